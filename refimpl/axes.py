@@ -1,0 +1,35 @@
+"""The axis alphabet: one letter a size, the same in every signature, einsum and graph of tfm.
+
+Signatures read `Float[Array, "B T D"]`. A product stands for a flattened pair (`"D H*K"`); a
+derived letter is computed from the letters in `DERIVED` when these stand in the same signature.
+Ids, lengths and positions state their bound: `Index[Array, "B T", "< N"]`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+LETTERS = {
+    "B": "batch: rows that don't see each other",
+    "T": "query time: tokens of this call",
+    "S": "key time",
+    "O": "old: the longest past of a row before this call",
+    "L": "capacity of a cache, in tokens",
+    "D": "width of the residual stream; input of a linear map",
+    "F": "hidden width of the mlp; output of a linear map",
+    "H": "query heads",
+    "G": "key/value heads (groups)",
+    "R": "query heads that share one key/value head",
+    "K": "size of a query or key head",
+    "J": "rotated pairs of a head",
+    "V": "size of a value head",
+    "N": "vocabulary",
+    "P": "wanted positions",
+    "C": "quantization blocks along an axis",
+    "M": "any number of positions",
+}
+
+DERIVED = {"H": "G*R", "L": "O+T"}
+
+if TYPE_CHECKING:
+    Index = Annotated

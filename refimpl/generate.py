@@ -1,0 +1,93 @@
+"""THE generation loop: engines compute logits, rows decide what becomes of them.
+
+A `Row` owns all that makes one text: its sampler, its stop rules, its own random numbers, seeded
+by (seed, row), so that a text doesn't depend on its neighbours. Drivers are thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from .engine import Engine
+from .errors import LimitError
+from .sampling import Sampler, sample
+
+FinishReason = Literal["stop", "length"]
+
+# A prompt goes through the model in pieces of this many tokens: activations stay small, and a
+# long prompt costs no more memory than a short one.
+CHUNK = 512
+
+
+@dataclass
+class Row:
+    """One text being generated: feed it logits, it gives tokens until `finished` says why not."""
+
+    prompt: Sequence[int]
+    sampler: Sampler = field(default_factory=Sampler)
+    stop_ids: frozenset[int] = frozenset()
+    max_new_tokens: int = 256
+    seed: int = 0
+    row: int = 0
+    tokens: list[int] = field(default_factory=list)
+    finished: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng([self.seed, self.row])
+        if self.max_new_tokens < 1:
+            self.finished = "length"
+
+    def accept(self, logits: np.ndarray) -> int | None:
+        """The next token from logits [N], or None when it is a stop token, which isn't kept."""
+        u = 0.0 if self.sampler.greedy else float(self._rng.random())
+        seen = np.array([*self.prompt, *self.tokens], np.int64)
+        token = sample(logits, self.sampler, u, seen)
+        if token in self.stop_ids:
+            self.finished = "stop"
+            return None
+        self.tokens.append(token)
+        if len(self.tokens) >= self.max_new_tokens:
+            self.finished = "length"
+        return token
+
+
+def room(context: int, prompt: int, max_new_tokens: int) -> int:
+    """How many tokens may be generated; LimitError with both numbers when the prompt doesn't fit."""
+    if prompt < 1:
+        raise LimitError("the prompt must hold at least one token, got none")
+    if prompt >= context:
+        raise LimitError(f"the prompt has {prompt} tokens, the model's context is {context}: shorten it")
+    return min(max_new_tokens, context - prompt)
+
+
+def prefill(engine: Engine, tokens: Sequence[int], cache: object, chunk: int = CHUNK):
+    """Feed a prompt [T] to a cache of one row, piece by piece: (logits [N] of its last token, cache)."""
+    ids = np.asarray(tokens, np.int64)[None]
+    logits = np.zeros((1, 1, 0))
+    for start in range(0, ids.shape[1], chunk):
+        logits, cache = engine.step(ids[:, start : start + chunk], cache)
+    return logits[0, 0], cache
+
+
+def single(engine: Engine, row: Row, cache: object = None, chunk: int = CHUNK) -> Iterator[int]:
+    """Generate one row, token by token. `cache` may hold a prefix of the prompt already.
+
+    Afterwards `row.finished` says why it ended and the generator's value is the cache.
+    """
+    limit = room(engine.config.context, len(row.prompt), row.max_new_tokens)
+    row.max_new_tokens = limit
+    cache = engine.start(1) if cache is None else cache
+    held = int(cache.lengths[0])  # pyright: ignore[reportAttributeAccessIssue]
+    logits, cache = prefill(engine, row.prompt[held:], cache, chunk)
+    while row.finished is None:
+        token = row.accept(logits)
+        if token is not None:
+            yield token
+        if row.finished is None:
+            step, cache = engine.step(np.array([[token]], np.int64), cache)
+            logits = step[0, 0]
+    return cache

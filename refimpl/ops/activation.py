@@ -1,0 +1,59 @@
+"""Pointwise nonlinearities."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+__all__ = ["activation", "gelu", "gelu_tanh", "relu", "silu"]
+
+
+def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """x · σ(x) with σ(x) = 1 / (1 + exp(−x)) (Elfwing et al. 2017; swish with β = 1).
+
+    Conventions: only exp(−|x|) is taken, so that no input overflows.
+    """
+    e = np.exp(-np.abs(x))
+    return x * np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """x · Φ(x) = x/2 · (1 + erf(x / √2)) (Hendrycks & Gimpel 2016), the exact form.
+
+    Conventions: erf is taken in float64 by the C library and rounded once to x's type.
+    """
+    erf = np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)).astype(x.dtype)
+    return x / 2 * (1 + erf)
+
+
+def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), GELU's approximation in GPT-2 and Gemma."""
+    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def activation(
+    x: Float[Array, "B T F"],
+    *,
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+) -> Float[Array, "B T F"]:
+    """The nonlinearity that a Config names."""
+    match kind:
+        case "relu":
+            return relu(x)
+        case "gelu":
+            return gelu(x)
+        case "gelu_tanh":
+            return gelu_tanh(x)
+        case "silu":
+            return silu(x)

@@ -1,0 +1,160 @@
+"""Attention: every query takes a weighted mean of the values that it may see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .cache import append
+from .linear import linear
+from .mask import causal_mask
+from .norm import rms_norm
+from .position import rotate
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["attend", "attention", "attention_weights", "cached_attention", "softmax"]
+
+
+def softmax(
+    scores: Float[Array, "B T S"],
+    mask: Bool[Array, "B T S"] | None = None,
+) -> Float[Array, "B T S"]:
+    """exp(score) / Σ_s exp(score) over the keys that the mask allows (all without one).
+
+    Conventions: the row's maximum is subtracted first, which changes nothing but overflow. A row
+    with no allowed key gives zeros, not NaN: a token that may see nothing receives nothing.
+    """
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
+    top = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
+    weights = np.exp(scores - np.where(np.isfinite(top), top, 0))
+    total = np.sum(weights, axis=-1, keepdims=True)
+    return weights / np.where(total == 0, 1, total)
+
+
+def attention_weights(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B H T S"]:
+    """softmax(scale · q kᵀ), for each query head (Vaswani et al. 2017, eq. 1).
+
+    Head h reads key head h // R, R = H / G (grouped-query attention, Ainslie et al. 2023).
+    Conventions: scale None is 1/√K. The soft cap, cap · tanh(score / cap), comes before the mask:
+    after it, a masked −∞ would become −cap and leak.
+    """
+    b, t, h, size = q.shape
+    g = k.shape[2]
+    # [B, G, R·T, K] @ [B, G, K, S]: the R query heads of a group share one product.
+    grouped = q.reshape(b, t, g, h // g, size).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(b, g, h // g * t, size)
+    scores = grouped @ k.transpose(0, 2, 3, 1) * (size**-0.5 if scale is None else scale)
+    scores = scores.reshape(b, h, t, k.shape[1])
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    return softmax(scores, None if mask is None else mask[:, None])
+
+
+def attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """Σ_s weights[s] · v[s], head by head, with the weights of `attention_weights`."""
+    weights = attention_weights(q, k, mask, scale=scale, softcap=softcap)
+    b, h, t, s = weights.shape
+    g = v.shape[2]
+    grouped = weights.reshape(b, g, h // g * t, s) @ v.transpose(0, 2, 1, 3)
+    return grouped.reshape(b, h, t, v.shape[3]).transpose(0, 2, 1, 3)
+
+
+def cached_attention(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G K"],
+    past_k: Float[Array, "B G L K"],
+    past_v: Float[Array, "B G L K"],
+    past: Index[Array, " B", "< O+1"],
+    cos: Float[Array, "L J"] | None = None,
+    sin: Float[Array, "L J"] | None = None,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    """Rotary, cache write, causal mask and attention in one: the edges of the fused kernels.
+
+    `past[b]` tokens of row b are in the cache; token t of the call stands at past[b] + t and sees
+    the keys up to itself. Gives the attention's output and the two new caches.
+    Conventions: keys are cached after the rotation. A row padded on the right needs no mask, since
+    a real token never sees a later one; what comes out at padding is unspecified, and so are cache
+    rows past a row's valid length. `append` says what the capacity must hold.
+    """
+    at = past[:, None] + np.arange(q.shape[1])[None, :]
+    if cos is not None and sin is not None:
+        q = rotate(q, cos[at], sin[at], interleaved=interleaved)
+        k = rotate(k, cos[at], sin[at], interleaved=interleaved)
+    k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
+    mask = causal_mask(at, np.arange(k_cache.shape[2]), window=window)
+    keys, values = k_cache.transpose(0, 2, 1, 3), v_cache.transpose(0, 2, 1, 3)
+    return attend(q, keys, values, mask, scale=scale, softcap=softcap), k_cache, v_cache
+
+
+def attention(
+    x: Float[Array, "B T D"],
+    past_k: Float[Array, "B G L K"],
+    past_v: Float[Array, "B G L K"],
+    past: Index[Array, " B", "< O+1"],
+    wq: Float[Array, "D H*K"] | Blocks,
+    wk: Float[Array, "D G*K"] | Blocks,
+    wv: Float[Array, "D G*K"] | Blocks,
+    wo: Float[Array, "H*K D"] | Blocks,
+    bq: Float[Array, " H*K"] | None = None,
+    bk: Float[Array, " G*K"] | None = None,
+    bv: Float[Array, " G*K"] | None = None,
+    bo: Float[Array, " D"] | None = None,
+    q_norm: Float[Array, " K"] | None = None,
+    k_norm: Float[Array, " K"] | None = None,
+    cos: Float[Array, "L J"] | None = None,
+    sin: Float[Array, "L J"] | None = None,
+    *,
+    norm_eps: float = 1e-6,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    """The attention sublayer: project to queries, keys, values; attend over the cache; project back.
+
+    Conventions: queries and keys are normalized per head (`q_norm`, `k_norm`, an RMS norm) before
+    the rotation, as in Qwen 3 and Gemma 3. Head counts are read off the shapes.
+    """
+    b, t, _ = x.shape
+    size = past_k.shape[3]
+    q = linear(x, wq, bq).reshape(b, t, -1, size)
+    k = linear(x, wk, bk).reshape(b, t, -1, size)
+    v = linear(x, wv, bv).reshape(b, t, -1, size)
+    if q_norm is not None:
+        q = rms_norm(q, q_norm, eps=norm_eps)
+    if k_norm is not None:
+        k = rms_norm(k, k_norm, eps=norm_eps)
+    y, k_cache, v_cache = cached_attention(
+        q, k, v, past_k, past_v, past, cos, sin,
+        window=window, scale=scale, softcap=softcap, interleaved=interleaved,
+    )  # fmt: skip
+    return linear(y.reshape(b, t, -1), wo, bo), k_cache, v_cache

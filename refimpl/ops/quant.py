@@ -1,0 +1,204 @@
+"""Quantization: numbers as small integers times a scale, specified to the integer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = [
+    "Blocks",
+    "dequantize",
+    "dynamic_quantize",
+    "linear_blocks",
+    "quantize",
+    "quantize_activations",
+    "rows",
+    "transpose",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A matrix in codes of `bits` bits; `block` neighbours along `axis` share a scale.
+
+    w = scale · (code − zero) + minimum, with zero 2^(bits−1) where None and minimum 0 where None.
+    Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
+    codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
+    treats its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
+    Runtime's MatMulNBits with accuracy_level 4), or with one scale a row ("row").
+    """
+
+    codes: UInt8[Array, "D F"]
+    scale: Float[Array, "C F"]
+    zero: UInt8[Array, "C F"] | None
+    minimum: Float[Array, "C F"] | None
+    bits: int
+    block: int
+    axis: int
+    activations: Literal["none", "block", "row"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the matrix that this stands for."""
+        return self.codes.shape
+
+
+def _spread(per_block: Array, blocks: Blocks) -> Array:
+    """One value a block -> one value an element."""
+    length = blocks.codes.shape[blocks.axis]
+    index = np.arange(length) // blocks.block
+    return np.take(per_block, index, axis=blocks.axis)
+
+
+def quantize(
+    weight: Float[Array, "D F"],
+    *,
+    bits: int,
+    block: int,
+    axis: int = 0,
+    symmetric: bool = True,
+    activations: Literal["none", "block", "row"] = "block",
+) -> Blocks:
+    """Round to nearest, block by block.
+
+    Symmetric: scale = e / −2^(bits−1), e the element of largest magnitude with its sign, so that
+    this one is exact and all codes are used (llama.cpp's Q4_0); code = clip(rint(w / scale) + zero).
+    Asymmetric: the range is widened to hold 0, scale = (max − min) / (2^bits − 1), zero =
+    clip(rint(−min / scale)), so that 0 is exact. Conventions: rint rounds halves to even; a block of
+    zeros has scale 0 and codes at the zero point; of two extremes equal in magnitude the first counts.
+    """
+    length = weight.shape[axis]
+    count = -(-length // block)
+    w = np.moveaxis(weight, axis, -1)
+    padded = np.zeros((*w.shape[:-1], count * block), w.dtype)
+    padded[..., :length] = w
+    parts = padded.reshape(*w.shape[:-1], count, block)
+    top, mid = 2**bits - 1, 2 ** (bits - 1)
+    if symmetric:
+        at = np.argmax(np.abs(parts), axis=-1, keepdims=True)
+        scale = np.take_along_axis(parts, at, axis=-1) / -mid
+        zero = np.full_like(scale, mid)
+    else:
+        low = np.minimum(parts.min(axis=-1, keepdims=True), 0)
+        high = np.maximum(parts.max(axis=-1, keepdims=True), 0)
+        scale = (high - low) / top
+        zero = np.clip(np.rint(-low / np.where(scale == 0, 1, scale)), 0, top)
+    codes = np.clip(np.rint(parts / np.where(scale == 0, 1, scale)) + zero, 0, top)
+    codes = codes.reshape(*w.shape[:-1], count * block)[..., :length].astype(np.uint8)
+    back = lambda a: np.ascontiguousarray(np.moveaxis(a, -1, axis))  # noqa: E731
+    return Blocks(
+        codes=back(codes),
+        scale=back(scale[..., 0]),
+        zero=None if symmetric else back(zero[..., 0].astype(np.uint8)),
+        minimum=None,
+        bits=bits,
+        block=block,
+        axis=axis,
+        activations=activations,
+    )
+
+
+def dequantize(weight: Blocks) -> Float[Array, "D F"]:
+    """The matrix that the codes stand for: scale · (code − zero) + minimum, in scale's type."""
+    zero = 2 ** (weight.bits - 1) if weight.zero is None else _spread(weight.zero, weight)
+    centred = weight.codes.astype(np.int16) - np.asarray(zero, np.int16)
+    w = _spread(weight.scale, weight) * centred.astype(weight.scale.dtype)
+    return w if weight.minimum is None else w + _spread(weight.minimum, weight)
+
+
+def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
+    """Chosen rows of a table blocked along axis 1, dequantized."""
+    flat = index.reshape(-1)
+    pick = lambda a: None if a is None else a[flat]  # noqa: E731
+    chosen = replace(
+        table,
+        codes=table.codes[flat],
+        scale=table.scale[flat],
+        zero=pick(table.zero),
+        minimum=pick(table.minimum),
+    )
+    return dequantize(chosen).reshape(*index.shape, -1)
+
+
+def transpose(weight: Blocks) -> Blocks:
+    """The transposed matrix: the same codes, blocked along the other axis."""
+    flip = lambda a: None if a is None else a.T  # noqa: E731
+    return replace(
+        weight,
+        codes=weight.codes.T,
+        scale=weight.scale.T,
+        zero=flip(weight.zero),
+        minimum=flip(weight.minimum),
+        axis=1 - weight.axis,
+    )
+
+
+def quantize_activations(
+    x: Float[Array, "M D"], *, block: int
+) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
+    """Signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
+
+    Conventions: the factor 127 / max|x| is rounded once and multiplied, as ONNX Runtime's kernels
+    do; the stored scale is max|x| / 127; a block of zeros has scale 0 and codes 0. A row is never
+    seen by its neighbours.
+    """
+    length = x.shape[1]
+    count = -(-length // block)
+    padded = np.zeros((x.shape[0], count * block), x.dtype)
+    padded[:, :length] = x
+    parts = padded.reshape(x.shape[0], count, block)
+    largest = np.max(np.abs(parts), axis=-1, keepdims=True)
+    factor = np.where(largest == 0, 0, 127 / np.where(largest == 0, 1, largest))
+    codes = np.rint(parts * factor.astype(x.dtype)).astype(np.int32)
+    return codes.reshape(x.shape[0], -1)[:, :length], largest[..., 0] / 127
+
+
+def dynamic_quantize(
+    x: Float[Array, "M D"],
+) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
+    """ONNX's DynamicQuantizeLinear: one asymmetric 8-bit scale for the whole tensor.
+
+    The range is widened to hold 0; scale = (max − min) / 255, zero = clip(rint(−min / scale)),
+    code = clip(rint(x / scale) + zero). It is specified because other exporters use it: one large
+    row costs all other rows their precision, so tfm's own schemes use `quantize_activations`.
+    """
+    low, high = np.minimum(x.min(), 0), np.maximum(x.max(), 0)
+    scale = np.asarray((high - low) / 255, x.dtype)
+    if scale == 0:
+        return np.zeros(x.shape, np.uint8), scale, np.zeros((), np.uint8)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    codes = np.clip(np.rint(x / scale) + zero, 0, 255)
+    return codes.astype(np.uint8), scale, zero.astype(np.uint8)
+
+
+def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
+    """x · W for a quantized W (blocked along axis 0), by the weight's own rule for activations.
+
+    none:  x @ dequantize(W)
+    block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
+    row:   the same with one block that is the whole row on both sides
+    A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
+    """
+    if weight.activations == "none":
+        return (x.reshape(-1, x.shape[-1]) @ dequantize(weight)).reshape(*x.shape[:-1], -1)
+    flat = x.reshape(-1, x.shape[-1])
+    codes, scale_x = quantize_activations(flat, block=weight.block)
+    y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
+    for c in range(weight.scale.shape[0]):
+        part = slice(c * weight.block, (c + 1) * weight.block)
+        zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c].astype(np.int32)
+        # Sums stay far below 2^53, so float64 products are exact, and BLAS computes them.
+        w = (weight.codes[part].astype(np.int32) - zero).astype(np.float64)
+        dots = codes[:, part].astype(np.float64) @ w
+        y += (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype) * dots.astype(x.dtype)
+        if weight.minimum is not None:
+            y += flat[:, part].sum(axis=1, keepdims=True) * weight.minimum[c]
+    return y.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,123 @@
+"""Params: a nested dict of arrays, and the one place that says which arrays a Config needs.
+
+    embedding.table                 N, D
+    decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, mlp_*)
+    decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo  q_norm k_norm
+    decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
+    decoder.norm                    weight D, bias D
+    head.table                      N, D                  (absent when tied to embedding.table)
+
+Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
+functions in `ops`, so a call reads `gated_mlp(x, **tree["mlp"])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .config import Attention, Config, Gated, LayerNorm, Mlp, Norm
+
+Tree = Mapping[str, Any]
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
+    d = config.embedding.width
+    found: dict[str, tuple[int, ...]] = {"embedding.table": (config.embedding.vocabulary, d)}
+    for i, layer in enumerate(config.decoder.layers):
+        at = f"decoder.layers.{i}."
+        for part, sublayer, leaves in (
+            ("attn", layer.attention, _attention(layer.attention, d)),
+            ("mlp", layer.mlp, _mlp(layer.mlp, d)),
+        ):
+            found |= _norm(f"{at}{part}_pre.", sublayer.pre, d)
+            found |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
+            found |= _norm(f"{at}{part}_post.", sublayer.post, d)
+            found |= _norm(f"{at}{part}_after.", sublayer.after, d)
+    found |= _norm("decoder.norm.", config.decoder.final_norm, d)
+    if not config.head.tied:
+        found["head.table"] = (config.embedding.vocabulary, d)
+    return found
+
+
+def _norm(prefix: str, norm: Norm | None, d: int) -> dict[str, tuple[int, ...]]:
+    if norm is None:
+        return {}
+    bias = isinstance(norm, LayerNorm) and norm.bias
+    return {f"{prefix}weight": (d,)} | ({f"{prefix}bias": (d,)} if bias else {})
+
+
+def _attention(a: Attention, d: int) -> dict[str, tuple[int, ...]]:
+    q, kv = a.heads * a.head_size, a.groups * a.head_size
+    found: dict[str, tuple[int, ...]] = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
+    if a.qkv_bias:
+        found |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
+    if a.out_bias:
+        found["bo"] = (d,)
+    if a.qk_norm is not None:
+        found |= {"q_norm": (a.head_size,), "k_norm": (a.head_size,)}
+    return found
+
+
+def _mlp(mlp: Mlp, d: int) -> dict[str, tuple[int, ...]]:
+    f = mlp.width
+    gate: dict[str, tuple[int, ...]] = {"gate": (d, f)} if isinstance(mlp, Gated) else {}
+    bias: dict[str, tuple[int, ...]] = {}
+    if mlp.bias:
+        bias = ({"bgate": (f,)} if gate else {}) | {"bup": (f,), "bdown": (d,)}
+    return gate | {"up": (d, f), "down": (f, d)} | bias
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, leaf) of every leaf, in the tree's own order."""
+    if isinstance(tree, Mapping):
+        for key in tree:
+            yield from flatten(tree[key], f"{prefix}{key}.")
+    elif isinstance(tree, list):
+        for i, item in enumerate(tree):
+            yield from flatten(item, f"{prefix}{i}.")
+    else:
+        yield prefix[:-1], tree
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split(".")
+        level = tree
+        for key in path:
+            level = level.setdefault(key, {})
+        level[last] = leaf
+    return _lists(tree)
+
+
+def _lists(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    made = {k: _lists(v) for k, v in tree.items()}
+    if made and list(made) == [str(i) for i in range(len(made))]:
+        return list(made.values())
+    return made
+
+
+def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]:
+    """The same tree with `function(dotted name, leaf)` in place of each leaf."""
+    return unflatten({name: function(name, leaf) for name, leaf in flatten(tree)})
+
+
+def random(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
+    """Random weights of a sensible size: norms near one, biases not zero, no two alike."""
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        last = name.rsplit(".", 1)[-1]
+        normal = rng.standard_normal(shape)
+        if len(shape) == 1:
+            return (0.2 * normal + (last in ("weight", "q_norm", "k_norm"))).astype(dtype)
+        fan_in = shape[-1] if last == "table" else shape[0]
+        return (normal * fan_in**-0.5).astype(dtype)
+
+    return unflatten({name: draw(name, shape) for name, shape in shapes(config).items()})
