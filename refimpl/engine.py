@@ -11,6 +11,7 @@ because ONNX Runtime writes in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,15 +127,15 @@ class ArrayCache:
         return ArrayCache(self._lengths[rows], [(k[rows], v[rows]) for k, v in self.take()])
 
 
-class NumpyEngine:
-    """The specification, run: `ops.model` over a growing cache.
+class ArrayEngine:
+    """An engine whose cache is NumPy arrays; `forward` has the signature of `ops.model.model`.
 
-    It computes in the weights' type. The tables of cosines and sines, and the cache's room, double
-    when they are outgrown; each step hands `model` just the rows that exist.
+    It computes in the weights' type. The tables of cosines and sines double when they are outgrown;
+    each step hands `forward` just the cache rows that exist.
     """
 
-    def __init__(self, config: Config, params: Any) -> None:
-        self.config, self.params = config, params
+    def __init__(self, config: Config, params: Any, forward: Callable[..., Any]) -> None:
+        self.config, self.params, self.forward = config, params, forward
         self._tables: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self._rows = 0
         self.dtype = params["decoder"]["norm"]["weight"].dtype
@@ -168,8 +169,17 @@ class NumpyEngine:
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         rows = int(past.max()) + tokens.shape[1]
         layers = [(_room(k, rows), _room(v, rows)) for k, v in cache.take()]
-        logits, layers = model(tokens, past, at, self._ropes(rows), layers, self.params, config=self.config)
+        logits, layers = self.forward(
+            tokens, past, at, self._ropes(rows), layers, self.params, config=self.config
+        )
         return logits, ArrayCache(past + lengths, layers)
+
+
+class NumpyEngine(ArrayEngine):
+    """The specification, run: `ops.model` itself."""
+
+    def __init__(self, config: Config, params: Any) -> None:
+        super().__init__(config, params, model)
 
 
 def _room(cache: np.ndarray, rows: int) -> np.ndarray:
