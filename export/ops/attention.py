@@ -1,0 +1,138 @@
+"""Attention: every query takes a weighted mean of the values that it may see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from ..seam import seam
+from .cache import append
+from .linear import linear
+from .mask import causal_mask
+from .norm import rms_norm
+from .position import rotate
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["attend", "attention", "attention_weights", "cached_attention", "softmax"]
+
+
+def softmax(
+    scores: Float[Array, "B T S"],
+    mask: Bool[Array, "B T S"] | None = None,
+) -> Float[Array, "B T S"]:
+    """Softmax; the mask is applied before, as the lowest finite score, and after, as zero."""
+    if mask is None:
+        return torch.softmax(scores, -1)
+    lowest = torch.finfo(scores.dtype).min
+    weights = torch.softmax(scores.masked_fill(~mask, lowest), -1)
+    return weights.masked_fill(~mask, 0)
+
+
+def attention_weights(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B H T S"]:
+    """Query heads split into an axis of groups and one of members; keys broadcast over the second."""
+    size = q.shape[-1]
+    q = q * (size**-0.5 if scale is None else scale)
+    grouped = q.transpose(1, 2).unflatten(1, (k.shape[2], -1))
+    scores = grouped @ k.permute(0, 2, 3, 1).unsqueeze(2)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return softmax(scores.flatten(1, 2), None if mask is None else mask.unsqueeze(1))
+
+
+def attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """The weights' heads split as the queries' were; values broadcast over a group's members."""
+    weights = attention_weights(q, k, mask, scale=scale, softcap=softcap)
+    grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)
+    return grouped.flatten(1, 2).transpose(1, 2)
+
+
+@seam
+def cached_attention(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G K"],
+    past_k: Float[Array, "B G L K"],
+    past_v: Float[Array, "B G L K"],
+    past: Index[Array, " B", "< O+1"],
+    cos: Float[Array, "L J"] | None = None,
+    sin: Float[Array, "L J"] | None = None,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    """The parts, one after the other: rotary, cache write, mask, attention."""
+    at = past[:, None] + torch.arange(q.shape[1], device=past.device)
+    if cos is not None and sin is not None:
+        c, s = functional.embedding(at, cos), functional.embedding(at, sin)
+        q = rotate(q, c, s, interleaved=interleaved)
+        k = rotate(k, c, s, interleaved=interleaved)
+    k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
+    mask = causal_mask(at, torch.arange(k_cache.shape[2], device=at.device), window=window)
+    keys, values = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
+    return attend(q, keys, values, mask, scale=scale, softcap=softcap), k_cache, v_cache
+
+
+@seam
+def attention(
+    x: Float[Array, "B T D"],
+    past_k: Float[Array, "B G L K"],
+    past_v: Float[Array, "B G L K"],
+    past: Index[Array, " B", "< O+1"],
+    wq: Float[Array, "D H*K"] | Blocks,
+    wk: Float[Array, "D G*K"] | Blocks,
+    wv: Float[Array, "D G*K"] | Blocks,
+    wo: Float[Array, "H*K D"] | Blocks,
+    bq: Float[Array, " H*K"] | None = None,
+    bk: Float[Array, " G*K"] | None = None,
+    bv: Float[Array, " G*K"] | None = None,
+    bo: Float[Array, " D"] | None = None,
+    q_norm: Float[Array, " K"] | None = None,
+    k_norm: Float[Array, " K"] | None = None,
+    cos: Float[Array, "L J"] | None = None,
+    sin: Float[Array, "L J"] | None = None,
+    *,
+    norm_eps: float = 1e-6,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    """Projections around `cached_attention`."""
+    heads = (-1, past_k.shape[3])
+    q = linear(x, wq, bq).unflatten(-1, heads)
+    k = linear(x, wk, bk).unflatten(-1, heads)
+    v = linear(x, wv, bv).unflatten(-1, heads)
+    if q_norm is not None:
+        q = rms_norm(q, q_norm, eps=norm_eps)
+    if k_norm is not None:
+        k = rms_norm(k, k_norm, eps=norm_eps)
+    y, k_cache, v_cache = cached_attention(
+        q, k, v, past_k, past_v, past, cos, sin,
+        window=window, scale=scale, softcap=softcap, interleaved=interleaved,
+    )  # fmt: skip
+    return linear(y.flatten(-2), wo, bo), k_cache, v_cache

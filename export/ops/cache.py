@@ -1,0 +1,26 @@
+"""The KV cache: keys and values of earlier tokens, kept so that they are computed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["append"]
+
+
+def append(
+    past: Float[Array, "B G L K"],
+    new: Float[Array, "B T G K"],
+    start: Index[Array, " B", "< O+1"],
+) -> Float[Array, "B G L K"]:
+    """ScatterElements along the cache's time axis."""
+    entries = new.transpose(1, 2)
+    at = start[:, None] + torch.arange(new.shape[1], device=new.device)
+    return past.scatter(2, at[:, None, :, None].expand_as(entries), entries)

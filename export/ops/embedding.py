@@ -1,0 +1,37 @@
+"""The token table, read by row on the way in and by product on the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.nn import functional
+
+from ..seam import seam
+from .linear import linear
+from .quant import Blocks, rows, transpose
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["embedding", "unembedding"]
+
+
+@seam
+def embedding(
+    tokens: Index[Array, "B T", "< N"],
+    table: Float[Array, "N D"] | Blocks,
+) -> Float[Array, "B T D"]:
+    """Gather."""
+    return rows(table, tokens) if isinstance(table, Blocks) else functional.embedding(tokens, table)
+
+
+@seam
+def unembedding(
+    x: Float[Array, "B T D"],
+    table: Float[Array, "N D"] | Blocks,
+) -> Float[Array, "B T N"]:
+    """MatMul with the transposed table."""
+    return linear(x, transpose(table) if isinstance(table, Blocks) else table.mT)

@@ -1,0 +1,38 @@
+"""Normalizations over the last axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.nn import functional
+
+from ..seam import seam
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+__all__ = ["layer_norm", "rms_norm"]
+
+
+@seam
+def rms_norm(
+    x: Float[Array, "B T D"],
+    weight: Float[Array, " D"],
+    *,
+    eps: float,
+) -> Float[Array, "B T D"]:
+    """RMSNormalization from opset 23 on, primitives before."""
+    return functional.rms_norm(x, weight.shape, weight, eps)
+
+
+@seam
+def layer_norm(
+    x: Float[Array, "B T D"],
+    weight: Float[Array, " D"],
+    bias: Float[Array, " D"] | None = None,
+    *,
+    eps: float,
+) -> Float[Array, "B T D"]:
+    """LayerNormalization."""
+    return functional.layer_norm(x, weight.shape, weight, bias, eps)

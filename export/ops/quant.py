@@ -1,0 +1,168 @@
+"""Quantization: numbers as small integers times a scale, equal to the specification to the integer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = [
+    "Blocks",
+    "dequantize",
+    "dynamic_quantize",
+    "linear_blocks",
+    "quantize",
+    "quantize_activations",
+    "rows",
+    "transpose",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A matrix in codes of `bits` bits; `block` neighbours along `axis` share a scale."""
+
+    codes: UInt8[Array, "D F"]
+    scale: Float[Array, "C F"]
+    zero: UInt8[Array, "C F"] | None
+    minimum: Float[Array, "C F"] | None
+    bits: int
+    block: int
+    axis: int
+    activations: Literal["none", "block", "row"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the matrix that this stands for."""
+        return self.codes.shape
+
+
+def _split(x: Array, block: int) -> Array:
+    """The last axis as blocks, (…, C, block), the last one filled up with zeros."""
+    return functional.pad(x, (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
+
+
+def _spread(per_block: Array, blocks: Blocks) -> Array:
+    """One value a block -> one value an element."""
+    length = blocks.codes.shape[blocks.axis]
+    return per_block.repeat_interleave(blocks.block, dim=blocks.axis).narrow(blocks.axis, 0, length)
+
+
+def _centred(weight: Blocks) -> Array:
+    """Codes less their zero point, int32."""
+    zero = 2 ** (weight.bits - 1) if weight.zero is None else _spread(weight.zero, weight).int()
+    return weight.codes.int() - zero
+
+
+def quantize(
+    weight: Float[Array, "D F"],
+    *,
+    bits: int,
+    block: int,
+    axis: int = 0,
+    symmetric: bool = True,
+    activations: Literal["none", "block", "row"] = "block",
+) -> Blocks:
+    """Blocks as an axis of their own; the quantized axis is the last one meanwhile."""
+    parts = _split(weight.movedim(axis, -1), block)
+    top, mid = 2**bits - 1, 2 ** (bits - 1)
+    if symmetric:
+        scale = parts.gather(-1, parts.abs().argmax(-1, keepdim=True)) / -mid
+        zero = torch.full_like(scale, mid)
+    else:
+        low, high = parts.amin(-1, keepdim=True).clamp(max=0), parts.amax(-1, keepdim=True).clamp(min=0)
+        scale = (high - low) / top
+        zero = torch.round(-low / scale.masked_fill(scale == 0, 1)).clamp(0, top)
+    codes = (torch.round(parts / scale.masked_fill(scale == 0, 1)) + zero).clamp(0, top)
+    codes = codes.flatten(-2)[..., : weight.shape[axis]].to(torch.uint8)
+    zeros = None if symmetric else zero.squeeze(-1).to(torch.uint8).movedim(-1, axis)
+    return Blocks(
+        codes=codes.movedim(-1, axis),
+        scale=scale.squeeze(-1).movedim(-1, axis),
+        zero=zeros,
+        minimum=None,
+        bits=bits,
+        block=block,
+        axis=axis,
+        activations=activations,
+    )
+
+
+def dequantize(weight: Blocks) -> Float[Array, "D F"]:
+    """Each block's scale and zero point repeated over its elements."""
+    w = _centred(weight).to(weight.scale.dtype) * _spread(weight.scale, weight)
+    return w if weight.minimum is None else w + _spread(weight.minimum, weight)
+
+
+def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
+    """Gather of codes and scales, then dequantized."""
+
+    def pick(per_row: Array) -> Array:
+        return per_row.index_select(0, index.flatten())
+
+    chosen = replace(
+        table,
+        codes=pick(table.codes),
+        scale=pick(table.scale),
+        zero=None if table.zero is None else pick(table.zero),
+        minimum=None if table.minimum is None else pick(table.minimum),
+    )
+    return dequantize(chosen).reshape(*index.shape, table.codes.shape[1])
+
+
+def transpose(weight: Blocks) -> Blocks:
+    """The transposed matrix: views of the same codes, blocked along the other axis."""
+    return replace(
+        weight,
+        codes=weight.codes.mT,
+        scale=weight.scale.mT,
+        zero=None if weight.zero is None else weight.zero.mT,
+        minimum=None if weight.minimum is None else weight.minimum.mT,
+        axis=1 - weight.axis,
+    )
+
+
+def quantize_activations(
+    x: Float[Array, "M D"], *, block: int
+) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
+    """One scale a block of a row, from its largest magnitude."""
+    parts = _split(x, block)
+    largest = parts.abs().amax(-1, keepdim=True)
+    factor = torch.where(largest == 0, 0, 127 / largest)
+    codes = torch.round(parts * factor).to(torch.int32)
+    return codes.flatten(-2)[:, : x.shape[1]], largest.squeeze(-1) / 127
+
+
+def dynamic_quantize(
+    x: Float[Array, "M D"],
+) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
+    """DynamicQuantizeLinear by its formula."""
+    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    scale = (high - low) / 255
+    divisor = torch.where(scale == 0, 1, scale)
+    zero = torch.round(-low / divisor).clamp(0, 255)
+    codes = (torch.round(x / divisor) + zero).clamp(0, 255)
+    return codes.to(torch.uint8), scale, zero.to(torch.uint8)
+
+
+def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
+    """Blocks as a batch axis: C products of whole numbers, exact in float64, scaled and summed."""
+    if weight.activations == "none":
+        return x @ dequantize(weight)
+    flat = x.flatten(0, 1)
+    codes, scale_x = quantize_activations(flat, block=weight.block)
+    left = _split(codes.double(), weight.block).movedim(1, 0)
+    right = _split(_centred(weight).mT.double(), weight.block).permute(1, 2, 0)
+    scale = scale_x.mT.unsqueeze(2) * weight.scale.unsqueeze(1)
+    y = ((left @ right).to(x.dtype) * scale.to(x.dtype)).sum(0)
+    if weight.minimum is not None:
+        y = y + _split(flat, weight.block).sum(-1) @ weight.minimum
+    return y.reshape(*x.shape[:-1], weight.codes.shape[1])
