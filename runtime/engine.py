@@ -1,0 +1,157 @@
+"""The ONNX Runtime engine: the seam of refimpl/engine over an exported graph.
+
+Caches and rotary tables are bound once, by address, and stay bound while their buffers live; a step
+binds only its tokens and the memory of its logits. That memory is new at every step and written by
+ONNX Runtime itself: no copy, and no later step touches what a caller still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from ..refimpl.config import Config
+from ..refimpl.engine import check_step
+from ..refimpl.ops.model import position_tables
+from .cache import Buffer, Cache, State, zeros
+from .session import choose, one_line, open_session, options
+
+# Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
+FIRST_CAPACITY = 256
+
+
+class OrtEngine:
+    """`start` and `step` over a bundle: anything with `path`, `config`, `target`, `dtype` and `cache`."""
+
+    def __init__(
+        self,
+        bundle: Any,
+        device: str = "cpu",
+        threads: int | None = None,
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.config: Config = bundle.config
+        self.device = choose(device, bundle.target, notify)
+        self.shared = bundle.cache == "shared"
+        self.dtype = np.dtype(bundle.dtype)
+        self.model = Path(bundle.path) / "model.onnx"
+        self.session = open_session(self.model, self.device, options(threads))
+        layers = range(len(self.config.decoder.layers))
+        self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
+        self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]
+        self._tables: dict[str, Buffer] = {}
+        self._rows = 0
+
+    def start(self, batch: int = 1) -> Cache:
+        """An empty cache for `batch` rows."""
+        capacity = min(FIRST_CAPACITY, self.config.context)
+        return Cache(np.zeros(batch, np.int64), self._state(batch, capacity))
+
+    def step(
+        self,
+        tokens: np.ndarray,
+        cache: Cache,
+        lengths: np.ndarray | None = None,
+        at: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Cache]:
+        """Logits [B, P, N], float32, at the wanted positions, and the cache with the tokens in it."""
+        past = cache.lengths
+        tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
+        state = cache.take()
+        need = int(past.max()) + tokens.shape[1]
+        if need > state.capacity:
+            # Padding may reach past the context, where real tokens never do.
+            room = max(need, min(max(need, 2 * state.capacity), self.config.context))
+            state = state.moved(np.arange(state.batch), past, room)
+        b, t = tokens.shape
+        logits = np.empty((b, at.shape[1], self.config.embedding.vocabulary), np.float32)
+        if self.shared and b > 1 and t > 1 and past.any():
+            self._row_by_row(state, tokens, past, lengths, at, logits)
+        else:
+            if state.bound is None:
+                state.bound = self._bindings(state)
+            self._run(state.bound[0], tokens, past, at, logits)
+        return logits, Cache(past + lengths, state.swapped())
+
+    def _row_by_row(
+        self,
+        state: State,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        lengths: np.ndarray,
+        at: np.ndarray,
+        logits: np.ndarray,
+    ) -> None:
+        """Several tokens after a past, which GroupQueryAttention takes for one row at a time."""
+        for row, length in enumerate(lengths):
+            if not length:
+                logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
+                continue
+            one = slice(row, row + 1)
+            bound = self._bind(state.now, state.now, row)
+            # Positions in the padding are unspecified: the last real token stands for them.
+            self._run(bound, tokens[one, :length], past[one], np.minimum(at[one], length - 1), logits[one])
+
+    def _run(
+        self, bound: Binding, tokens: np.ndarray, past: np.ndarray, at: np.ndarray, logits: np.ndarray
+    ) -> None:
+        tokens, past, at = (np.ascontiguousarray(a) for a in (tokens, past, at))
+        for name, array in (("tokens", tokens), ("past", past), ("at", at)):
+            bound.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        bound.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+        with one_line(f"{self.model} can't be run"):
+            self.session.run_with_iobinding(bound.io)
+
+    def _state(self, batch: int, capacity: int) -> State:
+        def buffers() -> list[Buffer]:
+            made = []
+            for layer in self.config.decoder.layers:
+                shape = (batch, layer.attention.groups, capacity, layer.attention.head_size)
+                made += [zeros(shape, self.dtype, self.device) for _ in "kv"]
+            return made
+
+        return State(buffers(), None if self.shared else buffers())
+
+    def _bindings(self, state: State) -> tuple[Binding, Binding]:
+        """Those of a whole batch: this step's and, with the buffers exchanged, the next one's."""
+        if state.spare is None:
+            here = self._bind(state.now, state.now)
+            return here, here
+        return self._bind(state.now, state.spare), self._bind(state.spare, state.now)
+
+    def _bind(self, read: list[Buffer], write: list[Buffer], row: int | None = None) -> Binding:
+        """Caches and tables bound by address; with `row`, the cache of that row alone."""
+        io = self.session.io_binding()
+        capacity = read[0].shape[2]
+        tables = self._ropes(capacity)
+        for name, table in tables.items():
+            shape = (capacity, table.shape[1])
+            io.bind_input(name, table.device, 0, table.dtype, shape, table.pointer)
+        for bind, names, buffers in ((io.bind_input, self._caches, read), (io.bind_output, self._new, write)):
+            for name, buffer in zip(names, buffers, strict=True):
+                shape = buffer.shape if row is None else (1, *buffer.shape[1:])
+                bind(name, buffer.device, 0, buffer.dtype, shape, buffer.address(row or 0))
+        return Binding(io, (tables, read, write))
+
+    def _ropes(self, rows: int) -> dict[str, Buffer]:
+        """Cosines and sines of at least `rows` positions, by the name of their graph input."""
+        if rows > self._rows:
+            made = position_tables(np.arange(rows), config=self.config)
+            self._tables = {
+                f"{name}.{i}": Buffer(np.ascontiguousarray(table, self.dtype), self.device)
+                for i, rope in enumerate(self.config.ropes)
+                for name, table in zip(("cos", "sin"), made[rope], strict=True)
+            }
+            self._rows = rows
+        return self._tables
+
+
+class Binding(NamedTuple):
+    """An io_binding, and what it points to by address alone."""
+
+    io: ort.IOBinding
+    alive: tuple
