@@ -1,0 +1,152 @@
+"""Which scheme each leaf gets, and the leaf in that scheme; the arithmetic is `refimpl.ops.quant`.
+
+    quant         matrices                                        tables
+    fp32, fp16    float                                           float
+    int8          8-bit blocks of 32                              8-bit blocks of 32
+    int8-dynamic  8 bits a column, inputs with one scale a row    8-bit blocks of 32
+    int4          4-bit blocks of 32                              8-bit blocks of 32, or 4-bit by choice
+    keep          a GGUF's own blocks, else 8-bit blocks of 32    the same
+
+All are symmetric. On the targets of ONNX Runtime a product with blocks quantizes its input too; on
+`standard` it is in float. Norms and biases stay float. The output table is what four bits hurt most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..refimpl import params
+from ..refimpl.errors import ExportError, NumericError
+from ..refimpl.ops import quant
+from ..refimpl.ops.quant import Blocks
+from ..runtime.layout import Scheme
+
+if TYPE_CHECKING:
+    from ..refimpl.checkpoint import Checkpoint
+
+QUANTS = ("fp32", "fp16", "int8", "int8-dynamic", "int4", "keep")
+TARGETS = ("ort-cpu", "ort-cuda", "standard")
+BLOCK = 32
+REFUSED = {
+    ("fp32", "ort-cuda"): "CUDA's GroupQueryAttention has no float32; use --quant fp16",
+    ("fp16", "ort-cpu"): "float16 is slower than float32 on the CPU; use --quant fp32 or int8",
+    ("int8-dynamic", "ort-cuda"): "its integer products run on the CPU there; use --quant int8",
+}
+# Elements quantized at a time: the float temporaries stay small whatever the leaf.
+CHUNK = 2**20
+
+
+def dtype(quant: str, target: str) -> str:
+    """The type of the floats in a bundle: weights, scales, activations and cache."""
+    return "float16" if quant == "fp16" or target == "ort-cuda" else "float32"
+
+
+def plan(
+    checkpoint: Checkpoint, quant: str, table_bits: int, strict: bool, target: str
+) -> dict[str, Scheme | None]:
+    """Leaf name -> its Scheme, or None where it stays float; ExportError when that can't be had."""
+    if quant not in QUANTS:
+        raise ExportError(f"--quant must be one of {', '.join(QUANTS)}, got {quant!r:.40}")
+    if target not in TARGETS:
+        raise ExportError(f"--target must be one of {', '.join(TARGETS)}, got {target!r:.40}")
+    if (quant, target) in REFUSED:
+        raise ExportError(f"--quant {quant} isn't made for --target {target}: {REFUSED[quant, target]}")
+    if table_bits not in (4, 8):
+        raise ExportError(f"--table must be 4 or 8, got {table_bits!r:.40}")
+    if table_bits == 4 and quant != "int4":
+        raise ExportError(f"--table 4 goes with --quant int4, got --quant {quant}")
+    if strict and quant != "keep":
+        raise ExportError(f"--strict goes with --quant keep, got --quant {quant}")
+    activations = "none" if target == "standard" else "block"
+    eight = Scheme(bits=8, block=BLOCK, activations=activations)
+    made: dict[str, Scheme | None] = {}
+    for name, shape in params.shapes(checkpoint.config).items():
+        table = name.endswith(".table")
+        if len(shape) == 1 or quant in ("fp32", "fp16"):
+            made[name] = None
+        elif quant == "int8-dynamic" and not table:
+            made[name] = Scheme(bits=8, block=shape[0], activations="row")
+        elif quant == "int4":
+            made[name] = replace(eight, bits=table_bits if table else 4)
+        elif quant == "keep":
+            own = _native(checkpoint, name)
+            if own is None and strict:
+                raise ExportError(
+                    f"--strict: {name} has no blocks of Q4_0, Q4_1 or Q8_0 in the checkpoint; "
+                    "without --strict it gets 8-bit blocks"
+                )
+            made[name] = eight if own is None else _scheme(own, activations)
+        else:
+            made[name] = eight
+    if quant == "keep" and not any(s is not None and s.native for s in made.values()):
+        raise ExportError("--quant keep needs a GGUF file with Q4_0, Q4_1 or Q8_0 blocks; use --quant int8")
+    return made
+
+
+def leaf(checkpoint: Checkpoint, name: str, scheme: Scheme | None, dtype: str) -> np.ndarray | Blocks:
+    """One leaf of the checkpoint in its scheme; NumericError where a number isn't finite."""
+    kind = np.dtype(dtype)
+    if scheme is not None and scheme.native:
+        own = _native(checkpoint, name)
+        assert own is not None, f"{name} was planned from its own blocks"
+        return replace(own, scale=_cast(own.scale, kind, f"scale of {name}"), activations=scheme.activations)
+    weight = checkpoint.leaves.load(name)
+    if scheme is None:
+        return _cast(weight, kind, name)
+    return _quantize(_cast(weight, np.dtype(np.float32), name), scheme, kind, name)
+
+
+def _native(checkpoint: Checkpoint, name: str) -> Blocks | None:
+    """The checkpoint's own blocks with the zero point in the middle, which the fast kernels take.
+
+    Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in
+    float32 when d and m, 11 bits each, are not 2^13 apart.
+    """
+    own = checkpoint.leaves.native(name)
+    if own is None or own.minimum is None:
+        return own
+    middle = np.float32(2 ** (own.bits - 1))
+    return replace(own, zero=None, minimum=own.minimum + middle * own.scale)
+
+
+def _scheme(own: Blocks, activations: str) -> Scheme:
+    return Scheme(
+        bits=own.bits,
+        block=own.block,
+        activations=activations,  # pyright: ignore[reportArgumentType]
+        symmetric=own.zero is None,
+        minimum=own.minimum is not None,
+        native=True,
+    )
+
+
+def _cast(array: np.ndarray, kind: np.dtype, name: str) -> np.ndarray:
+    """The array in the bundle's float type, after a look at every number."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(kind, copy=False)
+    # A sum in float64 is finite if and only if all of these numbers are.
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(cast.sum(dtype=np.float64)):
+            return cast
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(cast))[0])
+    raise NumericError(f"{name}{list(index)} must be finite in {kind}, got {array[index]}")
+
+
+def _quantize(weight: np.ndarray, scheme: Scheme, kind: np.dtype, name: str) -> Blocks:
+    """`quant.quantize` in pieces of whole vectors, its scale rounded to the bundle's type."""
+    table = name.endswith(".table")
+    rows = weight if table else weight.T
+    codes = np.empty(rows.shape, np.uint8)
+    scale = np.empty((rows.shape[0], -(-rows.shape[1] // scheme.block)), kind)
+    step = max(1, CHUNK // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        part = slice(start, start + step)
+        made = quant.quantize(
+            rows[part], bits=scheme.bits, block=scheme.block, axis=1, activations=scheme.activations
+        )
+        codes[part], scale[part] = made.codes, _cast(made.scale, kind, f"scale of {name}")
+    blocks = Blocks(codes, scale, None, None, scheme.bits, scheme.block, 1, scheme.activations)
+    return blocks if table else quant.transpose(blocks)
