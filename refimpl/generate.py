@@ -44,7 +44,8 @@ class Row:
     def accept(self, logits: np.ndarray) -> int | None:
         """The next token from logits [N], or None when it is a stop token, which isn't kept."""
         u = 0.0 if self.sampler.greedy else float(self._rng.random())
-        seen = np.array([*self.prompt, *self.tokens], np.int64)
+        penalized = self.sampler.repetition_penalty is not None
+        seen = np.array([*self.prompt, *self.tokens] if penalized else [], np.int64)
         token = sample(logits, self.sampler, u, seen)
         if token in self.stop_ids:
             self.finished = "stop"
@@ -76,7 +77,8 @@ def prefill(engine: Engine, tokens: Sequence[int], cache: object, chunk: int = C
 def single(engine: Engine, row: Row, cache: object = None, chunk: int = CHUNK) -> Iterator[int]:
     """Generate one row, token by token. `cache` may hold a prefix of the prompt already.
 
-    Afterwards `row.finished` says why it ended and the generator's value is the cache.
+    Who reads the tokens may end it by setting `row.finished` (a stop string). Afterwards
+    `row.finished` says why it ended, and the generator's value is the cache.
     """
     limit = room(engine.config.context, len(row.prompt), row.max_new_tokens)
     row.max_new_tokens = limit

@@ -67,41 +67,44 @@ def repetition_penalty(
     return made
 
 
-def candidates(logits: Float[Array, " N"], sampler: Sampler) -> tuple[Array, Array]:
+def candidates(logits: Float[Array, " N"], sampler: Sampler, enough: float = 1.0) -> tuple[Array, Array]:
     """Ids that survive the cuts, best first, and their probabilities, which sum to one.
 
     Ties are broken towards the lower id. Conventions: top-p keeps the token that crosses the
     bound; every cut keeps at least the best token. The result is that of sorting all N logits; a
-    partition finds the few best first, and only if these don't carry top_p does the sort grow.
+    partition finds the few best first, and only if these don't carry the bound does it grow. Where
+    nothing cuts, candidates beyond the probability `enough` may be left out, and the sum is less.
     """
-    scaled = logits.astype(np.float64) / (sampler.temperature or 1.0)
-    top = scaled.max()
-    weights = np.exp(scaled - top)
-    wanted = len(logits) if sampler.top_k is None else min(sampler.top_k, len(logits))
-    # Without top-k the total is over all tokens; with it, over the k best.
-    few = wanted if sampler.top_k is not None else min(256, len(logits))
-    while True:
-        best = _best(logits, few)
-        total = weights[best].sum() if few == wanted else weights.sum()
-        p = weights[best] / total
-        if sampler.top_k is not None or sampler.top_p is None or few == len(logits):
-            break
-        if p.sum() >= sampler.top_p:
-            break
-        few = min(few * 8, len(logits))
-    if sampler.top_k is None and sampler.top_p is None:
-        best = _best(logits, len(logits)) if sampler.min_p is None else best
-        if sampler.min_p is not None:
-            few = int(np.count_nonzero(weights >= sampler.min_p))
-            best = _best(logits, max(few, 1))
-        p = weights[best] / weights.sum()
+    temperature = sampler.temperature or 1.0
+    top = float(logits.max()) / temperature
+
+    def weigh(some: Array) -> Array:
+        return np.exp(some.astype(np.float64) / temperature - top)
+
+    if sampler.top_k is not None and sampler.top_k < len(logits):
+        best = _best(logits, sampler.top_k)
+        weights = weigh(logits[best])
+        p = weights / weights.sum()
+    else:
+        every = weigh(logits)
+        total = every.sum()
+        most = len(logits) if sampler.min_p is None else int(np.count_nonzero(every >= sampler.min_p))
+        bound = enough if sampler.top_p is None and sampler.min_p is None else sampler.top_p or 1.0
+        few = min(256, most)
+        while True:
+            best = _best(logits, few)
+            p = every[best] / total
+            if few == most or np.cumsum(p)[-1] > bound:
+                break
+            few = min(few * 8, most)
     if sampler.top_p is not None:
         keep = int(np.searchsorted(np.cumsum(p), sampler.top_p - 1e-12)) + 1
         best, p = best[:keep], p[:keep]
     if sampler.min_p is not None:
         keep = max(int(np.count_nonzero(p >= sampler.min_p * p[0])), 1)
         best, p = best[:keep], p[:keep]
-    return best, p / p.sum()
+    cut = sampler.top_k is not None or sampler.top_p is not None or sampler.min_p is not None
+    return best, p / p.sum() if cut else p
 
 
 def _best(logits: Array, count: int) -> Array:
@@ -126,5 +129,5 @@ def sample(logits: Float[Array, " N"], sampler: Sampler, u: float, seen: Int[Arr
         logits = repetition_penalty(logits, seen, sampler.repetition_penalty)
     if sampler.greedy:
         return int(np.argmax(logits))
-    ids, p = candidates(logits, sampler)
+    ids, p = candidates(logits, sampler, enough=u)
     return int(ids[min(int(np.searchsorted(np.cumsum(p), u, side="right")), len(ids) - 1)])
