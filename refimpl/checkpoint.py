@@ -1,0 +1,295 @@
+"""A checkpoint, whatever its format: `open_checkpoint(path)` gives Config, params and tokenizer.
+
+Read are directories with config.json and safetensors, and .gguf files. Formats that run code when
+they are opened (.bin, .pt, …) aren't. Weights stay in the file until they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import Config, to_json
+from .errors import CheckpointError, LimitError
+from .families import families, read_config, read_gguf
+from .gguf import GGUF
+from .gguf_tokenizer import chat_template, tokenizer
+from .ops.quant import Blocks
+from .params import Tree, flatten
+from .safetensors import SafeTensors, save
+from .sampling import Sampler
+from .storage import map_file, read_file
+from .strict_json import parse
+from .weights import Leaves, Source, check_finite, materialize
+
+__all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
+
+KILO = 1024
+LIMITS = {
+    "config.json": 1024 * KILO,
+    "generation_config.json": 1024 * KILO,
+    "chat_template.jinja": 256 * KILO,
+    "tokenizer_config.json": 16 * 1024 * KILO,
+    "model.safetensors.index.json": 64 * 1024 * KILO,
+    "tokenizer.json": 64 * 1024 * KILO,
+}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the checkpoint wants to be run: its special ids and its sampler's settings."""
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model. `params` is lazy: a leaf is read each time it is asked for."""
+
+    path: Path
+    config: Config
+    leaves: Leaves
+    tokenizer: str | None
+    chat_template: str | None
+    generation: Generation
+    files: tuple[Path, ...]
+
+    @property
+    def params(self) -> Tree:
+        return self.leaves.tree()
+
+    def leaf(self, name: str) -> np.ndarray:
+        """One leaf by its dotted name, as float32."""
+        return self.leaves.load(name)
+
+    def native(self, name: str) -> Blocks | None:
+        """One leaf in the file's own blocks, or None."""
+        return self.leaves.native(name)
+
+    @property
+    def float_dtype(self) -> str:
+        """How most of the numbers are stored: F32, F16, BF16, Q4_1, …"""
+        sizes: dict[str, int] = {}
+        for name in self.leaves.names:
+            kind = self.leaves.kind(name)
+            sizes[kind] = sizes.get(kind, 0) + int(np.prod(self.leaves.shape(name)))
+        return max(sizes, key=lambda kind: sizes[kind])
+
+    @cached_property
+    def source(self) -> dict[str, str]:
+        """The name of the checkpoint and a hash over the names and bytes of its files."""
+        total = hashlib.sha256()
+        for file in self.files:
+            digest = hashlib.sha256(map_file(file).data).hexdigest()
+            if len(self.files) == 1:
+                return {"name": self.path.name, "sha256": digest}
+            total.update(f"{file.name} {digest}\n".encode())
+        return {"name": self.path.resolve().name, "sha256": total.hexdigest()}
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a model directory or a .gguf file; nothing is read but headers, config and tokenizer.
+
+    Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
+    a model that isn't known in full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_directory(path)
+    if path.suffix == ".gguf":
+        return _open_gguf(path)
+    if path.suffix in CODE:
+        raise CheckpointError(
+            f"{path}: {path.suffix} files can run code and aren't opened: convert to safetensors"
+        )
+    raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and safetensors")
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = GGUF(path)
+    config, dialect = read_gguf(file)
+    get = file.metadata.get
+    ids = [get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom")]
+    return Checkpoint(
+        path=path,
+        config=config,
+        leaves=Leaves(config, file, dialect.weights),
+        tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
+        chat_template=chat_template(file.metadata, str(path)),
+        generation=_generation(
+            {"bos_token_id": ids[0], "eos_token_id": _present(ids[1:])}, config, str(path)
+        ),
+        files=(path,),
+    )
+
+
+def _present(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    raw = _json(path, "config.json")
+    if raw is None:
+        found = [file.name for file in path.glob("*.gguf")]
+        hint = f": name the file itself, {found[0]}" if found else ""
+        raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
+    where = str(path / "config.json")
+    config, family = read_config(raw, where)
+    shards = _shards(path)
+    leaves = Leaves(config, Shards(shards), family.WEIGHTS)
+    wants = {key: raw[key] for key in ("bos_token_id", "eos_token_id") if key in raw}
+    wants |= _json(path, "generation_config.json") or {}
+    tokenizer = _text(path, "tokenizer.json")
+    read = (path / "config.json", *(shard.path for shard in shards))
+    return Checkpoint(
+        path=path,
+        config=config,
+        leaves=leaves,
+        tokenizer=tokenizer,
+        chat_template=_text(path, "chat_template.jinja") or _old_template(path),
+        generation=_generation(wants, config, str(path)),
+        files=read if tokenizer is None else (*read, path / "tokenizer.json"),
+    )
+
+
+def inside(directory: Path, name: str) -> Path:
+    """A file of a model directory; CheckpointError for a name or a link that leads out of it.
+
+    A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
+    snapshot the directory is.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", name):
+        raise CheckpointError(f"{directory}: a file's name must be plain, without folders, got {name!r:.80}")
+    home, target = directory.resolve(), (directory / name).resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if target.parent not in (home, blobs):
+        raise CheckpointError(f"{directory / name}: links out of the model's directory, to {target}")
+    return target
+
+
+def _text(directory: Path, name: str) -> str | None:
+    file = inside(directory, name)
+    if not file.exists():
+        return None
+    try:
+        return read_file(file, LIMITS[name]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{directory / name}: must be UTF-8") from None
+
+
+def _json(directory: Path, name: str) -> dict[str, Any] | None:
+    text = _text(directory, name)
+    if text is None:
+        return None
+    value = parse(text, str(directory / name))
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{directory / name}: must be a JSON object, got {value!r:.80}")
+    return value
+
+
+def _old_template(path: Path) -> str | None:
+    """The chat template where older checkpoints have it: a string, or a list of named ones."""
+    found = (_json(path, "tokenizer_config.json") or {}).get("chat_template")
+    if isinstance(found, list):
+        named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+        found = named.get("default")
+    if found is None:
+        return None
+    if not isinstance(found, str) or len(found) > LIMITS["chat_template.jinja"]:
+        raise CheckpointError(
+            f"{path / 'tokenizer_config.json'}: chat_template must be a text of at most 256 KB"
+        )
+    return found
+
+
+def _shards(path: Path) -> list[SafeTensors]:
+    """The safetensors files of a directory, which hold what the index says, and nothing else."""
+    if (path / SINGLE).exists():
+        return [SafeTensors(inside(path, SINGLE))]
+    index = _json(path, INDEX)
+    if index is None:
+        code = [file.name for file in path.iterdir() if file.suffix in CODE]
+        hint = f": {code[0]} can run code and isn't opened, convert it" if code else ""
+        raise CheckpointError(f"{path}: must hold {SINGLE} or {INDEX}{hint}")
+    where, named = path / INDEX, index.get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
+        raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")
+    shards = {file: SafeTensors(inside(path, file)) for file in sorted(set(named.values()))}
+    found = {(name, file) for file, shard in shards.items() for name in shard.names}
+    if odd := sorted(found ^ set(named.items())):
+        raise CheckpointError(
+            f"{where}: weight_map and the files disagree on {odd[0][0]!r:.80} in {odd[0][1]}"
+        )
+    return list(shards.values())
+
+
+class Shards:
+    """Several files as one Source; a name may stand in one of them only."""
+
+    def __init__(self, files: list[SafeTensors]) -> None:
+        self._of = {name: file for file in files for name in file.names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._of)
+
+    def kind(self, name: str) -> str:
+        return self._of[name].kind(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._of[name].shape(name)
+
+    def load(self, name: str) -> np.ndarray:
+        return self._of[name].load(name)
+
+    def native(self, name: str) -> Blocks | None:
+        return self._of[name].native(name)
+
+
+def _generation(wants: dict[str, Any], config: Config, where: str) -> Generation:
+    """Special ids, and what a Sampler takes where the checkpoint asks for sampling.
+
+    transformers' own defaults stand in for what a sampling checkpoint leaves open; its ways of
+    saying "off" (top_k 0, top_p 1) become absence.
+    """
+    bos, eos = wants.get("bos_token_id"), wants.get("eos_token_id")
+    ids = eos if isinstance(eos, list) else _present([eos])
+    for value in (*ids, *_present([bos])):
+        if type(value) is not int or not 0 <= value < config.embedding.vocabulary:
+            n = config.embedding.vocabulary
+            raise CheckpointError(f"{where}: bos and eos ids must be 0 to {n - 1}, got {value!r:.40}")
+    off = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    start = {"temperature": 1.0, "top_k": 50} if wants.get("do_sample") is True else {}
+    names = off if start else ("repetition_penalty",)
+    given = start | {name: wants[name] for name in names if wants.get(name) is not None}
+    defaults = {name: value for name, value in given.items() if value != off[name]}
+    try:
+        Sampler(**defaults)
+    except (LimitError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: generation_config.json: {error}") from None
+    return Generation(bos, tuple(dict.fromkeys(ids)), defaults)
+
+
+def save_checkpoint(
+    directory: Path, config: Config, params: Tree, tokenizer: str | None = None, template: str | None = None
+) -> None:
+    """Write a checkpoint of model_type `tfm`; the same values give the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save(directory / SINGLE, dict(flatten(params)))
+    files = {"tokenizer.json": tokenizer, "chat_template.jinja": template}
+    files["config.json"] = json.dumps({"model_type": "tfm", "config": to_json(config)}, indent=1)
+    for name, text in files.items():
+        if text is not None:
+            (directory / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,196 @@
+"""Llama, and what shares its form: SmolLM2, TinyLlama, Vicuna, …
+
+Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..config import LM, Attention, Config, Embedding, Full, Gated, Layer, LinearScaling, Llama3Scaling
+from ..config import RMSNorm, Rope, Stack, Window
+from ..errors import ConfigError
+from ..weights import Source
+from . import ACTIVATIONS, Gguf, Keys, rope
+
+MODEL_TYPES = ("llama",)
+
+
+def config(keys: Keys) -> Config:
+    # Several slices of one product, summed: the same mathematics.
+    keys.get("pretraining_tp", int, 1, null=True)
+    return decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", None),
+        context=2048,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=keys.get("mlp_bias", bool, False),
+    )
+
+
+def decoder(
+    keys: Keys,
+    *,
+    groups: int | None,
+    context: int,
+    attention_bias: bool,
+    mlp_bias: bool,
+    window: int | None = None,
+) -> Config:
+    """The decoder of Llama and Mistral; `context` is the family's default."""
+    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    size = keys.size("head_dim", None)
+    if size is None and width % heads:
+        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    size = size or width // heads
+    return build(
+        vocabulary=keys.size("vocab_size"),
+        width=width,
+        layers=keys.size("num_hidden_layers"),
+        attention=Attention(
+            heads=heads,
+            groups=groups or heads,
+            head_size=size,
+            position=rope(keys, size),
+            pattern=Full() if window is None else Window(window),
+            qkv_bias=attention_bias,
+            out_bias=attention_bias,
+            pre=RMSNorm(eps := keys.positive("rms_norm_eps", 1e-6)),
+        ),
+        mlp=Gated(
+            keys.size("intermediate_size"),
+            keys.choice("hidden_act", ACTIVATIONS, "silu"),
+            bias=mlp_bias,
+            pre=RMSNorm(eps),
+        ),
+        tied=keys.get("tie_word_embeddings", bool, False),
+        context=keys.size("max_position_embeddings", context),
+    )
+
+
+def build(
+    *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Gated, tied: bool, context: int
+) -> Config:
+    """Equal layers under one norm."""
+    return Config(
+        embedding=Embedding(vocabulary, width),
+        decoder=Stack((Layer(attention, mlp),) * min(layers, 2**16), mlp.pre),
+        head=LM(tied),
+        context=context,
+    )
+
+
+WEIGHTS = """
+    embedding.table <- model.embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn.wq <- model.layers.{i}.self_attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.wk <- model.layers.{i}.self_attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.wv <- model.layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- model.layers.{i}.self_attn.o_proj.weight : transpose
+    decoder.layers.{i}.attn.bq <- model.layers.{i}.self_attn.q_proj.bias
+    decoder.layers.{i}.attn.bk <- model.layers.{i}.self_attn.k_proj.bias
+    decoder.layers.{i}.attn.bv <- model.layers.{i}.self_attn.v_proj.bias
+    decoder.layers.{i}.attn.bo <- model.layers.{i}.self_attn.o_proj.bias
+    decoder.layers.{i}.mlp_pre.weight <- model.layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp.gate <- model.layers.{i}.mlp.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.up <- model.layers.{i}.mlp.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- model.layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.bgate <- model.layers.{i}.mlp.gate_proj.bias
+    decoder.layers.{i}.mlp.bup <- model.layers.{i}.mlp.up_proj.bias
+    decoder.layers.{i}.mlp.bdown <- model.layers.{i}.mlp.down_proj.bias
+    decoder.norm.weight <- model.norm.weight
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+    inv_freq == model.layers.{i}.self_attn.rotary_emb.inv_freq
+"""
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata; what they leave open (biases, tied or not) shows in the tensors' names."""
+    width, heads = keys.size("embedding_length"), keys.size("attention.head_count")
+    size = keys.size("attention.key_length", None) or width // heads
+    same = {"attention.value_length": size, "rope.dimension_count": size}
+    for key, value in same.items():
+        if keys.size(key, value) != value:
+            raise keys.fail(key, f"the head's size, {value}")
+    if keys.get("expert_count", int, 0):
+        raise keys.fail("expert_count", "0: mixtures of experts aren't read yet")
+    vocabulary = source.shape("token_embd.weight")[0] if "token_embd.weight" in source.names else 0
+    if keys.size("vocab_size", vocabulary) != vocabulary:
+        raise keys.fail("vocab_size", f"the rows of token_embd.weight, {vocabulary}")
+    theta, context = keys.positive("rope.freq_base", 10_000.0), keys.size("context_length")
+    eps = keys.positive("attention.layer_norm_rms_epsilon")
+    window = keys.size("attention.sliding_window", None)
+    return build(
+        vocabulary=vocabulary,
+        width=width,
+        layers=keys.size("block_count"),
+        attention=Attention(
+            heads=heads,
+            groups=keys.size("attention.head_count_kv", heads),
+            head_size=size,
+            position=Rope(theta, size, scaling=_gguf_scaling(keys, source, theta, size)),
+            pattern=Full() if window is None else Window(window),
+            qkv_bias="blk.0.attn_q.bias" in source.names,
+            out_bias="blk.0.attn_output.bias" in source.names,
+            pre=RMSNorm(eps),
+        ),
+        mlp=Gated(
+            keys.size("feed_forward_length"),
+            "silu",
+            bias="blk.0.ffn_up.bias" in source.names,
+            pre=RMSNorm(eps),
+        ),
+        tied="output.weight" not in source.names,
+        context=context,
+    )
+
+
+def _gguf_scaling(keys: Keys, source: Source, theta: float, size: int) -> Any:
+    """Linear scaling stands in the metadata; Llama 3.1's only as a tensor of one divisor a pair."""
+    kind = keys.get("rope.scaling.type", str, "none")
+    if kind not in ("none", "linear"):
+        raise keys.fail("rope.scaling.type", "one of none, linear")
+    factor = keys.positive("rope.scaling.factor", 1.0)
+    original = keys.size("rope.scaling.original_context_length", 8192)
+    keys.get("rope.scaling.finetuned", bool, True)
+    if "rope_freqs.weight" not in source.names:
+        return None if kind == "none" or factor == 1 else LinearScaling(factor)
+    divisors = source.load("rope_freqs.weight")
+    if divisors.shape != (size // 2,) or not np.isfinite(divisors).all() or not divisors.max() > 0:
+        raise ConfigError(
+            f"{keys.where}: rope_freqs.weight must hold {size // 2} positive divisors, got {divisors.shape}"
+        )
+    # The converter keeps the divisors alone: the largest is the factor, the rest are Llama 3's constants.
+    return Llama3Scaling(float(divisors.max()), 1.0, 4.0, original)
+
+
+GGUF = Gguf(
+    "llama",
+    gguf_config,
+    """
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : unpermute transpose
+    decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : unpermute transpose
+    decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias : unpermute
+    decoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias : unpermute
+    decoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
+    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.bgate <- blk.{i}.ffn_gate.bias
+    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    decoder.norm.weight <- output_norm.weight
+    head.table <- output.weight
+    rope_freqs == rope_freqs.weight
+    """,
+)
