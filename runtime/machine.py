@@ -77,3 +77,35 @@ def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
     have = flags() if have is None else have
     x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64", "i386", "i686")
     return x86 and not have & {"avx512_vnni", "avx_vnni"}
+
+
+def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that a process can still have: what the system says is available, within the cgroup's limit."""
+    found: list[int] = []
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, ValueError, KeyError, IndexError):
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS says only how much there is
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            found.append(int((groups / limit).read_text()) - int((groups / used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such controller here, or "max"
+    return max(0, min(found)) if found else None
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process ever held; None where nothing says."""
+    try:
+        # Linux's ru_maxrss starts at the peak of the process that forked, VmHWM doesn't.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,63 @@
+"""What reaches the terminal: results on stdout, everything else on stderr, nothing from a file raw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def _unsafe(character: str) -> bool:
+    """C0, DEL and C1 steer a terminal; the bidirectional overrides and isolates reorder what it shows."""
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+
+
+def escape(text: str, keep: str = "") -> str:
+    """The text with each character that could steer a terminal spelt out, but for those in `keep`."""
+    return "".join(
+        c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text
+    )
+
+
+def generated(text: str, raw: bool) -> str:
+    """A model's text as stdout gets it: escaped where a terminal would act on it."""
+    return text if raw or not sys.stdout.isatty() else escape(text, keep="\n\t")
+
+
+def out(text: str = "", end: str = "\n") -> None:
+    """The result, or a piece of it, at once."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def say(message: str) -> None:
+    """One line of progress or warning."""
+    typer.echo(escape(message), err=True)
+
+
+def out_json(value: Any) -> None:
+    """The result as one JSON value; NaN is no JSON, and nothing here may be NaN."""
+    out(json.dumps(value, indent=2, allow_nan=False))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows under a head, in columns as wide as their widest cell; numbers to the right."""
+    cells = [[escape(str(cell)) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
+    for line in [list(head), *cells]:
+        parts = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
+        out("  ".join(parts).rstrip())
+
+
+def size(count: float) -> str:
+    """Bytes for a person: 134.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,139 @@
+"""`tfm-cli inspect`: what a model is and what it needs, from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import out, out_json, say, size, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..refimpl.config import Config
+    from ..runtime.sources import Source
+
+# ONNX Runtime, the tokenizer, NumPy and the buffers of one step, over weights and cache.
+RUNNER_BYTES = 200_000_000
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A bundle, a checkpoint, a bare config.json, or a name to fetch.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what a model is made of, its bytes in each quantization, and whether it fits this machine."""
+    from ..refimpl.config import to_json
+    from ..runtime.machine import memory
+    from ..runtime.sources import locate
+
+    source = locate(model, say)
+    config, facts = _read(source)
+    parts, room = parameters(config), memory()
+    needs = {quant: need(config, count, room) for quant, count in weight_bytes(config).items()}
+    contexts = sorted({c for c in (1024, 4096, 16384, 65536) if c < config.context} | {config.context})
+    cache = {c: {kind: cache_bytes(config, c, width) for kind, width in (("fp32", 4), ("fp16", 2))} for c in contexts}
+    if as_json:
+        facts |= {"config": to_json(config), "parameters": {"total": sum(parts.values()), **parts}}
+        out_json({**facts, "quantizations": needs, "cache_bytes": cache, "available_memory": room})
+        return
+    for name, value in facts.items():
+        out(f"{name:13} {value}")
+    out(f"{'architecture':13} {describe(config)}\n")
+    total = sum(parts.values())
+    table(("PARAMETERS", "COUNT", "SHARE"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()])
+    out(f"{total:,} in all\n")
+    table(
+        ("QUANTIZATION", "BYTES", "LONGEST CONTEXT HERE"),
+        [(q, size(n["bytes"]), "doesn't fit" if n["longest_context"] == 0 else n["longest_context"]) for q, n in needs.items()],
+    )
+    out(f"{'unknown' if room is None else size(room)} of memory is free\n")
+    table(("CACHE AT", "FP32", "FP16"), [(f"{c} tokens", size(b["fp32"]), size(b["fp16"])) for c, b in cache.items()])
+
+
+def _read(source: Source) -> tuple[Config, dict[str, Any]]:
+    """The Config, and what is known of the files beside it."""
+    facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
+    if source.kind == "bundle":
+        from ..runtime.bundle import open_bundle
+
+        bundle = open_bundle(source.path, check_hashes=False)
+        return bundle.config, facts | {"quant": bundle.quant, "target": bundle.target}
+    if source.kind == "config":
+        return _bare(source.path), facts
+    from ..refimpl.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(source.path)
+    return checkpoint.config, facts | {"stored": checkpoint.float_dtype}
+
+
+def _bare(path: Path) -> Config:
+    from ..refimpl.families import read_config
+    from ..refimpl.storage import read_file
+    from ..refimpl.strict_json import parse
+
+    file = path / "config.json" if path.is_dir() else path
+    return read_config(parse(read_file(file, 2**20), str(file)), str(file))[0]
+
+
+def parameters(config: Config) -> dict[str, int]:
+    """Part -> number of parameters."""
+    from ..refimpl.params import shapes
+
+    counts = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
+    for name, shape in shapes(config).items():
+        owner, last = name.split(".")[-2:]
+        part = {"embedding": "embedding", "head": "output"}.get(owner, "norms")
+        if last not in ("q_norm", "k_norm"):
+            part = {"attn": "attention", "mlp": "mlp"}.get(owner, part)
+        counts[part] += prod(shape)
+    return {part: count for part, count in counts.items() if count}
+
+
+def weight_bytes(config: Config) -> dict[str, int]:
+    """Scheme -> bytes of the weights in a bundle: what `export` would store, without the weights."""
+    from ..export.quantize import dtype, plan
+    from ..runtime import layout
+
+    found = {}
+    for quant in ("fp32", "fp16", "int8", "int8-dynamic", "int4"):
+        target = "standard" if quant == "fp16" else "ort-cpu"
+        bare: Any = SimpleNamespace(config=config)  # only "keep" looks at weights
+        groups = layout.stored(config, plan(bare, quant, 8, False, target), target)
+        specs = (spec for group in groups.values() for spec in layout.specs(group, dtype(quant, target)).values())
+        found[quant] = sum(spec.length for spec in specs)
+    return found
+
+
+def cache_bytes(config: Config, context: int, width: int) -> int:
+    """Bytes of keys and values of one text of `context` tokens, `width` bytes a number."""
+    attentions = (layer.attention for layer in config.decoder.layers)
+    return sum(2 * a.groups * a.head_size * context * width for a in attentions)
+
+
+def need(config: Config, weights: int, room: int | None) -> Mapping[str, int | bool | None]:
+    """What a scheme needs, and the longest context that fits the free memory with a float32 cache."""
+    if room is None:
+        return {"bytes": weights, "fits": None, "longest_context": None}
+    left = room - weights - RUNNER_BYTES
+    longest = min(config.context, max(0, left // cache_bytes(config, 1, 4)))
+    return {"bytes": weights, "fits": longest == config.context, "longest_context": longest}
+
+
+def describe(config: Config) -> str:
+    """The architecture in a line; where layers differ, the first stands for all, and it says so."""
+    layers = config.decoder.layers
+    first = layers[0]
+    a, kinds = first.attention, len(set(layers))
+    mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
+    norm = type(config.decoder.final_norm or a.pre).__name__
+    position = f"rotary {a.position.theta:g}" if a.position else "no positions"
+    return (
+        f"decoder, {len(layers)} layers{mixed} width {config.embedding.width}, {a.heads} heads of {a.head_size} in "
+        f"{a.groups} groups, {type(first.mlp).__name__.lower()} mlp {first.mlp.width} ({first.mlp.activation}), {norm}, "
+        f"{position}, context {config.context}, vocabulary {config.embedding.vocabulary}"
+        f"{' (tied)' if config.head.tied else ''}"
+    )
