@@ -84,6 +84,10 @@ def single(engine: Engine, row: Row, cache: object = None, chunk: int = CHUNK) -
     row.max_new_tokens = limit
     cache = engine.start(1) if cache is None else cache
     held = int(cache.lengths[0])  # pyright: ignore[reportAttributeAccessIssue]
+    if held >= len(row.prompt):
+        raise LimitError(
+            f"the cache must leave a token of the prompt to read, it holds {held} of {len(row.prompt)}"
+        )
     logits, cache = prefill(engine, row.prompt[held:], cache, chunk)
     while row.finished is None:
         token = row.accept(logits)

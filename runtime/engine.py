@@ -7,7 +7,7 @@ ONNX Runtime itself: no copy, and no later step touches what a caller still hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -86,9 +86,14 @@ def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         found.append(int(lines["MemAvailable"].split()[0]) * 1024)
     except (OSError, ValueError, KeyError, IndexError):
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS says only how much there is
+        if (
+            hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+        ):  # macOS says only how much there is
             found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             found.append(int((groups / limit).read_text()) - int((groups / used).read_text()))
         except (OSError, ValueError):

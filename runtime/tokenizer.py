@@ -1,0 +1,238 @@
+"""Text to ids and back, by the `tokenizers` library kept at arm's length.
+
+Text of a user never becomes a control token. Control tokens are the added tokens of tokenizer.json,
+flagged special or not, except those of white space alone, which ordinary text is made of, and the
+unknown token. The library panics on some malformed files; here every failure is a CheckpointError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import tokenizers
+import tokenizers.models
+
+from ..refimpl.errors import CheckpointError, LimitError
+
+LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
+
+NOWHERE = "\U0010fffd"  # a character that no vocabulary holds
+UNDECODED = "\ufffd"  # what a decoder gives for bytes that aren't UTF-8, or not yet
+
+
+@contextlib.contextmanager
+def guarded(doing: str) -> Iterator[None]:
+    """Failures of the library as CheckpointError, a Rust panic included, which is no Exception.
+
+    A panic also prints itself; stderr is away meanwhile, so that the error is one line.
+    """
+    with _no_stderr():
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, CheckpointError, LimitError):
+            raise
+        except BaseException as error:
+            cause = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(f"tokenizer.json {doing}: {cause:.200}") from None
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+class Tokenizer:
+    """A tokenizer.json for a model of `vocabulary` logits."""
+
+    def __init__(self, text: str, vocabulary: int) -> None:
+        if len(text) > LIMITS["tokenizer.json"]:
+            raise LimitError(
+                f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
+            )
+        self._text, self.vocabulary = text, vocabulary
+        with guarded("can't be used"):
+            self._whole = tokenizers.Tokenizer.from_str(text)
+            self._whole.no_padding()
+            self._whole.no_truncation()
+            added = self._whole.get_added_tokens_decoder()
+            unknown = {getattr(self._whole.model, "unk_token", None)}
+            if isinstance(self._whole.model, tokenizers.models.Unigram):  # it doesn't say
+                unknown = {token.value for token in self._whole.model.tokenize(NOWHERE)}
+        self.control: dict[str, int] = {
+            token.content: number
+            for number, token in added.items()
+            if token.content.strip() and token.content not in unknown
+        }
+
+        self._forbidden = frozenset(self.control.values())
+
+    def id(self, token: str) -> int | None:
+        """The id of a token by its name."""
+        return self._whole.token_to_id(token)
+
+    def token(self, number: int | None) -> str:
+        """The name of a token by its id; empty for none."""
+        return "" if number is None else self._whole.id_to_token(number) or ""
+
+    def encode(self, text: str, *, start: bool = False) -> list[int]:
+        """Ids of a user's text: nothing in it is a control token. `start` adds what the model expects
+        around a text (as a rule the begin token)."""
+        ids = self.encode_template(text)
+        if self._forbidden.intersection(ids):
+            ids = self._checked(self._spelled.encode_marked([(text, False)]))
+        with guarded("can't encode"):
+            # Only what the post-processor adds: the text itself may differ in normalization.
+            around = self._around if start else ([], [])
+        return [*around[0], *ids, *around[1]]
+
+    def holds_control(self, text: str) -> bool:
+        """True if the text, taken as a template's, would hold a control token."""
+        return bool(self._forbidden.intersection(self.encode_template(text)))
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of a text whose control tokens are meant: a template's own."""
+        self._check_length(text)
+        with guarded("can't encode"):
+            return self._checked(self._whole.encode(text, add_special_tokens=False).ids)
+
+    def encode_marked(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+        """Ids of joined pieces (text, meant): control tokens are read only where they are meant."""
+        self._check_length("".join(text for text, _ in pieces))
+        return self._checked(self._spelled.encode_marked(pieces))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens are left out."""
+        with guarded("can't decode"):
+            return self._whole.decode(list(ids), skip_special_tokens=True)
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The ids that the post-processor puts before and after a text."""
+        bare = self._whole.encode("a", add_special_tokens=False).ids
+        full = self._whole.encode("a", add_special_tokens=True).ids
+        for at in range(len(full) - len(bare) + 1):
+            if full[at : at + len(bare)] == bare:
+                return self._checked(full[:at]), self._checked(full[at + len(bare) :])
+        raise CheckpointError("tokenizer.json: the post-processor must keep the text between what it adds")
+
+    @cached_property
+    def _spelled(self) -> Respelled:
+        return Respelled(self._text, self.control)
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if ids and max(ids) >= self.vocabulary:
+            raise CheckpointError(
+                f"tokenizer.json: ids must be below the model's vocabulary {self.vocabulary}, got {max(ids)}"
+            )
+        return ids
+
+    def _check_length(self, text: str) -> None:
+        if len(text) > LIMITS["text"]:
+            raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
+
+
+class Respelled:
+    """The same tokenizer, but its control tokens are spelled in a way that nobody can guess.
+
+    A text of a user then goes through the same normalizer, pre-tokenizer and model as ever, and a
+    "<|im_end|>" in it is just characters. Where the model itself merges characters to a control
+    token, as a vocabulary from SentencePiece may, the characters are kept apart.
+    """
+
+    def __init__(self, text: str, control: dict[str, int]) -> None:
+        secret = secrets.token_hex(8)
+        self._control = control
+        self._spelling = {content: f"\ue000{secret}.{i}\ue001" for i, content in enumerate(control)}
+        self._apart = f"\ue000{secret}\ue001"
+        with guarded("can't be used"):
+            plan: dict[str, Any] = json.loads(text)
+            for token in plan.setdefault("added_tokens", []):
+                if token["content"] in control:
+                    token |= {"content": self._spelling[token["content"]], "normalized": False}
+            self._made = tokenizers.Tokenizer.from_str(json.dumps(plan))
+            self._made.add_special_tokens([self._apart])
+            self._made.no_padding()
+            self._made.no_truncation()
+            renamed = {s: control[content] for content, s in self._spelling.items()}
+            # Spellings aren't in the vocabulary, so the library numbers all added tokens anew.
+            self._ids = {
+                self._made.token_to_id(token["content"]): renamed.get(token["content"], token["id"])
+                for token in plan["added_tokens"]
+            }
+            self._ids[self._made.token_to_id(self._apart)] = -1
+        names = sorted(control, key=len, reverse=True)
+        self._find = re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+    def encode_marked(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+        text = "".join(
+            self._find.sub(lambda found: self._spelling[found[0]], piece) if meant else piece
+            for piece, meant in pieces
+        )
+        forbidden = set(self._control.values())
+        while True:
+            with guarded("can't encode"):
+                made = self._made.encode(text, add_special_tokens=False)
+                merged = [
+                    span
+                    for number, span in zip(made.ids, made.offsets, strict=True)
+                    if number in forbidden and number not in self._ids
+                ]
+            if not merged:
+                ids = (self._ids.get(number, number) for number in made.ids)
+                return [number for number in ids if number >= 0]
+            for begin, end in reversed(merged):
+                if end - begin < 2:
+                    raise LimitError(
+                        f"the text holds a control token that can't be spelled: {text[begin:end]!r}"
+                    )
+                text = text[: begin + 1] + self._apart + text[begin + 1 :]
+
+
+class Stream:
+    """Ids in, text out as soon as it is certain: incomplete UTF-8 is held back.
+
+    The joined pieces are what decoding all ids at once gives. A piece is the difference of two
+    decodings that begin a little earlier, since a decoder may treat its first token apart.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context = self._read = 0  # tokens of the last piece, then those not yet given out
+        self._given = ""  # what decoding the last piece alone gives
+
+    def push(self, number: int) -> str:
+        """The text that this token makes certain."""
+        self._ids.append(number)
+        text = self._tokenizer.decode(self._ids[self._context :])
+        return "" if text.endswith(UNDECODED) else self._give(text)
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._give(self._tokenizer.decode(self._ids[self._context :]))
+
+    def _give(self, text: str) -> str:
+        piece = text[len(self._given) :]
+        if piece:
+            self._context, self._read = self._read, len(self._ids)
+            self._given = self._tokenizer.decode(self._ids[self._context :])
+        return piece
