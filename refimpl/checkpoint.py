@@ -19,7 +19,7 @@ import numpy as np
 
 from .config import Config, to_json
 from .errors import CheckpointError, LimitError
-from .families import families, read_config, read_gguf
+from .families import read_config, read_gguf
 from .gguf import GGUF
 from .gguf_tokenizer import chat_template, tokenizer
 from .ops.quant import Blocks
@@ -28,7 +28,7 @@ from .safetensors import SafeTensors, save
 from .sampling import Sampler
 from .storage import map_file, read_file
 from .strict_json import parse
-from .weights import Leaves, Source, check_finite, materialize
+from .weights import Leaves, check_finite, materialize
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 

@@ -23,12 +23,12 @@ from .errors import CheckpointError
 from .ops.quant import Blocks
 from .storage import KINDS, map_file, native, widen
 
-SCALARS = dict(enumerate("u1 i1 <u2 <i2 <u4 <i4 <f4 ? str array <u8 <i8 <f8".split()))
+SCALARS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?", "str", "array", "<u8", "<i8", "<f8")
 TENSORS = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K",
     12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
 }  # fmt: skip
-MAX_COUNT, MAX_STRING, MAX_ITEMS, MAX_NAME, MAX_ALIGNMENT = 100_000, 10_000_000, 4_000_000, 64, 2**20
+MAX_COUNT, MAX_STRING, MAX_ITEMS, MAX_NAME, MAX_ALIGNMENT = 100_000, 10_000_000, 4_000_000, 63, 2**20
 
 
 class _Cursor:
@@ -74,15 +74,15 @@ class _Cursor:
 
     def kind(self, key: str) -> str:
         number = self.number("<I", key)
-        if number not in SCALARS:
-            raise self.fail(f"{key!r:.80}: value types are 0 to {max(SCALARS)}, got {number}")
+        if number >= len(SCALARS):
+            raise self.fail(f"{key!r:.80}: value types are 0 to {len(SCALARS) - 1}, got {number}")
         return SCALARS[number]
 
     def scalars(self, kind: str, count: int, key: str) -> list[Any]:
         if kind == "str":
             if count * 8 > len(self.data) - self.at:
                 raise self.fail(
-                    f"{key!r:.80} claims {count} strings, the file is too short for that: truncated or damaged"
+                    f"{key!r:.80} claims {count} strings, the file is too short: truncated or damaged"
                 )
             return [self.text(key) for _ in range(count)]
         dtype = np.dtype("u1" if kind == "?" else kind)
@@ -111,8 +111,8 @@ class GGUF:
         self.metadata: dict[str, Any] = {}
         for _ in range(counts[1]):
             key = cursor.text("a key")
-            if key in self.metadata:
-                raise cursor.fail(f"key {key!r:.80} stands twice")
+            if not key or key in self.metadata:
+                raise cursor.fail(f"each key may stand once and needs a name, got {key!r:.80} again")
             self.metadata[key] = cursor.value(key)
         self._alignment = self._check_alignment()
         found: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
@@ -128,7 +128,7 @@ class GGUF:
         end = max((t[3] for t in found.values()), default=0)
         if end > len(data) - start and end:
             raise cursor.fail(
-                f"the tensors need {end} bytes from byte {start}, the file has {max(len(data) - start, 0)}: truncated"
+                f"the tensors need {end} bytes from byte {start} on, the file has {len(data)}: truncated"
             )
         if len(data) > start + self._pad(end):
             raise cursor.fail(f"{len(data) - start - self._pad(end)} bytes follow the last tensor: damaged")
@@ -164,7 +164,7 @@ class GGUF:
         offset = cursor.number("<Q", name)
         if offset != at:
             raise cursor.fail(
-                f"tensor {name!r} must begin at byte {at} of the data, begins at {offset}: a hole or an overlap"
+                f"tensor {name!r} must begin at byte {at} of the data, not {offset}: a hole or an overlap"
             )
         return TENSORS[number], shape, at, at + size // kind.size * kind.record.itemsize
 

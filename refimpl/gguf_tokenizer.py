@@ -45,8 +45,8 @@ _QWEN2 = _split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}|{_REST}")
 PRE: dict[str, tuple[list[dict[str, Any]], str | None, bool, bool]] = {
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo"), (_GPT2, None, False, False)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), (_DIGITS, None, False, False)),
-    "llama-bpe": (_LLAMA3, None, True, True),
-    "qwen2": (_QWEN2, "NFC", False, False),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), (_LLAMA3, None, True, True)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), (_QWEN2, "NFC", False, False)),
     "tekken": (_split(_TEKKEN), None, True, True),
 }
 
@@ -184,25 +184,26 @@ class _Reader:
         prefix = self._get("add_space_prefix", bool, True)
         model = {
             "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": BYTE in types, "ignore_merges": False,
-            "vocab": ids, "merges": self._merges(tokens, ids, types, scores),
+            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": BYTE in types,
+            "ignore_merges": False, "vocab": ids, "merges": self._merges(tokens, ids, types, scores),
         }  # fmt: skip
         space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
         back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
         strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
         start = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
+        decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
         return self._json(
             tokens, types, model,
             bos=True,
             normalizer={"type": "Sequence", "normalizers": [*start, space]},
             pre_tokenizer=None,
-            decoder={"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
+            decoder={"type": "Sequence", "decoders": decoders},
         )  # fmt: skip
 
     def _merges(
         self, tokens: list[str], ids: dict[str, int], types: list[int], scores: list[float]
     ) -> list[tuple[str, str]]:
-        """Every cut of a piece into two pieces, best score first; of one piece's cuts the longest left first."""
+        """Every cut of a piece into two, best score first; of one piece's cuts the longest left first."""
         found = []
         for token, kind, score in zip(tokens, types, scores, strict=True):
             if kind in (CONTROL, UNKNOWN, BYTE):

@@ -24,10 +24,10 @@ _REQUIRED = object()
 HARMLESS: dict[str, Any] = {
     **dict.fromkeys(
         (
-            "model_type", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map",
-            "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout", "id2label",
-            "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
-            "_attn_implementation", "_attn_implementation_autoset",
+            "model_type", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
+            "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+            "attention_dropout", "id2label", "label2id", "problem_type", "output_attentions",
+            "output_hidden_states", "return_dict", "_attn_implementation", "_attn_implementation_autoset",
         ),
         ANY,
     ),

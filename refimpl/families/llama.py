@@ -5,13 +5,25 @@ Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from ..config import LM, Attention, Config, Embedding, Full, Gated, Layer, LinearScaling, Llama3Scaling
-from ..config import RMSNorm, Rope, Stack, Window
+from ..config import (
+    LM,
+    Attention,
+    Config,
+    Embedding,
+    Full,
+    Gated,
+    Layer,
+    LinearScaling,
+    Llama3Scaling,
+    RMSNorm,
+    Rope,
+    Stack,
+    Window,
+)
 from ..errors import ConfigError
 from ..weights import Source
 from . import ACTIVATIONS, Gguf, Keys, rope
