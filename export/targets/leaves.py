@@ -1,0 +1,50 @@
+"""How weights stand in a graph: the leaf types that a target's emits tell apart.
+
+`runtime.layout` writes the tensors; a leaf's field names are the last part of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class NBits:
+    """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob], a table [N, C·blob].
+
+    scale [F, C], zero packed [F, …], minimum [C, F], a table's [N, C]. `length` is the size of the
+    blocked axis. With a minimum the zero point is 0 and isn't stored.
+    """
+
+    packed: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    minimum: torch.Tensor | None
+    bits: int
+    block: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Signed 8-bit codes [D, F] with one scale [F] a column; activations get one scale a row."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Blocked:
+    """Codes [D, F] for DequantizeLinear, or a table's [N, D]; products are in float.
+
+    Codes are signed where `zero` is None, unsigned otherwise and with a minimum (zero point 0).
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    minimum: torch.Tensor | None
+    bits: int
+    block: int

@@ -1,0 +1,269 @@
+"""Targets `ort-cpu` and `ort-cuda`: ONNX Runtime's fused operators in place of mirror functions.
+
+GroupQueryAttention writes the cache in place, MatMulNBits multiplies packed codes, and matmuls of
+one input are merged. Each emit takes the leaves of this target's layout (`runtime.layout`), so its
+parameters are the layout's names where these differ from the mirror's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.onnx import ops as onnx
+
+from ...refimpl.config import Config
+from ..ops import activation as activations
+from ..ops import norm as norms
+from ..ops.attention import cached_attention
+from . import Target
+from .leaves import NBits, Row
+
+Leaf = Tensor | NBits | Row
+
+MICROSOFT = 1  # version of the com.microsoft operator set
+# The smallest divisor of a row: a row of zeros gives codes of zero instead of 0 / 0.
+TINY = 1e-30
+
+
+def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
+    count = weight.scale.shape[0]
+    zero = () if weight.zero is None else (weight.zero,)
+    return onnx.symbolic(
+        "com.microsoft::MatMulNBits",
+        (x, packed, weight.scale, *zero),
+        {
+            "K": weight.length,
+            "N": count,
+            "bits": weight.bits,
+            "block_size": weight.block,
+            "accuracy_level": 4,  # 8-bit activations by block: any other level computes in float
+        },
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], count),
+        version=MICROSOFT,
+    )
+
+
+def block_sums(x: Tensor, block: int) -> Tensor:
+    """Sums of the last axis, block by block: what a minimum multiplies."""
+    short = -x.shape[-1] % block
+    padded = functional.pad(x, (0, short)) if short else x
+    return padded.unflatten(-1, (-1, block)).sum(-1)
+
+
+def _row(x: Tensor, weight: Row) -> Tensor:
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
+    unit, middle = torch.tensor(1 / 127), torch.tensor(128, dtype=torch.uint8)
+    codes = onnx.symbolic("::QuantizeLinear", (x / largest, unit, middle), dtype=torch.uint8, shape=x.shape)
+    y = onnx.symbolic(
+        "com.microsoft::MatMulIntegerToFloat",
+        (codes, weight.codes, unit, weight.scale, middle, None),
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], weight.codes.shape[1]),
+        version=MICROSOFT,
+    )
+    return y * largest
+
+
+def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
+    match weight:
+        case NBits():
+            y = _nbits(x, weight, weight.packed)
+            if weight.minimum is not None:
+                # The kernel centres the codes; a float zero point would leave its fast path.
+                shift = weight.minimum + weight.scale.T * 2 ** (weight.bits - 1)
+                y = y + block_sums(x, weight.block) @ shift
+        case Row():
+            y = _row(x, weight)
+        case _:
+            y = x @ weight
+    return y if bias is None else y + bias
+
+
+def embedding(tokens: Tensor, table: Leaf) -> Tensor:
+    if not isinstance(table, NBits):
+        assert isinstance(table, Tensor)
+        return functional.embedding(tokens, table)
+    zero = () if table.zero is None else (table.zero,)
+    x = onnx.symbolic(
+        "com.microsoft::GatherBlockQuantized",
+        (table.packed, tokens, table.scale, *zero),
+        {"bits": table.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 1},
+        dtype=table.scale.dtype,
+        shape=(*tokens.shape, table.scale.shape[1] * table.block),
+        version=MICROSOFT,
+    )
+    if table.length % table.block:
+        x = x[..., : table.length]  # the filler of a short last block
+    if table.minimum is None:
+        return x
+    shift = table.minimum + table.scale * 2 ** (table.bits - 1)
+    return x + functional.embedding(tokens, shift).repeat_interleave(table.block, dim=-1)[..., : table.length]
+
+
+def unembedding(x: Tensor, table: Leaf) -> Tensor:
+    if isinstance(table, NBits):
+        # MatMulNBits wants three axes and the embedding two. Reshaped on this side, the folded copy
+        # is freed after packing, and the table itself stays a mapped file.
+        y = _nbits(x, table, table.packed.reshape(table.packed.shape[0], table.scale.shape[1], -1))
+        if table.minimum is None:
+            return y
+        shift = table.minimum + table.scale * 2 ** (table.bits - 1)
+        return y + block_sums(x, table.block) @ shift.T
+    assert isinstance(table, Tensor)
+    # A Transpose would be folded into a second copy of the table in memory.
+    return onnx.symbolic(
+        "com.microsoft::FusedMatMul",
+        (x, table),
+        {"transB": 1},
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], table.shape[0]),
+        version=MICROSOFT,
+    )
+
+
+def gated_mlp(
+    x: Tensor,
+    *,
+    down: Leaf,
+    gate_up: Leaf | None = None,
+    gate: Leaf | None = None,
+    up: Leaf | None = None,
+    bgate_up: Tensor | None = None,
+    bgate: Tensor | None = None,
+    bup: Tensor | None = None,
+    bdown: Tensor | None = None,
+    kind: Any,
+) -> Tensor:
+    if gate_up is not None:
+        left, right = linear(x, gate_up, bgate_up).chunk(2, dim=-1)
+    else:
+        assert gate is not None
+        assert up is not None
+        left, right = linear(x, gate, bgate), linear(x, up, bup)
+    return linear(activations.activation(left, kind=kind) * right, down, bdown)
+
+
+def attention(
+    x: Tensor,
+    past_k: Tensor,
+    past_v: Tensor,
+    past: Tensor,
+    *,
+    wo: Leaf,
+    wqkv: Leaf | None = None,
+    wq: Leaf | None = None,
+    wk: Leaf | None = None,
+    wv: Leaf | None = None,
+    bqkv: Tensor | None = None,
+    bq: Tensor | None = None,
+    bk: Tensor | None = None,
+    bv: Tensor | None = None,
+    bo: Tensor | None = None,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    norm_eps: float = 1e-6,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, time, _ = x.shape
+    groups, size = past_k.shape[1], past_k.shape[3]
+    out = wo.length if isinstance(wo, NBits) else (wo.codes if isinstance(wo, Row) else wo).shape[0]
+    heads = out // size
+    widths = [heads * size, groups * size, groups * size]
+    q: Tensor
+    k: Tensor | None
+    v: Tensor | None
+    if wqkv is not None:
+        q, k, v = linear(x, wqkv, bqkv), None, None
+        if q_norm is not None or not fused:
+            q, k, v = q.split(widths, dim=-1)
+    else:
+        assert wq is not None
+        assert wk is not None
+        assert wv is not None
+        q, k, v = linear(x, wq, bq), linear(x, wk, bk), linear(x, wv, bv)
+    if q_norm is not None:
+        assert k is not None
+        assert k_norm is not None
+        # The operator's own norm inputs exist on CUDA only.
+        q = norms.rms_norm(q.reshape(batch, time, heads, size), q_norm, eps=norm_eps)
+        k = norms.rms_norm(k.reshape(batch, time, groups, size), k_norm, eps=norm_eps)
+        q, k = q.reshape(batch, time, widths[0]), k.reshape(batch, time, widths[1])
+    if not fused:
+        assert k is not None
+        assert v is not None
+        y, k_cache, v_cache = cached_attention(
+            q.reshape(batch, time, heads, size),
+            k.reshape(batch, time, groups, size),
+            v.reshape(batch, time, groups, size),
+            past_k, past_v, past, cos, sin,
+            window=window, scale=scale, softcap=softcap, interleaved=interleaved,
+        )  # fmt: skip
+        return linear(y.reshape(batch, time, widths[0]), wo, bo), k_cache, v_cache
+    # Positions count to the padded end of a row: under a causal mask padding is never seen.
+    seqlens = (past + (time - 1)).to(torch.int32)
+    total = (past.max() + time).to(torch.int32)
+    attributes: dict[str, Any] = {
+        "num_heads": heads,
+        "kv_num_heads": groups,
+        "scale": size**-0.5 if scale is None else scale,
+    }
+    if cos is not None:
+        attributes |= {"do_rotary": 1, "rotary_interleaved": int(interleaved)}
+    if window is not None:
+        attributes["local_window_size"] = window
+    if softcap is not None:
+        attributes["softcap"] = softcap
+    y, k_cache, v_cache = onnx.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention",
+        (q, k, v, past_k, past_v, seqlens, total, cos, sin),
+        attributes,
+        dtypes=(x.dtype, past_k.dtype, past_v.dtype),
+        shapes=((batch, time, widths[0]), past_k.shape, past_v.shape),
+        version=MICROSOFT,
+    )
+    return linear(y, wo, bo), k_cache, v_cache
+
+
+def refusals(config: Config) -> list[str]:
+    """Why GroupQueryAttention can't take this Config; empty when it can."""
+    reasons = []
+    for i, layer in enumerate(config.decoder.layers):
+        a = layer.attention
+        rotary = a.position is not None
+        step = 16 if rotary else 8
+        if a.head_size % step:
+            kind = " with rotary positions" if rotary else ""
+            reasons.append(f"head size{kind} must be a multiple of {step}, got {a.head_size}")
+        elif a.position is not None and a.position.dims % 16:
+            reasons.append(f"rotary dims must be a multiple of 16, got {a.position.dims}")
+        else:
+            continue
+        return [f"GroupQueryAttention in layer {i}: {reasons[0]}"]
+    return []
+
+
+def _emits(config: Config) -> tuple[Mapping[str, Callable[..., Any]], list[str]]:
+    reasons = refusals(config)
+    return {
+        "linear": linear,
+        "embedding": embedding,
+        "unembedding": unembedding,
+        "gated_mlp": gated_mlp,
+        "attention": partial(attention, fused=not reasons),
+    }, reasons
+
+
+CPU = Target("ort-cpu", "cpu", opset=23, shared=True, emits=_emits)
+CUDA = Target("ort-cuda", "cuda", opset=23, shared=True, emits=_emits)

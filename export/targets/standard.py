@@ -1,0 +1,120 @@
+"""Target `standard`: operators of ai.onnx only, for any runtime.
+
+The mirror's own bodies are primitives already; what is replaced here is what quantized weights and
+float16 need. In float16, norms and softmax are computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.onnx import ops as onnx
+
+from ...refimpl.config import Config
+from ..ops import attention as attentions
+from ..ops import norm as norms
+from ..seam import body
+from . import Target
+from .leaves import Blocked, Row
+from .ort import TINY, block_sums
+
+Leaf = Tensor | Blocked | Row
+
+
+def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:
+    return onnx.symbolic(
+        "::DequantizeLinear",
+        (codes, scale) if zero is None else (codes, scale, zero),
+        {"axis": axis, "block_size": weight.block},
+        dtype=scale.dtype,
+        shape=codes.shape,
+    )
+
+
+def _row(x: Tensor, weight: Row) -> Tensor:
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
+    unit, middle = torch.tensor(1 / 127), torch.tensor(128, dtype=torch.uint8)
+    codes = onnx.symbolic("::QuantizeLinear", (x / largest, unit, middle), dtype=torch.uint8, shape=x.shape)
+    dots = onnx.symbolic(
+        "::MatMulInteger",
+        (codes, weight.codes, middle),
+        dtype=torch.int32,
+        shape=(*x.shape[:-1], weight.codes.shape[1]),
+    )
+    return dots.to(x.dtype) * (unit * weight.scale) * largest
+
+
+def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
+    match weight:
+        case Blocked():
+            y = x @ _dequantize(weight, weight.codes, weight.scale, weight.zero, 0)
+            if weight.minimum is not None:
+                y = y + block_sums(x, weight.block) @ weight.minimum
+        case Row():
+            y = _row(x, weight)
+        case _:
+            y = x @ weight
+    return y if bias is None else y + bias
+
+
+def embedding(tokens: Tensor, table: Leaf) -> Tensor:
+    if not isinstance(table, Blocked):
+        assert isinstance(table, Tensor)
+        return functional.embedding(tokens, table)
+    if table.bits == 4:
+        # Gather takes no 4-bit type: the whole table is dequantized first.
+        x = _dequantize(table, table.codes, table.scale, table.zero, 1)
+        x = functional.embedding(tokens, x)
+    else:
+        zero = None if table.zero is None else functional.embedding(tokens, table.zero)
+        codes, scale = functional.embedding(tokens, table.codes), functional.embedding(tokens, table.scale)
+        x = _dequantize(table, codes, scale, zero, 2)
+    if table.minimum is None:
+        return x
+    return (
+        x
+        + functional.embedding(tokens, table.minimum).repeat_interleave(table.block, dim=-1)[
+            ..., : x.shape[-1]
+        ]
+    )
+
+
+def unembedding(x: Tensor, table: Leaf) -> Tensor:
+    if not isinstance(table, Blocked):
+        assert isinstance(table, Tensor)
+        return x @ table.T
+    y = x @ _dequantize(table, table.codes, table.scale, table.zero, 1).T
+    if table.minimum is None:
+        return y
+    return y + block_sums(x, table.block) @ table.minimum.T
+
+
+def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The body with all floats widened, its result rounded back to the first argument's type."""
+
+    def wide(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def widened(x: Tensor, *arguments: Any, **settings: Any) -> Tensor:
+        given = {name: wide(value) for name, value in settings.items()}
+        return body(function)(wide(x), *map(wide, arguments), **given).to(x.dtype)
+
+    return widened
+
+
+def _emits(_: Config) -> tuple[Mapping[str, Callable[..., Any]], list[str]]:
+    return {
+        "linear": linear,
+        "embedding": embedding,
+        "unembedding": unembedding,
+        "rms_norm": _in_float32(norms.rms_norm),
+        "layer_norm": _in_float32(norms.layer_norm),
+        "softmax": _in_float32(attentions.softmax),
+    }, []
+
+
+STANDARD = Target("standard", "cpu", opset=21, shared=False, emits=_emits)
