@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as native
+from onnxruntime.capi import onnxruntime_pybind11_state as native  # pyright: ignore
 
 from ..refimpl.errors import BundleError, DeviceError, TfmError
 from . import machine
@@ -100,6 +100,8 @@ def options(threads: int | None = None) -> ort.SessionOptions:
     entry = made.add_session_config_entry
     # Threads that spin between operators keep a step fast; between steps they would burn a core.
     entry("session.intra_op.spin_duration_us", "200")
+    # A standard graph says float products of dequantized weights; fused, they'd quantize their input.
+    entry("session.qdq_matmulnbits_accuracy_level", "1")
     if machine.saturates():
         entry("session.x64quantprecision", "1")
     return made

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["attend", "attention", "attention_weights", "cached_attention", "softmax"]
 
 
+@seam
 def softmax(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"] | None = None,

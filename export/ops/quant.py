@@ -21,6 +21,7 @@ __all__ = [
     "linear_blocks",
     "quantize",
     "quantize_activations",
+    "quantize_rows",
     "rows",
     "transpose",
 ]
@@ -141,11 +142,17 @@ def quantize_activations(
     return codes.flatten(-2)[:, : x.shape[1]], largest.squeeze(-1) / 127
 
 
+def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
+    """One scale a row, from its largest magnitude."""
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    return torch.round(x / largest / (1 / 127)).to(torch.int32), largest / 127
+
+
 def dynamic_quantize(
     x: Float[Array, "M D"],
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
     """DynamicQuantizeLinear by its formula."""
-    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / 255
     divisor = torch.where(scale == 0, 1, scale)
     zero = torch.round(-low / divisor).clamp(0, 255)
@@ -158,7 +165,8 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     if weight.activations == "none":
         return x @ dequantize(weight)
     flat = x.flatten(0, 1)
-    codes, scale_x = quantize_activations(flat, block=weight.block)
+    by_row = weight.activations == "row"
+    codes, scale_x = quantize_rows(flat) if by_row else quantize_activations(flat, block=weight.block)
     left = _split(codes.double(), weight.block).movedim(1, 0)
     right = _split(_centred(weight).mT.double(), weight.block).permute(1, 2, 0)
     scale = scale_x.mT.unsqueeze(2) * weight.scale.unsqueeze(1)

@@ -15,7 +15,7 @@ class NBits:
     """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob], a table [N, C·blob].
 
     scale [F, C], zero packed [F, …], minimum [C, F], a table's [N, C]. `length` is the size of the
-    blocked axis. With a minimum the zero point is 0 and isn't stored.
+    blocked axis.
     """
 
     packed: torch.Tensor
@@ -39,7 +39,7 @@ class Row:
 class Blocked:
     """Codes [D, F] for DequantizeLinear, or a table's [N, D]; products are in float.
 
-    Codes are signed where `zero` is None, unsigned otherwise and with a minimum (zero point 0).
+    Codes are signed where `zero` is None, unsigned otherwise.
     """
 
     codes: torch.Tensor

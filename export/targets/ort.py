@@ -75,9 +75,8 @@ def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
         case NBits():
             y = _nbits(x, weight, weight.packed)
             if weight.minimum is not None:
-                # The kernel centres the codes; a float zero point would leave its fast path.
-                shift = weight.minimum + weight.scale.T * 2 ** (weight.bits - 1)
-                y = y + block_sums(x, weight.block) @ shift
+                # As a float zero point it would leave the kernel's fast path.
+                y = y + block_sums(x, weight.block) @ weight.minimum
         case Row():
             y = _row(x, weight)
         case _:
@@ -102,8 +101,12 @@ def embedding(tokens: Tensor, table: Leaf) -> Tensor:
         x = x[..., : table.length]  # the filler of a short last block
     if table.minimum is None:
         return x
-    shift = table.minimum + table.scale * 2 ** (table.bits - 1)
-    return x + functional.embedding(tokens, shift).repeat_interleave(table.block, dim=-1)[..., : table.length]
+    return (
+        x
+        + functional.embedding(tokens, table.minimum).repeat_interleave(table.block, dim=-1)[
+            ..., : table.length
+        ]
+    )
 
 
 def unembedding(x: Tensor, table: Leaf) -> Tensor:
@@ -113,8 +116,7 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
         y = _nbits(x, table, table.packed.reshape(table.packed.shape[0], table.scale.shape[1], -1))
         if table.minimum is None:
             return y
-        shift = table.minimum + table.scale * 2 ** (table.bits - 1)
-        return y + block_sums(x, table.block) @ shift.T
+        return y + block_sums(x, table.block) @ table.minimum.T
     assert isinstance(table, Tensor)
     # A Transpose would be folded into a second copy of the table in memory.
     return onnx.symbolic(

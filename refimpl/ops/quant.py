@@ -20,6 +20,7 @@ __all__ = [
     "linear_blocks",
     "quantize",
     "quantize_activations",
+    "quantize_rows",
     "rows",
     "transpose",
 ]
@@ -161,6 +162,17 @@ def quantize_activations(
     return codes.reshape(x.shape[0], -1)[:, :length], largest[..., 0] / 127
 
 
+def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
+    """Signed 8-bit codes and one scale a row: code = rint((x / r) / (1/127)), r = max|x|.
+
+    Conventions: both divisions are rounded, as a graph of Div and QuantizeLinear does; r is at
+    least 1e-30, so that a row of zeros gives codes 0; the stored scale is r / 127.
+    """
+    largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
+    codes = np.rint(x / largest / x.dtype.type(1 / 127))
+    return codes.astype(np.int32), largest / 127
+
+
 def dynamic_quantize(
     x: Float[Array, "M D"],
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
@@ -184,13 +196,14 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
 
     none:  x @ dequantize(W)
     block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
-    row:   the same with one block that is the whole row on both sides
+    row:   the same with codes and scale of the whole row (one block is the whole column)
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """
     if weight.activations == "none":
         return (x.reshape(-1, x.shape[-1]) @ dequantize(weight)).reshape(*x.shape[:-1], -1)
     flat = x.reshape(-1, x.shape[-1])
-    codes, scale_x = quantize_activations(flat, block=weight.block)
+    by_row = weight.activations == "row"
+    codes, scale_x = quantize_rows(flat) if by_row else quantize_activations(flat, block=weight.block)
     y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
     for c in range(weight.scale.shape[0]):
         part = slice(c * weight.block, (c + 1) * weight.block)
