@@ -1,0 +1,172 @@
+"""Families against transformers: random weights, float64, through files and the production loader."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import ROWS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tfm.refimpl.checkpoint import materialize, open_checkpoint
+from tfm.refimpl.config import LinearScaling, Rope, Window
+from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.families import HARMLESS, families, read_config
+from tfm.refimpl.params import map_leaves
+from torch.overrides import TorchFunctionMode
+
+SIZES = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 8}
+HF = sorted(set(families()) - {"tfm"})
+
+
+class Float64(TorchFunctionMode):
+    """transformers casts to float32 in norms, rotary tables and softmax, even after `.double()`; here
+    each such cast is one to float64."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.float:
+            return args[0].double()
+        swap = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
+        return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
+
+
+def make(name: str, keys: dict) -> torch.nn.Module:
+    """transformers' model in float32, all of its weights random: norms and biases too."""
+    config = ROWS[name].config(**keys, attn_implementation="eager")
+    model = ROWS[name].model(config).eval()
+    noise = torch.Generator().manual_seed(len(json.dumps(keys)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            drawn = torch.randn(weight.shape, generator=noise)
+            weight.copy_(drawn * 0.3 + 1 if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
+    return model
+
+
+def logits(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    """What transformers computes, wholly in float64."""
+    with Float64(), torch.no_grad():
+        exact = type(model)(model.config).double().eval()
+        exact.load_state_dict(model.state_dict())
+        return exact(torch.from_numpy(tokens), use_cache=False).logits.numpy()
+
+
+def test_every_family_has_a_row():
+    assert set(HF) == set(ROWS), "tests/families.py needs a row for each family"
+
+
+@pytest.mark.parametrize("name", HF)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_logits_equal_transformers(name, data):
+    keys = data.draw(ROWS[name].keys, label="keys")
+    tokens = np.array(data.draw(st.lists(st.integers(0, 60), min_size=12, max_size=12), label="tokens"))[None]
+    model = make(name, keys)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        checkpoint = open_checkpoint(folder)
+        params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    engine = NumpyEngine(checkpoint.config, params)
+    got, _ = engine.step(tokens, engine.start(), at=np.arange(12)[None])
+    want = logits(model, tokens)
+    error = np.abs(got - want).max() / np.abs(want).max()
+    assert error <= 1e-9, f"{name}: relative error {error:.3g}"
+
+
+@pytest.mark.parametrize("name", HF)
+def test_defaults_are_those_of_transformers(name):
+    defaults = ROWS[name].config(**SIZES).to_dict()
+    stated, _ = read_config(defaults)
+    bare, _ = read_config({"model_type": name, **SIZES})
+    assert bare == stated
+
+
+@pytest.mark.parametrize("name", HF)
+@pytest.mark.parametrize("key", sorted(HARMLESS))
+def test_harmless_keys_have_harmless_values_only(name, key):
+    allowed = HARMLESS[key]
+    keys = {"model_type": name, **SIZES}
+    if key != "model_type" and isinstance(allowed, tuple):
+        for value in allowed:
+            read_config({**keys, key: value})
+        with pytest.raises(ConfigError, match=key):
+            read_config({**keys, key: "something else"})
+    else:
+        read_config({key: "anything", **keys})
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"unheard_of": 1}, "'unheard_of' isn't known"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type must be .* got 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type must be .* got 'dynamic'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be greater than 0"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "rope_scaling: key 'beta'"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "llama3", **LLAMA3}}, "the same as rope_type"),
+        ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta must be the same"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "where both stand"),
+        ({"hidden_act": "mish"}, "hidden_act must be one of"),
+        ({"hidden_size": 65}, "hidden_size must be a multiple"),
+        ({"hidden_size": "64"}, "hidden_size must be of type int"),
+        ({"hidden_size": True}, "hidden_size must be of type int"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1"),
+        ({"hidden_size": 2**40, "head_dim": 8}, "width must be 1 to"),
+        ({"num_hidden_layers": 2**62}, "number of layers"),
+        ({"num_key_value_heads": 3}, "heads must be a multiple of groups"),
+        ({"head_dim": 7}, "rotary dims must be even"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures must be"),
+        ({"model_type": "unknown"}, "model_type must be one of llama, mistral, tfm"),
+    ],
+)
+def test_refused(keys, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config({"model_type": "llama", **SIZES, **keys})
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_are_required():
+    for key in SIZES:
+        with pytest.raises(ConfigError, match=f"{key} is missing"):
+            read_config({"model_type": "llama", **{k: v for k, v in SIZES.items() if k != key}})
+
+
+def test_both_spellings_of_rope():
+    old, _ = read_config(
+        {"model_type": "llama", **SIZES, "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}}
+    )
+    inner = {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}
+    new, _ = read_config({"model_type": "llama", **SIZES, "rope_parameters": inner})
+    assert old == new
+    assert old.ropes == (Rope(5e5, 8, scaling=LinearScaling(2.0)),)
+
+
+def test_window_absent_null_and_given():
+    windows = {
+        label: read_config({"model_type": "mistral", **SIZES, **keys})[0].decoder.layers[0].attention.pattern
+        for label, keys in {"absent": {}, "null": {"sliding_window": None}, "given": {"sliding_window": 7}}.items()
+    }
+    assert windows["absent"] == Window(4096)
+    assert windows["given"] == Window(7)
+    assert not isinstance(windows["null"], Window)
+
+
+def test_leaves_on_disk_are_float32_views(tmp_path: Path):
+    make("llama", SIZES).save_pretrained(tmp_path)
+    leaves = open_checkpoint(tmp_path).leaves
+    wq = leaves.load("decoder.layers.0.attn.wq")
+    assert wq.shape == (64, 64)
+    assert wq.flags.f_contiguous, "a transposed view, not a copy"
+    assert not wq.flags.writeable, "a view of the file"
+    assert isinstance(materialize(open_checkpoint(tmp_path).params)["decoder"]["layers"], list)
