@@ -185,7 +185,7 @@ class Leaves:
 class Lazy(Mapping[str, Any]):
     """A nested mapping whose leaves are made anew each time they are asked for."""
 
-    def __init__(self, tree: Mapping[str, Any], load: Callable[[str], np.ndarray]) -> None:
+    def __init__(self, tree: Mapping[str, Any], load: Callable[[str], np.ndarray | Blocks]) -> None:
         self._tree, self._load = tree, load
 
     def __getitem__(self, key: str) -> Any:

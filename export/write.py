@@ -1,0 +1,241 @@
+"""Checkpoint -> bundle directory, all of it or nothing.
+
+The weights are streamed leaf by leaf into model.onnx.data, then the graph is traced over their
+shapes, so that memory stays at a few leaves whatever the model. Everything is written into a
+directory beside the place, verified there by a process of its own, and renamed (`runtime.swap`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..refimpl import params
+from ..refimpl.errors import BundleError, ExportError, TfmError, VerifyError
+from ..refimpl.weights import Lazy
+from ..runtime import layout, manifest
+from ..runtime.golden import golden
+from ..runtime.layout import Group, Scheme
+from ..runtime.manifest import (
+    DATA,
+    GOLDEN,
+    GRAPH,
+    MANIFEST,
+    TEMPLATE,
+    TOKENIZER,
+    File,
+    Manifest,
+    Source,
+    Tensor,
+)
+from ..runtime.swap import replacing, sync
+from . import quantize, targets
+
+if TYPE_CHECKING:
+    from ..refimpl.checkpoint import Checkpoint
+
+PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
+SLACK = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    target: str = "ort-cpu",
+    quant: str = "int8",
+    table_bits: int = 8,
+    strict: bool = False,
+    opset: int | None = None,
+    verify: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
+
+    Raises ExportError when the target can't have that quantization, when `out` is something else
+    than a bundle, is being written by another process, or there is no room; NumericError for a
+    number that isn't finite; VerifyError when the result isn't what the specification says.
+    """
+    schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
+    groups = layout.stored(checkpoint.config, schemes, target)
+    dtype = quantize.dtype(quant, target)
+    tensors = manifest.arrange(groups, dtype)
+    need = (
+        manifest.size(tensors) + SLACK + len((checkpoint.tokenizer or "") + (checkpoint.chat_template or ""))
+    )
+    _replaceable(out)
+    with _stopping(), _writing(out, need), replacing(out) as new:
+        if (free := shutil.disk_usage(new).free) < need:
+            raise ExportError(
+                f"{out}: needs {need} bytes, {free} are free: make room, or choose another place"
+            )
+        progress(f"writing {manifest.size(tensors) // 2**20} MB of weights")
+        _weights(checkpoint, new / DATA, groups, tensors, schemes, dtype)
+        progress("tracing the graph")
+        refused = _graph(checkpoint, new, groups, tensors, target, dtype, opset)
+        progress("computing golden outputs with the specification")
+        own = Lazy(
+            params.unflatten({name: name for name in schemes}),
+            lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype),
+        )
+        write_arrays(new / GOLDEN, golden(checkpoint.config, checkpoint.params, own, dtype))
+        for name, text in ((TOKENIZER, checkpoint.tokenizer), (TEMPLATE, checkpoint.chat_template)):
+            if text is not None:
+                (new / name).write_bytes(text.encode("utf-8"))
+        files = {file.name: _describe(file) for file in sorted(new.iterdir())}
+        made = Manifest(
+            tfm=version("tfm-cli"),
+            versions={name: version(name) for name in PACKAGES},
+            config=checkpoint.config,
+            target=target,  # pyright: ignore[reportArgumentType]
+            quant=quant,
+            dtype=dtype,
+            cache="shared" if targets.find(target).shared else "copied",
+            schemes={name: scheme for name, scheme in schemes.items() if scheme is not None},
+            tensors=tensors,
+            refused=tuple(refused),
+            generation=checkpoint.generation,
+            source=Source(**checkpoint.source),
+            files=files,
+        )
+        (new / MANIFEST).write_text(manifest.dump(made), encoding="utf-8")
+        if verify:
+            progress("verifying against the specification")
+            _verify(new, progress)
+        for file in new.iterdir():
+            sync(file)
+
+
+def _replaceable(out: Path) -> None:
+    """Raise ExportError unless nothing is lost when `out` is replaced."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ExportError(f"{out}: must be a directory to be, is a file; choose another place")
+    names = {p.name for p in out.iterdir()}
+    if names and (MANIFEST not in names or names - set(manifest.NAMES)):
+        odd = sorted(names - set(manifest.NAMES) or names)[0]
+        raise ExportError(f"{out}: only a bundle is replaced, and here is {odd!r:.80}; choose another place")
+
+
+def _weights(
+    checkpoint: Checkpoint,
+    path: Path,
+    groups: Mapping[str, Group],
+    tensors: Mapping[str, Tensor],
+    schemes: Mapping[str, Scheme | None],
+    dtype: str,
+) -> None:
+    with open(path, "wb") as file:
+        for group in groups.values():
+            leaves = {name: quantize.leaf(checkpoint, name, schemes[name], dtype) for name in group.leaves}
+            made = layout.store(group, leaves)
+            for name in layout.specs(group, dtype):
+                file.write(bytes(tensors[name].offset - file.tell()))
+                file.write(made[name].reshape(-1).view(np.uint8).data)
+
+
+def _graph(
+    checkpoint: Checkpoint,
+    new: Path,
+    groups: Mapping[str, Group],
+    tensors: Mapping[str, Tensor],
+    target: str,
+    dtype: str,
+    opset: int | None,
+) -> list[str]:
+    import onnx_ir
+
+    from .graph import build
+
+    model, refused = build(
+        checkpoint.config, tensors, groups, targets.find(target), data=new / DATA, dtype=dtype, opset=opset
+    )
+    onnx_ir.save(model, new / GRAPH)
+    return refused
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file whose bytes depend on the arrays alone: `np.savez` would add the time."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for name in sorted(arrays):
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            with file.open(info, "w") as entry:
+                np.lib.format.write_array(entry, np.asarray(arrays[name]), allow_pickle=False)
+
+
+def _describe(path: Path) -> File:
+    with open(path, "rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _verify(path: Path, progress: Callable[[str], None]) -> None:
+    """Verify a bundle in a process of its own: ours has torch in its memory."""
+    code = f"import sys; from {__name__} import _verify_here; _verify_here(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
+        kind = BundleError if done.returncode == BundleError.exit_code else VerifyError
+        raise kind(f"the exported model was refused, nothing is left of it: {lines[-1]}")
+
+
+def _verify_here(path: str) -> None:
+    from ..runtime.verify import verify
+
+    try:
+        report = verify(Path(path))
+    except TfmError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    if bad := [row for row in report.rows if not row.ok]:
+        print(f"{bad[0].name}: {bad[0].figure}, budget {bad[0].budget}", file=sys.stderr)  # noqa: T201
+        sys.exit(VerifyError.exit_code)
+
+
+@contextmanager
+def _writing(out: Path, need: int) -> Iterator[None]:
+    """A full disk, a quota or a limit on files as an ExportError with both numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(out.resolve().parent).free
+            why = (
+                f"needs {need} bytes, {free} are free ({error.strerror}): make room, or choose another place"
+            )
+        else:
+            why = f"can't be written: {error.strerror or error}"
+        raise ExportError(f"{out}: {why}") from None
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C does, so that what was begun is cleaned up."""
+
+    def stop(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
