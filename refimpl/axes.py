@@ -1,7 +1,7 @@
 """The axis alphabet: one letter a size, the same in every signature, einsum and graph of tfm.
 
 Signatures read `Float[Array, "B T D"]`. A product stands for a flattened pair (`"D H*K"`); a
-derived letter is computed from the letters in `DERIVED` when these stand in the same signature.
+derived letter is computed by `DERIVED` when one of the letters there stands in the same signature.
 Ids, lengths and positions state their bound: `Index[Array, "B T", "< N"]`.
 """
 
@@ -22,6 +22,7 @@ LETTERS = {
     "R": "query heads that share one key/value head",
     "K": "size of a query or key head",
     "J": "rotated pairs of a head",
+    "U": "elements of a head that aren't rotated",
     "V": "size of a value head",
     "N": "vocabulary",
     "P": "wanted positions",
@@ -29,7 +30,7 @@ LETTERS = {
     "M": "any number of positions",
 }
 
-DERIVED = {"H": "G*R", "L": "O+T"}
+DERIVED = {"H": "G*R", "L": "O+T", "K": "2*J+U"}
 
 if TYPE_CHECKING:
     Index = Annotated

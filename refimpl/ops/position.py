@@ -54,7 +54,7 @@ def rope_tables(
     Conventions: the product and its cosine are taken in the frequencies' type, float64 by
     `rope_frequencies`; the caller rounds once. Float32 angles lose 2⁻⁹ rad at 131k positions.
     """
-    angles = positions[:, None] * frequencies[None, :]
+    angles = positions[:, None].astype(frequencies.dtype) * frequencies[None, :]
     return np.cos(angles), np.sin(angles)
 
 

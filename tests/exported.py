@@ -1,0 +1,87 @@
+"""A function as an ONNX graph on ONNX Runtime's CPU provider, with the declared letters as its axes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch.onnx._internal.exporter import _registration
+
+# Axes whose length is known only when a graph runs; all others come from weights and are numbers.
+FREE = frozenset("BTSLOPM")
+# Traced sizes: at least 2 and all different, or the exporter would take two axes for one.
+TRACED = {"B": 3, "T": 5, "S": 7, "O": 6, "P": 4, "M": 13}
+FIXED = {"G": 2, "R": 3, "H": 4, "K": 8, "J": 2, "U": 1, "V": 9, "D": 10, "F": 14, "N": 17}
+
+# The exporter parses its 500 functions anew for each graph; in a test process once is enough.
+_read = functools.cache(_registration.ONNXRegistry.from_torchlib)
+_registration.ONNXRegistry.from_torchlib = staticmethod(_read)
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+
+class Module(torch.nn.Module):
+    """A function of tensors for the exporter."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.function(*tensors)
+
+
+class Graph:
+    """Runs the exported function: arrays in the order of its inputs, a list of arrays out."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [i.name for i in self.session.get_inputs()]
+
+    def __call__(self, *arrays: np.ndarray) -> list[Any]:
+        return self.session.run(None, dict(zip(self.inputs, arrays, strict=True)))
+
+
+def export(
+    function: Callable[..., Any],
+    inputs: dict[str, tuple[np.ndarray, tuple[str, ...]]],
+    opset: int,
+) -> Graph:
+    """The function of these inputs, (example, axes) by name, as a graph.
+
+    The axes that come out are asserted to be the declared ones: torch.onnx.export takes an axis
+    for a constant, or two for one, without a word.
+    """
+    tensors = tuple(torch.from_numpy(a) for a, _ in inputs.values())
+    dims = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
+    shapes = tuple({i: dims[a] for i, a in enumerate(axes) if a in FREE} for _, axes in inputs.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(Module(function).eval(), tensors, dynamic_shapes=(shapes,))
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(inputs),
+            dynamic_shapes=(shapes,),
+            verbose=False,
+        )
+    assert made is not None
+    got = {i.name: [str(d) for d in i.shape] for i in made.model.graph.inputs}
+    wanted = {
+        name: [axis if axis in FREE else str(size) for axis, size in zip(axes, a.shape, strict=True)]
+        for name, (a, axes) in inputs.items()
+    }
+    assert got == wanted, f"axes of the graph are {got}, declared {wanted}"
+    return Graph(made.model_proto)
