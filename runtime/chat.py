@@ -57,8 +57,8 @@ class ChatTemplate:
 
         environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, fuel=LIMITS["fuel"])
         environment.add_filter("tojson", _tojson)
-        environment.add_function("raise_exception", refuse)
-        environment.add_function("strftime_now", lambda form: datetime.datetime.now().strftime(form))
+        environment.add_global("raise_exception", refuse)
+        environment.add_global("strftime_now", lambda form: datetime.datetime.now().strftime(form))
         try:
             text = environment.render_str(
                 self._source,

@@ -1,4 +1,4 @@
-"""What this machine gives a process: processors, threads worth starting, instructions that matter for int8."""
+"""What this machine gives a process: processors, threads worth starting, instructions for int8."""
 
 from __future__ import annotations
 

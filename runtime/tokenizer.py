@@ -174,7 +174,7 @@ class Respelled:
             self._made.no_truncation()
             renamed = {s: control[content] for content, s in self._spelling.items()}
             # Spellings aren't in the vocabulary, so the library numbers all added tokens anew.
-            self._ids = {
+            self._ids: dict[int | None, int | None] = {
                 self._made.token_to_id(token["content"]): renamed.get(token["content"], token["id"])
                 for token in plan["added_tokens"]
             }
@@ -197,7 +197,7 @@ class Respelled:
                     if number in forbidden and number not in self._ids
                 ]
             if not merged:
-                ids = (self._ids.get(number, number) for number in made.ids)
+                ids = (self._ids.get(number, int(number)) for number in made.ids)
                 return [number for number in ids if number >= 0]
             for begin, end in reversed(merged):
                 if end - begin < 2:
