@@ -45,10 +45,10 @@ def out_json(value: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows under a head, in columns as wide as their widest cell; numbers to the right."""
+    """Rows under a head, in columns as wide as their widest cell; what begins with a digit to the right."""
     cells = [[escape(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
+    right = [bool(cells) and all(row[i][:1].isdigit() for row in cells) for i in range(len(head))]
     for line in [list(head), *cells]:
         parts = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
         out("  ".join(parts).rstrip())

