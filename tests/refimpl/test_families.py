@@ -98,7 +98,12 @@ def test_harmless_keys_have_harmless_values_only(name, key):
         read_config({key: "anything", **keys})
 
 
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,11 @@ def test_both_spellings_of_rope():
 def test_window_absent_null_and_given():
     windows = {
         label: read_config({"model_type": "mistral", **SIZES, **keys})[0].decoder.layers[0].attention.pattern
-        for label, keys in {"absent": {}, "null": {"sliding_window": None}, "given": {"sliding_window": 7}}.items()
+        for label, keys in {
+            "absent": {},
+            "null": {"sliding_window": None},
+            "given": {"sliding_window": 7},
+        }.items()
     }
     assert windows["absent"] == Window(4096)
     assert windows["given"] == Window(7)

@@ -1,0 +1,250 @@
+"""GGUF's tokenizers as tokenizer.json: the same ids as the tokenizer that the file was made from."""
+
+import itertools
+import json
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.gguf_tokenizer import PRE, chat_template, tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+TEXT = [
+    "It's 2026: the quick brown foxes' naïve façade, they'LL say, WE'VE 12345 of them!",
+    "  leading  and   trailing \n\n\n lines\r\n\ttabs ... // /* code */ x_1 = 3.14159;",
+    "日本語とEnglish混在。Ελληνικά и кириллица 😀👍🏽 e\u0301 \u017ft'\u017f",
+]
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# The cuts as the models' own tokenizers state them, each written out once more.
+CUTS = {
+    "gpt-2": GPT2,
+    "smollm": rf"\p{{N}}|{GPT2}",
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "tekken": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+
+
+def trained(cut: str) -> Tokenizer:
+    """A byte-level BPE that was trained on TEXT with a given cut."""
+    from tokenizers import Regex
+
+    made = Tokenizer(models.BPE())
+    steps = [pre_tokenizers.Split(Regex(part), "isolated") for part in cut.split("|" + GPT2) if part]
+    if cut.endswith("|" + GPT2):  # digits first, then words: two steps
+        steps.append(pre_tokenizers.Split(Regex(GPT2), "isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
+    )
+    made.train_from_iterator(TEXT * 3, trainer)
+    return made
+
+
+def metadata(made: Tokenizer, pre: str, **more: object) -> dict:
+    """What a GGUF file of that tokenizer states."""
+    tokens = sorted(made.get_vocab(), key=made.token_to_id)
+    merges = json.loads(made.to_str())["model"]["merges"]
+    keys = {
+        "model": "gpt2", "pre": pre, "tokens": tokens, "merges": [" ".join(m) for m in merges],
+        "token_type": [3 if t in ("<s>", "</s>") else 1 for t in tokens], "bos_token_id": 0,
+        "eos_token_id": 1, **more,
+    }  # fmt: skip
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items() if value is not None}
+
+
+def read(found: dict, rows: int = 1000) -> Tokenizer:
+    text = tokenizer(found, rows, "x.gguf")
+    assert text is not None
+    return Tokenizer.from_str(text)
+
+
+@pytest.mark.parametrize("pre", CUTS)
+def test_byte_level(pre):
+    original = trained(CUTS[pre])
+    if PRE[pre][1] is not None:
+        original.normalizer = normalizers.NFC()
+    ours = read(metadata(original, pre, add_bos_token=False))
+    rng = random.Random(0)
+    letters = [c for text in TEXT for c in text] + list(" '0123456789\n/") * 5
+    for text in TEXT + ["".join(rng.choices(letters, k=40)) for _ in range(300)]:
+        want = original.encode(text).ids
+        assert ours.encode(text).ids == want, f"{pre}: {text!r}"
+        assert ours.decode(want) == original.decode(want)
+
+
+def test_each_cut_differs():
+    """Else the test above couldn't tell a wrong table from a right one."""
+    cuts = {json.dumps(PRE[pre][0]) for pre in CUTS}
+    assert len(cuts) == len(CUTS)
+
+
+def test_special_tokens_stay_whole_and_user_tokens_are_not_special():
+    found = metadata(trained(GPT2), "gpt-2")
+    tokens = found["tokenizer.ggml.tokens"]
+    tokens.append("<think>")
+    found["tokenizer.ggml.token_type"].append(4)
+    ours = read(found)
+    assert ours.encode("</s><think> </s>").tokens == ["</s>", "<think>", "Ġ", "</s>"]
+    assert ours.decode([1, len(tokens) - 1], skip_special_tokens=True) == "<think>"
+
+
+@pytest.mark.parametrize(
+    ("pre", "flags", "frame"),
+    [
+        ("gpt-2", {}, ([], [])),
+        ("llama-bpe", {}, ([0], [])),
+        ("llama-bpe", {"add_bos_token": False}, ([], [])),
+        ("gpt-2", {"add_bos_token": True, "add_eos_token": True}, ([0], [1])),
+    ],
+)
+def test_what_stands_around_a_text(pre, flags, frame):
+    ours = read(metadata(trained(GPT2), pre, **flags))
+    bare = ours.encode("quick", add_special_tokens=False).ids
+    assert ours.encode("quick").ids == frame[0] + bare + frame[1]
+    assert ours.encode("quick", "quick").ids == (frame[0] + bare + frame[1]) * 2
+
+
+def test_a_whole_word_that_is_a_token_skips_the_merges():
+    for pre, skips in (("gpt-2", False), ("llama-bpe", True)):
+        found = metadata(trained(CUTS[pre]), pre, add_bos_token=False)
+        found["tokenizer.ggml.tokens"].append("zqzq")
+        found["tokenizer.ggml.token_type"].append(1)
+        assert (read(found).encode("zqzq").tokens == ["zqzq"]) is skips, pre
+
+
+PIECES = ["▁", *"abcdé", "ab", "bc", "▁a", "▁ab", "cd", "abc", "▁▁", "da", "dab", "▁c", "ca", "<user>"]
+
+
+def sentencepiece(**more: object) -> dict:
+    """A SentencePiece vocabulary: unknown, two control pieces, all bytes, then pieces with scores."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *PIECES]
+    scores = [0.0] * 259 + [-1.5 * ((7 * i) % 19) for i in range(len(PIECES))]
+    types = [2, 3, 3, *[6] * 256, *[1] * (len(PIECES) - 1), 4]
+    keys = {
+        "model": "llama", "tokens": tokens, "scores": scores, "token_type": types, "bos_token_id": 1,
+        "eos_token_id": 2, "add_bos_token": False, **more,
+    }  # fmt: skip
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items() if value is not None}
+
+
+def by_hand(text: str) -> list[int]:
+    """SentencePiece's own algorithm: join the neighbours that make the best piece, leftmost first."""
+    found = sentencepiece()
+    ids = {token: i for i, token in enumerate(found["tokenizer.ggml.tokens"])}
+    scores = found["tokenizer.ggml.scores"]
+    parts = list("▁" + text.replace(" ", "▁")) if text else []
+    while True:
+        joins = [
+            (-scores[ids[a + b]], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in ids
+        ]
+        if not joins:
+            break
+        i = min(joins)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return [i for p in parts for i in ([ids[p]] if p in ids else [b + 3 for b in p.encode()])]
+
+
+@given(text=st.text(alphabet="abcd é😀", max_size=30))
+def test_sentencepiece(text):
+    ours = read(sentencepiece())
+    ids = ours.encode(text).ids
+    assert ids == by_hand(text)
+    assert ours.decode(ids) == text
+
+
+def test_sentencepiece_without_prefix_and_with_user_pieces():
+    ours = read(sentencepiece(add_space_prefix=False, add_bos_token=None))
+    assert ours.encode("ab", add_special_tokens=False).tokens == ["ab"]
+    assert ours.encode("ab").tokens == ["<s>", "ab"], "bos is the default"
+    assert ours.decode(ours.encode(" ab").ids) == " ab"
+    assert "<user>" in read(sentencepiece()).encode("a<user>b").tokens
+
+
+BYTES = metadata(trained(GPT2), "gpt-2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "bert"}, "model must be gpt2 or llama, got 'bert'"),
+        ({"model": 3}, "model must be gpt2 or llama, got 3"),
+        ({"pre": "default"}, "pre must be one of .* got 'default'"),
+        ({"pre": ["gpt-2"]}, "pre must be of type str"),
+        ({"tokens": None}, "tokens must be a list of str"),
+        ({"tokens": [1, 2]}, "tokens must be a list of str"),
+        ({"tokens": []}, "tokens must be 1 to 1000"),
+        ({"tokens": [str(i) for i in range(1001)]}, "tokens must be 1 to 1000, .* got 1001"),
+        ({"tokens": ["a", "b", "a"]}, "tokens must differ, 'a' stands twice"),
+        ({"token_type": [1]}, "token_type must have .* items"),
+        ({"merges": ["a"]}, "merges must join two tokens"),
+        ({"merges": ["a b c"]}, "merges must join two tokens"),
+        ({"merges": ["a zzzz"]}, "merges must join two tokens"),
+        ({"merges": None}, "merges must be a list"),
+        ({"add_bos_token": 1}, "add_bos_token must be of type bool"),
+        ({"add_bos_token": True, "bos_token_id": 10**6}, "bos_token_id must be 0 to"),
+        ({"add_eos_token": True, "eos_token_id": -1}, "eos_token_id must be 0 to"),
+    ],
+)
+def test_refused(change, message):
+    found = {**BYTES, **{f"tokenizer.ggml.{key}": value for key, value in change.items()}}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        tokenizer({k: v for k, v in found.items() if v is not None}, 1000, "x.gguf")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_piece_too_long_for_its_merges():
+    found = sentencepiece()
+    found["tokenizer.ggml.tokens"][-2] = "x" * 10_000
+    with pytest.raises(CheckpointError, match="tokens may have 256 letters"):
+        tokenizer(found, 1000, "x.gguf")
+
+
+def test_no_tokenizer_and_the_template():
+    assert tokenizer({}, 10, "x") is None
+    assert chat_template({}, "x") is None
+    assert chat_template({"tokenizer.chat_template": "{{ x }}"}, "x") == "{{ x }}"
+    for bad in (1, "x" * 2**19):
+        with pytest.raises(CheckpointError, match="chat_template must be a text"):
+            chat_template({"tokenizer.chat_template": bad}, "x")
+
+
+@pytest.mark.real
+def test_the_real_tokenizer_gives_the_ids_of_transformers(smollm2_gguf):
+    from tfm.refimpl.gguf import GGUF
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+    ours = read(GGUF(smollm2_gguf).metadata, 49_152)
+    rng = random.Random(0)
+    letters = [c for text in TEXT for c in text]
+    chat = "<|im_start|>user\nHow many is 12 × 34?<|im_end|>\n<|im_start|>assistant\n"
+    texts = [*TEXT, chat, *("".join(rng.choices(letters, k=60)) for _ in range(300))]
+    got = {text: ours.encode(text).ids for text in texts}
+    plain = [text for text in texts if not re.search(r"\s\s\d", text)]
+    assert len(plain) > 200
+    for text in plain:
+        assert got[text] == theirs(text)["input_ids"], repr(text)
+    # transformers takes GPT-2's cut for every byte-level GGUF; SmolLM2's own tokenizer.json splits
+    # digits off first, which shows where two spaces stand before one.
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    for text in texts:
+        assert got[text] == theirs(text)["input_ids"], repr(text)
+        assert ours.decode(got[text], skip_special_tokens=False) == text

@@ -1,0 +1,166 @@
+"""Strict loading: every leaf found exactly once, every tensor read or checked."""
+
+import numpy as np
+import pytest
+import tiny
+from tfm.refimpl import params
+from tfm.refimpl.errors import CheckpointError, NumericError
+from tfm.refimpl.families import llama
+from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
+from tfm.refimpl.weights import Lazy, Leaves, check_finite, materialize, rules
+
+CONFIG = tiny.llama(layers=2, bias=True, tied=False)
+TIED = tiny.llama(layers=1)
+INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
+
+
+class Memory:
+    """Tensors in memory as a Source."""
+
+    def __init__(self, tensors, kinds=None, blocks=None):
+        self.tensors, self.kinds, self.blocks = tensors, kinds or {}, blocks or {}
+
+    names = property(lambda self: tuple(self.tensors))
+
+    def kind(self, name):
+        return self.kinds.get(name, "F32")
+
+    def shape(self, name):
+        return self.tensors[name].shape
+
+    def load(self, name):
+        return self.tensors[name]
+
+    def native(self, name):
+        return self.blocks.get(name)
+
+
+def theirs(config, tree) -> dict[str, np.ndarray]:
+    """The tensors that Llama's map would read as `tree`."""
+    leaves = dict(params.flatten(tree))
+    return {
+        rule.theirs: leaves[rule.ours[0]].T if rule.steps else leaves[rule.ours[0]]
+        for rule in rules(llama.WEIGHTS, config)
+        if rule.ours[0] in leaves and not rule.check
+    }
+
+
+def test_all_leaves_arrive():
+    tree = tiny.weights(CONFIG)
+    got = Leaves(CONFIG, Memory(theirs(CONFIG, tree)), llama.WEIGHTS)
+    assert list(got.names) == list(params.shapes(CONFIG))
+    want = dict(params.flatten(tree))
+    for name, leaf in params.flatten(got.tree()):
+        assert np.array_equal(leaf, want[name]), name
+        assert got.shape(name) == leaf.shape
+        assert got.kind(name) == "F32"
+
+
+@pytest.mark.parametrize("name", sorted(theirs(CONFIG, tiny.weights(CONFIG))))
+def test_a_missing_and_a_misshapen_tensor(name):
+    tensors = theirs(CONFIG, tiny.weights(CONFIG))
+    without = {k: v for k, v in tensors.items() if k != name}
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' is missing"):
+        Leaves(CONFIG, Memory(without), llama.WEIGHTS)
+    wrong = {**tensors, name: np.zeros((*tensors[name].shape[:-1], 5), np.float32)}
+    with pytest.raises(CheckpointError, match=rf"'{name}' must have shape \[.*, has \[.*5\]"):
+        Leaves(CONFIG, Memory(wrong), llama.WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["extra", "model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.q_proj.bias"],
+)
+def test_an_unread_tensor(name):
+    tensors = theirs(TIED, tiny.weights(TIED)) | {name: np.zeros(3, np.float32)}
+    with pytest.raises(CheckpointError, match=f"every tensor must be known, 1 aren't, first '{name}'"):
+        Leaves(TIED, Memory(tensors), llama.WEIGHTS)
+
+
+def test_a_leaf_without_a_line():
+    with pytest.raises(CheckpointError, match=r"weights have no line in the map, first decoder"):
+        Leaves(TIED, Memory({"t": np.zeros((97, 48), np.float32)}), "embedding.table <- t")
+
+
+def test_a_tied_table_that_is_stored_twice():
+    tensors = theirs(TIED, tiny.weights(TIED))
+    table = tensors["model.embed_tokens.weight"]
+    Leaves(TIED, Memory({**tensors, "lm_head.weight": table.copy()}), llama.WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight' must equal embedding.table"):
+        Leaves(TIED, Memory({**tensors, "lm_head.weight": table + 1}), llama.WEIGHTS)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("F32", np.float32), ("F16", np.float16)])
+def test_stored_frequencies_are_checked(kind, dtype):
+    tensors = theirs(TIED, tiny.weights(TIED))
+    right = (10_000.0 ** (-np.arange(0, 16, 2) / 16)).astype(dtype).astype(np.float32)
+    Leaves(TIED, Memory({**tensors, INV_FREQ: right}, {INV_FREQ: kind}), llama.WEIGHTS)
+    for wrong in (right * 1.01, right[:4], right[::-1]):
+        with pytest.raises(CheckpointError, match="must equal inv_freq"):
+            Leaves(TIED, Memory({**tensors, INV_FREQ: wrong}, {INV_FREQ: kind}), llama.WEIGHTS)
+
+
+FUSED = """
+    decoder.layers.{i}.attn.wq, decoder.layers.{i}.attn.wk, decoder.layers.{i}.attn.wv <- l{i}.qkv : transpose
+    decoder.layers.{i}.attn.bq, decoder.layers.{i}.attn.bk, decoder.layers.{i}.attn.bv <- l{i}.b
+"""
+
+
+def test_a_fused_tensor_is_split_by_the_sizes_of_the_leaves():
+    leaves = dict(params.flatten(tiny.weights(CONFIG)))
+    tensors, blocks = dict(leaves), {}
+    for i in range(2):
+        attn = f"decoder.layers.{i}.attn."
+        joined = np.concatenate([tensors.pop(f"{attn}w{x}") for x in "qkv"], axis=1)
+        tensors[f"l{i}.qkv"] = joined.T
+        tensors[f"l{i}.b"] = np.concatenate([tensors.pop(f"{attn}b{x}") for x in "qkv"])
+        blocks[f"l{i}.qkv"] = quantize(joined.T, bits=4, block=16, axis=1, symmetric=False)
+    rest = "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
+    made = Leaves(CONFIG, Memory(tensors, blocks=blocks), FUSED + rest)
+    for name, want in leaves.items():
+        assert np.array_equal(made.load(name), want), name
+    native = made.native("decoder.layers.1.attn.wk")
+    assert isinstance(native, Blocks)
+    whole = quantize(tensors["l1.qkv"].T, bits=4, block=16, axis=0, symmetric=False)
+    assert np.array_equal(dequantize(native), dequantize(whole)[:, 96:128])
+    assert made.native("decoder.norm.weight") is None
+
+
+def test_unpermuting_gives_halves_from_pairs():
+    heads, size = 3, 8
+    table = "decoder.layers.{i}.attn.wq <- q : unpermute transpose\n"
+    config = tiny.llama(layers=1, width=4, heads=heads, groups=1, head_size=size)
+    rest = "\n".join(f"{k} <- {k}" for k in params.shapes(config) if not k.endswith("wq"))
+    tensors = {k: v for k, v in params.flatten(tiny.weights(config)) if not k.endswith("wq")}
+    plain = np.arange(heads * size * 4, dtype=np.float32).reshape(heads * size, 4)
+    # The converter's own formula, llama.cpp's `permute`.
+    tensors["q"] = plain.reshape(heads, 2, size // 2, 4).swapaxes(1, 2).reshape(plain.shape)
+    made = Leaves(config, Memory(tensors), table + rest)
+    assert np.array_equal(made.load("decoder.layers.0.attn.wq"), plain.T)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite(bad):
+    tensors = theirs(TIED, tiny.weights(TIED))
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].copy()
+    tensors[name][7, 3] = bad
+    made = Leaves(TIED, Memory(tensors), llama.WEIGHTS)
+    with pytest.raises(NumericError, match=rf"decoder.layers.0.mlp.up\[3, 7\] must be finite, is {bad}"):
+        made.load("decoder.layers.0.mlp.up")
+
+
+def test_blocks_that_are_not_finite():
+    blocks = quantize(np.ones((4, 64), np.float32), bits=4, block=32, axis=1)
+    blocks.scale[2, 1] = np.inf
+    with pytest.raises(NumericError, match=r"x \(scale\)\[2, 1\] must be finite"):
+        check_finite("x", blocks)
+
+
+def test_a_lazy_tree_reads_when_asked():
+    asked = []
+    tree = Lazy({"a": {"b": "a.b"}, "c": [{"d": "c.0.d"}]}, lambda name: asked.append(name) or name)
+    assert (len(tree), "a" in tree, "b" in tree, asked) == (2, True, False, [])
+    assert list({**tree["a"]}.values()) == ["a.b"] == asked
+    assert tree.get("x") is None
+    assert materialize(tree) == {"a": {"b": "a.b"}, "c": [{"d": "c.0.d"}]}
