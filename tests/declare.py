@@ -3,7 +3,7 @@
 Positional parameters are arrays: one size is drawn for each axis letter, derived letters are
 computed. Keyword-only parameters are static settings; their values stand in `SETTINGS` by name. An
 optional array is there or not, a weight is an array or `Blocks`: each combination is a variant. A
-function that can't be fed raises `Unfed`; none is skipped.
+function that can't be fed raises `UnfedError`; none is skipped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ EMPTY = frozenset("OUP")
 UNFED = "can't be fed"
 
 
-class Unfed(Exception):
+class UnfedError(Exception):
     """A declaration that the strategies can't feed."""
 
 
@@ -138,7 +138,7 @@ def _option(hint: Any) -> Any:
         return Declared("Index", tuple(hint.dim_str.split()), hint.bound.removeprefix("<").strip())
     if inspect.isclass(hint) and hint.__name__ == "Blocks":
         return "Blocks"
-    raise Unfed(f"{hint!r} {UNFED}: it is no array")
+    raise UnfedError(f"{hint!r} {UNFED}: it is no array")
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -152,12 +152,12 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     if name not in SETTINGS:
-        raise Unfed(f"the setting {name!r} {UNFED}: give it values in SETTINGS")
+        raise UnfedError(f"the setting {name!r} {UNFED}: give it values in SETTINGS")
     return SETTINGS[name]
 
 
 def read(function: Callable[..., Any]) -> Function:
-    """What a function declares; `Unfed` where that isn't arrays and settings."""
+    """What a function declares; `UnfedError` where that isn't arrays and settings."""
     body = inspect.unwrap(function)
     kinds = {k: getattr(jaxtyping, k) for k in ("Float", "Int", "UInt8", "Bool")}
     spaces = {**body.__globals__, **kinds, "Index": Index, "Array": np.ndarray}
@@ -231,12 +231,11 @@ def pairwise(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
     missing |= {((n, i), (n, i)) for n in names for i in places[n]}
     found: list[Variant] = []
     while missing:
-        first = min(missing, key=repr)
-        made = dict(first)
+        made = dict(min(missing, key=repr))
         for n in names:
             if n not in made:
-                gain = lambda i, n=n: sum((n, i) in pair and _fits(pair, {**made, n: i}) for pair in missing)
-                made[n] = max(places[n], key=gain)
+                new = {i: sum(_fits(pair, {**made, n: i}) for pair in missing) for i in places[n]}
+                made[n] = max(new, key=new.__getitem__)
         missing = {pair for pair in missing if not _fits(pair, made)}
         found.append(tuple((n, choices[n][made[n]]) for n in names))
     return found or [()]
@@ -290,7 +289,7 @@ def _array(declared: Declared, size: dict[str, int], rng: np.random.Generator, s
             return rng.random(shape) < 0.6
         case "Index":
             return rng.integers(0, value(declared.bound, size.__getitem__), shape)
-    raise Unfed(f"an array of {declared.kind} {UNFED}")
+    raise UnfedError(f"an array of {declared.kind} {UNFED}")
 
 
 def _blocks(

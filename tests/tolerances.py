@@ -106,3 +106,15 @@ def expected(run: Callable[[Callable[[Any], Any]], Any], dtype: Any) -> dict[str
     exact = dict(flat(run(lambda a: cast(a, np.float64))))
     typed = dict(flat(run(lambda a: cast(a, dtype))))
     return {n: exact[n] if a.dtype.kind == "f" else a for n, a in typed.items()}
+
+
+# Two float64 computations of one law: rounding of sums of a few hundred terms, far below a mistake.
+LAW = 1e-10
+
+
+def equal(got: Any, wanted: Any, share: float = LAW) -> None:
+    """Two float64 arrays of one law agree but for rounding, on the scale of the larger."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.shape == wanted.shape, f"shape {got.shape}, expected {wanted.shape}"
+    error, allowed = largest(got - wanted), share * max(largest(wanted), 1.0)
+    assert error <= allowed, f"off by {error:.3g}, a law in float64 allows {allowed:.3g}"
