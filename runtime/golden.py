@@ -1,0 +1,296 @@
+"""Golden inputs: a few tokens, what the specification says about them, and how far rounding may move it.
+
+They travel in the bundle as golden.npz, so that a device can check its model without the source.
+The specification runs layer by layer: a leaf is loaded once, used by all runs, and dropped, so that
+no more than one layer is ever in memory in float64.
+
+The budget of a comparison of logits is 4 · (A + J + u), over the whole output:
+
+    A   the most by which the specification in float32 differs from the one in float64
+    J   the most by which the one in float64 moves when the embedded tokens move by one ulp (three tries)
+    u   one ulp of the largest logit
+
+In float16, A rounds the residual stream after each layer, and ulps are float16's. Where activations
+are rounded to codes, a difference of one ulp can flip a code and is then a thousand times larger: in
+a large model some always flip, in a small one rarely. So J moves by 2⁻¹⁶ for a quantized model, and
+codes flip in every try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..refimpl import params as trees
+from ..refimpl.config import Config
+from ..refimpl.errors import BundleError
+from ..refimpl.ops.block import block, normalize
+from ..refimpl.ops.embedding import embedding, unembedding
+from ..refimpl.ops.model import position_tables
+from ..refimpl.ops.quant import Blocks
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+SEED = 2017
+FACTOR = 4  # mirror.md's experiments: no honest draw passed 1.3, so four leaves room and still sees bugs
+TRIES = 3
+CODE_MOVE = 2.0**-16
+TOKENS = 12
+TEXT = (
+    "The animal didn't cross the street because it was too tired. A model that is exported, "
+    "quantized and run on another machine should still say what its specification says."
+)
+COLUMNS = 256
+ROWS = 8192  # rows of an output table that are widened at a time
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What golden.npz holds; every array has a row for each real position, in the rows' order.
+
+    `logits` are those of the specification over the bundle's own weights in float64, at `columns`,
+    with log Σ exp of the whole row as the last column; `floats` those over the weights before they
+    were quantized. `best` are the two best tokens and `gap` the distance between them. `maximum`
+    and `rms` are the parts A, J, u of the budgets; `digests` the SHA-256 of each leaf.
+    """
+
+    tokens: Array
+    lengths: Array
+    columns: Array
+    logits: Array
+    floats: Array
+    best: Array
+    gap: Array
+    maximum: Array
+    rms: Array
+    digests: Array
+
+    @property
+    def budget(self) -> float:
+        """How far the largest difference of two logits may be."""
+        return FACTOR * float(self.maximum.sum())
+
+    @property
+    def rms_budget(self) -> float:
+        """How far the root mean square of all differences may be."""
+        return FACTOR * float(self.rms.sum())
+
+    @property
+    def split(self) -> int:
+        """How many tokens of each row go in first, where a row is run in two parts."""
+        return max(1, self.tokens.shape[1] // 2)
+
+    def real(self, values: Float[Array, "B T N"]) -> Float[Array, "M N"]:
+        """The real positions of all rows, padding left out."""
+        return values[np.arange(self.tokens.shape[1])[None] < self.lengths[:, None]]
+
+    def view(self, logits: Float[Array, "M N"]) -> Float[Array, "M C"]:
+        """What of a model's logits is compared: the golden columns and log Σ exp."""
+        return _view(logits.astype(np.float64), self.columns)
+
+
+def read(arrays: Mapping[str, Array]) -> Golden:
+    """golden.npz's arrays as a Golden; BundleError names what is missing or unknown."""
+    wanted = {f.name for f in fields(Golden)}
+    if wrong := sorted(wanted ^ set(arrays)):
+        raise BundleError(f"golden.npz must hold {sorted(wanted)}, wrong are {wrong}: export again")
+    return Golden(**{name: arrays[name] for name in wanted})
+
+
+def golden(
+    config: Config,
+    params: trees.Tree,
+    quantized: trees.Tree | None = None,
+    dtype: str = "float32",
+    tokenizer: str | None = None,
+) -> dict[str, Array]:
+    """The arrays of golden.npz for a model that computes in `dtype`.
+
+    `params` are the weights as the source has them, `quantized` those that the bundle is to hold.
+    The tokens are a natural text's where there is a tokenizer: models are at ease with nothing else,
+    and some random tokens are so unstable that any budget would be idle.
+    """
+    rng = np.random.default_rng(SEED)
+    time = min(TOKENS, config.context)
+    ids = [] if tokenizer is None else Tokenizer(tokenizer, config.embedding.vocabulary).encode(TEXT)
+    if len(ids) < 2 * time:
+        ids = rng.integers(0, config.embedding.vocabulary, 2 * time)
+    tokens = np.asarray(ids[: 2 * time], np.int64).reshape(2, time)
+    lengths = np.array([time, max(1, time - 3)])
+    own = params if quantized is None else quantized
+    precision = np.dtype(dtype)
+    digests: dict[str, bytes] = {}
+
+    def seen(name: str, leaf: Array | Blocks) -> None:
+        digests[name] = digest(leaf, precision)
+
+    eps = float(np.finfo(precision).eps)
+    matrix = own["decoder"]["layers"][0]["mlp"]["up"]
+    codes = isinstance(matrix, Blocks) and matrix.activations != "none"
+    exact = Run(np.dtype(np.float64), tries=TRIES, move=CODE_MOVE if codes else eps)
+    rounded = Run(np.dtype(np.float32), stream=precision)
+    both, single = logits(config, own, tokens, [exact, rounded], seen)
+    first, *others = [*both.reshape(1 + TRIES, *tokens.shape, -1), single]
+    if quantized is None:
+        floats = first
+    else:
+        floats = logits(config, params, tokens, [Run(np.dtype(np.float64))])[0]
+    real = np.arange(time)[None] < lengths[:, None]
+    first, floats, others = first[real], floats[real], [other[real] for other in others]
+    order = np.argsort(-first, axis=-1, kind="stable")[:, :2]
+    ranked = np.take_along_axis(first, order, axis=-1)
+    columns = _columns(config.embedding.vocabulary, order, rng)
+    biggest = eps * float(np.abs(first).max())
+    largest = [float(np.abs(other - first).max()) for other in others]
+    mean = [rms(other - first) for other in others]
+    return {
+        "tokens": tokens,
+        "lengths": lengths,
+        "columns": columns,
+        "logits": _view(first, columns),
+        "floats": _view(floats, columns),
+        "best": order,
+        "gap": ranked[:, 0] - ranked[:, -1],
+        "maximum": np.array([largest[-1], max(largest[:-1]), biggest]),
+        "rms": np.array([mean[-1], max(mean[:-1]), biggest]),
+        "digests": np.array([np.frombuffer(digests[n], np.uint8) for n in trees.shapes(config)]),
+    }
+
+
+def _columns(vocabulary: int, best: Array, rng: np.random.Generator) -> Array:
+    """Which logits are kept: all of a small vocabulary, else a fixed choice and the best ones."""
+    if vocabulary <= COLUMNS:
+        return np.arange(vocabulary)
+    return np.unique(np.concatenate([rng.choice(vocabulary, COLUMNS, replace=False), best.reshape(-1)]))
+
+
+def _view(logits: Array, columns: Array) -> Array:
+    top = logits.max(axis=-1, keepdims=True)
+    total = top + np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+    return np.concatenate([logits[:, columns], total], axis=-1)
+
+
+def rms(values: Array) -> float:
+    """The root of the mean of the squares."""
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to run the specification: in `dtype`, the residual stream rounded to `stream`.
+
+    `tries` more copies of the batch follow the first, their embedded tokens moved by `move` of
+    themselves, up or down. Rows don't see each other, so all copies share each weight's widening.
+    """
+
+    dtype: np.dtype
+    stream: np.dtype | None = None
+    tries: int = 0
+    move: float = 0
+
+    def begin(self, x: Array) -> Array:
+        rng = np.random.default_rng(SEED)
+        signs = rng.choice([-1.0, 1.0], (self.tries, *x.shape)).astype(x.dtype)
+        return self.round(np.concatenate([x, *(x * (1 + sign * self.move) for sign in signs)]))
+
+    def round(self, x: Array) -> Array:
+        return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
+
+    def weights(self, leaf: Array | Blocks) -> Array | Blocks:
+        """The leaf in this run's type."""
+        if not isinstance(leaf, Blocks):
+            return leaf.astype(self.dtype)
+        minimum = None if leaf.minimum is None else leaf.minimum.astype(self.dtype)
+        return replace(leaf, scale=leaf.scale.astype(self.dtype), minimum=minimum)
+
+
+def logits(
+    config: Config,
+    params: trees.Tree,
+    tokens: Array,
+    runs: list[Run],
+    seen: Callable[[str, Array | Blocks], None] = lambda name, leaf: None,
+) -> list[Float[Array, "B T N"]]:
+    """Logits of all positions, one array a run; each leaf is loaded once and shown to `seen`."""
+
+    def load(tree: Any, prefix: str) -> dict[str, Any]:
+        found = dict(trees.flatten(tree, prefix))
+        for name, leaf in found.items():
+            seen(name, leaf)
+        return trees.unflatten({name.removeprefix(prefix): leaf for name, leaf in found.items()})
+
+    time = tokens.shape[1]
+    tables = position_tables(np.arange(time), config=config)
+    decoder, scale, table = params["decoder"], config.embedding.scale, params["embedding"]["table"]
+    seen("embedding.table", table)
+    ids, which = np.unique(tokens, return_inverse=True)
+    streams = []
+    for run in runs:
+        x = embedding(which.reshape(tokens.shape), run.weights(_rows(table, ids)))
+        streams.append(run.begin(x if scale is None else x * scale))
+    del table
+    for i, layer in enumerate(config.decoder.layers):
+        leaves = load(decoder["layers"][i], f"decoder.layers.{i}.")
+        for at, run in enumerate(runs):
+            x = streams[at]
+            near = {rope: (c.astype(run.dtype), s.astype(run.dtype)) for rope, (c, s) in tables.items()}
+            empty = np.zeros((len(x), layer.attention.groups, time, layer.attention.head_size), run.dtype)
+            tree = trees.map_leaves(lambda _, leaf, run=run: run.weights(leaf), leaves)
+            x, _ = block(x, (empty, empty), np.zeros(len(x), np.int64), near, tree, config=layer)
+            streams[at] = run.round(x)
+    norm = load(decoder["norm"], "decoder.norm.") if "norm" in decoder else None
+    streams = [normalize(x, norm, norm=config.decoder.final_norm) for x in streams]
+    table = params["embedding" if config.head.tied else "head"]["table"]
+    if not config.head.tied:
+        seen("head.table", table)
+    made: list[list[Array]] = [[] for _ in runs]
+    for start in range(0, config.embedding.vocabulary, ROWS):
+        some = _rows(table, slice(start, start + ROWS))
+        for at, run in enumerate(runs):
+            y = unembedding(streams[at].astype(run.dtype), run.weights(some))
+            cap = config.head.softcap
+            made[at].append(y if cap is None else cap * np.tanh(y / cap))
+    return [np.concatenate(parts, axis=-1).astype(np.float64) for parts in made]
+
+
+def _rows(table: Array | Blocks, index: Any) -> Array | Blocks:
+    if not isinstance(table, Blocks):
+        return table[index]
+    pick = lambda a: None if a is None else a[index]  # noqa: E731
+    return replace(
+        table,
+        codes=table.codes[index],
+        scale=table.scale[index],
+        zero=pick(table.zero),
+        minimum=pick(table.minimum),
+    )
+
+
+def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
+    """SHA-256 of a leaf's numbers in the bundle's types: codes, scales, zero points and minima.
+
+    A matrix is hashed in its own orientation whichever way it lies in memory, a few rows at a time.
+    """
+    total = hashlib.sha256()
+    if isinstance(leaf, Blocks):
+        parts = [
+            (leaf.codes, np.uint8),
+            (leaf.scale, dtype),
+            (leaf.zero, np.uint8),
+            (leaf.minimum, np.float32),
+        ]
+    else:
+        parts = [(leaf, dtype)]
+    for part, kind in parts:
+        total.update(b"|")
+        if part is not None:
+            for start in range(0, len(part), 512):
+                total.update(np.ascontiguousarray(part[start : start + 512], kind).data)
+    return total.digest()
