@@ -91,7 +91,8 @@ def export(
             params.unflatten({name: name for name in schemes}),
             lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype),
         )
-        write_arrays(new / GOLDEN, golden(checkpoint.config, checkpoint.params, own, dtype))
+        quantized = None if quant == "fp32" else own
+        write_arrays(new / GOLDEN, golden(checkpoint.config, checkpoint.params, quantized, dtype))
         for name, text in ((TOKENIZER, checkpoint.tokenizer), (TEMPLATE, checkpoint.chat_template)):
             if text is not None:
                 (new / name).write_bytes(text.encode("utf-8"))
@@ -103,7 +104,7 @@ def export(
             target=target,  # pyright: ignore[reportArgumentType]
             quant=quant,
             dtype=dtype,
-            cache="shared" if targets.find(target).shared else "copied",
+            cache="shared" if targets.find(target).shared and not refused else "copied",
             schemes={name: scheme for name, scheme in schemes.items() if scheme is not None},
             tensors=tensors,
             refused=tuple(refused),
