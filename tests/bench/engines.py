@@ -1,0 +1,255 @@
+"""A worker: one engine with one model loaded, measured on request. It runs in the Python of that engine.
+
+    python engines.py KIND MODEL THREADS
+
+One JSON object a line. Out first: {"engine", "version", "load_s"}. In: {"prompt": ids, "new": N}. Out:
+{"tokens": the N greedy ids, "prefill_s": until the first of them is known, "decode_s": for the N − 1
+others, "idle_cpu_s": processor time that was used while nobody asked, "idle_s"}.
+
+Each engine is driven the leanest way that its Python binding offers, logits and cache staying where
+it keeps them. No engine stops at an end-of-text token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Stepwise:
+    """An engine that gives one token at a time: `first` reads the prompt, `next` goes on from a token."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        raise NotImplementedError
+
+    def first(self, prompt: list[int]) -> int:
+        raise NotImplementedError
+
+    def next(self, token: int) -> int:
+        raise NotImplementedError
+
+    def measure(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+        """(tokens, seconds of the prompt, seconds of the other tokens)."""
+        begin = time.perf_counter()
+        tokens = [self.first(prompt)]
+        middle = time.perf_counter()
+        while len(tokens) < new:
+            tokens.append(self.next(tokens[-1]))
+        return tokens, middle - begin, time.perf_counter() - middle
+
+
+class Seam(Stepwise):
+    """tfm's own engines: `start` and `step`, as refimpl/engine.py has them."""
+
+    engine: Any
+
+    def first(self, prompt: list[int]) -> int:
+        self.cache = self.engine.start(1)
+        return self._step(prompt)
+
+    def next(self, token: int) -> int:
+        return self._step([token])
+
+    def _step(self, ids: list[int]) -> int:
+        logits, self.cache = self.engine.step(np.array([ids], np.int64), self.cache)
+        return int(logits[0, 0].argmax())
+
+
+class Onnx(Seam):
+    """A bundle on ONNX Runtime."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime
+        from tfm import runtime
+
+        self.engine = runtime.load(Path(model), threads=threads)
+        self.version = f"onnxruntime {onnxruntime.__version__}"
+
+
+class Numpy(Seam):
+    """The specification over a checkpoint's float32 numbers."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        from tfm.refimpl.checkpoint import materialize, open_checkpoint
+        from tfm.refimpl.engine import NumpyEngine
+
+        checkpoint = open_checkpoint(Path(model))
+        self.engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))
+        self.version = f"numpy {np.__version__}"
+
+
+class Torch(Seam):
+    """The mirror, eagerly."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import torch
+        from tfm.export.engine import TorchEngine
+        from tfm.refimpl.checkpoint import materialize, open_checkpoint
+
+        torch.set_num_threads(threads)
+        checkpoint = open_checkpoint(Path(model))
+        self.engine = TorchEngine(checkpoint.config, materialize(checkpoint.params))
+        self.version = f"torch {torch.__version__}"
+
+
+class Transformers(Stepwise):
+    """Hugging Face transformers in float32; a .gguf file is read by its own dequantizer."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        path = Path(model)
+        where: dict[str, Any] = {"pretrained_model_name_or_path": path}
+        if path.suffix == ".gguf":
+            where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()
+        self.torch = torch
+        self.version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+
+    def first(self, prompt: list[int]) -> int:
+        self.cache = None
+        return self._step(prompt)
+
+    def next(self, token: int) -> int:
+        return self._step([token])
+
+    def _step(self, ids: list[int]) -> int:
+        given = self.torch.tensor([ids])
+        out = self.model(given, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        return int(out.logits[0, -1].argmax())
+
+
+class Llama(Stepwise):
+    """llama.cpp by the C functions that llama-cpp-python wraps: no copy of logits, no sampler objects."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import llama_cpp as c
+
+        @c.llama_log_callback
+        def quiet(level: int, text: bytes, data: Any) -> None:
+            pass
+
+        self.c, self.quiet = c, quiet
+        c.llama_log_set(quiet, ctypes.c_void_p(0))
+        c.llama_backend_init()
+        opened = c.llama_model_load_from_file(str(model).encode(), c.llama_model_default_params())
+        wanted = c.llama_context_default_params()
+        wanted.n_ctx, wanted.n_batch, wanted.n_ubatch = 4096, 2048, 512
+        wanted.n_threads = wanted.n_threads_batch = threads
+        self.context = c.llama_init_from_model(opened, wanted)
+        self.size = c.llama_vocab_n_tokens(c.llama_model_get_vocab(opened))
+        self.version = f"llama-cpp-python {c.__version__}"
+
+    def first(self, prompt: list[int]) -> int:
+        self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
+        return self._step(prompt)
+
+    def next(self, token: int) -> int:
+        return self._step([token])
+
+    def _step(self, ids: list[int]) -> int:
+        tokens = (self.c.llama_token * len(ids))(*ids)
+        if self.c.llama_decode(self.context, self.c.llama_batch_get_one(tokens, len(ids))):
+            raise RuntimeError("llama_decode failed")
+        logits = self.c.llama_get_logits_ith(self.context, -1)
+        return int(np.ctypeslib.as_array(logits, (self.size,)).argmax())
+
+
+class Genai(Stepwise):
+    """onnxruntime-genai; it keeps the last token itself."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime_genai as og
+
+        config = og.Config(model)
+        options = {"intra_op_num_threads": threads}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        self.og, self.model = og, og.Model(config)
+        self.version = f"onnxruntime-genai {og.__version__}"
+
+    def measure(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+        # Its key-value cache is allocated for max_length, and end-of-text would end the text.
+        self.length = len(prompt) + new
+        return super().measure(prompt, new)
+
+    def first(self, prompt: list[int]) -> int:
+        wanted = self.og.GeneratorParams(self.model)
+        wanted.set_search_options(max_length=self.length, min_length=self.length, do_sample=False)
+        self.generator = self.og.Generator(self.model, wanted)
+        self.generator.append_tokens(np.array(prompt, np.int32))
+        return self.next(0)
+
+    def next(self, token: int) -> int:
+        self.generator.generate_next_token()
+        return int(self.generator.get_next_tokens()[0])
+
+
+class CTranslate2:
+    """CTranslate2 generates whole texts only: decoding is a long text's time less a one-token text's."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import ctranslate2
+
+        self.words = json.loads((Path(model) / "vocabulary.json").read_text())
+        self.generator = ctranslate2.Generator(
+            model, device="cpu", compute_type="int8", inter_threads=1, intra_threads=threads
+        )
+        self.version = f"ctranslate2 {ctranslate2.__version__}"
+
+    def measure(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+        words = [self.words[i] for i in prompt]
+
+        def timed(length: int) -> tuple[list[int], float]:
+            begin = time.perf_counter()
+            made = self.generator.generate_batch(
+                [words], max_length=length, min_length=length, sampling_topk=1, include_prompt_in_result=False
+            )
+            return made[0].sequences_ids[0], time.perf_counter() - begin
+
+        _, prefill = timed(1)
+        tokens, whole = timed(new)
+        return tokens, prefill, whole - prefill
+
+
+KINDS = {
+    "onnx": Onnx,
+    "numpy": Numpy,
+    "torch": Torch,
+    "transformers": Transformers,
+    "llama": Llama,
+    "genai": Genai,
+    "ct2": CTranslate2,
+}
+
+
+def main(kind: str, model: str, threads: int) -> None:
+    # Libraries print to standard output as they like: it becomes standard error, replies have their own.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    begin = time.perf_counter()
+    engine = KINDS[kind](model, threads)
+    load = time.perf_counter() - begin
+    replies.write(json.dumps({"engine": kind, "version": engine.version, "load_s": load}) + "\n")
+    cpu, wall = time.process_time(), time.perf_counter()
+    for line in sys.stdin:
+        idle = {"idle_cpu_s": time.process_time() - cpu, "idle_s": time.perf_counter() - wall}
+        asked = json.loads(line)
+        tokens, prefill, decode = engine.measure(asked["prompt"], asked["new"])
+        figures = {"tokens": tokens, "prefill_s": prefill, "decode_s": decode}
+        replies.write(json.dumps(figures | idle) + "\n")
+        cpu, wall = time.process_time(), time.perf_counter()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

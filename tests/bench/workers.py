@@ -1,0 +1,115 @@
+"""Workers side by side: models stay loaded while measurements take turns, and one computes at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ENGINES = Path(__file__).with_name("engines.py")
+# OpenMP threads go on spinning for up to 0.2 s when their work is done; the next engine waits for that.
+PAUSE = 0.3
+
+
+class Worker:
+    """engines.py in a process of its own, running in the Python `python`."""
+
+    def __init__(self, kind: str, model: Path | str, *, python: str = sys.executable, threads: int) -> None:
+        self.name = f"{kind} {Path(model).name}"
+        self.log = tempfile.TemporaryFile("w+")
+        counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        self.process = subprocess.Popen(
+            [python, "-P", ENGINES, kind, str(model), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            bufsize=1,
+            env=os.environ | counts,
+        )
+        self.hello = self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            sys.exit(f"{self.name} ended:\n{self.log.read()[-3000:]}")
+        return json.loads(line)
+
+    def measure(self, prompt: Sequence[int], new: int) -> dict[str, Any]:
+        """Greedy text after `prompt`; engines.py says what the reply holds."""
+        time.sleep(PAUSE)
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"prompt": list(prompt), "new": new}) + "\n")
+        return self._reply()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Series:
+    """The measurements of one engine in one comparison, as tokens a second."""
+
+    def __init__(self, prompt: int, new: int) -> None:
+        self.prompt, self.new = prompt, new
+        self.replies: list[dict[str, Any]] = []
+
+    def add(self, reply: dict[str, Any]) -> None:
+        self.replies.append(reply)
+
+    @property
+    def prefill(self) -> list[float]:
+        return [self.prompt / r["prefill_s"] for r in self.replies]
+
+    @property
+    def decode(self) -> list[float]:
+        return [(self.new - 1) / r["decode_s"] for r in self.replies]
+
+    @property
+    def idle(self) -> float:
+        """The largest share of a processor that the engine used while others were measured."""
+        return max(r["idle_cpu_s"] / r["idle_s"] for r in self.replies)
+
+    def to_json(self) -> dict[str, Any]:
+        spread = lambda a: {"median": statistics.median(a), "min": min(a), "max": max(a)}  # noqa: E731
+        return {
+            "prefill_tokens_per_s": spread(self.prefill),
+            "decode_tokens_per_s": spread(self.decode),
+            "idle_cpu": self.idle,
+            "tokens": self.replies[-1]["tokens"],
+        }
+
+
+def interleave(pairs: Sequence[tuple[Worker, Series]], ids: Sequence[int], rounds: int) -> None:
+    """Let the engines take turns, `rounds` times; who goes first changes, so that a drift hits all alike."""
+    for turn in range(rounds):
+        for worker, series in pairs if turn % 2 == 0 else pairs[::-1]:
+            series.add(worker.measure(ids, series.new))
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How many times as fast: the ratio of medians."""
+    return statistics.median(ours) / statistics.median(theirs)
+
+
+def head(text: Path, tokenizer: Any, count: int) -> list[int]:
+    """The first `count` token ids of a text."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    # A token is a byte at least, and twenty at most in all but strange texts: that is far enough to read.
+    with text.open(encoding="utf-8") as file:
+        ids = made.encode(file.read(20 * count), add_special_tokens=False).ids[:count]
+    if len(ids) < count:
+        sys.exit(f"{text} must hold {count} tokens, has {len(ids)}")
+    return ids
