@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,9 +30,14 @@ def generated(text: str, raw: bool) -> str:
 
 
 def out(text: str = "", end: str = "\n") -> None:
-    """The result, or a piece of it, at once."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    """The result, or a piece of it, at once; exit code 141, as a shell has it, when the reader has left."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more as it ends, and would fail on what is still buffered.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def say(message: str) -> None:

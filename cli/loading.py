@@ -59,8 +59,8 @@ def bundle(source: Source, quant: str | None, device: str) -> Path:
         checkpoint = open_checkpoint(source.path)
         from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 
-        say(f"exporting {source.name} once, to {place}")
         export(checkpoint, place, target=target, quant=quant or "int8", progress=say)
+        say(f"exported to {place}, the next run starts from there")
     return place
 
 

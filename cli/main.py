@@ -63,10 +63,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
             return error.exit_code, error.format_message()
         case KeyboardInterrupt():
             return 130, ""
-        case BrokenPipeError():
-            # Whoever read has left; the interpreter mustn't fail on flushing what is still buffered.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141, ""
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return ExportError.exit_code, f"the disk must have room: {error}"
         case OSError():

@@ -1,0 +1,90 @@
+"""A tiny model that can talk (bytes as tokens), its bundle, and the command line run in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+import tokenizers
+from tfm.cli.main import main
+from tfm.refimpl.checkpoint import save_checkpoint
+
+CONTROL = ("<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tokenizer() -> str:
+    """A byte-level BPE without merges: 256 bytes and two control tokens."""
+    bytes_ = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(bytes_)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.add_special_tokens(list(CONTROL))
+    return made.to_str()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny model of model_type tfm."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    config = tiny.llama(vocabulary=256 + len(CONTROL), width=64, context=16384)
+    save_checkpoint(path, config, tiny.weights(config), tokenizer(), TEMPLATE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its int8 bundle."""
+    path = tmp_path_factory.mktemp("bundles") / "tiny"
+    assert main(["export", str(checkpoint), str(path), "--no-verify"]) == 0
+    return path
+
+
+@dataclass
+class Ran:
+    """What a command left: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        """stdout, which must be one JSON value and nothing else."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    def failed(self, code: int, *words: str) -> None:
+        """It failed as it must: this code, nothing on stdout, one line on stderr with these words."""
+        assert (self.code, self.out) == (code, ""), self
+        assert self.err.count("\n") == 1, self.err
+        assert self.err.startswith("tfm-cli: "), self.err
+        assert "Traceback" not in self.err
+        for word in words:
+            assert word in self.err, (word, self.err)
+
+
+@pytest.fixture
+def tfm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Ran]:
+    """Runs tfm-cli in this process, with an empty cache and with the given bytes on stdin."""
+    monkeypatch.delenv("TFM_RAISE", raising=False)
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: object, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        code = main([str(a) for a in arguments])
+        return Ran(code, *capsys.readouterr())
+
+    return run

@@ -1,0 +1,178 @@
+"""How commands leave: exit codes, one line on stderr, nothing raw on a terminal, Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from tfm.cli import console, main, models
+from tfm.refimpl import errors
+
+COMMANDS = ("generate", "chat", "export", "verify", "inspect", "pull", "models", "doctor", "bench")
+
+
+def raising(monkeypatch, error):
+    """Make `tfm-cli doctor` fail with this."""
+    from tfm.cli import doctor
+
+    def report():
+        raise error
+
+    monkeypatch.setattr(doctor, "report", report)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.TfmError("said"), 1),
+        (errors.CheckpointError("said"), 3),
+        (errors.ConfigError("said"), 4),
+        (errors.BundleError("said"), 5),
+        (errors.DeviceError("said"), 6),
+        (errors.ExportError("said"), 7),
+        (errors.NumericError("said"), 8),
+        (errors.LimitError("said"), 9),
+        (errors.VerifyError("said"), 10),
+        (OSError(errno.ENOSPC, "said"), 7),
+        (PermissionError(errno.EACCES, "said"), 1),
+        (RecursionError("said"), 1),
+        (type("PanicException", (BaseException,), {})("said"), 1),
+        (ModuleNotFoundError("said", name="torch"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_failure_is_a_line_and_a_code(tfm, monkeypatch, error, code):
+    raising(monkeypatch, error)
+    tfm("doctor").failed(code, "export]" if isinstance(error, ImportError) else "said")
+
+
+def test_every_class_of_error_has_its_code():
+    classes = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.TfmError)]
+    assert sorted(k.exit_code for k in classes) == [1, *range(3, 11)]
+
+
+def test_ctrl_c_is_130_and_says_nothing(tfm, monkeypatch):
+    raising(monkeypatch, KeyboardInterrupt())
+    ran = tfm("doctor")
+    assert (ran.code, ran.out, ran.err) == (130, "", "")
+
+
+def test_tfm_raise_shows_the_error_whole(tfm, monkeypatch):
+    raising(monkeypatch, errors.BundleError("said"))
+    monkeypatch.setenv("TFM_RAISE", "1")
+    with pytest.raises(errors.BundleError):
+        tfm("doctor")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("generate", "--frob"),
+        ("generate", "hi", "--engine", "llama"),
+        ("generate", "hi", "--max-new-tokens", "0"),
+        ("generate", "hi", "--max-new-tokens", "many"),
+        ("generate", "hi", "--temperature", "0"),
+        ("generate", "hi", "--temperature", "nan"),
+        ("generate", "hi", "--top-p", "1.5"),
+        ("generate", "hi", "--top-k", "0"),
+        ("generate", "hi", "--min-p", "0"),
+        ("generate", "hi", "--repetition-penalty", "-1"),
+        ("generate", "hi", "--greedy", "--temperature", "1"),
+        ("generate", "hi", "--stop", ""),
+        ("generate", "hi", "--seed", "-1"),
+        ("generate", "hi", "--threads", "0"),
+        ("generate", ""),
+        ("generate", "  "),
+        ("generate",),
+        ("generate", "hi", "--file", "/no/such/file"),
+        ("generate", "hi", "--file", __file__),
+        ("export", "only-one"),
+        ("export", "a", "b", "--quant", "int3"),
+        ("pull",),
+        ("verify",),
+        ("bench", "--repeats", "0"),
+    ],
+    ids=" ".join,
+)
+def test_usage_is_2_before_anything_is_fetched(tfm, tmp_path, arguments):
+    tfm(*arguments).failed(2)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_prompt_that_is_no_utf8_is_usage(tfm):
+    tfm("generate", stdin=b"\xff\xfe").failed(2, "UTF-8")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(tfm, command):
+    ran = tfm(*command.split(), "--help")
+    assert ran.code == 0
+    assert ran.err == ""
+    assert "Usage" in ran.out
+
+
+def test_without_arguments_there_is_help(tfm):
+    ran = tfm()
+    assert ran.code == 0
+    assert all(command in ran.out for command in COMMANDS)
+
+
+def test_control_characters_of_a_name_are_spelt_out(tfm):
+    tfm("inspect", "a\x1b]0;title\x07\n\x9bb\u202e").failed(3, "\\x1b]0;title\\x07\\n\\x9bb\\u202e")
+
+
+def test_generated_text_is_escaped_only_where_a_terminal_would_act(monkeypatch):
+    text = "a\tb\n\x1b[31m\x85é\u2066"
+    assert console.generated(text, raw=False) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert console.generated(text, raw=False) == "a\tb\n\\x1b[31m\\x85é\\u2066"
+    assert console.generated(text, raw=True) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (134_515_008, "134.5 MB"), (2e12, "2.0 TB"), (5e15, "5000.0 TB")]
+)
+def test_sizes(count, text):
+    assert console.size(count) == text
+
+
+def test_a_table_aligns_numbers_to_the_right(capsys):
+    console.table(("NAME", "N"), [("a", 5), ("long\x1b", "1,000")])
+    assert capsys.readouterr().out == "NAME          N\na             5\nlong\\x1b  1,000\n"
+
+
+def talk(bundle, tmp_path, *more: str, **streams) -> subprocess.Popen:
+    """A generate that goes on for many tokens, in a process of its own."""
+    command = [sys.executable, "-m", "tfm.cli.main", "generate", "hi", "--model", str(bundle), "--max-new-tokens", "16000"]
+    environment = os.environ | {"TFM_CACHE": str(tmp_path)}
+    return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, env=environment, **streams)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_generation_at_once_and_quietly(bundle, tmp_path, number, code):
+    with talk(bundle, tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+        assert (process.returncode, err) == (code, b"")
+
+
+def test_a_reader_who_leaves_ends_it_quietly(bundle, tmp_path):
+    with talk(bundle, tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=20) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_commands_are_the_ones_that_others_script_against():
+    assert {c.name for c in main.app.registered_commands} == set(COMMANDS)
+    assert models.command.__doc__
