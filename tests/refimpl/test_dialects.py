@@ -21,7 +21,8 @@ ROPES = {
 }  # fmt: skip
 KEYS = {
     "vocab_size": 40, "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 512, "rms_norm_eps": 2.0**-17,
+    "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32,
+    "max_position_embeddings": 512, "rms_norm_eps": 2.0**-17,
 }  # fmt: skip
 
 
