@@ -50,8 +50,8 @@ def _items(tree: Any) -> list[tuple[str, Any]]:
 class Decoder(nn.Module):
     """A decoder-only model over a Config and its parameter tree (of tensors).
 
-    forward(tokens [B, T], past [B], at [B, P], tables, cache) gives (logits [B, P, N] in float32,
-    new cache). `tables` is a list of (cos, sin) [L, J] in the order of `config.ropes`, `cache` a
+    forward(tokens [B, T], past [B], at [B, P], tables, cache) gives (logits [B, P, N], new cache);
+    logits of a float16 model leave in float32. `tables` is a list of (cos, sin) [L, J] in the order of `config.ropes`, `cache` a
     list of (keys, values) [B, G, L, K] a layer.
     """
 
@@ -69,4 +69,5 @@ class Decoder(nn.Module):
         cache: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         ropes = dict(zip(self.config.ropes, tables, strict=True))
-        return model(tokens, past, at, ropes, cache, self.leaves.tree(), config=self.config)
+        logits, new = model(tokens, past, at, ropes, cache, self.leaves.tree(), config=self.config)
+        return logits.float() if logits.dtype == torch.float16 else logits, new

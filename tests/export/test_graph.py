@@ -1,0 +1,105 @@
+"""The graph of each target: which operators it is made of, and that no promise was relaxed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import tiny
+from tfm.export import graph, quantize, targets
+from tfm.export.write import export
+from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import ExportError
+from tfm.runtime import layout, manifest
+from tfm.runtime.bundle import open_bundle
+
+
+def exported(folder: Path, config: Config, target: str, quant: str, **options: object) -> ir.Model:
+    save_checkpoint(folder / "source", config, tiny.weights(config))
+    export(
+        open_checkpoint(folder / "source"),
+        folder / "out",
+        target=target,
+        quant=quant,
+        verify=False,
+        **options,  # pyright: ignore[reportArgumentType]
+    )
+    return ir.load(folder / "out" / "model.onnx")
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    return Counter(f"{node.domain}::{node.op_type}" for node in model.graph)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4", "fp16"])
+def test_cuda_graph_is_half_precision_and_fused(tmp_path: Path, quant: str) -> None:
+    config = tiny.llama(layers=2)
+    model = exported(tmp_path, config, "ort-cuda", quant)
+    found = operators(model)
+    assert found["com.microsoft::GroupQueryAttention"] == 2
+    assert found["com.microsoft::MatMulNBits"] == (0 if quant == "fp16" else 9)
+    floats = {v.dtype for v in (*model.graph.inputs, *model.graph.initializers.values())}
+    assert ir.DataType.FLOAT16 in floats
+    assert ir.DataType.FLOAT not in floats
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT, "logits leave in float32"
+    assert open_bundle(tmp_path / "out").manifest.cache == "shared"
+
+
+def test_cpu_graph_merges_matmuls_of_one_input(tmp_path: Path) -> None:
+    found = operators(exported(tmp_path, tiny.llama(layers=2), "ort-cpu", "int8"))
+    assert found["com.microsoft::MatMulNBits"] == 2 * 4 + 1
+    assert found["com.microsoft::GroupQueryAttention"] == 2
+    assert found["::RMSNormalization"] == 5
+    assert found["::Transpose"] == 0
+
+
+@pytest.mark.parametrize("quant", ["fp32", "fp16", "int8", "int8-dynamic", "int4"])
+def test_standard_graph_has_standard_operators_only(tmp_path: Path, quant: str) -> None:
+    model = exported(tmp_path, tiny.llama(layers=1), "standard", quant)
+    assert set(model.opset_imports) == {""}
+    assert model.opset_imports[""] == 21
+    assert {node.domain for node in model.graph} == {""}
+
+
+def test_opset_can_be_raised(tmp_path: Path) -> None:
+    model = exported(tmp_path, tiny.llama(layers=1), "standard", "fp32", opset=23)
+    assert model.opset_imports[""] == 23
+
+
+def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
+    found = operators(exported(tmp_path, tiny.llama(layers=2, head_size=12), "ort-cpu", "fp32"))
+    assert "com.microsoft::GroupQueryAttention" not in found
+    made = open_bundle(tmp_path / "out").manifest
+    assert made.cache == "copied"
+    assert made.refused == (
+        "GroupQueryAttention in layer 0: head size with rotary positions must be a multiple of 16, got 12",
+    )
+
+
+def test_weights_lie_in_the_data_file_and_notes_are_gone(tmp_path: Path) -> None:
+    model = exported(tmp_path, tiny.llama(layers=1, tied=False), "ort-cpu", "int4")
+    stored = set(open_bundle(tmp_path / "out").manifest.tensors)
+    outside = {n for n, v in model.graph.initializers.items() if isinstance(v.const_value, ir.ExternalTensor)}
+    assert outside == stored
+    text = (tmp_path / "out" / "model.onnx").read_bytes()
+    for note in (b"site-packages", b".py", b"stack_trace", str(tmp_path).encode()):
+        assert note not in text, f"the graph names {note!r}"
+
+
+def test_unknown_target() -> None:
+    with pytest.raises(ExportError, match="ort-cpu, ort-cuda, standard, got 'tpu'"):
+        targets.find("tpu")
+
+
+def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
+    config = tiny.llama(layers=1)
+    save_checkpoint(tmp_path, config, tiny.weights(config))
+    schemes = quantize.plan(open_checkpoint(tmp_path), "fp32", 8, False, "ort-cpu")
+    groups = layout.stored(config, schemes, "ort-cpu")
+    tensors = manifest.arrange(groups, "float32")
+    tensors["stray"] = tensors["decoder.norm.weight"]
+    with pytest.raises(ExportError, match="doesn't use: stray"):
+        graph.build(config, tensors, groups, targets.find("ort-cpu"), data=tmp_path / "model.onnx.data")
