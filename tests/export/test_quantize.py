@@ -1,0 +1,220 @@
+"""The plan cell by cell, and leaves in their schemes."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.export import quantize
+from tfm.refimpl import params
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import ExportError, NumericError
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.quant import Blocks
+from tfm.runtime.layout import Scheme
+
+CONFIG = tiny.llama(layers=1, bias=True, tied=False)
+
+
+@dataclass
+class Leaves:
+    """A checkpoint's leaves: arrays, and blocks for those that a GGUF file would have them for."""
+
+    config: Config = CONFIG
+    blocks: dict[str, Blocks] = field(default_factory=dict)
+    changed: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arrays = dict(params.flatten(tiny.weights(self.config))) | self.changed
+
+    @property
+    def leaves(self):
+        return self
+
+    def load(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def native(self, name: str) -> Blocks | None:
+        return self.blocks.get(name)
+
+
+def q4_1(shape: tuple[int, int], axis: int = 0, seed: int = 0) -> Blocks:
+    """Random weights in blocks as llama.cpp makes Q4_1: scale (max − min) / 15, float16, zero point 0."""
+    rng = np.random.default_rng(seed)
+    weight = np.moveaxis(rng.standard_normal(shape), axis, -1)
+    parts = weight.reshape(*weight.shape[:-1], -1, 16)
+    half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
+    low, high = half(parts.min(-1)), parts.max(-1)
+    scale = half((high - low) / 15)
+    codes = np.clip(np.rint((parts - low[..., None]) / scale[..., None]), 0, 15).astype(np.uint8)
+    back = lambda a: np.moveaxis(a, -1, axis)  # noqa: E731
+    codes, scale, low = back(codes.reshape(weight.shape)), back(scale), back(low)
+    return Blocks(codes, scale, np.zeros(scale.shape, np.uint8), low, 4, 16, axis, "block")
+
+
+EIGHT = {
+    "ort-cpu": Scheme(8, 32, "block"),
+    "ort-cuda": Scheme(8, 32, "block"),
+    "standard": Scheme(8, 32, "none"),
+}
+CELLS = {
+    ("fp32", "ort-cpu"): "float",
+    ("fp32", "ort-cuda"): "no float32",
+    ("fp32", "standard"): "float",
+    ("fp16", "ort-cpu"): "slower",
+    ("fp16", "ort-cuda"): "float",
+    ("fp16", "standard"): "float",
+    ("int8", "ort-cpu"): "eight",
+    ("int8", "ort-cuda"): "eight",
+    ("int8", "standard"): "eight",
+    ("int8-dynamic", "ort-cpu"): "row",
+    ("int8-dynamic", "ort-cuda"): "run on the CPU",
+    ("int8-dynamic", "standard"): "row",
+    ("int4", "ort-cpu"): "four",
+    ("int4", "ort-cuda"): "four",
+    ("int4", "standard"): "four",
+    ("keep", "ort-cpu"): "keep",
+    ("keep", "ort-cuda"): "keep",
+    ("keep", "standard"): "keep",
+}
+
+
+def test_every_cell_is_listed():
+    assert set(CELLS) == {(q, t) for q in quantize.QUANTS for t in quantize.TARGETS}
+
+
+@pytest.mark.parametrize(("name", "target"), CELLS)
+def test_cell(name, target):
+    want = CELLS[name, target]
+    checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
+    if want not in ("float", "eight", "row", "four", "keep"):
+        with pytest.raises(ExportError, match=want):
+            quantize.plan(checkpoint, name, 8, False, target)
+        return
+    made = quantize.plan(checkpoint, name, 8, False, target)
+    shapes = params.shapes(CONFIG)
+    assert list(made) == list(shapes)
+    eight = EIGHT[target]
+    for leaf, scheme in made.items():
+        if want == "float" or len(shapes[leaf]) == 1:
+            assert scheme is None, leaf
+        elif want == "row" and not leaf.endswith(".table"):
+            assert scheme == Scheme(8, shapes[leaf][0], "row"), leaf
+        elif want == "four" and not leaf.endswith(".table"):
+            assert scheme == replace(eight, bits=4), leaf
+        elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
+            assert scheme == Scheme(4, 16, eight.activations, minimum=True, native=True), leaf
+        else:
+            assert scheme == eight, leaf
+
+
+@pytest.mark.parametrize("target", quantize.TARGETS)
+def test_table_of_four_bits(target):
+    made = quantize.plan(Leaves(), "int4", 4, False, target)
+    assert made["head.table"] == replace(EIGHT[target], bits=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("int9", 8, False, "ort-cpu"), "--quant must be one of fp32"),
+        (("int8", 8, False, "tpu"), "--target must be one of ort-cpu"),
+        (("int4", 2, False, "ort-cpu"), "--table must be 4 or 8, got 2"),
+        (("int8", 4, False, "ort-cpu"), "--table 4 goes with --quant int4"),
+        (("int8", 8, True, "ort-cpu"), "--strict goes with --quant keep"),
+        (("keep", 8, False, "ort-cpu"), "needs a GGUF file"),
+        (("keep", 8, True, "ort-cpu"), "--strict: embedding.table has no blocks"),
+    ],
+)
+def test_impossible_options_say_why(arguments, match):
+    with pytest.raises(ExportError, match=match):
+        quantize.plan(Leaves(), *arguments)
+
+
+def test_strict_accepts_a_file_that_has_blocks_for_all():
+    shapes = params.shapes(CONFIG)
+    blocks = {n: q4_1(s, int(n.endswith(".table"))) for n, s in shapes.items() if len(s) == 2}
+    made = quantize.plan(Leaves(blocks=blocks), "keep", 8, True, "ort-cpu")
+    assert all(scheme is None or scheme.native for scheme in made.values())
+
+
+@pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, monkeypatch):
+    monkeypatch.setattr(quantize, "CHUNK", 500)  # several pieces, the last one short
+    checkpoint = Leaves()
+    weight = checkpoint.load(name)
+    want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")))
+    got = quantize.leaf(checkpoint, name, Scheme(bits, 32, "block"), "float32")
+    np.testing.assert_array_equal(got.codes, want.codes)
+    np.testing.assert_array_equal(got.scale, want.scale)
+    assert (got.axis, got.block, got.bits, got.activations) == (want.axis, 32, bits, "block")
+    assert got.zero is None
+    assert got.minimum is None
+
+
+def test_row_scheme_has_one_block_a_column():
+    got = quantize.leaf(Leaves(), "decoder.layers.0.mlp.down", Scheme(8, 80, "row"), "float32")
+    assert got.scale.shape == (1, 48)
+
+
+DOWN = "decoder.layers.0.mlp.down"
+
+
+def kept(own: Blocks, dtype: str = "float32") -> Blocks:
+    checkpoint = Leaves(blocks={DOWN: own})
+    scheme = quantize.plan(checkpoint, "keep", 8, False, "ort-cpu")[DOWN]
+    got = quantize.leaf(checkpoint, DOWN, scheme, dtype)
+    assert isinstance(got, Blocks)
+    assert got.zero is None
+    assert got.scale.dtype == dtype
+    return replace(got, scale=got.scale.astype(np.float32))
+
+
+@given(st.integers(0, 2**32))
+def test_keep_changes_no_weight(seed):
+    own = q4_1((80, 48), seed=seed)
+    for dtype in ("float32", "float16"):
+        np.testing.assert_array_equal(
+            quant.dequantize(kept(own, dtype)), quant.dequantize(own), err_msg=dtype
+        )
+
+
+@given(st.integers(0, 2**32))
+def test_keep_rounds_at_most_the_last_bit_whatever_a_file_holds(seed):
+    rng = np.random.default_rng(seed)
+    bits = lambda: rng.integers(0, 0x7C00, (5, 48), np.uint16).view(np.float16)  # noqa: E731  any finite half
+    d, m = bits().astype(np.float32), -bits().astype(np.float32)
+    own = replace(q4_1((80, 48)), scale=d, minimum=m)
+    want = quant.dequantize(replace(own, scale=d.astype(np.float64), minimum=m.astype(np.float64)))
+    got = quant.dequantize(kept(own)).astype(np.float64)
+    limit = 2.0**-23 * np.repeat(np.abs(m) + 16 * np.abs(d), 16, axis=0)
+    assert (np.abs(got - want) <= limit).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_keep_takes_symmetric_blocks_as_they_are(bits):
+    own = quant.quantize(Leaves().load(DOWN), bits=bits, block=32)
+    scheme = quantize.plan(Leaves(blocks={DOWN: own}), "keep", 8, False, "standard")[DOWN]
+    assert scheme == Scheme(bits, 32, "none", native=True)
+    got = quantize.leaf(Leaves(blocks={DOWN: own}), DOWN, scheme, "float32")
+    np.testing.assert_array_equal(got.codes, own.codes)
+    np.testing.assert_array_equal(got.scale, own.scale)
+    assert got.activations == "none"
+
+
+def test_a_number_beyond_float16_is_named():
+    weight = np.ones(48, np.float32)
+    weight[5] = 1e5
+    checkpoint = Leaves(changed={"decoder.norm.weight": weight})
+    assert quantize.leaf(checkpoint, "decoder.norm.weight", None, "float32") is weight
+    with pytest.raises(NumericError, match=r"decoder.norm.weight\[5\] must fit float16"):
+        quantize.leaf(checkpoint, "decoder.norm.weight", None, "float16")
+
+
+def test_float_types():
+    assert {cell for cell in CELLS if quantize.dtype(*cell) == "float16"} == {
+        cell for cell in CELLS if cell[0] == "fp16" or cell[1] == "ort-cuda"
+    }
