@@ -19,6 +19,7 @@ import numpy as np
 from .config import Config
 from .errors import LimitError, TfmError
 from .ops.model import model, position_tables
+from .ops.quant import Blocks
 
 
 class Cache(Protocol):
@@ -138,7 +139,7 @@ class ArrayEngine:
         self.config, self.params, self.forward = config, params, forward
         self._tables: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self._rows = 0
-        self.dtype = params["decoder"]["norm"]["weight"].dtype
+        self.dtype = _dtype(params)
 
     def _ropes(self, rows: int) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
         if rows > self._rows:
@@ -173,6 +174,14 @@ class ArrayEngine:
             tokens, past, at, self._ropes(rows), layers, self.params, config=self.config
         )
         return logits, ArrayCache(past + lengths, layers)
+
+
+def _dtype(params: Any) -> np.dtype:
+    """The type that the weights compute in, from the smallest leaf that every model has or may have."""
+    if "norm" in params["decoder"]:
+        return params["decoder"]["norm"]["weight"].dtype
+    table = params["embedding"]["table"]
+    return table.scale.dtype if isinstance(table, Blocks) else table.dtype
 
 
 class NumpyEngine(ArrayEngine):
