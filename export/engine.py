@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from typing import Any
 
@@ -20,10 +21,15 @@ def tensors(leaf: np.ndarray | ArrayBlocks) -> Any:
     """A leaf of the specification's tree as the mirror's: memory is shared where torch allows it."""
     if isinstance(leaf, ArrayBlocks):
         values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
-        return Blocks(
-            **{k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
-        )
-    return torch.from_numpy(leaf)
+        return Blocks(**{k: _shared(v) if isinstance(v, np.ndarray) else v for k, v in values.items()})
+    return _shared(leaf)
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # Weights mapped from a file are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
 
 
 class TorchEngine(ArrayEngine):
