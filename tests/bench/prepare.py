@@ -28,7 +28,7 @@ def gguf(source: Path, out: Path) -> None:
 
 
 def transformers(source: Path, out: Path) -> None:
-    """The file's numbers in a model that can be saved: what transformers reads from GGUF counts as quantized."""
+    """The file's numbers in a model that can be saved: to transformers, one read from GGUF is quantized."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -23,7 +23,7 @@ class Worker:
 
     def __init__(self, kind: str, model: Path | str, *, python: str = sys.executable, threads: int) -> None:
         self.name = f"{kind} {Path(model).name}"
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         self.process = subprocess.Popen(
             [python, "-P", ENGINES, kind, str(model), str(threads)],

@@ -1,0 +1,90 @@
+"""What `engine.step` costs over the session run that it wraps: at most 5 % may be Python.
+
+    python tests/bench/overhead.py BUNDLE
+
+The bare side binds every input and output once, as tightly as ONNX Runtime's Python API allows, and
+repeats `run_with_iobinding` on the engine's own session: no checks, no new memory, nobody reads the
+logits. Blocks of steps take turns, and the medians over all steps are compared. Exit code 1: over 5 %.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import typer
+from tfm import runtime
+from tfm.refimpl.ops.model import position_tables
+from tfm.runtime.engine import OrtEngine
+
+CAPACITY = 256
+
+
+def bare(engine: OrtEngine) -> Callable[[int], None]:
+    """One step of one token after `past` others, by the session alone."""
+    config, io = engine.config, engine.session.io_binding()
+    held: dict[str, np.ndarray] = {
+        "tokens": np.full((1, 1), 100, np.int64),
+        "past": np.zeros(1, np.int64),
+        "at": np.zeros((1, 1), np.int64),
+    }
+    made = position_tables(np.arange(CAPACITY), config=config)
+    for i, rope in enumerate(config.ropes):
+        for name, table in zip(("cos", "sin"), made[rope], strict=True):
+            held[f"{name}.{i}"] = np.ascontiguousarray(table, engine.dtype)
+    for i, layer in enumerate(config.decoder.layers):
+        shape = (1, layer.attention.groups, CAPACITY, layer.attention.head_size)
+        for side in "kv":
+            held[f"{side}.{i}"] = np.zeros(shape, engine.dtype)
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}
+    for name, value in values.items():
+        io.bind_ortvalue_input(name, value)
+    for output in engine.session.get_outputs():
+        if output.name == "logits":
+            shape, dtype = (1, 1, config.embedding.vocabulary), np.dtype(np.float32)
+        else:
+            source = output.name.replace("_out", "")
+            if engine.shared:
+                io.bind_ortvalue_output(output.name, values[source])
+                continue
+            shape, dtype = held[source].shape, engine.dtype
+        io.bind_ortvalue_output(output.name, ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)))
+
+    def step(past: int) -> None:
+        held["past"][0] = past
+        engine.session.run_with_iobinding(io)
+
+    return step
+
+
+def main(bundle: Path, threads: int = 2, start: int = 128, steps: int = 64, blocks: int = 10) -> None:
+    """Measure both, print medians, and exit 1 when the step costs more than 5 % over the run."""
+    model = runtime.load(bundle, threads=threads)
+    engine = model.engine
+    assert isinstance(engine, OrtEngine)
+    run, token = bare(engine), np.array([[100]], np.int64)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for block in range(blocks + 1):
+        _, cache = engine.step(np.full((1, start), 100), engine.start(1))
+        for _ in range(steps):
+            begin = time.perf_counter()
+            _, cache = engine.step(token, cache)
+            if block:  # the first block warms up
+                ours.append(time.perf_counter() - begin)
+        for i in range(steps):
+            begin = time.perf_counter()
+            run(start + i)
+            if block:
+                theirs.append(time.perf_counter() - begin)
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    typer.echo(f"engine.step {mine * 1e3:.3f} ms, session run {other * 1e3:.3f} ms: {mine / other - 1:+.1%}")
+    raise typer.Exit(0 if mine <= 1.05 * other else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
