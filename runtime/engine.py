@@ -18,6 +18,7 @@ from ..refimpl.config import Config
 from ..refimpl.engine import check_step
 from ..refimpl.ops.model import position_tables
 from .cache import Buffer, Cache, State, zeros
+from .prepack import session as prepacked
 from .session import choose, one_line, open_session, options
 
 # Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
@@ -25,7 +26,10 @@ FIRST_CAPACITY = 256
 
 
 class OrtEngine:
-    """`start` and `step` over a bundle: anything with `path`, `config`, `target`, `dtype` and `cache`."""
+    """`start` and `step` over a bundle: anything with `path`, `config`, `target`, `dtype` and `cache`.
+
+    `prepack` keeps packed weights in the user's cache (`runtime.prepack`).
+    """
 
     def __init__(
         self,
@@ -33,13 +37,18 @@ class OrtEngine:
         device: str = "cpu",
         threads: int | None = None,
         notify: Callable[[str], None] = lambda _: None,
+        *,
+        prepack: bool = False,
     ) -> None:
         self.config: Config = bundle.config
         self.device = choose(device, bundle.target, notify)
         self.shared = bundle.cache == "shared"
         self.dtype = np.dtype(bundle.dtype)
         self.model = Path(bundle.path) / "model.onnx"
-        self.session = open_session(self.model, self.device, options(threads))
+        if prepack and self.device == "cpu":
+            self.session = prepacked(Path(bundle.path), threads)
+        else:
+            self.session = open_session(self.model, self.device, options(threads))
         layers = range(len(self.config.decoder.layers))
         self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
         self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]

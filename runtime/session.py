@@ -102,6 +102,7 @@ def options(threads: int | None = None) -> ort.SessionOptions:
     entry("session.intra_op.spin_duration_us", "200")
     # A standard graph says float products of dequantized weights; fused, they'd quantize their input.
     entry("session.qdq_matmulnbits_accuracy_level", "1")
+    entry("session.prepack.enable_parallel", "1")
     if machine.saturates():
         entry("session.x64quantprecision", "1")
     return made

@@ -167,18 +167,21 @@ def cut(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:
     return text[: len(text) - held], text[len(text) - held :], False
 
 
+def read_tokenizer(source: Any, config: Config) -> Tokenizer | None:
+    """The tokenizer of a bundle or checkpoint, if it has one."""
+    return None if source.tokenizer is None else Tokenizer(source.tokenizer, config.embedding.vocabulary)
+
+
 class Model:
     """An engine with the tokenizer and the template of its model."""
 
-    def __init__(self, engine: Engine, source: Any) -> None:
+    def __init__(self, engine: Engine, source: Any, tokenizer: Tokenizer | None = None) -> None:
         self.engine, self.generation = engine, source.generation
-        self.tokenizer: Tokenizer | None = None
+        self.tokenizer = tokenizer or read_tokenizer(source, engine.config)
         self.template: ChatTemplate | None = None
-        if source.tokenizer is not None:
-            self.tokenizer = Tokenizer(source.tokenizer, engine.config.embedding.vocabulary)
-            if source.chat_template is not None:
-                bos, eos = source.generation.bos, source.generation.eos
-                self.template = ChatTemplate(source.chat_template, self.tokenizer, bos=bos, eos=eos)
+        if self.tokenizer is not None and source.chat_template is not None:
+            bos, eos = source.generation.bos, source.generation.eos
+            self.template = ChatTemplate(source.chat_template, self.tokenizer, bos=bos, eos=eos)
 
     @property
     def config(self) -> Config:
@@ -297,6 +300,8 @@ def load(
     """The model of a bundle, its files' hashes checked beside the start of the session."""
     bundle = open_bundle(Path(path))
     checked = bundle.checking()
-    model = Model(OrtEngine(bundle, device, threads, notify), bundle)
+    # The tokenizer first: what reading it frees is used again by the session.
+    tokenizer = read_tokenizer(bundle, bundle.config)
+    model = Model(OrtEngine(bundle, device, threads, notify, prepack=True), bundle, tokenizer)
     checked()
     return model

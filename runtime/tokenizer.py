@@ -20,6 +20,7 @@ import tokenizers
 import tokenizers.models
 
 from ..refimpl.errors import CheckpointError, LimitError
+from .machine import trim
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
 
@@ -77,6 +78,7 @@ class Tokenizer:
             unknown = {getattr(self._whole.model, "unk_token", None)}
             if isinstance(self._whole.model, tokenizers.models.Unigram):  # it doesn't say
                 unknown = {token.value for token in self._whole.model.tokenize(NOWHERE)}
+        trim()  # reading left twice the memory that the tokenizer keeps
         self.control: dict[str, int] = {
             token.content: number
             for number, token in added.items()
