@@ -135,16 +135,16 @@ def load(data: bytes, where: str) -> Manifest:
     """The Manifest that a text states; BundleError on anything that `dump` can't have written."""
     try:
         value = parse(data, where, BundleError)
-        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+        version = value.pop("format", None) if isinstance(value, dict) else None
+        if type(version) is not int or version != FORMAT:
             raise ValueError(
                 f"must be the manifest of a bundle of format {FORMAT}: another version of tfm wrote it?"
             )
         manifest = _read(value, Manifest, "manifest")
         _check(manifest)
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"{where}: {error}; {AGAIN}") from None
-    except TfmError as error:
-        raise BundleError(f"{where}: {error}" if where not in str(error) else str(error)) from None
+    except (ValueError, TypeError, TfmError) as error:
+        text = " ".join(str(error).removeprefix(f"{where}: ").split())
+        raise BundleError(f"{where}: {text}; {AGAIN}") from None
     return manifest
 
 
