@@ -32,6 +32,7 @@ from ..refimpl.ops.block import block, normalize
 from ..refimpl.ops.embedding import embedding, unembedding
 from ..refimpl.ops.model import position_tables
 from ..refimpl.ops.quant import Blocks
+from .fidelity import log_softmax
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -52,25 +53,16 @@ ROWS = 8192  # rows of an output table that are widened at a time
 
 
 @dataclass(frozen=True)
-class Golden:
-    """What golden.npz holds; every array has a row for each real position, in the rows' order.
+class Says:
+    """What the specification says: logits [M, C+1], and the parts A, J, u of each budget.
 
-    `logits` are those of the specification over the bundle's own weights in float64, at `columns`,
-    with log Σ exp of the whole row as the last column; `floats` those over the weights before they
-    were quantized. `best` are the two best tokens and `gap` the distance between them. `maximum`
-    and `rms` are the parts A, J, u of the budgets; `digests` the SHA-256 of each leaf.
+    A row for each real position; a column for each of the golden columns, and log Σ exp of all.
     """
 
-    tokens: Array
-    lengths: Array
-    columns: Array
     logits: Array
-    floats: Array
-    best: Array
-    gap: Array
     maximum: Array
     rms: Array
-    digests: Array
+    kl: Array
 
     @property
     def budget(self) -> float:
@@ -81,6 +73,33 @@ class Golden:
     def rms_budget(self) -> float:
         """How far the root mean square of all differences may be."""
         return FACTOR * float(self.rms.sum())
+
+    @property
+    def kl_budget(self) -> float:
+        """How far the mean KL divergence, in nats, may be."""
+        return FACTOR * float(self.kl.sum())
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What golden.npz holds.
+
+    `own` is the specification over the bundle's own weights. `plain` is the same with products of
+    blocks in float, activations unrounded: no code can flip there, so its budget is a thousand times
+    sharper; None where the weights aren't in such blocks. `floats` are the logits over the weights
+    as the source has them. `best` are the two best tokens [M, 2] and `gap` the distance between
+    them. `digests` holds the SHA-256 of each leaf, in the order of `params.shapes`.
+    """
+
+    tokens: Array
+    lengths: Array
+    columns: Array
+    best: Array
+    gap: Array
+    digests: Array
+    floats: Array
+    own: Says
+    plain: Says | None
 
     @property
     def split(self) -> int:
@@ -96,12 +115,22 @@ class Golden:
         return _view(logits.astype(np.float64), self.columns)
 
 
+BARE = tuple(f.name for f in fields(Golden) if f.name not in ("own", "plain"))
+SAYS = tuple(f.name for f in fields(Says))
+
+
 def read(arrays: Mapping[str, Array]) -> Golden:
     """golden.npz's arrays as a Golden; BundleError names what is missing or unknown."""
-    wanted = {f.name for f in fields(Golden)}
-    if wrong := sorted(wanted ^ set(arrays)):
-        raise BundleError(f"golden.npz must hold {sorted(wanted)}, wrong are {wrong}: export again")
-    return Golden(**{name: arrays[name] for name in wanted})
+    keys = {*BARE, *(f"own.{name}" for name in SAYS)}
+    plain = {f"plain.{name}" for name in SAYS}
+    if wrong := sorted((set(arrays) - plain if plain <= set(arrays) else set(arrays)) ^ keys):
+        raise BundleError(f"golden.npz must hold {', '.join(sorted(keys))}; wrong: {', '.join(wrong)}")
+    says = lambda kind: Says(**{name: arrays[f"{kind}.{name}"] for name in SAYS})  # noqa: E731
+    return Golden(
+        **{name: arrays[name] for name in BARE},
+        own=says("own"),
+        plain=says("plain") if plain <= set(arrays) else None,
+    )
 
 
 def golden(
@@ -132,36 +161,46 @@ def golden(
         digests[name] = digest(leaf, precision)
 
     eps = float(np.finfo(precision).eps)
-    matrix = own["decoder"]["layers"][0]["mlp"]["up"]
-    codes = isinstance(matrix, Blocks) and matrix.activations != "none"
-    exact = Run(np.dtype(np.float64), tries=TRIES, move=CODE_MOVE if codes else eps)
-    rounded = Run(np.dtype(np.float32), stream=precision)
-    both, single = logits(config, own, tokens, [exact, rounded], seen)
-    first, *others = [*both.reshape(1 + TRIES, *tokens.shape, -1), single]
-    if quantized is None:
-        floats = first
-    else:
-        floats = logits(config, params, tokens, [Run(np.dtype(np.float64))])[0]
+    kinds = {leaf.activations for leaf in _matrices(own) if isinstance(leaf, Blocks)}
+    double, single, eps = np.dtype(np.float64), np.dtype(np.float32), float(np.finfo(precision).eps)
+    coded = bool(kinds - {"none"})
+    runs = [Run(double, tries=TRIES, move=CODE_MOVE if coded else eps), Run(single, stream=precision)]
+    if kinds == {"block"}:
+        runs += [
+            Run(double, tries=TRIES, move=eps, plain=True),
+            Run(single, stream=precision, plain=True),
+        ]
+    made = logits(config, own, tokens, runs, seen)
+    floats = made[0][:2] if quantized is None else logits(config, params, tokens, [Run(double)])[0]
     real = np.arange(time)[None] < lengths[:, None]
-    first, floats, others = first[real], floats[real], [other[real] for other in others]
+    first = made[0][:2][real]
     order = np.argsort(-first, axis=-1, kind="stable")[:, :2]
     ranked = np.take_along_axis(first, order, axis=-1)
     columns = _columns(config.embedding.vocabulary, order, rng)
-    biggest = eps * float(np.abs(first).max())
-    largest = [float(np.abs(other - first).max()) for other in others]
-    mean = [rms(other - first) for other in others]
-    return {
+    arrays = {
         "tokens": tokens,
         "lengths": lengths,
         "columns": columns,
-        "logits": _view(first, columns),
-        "floats": _view(floats, columns),
         "best": order,
         "gap": ranked[:, 0] - ranked[:, -1],
-        "maximum": np.array([largest[-1], max(largest[:-1]), biggest]),
-        "rms": np.array([mean[-1], max(mean[:-1]), biggest]),
         "digests": np.array([np.frombuffer(digests[n], np.uint8) for n in trees.shapes(config)]),
+        "floats": _view(floats[real], columns),
     }
+    for kind, (exact, rounded) in zip(
+        ("own", "plain"), zip(made[::2], made[1::2], strict=True), strict=False
+    ):
+        base, *moved = (copy[real] for copy in exact.reshape(1 + TRIES, *tokens.shape, -1))
+        arrays[f"{kind}.logits"] = _view(base, columns)
+        ulp = eps * float(np.abs(base).max())
+        for name, measure, u in (("maximum", largest, ulp), ("rms", rms, ulp), ("kl", divergence, ulp**2)):
+            parts = [measure(rounded[real], base), max(measure(other, base) for other in moved), u]
+            arrays[f"{kind}.{name}"] = np.array(parts)
+    return arrays
+
+
+def _matrices(params: trees.Tree) -> list[Any]:
+    """A matrix of each kind that a plan tells apart: tables and the others."""
+    return [params["embedding"]["table"], params["decoder"]["layers"][0]["mlp"]["up"]]
 
 
 def _columns(vocabulary: int, best: Array, rng: np.random.Generator) -> Array:
@@ -177,9 +216,20 @@ def _view(logits: Array, columns: Array) -> Array:
     return np.concatenate([logits[:, columns], total], axis=-1)
 
 
-def rms(values: Array) -> float:
-    """The root of the mean of the squares."""
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+def largest(logits: Array, truth: Array) -> float:
+    """The largest difference."""
+    return float(np.abs(logits - truth).max())
+
+
+def rms(logits: Array, truth: Array) -> float:
+    """The root of the mean of the squared differences."""
+    return float(np.sqrt(np.mean(np.square(logits - truth, dtype=np.float64))))
+
+
+def divergence(logits: Float[Array, "M N"], truth: Float[Array, "M N"]) -> float:
+    """The mean KL divergence from the truth, in nats."""
+    p, q = log_softmax(truth), log_softmax(logits)
+    return float(np.einsum("mn,mn->", np.exp(p), p - q) / len(p))
 
 
 @dataclass(frozen=True)
@@ -187,13 +237,15 @@ class Run:
     """One way to run the specification: in `dtype`, the residual stream rounded to `stream`.
 
     `tries` more copies of the batch follow the first, their embedded tokens moved by `move` of
-    themselves, up or down. Rows don't see each other, so all copies share each weight's widening.
+    themselves, up or down. `plain` takes activations as they are where blocks would round them.
+    Rows don't see each other, so all copies share each weight's widening.
     """
 
     dtype: np.dtype
     stream: np.dtype | None = None
     tries: int = 0
     move: float = 0
+    plain: bool = False
 
     def begin(self, x: Array) -> Array:
         rng = np.random.default_rng(SEED)
@@ -208,7 +260,9 @@ class Run:
         if not isinstance(leaf, Blocks):
             return leaf.astype(self.dtype)
         minimum = None if leaf.minimum is None else leaf.minimum.astype(self.dtype)
-        return replace(leaf, scale=leaf.scale.astype(self.dtype), minimum=minimum)
+        activations = "none" if self.plain else leaf.activations
+        scale = leaf.scale.astype(self.dtype)
+        return replace(leaf, scale=scale, minimum=minimum, activations=activations)
 
 
 def logits(
