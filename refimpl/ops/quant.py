@@ -126,7 +126,7 @@ def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T 
         zero=pick(table.zero),
         minimum=pick(table.minimum),
     )
-    return dequantize(chosen).reshape(*index.shape, -1)
+    return dequantize(chosen).reshape(*index.shape, table.shape[1])
 
 
 def transpose(weight: Blocks) -> Blocks:
@@ -199,9 +199,9 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     row:   the same with codes and scale of the whole row (one block is the whole column)
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """
-    if weight.activations == "none":
-        return (x.reshape(-1, x.shape[-1]) @ dequantize(weight)).reshape(*x.shape[:-1], -1)
     flat = x.reshape(-1, x.shape[-1])
+    if weight.activations == "none":
+        return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
     by_row = weight.activations == "row"
     codes, scale_x = quantize_rows(flat) if by_row else quantize_activations(flat, block=weight.block)
     y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
@@ -214,4 +214,4 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
         y += (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype) * dots.astype(x.dtype)
         if weight.minimum is not None:
             y += flat[:, part].sum(axis=1, keepdims=True) * weight.minimum[c]
-    return y.reshape(*x.shape[:-1], -1)
+    return y.reshape(*x.shape[:-1], weight.shape[1])
