@@ -187,7 +187,7 @@ def check(config: Config) -> None:
 
     def bounded(name: str, value: int, limit: int) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
-        need(whole and 1 <= value <= limit, f"{name} must be 1 to {limit}, got {value!r}")
+        need(whole and 1 <= value <= limit, f"{name} must be 1 to {limit}, got {value!r:.40}")
 
     bounded("vocabulary", config.embedding.vocabulary, LIMITS["vocabulary"])
     bounded("width", config.embedding.width, LIMITS["width"])
@@ -212,6 +212,11 @@ def check(config: Config) -> None:
             need(
                 a.position.theta > 0,
                 f"{at}rotary theta must be positive, got {a.position.theta!r}",
+            )
+            scaling = a.position.scaling
+            need(
+                scaling is None or scaling.factor > 0,
+                f"{at}factor of the rotary scaling must be positive, got {scaling and scaling.factor!r}",
             )
 
 
@@ -255,10 +260,10 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     options = typing.get_args(kind) if origin in (typing.Union, types.UnionType) else (kind,)
     if isinstance(value, dict):
         named = {o.__name__: o for o in options if o in TYPES.values()}
-        if value.get("type") not in named:
-            got = value.get("type")
+        got = value.get("type")
+        if not isinstance(got, str) or got not in named:
             raise ConfigError(f"{path}.type must be one of {sorted(named)}, got {got!r:.80}")
-        made = named[value["type"]]
+        made = named[got]
         known = {f.name: f for f in fields(made)}
         hints = typing.get_type_hints(made)
         given = {k: v for k, v in value.items() if k != "type"}
@@ -270,7 +275,7 @@ def _read(value: Any, kind: Any, path: str) -> Any:
         except TypeError as error:
             raise ConfigError(f"{path} lacks a field: {error}") from None
     for option in options:
-        if option is float and type(value) in (int, float):
+        if option is float and type(value) in (int, float) and abs(value) < 2**128:
             return float(value)
         if option in (int, bool, str, type(None)) and type(value) is option:
             return value

@@ -105,8 +105,10 @@ class Leaves:
             if rule.check:
                 checks += [rule] if rule.theirs in unread else []
             elif any(name in self._shapes for name in rule.ours):
+                if rule.theirs not in unread:
+                    raise CheckpointError(f"tensor {rule.theirs!r} is missing: {rule.ours[0]} needs it")
                 self._found(rule)
-                unread.pop(rule.theirs, None)
+                del unread[rule.theirs]
         if missing := [name for name in self._shapes if name not in self._reads]:
             raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")
         for rule in checks:
@@ -118,8 +120,6 @@ class Leaves:
             raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
 
     def _found(self, rule: Rule) -> None:
-        if rule.theirs not in self._source.names:
-            raise CheckpointError(f"tensor {rule.theirs!r} is missing: {rule.ours[0]} needs it")
         ends = np.cumsum([self._shapes[name][-1] for name in rule.ours]).tolist()
         shape = (*self._shapes[rule.ours[0]][:-1], ends[-1])
         want = shape[::-1] if "transpose" in rule.steps else shape

@@ -1,17 +1,19 @@
 """Families against transformers: random weights, float64, through files and the production loader."""
 
+import copy
 import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from families import ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.refimpl.config import LinearScaling, Rope, Window
+from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import HARMLESS, families, read_config
@@ -141,10 +143,56 @@ def test_refused(keys, message):
     assert "\n" not in str(caught.value)
 
 
+BAD = [0, -1, 1.5, 2**31, 2**63, 10**400, "4", "", None, True, [], {}, [[]], {"type": []}, {"type": "Rope"}]
+
+
+def places(value, path=()):
+    """The path of every value inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def changed(value, path, new):
+    """A copy with another value at a path."""
+    made = copy.copy(value)
+    made[path[0]] = new if len(path) == 1 else changed(value[path[0]], path[1:], new)
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(families()))
+def test_any_value_in_any_field_is_read_or_refused(name):
+    keys = {"model_type": name, **SIZES, "rope_scaling": {"rope_type": "llama3", **LLAMA3}, "head_dim": 8}
+    if name == "tfm":
+        scaled = Rope(1e4, 16, scaling=LinearScaling(2.0))
+        tiny_llama = tiny.llama(layers=1, window=5)
+        keys = {"model_type": name, "config": to_json(tiny_llama)}
+        keys = changed(keys, ("config", "decoder", "layers", 0, "attention", "position"), to_json(scaled))
+    read_config(keys)
+    refused = 0
+    for path in places(keys):
+        for bad in BAD:
+            try:
+                read_config(changed(keys, path, bad))
+            except ConfigError as error:
+                refused += 1
+                assert "\n" not in str(error)  # noqa: PT017
+                assert len(str(error)) < 400, error  # noqa: PT017
+    assert refused > 100
+
+
 def test_sizes_are_required():
     for key in SIZES:
         with pytest.raises(ConfigError, match=f"{key} is missing"):
             read_config({"model_type": "llama", **{k: v for k, v in SIZES.items() if k != key}})
+
+
+def test_a_scaling_that_divides_by_nothing():
+    keys = {"model_type": "tfm", "config": to_json(tiny.llama(layers=1))}
+    scaled = to_json(Rope(1e4, 16, scaling=LinearScaling(0.0)))
+    with pytest.raises(ConfigError, match="layer 0: factor of the rotary scaling must be positive, got 0.0"):
+        read_config(changed(keys, ("config", "decoder", "layers", 0, "attention", "position"), scaled))
 
 
 def test_both_spellings_of_rope():
