@@ -22,14 +22,14 @@ def command(
     verify: Annotated[bool, typer.Option(help="Check the bundle against the specification before it is left.")] = True,
 ) -> None:
     """Write a checkpoint as an ONNX bundle, whole or not at all, and verify it."""
-    from ..refimpl.checkpoint import open_checkpoint
     from ..refimpl.errors import ExportError
     from ..runtime.sources import locate
+    from .loading import whole
 
     source = locate(model, say)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
-    checkpoint = open_checkpoint(source.path)
+    checkpoint = whole(source.path)
     from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 
     export(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .console import say
 
 if TYPE_CHECKING:
+    from ..refimpl.checkpoint import Checkpoint
     from ..runtime.sources import Source
     from ..runtime.tasks import Model
 
@@ -54,14 +55,23 @@ def bundle(source: Source, quant: str | None, device: str) -> Path:
     place = bundle_path(source, quant or "int8", target)
     recover(place)
     if not place.exists():
-        from ..refimpl.checkpoint import open_checkpoint
-
-        checkpoint = open_checkpoint(source.path)
+        checkpoint = whole(source.path)
         from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 
         export(checkpoint, place, target=target, quant=quant or "int8", progress=say)
         say(f"exported to {place}, the next run starts from there")
     return place
+
+
+def whole(path: Path) -> Checkpoint:
+    """A checkpoint that can be exported: what nobody would notice before the bundle runs is tried here."""
+    from ..refimpl.checkpoint import open_checkpoint
+    from ..runtime.tokenizer import Tokenizer
+
+    checkpoint = open_checkpoint(path)
+    if checkpoint.tokenizer is not None:
+        Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary)
+    return checkpoint
 
 
 def _target(device: str) -> str:

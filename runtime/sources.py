@@ -19,7 +19,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -192,6 +191,8 @@ def _digest(path: Path) -> str:
 
 def bundle_path(source: Source, quant: str, target: str) -> Path:
     """Where the bundle made from a source lies in the cache, whether it is there or not."""
+    from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
+
     key = hashlib.sha256(f"{source.digest()} {quant} {target} {version('tfm-cli')}".encode()).hexdigest()
     return cache_dir() / "bundles" / f"{_label(source.name)}-{quant}-{target}-{key[:12]}"
 

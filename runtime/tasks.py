@@ -16,7 +16,7 @@ import numpy as np
 
 from ..refimpl.config import Config
 from ..refimpl.engine import Engine
-from ..refimpl.errors import CheckpointError, LimitError
+from ..refimpl.errors import CheckpointError, LimitError, TfmError
 from ..refimpl.generate import CHUNK, FinishReason, Row, room, single
 from ..refimpl.sampling import Sampler
 from .bundle import open_bundle
@@ -300,8 +300,12 @@ def load(
     """The model of a bundle, its files' hashes checked beside the start of the session."""
     bundle = open_bundle(Path(path))
     checked = bundle.checking()
-    # The tokenizer first: what reading it frees is used again by the session.
-    tokenizer = read_tokenizer(bundle, bundle.config)
-    model = Model(OrtEngine(bundle, device, threads, notify, prepack=True), bundle, tokenizer)
+    try:
+        # The tokenizer first: what reading it frees is used again by the session.
+        tokenizer = read_tokenizer(bundle, bundle.config)
+        model = Model(OrtEngine(bundle, device, threads, notify, prepack=True), bundle, tokenizer)
+    except TfmError:
+        checked()  # a damaged file is the better explanation
+        raise
     checked()
     return model

@@ -20,6 +20,7 @@ import tokenizers
 import tokenizers.models
 
 from ..refimpl.errors import CheckpointError, LimitError
+from ..refimpl.strict_json import parse
 from .machine import trim
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
@@ -61,6 +62,28 @@ def _no_stderr() -> Iterator[None]:
         os.close(null)
 
 
+def _check_prefix(text: str) -> None:
+    """Raise CheckpointError where the library would cut inside a character, which aborts the process.
+
+    It cuts `continuing_subword_prefix` off the second part of each merge without looking whether it
+    is there. Only a file that has one, or that may hide one behind escapes, is parsed a second time.
+    """
+    if not re.search(r'continuing_subword_prefix"\s*:\s*"[^"]|\\u', text):
+        return
+    model = parse(text, "tokenizer.json")
+    model = model.get("model") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(prefix := model.get("continuing_subword_prefix"), str):
+        return
+    merges = model.get("merges")
+    for merge in merges if isinstance(merges, list) else ():
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        second = parts[-1] if isinstance(parts, list) and len(parts) == 2 else None
+        if not isinstance(second, str) or not second.startswith(prefix):
+            raise CheckpointError(
+                f"tokenizer.json: the second part of merge {merge!r:.80} must begin with {prefix!r:.40}"
+            )
+
+
 class Tokenizer:
     """A tokenizer.json for a model of `vocabulary` logits."""
 
@@ -70,6 +93,7 @@ class Tokenizer:
                 f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
             )
         self._text, self.vocabulary = text, vocabulary
+        _check_prefix(text)
         with guarded("can't be used"):
             self._whole = tokenizers.Tokenizer.from_str(text)
             self._whole.no_padding()

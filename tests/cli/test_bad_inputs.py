@@ -1,0 +1,189 @@
+"""Bad inputs: each is one line on stderr with its exit code, within two seconds, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+def header(model: Path, change: Callable[[dict], str]) -> None:
+    """Rewrite the JSON header of the model's safetensors; the tensors stay."""
+    file = model / "model.safetensors"
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = change(json.loads(data[8:end])).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def truncated_gguf(model: Path) -> Path:
+    path = model.parent / "short.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", np.ones((32, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def gguf_bomb(model: Path) -> Path:
+    """49 bytes that claim an array of 2^63 numbers."""
+    path = model.parent / "bomb.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 4, 2**63))
+    return path
+
+
+def shape_that_lies(model: Path) -> Path:
+    def change(entries: dict) -> str:
+        entries["decoder.norm.weight"]["shape"] = [2**62]
+        return json.dumps(entries)
+
+    header(model, change)
+    return model
+
+
+def duplicate_keys(model: Path) -> Path:
+    def change(entries: dict) -> str:
+        text = json.dumps(entries)
+        return text[:-1] + ", " + json.dumps({"decoder.norm.weight": entries["decoder.norm.weight"]})[1:]
+
+    header(model, change)
+    return model
+
+
+def unknown_config_key(model: Path) -> Path:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"attention_sinks": 4}))
+    return model
+
+
+def unread_tensor(model: Path) -> Path:
+    def change(entries: dict) -> str:
+        last = max(entry["data_offsets"][1] for entry in entries.values())
+        return json.dumps(entries | {"decoder.extra": {"dtype": "F32", "shape": [1], "data_offsets": [last, last + 4]}})
+
+    header(model, change)
+    with (model / "model.safetensors").open("ab") as file:
+        file.write(b"\0\0\0\0")
+    return model
+
+
+def nan_weight(model: Path) -> Path:
+    file = model / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4:] = struct.pack("<f", float("nan"))
+    file.write_bytes(data)
+    return model
+
+
+def tokenizer_that_panics(model: Path) -> Path:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return model
+
+
+def tokenizer_that_aborts(model: Path) -> Path:
+    """The library cuts a prefix that isn't there inside a character, and takes the process down."""
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {"a": 0, "é": 1}, "merges": [["a", "é"]], "continuing_subword_prefix": "x"}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return model
+
+
+def weight_map_that_leaves(model: Path) -> Path:
+    (model / "model.safetensors").replace(model.parent / "outside.safetensors")
+    names = {"decoder.norm.weight": "../outside.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return model
+
+
+BAD = {
+    truncated_gguf: (3, "truncated"),
+    gguf_bomb: (3, "claims"),
+    shape_that_lies: (3, "decoder.norm.weight"),
+    duplicate_keys: (3, "decoder.norm.weight"),
+    unknown_config_key: (4, "attention_sinks"),
+    unread_tensor: (3, "decoder.extra"),
+    nan_weight: (8, "finite"),
+    tokenizer_that_panics: (3, "tokenizer.json"),
+    tokenizer_that_aborts: (3, "tokenizer.json"),
+    weight_map_that_leaves: (3, "outside.safetensors"),
+}
+COMMANDS = {
+    "generate": lambda path, out: ("generate", "hi", "--model", path),
+    "numpy": lambda path, out: ("generate", "hi", "--model", path, "--engine", "numpy"),
+    "export": lambda path, out: ("export", path, out),
+}
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def model(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "work" / "model"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch_is_loaded() -> None:
+    """What the clock measures here is tfm, not the import of torch, which is seconds on a busy machine."""
+    import tfm.export.write  # noqa: F401
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
+def test_a_bad_model_is_one_line_and_nothing_written(tfm, model, tmp_path, make, command):
+    path, (code, words) = make(model), BAD[make]
+    before = tree(tmp_path / "work")
+    start = time.perf_counter()
+    ran = tfm(*COMMANDS[command](path, tmp_path / "work" / "out"))
+    took = time.perf_counter() - start
+    progress = ran.err.splitlines(keepends=True)[:-1] if make is nan_weight else []
+    ran.err = ran.err.removeprefix("".join(progress))  # numbers are looked at as they are written
+    ran.failed(code, words)
+    assert took < 2
+    assert tree(tmp_path / "work") == before
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize("engine", ["onnx", "numpy"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "golden.npz"])
+def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, engine):
+    broken = Path(shutil.copytree(bundle, tmp_path / "work" / "bundle"))
+    data = bytearray((broken / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (broken / name).write_bytes(data)
+    before = tree(tmp_path / "work")
+    start = time.perf_counter()
+    ran = tfm("generate", "hi", "--model", broken, "--engine", engine)
+    took = time.perf_counter() - start
+    ran.failed(5, name)
+    assert took < 2
+    assert tree(tmp_path / "work") == before
+
+
+def test_the_bomb_is_49_bytes(tmp_path):
+    assert gguf_bomb(tmp_path / "x").stat().st_size == 49
+
+
+def test_a_panic_prints_nothing_of_its_own(model, tmp_path):
+    """Rust writes to the process's stderr, which only another process sees."""
+    for make in (tokenizer_that_panics, tokenizer_that_aborts):
+        command = [sys.executable, "-m", "tfm.cli.main", "generate", "hi", "--engine", "numpy", "--model", str(make(model))]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.count("\n") == 1, done.stderr
