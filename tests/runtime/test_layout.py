@@ -105,6 +105,13 @@ def test_specs_describe_what_store_gives(drawn):
             assert (tensor.dtype, tensor.shape) == (spec.dtype, spec.shape), name
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_short_last_block_is_filled_with_its_zero_point(symmetric):
+    _, leaf, stored = one(Scheme(8, 32, "block", symmetric), (40, 3), "nbits")
+    filler = 128 if symmetric else leaf.zero[-1][:, None]
+    np.testing.assert_array_equal(stored["packed"][:, 1, 8:], np.broadcast_to(filler, (3, 24)))
+
+
 def run(nodes, inputs: dict, weights: dict, output: str = "y", integer4: dict | None = None) -> np.ndarray:
     """A graph over stored tensors on ONNX Runtime; `integer4` gives type and shape of 4-bit tensors."""
     kind = lambda a: helper.np_dtype_to_tensor_dtype(a.dtype)  # noqa: E731
