@@ -12,11 +12,18 @@ from .console import say, table
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],
-    source: Annotated[str | None, typer.Option(metavar="MODEL", help="The checkpoint that it was made from.")] = None,
-    text: Annotated[Path | None, typer.Option(metavar="FILE", help="Measure KL divergence, agreement and perplexity on this.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Stop after this long and record how far it came.")] = 60,
+    source: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The checkpoint that it was made from.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure KL divergence, agreement and perplexity on this."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Stop after this long and record how far it came.")
+    ] = 60,
 ) -> None:
-    """Re-hash every file, climb the ladder of equivalence, and exit with 10 when anything leaves its budget."""
+    """Re-hash every file and climb the ladder of equivalence; exit with 10 if anything leaves its budget."""
     from ..refimpl.errors import VerifyError
     from ..runtime.sources import locate
     from ..runtime.verify import verify
@@ -24,8 +31,13 @@ def command(
     origin = None if source is None else locate(source, say).path
     report = verify(bundle, source=origin, text=text, seconds=seconds, progress=say)
     table(
-        ("CHECK", "FIGURE", "BUDGET", "RESULT"),
-        [(r.name, r.figure, "" if r.budget is None else r.budget, "ok" if r.ok else "OUT") for r in report.rows],
+        ("CHECK", "FIGURE", "BUDGET", "UNIT", "RESULT", "NOTE"),
+        [(r.name, shown(r.figure), shown(r.budget), r.unit, r.result, r.note) for r in report.rows],
     )
-    if bad := [row.name for row in report.rows if not row.ok]:
-        raise VerifyError(f"{bundle}: out of budget: {', '.join(bad)}")
+    if report.failed:
+        raise VerifyError(f"{bundle}: out of budget: {', '.join(row.name for row in report.failed)}")
+
+
+def shown(figure: float | str | None) -> str:
+    """A figure as the table has it."""
+    return "" if figure is None else f"{figure:.4g}" if isinstance(figure, float) else str(figure)

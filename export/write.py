@@ -92,7 +92,8 @@ def export(
             lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype),
         )
         quantized = None if quant == "fp32" else own
-        write_arrays(new / GOLDEN, golden(checkpoint.config, checkpoint.params, quantized, dtype))
+        said = golden(checkpoint.config, checkpoint.params, quantized, dtype, checkpoint.tokenizer)
+        write_arrays(new / GOLDEN, said)
         for name, text in ((TOKENIZER, checkpoint.tokenizer), (TEMPLATE, checkpoint.chat_template)):
             if text is not None:
                 (new / name).write_bytes(text.encode("utf-8"))
@@ -204,7 +205,7 @@ def _verify_here(path: str) -> None:
     except TfmError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
-    if bad := [row for row in report.rows if not row.ok]:
+    if bad := report.failed:
         print(f"{bad[0].name}: {bad[0].figure}, budget {bad[0].budget}", file=sys.stderr)  # noqa: T201
         sys.exit(VerifyError.exit_code)
 

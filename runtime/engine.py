@@ -28,7 +28,8 @@ FIRST_CAPACITY = 256
 class OrtEngine:
     """`start` and `step` over a bundle: anything with `path`, `config`, `target`, `dtype` and `cache`.
 
-    `prepack` keeps packed weights in the user's cache (`runtime.prepack`).
+    `prepack` keeps packed weights in the user's cache (`runtime.prepack`). `plain` computes products of
+    blocks in float, slowly: what is left is comparable to the last digits (`runtime.verify`).
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class OrtEngine:
         notify: Callable[[str], None] = lambda _: None,
         *,
         prepack: bool = False,
+        plain: bool = False,
     ) -> None:
         self.config: Config = bundle.config
         self.device = choose(device, bundle.target, notify)
@@ -48,7 +50,7 @@ class OrtEngine:
         if prepack and self.device == "cpu":
             self.session = prepacked(Path(bundle.path), threads)
         else:
-            self.session = open_session(self.model, self.device, options(threads))
+            self.session = open_session(self.model, self.device, options(threads), plain=plain)
         layers = range(len(self.config.decoder.layers))
         self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
         self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]

@@ -108,14 +108,33 @@ def options(threads: int | None = None) -> ort.SessionOptions:
     return made
 
 
-def open_session(model: Path, device: Device, opts: ort.SessionOptions) -> ort.InferenceSession:
-    """The session, proven to run on `device`."""
+# How the attribute accuracy_level = 4 of MatMulNBits stands in a graph's bytes.
+ACCURACY = b"accuracy_level\x18"
+
+
+def in_float(graph: bytes) -> bytes:
+    """The graph whose products of blocks don't round their activations; equal if it has none.
+
+    The attribute is one byte, so this needs no package that reads graphs; 0 means float.
+    """
+    return graph.replace(ACCURACY + b"\x04", ACCURACY + b"\x00")
+
+
+def open_session(
+    model: Path, device: Device, opts: ort.SessionOptions, *, plain: bool = False
+) -> ort.InferenceSession:
+    """The session, proven to run on `device`; `plain` has products of blocks in float (`in_float`)."""
     wanted = PROVIDERS[device]
     fallback = [PROVIDERS["cpu"]] if device == "cuda" else []
     ort.set_default_logger_severity(4)
     # Shape arithmetic stays on the CPU, so CUDA keeps it as the second provider.
+    graph = in_float(model.read_bytes()) if plain else str(model)
+    if plain:
+        opts.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(model.parent)
+        )
     with one_line(f"{model.name} can't be opened"):
-        session = ort.InferenceSession(str(model), opts, providers=[wanted, *fallback])
+        session = ort.InferenceSession(graph, opts, providers=[wanted, *fallback])
     got: Any = session.get_providers()[0]
     if got != wanted:
         lacking = ", ".join(missing_for_cuda()) or "a GPU that this build of ONNX Runtime supports"

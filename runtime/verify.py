@@ -1,0 +1,385 @@
+"""A bundle against the specification: the ladder of equivalence, as far as this machine allows.
+
+Each rung is a generator of rows. The golden inputs of the bundle stand for the specification, so
+that a device needs neither torch nor the source; with the source, weights and predictions are
+compared with it too. `python -m tfm.runtime.verify BUNDLE` prints the report as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..refimpl import params as trees
+from ..refimpl.checkpoint import Checkpoint, open_checkpoint
+from ..refimpl.engine import Engine, NumpyEngine
+from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
+from ..refimpl.generate import Row as Text
+from ..refimpl.generate import single
+from ..refimpl.ops import quant
+from ..refimpl.ops.quant import Blocks
+from . import golden as goldens
+from .bundle import Bundle, open_bundle
+from .fidelity import fidelity
+from .golden import Golden, Run, Says, digest, largest, rms
+from .layout import Scheme
+from .manifest import CERTIFICATE, GOLDEN, MANIFEST
+from .report import Report, Row, certify, judged, manifest_hash
+from .session import choose
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+__all__ = ["Report", "Row", "fidelity", "verify"]
+
+GREEDY = 32  # tokens of the greedy comparison
+WINDOW = 512
+LARGEST_TEXT = 16 * 2**20
+PROSE = (
+    "Water boils at one hundred degrees at sea level, and at a lower temperature on a mountain, "
+    "because the air above it presses less. A kettle that sings in the valley is quiet longer up "
+    "there, and an egg needs more time. People who live high up know this without a thermometer. "
+    "They put a lid on the pot, wait a little longer, and talk about the weather, which changes "
+    "quickly where the clouds pass through the village instead of over it. In the evening the wind "
+    "turns, the smoke of the fires goes down the slope, and the first lights of the town below can "
+    "be seen. Then somebody says that tomorrow will be clear, and most of the time this is true."
+)
+
+
+@dataclass
+class Climb:
+    """What the rungs share: the bundle, what it is compared with, and how much time is left."""
+
+    bundle: Bundle
+    source: Checkpoint | None
+    text: str | None
+    until: float
+    device: str
+    threads: int | None
+
+    def late(self) -> bool:
+        return time.monotonic() > self.until
+
+    @cached_property
+    def golden(self) -> Golden:
+        try:
+            with np.load(self.bundle.path / GOLDEN, allow_pickle=False) as arrays:
+                return goldens.read(dict(arrays))
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{GOLDEN} can't be read: {error}: export the model again") from None
+
+    @cached_property
+    def engine(self) -> Engine:
+        from .engine import OrtEngine
+
+        return OrtEngine(self.bundle, self.device, self.threads)
+
+
+def files(climb: Climb) -> Iterator[Row]:
+    """Every byte is the one that was exported."""
+    bundle = climb.bundle
+    bundle.check_hashes()
+    yield Row("hashes of all files", len(bundle.manifest.files), unit="files", ok=True)
+    if (bundle.path / CERTIFICATE).exists():
+        try:
+            named = json.loads((bundle.path / CERTIFICATE).read_bytes())["manifest"]
+        except (ValueError, KeyError, TypeError):
+            named = None
+        same = named == manifest_hash(bundle.path)
+        note = "" if same else f"{CERTIFICATE} names another {MANIFEST}: one of them was changed since"
+        yield Row("certificate names the manifest", "yes" if same else "no", ok=same, note=note)
+
+
+def weights(climb: Climb) -> Iterator[Row]:
+    """The weights, restored from the file, are the quantized specification's, to the integer."""
+    names = list(trees.shapes(climb.bundle.config))
+    dtype = np.dtype(climb.bundle.dtype)
+    wrong: list[str] = []
+    for done, (name, wanted) in enumerate(zip(names, climb.golden.digests, strict=True)):
+        if climb.late():
+            yield Row("weights equal the specification's", done, unit="leaves", note="out of time")
+            return
+        leaf = climb.bundle.leaf(name)
+        _finite(name, leaf)
+        if digest(leaf, dtype) != wanted.tobytes():
+            wrong.append(name)
+    yield _equal("weights equal the specification's", len(names), wrong)
+
+
+def _finite(name: str, leaf: Array | Blocks) -> None:
+    for part in (leaf.scale, leaf.minimum) if isinstance(leaf, Blocks) else (leaf,):
+        if part is not None and not np.isfinite(part).all():
+            raise NumericError(f"{name} must be finite, it holds NaN or infinity: export the model again")
+
+
+def _equal(name: str, total: int, wrong: list[str]) -> Row:
+    note = f"different: {', '.join(wrong[:3])}" if wrong else ""
+    return Row(name, total - len(wrong), total, "leaves", not wrong, note)
+
+
+def source(climb: Climb) -> Iterator[Row]:
+    """The weights are those of the source: quantized here again by the specification."""
+    bundle, origin = climb.bundle, climb.source
+    if origin is None:
+        yield Row("weights equal the source's", note="no --source given")
+        return
+    if origin.config != bundle.config:
+        raise CheckpointError(f"{origin.path}: isn't the source of this bundle: another config")
+    names = list(trees.shapes(bundle.config))
+    wrong: list[str] = []
+    for done, name in enumerate(names):
+        if climb.late():
+            yield Row("weights equal the source's", done, unit="leaves", note="out of time")
+            return
+        if not _from_source(origin, name, bundle.manifest.schemes.get(name), bundle.leaf(name)):
+            wrong.append(name)
+    yield _equal("weights equal the source's", len(names), wrong)
+
+
+def _from_source(origin: Checkpoint, name: str, scheme: Scheme | None, held: Array | Blocks) -> bool:
+    if scheme is None or not isinstance(held, Blocks):
+        return not isinstance(held, Blocks) and np.array_equal(origin.leaf(name).astype(held.dtype), held)
+    if scheme.native:
+        wanted = origin.native(name)
+        if wanted is not None and wanted.minimum is not None:
+            # d·q + m is kept as d·(q − middle) + (m + d·middle), see `export.quantize`.
+            middle = np.float32(2 ** (wanted.bits - 1))
+            wanted = replace(wanted, zero=None, minimum=wanted.minimum + middle * wanted.scale)
+    else:
+        how = {"bits": scheme.bits, "block": scheme.block, "symmetric": scheme.symmetric}
+        wanted = quant.quantize(origin.leaf(name), axis=held.axis, **how)
+    if wanted is None:
+        return False
+    for part in ("codes", "scale", "zero", "minimum"):
+        a, b = getattr(wanted, part), getattr(held, part)
+        if (a is None) != (b is None) or (a is not None and not np.array_equal(a.astype(b.dtype), b)):
+            return False
+    return True
+
+
+def session(climb: Climb) -> Iterator[Row]:
+    """The graph starts on the device that it was made for, and not on another one in silence."""
+    engine = climb.engine
+    provider = engine.session.get_providers()[0]  # pyright: ignore[reportAttributeAccessIssue]
+    yield Row("ONNX Runtime starts on", provider, ok=True)
+
+
+def sharp(climb: Climb) -> Iterator[Row]:
+    """The same graph with products of blocks in float, where no code can flip: every digit counts."""
+    from .engine import OrtEngine
+
+    plain = climb.golden.plain
+    if plain is None or choose(climb.device, climb.bundle.target) != "cpu":
+        return
+    engine = OrtEngine(climb.bundle, climb.device, climb.threads, plain=True)
+    found = _run(engine, climb.golden, [climb.golden.tokens.shape[1]])
+    yield from _errors("products in float", climb.golden.view(found), plain)
+
+
+def numbers(climb: Climb) -> Iterator[Row]:
+    """Logits of the golden tokens, whole, and however the tokens are handed over."""
+    golden = climb.golden
+    length = golden.tokens.shape[1]
+    whole = golden.view(_run(climb.engine, golden, [length]))
+    yield from _errors("whole", whole, golden.own)
+    if climb.bundle.manifest.schemes:
+        for name, measure in (("largest", largest), ("RMS", rms)):
+            figure = measure(whole, golden.floats)
+            yield Row(f"against unquantized weights: {name} error", figure, unit="logits")
+    ways = {
+        "cached, token by token": [golden.split] + [1] * (length - golden.split),
+        "in chunks": [golden.split, length - golden.split] if length > 1 else [1],
+    }
+    for name, pieces in ways.items():
+        yield _way(climb, name, _run(climb.engine, golden, pieces))
+    alone = [_run(climb.engine, golden, [length], slice(row, row + 1)) for row in range(len(golden.tokens))]
+    yield _way(climb, "each row alone", np.concatenate(alone))
+
+
+def _errors(name: str, found: Array, says: Says) -> Iterator[Row]:
+    yield judged(f"{name}: largest error", largest(found, says.logits), says.budget, "logits")
+    yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget, "logits")
+
+
+def _way(climb: Climb, name: str, logits: Array) -> Row:
+    golden = climb.golden
+    error = largest(golden.view(logits), golden.own.logits)
+    return judged(f"{name}: largest error", error, golden.own.budget, "logits")
+
+
+def _run(engine: Engine, golden: Golden, pieces: list[int], rows: slice = slice(None)) -> Float[Array, "M N"]:
+    """Logits at the real positions of the golden tokens, handed over in pieces of the given lengths."""
+    tokens, lengths = golden.tokens[rows], golden.lengths[rows]
+    cache, begin, made = engine.start(len(tokens)), 0, []
+    for piece in pieces:
+        part = tokens[:, begin : begin + piece]
+        real = np.clip(lengths - begin, 0, piece)
+        at = np.tile(np.arange(piece), (len(tokens), 1))
+        logits, cache = engine.step(part, cache, real, at)
+        made.append(logits)
+        begin += piece
+    logits = np.concatenate(made, axis=1)
+    return logits[np.arange(begin)[None] < lengths[:, None]]
+
+
+def greedy(climb: Climb) -> Iterator[Row]:
+    """The tokens that the engine chooses are those that the specification would, given the same past."""
+    golden, config = climb.golden, climb.bundle.config
+    prompt = golden.tokens[0, : golden.split].tolist()
+    text = Text(prompt, max_new_tokens=min(GREEDY, config.context - len(prompt)))
+    chosen = list(single(climb.engine, text))
+    if not chosen:
+        yield Row("greedy tokens equal the specification's", note="the context has no room")
+        return
+    ids = np.array([[*prompt, *chosen[:-1]]])
+    run = Run(np.dtype(np.float32))
+    truth = goldens.logits(config, climb.bundle.params(), ids, [run])[0][0, len(prompt) - 1 :]
+    best = truth.argmax(-1)
+    gaps = truth.max(-1) - truth[np.arange(len(chosen)), chosen]
+    differ = np.flatnonzero(best != chosen)
+    note = ""
+    if len(differ):
+        i = differ[0]
+        note = f"token {i}: {chosen[i]} for {best[i]}, which the specification has {gaps[i]:.2g} ahead"
+    # Two logits may each have moved by the budget.
+    ok = bool(gaps.max() <= 2 * golden.own.budget)
+    yield Row(
+        "greedy tokens equal the specification's", len(chosen) - len(differ), len(chosen), "tokens", ok, note
+    )
+
+
+def prose(climb: Climb) -> Iterator[Row]:
+    """Predictions over a text, the text itself handed to both."""
+    bundle, origin = climb.bundle, climb.source
+    told = bundle.tokenizer
+    if told is None:
+        yield Row("KL divergence over a text", note="the bundle has no tokenizer")
+        return
+    if origin is None and bundle.dtype == "float16":
+        yield Row("KL divergence over a text", note="in float16 it needs --source")
+        return
+    ids = Tokenizer(told, bundle.config.embedding.vocabulary).encode(climb.text or PROSE)
+    if origin is None:
+        truth, name = NumpyEngine(bundle.config, bundle.params()), "the bundle's weights"
+    else:
+        truth, name = NumpyEngine(origin.config, origin.params), "the source"
+    window = min(WINDOW, bundle.config.context)
+    found = fidelity(climb.engine, truth, ids, window, enough=climb.late)
+    note = f"{found.positions} of {len(ids)} tokens, against the specification over {name}"
+    if origin is None or bundle.quant == "fp32":
+        yield judged("KL divergence over a text", found.kl, climb.golden.own.kl_budget, "nats", note)
+    else:
+        finite = None if np.isfinite(found.kl) else False
+        yield Row("KL divergence over a text", found.kl, unit="nats", ok=finite, note=note)
+    yield Row("top-1 agreement", found.agreement)
+    yield Row("perplexity", found.perplexity, note=f"the specification's is {found.reference_perplexity:.4g}")
+
+
+RUNGS: dict[str, Callable[[Climb], Iterator[Row]]] = {
+    "files": files,
+    "weights": weights,
+    "session": session,
+    "sharp": sharp,
+    "numbers": numbers,
+    "greedy": greedy,
+    "text": prose,
+    "source": source,
+}
+
+
+def verify(
+    bundle: Path | str,
+    source: Path | str | None = None,
+    text: Path | str | None = None,
+    seconds: float = 60,
+    progress: Callable[[str], None] | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Report:
+    """Climb the ladder, and leave a certificate in the bundle if it held.
+
+    A rung that can't be tried on this machine, or isn't reached in time, is a row that says so; one
+    that breaks is a row whose `ok` is False. Raises BundleError where there is no bundle at all.
+    """
+    begun = time.monotonic()
+    path = Path(bundle)
+    rows: list[Row] = []
+    try:
+        opened = open_bundle(path)
+    except BundleError as error:
+        if not (path / MANIFEST).is_file():
+            raise
+        rows.append(Row("files", "damaged", ok=False, note=str(error)))
+        return Report(tuple(rows), time.monotonic() - begun, device, goldens.SEED)
+    climb = Climb(
+        bundle=opened,
+        source=None if source is None else open_checkpoint(source),
+        text=None if text is None else _read(Path(text)),
+        until=begun + seconds,
+        device=device,
+        threads=threads,
+    )
+    for name, rung in RUNGS.items():
+        if climb.late():
+            rows.append(Row(name, note=f"not reached in {seconds:g} s"))
+            continue
+        if progress is not None:
+            progress(f"verify: {name}")
+        try:
+            for row in rung(climb):
+                rows.append(row)
+                if climb.late():
+                    break
+        except DeviceError as error:
+            rows.append(Row(name, note=str(error)))
+        except TfmError as error:
+            rows.append(Row(name, type(error).__name__, ok=False, note=str(error)))
+        if name == "files" and rows[-1].ok is False:
+            break  # of other bytes than those exported, nothing else need be known
+    report = Report(tuple(rows), time.monotonic() - begun, device, goldens.SEED)
+    if not report.failed:
+        certify(path, report)
+    return report
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_TEXT:
+            raise VerifyError(f"{path}: a text may have {LARGEST_TEXT} bytes, it has {path.stat().st_size}")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VerifyError(f"{path}: can't be read as UTF-8 text: {error}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The process that `export` starts: the report as JSON on stdout, an exit code as the CLI's."""
+    parser = argparse.ArgumentParser(prog="python -m tfm.runtime.verify")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args(arguments)
+    try:
+        report = verify(**vars(given))
+    except TfmError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    sys.stdout.write(json.dumps(report.to_json(), allow_nan=False) + "\n")
+    return VerifyError.exit_code if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
