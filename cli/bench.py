@@ -43,7 +43,12 @@ def command(
         if None not in (values := [run[name] for run in runs])
     }
     if as_json:
-        about = {"bundle": str(place), "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
+        about = {
+            "bundle": str(place),
+            "prompt_tokens": prompt_tokens,
+            "new_tokens": new_tokens,
+            "repeats": repeats,
+        }
         out_json(about | found)
         return
     table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -14,7 +15,9 @@ from .console import generated, out, say
 
 def command(
     model: o.Model = "smollm2-135m",
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model shall be told first.")] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model shall be told first.")
+    ] = None,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
     device: o.Device = "cpu",
@@ -33,7 +36,8 @@ def command(
     """Talk with a model; each line is a message, the end of input ends it."""
     given = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
     from ..runtime.tasks import Conversation
     from .loading import load
@@ -53,10 +57,8 @@ def messages() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         return
-    try:
-        import readline  # noqa: F401  (importing it gives input() its editing; Windows has its own)
-    except ImportError:
-        pass
+    with contextlib.suppress(ImportError):  # importing it gives input() its editing; Windows has its own
+        import readline  # noqa: F401
     while True:
         try:
             line = input("> ")

@@ -19,9 +19,7 @@ def _unsafe(character: str) -> bool:
 
 def escape(text: str, keep: str = "") -> str:
     """The text with each character that could steer a terminal spelt out, but for those in `keep`."""
-    return "".join(
-        c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text
-    )
+    return "".join(c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text)
 
 
 def generated(text: str, raw: bool) -> str:

@@ -15,9 +15,6 @@ PACKAGES = (
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub",
 )  # fmt: skip
 
-# The instructions with which int8 products are fast, as Linux names them.
-INT8_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """Report versions, providers that really start, int8 instructions, memory, threads and the cache."""
@@ -41,6 +38,7 @@ def report() -> dict[str, Any]:
     import platform
 
     from ..runtime import machine, sources
+    from ..runtime.report import INT8_FLAGS, int8_path
 
     versions, free = _versions(), machine.memory()
     wheels = [name for name in versions if name.startswith("onnxruntime")]
@@ -53,7 +51,7 @@ def report() -> dict[str, Any]:
         "providers": _providers(),
         "int8": {
             "instructions": " ".join(flags) or "none known",
-            "path": "session.x64quantprecision=1" if machine.saturates() else "exact, no setting needed",
+            "path": int8_path(),
         },
         "memory": "unknown" if free is None else f"{size(free)} free",
         "threads": machine.threads(),
@@ -93,7 +91,9 @@ def _providers() -> dict[str, str]:
         except Exception as error:  # each provider has exceptions of its own
             found[provider] = f"fails: {' '.join(str(error).split()):.120}"
         if provider == PROVIDERS["cuda"] and found[provider] != "starts":
-            found[provider] += f", missing: {', '.join(missing_for_cuda()) or 'a GPU that this build supports'}"
+            found[provider] += (
+                f", missing: {', '.join(missing_for_cuda()) or 'a GPU that this build supports'}"
+            )
     return found
 
 
@@ -108,7 +108,12 @@ def _identity() -> bytes:
     """y = Identity(x) for one float, as a ModelProto: the least that a provider can be started with."""
     kind = _field(2, _field(1, _field(1, 1) + _field(2, _field(1, _field(1, 1)))))  # TypeProto: float [1]
     node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
-    graph = _field(1, node) + _field(2, b"g") + _field(11, _field(1, b"x") + kind) + _field(12, _field(1, b"y") + kind)
+    graph = (
+        _field(1, node)
+        + _field(2, b"g")
+        + _field(11, _field(1, b"x") + kind)
+        + _field(12, _field(1, b"y") + kind)
+    )
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 17))
 
 

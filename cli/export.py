@@ -13,13 +13,19 @@ from .options import Quant, Target
 
 def command(
     model: Annotated[str, typer.Argument(help="A checkpoint, or a name to fetch.")],
-    directory: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's directory; a bundle there is replaced.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The bundle's directory; a bundle there is replaced.")
+    ],
     quant: Annotated[Quant, typer.Option(help="How weights are stored.")] = "int8",
     target: Annotated[Target, typer.Option(help="What the bundle is made for.")] = "ort-cpu",
     table: Annotated[int, typer.Option(metavar="4|8", help="Bits of the token table with --quant int4.")] = 8,
-    strict: Annotated[bool, typer.Option(help="With --quant keep: every matrix must have blocks of its own.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="With --quant keep: every matrix must have blocks of its own.")
+    ] = False,
     opset: Annotated[int | None, typer.Option(help="ai.onnx operator set; None is the target's own.")] = None,
-    verify: Annotated[bool, typer.Option(help="Check the bundle against the specification before it is left.")] = True,
+    verify: Annotated[
+        bool, typer.Option(help="Check the bundle against the specification before it is left.")
+    ] = True,
 ) -> None:
     """Write a checkpoint as an ONNX bundle, whole or not at all, and verify it."""
     from ..refimpl.errors import ExportError

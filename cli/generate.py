@@ -15,7 +15,9 @@ from .console import generated, out, out_json, say
 
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text to answer; else --file or stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Read the prompt from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Read the prompt from a file.")
+    ] = None,
     model: o.Model = "smollm2-135m",
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
@@ -34,11 +36,12 @@ def command(
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Generate text. The model is fetched and exported on its first use, and runs from the cache afterwards."""
+    """Generate text; a model is fetched and exported on its first use and runs from the cache afterwards."""
     text = read_prompt(prompt, file)
     given = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
     from .loading import load
 
@@ -52,26 +55,33 @@ def command(
     if as_json:
         timings = {"load_s": load_s, **answer.timings}
         out_json(
-            {"tokens": answer.tokens, "text": answer.text, "finish_reason": answer.finish_reason, "timings": timings}
+            {
+                "tokens": answer.tokens,
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "timings": timings,
+            }
         )
     else:
         out()
-    if answer.finish_reason == "length" and len(answer.tokens) < max_new_tokens:
-        say(f"clipped to {len(answer.tokens)} tokens: the prompt leaves no more of the context of {loaded.config.context}")
+    made, context = len(answer.tokens), loaded.config.context
+    if answer.finish_reason == "length" and made < max_new_tokens:
+        say(f"clipped to {made} tokens: the prompt leaves no more of the context of {context}")
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
     """The prompt from where it was given; as in a shell's $(…), a file's last newline isn't part of it."""
     if prompt is not None and file is not None:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
+    text = prompt or ""
     if prompt is None:
         if file is None and sys.stdin.isatty():
             raise typer.BadParameter("give a prompt: as argument, with --file, or on stdin")
         data = sys.stdin.buffer.read() if file is None else file.read_bytes()
         try:
-            prompt = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            text = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"the prompt must be UTF-8: {error}") from None
-    if not prompt.strip():
+    if not text.strip():
         raise typer.BadParameter("the prompt is empty")
-    return prompt
+    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,9 @@ RUNNER_BYTES = 200_000_000
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A bundle, a checkpoint, a bare config.json, or a name to fetch.")],
+    model: Annotated[
+        str, typer.Argument(help="A bundle, a checkpoint, a bare config.json, or a name to fetch.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a model is made of, its bytes in each quantization, and whether it fits this machine."""
@@ -35,7 +36,10 @@ def command(
     parts, room = parameters(config), memory()
     needs = {quant: need(config, count, room) for quant, count in weight_bytes(config).items()}
     contexts = sorted({c for c in (1024, 4096, 16384, 65536) if c < config.context} | {config.context})
-    cache = {c: {kind: cache_bytes(config, c, width) for kind, width in (("fp32", 4), ("fp16", 2))} for c in contexts}
+    cache = {
+        c: {kind: cache_bytes(config, c, width) for kind, width in (("fp32", 4), ("fp16", 2))}
+        for c in contexts
+    }
     if as_json:
         facts |= {"config": to_json(config), "parameters": {"total": sum(parts.values()), **parts}}
         out_json({**facts, "quantizations": needs, "cache_bytes": cache, "available_memory": room})
@@ -48,10 +52,16 @@ def command(
     out(f"{total:,} in all\n")
     table(
         ("QUANTIZATION", "BYTES", "LONGEST CONTEXT HERE"),
-        [(q, size(n["bytes"]), "doesn't fit" if n["longest_context"] == 0 else n["longest_context"]) for q, n in needs.items()],
+        [
+            (q, size(n["bytes"]), "doesn't fit" if n["longest_context"] == 0 else n["longest_context"])
+            for q, n in needs.items()
+        ],
     )
     out(f"{'unknown' if room is None else size(room)} of memory is free\n")
-    table(("CACHE AT", "FP32", "FP16"), [(f"{c} tokens", size(b["fp32"]), size(b["fp16"])) for c, b in cache.items()])
+    table(
+        ("CACHE AT", "FP32", "FP16"),
+        [(f"{c} tokens", size(b["fp32"]), size(b["fp16"])) for c, b in cache.items()],
+    )
 
 
 def _read(source: Source) -> tuple[Config, dict[str, Any]]:
@@ -83,7 +93,7 @@ def parameters(config: Config) -> dict[str, int]:
     """Part -> number of parameters."""
     from ..refimpl.params import shapes
 
-    counts = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
+    counts: dict[str, int] = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
     for name, shape in shapes(config).items():
         owner, last = name.split(".")[-2:]
         part = {"embedding": "embedding", "head": "output"}.get(owner, "norms")
@@ -103,7 +113,9 @@ def weight_bytes(config: Config) -> dict[str, int]:
         target = "standard" if quant == "fp16" else "ort-cpu"
         bare: Any = SimpleNamespace(config=config)  # only "keep" looks at weights
         groups = layout.stored(config, plan(bare, quant, 8, False, target), target)
-        specs = (spec for group in groups.values() for spec in layout.specs(group, dtype(quant, target)).values())
+        specs = (
+            spec for group in groups.values() for spec in layout.specs(group, dtype(quant, target)).values()
+        )
         found[quant] = sum(spec.length for spec in specs)
     return found
 
@@ -114,7 +126,7 @@ def cache_bytes(config: Config, context: int, width: int) -> int:
     return sum(2 * a.groups * a.head_size * context * width for a in attentions)
 
 
-def need(config: Config, weights: int, room: int | None) -> Mapping[str, int | bool | None]:
+def need(config: Config, weights: int, room: int | None) -> dict[str, Any]:
     """What a scheme needs, and the longest context that fits the free memory with a float32 cache."""
     if room is None:
         return {"bytes": weights, "fits": None, "longest_context": None}
@@ -131,9 +143,9 @@ def describe(config: Config) -> str:
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
     norm = type(config.decoder.final_norm or a.pre).__name__
     position = f"rotary {a.position.theta:g}" if a.position else "no positions"
+    mlp = f"{type(first.mlp).__name__.lower()} mlp {first.mlp.width} ({first.mlp.activation})"
+    vocabulary = f"{config.embedding.vocabulary}{' (tied)' if config.head.tied else ''}"
     return (
-        f"decoder, {len(layers)} layers{mixed} width {config.embedding.width}, {a.heads} heads of {a.head_size} in "
-        f"{a.groups} groups, {type(first.mlp).__name__.lower()} mlp {first.mlp.width} ({first.mlp.activation}), {norm}, "
-        f"{position}, context {config.context}, vocabulary {config.embedding.vocabulary}"
-        f"{' (tied)' if config.head.tied else ''}"
+        f"decoder, {len(layers)} layers{mixed} width {config.embedding.width}, {a.heads} heads of "
+        f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}, context {config.context}, vocabulary {vocabulary}"
     )

@@ -25,9 +25,13 @@ def load(name: str, engine: str, quant: str | None, device: str, threads: int | 
 
     if engine != "onnx":
         if device == "cuda":
-            raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
+            raise DeviceError(
+                f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx"
+            )
         if threads is not None:  # read by the libraries when they are loaded, which is not yet
-            os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+            os.environ |= dict.fromkeys(
+                ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
+            )
     source = locate(name, say)
     if source.kind == "config":
         raise CheckpointError(f"{name} must have weights beside its config.json")
@@ -46,7 +50,9 @@ def bundle(source: Source, quant: str | None, device: str) -> Path:
             from ..runtime.bundle import open_bundle
 
             if (held := open_bundle(source.path).quant) != quant:
-                raise BundleError(f"{source.path} holds {held}, asked was {quant}: export the checkpoint again")
+                raise BundleError(
+                    f"{source.path} holds {held}, asked was {quant}: export the checkpoint again"
+                )
         return source.path
     from ..runtime.sources import bundle_path
     from ..runtime.swap import recover

@@ -67,7 +67,12 @@ def _explain(error: BaseException) -> tuple[int, str]:
             return ExportError.exit_code, f"the disk must have room: {error}"
         case OSError():
             return 1, str(error)
-        case ImportError() if error.name and error.name.split(".")[0] in ("torch", "onnx", "onnx_ir", "onnxscript"):
+        case ImportError() if error.name and error.name.split(".")[0] in (
+            "torch",
+            "onnx",
+            "onnx_ir",
+            "onnxscript",
+        ):
             return 1, f"this needs {error.name}: pip install 'tfm-cli[export]'"
         case _:
             return 1, f"unexpected {type(error).__name__}: {error!s:.300} (TFM_RAISE=1 shows where)"

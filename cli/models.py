@@ -10,7 +10,9 @@ from .console import out, out_json, say, size, table
 
 
 def command(
-    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove this from the cache, a model with its bundles.")] = None,
+    remove: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Remove this from the cache, a model with its bundles.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """List the models that can be fetched by name, and what the cache holds."""

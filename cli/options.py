@@ -14,10 +14,15 @@ EngineName = Literal["numpy", "torch", "onnx"]
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", metavar="MODEL", help="A path, pypi:NAME, hf:ORG/NAME, or a name that `models` lists."
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A path, pypi:NAME, hf:ORG/NAME, or a name that `models` lists.",
     ),
 ]
-Engine = Annotated[EngineName, typer.Option("--engine", help="The specification, its mirror, or ONNX Runtime.")]
+Engine = Annotated[
+    EngineName, typer.Option("--engine", help="The specification, its mirror, or ONNX Runtime.")
+]
 Quantization = Annotated[
     Quant | None, typer.Option("--quant", help="How weights are stored; int8 where a bundle has to be made.")
 ]
@@ -29,15 +34,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 NoEscape = Annotated[
     bool, typer.Option("--no-escape", help="Let control characters of the model's text reach the terminal.")
 ]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="The most tokens to make.")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="N", min=1, help="The most tokens to make.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same text again.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")]
-Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token, whatever the model's own default.")]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")
+]
+Greedy = Annotated[
+    bool, typer.Option("--greedy", help="Take the likeliest token, whatever the model's own default.")
+]
 Temperature = Annotated[float | None, typer.Option(help="Sample; above 1 flatter, below 1 sharper.")]
 TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest.")]
 TopP = Annotated[float | None, typer.Option(help="Sample among the likeliest that carry this probability.")]
-MinP = Annotated[float | None, typer.Option(help="Sample what has this share of the likeliest's probability.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1: tokens already there get less likely.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Sample what has this share of the likeliest's probability.")
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Above 1: tokens already there get less likely.")
+]
 
 
 def checked(**given: Any) -> dict[str, Any]:

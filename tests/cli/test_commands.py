@@ -38,14 +38,18 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_three_engines_give_the_same_tokens_for_a_bundle(tfm, bundle, engine):
-    told = tfm("generate", "hello", "--model", bundle, "--engine", engine, "--max-new-tokens", 12, "--json").json
+    told = tfm(
+        "generate", "hello", "--model", bundle, "--engine", engine, "--max-new-tokens", 12, "--json"
+    ).json
     wanted = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 12, "--json").json
     assert told["tokens"] == wanted["tokens"]
 
 
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_a_checkpoint_runs_as_it_is(tfm, checkpoint, engine):
-    told = tfm("generate", "hello", "--model", checkpoint, "--engine", engine, "--max-new-tokens", 12, "--json").json
+    told = tfm(
+        "generate", "hello", "--model", checkpoint, "--engine", engine, "--max-new-tokens", 12, "--json"
+    ).json
     assert len(told["tokens"]) == 12
 
 
@@ -65,7 +69,9 @@ def test_raw_leaves_the_template_out(tfm, bundle):
 
 def test_a_seed_gives_the_same_text_again(tfm, bundle):
     def tokens(*more):
-        return tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 16, "--json", *more).json["tokens"]
+        return tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 16, "--json", *more).json[
+            "tokens"
+        ]
 
     sampled = tokens("--temperature", 2, "--seed", 7)
     assert tokens("--temperature", 2, "--seed", 7) == sampled
@@ -123,7 +129,8 @@ def test_generate_on_a_bundle_never_imports_torch_or_rich(bundle):
     code = (
         "import sys; from tfm.cli.main import main; "
         f"assert main(['generate', 'hi', '--model', {str(bundle)!r}, '--max-new-tokens', '2']) == 0; "
-        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxscript', 'transformers', 'rich', 'platformdirs'} & set(sys.modules); "
+        "banned = {'torch', 'onnx', 'onnx_ir', 'onnxscript', 'transformers', 'rich', 'platformdirs'}; "
+        "heavy = banned & set(sys.modules); "
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -135,7 +142,11 @@ def test_chat_keeps_the_conversation(tfm, bundle, monkeypatch):
     from tfm.runtime import tasks
 
     say = tasks.Conversation.say
-    monkeypatch.setattr(tasks.Conversation, "say", lambda self, text, **g: (seen.append(len(self.messages)), say(self, text, **g))[1])
+    monkeypatch.setattr(
+        tasks.Conversation,
+        "say",
+        lambda self, text, **g: (seen.append(len(self.messages)), say(self, text, **g))[1],
+    )
     options = ("--model", bundle, "--max-new-tokens", 5, "--system", "be brief")
     ran = tfm("chat", *options, stdin=b"one\n\n  \ntwo\r\nthree")
     assert ran.code == 0
@@ -160,7 +171,10 @@ def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkey
     assert told["parameters"]["embedding"] == 258 * 64
     assert told["parameters"]["norms"] == 5 * 64
     assert told["config"] == to_json(config)
-    assert told["cache_bytes"]["16384"] == {"fp32": 2 * 2 * 2 * 16 * 16384 * 4, "fp16": 2 * 2 * 2 * 16 * 16384 * 2}
+    assert told["cache_bytes"]["16384"] == {
+        "fp32": 2 * 2 * 2 * 16 * 16384 * 4,
+        "fp16": 2 * 2 * 2 * 16 * 16384 * 2,
+    }
     assert set(told["quantizations"]) == {"fp32", "fp16", "int8", "int8-dynamic", "int4"}
     assert told["quantizations"]["fp32"]["bytes"] == 4 * told["parameters"]["total"]
     text = tfm("inspect", checkpoint)
@@ -180,9 +194,10 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps(
             {
-                "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
-                "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256, "rms_norm_eps": 1e-5,
-                "max_position_embeddings": 8192, "rope_theta": 500000.0, "tie_word_embeddings": False,
+                "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
+                "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+                "vocab_size": 128256, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
+                "rope_theta": 500000.0, "tie_word_embeddings": False,
             }
         )
     )  # fmt: skip
@@ -190,7 +205,9 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
     sizes = {name: entry["bytes"] / 1e9 for name, entry in told["quantizations"].items()}
     assert told["parameters"]["total"] == 70_553_706_496
     assert 140 < sizes["fp16"] < 142
-    assert sizes["int8"] == pytest.approx(sizes["fp16"] * (1 + 4 / 32) / 2, rel=1e-3)  # a float32 scale for 32
+    assert sizes["int8"] == pytest.approx(
+        sizes["fp16"] * (1 + 4 / 32) / 2, rel=1e-3
+    )  # a float32 scale for 32
     assert sizes["int4"] == pytest.approx(sizes["fp16"] * (0.5 + 4 / 32) / 2, rel=0.04)  # tables stay 8-bit
     assert told["cache_bytes"]["8192"]["fp16"] == 2 * 80 * 8 * 128 * 8192 * 2
     assert tfm("inspect", tmp_path / "config.json", "--json").json["parameters"] == told["parameters"]

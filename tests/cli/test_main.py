@@ -135,7 +135,15 @@ def test_generated_text_is_escaped_only_where_a_terminal_would_act(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (134_515_008, "134.5 MB"), (2e12, "2.0 TB"), (5e15, "5000.0 TB")]
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (134_515_008, "134.5 MB"),
+        (2e12, "2.0 TB"),
+        (5e15, "5000.0 TB"),
+    ],
 )
 def test_sizes(count, text):
     assert console.size(count) == text
@@ -148,7 +156,17 @@ def test_a_table_aligns_numbers_to_the_right(capsys):
 
 def talk(bundle, tmp_path, *more: str, **streams) -> subprocess.Popen:
     """A generate that goes on for many tokens, in a process of its own."""
-    command = [sys.executable, "-m", "tfm.cli.main", "generate", "hi", "--model", str(bundle), "--max-new-tokens", "16000"]
+    command = [
+        sys.executable,
+        "-m",
+        "tfm.cli.main",
+        "generate",
+        "hi",
+        "--model",
+        str(bundle),
+        "--max-new-tokens",
+        "16000",
+    ]
     environment = os.environ | {"TFM_CACHE": str(tmp_path)}
     return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, env=environment, **streams)
 
