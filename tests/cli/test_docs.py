@@ -1,0 +1,121 @@
+"""The README can't drift: commands, options, exit codes, files and families are compared with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+from tfm.cli import main
+from tfm.export import quantize
+from tfm.refimpl import errors
+from tfm.refimpl.families import families
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def options() -> dict[str, set[str]]:
+    """Command -> its options, as typer has them."""
+    group = typer.main.get_command(main.app)
+    return {
+        name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+
+
+def section(title: str) -> str:
+    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_two_commands_stand_as_lines():
+    lines = README.splitlines()
+    assert (
+        """    pip install '.[export]' && tfm-cli generate "Explain self-attention to a child.\"""" in lines
+    )
+    assert "    pip install -e '.[export,test]' && pytest" in lines
+
+
+def test_every_command_is_in_the_table_and_no_other():
+    named = re.findall(r"^\| `([a-z]+)[ A-Z]*` \|", section("Commands"), re.M)
+    assert sorted(named) == sorted(options())
+
+
+def test_the_options_that_are_named_exist():
+    named = set(re.findall(r"`(--[a-z-]+)", README)) - {"--help"}
+    assert named
+    assert named <= set().union(*options().values())
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (
+            "generate",
+            "--model --engine --quant --device --raw --greedy --temperature --max-new-tokens --seed --stop "
+            "--json --file",
+        ),
+        ("chat", "--model --quant --device"),
+        ("export", "--quant --target --table --strict --opset --no-verify"),
+        ("verify", "--source --text"),
+        ("models", "--remove --json"),
+        ("bench", "--model --quant --prompt-tokens --new-tokens --json"),
+        ("inspect", "--json"),
+        ("doctor", "--json"),
+    ],
+)
+def test_the_names_that_others_script_against_stay(command, wanted):
+    assert set(wanted.split()) <= options()[command]
+
+
+def test_exit_codes_are_those_of_the_errors():
+    said = {
+        int(code)
+        for code in re.findall(
+            r"\b(\d+) (?:[a-z`])", section("Commands").split("Exit codes:")[1].split("\n\n")[0]
+        )
+    }
+    classes = {
+        k.exit_code for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.TfmError)
+    }
+    assert said == (classes - {1}) | {2}
+
+
+def test_the_cells_that_are_refused_say_so():
+    rows = [
+        [c.strip(" `") for c in line.split("|")[1:-1]]
+        for line in section("Quantization and targets").splitlines()
+        if "|" in line
+    ]
+    targets = [re.sub(r"`.*", "", cell) for cell in rows[0][1:]]
+    cells = {
+        (row[0].split("`")[0], t): cell for row in rows[2:] for t, cell in zip(targets, row[1:], strict=True)
+    }
+    assert {q for q, _ in cells} == set(quantize.QUANTS)
+    assert set(targets) == set(quantize.TARGETS)
+    assert {key for key, cell in cells.items() if cell.startswith("no: ")} == set(quantize.REFUSED)
+
+
+def test_every_op_is_in_the_reading_order():
+    named = re.findall(
+        r"`([a-z_]+)`",
+        section("Reading the specification").split("In reading order:")[1].split("Around them")[0],
+    )
+    files = sorted(p.stem for p in (ROOT / "refimpl" / "ops").glob("[!_]*.py"))
+    assert sorted(named) == files
+
+
+def table() -> str:
+    """The README's rows of families, made from the families."""
+    modules = {module.__name__.rpartition(".")[2]: module for module in families().values()}
+    rows = [
+        f"| `refimpl/families/{name}.py` | {', '.join(f'`{t}`' for t in module.MODEL_TYPES)} "
+        f"| {f'`{module.GGUF.architecture}`' if module.GGUF else ''} |"
+        for name, module in sorted(modules.items())
+    ]
+    return "\n".join(["| file | `model_type` | GGUF |", "|---|---|---|", *rows]).replace("|  |", "| |")
+
+
+def test_the_table_of_families_is_up_to_date():
+    assert table() in section("Families"), f"README.md, Families, must hold:\n{table()}"
