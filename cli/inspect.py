@@ -147,5 +147,6 @@ def describe(config: Config) -> str:
     vocabulary = f"{config.embedding.vocabulary}{' (tied)' if config.head.tied else ''}"
     return (
         f"decoder, {len(layers)} layers{mixed} width {config.embedding.width}, {a.heads} heads of "
-        f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}, context {config.context}, vocabulary {vocabulary}"
+        f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}, context {config.context}, "
+        f"vocabulary {vocabulary}"
     )
