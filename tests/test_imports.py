@@ -1,0 +1,197 @@
+"""The architecture's arrows, read off the source: who may import whom, and what nobody may use."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("refimpl", "runtime", "export", "cli")
+STANDARD = set(sys.stdlib_module_names)
+# What each folder may import from outside; `tfm` stands for imports of tfm, which ARROWS restricts.
+OUTSIDE = {
+    "refimpl": {"numpy"},
+    # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
+    "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
+    "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript"},
+    "cli": {"numpy", "typer", "rich", "platformdirs", "onnxruntime"},
+}
+ARROWS = {
+    "refimpl": {"refimpl"},
+    "runtime": {"refimpl", "runtime"},
+    "export": {"refimpl", "runtime", "export"},
+    "cli": set(FOLDERS),
+}
+# Never, anywhere: they run code that a model file could bring along.
+CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """An import statement: the module in full, whether it runs at import time, whether only for types."""
+
+    file: Path
+    line: int
+    module: str
+    inside: bool
+    typing: bool
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.module}"
+
+
+def files(*parts: str) -> list[Path]:
+    found = sorted(ROOT.joinpath(*parts).rglob("*.py"))
+    assert found, f"no sources under {parts}"
+    return found
+
+
+def module_of(file: Path) -> list[str]:
+    return ["tfm", *file.relative_to(ROOT).with_suffix("").parts]
+
+
+def imports(file: Path, source: str | None = None) -> Iterator[Import]:
+    """All imports of a file, relative ones resolved."""
+    here = module_of(file)
+
+    def walk(node: ast.AST, inside: bool, typing: bool) -> Iterator[Import]:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = [*here[: len(here) - node.level], *(node.module or "").split(".")]
+            names = [".".join(filter(None, [*base, "" if node.module else a.name])) for a in node.names]
+            if node.module:
+                names = [f"{name}.{a.name}" for name, a in zip(names, node.names, strict=True)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        for name in names:
+            yield Import(file, node.lineno, name, inside, typing)
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        guard = isinstance(node, ast.If) and ast.unparse(node.test) in (
+            "TYPE_CHECKING",
+            "typing.TYPE_CHECKING",
+        )
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, inside, typing or (guard and child in node.body))
+
+    yield from walk(ast.parse(source if source is not None else file.read_text()), False, False)
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_arrows_between_the_folders(folder: str):
+    """refimpl ← runtime ← export ← cli, and from outside only what the folder is allowed."""
+    seen = 0
+    for one in (i for f in files(folder) for i in imports(f)):
+        seen += 1
+        if top(one.module) == "tfm":
+            assert one.module.split(".")[1] in ARROWS[folder], f"{one}: {folder} may not"
+        elif top(one.module) not in STANDARD and not one.typing:
+            assert top(one.module) in OUTSIDE[folder], f"{one}: {folder} may not"
+    assert seen > 10
+
+
+def allowed(one: Import, *prefixes: str) -> bool:
+    return top(one.module) != "tfm" or one.typing or any(one.module.startswith(p) for p in prefixes)
+
+
+def test_the_spec_of_operators_stands_alone():
+    """refimpl/ops imports config, errors and its siblings, nothing else of tfm."""
+    for one in (i for f in files("refimpl", "ops") for i in imports(f)):
+        assert allowed(one, "tfm.refimpl.config", "tfm.refimpl.errors", "tfm.refimpl.ops"), str(one)
+
+
+def test_the_mirror_never_calls_the_spec():
+    """A mirror that imports refimpl/ops would be compared with itself."""
+    for one in (i for f in files("export", "ops") for i in imports(f)):
+        fine = allowed(one, "tfm.refimpl.config", "tfm.refimpl.errors", "tfm.export.ops", "tfm.export.seam")
+        assert fine, str(one)
+        assert not one.module.startswith("tfm.refimpl.ops"), str(one)
+
+
+def test_config_is_standard_library_alone():
+    for one in imports(ROOT / "refimpl" / "config.py"):
+        assert top(one.module) in STANDARD or one.module.startswith("tfm.refimpl.errors"), str(one)
+
+
+def test_commands_import_inside_their_body():
+    """Only what help needs: no torch, no export, no session at the top of a command."""
+    for one in (i for f in files("cli") for i in imports(f)):
+        if not one.inside and not one.typing:
+            assert not one.module.startswith("tfm.export"), f"{one}: inside the function that needs it"
+            assert top(one.module) != "onnxruntime", f"{one}: inside the function that needs it"
+
+
+def test_the_command_line_loads_without_torch():
+    """By running it: neither the command line nor the runtime brings torch or onnx along."""
+    code = "import sys, tfm.cli.main, tfm.runtime; print({'torch', 'onnx', 'jaxtyping'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def runs_code(source: str) -> list[str]:
+    """Calls that run what a file says, and modules that do."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [n for n in names if top(n) in CODE]
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in ("eval", "exec", "__import__", "torch.load", "torch.jit.load"):
+                found.append(called)
+            found += [
+                ast.unparse(k)
+                for k in node.keywords
+                if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+            ]
+            found += [
+                "shell=True" for k in node.keywords if k.arg == "shell" and ast.unparse(k.value) != "False"
+            ]
+    return found
+
+
+def test_nothing_runs_code_from_files():
+    for folder in FOLDERS:
+        for file in files(folder):
+            assert not runs_code(file.read_text()), f"{file.relative_to(ROOT)}: {runs_code(file.read_text())}"
+
+
+def test_the_readers_of_source_can_see():
+    """The two functions above find what they look for."""
+    bad = "import pickle\nfrom marshal import loads\neval('1')\ntorch.load('x')\n"
+    bad += "np.load('x', allow_pickle=True)"
+    assert runs_code(bad) == ["pickle", "marshal", "eval", "torch.load", "allow_pickle=True"]
+    source = (
+        "import a.b\nfrom ..config import C\nfrom . import quant\n"
+        "if TYPE_CHECKING:\n    from x import y\ndef f():\n    import torch\n"
+    )
+    found = [(i.module, i.inside, i.typing) for i in imports(ROOT / "refimpl" / "ops" / "z.py", source)]
+    assert found == [
+        ("a.b", False, False),
+        ("tfm.refimpl.config.C", False, False),
+        ("tfm.refimpl.ops.quant", False, False),
+        ("x.y", False, True),
+        ("torch", True, False),
+    ]
+
+
+def test_packages_are_all_listed():
+    """A subpackage that pyproject.toml forgets works in an editable install and is missing from the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {f.parent for folder in FOLDERS for f in files(folder)}
+    assert set(project["packages"]) == {".".join(module_of(f)) for f in folders}
+    for folder in folders:
+        assert (folder / "__init__.py").exists(), f"{folder} is no package"
+    assert project["package-dir"] == {f"tfm.{f}": f for f in FOLDERS}
