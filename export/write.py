@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -24,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..refimpl import params
-from ..refimpl.errors import BundleError, ExportError, TfmError, VerifyError
+from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.weights import Lazy
 from ..runtime import layout, manifest
 from ..runtime.golden import golden
 from ..runtime.layout import Group, Scheme
 from ..runtime.manifest import (
+    CERTIFICATE,
     DATA,
     GOLDEN,
     GRAPH,
@@ -41,6 +43,7 @@ from ..runtime.manifest import (
     Source,
     Tensor,
 )
+from ..runtime.report import manifest_hash
 from ..runtime.swap import replacing, sync
 from . import quantize, targets
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from ..refimpl.checkpoint import Checkpoint
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
+VERIFY_S = 20  # how long an export is willing to look at its result; `tfm-cli verify` looks longer
 SLACK = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
 
 
@@ -116,7 +120,15 @@ def export(
         (new / MANIFEST).write_text(manifest.dump(made), encoding="utf-8")
         if verify:
             progress("verifying against the specification")
-            _verify(new, progress)
+            _verify(new, checkpoint.path)
+        else:
+            note = {
+                "format": 1,
+                "manifest": manifest_hash(new),
+                "ok": None,
+                "not_checked": ["all: --no-verify"],
+            }
+            (new / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
         for file in new.iterdir():
             sync(file)
 
@@ -127,7 +139,8 @@ def _replaceable(out: Path) -> None:
         return
     if not out.is_dir():
         raise ExportError(f"{out}: must be a directory to be, is a file; choose another place")
-    names = {p.name for p in out.iterdir()}
+    # A verify that was killed may have left the beginning of a certificate.
+    names = {p.name for p in out.iterdir() if not p.name.startswith(f".{CERTIFICATE}.")}
     if names and (MANIFEST not in names or names - set(manifest.NAMES)):
         odd = sorted(names - set(manifest.NAMES) or names)[0]
         raise ExportError(f"{out}: only a bundle is replaced, and here is {odd!r:.80}; choose another place")
@@ -185,29 +198,18 @@ def _describe(path: Path) -> File:
         return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _verify(path: Path, progress: Callable[[str], None]) -> None:
+def _verify(path: Path, source: Path) -> None:
     """Verify a bundle in a process of its own: ours has torch in its memory."""
-    code = f"import sys; from {__name__} import _verify_here; _verify_here(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
-        kind = BundleError if done.returncode == BundleError.exit_code else VerifyError
-        raise kind(f"the exported model was refused, nothing is left of it: {lines[-1]}")
-
-
-def _verify_here(path: str) -> None:
-    from ..runtime.verify import verify
-
-    try:
-        report = verify(Path(path))
-    except TfmError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
-    if bad := report.failed:
-        print(f"{bad[0].name}: {bad[0].figure}, budget {bad[0].budget}", file=sys.stderr)  # noqa: T201
-        sys.exit(VerifyError.exit_code)
+    command = [sys.executable, "-P", "-m", "tfm.runtime.verify", str(path)]
+    options = ["--source", str(source), "--seconds", str(VERIFY_S)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    why = (done.stderr.strip().splitlines() or [f"verify ended with code {done.returncode}"])[-1]
+    if done.returncode == VerifyError.exit_code and done.stdout:
+        row = next(row for row in json.loads(done.stdout)["rows"] if row["ok"] is False)
+        why = f"{row['name']}: {row['figure']}, budget {row['budget']} {row['note']}".strip()
+    raise VerifyError(f"the bundle isn't what the specification says, nothing is left of it: {why}")
 
 
 @contextmanager

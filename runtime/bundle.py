@@ -70,6 +70,11 @@ class Bundle:
         return self.manifest.cache
 
     @property
+    def refused(self) -> tuple[str, ...]:
+        """Why fused operators of the target were not used."""
+        return self.manifest.refused
+
+    @property
     def generation(self) -> Generation:
         return self.manifest.generation
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import tiny
 from tfm.export import write
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from tfm.refimpl.errors import BundleError, CheckpointError, ExportError, NumericError, VerifyError
+from tfm.refimpl.errors import ExportError, NumericError, VerifyError
 from tfm.runtime.bundle import open_bundle
 
 CONFIG = tiny.llama(layers=1, bias=True)
@@ -103,7 +104,7 @@ def test_same_inputs_same_bytes(checkpoint, tmp_path):
         subprocess.run(child(code, given, out), env=env, cwd=cwd, check=True)
         found.append(tree_hash(out))
     assert found[0] == found[1]
-    assert set(found[0]) == {"tfm.json", "model.onnx", "model.onnx.data", "golden.npz"}
+    assert set(found[0]) == {"tfm.json", "model.onnx", "model.onnx.data", "golden.npz", "certificate.json"}
     every = b"".join(p.read_bytes() for p in (tmp_path / "out0").iterdir())
     assert str(tmp_path).encode() not in every
 
@@ -146,6 +147,7 @@ def test_what_is_no_bundle_is_not_replaced(stubbed, checkpoint, tmp_path):
     with pytest.raises(ExportError, match=r"here is 'thesis.txt'"):
         write.export(checkpoint, out, verify=False)
     (out / "thesis.txt").unlink()
+    (out / ".certificate.json.12-ab").touch()
     write.export(checkpoint, out, verify=False)
     open_bundle(out)
 
@@ -254,37 +256,68 @@ def test_a_second_export_to_the_same_place_is_refused(stubbed, checkpoint, tmp_p
     assert left(out) == []
 
 
-@pytest.mark.parametrize(("code", "kind"), [(10, VerifyError), (5, BundleError), (-9, VerifyError)])
-def test_a_bundle_that_fails_its_check_is_not_left(stubbed, checkpoint, tmp_path, monkeypatch, code, kind):
-    out = tmp_path / "out"
-    write.export(checkpoint, out, verify=False)
-    before, ran = tree_hash(out), []
+ROWS = [
+    {"name": "hashes", "ok": True},
+    {"name": "logits", "figure": 3.0, "budget": 0.1, "note": "", "ok": False},
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "match"),
+    [
+        (10, json.dumps({"rows": ROWS}), "", "nothing is left of it: logits: 3.0, budget 0.1"),
+        (5, "", "noise\ntfm.json: odd\n", "nothing is left of it: tfm.json: odd"),
+        (-9, "", "", "nothing is left of it: verify ended with code -9"),
+    ],
+)
+def test_a_bundle_that_fails_its_check_is_not_left(
+    stubbed, checkpoint, tmp_path, monkeypatch, code, out, err, match
+):
+    path, ran = tmp_path / "out", []
+    write.export(checkpoint, path, verify=False)
+    before = tree_hash(path)
 
     def run(command, **_):
         ran.append(command)
-        return subprocess.CompletedProcess(command, code, stderr="noise\nlogits: 3.0, budget 0.1\n")
+        return subprocess.CompletedProcess(command, code, out, err)
 
     monkeypatch.setattr(write.subprocess, "run", run)
-    with pytest.raises(kind, match=r"nothing is left of it: logits: 3.0, budget 0.1"):
-        write.export(checkpoint, out, quant="fp32")
-    assert ran[0][0] == sys.executable
-    assert tree_hash(out) == before
-    assert left(out) == []
+    with pytest.raises(VerifyError, match=match):
+        write.export(checkpoint, path, quant="fp32")
+    assert len(ran) == 1
+    assert tree_hash(path) == before
+    assert left(path) == []
 
 
-@pytest.mark.parametrize(("ok", "error", "code"), [(True, None, None), (False, None, 10), (True, "odd", 3)])
-def test_the_checking_process_tells_by_its_code(monkeypatch, capsys, ok, error, code):
-    def verify(path):
-        assert path == Path("somewhere")
-        if error:
-            raise CheckpointError(error)
-        return SimpleNamespace(rows=[SimpleNamespace(name="logits", figure=3.0, budget=0.1, ok=ok)])
+def test_an_unverified_bundle_says_so(stubbed, checkpoint, tmp_path):
+    write.export(checkpoint, tmp_path / "out", verify=False)
+    certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert certificate["ok"] is None
+    assert certificate["manifest"] == tree_hash(tmp_path / "out")["tfm.json"]
+    assert certificate["not_checked"] == ["all: --no-verify"]
 
-    monkeypatch.setitem(sys.modules, "tfm.runtime.verify", SimpleNamespace(verify=verify))
-    if code is None:
-        write._verify_here("somewhere")
-        return
-    with pytest.raises(SystemExit) as caught:
-        write._verify_here("somewhere")
-    assert caught.value.code == code
-    assert capsys.readouterr().err == ("odd\n" if error else "logits: 3.0, budget 0.1\n")
+
+def test_an_export_is_verified_and_certified(checkpoint, tmp_path):
+    write.export(checkpoint, tmp_path / "out")
+    certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert certificate["ok"] is True
+    assert open_bundle(tmp_path / "out", check_hashes=True).refused == ()
+
+
+def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
+    """Half of a weight stands where the other half belongs; the manifest's hashes are of these bytes."""
+    real = write._weights
+
+    def swapped(checkpoint, path, *rest):
+        real(checkpoint, path, *rest)
+        data = bytearray(path.read_bytes())
+        tensor = rest[1]["decoder.layers.0.attn.wqkv"]
+        half = tensor.length // 2
+        at = slice(tensor.offset, tensor.offset + 2 * half)
+        data[at] = data[at][half:] + data[at][:half]
+        path.write_bytes(data)
+
+    monkeypatch.setattr(write, "_weights", swapped)
+    with pytest.raises(VerifyError, match="nothing is left of it"):
+        write.export(checkpoint, tmp_path / "out", quant="fp32")
+    assert left(tmp_path / "out") == []
