@@ -168,8 +168,10 @@ def families() -> dict[str, Family]:
     return {model_type: module for module in modules for model_type in module.MODEL_TYPES}
 
 
-def read_config(values: Mapping[str, Any], where: str = "config.json") -> tuple[Config, Family]:
+def read_config(values: Any, where: str = "config.json") -> tuple[Config, Family]:
     """The Config that a config.json states, and its family; ConfigError for what isn't known."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
     keys = Keys(values, where)
     family = keys.choice("model_type", families())
     architectures = keys.get("architectures", list, None) or []

@@ -130,7 +130,10 @@ def gguf_config(keys: Keys, source: Source) -> Config:
             raise keys.fail(key, f"the head's size, {value}")
     if keys.get("expert_count", int, 0):
         raise keys.fail("expert_count", "0: mixtures of experts aren't read yet")
-    vocabulary = source.shape("token_embd.weight")[0] if "token_embd.weight" in source.names else 0
+    table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
+    if len(table) != 2:
+        raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
+    vocabulary = table[0]
     if keys.size("vocab_size", vocabulary) != vocabulary:
         raise keys.fail("vocab_size", f"the rows of token_embd.weight, {vocabulary}")
     theta, context = keys.positive("rope.freq_base", 10_000.0), keys.size("context_length")

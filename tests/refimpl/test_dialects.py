@@ -1,5 +1,9 @@
 """One model in both dialects, safetensors and GGUF, gives equal leaves."""
 
+import random
+import re
+import struct
+
 import gguf
 import numpy as np
 import pytest
@@ -7,7 +11,7 @@ import torch
 import transformers
 from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.config import LinearScaling, Llama3Scaling
-from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
 from tfm.refimpl.ops.quant import dequantize
 from tfm.refimpl.params import flatten
 
@@ -180,6 +184,42 @@ def test_divisors_that_are_not_llama3s(tmp_path):
     write_gguf(tmp_path / "model.gguf", model)
     with pytest.raises(ConfigError, match="must hold 16 positive divisors"):
         open_checkpoint(tmp_path / "model.gguf")
+
+
+def test_damaged_models_are_opened_or_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, original("llama3", tied=False, bias=True))
+    data = path.read_bytes()
+    marks = [m.start() for m in re.finditer(rb"llama\.|blk\.0|_embd|output|rope_freqs", data)]
+    numbers = [0, 1, 2, 7, 8, 24, 2**20, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
+    opened = 0
+    for seed in range(800):
+        rng = random.Random(seed)
+        at = rng.choice(marks) + rng.randrange(-12, 64)
+        new = struct.pack("<Q", rng.choice(numbers))[: rng.choice([1, 4, 8])]
+        (tmp_path / "mutant.gguf").write_bytes(data[:at] + new + data[at + len(new) :])
+        try:
+            checkpoint = open_checkpoint(tmp_path / "mutant.gguf")
+            for name in checkpoint.leaves.names:
+                checkpoint.leaf(name)
+            opened += 1
+        except TfmError:
+            pass
+        (tmp_path / "mutant.gguf").unlink()
+    assert 20 < opened < 780, "mutants should fall on both sides"
+
+
+def test_a_token_table_without_dimensions(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    for add in (writer.add_embedding_length, writer.add_head_count, writer.add_context_length):
+        add(8)
+    writer.add_tensor("token_embd.weight", np.zeros((), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ConfigError, match=r"token_embd.weight must be there, a table"):
+        open_checkpoint(tmp_path / "x.gguf")
 
 
 @pytest.mark.real

@@ -182,6 +182,12 @@ def test_any_value_in_any_field_is_read_or_refused(name):
     assert refused > 100
 
 
+@pytest.mark.parametrize("raw", [[], None, "llama", 1])
+def test_a_config_is_an_object(raw):
+    with pytest.raises(ConfigError, match=r"config.json: must be a JSON object"):
+        read_config(raw)
+
+
 def test_sizes_are_required():
     for key in SIZES:
         with pytest.raises(ConfigError, match=f"{key} is missing"):
