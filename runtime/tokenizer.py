@@ -26,6 +26,7 @@ from .machine import trim
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
 
 NOWHERE = "\U0010fffd"  # a character that no vocabulary holds
+APART = -1  # keeps characters apart, and is no token
 UNDECODED = "\ufffd"  # what a decoder gives for bytes that aren't UTF-8, or not yet
 
 
@@ -101,7 +102,7 @@ class Tokenizer:
             added = self._whole.get_added_tokens_decoder()
             unknown = {getattr(self._whole.model, "unk_token", None)}
             if isinstance(self._whole.model, tokenizers.models.Unigram):  # it doesn't say
-                unknown = {token.value for token in self._whole.model.tokenize(NOWHERE)}
+                unknown = {self.token(t.id) for t in self._whole.model.tokenize(NOWHERE)}
         trim()  # reading left twice the memory that the tokenizer keeps
         self.control: dict[str, int] = {
             token.content: number
@@ -200,11 +201,11 @@ class Respelled:
             self._made.no_truncation()
             renamed = {s: control[content] for content, s in self._spelling.items()}
             # Spellings aren't in the vocabulary, so the library numbers all added tokens anew.
-            self._ids: dict[int | None, int | None] = {
+            self._ids: dict[Any, Any] = {
                 self._made.token_to_id(token["content"]): renamed.get(token["content"], token["id"])
                 for token in plan["added_tokens"]
             }
-            self._ids[self._made.token_to_id(self._apart)] = -1
+            self._ids[self._made.token_to_id(self._apart)] = APART
         names = sorted(control, key=len, reverse=True)
         self._find = re.compile("|".join(map(re.escape, names)) or "(?!)")
 
@@ -223,8 +224,7 @@ class Respelled:
                     if number in forbidden and number not in self._ids
                 ]
             if not merged:
-                ids = (self._ids.get(number, int(number)) for number in made.ids)
-                return [number for number in ids if number >= 0]
+                return [n for number in made.ids if (n := self._ids.get(number, number)) != APART]
             for begin, end in reversed(merged):
                 if end - begin < 2:
                     raise LimitError(

@@ -1,0 +1,86 @@
+"""Small real tokenizers for tests, each trained on a few sentences, with control tokens of a kind."""
+
+from __future__ import annotations
+
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+TEXT = [
+    "the cat sat on the mat, and the dog didn't",
+    "naïve café: 3 + 4 = 7;\n\n\tdef f(x): return x",
+    "привет мир 你好",
+]
+CONTROL = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<s>",
+    "</s>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+]
+# Structural but not flagged special, as Qwen's; and white space, which is ordinary text.
+PLAIN = ["<tool_call>", "    "]
+
+
+def _finish(made: Tokenizer) -> Tokenizer:
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    made.add_tokens(PLAIN)
+    return made
+
+
+def byte_level() -> Tokenizer:
+    """As GPT-2's, Llama 3's, SmolLM2's; a begin token is put before a text."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator(TEXT, trainer)
+    made = _finish(made)
+    begin = made.token_to_id("<s>")
+    made.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", begin)])
+    return made
+
+
+def sentencepiece() -> Tokenizer:
+    """As Llama 2's: a space before each text, bytes for what the vocabulary lacks, "</s>" within reach
+    of the merges."""
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    words += ["▁", *"abcdefghijklmnopqrstuvwxyz<>/'.,:", "</", "s>", "th", "the", "▁the"]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    merges = [("<", "/"), ("s", ">"), ("</", "s>"), ("t", "h"), ("th", "e"), ("▁", "the")]
+    made = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<unk>"])
+    return _finish(made)
+
+
+def unigram() -> Tokenizer:
+    """As T5's: pieces with scores, the control tokens among them, an unknown token."""
+    pieces = [
+        ("<unk>", 0.0),
+        ("</s>", 0.0),
+        ("▁", -3.0),
+        *((c, -4.0) for c in "abcdefghijklmnopqrstuvwxyz<>/|_"),
+    ]
+    made = Tokenizer(models.Unigram([*pieces, ("▁the", -2.0)], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    made.add_special_tokens(["<unk>"])
+    return _finish(made)
+
+
+KINDS = {"byte_level": byte_level, "sentencepiece": sentencepiece, "unigram": unigram}
