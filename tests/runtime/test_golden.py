@@ -1,0 +1,130 @@
+"""Golden inputs: what the specification says, run leaf by leaf, and budgets that honest engines keep."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+from tfm.refimpl import params
+from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.errors import BundleError
+from tfm.refimpl.ops.quant import Blocks, quantize
+from tfm.runtime import golden as goldens
+from tfm.runtime.golden import Run, digest, divergence, golden, largest, read, rms
+
+CONFIGS = {
+    "llama": tiny.llama(),
+    "everything": tiny.llama(window=3, tied=False, bias=True, qk_norm=True),
+    "plain": tiny.llama(plain=True, kind="gelu"),
+    "short": tiny.llama(context=1),
+}
+
+
+def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
+    def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
+        if value.ndim == 1:
+            return value
+        axis = 1 if name.endswith("table") else 0
+        return quantize(value, bits=bits, block=32, axis=axis, activations=activations)
+
+    return params.map_leaves(leaf, tree)
+
+
+def whole(engine: NumpyEngine, tokens: np.ndarray) -> np.ndarray:
+    at = np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
+    return engine.step(tokens, engine.start(len(tokens)), at=at)[0]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("activations", [None, "none", "block"])
+def test_an_honest_engine_stays_within_the_budget(name, activations):
+    config, tree = CONFIGS[name], tiny.weights(CONFIGS[name])
+    own = None if activations is None else quantized(tree, activations)
+    held = read(golden(config, tree, own))
+    engine = NumpyEngine(config, tree if own is None else own)
+    logits = held.real(whole(engine, held.tokens))
+    found = held.view(logits)
+    assert 0 < largest(found, held.own.logits) <= held.own.budget
+    assert rms(found, held.own.logits) <= held.own.rms_budget
+    assert held.own.kl_budget > 0
+    assert (held.plain is not None) == (activations == "block")
+    if activations != "block":
+        assert held.own.budget < 1e-4
+    elif held.plain is not None:
+        assert held.plain.budget < 1e-4 < held.own.budget
+    assert (own is None) == np.array_equal(held.floats, held.own.logits)
+    assert np.array_equal(held.best[:, 0], logits.argmax(-1))
+    assert (held.gap >= 0).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layer_by_layer_is_the_model(name):
+    """The streamed run in float64 equals the engine in float64, bit for bit but for products' order."""
+    config, tree = CONFIGS[name], tiny.weights(CONFIGS[name], dtype=np.float64)
+    tokens = np.random.default_rng(1).integers(0, 97, (2, min(7, config.context)))
+    (found,) = goldens.logits(config, tree, tokens, [Run(np.dtype(np.float64))])
+    assert np.allclose(found, whole(NumpyEngine(config, tree), tokens), rtol=0, atol=1e-12)
+
+
+def test_each_leaf_is_loaded_once_and_shown():
+    config, seen = CONFIGS["everything"], []
+    tree = tiny.weights(config)
+    goldens.logits(
+        config, tree, np.zeros((1, 2), np.int64), [Run(np.dtype(np.float32))], lambda n, _: seen.append(n)
+    )
+    assert seen == list(params.shapes(config))
+
+
+def test_budgets_notice_small_bugs():
+    """An engine whose eps is ten times too large is out of the sharp budget, and not by little."""
+    config, tree = tiny.llama(), tiny.weights(tiny.llama())
+    held = read(golden(config, tree))
+    layer = config.decoder.layers[0]
+    wrong = dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, pre=tiny.RMSNorm(1e-4)))
+    stack = dataclasses.replace(config.decoder, layers=(wrong, *config.decoder.layers[1:]))
+    engine = NumpyEngine(dataclasses.replace(config, decoder=stack), tree)
+    found = held.view(held.real(whole(engine, held.tokens)))
+    assert largest(found, held.own.logits) > held.own.budget
+    assert rms(found, held.own.logits) > held.own.rms_budget
+
+
+def test_large_vocabularies_keep_some_columns():
+    config = tiny.llama(vocabulary=1000, width=16, heads=2, groups=1, head_size=8, mlp=16)
+    arrays = golden(config, tiny.weights(config))
+    held = read(arrays)
+    assert 256 < held.own.logits.shape[1] < 320
+    assert np.isin(held.best, held.columns).all()
+    assert sum(a.nbytes for a in arrays.values()) < 130_000
+    again = golden(config, tiny.weights(config))
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
+
+
+def test_a_digest_sees_numbers_and_no_memory_order():
+    w = np.arange(12, dtype=np.float32).reshape(3, 4)
+    kind = np.dtype(np.float32)
+    assert digest(w, kind) == digest(np.asfortranarray(w), kind)
+    assert digest(w, kind) != digest(w + np.float32(1e-6), kind)
+    blocks = quantize(w, bits=8, block=2)
+    assert digest(blocks, kind) != digest(dataclasses.replace(blocks, scale=blocks.scale * 2), kind)
+    flipped = blocks.codes.copy()
+    flipped[0, 0] ^= 1
+    assert digest(blocks, kind) != digest(dataclasses.replace(blocks, codes=flipped), kind)
+    shifted = dataclasses.replace(blocks, zero=np.zeros(blocks.scale.shape, np.uint8))
+    assert digest(blocks, kind) != digest(shifted, kind)
+
+
+def test_divergence_is_kl():
+    p = np.array([[0.5, 0.25, 0.25]])
+    q = np.array([[0.25, 0.25, 0.5]])
+    assert divergence(np.log(q), np.log(p) + 3) == pytest.approx(0.25 * np.log(2))
+    assert divergence(np.log(p), np.log(p)) == 0
+
+
+def test_other_arrays_are_refused():
+    arrays = golden(tiny.llama(), tiny.weights(tiny.llama()))
+    with pytest.raises(BundleError, match="wrong: spare"):
+        read(arrays | {"spare": np.zeros(1)})
+    with pytest.raises(BundleError, match=r"wrong: own\.rms"):
+        read({name: a for name, a in arrays.items() if name != "own.rms"})
+    with pytest.raises(BundleError, match=r"wrong: plain\.rms"):
+        read(arrays | {"plain.rms": np.zeros(1)})
