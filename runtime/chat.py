@@ -1,7 +1,7 @@
 """Chat templates: messages to ids, with bounded work, and without a message turning into markup.
 
-Rendering is minijinja's: no Python object can be reached from a template, and its fuel bounds the
-steps. The rest is as transformers does it: blocks trimmed, `tojson`, `raise_exception`,
+Rendering is minijinja's: its fuel bounds the steps, and a template gets no Python object to reach
+further from. The rest is as transformers does it: blocks trimmed, `tojson`, `raise_exception`,
 `strftime_now`, the names of the special tokens.
 """
 
@@ -56,13 +56,14 @@ class ChatTemplate:
             raise ValueError(reason)
 
         environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, fuel=LIMITS["fuel"])
+        # Messages come as a literal: of Python's own lists and dicts a template could call methods,
+        # `messages.extend(messages)` among them, which no fuel counts.
         environment.add_filter("tojson", _tojson)
         environment.add_global("raise_exception", refuse)
         environment.add_global("strftime_now", lambda form: datetime.datetime.now().strftime(form))
         try:
             text = environment.render_str(
-                self._source,
-                messages=[dict(message) for message in messages],
+                f"{{% set messages = {_tojson([dict(m) for m in messages])} +%}}{self._source}",
                 tools=None,
                 documents=None,
                 add_generation_prompt=prompt,
