@@ -1,0 +1,190 @@
+"""Text after text: options, stop strings, conversations and logits, over the specification's own engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import texts
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.checkpoint import Generation
+from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.refimpl.generate import Row, single
+from tfm.refimpl.sampling import Sampler
+from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
+
+TEXT = texts.byte_level().to_str()
+SIZE = texts.byte_level().get_vocab_size()
+CONFIG = tiny.llama(vocabulary=SIZE, context=96, layers=1)
+ENGINE = NumpyEngine(CONFIG, tiny.weights(CONFIG, seed=3))
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+
+
+def model(
+    eos: tuple[int, ...] = (), template: str | None = CHAT, text: str | None = TEXT, **defaults: Any
+) -> Model:
+    source = SimpleNamespace(
+        tokenizer=text, chat_template=template, generation=Generation(None, eos, defaults), config=CONFIG
+    )
+    return Model(ENGINE, source)
+
+
+MODEL = model()
+
+
+def plain(prompt: list[int], new: int, eos: tuple[int, ...] = ()) -> list[int]:
+    """Greedy tokens, the whole text computed anew for each."""
+    made: list[int] = []
+    for _ in range(new):
+        token = int(MODEL.logits([*prompt, *made])[-1].argmax())
+        if token in eos:
+            break
+        made.append(token)
+    return made
+
+
+def test_answer_is_the_plain_loop() -> None:
+    prompt = MODEL.prompt("the cat")
+    want = plain(prompt, 12)
+    answer = MODEL.generate("the cat", max_new_tokens=12)
+    assert "".join(answer) == answer.text == MODEL.text.decode(want)
+    assert (answer.tokens, answer.finish_reason) == (want, "length")
+    assert MODEL.generate_ids(prompt, max_new_tokens=12) == want
+    assert answer.timings["prompt_tokens"] == len(prompt)
+    assert answer.timings["new_tokens"] == 12
+    assert answer.timings["decode_tokens_per_s"] > 0
+
+
+def test_stop_token_ends_and_is_not_kept() -> None:
+    prompt = MODEL.prompt("the cat")
+    want = plain(prompt, 12)
+    stop = want[5]
+    answer = model(eos=(stop,)).generate("the cat", max_new_tokens=12)
+    list(answer)
+    assert (answer.tokens, answer.finish_reason) == (want[: want.index(stop)], "stop")
+    assert model(eos=(stop,)).generate_ids(prompt, max_new_tokens=12, stop_on_eos=False) == want
+
+
+def test_stop_string_ends_the_text_before_it() -> None:
+    whole = "".join(MODEL.generate("the cat", max_new_tokens=20))
+    stop = whole[4:7]
+    answer = MODEL.generate("the cat", max_new_tokens=20, stop=(stop,))
+    assert "".join(answer) == answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+    assert len(answer.tokens) < 20
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), st.data())
+def test_cut_is_the_same_in_pieces(text: str, stops: list[str], data: st.DataObject) -> None:
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    want = text[: min(ends)] if ends else text
+    given_out, held = "", ""
+    rest = text
+    while rest:
+        n = data.draw(st.integers(1, len(rest)), label="piece")
+        sure, held, ended = cut(held + rest[:n], stops)
+        given_out, rest = given_out + sure, rest[n:]
+        if ended:
+            assert given_out == want
+            return
+        assert held == "" or any(stop.startswith(held) for stop in stops)
+    assert given_out + held == want
+
+
+def test_sampling_defaults() -> None:
+    assert sampler({}) == Sampler()
+    assert sampler({}, top_k=5, top_p=None) == Sampler(temperature=1.0, top_k=5)
+    assert sampler({"temperature": 0.5, "top_k": 50}) == Sampler(0.5, 50)
+    assert sampler({"temperature": 0.5, "top_k": 50}, top_p=0.9) == Sampler(0.5, 50, 0.9)
+    assert sampler({"temperature": 0.5}, greedy=True) == Sampler()
+    assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
+    with pytest.raises(LimitError, match="greedy decoding takes no top_k"):
+        sampler({}, greedy=True, top_k=3)
+    assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(Sampler(0.5), stop=("x",))
+
+
+def test_a_seed_gives_the_text_again() -> None:
+    texts_made = [MODEL.generate("the", temperature=2.0, seed=seed, max_new_tokens=16) for seed in (1, 1, 2)]
+    one, again, other = ("".join(answer) for answer in texts_made)
+    assert one == again != other
+
+
+def test_raw_and_template() -> None:
+    assert MODEL.prompt("the cat", raw=True) == MODEL.text.encode("the cat", start=True)
+    assert model(template=None).prompt("the cat") == MODEL.prompt("the cat", raw=True)
+    assert MODEL.prompt("the cat") == MODEL.text.encode_template(
+        "<|im_start|>user: the cat<|im_end|><|im_start|>"
+    )
+
+
+def test_conversation_reads_only_what_is_new() -> None:
+    talk = Conversation(MODEL, system="be kind")
+    for question in ("the cat", "the dog"):
+        asked = [*talk.messages, {"role": "user", "content": question}]
+        answer = talk.say(question, max_new_tokens=6)
+        "".join(answer)
+        assert MODEL.template is not None
+        prompt = MODEL.template.encode(asked)
+        assert answer.tokens == plain(prompt, 6), "the kept cache changed the answer"
+        assert talk.messages == [*asked, {"role": "assistant", "content": answer.text}]
+    assert answer.timings["cached_tokens"] > 10
+
+
+def test_conversation_survives_what_was_not_read_to_its_end() -> None:
+    talk, fresh = Conversation(MODEL), Conversation(MODEL)
+    list(talk.say("the cat", max_new_tokens=4))
+    list(fresh.say("the cat", max_new_tokens=4))
+    next(talk.say("never mind", max_new_tokens=4))
+    with pytest.raises(LimitError, match="context is 96"):
+        talk.say("the cat sat on the mat " * 40)
+    assert list(talk.say("the dog", max_new_tokens=6)) == list(fresh.say("the dog", max_new_tokens=6))
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.data())
+def test_masked_tokens_are_not_there(batch: int, t: int, data: st.DataObject) -> None:
+    mask = np.array([data.draw(st.lists(st.booleans(), min_size=t, max_size=t)) for _ in range(batch)])
+    ids = np.random.default_rng(t).integers(0, SIZE, (batch, t))
+    got = MODEL.logits(ids, mask)
+    for row in range(batch):
+        assert not got[row, ~mask[row]].any()
+        if mask[row].any():
+            want = MODEL.logits(ids[row, mask[row]])
+            assert np.abs(got[row, mask[row]] - want).max() < 1e-4 * max(1, np.abs(want).max())
+
+
+def test_logits_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.random.default_rng(0).integers(0, SIZE, (2, 11))
+    mask = np.arange(11) < np.array([[11], [6]])
+    whole = MODEL.logits(ids, mask)
+    monkeypatch.setattr("tfm.runtime.tasks.CHUNK", 4)
+    assert np.abs(MODEL.logits(ids, mask) - whole).max() < 1e-4
+
+
+def test_refusals() -> None:
+    with pytest.raises(LimitError, match=r"prompt has \d+ tokens, the model's context is 96"):
+        MODEL.generate("the cat sat on the mat " * 40)
+    with pytest.raises(LimitError, match="max_new_tokens must be at least 1, got 0"):
+        MODEL.generate("the", max_new_tokens=0)
+    for stop in (("",), ("x" * 2000,), ("x",) * 40):
+        with pytest.raises(LimitError, match="stop takes"):
+            MODEL.generate("the", stop=stop)
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        model(text=None).generate("the")
+    with pytest.raises(CheckpointError, match="no chat template"):
+        Conversation(model(template=None))
+    for ids, mask in (([], None), ([1, 2], [1]), (np.zeros((1, 1, 1)), None)):
+        with pytest.raises(LimitError, match=r"ids must be \[T\] or \[B, T\]"):
+            MODEL.logits(ids, mask)
+    assert model(text=None).generate_ids([1, 2, 3], max_new_tokens=2)
+
+
+def test_output_is_clipped_to_the_room_left() -> None:
+    prompt = list(range(90))
+    assert len(MODEL.generate_ids(prompt, max_new_tokens=50)) == 6
+    with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 3 of 3"):
+        list(single(ENGINE, Row([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]))
