@@ -258,8 +258,14 @@ class Call:
         return function(*(None if a is None else change(a) for a in self.arrays.values()), **self.settings)
 
 
-def make(f: Function, variant: Variant, size: dict[str, int], seed: int, scale: float) -> Call:
-    """The arguments that a variant, sizes, a seed and a scale stand for; floats are float32."""
+def make(
+    f: Function, variant: Variant, size: dict[str, int], seed: int, scale: float, halves: bool = False
+) -> Call:
+    """The arguments that a variant, sizes, a seed and a scale stand for; floats are float32.
+
+    With `halves` floats are multiples of scale / 2 up to 127, 127.5 or 128 of them: then many lie just
+    halfway between two codes of a quantized row, where rounding rules differ.
+    """
     rng = np.random.default_rng(seed)
     chosen = dict(variant)
     arrays: dict[str, Any] = {}
@@ -274,13 +280,19 @@ def make(f: Function, variant: Variant, size: dict[str, int], seed: int, scale: 
             arrays[p.name] = _blocks(p, option, size, rng, scale)
         else:
             here = next(o for o in p.options if isinstance(o, Declared))
-            arrays[p.name] = _array(here, size, rng, scale)
+            arrays[p.name] = _array(here, size, rng, scale, halves)
     return Call(arrays, settings, size)
 
 
-def _array(declared: Declared, size: dict[str, int], rng: np.random.Generator, scale: float) -> np.ndarray:
+def _array(
+    declared: Declared, size: dict[str, int], rng: np.random.Generator, scale: float, halves: bool
+) -> np.ndarray:
     shape = tuple(value(d, size.__getitem__) for d in declared.dims)
     match declared.kind:
+        case "Float" if halves:
+            end = rng.choice([127.0, 127.5, 128.0])
+            steps = np.clip(rng.integers(-320, 321, shape) / 2, -end, end)
+            return (steps * scale).astype(np.float32)
         case "Float":
             return (rng.standard_normal(shape) * scale).astype(np.float32)
         case "Int":
@@ -335,7 +347,8 @@ def calls(
 
     size = sizes(f.letters, size_of)
     seed = draw(st.integers(0, 2**32 - 1), label="seed")
-    return make(f, variant, size, seed, draw(st.sampled_from((0.1, 1.0, 8.0)), label="scale"))
+    scale = draw(st.sampled_from((0.125, 1.0, 8.0)), label="scale")
+    return make(f, variant, size, seed, scale, draw(st.sampled_from((False, False, True)), label="halves"))
 
 
 def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,212 @@
+"""The test tools can fail: planted bugs go red, and what can't be tested is an error."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any, Literal
+
+import declare
+import numpy as np
+import pytest
+import torch
+from declare import UnfedError
+from exported import export
+from mirrored import FUNCTIONS, check_graph, check_values, mirror
+from tfm.export.ops import activation, attention, cache, mask, mlp, norm, position, quant
+
+
+def eps_outside(x: Any, weight: Any, *, eps: float) -> Any:
+    return x / (x.square().mean(-1, keepdim=True).sqrt() + eps) * weight
+
+
+def unbiased(x: Any, weight: Any, bias: Any = None, *, eps: float) -> Any:
+    if x.shape[-1] == 1:
+        return norm.layer_norm(x, weight, bias, eps=eps)
+    y = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() * weight
+    return y if bias is None else y + bias
+
+
+def wrong_axis(scores: Any, mask: Any = None) -> Any:
+    return attention.softmax(scores.mT, None if mask is None else mask.mT).mT
+
+
+def no_scale(q: Any, k: Any, v: Any, mask: Any = None, *, scale: Any = None, softcap: Any = None) -> Any:
+    return attention.attend(q, k, v, mask, scale=1.0 if scale is None else scale, softcap=softcap)
+
+
+def other_heads(q: Any, k: Any, mask: Any = None, *, scale: Any = None, softcap: Any = None) -> Any:
+    """Query head h reads key head h % G instead of h // R."""
+    k = k.repeat(1, 1, q.shape[2] // k.shape[2], 1)
+    return attention.attention_weights(q, k, mask, scale=scale, softcap=softcap)
+
+
+def strictly_before(queries: Any, keys: Any, *, window: int | None = None) -> Any:
+    return mask.causal_mask(queries - 1, keys, window=window)
+
+
+def window_off_by_one(queries: Any, keys: Any, *, window: int | None = None) -> Any:
+    return mask.causal_mask(queries, keys, window=None if window is None else window + 1)
+
+
+def cache_off_by_one(past: Any, new: Any, start: Any) -> Any:
+    return cache.append(past, new, (start + 1).clamp(max=past.shape[2] - new.shape[1]))
+
+
+def other_pairs(x: Any, cos: Any, sin: Any, *, interleaved: bool = False) -> Any:
+    return position.rotate(x, cos, sin, interleaved=not interleaved)
+
+
+def swapped_gate(x: Any, gate: Any, up: Any, *rest: Any, kind: Any) -> Any:
+    return mlp.gated_mlp(x, up, gate, *rest, kind=kind)
+
+
+def other_gelu(x: Any) -> Any:
+    return activation.gelu_tanh(x)
+
+
+def no_zero_point(weight: Any) -> Any:
+    return quant.dequantize(replace(weight, zero=None))
+
+
+def half_away(x: Any, *, block: int) -> Any:
+    scale = quant.quantize_activations(x, block=block)[1]
+    spread = scale.repeat_interleave(block, 1)[:, : x.shape[1]]
+    ratio = x / torch.where(spread == 0, 1, spread)
+    return (torch.sign(ratio) * torch.floor(ratio.abs() + 0.5)).int(), scale
+
+
+def bfloat(x: Any, weight: Any, bias: Any = None) -> Any:
+    y = mirror("linear.linear")(x, weight, bias)
+    return y.to(torch.bfloat16).to(y.dtype)
+
+
+PLANTED = {
+    "norm.rms_norm": (eps_outside,),
+    "norm.layer_norm": (unbiased,),
+    "attention.softmax": (wrong_axis,),
+    "attention.attend": (no_scale,),
+    "attention.attention_weights": (other_heads,),
+    "mask.causal_mask": (strictly_before, window_off_by_one),
+    "cache.append": (cache_off_by_one,),
+    "position.rotate": (other_pairs,),
+    "mlp.gated_mlp": (swapped_gate,),
+    "activation.gelu": (other_gelu,),
+    "quant.dequantize": (no_zero_point,),
+    "quant.quantize_activations": (half_away,),
+    "linear.linear": (bfloat,),
+}
+
+
+@pytest.mark.parametrize(("name", "bug"), [(n, b) for n, bugs in PLANTED.items() for b in bugs])
+def test_a_planted_bug_is_found(name: str, bug: Any):
+    with pytest.raises(AssertionError, match=r"off by|differ|shape"):
+        check_values(name, FUNCTIONS[name], bug)
+
+
+def test_a_branch_on_one_token_is_found():
+    """T is "free", and the exporter bakes one branch in: only a run with one token shows it."""
+
+    def specialised(x: torch.Tensor) -> torch.Tensor:
+        return x.relu() if x.shape[1] == 1 else x.relu() + 0 * x.var(1, keepdim=True)
+
+    f = FUNCTIONS["activation.relu"]
+    check_values("activation.relu", f, specialised)
+    with pytest.raises(AssertionError, match="not finite"):
+        check_graph("activation.relu", f, specialised, (("x", f.parameters[0].options[0]),), 21)
+
+
+def test_an_axis_that_became_a_number_is_found():
+    def fixed(x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ones(5)[None, :, None]
+
+    array = np.ones((3, 5, 4), np.float32)
+    with pytest.raises(Exception, match=r"[Cc]onstraints|marked|dynamic"):
+        export(fixed, {"x": (array, ("B", "T", "D"))}, 21)
+
+
+def fed(hint: str, **defaults: Any) -> Any:
+    def function(x: Any) -> Any: ...
+
+    function.__annotations__ = {"x": hint, "return": 'Float[Array, "B T"]'}
+    return function
+
+
+@pytest.mark.parametrize("hint", ["int", "list[int]", 'Float[Array, "B T"] | str'])
+def test_what_is_no_array_is_an_error(hint: str):
+    with pytest.raises(UnfedError, match="can't be fed: it is no array"):
+        declare.read(fed(hint))
+
+
+def test_a_setting_without_values_is_an_error():
+    def function(x: Any, *, colour: float) -> Any: ...
+
+    function.__annotations__ = {
+        "x": 'Float[Array, "B T"]',
+        "colour": "float",
+        "return": 'Float[Array, "B T"]',
+    }
+    with pytest.raises(UnfedError, match="'colour' can't be fed: give it values in SETTINGS"):
+        declare.read(function)
+
+
+def test_a_kind_without_a_strategy_is_an_error():
+    f = declare.read(fed('UInt8[Array, "B T"]'))
+    with pytest.raises(UnfedError, match="an array of UInt8 can't be fed"):
+        declare.make(f, declare.pairwise(declare.factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
+
+
+def test_declarations_are_read():
+    def function(
+        x: Any, y: Any = None, *, window: int | None = None, kind: Literal["a", "b"] = "a", on: bool = False
+    ) -> Any: ...
+
+    function.__annotations__ = {
+        "x": 'Index[Array, "B T", "< P+1"]',
+        "y": 'Float[Array, " H*K"] | None',
+        "window": "int | None",
+        "kind": Literal["a", "b"],
+        "on": "bool",
+        "return": 'tuple[Bool[Array, ""], Int[Array, "G"]]',
+    }
+    f = declare.read(function)
+    assert f.parameters[0].options == (declare.Declared("Index", ("B", "T"), "P+1"),)
+    assert f.parameters[1].options == (declare.Declared("Float", ("H*K",)), None)
+    assert [p.options for p in f.parameters[2:]] == [(None, 1, 3), ("a", "b"), (False, True)]
+    assert f.returns == (declare.Declared("Bool", ()), declare.Declared("Int", ("G",)))
+    assert f.letters == {"B", "T", "P", "H", "K"}
+
+
+def test_sizes_are_derived():
+    count = itertools.count(2).__next__
+    assert declare.sizes({"G", "H", "K", "J"}, lambda _: count()) == {
+        "G": 2, "R": 3, "H": 6, "J": 4, "U": 5, "K": 13,
+    }  # fmt: skip
+    assert declare.sizes({"H", "K"}, lambda _: 7) == {"H": 7, "K": 7}
+    assert declare.sizes({"L", "T", "O"}, lambda _: 2)["L"] == 4
+
+
+def test_pairwise_covers_each_pair():
+    choices = {"a": (1, 2, 3), "b": (1, 2), "c": (1, 2), "d": (1,)}
+    variants = [dict(v) for v in declare.pairwise(choices)]
+    assert len(variants) <= 8
+    for x, y in itertools.combinations(choices, 2):
+        assert {(v[x], v[y]) for v in variants} == set(itertools.product(choices[x], choices[y]))
+    assert declare.pairwise({}) == [()]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (np.zeros((2, 3, 4)), "took"),
+        (np.zeros((2, 3, 4), np.int64), "gave int64, declares"),
+        (np.zeros((2, 3), np.float32), "gave shape"),
+        (np.zeros((2, 4, 3), np.float32), "gave shape"),
+        ((np.zeros((2, 3, 4), np.float32),) * 2, "gave 2 results, declares 1"),
+    ],
+)
+def test_a_result_that_breaks_its_declaration_is_found(result: Any, message: str):
+    f = FUNCTIONS["activation.relu"]
+    call = declare.make(f, (("x", f.parameters[0].options[0]),), {"B": 2, "T": 3, "F": 4}, 0, 1.0)
+    with pytest.raises(AssertionError, match=message):
+        declare.check_result(f, call, result)
