@@ -58,7 +58,7 @@ class Recorded:
 
 def main(
     model: Path,
-    text: Path,
+    text: Annotated[Path, typer.Option(help="Its first tokens are read.")],
     tfm: Annotated[list[str], typer.Option(help="NAME=BUNDLE; the name of a quantization has its gate.")],
     tokens: int = 4096,
     window: int = 512,

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from peers import row
 from tfm.refimpl.checkpoint import open_checkpoint
-from workers import Series, Worker, head, interleave, ratio
+from workers import Series, Worker, head, interleave, quiet, ratio
 
 
 def main(
@@ -32,6 +32,7 @@ def main(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
 ) -> None:
     """Measure, print both, and exit 1 when the specification is slower."""
+    typer.echo(quiet(), nl=bool(quiet()))
     tokenizer = open_checkpoint(model).tokenizer
     ids = head(text, tokenizer, prompt_tokens)
     ours = Worker("numpy", model, threads=threads)

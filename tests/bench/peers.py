@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from workers import Series, Worker, head, interleave, ratio
+from workers import Series, Worker, head, interleave, quiet, ratio
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def main(
     tokenizer = (next(iter(bundles.values())) / "tokenizer.json").read_text(encoding="utf-8")
     ids = head(text, tokenizer, prompt_tokens)
 
+    typer.echo(quiet(), nl=bool(quiet()))
     start = lambda kind, model, python: Worker(kind, model, python=python, threads=threads)  # noqa: E731
     workers = {f"tfm {p.ours}": start("onnx", bundles[p.ours], sys.executable) for p in wanted}
     for name in {p.theirs for p in wanted}:

@@ -97,6 +97,12 @@ def interleave(pairs: Sequence[tuple[Worker, Series]], ids: Sequence[int], round
             series.add(worker.measure(ids, series.new))
 
 
+def quiet() -> str:
+    """A warning when others use this machine: whoever spins at barriers suffers most from company."""
+    load = os.getloadavg()[0]
+    return f"WARNING: load average {load:.1f}, these figures mean nothing" if load > 0.5 else ""
+
+
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """How many times as fast: the ratio of medians."""
     return statistics.median(ours) / statistics.median(theirs)
