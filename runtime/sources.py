@@ -28,6 +28,7 @@ from .swap import recover, replacing
 
 Progress = Callable[[str], None]
 Kind = Literal["bundle", "checkpoint", "config"]
+Stored = Literal["model", "bundle", "prepacked"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ CATALOGUE = {
 DEFAULT = "smollm2-135m"
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
+# How the name of a bundle goes on after the label of its model.
+MADE = r"(fp32|fp16|int8|int8-dynamic|int4|keep)-(ort-cpu|ort-cuda|standard)-[0-9a-f]{12}"
 HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 
 
@@ -79,7 +82,7 @@ class Cached:
     """One thing in the cache."""
 
     name: str
-    kind: Literal["model", "bundle"]
+    kind: Stored
     path: Path
     bytes: int
 
@@ -209,10 +212,10 @@ def _label(name: str) -> str:
 
 def cached() -> list[Cached]:
     """What the cache holds, fetched models first."""
-    kinds: tuple[tuple[str, Literal["model", "bundle"]], ...] = (("models", "model"), ("bundles", "bundle"))
+    kinds: dict[str, Stored] = {"models": "model", "bundles": "bundle", "prepacked": "prepacked"}
     return [
         Cached(path.name, kind, path, _size(path))
-        for folder, kind in kinds
+        for folder, kind in kinds.items()
         for path in sorted((cache_dir() / folder).glob("[!.]*"))
     ]
 
@@ -222,15 +225,14 @@ def _size(path: Path) -> int:
 
 
 def remove(name: str) -> list[Cached]:
-    """Remove from the cache what a name stands for: a folder's own name, or a model and its bundles.
+    """Remove one thing by its own name, or a model, and what was made of either.
 
     Raises CheckpointError when the cache holds nothing of that name.
     """
     folder = _folder(name).name if name in CATALOGUE or name.startswith(("pypi:", "hf:")) else name
+    made = re.compile(rf"{re.escape(_label(name))}-{MADE}.*|{re.escape(name)}-[^-]+")
     gone = [
-        one
-        for one in cached()
-        if one.name == folder or (one.kind == "bundle" and one.name.startswith(f"{_label(name)}-"))
+        one for one in cached() if one.name == folder or (one.kind != "model" and made.fullmatch(one.name))
     ]
     if not gone:
         raise CheckpointError(f"the cache holds nothing named {name!r:.200}: `tfm-cli models` lists it")

@@ -333,15 +333,20 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
         place = sources.bundle_path(one, "int8", "ort-cpu")
         place.mkdir(parents=True)
         (place / "tfm.json").write_text("12345")
+        packed = cache / "prepacked" / f"{place.name}-0123"
+        packed.mkdir(parents=True)
+        (packed / "key.json").write_text("{}")
     assert [(c.kind, c.bytes > 0) for c in sources.cached()] == [
         ("model", True),
         ("bundle", True),
         ("bundle", True),
+        ("prepacked", True),
+        ("prepacked", True),
     ]
-    assert [c.kind for c in sources.remove("smollm2-135m")] == ["model", "bundle"]
-    [left] = sources.cached()
+    assert [c.kind for c in sources.remove("smollm2-135m")] == ["model", "bundle", "prepacked"]
+    left, packed = sources.cached()
     assert left.name.startswith("smollm2-int8")
-    sources.remove(left.name)
+    assert sources.remove(left.name) == [left, packed]
     assert sources.cached() == []
     for name in ("smollm2-135m", "..", "../cache", ""):
         with pytest.raises(TfmError, match="holds nothing"):
