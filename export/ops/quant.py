@@ -137,7 +137,8 @@ def quantize_activations(
     """One scale a block of a row, from its largest magnitude."""
     parts = _split(x, block)
     largest = parts.abs().amax(-1, keepdim=True)
-    factor = torch.where(largest == 0, 0, 127 / largest)
+    # `127 / largest` would be a reciprocal and a product in torch: two roundings.
+    factor = torch.where(largest == 0, 0, torch.full_like(largest, 127) / largest)
     codes = torch.round(parts * factor).to(torch.int32)
     return codes.flatten(-2)[:, : x.shape[1]], largest.squeeze(-1) / 127
 
