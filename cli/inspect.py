@@ -111,7 +111,8 @@ def weight_bytes(config: Config) -> dict[str, int]:
     found = {}
     for quant in ("fp32", "fp16", "int8", "int8-dynamic", "int4"):
         target = "standard" if quant == "fp16" else "ort-cpu"
-        bare: Any = SimpleNamespace(config=config)  # only "keep" looks at weights
+        # A checkpoint without weights, so without quantized blocks of its own that could be kept.
+        bare: Any = SimpleNamespace(config=config, leaves=SimpleNamespace(native=lambda name: None))
         groups = layout.stored(config, plan(bare, quant, 8, False, target), target)
         specs = (
             spec for group in groups.values() for spec in layout.specs(group, dtype(quant, target)).values()

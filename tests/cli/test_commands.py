@@ -205,10 +205,9 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
     sizes = {name: entry["bytes"] / 1e9 for name, entry in told["quantizations"].items()}
     assert told["parameters"]["total"] == 70_553_706_496
     assert 140 < sizes["fp16"] < 142
-    assert sizes["int8"] == pytest.approx(
-        sizes["fp16"] * (1 + 4 / 32) / 2, rel=1e-3
-    )  # a float32 scale for 32
-    assert sizes["int4"] == pytest.approx(sizes["fp16"] * (0.5 + 4 / 32) / 2, rel=0.04)  # tables stay 8-bit
+    # A float32 scale and an 8-bit zero point for 32 weights; tables have 8 bits with int4 too.
+    assert sizes["int8"] == pytest.approx(sizes["fp16"] / 2 * (1 + 5 / 32), rel=1e-3)
+    assert sizes["int4"] == pytest.approx(sizes["fp16"] / 2 * (0.5 + 4 / 32), rel=0.04)
     assert told["cache_bytes"]["8192"]["fp16"] == 2 * 80 * 8 * 128 * 8192 * 2
     assert tfm("inspect", tmp_path / "config.json", "--json").json["parameters"] == told["parameters"]
 
