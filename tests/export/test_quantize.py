@@ -54,10 +54,10 @@ def q4_1(shape: tuple[int, int], axis: int = 0, seed: int = 0) -> Blocks:
     return Blocks(codes, scale, np.zeros(scale.shape, np.uint8), low, 4, 16, axis, "block")
 
 
+DOWN = "decoder.layers.0.mlp.down"
 EIGHT = {
-    "ort-cpu": Scheme(8, 32, "block"),
-    "ort-cuda": Scheme(8, 32, "block"),
-    "standard": Scheme(8, 32, "none"),
+    target: Scheme(8, 32, "none" if target == "standard" else "block", symmetric=False)
+    for target in quantize.TARGETS
 }
 CELLS = {
     ("fp32", "ort-cpu"): "float",
@@ -100,10 +100,10 @@ def test_cell(name, target):
     for leaf, scheme in made.items():
         if want == "float" or len(shapes[leaf]) == 1:
             assert scheme is None, leaf
-        elif want == "row" and not leaf.endswith(".table"):
+        elif want == "row" and not leaf.endswith((".table", ".wq", ".wk", ".wv")):
             assert scheme == Scheme(8, shapes[leaf][0], "row"), leaf
         elif want == "four" and not leaf.endswith(".table"):
-            assert scheme == replace(eight, bits=4), leaf
+            assert scheme == replace(eight, bits=4, symmetric=True), leaf
         elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
             assert scheme == Scheme(4, 16, eight.activations, minimum=True, native=True), leaf
         else:
@@ -113,7 +113,7 @@ def test_cell(name, target):
 @pytest.mark.parametrize("target", quantize.TARGETS)
 def test_table_of_four_bits(target):
     made = quantize.plan(Leaves(), "int4", 4, False, target)
-    assert made["head.table"] == replace(EIGHT[target], bits=4)
+    assert made["head.table"] == replace(EIGHT[target], bits=4, symmetric=True)
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,46 @@ def test_strict_accepts_a_file_that_has_blocks_for_all():
 
 @pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, monkeypatch):
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric, monkeypatch):
     monkeypatch.setattr(quantize, "CHUNK", 500)  # several pieces, the last one short
     checkpoint = Leaves()
     weight = checkpoint.load(name)
-    want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")))
-    got = quantize.leaf(checkpoint, name, Scheme(bits, 32, "block"), "float32")
+    want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")), symmetric=symmetric)
+    got = quantize.leaf(checkpoint, name, Scheme(bits, 32, "block", symmetric), "float32")
     np.testing.assert_array_equal(got.codes, want.codes)
     np.testing.assert_array_equal(got.scale, want.scale)
     assert (got.axis, got.block, got.bits, got.activations) == (want.axis, 32, bits, "block")
-    assert got.zero is None
     assert got.minimum is None
+    if symmetric:
+        assert got.zero is None
+    else:
+        np.testing.assert_array_equal(got.zero, want.zero)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-dynamic", "int4"])
+def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
+    shapes = params.shapes(CONFIG)
+    blocks = {
+        leaf: quant.quantize(Leaves().load(leaf), bits=8, block=32, axis=int(leaf.endswith(".table")))
+        for leaf, shape in shapes.items()
+        if len(shape) == 2
+    }
+    made = quantize.plan(Leaves(blocks=blocks), name, 8, False, "ort-cpu")
+    assert made["embedding.table"] == Scheme(8, 32, "block", native=True)
+    assert (
+        made[DOWN]
+        == {
+            "int8": Scheme(8, 32, "block", native=True),
+            "int8-dynamic": Scheme(8, 80, "row"),
+            "int4": Scheme(4, 32, "block"),
+        }[name]
+    )
 
 
 def test_row_scheme_has_one_block_a_column():
     got = quantize.leaf(Leaves(), "decoder.layers.0.mlp.down", Scheme(8, 80, "row"), "float32")
     assert got.scale.shape == (1, 48)
-
-
-DOWN = "decoder.layers.0.mlp.down"
 
 
 def kept(own: Blocks, dtype: str = "float32") -> Blocks:
