@@ -20,8 +20,9 @@ from .ops.quant import Blocks
 def tensors(leaf: np.ndarray | ArrayBlocks) -> Any:
     """A leaf of the specification's tree as the mirror's: memory is shared where torch allows it."""
     if isinstance(leaf, ArrayBlocks):
-        values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
-        return Blocks(**{k: _shared(v) if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        values: dict[str, Any] = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
+        values |= {k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)}
+        return Blocks(**values)
     return _shared(leaf)
 
 
