@@ -80,12 +80,13 @@ class OrtEngine:
             state = state.moved(np.arange(state.batch), past, room)
         b, t = tokens.shape
         logits = np.empty((b, at.shape[1], self.config.embedding.vocabulary), np.float32)
-        if self.shared and b > 1 and t > 1 and past.any():
-            self._row_by_row(state, tokens, past, lengths, at, logits)
-        else:
-            if state.bound is None:
-                state.bound = self._bindings(state)
-            self._run(state.bound[0], tokens, past, at, logits)
+        with one_line(f"{self.model} can't be run"):
+            if self.shared and b > 1 and t > 1 and past.any():
+                self._row_by_row(state, tokens, past, lengths, at, logits)
+            else:
+                if state.bound is None:
+                    state.bound = self._bindings(state)
+                self._run(state.bound[0], tokens, past, at, logits)
         return logits, Cache(past + lengths, state.swapped())
 
     def _row_by_row(
@@ -114,8 +115,7 @@ class OrtEngine:
         for name, array in (("tokens", tokens), ("past", past), ("at", at)):
             bound.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         bound.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
-        with one_line(f"{self.model} can't be run"):
-            self.session.run_with_iobinding(bound.io)
+        self.session.run_with_iobinding(bound.io)
 
     def _state(self, batch: int, capacity: int) -> State:
         def buffers() -> list[Buffer]:

@@ -1,13 +1,18 @@
 """Weights as this processor's kernels want them, kept in the user's cache.
 
-ONNX Runtime packs matrices when a session starts: seconds for a large model, and a private copy of
-it. It can save the graph with the packed matrices, which later sessions map from the file: less to
-do, and memory that the system may share or drop. What is packed depends on processor, ONNX Runtime
-and bundle, so the file carries a key of all three, and another key means that it is written anew.
+ONNX Runtime packs matrices when a session starts, into a private copy. It can save the graph with
+the packed matrices, which later sessions map from the file: a third less time to start, and memory
+that the system may share or drop. What is packed depends on processor, ONNX Runtime and bundle, so
+the file carries a key of all three, and another key means that it is written anew.
 
     CACHE/prepacked/NAME-HASH/    one for each place of a bundle
         model.onnx, model.onnx.data
-        key.json                  {key, bundle: its place, sizes: of the two files}
+        probe.npy                 logits of one token, by the session that packed
+        key.json                  {key, bundle: its place, sizes: of the files, none if they are unsound}
+
+ONNX Runtime 1.31 reads some shapes back wrongly, without a word (a vocabulary of 97, a width of
+160: kernels align their parts by address, and the file doesn't keep it). So what is read is tried
+on one token each time, and a copy that computes something else is dropped for good.
 """
 
 from __future__ import annotations
@@ -20,20 +25,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from ..refimpl.errors import TfmError
 from . import machine
-from .session import open_session, options
+from .session import one_line, open_session, options
 from .sources import cache_dir
 from .swap import replacing
 
-GRAPH, DATA, KEY = "model.onnx", "model.onnx.data", "key.json"
+GRAPH, DATA, PROBE, KEY = "model.onnx", "model.onnx.data", "probe.npy", "key.json"
+FILES = (GRAPH, DATA, PROBE)
+
+TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 # Below this a session starts at once, and a copy isn't worth its place.
 SMALLEST = 16 * 2**20
 # A saved copy holds the matrices as they were and as they are packed; and some room must be left.
 SPACE = 4
+# How far logits may differ, as a share of the largest: with other threads sums round differently
+# and codes fall to the other side, but a copy that is unsound differs by all there is.
+APART = 2**-6
 
 
 def session(bundle: Path, threads: int | None) -> ort.InferenceSession:
@@ -44,16 +56,40 @@ def session(bundle: Path, threads: int | None) -> ort.InferenceSession:
     bundle = bundle.resolve()
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
-        with suppress(OSError, TfmError):
+        with suppress(OSError, ValueError, TfmError):
             place, note = _place(bundle), _note(bundle)
-            if _holds(place, note):
-                made = options(threads)
-                # Optimized it is already, for this very processor.
-                made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                return open_session(place / GRAPH, "cpu", made)
-            if shutil.disk_usage(_existing(place)).free > SPACE * size:
+            found = _found(place, note)
+            if found is None and shutil.disk_usage(_existing(place)).free > SPACE * size:
                 return _saved(bundle, place, note, threads)
+            if found and (opened := _packed(place, note, threads)) is not None:
+                return opened
     return open_session(bundle / GRAPH, "cpu", options(threads))
+
+
+def _found(place: Path, note: dict[str, Any]) -> bool | None:
+    """True if packed weights for this key are there, False if they would be unsound, None if not yet."""
+    try:
+        found = json.loads((place / KEY).read_text(encoding="utf-8"))
+        if found == note | {"sizes": {}}:
+            return False
+        return True if found == note | {"sizes": _sizes(place)} else None
+    except (OSError, ValueError):
+        return None
+
+
+def _packed(place: Path, note: dict[str, Any], threads: int | None) -> ort.InferenceSession | None:
+    """A session over the packed weights, if it computes what it should."""
+    made = options(threads)
+    # Optimized it is already, for this very processor.
+    made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    opened = open_session(place / GRAPH, "cpu", made)
+    want, got = np.load(place / PROBE, allow_pickle=False), _probe(opened)
+    if np.abs(got - want).max() <= APART * np.abs(want).max():
+        return opened
+    del opened
+    with replacing(place) as new:
+        (new / KEY).write_text(json.dumps(note | {"sizes": {}}), encoding="utf-8")
+    return None
 
 
 def _saved(bundle: Path, place: Path, note: dict[str, Any], threads: int | None) -> ort.InferenceSession:
@@ -62,15 +98,32 @@ def _saved(bundle: Path, place: Path, note: dict[str, Any], threads: int | None)
     with replacing(place) as new:
         made = options(threads)
         made.optimized_model_filepath = str(new / GRAPH)
-        made.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-        made.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
-        made.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-        )
+        for name, value in (
+            ("save_external_prepacked_constant_initializers", "1"),
+            ("optimized_model_external_initializers_file_name", DATA),
+            ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
+        ):
+            made.add_session_config_entry(f"session.{name}", value)
         opened = open_session(bundle / GRAPH, "cpu", made)
-        sizes = {name: (new / name).stat().st_size for name in (GRAPH, DATA)}
-        (new / KEY).write_text(json.dumps(note | {"sizes": sizes}), encoding="utf-8")
+        np.save(new / PROBE, _probe(opened))
+        (new / KEY).write_text(json.dumps(note | {"sizes": _sizes(new)}), encoding="utf-8")
     return opened
+
+
+def _probe(opened: ort.InferenceSession) -> np.ndarray:
+    """Logits of one token at the first position: every weight has a part in them."""
+    sizes = {"batch": 1, "time": 1, "wanted": 1, "capacity": 1}
+    feeds = {}
+    for value in opened.get_inputs():
+        shape: list[Any] = [sizes.get(str(axis), axis) for axis in value.shape]
+        feeds[value.name] = np.zeros(shape, TYPES[value.type])
+    feeds |= {name: feed + 1 for name, feed in feeds.items() if name.startswith("cos.")}
+    with one_line("packed weights can't be tried"):
+        return np.asarray(opened.run(["logits"], feeds)[0])
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in FILES}
 
 
 def _place(bundle: Path) -> Path:
@@ -83,15 +136,6 @@ def _note(bundle: Path) -> dict[str, Any]:
     about = [ort.__version__, platform.machine(), *sorted(machine.flags())]
     key = hashlib.sha256(manifest + "\0".join(about).encode()).hexdigest()
     return {"key": key, "bundle": str(bundle)}
-
-
-def _holds(place: Path, note: dict[str, Any]) -> bool:
-    try:
-        found = json.loads((place / KEY).read_text(encoding="utf-8"))
-        sizes = {name: (place / name).stat().st_size for name in (GRAPH, DATA)}
-    except (OSError, ValueError):
-        return False
-    return found == note | {"sizes": sizes}
 
 
 def _existing(path: Path) -> Path:

@@ -33,10 +33,14 @@ CUDA_LIBRARIES = {
     "libcufft.so.12": "pip install nvidia-cufft",
 }
 
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    kind
-    for kind in vars(native).values()
-    if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == native.__name__
+# The extension module's own exceptions, and what io_binding raises.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        kind
+        for kind in vars(native).values()
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == native.__name__
+    ),
 )
 
 
