@@ -184,6 +184,7 @@ def test_files_that_the_manifest_does_not_know(bundle):
     (bundle / "tokenizer.json").write_text("{}")
     refused(bundle, r"tokenizer.json: the manifest doesn't know this file")
     (bundle / "tokenizer.json").unlink()
+    (bundle / "certificate.json").unlink()
     (bundle / "certificate.json").symlink_to("/dev/zero")
     refused(bundle, r"certificate.json: must be a regular file")
 
