@@ -78,7 +78,8 @@ class Series:
     @property
     def idle(self) -> float:
         """The largest share of a processor that the engine used while others were measured."""
-        return max(r["idle_cpu_s"] / r["idle_s"] for r in self.replies)
+        waits = [r for r in self.replies if r["idle_s"] > 2 * PAUSE]
+        return max((r["idle_cpu_s"] / r["idle_s"] for r in waits), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
         spread = lambda a: {"median": statistics.median(a), "min": min(a), "max": max(a)}  # noqa: E731
