@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,19 @@ def build(
     if program is None:
         raise ExportError("the exporter gave no program")
     model = program.model
-    _point(model, tensors, data)
-    # Weights stay what they are: folding one would copy it into the graph.
-    onnxscript.optimizer.optimize_ir(
-        model,
-        should_fold=lambda node: False if any(v and v.name in tensors for v in node.inputs) else None,
-    )
-    passes.CommonSubexpressionEliminationPass()(model)
+    weights = _weights(model, tensors, data)
+    # The optimizer doesn't see the weights: it would copy what it folds into the graph, and make one
+    # of two small ones that are equal, such as norms of ones.
+    with _quiet():
+        onnxscript.optimizer.optimize_ir(
+            model,
+            should_fold=lambda node: False if any(v and v.name in tensors for v in node.inputs) else None,
+        )
+        passes.CommonSubexpressionEliminationPass()(model)
     _strip(model)
     _check(model, config, tensors)
+    for name, tensor in weights.items():
+        model.graph.initializers[name].const_value = tensor
     return model, reasons
 
 
@@ -153,23 +158,23 @@ def _dynamic(config: Config) -> tuple[Any, ...]:
     return made["tokens"], made["past"], made["at"], tables, cache
 
 
-def _quiet() -> Any:
-    """The exporter logs what it registers; none of it is news to the user."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs what it registers, the optimizer what it skips; none of it is news to the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
-    class Quiet:
-        def __enter__(self) -> None:
-            self.level = logging.getLogger("torch.onnx").level
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
-        def __exit__(self, *_: object) -> None:
-            logging.getLogger("torch.onnx").setLevel(self.level)
-
-    return Quiet()
-
-
-def _point(model: ir.Model, tensors: Mapping[str, Any], data: Path) -> None:
-    """Make each weight an initializer that lies in the data file."""
-    held = model.graph.initializers
+def _weights(model: ir.Model, tensors: Mapping[str, Any], data: Path) -> dict[str, ir.ExternalTensor]:
+    """Name the initializers as they are stored, still without values; where these lie in the data file."""
+    held, found = model.graph.initializers, {}
     for name, value in list(held.items()):
         stored = name.removeprefix("leaves.")
         if stored not in tensors:
@@ -177,8 +182,8 @@ def _point(model: ir.Model, tensors: Mapping[str, Any], data: Path) -> None:
                 raise ExportError(f"the graph holds a weight that isn't stored: {name}")
             continue
         entry = tensors[stored]
-        value.name = stored
-        value.const_value = ir.ExternalTensor(
+        value.name, value.const_value = stored, None
+        found[stored] = ir.ExternalTensor(
             data.name,
             entry.offset,
             entry.length,
@@ -189,6 +194,7 @@ def _point(model: ir.Model, tensors: Mapping[str, Any], data: Path) -> None:
         )
     if missing := sorted(set(tensors) - set(held)):
         raise ExportError(f"stored weights that the graph doesn't use: {', '.join(missing[:5])}")
+    return found
 
 
 def _strip(model: ir.Model) -> None:

@@ -127,6 +127,15 @@ def test_a_model_is_its_formula():
     equal(whole(NumpyEngine(config, tree), ids)[0], logits)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_layer_has_its_cache(count: int):
+    config = tiny.llama(layers=2)
+    pair = (np.zeros((1, 2, 1, 16)), np.zeros((1, 2, 1, 16)))
+    tables, ids = position_tables(np.arange(1), config=config), np.array([[1]])
+    with pytest.raises(ValueError, match="zip"):
+        model(ids, np.array([0]), ids * 0, tables, [pair] * count, tiny.weights(config), config=config)
+
+
 def test_position_tables_are_of_each_rope():
     config = tiny.llama()
     tables = position_tables(np.arange(4), config=config)
