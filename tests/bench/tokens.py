@@ -24,7 +24,7 @@ from tfm.runtime.tasks import Model
 from workers import Worker
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tolerances import budgets
+from tolerances import budgets, cast
 
 PROMPTS = (
     "Explain self-attention to a child.",
@@ -46,19 +46,13 @@ def best_two(spec: NumpyEngine, ids: list[int], new: int) -> np.ndarray:
 def doubt(spec: NumpyEngine, ids: list[int]) -> tuple[float, float]:
     """(gap in float64, budget) of the prediction that follows `ids`."""
 
-    def run(change: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+    def run(change: Callable[[Any], Any]) -> np.ndarray:
         engine = NumpyEngine(spec.config, change(spec.params))
-        return {"logits": engine.step(np.array([ids]), engine.start(1))[0]}
+        return engine.step(np.array([ids]), engine.start(1))[0]
 
-    exact = run(lambda a: _wide(a))["logits"][0, 0]
-    top = np.partition(exact, -2)[-2:]
-    return float(top[1] - top[0]), budgets(run)["logits"]
-
-
-def _wide(tree: Any) -> Any:
-    if isinstance(tree, np.ndarray):
-        return tree.astype(np.float64)
-    return [_wide(v) for v in tree] if isinstance(tree, list) else {k: _wide(v) for k, v in tree.items()}
+    top = np.partition(run(lambda tree: cast(tree, np.float64))[0, 0], -2)[-2:]
+    (budget,) = budgets(run).values()
+    return float(top[1] - top[0]), budget
 
 
 def main(
