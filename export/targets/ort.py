@@ -56,6 +56,11 @@ def block_sums(x: Tensor, block: int) -> Tensor:
     return padded.unflatten(-1, (-1, block)).sum(-1)
 
 
+def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
+    """What minima add to a product; they are float32 on every target, so that no weight changes."""
+    return (block_sums(x.to(minimum.dtype), block) @ minimum).to(x.dtype)
+
+
 def _row(x: Tensor, weight: Row) -> Tensor:
     largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
     unit, middle = torch.tensor(1 / 127), torch.tensor(128, dtype=torch.uint8)
@@ -76,7 +81,7 @@ def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
             y = _nbits(x, weight, weight.packed)
             if weight.minimum is not None:
                 # As a float zero point it would leave the kernel's fast path.
-                y = y + block_sums(x, weight.block) @ weight.minimum
+                y = y + _minima(x, weight.minimum, weight.block)
         case Row():
             y = _row(x, weight)
         case _:
@@ -101,12 +106,8 @@ def embedding(tokens: Tensor, table: Leaf) -> Tensor:
         x = x[..., : table.length]  # the filler of a short last block
     if table.minimum is None:
         return x
-    return (
-        x
-        + functional.embedding(tokens, table.minimum).repeat_interleave(table.block, dim=-1)[
-            ..., : table.length
-        ]
-    )
+    minima = functional.embedding(tokens, table.minimum).repeat_interleave(table.block, dim=-1)
+    return (x + minima[..., : table.length]).to(x.dtype)
 
 
 def unembedding(x: Tensor, table: Leaf) -> Tensor:
@@ -116,7 +117,7 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
         y = _nbits(x, table, table.packed.reshape(table.packed.shape[0], table.scale.shape[1], -1))
         if table.minimum is None:
             return y
-        return y + block_sums(x, table.block) @ table.minimum.T
+        return y + _minima(x, table.minimum.T, table.block)
     assert isinstance(table, Tensor)
     # A Transpose would be folded into a second copy of the table in memory.
     return onnx.symbolic(

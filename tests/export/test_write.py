@@ -10,17 +10,23 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 from tfm.export import write
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import ExportError, NumericError, VerifyError
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.weights import Leaves
 from tfm.runtime.bundle import open_bundle
+from tfm.runtime.verify import verify
 
 CONFIG = tiny.llama(layers=1, bias=True)
 
@@ -321,3 +327,32 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(VerifyError, match="nothing is left of it"):
         write.export(checkpoint, tmp_path / "out", quant="fp32")
     assert left(tmp_path / "out") == []
+
+
+def q4_1(self: Leaves, name: str) -> Blocks | None:
+    """Blocks as a GGUF file has them for Q4_1, for each matrix."""
+    weight = self.load(name)
+    if weight.ndim == 1:
+        return None
+    made = quant.quantize(weight, bits=4, block=32, axis=int(name.endswith(".table")))
+    scale = np.abs(made.scale).astype(np.float16).astype(np.float32)
+    return replace(made, scale=scale, zero=np.zeros(scale.shape, np.uint8), minimum=-8 * scale)
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda", "standard"])
+def test_kept_minima_give_a_graph_of_equal_types(checkpoint, tmp_path, monkeypatch, target):
+    monkeypatch.setattr(Leaves, "native", q4_1)
+    out = tmp_path / "out"
+    write.export(checkpoint, out, quant="keep", target=target, strict=True, verify=False)
+    assert not verify(out).failed  # in this process, which knows the patched blocks
+    opened = open_bundle(out, check_hashes=True)
+    assert all(scheme.minimum for scheme in opened.manifest.schemes.values())
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.value_info)}
+    types |= {i.name: i.data_type for i in model.graph.initializer}
+    one_type = {"MatMul": (0, 1), "Add": (0, 1), "Mul": (0, 1), "MatMulNBits": (0, 2)}
+    products = [n for n in model.graph.node if n.op_type in one_type]
+    assert products
+    for node in products:
+        found = {node.input[i]: types.get(node.input[i]) for i in one_type[node.op_type]}
+        assert len(set(found.values()) - {None}) == 1, f"{node.op_type} of {found}"
