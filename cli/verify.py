@@ -35,7 +35,27 @@ def command(
         [(r.name, shown(r.figure), shown(r.budget), r.unit, r.result, r.note) for r in report.rows],
     )
     if report.failed:
-        raise VerifyError(f"{bundle}: out of budget: {', '.join(row.name for row in report.failed)}")
+        bad = ", ".join(row.name for row in report.failed)
+        raise VerifyError(f"{bundle}: out of budget: {bad}{divergence(bundle)}")
+
+
+def divergence(bundle: Path) -> str:
+    """The first part of the graph that leaves the specification, where one can be found here."""
+    from ..refimpl.errors import TfmError
+    from ..runtime.bundle import open_bundle
+    from ..runtime.golden import load
+
+    try:
+        from ..export.locate import first, locate
+
+        opened = open_bundle(bundle, check_hashes=True)
+        part = first(locate(opened, load(opened.path).tokens))
+    except (ImportError, TfmError):
+        return ""  # without onnx and torch, or of a bundle that isn't one, nothing more can be said
+    if part is None:
+        return ""
+    note = f" ({part.note})" if part.note else ""
+    return f"; first divergence: {part.name}, error {part.error:.2g}, budget {part.budget:.2g}{note}"
 
 
 def shown(figure: float | str | None) -> str:

@@ -64,7 +64,7 @@ def build(
             config, trees.unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
         ).eval()
         inputs = _inputs(config, DTYPES[dtype])
-        with exporting(emits), warnings.catch_warnings(), _quiet():
+        with exporting(emits), warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -83,7 +83,7 @@ def build(
     weights = _weights(model, tensors, data)
     # The optimizer doesn't see the weights: it would copy what it folds into the graph, and make one
     # of two small ones that are equal, such as norms of ones.
-    with _quiet():
+    with quiet():
         onnxscript.optimizer.optimize_ir(
             model,
             should_fold=lambda node: False if any(v and v.name in tensors for v in node.inputs) else None,
@@ -159,7 +159,7 @@ def _dynamic(config: Config) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter logs what it registers, the optimizer what it skips; none of it is news to the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]

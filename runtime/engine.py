@@ -1,12 +1,13 @@
 """The ONNX Runtime engine: the seam of refimpl/engine over an exported graph.
 
 Caches and rotary tables are bound once, by address, and stay bound while their buffers live; a step
-binds only its tokens and the memory of its logits. That memory is new at every step and written by
-ONNX Runtime itself: no copy, and no later step touches what a caller still holds.
+binds only its tokens and the memory of its logits, which ONNX Runtime itself writes: no copy, and no
+later step touches what a caller still holds.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from ..refimpl.engine import check_step
 from ..refimpl.ops.model import position_tables
 from .cache import Buffer, Cache, State, zeros
 from .prepack import session as prepacked
-from .session import choose, one_line, open_session, options
+from .session import choose, in_float, one_line, open_session, options
 
 # Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
 FIRST_CAPACITY = 256
@@ -50,10 +51,12 @@ class OrtEngine:
         if prepack and self.device == "cpu":
             self.session = prepacked(Path(bundle.path), threads)
         else:
-            self.session = open_session(self.model, self.device, options(threads), plain=plain)
+            graph = in_float(self.model.read_bytes()) if plain else None
+            self.session = open_session(self.model, self.device, options(threads), graph)
         layers = range(len(self.config.decoder.layers))
         self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
         self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]
+        self._rooms: list[np.ndarray] = []
         self._tables: dict[str, Buffer] = {}
         self._rows = 0
 
@@ -79,7 +82,7 @@ class OrtEngine:
             room = max(need, min(max(need, 2 * state.capacity), self.config.context))
             state = state.moved(np.arange(state.batch), past, room)
         b, t = tokens.shape
-        logits = np.empty((b, at.shape[1], self.config.embedding.vocabulary), np.float32)
+        logits = self._logits(b, at.shape[1])
         with one_line(f"{self.model} can't be run"):
             if self.shared and b > 1 and t > 1 and past.any():
                 self._row_by_row(state, tokens, past, lengths, at, logits)
@@ -88,6 +91,17 @@ class OrtEngine:
                     state.bound = self._bindings(state)
                 self._run(state.bound[0], tokens, past, at, logits)
         return logits, Cache(past + lengths, state.swapped())
+
+    def _logits(self, rows: int, wanted: int) -> np.ndarray:
+        """Room for logits that nobody holds: fresh pages would cost more than all else that a step
+        adds to the session's run. Two rooms do, since a loop drops a step's logits after the next."""
+        shape = (rows, wanted, self.config.embedding.vocabulary)
+        for room in self._rooms:
+            # References: the list, `room`, getrefcount's argument. A caller's view is one more.
+            if room.shape == shape and sys.getrefcount(room) == 3:
+                return room[:]
+        self._rooms = [*self._rooms[-1:], np.empty(shape, np.float32)]
+        return self._rooms[-1][:]
 
     def _row_by_row(
         self,

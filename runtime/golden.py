@@ -19,8 +19,10 @@ codes flip in every try.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from ..refimpl.ops.embedding import embedding, unembedding
 from ..refimpl.ops.model import position_tables
 from ..refimpl.ops.quant import Blocks
 from .fidelity import log_softmax
+from .manifest import GOLDEN
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -131,6 +134,15 @@ def read(arrays: Mapping[str, Array]) -> Golden:
         own=says("own"),
         plain=says("plain") if plain <= set(arrays) else None,
     )
+
+
+def load(bundle: Path) -> Golden:
+    """The golden inputs of a bundle; BundleError if they can't be read."""
+    try:
+        with np.load(bundle / GOLDEN, allow_pickle=False) as arrays:
+            return read(dict(arrays))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{GOLDEN} can't be read: {error}: export the model again") from None
 
 
 def golden(

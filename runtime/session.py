@@ -125,20 +125,19 @@ def in_float(graph: bytes) -> bytes:
 
 
 def open_session(
-    model: Path, device: Device, opts: ort.SessionOptions, *, plain: bool = False
+    model: Path, device: Device, opts: ort.SessionOptions, graph: bytes | None = None
 ) -> ort.InferenceSession:
-    """The session, proven to run on `device`; `plain` has products of blocks in float (`in_float`)."""
+    """The session, proven to run on `device`; `graph` stands for the file's bytes, its weights the same."""
     wanted = PROVIDERS[device]
     fallback = [PROVIDERS["cpu"]] if device == "cuda" else []
     ort.set_default_logger_severity(4)
     # Shape arithmetic stays on the CPU, so CUDA keeps it as the second provider.
-    graph = in_float(model.read_bytes()) if plain else str(model)
-    if plain:
+    if graph is not None:
         opts.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(model.parent)
         )
     with one_line(f"{model.name} can't be opened"):
-        session = ort.InferenceSession(graph, opts, providers=[wanted, *fallback])
+        session = ort.InferenceSession(graph or str(model), opts, providers=[wanted, *fallback])
     got: Any = session.get_providers()[0]
     if got != wanted:
         lacking = ", ".join(missing_for_cuda()) or "a GPU that this build of ONNX Runtime supports"

@@ -32,7 +32,7 @@ from .bundle import Bundle, open_bundle
 from .fidelity import fidelity
 from .golden import Golden, Run, Says, digest, largest, rms
 from .layout import Scheme
-from .manifest import CERTIFICATE, GOLDEN, MANIFEST
+from .manifest import CERTIFICATE, MANIFEST
 from .report import Report, Row, certify, judged, manifest_hash
 from .session import choose
 from .tokenizer import Tokenizer
@@ -73,11 +73,7 @@ class Climb:
 
     @cached_property
     def golden(self) -> Golden:
-        try:
-            with np.load(self.bundle.path / GOLDEN, allow_pickle=False) as arrays:
-                return goldens.read(dict(arrays))
-        except (OSError, ValueError, EOFError) as error:
-            raise BundleError(f"{GOLDEN} can't be read: {error}: export the model again") from None
+        return goldens.load(self.bundle.path)
 
     @cached_property
     def engine(self) -> Engine:
