@@ -20,7 +20,7 @@ OUTSIDE = {
     "refimpl": {"numpy"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
     "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
-    "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript"},
+    "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
     "cli": {"numpy", "typer", "rich", "platformdirs", "onnxruntime"},
 }
 ARROWS = {
