@@ -26,17 +26,11 @@ from tfm.runtime.bundle import Bundle, open_bundle
 from tolerances import budgets, cast, largest
 
 BASE = tiny.llama()
-RICH = tiny.llama(window=3, bias=True, qk_norm=True, tied=False)
-RICH = replace(
-    RICH,
-    decoder=replace(
-        RICH.decoder,
-        layers=tuple(
-            replace(layer, attention=replace(layer.attention, scale=0.3, softcap=2.0))
-            for layer in RICH.decoder.layers
-        ),
-    ),
-)
+RICH = tiny.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)
+(LAYER,) = RICH.decoder.layers
+TURNED = replace(LAYER.attention.position, interleaved=True)
+CAPPED = replace(LAYER.attention, position=TURNED, scale=0.3, softcap=2.0)
+RICH = replace(RICH, decoder=replace(RICH.decoder, layers=(LAYER, replace(LAYER, attention=CAPPED))))
 # A head size that the fused attention refuses, and sizes that are no multiple of a block.
 SMALL = tiny.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
 PLAIN = tiny.llama(plain=True, bias=True, kind="gelu", width=40)
