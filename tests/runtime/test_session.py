@@ -248,3 +248,15 @@ def test_an_engine_keeps_its_error_for_a_dead_cache(bundle: Path) -> None:
     cache.select(np.array([1, 0]))
     with pytest.raises(TfmError, match="this cache was used already"):
         engine.step(np.array([[1], [2]]), cache)
+
+
+def test_logits_that_a_caller_holds_are_not_written_again(bundle: Path) -> None:
+    engine = OrtEngine(open_bundle(bundle))
+    cache, held, copies = engine.start(1), [], []
+    for token in range(6):
+        logits, cache = engine.step(np.array([[token]]), cache)
+        held.append(logits[0, 0])
+        copies.append(logits[0, 0].copy())
+        del logits
+    for kept, copy in zip(held, copies, strict=True):
+        np.testing.assert_array_equal(kept, copy)
