@@ -38,18 +38,16 @@ PLAIN = tiny.llama(plain=True, bias=True, kind="gelu", width=40)
 
 def blocks(shape: tuple[int, ...], axis: int, seed: int, minimum: bool, bits: int) -> Blocks:
     """Blocks as a GGUF file has them: Q4_1 (with minima), Q4_0 or Q8_0."""
-    made = quantize(
-        np.random.default_rng(seed).standard_normal(shape).astype(np.float32) / 6,
-        bits=bits,
-        block=16,
-        axis=axis,
-    )
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal(shape).astype(np.float32) / 6
+    made = quantize(weight, bits=bits, block=16, axis=axis)
     half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
     if not minimum:
         return replace(made, scale=half(made.scale))
-    zero = np.zeros(made.scale.shape, np.uint8)
-    scale = half(np.abs(made.scale))
-    return replace(made, scale=scale, zero=zero, minimum=half(-8 * scale))
+    zero, scale = np.zeros(made.scale.shape, np.uint8), half(np.abs(made.scale))
+    # Not just at the middle: what is left of a minimum there is stored, and must be added.
+    low = half((rng.uniform(-2, 2, scale.shape) - 8) * scale)
+    return replace(made, scale=scale, zero=zero, minimum=low)
 
 
 def natives(kinds: dict[str, tuple[bool, int]]) -> Any:
