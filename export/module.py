@@ -51,8 +51,8 @@ class Decoder(nn.Module):
     """A decoder-only model over a Config and its parameter tree (of tensors).
 
     forward(tokens [B, T], past [B], at [B, P], tables, cache) gives (logits [B, P, N], new cache);
-    logits of a float16 model leave in float32. `tables` is a list of (cos, sin) [L, J] in the order of `config.ropes`, `cache` a
-    list of (keys, values) [B, G, L, K] a layer.
+    logits of a float16 model leave in float32. `tables` is a list of (cos, sin) [L, J] in the order
+    of `config.ropes`, `cache` a list of (keys, values) [B, G, L, K] a layer.
     """
 
     def __init__(self, config: Config, tree: Any) -> None:
