@@ -61,10 +61,16 @@ def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
     return (block_sums(x.to(minimum.dtype), block) @ minimum).to(x.dtype)
 
 
-def _row(x: Tensor, weight: Row) -> Tensor:
+def row_codes(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes, their scale before the row's, their zero point, and the largest magnitude of each row."""
     largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
     unit, middle = torch.tensor(1 / 127), torch.tensor(128, dtype=torch.uint8)
     codes = onnx.symbolic("::QuantizeLinear", (x / largest, unit, middle), dtype=torch.uint8, shape=x.shape)
+    return codes, unit, middle, largest
+
+
+def _row(x: Tensor, weight: Row) -> Tensor:
+    codes, unit, middle, largest = row_codes(x)
     y = onnx.symbolic(
         "com.microsoft::MatMulIntegerToFloat",
         (codes, weight.codes, unit, weight.scale, middle, None),

@@ -20,7 +20,7 @@ from ..ops import norm as norms
 from ..seam import body
 from . import Target
 from .leaves import Blocked, Row
-from .ort import TINY, block_sums
+from .ort import block_sums, row_codes
 
 Leaf = Tensor | Blocked | Row
 
@@ -36,9 +36,7 @@ def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | No
 
 
 def _row(x: Tensor, weight: Row) -> Tensor:
-    largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
-    unit, middle = torch.tensor(1 / 127), torch.tensor(128, dtype=torch.uint8)
-    codes = onnx.symbolic("::QuantizeLinear", (x / largest, unit, middle), dtype=torch.uint8, shape=x.shape)
+    codes, unit, middle, largest = row_codes(x)
     dots = onnx.symbolic(
         "::MatMulInteger",
         (codes, weight.codes, middle),
