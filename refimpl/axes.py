@@ -27,7 +27,14 @@ LETTERS = {
     "N": "vocabulary",
     "P": "wanted positions",
     "C": "quantization blocks along an axis",
-    "M": "any number of positions",
+    "M": "any number of positions, or of pairs of blocks",
+    "A": "tokens of a block",
+    "Y": "blocks of queries",
+    "Z": "blocks of keys",
+    "I": "blocks drawn at random for each block of queries",
+    "Q": "features of a kernel, never negative",
+    "X": "ranks that share a sequence",
+    "W": "buckets of distances",
 }
 
 DERIVED = {"H": "G*R", "L": "O+T", "K": "2*J+U"}
