@@ -1,7 +1,8 @@
 """THE generation loop: engines compute logits, rows decide what becomes of them.
 
 A `Row` owns all that makes one text: its sampler, its stop rules, its own random numbers, seeded
-by (seed, row), so that a text doesn't depend on its neighbours. Drivers are thin.
+by (seed, row), so that a text doesn't depend on its neighbours. Drivers are thin: `single` here,
+`beam.search` and `speculative.speculate` in files of their own.
 """
 
 from __future__ import annotations
@@ -38,15 +39,28 @@ class Row:
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng([self.seed, self.row])
+        self._prompt = np.array(self.prompt, np.int64)
         if self.max_new_tokens < 1:
             self.finished = "length"
 
+    def uniform(self) -> float:
+        """The row's next random number, uniform in [0, 1)."""
+        return float(self._rng.random())
+
+    @property
+    def text(self) -> np.ndarray:
+        """Prompt and answer so far, where the sampler asks for them; else nothing."""
+        if not self.sampler.adjusts:
+            return self._prompt[:0]
+        return np.concatenate([self._prompt, np.array(self.tokens, np.int64)])
+
     def accept(self, logits: np.ndarray) -> int | None:
         """The next token from logits [N], or None when it is a stop token, which isn't kept."""
-        u = 0.0 if self.sampler.greedy else float(self._rng.random())
-        penalized = self.sampler.repetition_penalty is not None
-        seen = np.array([*self.prompt, *self.tokens] if penalized else [], np.int64)
-        token = sample(logits, self.sampler, u, seen)
+        u = 0.0 if self.sampler.greedy else self.uniform()
+        return self.keep(sample(logits, self.sampler, u, self.text, len(self.tokens), self.stop_ids))
+
+    def keep(self, token: int) -> int | None:
+        """The token as the answer's next; None when it is a stop token, which ends the text."""
         if token in self.stop_ids:
             self.finished = "stop"
             return None

@@ -1,33 +1,42 @@
-"""From logits to a token: logits -> logits steps, then one draw with a given uniform number.
+"""From logits to a token: what is wanted of it, then one draw with a given uniform number.
 
 No function here draws a random number, so every sampler can be tested as a function. The order of
-the steps is fixed: repetition penalty, temperature, top-k, top-p, min-p. The penalty comes first
-because it is about evidence in the text, not about the shape of the distribution; temperature
-comes before the cuts, so that top-p and min-p act on the distribution that is drawn from. It is
-the order of transformers' warpers.
+the steps is fixed: `penalties.adjust` first, because it is about the text, not about the shape of
+the distribution, then the cuts of `cuts.candidates`, then the draw.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cuts import candidates
 from .errors import LimitError, NumericError
+from .penalties import adjust
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
 
+def _whole(value: Any, least: int) -> bool:
+    return value >= least and value % 1 == 0
+
+
 @dataclass(frozen=True)
 class Sampler:
-    """What to do with logits; the default is greedy. `None` means that a step isn't taken.
+    """What to do with logits; the default is greedy. `None` or nothing means: a step isn't taken.
 
     temperature > 0 divides the logits (None: greedy); top_k ≥ 1 keeps the k best; 0 < top_p ≤ 1
     keeps the smallest set with at least that probability; 0 < min_p ≤ 1 keeps what has at least
-    that share of the best's probability; repetition_penalty > 0 acts on tokens already there.
+    that share of the best's probability; 0 < typical_p ≤ 1 keeps the most typical tokens that have
+    at least that probability. repetition_penalty > 0 acts on tokens already there, presence_penalty
+    and frequency_penalty on tokens already made; no_repeat_ngram = n ≥ 1 lets no n tokens occur
+    twice; suppress_tokens never occur; logit_bias holds (id, amount); forced_tokens are the first
+    tokens made; no stop token ends the text before it has min_new_tokens.
     """
 
     temperature: float | None = None
@@ -35,99 +44,92 @@ class Sampler:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    typical_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram: int | None = None
+    min_new_tokens: int | None = None
+    suppress_tokens: tuple[int, ...] = ()
+    forced_tokens: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, good in (
-            ("temperature", lambda v: 0 < v < np.inf),
-            ("top_k", lambda v: v >= 1 and v == int(v)),
-            ("top_p", lambda v: 0 < v <= 1),
-            ("min_p", lambda v: 0 < v <= 1),
-            ("repetition_penalty", lambda v: 0 < v < np.inf),
+        for good, names in (
+            (lambda v: 0 < v < np.inf, ("temperature", "repetition_penalty")),
+            (lambda v: 0 < v <= 1, ("top_p", "min_p", "typical_p")),
+            (lambda v: abs(v) < np.inf, ("presence_penalty", "frequency_penalty")),
+            (lambda v: _whole(v, 1), ("top_k", "no_repeat_ngram")),
+            (lambda v: _whole(v, 0), ("min_new_tokens",)),
+            (lambda v: all(_whole(i, 0) for i in v), ("suppress_tokens", "forced_tokens")),
+            (lambda v: all(_whole(i, 0) and abs(b) < np.inf for i, b in v), ("logit_bias",)),
         ):
-            value = getattr(self, name)
-            if value is not None and not good(value):
-                raise LimitError(f"{name} is out of its range, got {value!r}")
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not good(value):
+                    raise LimitError(f"{name} is out of its range, got {value!r}")
 
     @property
     def greedy(self) -> bool:
         return self.temperature is None
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before the draw: then the text so far must be known."""
+        return any(
+            (
+                self.repetition_penalty is not None, self.presence_penalty, self.frequency_penalty,
+                self.no_repeat_ngram, self.min_new_tokens,
+                self.suppress_tokens, self.forced_tokens, self.logit_bias,
+            )
+        )  # fmt: skip
 
-def repetition_penalty(
-    logits: Float[Array, " N"], seen: Int[Array, " M"], penalty: float
-) -> Float[Array, " N"]:
-    """Logits of tokens already there: divided by the penalty if positive, multiplied if negative.
 
-    Keskar et al. 2019, §4.1, in the form of transformers, which never rewards by dividing a
-    negative logit. A token that occurs often counts once.
-    """
-    seen = np.unique(seen)
-    made = logits.copy()
-    made[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+def probabilities(logits: Float[Array, " N"], sampler: Sampler) -> Float[Array, " N"]:
+    """What `sample` draws each token with, float64; greedy gives all to the largest logit."""
+    made = np.zeros(len(logits))
+    if sampler.greedy:
+        made[np.argmax(logits)] = 1.0
+    elif sampler.top_k is sampler.top_p is sampler.min_p is sampler.typical_p is None:
+        made = np.exp((logits.astype(np.float64) - logits.max()) / sampler.temperature)
+        made /= made.sum()
+    else:
+        ids, p = candidates(logits, sampler)
+        made[ids] = p
     return made
 
 
-def candidates(logits: Float[Array, " N"], sampler: Sampler, enough: float = 1.0) -> tuple[Array, Array]:
-    """Ids that survive the cuts, best first, and their probabilities, which sum to one.
+def falls_on(p: Float[Array, " M"], u: float) -> int:
+    """The place whose stretch holds u, the probabilities laid end to end from 0.
 
-    Ties are broken towards the lower id. Conventions: top-p keeps the token that crosses the
-    bound; every cut keeps at least the best token. The result is that of sorting all N logits; a
-    partition finds the few best first, and only if these don't carry the bound does it grow. Where
-    nothing cuts, candidates beyond the probability `enough` may be left out, and the sum is less.
+    Conventions: a stretch begins at its left end, so one of no length holds nothing; where rounding
+    lets the stretches end before 1, the last one goes on.
     """
-    temperature = sampler.temperature or 1.0
-    top = float(logits.max()) / temperature
-
-    def weigh(some: Array) -> Array:
-        return np.exp(some.astype(np.float64) / temperature - top)
-
-    if sampler.top_k is not None and sampler.top_k < len(logits):
-        best = _best(logits, sampler.top_k)
-        weights = weigh(logits[best])
-        p = weights / weights.sum()
-    else:
-        every = weigh(logits)
-        total = every.sum()
-        most = len(logits) if sampler.min_p is None else int(np.count_nonzero(every >= sampler.min_p))
-        bound = enough if sampler.top_p is None and sampler.min_p is None else sampler.top_p or 1.0
-        few = min(256, most)
-        while True:
-            best = _best(logits, few)
-            p = every[best] / total
-            if few == most or np.cumsum(p)[-1] > bound:
-                break
-            few = min(few * 8, most)
-    if sampler.top_p is not None:
-        keep = int(np.searchsorted(np.cumsum(p), sampler.top_p - 1e-12)) + 1
-        best, p = best[:keep], p[:keep]
-    if sampler.min_p is not None:
-        keep = max(int(np.count_nonzero(p >= sampler.min_p * p[0])), 1)
-        best, p = best[:keep], p[:keep]
-    cut = sampler.top_k is not None or sampler.top_p is not None or sampler.min_p is not None
-    return best, p / p.sum() if cut else p
+    at = int(np.searchsorted(np.cumsum(p), u, side="right"))
+    return at if at < len(p) else int(np.flatnonzero(p)[-1])
 
 
-def _best(logits: Array, count: int) -> Array:
-    """The ids of the `count` largest logits, largest first, ties to the lower id."""
-    if count < len(logits):
-        bound = np.partition(logits, len(logits) - count)[len(logits) - count]
-        ids = np.flatnonzero(logits >= bound)
-    else:
-        ids = np.arange(len(logits))
-    return ids[np.argsort(-logits[ids], kind="stable")][:count]
-
-
-def sample(logits: Float[Array, " N"], sampler: Sampler, u: float, seen: Int[Array, " M"]) -> int:
-    """The token that the uniform number u in [0, 1) falls on; greedy takes the largest logit.
-
-    The candidates' probabilities, best first, are laid end to end, and the token whose stretch
-    holds u is taken. Raises NumericError if a logit isn't finite: NaN would be sampled as a token.
-    """
+def check_logits(logits: Array) -> None:
+    """NumericError if a logit isn't finite: NaN would be sampled as a token."""
     if not np.isfinite(logits).all():
         raise NumericError("logits must be finite, got NaN or infinity: the weights or a kernel are broken")
-    if sampler.repetition_penalty is not None:
-        logits = repetition_penalty(logits, seen, sampler.repetition_penalty)
+
+
+def sample(
+    logits: Float[Array, " N"],
+    sampler: Sampler,
+    u: float,
+    text: Int[Array, " M"],
+    new: int = 0,
+    stop_ids: Collection[int] = (),
+) -> int:
+    """The token that the uniform number u in [0, 1) falls on; greedy takes the largest logit.
+
+    `text`, `new` and `stop_ids` are for `penalties.adjust`. Raises NumericError by `check_logits`.
+    """
+    check_logits(logits)
+    if sampler.adjusts:
+        logits = adjust(logits, sampler, text, new, stop_ids)
     if sampler.greedy:
         return int(np.argmax(logits))
     ids, p = candidates(logits, sampler, enough=u)
-    return int(ids[min(int(np.searchsorted(np.cumsum(p), u, side="right")), len(ids) - 1)])
+    return int(ids[falls_on(p, u)])

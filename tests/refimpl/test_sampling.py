@@ -1,4 +1,4 @@
-"""Sampling: the partition equals a full sort, the cuts equal transformers', a draw is its stretch."""
+"""Sampling: a partition equals a full sort, the cuts equal transformers', a draw is its stretch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.cuts import candidates, typical
 from tfm.refimpl.errors import LimitError, NumericError
-from tfm.refimpl.sampling import Sampler, candidates, repetition_penalty, sample
+from tfm.refimpl.sampling import Sampler, falls_on, probabilities, sample
 from tolerances import equal
 from transformers import (
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 many = settings(max_examples=4 * settings.default.max_examples)  # pyright: ignore[reportOptionalOperand]
@@ -26,6 +27,7 @@ samplers = st.builds(
     top_k=st.one_of(st.none(), st.integers(1, 50), st.integers(200, 700)),
     top_p=st.one_of(st.none(), st.floats(0.01, 1.0), st.sampled_from((0.9, 0.999, 1.0))),
     min_p=st.one_of(st.none(), st.floats(0.001, 1.0)),
+    typical_p=st.one_of(st.none(), st.none(), st.floats(0.01, 0.999)),
 )
 sizes = st.one_of(st.integers(1, 40), st.integers(200, 700), st.just(5000))
 
@@ -51,6 +53,13 @@ def sorted_law(logits: np.ndarray, sampler: Sampler) -> tuple[np.ndarray, np.nda
     if sampler.min_p is not None:
         kept = p >= sampler.min_p * p[0]
         ids, p = ids[kept], p[kept]
+    if sampler.typical_p is not None:
+        p = p / p.sum()
+        off = np.abs(-np.log(p) - -(p * np.log(p)).sum())
+        order = np.argsort(off, kind="stable")
+        before = np.cumsum(p[order]) - p[order]
+        kept = np.sort(order[before < sampler.typical_p - 1e-12])
+        ids, p = ids[kept], p[kept]
     return ids, p / p.sum()
 
 
@@ -71,7 +80,7 @@ def test_a_partition_is_a_full_sort(seed: int, n: int, sampler: Sampler, ties: b
 @many
 @given(seeds, st.integers(1, 60), samplers)
 def test_cuts_are_transformers(seed: int, n: int, sampler: Sampler):
-    """Temperature, top-k, top-p, min-p in their order: the same tokens and probabilities."""
+    """Temperature, top-k, top-p, min-p, typical in their order: the same tokens and probabilities."""
     logits = draw(seed, n)
     scores = torch.from_numpy(logits.astype(np.float64))[None]
     steps = [
@@ -79,6 +88,7 @@ def test_cuts_are_transformers(seed: int, n: int, sampler: Sampler):
         TopKLogitsWarper(sampler.top_k) if sampler.top_k else None,
         TopPLogitsWarper(sampler.top_p) if sampler.top_p else None,
         MinPLogitsWarper(sampler.min_p) if sampler.min_p else None,
+        TypicalLogitsWarper(sampler.typical_p) if sampler.typical_p else None,
     ]
     for step in steps:
         if step is not None:
@@ -88,19 +98,6 @@ def test_cuts_are_transformers(seed: int, n: int, sampler: Sampler):
     found = np.zeros(n)
     found[ids] = p
     equal(found, wanted, 1e-9)
-
-
-@given(seeds, st.integers(1, 20), st.lists(st.integers(0, 19), max_size=8), st.sampled_from((0.5, 1.0, 1.3)))
-def test_the_penalty_is_transformers(seed: int, n: int, seen: list[int], penalty: float):
-    logits = draw(seed, n)
-    text = np.array([t % n for t in seen], np.int64)
-    kept = logits.copy()
-    got = repetition_penalty(logits, text, penalty)
-    wanted = RepetitionPenaltyLogitsProcessor(penalty)(
-        torch.from_numpy(text)[None], torch.from_numpy(logits.copy())[None]
-    )
-    equal(got, wanted[0].numpy(), 1e-7)
-    assert (logits == kept).all()
 
 
 @many
@@ -128,13 +125,45 @@ def test_greedy_is_the_largest_and_the_first_of_equals(seed: int, n: int):
     assert not Sampler(temperature=1.0).greedy
 
 
-def test_the_penalty_comes_first():
-    """A token that was there loses its lead before the cuts, greedy or not."""
-    logits, seen = np.array([2.0, 1.5, -1.0], np.float32), np.array([0, 0, 2])
-    assert repetition_penalty(logits, seen, 2.0).tolist() == [1.0, 1.5, -2.0]
-    assert sample(logits, Sampler(repetition_penalty=2.0), 0.0, seen) == 1
-    assert sample(logits, Sampler(temperature=1.0, top_k=1, repetition_penalty=2.0), 0.99, seen) == 1
-    assert sample(logits, Sampler(temperature=1.0, top_k=1), 0.99, seen) == 0
+def test_typical_by_hand():
+    """The entropy is 1.75 bits: a surprise of two bits is nearest, then one bit, then three."""
+    p = np.array([0.5, 0.25, 0.125, 0.125])
+    assert typical(p, 0.25).tolist() == [1]
+    assert typical(p, 0.26).tolist() == [1, 0]
+    assert typical(p, 0.75).tolist() == [1, 0]
+    assert typical(p, 0.76).tolist() == [1, 0, 2]
+    assert typical(p, 1.0).tolist() == [1, 0, 2, 3]
+    ids, shares = candidates(np.log(p), Sampler(1.0, typical_p=0.7))
+    assert ids.tolist() == [0, 1]
+    equal(shares, [2 / 3, 1 / 3])
+
+
+@given(seeds, sizes, samplers, st.booleans())
+def test_probabilities_are_those_of_the_candidates(seed: int, n: int, sampler: Sampler, greedy: bool):
+    logits = draw(seed, n)
+    sampler = Sampler() if greedy else sampler
+    ids, p = (np.argmax(logits), 1.0) if greedy else sorted_law(logits, sampler)
+    wanted = np.zeros(n)
+    wanted[ids] = p
+    equal(probabilities(logits, sampler), wanted, 1e-12)
+
+
+@given(seeds, sizes, samplers, st.integers(1, 9))
+def test_what_is_banned_is_never_drawn(seed: int, n: int, sampler: Sampler, left: int):
+    logits, rng = draw(seed, n), np.random.default_rng(seed)
+    allowed = rng.permutation(n)[:left]
+    banned = np.full(n, -np.inf, np.float32)
+    banned[allowed] = logits[allowed]
+    ids, p = candidates(banned, sampler)
+    wanted, shares = sorted_law(logits[np.sort(allowed)], sampler)
+    assert ids.tolist() == np.sort(allowed)[wanted].tolist()
+    equal(p, shares, 1e-12)
+
+
+def test_where_a_number_falls():
+    p = np.array([0.25, 0.0, 0.5, 0.2, 0.0])
+    drawn = [falls_on(p, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9499, 0.95, 1 - 2**-53)]
+    assert drawn == [0, 0, 2, 2, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e300])
@@ -158,7 +187,12 @@ def test_logits_must_be_finite(bad: float):
         ("top_k", 0), ("top_k", 1.5),
         ("top_p", 0.0), ("top_p", 1.01), ("top_p", np.nan),
         ("min_p", 0.0), ("min_p", 2.0),
+        ("typical_p", 0.0), ("typical_p", 1.01),
         ("repetition_penalty", 0.0), ("repetition_penalty", np.inf),
+        ("presence_penalty", np.nan), ("frequency_penalty", -np.inf),
+        ("no_repeat_ngram", 0), ("no_repeat_ngram", 2.5), ("min_new_tokens", -1), ("min_new_tokens", np.inf),
+        ("suppress_tokens", (1, -1)), ("forced_tokens", (0.5,)),
+        ("logit_bias", ((1, np.nan),)), ("logit_bias", ((-1, 1.0),)),
     ],
 )  # fmt: skip
 def test_options_outside_their_range_are_refused(name: str, value: float):
