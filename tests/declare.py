@@ -44,7 +44,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "axis": (0, 1),
 }
 # Parameters that stand side by side, or none of them.
-TOGETHER = {"sin": "cos", "k_norm": "q_norm", "bk": "bq", "bv": "bq"}
+TOGETHER = {"sin": "cos", "k_norm": "q_norm", "bk": "bq", "bv": "bq", "c0": "h0"}
+TOGETHER |= {"bias_back": "bias", "peephole_back": "peephole"}
 # Blocks that are drawn: (bits, has zero points, has minima, activations). Where a product may read
 # another one's output, only `PASSIVE` is: one activation code flipped by an ulp would hide all else.
 SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row"]]] = {

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["activation", "gelu", "gelu_tanh", "relu", "silu"]
+__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu"]
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Relu."""
     return torch.relu(x)
+
+
+def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """Sigmoid."""
+    return torch.sigmoid(x)
 
 
 def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["activation", "gelu", "gelu_tanh", "relu", "silu"]
+__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu"]
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -19,13 +19,18 @@ def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return np.maximum(x, 0)
 
 
-def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-    """x · σ(x) with σ(x) = 1 / (1 + exp(−x)) (Elfwing et al. 2017; swish with β = 1).
+def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """σ(x) = 1 / (1 + exp(−x)).
 
     Conventions: only exp(−|x|) is taken, so that no input overflows.
     """
     e = np.exp(-np.abs(x))
-    return x * np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """x · σ(x) (Elfwing et al. 2017; swish with β = 1)."""
+    return x * sigmoid(x)
 
 
 def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:

@@ -1,0 +1,103 @@
+"""Long short-term memory: a recurrence whose state is read and written through gates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch._higher_order_ops.scan import scan_op  # `scan` over it would compile each call
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["bidirectional_lstm", "lstm", "lstm_cell"]
+
+
+def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array, Array]:
+    """The new h and c from the four sums that the gates are made of."""
+    i, f, g, o = gates.chunk(4, -1)
+    seen = None if peephole is None else peephole.chunk(3)
+    if seen is not None:
+        i, f = i + seen[0] * c, f + seen[1] * c
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    if seen is not None:
+        o = o + seen[2] * c
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def lstm_cell(
+    x: Float[Array, "B D"],
+    h: Float[Array, "B F"],
+    c: Float[Array, "B F"],
+    wx: Float[Array, "D 4*F"],
+    wh: Float[Array, "F 4*F"],
+    bias: Float[Array, " 4*F"] | None = None,
+    peephole: Float[Array, " 3*F"] | None = None,
+) -> tuple[Float[Array, "B F"], Float[Array, "B F"]]:
+    """Two products and pointwise gates."""
+    gates = x @ wx + h @ wh
+    return _step(gates if bias is None else gates + bias, c, peephole)
+
+
+def lstm(
+    x: Float[Array, "B T D"],
+    wx: Float[Array, "D 4*F"],
+    wh: Float[Array, "F 4*F"],
+    bias: Float[Array, " 4*F"] | None = None,
+    peephole: Float[Array, " 3*F"] | None = None,
+    h0: Float[Array, "B F"] | None = None,
+    c0: Float[Array, "B F"] | None = None,
+    lengths: Index[Array, " B", "< T+1"] | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"]]:
+    """Scan, since a Python loop would freeze the number of tokens; all inputs in one product before it.
+
+    torch's own LSTM is no way: the exporter unrolls it.
+    """
+    batch, tokens = x.shape[:2]
+    gates = x @ wx
+    gates = (gates if bias is None else gates + bias).transpose(0, 1)
+    real = torch.ones_like(gates[:, :, :1], dtype=torch.bool)
+    if lengths is not None:
+        real = real & (torch.arange(tokens, device=x.device)[:, None] < lengths).unsqueeze(2)
+    # ONNX Runtime's Scan refuses an empty sequence: one step of padding comes last, and is cut off.
+    gates, real = functional.pad(gates, (0, 0, 0, 0, 0, 1)), functional.pad(real, (0, 0, 0, 0, 0, 1))
+    if reverse:
+        gates, real = gates.flip(0), real.flip(0)
+    h = x.new_zeros(batch, wh.shape[0]) if h0 is None else h0
+    c = x.new_zeros(batch, wh.shape[0]) if c0 is None else c0
+
+    def step(h: Array, c: Array, gates: Array, real: Array, *held: Array) -> list[Array]:
+        new_h, new_c = _step(gates + h @ held[0], c, *held[1:])
+        return [torch.where(real, new_h, h), torch.where(real, new_c, c), torch.where(real, new_h, 0)]
+
+    held = (wh,) if peephole is None else (wh, peephole)
+    h, c, y = scan_op(step, [h, c], [gates, real], held)
+    return (y.flip(0) if reverse else y)[:tokens].transpose(0, 1), h, c
+
+
+def bidirectional_lstm(
+    x: Float[Array, "B T D"],
+    wx: Float[Array, "D 4*F"],
+    wh: Float[Array, "F 4*F"],
+    wx_back: Float[Array, "D 4*F"],
+    wh_back: Float[Array, "F 4*F"],
+    bias: Float[Array, " 4*F"] | None = None,
+    bias_back: Float[Array, " 4*F"] | None = None,
+    peephole: Float[Array, " 3*F"] | None = None,
+    peephole_back: Float[Array, " 3*F"] | None = None,
+    h0: Float[Array, "2 B F"] | None = None,
+    c0: Float[Array, "2 B F"] | None = None,
+    lengths: Index[Array, " B", "< T+1"] | None = None,
+) -> tuple[Float[Array, "B T 2*F"], Float[Array, "2 B F"], Float[Array, "2 B F"]]:
+    """Two scans."""
+    h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
+    ahead = lstm(x, wx, wh, bias, peephole, h[0], c[0], lengths)
+    back = lstm(x, wx_back, wh_back, bias_back, peephole_back, h[1], c[1], lengths, reverse=True)
+    y = torch.cat((ahead[0], back[0]), -1)
+    return y, torch.stack((ahead[1], back[1])), torch.stack((ahead[2], back[2]))

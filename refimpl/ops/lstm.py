@@ -1,0 +1,103 @@
+"""Long short-term memory: a recurrence whose state is read and written through gates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .activation import sigmoid
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["bidirectional_lstm", "lstm", "lstm_cell"]
+
+
+def lstm_cell(
+    x: Float[Array, "B D"],
+    h: Float[Array, "B F"],
+    c: Float[Array, "B F"],
+    wx: Float[Array, "D 4*F"],
+    wh: Float[Array, "F 4*F"],
+    bias: Float[Array, " 4*F"] | None = None,
+    peephole: Float[Array, " 3*F"] | None = None,
+) -> tuple[Float[Array, "B F"], Float[Array, "B F"]]:
+    """One step: c' = f ⊙ c + i ⊙ g and h' = o ⊙ tanh(c'), with i, f, g, o from x and h.
+
+    i = σ(x·Wi + h·Ui + bi + pi ⊙ c)    f = σ(x·Wf + h·Uf + bf + pf ⊙ c)
+    g = tanh(x·Wg + h·Ug + bg)          o = σ(x·Wo + h·Uo + bo + po ⊙ c')
+    (Hochreiter & Schmidhuber 1997; forget gate Gers et al. 2000; peepholes Gers et al. 2002.)
+    Conventions: the columns of `wx`, `wh` and `bias` are i, f, g, o, the order in which the formula
+    uses them and torch and Keras store them (ONNX stores i, o, f, g); those of `peephole` are
+    i, f, o. There is one bias, since only the sum of torch's and ONNX's two counts. The output gate
+    sees the new c, as in ONNX.
+    """
+    gates = x @ wx + h @ wh
+    if bias is not None:
+        gates = gates + bias
+    i, f, g, o = np.split(gates, 4, axis=-1)
+    pi, pf, po = (0, 0, 0) if peephole is None else np.split(peephole, 3)
+    new_c = sigmoid(f + pf * c) * c + sigmoid(i + pi * c) * np.tanh(g)
+    return sigmoid(o + po * new_c) * np.tanh(new_c), new_c
+
+
+def lstm(
+    x: Float[Array, "B T D"],
+    wx: Float[Array, "D 4*F"],
+    wh: Float[Array, "F 4*F"],
+    bias: Float[Array, " 4*F"] | None = None,
+    peephole: Float[Array, " 3*F"] | None = None,
+    h0: Float[Array, "B F"] | None = None,
+    c0: Float[Array, "B F"] | None = None,
+    lengths: Index[Array, " B", "< T+1"] | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"]]:
+    """`lstm_cell` over the tokens in order: all h [B, T, F], and the h and c after the last one.
+
+    With `reverse` the tokens are taken from the last to the first; each h stands at its own token.
+    Conventions: without `h0` and `c0` both start at zero. Token t of row b is real if
+    t < lengths[b]: padding stands on the right, changes no state, and its output is 0, as in torch's
+    packed sequences and ONNX's sequence_lens; a reversed row so begins with its own last token. A row
+    of length 0 gives back its initial state (ONNX Runtime: zeros), so that any split of the tokens
+    over several calls equals one.
+    """
+    h = np.zeros((x.shape[0], wh.shape[0]), x.dtype) if h0 is None else h0
+    c = np.zeros_like(h) if c0 is None else c0
+    y = np.zeros((*x.shape[:2], wh.shape[0]), x.dtype)
+    steps = range(x.shape[1])
+    for t in reversed(steps) if reverse else steps:
+        real = np.full((x.shape[0], 1), True) if lengths is None else (t < lengths)[:, None]
+        new_h, new_c = lstm_cell(x[:, t], h, c, wx, wh, bias, peephole)
+        h, c = np.where(real, new_h, h), np.where(real, new_c, c)
+        y[:, t] = np.where(real, h, 0)
+    return y, h, c
+
+
+def bidirectional_lstm(
+    x: Float[Array, "B T D"],
+    wx: Float[Array, "D 4*F"],
+    wh: Float[Array, "F 4*F"],
+    wx_back: Float[Array, "D 4*F"],
+    wh_back: Float[Array, "F 4*F"],
+    bias: Float[Array, " 4*F"] | None = None,
+    bias_back: Float[Array, " 4*F"] | None = None,
+    peephole: Float[Array, " 3*F"] | None = None,
+    peephole_back: Float[Array, " 3*F"] | None = None,
+    h0: Float[Array, "2 B F"] | None = None,
+    c0: Float[Array, "2 B F"] | None = None,
+    lengths: Index[Array, " B", "< T+1"] | None = None,
+) -> tuple[Float[Array, "B T 2*F"], Float[Array, "2 B F"], Float[Array, "2 B F"]]:
+    """Two layers side by side, one forward and one backward in time: y[b,t] = (forward, backward).
+
+    Conventions: the first axis of the states is the direction, forward first, as in torch and ONNX.
+    """
+    h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
+    ahead = lstm(x, wx, wh, bias, peephole, h[0], c[0], lengths)
+    back = lstm(x, wx_back, wh_back, bias_back, peephole_back, h[1], c[1], lengths, reverse=True)
+    y = np.concatenate((ahead[0], back[0]), axis=-1)
+    return y, np.stack((ahead[1], back[1])), np.stack((ahead[2], back[2]))
