@@ -7,22 +7,21 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-import declare
 import numpy as np
 import torch
-from declare import Call, Function, Variant, flat
 from exported import FIXED, FREE, TRACED, Graph, export
 from hypothesis import example, given, settings
 from tfm.export import ops as mirror_ops
 from tfm.export.engine import tensors
 from tfm.export.ops.quant import Blocks as TorchBlocks
+from tfm.refimpl import laws
+from tfm.refimpl.laws import Call
+from tfm.refimpl.laws.kit.budget import budget, expected
+from tfm.refimpl.laws.kit.checking import EQUALS
+from tfm.refimpl.laws.kit.declare import Declared, Function, read, sizes, specified
+from tfm.refimpl.laws.kit.draw import Variant, calls, make
+from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops.quant import Blocks
-from tolerances import APPROXIMATE, FINE, approximate, budgets, cast, compare, expected, largest
-
-FUNCTIONS = declare.functions()
-# Functions with an activation, whose kernels approximate (tolerances.APPROXIMATE).
-ACTIVATIONS = tuple(f"activation.{n}" for n in ("sigmoid", "silu", "gelu", "gelu_tanh", "activation"))
-MLPS = ("mlp.plain_mlp", "mlp.gated_mlp")
 
 
 def mirror(name: str) -> Any:
@@ -35,57 +34,34 @@ def tensor(value: Any) -> Any:
     return tensors(value) if isinstance(value, np.ndarray | Blocks) else value
 
 
-def budget(name: str, f: Function, call: Call) -> dict[str, float]:
-    """The computed budget, and what this function's kernels approximate."""
-    found = budgets(lambda change: call.run(f.body, change))
-    if name in ACTIVATIONS:
-        extra = approximate(lambda change: change(call.arrays["x"]))
-    elif name in MLPS:
-        relu = Call(call.arrays, {"kind": "relu"}, call.sizes)
-        extra = approximate(lambda change: relu.run(f.body, change))
-    elif name.startswith("lstm."):
-        # Four gates, each off by as much as a sigmoid of 1, times what they let through.
-        reach = max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))
-        extra = 4 * APPROXIMATE * reach
-    else:
-        extra = 0.0
-    return {n: b + extra for n, b in found.items()}
+def declared(name: str) -> Function:
+    """What the function of refimpl/ops with that `module.name` declares."""
+    return read(specified()[name])
 
 
-def check_values(name: str, f: Function, g: Callable[..., Any]) -> None:
-    """Spec against mirror in float64, then in float32, over all variants."""
-
+def check_values(name: str, g: Callable[..., Any]) -> None:
+    """Spec against mirror in float64 and in float32, over all variants."""
+    few = settings.default.max_examples  # pyright: ignore[reportOptionalMemberAccess]
     # Codes differ only at ties, so rounding needs many draws.
-    draws = settings.default.max_examples * (6 if name.startswith("quant.") else 1)  # pyright: ignore
-
-    @settings(max_examples=draws)
-    @given(declare.calls(f))
-    def check(call: Call) -> None:
-        allowed = budget(name, f, call)
-        for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):
-            got = dict(flat(call.run(g, lambda a, dtype=dtype: tensor(cast(a, dtype)))))
-            typed = dict(flat(call.run(f.body, lambda a, dtype=dtype: cast(a, dtype))))
-            for n, a in got.items():
-                assert a.numpy().dtype == typed[n].dtype, f"{name} {n}: {a.dtype}, spec {typed[n].dtype}"
-            wanted = expected(lambda change: call.run(f.body, change), dtype)
-            compare(f"{name} {dtype.__name__}", got, wanted, allowed, share)
-
-    check()
+    for dtype, draws in ((np.float64, few), (np.float32, few * 6 if name.startswith("quant.") else few)):
+        short = name.split(".")[1]
+        laws.check(short, g, dtype=dtype, arrays=tensor, quantized=True, only=EQUALS, examples=draws)
 
 
-def check_graph(name: str, f: Function, g: Callable[..., Any], variant: Variant, opset: int) -> None:
+def check_graph(name: str, g: Callable[..., Any], variant: Variant, opset: int) -> None:
     """Spec against the mirror's graph on ONNX Runtime; one token (T = 1) always, else as drawn."""
+    f = declared(name)
     fixed = {k: v for k, v in FIXED.items() if k not in FREE}
-    traced = declare.sizes(f.letters, {**FIXED, **TRACED}.__getitem__)
-    model = graph(f, g, declare.make(f, variant, traced, 0, 1.0), opset)
-    one = declare.sizes(f.letters, {**FIXED, **TRACED, "T": 1, "B": 1}.__getitem__)
+    traced = sizes(f.letters, {**FIXED, **TRACED}.__getitem__)
+    model = graph(f, g, make(f, variant, traced, 0, 1.0), opset)
+    one = sizes(f.letters, {**FIXED, **TRACED, "T": 1, "B": 1}.__getitem__)
 
-    @given(declare.calls(f, variant, fixed))
-    @example(declare.make(f, variant, one, 1, 1.0))
+    @given(calls(f, variant, fixed))
+    @example(make(f, variant, one, 1, 1.0))
     def check(call: Call) -> None:
         got = model(*(a for a, _ in parts(call, f).values()))
         wanted = expected(lambda change: call.run(f.body, change), np.float32)
-        compare(name, dict(zip(wanted, got, strict=True)), wanted, budget(name, f, call))
+        compare(name, dict(zip(wanted, got, strict=True)), wanted, budget(f, call))
 
     check()
 
@@ -99,7 +75,7 @@ def parts(call: Call, f: Function) -> dict[str, tuple[Any, tuple[str, ...]]]:
             fields_of = {n.removeprefix("out."): a for n, a in flat(held)}
             found |= {f"{p.name}.{n}": (a, ("fixed",) * a.ndim) for n, a in fields_of.items()}
         elif held is not None:
-            declared = next(o for o in p.options if isinstance(o, declare.Declared))
+            declared = next(o for o in p.options if isinstance(o, Declared))
             found[p.name] = held, declared.dims
     return found
 

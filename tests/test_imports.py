@@ -14,10 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
+LAWS = ROOT / "refimpl" / "laws"
 STANDARD = set(sys.stdlib_module_names)
 # What each folder may import from outside; `tfm` stands for imports of tfm, which ARROWS restricts.
 OUTSIDE = {
     "refimpl": {"numpy"},
+    # The one part of refimpl that needs more than numpy: the extra [laws].
+    "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
     "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
@@ -98,7 +101,8 @@ def test_arrows_between_the_folders(folder: str):
         if top(one.module) == "tfm":
             assert one.module.split(".")[1] in ARROWS[folder], f"{one}: {folder} may not"
         elif top(one.module) not in STANDARD and not one.typing:
-            assert top(one.module) in OUTSIDE[folder], f"{one}: {folder} may not"
+            inside = "refimpl/laws" if one.file.is_relative_to(LAWS) else folder
+            assert top(one.module) in OUTSIDE[inside], f"{one}: {inside} may not"
     assert seen > 10
 
 
@@ -118,6 +122,13 @@ def test_the_mirror_never_calls_the_spec():
         fine = allowed(one, "tfm.refimpl.config", "tfm.refimpl.errors", "tfm.export.ops", "tfm.export.seam")
         assert fine, str(one)
         assert not one.module.startswith("tfm.refimpl.ops"), str(one)
+
+
+def test_nothing_else_imports_the_laws():
+    """They need hypothesis: the specification, and whoever runs it, does not."""
+    for one in (i for folder in FOLDERS for f in files(folder) for i in imports(f)):
+        if not one.file.is_relative_to(LAWS):
+            assert not one.module.startswith("tfm.refimpl.laws"), str(one)
 
 
 def test_config_is_standard_library_alone():

@@ -5,7 +5,7 @@
 
 transformers reads the same GGUF file with its own dequantizer (pip install transformers torch gguf
 accelerate). A difference is accepted only where the float64 specification's own two best are closer
-than the error budget of tests/tolerances.py; both are printed. Exit code 1: one was not accepted.
+than the error budget of refimpl/laws/kit/budget.py; both are printed. Exit code 1: one was not accepted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ import typer
 from engines import Numpy
 from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.laws.kit.budget import budgets, cast
 from tfm.runtime.tasks import Model
 from workers import Worker
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tolerances import budgets, cast
 
 PROMPTS = (
     "Explain self-attention to a child.",

@@ -1,7 +1,7 @@
 """The mirror's functions of whole trees against the specification's: values, then graphs.
 
-tests/declare.py can't draw these from their annotations, which don't say which subtree of which
-Config is meant, so they are fed from drawn Configs here; `declare.HAND` names them.
+refimpl/laws can't draw these from their annotations, which don't say which subtree of which
+Config is meant, so they are fed from drawn Configs here; `HAND` names them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
-import declare
 import numpy as np
 import pytest
 import tiny
 import torch
-from declare import flat
 from drawn import configs
 from exported import TRACED, Graph, export
 from hypothesis import example, given, settings
@@ -25,10 +23,12 @@ from tfm.export.ops import block as mirror_block
 from tfm.export.ops import model as mirror_model
 from tfm.refimpl import params
 from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm
+from tfm.refimpl.laws.kit.budget import FINE, budgets, cast, expected
+from tfm.refimpl.laws.kit.results import compare, flat, largest
+from tfm.refimpl.laws.kit.settings import HAND
 from tfm.refimpl.ops import block as spec_block
 from tfm.refimpl.ops import model as spec_model
 from tfm.refimpl.ops.quant import Blocks, quantize
-from tolerances import FINE, budgets, cast, compare, expected, largest
 
 seeds = st.integers(0, 2**32 - 1)
 SPECS = {"block": spec_block, "model": spec_model}
@@ -72,8 +72,8 @@ def quantized(tree: Any, seed: int) -> Any:
 
 
 def test_these_are_the_functions_fed_by_hand():
-    assert set(declare.HAND) == {"block.block", "block.normalize", "model.model", "model.position_tables"}
-    for name in declare.HAND:
+    assert set(HAND) == {"block.block", "block.normalize", "model.model", "model.position_tables"}
+    for name in HAND:
         module, function = name.split(".")
         spec, mirror = (getattr(m[module], function) for m in (SPECS, MIRRORS))
         parameters = [list(inspect.signature(f).parameters.values()) for f in (spec, mirror)]
@@ -95,7 +95,7 @@ def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
         compare(f"model {dtype.__name__}", got, expected(run, dtype), allowed, share)
 
 
-# An activation's error of 1e-7 · |input| (tolerances.APPROXIMATE), through norms and an output table.
+# An activation's error of 1e-7 · |input| (`budget.APPROXIMATE`), through norms and an output table.
 ACTIVATIONS = 1e-6
 
 

@@ -19,11 +19,12 @@ import tiny
 from tfm.export.write import export
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
+from tfm.refimpl.laws.kit.budget import budgets, cast
+from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops.model import model, position_tables
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params import map_leaves
 from tfm.runtime.bundle import Bundle, open_bundle
-from tolerances import budgets, cast, largest
 
 BASE = tiny.llama()
 RICH = tiny.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)

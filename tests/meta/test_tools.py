@@ -6,14 +6,15 @@ import itertools
 from dataclasses import replace
 from typing import Any, Literal
 
-import declare
 import numpy as np
 import pytest
 import torch
-from declare import UnfedError
 from exported import export
-from mirrored import FUNCTIONS, check_graph, check_values, mirror
+from mirrored import check_graph, check_values, declared, mirror
 from tfm.export.ops import activation, attention, cache, mask, mlp, norm, position, quant
+from tfm.refimpl.laws.kit.declare import Declared, UnfedError, read, sizes
+from tfm.refimpl.laws.kit.draw import factors, make, pairwise
+from tfm.refimpl.laws.kit.results import check_result
 
 
 def eps_outside(x: Any, weight: Any, *, eps: float) -> Any:
@@ -101,7 +102,7 @@ PLANTED = {
 @pytest.mark.parametrize(("name", "bug"), [(n, b) for n, bugs in PLANTED.items() for b in bugs])
 def test_a_planted_bug_is_found(name: str, bug: Any):
     with pytest.raises(AssertionError, match=r"off by|differ|shape"):
-        check_values(name, FUNCTIONS[name], bug)
+        check_values(name, bug)
 
 
 def test_a_branch_on_one_token_is_found():
@@ -110,10 +111,10 @@ def test_a_branch_on_one_token_is_found():
     def specialised(x: torch.Tensor) -> torch.Tensor:
         return x.relu() if x.shape[1] == 1 else x.relu() + 0 * x.var(1, keepdim=True)
 
-    f = FUNCTIONS["activation.relu"]
-    check_values("activation.relu", f, specialised)
+    f = declared("activation.relu")
+    check_values("activation.relu", specialised)
     with pytest.raises(AssertionError, match="not finite"):
-        check_graph("activation.relu", f, specialised, (("x", f.parameters[0].options[0]),), 21)
+        check_graph("activation.relu", specialised, (("x", f.parameters[0].options[0]),), 21)
 
 
 def test_an_axis_that_became_a_number_is_found():
@@ -135,7 +136,7 @@ def fed(hint: str, **defaults: Any) -> Any:
 @pytest.mark.parametrize("hint", ["int", "list[int]", 'Float[Array, "B T"] | str'])
 def test_what_is_no_array_is_an_error(hint: str):
     with pytest.raises(UnfedError, match="can't be fed: it is no array"):
-        declare.read(fed(hint))
+        read(fed(hint))
 
 
 def test_a_setting_without_values_is_an_error():
@@ -147,13 +148,13 @@ def test_a_setting_without_values_is_an_error():
         "return": 'Float[Array, "B T"]',
     }
     with pytest.raises(UnfedError, match="'colour' can't be fed: give it values in SETTINGS"):
-        declare.read(function)
+        read(function)
 
 
 def test_a_kind_without_a_strategy_is_an_error():
-    f = declare.read(fed('UInt8[Array, "B T"]'))
+    f = read(fed('UInt8[Array, "B T"]'))
     with pytest.raises(UnfedError, match="an array of UInt8 can't be fed"):
-        declare.make(f, declare.pairwise(declare.factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
+        make(f, pairwise(factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
 
 
 def test_declarations_are_read():
@@ -169,30 +170,30 @@ def test_declarations_are_read():
         "on": "bool",
         "return": 'tuple[Bool[Array, ""], Int[Array, "G"]]',
     }
-    f = declare.read(function)
-    assert f.parameters[0].options == (declare.Declared("Index", ("B", "T"), "P+1"),)
-    assert f.parameters[1].options == (declare.Declared("Float", ("H*K",)), None)
+    f = read(function)
+    assert f.parameters[0].options == (Declared("Index", ("B", "T"), "P+1"),)
+    assert f.parameters[1].options == (Declared("Float", ("H*K",)), None)
     assert [p.options for p in f.parameters[2:]] == [(None, 1, 3), ("a", "b"), (False, True)]
-    assert f.returns == (declare.Declared("Bool", ()), declare.Declared("Int", ("G",)))
+    assert f.returns == (Declared("Bool", ()), Declared("Int", ("G",)))
     assert f.letters == {"B", "T", "P", "H", "K"}
 
 
 def test_sizes_are_derived():
     count = itertools.count(2).__next__
-    assert declare.sizes({"G", "H", "K", "J"}, lambda _: count()) == {
+    assert sizes({"G", "H", "K", "J"}, lambda _: count()) == {
         "G": 2, "R": 3, "H": 6, "J": 4, "U": 5, "K": 13,
     }  # fmt: skip
-    assert declare.sizes({"H", "K"}, lambda _: 7) == {"H": 7, "K": 7}
-    assert declare.sizes({"L", "T", "O"}, lambda _: 2)["L"] == 4
+    assert sizes({"H", "K"}, lambda _: 7) == {"H": 7, "K": 7}
+    assert sizes({"L", "T", "O"}, lambda _: 2)["L"] == 4
 
 
 def test_pairwise_covers_each_pair():
     choices = {"a": (1, 2, 3), "b": (1, 2), "c": (1, 2), "d": (1,)}
-    variants = [dict(v) for v in declare.pairwise(choices)]
+    variants = [dict(v) for v in pairwise(choices)]
     assert len(variants) <= 8
     for x, y in itertools.combinations(choices, 2):
         assert {(v[x], v[y]) for v in variants} == set(itertools.product(choices[x], choices[y]))
-    assert declare.pairwise({}) == [()]
+    assert pairwise({}) == [()]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_pairwise_covers_each_pair():
     ],
 )
 def test_a_result_that_breaks_its_declaration_is_found(result: Any, message: str):
-    f = FUNCTIONS["activation.relu"]
-    call = declare.make(f, (("x", f.parameters[0].options[0]),), {"B": 2, "T": 3, "F": 4}, 0, 1.0)
+    f = declared("activation.relu")
+    call = make(f, (("x", f.parameters[0].options[0]),), {"B": 2, "T": 3, "F": 4}, 0, 1.0)
     with pytest.raises(AssertionError, match=message):
-        declare.check_result(f, call, result)
+        check_result(f, call, result)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
+from tfm.refimpl.laws.kit.budget import ULP, budgets, cast
+from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks, dequantize, linear_blocks, quantize, quantize_activations
-from tolerances import ULP, budgets, cast, equal, largest
+from tolerances import equal
 
 seeds = st.integers(0, 2**32 - 1)
 schemes = st.fixed_dictionaries(

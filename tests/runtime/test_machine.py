@@ -1,6 +1,6 @@
 """Any engine beside the specification: whatever is done to a cache, logits and lengths stay the same.
 
-A step's budget is that of tests/tolerances.py, and as a cache carries errors on, its terms only grow
+A step's budget is that of refimpl/laws/kit/budget.py, and as a cache carries errors on, its terms only grow
 within a run. Where activations are quantized, a code at the edge of two integers may fall to either
 side; a few such codes move a result less than all roundings together, which is what the spec itself
 moves by when activations stay in floating point.
@@ -17,7 +17,6 @@ import hypothesis
 import numpy as np
 import pytest
 import tiny
-import tolerances
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -34,6 +33,8 @@ from tfm.refimpl.checkpoint import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, TfmError
+from tfm.refimpl.laws.kit.budget import FACTOR, TRIES, cast, map_floats
+from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime import engine as runtime
 from tfm.runtime.bundle import open_bundle
@@ -74,10 +75,10 @@ def world(config: Config, engine: Any, params: Any, dtype: str = "float32") -> W
     return World(
         config,
         engine,
-        exact=spec(lambda leaf: tolerances.cast(leaf, np.float64)),
-        typed=spec(lambda leaf: tolerances.cast(leaf, dtype)),
-        moved=tuple(spec(lambda leaf: tolerances._floats(leaf, moved)) for _ in range(tolerances.TRIES)),
-        unrounded=spec(lambda leaf: plain(tolerances.cast(leaf, np.float64))) if rounds else None,
+        exact=spec(lambda leaf: cast(leaf, np.float64)),
+        typed=spec(lambda leaf: cast(leaf, dtype)),
+        moved=tuple(spec(lambda leaf: map_floats(leaf, moved)) for _ in range(TRIES)),
+        unrounded=spec(lambda leaf: plain(cast(leaf, np.float64))) if rounds else None,
         ulp=float(np.finfo(dtype).eps),
     )
 
@@ -127,13 +128,13 @@ class Machine(RuleBasedStateMachine):
 
     def compare(self, logits: list[np.ndarray]) -> None:
         got, exact, typed, *others = logits
-        apart = [tolerances.largest(other - exact) for other in others]
-        terms = tolerances.largest(typed - exact) + max(apart[: tolerances.TRIES])
-        self.terms = max(self.terms, terms + self.world.ulp * tolerances.largest(exact))
-        self.rounding = max([self.rounding, *apart[tolerances.TRIES :]])
+        apart = [largest(other - exact) for other in others]
+        terms = largest(typed - exact) + max(apart[:TRIES])
+        self.terms = max(self.terms, terms + self.world.ulp * largest(exact))
+        self.rounding = max([self.rounding, *apart[TRIES:]])
         assert got.shape == exact.shape, f"logits have shape {got.shape}, expected {exact.shape}"
-        error = tolerances.largest(got - exact)
-        budget = tolerances.FACTOR * self.terms + self.rounding
+        error = largest(got - exact)
+        budget = FACTOR * self.terms + self.rounding
         assert error <= budget, (
             f"at lengths {self.lengths} logits are off by {error:.3g}, budget {budget:.3g}"
         )

@@ -1,0 +1,185 @@
+"""Laws of attention: softmax, weights, grouped heads, and attention over a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.attention import attend as plain
+from ..ops.attention import cached_attention as cached
+from ..ops.linear import linear
+from ..ops.norm import rms_norm
+from ..ops.position import rotate
+from . import Draw, Subject, law
+from .kit.strategies import permutations, splits
+
+
+@law("softmax")
+def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
+    """Weights are at least 0, are 0 where the mask forbids, and sum to 1 where a key is allowed."""
+    call = draw(softmax.calls())
+    weights = softmax(call)
+    assert (weights >= 0).all(), "a weight is negative"
+    allowed = np.ones(weights.shape, bool) if call["mask"] is None else call["mask"]
+    assert (weights[~allowed] == 0).all(), "a forbidden key has weight"
+    softmax.near(weights.sum(-1), allowed.any(-1).astype(float), call, times=weights.shape[-1])
+
+
+@law("softmax")
+def a_shift_of_all_scores_changes_nothing(softmax: Subject, draw: Draw) -> None:
+    """exp(s + c) / Σ exp(s + c) is exp(s) / Σ exp(s)."""
+    call = draw(softmax.calls())
+    other = call.but(scores=call["scores"] + 3)
+    softmax.near(softmax(other), softmax(call), other, call)
+
+
+@law("softmax")
+def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
+    """Only differences count, so exp of a large score is never needed."""
+    call = draw(softmax.calls())
+    large = call.but(scores=call["scores"] + 1000)
+    assert np.isfinite(softmax(large)).all(), "scores near 1000 give weights that aren't finite"
+
+
+@law("softmax")
+def a_row_that_sees_nothing_gives_zeros(softmax: Subject, draw: Draw) -> None:
+    """No allowed key, no weight, and no division by zero."""
+    call = draw(softmax.calls(mask=True))
+    assert not softmax(call.but(mask=np.zeros_like(call["mask"]))).any(), "weights of forbidden keys"
+
+
+@law("attention_weights")
+def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: Draw) -> None:
+    """softmax(q·k / √K), head by head, by einsum instead of grouped products."""
+    call = draw(attention_weights.calls(mask=None, scale=None, softcap=None))
+    q, k = call["q"], call["k"]
+    keys = np.repeat(k, q.shape[2] // k.shape[2], axis=2)
+    scores = np.einsum("bthk,bshk->bhts", q, keys, dtype=np.float64) / np.sqrt(q.shape[3])
+    if call.arrays.get("bias") is not None:
+        scores = scores + call["bias"]
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    attention_weights.near(attention_weights(call), weights / weights.sum(-1, keepdims=True), call)
+
+
+@law("attention_weights", "attend")
+def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
+    """No scale is 1/√K."""
+    call = draw(attend.calls(scale=None))
+    other = call.but(scale=call["q"].shape[3] ** -0.5)
+    attend.near(attend(call), attend(other), call)
+
+
+@law("attend")
+def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
+    """With values that are unit vectors, attention shows its weights: a distribution over the keys."""
+    call = draw(attend.calls(mask=None))
+    v = call["v"]
+    units = np.broadcast_to(np.eye(v.shape[1], dtype=v.dtype)[None, :, None], (*v.shape[:3], v.shape[1]))
+    shown = call.but(v=units)
+    got = attend(shown)
+    assert (got >= 0).all(), "a weight is negative"
+    attend.near(got.sum(-1), np.ones(got.shape[:-1]), shown, times=v.shape[1])
+    repeated = np.repeat(v, got.shape[2] // v.shape[2], axis=2).astype(np.float64)
+    attend.near(attend(call), np.einsum("bths,bshv->bthv", got, repeated), call, shown, times=_reach(v))
+
+
+def _reach(v: np.ndarray) -> float:
+    """How far errors of weights may move a mean of these values."""
+    return max(1.0, float(np.abs(v).sum(1).max()))
+
+
+@law("attend")
+def grouped_heads_are_repeated_heads(attend: Subject, draw: Draw) -> None:
+    """Grouped-query attention is multi-head attention with each key and value head repeated."""
+    call = draw(attend.calls())
+    share = call["q"].shape[2] // call["k"].shape[2]
+    repeated = call.but(k=np.repeat(call["k"], share, axis=2), v=np.repeat(call["v"], share, axis=2))
+    attend.near(attend(call), attend(repeated), call, repeated)
+
+
+@law("attend")
+def keys_are_a_set(attend: Subject, draw: Draw) -> None:
+    """Attention doesn't care in which order keys stand, if mask and values stand in the same."""
+    call = draw(attend.calls())
+    other = attend.take(call, "S", draw(permutations(call["k"].shape[1])))
+    attend.near(attend(other), attend(call), other, call)
+
+
+@law("attend")
+def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
+    """Whatever stands in a masked key and value, however large, changes nothing."""
+    call = draw(attend.calls(mask=True))
+    hidden = ~call["mask"].any(1)
+    garbage = np.where(hidden[..., None, None], 1e4, 0).astype(call["k"].dtype)
+    other = call.but(k=call["k"] + garbage, v=call["v"] + garbage)
+    attend.near(attend(other), attend(call), call)
+
+
+@law("cached_attention")
+def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
+    """Whole = two chunks, for each position and mask: outputs and caches."""
+    call = draw(cached_attention.calls())
+    cut = draw(splits(call["q"].shape[1]))
+    whole, k_cache, v_cache = cached_attention(call)
+    first = cached_attention.take(call, "T", range(cut))
+    y, past_k, past_v = cached_attention(first)
+    second = cached_attention.take(call, "T", range(cut, call["q"].shape[1]))
+    second = second.but(past_k=past_k, past_v=past_v, past=call["past"] + cut)
+    z, last_k, last_v = cached_attention(second)
+    wanted = whole, k_cache, v_cache
+    cached_attention.near((np.concatenate([y, z], 1), last_k, last_v), wanted, call, first, second)
+
+
+@law("cached_attention")
+def a_row_is_itself_beside_any_neighbour(cached_attention: Subject, draw: Draw) -> None:
+    """A row of the batch is the row alone: rows have pasts of their own, and no row sees another."""
+    call = draw(cached_attention.calls())
+    alone = [cached_attention(cached_attention.take(call, "B", [row])) for row in range(len(call["past"]))]
+    together = tuple(np.concatenate(parts) for parts in zip(*alone, strict=True))
+    cached_attention.near(together, cached_attention(call), call)
+
+
+@law("cached_attention")
+def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -> None:
+    """Token t of a row attends to the row's past and to the call's tokens up to t, in its window."""
+    call = draw(cached_attention.calls())
+    q, k, v = (call[n].astype(np.float64) for n in "qkv")
+    past, tokens, window = call["past"], q.shape[1], call["window"]
+    if call["cos"] is not None:
+        at = past[:, None] + np.arange(tokens)
+        turn = call["cos"].astype(np.float64)[at], call["sin"].astype(np.float64)[at]
+        q, k = (rotate(a, *turn, interleaved=call["interleaved"]) for a in (q, k))
+    wanted, keys, values = [], [], []
+    for row, held in enumerate(past):
+        keys.append(np.concatenate([call["past_k"][row, :, :held].swapaxes(0, 1), k[row]])[None])
+        values.append(np.concatenate([call["past_v"][row, :, :held].swapaxes(0, 1), v[row]])[None])
+        for t in range(tokens):
+            seen = slice(0 if window is None else max(0, held + t + 1 - window), held + t + 1)
+            here = {n: call[n] for n in ("scale", "softcap")}
+            if call.arrays.get("bias") is not None:
+                here["bias"] = call["bias"][row : row + 1, :, t : t + 1, seen]
+            wanted.append(
+                plain(q[row : row + 1, t : t + 1], keys[row][:, seen], values[row][:, seen], **here)
+            )
+    got, k_cache, v_cache = cached_attention(call)
+    cached_attention.near(got, np.concatenate(wanted).reshape(got.shape), call)
+    for row, held in enumerate(past):
+        stored = tuple(c[row : row + 1, :, : held + tokens].swapaxes(1, 2) for c in (k_cache, v_cache))
+        cached_attention.near(stored, (keys[row], values[row]), call)
+
+
+@law("attention")
+def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
+    """Projections, norms of queries and keys, attention over the cache, projection back."""
+    call = draw(attention.calls())
+    x, size = call["x"].astype(np.float64), call["past_k"].shape[3]
+    if any(not isinstance(call[n], np.ndarray) for n in ("wq", "wk", "wv", "wo")):
+        return
+    project = lambda n: linear(x, call["w" + n], call["b" + n]).reshape(*x.shape[:2], -1, size)  # noqa: E731
+    q, k, v = (project(n) for n in "qkv")
+    if call["q_norm"] is not None:
+        q, k = (rms_norm(a, call[n], eps=call["norm_eps"]) for a, n in ((q, "q_norm"), (k, "k_norm")))
+    settings = {n: call[n] for n in ("window", "scale", "softcap", "interleaved")}
+    rest = {n: call[n] for n in ("past_k", "past_v", "past", "cos", "sin", "bias") if n in call.arrays}
+    y, k_cache, v_cache = cached(q, k, v, **rest, **settings)
+    wanted = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"]), k_cache, v_cache
+    attention.near(attention(call), wanted, call)

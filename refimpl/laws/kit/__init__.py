@@ -1,0 +1,1 @@
+"""What laws are made of: declarations read, calls drawn, budgets computed, functions checked."""

@@ -1,0 +1,108 @@
+"""How far a result may lie from the specification's: computed, not guessed.
+
+    budget = 4 · (A + J + u)   over a whole output
+    A = max |spec in float32 − spec in float64|
+    J = the most that the float64 spec moves when its inputs move by one float32 ulp (three tries)
+    u = 2⁻²³ · max |spec in float64|
+
+A alone is unstable (a lucky float32 run makes it 0), and so is anything element by element. The
+factor was measured: without it no draw of 600 a function passed 1.3 budgets, with it a doubled eps
+or a window that is off by one is still seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...ops.quant import Blocks, dequantize
+from .call import Call
+from .declare import Function
+from .results import flat, largest
+from .settings import ACTIVATIONS, GATED, MLPS
+
+FACTOR = 4.0
+TRIES = 3
+ULP = 2.0**-23
+# The mirror in float64 against the spec in float64, as a share of the float32 budget: 52 − 23 bits
+# finer, and twice that since float64 intermediates round in another order.
+FINE = 2.0**-28
+# Kernels that approximate rather than round: ONNX Runtime's Sigmoid has an absolute error of 6.5e-8
+# and is exactly 0 below −18, and torch's and ONNX Runtime's erf are about as far off. An activation
+# is therefore within 1e-7 · |input|, which later products carry on (see `approximate`).
+APPROXIMATE = 1e-7
+
+
+def cast(value: Any, dtype: Any) -> Any:
+    """An argument with its floats in another type."""
+    return map_floats(value, lambda a: a.astype(dtype))
+
+
+def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """An argument, arrays, trees and `Blocks` alike, with `change` done to each array of floats."""
+    if isinstance(value, Blocks):
+        minimum = None if value.minimum is None else change(value.minimum)
+        return replace(value, scale=change(value.scale), minimum=minimum)
+    if isinstance(value, dict):
+        return {k: map_floats(v, change) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map_floats(v, change) for v in value)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return change(value)
+    return value
+
+
+def budget(f: Function, call: Call) -> dict[str, float]:
+    """The budget of each float output of a call, with what this function's kernels approximate."""
+    found = budgets(lambda change: call.run(f.body, change))
+    if f.name in ACTIVATIONS:
+        extra = approximate(lambda change: change(call.arrays["x"]))
+    elif f.name in MLPS:
+        relu = Call(call.arrays, {**call.settings, "kind": "relu"}, call.sizes)
+        extra = approximate(lambda change: relu.run(f.body, change))
+    elif f.name in GATED:
+        # Four gates, each off by as much as a sigmoid of 1, times what they let through.
+        extra = 4 * APPROXIMATE * max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))
+    else:
+        extra = 0.0
+    return {n: b + extra for n, b in found.items()}
+
+
+def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
+    """The budget of each float output; `run(change)` is the spec with `change` done to its arguments."""
+    rng = np.random.default_rng(0)
+    exact = dict(flat(run(lambda a: cast(a, np.float64))))
+    single = dict(flat(run(lambda a: cast(a, np.float32))))
+    found = {n: ULP * largest(a) + largest(single[n] - a) for n, a in exact.items() if a.dtype.kind == "f"}
+    moves = dict.fromkeys(found, 0.0)
+
+    def moved(a: np.ndarray) -> np.ndarray:
+        towards = np.where(rng.random(a.shape) < 0.5, np.inf, -np.inf).astype(np.float32)
+        return np.nextafter(a.astype(np.float32), towards).astype(np.float64)
+
+    for _ in range(TRIES):
+        result = dict(flat(run(lambda a: map_floats(a, moved))))
+        for n in moves:
+            moves[n] = max(moves[n], largest(result[n] - exact[n]))
+    return {n: FACTOR * (found[n] + moves[n]) for n in found}
+
+
+def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
+    """What an activation kernel's error may come to: the function of absolute values, act = ReLU."""
+
+    def positive(value: Any) -> Any:
+        if isinstance(value, Blocks):
+            return np.abs(dequantize(cast(value, np.float64)))
+        return np.abs(value.astype(np.float64)) if isinstance(value, np.ndarray) else value
+
+    return APPROXIMATE * largest(run(positive))
+
+
+def expected(run: Callable[[Callable[[Any], Any]], Any], dtype: Any) -> dict[str, Any]:
+    """What to compare with: floats as the float64 spec has them, whole numbers as it has them in dtype."""
+    exact = dict(flat(run(lambda a: cast(a, np.float64))))
+    typed = dict(flat(run(lambda a: cast(a, dtype))))
+    return {n: exact[n] if a.dtype.kind == "f" else a for n, a in typed.items()}

@@ -1,0 +1,153 @@
+"""Laws by name, and a function held to them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+
+from .budget import FINE, budget, cast, expected
+from .declare import Function, read, specified
+from .results import compare, flat
+from .subject import Subject, UnsupportedError, subject
+
+Value = TypeVar("Value")
+
+
+class Draw(Protocol):
+    """Draws a value from a strategy."""
+
+    def __call__(self, strategy: st.SearchStrategy[Value], label: Any = None) -> Value: ...
+
+
+Law = Callable[[Subject, Draw], None]
+_LAWS: dict[str, dict[str, Law]] = {}
+EQUALS = "equals the specification"
+
+
+class LawBroken(AssertionError):  # noqa: N818  (what a test shows: the law is broken)
+    """A function breaks a law: which one, by how much, and at which inputs."""
+
+
+def law(*names: str) -> Callable[[Law], Law]:
+    """Registers a law of the specified functions with these names, under its own name in words."""
+
+    def register(body: Law) -> Law:
+        words = body.__name__.replace("_", " ")
+        for name in names:
+            known = _LAWS.setdefault(name, {})
+            assert words not in known, f"two laws of {name} are called {words!r}"
+            known[words] = body
+        return body
+
+    return register
+
+
+def equals_the_specification(kernel: Subject, draw: Draw) -> None:
+    """The same types and whole numbers as the specification, and floats within the computed budget."""
+    call = draw(kernel.calls())
+    got = {n: np.asarray(a) for n, a in flat(kernel(call))}
+    run = lambda change: call.run(kernel.f.body, change)  # noqa: E731
+    typed = dict(flat(run(lambda a: cast(a, kernel.dtype))))
+    for n, a in got.items():
+        assert n in typed, f"{kernel.f.name} gave {list(got)}, expected {list(typed)}"
+        assert a.dtype == typed[n].dtype, (
+            f"{kernel.f.name} {n} is {a.dtype}, the specification's {typed[n].dtype}"
+        )
+    share = FINE if kernel.dtype == np.float64 else 1.0
+    compare(kernel.f.name, got, expected(run, kernel.dtype), budget(kernel.f, call), share)
+
+
+@functools.cache
+def _registered() -> dict[str, dict[str, Law]]:
+    """Function -> its laws by name, all law files read."""
+    package = importlib.import_module(__name__.rsplit(".", 2)[0])
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    found = {name.split(".")[1]: {EQUALS: equals_the_specification} for name in specified()}
+    for name, laws in _LAWS.items():
+        assert name in found, f"laws of {name!r}, which is no function of refimpl/ops"
+        found[name] |= laws
+    return found
+
+
+def names() -> dict[str, tuple[str, ...]]:
+    """Each specified function, and the names of its laws."""
+    return {name: tuple(laws) for name, laws in _registered().items()}
+
+
+def declaration(name: str) -> Function:
+    """What the specified function of a name declares."""
+    found = {n.split(".")[1]: function for n, function in specified().items()}
+    if name not in found:
+        near = difflib.get_close_matches(name, found, 3)
+        raise LookupError(f"no specified function {name!r}; names() lists them; near: {near}")
+    return read(found[name])
+
+
+def check(
+    name: str,
+    kernel: Callable[..., Any],
+    *,
+    dtype: Any = np.float32,
+    arrays: Callable[[Any], Any] = lambda a: a,
+    quantized: bool = False,
+    only: str | None = None,
+    examples: int | None = None,
+    **fixed: Any,
+) -> tuple[str, ...]:
+    """Holds a kernel to the specification of a function and to its laws; gives the names of those that apply.
+
+    The kernel takes arrays by place and settings by name, as the function does; what its signature
+    hasn't, stays at its default. `arrays` makes of a NumPy array what it takes (torch.from_numpy).
+    With `quantized`, weights may be `Blocks`. `only` is one law's name. `examples` are draws a law,
+    hypothesis's own number by default. Other keywords fix a setting to a value, an array to be there
+    (True) or not (None), or an axis letter to a size: `check("attend", mine, softcap=None, J=32, U=0)`.
+    Raises `LawBroken` with a shrunk counterexample.
+    """
+    f, laws = declaration(name), _registered()[name]
+    if only is not None and only not in laws:
+        raise LookupError(f"{name} has no law {only!r}, it has {list(laws)}")
+    tested = subject(f, kernel, dtype, arrays, quantized, fixed)
+    wanted = {n: body for n, body in laws.items() if only in (None, n)}
+    return tuple(n for n, body in wanted.items() if _holds(n, body, tested, examples))
+
+
+def _holds(name: str, body: Law, tested: Subject, examples: int | None) -> bool:
+    """Tries a law; False where it asks for what the kernel doesn't take."""
+    applies = True
+
+    def trial(data: st.DataObject) -> None:
+        nonlocal applies
+        tested.made.clear()
+        try:
+            body(tested, data.draw)
+        except UnsupportedError:
+            applies = False
+        except HypothesisException:
+            raise
+        except Exception as error:
+            raise LawBroken(_message(name, body, tested, error)) from error
+
+    trial.__name__ = f"{tested.f.name}_{name}".replace(" ", "_")  # hypothesis keeps counterexamples by name
+    default = settings.default
+    assert default is not None
+    few = default.max_examples if examples is None else examples
+    chosen = settings(max_examples=few, deadline=None, report_multiple_bugs=False)
+    chosen(given(st.data())(trial))()
+    return applies
+
+
+def _message(name: str, body: Law, tested: Subject, error: Exception) -> str:
+    why = str(error) if isinstance(error, AssertionError) and str(error) else repr(error)
+    lines = [f'{tested.f.name} breaks the law "{name}": {why}', f"{body.__doc__}".strip()]
+    lines += [repr(call).replace("\n", "\n    ") for call in tested.made]
+    return "\n  ".join(lines)

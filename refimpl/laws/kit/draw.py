@@ -1,0 +1,158 @@
+"""Draws calls of a function from its declaration: sizes, settings, a seed and a scale.
+
+One size is drawn for each axis letter, derived letters are computed. A setting takes the values that
+stand in settings.py by its name. An optional array is there or not, a weight is an array or `Blocks`:
+each combination is a variant. Hypothesis draws what is small, numpy's generator fills the arrays:
+that shrinks well and is fast.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ...ops.quant import Blocks
+from .call import Call
+from .declare import UNFED, Declared, Function, Parameter, UnfedError, blocked, sizes, value
+from .settings import BLOCK, EMPTY, PASSIVE, SCHEMES, TOGETHER
+
+Variant = tuple[tuple[str, Any], ...]
+
+
+def factors(f: Function) -> dict[str, tuple[Any, ...]]:
+    """Parameter name -> the choices that make another graph of it."""
+    products = sum("Blocks" in p.options for p in f.parameters)
+    found: dict[str, tuple[Any, ...]] = {}
+    for p in f.parameters:
+        options: list[Any] = []
+        for o in p.options:
+            if o == "Blocks" and not p.setting:
+                options += SCHEMES if products == 1 else [PASSIVE]
+            else:
+                options.append(o)
+        found[p.name] = tuple(options)
+    return {k: v for k, v in found.items() if TOGETHER.get(k) not in found}
+
+
+def pairwise(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
+    """Few variants in which each pair of choices of two parameters occurs."""
+    names = list(choices)
+    places = {n: range(len(choices[n])) for n in names}
+    missing = {
+        ((a, i), (b, j))
+        for a, b in itertools.combinations(names, 2)
+        for i, j in itertools.product(places[a], places[b])
+    }
+    missing |= {((n, i), (n, i)) for n in names for i in places[n]}
+    found: list[Variant] = []
+    while missing:
+        made: dict[str, int] = dict(min(missing, key=repr))
+        for n in names:
+            if n not in made:
+                new = {i: sum(_fits(pair, {**made, n: i}) for pair in missing) for i in places[n]}
+                made[n] = max(new, key=new.__getitem__)
+        missing = {pair for pair in missing if not _fits(pair, made)}
+        found.append(tuple((n, choices[n][made[n]]) for n in names))
+    return found or [()]
+
+
+def _fits(pair: Any, made: dict[str, int]) -> bool:
+    return all(made.get(n) == i for n, i in pair)
+
+
+def make(
+    f: Function, variant: Variant, size: dict[str, int], seed: int, scale: float, halves: bool = False
+) -> Call:
+    """The arguments that a variant, sizes, a seed and a scale stand for; floats are float32.
+
+    With `halves` floats are multiples of scale / 2 up to 127, 127.5 or 128 of them: then many lie just
+    halfway between two codes of a quantized row, where rounding rules differ.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = dict(variant)
+    arrays: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for p in f.parameters:
+        option = chosen[p.name] if p.name in chosen else chosen[TOGETHER[p.name]]
+        if p.setting:
+            settings[p.name] = size.get(option, option) if isinstance(option, str) else option
+        elif option is None:
+            arrays[p.name] = None
+        elif isinstance(option, str):
+            arrays[p.name] = _blocks(p, option, size, rng, scale)
+        else:
+            here = next(o for o in p.options if isinstance(o, Declared))
+            arrays[p.name] = _array(here, size, rng, scale, halves)
+    return Call(arrays, settings, size)
+
+
+def _array(
+    declared: Declared, size: dict[str, int], rng: np.random.Generator, scale: float, halves: bool
+) -> np.ndarray:
+    shape = tuple(value(d, size.__getitem__) for d in declared.dims)
+    match declared.kind:
+        case "Float" if halves:
+            end = rng.choice([127.0, 127.5, 128.0])
+            steps = np.clip(rng.integers(-320, 321, shape) / 2, -end, end)
+            return (steps * scale).astype(np.float32)
+        case "Float":
+            return (rng.standard_normal(shape) * scale).astype(np.float32)
+        case "Int":
+            return rng.integers(0, 9, shape)
+        case "Bool":
+            return rng.random(shape) < 0.6
+        case "Index":
+            return rng.integers(0, value(declared.bound, size.__getitem__), shape)
+    raise UnfedError(f"an array of {declared.kind} {UNFED}")
+
+
+def _blocks(
+    p: Parameter, scheme: str, size: dict[str, int], rng: np.random.Generator, scale: float
+) -> Blocks:
+    bits, zero, minimum, activations = SCHEMES[scheme]
+    dims, axis = blocked(p)
+    shape = [value(d, size.__getitem__) for d in dims]
+    block = shape[axis] if activations == "row" else BLOCK
+    few = list(shape)
+    few[axis] = -(-shape[axis] // block)
+    codes = lambda s: rng.integers(0, 2**bits, s).astype(np.uint8)  # noqa: E731
+    floats = lambda s: (rng.standard_normal(s) * scale / 2 ** (bits - 1)).astype(np.float32)  # noqa: E731
+    return Blocks(
+        codes=codes(shape),
+        scale=floats(few),
+        zero=codes(few) if zero else None,
+        minimum=floats(few) if minimum else None,
+        bits=bits,
+        block=block,
+        axis=axis,
+        activations=activations,
+    )
+
+
+@st.composite
+def calls(
+    draw: st.DrawFn,
+    f: Function,
+    variant: Variant | None = None,
+    fixed: dict[str, int] | None = None,
+    largest: int = 6,
+    choices: dict[str, tuple[Any, ...]] | None = None,
+) -> Call:
+    """Calls of a function; a variant or its choices and the sizes of some letters may be given."""
+    if variant is None:
+        from_these = factors(f) if choices is None else choices
+        variant = tuple((n, draw(st.sampled_from(c), label=n)) for n, c in from_these.items())
+    given = fixed or {}
+
+    def size_of(letter: str) -> int:
+        if letter in given:
+            return given[letter]
+        return draw(st.integers(0 if letter in EMPTY else 1, largest), label=letter)
+
+    size = sizes(f.letters, size_of)
+    seed = draw(st.integers(0, 2**32 - 1), label="seed")
+    scale = draw(st.sampled_from((0.125, 1.0, 8.0)), label="scale")
+    return make(f, variant, size, seed, scale, draw(st.sampled_from((False, False, True)), label="halves"))

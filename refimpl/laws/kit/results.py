@@ -1,0 +1,73 @@
+"""Results of a function: their arrays by name, what is declared of them, and how far they are off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from .call import Call
+from .declare import Function, value
+
+
+def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
+    """The arrays of a result, each with a name that says where it stood."""
+    if isinstance(result, dict):
+        for i, item in enumerate(result.values()):
+            yield from flat(item, f"{name}.{i}")
+    elif isinstance(result, tuple | list):
+        for i, item in enumerate(result):
+            yield from flat(item, f"{name}.{i}")
+    elif is_dataclass(result):
+        for field in fields(result):
+            yield from flat(getattr(result, field.name), f"{name}.{field.name}")
+    elif result is not None and not isinstance(result, str | int):
+        yield name, result
+
+
+def check_result(f: Function, call: Call, result: Any) -> None:
+    """The result has the declared shapes and kinds; floats have the type of the float inputs."""
+    several = result if isinstance(result, tuple) else (result,)
+    assert len(several) == len(f.returns), f"{f.name} gave {len(several)} results, declares {len(f.returns)}"
+    floats = {a.dtype for _, a in flat(list(call.arrays.values())) if a.dtype.kind == "f"}
+    size = dict(call.sizes)
+    for declared, array in zip(f.returns, several, strict=True):
+        if declared == "Blocks":
+            assert type(array).__name__ == "Blocks", f"{f.name} gave {type(array)}, declares Blocks"
+            assert array.codes.dtype == np.uint8
+            assert array.scale.dtype in floats, f"{f.name} gave scales in {array.scale.dtype}, took {floats}"
+            continue
+        kinds = {"Float": "f", "Int": "i", "Index": "i", "UInt8": "u", "Bool": "b"}
+        assert array.dtype.kind == kinds[declared.kind], f"{f.name} gave {array.dtype}, declares {declared}"
+        if declared.kind == "Float" and floats:
+            assert {array.dtype} == floats, f"{f.name} gave {array.dtype}, took {floats}"
+        assert array.ndim == len(declared.dims), f"{f.name} gave shape {array.shape}, declares {declared}"
+        for d, got in zip(declared.dims, array.shape, strict=True):
+            # A letter that no input has, as the blocks of a quantized row, is bound by its first use.
+            if d in "C":
+                size.setdefault(d, got)
+            wanted = value(d, size.__getitem__)
+            assert got == wanted, f"{f.name} gave shape {array.shape}, declares {declared.dims} of {size}"
+
+
+def largest(a: np.ndarray) -> float:
+    return float(np.max(np.abs(a), initial=0))
+
+
+def compare(
+    label: str, got: dict[str, Any], wanted: dict[str, Any], budget: dict[str, float], share: float = 1.0
+) -> None:
+    """Floats within their budget, whole numbers and booleans equal; says what is off and by how much."""
+    assert list(got) == list(wanted), f"{label} gave {list(got)}, expected {list(wanted)}"
+    for n, want in wanted.items():
+        have = np.asarray(got[n])
+        assert have.shape == want.shape, f"{label} {n}: shape {have.shape}, expected {want.shape}"
+        if want.dtype.kind != "f":
+            off = int((have != want).sum())
+            assert not off, f"{label} {n}: {off} of {want.size} differ, got {have}, expected {want}"
+            continue
+        assert np.isfinite(have).all(), f"{label} {n}: not finite where the spec is"
+        error, allowed = largest(have.astype(np.float64) - want), share * budget[n]
+        assert error <= allowed, f"{label} {n}: off by {error:.3g}, budget {allowed:.3g}"

@@ -1,0 +1,173 @@
+"""The function under test, as laws see it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from .budget import FINE, budget, cast
+from .call import Call
+from .declare import Declared, Function
+from .draw import calls, factors
+from .results import compare, flat
+
+
+class UnsupportedError(Exception):
+    """A law asks for what the function under test doesn't take: it says nothing about it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel in the place of a specified function: called, fed and judged.
+
+    `choices` are the values that each parameter may take and `sizes` the axes that are given; what the
+    kernel doesn't take stays at its default. Floats are in `dtype`; `arrays` makes of each array what
+    the kernel wants. `made` are the calls so far.
+    """
+
+    f: Function
+    kernel: Callable[..., Any]
+    dtype: Any
+    arrays: Callable[[Any], Any]
+    taken: frozenset[str]
+    choices: dict[str, tuple[Any, ...]]
+    sizes: dict[str, int]
+    made: list[Call] = field(default_factory=list)
+
+    def __call__(self, *given: Any, **settings: Any) -> Any:
+        """The kernel's result, as NumPy arrays, for a `Call` or for arrays and settings."""
+        call = given[0] if given and isinstance(given[0], Call) else self.call(*given, **settings)
+        arrays = list(call.arrays.items())
+        for p in self.f.parameters:
+            asked = call[p.name] != p.default if p.setting else call[p.name] is not None
+            if asked and p.name not in self.taken:
+                raise UnsupportedError(p.name)
+        while arrays and arrays[-1][0] not in self.taken:
+            arrays.pop()
+        self.made.append(call)
+        placed = [None if a is None else self.arrays(cast(a, self.dtype)) for _, a in arrays]
+        named = {n: s for n, s in call.settings.items() if n in self.taken}
+        return _numpy(self.kernel(*placed, **named))
+
+    def call(self, *arrays: Any, **settings: Any) -> Call:
+        """A call of arrays in the order of the parameters, and settings; the others at their defaults."""
+        names = [p.name for p in self.f.parameters if not p.setting]
+        given = dict(zip(names, arrays, strict=False))
+        whole = {p.name: given.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
+        if missing := [n for n, a in whole.items() if a is inspect.Parameter.empty]:
+            raise TypeError(f"{self.f.name} needs {missing}")
+        made = Call({n: whole.pop(n) for n in names}, whole, {})
+        return made.but(**settings)
+
+    def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
+        """Calls drawn from the declaration, sizes up to `largest`.
+
+        A setting may be fixed to a value, an array to be there (True) or not (None), an axis letter to
+        a size: `attend.calls(mask=None, softcap=2.0, S=5)`.
+        """
+        choices, sizes = narrowed(self.f, self.choices, self.sizes, fixed)
+        drawn = calls(self.f, fixed=sizes, largest=largest, choices=choices)
+        return drawn.map(lambda c: Call(cast(c.arrays, self.dtype), c.settings, c.sizes))
+
+    def take(self, call: Call, letter: str, index: Any) -> Call:
+        """The call with just these places, in this order, of each array that has the axis."""
+        changed = {}
+        for p in self.f.parameters:
+            declared = next((o for o in p.options if isinstance(o, Declared)), None)
+            if declared is not None and letter in declared.dims and call[p.name] is not None:
+                changed[p.name] = np.take(call[p.name], index, declared.dims.index(letter))
+        return call.but(**changed)
+
+    def near(self, got: Any, wanted: Any, *made: Call, times: float = 1.0) -> None:
+        """`got` is `wanted` within the budgets of the calls that they come from; of no call, exactly.
+
+        Budgets add up, `times` of them where a result sums so many elements. They are those of each
+        output if `wanted` is a whole result, else for all of it those of the output with the largest.
+        """
+        share = times if self.dtype == np.float32 else times * FINE
+        want = {n: np.asarray(a) for n, a in flat(wanted)}
+        allowed = dict.fromkeys(want, 0.0)
+        for each in (budget(self.f, c) for c in made):
+            for n in want:
+                allowed[n] += each[n] if set(each) == set(want) else max(each.values(), default=0.0)
+        compare(self.f.name, dict(flat(got)), want, allowed, share)
+
+
+def _numpy(result: Any) -> Any:
+    if isinstance(result, tuple | list):
+        return tuple(_numpy(r) for r in result)
+    return result if is_dataclass(result) else np.asarray(result)
+
+
+def narrowed(
+    f: Function, choices: dict[str, tuple[Any, ...]], sizes: dict[str, int], fixed: dict[str, Any]
+) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
+    """The choices and sizes that are left when some are fixed."""
+    choices, sizes = dict(choices), dict(sizes)
+    parameters = {p.name: p for p in f.parameters}
+    for name, wanted in fixed.items():
+        if re.fullmatch("[A-Z]", name):
+            if sizes.setdefault(name, wanted) != wanted:
+                raise UnsupportedError(name)
+            continue
+        if name not in choices:
+            raise TypeError(f"{f.name} has no {name!r} to fix, it has {list(choices)} and axis letters")
+        if parameters[name].setting:
+            left = (wanted,) if len(choices[name]) > 1 or wanted in choices[name] else ()
+        else:
+            left = tuple(c for c in choices[name] if (isinstance(c, Declared) if wanted else c is None))
+        if not left:
+            raise UnsupportedError(name)
+        choices[name] = left
+    return choices, sizes
+
+
+def subject(
+    f: Function,
+    kernel: Callable[..., Any],
+    dtype: Any,
+    arrays: Callable[[Any], Any],
+    quantized: bool,
+    fixed: dict[str, Any],
+) -> Subject:
+    """A subject of what the kernel's signature takes, less what is fixed."""
+    taken = _taken(f, kernel)
+    choices = factors(f)
+    for p in f.parameters:
+        if p.name in choices and p.name not in taken:
+            left = (p.default,)
+            if p.default is inspect.Parameter.empty:
+                raise TypeError(f"{f.name} needs {p.name!r}, which the function under test doesn't take")
+        elif p.name in choices and not quantized and not p.setting:
+            left = tuple(c for c in choices[p.name] if not isinstance(c, str)) or choices[p.name]
+        else:
+            continue
+        choices[p.name] = left
+    choices, sizes = narrowed(f, choices, {}, fixed)
+    return Subject(f, kernel, np.dtype(dtype), arrays, taken, choices, sizes)
+
+
+def _taken(f: Function, kernel: Callable[..., Any]) -> frozenset[str]:
+    """The parameters that a kernel has: arrays by their place, settings by their name."""
+    arrays = [p.name for p in f.parameters if not p.setting]
+    settings = {p.name for p in f.parameters if p.setting}
+    found, places = set(), 0
+    for p in inspect.signature(kernel).parameters.values():
+        match p.kind:
+            case p.VAR_POSITIONAL:
+                places = len(arrays)
+            case p.VAR_KEYWORD:
+                found |= settings
+            case _ if p.name in settings:
+                found.add(p.name)
+            case p.KEYWORD_ONLY:
+                pass
+            case _:
+                places += 1
+    return frozenset(found | set(arrays[:places]))
