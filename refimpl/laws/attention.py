@@ -18,7 +18,7 @@ def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
     """Weights are at least 0, are 0 where the mask forbids, and sum to 1 where a key is allowed."""
     call = draw(softmax.calls())
     weights = softmax(call)
-    assert (weights >= 0).all(), "a weight is negative"
+    assert not (weights < 0).any(), "a weight is negative"
     allowed = np.ones(weights.shape, bool) if call["mask"] is None else call["mask"]
     assert (weights[~allowed] == 0).all(), "a forbidden key has weight"
     softmax.near(weights.sum(-1), allowed.any(-1).astype(float), call, times=weights.shape[-1])
@@ -76,7 +76,7 @@ def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
     units = np.broadcast_to(np.eye(v.shape[1], dtype=v.dtype)[None, :, None], (*v.shape[:3], v.shape[1]))
     shown = call.but(v=units)
     got = attend(shown)
-    assert (got >= 0).all(), "a weight is negative"
+    assert not (got < 0).any(), "a weight is negative"
     attend.near(got.sum(-1), np.ones(got.shape[:-1]), shown, times=v.shape[1])
     repeated = np.repeat(v, got.shape[2] // v.shape[2], axis=2).astype(np.float64)
     attend.near(attend(call), np.einsum("bths,bshv->bthv", got, repeated), call, shown, times=_reach(v))

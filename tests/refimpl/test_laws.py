@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -25,3 +27,98 @@ def test_the_specification_keeps_its_laws(name: str, law: str, dtype: Any):
     """In float64 to rounding, in float32 within the budget that other kernels are given."""
     held = laws.check(name, SPEC[name], dtype=dtype, quantized=True, only=law)
     assert held == (law,)
+
+
+def example() -> dict[str, Any]:
+    """What the example in the documentation of the kit defines."""
+    text = inspect.getdoc(laws)
+    assert text is not None
+    blocks = [b for b in text.split("\n\n") if b.startswith("    ")]
+    code = "\n\n".join(b for b in blocks if b.lstrip().startswith(("from", "def causal_mask", "def test")))
+    found: dict[str, Any] = {}
+    exec(textwrap.dedent(code), found)
+    return found
+
+
+def test_the_example_finds_its_bug():
+    """A window that is one key too wide: the smallest counterexample, with law and inputs."""
+    with pytest.raises(laws.LawBroken) as found:
+        example()["test_causal_mask"]()
+    assert 'causal_mask breaks the law "equals the specification"' in str(found.value)
+    assert "window: 1" in str(found.value)
+    assert "int64[1, " in str(found.value)
+
+
+def overflowing(scores: Any, mask: Any = None) -> Any:
+    """Softmax without the maximum taken off."""
+    with np.errstate(all="ignore"):
+        weights = np.exp(scores) if mask is None else np.where(mask, np.exp(scores), 0)
+        total = weights.sum(-1, keepdims=True)
+        return weights / np.where(total == 0, 1, total)
+
+
+def test_a_softmax_that_overflows_is_found():
+    with pytest.raises(laws.LawBroken, match=r'"equals the specification": .*'):
+        laws.check("softmax", overflowing)
+    with pytest.raises(laws.LawBroken, match='"large scores do not overflow"'):
+        laws.check("softmax", overflowing, only="large scores do not overflow")
+
+
+def test_a_message_has_law_inputs_and_budget():
+    def off(scores: Any, mask: Any = None) -> Any:
+        return SPEC["softmax"](scores, mask) + np.float32(0.5)
+
+    with pytest.raises(laws.LawBroken) as found:
+        laws.check("softmax", off, mask=None)
+    first, *rest = str(found.value).splitlines()
+    assert first.startswith(
+        'softmax breaks the law "equals the specification": softmax out: off by 0.5, budget '
+    )
+    assert 0 < float(first.rsplit(" ", 1)[1]) < 1e-5
+    assert any(line.strip().startswith("scores: float32[1, 1, 1] = [[[") for line in rest)
+
+
+def test_what_a_kernel_does_not_take_stays_at_its_default():
+    def few(q: Any, k: Any, v: Any, *, scale: Any = None) -> Any:
+        return SPEC["attend"](q, k, v, scale=scale)
+
+    held = laws.check("attend", few, examples=5)
+    assert EQUALS in held
+    assert "keys are a set" in held
+    assert "a forbidden key is as if absent" not in held
+    assert set(held) == set(laws.names()["attend"]) - {"a forbidden key is as if absent"}
+
+
+def test_settings_arrays_and_sizes_can_be_fixed():
+    seen = []
+
+    def spy(q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, *, scale: Any, softcap: Any) -> Any:
+        seen.append((q.shape[3], mask is None, softcap))
+        return SPEC["attend"](q, k, v, mask, bias, scale=scale, softcap=softcap)
+
+    fixed = {"softcap": 2.0, "mask": True, "K": 8}
+    laws.check("attend", spy, only=EQUALS, examples=20, **fixed)
+    assert set(seen) == {(8, False, 2.0)}
+
+
+def test_arrays_are_converted_and_dtypes_kept():
+    def kernel(x: Any) -> Any:
+        assert isinstance(x, list)
+        return np.maximum(np.array(x, np.float32), np.float32(0))
+
+    assert laws.check("relu", kernel, arrays=lambda a: [*a], examples=5)
+    with pytest.raises(laws.LawBroken, match="relu out is float64, the specification's float32"):
+        laws.check("relu", lambda x: np.maximum(x.astype(np.float64), 0))
+
+
+def test_wrong_uses_are_errors():
+    with pytest.raises(LookupError, match=r"no specified function 'atend'.*'attend'"):
+        laws.check("atend", SPEC["attend"])
+    with pytest.raises(LookupError, match="attend has no law 'nothing'"):
+        laws.check("attend", SPEC["attend"], only="nothing")
+    with pytest.raises(TypeError, match="attend has no 'masc' to fix"):
+        laws.check("attend", SPEC["attend"], masc=None)
+    with pytest.raises(TypeError, match="rotate has no size 'K' to fix"):
+        laws.check("rotate", SPEC["rotate"], K=8)
+    with pytest.raises(TypeError, match="attend needs 'v', which the function under test doesn't take"):
+        laws.check("attend", lambda q, k: q)

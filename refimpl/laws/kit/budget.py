@@ -21,7 +21,7 @@ import numpy as np
 from ...ops.quant import Blocks, dequantize
 from .call import Call
 from .declare import Function
-from .results import flat, largest
+from .results import apart, flat, largest
 from .settings import ACTIVATIONS, GATED, MLPS
 
 FACTOR = 4.0
@@ -76,7 +76,8 @@ def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
     rng = np.random.default_rng(0)
     exact = dict(flat(run(lambda a: cast(a, np.float64))))
     single = dict(flat(run(lambda a: cast(a, np.float32))))
-    found = {n: ULP * largest(a) + largest(single[n] - a) for n, a in exact.items() if a.dtype.kind == "f"}
+    floats = {n: a for n, a in exact.items() if a.dtype.kind == "f"}
+    found = {n: ULP * largest(a[np.isfinite(a)]) + apart(single[n], a) for n, a in floats.items()}
     moves = dict.fromkeys(found, 0.0)
 
     def moved(a: np.ndarray) -> np.ndarray:
@@ -86,7 +87,7 @@ def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
     for _ in range(TRIES):
         result = dict(flat(run(lambda a: map_floats(a, moved))))
         for n in moves:
-            moves[n] = max(moves[n], largest(result[n] - exact[n]))
+            moves[n] = max(moves[n], apart(result[n], exact[n]))
     return {n: FACTOR * (found[n] + moves[n]) for n in found}
 
 

@@ -39,14 +39,14 @@ class Call:
         return function(*(None if a is None else change(a) for a in self.arrays.values()), **self.settings)
 
     def __repr__(self) -> str:
-        arrays = [f"{n}: {_shown(a)}" for n, a in self.arrays.items() if a is not None]
+        arrays = [f"{n}: {shown(a)}" for n, a in self.arrays.items() if a is not None]
         return "\n".join(["Call", *arrays, *(f"{n}: {s!r}" for n, s in self.settings.items())])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Type and shape, and the numbers where they are few."""
     if is_dataclass(value):
-        inside = ", ".join(f"{f.name}={_shown(getattr(value, f.name))}" for f in fields(value))
+        inside = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({inside})"
     if not isinstance(value, np.ndarray):
         return repr(value)

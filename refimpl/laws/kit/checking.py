@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
@@ -110,7 +110,7 @@ def check(
     hasn't, stays at its default. `arrays` makes of a NumPy array what it takes (torch.from_numpy).
     With `quantized`, weights may be `Blocks`. `only` is one law's name. `examples` are draws a law,
     hypothesis's own number by default. Other keywords fix a setting to a value, an array to be there
-    (True) or not (None), or an axis letter to a size: `check("attend", mine, softcap=None, J=32, U=0)`.
+    (True) or not (None), or an axis letter to a size: `check("attend", mine, softcap=None, K=64)`.
     Raises `LawBroken` with a shrunk counterexample.
     """
     f, laws = declaration(name), _registered()[name]
@@ -141,7 +141,8 @@ def _holds(name: str, body: Law, tested: Subject, examples: int | None) -> bool:
     default = settings.default
     assert default is not None
     few = default.max_examples if examples is None else examples
-    chosen = settings(max_examples=few, deadline=None, report_multiple_bugs=False)
+    phases = (Phase.reuse, Phase.generate, Phase.shrink)
+    chosen = settings(max_examples=few, deadline=None, report_multiple_bugs=False, phases=phases)
     chosen(given(st.data())(trial))()
     return applies
 

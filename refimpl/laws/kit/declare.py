@@ -161,6 +161,13 @@ def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
     return found
 
 
+def drawn_letters(f: Function) -> set[str]:
+    """The letters whose sizes are drawn; the others follow from them."""
+    asked: set[str] = set()
+    sizes(f.letters, lambda letter: asked.add(letter) or 1)
+    return asked
+
+
 def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
     """Axes of a quantized weight, and along which it is blocked: tables are read by row."""
     axis = int(p.name == "table")

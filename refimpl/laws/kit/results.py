@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .call import Call
+from .call import Call, shown
 from .declare import Function, value
 
 
@@ -46,7 +46,7 @@ def check_result(f: Function, call: Call, result: Any) -> None:
         assert array.ndim == len(declared.dims), f"{f.name} gave shape {array.shape}, declares {declared}"
         for d, got in zip(declared.dims, array.shape, strict=True):
             # A letter that no input has, as the blocks of a quantized row, is bound by its first use.
-            if d in "C":
+            if d in "CM":
                 size.setdefault(d, got)
             wanted = value(d, size.__getitem__)
             assert got == wanted, f"{f.name} gave shape {array.shape}, declares {declared.dims} of {size}"
@@ -54,6 +54,12 @@ def check_result(f: Function, call: Call, result: Any) -> None:
 
 def largest(a: np.ndarray) -> float:
     return float(np.max(np.abs(a), initial=0))
+
+
+def apart(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference; equal infinities don't differ."""
+    off = np.zeros(wanted.shape, np.float64)
+    return largest(np.subtract(got, wanted, out=off, where=got != wanted, dtype=np.float64))
 
 
 def compare(
@@ -66,8 +72,11 @@ def compare(
         assert have.shape == want.shape, f"{label} {n}: shape {have.shape}, expected {want.shape}"
         if want.dtype.kind != "f":
             off = int((have != want).sum())
-            assert not off, f"{label} {n}: {off} of {want.size} differ, got {have}, expected {want}"
+            both = f"got {shown(have)}, expected {shown(want)}"
+            assert not off, f"{label} {n}: {off} of {want.size} differ, {both}"
             continue
-        assert np.isfinite(have).all(), f"{label} {n}: not finite where the spec is"
-        error, allowed = largest(have.astype(np.float64) - want), share * budget[n]
+        strange = ~np.isfinite(want)
+        assert (have[strange] == want[strange]).all(), f"{label} {n}: finite where the spec is not"
+        assert np.isfinite(have[~strange]).all(), f"{label} {n}: not finite where the spec is"
+        error, allowed = apart(have, want), share * budget[n]
         assert error <= allowed, f"{label} {n}: off by {error:.3g}, budget {allowed:.3g}"

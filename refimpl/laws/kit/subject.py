@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from .budget import FINE, budget, cast
 from .call import Call
-from .declare import Declared, Function
+from .declare import Declared, Function, drawn_letters
 from .draw import calls, factors
 from .results import compare, flat
 
@@ -113,6 +113,8 @@ def narrowed(
     parameters = {p.name: p for p in f.parameters}
     for name, wanted in fixed.items():
         if re.fullmatch("[A-Z]", name):
+            if name not in (drawn := sorted(drawn_letters(f))):
+                raise TypeError(f"{f.name} has no size {name!r} to fix: {drawn} are drawn, others follow")
             if sizes.setdefault(name, wanted) != wanted:
                 raise UnsupportedError(name)
             continue
