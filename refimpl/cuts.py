@@ -28,12 +28,13 @@ def candidates(logits: Float[Array, " N"], sampler: Sampler, enough: float = 1.0
     """
     temperature = sampler.temperature or 1.0
     top = float(logits.max()) / temperature
+    top_k = sampler.top_k if sampler.top_k is not None and sampler.top_k < len(logits) else None
 
     def weigh(some: Array) -> Array:
         return np.exp(some.astype(np.float64) / temperature - top)
 
-    if sampler.top_k is not None and sampler.top_k < len(logits):
-        best = _best(logits, sampler.top_k)
+    if top_k is not None:
+        best = largest(logits, top_k)
         weights = weigh(logits[best])
         p = weights / weights.sum()
     elif sampler.typical_p is not None and sampler.top_p is None and sampler.min_p is None:
@@ -46,7 +47,7 @@ def candidates(logits: Float[Array, " N"], sampler: Sampler, enough: float = 1.0
         bound = enough if sampler.top_p is None and sampler.min_p is None else sampler.top_p or 1.0
         few = min(256, most)
         while True:
-            best = _best(logits, few)
+            best = largest(logits, few)
             p = every[best] / total
             if few == most or np.cumsum(p)[-1] > bound:
                 break
@@ -63,7 +64,7 @@ def candidates(logits: Float[Array, " N"], sampler: Sampler, enough: float = 1.0
         best, p = best[kept], p[kept]
     if p[-1] == 0:  # banned tokens
         best, p = best[p > 0], p[p > 0]
-    cut = any(v is not None for v in (sampler.top_k, sampler.top_p, sampler.min_p, sampler.typical_p))
+    cut = any(v is not None for v in (top_k, sampler.top_p, sampler.min_p, sampler.typical_p))
     return best, p / p.sum() if cut else p
 
 
@@ -77,7 +78,7 @@ def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:
     off = np.where(p > 0, np.abs(surprise - p @ surprise), np.inf)
     few = min(256, len(p))
     while True:
-        nearest = _best(-off, few)
+        nearest = largest(-off, few)
         if few == len(p) or p[nearest].sum() > mass:
             return nearest[: _carrying(p[nearest], mass)]
         few = min(few * 8, len(p))
@@ -88,7 +89,7 @@ def _carrying(p: Array, mass: float) -> int:
     return min(int(np.searchsorted(np.cumsum(p), mass - 1e-12)) + 1, len(p))
 
 
-def _best(logits: Array, count: int) -> Array:
+def largest(logits: Array, count: int) -> Array:
     """The ids of the `count` largest logits, largest first, ties to the lower id."""
     if count < len(logits):
         bound = np.partition(logits, len(logits) - count)[len(logits) - count]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from .engine import Engine
 from .errors import LimitError
-from .sampling import Sampler, sample
+from .sampling import Sampler, prepare, sample
 
 FinishReason = Literal["stop", "length"]
 
@@ -47,17 +47,17 @@ class Row:
         """The row's next random number, uniform in [0, 1)."""
         return float(self._rng.random())
 
-    @property
-    def text(self) -> np.ndarray:
-        """Prompt and answer so far, where the sampler asks for them; else nothing."""
-        if not self.sampler.adjusts:
-            return self._prompt[:0]
-        return np.concatenate([self._prompt, np.array(self.tokens, np.int64)])
+    def prepare(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [N] as the sampler wants them after the text so far; errors as `sampling.prepare`."""
+        text = self._prompt[:0]
+        if self.sampler.adjusts:
+            text = np.concatenate([self._prompt, np.array(self.tokens, np.int64)])
+        return prepare(logits, self.sampler, text, len(self.tokens), self.stop_ids)
 
     def accept(self, logits: np.ndarray) -> int | None:
         """The next token from logits [N], or None when it is a stop token, which isn't kept."""
         u = 0.0 if self.sampler.greedy else self.uniform()
-        return self.keep(sample(logits, self.sampler, u, self.text, len(self.tokens), self.stop_ids))
+        return self.keep(sample(self.prepare(logits), self.sampler, u))
 
     def keep(self, token: int) -> int | None:
         """The token as the answer's next; None when it is a stop token, which ends the text."""
@@ -79,7 +79,7 @@ def room(context: int, prompt: int, max_new_tokens: int) -> int:
     return min(max_new_tokens, context - prompt)
 
 
-def prefill(engine: Engine, tokens: Sequence[int], cache: object, chunk: int = CHUNK):
+def prefill(engine: Engine, tokens: Sequence[int], cache: Any, chunk: int = CHUNK):
     """Feed a prompt [T] to a cache of one row, piece by piece: (logits [N] of its last token, cache)."""
     ids = np.asarray(tokens, np.int64)[None]
     logits = np.zeros((1, 1, 0))
@@ -88,21 +88,25 @@ def prefill(engine: Engine, tokens: Sequence[int], cache: object, chunk: int = C
     return logits[0, 0], cache
 
 
-def single(engine: Engine, row: Row, cache: object = None, chunk: int = CHUNK) -> Iterator[int]:
+def begin(engine: Engine, prompt: Sequence[int], cache: Any, chunk: int):
+    """Read a prompt whose beginning `cache` may hold: (logits [N] of its last token, cache)."""
+    cache = engine.start(1) if cache is None else cache
+    held = int(cache.lengths[0])
+    if held >= len(prompt):
+        raise LimitError(
+            f"the cache must leave a token of the prompt to read, it holds {held} of {len(prompt)}"
+        )
+    return prefill(engine, prompt[held:], cache, chunk)
+
+
+def single(engine: Engine, row: Row, cache: Any = None, chunk: int = CHUNK) -> Iterator[int]:
     """Generate one row, token by token. `cache` may hold a prefix of the prompt already.
 
     Who reads the tokens may end it by setting `row.finished` (a stop string). Afterwards
     `row.finished` says why it ended, and the generator's value is the cache.
     """
-    limit = room(engine.config.context, len(row.prompt), row.max_new_tokens)
-    row.max_new_tokens = limit
-    cache = engine.start(1) if cache is None else cache
-    held = int(cache.lengths[0])  # pyright: ignore[reportAttributeAccessIssue]
-    if held >= len(row.prompt):
-        raise LimitError(
-            f"the cache must leave a token of the prompt to read, it holds {held} of {len(row.prompt)}"
-        )
-    logits, cache = prefill(engine, row.prompt[held:], cache, chunk)
+    row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
+    logits, cache = begin(engine, row.prompt, cache, chunk)
     while row.finished is None:
         token = row.accept(logits)
         if token is not None:

@@ -99,10 +99,7 @@ def adjust(
     new: int = 0,
     stop_ids: Collection[int] = (),
 ) -> Float[Array, " N"]:
-    """All steps that the sampler asks for, in order; the last `new` tokens of the text were generated.
-
-    Raises LimitError if nothing is left to choose.
-    """
+    """All steps that the sampler asks for, in order; the last `new` tokens of the text were generated."""
     if sampler.logit_bias:
         ids, amounts = zip(*sampler.logit_bias, strict=True)
         logits = add_bias(logits, np.array(ids), np.array(amounts, np.float64))
@@ -119,9 +116,13 @@ def adjust(
         logits = ban(logits, np.array(sampler.suppress_tokens))
     if new < len(sampler.forced_tokens):
         logits = force(logits, sampler.forced_tokens[new])
-    if logits.max() == -np.inf:
-        raise LimitError("every token is banned: allow longer n-grams again or suppress fewer tokens")
     return logits
+
+
+def check_left(best: float) -> None:
+    """LimitError if even the best logit is a banned token's."""
+    if best == -np.inf:
+        raise LimitError("every token is banned: allow longer n-grams again or suppress fewer tokens")
 
 
 def check_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:

@@ -1,8 +1,8 @@
 """From logits to a token: what is wanted of it, then one draw with a given uniform number.
 
 No function here draws a random number, so every sampler can be tested as a function. The order of
-the steps is fixed: `penalties.adjust` first, because it is about the text, not about the shape of
-the distribution, then the cuts of `cuts.candidates`, then the draw.
+the steps is fixed: `prepare` first, because it is about the text, not about the shape of the
+distribution, then the cuts of `cuts.candidates`, then the draw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from .cuts import candidates
 from .errors import LimitError, NumericError
-from .penalties import adjust
+from .penalties import adjust, check_left
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -114,21 +114,23 @@ def check_logits(logits: Array) -> None:
         raise NumericError("logits must be finite, got NaN or infinity: the weights or a kernel are broken")
 
 
-def sample(
+def prepare(
     logits: Float[Array, " N"],
     sampler: Sampler,
-    u: float,
     text: Int[Array, " M"],
     new: int = 0,
     stop_ids: Collection[int] = (),
-) -> int:
-    """The token that the uniform number u in [0, 1) falls on; greedy takes the largest logit.
-
-    `text`, `new` and `stop_ids` are for `penalties.adjust`. Raises NumericError by `check_logits`.
-    """
+) -> Float[Array, " N"]:
+    """Logits that are finite, adjusted as the sampler asks; `penalties.adjust` says what the rest is."""
     check_logits(logits)
     if sampler.adjusts:
         logits = adjust(logits, sampler, text, new, stop_ids)
+        check_left(logits.max())
+    return logits
+
+
+def sample(logits: Float[Array, " N"], sampler: Sampler, u: float) -> int:
+    """The token that the uniform number u in [0, 1) falls on; greedy takes the largest logit."""
     if sampler.greedy:
         return int(np.argmax(logits))
     ids, p = candidates(logits, sampler, enough=u)

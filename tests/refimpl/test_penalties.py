@@ -23,7 +23,7 @@ from tfm.refimpl.penalties import (
     occurrence_penalties,
     repetition_penalty,
 )
-from tfm.refimpl.sampling import Sampler, sample
+from tfm.refimpl.sampling import Sampler, prepare, sample
 from tolerances import equal
 from transformers import (
     LogitsProcessorList,
@@ -135,7 +135,7 @@ def test_the_chain(seed: int, text: np.ndarray, data: st.DataObject):
     wanted = theirs(logits, text, *steps)
     if np.isinf(wanted).all():
         with pytest.raises(LimitError, match="every token is banned"):
-            adjust(logits, sampler, text, new, stops)
+            prepare(logits, sampler, text, new, stops)
         return
     assert sampler.adjusts == bool(steps)
     same(adjust(logits, sampler, text, new, stops), wanted)
@@ -161,7 +161,7 @@ def test_the_order():
 def test_an_end_comes_not_too_early():
     logits, text = np.array([3.0, 2.0, 1.0], np.float32), np.array([1, 1])
     sampler = Sampler(min_new_tokens=2)
-    assert [sample(logits, sampler, 0.0, text, new, (0, 1)) for new in range(4)] == [2, 2, 0, 0]
+    assert [int(prepare(logits, sampler, text, new, (0, 1)).argmax()) for new in range(4)] == [2, 2, 0, 0]
     assert sampler.adjusts
     assert not Sampler(temperature=1.0, top_k=3).adjusts
 
@@ -170,9 +170,10 @@ def test_penalties_come_before_the_cuts():
     """A token that was there loses its lead before top-k looks, greedy or not."""
     logits, seen = np.array([2.0, 1.5, -1.0], np.float32), np.array([0, 0, 2])
     assert repetition_penalty(logits, seen, 2.0).tolist() == [1.0, 1.5, -2.0]
-    assert sample(logits, Sampler(repetition_penalty=2.0), 0.0, seen) == 1
-    assert sample(logits, Sampler(temperature=1.0, top_k=1, repetition_penalty=2.0), 0.99, seen) == 1
-    assert sample(logits, Sampler(temperature=1.0, top_k=1), 0.99, seen) == 0
+    draw = lambda sampler: sample(prepare(logits, sampler, seen), sampler, 0.99)  # noqa: E731
+    assert draw(Sampler(repetition_penalty=2.0)) == 1
+    assert draw(Sampler(temperature=1.0, top_k=1, repetition_penalty=2.0)) == 1
+    assert draw(Sampler(temperature=1.0, top_k=1)) == 0
 
 
 def test_ids_outside_the_vocabulary_are_refused():

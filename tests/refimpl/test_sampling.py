@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.cuts import candidates, typical
 from tfm.refimpl.errors import LimitError, NumericError
-from tfm.refimpl.sampling import Sampler, falls_on, probabilities, sample
+from tfm.refimpl.sampling import Sampler, falls_on, prepare, probabilities, sample
 from tolerances import equal
 from transformers import (
     MinPLogitsWarper,
@@ -101,26 +101,26 @@ def test_cuts_are_transformers(seed: int, n: int, sampler: Sampler):
 
 
 @many
+@example(0, 412, Sampler(1.0, top_k=412), [0.9375])
 @given(seeds, sizes, samplers, st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5))
 def test_a_draw_is_the_stretch_that_holds_u(seed: int, n: int, sampler: Sampler, us: list[float]):
     """Exactly the distribution: u uniform gives each token its probability, whatever was left unsorted."""
     logits = draw(seed, n)
     ids, p = sorted_law(logits, sampler)
     ends = np.cumsum(p)
-    nothing = np.zeros(0, np.int64)
     for u in us:
         # An end of a stretch is rounded: there either neighbour is right.
         right = {int(ids[min(int((ends <= e).sum()), len(ids) - 1)]) for e in (u - 1e-9, u, u + 1e-9)}
-        assert sample(logits, sampler, u, nothing) in right
+        assert sample(logits, sampler, u) in right
     for i in np.flatnonzero(p > 1e-9)[:3]:
-        assert sample(logits, sampler, float(ends[i] - p[i] / 2), nothing) == ids[i]
-    assert sample(logits, sampler, 1 - 2**-53, nothing) in ids
+        assert sample(logits, sampler, float(ends[i] - p[i] / 2)) == ids[i]
+    assert sample(logits, sampler, 1 - 2**-53) in ids
 
 
 @given(seeds, st.integers(1, 50))
 def test_greedy_is_the_largest_and_the_first_of_equals(seed: int, n: int):
     logits = draw(seed, n, True)
-    assert sample(logits, Sampler(), 0.7, np.zeros(0, np.int64)) == int(np.argsort(-logits, kind="stable")[0])
+    assert sample(logits, Sampler(), 0.7) == int(np.argsort(-logits, kind="stable")[0])
     assert Sampler().greedy
     assert not Sampler(temperature=1.0).greedy
 
@@ -177,7 +177,7 @@ def test_temperatures_at_their_ends(temperature: float):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_must_be_finite(bad: float):
     with pytest.raises(NumericError, match="logits must be finite, got NaN or infinity"):
-        sample(np.array([0.0, bad], np.float32), Sampler(), 0.0, np.zeros(0, np.int64))
+        prepare(np.array([0.0, bad], np.float32), Sampler(), np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize(
