@@ -13,7 +13,7 @@ from .console import out, out_json, say, size, table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..refimpl.config import Config
+    from ..refimpl.config import Config, Stack
     from ..runtime.sources import Source
 
 # ONNX Runtime, the tokenizer, NumPy and the buffers of one step, over weights and cache.
@@ -96,9 +96,10 @@ def parameters(config: Config) -> dict[str, int]:
     counts: dict[str, int] = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
     for name, shape in shapes(config).items():
         owner, last = name.split(".")[-2:]
-        part = {"embedding": "embedding", "head": "output"}.get(owner, "norms")
+        part = "output" if name.startswith("head.") else "embedding" if owner == "embedding" else "norms"
         if last not in ("q_norm", "k_norm"):
-            part = {"attn": "attention", "mlp": "mlp"}.get(owner, part)
+            part = {"attn": "attention", "cross": "attention", "mlp": "mlp"}.get(owner, part)
+        part = {"positions": "embedding", "relative_bias": "attention"}.get(last, part)
         counts[part] += prod(shape)
     return {part: count for part, count in counts.items() if count}
 
@@ -123,7 +124,7 @@ def weight_bytes(config: Config) -> dict[str, int]:
 
 def cache_bytes(config: Config, context: int, width: int) -> int:
     """Bytes of keys and values of one text of `context` tokens, `width` bytes a number."""
-    attentions = (layer.attention for layer in config.decoder.layers)
+    attentions = (layer.attention for layer in config.layers)
     return sum(2 * a.groups * a.head_size * context * width for a in attentions)
 
 
@@ -132,22 +133,45 @@ def need(config: Config, weights: int, room: int | None) -> dict[str, Any]:
     if room is None:
         return {"bytes": weights, "fits": None, "longest_context": None}
     left = room - weights - RUNNER_BYTES
-    longest = min(config.context, max(0, left // cache_bytes(config, 1, 4)))
+    # An encoder keeps nothing from token to token.
+    longest = min(config.context, max(0, left // max(1, cache_bytes(config, 1, 4))))
     return {"bytes": weights, "fits": longest == config.context, "longest_context": longest}
 
 
 def describe(config: Config) -> str:
     """The architecture in a line; where layers differ, the first stands for all, and it says so."""
-    layers = config.decoder.layers
-    first = layers[0]
+    from ..refimpl.config import LM, MaskedLM
+
+    e, head = config.embedding, config.head
+    tied = isinstance(head, LM | MaskedLM) and head.tied
+    stacks = (("encoder", config.encoder), ("decoder", config.decoder))
+    parts = [_stack(name, stack, e.width) for name, stack in stacks if stack is not None]
+    vocabulary = f"{e.vocabulary}{' (tied)' if tied else ''}"
+    return f"{'; '.join(parts)}, context {config.context}, vocabulary {vocabulary}"
+
+
+def _stack(name: str, stack: Stack, width: int) -> str:
+    from ..refimpl.config import Alibi, Learned, RelativeBias, Rope, Sinusoidal
+
+    layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
-    norm = type(config.decoder.final_norm or a.pre).__name__
-    position = f"rotary {a.position.theta:g}" if a.position else "no positions"
+    norm = type(stack.final_norm or a.pre or a.after).__name__
+    match a.position or stack.positions:
+        case Rope(theta):
+            position = f"rotary {theta:g}"
+        case Alibi():
+            position = "ALiBi"
+        case RelativeBias(buckets):
+            position = f"relative bias of {buckets} buckets"
+        case Learned(size):
+            position = f"{size} learned positions"
+        case Sinusoidal():
+            position = "sinusoidal positions"
+        case None:
+            position = "no positions"
     mlp = f"{type(first.mlp).__name__.lower()} mlp {first.mlp.width} ({first.mlp.activation})"
-    vocabulary = f"{config.embedding.vocabulary}{' (tied)' if config.head.tied else ''}"
     return (
-        f"decoder, {len(layers)} layers{mixed} width {config.embedding.width}, {a.heads} heads of "
-        f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}, context {config.context}, "
-        f"vocabulary {vocabulary}"
+        f"{name}, {len(layers)} layers{mixed} width {width}, {a.heads} heads of "
+        f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}"
     )

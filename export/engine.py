@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 
 from ..refimpl import params as trees
 from ..refimpl.config import Config
-from ..refimpl.engine import ArrayEngine
+from ..refimpl.engine import ArrayEngine, Forward
 from ..refimpl.ops.quant import Blocks as ArrayBlocks
-from .module import Decoder
+from .ops import encoder, model
 from .ops.quant import Blocks
 
 
@@ -33,20 +34,33 @@ def _shared(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
+def _arrays(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_arrays, value))
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_tensors, value))
+    if isinstance(value, dict):
+        return {key: _tensors(held) for key, held in value.items()}
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
 class TorchEngine(ArrayEngine):
-    """`ops.model` of the mirror; keys, values and logits cross as NumPy arrays without a copy."""
+    """`ops.model` and `ops.encoder` of the mirror; arrays cross to torch and back without a copy."""
 
     def __init__(self, config: Config, params: Any) -> None:
-        module = Decoder(config, trees.map_leaves(lambda _, leaf: tensors(leaf), params)).eval()
+        leaves = trees.map_leaves(lambda _, leaf: tensors(leaf), params)
 
-        @torch.no_grad()
-        def forward(
-            tokens: Any, past: Any, at: Any, tables: Any, layers: Any, tree: Any, *, config: Config
-        ) -> Any:
-            given = [tuple(map(torch.from_numpy, tables[rope])) for rope in config.ropes]
-            cache = [(torch.from_numpy(k), torch.from_numpy(v)) for k, v in layers]
-            ids, held, wanted = map(torch.from_numpy, (tokens, past, at))
-            logits, new = module(ids, held, wanted, given, cache)
-            return logits.numpy(), [(k.numpy(), v.numpy()) for k, v in new]
+        def crossing(function: Callable[..., Any]) -> Callable[..., Any]:
+            @torch.no_grad()
+            def call(*given: Any, config: Config) -> Any:
+                mapped = (leaves if value is params else _tensors(value) for value in given)
+                return _arrays(function(*mapped, config=config))
 
-        super().__init__(config, params, forward)
+            return call
+
+        functions = (model.model, encoder.encode, encoder.memory, encoder.predict)
+        super().__init__(config, params, Forward(*map(crossing, functions)))

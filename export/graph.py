@@ -105,7 +105,7 @@ def input_axes(config: Config) -> list[tuple[str, list[str | int]]]:
     ]
     for i, rope in enumerate(config.ropes):
         found += [(f"{name}.{i}", ["capacity", rope.dims // 2]) for name in ("cos", "sin")]
-    for i, layer in enumerate(config.decoder.layers):
+    for i, layer in enumerate(config.layers):
         a = layer.attention
         found += [(f"{name}.{i}", ["batch", a.groups, "capacity", a.head_size]) for name in ("k", "v")]
     return found
@@ -113,7 +113,7 @@ def input_axes(config: Config) -> list[tuple[str, list[str | int]]]:
 
 def output_names(config: Config) -> list[str]:
     """Names of the graph's outputs, in order."""
-    layers = range(len(config.decoder.layers))
+    layers = range(len(config.layers))
     return ["logits", *(f"{name}_out.{i}" for i in layers for name in ("k", "v"))]
 
 
@@ -143,7 +143,7 @@ def _inputs(config: Config, dtype: torch.dtype) -> tuple[Any, ...]:
         shape = [sizes[a] if isinstance(a, str) else a for a in axes]
         made[name] = torch.zeros(shape, dtype=torch.int64 if name in ("tokens", "past", "at") else dtype)
     tables = [(made[f"cos.{i}"], made[f"sin.{i}"]) for i in range(len(config.ropes))]
-    cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.decoder.layers))]
+    cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.layers))]
     return made["tokens"], made["past"], made["at"], tables, cache
 
 
@@ -154,7 +154,7 @@ def _dynamic(config: Config) -> tuple[Any, ...]:
         for name, axes in input_axes(config)
     }
     tables = [(made[f"cos.{i}"], made[f"sin.{i}"]) for i in range(len(config.ropes))]
-    cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.decoder.layers))]
+    cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.layers))]
     return made["tokens"], made["past"], made["at"], tables, cache
 
 

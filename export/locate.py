@@ -19,14 +19,14 @@ import onnx
 import torch
 
 from ..refimpl import params as trees
-from ..refimpl.config import Config, Gated, Layer, Window
+from ..refimpl.config import LM, Config, Gated, Layer, Rope, Window
 from ..refimpl.errors import BundleError
 from ..refimpl.ops.activation import activation
 from ..refimpl.ops.attention import cached_attention
 from ..refimpl.ops.block import normalize
-from ..refimpl.ops.embedding import embedding, unembedding
+from ..refimpl.ops.embedding import embedding
 from ..refimpl.ops.linear import linear
-from ..refimpl.ops.model import position_tables
+from ..refimpl.ops.model import enter, lm_logits, position_tables, score_biases
 from ..refimpl.ops.norm import rms_norm
 from ..refimpl.ops.quant import Blocks
 from ..runtime.bundle import Bundle
@@ -93,12 +93,21 @@ def first(parts: list[Part]) -> Part | None:
 
 
 def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
-    scale = config.embedding.scale
-    embed = lambda t: embedding(tokens, t) * (1 if scale is None else np.asarray(scale, np.float32))  # noqa: E731
-    yield Piece("embedding", (), embed, params["embedding"]["table"])
+    scale, stack, decoder = config.embedding.scale, config.decoder, params["decoder"]
+    assert stack is not None
+    lm = config.head
+    assert isinstance(lm, LM)
+    added = {part: decoder[part] for part in ("positions", "relative_bias") if part in decoder}
+    first = {"first_norm": dict(trees.flatten(decoder["first_norm"]))} if "first_norm" in decoder else {}
+
+    def embed(tree: Any) -> Array:
+        x = embedding(tokens, tree["table"]) * (1 if scale is None else np.asarray(scale, np.float32))
+        return enter(x, np.arange(tokens.shape[1])[None], tree, stack=stack)
+
+    yield Piece("embedding", (), embed, {"table": params["embedding"]["table"], **added, **first})
     stream = "embedding"
-    for i, layer in enumerate(config.decoder.layers):
-        tree = trees.unflatten(dict(trees.flatten(params["decoder"]["layers"][i])))
+    for i, layer in enumerate(config.layers):
+        tree = trees.unflatten(dict(trees.flatten(decoder["layers"][i])))
         if (
             layer.parallel
             or layer.attention.post
@@ -107,7 +116,7 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
             or layer.mlp.after
         ):
             return  # the streams of other forms are told apart when a family has them
-        attn, mlp, at = tree["attn"], tree["mlp"], f"layer {i}, "
+        attn, mlp, at = tree["attn"] | added, tree["mlp"], f"layer {i}, "
         a, heads, h = f"{at}attention, input", f"{at}attention, heads", f"{at}attention, output"
         norm = lambda x, t, norm: normalize(x, t, norm=norm)  # noqa: E731
         yield Piece(a, (stream,), _with(norm, norm=layer.attention.pre), tree.get("attn_pre"))
@@ -118,14 +127,14 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
         yield Piece(hidden, (m,), _with(_hidden, layer=layer), mlp)
         yield Piece(y, (h, hidden), lambda x, z, t: x + linear(z, t["down"], t.get("bdown")), mlp)
         stream = y
-    last = params["decoder"].get("norm")
-    norm = lambda x, t: normalize(x, t, norm=config.decoder.final_norm)  # noqa: E731
+    last = decoder.get("norm")
+    norm = lambda x, t: normalize(x, t, norm=stack.final_norm)  # noqa: E731
     yield Piece("head, input", (stream,), norm, last and dict(trees.flatten(last)))
-    cap = config.head.softcap
-    head = lambda x, t: unembedding(x, t) if cap is None else cap * np.tanh(unembedding(x, t) / cap)  # noqa: E731
-    yield Piece(
-        "logits", ("head, input",), head, params["embedding" if config.head.tied else "head"]["table"]
-    )
+    tree = {"table": params["embedding" if lm.tied else "head"]["table"]}
+    if lm.bias:
+        tree["bias"] = params["head"]["bias"]
+    head = lambda x, t: lm_logits(x, t["table"], t.get("bias"), head=lm)  # noqa: E731
+    yield Piece("logits", ("head, input",), head, tree)
 
 
 def _with(function: Callable[..., Array], **settings: Any) -> Callable[..., Array]:
@@ -141,23 +150,27 @@ def _queries(x: Array, tree: Any, layer: Layer) -> list[Array]:
     return [q, k, v]
 
 
-def _rest(x: Array, layer: Layer, config: Config) -> tuple[list[Array | None], dict[str, Any]]:
-    """What cached attention takes beside queries, keys and values: an empty cache, tables, settings."""
+def _rest(x: Array, tree: Any, layer: Layer, config: Config) -> tuple[list[Array | None], dict[str, Any]]:
+    """What cached attention takes beside queries, keys and values: an empty cache, positions, settings."""
     a, (b, t, *_) = layer.attention, x.shape
     empty = np.zeros((b, a.groups, t, a.head_size), x.dtype)
-    tables = position_tables(np.arange(t), config=config)
-    cos, sin = (None, None) if a.position is None else (y.astype(x.dtype) for y in tables[a.position])
+    at, stack = np.arange(t), config.decoder
+    assert stack is not None
+    cos, sin = None, None
+    if isinstance(a.position, Rope):
+        cos, sin = (y.astype(x.dtype) for y in position_tables(at, config=config)[a.position])
+    biases = score_biases(np.tile(at, (b, 1)), at, tree, x.dtype, stack=stack, bidirectional=False)
     settings = {
         "window": a.pattern.size if isinstance(a.pattern, Window) else None,
         "scale": a.scale,
         "softcap": a.softcap,
-        "interleaved": a.position is not None and a.position.interleaved,
+        "interleaved": isinstance(a.position, Rope) and a.position.interleaved,
     }
-    return [empty, empty, np.zeros(b, np.int64), cos, sin], settings
+    return [empty, empty, np.zeros(b, np.int64), cos, sin, biases.get((a.position, a.heads))], settings
 
 
 def _heads(x: Array, tree: Any, *, layer: Layer, config: Config) -> Array:
-    given, settings = _rest(x, layer, config)
+    given, settings = _rest(x, tree, layer, config)
     call: Any = cached_attention
     y, _, _ = call(*_queries(x, tree, layer), *given, **settings)
     return y.reshape(*x.shape[:2], -1)
@@ -248,7 +261,7 @@ def _places(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         return total, side
 
     found = {}
-    for i in range(len(config.decoder.layers)):
+    for i in range(len(config.layers)):
         at, leaf = f"layer {i}, ", f"decoder.layers.{i}."
         out, down = product(f"{leaf}attn.wo"), product(f"{leaf}mlp.down")
         found[f"{at}attention, input"] = fed(product(f"{leaf}attn.wqkv", f"{leaf}attn.wq"))
@@ -259,7 +272,8 @@ def _places(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         found[f"{at}mlp, input"] = fed(product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up"))
         found[f"{at}mlp, hidden"] = fed(down)
         found[f"{at}mlp, output"], _ = summed(down)
-    found["head, input"] = fed(product("embedding.table" if config.head.tied else "head.table"))
+    tied = "head.table" not in trees.shapes(config)
+    found["head, input"] = fed(product("embedding.table" if tied else "head.table"))
     found["logits"] = "logits"
     return found
 
@@ -285,7 +299,7 @@ def _replay(
             f"{name}.{i}": table.astype(bundle.dtype)
             for name, table in zip(("cos", "sin"), pair, strict=True)
         }
-    for i, layer in enumerate(config.decoder.layers):
+    for i, layer in enumerate(config.layers):
         empty = np.zeros((b, layer.attention.groups, t, layer.attention.head_size), bundle.dtype)
         feeds |= {f"k.{i}": empty, f"v.{i}": empty}
     feeds |= {f"{value}.given": truth[name] for name, value in cut.items() if value in inner}
@@ -298,10 +312,11 @@ def _replay(
 def _as_standard(config: Config, piece: Piece, truth: Values, budget: float) -> str:
     """Whether the operator is wrong or what it is given: the same attention, exported as standard."""
     index = int(piece.name.split(",")[0].removeprefix("layer "))
-    layer = config.decoder.layers[index]
+    layer = config.layers[index]
     x = truth[piece.inputs[0]].astype(np.float32)
-    given, settings = _rest(x, layer, config)
-    arrays = [*_queries(x, _cast(piece.tree, np.float32, False), layer), *given]
+    tree = _cast(piece.tree, np.float32, False)
+    given, settings = _rest(x, tree, layer, config)
+    arrays = [*_queries(x, tree, layer), *given]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
 
     class Alone(torch.nn.Module):

@@ -13,7 +13,7 @@ on SmolLM2 that takes the KL divergence of int8 from 0.0041 to 0.0036. Columns a
 few large channels of their input cost a whole row its precision, and attention is what this hurts
 most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022).
 On the targets of ONNX Runtime a product with blocks quantizes its input too; on `standard` it is in
-float. Norms and biases stay float. The output table is what four bits hurt most.
+float. Norms, biases and what else is added stay float. The output table is what four bits hurt most.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def plan(
     made: dict[str, Scheme | None] = {}
     for name, shape in params.shapes(checkpoint.config).items():
         table = name.endswith(".table")
-        if len(shape) == 1 or quant in ("fp32", "fp16"):
+        if len(shape) == 1 or name.endswith(params.ADDED) or quant in ("fp32", "fp16"):
             made[name] = None
             continue
         own = _native(checkpoint, name)

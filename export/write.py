@@ -73,6 +73,8 @@ def export(
     than a bundle, is being written by another process, or there is no room; NumericError for a
     number that isn't finite; VerifyError when the result isn't what the specification says.
     """
+    if checkpoint.config.encoder is not None:
+        raise ExportError("only a decoder without an encoder can be exported yet, this model has an encoder")
     schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
     groups = layout.stored(checkpoint.config, schemes, target)
     dtype = quantize.dtype(quant, target)

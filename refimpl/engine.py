@@ -1,6 +1,6 @@
 """The seam that three engines share, and the NumPy engine.
 
-    engine.start(batch) -> cache
+    engine.start(batch, encoder_ids=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
     cache: lengths[B], capacity, truncate(lengths), select(rows)
 
@@ -12,13 +12,15 @@ because ONNX Runtime writes in place.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from .config import Config
-from .errors import LimitError, TfmError
-from .ops.model import model, position_tables
+from .errors import ConfigError, LimitError, TfmError
+from .ops import encoder, model
+from .ops.model import position_tables
 from .ops.quant import Blocks
 
 
@@ -99,11 +101,19 @@ def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-class ArrayCache:
-    """Keys and values as NumPy arrays, a pair [B, G, L, K] a layer; dead after its first use."""
+Pairs = list[tuple[np.ndarray, np.ndarray]]
 
-    def __init__(self, lengths: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        self._lengths, self._layers = lengths, layers
+
+class ArrayCache:
+    """Keys and values as NumPy arrays, a pair [B, G, L, K] a layer; dead after its first use.
+
+    `memory` is what a decoder reads of an encoder's output: pairs [B, G, S, K] and lengths [B].
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, layers: Pairs, memory: tuple[Pairs, np.ndarray] | None = None
+    ) -> None:
+        self._lengths, self._layers, self.memory = lengths, layers, memory
 
     @property
     def lengths(self) -> np.ndarray:
@@ -113,7 +123,7 @@ class ArrayCache:
     def capacity(self) -> int:
         return self._layers[0][0].shape[2] if self._layers else 0
 
-    def take(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def take(self) -> Pairs:
         """The arrays, once: whoever asks again holds a cache that another engine has overwritten."""
         layers, self._layers = self._layers, []
         if not layers:
@@ -121,21 +131,34 @@ class ArrayCache:
         return layers
 
     def truncate(self, lengths: np.ndarray) -> ArrayCache:
-        return ArrayCache(check_lengths(self._lengths, lengths), self.take())
+        return ArrayCache(check_lengths(self._lengths, lengths), self.take(), self.memory)
 
     def select(self, rows: np.ndarray) -> ArrayCache:
         rows = check_rows(len(self._lengths), rows)
-        return ArrayCache(self._lengths[rows], [(k[rows], v[rows]) for k, v in self.take()])
+        memory = self.memory
+        if memory is not None:
+            memory = [(k[rows], v[rows]) for k, v in memory[0]], memory[1][rows]
+        return ArrayCache(self._lengths[rows], [(k[rows], v[rows]) for k, v in self.take()], memory)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The functions that an engine is made of, with the signatures of `ops.model` and `ops.encoder`."""
+
+    model: Callable[..., Any]
+    encode: Callable[..., Any]
+    memory: Callable[..., Any]
+    predict: Callable[..., Any]
 
 
 class ArrayEngine:
-    """An engine whose cache is NumPy arrays; `forward` has the signature of `ops.model.model`.
+    """An engine whose cache is NumPy arrays, made of the functions in `forward`.
 
     It computes in the weights' type. The tables of cosines and sines double when they are outgrown;
     each step hands `forward` just the cache rows that exist.
     """
 
-    def __init__(self, config: Config, params: Any, forward: Callable[..., Any]) -> None:
+    def __init__(self, config: Config, params: Any, forward: Forward) -> None:
         self.config, self.params, self.forward = config, params, forward
         self._tables: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self._rows = 0
@@ -150,13 +173,64 @@ class ArrayEngine:
             }
         return {rope: (cos[:rows], sin[:rows]) for rope, (cos, sin) in self._tables.items()}
 
-    def start(self, batch: int = 1) -> ArrayCache:
-        """An empty cache for `batch` rows."""
+    def start(
+        self,
+        batch: int = 1,
+        encoder_ids: np.ndarray | None = None,
+        encoder_lengths: np.ndarray | None = None,
+    ) -> ArrayCache:
+        """An empty cache for `batch` rows; a model with an encoder reads the rows of its text [B, S] first.
+
+        Raises ConfigError for a model that has no decoder, and for an encoder's text that is there
+        without an encoder, or missing with one.
+        """
+        if self.config.decoder is None:
+            raise ConfigError("a model without a decoder has no steps: use encode and predict")
+        if (encoder_ids is None) == (self.config.encoder is not None):
+            needs, has = ("needs", "has none") if encoder_ids is None else ("takes no", "got one")
+            raise ConfigError(f"start {needs} encoder_ids for this model, {has}")
+        memory = None
+        if encoder_ids is not None:
+            if len(encoder_ids) != batch:
+                raise LimitError(f"encoder_ids must have {batch} rows, got {len(encoder_ids)}")
+            states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
+            memory = self.forward.memory(states, self.params, config=self.config), lengths
         empty = [
             np.zeros((batch, layer.attention.groups, 0, layer.attention.head_size), self.dtype)
-            for layer in self.config.decoder.layers
+            for layer in self.config.layers
         ]
-        return ArrayCache(np.zeros(batch, np.int64), [(e, e) for e in empty])
+        return ArrayCache(np.zeros(batch, np.int64), [(e, e) for e in empty], memory)
+
+    def encode(
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The encoder's vectors [B, T, D] of the ids [B, T], of which `lengths` [B] are real."""
+        return self._encoded(ids, lengths, types)[0]
+
+    def predict(
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What an encoder's head says of the ids: see `ops.encoder.predict`."""
+        if self.config.decoder is not None:
+            raise ConfigError("a model with a decoder predicts step by step: use start and step")
+        states, lengths = self._encoded(ids, lengths, types)
+        return self.forward.predict(states, lengths, self.params, config=self.config)
+
+    def _encoded(
+        self, ids: np.ndarray, lengths: np.ndarray | None, types: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.config.encoder is None:
+            raise ConfigError("a model without an encoder can't encode")
+        ids, lengths, _ = check_step(self.config, ids, np.zeros(len(ids), np.int64), lengths, None)
+        if types is not None:
+            types, rows = np.asarray(types, np.int64), self.config.embedding.types or 0
+            if types.shape != ids.shape or types.min() < 0 or types.max() >= rows:
+                shape = list(ids.shape)
+                raise LimitError(
+                    f"types must be {shape} numbers from 0 to {rows - 1}, got {types.tolist()!r:.80}"
+                )
+        tables = self._ropes(ids.shape[1])
+        return self.forward.encode(ids, lengths, tables, self.params, types, config=self.config), lengths
 
     def step(
         self,
@@ -170,25 +244,28 @@ class ArrayEngine:
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         rows = int(past.max()) + tokens.shape[1]
         layers = [(_room(k, rows), _room(v, rows)) for k, v in cache.take()]
-        logits, layers = self.forward(
-            tokens, past, at, self._ropes(rows), layers, self.params, config=self.config
+        memory = cache.memory
+        logits, layers = self.forward.model(
+            tokens, past, at, self._ropes(rows), layers, self.params, memory, config=self.config
         )
-        return logits, ArrayCache(past + lengths, layers)
+        return logits, ArrayCache(past + lengths, layers, memory)
 
 
 def _dtype(params: Any) -> np.dtype:
     """The type that the weights compute in, from the smallest leaf that every model has or may have."""
-    if "norm" in params["decoder"]:
-        return params["decoder"]["norm"]["weight"].dtype
+    for stack in ("decoder", "encoder"):
+        if "norm" in params.get(stack, {}):
+            return params[stack]["norm"]["weight"].dtype
     table = params["embedding"]["table"]
     return table.scale.dtype if isinstance(table, Blocks) else table.dtype
 
 
 class NumpyEngine(ArrayEngine):
-    """The specification, run: `ops.model` itself."""
+    """The specification, run: `ops.model` and `ops.encoder` themselves."""
 
     def __init__(self, config: Config, params: Any) -> None:
-        super().__init__(config, params, model)
+        functions = Forward(model.model, encoder.encode, encoder.memory, encoder.predict)
+        super().__init__(config, params, functions)
 
 
 def _room(cache: np.ndarray, rows: int) -> np.ndarray:

@@ -1,11 +1,14 @@
 """Params: a nested dict of arrays, and the one place that says which arrays a Config needs.
 
-    embedding.table                 N, D
-    decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, mlp_*)
+    embedding                       table N,D  types _,D
+    encoder, decoder                positions _,D  first_norm  relative_bias W,H  layers  norm
+    decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo  q_norm k_norm
+    decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
-    decoder.norm                    weight D, bias D
-    head.table                      N, D                  (absent when tied to embedding.table)
+    head.dense                      weight D,D  bias D    (and head.norm)
+    head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
+    head.out                        weight D,F  bias F    (F labels, or 2 for Answer)
 
 Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
 functions in `ops`, so a call reads `gated_mlp(x, **tree["mlp"])`.
@@ -18,41 +21,96 @@ from typing import Any
 
 import numpy as np
 
-from .config import Attention, Config, Gated, LayerNorm, Mlp, Norm
+from .config import (
+    LM,
+    Answer,
+    Attention,
+    Classify,
+    Config,
+    Gated,
+    Head,
+    LayerNorm,
+    Learned,
+    MaskedLM,
+    Mlp,
+    Norm,
+    Pool,
+    RelativeBias,
+    Stack,
+    Tag,
+)
 
 Tree = Mapping[str, Any]
+Shapes = dict[str, tuple[int, ...]]
+
+# Small tables whose rows are added to vectors or scores, never multiplied: they stay in float.
+ADDED = ("positions", "types", "relative_bias")
 
 
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def shapes(config: Config) -> Shapes:
     """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
-    d = config.embedding.width
-    found: dict[str, tuple[int, ...]] = {"embedding.table": (config.embedding.vocabulary, d)}
-    for i, layer in enumerate(config.decoder.layers):
-        at = f"decoder.layers.{i}."
+    e = config.embedding
+    found: Shapes = {"embedding.table": (e.vocabulary, e.width)}
+    if e.types is not None:
+        found["embedding.types"] = (e.types, e.width)
+    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+        if stack is not None:
+            found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width).items()}
+    return found | {
+        f"head.{leaf}": shape for leaf, shape in _head(config.head, e.vocabulary, e.width).items()
+    }
+
+
+def _stack(stack: Stack, d: int) -> Shapes:
+    found: Shapes = {}
+    if isinstance(stack.positions, Learned):
+        found["positions"] = (stack.positions.offset + stack.positions.size, d)
+    found |= _norm("first_norm.", stack.first_norm, d)
+    for a in (layer.attention for layer in stack.layers):
+        if isinstance(a.position, RelativeBias):
+            found["relative_bias"] = (a.position.buckets, a.heads)
+    for i, layer in enumerate(stack.layers):
+        at = f"layers.{i}."
+        cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
         for part, sublayer, leaves in (
             ("attn", layer.attention, _attention(layer.attention, d)),
+            *cross,
             ("mlp", layer.mlp, _mlp(layer.mlp, d)),
         ):
             found |= _norm(f"{at}{part}_pre.", sublayer.pre, d)
             found |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
             found |= _norm(f"{at}{part}_post.", sublayer.post, d)
             found |= _norm(f"{at}{part}_after.", sublayer.after, d)
-    found |= _norm("decoder.norm.", config.decoder.final_norm, d)
-    if not config.head.tied:
-        found["head.table"] = (config.embedding.vocabulary, d)
-    return found
+    return found | _norm("norm.", stack.final_norm, d)
 
 
-def _norm(prefix: str, norm: Norm | None, d: int) -> dict[str, tuple[int, ...]]:
+def _head(head: Head, n: int, d: int) -> Shapes:
+    found: Shapes = {}
+    dense = None if isinstance(head, LM) else head.dense
+    if dense is not None:
+        found |= {"dense.weight": (d, d)} | ({"dense.bias": (d,)} if dense.bias else {})
+        found |= _norm("norm.", dense.norm, d)
+    match head:
+        case LM(tied=tied, bias=bias) | MaskedLM(tied=tied, bias=bias):
+            return found | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
+        case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
+            return found | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
+        case Answer(bias=bias):
+            return found | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
+        case Pool():
+            return found
+
+
+def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
     if norm is None:
         return {}
     bias = isinstance(norm, LayerNorm) and norm.bias
     return {f"{prefix}weight": (d,)} | ({f"{prefix}bias": (d,)} if bias else {})
 
 
-def _attention(a: Attention, d: int) -> dict[str, tuple[int, ...]]:
+def _attention(a: Attention, d: int) -> Shapes:
     q, kv = a.heads * a.head_size, a.groups * a.head_size
-    found: dict[str, tuple[int, ...]] = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
+    found: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
     if a.qkv_bias:
         found |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
     if a.out_bias:
@@ -62,10 +120,10 @@ def _attention(a: Attention, d: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _mlp(mlp: Mlp, d: int) -> dict[str, tuple[int, ...]]:
+def _mlp(mlp: Mlp, d: int) -> Shapes:
     f = mlp.width
-    gate: dict[str, tuple[int, ...]] = {"gate": (d, f)} if isinstance(mlp, Gated) else {}
-    bias: dict[str, tuple[int, ...]] = {}
+    gate: Shapes = {"gate": (d, f)} if isinstance(mlp, Gated) else {}
+    bias: Shapes = {}
     if mlp.bias:
         bias = ({"bgate": (f,)} if gate else {}) | {"bup": (f,), "bdown": (d,)}
     return gate | {"up": (d, f), "down": (f, d)} | bias
@@ -117,7 +175,7 @@ def random(config: Config, rng: np.random.Generator, dtype: Any = np.float32) ->
         normal = rng.standard_normal(shape)
         if len(shape) == 1:
             return (0.2 * normal + (last in ("weight", "q_norm", "k_norm"))).astype(dtype)
-        fan_in = shape[-1] if last == "table" else shape[0]
+        fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
         return (normal * fan_in**-0.5).astype(dtype)
 
     return unflatten({name: draw(name, shape) for name, shape in shapes(config).items()})

@@ -57,7 +57,9 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
         if text == "* <- *":
             yield from (Rule((name,), name, (), False) for name in shapes(config))
             continue
-        for i in range(len(config.decoder.layers)) if "{i}" in text else (0,):
+        encoder = ours.startswith("encoder.") or config.decoder is None
+        stack = config.encoder if encoder else config.decoder
+        for i in range(0 if stack is None else len(stack.layers)) if "{i}" in text else (0,):
             names = tuple(name.strip().replace("{i}", str(i)) for name in ours.split(","))
             yield Rule(names, theirs.replace("{i}", str(i)), tuple(steps.split()), check)
 
@@ -169,7 +171,7 @@ class Leaves:
     def _place(self, name: str, weight: Weight) -> Weight:
         rule, part = self._reads[name]
         if "unpermute" in rule.steps:
-            layer = self._config.decoder.layers[int(name.split(".")[2])].attention
+            layer = self._config.layers[int(name.split(".")[2])].attention
             heads = layer.groups if name.endswith("k") else layer.heads
             order = _unpermute(weight.shape[0], heads)
             weight = _each(weight, lambda a: a[order])

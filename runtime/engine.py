@@ -53,7 +53,7 @@ class OrtEngine:
         else:
             graph = in_float(self.model.read_bytes()) if plain else None
             self.session = open_session(self.model, self.device, options(threads), graph)
-        layers = range(len(self.config.decoder.layers))
+        layers = range(len(self.config.layers))
         self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
         self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]
         self._rooms: list[np.ndarray] = []
@@ -134,7 +134,7 @@ class OrtEngine:
     def _state(self, batch: int, capacity: int) -> State:
         def buffers() -> list[Buffer]:
             made = []
-            for layer in self.config.decoder.layers:
+            for layer in self.config.layers:
                 shape = (batch, layer.attention.groups, capacity, layer.attention.head_size)
                 made += [zeros(shape, self.dtype, self.device) for _ in "kv"]
             return made

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..refimpl import params as trees
-from ..refimpl.config import Config
+from ..refimpl.config import LM, Config
 from ..refimpl.errors import BundleError
 from ..refimpl.ops.block import block, normalize
-from ..refimpl.ops.embedding import embedding, unembedding
-from ..refimpl.ops.model import position_tables
+from ..refimpl.ops.embedding import embedding
+from ..refimpl.ops.model import enter, lm_logits, position_tables, score_biases
 from ..refimpl.ops.quant import Blocks
 from .fidelity import log_softmax
 from .manifest import GOLDEN
@@ -292,37 +292,47 @@ def logits(
             seen(name, leaf)
         return trees.unflatten({name.removeprefix(prefix): leaf for name, leaf in found.items()})
 
-    time = tokens.shape[1]
-    tables = position_tables(np.arange(time), config=config)
+    stack, head, at = config.decoder, config.head, np.arange(tokens.shape[1])
+    assert stack is not None
+    assert isinstance(head, LM)
+    time, tables = len(at), position_tables(at, config=config)
     decoder, scale, table = params["decoder"], config.embedding.scale, params["embedding"]["table"]
     seen("embedding.table", table)
+    parts = ("positions", "first_norm", "relative_bias")
+    added = load({part: decoder[part] for part in parts if part in decoder}, "decoder.")
     ids, which = np.unique(tokens, return_inverse=True)
     streams = []
     for run in runs:
         x = embedding(which.reshape(tokens.shape), run.weights(_rows(table, ids)))
-        streams.append(run.begin(x if scale is None else x * scale))
+        tree = trees.map_leaves(lambda _, leaf, run=run: run.weights(leaf), added)
+        streams.append(run.begin(enter(x if scale is None else x * scale, at[None], tree, stack=stack)))
     del table
-    for i, layer in enumerate(config.decoder.layers):
+    for i, layer in enumerate(stack.layers):
         leaves = load(decoder["layers"][i], f"decoder.layers.{i}.")
-        for at, run in enumerate(runs):
-            x = streams[at]
+        for place, run in enumerate(runs):
+            x = streams[place]
             near = {rope: (c.astype(run.dtype), s.astype(run.dtype)) for rope, (c, s) in tables.items()}
+            tree = trees.map_leaves(lambda _, leaf, run=run: run.weights(leaf), added)
+            near |= score_biases(at[None], at, tree, run.dtype, stack=stack, bidirectional=False)
             empty = np.zeros((len(x), layer.attention.groups, time, layer.attention.head_size), run.dtype)
             tree = trees.map_leaves(lambda _, leaf, run=run: run.weights(leaf), leaves)
             x, _ = block(x, (empty, empty), np.zeros(len(x), np.int64), near, tree, config=layer)
-            streams[at] = run.round(x)
+            streams[place] = run.round(x)
     norm = load(decoder["norm"], "decoder.norm.") if "norm" in decoder else None
-    streams = [normalize(x, norm, norm=config.decoder.final_norm) for x in streams]
-    table = params["embedding" if config.head.tied else "head"]["table"]
-    if not config.head.tied:
-        seen("head.table", table)
+    streams = [normalize(x, norm, norm=stack.final_norm) for x in streams]
+    table = params["embedding" if head.tied else "head"]["table"]
+    bias = params["head"]["bias"] if head.bias else None
+    for name, leaf in (("head.table", None if head.tied else table), ("head.bias", bias)):
+        if leaf is not None:
+            seen(name, leaf)
     made: list[list[Array]] = [[] for _ in runs]
     for start in range(0, config.embedding.vocabulary, ROWS):
         some = _rows(table, slice(start, start + ROWS))
-        for at, run in enumerate(runs):
-            y = unembedding(streams[at].astype(run.dtype), run.weights(some))
-            cap = config.head.softcap
-            made[at].append(y if cap is None else cap * np.tanh(y / cap))
+        few = None if bias is None else bias[start : start + ROWS]
+        for place, run in enumerate(runs):
+            own = None if few is None else few.astype(run.dtype)
+            x = streams[place].astype(run.dtype)
+            made[place].append(lm_logits(x, run.weights(some), own, head=head))
     return [np.concatenate(parts, axis=-1).astype(np.float64) for parts in made]
 
 

@@ -5,55 +5,105 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
+    Alibi,
+    Answer,
     Attention,
+    Classify,
     Config,
+    Dense,
+    DynamicNTK,
     Embedding,
     Full,
     Gated,
+    Head,
     Layer,
     LayerNorm,
+    Learned,
     LinearScaling,
     Llama3Scaling,
+    LongRope,
+    MaskedLM,
     Norm,
     Plain,
+    Pool,
+    Position,
+    RelativeBias,
     RMSNorm,
     Rope,
+    Scaling,
+    Sinusoidal,
     Stack,
+    Tag,
     Window,
+    Yarn,
 )
 
+CONTEXT = 32
+
 eps = st.sampled_from((1e-6, 1e-2))
-norms: st.SearchStrategy[Norm | None] = st.one_of(
-    st.none(), st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans())
+some_norms: st.SearchStrategy[Norm] = st.one_of(
+    st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans())
 )
-kinds = st.sampled_from(("relu", "gelu", "gelu_tanh", "silu"))
-scalings = st.one_of(
-    st.none(),
-    st.builds(LinearScaling, st.sampled_from((2.0, 8.0))),
-    st.builds(Llama3Scaling, st.just(8.0), st.just(1.0), st.just(4.0), st.sampled_from((8, 64))),
-)
+norms: st.SearchStrategy[Norm | None] = st.one_of(st.none(), some_norms)
+kinds = st.sampled_from(("relu", "gelu", "gelu_tanh", "silu", "tanh"))
 mlps = st.one_of(
     st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
     st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
 )
+originals = st.sampled_from((8, 64))  # below and above the context
+
+
+def scalings(pairs: int) -> st.SearchStrategy[Scaling | None]:
+    divisors = st.lists(st.sampled_from((1.0, 1.5, 4.0)), min_size=pairs, max_size=pairs).map(tuple)
+    magnitudes = st.sampled_from((None, 1.25))
+    return st.one_of(
+        st.none(),
+        st.builds(LinearScaling, st.sampled_from((2.0, 8.0))),
+        st.builds(DynamicNTK, st.sampled_from((1.0, 4.0)), originals),
+        st.builds(
+            Yarn,
+            st.just(4.0),
+            originals,
+            st.sampled_from((32.0, 2.0)),
+            st.just(1.0),
+            st.booleans(),
+            magnitudes,
+        ),
+        st.builds(LongRope, divisors, divisors, originals, st.sampled_from((1.0, 1.25))),
+        st.builds(Llama3Scaling, st.just(8.0), st.just(1.0), st.just(4.0), originals),
+    )
 
 
 @st.composite
-def attentions(draw: st.DrawFn) -> Attention:
-    groups, size = draw(st.integers(1, 2)), draw(st.integers(1, 6))
-    rope = None
-    if size > 1 and draw(st.booleans()):
-        dims = 2 * draw(st.integers(1, size // 2))
-        rope = Rope(draw(st.sampled_from((10.0, 1e4))), dims, draw(st.booleans()), draw(scalings))
+def positions(draw: st.DrawFn, size: int, shared: RelativeBias | None) -> Position | None:
+    """A position of an attention with heads of this size; `shared` is what its stack's layers share."""
+    kind = draw(st.sampled_from(("none", "alibi", "bias", "rope")))
+    if kind == "rope" and size > 1:
+        pairs = draw(st.integers(1, size // 2))
+        return Rope(draw(st.sampled_from((10.0, 1e4))), 2 * pairs, draw(st.booleans()), draw(scalings(pairs)))
+    if kind == "alibi":
+        return Alibi(draw(st.sampled_from((8.0, 4.0))))
+    return shared if kind == "bias" else None
+
+
+@st.composite
+def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: bool = False) -> Attention:
+    """An attention; one that shares a table of biases has this number of heads."""
+    size = draw(st.integers(1, 6))
+    position = None if cross else draw(positions(size, shared))
+    if position != shared or position is None:
+        heads = draw(st.integers(1, 3)) * draw(st.integers(1, 2))
+    groups = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
+    windows = st.one_of(st.just(Full()), st.builds(Window, st.integers(1, 4)))
     return Attention(
-        heads=groups * draw(st.integers(1, 3)),
+        heads=heads,
         groups=groups,
         head_size=size,
-        position=rope,
-        pattern=draw(st.one_of(st.just(Full()), st.builds(Window, st.integers(1, 4)))),
+        position=position,
+        pattern=Full() if cross else draw(windows),
         qkv_bias=draw(st.booleans()),
         out_bias=draw(st.booleans()),
-        qk_norm=draw(st.one_of(st.none(), st.builds(RMSNorm, eps))),
+        qk_norm=None if cross else draw(st.one_of(st.none(), st.builds(RMSNorm, eps))),
         scale=draw(st.sampled_from((None, 0.7))),
         softcap=draw(st.sampled_from((None, 3.0))),
         pre=draw(norms),
@@ -62,16 +112,56 @@ def attentions(draw: st.DrawFn) -> Attention:
     )
 
 
-layers = st.builds(Layer, attentions(), mlps, st.booleans())
+@st.composite
+def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
+    """A stack; `crossed` if its layers read another one."""
+    shared = draw(st.one_of(st.none(), st.just(RelativeBias(6, 9))))
+    heads = draw(st.integers(1, 3))
+    layers = []
+    for _ in range(draw(st.integers(1, 2))):
+        cross = draw(attentions(None, heads, cross=True)) if crossed else None
+        parallel = not crossed and draw(st.booleans())
+        layers.append(Layer(draw(attentions(shared, heads)), draw(mlps), parallel, cross))
+    places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
+    if width % 2 == 0:
+        places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))
+    return Stack(tuple(layers), draw(norms), draw(st.one_of(places)), draw(norms))
+
+
+scales = st.sampled_from((None, 3.0))
+lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())
+denses = st.one_of(st.none(), st.builds(Dense, st.one_of(st.none(), kinds), st.booleans(), norms))
+poolings = st.sampled_from(("first", "last", "mean", "max"))
+heads: st.SearchStrategy[Head] = st.one_of(
+    st.builds(MaskedLM, st.booleans(), denses, st.booleans()),
+    st.builds(Classify, st.integers(1, 4), poolings, denses, st.booleans()),
+    st.builds(Tag, st.integers(1, 4), denses, st.booleans()),
+    st.builds(Answer, denses, st.booleans()),
+    st.builds(Pool, poolings, denses, st.booleans()),
+)
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
-    return Config(
-        embedding=Embedding(
-            draw(st.integers(2, 12)), draw(st.integers(1, 8)), draw(st.sampled_from((None, 3.0)))
-        ),
-        decoder=Stack(tuple(draw(st.lists(layers, min_size=1, max_size=2))), draw(norms)),
-        head=LM(draw(st.booleans()), draw(st.sampled_from((None, 2.0)))),
-        context=32,
-    )
+    """A decoder alone."""
+    width = draw(st.integers(1, 8))
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
+    return Config(embedding, draw(stacks(width=width)), draw(lms), CONTEXT)
+
+
+@st.composite
+def encoders(draw: st.DrawFn) -> Config:
+    """An encoder alone, with any of the heads."""
+    width = draw(st.integers(1, 8))
+    types = draw(st.sampled_from((None, 1, 2)))
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types)
+    return Config(embedding, None, draw(heads), CONTEXT, draw(stacks(width=width)))
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> Config:
+    """A decoder that reads an encoder; depths and heads differ."""
+    width = draw(st.integers(1, 8))
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
+    decoder, encoder = draw(stacks(width=width, crossed=True)), draw(stacks(width=width))
+    return Config(embedding, decoder, draw(lms), CONTEXT, encoder)

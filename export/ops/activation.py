@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu"]
+__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -41,11 +41,16 @@ def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return functional.gelu(x, approximate="tanh")
 
 
+def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """Tanh."""
+    return torch.tanh(x)
+
+
 @seam
 def activation(
     x: Float[Array, "B T F"],
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "B T F"]:
     """The nonlinearity that a Config names."""
-    return {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}[kind](x)
+    return {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "tanh": tanh}[kind](x)

@@ -41,6 +41,7 @@ def attention_weights(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
     mask: Bool[Array, "B T S"] | None = None,
+    bias: Float[Array, "B H T S"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
@@ -52,7 +53,10 @@ def attention_weights(
     scores = grouped @ k.permute(0, 2, 3, 1).unsqueeze(2)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    return softmax(scores.flatten(1, 2), None if mask is None else mask.unsqueeze(1))
+    scores = scores.flatten(1, 2)
+    if bias is not None:
+        scores = scores + bias
+    return softmax(scores, None if mask is None else mask.unsqueeze(1))
 
 
 def attend(
@@ -60,12 +64,13 @@ def attend(
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G V"],
     mask: Bool[Array, "B T S"] | None = None,
+    bias: Float[Array, "B H T S"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """The weights' heads split as the queries' were; values broadcast over a group's members."""
-    weights = attention_weights(q, k, mask, scale=scale, softcap=softcap)
+    weights = attention_weights(q, k, mask, bias, scale=scale, softcap=softcap)
     grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)
     return grouped.flatten(1, 2).transpose(1, 2)
 
@@ -80,6 +85,7 @@ def cached_attention(
     past: Index[Array, " B", "< O+1"],
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
+    bias: Float[Array, "B H T L"] | None = None,
     *,
     window: int | None = None,
     scale: float | None = None,
@@ -95,7 +101,7 @@ def cached_attention(
     k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
     mask = causal_mask(at, torch.arange(k_cache.shape[2], device=at.device), window=window)
     keys, values = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
-    return attend(q, keys, values, mask, scale=scale, softcap=softcap), k_cache, v_cache
+    return attend(q, keys, values, mask, bias, scale=scale, softcap=softcap), k_cache, v_cache
 
 
 @seam
@@ -116,6 +122,7 @@ def attention(
     k_norm: Float[Array, " K"] | None = None,
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
+    bias: Float[Array, "B H T L"] | None = None,
     *,
     norm_eps: float = 1e-6,
     window: int | None = None,
@@ -133,7 +140,7 @@ def attention(
     if k_norm is not None:
         k = rms_norm(k, k_norm, eps=norm_eps)
     y, k_cache, v_cache = cached_attention(
-        q, k, v, past_k, past_v, past, cos, sin,
+        q, k, v, past_k, past_v, past, cos, sin, bias,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,
     )  # fmt: skip
     return linear(y.flatten(-2), wo, bo), k_cache, v_cache

@@ -24,7 +24,7 @@ def plain_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "B T D"]:
     """Two linear maps."""
     return linear(activation(linear(x, up, bup), kind=kind), down, bdown)
@@ -40,7 +40,7 @@ def gated_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "B T D"]:
     """Three linear maps."""
     opened = activation(linear(x, gate, bgate), kind=kind)

@@ -1,24 +1,48 @@
-"""A decoder-only model: tokens in, logits out, cache carried along."""
+"""A decoder: tokens in, logits out, cache carried along; and what its stack shares with an encoder's."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...refimpl.config import Config, LinearScaling, Llama3Scaling, Rope
+from ...refimpl.config import (
+    LM,
+    Alibi,
+    Config,
+    DynamicNTK,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    RelativeBias,
+    Rope,
+    Sinusoidal,
+    Stack,
+    Yarn,
+)
+from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import block, normalize
 from .embedding import embedding, unembedding
-from .position import linear_scaling, llama3_scaling, rope_frequencies, rope_tables
+from .position import learned, rope_frequencies, rope_tables, sinusoidal
+from .quant import Blocks
+from .rope_scaling import (
+    dynamic_ntk_scaling,
+    linear_scaling,
+    llama3_scaling,
+    longrope_scaling,
+    yarn_scaling,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor as Array
 
-__all__ = ["model", "position_tables"]
+__all__ = ["enter", "lm_logits", "model", "position_tables", "score_biases"]
 
 
-def _frequencies(rope: Rope) -> Array:
-    base = rope_frequencies(torch.arange(rope.dims // 2), theta=rope.theta)
+def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
+    """Frequencies, and what cosines and sines are multiplied by."""
     match rope.scaling:
         case Llama3Scaling() as s:
             return llama3_scaling(
@@ -27,16 +51,78 @@ def _frequencies(rope: Rope) -> Array:
                 low_freq_factor=s.low_freq_factor,
                 high_freq_factor=s.high_freq_factor,
                 original_context=s.original_context,
+            ), 1.0
+        case LongRope() as s:
+            short, long = torch.tensor(s.short).double(), torch.tensor(s.long).double()
+            scaled = longrope_scaling(base, short, long, original_context=s.original_context, context=context)
+            return scaled, s.magnitude
+        case Yarn() as s:
+            scaled = yarn_scaling(
+                base,
+                theta=rope.theta,
+                factor=s.factor,
+                beta_fast=s.beta_fast,
+                beta_slow=s.beta_slow,
+                original_context=s.original_context,
+                truncate=s.truncate,
             )
+            usual = 0.1 * math.log(s.factor) + 1 if s.factor > 1 else 1.0
+            return scaled, usual if s.magnitude is None else s.magnitude
+        case DynamicNTK() as s:
+            return dynamic_ntk_scaling(
+                base, factor=s.factor, original_context=s.original_context, context=context
+            ), 1.0
         case LinearScaling() as s:
-            return linear_scaling(base, factor=s.factor)
+            return linear_scaling(base, factor=s.factor), 1.0
         case None:
-            return base
+            return base, 1.0
 
 
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Array, Array]]:
     """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config."""
-    return {rope: rope_tables(positions, _frequencies(rope)) for rope in config.ropes}
+    made = {}
+    for rope in config.ropes:
+        base = rope_frequencies(torch.arange(rope.dims // 2), theta=rope.theta)
+        frequencies, magnitude = _scaled(base, rope, config.context)
+        made[rope] = rope_tables(positions, frequencies, magnitude=magnitude)
+    return made
+
+
+def enter(x: Array, positions: Array, tree: Any, *, stack: Stack) -> Array:
+    """Positions and the first norm."""
+    if isinstance(stack.positions, Learned):
+        x = x + learned(positions, tree["positions"], offset=stack.positions.offset)
+    if isinstance(stack.positions, Sinusoidal):
+        pairs = torch.arange(x.shape[-1] // 2, device=x.device)
+        waves = sinusoidal(
+            positions,
+            rope_frequencies(pairs, theta=stack.positions.theta),
+            interleaved=stack.positions.interleaved,
+        )
+        x = x + waves.to(x.dtype)
+    return normalize(x, tree.get("first_norm"), norm=stack.first_norm)
+
+
+def score_biases(
+    queries: Array, keys: Array, tree: Any, dtype: Any, *, stack: Stack, bidirectional: bool
+) -> dict[Any, Array]:
+    """One bias for all layers of a kind."""
+    kinds = {(layer.attention.position, layer.attention.heads) for layer in stack.layers}
+    made = {}
+    for position, heads in kinds:
+        if isinstance(position, Alibi):
+            slopes = alibi_slopes(torch.arange(heads, device=keys.device), max_bias=position.max_bias)
+            made[position, heads] = alibi_bias(slopes.to(dtype), queries, keys)
+        if isinstance(position, RelativeBias):
+            found = relative_buckets(
+                queries,
+                keys,
+                buckets=position.buckets,
+                max_distance=position.max_distance,
+                bidirectional=bidirectional,
+            )
+            made[position, heads] = relative_bias(found, tree["relative_bias"])
+    return made
 
 
 def model(
@@ -46,19 +132,37 @@ def model(
     tables: Any,
     cache: list[tuple[Array, Array]],
     tree: Any,
+    read: tuple[list[tuple[Array, Array]], Array] | None = None,
     *,
     config: Config,
 ) -> tuple[Array, list[tuple[Array, Array]]]:
     """Layers in order; the wanted positions are gathered before the last norm."""
-    decoder, cap = tree["decoder"], config.head.softcap
+    stack, head, decoder = config.decoder, config.head, tree["decoder"]
+    assert stack is not None
+    assert isinstance(head, LM)
     x = embedding(tokens, tree["embedding"]["table"])
     if config.embedding.scale is not None:
         x = config.embedding.scale * x
+    queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
+    keys = torch.arange(cache[0][0].shape[2], device=past.device)
+    x = enter(x, queries, decoder, stack=stack)
+    near = {**tables, **score_biases(queries, keys, decoder, x.dtype, stack=stack, bidirectional=False)}
     new = []
-    for i, layer in enumerate(config.decoder.layers):
-        x, pair = block(x, cache[i], past, tables, decoder["layers"][i], config=layer)
+    for i, layer in enumerate(stack.layers):
+        memory = None if read is None else (*read[0][i], read[1])
+        x, pair = block(x, cache[i], past, near, decoder["layers"][i], memory, config=layer)
         new.append(pair)
     wanted = x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-    wanted = normalize(wanted, decoder.get("norm"), norm=config.decoder.final_norm)
-    logits = unembedding(wanted, tree["embedding" if config.head.tied else "head"]["table"])
-    return logits if cap is None else torch.tanh(logits / cap) * cap, new
+    wanted = normalize(wanted, decoder.get("norm"), norm=stack.final_norm)
+    table = tree["embedding" if head.tied else "head"]["table"]
+    return lm_logits(wanted, table, tree.get("head", {}).get("bias"), head=head), new
+
+
+def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
+    """MatMul with the transposed table, and what the head does to its result."""
+    logits, cap = unembedding(x, table), head.softcap
+    if head.scale is not None:
+        logits = head.scale * logits
+    if bias is not None:
+        logits = bias + logits
+    return logits if cap is None else torch.tanh(logits / cap) * cap

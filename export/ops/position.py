@@ -1,17 +1,38 @@
-"""Rotary positions: pairs of a head's elements turned by an angle that grows with the position."""
+"""Positions: vectors added to the tokens', or pairs of a head's elements turned (rotary)."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
-__all__ = ["linear_scaling", "llama3_scaling", "rope_frequencies", "rope_tables", "rotate"]
+__all__ = ["learned", "rope_frequencies", "rope_tables", "rotate", "sinusoidal"]
+
+
+def learned(
+    positions: Int[Array, "B T"],
+    table: Float[Array, "M D"],
+    *,
+    offset: int = 0,
+) -> Float[Array, "B T D"]:
+    """Gather."""
+    return functional.embedding((positions + offset).clamp(max=table.shape[0] - 1), table)
+
+
+def sinusoidal(
+    positions: Int[Array, "B T"],
+    frequencies: Float[Array, " J"],
+    *,
+    interleaved: bool = False,
+) -> Float[Array, "B T 2*J"]:
+    """Both waves as an axis of their own, before the pairs or after them, and flattened."""
+    angles = positions.to(frequencies.dtype).unsqueeze(-1) * frequencies
+    return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
 
 
 def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, " J"]:
@@ -19,34 +40,15 @@ def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, "
     return 1 / theta ** (pairs.double() / pairs.shape[0])
 
 
-def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
-    """Div."""
-    return frequencies / factor
-
-
-def llama3_scaling(
-    frequencies: Float[Array, " J"],
-    *,
-    factor: float,
-    low_freq_factor: float,
-    high_freq_factor: float,
-    original_context: int,
-) -> Float[Array, " J"]:
-    """Three cases, told apart by the turns that a pair makes in the original context."""
-    turns = frequencies * (original_context / (2 * math.pi))
-    kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    blend = torch.lerp(frequencies / factor, frequencies, kept)
-    long = torch.where(turns < low_freq_factor, frequencies / factor, blend)
-    return torch.where(turns > high_freq_factor, frequencies, long)
-
-
 def rope_tables(
     positions: Int[Array, " M"],
     frequencies: Float[Array, " J"],
+    *,
+    magnitude: float = 1.0,
 ) -> tuple[Float[Array, "M J"], Float[Array, "M J"]]:
     """Cosine and sine of an outer product."""
     angles = torch.outer(positions.to(frequencies.dtype), frequencies)
-    return angles.cos(), angles.sin()
+    return angles.cos() * magnitude, angles.sin() * magnitude
 
 
 def rotate(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Config
+from ...refimpl.config import Alibi, Config, RelativeBias, Rope
 from ..ops import activation as activations
 from ..ops import norm as norms
 from ..ops.attention import cached_attention
@@ -178,6 +178,7 @@ def attention(
     k_norm: Tensor | None = None,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
+    bias: Tensor | None = None,
     norm_eps: float = 1e-6,
     window: int | None = None,
     scale: float | None = None,
@@ -216,7 +217,7 @@ def attention(
             q.reshape(batch, time, heads, size),
             k.reshape(batch, time, groups, size),
             v.reshape(batch, time, groups, size),
-            past_k, past_v, past, cos, sin,
+            past_k, past_v, past, cos, sin, bias,
             window=window, scale=scale, softcap=softcap, interleaved=interleaved,
         )  # fmt: skip
         return linear(y.reshape(batch, time, widths[0]), wo, bo), k_cache, v_cache
@@ -248,14 +249,16 @@ def attention(
 def refusals(config: Config) -> list[str]:
     """Why GroupQueryAttention can't take this Config; empty when it can."""
     reasons = []
-    for i, layer in enumerate(config.decoder.layers):
+    for i, layer in enumerate(config.layers):
         a = layer.attention
-        rotary = a.position is not None
+        rotary = isinstance(a.position, Rope)
         step = 16 if rotary else 8
-        if a.head_size % step:
+        if isinstance(a.position, Alibi | RelativeBias):
+            reasons.append(f"scores with a bias need the standard form, got {type(a.position).__name__}")
+        elif a.head_size % step:
             kind = " with rotary positions" if rotary else ""
             reasons.append(f"head size{kind} must be a multiple of {step}, got {a.head_size}")
-        elif a.position is not None and a.position.dims % 16:
+        elif isinstance(a.position, Rope) and a.position.dims % 16:
             reasons.append(f"rotary dims must be a multiple of 16, got {a.position.dims}")
         else:
             continue

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu"]
+__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -47,10 +47,15 @@ def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """tanh(x): BERT's pooler."""
+    return np.tanh(x)
+
+
 def activation(
     x: Float[Array, "B T F"],
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "B T F"]:
     """The nonlinearity that a Config names."""
     match kind:
@@ -62,3 +67,5 @@ def activation(
             return gelu_tanh(x)
         case "silu":
             return silu(x)
+        case "tanh":
+            return tanh(x)

@@ -43,15 +43,17 @@ def attention_weights(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
     mask: Bool[Array, "B T S"] | None = None,
+    bias: Float[Array, "B H T S"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """softmax(scale · q kᵀ), for each query head (Vaswani et al. 2017, eq. 1).
+    """softmax(scale · q kᵀ + bias), for each query head (Vaswani et al. 2017, eq. 1).
 
     Head h reads key head h // R, R = H / G (grouped-query attention, Ainslie et al. 2023).
-    Conventions: scale None is 1/√K. The soft cap, cap · tanh(score / cap), comes before the mask:
-    after it, a masked −∞ would become −cap and leak.
+    Conventions: scale None is 1/√K. The order is scale, soft cap, bias, mask. The cap,
+    cap · tanh(score / cap), bounds what queries and keys say, not what positions add; after the mask,
+    it would make −cap of −∞ and leak. ONNX's Attention takes the bias as a float mask, in this order too.
     """
     b, t, h, size = q.shape
     g = k.shape[2]
@@ -62,6 +64,8 @@ def attention_weights(
     scores = scores.reshape(b, h, t, k.shape[1])
     if softcap is not None:
         scores = softcap * np.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
     return softmax(scores, None if mask is None else mask[:, None])
 
 
@@ -70,12 +74,13 @@ def attend(
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G V"],
     mask: Bool[Array, "B T S"] | None = None,
+    bias: Float[Array, "B H T S"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """Σ_s weights[s] · v[s], head by head, with the weights of `attention_weights`."""
-    weights = attention_weights(q, k, mask, scale=scale, softcap=softcap)
+    weights = attention_weights(q, k, mask, bias, scale=scale, softcap=softcap)
     b, h, t, s = weights.shape
     g = v.shape[2]
     grouped = weights.reshape(b, g, h // g * t, s) @ v.transpose(0, 2, 1, 3)
@@ -91,6 +96,7 @@ def cached_attention(
     past: Index[Array, " B", "< O+1"],
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
+    bias: Float[Array, "B H T L"] | None = None,
     *,
     window: int | None = None,
     scale: float | None = None,
@@ -101,9 +107,10 @@ def cached_attention(
 
     `past[b]` tokens of row b are in the cache; token t of the call stands at past[b] + t and sees
     the keys up to itself. Gives the attention's output and the two new caches.
-    Conventions: keys are cached after the rotation. A row padded on the right needs no mask, since
-    a real token never sees a later one; what comes out at padding is unspecified, and so are cache
-    rows past a row's valid length. `append` says what the capacity must hold.
+    Conventions: keys are cached after the rotation; `bias` has a number for each place of the cache.
+    A row padded on the right needs no mask, since a real token never sees a later one; what comes out
+    at padding is unspecified, and so are cache rows past a row's valid length. `append` says what the
+    capacity must hold.
     """
     at = past[:, None] + np.arange(q.shape[1])[None, :]
     if cos is not None and sin is not None:
@@ -112,7 +119,7 @@ def cached_attention(
     k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
     mask = causal_mask(at, np.arange(k_cache.shape[2]), window=window)
     keys, values = k_cache.transpose(0, 2, 1, 3), v_cache.transpose(0, 2, 1, 3)
-    return attend(q, keys, values, mask, scale=scale, softcap=softcap), k_cache, v_cache
+    return attend(q, keys, values, mask, bias, scale=scale, softcap=softcap), k_cache, v_cache
 
 
 def attention(
@@ -132,6 +139,7 @@ def attention(
     k_norm: Float[Array, " K"] | None = None,
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
+    bias: Float[Array, "B H T L"] | None = None,
     *,
     norm_eps: float = 1e-6,
     window: int | None = None,
@@ -154,7 +162,7 @@ def attention(
     if k_norm is not None:
         k = rms_norm(k, k_norm, eps=norm_eps)
     y, k_cache, v_cache = cached_attention(
-        q, k, v, past_k, past_v, past, cos, sin,
+        q, k, v, past_k, past_v, past, cos, sin, bias,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,
     )  # fmt: skip
     return linear(y.reshape(b, t, -1), wo, bo), k_cache, v_cache

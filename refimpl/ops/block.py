@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..config import Attention, Gated, Layer, LayerNorm, Mlp, Norm, Plain, RMSNorm, Window
+from ..config import (
+    Alibi,
+    Attention,
+    Full,
+    Gated,
+    Layer,
+    LayerNorm,
+    Mlp,
+    Norm,
+    Plain,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+    Window,
+)
 from .attention import attention
+from .cross_attention import cross_attention
 from .mlp import gated_mlp, plain_mlp
 from .norm import layer_norm, rms_norm
+from .self_attention import self_attention
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
-__all__ = ["block", "normalize"]
+__all__ = ["block", "encoder_block", "normalize"]
 
 
 def normalize(x: Array, tree: Any, *, norm: Norm | None) -> Array:
@@ -26,19 +43,23 @@ def normalize(x: Array, tree: Any, *, norm: Norm | None) -> Array:
             return layer_norm(x, **tree, eps=eps)
 
 
-def _attend(
-    x: Array, cache: tuple[Array, Array], past: Array, tables: Any, tree: Any, config: Attention
-) -> tuple[Array, Array, Array]:
-    rope = config.position
-    cos, sin = (None, None) if rope is None else tables[rope]
-    return attention(
-        x, *cache, past, **tree, cos=cos, sin=sin,
-        norm_eps=1e-6 if config.qk_norm is None else config.qk_norm.eps,
-        window=config.pattern.size if isinstance(config.pattern, Window) else None,
-        scale=config.scale,
-        softcap=config.softcap,
-        interleaved=rope is not None and rope.interleaved,
-    )  # fmt: skip
+def _settings(config: Attention, tables: Any) -> dict[str, Any]:
+    """What the Config says of a sublayer, as arguments; `tables` holds what its positions need."""
+    found: dict[str, Any] = {"scale": config.scale, "softcap": config.softcap}
+    match config.position:
+        case None:
+            pass
+        case Rope() as rope:
+            cos, sin = tables[rope]
+            found |= {"cos": cos, "sin": sin, "interleaved": rope.interleaved}
+        case Alibi() | RelativeBias():
+            found["bias"] = tables[config.position, config.heads]
+    match config.pattern:
+        case Full():
+            pass
+        case Window(size):
+            found["window"] = size
+    return found if config.qk_norm is None else found | {"norm_eps": config.qk_norm.eps}
 
 
 def _feed(x: Array, tree: Any, config: Mlp) -> Array:
@@ -49,27 +70,60 @@ def _feed(x: Array, tree: Any, config: Mlp) -> Array:
             return plain_mlp(x, **tree, kind=config.activation)
 
 
+def _add(
+    x: Array, given: Array, tree: Any, part: str, config: Attention | Mlp, f: Callable[[Array], Array]
+) -> Array:
+    """after(x + post(f(pre(given)))): a sublayer between its norms, and the residual sum."""
+    y = f(normalize(given, tree.get(f"{part}_pre"), norm=config.pre))
+    y = normalize(y, tree.get(f"{part}_post"), norm=config.post)
+    return normalize(x + y, tree.get(f"{part}_after"), norm=config.after)
+
+
 def block(
     x: Array,
     cache: tuple[Array, Array],
     past: Array,
     tables: Any,
     tree: Any,
+    memory: tuple[Array, Array, Array] | None = None,
     *,
     config: Layer,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """One layer over x [B, T, D]: gives the new x and the layer's new cache.
+    """One layer of a decoder over x [B, T, D]: gives the new x and the layer's new cache.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-J). Each sublayer may also have a norm
     on its output before the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the
-    original post-norm). `tables` maps each Rope to its cosines and sines, [L, J] each.
+    original post-norm). Cross-attention, where the layer has it, is a sublayer between the two, over
+    `memory`: keys and values [B, G, S, K] of the encoder's output and its lengths [B].
+    `tables` maps each Rope to its cosines and sines, [L, J] each, and each other position with its
+    number of heads to its bias [B, H, T, L].
+    """
+    new: list[Array] = []
+
+    def attend(given: Array) -> Array:
+        y, *kept = attention(given, *cache, past, **tree["attn"], **_settings(config.attention, tables))
+        new.extend(kept)
+        return y
+
+    h = _add(x, x, tree, "attn", config.attention, attend)
+    if config.cross is not None and memory is not None:
+        settings = _settings(config.cross, tables)
+        cross = {name: leaf for name, leaf in tree["cross"].items() if name in ("wq", "bq", "wo", "bo")}
+        read = lambda given: cross_attention(given, *memory, **cross, **settings)  # noqa: E731
+        h = _add(h, h, tree, "cross", config.cross, read)
+    feed = lambda given: _feed(given, tree["mlp"], config.mlp)  # noqa: E731
+    y = _add(h, x if config.parallel else h, tree, "mlp", config.mlp, feed)
+    return y, (new[0], new[1])
+
+
+def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer) -> Array:
+    """One layer of an encoder over x [B, T, D], of whose rows the first `lengths` tokens are real.
+
+    As in `block`, but every token sees the whole text; a bias is [B, H, T, T], or [1, H, T, T] for all.
     """
     a, m = config.attention, config.mlp
-    pre = normalize(x, tree.get("attn_pre"), norm=a.pre)
-    y, *new = _attend(pre, cache, past, tables, tree["attn"], a)
-    y = normalize(y, tree.get("attn_post"), norm=a.post)
-    h = normalize(x + y, tree.get("attn_after"), norm=a.after)
-    z = _feed(normalize(x if config.parallel else h, tree.get("mlp_pre"), norm=m.pre), tree["mlp"], m)
-    z = normalize(z, tree.get("mlp_post"), norm=m.post)
-    return normalize(h + z, tree.get("mlp_after"), norm=m.after), (new[0], new[1])
+    given = {**tree["attn"], **_settings(a, tables)}
+    attend = lambda y: self_attention(y, lengths, **given, head_size=a.head_size)  # noqa: E731
+    h = _add(x, x, tree, "attn", a, attend)
+    return _add(h, x if config.parallel else h, tree, "mlp", m, lambda y: _feed(y, tree["mlp"], m))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from numpy import ndarray as Array
 
-__all__ = ["causal_mask"]
+    from ..axes import Index
+
+__all__ = ["causal_mask", "padding_mask", "prefix_mask", "window_mask"]
 
 
 def causal_mask(
@@ -16,12 +20,43 @@ def causal_mask(
     keys: Int[Array, " S"],
     *,
     window: int | None = None,
+    sinks: int = 0,
 ) -> Bool[Array, "B T S"]:
     """True where a key may be seen: key ≤ query, and query − key < window if there is one.
 
     Both are positions in the text, so that a cache changes nothing. Conventions: `window` counts
-    the current token, as transformers' sliding_window does: window = 1 sees only itself.
+    the current token, as transformers' sliding_window does: window = 1 sees only itself. The first
+    `sinks` positions are seen past the window's edge too (Xiao et al. 2023).
     """
     distance = queries[:, :, None] - keys[None, None, :]
     seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
+    return seen if window is None else seen & ((distance < window) | (keys < sinks))
+
+
+def window_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    *,
+    window: int | None = None,
+) -> Bool[Array, "B T S"]:
+    """True where |query − key| < window: as many keys ahead as behind (Beltagy et al. 2020, §3.1).
+
+    Conventions: `window` counts one side and the token itself, so that the earlier half is
+    `causal_mask`'s; a width w written as w/2 on each side is window = w/2 + 1. None sees all.
+    """
+    distance = queries[:, :, None] - keys[None, None, :]
+    return np.ones(distance.shape, bool) if window is None else np.abs(distance) < window
+
+
+def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
+    """True for the keys that stand within their row: rows are padded on the right."""
+    return keys[None, :] < lengths[:, None]
+
+
+def prefix_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    prefix: Index[Array, " B", "< S+1"],
+) -> Bool[Array, "B T S"]:
+    """Causal, but each query sees the whole prefix of its row (Raffel et al. 2020, §3.2.1)."""
+    return causal_mask(queries, keys) | padding_mask(keys, prefix)[:, None]

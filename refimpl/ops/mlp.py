@@ -22,7 +22,7 @@ def plain_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "B T D"]:
     """act(x · up) · down (Vaswani et al. 2017, eq. 2, there with ReLU)."""
     return linear(activation(linear(x, up, bup), kind=kind), down, bdown)
@@ -37,7 +37,7 @@ def gated_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu"],
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "B T D"]:
     """(act(x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU)."""
     hidden = activation(linear(x, gate, bgate), kind=kind) * linear(x, up, bup)

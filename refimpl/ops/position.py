@@ -1,8 +1,7 @@
-"""Rotary positions: pairs of a head's elements turned by an angle that grows with the position."""
+"""Positions: vectors added to the tokens', or pairs of a head's elements turned (rotary)."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,39 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-__all__ = ["linear_scaling", "llama3_scaling", "rope_frequencies", "rope_tables", "rotate"]
+__all__ = ["learned", "rope_frequencies", "rope_tables", "rotate", "sinusoidal"]
+
+
+def learned(
+    positions: Int[Array, "B T"],
+    table: Float[Array, "M D"],
+    *,
+    offset: int = 0,
+) -> Float[Array, "B T D"]:
+    """Row position + offset of a learned table (Gehring et al. 2017).
+
+    Conventions: OPT and BART keep two rows before the first position's, RoBERTa one more than its
+    padding id. A position past the end reads the last row: only a row's padding stands there.
+    """
+    return table[np.minimum(positions + offset, len(table) - 1)]
+
+
+def sinusoidal(
+    positions: Int[Array, "B T"],
+    frequencies: Float[Array, " J"],
+    *,
+    interleaved: bool = False,
+) -> Float[Array, "B T 2*J"]:
+    """sin(position · f_j) and cos(position · f_j) (Vaswani et al. 2017, §3.5; f by `rope_frequencies`).
+
+    Conventions: all sines, then all cosines, as in Marian and Pegasus; in turn with `interleaved`, as
+    in the paper. The product is taken in the frequencies' type, as in `rope_tables`.
+    """
+    angles = positions[:, :, None].astype(frequencies.dtype) * frequencies
+    sin, cos = np.sin(angles), np.cos(angles)
+    if interleaved:
+        return np.stack([sin, cos], axis=-1).reshape(*positions.shape, -1)
+    return np.concatenate([sin, cos], axis=-1)
 
 
 def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, " J"]:
@@ -22,40 +53,21 @@ def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, "
     return theta ** (-(pairs.astype(np.float64) / len(pairs)))
 
 
-def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
-    """All frequencies divided by `factor`: position interpolation (Chen et al. 2023)."""
-    return frequencies / factor
-
-
-def llama3_scaling(
-    frequencies: Float[Array, " J"],
-    *,
-    factor: float,
-    low_freq_factor: float,
-    high_freq_factor: float,
-    original_context: int,
-) -> Float[Array, " J"]:
-    """Long waves divided by `factor`, short ones kept, a blend between (Llama 3.1's reference code).
-
-    With turns = original_context · f / 2π, the share kept is
-    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1).
-    """
-    turns = original_context * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
-    return (1 - kept) * frequencies / factor + kept * frequencies
-
-
 def rope_tables(
     positions: Int[Array, " M"],
     frequencies: Float[Array, " J"],
+    *,
+    magnitude: float = 1.0,
 ) -> tuple[Float[Array, "M J"], Float[Array, "M J"]]:
-    """Cosine and sine of position × frequency.
+    """Cosine and sine of position × frequency, times `magnitude`.
 
+    The magnitude's square multiplies scores, which YaRN and LongRoPE raise for long texts: 0.1 ln s + 1
+    for a text s times as long as the trained ones (Peng et al. 2023, eq. 15).
     Conventions: the product and its cosine are taken in the frequencies' type, float64 by
     `rope_frequencies`; the caller rounds once. Float32 angles lose 2⁻⁹ rad at 131k positions.
     """
     angles = positions[:, None].astype(frequencies.dtype) * frequencies[None, :]
-    return np.cos(angles), np.sin(angles)
+    return magnitude * np.cos(angles), magnitude * np.sin(angles)
 
 
 def rotate(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.ops import activation, attention, mlp, norm, position
+from tfm.refimpl.ops import activation, attention, mlp, norm, position, rope_scaling
 from tolerances import equal, largest
 from torch.nn import functional
 from transformers import LlamaConfig
@@ -113,9 +113,9 @@ def test_rotary_is_transformers(kind: str):
     )
     frequencies = position.rope_frequencies(np.arange(64), theta=settings["rope_theta"])
     if kind == "linear":
-        frequencies = position.linear_scaling(frequencies, factor=4.0)
+        frequencies = rope_scaling.linear_scaling(frequencies, factor=4.0)
     if kind == "llama3":
-        frequencies = position.llama3_scaling(
+        frequencies = rope_scaling.llama3_scaling(
             frequencies, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192
         )
     theirs = LlamaRotaryEmbedding(config)

@@ -32,6 +32,11 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "bits": (8, 4),
     "block": (4, 16),
     "axis": (0, 1),
+    "tile": (2, 7),
+    "chunk": (2, 7),
+    "band": (1, 3),
+    "reach": (1, 2),
+    "first": (1, 2),
 }
 # Parameters that stand side by side, or none of them.
 TOGETHER = {
@@ -62,4 +67,10 @@ ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "activation"})
 MLPS = frozenset({"plain_mlp", "gated_mlp"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
 # Functions of a whole tree: an annotation can't say which one, so tests/export/test_model.py feeds them.
-HAND = frozenset({"block.block", "block.normalize", "model.model", "model.position_tables"})
+HAND = frozenset(
+    {
+        "block.block", "block.encoder_block", "block.normalize",
+        "encoder.encode", "encoder.memory", "encoder.predict",
+        "model.enter", "model.lm_logits", "model.model", "model.position_tables", "model.score_biases",
+    }
+)  # fmt: skip

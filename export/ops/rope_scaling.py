@@ -1,0 +1,87 @@
+"""Rotary frequencies for texts longer than those that a model was trained on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+__all__ = ["dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "yarn_scaling"]
+
+
+def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
+    """Div."""
+    return frequencies / factor
+
+
+def dynamic_ntk_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    factor: float,
+    original_context: int,
+    context: int,
+) -> Float[Array, " J"]:
+    """A geometric row of divisors, from 1 to the stretch."""
+    if context <= original_context:
+        return frequencies
+    stretch = 1 + factor * (context - original_context) / original_context
+    pairs = frequencies.shape[0]
+    powers = torch.linspace(0, math.log(stretch) if pairs > 1 else 0, pairs, dtype=torch.float64)
+    return frequencies / powers.exp().to(frequencies.dtype)
+
+
+def yarn_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    theta: float,
+    factor: float,
+    beta_fast: float,
+    beta_slow: float,
+    original_context: int,
+    truncate: bool = True,
+) -> Float[Array, " J"]:
+    """A blend by weights that are known when the graph is made."""
+    pairs = frequencies.shape[0]
+    waves = math.log(original_context / (2 * math.pi))
+    low, high = (pairs * (waves - math.log(turns)) / math.log(theta) for turns in (beta_fast, beta_slow))
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    width = 0.001 if low == high else high - low
+    share = [min(max((j - low) / width, 0), 1) for j in range(pairs)]
+    divided = torch.tensor(share, dtype=frequencies.dtype)
+    return frequencies * (1 + divided * (1 / factor - 1))
+
+
+def longrope_scaling(
+    frequencies: Float[Array, " J"],
+    short: Float[Array, " J"],
+    long: Float[Array, " J"],
+    *,
+    original_context: int,
+    context: int,
+) -> Float[Array, " J"]:
+    """Div by one of two."""
+    divisors = short if context <= original_context else long
+    return frequencies / divisors
+
+
+def llama3_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_context: int,
+) -> Float[Array, " J"]:
+    """Three cases, told apart by the turns that a pair makes in the original context."""
+    turns = frequencies * (original_context / (2 * math.pi))
+    kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    blend = torch.lerp(frequencies / factor, frequencies, kept)
+    long = torch.where(turns < low_freq_factor, frequencies / factor, blend)
+    return torch.where(turns > high_freq_factor, frequencies, long)

@@ -1,0 +1,75 @@
+"""Numbers added to scores that depend on how far apart query and key stand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
+
+
+def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
+    """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
+
+    `heads` is 0 … H−1; the result is float64.
+    Conventions: the rule is for powers of two. For other numbers the authors' code, and BLOOM's and
+    MPT's after it, gives the first heads the slopes of the power P below H, and the rest every other
+    slope of 2P heads, from the first: the steps between.
+    """
+    power = 2 ** (len(heads).bit_length() - 1)
+    steps = np.where(heads < power, heads + 1, heads - power + 0.5)
+    return 2.0 ** (-max_bias * steps / power)
+
+
+def alibi_bias(
+    slopes: Float[Array, " H"],
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+) -> Float[Array, "B H T S"]:
+    """−slope · |query − key| (Press et al. 2022, eq. in §3; both are positions in the text).
+
+    Conventions: BLOOM adds slope · key, which differs by a number for each query and so gives the
+    same softmax under a causal mask. Keys ahead are lowered like those behind, for encoders.
+    """
+    distance = np.abs(queries[:, :, None] - keys[None, None, :])
+    return -slopes[:, None, None] * distance[:, None].astype(slopes.dtype)
+
+
+def relative_buckets(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    *,
+    buckets: int,
+    max_distance: int,
+    bidirectional: bool,
+) -> Index[Array, "B T S", "< W"]:
+    """Number of the bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
+
+    The first half of the buckets E holds one distance each, 0 … E − 1; in the other half bucket
+    E + ⌊E' ln(d / E) / ln(max_distance / E)⌋ widens with d, and the last one of the E' has all from
+    max_distance on. `bidirectional` splits the buckets: those of keys ahead follow those behind.
+    Conventions: else all keys ahead share bucket 0 with the query's own place: they are masked.
+    """
+    behind = queries[:, :, None] - keys[None, None, :]
+    count = buckets // 2 if bidirectional else buckets
+    distance = np.abs(behind) if bidirectional else np.maximum(behind, 0)
+    exact = count // 2
+    ratio = np.log(np.maximum(distance, exact) / exact) / np.log(max_distance / exact)
+    wide = np.minimum(exact + (ratio * (count - exact)).astype(np.int64), count - 1)
+    found = np.where(distance < exact, distance, wide)
+    return found + count * (behind < 0) if bidirectional else found
+
+
+def relative_bias(
+    found: Index[Array, "B T S", "< W"],
+    table: Float[Array, "W H"],
+) -> Float[Array, "B H T S"]:
+    """The number that the table holds for each head and bucket."""
+    return table[found].transpose(0, 3, 1, 2)

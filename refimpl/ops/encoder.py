@@ -1,0 +1,84 @@
+"""An encoder: a whole text at once in, a vector a token out; and what is read off these vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import LM, Answer, Classify, Config, Dense, MaskedLM, Pool, Tag
+from .activation import activation
+from .block import encoder_block, normalize
+from .cross_attention import cross_keys
+from .embedding import embedding, unembedding
+from .head import pool, unit
+from .linear import linear
+from .model import enter, score_biases
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+__all__ = ["encode", "memory", "predict"]
+
+
+def encode(
+    tokens: Array, lengths: Array, tables: Any, tree: Any, types: Array | None = None, *, config: Config
+) -> Array:
+    """The last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
+
+    `types` [B, T] says of which text of a pair a token is; the first, where nothing is given.
+    `tables` are those of the positions 0 … T − 1.
+    """
+    stack, leaves, e = config.encoder, tree["encoder"], config.embedding
+    assert stack is not None
+    x = embedding(tokens, tree["embedding"]["table"])
+    x = x if e.scale is None else x * e.scale
+    if e.types is not None:
+        x = x + embedding(np.zeros_like(tokens) if types is None else types, tree["embedding"]["types"])
+    at = np.arange(tokens.shape[1])
+    x = enter(x, at[None], leaves, stack=stack)
+    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=True)
+    for layer, own in zip(stack.layers, leaves["layers"], strict=True):
+        x = encoder_block(x, lengths, near, own, config=layer)
+    return normalize(x, leaves.get("norm"), norm=stack.final_norm)
+
+
+def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
+    """Keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that reads it."""
+    made = []
+    for layer, own in zip(config.layers, tree["decoder"]["layers"], strict=True):
+        assert layer.cross is not None
+        leaves = {name: leaf for name, leaf in own["cross"].items() if name in ("wk", "bk", "wv", "bv")}
+        made.append(cross_keys(states, **leaves, head_size=layer.cross.head_size))
+    return made
+
+
+def _dense(x: Array, tree: Any, config: Dense | None) -> Array:
+    if config is None:
+        return x
+    x = linear(x, **tree["dense"])
+    x = x if config.activation is None else activation(x, kind=config.activation)
+    return normalize(x, tree.get("norm"), norm=config.norm)
+
+
+def predict(states: Array, lengths: Array, tree: Any, *, config: Config) -> Array:
+    """What the head says of an encoder's output [B, T, D].
+
+    MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. Answer: [B, T, 2], start and end. Classify:
+    [B, labels]. Pool: [B, D]. What stands at padding is unspecified.
+    """
+    own = tree.get("head", {})
+    match config.head:
+        case MaskedLM(tied, before, bias):
+            logits = unembedding(_dense(states, own, before), (tree["embedding"] if tied else own)["table"])
+            return logits + own["bias"] if bias else logits
+        case Tag(_, before) | Answer(before):
+            return linear(_dense(states, own, before), **own["out"])
+        case Classify(_, pooling, before):
+            pooled = pool(states, lengths, pooling=pooling)[:, None]
+            return linear(_dense(pooled, own, before), **own["out"])[:, 0]
+        case Pool(pooling, before, normalized):
+            pooled = _dense(pool(states, lengths, pooling=pooling)[:, None], own, before)[:, 0]
+            return unit(pooled) if normalized else pooled
+        case LM():
+            raise AssertionError("a Config's check keeps LM for decoders")

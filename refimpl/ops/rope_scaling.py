@@ -1,0 +1,104 @@
+"""Rotary frequencies for texts longer than those that a model was trained on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+__all__ = ["dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "yarn_scaling"]
+
+
+def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
+    """All frequencies divided by `factor`: position interpolation (Chen et al. 2023)."""
+    return frequencies / factor
+
+
+def dynamic_ntk_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    factor: float,
+    original_context: int,
+    context: int,
+) -> Float[Array, " J"]:
+    """The longest wave stretched by s, the shortest kept: f_j · s^(−j / (J−1)) (bloc97, emozilla 2023).
+
+    s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is
+    theta · s^(2J / (2J − 2)) in place of theta, written without theta.
+    Conventions: `context` is the length that a whole run is made for. transformers takes the length
+    so far, so that there a cached key stands rotated by another theta than the query that reads it,
+    and a text differs from its own beginning.
+    """
+    s = max(1.0, factor * context / original_context - (factor - 1))
+    last = max(len(frequencies) - 1, 1)
+    return frequencies * s ** -(np.arange(len(frequencies)) / last).astype(frequencies.dtype)
+
+
+def yarn_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    theta: float,
+    factor: float,
+    beta_fast: float,
+    beta_slow: float,
+    original_context: int,
+    truncate: bool = True,
+) -> Float[Array, " J"]:
+    """Fast pairs kept, slow ones divided by `factor`, a ramp over the pairs between (Peng et al. 2023, §3.2).
+
+    A pair that turns r times in the original context is number J · ln(original / 2πr) / ln(theta);
+    the ramp runs from the pair of beta_fast turns to the one of beta_slow.
+    Conventions: with `truncate` the ends of the ramp are whole pairs, rounded outwards, as in the
+    authors' code. They are clipped to 0 and 2J − 1, transformers' bound, where J − 1 is the last pair.
+    """
+    pairs = len(frequencies)
+
+    def pair(turns: float) -> float:
+        return pairs * math.log(original_context / (turns * 2 * math.pi)) / math.log(theta)
+
+    low, high = pair(beta_fast), pair(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    width = high - low if high != low else 0.001
+    slow = np.clip((np.arange(pairs) - low) / width, 0, 1).astype(frequencies.dtype)
+    return slow * frequencies / factor + (1 - slow) * frequencies
+
+
+def longrope_scaling(
+    frequencies: Float[Array, " J"],
+    short: Float[Array, " J"],
+    long: Float[Array, " J"],
+    *,
+    original_context: int,
+    context: int,
+) -> Float[Array, " J"]:
+    """Each frequency divided by its own factor, found by search (Ding et al. 2024).
+
+    Conventions: the `long` factors serve contexts above the original one, the `short` ones all
+    others. As with `dynamic_ntk_scaling`, the context is that of the run, not the length so far.
+    """
+    return frequencies / (long if context > original_context else short)
+
+
+def llama3_scaling(
+    frequencies: Float[Array, " J"],
+    *,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_context: int,
+) -> Float[Array, " J"]:
+    """Long waves divided by `factor`, short ones kept, a blend between (Llama 3.1's reference code).
+
+    With turns = original_context · f / 2π, the share kept is
+    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1).
+    """
+    turns = original_context * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
+    return (1 - kept) * frequencies / factor + kept * frequencies

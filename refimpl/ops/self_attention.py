@@ -1,0 +1,68 @@
+"""Self-attention without a cache: every token of a text sees the whole text, as in an encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .attention import attend
+from .linear import linear
+from .mask import padding_mask, window_mask
+from .norm import rms_norm
+from .position import rotate
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["self_attention"]
+
+
+def self_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    wq: Float[Array, "D H*K"] | Blocks,
+    wk: Float[Array, "D G*K"] | Blocks,
+    wv: Float[Array, "D G*K"] | Blocks,
+    wo: Float[Array, "H*K D"] | Blocks,
+    bq: Float[Array, " H*K"] | None = None,
+    bk: Float[Array, " G*K"] | None = None,
+    bv: Float[Array, " G*K"] | None = None,
+    bo: Float[Array, " D"] | None = None,
+    q_norm: Float[Array, " K"] | None = None,
+    k_norm: Float[Array, " K"] | None = None,
+    cos: Float[Array, "T J"] | None = None,
+    sin: Float[Array, "T J"] | None = None,
+    bias: Float[Array, "B H T T"] | None = None,
+    *,
+    head_size: int,
+    norm_eps: float = 1e-6,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+) -> Float[Array, "B T D"]:
+    """Project to queries, keys and values; each sees the first `lengths[b]` tokens; project back.
+
+    Conventions: as in `attention`, but a window reaches both ways. Rows are padded on the right:
+    no token sees padding, and what comes out at padding is unspecified.
+    """
+    b, t, _ = x.shape
+    q = linear(x, wq, bq).reshape(b, t, -1, head_size)
+    k = linear(x, wk, bk).reshape(b, t, -1, head_size)
+    v = linear(x, wv, bv).reshape(b, t, -1, head_size)
+    if q_norm is not None:
+        q = rms_norm(q, q_norm, eps=norm_eps)
+    if k_norm is not None:
+        k = rms_norm(k, k_norm, eps=norm_eps)
+    if cos is not None and sin is not None:
+        q = rotate(q, cos[None], sin[None], interleaved=interleaved)
+        k = rotate(k, cos[None], sin[None], interleaved=interleaved)
+    at = np.arange(t)
+    mask = window_mask(at[None], at, window=window) & padding_mask(at, lengths)[:, None]
+    y = attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
+    return linear(y.reshape(b, t, -1), wo, bo)
