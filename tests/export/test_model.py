@@ -18,59 +18,31 @@ from drawn import configs
 from exported import TRACED, Graph, export
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tfm.export.engine import tensors
 from tfm.export.ops import block as mirror_block
 from tfm.export.ops import encoder as mirror_encoder
 from tfm.export.ops import model as mirror_model
-from tfm.refimpl import params
-from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm
+from tfm.refimpl.config import (
+    LM,
+    Alibi,
+    Config,
+    LayerNorm,
+    Learned,
+    Llama3Scaling,
+    Plain,
+    RelativeBias,
+    RMSNorm,
+)
 from tfm.refimpl.laws.kit.budget import FINE, budgets, cast, expected
 from tfm.refimpl.laws.kit.results import compare, flat, largest
 from tfm.refimpl.laws.kit.settings import HAND
 from tfm.refimpl.ops import block as spec_block
 from tfm.refimpl.ops import encoder as spec_encoder
 from tfm.refimpl.ops import model as spec_model
-from tfm.refimpl.ops.quant import Blocks, quantize
+from trees import budget, flat_inputs, inputs, quantized, tensor
 
 seeds = st.integers(0, 2**32 - 1)
 SPECS = {"block": spec_block, "encoder": spec_encoder, "model": spec_model}
 MIRRORS = {"block": mirror_block, "encoder": mirror_encoder, "model": mirror_model}
-
-
-def tensor(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: tensor(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(tensor(v) for v in value)
-    return tensors(value) if isinstance(value, np.ndarray | Blocks) else value
-
-
-def inputs(config: Config, seed: int, b: int, t: int, old: int, p: int) -> dict[str, Any]:
-    """The arguments of `model` but the tree, by name; `old` is the longest past, L = old + T."""
-    rng = np.random.default_rng(seed)
-    floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
-    tables = spec_model.position_tables(np.arange(old + t), config=config)
-    heads = [(layer.attention.groups, layer.attention.head_size) for layer in config.decoder.layers]
-    return {
-        "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
-        "past": rng.integers(0, old + 1, b),
-        "at": rng.integers(0, t, (b, p)),
-        "tables": {rope: tuple(a.astype(np.float32) for a in pair) for rope, pair in tables.items()},
-        "cache": [(floats(b, g, old + t, k), floats(b, g, old + t, k)) for g, k in heads],
-    }
-
-
-def quantized(tree: Any, seed: int) -> Any:
-    """The tree with its matrices as Blocks whose products don't round activations."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(name: str, a: np.ndarray) -> Any:
-        if a.ndim == 1 or name.endswith(params.ADDED) or rng.random() < 0.3:
-            return a
-        axis = int(name.endswith("table"))
-        return quantize(a, bits=8, block=4, axis=axis, symmetric=bool(seed % 2), activations="none")
-
-    return params.map_leaves(leaf, tree)
 
 
 def test_these_are_the_functions_fed_by_hand():
@@ -97,13 +69,10 @@ def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
         compare(f"model {dtype.__name__}", got, expected(run, dtype), allowed, share)
 
 
-# An activation's error of 1e-7 · |input| (`budget.APPROXIMATE`), through norms and an output table.
-ACTIVATIONS = 1e-6
-
-
-def budget(run: Any) -> dict[str, float]:
-    """The computed budget, and what the kernels of activations approximate."""
-    return {n: b + ACTIVATIONS for n, b in budgets(run).items()}
+def biases(config: Config, tree: Any, past: np.ndarray, t: int, capacity: int) -> dict[Any, np.ndarray]:
+    """What a decoder's layers add to scores."""
+    queries, keys, own = past[:, None] + np.arange(t), np.arange(capacity), tree["decoder"]
+    return spec_model.score_biases(queries, keys, own, np.float32, stack=config.decoder, bidirectional=False)
 
 
 @given(configs(), seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
@@ -113,7 +82,8 @@ def test_block(config: Config, seed: int, b: int, t: int, old: int):
     whole = inputs(config, seed, b, t, old, 1)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     leaves = tree["decoder"]["layers"][0]
-    given_ = [x, whole["cache"][0], whole["past"], whole["tables"], leaves]
+    near = whole["tables"] | biases(config, tree, whole["past"], t, old + t)
+    given_ = [x, whole["cache"][0], whole["past"], near, leaves]
     run = lambda change, f=spec_block.block: f(*(change(a) for a in given_), config=layer)  # noqa: E731
     allowed = budget(run)
     for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):
@@ -161,6 +131,16 @@ def odd() -> Config:
     )
 
 
+def added() -> Config:
+    """Positions that are added: to the tokens' vectors, and two kinds to scores; what a head may add."""
+    config = tiny.llama(layers=3, head_size=12, plain=True)
+    first = config.decoder.layers[0]
+    kinds = Alibi(), RelativeBias(8, 20), None
+    layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
+    stack = replace(config.decoder, layers=layers, positions=Learned(128, 2), first_norm=LayerNorm(1e-5))
+    return replace(config, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
+
+
 def graph(config: Config, tree: Any, opset: int) -> Graph:
     """`model` exported as a graph of all its arrays but the tree."""
     traced = inputs(config, 0, TRACED["B"], TRACED["T"], TRACED["O"], TRACED["P"])
@@ -179,11 +159,7 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
     return export(call, named, opset)
 
 
-def flat_inputs(given_: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {m: a for n, value in given_.items() for m, a in flat(value, n)}
-
-
-@pytest.mark.parametrize(("make", "opset"), [(tiny.llama, 23), (odd, 21)])
+@pytest.mark.parametrize(("make", "opset"), [(tiny.llama, 23), (odd, 21), (added, 23)])
 def test_model_graph(make: Any, opset: int):
     """The whole model on ONNX Runtime: prompt, one token, any past, any number of wanted positions."""
     config = make()
