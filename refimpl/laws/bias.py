@@ -1,0 +1,88 @@
+"""Laws of what is added to scores: ALiBi's slopes and distances, T5's buckets."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops.attention import softmax
+from ..ops.mask import causal_mask
+from . import Draw, Subject, law
+
+shifts = st.integers(0, 1000)
+
+
+@law("alibi_slopes")
+def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> None:
+    """2, 4, 8 … heads: each slope is the one before times 2^(−max_bias / H), the last 2^−max_bias."""
+    power = 2 ** draw(st.integers(0, 5))
+    call = alibi_slopes.call(np.arange(power), max_bias=draw(st.sampled_from((8.0, 4.0))))
+    step = 2.0 ** (-call["max_bias"] / power)
+    alibi_slopes.near(alibi_slopes(call), step ** np.arange(1, power + 1), call, times=power)
+
+
+@law("alibi_slopes")
+def the_heads_past_a_power_of_two_stand_between(alibi_slopes: Subject, draw: Draw) -> None:
+    """They take every other slope of twice the power, which the power's own heads leave free."""
+    power = 2 ** draw(st.integers(0, 5))
+    heads = draw(st.integers(power, 2 * power - 1))
+    call, twice = (alibi_slopes.call(np.arange(n), max_bias=8.0) for n in (heads, 2 * power))
+    found, all_of_them = alibi_slopes(call), alibi_slopes(twice)
+    wanted = np.concatenate([all_of_them[1::2], all_of_them[0::2]])[:heads]
+    alibi_slopes.near(found, wanted, call, twice)
+    assert len(set(found.tolist())) == heads, "two heads have one slope"
+
+
+@law("alibi_bias")
+def only_the_distance_counts(alibi_bias: Subject, draw: Draw) -> None:
+    """Queries and keys moved alike, and queries and keys exchanged, have the same bias."""
+    call, shift = draw(alibi_bias.calls()), draw(shifts)
+    moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
+    alibi_bias.near(alibi_bias(moved), alibi_bias(call))
+    other = call.but(queries=call["keys"][None], keys=call["queries"][0])
+    alibi_bias.near(alibi_bias(other)[0], alibi_bias(call)[0].transpose(0, 2, 1))
+
+
+@law("alibi_bias")
+def under_a_causal_mask_the_key_alone_is_enough(alibi_bias: Subject, draw: Draw) -> None:
+    """BLOOM's slope · key gives the same weights: both differ by a number for each query."""
+    call = draw(alibi_bias.calls(B=1))
+    mask = causal_mask(call["queries"], call["keys"])[:, None]
+    other = call["slopes"][:, None, None] * call["keys"].astype(alibi_bias.dtype)
+    got, wanted = (
+        softmax(np.broadcast_to(s, alibi_bias(call).shape), mask) for s in (alibi_bias(call), other)
+    )
+    alibi_bias.near(got, wanted, call, call, times=4)
+
+
+@law("relative_buckets")
+def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
+    """Queries and keys moved alike are as far apart as before."""
+    call, shift = draw(relative_buckets.calls()), draw(shifts)
+    moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
+    relative_buckets.near(relative_buckets(moved), relative_buckets(call))
+
+
+@law("relative_buckets")
+def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> None:
+    """From 0 at the query's own place, one bucket a distance at first, to the last at max_distance."""
+    buckets, far = draw(st.sampled_from(((8, 20), (32, 128), (7, 9)))), draw(st.booleans())
+    settings = {"buckets": buckets[0], "max_distance": buckets[1], "bidirectional": far}
+    reach = 2 * buckets[1]
+    call = relative_buckets.call(np.array([[reach]]), np.arange(2 * reach + 1), **settings)
+    found = relative_buckets(call)[0, 0]
+    behind, ahead = found[reach::-1], found[reach + 1 :]
+    count = buckets[0] // 2 if far else buckets[0]
+    assert behind[: count // 2].tolist() == list(range(count // 2)), f"near distances share: {behind}"
+    assert (np.diff(behind) >= 0).all(), f"a farther key has a lower bucket: {behind}"
+    assert (behind[buckets[1] :] == count - 1).all(), f"far keys aren't in the last bucket: {behind}"
+    wanted = behind[1:] + count if far else np.zeros_like(ahead)
+    assert (ahead == wanted).all(), f"keys ahead have {ahead}, expected {wanted}"
+
+
+@law("relative_bias")
+def each_head_reads_its_column(relative_bias: Subject, draw: Draw) -> None:
+    """The bias of a head is its column of the table, at the bucket."""
+    call = draw(relative_bias.calls())
+    wanted = np.stack([column[call["found"]] for column in call["table"].T], axis=1)
+    relative_bias.near(relative_bias(call), wanted)

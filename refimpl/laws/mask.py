@@ -1,0 +1,81 @@
+"""Laws of masks: which sets of keys they are, and how they contain each other."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops.mask import causal_mask as causal
+from ..ops.mask import window_mask as both_ways
+from . import Draw, Subject, law
+
+
+@law("causal_mask", "window_mask")
+def only_the_distance_counts(mask: Subject, draw: Draw) -> None:
+    """Queries and keys moved alike are seen alike, as long as no sink is meant."""
+    call, shift = (
+        draw(mask.calls(**({"sinks": 0} if mask.f.name == "causal_mask" else {}))),
+        draw(st.integers(0, 9)),
+    )
+    moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
+    mask.near(mask(moved), mask(call))
+
+
+@law("causal_mask")
+def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> None:
+    """Whatever the window: the key of a query's own place is seen, none after it is."""
+    call = draw(causal_mask.calls())
+    ahead = call["keys"] - call["queries"][:, :, None]
+    seen = causal_mask(call)
+    assert seen[ahead == 0].all(), "a token doesn't see itself"
+    assert not seen[ahead > 0].any(), "a later key is seen"
+
+
+@law("causal_mask")
+def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
+    """Far enough from the beginning, just `window` keys are seen, and the sinks beside them."""
+    window, sinks, at = draw(st.integers(1, 5)), draw(st.integers(0, 3)), draw(st.integers(8, 12))
+    call = causal_mask.call(np.array([[at]]), np.arange(at + 3), window=window, sinks=sinks)
+    seen = causal_mask(call)[0, 0]
+    assert np.flatnonzero(seen).tolist() == [*range(sinks), *range(at - window + 1, at + 1)], f"seen: {seen}"
+
+
+@law("window_mask")
+def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> None:
+    """And its later half is the same, seen from the keys."""
+    call = draw(window_mask.calls())
+    seen, behind = window_mask(call), call["queries"][:, :, None] >= call["keys"]
+    window_mask.near(seen & behind, causal(call["queries"], call["keys"], window=call["window"]))
+    turned = call.but(queries=call["keys"][None], keys=call["queries"][0])
+    window_mask.near(window_mask(turned)[0], seen[0].T)
+
+
+@law("prefix_mask")
+def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None:
+    """Without a prefix it is causal; a prefix of the whole text is seen by all, and adds no other key."""
+    call = draw(prefix_mask.calls())
+    queries, keys, prefix = call["queries"], call["keys"], call["prefix"]
+    none, every = call.but(prefix=np.zeros_like(prefix)), call.but(prefix=np.full_like(prefix, 99))
+    prefix_mask.near(prefix_mask(none), causal(queries, keys))
+    assert prefix_mask(every).all(), "a key within the prefix isn't seen"
+    added = prefix_mask(call) & ~causal(queries, keys)
+    assert not added[np.broadcast_to(keys >= prefix[:, None, None], added.shape)].any(), (
+        "a key past the prefix"
+    )
+
+
+@law("padding_mask")
+def as_many_keys_as_are_real(padding_mask: Subject, draw: Draw) -> None:
+    """Of keys in their order, the first `lengths` of each row."""
+    call = draw(padding_mask.calls())
+    ordered = call.but(keys=np.arange(len(call["keys"])))
+    seen = padding_mask(ordered)
+    padding_mask.near(seen.sum(-1), call["lengths"])
+    assert (np.diff(seen.astype(int), axis=-1) <= 0).all(), f"padding stands before a real key: {seen}"
+
+
+@law("window_mask")
+def a_wide_window_is_none(window_mask: Subject, draw: Draw) -> None:
+    """A window beyond every distance sees all."""
+    call = draw(window_mask.calls()).but(window=100)
+    window_mask.near(window_mask(call), both_ways(call["queries"], call["keys"]))
