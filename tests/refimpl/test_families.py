@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from exact import Float64
 from families import ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,22 +19,10 @@ from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import HARMLESS, families, read_config
 from tfm.refimpl.params import map_leaves
-from torch.overrides import TorchFunctionMode
 
 SIZES = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 8}
 HF = sorted(set(families()) - {"tfm"})
-
-
-class Float64(TorchFunctionMode):
-    """transformers casts to float32 in norms, rotary tables and softmax, even after `.double()`; here
-    each such cast is one to float64."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.float:
-            return args[0].double()
-        swap = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
-        return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
 
 
 def make(name: str, keys: dict) -> torch.nn.Module:
