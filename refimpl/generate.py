@@ -47,12 +47,12 @@ class Row:
         """The row's next random number, uniform in [0, 1)."""
         return float(self._rng.random())
 
-    def prepare(self, logits: np.ndarray) -> np.ndarray:
-        """Logits [N] as the sampler wants them after the text so far; errors as `sampling.prepare`."""
+    def prepare(self, logits: np.ndarray, ahead: Sequence[int] = ()) -> np.ndarray:
+        """Logits [N] as the sampler wants them after the text so far and the tokens `ahead`."""
         text = self._prompt[:0]
         if self.sampler.adjusts:
-            text = np.concatenate([self._prompt, np.array(self.tokens, np.int64)])
-        return prepare(logits, self.sampler, text, len(self.tokens), self.stop_ids)
+            text = np.concatenate([self._prompt, np.array([*self.tokens, *ahead], np.int64)])
+        return prepare(logits, self.sampler, text, len(self.tokens) + len(ahead), self.stop_ids)
 
     def accept(self, logits: np.ndarray) -> int | None:
         """The next token from logits [N], or None when it is a stop token, which isn't kept."""
