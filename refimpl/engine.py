@@ -187,8 +187,8 @@ class ArrayEngine:
         if self.config.decoder is None:
             raise ConfigError("a model without a decoder has no steps: use encode and predict")
         if (encoder_ids is None) == (self.config.encoder is not None):
-            needs, has = ("needs", "has none") if encoder_ids is None else ("takes no", "got one")
-            raise ConfigError(f"start {needs} encoder_ids for this model, {has}")
+            needs, got = ("needs", "none") if encoder_ids is None else ("takes no", "some")
+            raise ConfigError(f"start {needs} encoder_ids for this model, got {got}")
         memory = None
         if encoder_ids is not None:
             if len(encoder_ids) != batch:

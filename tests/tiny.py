@@ -5,16 +5,24 @@ from tfm.refimpl import params
 from tfm.refimpl.config import (
     LM,
     Activation,
+    Alibi,
     Attention,
     Config,
+    Dense,
     Embedding,
     Full,
     Gated,
+    Head,
     Layer,
     LayerNorm,
+    Learned,
+    MaskedLM,
     Plain,
+    Position,
+    RelativeBias,
     RMSNorm,
     Rope,
+    Sinusoidal,
     Stack,
     Window,
 )
@@ -57,6 +65,49 @@ def llama(
         head=LM(tied),
         context=context,
     )
+
+
+WORDS = MaskedLM(tied=True, dense=Dense("tanh", norm=LayerNorm(1e-5)))
+LEARNED = Learned(32)
+
+
+def encoder(
+    *,
+    layers: int = 2,
+    vocabulary: int = 97,
+    width: int = 48,
+    heads: int = 6,
+    head_size: int = 8,
+    mlp: int = 80,
+    positions: Learned | Sinusoidal | None = LEARNED,
+    head: Head = WORDS,
+) -> Config:
+    """An encoder of BERT's form: token types, post-norm, biases everywhere."""
+    norm = LayerNorm(1e-5)
+    attention = Attention(heads, heads, head_size, qkv_bias=True, out_bias=True, after=norm)
+    stack = Stack((Layer(attention, Plain(mlp, "relu", after=norm)),) * layers, None, positions, norm)
+    return Config(Embedding(vocabulary, width, types=2), None, head, 32, stack)
+
+
+def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> Config:
+    """An encoder and a decoder of T5's form, of unequal depth."""
+    norm = RMSNorm(1e-5)
+    attention = Attention(6, 6, 8, position=RelativeBias(8, 20), scale=1.0, pre=norm)
+    mlp = Plain(80, "relu", bias=False, pre=norm)
+    reading = Layer(attention, mlp, cross=Attention(6, 6, 8, scale=1.0, pre=norm))
+    stack = Stack((Layer(attention, mlp),) * (layers + 1), norm)
+    return Config(Embedding(vocabulary, width), Stack((reading,) * layers, norm), LM(tied=True), 32, stack)
+
+
+def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoidal | None]]:
+    """One of each kind: of an attention, and of its stack."""
+    return [
+        (Rope(10.0, head_size), None),
+        (Alibi(), None),
+        (RelativeBias(8, 20), None),
+        (None, Learned(32)),
+        (None, Sinusoidal()),
+    ]
 
 
 def weights(config: Config, seed: int = 0, dtype: type = np.float32) -> dict:
