@@ -1,0 +1,207 @@
+"""What a Config may say, what it may not, and that JSON says the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny
+from drawn import configs, encoders, pairs
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl import params
+from tfm.refimpl.config import (
+    LM,
+    Alibi,
+    Answer,
+    Attention,
+    Classify,
+    Config,
+    DynamicNTK,
+    Embedding,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+    Sinusoidal,
+    Tag,
+    Window,
+    Yarn,
+    from_json,
+    to_json,
+)
+from tfm.refimpl.errors import ConfigError
+
+any_config = st.one_of(configs(), encoders(), pairs())
+
+
+@given(any_config)
+def test_json_and_back(config: Config):
+    """Through text, too: nothing is lost and nothing has another type."""
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@given(any_config)
+def test_every_leaf_has_a_name_of_its_own(config: Config):
+    """Names and shapes are the same after a tree was made and flattened again."""
+    shapes = params.shapes(config)
+    tree = params.unflatten({name: name for name in shapes})
+    assert sorted(name for name, _ in params.flatten(tree)) == sorted(shapes)
+    assert all(name == leaf for name, leaf in params.flatten(tree))
+
+
+def test_a_config_of_before_still_reads():
+    """Bundles were written with a decoder alone, and without the fields that came later."""
+    later = {"encoder", "positions", "first_norm", "cross", "types", "bias", "scale"}
+
+    def old(value: Any) -> Any:
+        if isinstance(value, dict):
+            keep = {"Embedding": {"scale"}, "Attention": {"scale"}, "Gated": {"bias"}}.get(
+                value["type"], set()
+            )
+            return {k: old(v) for k, v in value.items() if k not in later - keep}
+        return [old(v) for v in value] if isinstance(value, list) else value
+
+    config = tiny.llama()
+    said = old(to_json(config))
+    assert "encoder" not in said
+    assert from_json(said) == config
+
+
+def layer(config: Config, which: str = "decoder", **changed: Any) -> Config:
+    """The model with its first layer changed."""
+    stack = getattr(config, which)
+    layers = (replace(stack.layers[0], **changed), *stack.layers[1:])
+    return replace(config, **{which: replace(stack, layers=layers)})
+
+
+def attention(config: Config, which: str = "decoder", **changed: Any) -> Config:
+    """The model with its first attention changed."""
+    first = getattr(config, which).layers[0].attention
+    return layer(config, which, attention=replace(first, **changed))
+
+
+def stack(config: Config, which: str = "decoder", **changed: Any) -> Config:
+    return replace(config, **{which: replace(getattr(config, which), **changed)})
+
+
+def scaled(scaling: Any) -> Any:
+    return lambda: attention(tiny.llama(), position=Rope(1e4, 16, scaling=scaling))
+
+
+LLAMA, ENCODER, PAIR = tiny.llama(), tiny.encoder(), tiny.pair()
+CROSS = Attention(2, 2, 8)
+HUGE = 2**40
+
+WRONG: list[tuple[Any, str]] = [
+    (lambda: replace(LLAMA, context=0), "context must be 1 to 16777216, got 0"),
+    (lambda: replace(LLAMA, embedding=Embedding(HUGE, 8)), "vocabulary must be 1 to"),
+    (lambda: replace(LLAMA, embedding=Embedding(8, HUGE)), "width must be 1 to"),
+    (lambda: replace(ENCODER, embedding=Embedding(97, 48, types=0)), "token types must be 1 to"),
+    (lambda: replace(ENCODER, encoder=None), "a model must have an encoder or a decoder, got neither"),
+    (
+        lambda: replace(ENCODER, head=LM(True)),
+        "a decoder's head must be LM, an encoder's another one, got LM",
+    ),
+    (lambda: replace(LLAMA, head=Answer()), "an encoder's another one, got Answer"),
+    (lambda: replace(ENCODER, head=Tag(0)), "labels must be 1 to 1048576, got 0"),
+    (lambda: replace(ENCODER, head=Classify(HUGE)), "labels must be 1 to"),
+    (lambda: stack(LLAMA, layers=()), "decoder: number of layers must be 1 to 1024, got 0"),
+    (lambda: stack(ENCODER, "encoder", layers=()), "encoder: number of layers must be 1 to"),
+    (lambda: stack(LLAMA, positions=Learned(127)), "decoder: number of learned positions must be 128 to"),
+    (lambda: stack(LLAMA, positions=Learned(128, -1)), "offset of the learned positions must be 0 to"),
+    (lambda: stack(LLAMA, positions=Sinusoidal(0.0)), "theta of the positions must be positive, got 0.0"),
+    (
+        lambda: replace(stack(LLAMA, positions=Sinusoidal()), embedding=Embedding(97, 47)),
+        "sinusoidal positions need an even width, got 47",
+    ),
+    (lambda: attention(LLAMA, heads=7), "decoder layer 0: heads must be a multiple of groups, got 7 and 2"),
+    (lambda: attention(LLAMA, heads=0), "layer 0: heads must be 1 to 4096, got 0"),
+    (lambda: attention(LLAMA, groups=True), "layer 0: groups must be 1 to 4096, got True"),
+    (lambda: attention(LLAMA, head_size=HUGE), "layer 0: head_size must be"),
+    (lambda: attention(LLAMA, pattern=Window(0)), "layer 0: window must be"),
+    (lambda: layer(LLAMA, mlp=replace(LLAMA.decoder.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
+    (lambda: attention(LLAMA, position=Rope(1e4, 18)), "layer 0: rotary dims must be 1 to 16, got 18"),
+    (lambda: attention(LLAMA, position=Rope(1e4, 7)), "layer 0: rotary dims must be even, got 7"),
+    (lambda: attention(LLAMA, position=Rope(0.0, 8)), "layer 0: rotary theta must be positive"),
+    (lambda: attention(LLAMA, position=Rope(float("nan"), 8)), "layer 0: rotary theta must be positive"),
+    (lambda: attention(LLAMA, position=Alibi(0.0)), "max_bias of ALiBi must be positive, got 0.0"),
+    (lambda: attention(LLAMA, position=RelativeBias(3, 9)), "buckets of the relative bias must be 4 to"),
+    (lambda: attention(LLAMA, position=RelativeBias(8, 4)), "max_distance of the relative bias must be 5 to"),
+    (scaled(LinearScaling(0.0)), "layer 0: factor of the rotary scaling must be positive, got 0.0"),
+    (scaled(DynamicNTK(-1.0, 8)), "factor of the rotary scaling must be positive"),
+    (scaled(DynamicNTK(2.0, 0)), "original context of the rotary scaling must be 1 to"),
+    (scaled(Yarn(0.0, 8)), "factor of the rotary scaling must be positive"),
+    (scaled(Llama3Scaling(2.0, 1.0, 4.0, 0)), "original context of the rotary scaling must be"),
+    (scaled(LongRope((1.0,) * 8, (1.0,) * 8, 0)), "original context of the rotary scaling must be"),
+    (scaled(LongRope((1.0,) * 7, (1.0,) * 8, 8)), "needs 8 positive divisors, got"),
+    (scaled(LongRope((1.0,) * 8, (0.0,) * 8, 8)), "needs 8 positive divisors, got"),
+    (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
+    (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),
+    (lambda: layer(PAIR, cross=None), "cross-attention must be there, as the model has an encoder"),
+    (lambda: layer(PAIR, parallel=True), "cross-attention stands between the others, got parallel"),
+    (
+        lambda: layer(PAIR, cross=replace(CROSS, heads=3)),
+        "layer 0: cross-attention: heads must be a multiple",
+    ),
+    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, pattern or norm"),
+    (lambda: layer(PAIR, cross=replace(CROSS, pattern=Window(2))), "must have no position, pattern or norm"),
+    (lambda: layer(PAIR, cross=replace(CROSS, qk_norm=RMSNorm(1e-6))), "must have no position, pattern or"),
+    (
+        lambda: attention(PAIR, position=RelativeBias(8, 9)),
+        "decoder: layers share one table of relative biases, got 2 kinds",
+    ),
+    (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG, ids=[m for _, m in WRONG])
+def test_refused(make: Any, message: str):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": {"type": "Choose"}}, "config.head.type must be one of ['Answer', 'Classify', 'LM',"),
+        ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling must be one of ('first',"),
+        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head has unknown fields ['size']"),
+        ({"head": {"type": "Tag"}}, "config.head lacks a field"),
+        ({"head": {"type": "Tag", "labels": 2.0}}, "config.head.labels must be"),
+        ({"decoder": 3}, "config.decoder must be"),
+        ({"encoder": {"type": "Stack", "layers": {}, "final_norm": None}}, "layers must be a list"),
+    ],
+)
+def test_json_refused(change: dict[str, Any], message: str):
+    with pytest.raises(ConfigError) as error:
+        from_json(to_json(ENCODER) | change)
+    assert message in str(error.value)
+
+
+def test_an_activation_may_be_absent():
+    """A literal in a union with nothing: either is read, another name isn't."""
+    said = to_json(ENCODER)
+    said["head"]["dense"]["activation"] = None
+    head = from_json(said).head
+    assert not isinstance(head, LM)
+    assert head.dense is not None
+    assert head.dense.activation is None
+    said["head"]["dense"]["activation"] = "step"
+    with pytest.raises(ConfigError, match=r"config.head.dense.activation must be .*, got 'step'"):
+        from_json(said)
+
+
+def test_ropes_of_both_stacks():
+    rope, other = Rope(10.0, 8), Rope(20.0, 8)
+    made = attention(attention(PAIR, "encoder", position=other), position=rope)
+    assert made.ropes == (other, rope)
+    assert ENCODER.layers == ()
+    assert LLAMA.layers == LLAMA.decoder.layers
