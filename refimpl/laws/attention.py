@@ -54,7 +54,7 @@ def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: D
     q, k = call["q"], call["k"]
     keys = np.repeat(k, q.shape[2] // k.shape[2], axis=2)
     scores = np.einsum("bthk,bshk->bhts", q, keys, dtype=np.float64) / np.sqrt(q.shape[3])
-    if call.arrays.get("bias") is not None:
+    if call["bias"] is not None:
         scores = scores + call["bias"]
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     attention_weights.near(attention_weights(call), weights / weights.sum(-1, keepdims=True), call)
@@ -155,7 +155,7 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         for t in range(tokens):
             seen = slice(0 if window is None else max(0, held + t + 1 - window), held + t + 1)
             here = {n: call[n] for n in ("scale", "softcap")}
-            if call.arrays.get("bias") is not None:
+            if call["bias"] is not None:
                 here["bias"] = call["bias"][row : row + 1, :, t : t + 1, seen]
             wanted.append(
                 plain(q[row : row + 1, t : t + 1], keys[row][:, seen], values[row][:, seen], **here)
@@ -179,7 +179,7 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     if call["q_norm"] is not None:
         q, k = (rms_norm(a, call[n], eps=call["norm_eps"]) for a, n in ((q, "q_norm"), (k, "k_norm")))
     settings = {n: call[n] for n in ("window", "scale", "softcap", "interleaved")}
-    rest = {n: call[n] for n in ("past_k", "past_v", "past", "cos", "sin", "bias") if n in call.arrays}
+    rest = {n: call[n] for n in ("past_k", "past_v", "past", "cos", "sin", "bias")}
     y, k_cache, v_cache = cached(q, k, v, **rest, **settings)
     wanted = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"]), k_cache, v_cache
     attention.near(attention(call), wanted, call)

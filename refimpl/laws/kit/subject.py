@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from ...ops.quant import Blocks
 from .budget import FINE, budget, cast
 from .call import Call
 from .declare import Declared, Function, drawn_letters
@@ -102,7 +103,12 @@ class Subject:
 def _numpy(result: Any) -> Any:
     if isinstance(result, tuple | list):
         return tuple(_numpy(r) for r in result)
-    return result if is_dataclass(result) else np.asarray(result)
+    if is_dataclass(result):
+        held: dict[str, Any] = {f.name: getattr(result, f.name) for f in fields(Blocks)}
+        for n in ("codes", "scale", "zero", "minimum"):
+            held[n] = None if held[n] is None else np.asarray(held[n])
+        return Blocks(**held)
+    return np.asarray(result)
 
 
 def narrowed(

@@ -1,0 +1,55 @@
+"""Laws of pointwise nonlinearities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+
+
+@law("relu")
+def negative_numbers_become_zero(relu: Subject, draw: Draw) -> None:
+    """The result is at least 0, and relu(x) − relu(−x) is x."""
+    call = draw(relu.calls())
+    other = call.but(x=-call["x"])
+    assert not (relu(call) < 0).any(), "a result is negative"
+    relu.near(relu(call) - relu(other), call["x"], call, other)
+
+
+@law("silu", "gelu", "gelu_tanh")
+def the_gate_and_its_mirror_sum_to_one(gate: Subject, draw: Draw) -> None:
+    """x · g(x) − (−x) · g(−x) is x, since g(x) + g(−x) is 1."""
+    call = draw(gate.calls())
+    other = call.but(x=-call["x"])
+    gate.near(gate(call) - gate(other), call["x"], call, other)
+
+
+@law("sigmoid")
+def a_sigmoid_and_its_mirror_sum_to_one(sigmoid: Subject, draw: Draw) -> None:
+    """σ(x) + σ(−x) is 1, and both lie in [0, 1]."""
+    call = draw(sigmoid.calls())
+    other = call.but(x=-call["x"])
+    y = sigmoid(call)
+    assert not ((y < 0) | (y > 1)).any(), "a result is outside [0, 1]"
+    sigmoid.near(y + sigmoid(other), np.ones(y.shape), call, other)
+
+
+@law("tanh")
+def tanh_is_odd(tanh: Subject, draw: Draw) -> None:
+    """tanh(−x) is −tanh(x), and both lie in [−1, 1]."""
+    call = draw(tanh.calls())
+    other = call.but(x=-call["x"])
+    y = tanh(call)
+    assert not (abs(y) > 1).any(), "a result is outside [−1, 1]"
+    tanh.near(y, -tanh(other), call, other)
+
+
+@law("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "tanh")
+def large_numbers_do_not_overflow(kernel: Subject, draw: Draw) -> None:
+    """Far to the left a gate is shut, far to the right it is open; a sigmoid saturates."""
+    call = draw(kernel.calls())
+    for far in (-3e4, 3e4):
+        y = kernel(call.but(x=np.full_like(call["x"], far)))
+        saturated = far > 0 if kernel.f.name == "sigmoid" else np.sign(far)
+        wanted = saturated if kernel.f.name in ("sigmoid", "tanh") else max(far, 0)
+        assert (y == wanted).all(), f"at {far:g} it gives {y.flat[0]}, not {wanted}"

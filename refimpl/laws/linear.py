@@ -1,0 +1,44 @@
+"""Laws of linear maps and the token table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+
+
+@law("linear")
+def a_linear_map_is_linear(linear: Subject, draw: Draw) -> None:
+    """f(x + 2 y) is f(x) + 2 f(y), without bias; and the bias is what 0 gives."""
+    call = draw(linear.calls(weight=True))
+    bias = np.zeros(call["weight"].shape[1]) if call["bias"] is None else call["bias"]
+    zero = call.but(x=np.zeros_like(call["x"]))
+    linear.near(linear(zero), np.broadcast_to(bias, linear(zero).shape), zero)
+    one, two = call.but(bias=None), call.but(x=call["x"][:, ::-1], bias=None)
+    both = one.but(x=one["x"] + 2 * two["x"])
+    linear.near(linear(both), linear(one) + 2 * linear(two), both, one, two, two)
+
+
+@law("linear")
+def a_unit_vector_reads_a_row_of_the_weight(linear: Subject, draw: Draw) -> None:
+    """The weight stands input-first: unit vectors give its rows."""
+    call = draw(linear.calls(weight=True, bias=None))
+    units = np.eye(call["x"].shape[2], dtype=call["x"].dtype)[None]
+    linear.near(linear(call.but(x=units))[0], call["weight"], call.but(x=units))
+
+
+@law("embedding")
+def a_token_reads_its_row(embedding: Subject, draw: Draw) -> None:
+    """Row n of the result is row tokens[n] of the table, untouched."""
+    call = draw(embedding.calls(table=True))
+    embedding.near(embedding(call), call["table"][call["tokens"]])
+
+
+@law("unembedding")
+def a_row_of_the_table_scores_its_own_square(unembedding: Subject, draw: Draw) -> None:
+    """With the table's rows as tokens, the logits are symmetric, and their diagonal is squares."""
+    call = draw(unembedding.calls(table=True))
+    own = call.but(x=call["table"][None])
+    logits = unembedding(own)[0]
+    unembedding.near(logits, logits.T, own, own)
+    unembedding.near(np.diagonal(logits), (call["table"].astype(np.float64) ** 2).sum(-1), own)

@@ -1,0 +1,51 @@
+"""Laws of normalizations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+
+
+@law("layer_norm")
+def the_mean_is_taken_off(layer_norm: Subject, draw: Draw) -> None:
+    """A number added to a whole token changes nothing; without weights its mean is 0."""
+    call = draw(layer_norm.calls())
+    shifted = call.but(x=call["x"] + 2)
+    layer_norm.near(layer_norm(shifted), layer_norm(call), call, shifted)
+    plain = call.but(weight=np.ones_like(call["weight"]), bias=None)
+    y = layer_norm(plain)
+    layer_norm.near(y.sum(-1), np.zeros(y.shape[:-1]), plain, times=y.shape[-1])
+
+
+@law("layer_norm", "rms_norm")
+def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
+    """Without weights, the mean square is m / (m + eps), m that of the (centred) token."""
+    call = draw(norm.calls())
+    plain = call.but(weight=np.ones_like(call["weight"]))
+    x = call["x"].astype(np.float64)
+    if norm.f.name == "layer_norm":
+        plain = plain.but(bias=None)
+        x = x - x.mean(-1, keepdims=True)
+    square = (x * x).mean(-1)
+    y = norm(plain)
+    # d(y²) is 2 y dy, and y is at most √D.
+    norm.near((y * y).mean(-1), square / (square + call["eps"]), plain, times=2 * y.shape[-1] ** 0.5)
+
+
+@law("layer_norm", "rms_norm")
+def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
+    """Twice the weight is twice what is there without a bias, which is added as it is."""
+    call = draw(norm.calls())
+    twice = call.but(weight=2 * call["weight"])
+    bias = call.arrays.get("bias")
+    added = 0 if bias is None else bias
+    norm.near(norm(twice) - added, 2 * (norm(call) - added), call, call, twice)
+
+
+@law("rms_norm")
+def a_scale_of_the_token_changes_nothing(rms_norm: Subject, draw: Draw) -> None:
+    """Against a tiny eps, norm(4 x) is norm(x)."""
+    call = draw(rms_norm.calls(eps=1e-30))
+    larger = call.but(x=4 * call["x"])
+    rms_norm.near(rms_norm(larger), rms_norm(call), larger, call)

@@ -1,0 +1,65 @@
+"""Laws of rotary positions."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops.position import rope_frequencies, rope_tables
+from . import Call, Draw, Subject, law
+
+
+def _at(rotate: Subject, call: Call, positions: np.ndarray) -> Call:
+    """The call with the turns of these positions [B, T]."""
+    pairs = call["cos"].shape[-1]
+    frequencies = rope_frequencies(np.arange(pairs), theta=100.0)
+    cos, sin = rope_tables(positions.reshape(-1), frequencies)
+    shape = *positions.shape, pairs
+    return call.but(cos=cos.reshape(shape).astype(rotate.dtype), sin=sin.reshape(shape).astype(rotate.dtype))
+
+
+def _positions(call: Call, draw: Draw) -> np.ndarray:
+    b, t = call["x"].shape[:2]
+    numbers = draw(st.lists(st.integers(0, 50), min_size=b * t, max_size=b * t))
+    return np.array(numbers).reshape(b, t)
+
+
+@law("rotate")
+def scores_depend_on_distance_only(rotate: Subject, draw: Draw) -> None:
+    """A query and a key both moved by the same distance have the same product."""
+    call, shift = draw(rotate.calls(B=2)), draw(st.integers(0, 50))
+    at = _positions(call, draw)
+    here, there = _at(rotate, call, at), _at(rotate, call, at + shift)
+    score = lambda y: (y[0] * y[1]).sum(-1)  # noqa: E731
+    most = float(np.abs(call["x"]).sum(-1).max())
+    rotate.near(score(rotate(there)), score(rotate(here)), here, there, times=2 * max(most, 1.0))
+
+
+@law("rotate")
+def lengths_and_the_rest_are_kept(rotate: Subject, draw: Draw) -> None:
+    """A turn keeps the length of a head; what isn't rotated passes, and so does position 0."""
+    call = draw(rotate.calls())
+    turned = _at(rotate, call, _positions(call, draw))
+    x, y, pairs = call["x"], rotate(turned), call["cos"].shape[-1]
+    most = float(np.abs(x).sum(-1).max())
+    rotate.near((y * y).sum(-1), (x.astype(np.float64) ** 2).sum(-1), turned, times=2 * max(most, 1.0))
+    rotate.near(y[..., 2 * pairs :], x[..., 2 * pairs :])
+    rotate.near(rotate(_at(rotate, call, np.zeros(x.shape[:2], np.int64))), x)
+
+
+@law("rotate")
+def the_opposite_turn_undoes_it(rotate: Subject, draw: Draw) -> None:
+    """A rotation by θ and one by −θ are nothing."""
+    call = draw(rotate.calls())
+    turned = _at(rotate, call, _positions(call, draw))
+    back = turned.but(x=rotate(turned), sin=-turned["sin"])
+    rotate.near(rotate(back), call["x"], turned, back, times=2)
+
+
+@law("rotate")
+def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -> None:
+    """Pairs (2j, 2j + 1) are pairs (j, j + J) with the elements of a head put in that order."""
+    call = draw(rotate.calls(interleaved=False, U=0))
+    order = np.arange(call["x"].shape[-1]).reshape(2, -1).T.reshape(-1)
+    woven = call.but(x=call["x"][..., order], interleaved=True)
+    rotate.near(rotate(woven), rotate(call)[..., order], woven, call)

@@ -1,0 +1,168 @@
+"""Laws of quantization: how far codes are off, and that products of codes are products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops import quant
+from ..ops.quant import Blocks
+from . import Call, Draw, Subject, law
+from .kit.budget import cast
+
+
+def _drawn(quantize: Subject, draw: Draw, **fixed: Any) -> Call:
+    """A matrix of up to 24 rows and columns, in blocks of any length."""
+    return draw(
+        quantize.calls(
+            largest=24, bits=draw(st.sampled_from((2, 4, 8))), block=draw(st.integers(1, 20)), **fixed
+        )
+    )
+
+
+def _spread(per_block: np.ndarray, q: Blocks) -> np.ndarray:
+    """A number a block, for each element."""
+    return np.repeat(per_block, q.block, axis=q.axis).take(range(q.shape[q.axis]), q.axis)
+
+
+@law("quantize")
+def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
+    """But where a symmetric code would be 2^bits: the sign opposite to the extreme has one code less."""
+    call = _drawn(quantize, draw)
+    q = cast(quantize(call), np.float64)
+    w = call["weight"].astype(np.float64)
+    scale = _spread(q.scale, q)
+    bound = np.abs(scale) / 2
+    if call["symmetric"]:
+        top = np.abs(scale) * (2 ** (q.bits - 1) - 1)
+        bound = np.maximum(bound, np.where(np.sign(w) == np.sign(scale), np.abs(w) - top, 0))
+    slack = 4 * np.finfo(quantize.dtype).eps * np.abs(scale) * 2**q.bits
+    off = np.abs(quant.dequantize(q) - w) - bound - slack
+    assert (off <= 0).all(), f"off by {off.max():.3g} more than half a scale"
+
+
+@law("quantize")
+def zero_is_exact(quantize: Subject, draw: Draw) -> None:
+    """A weight that is 0 is given back as 0, in every scheme."""
+    call = _drawn(quantize, draw)
+    holes = np.random.default_rng(call["weight"].size).random(call["weight"].shape) < 0.3
+    q = quantize(call.but(weight=np.where(holes, 0, call["weight"]).astype(quantize.dtype)))
+    assert (quant.dequantize(q)[holes] == 0).all(), "a zero comes back as something else"
+
+
+@law("quantize")
+def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> None:
+    """The element of largest magnitude has a code of its own."""
+    call = _drawn(quantize, draw, symmetric=True, axis=0)
+    w, block = call["weight"], call["block"]
+    back = quant.dequantize(quantize(call))
+    for first in range(0, w.shape[0], block):
+        part, same = w[first : first + block], back[first : first + block]
+        at = np.argmax(np.abs(part), axis=0)[None]
+        want = np.take_along_axis(part, at, 0)
+        off = np.abs(np.take_along_axis(same, at, 0) - want)
+        assert (off <= 4 * np.finfo(quantize.dtype).eps * np.abs(want)).all(), "an extreme is off"
+
+
+@law("quantize")
+def a_scheme_along_the_other_axis_is_the_transpose(quantize: Subject, draw: Draw) -> None:
+    """Codes, scales and zero points of the transposed matrix are transposed."""
+    call = _drawn(quantize, draw, axis=0)
+    one = quantize(call)
+    other = quantize(call.but(weight=np.ascontiguousarray(call["weight"].T), axis=1))
+    flipped = quant.transpose(other)
+    for name in ("codes", "scale", "zero"):
+        a, b = getattr(one, name), getattr(flipped, name)
+        assert (a is None) == (b is None), f"{name} is there along one axis only"
+        assert a is None or np.array_equal(a, b), f"{name} differs along the other axis"
+
+
+@law("dequantize")
+def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
+    """scale · (code − zero) + minimum, element by element."""
+    call = draw(dequantize.calls(largest=12))
+    w = cast(call["weight"], np.float64)
+    zero = 2.0 ** (w.bits - 1) if w.zero is None else _spread(w.zero.astype(np.float64), w)
+    wanted = _spread(w.scale, w) * (w.codes - zero)
+    if w.minimum is not None:
+        wanted = wanted + _spread(w.minimum, w)
+    dequantize.near(dequantize(call), wanted, call)
+
+
+@law("rows")
+def rows_are_rows_of_the_matrix(rows: Subject, draw: Draw) -> None:
+    """Reading rows of codes is reading rows of what they stand for."""
+    call = draw(rows.calls())
+    rows.near(rows(call), quant.dequantize(call["table"])[call["index"]], call)
+
+
+@law("transpose")
+def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> None:
+    """The same numbers, with their axes swapped; twice is nothing."""
+    call = draw(transpose.calls())
+    flipped = transpose(call)
+    assert flipped.axis == 1 - call["weight"].axis, "blocks lie along the old axis"
+    transpose.near(quant.dequantize(flipped), quant.dequantize(call["weight"]).T)
+    transpose.near(transpose(call.but(weight=flipped)).codes, call["weight"].codes)
+
+
+@law("quantize_activations")
+def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) -> None:
+    """Half a scale off at most, and the largest of each block has the last code."""
+    call = draw(quantize_activations.calls(largest=24, block=draw(st.integers(1, 20))))
+    x, block = call["x"].astype(np.float64), call["block"]
+    codes, scale = quantize_activations(call)
+    spread = np.repeat(scale.astype(np.float64), block, axis=1)[:, : x.shape[1]]
+    slack = 0.5 + 256 * np.finfo(quantize_activations.dtype).eps
+    assert (np.abs(codes * spread - x) <= slack * spread).all(), "a code is off by more than half"
+    for c in range(scale.shape[1]):
+        part = slice(c * block, (c + 1) * block)
+        wanted = np.where((x[:, part] == 0).all(1), 0, 127)
+        assert (np.abs(codes[:, part]).max(1) == wanted).all(), "the largest of a block isn't ±127"
+
+
+@law("quantize_rows", "quantize_activations")
+def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> None:
+    """However large another row is: what one scale for the whole tensor can't promise."""
+    call = draw(quantize_rows.calls())
+    codes, scale = quantize_rows(call)
+    loud = call["x"].copy()
+    loud[1:] *= 1000
+    other, same = quantize_rows(call.but(x=loud))
+    quantize_rows.near((other[:1], same[:1]), (codes[:1], scale[:1]))
+
+
+@law("dynamic_quantize")
+def zero_has_a_code_and_the_range_has_them_all(dynamic_quantize: Subject, draw: Draw) -> None:
+    """(code − zero) · scale is at most a scale off, and exact at 0."""
+    call = draw(dynamic_quantize.calls(largest=12))
+    x = call["x"].astype(np.float64)
+    codes, scale, zero = dynamic_quantize(call)
+    step = float(scale)
+    off = np.abs((codes.astype(int) - int(zero)) * step - x)
+    assert (off <= step * (1 + 1e-4)).all(), f"off by {off.max():.3g}, a step is {step:.3g}"
+    nothing = dynamic_quantize(call.but(x=np.zeros_like(call["x"])))
+    assert not nothing[0].any() and not nothing[1].any(), "zeros have codes or a scale"  # noqa: PT018
+
+
+@law("linear_blocks")
+def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> None:
+    """Σ over elements of (scale_x · code_x) · w, and minima times the sums of x itself."""
+    call = draw(linear_blocks.calls(largest=12))
+    w = cast(call["weight"], np.float64)
+    x = call["x"].reshape(-1, call["x"].shape[-1])
+    seen = x.astype(np.float64)
+    if w.activations != "none":
+        coded = (
+            quant.quantize_rows(x) if w.activations == "row" else quant.quantize_activations(x, block=w.block)
+        )
+        steps = coded[1].astype(np.float64)
+        seen = coded[0] * (steps if w.activations == "row" else np.repeat(steps, w.block, 1)[:, : x.shape[1]])
+    wanted = seen @ quant.dequantize(replace(w, minimum=None))
+    if w.minimum is not None:
+        wanted = wanted + x.astype(np.float64) @ _spread(w.minimum, w)
+    got = linear_blocks(call)
+    linear_blocks.near(got, wanted.reshape(got.shape), call)

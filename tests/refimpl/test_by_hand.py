@@ -1,0 +1,55 @@
+"""Small values by hand, where a law wouldn't say which of two conventions is meant."""
+
+from __future__ import annotations
+
+import numpy as np
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.attention import softmax
+from tfm.refimpl.ops.mask import causal_mask
+from tfm.refimpl.ops.position import rotate
+from tfm.refimpl.ops.quant import quantize, quantize_activations
+
+
+def test_a_row_that_sees_nothing_gives_zeros():
+    assert not softmax(np.ones((1, 1, 3)), np.zeros((1, 1, 3), bool)).any()
+    assert softmax(np.ones((1, 2, 0))).shape == (1, 2, 0)
+
+
+def test_the_causal_mask_by_hand():
+    queries, keys = np.array([[2, 3]]), np.arange(5)
+    assert causal_mask(queries, keys)[0].astype(int).tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
+    windowed = causal_mask(queries, keys, window=2)[0].astype(int)
+    assert windowed.tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]
+    assert causal_mask(queries, keys, window=1)[0].sum() == 2
+
+
+def test_rotation_by_hand():
+    x = np.array([1.0, 2, 3, 4, 5]).reshape(1, 1, 1, 5)
+    cos, sin = np.array([0.0, 1.0]).reshape(1, 1, 2), np.array([1.0, 0.0]).reshape(1, 1, 2)
+    assert rotate(x, cos, sin).ravel().tolist() == [-3, 2, 1, 4, 5]
+    assert rotate(x, cos, sin, interleaved=True).ravel().tolist() == [-2, 1, 3, 4, 5]
+
+
+def test_known_codes():
+    """By hand: extreme −4 gives scale 0.5 at 4 bits; halves go to the even code; a zero block."""
+    q = quantize(np.array([[-4.0], [3.5], [0.25], [0.75], [0.0], [0.0]]), bits=4, block=4)
+    assert q.codes[:, 0].tolist() == [0, 15, 8, 10, 8, 8]
+    assert q.scale[:, 0].tolist() == [0.5, 0.0]
+    q = quantize(np.array([[-5.0], [10.0], [0.5], [1.5]]), bits=4, block=4, symmetric=False)
+    assert (q.scale[0, 0], q.zero.tolist()) == (1.0, [[5]])
+    assert q.codes[:, 0].tolist() == [0, 15, 5, 7]
+    q = quantize(np.array([[2.0, 3.0]]), bits=8, block=1, symmetric=False)
+    assert (q.zero == 0).all()
+    assert (q.codes == 255).all()
+    tie = quantize(np.array([[3.0], [-3.0]]), bits=8, block=2)
+    assert (tie.scale[0, 0], tie.codes[:, 0].tolist()) == (-3 / 128, [0, 255])
+
+
+def test_zeros_give_zero_codes():
+    zeros = np.zeros((2, 5), np.float32)
+    for codes, scale in (quantize_activations(zeros, block=2), quant.dynamic_quantize(zeros)[:2]):
+        assert not codes.any()
+        assert not scale.any()
+    assert not quant.quantize_rows(zeros)[0].any()
+    weight = quantize(np.ones((5, 3), np.float32), bits=8, block=2)
+    assert not quant.linear_blocks(zeros[None], weight).any()
