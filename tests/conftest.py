@@ -31,3 +31,16 @@ def smollm2_gguf() -> Path:
     with open(cache_dir() / "tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one download
         return fetch("smollm2-135m", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real sentence encoder: the directory that TFM_TEST_MINILM names, or fetched once."""
+    if named := os.environ.get("TFM_TEST_MINILM"):
+        return Path(named)
+    from tfm.runtime.sources import cache_dir, fetch
+
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with open(cache_dir() / "tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return fetch("minilm-l6", lambda *_: None)

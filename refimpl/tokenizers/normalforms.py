@@ -1,0 +1,62 @@
+"""Unicode normalization (UAX 15) that says which characters became which.
+
+`unicodedata.normalize` gives the text alone. Offsets need the correspondence, so the algorithm is
+written out: decompose each character, put marks in canonical order, and compose again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+from unicodedata import combining, normalize
+
+Change: TypeAlias = tuple[str, int]  # see aligned.py
+
+
+def decomposed(text: str, compatible: bool) -> Iterator[Change]:
+    """NFD or, `compatible`, NFKD."""
+    form = "NFKD" if compatible else "NFD"
+    marks: list[Change] = []
+    for old in text:
+        for i, new in enumerate(normalize(form, old)):
+            if combining(new):
+                marks.append((new, int(i > 0)))
+                continue
+            yield from sorted(marks, key=lambda mark: combining(mark[0]))
+            marks.clear()
+            yield (new, int(i > 0))
+    yield from sorted(marks, key=lambda mark: combining(mark[0]))
+
+
+def composed(text: str, compatible: bool) -> Iterator[Change]:
+    """NFC or, `compatible`, NFKC.
+
+    A composed character stands for all that went into it: of changes a and b it has a + b - 1, since
+    a change c stands for 1 - c old characters.
+    """
+    starter: Change | None = None
+    between: list[Change] = []  # what follows the starter and didn't join it
+    last = 0  # combining class of the last of them
+    for new, change in decomposed(text, compatible):
+        rank = combining(new)
+        if starter is None:
+            if rank:
+                yield (new, change)
+            else:
+                starter = (new, change)
+            continue
+        if not between or last < rank:
+            joined = normalize("NFC", starter[0] + new)
+            if len(joined) == 1:
+                starter = (joined, starter[1] + change - 1)
+                continue
+        if rank == 0:
+            yield starter
+            yield from between
+            starter, between = (new, change), []
+        else:
+            between.append((new, change))
+            last = rank
+    if starter is not None:
+        yield starter
+    yield from between
