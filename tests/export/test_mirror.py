@@ -15,11 +15,14 @@ from tfm.refimpl import ops
 from tfm.refimpl.laws import Call
 from tfm.refimpl.laws.kit.budget import cast
 from tfm.refimpl.laws.kit.declare import UnfedError, modules, read, specified
-from tfm.refimpl.laws.kit.draw import Variant, calls, factors, pairwise
+from tfm.refimpl.laws.kit.draw import Variant, calls, factors, pairwise, singly
 from tfm.refimpl.laws.kit.results import check_result
 from tfm.refimpl.ops.quant import Blocks
 
 FUNCTIONS = list(specified())
+# Graphs that take seconds to make: each choice in one of them, pairs of choices by values alone.
+SLOW = {"banded.banded_attend", "flash.flash_attend", "flash.flash_backward", "ring.ring_attend"}
+SLOW |= {"sparse.sparse_attend", "delta.delta_attend"}
 
 
 def graphs() -> list[Any]:
@@ -35,7 +38,8 @@ def graphs() -> list[Any]:
 def variants_of(name: str) -> list[Variant]:
     """The variants to export; where a declaration can't be fed, one that will say so as a test."""
     try:
-        return pairwise(factors(declared(name)))
+        choices = factors(declared(name))
+        return singly(choices) if name in SLOW else pairwise(choices)
     except UnfedError:
         return [()]
 

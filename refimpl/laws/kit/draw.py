@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ...ops.quant import Blocks
 from .call import Call
 from .declare import UNFED, Declared, Function, Parameter, UnfedError, blocked, sizes, value
+from .domains import confined
 from .settings import BLOCK, EMPTY, PASSIVE, SCHEMES, TOGETHER
 
 Variant = tuple[tuple[str, Any], ...]
@@ -35,6 +36,12 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
                 options.append(o)
         found[p.name] = tuple(options)
     return {k: v for k, v in found.items() if TOGETHER.get(k) not in found}
+
+
+def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
+    """The fewest variants in which each choice occurs."""
+    most = max((len(c) for c in choices.values()), default=1)
+    return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
 
 
 def pairwise(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
@@ -86,7 +93,7 @@ def make(
         else:
             here = next(o for o in p.options if isinstance(o, Declared))
             arrays[p.name] = _array(here, size, rng, scale, halves)
-    return Call(arrays, settings, size)
+    return confined(f, Call(arrays, settings, size))
 
 
 def _array(

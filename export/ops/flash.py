@@ -1,0 +1,145 @@
+"""Flash attention: exact attention tile by tile, so that the square of scores never exists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..scan import scan, tiles
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor as Array
+
+__all__ = ["flash_attend", "flash_backward", "merge"]
+
+
+def flash_attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    tile: int,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
+    """Scan over tiles of keys; a step has the scores of all queries with one tile."""
+    t, s = q.shape[1], k.shape[1]
+    queries, keys, values = _queries(q, k.shape[2]), _keys(k), _keys(v)
+    last = torch.arange(t, device=q.device) + (s - t)
+    low = torch.full_like(queries[..., 0], -torch.inf)
+    start = [low, torch.zeros_like(low), torch.zeros_like(low).unsqueeze(-1) * values[:, :, :, :1]]
+
+    def step(*given: Array) -> list[Array]:
+        top, total, sums, at, real, queries, keys, values, last, *masks = given
+        seen = _seen(masks, at, real, last, causal)
+        scores = _scores(queries, keys.index_select(3, at), seen, scale, softcap)
+        higher = torch.maximum(top, scores.amax(-1))
+        base = _finite(higher)
+        weights, shrink = torch.exp(scores - base.unsqueeze(-1)), torch.exp(top - base)
+        total = total * shrink + weights.sum(-1)
+        sums = sums * shrink.unsqueeze(-1) + weights @ values.index_select(3, at)
+        return [higher, total, sums]
+
+    shared = [queries, keys, values, last, *([] if mask is None else [mask])]
+    top, total, sums = scan(step, start, tiles(s, tile, q.device), shared)
+    some = total.masked_fill(total == 0, 1)
+    return _heads(sums / some.unsqueeze(-1)), (top + torch.log(some)).flatten(1, 2)
+
+
+def flash_backward(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
+    out: Float[Array, "B T H V"],
+    lse: Float[Array, "B H T"],
+    grad: Float[Array, "B T H V"],
+    mask: Bool[Array, "B T S"] | None = None,
+    *,
+    tile: int,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
+    """Scan over tiles of keys: the queries' gradient is carried, the others come out by tile."""
+    t, s, groups = q.shape[1], k.shape[1], k.shape[2]
+    factor = q.shape[3] ** -0.5 if scale is None else scale
+    queries, keys, values = _queries(q, groups), _keys(k), _keys(v)
+    grads = _queries(grad, groups)
+    sums = _finite(lse.unflatten(1, (groups, -1))).unsqueeze(-1)
+    dot = (grads * _queries(out, groups)).sum(-1, keepdim=True)
+    last = torch.arange(t, device=q.device) + (s - t)
+
+    def step(*given: Array) -> list[Array]:
+        dq, at, real, queries, keys, values, grads, sums, dot, last, *masks = given
+        near_k, near_v = keys.index_select(3, at), values.index_select(3, at)
+        seen = _seen(masks, at, real, last, causal)
+        scores = _scores(queries, near_k, seen, scale, softcap)
+        weights = torch.exp(scores - sums)
+        slope = weights * (grads @ near_v.transpose(-1, -2) - dot)
+        if softcap is not None:
+            # ONNX Runtime's tanh is a little off 1 where it saturates: no slope from it.
+            away = torch.exp(-2 / softcap * abs(_scores(queries, near_k, None, scale, None)))
+            slope = slope * 4 * away / (1 + away) ** 2
+        dk = factor * (slope.transpose(-1, -2) @ queries).sum(2)
+        dv = (weights.transpose(-1, -2) @ grads).sum(2)
+        return [dq + factor * slope @ near_k, dk, dv]
+
+    shared = [queries, keys, values, grads, sums, dot, last, *([] if mask is None else [mask])]
+    dq, dk, dv = scan(step, [torch.zeros_like(queries)], tiles(s, tile, q.device), shared)
+    real = torch.arange(s, device=q.device)
+    whole = lambda a: a.movedim(0, 2).flatten(2, 3).index_select(2, real).transpose(1, 2)  # noqa: E731
+    return _heads(dq), whole(dk), whole(dv)
+
+
+def merge(
+    out: Float[Array, "B T H V"],
+    lse: Float[Array, "B H T"],
+    other: Float[Array, "B T H V"],
+    other_lse: Float[Array, "B H T"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
+    """The shares of both sides, from the higher of the two."""
+    top = torch.maximum(lse, other_lse)
+    base = _finite(top)
+    a, b = torch.exp(lse - base), torch.exp(other_lse - base)
+    total = (a + b).masked_fill(a + b == 0, 1)
+    share = lambda part: (part / total).transpose(1, 2).unsqueeze(-1)  # noqa: E731
+    return share(a) * out + share(b) * other, top + torch.log(total)
+
+
+def _finite(x: Array) -> Array:
+    return x.masked_fill(x == -torch.inf, 0)
+
+
+def _queries(x: Array, groups: int) -> Array:
+    """[B, T, H, K] -> [B, G, R, T, K]."""
+    return x.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
+
+
+def _keys(x: Array) -> Array:
+    """[B, S, G, K] -> [B, G, 1, S, K]."""
+    return x.transpose(1, 2).unsqueeze(2)
+
+
+def _heads(x: Array) -> Array:
+    """[B, G, R, T, V] -> [B, T, G·R, V]."""
+    return x.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def _seen(masks: list[Array], at: Array, real: Array, last: Array, causal: bool) -> Array:
+    """Which keys of a tile the queries see, up to the key `last` of each: [B or 1, 1, 1, T, tile]."""
+    seen = (at <= last.unsqueeze(-1)) & real if causal else real.expand(last.shape[0], -1)
+    for mask in masks:
+        seen = seen & mask.index_select(2, at)
+    return seen.reshape(-1, 1, 1, *seen.shape[-2:])
+
+
+def _scores(q: Array, k: Array, seen: Array | None, scale: float | None, softcap: float | None) -> Array:
+    """scale · q kᵀ, capped; −∞ where a key isn't seen."""
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores if seen is None else scores.masked_fill(~seen, -torch.inf)

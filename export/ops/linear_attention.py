@@ -1,0 +1,125 @@
+"""Linear attention: a kernel φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept, not keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..scan import scan, tiles
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor as Array
+
+__all__ = [
+    "elu_features",
+    "linear_attend",
+    "linear_chunked",
+    "linear_parallel",
+    "linear_recurrent",
+    "random_features",
+    "relu_features",
+]
+
+
+def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+    """torch's elu."""
+    return torch.nn.functional.elu(x) + 1
+
+
+def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+    """torch's relu."""
+    return torch.relu(x)
+
+
+def random_features(
+    x: Float[Array, "B T H K"],
+    projection: Float[Array, "Q K"],
+) -> Float[Array, "B T H Q"]:
+    """The projection as a linear map."""
+    square = (x**2).sum(-1, keepdim=True) / 2
+    return torch.exp(torch.nn.functional.linear(x, projection) - square) * projection.shape[0] ** -0.5
+
+
+def linear_attend(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B S G Q"],
+    v: Float[Array, "B S G V"],
+    keys: Bool[Array, "B S"] | None = None,
+) -> Float[Array, "B T H V"]:
+    """Sums over keys, then one product."""
+    if keys is not None:
+        k = k * keys[:, :, None, None]
+    state = k.permute(0, 2, 3, 1) @ v.transpose(1, 2)
+    grouped = q.unflatten(2, (k.shape[2], -1))
+    total = (grouped @ k.sum(1)[:, None, :, :, None]).squeeze(-1)
+    return _normed(grouped @ state.unsqueeze(1), total).flatten(2, 3)
+
+
+def linear_parallel(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B T G Q"],
+    v: Float[Array, "B T G V"],
+) -> Float[Array, "B T H V"]:
+    """The lower triangle by comparing places."""
+    at = torch.arange(q.shape[1], device=q.device)
+    grouped = q.unflatten(2, (k.shape[2], -1)).permute(0, 2, 3, 1, 4)
+    weights = grouped @ k.permute(0, 2, 3, 1).unsqueeze(2) * (at <= at[:, None])
+    out = _normed(weights @ v.transpose(1, 2).unsqueeze(2), weights.sum(-1))
+    return out.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def linear_recurrent(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B T G Q"],
+    v: Float[Array, "B T G V"],
+    state: Float[Array, "B G Q V"],
+    norm: Float[Array, "B G Q"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
+    """Scan over the tokens."""
+
+    def step(*given: Array) -> list[Array]:
+        state, norm, q, k, v = given
+        state = state + k.unsqueeze(-1) * v.unsqueeze(-2)
+        norm = norm + k
+        return [state, norm, _normed(q @ state, (q @ norm.unsqueeze(-1)).squeeze(-1))]
+
+    along = [a.transpose(0, 1) for a in (q.unflatten(2, (k.shape[2], -1)), k, v)]
+    state, norm, out = scan(step, [state, norm], along)
+    return out.transpose(0, 1).flatten(2, 3), state, norm
+
+
+def linear_chunked(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B T G Q"],
+    v: Float[Array, "B T G V"],
+    state: Float[Array, "B G Q V"],
+    norm: Float[Array, "B G Q"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
+    """Scan over the chunks; a token past the end has features of zero."""
+    length, g = q.shape[1], k.shape[2]
+
+    def step(*given: Array) -> list[Array]:
+        state, norm, at, real, q, k, v = given
+        some = q.index_select(3, at)
+        near_k, near_v = k.index_select(2, at) * real.unsqueeze(-1), v.index_select(2, at)
+        place = torch.arange(chunk, device=at.device)
+        weights = some @ near_k.transpose(-1, -2).unsqueeze(2) * (place <= place[:, None])
+        sums = weights @ near_v.unsqueeze(2) + some @ state.unsqueeze(2)
+        total = weights.sum(-1) + (some @ norm[:, :, None, :, None]).squeeze(-1)
+        state = state + near_k.transpose(-1, -2) @ near_v
+        return [state, norm + near_k.sum(2), _normed(sums, total)]
+
+    grouped = q.unflatten(2, (g, -1)).permute(0, 2, 3, 1, 4)
+    shared = [grouped, k.transpose(1, 2), v.transpose(1, 2)]
+    state, norm, out = scan(step, [state, norm], tiles(length, chunk, q.device), shared)
+    # [n, B, G, R, chunk, V] -> [B, n · chunk, G · R, V], and only what exists of it.
+    whole = out.permute(1, 0, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
+    return whole.index_select(1, torch.arange(length, device=q.device)), state, norm
+
+
+def _normed(sums: Array, total: Array) -> Array:
+    return sums / total.masked_fill(total == 0, 1).unsqueeze(-1)

@@ -1,0 +1,58 @@
+"""Ring attention: a sequence over several ranks, keys and values passed round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from .flash import flash_attend, merge
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["place", "ring_attend"]
+
+
+def place(
+    positions: Int[Array, " T"],
+    ranks: Int[Array, " X"],
+    *,
+    layout: Literal["contiguous", "zigzag", "striped"],
+) -> Int[Array, " T"]:
+    """Whole-number arithmetic on the positions."""
+    count = ranks.shape[0]
+    if layout == "striped":
+        return positions % count
+    slices = count if layout == "contiguous" else 2 * count
+    slice_ = positions * slices // positions.shape[0]
+    return slice_ if layout == "contiguous" else torch.minimum(slice_, slices - 1 - slice_)
+
+
+def ring_attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G V"],
+    owner: Index[Array, " T", "< X"],
+    ranks: Int[Array, " X"],
+    *,
+    tile: int,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """Every query with the keys of every rank, a rank beside the other in the batch; then merged."""
+    count, at = ranks.shape[0], torch.arange(q.shape[1], device=q.device)
+    seen = owner == torch.arange(count, device=q.device)[:, None, None]
+    seen = seen & (at <= at[:, None] if causal else at[:, None] >= 0)
+    beside = lambda a: a.expand(count, *a.shape).flatten(0, 1)  # noqa: E731
+    mask = seen.unsqueeze(1).expand(-1, q.shape[0], -1, -1).flatten(0, 1)
+    out, lse = flash_attend(beside(q), beside(k), beside(v), mask, tile=tile, scale=scale, softcap=softcap)
+    parts = list(zip(out.unflatten(0, (count, -1)), lse.unflatten(0, (count, -1)), strict=True))
+    done = parts[0]
+    for part in parts[1:]:
+        done = merge(*done, *part)
+    return done[0]

@@ -1,0 +1,38 @@
+"""A loop over an axis whose length is known only when the graph runs: ONNX's Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch._higher_order_ops.scan import scan_op
+
+__all__ = ["scan", "tiles"]
+
+Step = Callable[..., list[torch.Tensor]]
+
+
+def scan(
+    step: Step,
+    carry: Sequence[torch.Tensor],
+    along: Sequence[torch.Tensor],
+    shared: Sequence[torch.Tensor] = (),
+) -> tuple[torch.Tensor, ...]:
+    """step(*carry, *slices, *shared) -> [*carry, *outputs] for each slice along the first axis.
+
+    Gives the last carry and the outputs, stacked along a new first axis. `shared` is what every
+    step reads. torch's operator is called as it is: its public wrapper compiles the step anew for
+    every new shape outside of an export, and some results may not be views of the arguments.
+    """
+    return tuple(scan_op(step, list(carry), list(along), tuple(shared)))
+
+
+def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places [n, tile] that cut an axis into tiles, and which of them exist.
+
+    A place past the end is the last one again, so that it can be read. There is at least one idle
+    tile, and never fewer than two in all: an exporter that saw one tile would take n for a constant.
+    """
+    places = torch.arange(length // tile + 2, device=device)[:, None] * tile
+    places = places + torch.arange(tile, device=device)
+    return places.clamp(max=length - 1), places < length

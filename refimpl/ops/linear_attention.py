@@ -1,0 +1,141 @@
+"""Linear attention: a kernel φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept, not keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+__all__ = [
+    "elu_features",
+    "linear_attend",
+    "linear_chunked",
+    "linear_parallel",
+    "linear_recurrent",
+    "random_features",
+    "relu_features",
+]
+
+
+def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+    """φ(x) = elu(x) + 1: x + 1 above zero, exp(x) below (Katharopoulos et al. 2020, eq. 7)."""
+    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+
+
+def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+    """φ(x) = max(x, 0) (Choromanski et al. 2021, §4: the generalized kernel that they found best)."""
+    return np.maximum(x, 0)
+
+
+def random_features(
+    x: Float[Array, "B T H K"],
+    projection: Float[Array, "Q K"],
+) -> Float[Array, "B T H Q"]:
+    """φ(x) = exp(W x − |x|² / 2) / √Q, W of standard normal rows (Choromanski et al. 2021, lemma 1).
+
+    E φ(q)·φ(k) = exp(q·k) over W, so that with q and k scaled by K^(−1/4) linear attention estimates
+    softmax attention. Conventions: no maximum is subtracted and no ε added, as Performer's code does
+    against overflow: in float64 neither is needed, and ε biases the estimate.
+    """
+    square = (x**2).sum(-1, keepdims=True) / 2
+    return np.exp(x @ projection.T - square) * len(projection) ** -0.5
+
+
+def linear_attend(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B S G Q"],
+    v: Float[Array, "B S G V"],
+    keys: Bool[Array, "B S"] | None = None,
+) -> Float[Array, "B T H V"]:
+    """Σ_s (q·k_s) v_s / Σ_s q·k_s as q Σ_s k_s v_sᵀ / q·Σ_s k_s (Katharopoulos et al. 2020, eq. 5).
+
+    q and k are features. `keys` says which keys are real; every query sees all of them.
+    Conventions: where q·Σ k is 0 (ReLU features may give that) the output is 0.
+    """
+    if keys is not None:
+        k = np.where(keys[:, :, None, None], k, 0)
+    state, norm = np.einsum("bsgq,bsgv->bgqv", k, v, optimize=True), k.sum(1)
+    return _read(q, state[:, None], norm[:, None])
+
+
+def linear_parallel(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B T G Q"],
+    v: Float[Array, "B T G V"],
+) -> Float[Array, "B T H V"]:
+    """The causal form in one product over the square: ((q kᵀ) ∘ lower triangle) v, rows normed."""
+    b, t, h, features = q.shape
+    grouped = q.reshape(b, t, k.shape[2], h // k.shape[2], features)
+    weights = np.einsum("btgrq,bsgq->bgrts", grouped, k, optimize=True) * np.tri(t, dtype=q.dtype)
+    sums = np.einsum("bgrts,bsgv->btgrv", weights, v, optimize=True)
+    return _normed(sums, weights.sum(-1).transpose(0, 3, 1, 2)).reshape(b, t, h, v.shape[3])
+
+
+def linear_recurrent(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B T G Q"],
+    v: Float[Array, "B T G V"],
+    state: Float[Array, "B G Q V"],
+    norm: Float[Array, "B G Q"],
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
+    """The causal form one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
+
+    S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S
+    and z before the call, zeros at the start of a text; they come back as they are after it: a cache
+    that doesn't grow.
+    """
+    out = np.zeros((*q.shape[:3], v.shape[3]), q.dtype)
+    for t in range(q.shape[1]):
+        state = state + k[:, t, :, :, None] * v[:, t, :, None, :]
+        norm = norm + k[:, t]
+        out[:, t] = _read(q[:, t, None], state[:, None], norm[:, None])[:, 0]
+    return out, state, norm
+
+
+def linear_chunked(
+    q: Float[Array, "B T H Q"],
+    k: Float[Array, "B T G Q"],
+    v: Float[Array, "B T G V"],
+    state: Float[Array, "B G Q V"],
+    norm: Float[Array, "B G Q"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
+    """The causal form chunk by chunk: a square inside a chunk, S and z from one to the next.
+
+    Time grows as T · chunk, with as many steps as chunks (Hua et al. 2022, §3.4). chunk = 1 is the
+    recurrent form, chunk ≥ T the parallel one.
+    """
+    b, length, h, features = q.shape
+    g = k.shape[2]
+    out = np.zeros((b, length, g, h // g, v.shape[3]), q.dtype)
+    grouped = q.reshape(b, length, g, h // g, features)
+    for start in range(0, length, chunk):
+        here = slice(start, start + chunk)
+        some, near_k, near_v = grouped[:, here], k[:, here], v[:, here]
+        weights = np.einsum("btgrq,bsgq->bgrts", some, near_k, optimize=True)
+        weights = weights * np.tri(some.shape[1], dtype=q.dtype)
+        sums = np.einsum("bgrts,bsgv->btgrv", weights, near_v, optimize=True)
+        sums = sums + np.einsum("btgrq,bgqv->btgrv", some, state, optimize=True)
+        total = weights.sum(-1).transpose(0, 3, 1, 2) + np.einsum("btgrq,bgq->btgr", some, norm)
+        out[:, here] = _normed(sums, total)
+        state = state + np.einsum("bsgq,bsgv->bgqv", near_k, near_v, optimize=True)
+        norm = norm + near_k.sum(1)
+    return out.reshape(b, length, h, v.shape[3]), state, norm
+
+
+def _read(q: Array, state: Array, norm: Array) -> Array:
+    """q S / q·z, query heads in groups; S and z [B, 1, G, Q, …] stand before all queries."""
+    b, t, h, features = q.shape
+    g = norm.shape[2]
+    grouped = q.reshape(b, t, g, h // g, features)
+    total = (grouped @ norm[..., None])[..., 0]
+    return _normed(grouped @ state, total).reshape(b, t, h, state.shape[-1])
+
+
+def _normed(sums: Array, total: Array) -> Array:
+    return sums / np.where(total == 0, 1, total)[..., None]

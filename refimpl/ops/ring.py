@@ -1,0 +1,83 @@
+"""Ring attention: a sequence over several ranks, keys and values passed round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from .flash import flash_attend, merge
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["place", "ring_attend"]
+
+
+def place(
+    positions: Int[Array, " T"],
+    ranks: Int[Array, " X"],
+    *,
+    layout: Literal["contiguous", "zigzag", "striped"],
+) -> Int[Array, " T"]:
+    """The rank of each token; `positions` is 0 … T−1, `ranks` is 0 … X−1.
+
+    contiguous: X slices in order (Liu et al. 2023). zigzag: 2X slices, rank r has the r-th from the
+    front and from the back (as Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2).
+    striped: token t is on rank t mod X (Brandon et al. 2023). Under a causal mask the last slice has
+    all the work of the first kind; the other two share it. Conventions: slice of token t is
+    ⌊t · slices / T⌋, so that lengths differ by one at most.
+    """
+    count = len(ranks)
+    if layout == "striped":
+        return positions % count
+    slices = count if layout == "contiguous" else 2 * count
+    slice_ = positions * slices // len(positions)
+    return slice_ if layout == "contiguous" else np.minimum(slice_, slices - 1 - slice_)
+
+
+def ring_attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G V"],
+    owner: Index[Array, " T", "< X"],
+    ranks: Int[Array, " X"],
+    *,
+    tile: int,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H V"]:
+    """`attend` by ranks that hold a part of the tokens each (Liu et al. 2023, algorithm 1).
+
+    Rank owner[t] holds token t, `ranks` is 0 … X−1. In step i rank r has the keys and values of rank
+    r − i, attends to them, and merges what comes out with what it has by the log-sum-exps; then all
+    pass on what they have to rank r + 1. The ranks are simulated one after the other here.
+    Conventions: any placement, a rank without tokens included; a causal mask needs the positions of
+    the tokens, not their places on a rank.
+    """
+    count = len(ranks)
+    mine = [np.nonzero(owner == rank)[0] for rank in range(count)]
+    blocks = [(k[:, at], v[:, at], at) for at in mine]
+    b, h = q.shape[0], q.shape[2]
+    done = [
+        (np.zeros((b, len(at), h, v.shape[3]), q.dtype), np.full((b, h, len(at)), -np.inf, q.dtype))
+        for at in mine
+    ]
+    for _ in range(count):
+        for rank, at in enumerate(mine):
+            near_k, near_v, theirs = blocks[rank]
+            seen = theirs[None, :] <= at[:, None] if causal else np.ones((len(at), len(theirs)), bool)
+            part = flash_attend(
+                q[:, at], near_k, near_v, np.broadcast_to(seen, (b, *seen.shape)),
+                tile=tile, scale=scale, softcap=softcap,
+            )  # fmt: skip
+            done[rank] = merge(*done[rank], *part)
+        blocks = [blocks[rank - 1] for rank in range(count)]
+    out = np.zeros((*q.shape[:3], v.shape[3]), q.dtype)
+    for at, (part, _) in zip(mine, done, strict=True):
+        out[:, at] = part
+    return out

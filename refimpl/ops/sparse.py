@@ -1,0 +1,129 @@
+"""Sparse attention: queries and keys in blocks, and a list of the pairs of blocks that meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .attention import attend
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = [
+    "bigbird_layout",
+    "block_mask",
+    "listed",
+    "longformer_layout",
+    "longformer_mask",
+    "sparse_attend",
+]
+
+
+def sparse_attend(
+    q: Float[Array, "B Y A H K"],
+    k: Float[Array, "B Z A G K"],
+    v: Float[Array, "B Z A G V"],
+    rows: Index[Array, " M", "< Y"],
+    columns: Index[Array, " M", "< Z"],
+    mask: Bool[Array, "M A A"] | None = None,
+    keys: Bool[Array, "B Z A"] | None = None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B Y A H V"]:
+    """Block rows[m] of the queries attends to block columns[m] of the keys, for every m.
+
+    Only the listed blocks are gathered: time and memory grow with their number M. `mask` says who
+    sees whom inside a listed pair, `keys` which keys are real (the last block may be padded).
+    Equal to `attend` under the layout's `block_mask`. Conventions: a pair that is listed twice counts
+    twice; a query that sees nothing gives zeros.
+    """
+    b, y, a, h, _ = q.shape
+    out = np.zeros((b, y, a, h, v.shape[4]), q.dtype)
+    order = np.argsort(rows, kind="stable")
+    ends = np.searchsorted(rows[order], np.arange(y + 1))
+    for row in range(y):
+        pairs = order[ends[row] : ends[row + 1]]
+        near = columns[pairs]
+        flat = lambda x, near=near: x[:, near].reshape(b, len(near) * a, *x.shape[3:])  # noqa: E731
+        seen = np.ones((b, a, len(pairs) * a), bool)
+        if mask is not None:
+            seen = seen & mask[pairs].transpose(1, 0, 2).reshape(a, -1)
+        if keys is not None:
+            seen = seen & flat(keys)[:, None]
+        out[:, row] = attend(q[:, row], flat(k), flat(v), seen, scale=scale, softcap=softcap)
+    return out
+
+
+def listed(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
+    """The pairs of blocks of a layout, row by row: what `sparse_attend` takes."""
+    rows, columns = np.nonzero(layout)
+    return rows, columns
+
+
+def block_mask(
+    queries: Index[Array, "B T", "< Y"],
+    keys: Index[Array, " S", "< Z"],
+    layout: Bool[Array, "Y Z"],
+) -> Bool[Array, "B T S"]:
+    """The mask over tokens that a layout over blocks stands for; a token is given by its block."""
+    return layout[queries][:, :, keys]
+
+
+def bigbird_layout(
+    rows: Int[Array, " Y"],
+    columns: Int[Array, " Z"],
+    chosen: Index[Array, "Y I", "< Z"],
+    *,
+    reach: int,
+    first: int,
+) -> Bool[Array, "Y Z"]:
+    """Window, global and random blocks together (Zaheer et al. 2020, §2 and figure 1).
+
+    `rows` and `columns` number the blocks. A block sees the `reach` blocks on each side of itself;
+    the `first` blocks see all and are seen by all (its internal global tokens, ITC); block y sees
+    the blocks chosen[y] too. Conventions: the paper draws the random blocks, here they are given.
+    """
+    window = abs(rows[:, None] - columns[None, :]) <= reach
+    spread = (rows[:, None] < first) | (columns[None, :] < first)
+    layout = window | spread
+    layout[np.arange(len(rows))[:, None], chosen] = True
+    return layout
+
+
+def longformer_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, "B S"],
+    query_global: Bool[Array, "B T"],
+    key_global: Bool[Array, "B S"],
+    *,
+    reach: int,
+) -> Bool[Array, "B T S"]:
+    """True within `reach` tokens on each side, and where either token is global.
+
+    Beltagy et al. 2020, §3.1: the sliding window of width w is reach = w / 2; a global token attends
+    to all and is attended by all. Positions of keys have an axis of rows, so that the same function
+    gives the mask inside listed pairs of blocks: there a row is a pair.
+    """
+    near = abs(queries[:, :, None] - keys[:, None, :]) <= reach
+    return near | query_global[:, :, None] | key_global[:, None, :]
+
+
+def longformer_layout(
+    is_global: Bool[Array, "Y A"],
+    *,
+    reach: int,
+) -> Bool[Array, "Y Y"]:
+    """The blocks that hold a pair of tokens that `longformer_mask` lets meet; no other block.
+
+    The last token of block i and the first of block j > i are (j − i − 1) · A + 1 apart.
+    """
+    y, a = is_global.shape
+    apart = abs(np.arange(y)[:, None] - np.arange(y)[None, :])
+    some = np.any(is_global, axis=1)
+    return ((apart - 1) * a + 1 <= reach) | (apart == 0) | some[:, None] | some[None, :]
