@@ -1,0 +1,41 @@
+"""Laws of quantization with given scales."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.static_quant import static_dequantize as back
+from . import Draw, Subject, law
+
+
+@law("static_quantize")
+def codes_come_back(static_quantize: Subject, draw: Draw) -> None:
+    """Numbers that codes stand for are quantized to these codes; others are clipped to the ends."""
+    call = draw(static_quantize.calls())
+    rng = np.random.default_rng(call["x"].size)
+    low = -(2 ** (call["bits"] - 1)) if call["signed"] else 0
+    codes = rng.integers(low, low + 2 ** call["bits"], call["x"].shape)
+    scale = np.abs(call["scale"]) + static_quantize.dtype.type(0.5)
+    here = call.but(x=back(codes, scale, call["zero"]), scale=scale)
+    static_quantize.near(static_quantize(here), codes)
+    far = call.but(x=np.full_like(call["x"], 1e6), scale=scale)
+    assert (static_quantize(far) == low + 2 ** call["bits"] - 1).all(), "large numbers aren't clipped"
+
+
+@law("static_dequantize")
+def the_zero_point_stands_for_zero(static_dequantize: Subject, draw: Draw) -> None:
+    """And a code one higher stands for one scale more."""
+    call = draw(static_dequantize.calls())
+    zeros = np.broadcast_to(call["zero"], call["codes"].shape)
+    static_dequantize.near(static_dequantize(call.but(codes=zeros)), np.zeros(zeros.shape))
+    step = static_dequantize(call.but(codes=call["codes"] + 1)) - static_dequantize(call)
+    static_dequantize.near(step, np.broadcast_to(call["scale"], step.shape), call, call)
+
+
+@law("integer_matmul")
+def a_product_of_codes_is_a_product_of_numbers(integer_matmul: Subject, draw: Draw) -> None:
+    """With scales it is the product of what the codes stand for, to the last bit in float64."""
+    call = draw(integer_matmul.calls())
+    a = back(call["a"].T, np.ones(len(call["zero_a"])), call["zero_a"]).T
+    b = back(call["b"], np.ones(len(call["zero_b"])), call["zero_b"])
+    integer_matmul.near(integer_matmul(call), (a @ b).astype(np.int64))

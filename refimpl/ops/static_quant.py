@@ -1,0 +1,53 @@
+"""Quantization with scales that are given: what graphs of QuantizeLinear and DequantizeLinear compute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+__all__ = ["integer_matmul", "static_dequantize", "static_quantize"]
+
+
+def static_quantize(
+    x: Float[Array, "M D"],
+    scale: Float[Array, " D"],
+    zero: Int[Array, " D"],
+    *,
+    bits: int,
+    signed: bool,
+) -> Int[Array, "M D"]:
+    """code = clip(rint(x / scale) + zero) to the numbers of so many bits (ONNX's QuantizeLinear).
+
+    Conventions: halves go to the even code; a scale of 0 gives the zero point. One scale for a whole
+    tensor, one a row or one a block are the same, spread to one an element.
+    """
+    low = -(2 ** (bits - 1)) if signed else 0
+    steps = np.where(scale == 0, 0, x / np.where(scale == 0, 1, scale))
+    return np.clip(np.rint(steps) + zero, low, low + 2**bits - 1).astype(np.int32)
+
+
+def static_dequantize(
+    codes: Int[Array, "M D"],
+    scale: Float[Array, " D"],
+    zero: Int[Array, " D"],
+) -> Float[Array, "M D"]:
+    """(code − zero) · scale (ONNX's DequantizeLinear): the difference in whole numbers, then one product."""
+    return (codes - zero).astype(scale.dtype) * scale
+
+
+def integer_matmul(
+    a: Int[Array, "M D"],
+    b: Int[Array, "D F"],
+    zero_a: Int[Array, " M"],
+    zero_b: Int[Array, " F"],
+) -> Int[Array, "M F"]:
+    """Σ_d (a[m,d] − zero_a[m]) · (b[d,f] − zero_b[f]) in 32 bits (ONNX's MatMulInteger).
+
+    Times both scales it is the product of the two matrices, exact but for that one rounding.
+    """
+    return (a - zero_a[:, None]).astype(np.int32) @ (b - zero_b).astype(np.int32)
