@@ -1,8 +1,7 @@
-"""One ONNX operator on ONNX Runtime's CPU provider, and ONNX's own test cases of an operator."""
+"""One ONNX operator on ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -41,19 +40,3 @@ def graph(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return session.run(None, given)
-
-
-def cases(module: str, op: str) -> dict[str, tuple[dict[str, Any], list[Any], list[Any]]]:
-    """ONNX's test cases: name -> (attributes, inputs, outputs); an absent input is None."""
-    node = importlib.import_module("onnx.backend.test.case.node")
-    importlib.import_module(f"onnx.backend.test.case.node.{module}")
-    found = {}
-    for case in node._NodeTestCases:
-        one = case.model.graph.node[0]
-        if one.op_type != op or len(case.model.graph.node) != 1:
-            continue
-        inputs, outputs = case.data_sets[0]
-        values = dict(zip((i.name for i in case.model.graph.input), inputs, strict=True))
-        attributes = {a.name: helper.get_attribute_value(a) for a in one.attribute}
-        found[case.name] = attributes, [values.get(n) for n in one.input], list(outputs)
-    return found

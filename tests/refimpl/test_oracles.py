@@ -1,4 +1,4 @@
-"""The specification against others: torch's functions, transformers' rotary code, ONNX's test cases.
+"""The specification against others: torch's functions and transformers' rotary code.
 
 No oracle outside for `append`, `causal_mask`, `linear` and the embeddings: they are one line of NumPy
 each, held by laws and by the models of test_families.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import nodes
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from transformers import LlamaConfig
 from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb as interleaved_rotary
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-# ONNX's cases are float32, and torch's rotary tables too.
+# transformers' rotary tables are float32.
 SINGLE = 2e-6
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from((0.1, 1.0, 8.0))
@@ -136,88 +135,3 @@ def test_interleaved_rotary_is_gptjs(seed: int, j: int):
     cos, sin = np.cos(angles), np.sin(angles)
     wanted = interleaved_rotary(t(x), t(sin), t(cos))
     equal(position.rotate(x, cos, sin, interleaved=True), wanted)
-
-
-def case(module: str, op: str, keep: Any = lambda name, attributes, inputs: True) -> Any:
-    found = {n: c for n, c in nodes.cases(module, op).items() if keep(n, c[0], c[1])}
-    assert len(found) >= 3, f"ONNX has few cases of {op} that fit: {list(found)}"
-    return pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in found.items()])
-
-
-def _last(name: str, attributes: dict[str, Any], inputs: list[Any]) -> bool:
-    return attributes.get("axis", -1) in (-1, inputs[0].ndim - 1)
-
-
-@case("rmsnormalization", "RMSNormalization", _last)
-def test_onnx_rms_norm(case: tuple):
-    attributes, inputs, (wanted,) = case
-    equal(norm.rms_norm(*inputs, eps=attributes.get("epsilon", 1e-5)), wanted, SINGLE)
-
-
-@case("layernormalization", "LayerNormalization", _last)
-def test_onnx_layer_norm(case: tuple):
-    attributes, inputs, outputs = case
-    equal(norm.layer_norm(*inputs, eps=attributes.get("epsilon", 1e-5)), outputs[0], SINGLE)
-
-
-@case("gelu", "Gelu")
-def test_onnx_gelu(case: tuple):
-    attributes, (x,), (wanted,) = case
-    kind = "gelu_tanh" if attributes.get("approximate") == b"tanh" else "gelu"
-    equal(activation.activation(x, kind=kind), wanted, SINGLE)
-
-
-@case("softmax", "Softmax", _last)
-def test_onnx_softmax(case: tuple):
-    _, (x,), (wanted,) = case
-    equal(attention.softmax(x), wanted, SINGLE)
-
-
-@case("rotaryembedding", "RotaryEmbedding", lambda n, a, i: i[0].ndim == 4)
-def test_onnx_rotary(case: tuple):
-    attributes, (x, cos, sin, *ids), (wanted,) = case
-    if ids and ids[0] is not None:
-        cos, sin = cos[ids[0]], sin[ids[0]]
-    got = position.rotate(
-        x.transpose(0, 2, 1, 3), cos, sin, interleaved=bool(attributes.get("interleaved", 0))
-    )
-    equal(got.transpose(0, 2, 1, 3), wanted, SINGLE)
-
-
-def _plain(name: str, attributes: dict[str, Any], inputs: list[Any]) -> bool:
-    """Four axes, float32, no cache, no causal flag, no mask that is added."""
-    simple = set(attributes) <= {"scale", "softcap"}
-    masked = len(inputs) > 3 and inputs[3] is not None
-    return (
-        simple
-        and len(inputs) <= 4
-        and inputs[0].ndim == 4
-        and inputs[0].dtype == np.float32
-        and not (masked and inputs[3].dtype != bool)
-    )
-
-
-@case("attention", "Attention", _plain)
-def test_onnx_attention(case: tuple):
-    attributes, (q, k, v, *mask), outputs = case
-    b, _, rows, _ = q.shape
-    seen = None
-    if mask:
-        # ONNX broadcasts; a mask of the spec has no axis of heads, and these cases repeat it there.
-        seen = np.broadcast_to(mask[0], (b, mask[0].shape[-3] if mask[0].ndim > 2 else 1, rows, k.shape[2]))
-        if not (seen == seen[:, :1]).all():
-            assert mask[0].ndim == 4
-            for head in range(q.shape[1]):
-                one = attention.attend(
-                    *(a[:, head : head + 1].transpose(0, 2, 1, 3) for a in (q, k, v)), seen[:, head]
-                )
-                equal(one[:, :, 0], outputs[0][:, head], SINGLE)
-            return
-        seen = seen[:, 0]
-    got = attention.attend(
-        *(a.transpose(0, 2, 1, 3) for a in (q, k, v)),
-        seen,
-        scale=attributes.get("scale"),
-        softcap=attributes.get("softcap") or None,
-    )
-    equal(got.transpose(0, 2, 1, 3), outputs[0], SINGLE)
