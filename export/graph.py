@@ -103,11 +103,11 @@ def input_axes(config: Config) -> list[tuple[str, list[str | int]]]:
         ("past", ["batch"]),
         ("at", ["batch", "wanted"]),
     ]
-    for i, rope in enumerate(config.ropes):
-        found += [(f"{name}.{i}", ["capacity", rope.dims // 2]) for name in ("cos", "sin")]
     for i, layer in enumerate(config.layers):
         a = layer.attention
         found += [(f"{name}.{i}", ["batch", a.groups, "capacity", a.head_size]) for name in ("k", "v")]
+    for i, rope in enumerate(config.ropes):
+        found += [(f"{name}.{i}", ["capacity", rope.dims // 2]) for name in ("cos", "sin")]
     return found
 
 
@@ -142,9 +142,7 @@ def _inputs(config: Config, dtype: torch.dtype) -> tuple[Any, ...]:
     for name, axes in input_axes(config):
         shape = [sizes[a] if isinstance(a, str) else a for a in axes]
         made[name] = torch.zeros(shape, dtype=torch.int64 if name in ("tokens", "past", "at") else dtype)
-    tables = [(made[f"cos.{i}"], made[f"sin.{i}"]) for i in range(len(config.ropes))]
-    cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.layers))]
-    return made["tokens"], made["past"], made["at"], tables, cache
+    return _arguments(config, made)
 
 
 def _dynamic(config: Config) -> tuple[Any, ...]:
@@ -153,9 +151,18 @@ def _dynamic(config: Config) -> tuple[Any, ...]:
         name: {i: dim[a] for i, a in enumerate(axes) if isinstance(a, str)}
         for name, axes in input_axes(config)
     }
-    tables = [(made[f"cos.{i}"], made[f"sin.{i}"]) for i in range(len(config.ropes))]
+    return _arguments(config, made)
+
+
+def _arguments(config: Config, made: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What stands for each graph input, as `Decoder.forward` takes it.
+
+    Without rotary positions there are no tables: for an empty list, the exporter names no axis.
+    """
     cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.layers))]
-    return made["tokens"], made["past"], made["at"], tables, cache
+    tables = [(made[f"cos.{i}"], made[f"sin.{i}"]) for i in range(len(config.ropes))]
+    whole = made["tokens"], made["past"], made["at"], cache
+    return (*whole, tables) if tables else whole
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -50,9 +50,9 @@ def _items(tree: Any) -> list[tuple[str, Any]]:
 class Decoder(nn.Module):
     """A decoder-only model over a Config and its parameter tree (of tensors).
 
-    forward(tokens [B, T], past [B], at [B, P], tables, cache) gives (logits [B, P, N], new cache);
-    logits of a float16 model leave in float32. `tables` is a list of (cos, sin) [L, J] in the order
-    of `config.ropes`, `cache` a list of (keys, values) [B, G, L, K] a layer.
+    forward(tokens [B, T], past [B], at [B, P], cache, tables) gives (logits [B, P, N], new cache);
+    logits of a float16 model leave in float32. `cache` is a list of (keys, values) [B, G, L, K] a
+    layer, `tables` one of (cos, sin) [L, J] in the order of `config.ropes`.
     """
 
     def __init__(self, config: Config, tree: Any) -> None:
@@ -65,8 +65,8 @@ class Decoder(nn.Module):
         tokens: torch.Tensor,
         past: torch.Tensor,
         at: torch.Tensor,
-        tables: list[tuple[torch.Tensor, torch.Tensor]],
         cache: list[tuple[torch.Tensor, torch.Tensor]],
+        tables: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         ropes = dict(zip(self.config.ropes, tables, strict=True))
         logits, new = model(tokens, past, at, ropes, cache, self.leaves.tree(), config=self.config)

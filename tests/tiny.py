@@ -1,5 +1,7 @@
 """Tiny models for tests: random weights, biases and norms too, all axis sizes different."""
 
+from dataclasses import replace
+
 import numpy as np
 from tfm.refimpl import params
 from tfm.refimpl.config import (
@@ -65,6 +67,17 @@ def llama(
         head=LM(tied),
         context=context,
     )
+
+
+def added(context: int = 128) -> Config:
+    """A decoder whose positions are added: to the tokens' vectors, and in two ways to scores."""
+    base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
+    assert base.decoder is not None
+    first, norm = base.decoder.layers[0], LayerNorm(1e-5)
+    kinds = Alibi(), RelativeBias(8, 20), None
+    layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
+    stack = replace(base.decoder, layers=layers, positions=Learned(context, 2), first_norm=norm)
+    return replace(base, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
 
 
 WORDS = MaskedLM(tied=True, dense=Dense("tanh", norm=LayerNorm(1e-5)))

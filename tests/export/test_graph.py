@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,6 +11,7 @@ import pytest
 import tiny
 from tfm.export import graph, quantize, targets
 from tfm.export.write import export
+from tfm.refimpl import params
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError
@@ -77,6 +79,25 @@ def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
     assert made.refused == (
         "GroupQueryAttention in layer 0: head size with rotary positions must be a multiple of 16, got 12",
     )
+
+
+def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> None:
+    found = operators(exported(tmp_path, tiny.added(), "ort-cpu", "int8"))
+    assert "com.microsoft::GroupQueryAttention" not in found
+    made = open_bundle(tmp_path / "out").manifest
+    assert made.cache == "copied"
+    assert made.refused == (
+        "GroupQueryAttention in layer 0: scores with a bias need the standard form, got Alibi",
+    )
+    kinds = {name: spec.dtype for name, spec in made.tensors.items() if name.endswith(params.ADDED)}
+    assert kinds == {"decoder.positions": "float32", "decoder.relative_bias": "float32"}
+
+
+@pytest.mark.parametrize("make", [tiny.encoder, tiny.pair])
+def test_a_model_with_an_encoder_is_no_bundle_yet(tmp_path: Path, make: Callable[[], Config]) -> None:
+    with pytest.raises(ExportError, match="only a decoder without an encoder can be exported yet"):
+        exported(tmp_path, make(), "ort-cpu", "int8")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_lie_in_the_data_file_and_notes_are_gone(tmp_path: Path) -> None:

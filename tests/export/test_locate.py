@@ -21,6 +21,7 @@ CONFIGS = {
     "llama": tiny.llama(),
     "everything": tiny.llama(tied=False, bias=True, qk_norm=True, window=3),
     "plain": tiny.llama(plain=True, kind="gelu", head_size=12),
+    "added": tiny.added(),
 }
 MADE = [
     ("llama", "ort-cpu", "int8"),
@@ -28,6 +29,7 @@ MADE = [
     ("everything", "ort-cpu", "int8-dynamic"),
     ("plain", "ort-cpu", "fp32"),
     ("plain", "standard", "int8"),
+    ("added", "ort-cpu", "int8"),
 ]
 
 
@@ -69,14 +71,15 @@ def plant(source: Path, out: Path, bug: Callable[[onnx.GraphProto], None]) -> Pa
 
 @pytest.mark.parametrize("made", MADE, ids="-".join)
 def test_every_part_of_an_honest_graph_is_within_budget(bundles, made):
+    layers = len(CONFIGS[made[0]].layers)
     parts = locate(open_bundle(bundles(*made)), TOKENS)
     assert [part.name for part in parts[:3]] == [
         "embedding",
         "layer 0, attention, input",
         "layer 0, attention, heads",
     ]
-    assert [part.name for part in parts[-3:]] == ["layer 1, mlp, output", "head, input", "logits"]
-    assert len(parts) == 1 + 2 * 6 + 2
+    assert [part.name for part in parts[-3:]] == [f"layer {layers - 1}, mlp, output", "head, input", "logits"]
+    assert len(parts) == 1 + layers * 6 + 2
     assert first(parts) is None, first(parts)
     assert any(part.error > 0 for part in parts)
 

@@ -23,13 +23,10 @@ from tfm.export.ops import encoder as mirror_encoder
 from tfm.export.ops import model as mirror_model
 from tfm.refimpl.config import (
     LM,
-    Alibi,
     Config,
     LayerNorm,
-    Learned,
     Llama3Scaling,
     Plain,
-    RelativeBias,
     RMSNorm,
 )
 from tfm.refimpl.laws.kit.budget import FINE, budgets, cast, expected
@@ -131,16 +128,6 @@ def odd() -> Config:
     )
 
 
-def added() -> Config:
-    """Positions that are added: to the tokens' vectors, and two kinds to scores; what a head may add."""
-    config = tiny.llama(layers=3, head_size=12, plain=True)
-    first = config.decoder.layers[0]
-    kinds = Alibi(), RelativeBias(8, 20), None
-    layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
-    stack = replace(config.decoder, layers=layers, positions=Learned(128, 2), first_norm=LayerNorm(1e-5))
-    return replace(config, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
-
-
 def graph(config: Config, tree: Any, opset: int) -> Graph:
     """`model` exported as a graph of all its arrays but the tree."""
     traced = inputs(config, 0, TRACED["B"], TRACED["T"], TRACED["O"], TRACED["P"])
@@ -159,7 +146,7 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
     return export(call, named, opset)
 
 
-@pytest.mark.parametrize(("make", "opset"), [(tiny.llama, 23), (odd, 21), (added, 23)])
+@pytest.mark.parametrize(("make", "opset"), [(tiny.llama, 23), (odd, 21), (tiny.added, 23)])
 def test_model_graph(make: Any, opset: int):
     """The whole model on ONNX Runtime: prompt, one token, any past, any number of wanted positions."""
     config = make()

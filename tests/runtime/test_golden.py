@@ -17,12 +17,13 @@ CONFIGS = {
     "everything": tiny.llama(window=3, tied=False, bias=True, qk_norm=True),
     "plain": tiny.llama(plain=True, kind="gelu"),
     "short": tiny.llama(context=1),
+    "added": tiny.added(),
 }
 
 
 def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
-        if value.ndim == 1:
+        if value.ndim == 1 or name.endswith(params.ADDED):
             return value
         axis = 1 if name.endswith("table") else 0
         return quantize(value, bits=bits, block=32, axis=axis, activations=activations)
