@@ -1,0 +1,135 @@
+"""The range of an activation, from flat batches of it: by its extremes, by percentiles, by least entropy.
+
+state = None
+for x in batches: state = histogram(state, x)
+scale, zero = parameters(entropy(state))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..errors import NumericError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
+    from numpy import ndarray as Array
+
+__all__ = ["Histogram", "Range", "entropy", "histogram", "minmax", "parameters", "percentile"]
+
+BINS = 4096  # TensorRT's 2048, on either side of zero
+
+
+class Range(NamedTuple):
+    """The numbers that get codes of their own; what lies outside gets the nearest end's."""
+
+    low: float
+    high: float
+
+
+class Histogram(NamedTuple):
+    """Counts of numbers in equal bins from −2^exponent to 2^exponent, and their exact extremes."""
+
+    counts: Int[Array, " M"]
+    exponent: int
+    extremes: Range
+
+
+def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
+    """The least and the largest number so far: of no numbers (∞, −∞), which any number replaces.
+
+    Raises NumericError for NaN or infinity, as `histogram` does.
+    """
+    if not np.isfinite(x).all():
+        raise NumericError("activations must be finite to have a range, got NaN or infinity")
+    low, high = (np.inf, -np.inf) if state is None else state
+    return Range(float(x.min(initial=low)), float(x.max(initial=high)))
+
+
+def histogram(state: Histogram | None, x: Float[Array, " M"], *, bins: int = BINS) -> Histogram:
+    """Counts so far: bin i holds −limit + i · width ≤ x < −limit + (i + 1) · width.
+
+    Conventions: the limit is the least power of two above all magnitudes so far. When it doubles,
+    each two neighbouring bins become one, so the counts are exactly those of all numbers at once, in
+    whatever batches and order they came. `bins`, a multiple of 4, is the memory.
+    """
+    extremes = minmax(None if state is None else state.extremes, x)
+    needed = int(np.frexp(max(-extremes.low, extremes.high, 0))[1])
+    counts = np.zeros(bins, np.int64) if state is None else state.counts
+    # Zeros lie in the same bin under every limit.
+    small = state is None or max(-state.extremes.low, state.extremes.high) <= 0
+    exponent = needed if state is None or small else state.exponent
+    while exponent < needed:
+        pairs = counts.reshape(-1, 2).sum(axis=1)
+        counts, exponent = np.pad(pairs, len(pairs) // 2), exponent + 1
+    middle = len(counts) // 2
+    # Powers of two leave the digits alone, so a number's bin is a half of its bin before.
+    index = np.floor(np.ldexp(x.astype(np.float64), -exponent) * middle).astype(np.int64)
+    return Histogram(counts + np.bincount(index + middle, minlength=len(counts)), exponent, extremes)
+
+
+def _cut(state: Histogram, low: int, high: int) -> Range:
+    """From the edge below bin `low` to the edge above bin `high`, no further than the extremes."""
+    middle = len(state.counts) // 2
+    edge = lambda i: float(np.ldexp((i - middle) / middle, state.exponent))  # noqa: E731
+    return Range(max(state.extremes.low, edge(low)), min(state.extremes.high, edge(high + 1)))
+
+
+def percentile(state: Histogram, *, share: float = 0.9999) -> Range:
+    """The shortest range of whole bins with at most (1 − share) / 2 of the numbers beyond each end.
+
+    Conventions: each tail is cut by itself (ONNX Runtime's asymmetric PercentileCalibrater), and a
+    bin is kept or lost whole; a share of 1 gives the exact extremes.
+    """
+    most = (1 - share) / 2 * state.counts.sum()
+    below, above = np.cumsum(state.counts), np.cumsum(state.counts[::-1])
+    if below[-1] == 0:
+        return state.extremes
+    return _cut(state, int(np.argmax(below > most)), len(above) - 1 - int(np.argmax(above > most)))
+
+
+def entropy(state: Histogram, *, levels: int = 128) -> Range:
+    """The range [−t, t] whose `levels` steps of |x| lose least information: min over t of KL(P‖Q).
+
+    Migacz 2017 ("8-bit Inference with TensorRT"): for t at the upper edge of each bin from the
+    `levels`-th on, P is the histogram of |x| below t with all that lies above added to its last bin,
+    Q the same histogram without these, in `levels` steps, each step's count spread evenly over those of
+    its bins that aren't empty. Conventions: bin k of i belongs to step ⌊k · levels / i⌋ (the paper's
+    steps have ⌊i / levels⌋ bins and the last one the rest); a Q of 0 where P isn't makes t impossible,
+    so the last bin is never empty; of equal divergences the least t counts; a range never passes the
+    extremes; with too few bins in use it is the extremes.
+    """
+    middle = len(state.counts) // 2
+    held = state.counts[middle:] + state.counts[:middle][::-1]
+    used = int(np.flatnonzero(held)[-1]) + 1 if held.any() else 0
+    best, least = used, np.inf
+    for i in range(levels, used + 1):
+        if held[i - 1] == 0:
+            continue
+        inside = held[:i]
+        full = inside > 0
+        step = (np.arange(i) * levels // i)[full]
+        p = inside[full].astype(np.float64)
+        q = (np.bincount(step, p, levels) / np.maximum(np.bincount(step, minlength=levels), 1))[step]
+        p[-1] += held[i:].sum()
+        p, q = p / p.sum(), q / q.sum()
+        divergence = float(np.sum(p * np.log(p / q)))
+        if divergence < least:
+            best, least = i, divergence
+    return _cut(state, middle - best, middle + best - 1)
+
+
+def parameters(found: Range) -> tuple[Float[Array, ""], UInt8[Array, ""]]:
+    """Scale and zero point of unsigned 8-bit codes: code = clip(rint(x / scale) + zero, 0, 255).
+
+    As `ops.quant.dynamic_quantize` has them: the range is widened to hold 0, which gets a code of its
+    own, scale = (high − low) / 255, zero = clip(rint(−low / scale)). Conventions: float32; where every
+    number is 0 the scale is 1, as nothing can be divided by 0.
+    """
+    low, high = np.float32(min(found.low, 0)), np.float32(max(found.high, 0))
+    scale = (high - low) / np.float32(255)
+    if scale == 0:
+        return np.array(1, np.float32), np.array(0, np.uint8)
+    return np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
