@@ -63,3 +63,27 @@ def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -
     order = np.arange(call["x"].shape[-1]).reshape(2, -1).T.reshape(-1)
     woven = call.but(x=call["x"][..., order], interleaved=True)
     rotate.near(rotate(woven), rotate(call)[..., order], woven, call)
+
+
+@law("rope_frequencies")
+def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -> None:
+    """The first pair turns a radian a position; theta times slower would be the pair after the last."""
+    call = draw(frequencies.calls())
+    call = call.but(pairs=np.arange(len(call["pairs"])))
+    got = frequencies(call)
+    frequencies.near(got[0], 1.0, call)
+    last = got[-1] * (got[-1] / got[-2] if len(got) > 1 else 1 / call["theta"])
+    frequencies.near(last, 1 / call["theta"], call, times=4)
+
+
+@law("rope_tables")
+def turns_add_up(rope_tables: Subject, draw: Draw) -> None:
+    """At 0 there is no turn; the turn at p + q is the one at p after the one at q."""
+    call = draw(rope_tables.calls(magnitude=1.0))
+    call = call.but(frequencies=np.clip(call["frequencies"], -1, 1))
+    other = call.but(positions=call["positions"][::-1])
+    both = call.but(positions=call["positions"] + other["positions"])
+    (a, b), (c, d) = rope_tables(call), rope_tables(other)
+    rope_tables.near(rope_tables(both), (a * c - b * d, a * d + b * c), both, call, call, other, other)
+    cos, sin = rope_tables(call.but(positions=np.zeros_like(call["positions"])))
+    rope_tables.near((cos, sin), (np.ones(cos.shape), np.zeros(sin.shape)))

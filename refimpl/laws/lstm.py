@@ -1,0 +1,91 @@
+"""Laws of the LSTM: layers are their cell repeated, and a state that is passed on goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ops.lstm import lstm as layer
+from ..ops.lstm import lstm_cell as cell
+from . import Draw, Subject, law
+from .kit.budget import cast
+from .kit.strategies import splits
+
+
+@law("lstm_cell")
+def a_shut_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None:
+    """With i = 0 and f = 1 the memory stays, and the output shows half of tanh of it at o = 1/2."""
+    call = draw(lstm_cell.calls(bias=True, peephole=None))
+    units = call["h"].shape[1]
+    gates = np.repeat(np.array([-1e4, 1e4, 0, 0]), units).astype(lstm_cell.dtype)
+    silent = {n: np.zeros_like(call[n]) for n in ("wx", "wh")}
+    kept = call.but(bias=gates, **silent)
+    h, c = lstm_cell(kept)
+    lstm_cell.near(c, call["c"])
+    lstm_cell.near(h, np.tanh(call["c"].astype(np.float64)) / 2, kept)
+
+
+@law("lstm")
+def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
+    """Each token's h and c are the cell's, from those of the token before."""
+    call = draw(lstm.calls(lengths=None, reverse=False))
+    exact: dict[str, Any] = {n: None if a is None else cast(a, np.float64) for n, a in call.arrays.items()}
+    zeros = np.zeros((call["x"].shape[0], call["wh"].shape[0]))
+    h = zeros if exact["h0"] is None else exact["h0"]
+    c = zeros if exact["c0"] is None else exact["c0"]
+    wanted = []
+    for t in range(call["x"].shape[1]):
+        weights = (exact[n] for n in ("wx", "wh", "bias", "peephole"))
+        h, c = cell(exact["x"][:, t], h, c, *weights)
+        wanted.append(h)
+    lstm.near(lstm(call), (np.stack(wanted, 1), h, c), call)
+
+
+@law("lstm")
+def any_split_of_the_tokens_is_one_pass(lstm: Subject, draw: Draw) -> None:
+    """The state after one part is where the next begins."""
+    call = draw(lstm.calls(lengths=None, reverse=False, T=5))
+    cut = draw(splits(5))
+    first, second = lstm.take(call, "T", range(cut)), lstm.take(call, "T", range(cut, 5))
+    y, h, c = lstm(first)
+    second = second.but(h0=h, c0=c)
+    z, last, memory = lstm(second)
+    lstm.near((np.concatenate([y, z], 1), last, memory), lstm(call), call, first, second)
+
+
+@law("lstm")
+def backwards_is_forwards_over_the_reversed_text(lstm: Subject, draw: Draw) -> None:
+    """Outputs stand where their tokens do; the state is the one at the first token."""
+    call = draw(lstm.calls(lengths=None, reverse=True))
+    turned = lstm.take(call, "T", range(call["x"].shape[1])[::-1]).but(reverse=False)
+    y, h, c = lstm(turned)
+    lstm.near(lstm(call), (y[:, ::-1], h, c), call, turned)
+
+
+@law("lstm")
+def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
+    """What stands past a row's length changes neither its outputs nor its state."""
+    call = draw(lstm.calls(lengths=True))
+    y, h, c = lstm(call)
+    got, wanted = [], []
+    for row, n in enumerate(call["lengths"]):
+        got += [y[row, :n], h[row : row + 1], c[row : row + 1]]
+        alone = lstm(lstm.take(lstm.take(call, "B", [row]), "T", range(n)).but(lengths=None))
+        wanted += [alone[0][0], *alone[1:]]
+    lstm.near(np.concatenate(got), np.concatenate(wanted), call, call)
+
+
+@law("bidirectional_lstm")
+def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> None:
+    """One layer forwards and one backwards, their outputs side by side."""
+    call = draw(bidirectional_lstm.calls())
+    exact: dict[str, Any] = {n: None if a is None else cast(a, np.float64) for n, a in call.arrays.items()}
+    ways = []
+    for i, end in enumerate(("", "_back")):
+        start = {n: None if exact[n] is None else exact[n][i] for n in ("h0", "c0")}
+        weights = {n: exact[n + end] for n in ("wx", "wh", "bias", "peephole")}
+        ways.append(layer(exact["x"], **weights, **start, lengths=call["lengths"], reverse=bool(i)))
+    (y, h, c), (z, last, memory) = ways
+    wanted = np.concatenate([y, z], -1), np.stack([h, last]), np.stack([c, memory])
+    bidirectional_lstm.near(bidirectional_lstm(call), wanted, call)
