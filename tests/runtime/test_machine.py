@@ -42,6 +42,7 @@ from tfm.runtime.bundle import open_bundle
 CONFIGS = {
     "full": tiny.llama(context=40),
     "window": tiny.llama(context=40, window=5, heads=4, groups=4, tied=False, bias=True),
+    "added": tiny.added(context=40),
 }
 
 
@@ -204,9 +205,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str
 CELLS = [
     *(
         (name, *cell)
-        for name in CONFIGS
+        for name in ("full", "window")
         for cell in (("ort-cpu", "fp32"), ("ort-cpu", "int8"), ("standard", "fp32"))
     ),
+    ("added", "ort-cpu", "fp32"),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
