@@ -18,10 +18,14 @@ from tfm.refimpl import laws
 from tfm.refimpl.laws import Call
 from tfm.refimpl.laws.kit.budget import budget, expected
 from tfm.refimpl.laws.kit.checking import EQUALS
-from tfm.refimpl.laws.kit.declare import Declared, Function, read, sizes, specified
-from tfm.refimpl.laws.kit.draw import Variant, calls, make
+from tfm.refimpl.laws.kit.declare import Declared, Function, UnfedError, read, sizes, specified
+from tfm.refimpl.laws.kit.draw import Variant, calls, factors, make, pairwise, singly
 from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops.quant import Blocks
+
+# Graphs that take seconds to make: each choice in one of them, pairs of choices by values alone.
+SLOW = {"banded.banded_attend", "flash.flash_attend", "flash.flash_backward", "ring.ring_attend"}
+SLOW |= {"sparse.sparse_attend", "delta.delta_attend"}
 
 
 def mirror(name: str) -> Any:
@@ -37,6 +41,15 @@ def tensor(value: Any) -> Any:
 def declared(name: str) -> Function:
     """What the function of refimpl/ops with that `module.name` declares."""
     return read(specified()[name])
+
+
+def variants_of(name: str) -> list[Variant]:
+    """The variants to export; where a declaration can't be fed, one that will say so as a test."""
+    try:
+        choices = factors(declared(name))
+        return singly(choices) if name in SLOW else pairwise(choices)
+    except UnfedError:
+        return [()]
 
 
 def check_values(name: str, g: Callable[..., Any]) -> None:

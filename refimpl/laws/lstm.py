@@ -8,9 +8,13 @@ import numpy as np
 
 from ..ops.lstm import lstm as layer
 from ..ops.lstm import lstm_cell as cell
-from . import Draw, Subject, law
+from . import Call, Draw, Subject, law
 from .kit.budget import cast
 from .kit.strategies import splits
+
+
+def _exact(call: Call) -> dict[str, Any]:
+    return {n: cast(a, np.float64) for n, a in call.arrays.items()}
 
 
 @law("lstm_cell")
@@ -30,7 +34,7 @@ def a_shut_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None:
 def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
     """Each token's h and c are the cell's, from those of the token before."""
     call = draw(lstm.calls(lengths=None, reverse=False))
-    exact: dict[str, Any] = {n: None if a is None else cast(a, np.float64) for n, a in call.arrays.items()}
+    exact = _exact(call)
     zeros = np.zeros((call["x"].shape[0], call["wh"].shape[0]))
     h = zeros if exact["h0"] is None else exact["h0"]
     c = zeros if exact["c0"] is None else exact["c0"]
@@ -80,7 +84,7 @@ def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
 def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> None:
     """One layer forwards and one backwards, their outputs side by side."""
     call = draw(bidirectional_lstm.calls())
-    exact: dict[str, Any] = {n: None if a is None else cast(a, np.float64) for n, a in call.arrays.items()}
+    exact = _exact(call)
     ways = []
     for i, end in enumerate(("", "_back")):
         start = {n: None if exact[n] is None else exact[n][i] for n in ("h0", "c0")}

@@ -8,21 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from mirrored import check_graph, check_values, declared, mirror
+from mirrored import check_graph, check_values, declared, mirror, variants_of
 from tfm.export import ops as mirror_ops
 from tfm.export.ops.quant import Blocks as TorchBlocks
 from tfm.refimpl import ops
 from tfm.refimpl.laws import Call
 from tfm.refimpl.laws.kit.budget import cast
-from tfm.refimpl.laws.kit.declare import UnfedError, modules, read, specified
-from tfm.refimpl.laws.kit.draw import Variant, calls, factors, pairwise, singly
+from tfm.refimpl.laws.kit.declare import modules, read, specified
+from tfm.refimpl.laws.kit.draw import Variant, calls
 from tfm.refimpl.laws.kit.results import check_result
 from tfm.refimpl.ops.quant import Blocks
 
 FUNCTIONS = list(specified())
-# Graphs that take seconds to make: each choice in one of them, pairs of choices by values alone.
-SLOW = {"banded.banded_attend", "flash.flash_attend", "flash.flash_backward", "ring.ring_attend"}
-SLOW |= {"sparse.sparse_attend", "delta.delta_attend"}
 
 
 def graphs() -> list[Any]:
@@ -33,15 +30,6 @@ def graphs() -> list[Any]:
         for i, variant in enumerate(variants * 2 if len(variants) == 1 else variants):
             found.append(pytest.param(name, variant, (21, 23)[i % 2], id=f"{name}-{i}"))
     return found
-
-
-def variants_of(name: str) -> list[Variant]:
-    """The variants to export; where a declaration can't be fed, one that will say so as a test."""
-    try:
-        choices = factors(declared(name))
-        return singly(choices) if name in SLOW else pairwise(choices)
-    except UnfedError:
-        return [()]
 
 
 def test_discovery_finds_the_functions():
