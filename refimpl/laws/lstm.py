@@ -87,7 +87,7 @@ def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> N
     exact = _exact(call)
     ways = []
     for i, end in enumerate(("", "_back")):
-        start = {n: None if exact[n] is None else exact[n][i] for n in ("h0", "c0")}
+        start: dict[str, Any] = {n: None if exact[n] is None else exact[n][i] for n in ("h0", "c0")}
         weights = {n: exact[n + end] for n in ("wx", "wh", "bias", "peephole")}
         ways.append(layer(exact["x"], **weights, **start, lengths=call["lengths"], reverse=bool(i)))
     (y, h, c), (z, last, memory) = ways
