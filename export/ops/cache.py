@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["append"]
+__all__ = ["append", "grow", "select"]
 
 
 def append(
@@ -24,3 +24,13 @@ def append(
     entries = new.transpose(1, 2)
     at = start[:, None] + torch.arange(new.shape[1], device=new.device)
     return past.scatter(2, at[:, None, :, None].expand_as(entries), entries)
+
+
+def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
+    """Concat along the cache's time axis."""
+    return torch.cat([past, new.transpose(1, 2)], 2)
+
+
+def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
+    """Gather along the batch."""
+    return past.index_select(0, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..ops.cache import append as write
 from . import Draw, Subject, law
 
 
@@ -30,3 +31,31 @@ def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
         one = append.take(call, "T", [t])
         cache = append(one.but(past=cache, start=call["start"] + t))
     append.near(cache, append(call))
+
+
+@law("append")
+def what_was_cut_back_leaves_no_trace(append: Subject, draw: Draw) -> None:
+    """Entries written where others were refused are those that were never preceded by them."""
+    call = draw(append.calls())
+    refused = call.but(new=call["new"][:, ::-1] + 1)
+    append.near(append(call.but(past=append(refused))), append(call))
+
+
+@law("grow")
+def growing_is_a_fixed_cache_just_used_up(grow: Subject, draw: Draw) -> None:
+    """The same entries as in a cache whose capacity is the new length."""
+    call = draw(grow.calls())
+    past, tokens = call["past"], call["new"].shape[1]
+    room = np.pad(past, ((0, 0), (0, 0), (0, tokens), (0, 0)))
+    grow.near(grow(call), write(room, call["new"], np.full(len(past), past.shape[2])))
+
+
+@law("select")
+def rows_are_named_one_after_the_other(select: Subject, draw: Draw) -> None:
+    """Row i is the named one, whole; a choice of a choice is one choice."""
+    call = draw(select.calls())
+    chosen = select(call)
+    for got, row in zip(chosen, call["rows"], strict=True):
+        select.near(got, call["past"][row])
+    order = np.arange(len(chosen))[::-1]
+    select.near(select(chosen, order), select(call.but(rows=call["rows"][order])))

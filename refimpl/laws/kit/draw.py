@@ -109,6 +109,8 @@ def _array(
             return (rng.standard_normal(shape) * scale).astype(np.float32)
         case "Int":
             return rng.integers(0, 9, shape)
+        case "UInt8":
+            return rng.integers(0, 256, shape, np.uint8)
         case "Bool":
             return rng.random(shape) < 0.6
         case "Index":

@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "max_distance": (20, 128),
     "offset": (0, 2),
     "sinks": (0, 2),
+    "slack": (0, 1),
     "head_size": ("K",),
     "bits": (8, 4),
     "block": (4, 16),

@@ -1,0 +1,96 @@
+"""Laws of the cache in few bits: how far what is read lies from what was written."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.quantized_cache import pack_nibbles as pack
+from ..ops.quantized_cache import read_by_channel as by_channel
+from ..ops.quantized_cache import read_by_head as by_head
+from ..ops.quantized_cache import unpack_nibbles as unpack
+from . import Draw, Subject, law
+
+# x / scale is rounded once before it is rounded to a code of up to 127.
+HALF = 0.5 + 127 * 2.0**-22
+
+
+@law("append_by_head")
+def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> None:
+    """And the largest magnitude of a head is one of the outermost codes."""
+    call = draw(append_by_head.calls())
+    codes, scale = append_by_head(call)
+    tokens, most = call["new"].shape[1], 2 ** (call["bits"] - 1) - 1
+    for row, first in enumerate(call["start"]):
+        part = np.s_[row, :, first : first + tokens]
+        off = np.abs(by_head(codes, scale)[part] - call["new"][row].swapaxes(0, 1))
+        assert (off <= HALF * scale[part]).all(), f"off by {off.max()}, scales {scale[part].ravel()}"
+        largest = np.abs(codes[part]).max(-1, keepdims=True)
+        assert (largest == np.where(scale[part] == 0, 0, most)).all(), f"largest codes {largest.ravel()}"
+
+
+@law("append_by_head")
+def twice_as_large_is_twice_the_scale(append_by_head: Subject, draw: Draw) -> None:
+    """Powers of two change no code; what was read gives its own codes again."""
+    call = draw(append_by_head.calls())
+    codes, scale = append_by_head(call)
+    doubled, twice = append_by_head(call.but(new=2 * call["new"], scale=2 * call["scale"]))
+    append_by_head.near(doubled, codes)
+    append_by_head.near(twice, 2 * scale, call)
+
+
+@law("append_by_channel")
+def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, draw: Draw) -> None:
+    """Each number is read to half a scale, or as the end of the range that it lies beyond."""
+    call = draw(append_by_channel.calls())
+    call = call.but(scale=np.abs(call["scale"]))
+    codes = append_by_channel(call)
+    tokens, top = call["new"].shape[1], 2 ** (call["bits"] - 1)
+    scale = call["scale"][:, None, :]
+    for row, first in enumerate(call["start"]):
+        new = call["new"][row].swapaxes(0, 1)
+        read = by_channel(codes, call["scale"])[row, :, first : first + tokens]
+        wanted = np.clip(new, -top * scale, (top - 1) * scale)
+        off = np.abs(read - wanted)
+        assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
+
+
+@law("append_by_head", "append_by_channel")
+def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
+    """Entries written one by one are the entries written at once, to the integer."""
+    call = draw(append.calls())
+    held = dict.fromkeys(("codes", "scale"))
+    for name in held:
+        held[name] = call[name]
+    for t in range(call["new"].shape[1]):
+        made = append(append.take(call, "T", [t]).but(**held, start=call["start"] + t))
+        held |= dict(zip(held, made if isinstance(made, tuple) else (made,), strict=False))
+    whole = append(call)
+    codes, *scale = whole if isinstance(whole, tuple) else (whole,)
+    append.near(held["codes"], codes)
+    append.near([held["scale"]][: len(scale)], scale)
+
+
+@law("pack_nibbles")
+def unpacking_undoes_packing(pack_nibbles: Subject, draw: Draw) -> None:
+    """Codes from −8 to 7 come back, two from each byte."""
+    call = draw(pack_nibbles.calls())
+    codes = call["codes"] % 16 - 8
+    pack_nibbles.near(unpack(pack_nibbles(codes)), codes)
+
+
+@law("unpack_nibbles")
+def packing_undoes_unpacking(unpack_nibbles: Subject, draw: Draw) -> None:
+    """Every byte is two codes, and they are from −8 to 7."""
+    call = draw(unpack_nibbles.calls())
+    codes = unpack_nibbles(call)
+    assert ((codes >= -8) & (codes <= 7)).all(), f"codes from {codes.min()} to {codes.max()}"
+    unpack_nibbles.near(pack(codes), call["packed"])
+
+
+@law("read_by_head", "read_by_channel")
+def reading_is_codes_times_scale(read: Subject, draw: Draw) -> None:
+    """Twice the codes or twice the scale is twice the cache; codes 0 are 0."""
+    call = draw(read.calls())
+    read.near(read(call.but(codes=2 * call["codes"])), 2 * read(call))
+    read.near(read(call.but(scale=2 * call["scale"])), 2 * read(call))
+    read.near(read(call.but(codes=0 * call["codes"])), 0 * read(call))

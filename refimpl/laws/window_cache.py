@@ -1,0 +1,92 @@
+"""Laws of the cache of a sliding window: it is the whole cache under a window mask, in less memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops.attention import attend
+from ..ops.mask import causal_mask
+from ..ops.position import rotate
+from ..ops.window_cache import window_floor as floor
+from . import Draw, Subject, law
+
+
+@law("window_positions")
+def the_first_and_the_last_tokens_are_held(window_positions: Subject, draw: Draw) -> None:
+    """The sinks and as many of the latest others as there are slots, each in the slot of its remainder."""
+    call = draw(window_positions.calls(largest=12))
+    slots, sinks = call["past"].shape[2], call["sinks"]
+    for held, length in zip(window_positions(call), call["lengths"], strict=True):
+        latest = range(max(sinks, length - (slots - sinks)), length)
+        wanted = [*range(min(sinks, length)), *latest]
+        assert sorted(held[held >= 0]) == wanted, f"of {length} tokens {sorted(held[held >= 0])} are held"
+        ring = np.arange(sinks, slots)[held[sinks:] >= 0]
+        assert ((held[ring] - ring) % (slots - sinks) == 0).all(), f"slots move: {held}"
+
+
+@law("window_append")
+def slots_hold_the_tokens_that_they_should(window_append: Subject, draw: Draw) -> None:
+    """Text written in any pieces: each slot has the latest token that falls on it, never padding."""
+    call = draw(window_append.calls())
+    sinks, slots = call["sinks"], call["past"].shape[2]
+    rows, tokens = call["new"].shape[:2]
+    cache, at = call["past"], np.zeros(rows, np.int64)
+    wanted = cache.copy()
+    for _ in range(draw(st.integers(1, 5))):
+        real = np.array([draw(st.integers(0, tokens)) for _ in range(rows)])
+        new = call["new"] + at[:, None, None, None].astype(cache.dtype)
+        cache = window_append(call.but(past=cache, new=new, start=at, count=real))
+        for row in range(rows):
+            for t in range(real[row]):
+                p = at[row] + t
+                wanted[row, :, p if p < sinks else sinks + (p - sinks) % (slots - sinks)] = new[row, t]
+        at = at + real
+        window_append.near(cache, wanted)
+
+
+@law("window_floor")
+def cutting_to_the_floor_loses_nothing_that_is_seen(window_floor: Subject, draw: Draw) -> None:
+    """At the floor the next token's window is still held; one token below it isn't, if slots were reused."""
+    call = draw(window_floor.calls(largest=12))
+    slots, slack = call["past"].shape[2], call["slack"]
+    for length, least in zip(call["written"], window_floor(call), strict=True):
+        oldest = 0 if length <= slots else length - slots
+        seen = least - (slots - slack) + 1
+        assert least <= length, f"{length} tokens can't be cut back to {least}"
+        assert max(seen, 0) >= oldest, f"cut back to {least} of {length}, token {seen} is gone"
+        assert least == 0 or seen - 1 < oldest, f"{least - 1} of {length} would do as well"
+
+
+@law("window_attention")
+def it_is_the_whole_cache_under_a_window_mask(window_attention: Subject, draw: Draw) -> None:
+    """A text read in pieces of any length, cut back now and then as far as the slack goes."""
+    call = draw(window_attention.calls())
+    slots, sinks, slack = call["past_k"].shape[2], call["sinks"], call["slack"]
+    rows, size = call["q"].shape[0], call["cos"] is not None and call["cos"].shape[1]
+    dtype, rng = call["q"].dtype, np.random.default_rng(draw(st.integers(0, 99)))
+    angles = np.arange(60)[:, None] * rng.random(size or 1)
+    if size:
+        call = call.but(cos=np.cos(angles).astype(dtype), sin=np.sin(angles).astype(dtype))
+    held = [np.zeros((rows, 0, *call[n].shape[2:]), dtype) for n in "kv"]
+    k_cache, v_cache, length, written = call["past_k"], call["past_v"], 0, 0
+    for _ in range(draw(st.integers(1, 4))):
+        tokens = draw(st.integers(1, 5))
+        q, k, v = (
+            rng.standard_normal((rows, tokens, *call[n].shape[2:])).astype(dtype) for n in ("q", "k", "v")
+        )
+        at = np.full(rows, length)
+        piece = call.but(q=q, k=k, v=v, past_k=k_cache, past_v=v_cache, past=at, count=np.full(rows, tokens))
+        y, k_cache, v_cache = window_attention(piece)
+        places = np.broadcast_to(np.arange(length, length + tokens), (rows, tokens))
+        if size:
+            turn = {"interleaved": call["interleaved"]}
+            q, k = (rotate(x, call["cos"][places], call["sin"][places], **turn) for x in (q, k))
+        held = [np.concatenate([past, new], 1) for past, new in zip(held, (k, v), strict=True)]
+        length, written = length + tokens, max(written, length + tokens)
+        mask = causal_mask(places, np.arange(length), window=slots - sinks - slack, sinks=sinks)
+        wanted = attend(q, held[0], held[1], mask, scale=call["scale"], softcap=call["softcap"])
+        window_attention.near((y,), (wanted,), piece)
+        least = int(floor(k_cache, np.array([written]), slack=slack)[0])
+        length = draw(st.integers(min(least, length), length))
+        held = [past[:, :length] for past in held]

@@ -1,0 +1,92 @@
+"""The KV cache in 8 or 4 bits: quantized when written, read back as codes times scale.
+
+Codes are whole numbers of `bits` bits with a sign, and no zero point: keys and values lie about 0. A
+scale belongs to a head of a token and follows from its numbers, or to a channel of a head and was
+calibrated before: a channel that is large in every token would take its head's precision, and a scale
+that all tokens share can't follow from one of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .cache import append
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = [
+    "append_by_channel",
+    "append_by_head",
+    "pack_nibbles",
+    "read_by_channel",
+    "read_by_head",
+    "unpack_nibbles",
+]
+
+
+def append_by_head(
+    codes: Int[Array, "B G L K"],
+    scale: Float[Array, "B G L 1"],
+    new: Float[Array, "B T G K"],
+    start: Index[Array, " B", "< O+1"],
+    *,
+    bits: int,
+) -> tuple[Int[Array, "B G L K"], Float[Array, "B G L 1"]]:
+    """`append` of codes and scales, one scale for each head of a token.
+
+    scale = max|x| / (2^(bits−1) − 1), code = rint(x / scale): the largest magnitude is exact, and
+    every number is within scale / 2. Conventions: rint rounds halves to even; a head of zeros has
+    scale 0 and codes 0; the lowest code, −2^(bits−1), is never used.
+    """
+    width = np.max(np.abs(new), axis=-1, keepdims=True) / (2 ** (bits - 1) - 1)
+    made = np.rint(new / np.where(width == 0, 1, width)).astype(codes.dtype)
+    return append(codes, made, start), append(scale, width, start)
+
+
+def append_by_channel(
+    codes: Int[Array, "B G L K"],
+    scale: Float[Array, "G K"],
+    new: Float[Array, "B T G K"],
+    start: Index[Array, " B", "< O+1"],
+    *,
+    bits: int,
+) -> Int[Array, "B G L K"]:
+    """`append` of codes = clip(rint(x / scale), −2^(bits−1), 2^(bits−1) − 1), the scales being fixed.
+
+    Within the range every number is off by scale / 2 at most, outside of it by what is clipped.
+    Conventions: rint rounds halves to even; a channel of scale 0 has codes 0.
+    """
+    ratio = new / np.where(scale == 0, np.inf, scale)
+    made = np.clip(np.rint(ratio), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return append(codes, made.astype(codes.dtype), start)
+
+
+def read_by_head(codes: Int[Array, "B G S K"], scale: Float[Array, "B G S 1"]) -> Float[Array, "B G S K"]:
+    """The cache that attention reads: code · scale, in scale's type."""
+    return codes.astype(scale.dtype) * scale
+
+
+def read_by_channel(codes: Int[Array, "B G S K"], scale: Float[Array, "G K"]) -> Float[Array, "B G S K"]:
+    """The cache that attention reads: code · scale, in scale's type."""
+    return codes.astype(scale.dtype) * scale[None, :, None, :]
+
+
+def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
+    """Two codes of 4 bits a byte, code + 8 each, the earlier in the lower half: ONNX Runtime's layout.
+
+    Conventions: of a number outside −8 … 7 the lowest four bits are kept.
+    """
+    halves = (codes + 8).astype(np.uint8) & 15
+    return halves[..., 0::2] | (halves[..., 1::2] << 4)
+
+
+def unpack_nibbles(packed: UInt8[Array, "B G S J"]) -> Int[Array, "B G S 2*J"]:
+    """The codes of 4 bits, int8, that were packed two a byte."""
+    halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
+    return halves.astype(np.int8).reshape(*packed.shape[:-1], 2 * packed.shape[-1])
