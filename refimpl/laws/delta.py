@@ -1,0 +1,59 @@
+"""Laws of linear attention with decay and correction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import Draw, Subject, law
+from .kit.strategies import splits
+
+
+@law("delta_attend")
+def any_split_of_the_tokens_is_one_pass(delta_attend: Subject, draw: Draw) -> None:
+    """The memory is all that a later token needs of the earlier ones."""
+    call = draw(delta_attend.calls())
+    length = call["q"].shape[1]
+    cut = draw(splits(length))
+    first, second = (delta_attend.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
+    out, state = delta_attend(first)
+    second = second.but(state=state)
+    rest, last = delta_attend(second)
+    whole = np.concatenate([out, rest], 1), last
+    delta_attend.near(whole, delta_attend(call), call, first, second)
+
+
+@law("delta_attend")
+def without_decay_and_correction_it_sums(delta_attend: Subject, draw: Draw) -> None:
+    """The memory is Σ k vᵀ, read by the scaled query: linear attention without its quotient."""
+    call = draw(delta_attend.calls(decay=None, beta=None))
+    q, k, v, state = (call[n].astype(np.float64) for n in ("q", "k", "v", "state"))
+    share, scale = q.shape[2] // k.shape[2], call["scale"] or q.shape[3] ** -0.5
+    sums = np.cumsum(k[..., None] * v[..., None, :], axis=1) + state[:, None]
+    wanted = np.einsum("bthk,bthkv->bthv", q * scale, np.repeat(sums, share, axis=2))
+    delta_attend.near(delta_attend(call), (wanted, sums[:, -1]), call)
+
+
+@law("delta_attend")
+def a_decay_of_zero_is_none(delta_attend: Subject, draw: Draw) -> None:
+    """exp(0) = 1."""
+    call = draw(delta_attend.calls(decay=True))
+    call = call.but(decay=np.zeros_like(call["decay"]))
+    delta_attend.near(delta_attend(call), delta_attend(call.but(decay=None)), call)
+
+
+@law("delta_attend")
+def beta_zero_writes_nothing(delta_attend: Subject, draw: Draw) -> None:
+    """Without decay the memory stays as it was."""
+    call = draw(delta_attend.calls(beta=True, decay=None))
+    call = call.but(beta=np.zeros_like(call["beta"]))
+    delta_attend.near(delta_attend(call)[1], call["state"], call)
+
+
+@law("delta_attend")
+def beta_one_makes_the_memory_answer_as_told(delta_attend: Subject, draw: Draw) -> None:
+    """After k and v of length-1 k were written, k is answered by v, whatever was there."""
+    call = draw(delta_attend.calls(beta=True, R=1))
+    k = call["k"].copy()
+    k[...] = np.eye(k.shape[3], dtype=k.dtype)[0]
+    call = call.but(k=k, q=k.copy(), beta=np.ones_like(call["beta"]), scale=1.0)
+    delta_attend.near(delta_attend(call)[0], call["v"], call)

@@ -1,0 +1,110 @@
+"""Laws of flash attention: tiles are nothing that a result shows."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops.attention import attend
+from ..ops.flash import flash_attend as flash
+from . import Call, Draw, Subject, law
+from .kit.strategies import splits
+
+TILES = st.integers(1, 15)
+
+
+def _allowed(call: Call) -> np.ndarray:
+    """Mask and causal rule as one mask."""
+    (b, t), s = call["q"].shape[:2], call["k"].shape[1]
+    seen = np.ones((b, t, s), bool) if call["mask"] is None else call["mask"]
+    return seen & (np.arange(s) <= np.arange(s - t, s)[:, None]) if call["causal"] else seen
+
+
+def _saved(call: Call) -> Call:
+    """A call of the backward with what the forward gives to rounding; drawn ones are float32's."""
+    q, k, v = (call[n].astype(np.float64) for n in "qkv")
+    settings = {n: call[n] for n in ("tile", "causal", "scale", "softcap")}
+    out, lse = flash(q, k, v, call["mask"], **settings)
+    return call.but(out=out, lse=lse)
+
+
+@law("flash_attend")
+def flash_is_plain_attention(flash_attend: Subject, draw: Draw) -> None:
+    """The output is attend's, under any mask, causal or not, at any tile size."""
+    call = draw(flash_attend.calls()).but(tile=draw(TILES))
+    q, k, v = (call[n].astype(np.float64) for n in "qkv")
+    wanted = attend(q, k, v, _allowed(call), scale=call["scale"], softcap=call["softcap"])
+    flash_attend.near(flash_attend(call)[0], wanted, call)
+
+
+@law("flash_attend")
+def the_log_sum_exp_is_that_of_the_scores(flash_attend: Subject, draw: Draw) -> None:
+    """log Σ exp(score) over the keys that are seen, −∞ where there is none."""
+    call = draw(flash_attend.calls(softcap=None)).but(tile=draw(TILES))
+    q, k = (call[n].astype(np.float64) for n in "qk")
+    scale = q.shape[3] ** -0.5 if call["scale"] is None else call["scale"]
+    scores = np.einsum("bthk,bshk->bhts", q, np.repeat(k, q.shape[2] // k.shape[2], axis=2)) * scale
+    scores = np.where(_allowed(call)[:, None], scores, -np.inf)
+    wanted = np.logaddexp.reduce(scores, axis=-1)
+    flash_attend.near(flash_attend(call)[1], wanted, call)
+
+
+@law("flash_attend")
+def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, draw: Draw) -> None:
+    """Only differences to the highest score so far are ever put into exp."""
+    call = draw(flash_attend.calls(mask=None, softcap=None, causal=False))
+    steep = call["k"] + 1000 * np.arange(call["k"].shape[1], dtype=call["k"].dtype)[:, None, None]
+    out, lse = flash_attend(call.but(k=steep, q=np.ones_like(call["q"])))
+    assert np.isfinite(out).all(), "large scores give outputs that aren't finite"
+    assert np.isfinite(lse).all(), "large scores give a log-sum-exp that isn't finite"
+
+
+@law("flash_backward")
+def tiles_do_not_show_in_gradients(flash_backward: Subject, draw: Draw) -> None:
+    """Gradients are the same at every tile size."""
+    call = draw(flash_backward.calls())
+    other = call.but(tile=draw(TILES))
+    flash_backward.near(flash_backward(other), flash_backward(call), call, other)
+
+
+@law("flash_backward")
+def keys_moved_together_move_nothing(flash_backward: Subject, draw: Draw) -> None:
+    """Without a soft cap scores count by their differences, so the gradients of all keys sum to zero."""
+    call = _saved(draw(flash_backward.calls(softcap=None)))
+    _, dk, _ = flash_backward(call)
+    total = dk.astype(np.float64).sum(1)
+    flash_backward.near(total, np.zeros_like(total), call, times=dk.shape[1])
+
+
+@law("flash_backward")
+def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> None:
+    """So Σ v · dv = Σ out · grad for each row of the batch."""
+    call = _saved(draw(flash_backward.calls()))
+    v, out, grad = (call[n].astype(np.float64) for n in ("v", "out", "grad"))
+    _, _, dv = flash_backward(call)
+    got, wanted = (v * dv).sum((1, 2, 3)), (out * grad).sum((1, 2, 3))
+    slack = max(np.abs(v).sum(), np.abs(grad).sum(), 1.0)
+    flash_backward.near(got, wanted, call, times=float(slack))
+
+
+@law("merge")
+def two_sets_of_keys_are_one(merge: Subject, draw: Draw) -> None:
+    """Attention over the first keys merged with that over the others is attention over all."""
+    call = draw(merge.calls())
+    q, k = call["out"].astype(np.float64), call["other"].astype(np.float64)
+    cut = draw(splits(k.shape[1]))
+    parts = [a for side in (k[:, :cut], k[:, cut:]) for a in flash(q, side, side, tile=2)]
+    merged = merge.call(*(a.astype(call["out"].dtype) for a in parts))
+    merge.near(merge(merged), flash(q, k, k, tile=2), merged)
+
+
+@law("merge")
+def an_empty_set_of_keys_is_neutral(merge: Subject, draw: Draw) -> None:
+    """−∞ on one side leaves the other; on both sides the output is 0."""
+    call = draw(merge.calls())
+    none = np.full_like(call["lse"], -np.inf)
+    merge.near(merge(call.but(other_lse=none)), (call["out"], call["lse"]), call)
+    merge.near(merge(call.but(lse=none)), (call["other"], call["other_lse"]), call)
+    out, lse = merge(call.but(lse=none, other_lse=none))
+    assert not out.any(), "two empty sets give an output"
+    assert (lse == -np.inf).all(), "two empty sets give a log-sum-exp"

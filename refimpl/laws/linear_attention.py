@@ -1,0 +1,87 @@
+"""Laws of linear attention: its forms are one function, and its state is a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ..ops.linear_attention import linear_parallel as parallel
+from . import Call, Draw, Subject, law
+from .kit.strategies import splits
+
+
+def _quotient(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Σ_s (q·k_s) v_s / Σ_s q·k_s over the keys of a mask [B, T, S]: the square, and in float64."""
+    share = q.shape[2] // k.shape[2]
+    k, v = (np.repeat(a.astype(np.float64), share, axis=2) for a in (k, v))
+    weights = np.einsum("bthq,bshq->bths", q.astype(np.float64), k) * mask[:, :, None]
+    total = weights.sum(-1, keepdims=True)
+    return np.einsum("bths,bshv->bthv", weights / np.where(total == 0, 1, total), v)
+
+
+def _fresh(call: Call) -> Call:
+    """The call with a text that starts: nothing in the state."""
+    return call.but(state=np.zeros_like(call["state"]), norm=np.zeros_like(call["norm"]))
+
+
+@law("elu_features", "relu_features", "random_features")
+def features_are_never_negative(features: Subject, draw: Draw) -> None:
+    """So weights are at least 0, and the sum of them is 0 only if all are."""
+    assert not (features(draw(features.calls())) < 0).any(), "a feature is negative"
+
+
+@law("random_features")
+def products_of_features_are_a_mean_over_the_rows(random_features: Subject, draw: Draw) -> None:
+    """φ(x)·φ(x) is the mean over W's rows w of exp(2 w·x − |x|²)."""
+    call = draw(random_features.calls())
+    x, w = (call[n].astype(np.float64) for n in ("x", "projection"))
+    wanted = np.exp(x @ w.T - (x**2).sum(-1, keepdims=True) / 2) / np.sqrt(len(w))
+    random_features.near(random_features(call), wanted, call)
+
+
+@law("linear_attend")
+def linear_attention_is_attention_with_a_kernel(linear_attend: Subject, draw: Draw) -> None:
+    """The square of weights q·k, masked and normed, gives the same."""
+    call = draw(linear_attend.calls())
+    q, k = call["q"], call["k"]
+    seen = np.ones((q.shape[0], k.shape[1]), bool) if call["keys"] is None else call["keys"]
+    mask = np.broadcast_to(seen[:, None], (q.shape[0], q.shape[1], k.shape[1]))
+    linear_attend.near(linear_attend(call), _quotient(q, k, call["v"], mask), call)
+
+
+@law("linear_parallel")
+def the_causal_form_sees_the_lower_triangle(linear_parallel: Subject, draw: Draw) -> None:
+    """The square of weights q·k with later keys masked."""
+    call = draw(linear_parallel.calls())
+    q, k, v = (call[n] for n in "qkv")
+    (b, t), seen = q.shape[:2], np.tri(q.shape[1], dtype=bool)
+    wanted = _quotient(q, k, v, np.broadcast_to(seen, (b, t, t)))
+    linear_parallel.near(linear_parallel(call), wanted, call)
+
+
+@law("linear_recurrent", "linear_chunked")
+def from_nothing_it_is_the_parallel_form(linear: Subject, draw: Draw) -> None:
+    """A state of zeros: the whole text in one call is the square."""
+    call = _fresh(draw(linear.calls()))
+    linear.near(linear(call)[0], parallel(*(call[n].astype(np.float64) for n in "qkv")), call)
+
+
+@law("linear_recurrent", "linear_chunked")
+def any_split_of_the_tokens_is_one_pass(linear: Subject, draw: Draw) -> None:
+    """The state is all that a later token needs of the earlier ones."""
+    call = draw(linear.calls())
+    length = call["q"].shape[1]
+    cut = draw(splits(length))
+    first, second = (linear.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
+    out, state, norm = linear(first)
+    second = second.but(state=state, norm=norm)
+    rest, *last = linear(second)
+    linear.near((np.concatenate([out, rest], 1), *last), linear(call), call, first, second)
+
+
+@law("linear_chunked")
+def chunks_do_not_show(linear_chunked: Subject, draw: Draw) -> None:
+    """Output, state and norm are the same at every chunk length."""
+    call = draw(linear_chunked.calls())
+    other = call.but(chunk=draw(st.integers(1, 9)))
+    linear_chunked.near(linear_chunked(other), linear_chunked(call), call, other)

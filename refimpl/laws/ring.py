@@ -1,0 +1,54 @@
+"""Laws of ring attention: where tokens lie changes nothing but who works."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.attention import attend
+from . import Draw, Subject, law
+
+
+@law("ring_attend")
+def a_ring_is_plain_attention(ring_attend: Subject, draw: Draw) -> None:
+    """For any number of ranks and any placement, a rank without tokens included."""
+    call = draw(ring_attend.calls(largest=7))
+    q, k, v = (call[n].astype(np.float64) for n in "qkv")
+    b, t = q.shape[:2]
+    mask = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t)) if call["causal"] else None
+    wanted = attend(q, k, v, mask, scale=call["scale"], softcap=call["softcap"])
+    ring_attend.near(ring_attend(call), wanted, call)
+
+
+@law("place")
+def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
+    """Each slice has the same length or one more, and a rank has one or two slices."""
+    call = draw(place.calls(largest=20))
+    count = len(call["ranks"])
+    call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
+    held = np.bincount(place(call), minlength=count)
+    assert len(held) == count, f"a token is on rank {len(held) - 1} of {count}"
+    most = 2 if call["layout"] == "zigzag" else 1
+    assert held.max() - held.min() <= most, f"ranks hold {held}"
+
+
+@law("place")
+def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
+    """Token t sees t + 1 keys: each rank's tokens see the same sum, if 2X divides T."""
+    call = draw(place.calls(layout="zigzag"))
+    count = len(call["ranks"])
+    at = np.arange(2 * count * len(call["positions"]))
+    owner = place(call.but(positions=at, ranks=np.arange(count)))
+    work = np.bincount(owner, weights=at + 1)
+    assert (work == work[0]).all(), f"keys that the ranks' tokens see: {work}"
+
+
+@law("place")
+def slices_are_in_order(place: Subject, draw: Draw) -> None:
+    """Contiguous placement never goes back; striped placement takes turns."""
+    call = draw(place.calls(largest=20))
+    count = len(call["ranks"])
+    call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
+    owner = place(call.but(layout="contiguous"))
+    assert (np.diff(owner) >= 0).all(), f"contiguous gives {owner}"
+    striped = place(call.but(layout="striped"))
+    assert (striped == call["positions"] % count).all(), f"striped gives {striped}"

@@ -1,0 +1,115 @@
+"""Laws of sparse attention: the listed pairs of blocks, all of them and no other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.attention import attend
+from ..ops.sparse import longformer_mask as tokens_meet
+from . import Call, Draw, Subject, law
+from .kit.strategies import permutations
+
+
+def _distinct(call: Call) -> Call:
+    """The call with each pair listed once."""
+    _, first = np.unique(np.stack([call["rows"], call["columns"]]), axis=1, return_index=True)
+    mask = None if call["mask"] is None else call["mask"][first]
+    return call.but(rows=call["rows"][first], columns=call["columns"][first], mask=mask)
+
+
+def _dense(call: Call) -> np.ndarray:
+    """The mask over all tokens that a call's pairs stand for."""
+    (b, y, a), z = call["q"].shape[:3], call["k"].shape[1]
+    seen = np.zeros((b, y, a, z, a), bool)
+    for m, (row, column) in enumerate(zip(call["rows"], call["columns"], strict=True)):
+        seen[:, row, :, column] = True if call["mask"] is None else call["mask"][m]
+    if call["keys"] is not None:
+        seen &= call["keys"][:, None, None]
+    return seen.reshape(b, y * a, z * a)
+
+
+def _plain(call: Call, mask: np.ndarray | None) -> np.ndarray:
+    q, k, v = (call[n].astype(np.float64) for n in "qkv")
+    flat = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])  # noqa: E731
+    out = attend(flat(q), flat(k), flat(v), mask, scale=call["scale"], softcap=call["softcap"])
+    return out.reshape(*q.shape[:4], v.shape[4])
+
+
+@law("sparse_attend")
+def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw) -> None:
+    """Gathered blocks give what the full square gives with all else masked."""
+    call = _distinct(draw(sparse_attend.calls()))
+    sparse_attend.near(sparse_attend(call), _plain(call, _dense(call)), call)
+
+
+@law("sparse_attend")
+def every_pair_listed_is_plain_attention(sparse_attend: Subject, draw: Draw) -> None:
+    """A full layout leaves nothing out."""
+    call = draw(sparse_attend.calls(mask=None, keys=None))
+    rows, columns = np.nonzero(np.ones((call["q"].shape[1], call["k"].shape[1])))
+    full = call.but(rows=rows, columns=columns)
+    sparse_attend.near(sparse_attend(full), _plain(full, None), full)
+
+
+@law("sparse_attend")
+def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
+    """The order of the list doesn't matter."""
+    call = draw(sparse_attend.calls())
+    other = sparse_attend.take(call, "M", draw(permutations(len(call["rows"]))))
+    sparse_attend.near(sparse_attend(other), sparse_attend(call), call, other)
+
+
+@law("listed")
+def the_list_is_the_layout(listed: Subject, draw: Draw) -> None:
+    """Each true place once, none that is false, row by row."""
+    call = draw(listed.calls())
+    rows, columns = listed(call)
+    back = np.zeros(call["layout"].shape, int)
+    np.add.at(back, (rows, columns), 1)
+    assert (back == call["layout"]).all(), "the list isn't the layout"
+    assert (np.diff(rows) >= 0).all(), "rows aren't in order"
+
+
+@law("block_mask")
+def tokens_meet_where_their_blocks_do(block_mask: Subject, draw: Draw) -> None:
+    """Element by element."""
+    call = draw(block_mask.calls())
+    queries, keys, layout = call["queries"], call["keys"], call["layout"]
+    wanted = [[[layout[y, z] for z in keys] for y in row] for row in queries]
+    block_mask.near(block_mask(call), np.array(wanted))
+
+
+@law("bigbird_layout")
+def window_global_and_random_blocks_and_no_other(bigbird_layout: Subject, draw: Draw) -> None:
+    """Element by element, for blocks in their order."""
+    call = draw(bigbird_layout.calls())
+    y, z = len(call["rows"]), len(call["columns"])
+    call = call.but(rows=np.arange(y), columns=np.arange(z))
+    reach, first, chosen = call["reach"], call["first"], call["chosen"]
+    wanted = [
+        [abs(i - j) <= reach or min(i, j) < first or bool((chosen[i] == j).any()) for j in range(z)]
+        for i in range(y)
+    ]
+    bigbird_layout.near(bigbird_layout(call), np.array(wanted))
+
+
+@law("longformer_mask")
+def near_tokens_and_global_ones(longformer_mask: Subject, draw: Draw) -> None:
+    """With no global token only distance counts; with all of them everything is seen."""
+    call = draw(longformer_mask.calls())
+    some = {n: call[n] for n in ("query_global", "key_global")}
+    none = longformer_mask(call.but(**{n: np.zeros_like(a) for n, a in some.items()}))
+    distance = abs(call["queries"][:, :, None] - call["keys"][:, None])
+    longformer_mask.near(none, distance <= call["reach"])
+    spread = some["query_global"][:, :, None] | some["key_global"][:, None]
+    longformer_mask.near(longformer_mask(call), none | spread)
+
+
+@law("longformer_layout")
+def a_block_is_listed_if_two_of_its_tokens_meet(longformer_layout: Subject, draw: Draw) -> None:
+    """The layout is the token mask seen from afar: any token of one block with any of the other."""
+    call = draw(longformer_layout.calls())
+    y, a = call["is_global"].shape
+    at, flags = np.arange(y * a)[None], call["is_global"].reshape(1, -1)
+    mask = tokens_meet(at, at, flags, flags, reach=call["reach"])
+    longformer_layout.near(longformer_layout(call), mask.reshape(y, a, y, a).any((1, 3)))
