@@ -1,0 +1,130 @@
+"""SmoothQuant (Xiao et al. 2022): large channels of an activation are divided by what its weights gain.
+
+    Y = (X diag(s)⁻¹) · (diag(s) W)
+
+The division is folded into what makes X: a norm's weights, or the columns of the map before it. The
+model stays the same, and what is hard to quantize moves from its activations into its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..config import Attention, Config, Gated, LayerNorm, Mlp, Norm
+from ..errors import NumericError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+__all__ = ["Place", "apply", "factors", "folded", "largest", "places", "powers"]
+
+
+class Place(NamedTuple):
+    """An activation that can be smoothed: the leaves that make it, and the matrices that read it.
+
+    `made` are divided along their last axis, `read` multiplied along their first. Where query heads
+    share a value head, `repeats` channels of the activation, `head_size` wide blocks, share a factor.
+    """
+
+    made: tuple[str, ...]
+    read: tuple[str, ...]
+    repeats: int = 1
+    head_size: int = 1
+
+
+def places(config: Config) -> list[Place]:
+    """Every activation of the model that can be smoothed exactly.
+
+    A sublayer's input, where a norm stands before it (`pre`). The input of wo: attention is linear in
+    the values, so wv makes it. The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with
+    positive factors; other activations of a plain mlp don't. Not among them: what a tied table or, with
+    post-norms, the residual stream reads too, and the encoder's output, which the decoder's layers share.
+    """
+    found = []
+    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+        for i, layer in enumerate(() if stack is None else stack.layers):
+            at = f"{name}.layers.{i}."
+            found += _attention(f"{at}attn", layer.attention, ("wq", "wk", "wv"))
+            if layer.cross is not None:
+                found += _attention(f"{at}cross", layer.cross, ("wq",))
+            found += _mlp(f"{at}mlp", layer.mlp)
+    return found
+
+
+def _attention(at: str, a: Attention, read: tuple[str, ...]) -> list[Place]:
+    values = (f"{at}.wv", *([f"{at}.bv"] if a.qkv_bias else []))
+    return [
+        *_normed(at, a.pre, read),
+        Place(values, (f"{at}.wo",), a.heads // a.groups, a.head_size),
+    ]
+
+
+def _mlp(at: str, mlp: Mlp) -> list[Place]:
+    gated = isinstance(mlp, Gated)
+    found = _normed(at, mlp.pre, ("gate", "up") if gated else ("up",))
+    if gated or mlp.activation == "relu":
+        found.append(Place((f"{at}.up", *([f"{at}.bup"] if mlp.bias else [])), (f"{at}.down",)))
+    return found
+
+
+def _normed(at: str, norm: Norm | None, read: tuple[str, ...]) -> list[Place]:
+    if norm is None:
+        return []
+    bias = [f"{at}_pre.bias"] if isinstance(norm, LayerNorm) and norm.bias else []
+    return [Place((f"{at}_pre.weight", *bias), tuple(f"{at}.{leaf}" for leaf in read))]
+
+
+def largest(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:
+    """max |X_j| of each channel so far; NumericError for NaN or infinity."""
+    found = np.abs(x).max(axis=0, initial=0)
+    if not np.isfinite(found).all():
+        raise NumericError("activations must be finite to be smoothed, got NaN or infinity")
+    return found if state is None else np.maximum(state, found)
+
+
+def factors(
+    activation: Float[Array, " D"], weight: Float[Array, " D"], *, alpha: float = 0.5
+) -> Float[Array, " D"]:
+    """s_j = max|X_j|^α / max|W_j|^(1−α) (Xiao et al. 2022, eq. 4): 1 smooths all, 0 equalizes weights.
+
+    Conventions: W_j are row j of all matrices that read the activation; a channel that is 0 on
+    either side has nothing to trade, and keeps the factor 1.
+    """
+    dead = (activation == 0) | (weight == 0)
+    return np.where(dead, 1, activation**alpha / np.where(dead, 1, weight) ** (1 - alpha))
+
+
+def powers(s: Float[Array, " D"]) -> Float[Array, " D"]:
+    """The nearest powers of two, by ratio: with these every product and sum keeps its digits.
+
+    The smoothed model then is the model, bit for bit, and what was done to a leaf can be read off it.
+    """
+    return np.exp2(np.rint(np.log2(s)))
+
+
+def folded(
+    place: Place,
+    activation: Float[Array, " D"],
+    leaf: Callable[[str], Float[Array, "D F"]],
+    *,
+    alpha: float = 0.5,
+) -> Float[Array, " D"]:
+    """The factors of a place, one for each channel that is made: of those that share, the largest counts."""
+    weight = np.max([np.abs(leaf(name)).max(axis=1) for name in place.read], axis=0)
+    share = lambda a: a.reshape(-1, place.repeats, place.head_size).max(axis=1).reshape(-1)  # noqa: E731
+    return factors(share(activation), share(weight), alpha=alpha)
+
+
+def apply(name: str, leaf: Array, found: Mapping[Place, Float[Array, " D"]]) -> Array:
+    """The leaf of that name in the smoothed model; all factors are those of the model as it was."""
+    for place, s in found.items():
+        if name in place.made:
+            leaf = leaf / s.astype(leaf.dtype)
+        if name in place.read:
+            spread = np.repeat(s.reshape(-1, place.head_size), place.repeats, axis=0).reshape(-1, 1)
+            leaf = leaf * spread.astype(leaf.dtype)
+    return leaf
