@@ -29,7 +29,14 @@ def command(
     top_k: o.TopK = None,
     top_p: o.TopP = None,
     min_p: o.MinP = None,
+    typical_p: o.TypicalP = None,
     repetition_penalty: o.RepetitionPenalty = None,
+    presence_penalty: o.PresencePenalty = None,
+    frequency_penalty: o.FrequencyPenalty = None,
+    no_repeat_ngram: o.NoRepeatNgram = None,
+    beams: o.Beams = None,
+    length_penalty: o.LengthPenalty = 1.0,
+    draft: o.Draft = None,
     max_new_tokens: o.MaxNewTokens = 256,
     seed: o.Seed = 0,
     stop: o.Stop = None,
@@ -40,13 +47,23 @@ def command(
     text = read_prompt(prompt, file)
     given = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty,
+        typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty, no_repeat_ngram=no_repeat_ngram,
+        beams=beams, length_penalty=length_penalty,
         max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
+    if draft is not None and beams is not None:
+        raise typer.BadParameter("--beams takes no --draft: its steps judge every token already")
     from .loading import load
 
     begin = time.perf_counter()
     loaded = load(model, engine, quant, device, threads)
+    if draft == "lookup":
+        from ..refimpl.speculative import Lookup
+
+        given["draft"] = Lookup()
+    elif draft is not None:
+        given["draft"] = loaded.drafter(load(draft, engine, quant, device, threads))
     load_s = time.perf_counter() - begin
     answer = loaded.generate(text, raw=raw, **given)
     for piece in answer:

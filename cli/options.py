@@ -53,16 +53,48 @@ MinP = Annotated[
 RepetitionPenalty = Annotated[
     float | None, typer.Option(help="Above 1: tokens already there get less likely.")
 ]
+TypicalP = Annotated[
+    float | None,
+    typer.Option(help="Sample the tokens, as many as carry this probability, that surprise as expected."),
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Taken off the logit of each token that the answer holds.")
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="Taken off the logit of a token each time that the answer holds it.")
+]
+NoRepeatNgram = Annotated[
+    int | None, typer.Option(metavar="N", help="No N tokens in a row occur twice, prompt included.")
+]
+Beams = Annotated[
+    int | None,
+    typer.Option(
+        "--beams", metavar="N", help="Search N texts side by side for the likeliest whole; it comes at once."
+    ),
+]
+LengthPenalty = Annotated[
+    float,
+    typer.Option(
+        help="Of --beams: log-probability / length^P ranks the texts; larger favours long ones, 0 none."
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="lookup|MODEL",
+        help="Fewer steps: tokens are proposed by looking the text up in itself, or by a smaller model of "
+        "the same tokenizer, and judged several at once. Greedy text stays the same, sampled text as likely.",
+    ),
+]
 
 
 def checked(**given: Any) -> dict[str, Any]:
     """Keywords of `Model.options`, refused as usage errors before a model is fetched or loaded for them."""
     from ..refimpl.errors import LimitError
-    from ..runtime.tasks import Options, sampler
+    from ..runtime.tasks import options
 
-    own = ("max_new_tokens", "seed", "stop")
     try:
-        Options(sampler({}, **{k: v for k, v in given.items() if k not in own}), **{k: given[k] for k in own})
+        options({}, **given)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
     return given

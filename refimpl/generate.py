@@ -7,7 +7,7 @@ by (seed, row), so that a text doesn't depend on its neighbours. Drivers are thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def begin(engine: Engine, prompt: Sequence[int], cache: Any, chunk: int):
     return prefill(engine, prompt[held:], cache, chunk)
 
 
-def single(engine: Engine, row: Row, cache: Any = None, chunk: int = CHUNK) -> Iterator[int]:
+def single(engine: Engine, row: Row, cache: Any = None, chunk: int = CHUNK) -> Generator[int, None, Any]:
     """Generate one row, token by token. `cache` may hold a prefix of the prompt already.
 
     Who reads the tokens may end it by setting `row.finished` (a stop string). Afterwards

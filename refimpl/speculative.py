@@ -10,7 +10,7 @@ how likely; greedy gives the very tokens of greedy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -117,7 +117,7 @@ def residual(p: np.ndarray, q: np.ndarray | None, token: int) -> np.ndarray:
 
 def speculate(
     engine: Engine, row: Row, drafter: Drafter, ahead: int = 4, cache: Any = None, chunk: int = CHUNK
-) -> Iterator[int]:
+) -> Generator[int, None, Any]:
     """As `generate.single`, with up to `ahead` tokens proposed and judged in a step of the model."""
     row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
     logits, cache = begin(engine, row.prompt, cache, chunk)

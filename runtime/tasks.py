@@ -7,37 +7,54 @@ Everything here works on any engine of the seam, and on anything that carries `t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..refimpl.beam import Search, search
 from ..refimpl.config import Config
 from ..refimpl.engine import Engine
 from ..refimpl.errors import CheckpointError, LimitError, TfmError
 from ..refimpl.generate import CHUNK, FinishReason, Row, room, single
 from ..refimpl.sampling import Sampler
+from ..refimpl.speculative import Drafter, DraftModel, speculate
 from .bundle import open_bundle
 from .chat import ChatTemplate, common_prefix
 from .engine import OrtEngine
 from .tokenizer import Stream, Tokenizer
 
-LIMITS = {"stop strings": 16, "stop": 1024}
+LIMITS = {"stop strings": 16, "stop": 1024, "beams": 64}
+# Options that ask for a draw.
+DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
 
 
 @dataclass(frozen=True)
 class Options:
-    """How one text is generated; the defaults are greedy."""
+    """How one text is generated; the defaults are greedy.
+
+    With `beams` it is the likeliest whole text that so many beams find, which comes at once at the end.
+    With `draft` it takes fewer steps of the model: greedy text stays the same, sampled text as likely.
+    """
 
     sampler: Sampler = field(default_factory=Sampler)
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int = 0
     stop_on_eos: bool = True
+    beams: int | None = None
+    length_penalty: float = 1.0
+    draft: Drafter | None = None
 
     def __post_init__(self) -> None:
+        if self.beams is not None:
+            if not 1 <= self.beams <= LIMITS["beams"]:
+                raise LimitError(f"beams must be 1 to {LIMITS['beams']}, got {self.beams}")
+            if self.draft is not None:
+                raise LimitError("beam search takes no draft: its steps judge every token already")
+            Search((), self.beams, self.sampler, length_penalty=self.length_penalty)  # raises what it refuses
         if self.max_new_tokens < 1:
             raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         longest = LIMITS["stop"]
@@ -56,12 +73,19 @@ def sampler(defaults: dict[str, Any], *, greedy: bool = False, **given: Any) -> 
     """
     given = {name: value for name, value in given.items() if value is not None}
     if greedy:
-        if odd := sorted(given.keys() - {"repetition_penalty"}):
-            raise LimitError(f"greedy decoding takes no {', '.join(odd)}")
+        if odd := sorted(given.keys() & DRAWS):
+            raise LimitError(f"greedy decoding and beam search draw nothing: leave out {', '.join(odd)}")
         return Sampler(**given)
-    draws = given.keys() & {"temperature", "top_k", "top_p", "min_p"}
-    start: dict[str, Any] = {"temperature": 1.0} if draws else {}
+    start: dict[str, Any] = {"temperature": 1.0} if given.keys() & DRAWS else {}
     return Sampler(**start | defaults | given)
+
+
+def options(defaults: dict[str, Any], **given: Any) -> Options:
+    """Options and Sampler from one set of keywords, None meaning not given; beams draw nothing."""
+    mine = {f.name for f in fields(Options)} & given.keys()
+    own: dict[str, Any] = {name: value for name in mine if (value := given.pop(name)) is not None}
+    greedy = bool(given.pop("greedy", False)) or "beams" in own
+    return Options(sampler=sampler(defaults, greedy=greedy, **given), **own)
 
 
 class Answer:
@@ -69,7 +93,7 @@ class Answer:
 
     At any time `tokens` holds the new ids and `text` what was given out; at the end `finish_reason`
     says why it ended, `timings` how long it took, and `cache` holds the prompt and the tokens but the
-    last; `then` is called with the answer.
+    last (None after beam search, which has no one row of it); `then` is called with the answer.
     """
 
     def __init__(
@@ -124,7 +148,7 @@ class Answer:
     def ids(self) -> Iterator[int]:
         """The new ids one by one, for a model without a tokenizer."""
         self._times = [time.perf_counter()]
-        drive = single(self._model.engine, self._row, self.cache)
+        drive = self._drive(self._model.engine, self.cache)
         self.cache = None
         while True:
             try:
@@ -134,8 +158,28 @@ class Answer:
                 if len(self._times) == 1:  # it stopped before the first token
                     self._times.append(time.perf_counter())
                 return
-            self._times.append(time.perf_counter())
+            # Beam search makes its tokens all at one time.
+            first = len(self._times) == 1
+            self._times.append(self._times[-1] if self._options.beams and not first else time.perf_counter())
             yield token
+
+    def _drive(self, engine: Engine, cache: Any) -> Generator[int, None, Any]:
+        """The driver that the options name; it gives back the cache, if one row of it holds the text."""
+        row, beams, draft = self._row, self._options.beams, self._options.draft
+        if draft is not None:
+            return (yield from speculate(engine, row, draft, cache=cache))
+        if beams is None:
+            return (yield from single(engine, row, cache))
+        penalty = self._options.length_penalty
+        wanted = Search(row.prompt, beams, row.sampler, row.stop_ids, row.max_new_tokens, penalty)
+        best = search(engine, wanted, cache)[0]
+        for token in best.tokens:
+            row.tokens.append(token)
+            yield token
+            if row.finished is not None:
+                return None
+        row.finished = best.finished
+        return None
 
     def _generate(self) -> Iterator[str]:
         stream, held, ended = Stream(self._model.text), "", False
@@ -224,10 +268,15 @@ class Model:
         return list(Answer(self, prompt, self.options(max_new_tokens=max_new_tokens, **given)).ids())
 
     def options(self, **given: Any) -> Options:
-        """Options and Sampler from one set of keywords, None meaning not given."""
-        mine = {f.name for f in fields(Options)} & given.keys()
-        own: dict[str, Any] = {name: value for name in mine if (value := given.pop(name)) is not None}
-        return Options(sampler=self.sampler(**given), **own)
+        """`options` over this model's defaults."""
+        return options(self.generation.defaults, **given)
+
+    def drafter(self, other: Model) -> DraftModel:
+        """Another model as a source of drafts for this one; its tokens must be the same."""
+        mine, theirs = (None if m.tokenizer is None else m.tokenizer.tokens() for m in (self, other))
+        if mine != theirs:
+            raise LimitError("a draft model must have the model's own tokenizer")
+        return DraftModel(other.engine, self.engine)
 
     def logits(self, ids: Any, mask: Any = None) -> np.ndarray:
         """Logits [B, T, N] of ids [B, T] (or [T, N] of [T]), zeros where `mask` is zero.
@@ -286,7 +335,8 @@ class Conversation:
         def keep(answer: Answer) -> None:
             self.messages = [*messages, {"role": "assistant", "content": answer.text}]
             self._cache = answer.cache
-            self._ids = [*ids, *answer.tokens][: int(self._cache.lengths[0])]
+            held = 0 if self._cache is None else int(self._cache.lengths[0])
+            self._ids = [*ids, *answer.tokens][:held]
 
         return Answer(self.model, ids, options, cache, keep)
 

@@ -120,6 +120,10 @@ class Tokenizer:
         """The name of a token by its id; empty for none."""
         return "" if number is None else self._whole.id_to_token(number) or ""
 
+    def tokens(self) -> dict[str, int]:
+        """All tokens with their ids, added ones too."""
+        return self._whole.get_vocab()
+
     def encode(self, text: str, *, start: bool = False) -> list[int]:
         """Ids of a user's text: nothing in it is a control token. `start` adds what the model expects
         around a text (as a rule the begin token)."""

@@ -175,7 +175,7 @@ def test_accepted_or_drawn_anew_is_the_models_own(seed: int, n: int):
 
 
 def test_samples_have_the_distribution() -> None:
-    """Chi-square over all texts of three tokens, drawn with the rows' own numbers, below its 0.999 quantile."""
+    """Chi-square over all texts of three tokens drawn with the rows' numbers: below its 0.999 quantile."""
     target, draft, sampler, count = Table(5), Table(6), Sampler(temperature=3.0), 4000
     expected = np.zeros((3, 3, 3))
     table = [[probabilities(target.logits[a, b], sampler) for b in range(3)] for a in range(3)]
@@ -211,6 +211,17 @@ def test_greedy_is_greedy(seed: int, kind: str, ahead: int, steps: int):
     assert len(cache.text) >= len(row.prompt) + len(row.tokens) - 1
     if kind == "itself" and row.finished == "length":
         assert target.steps == 1 + -(-(steps - 1) // (ahead + 1))
+
+
+def test_a_draft_of_the_model_itself_is_always_accepted() -> None:
+    """Penalties and bans look at the same text in draft and model, so p = q, and steps are the fewest."""
+    sampler = Sampler(temperature=1.0, frequency_penalty=2.0, no_repeat_ngram=3, min_new_tokens=6, top_k=3)
+    for seed in range(40):
+        target, row = Table(seed, n=5), Row([1, 2], sampler, frozenset({0}), 13, seed)
+        list(speculate(target, row, DraftModel(Table(seed, n=5), target), ahead=3))
+        made = len(row.tokens) + (row.finished == "stop")
+        assert made > 6
+        assert target.steps == 1 + -(-(made - 1) // 4)
 
 
 def test_a_reader_may_end_it_amid_a_draft() -> None:

@@ -11,11 +11,13 @@ import texts
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.beam import Search, search
 from tfm.refimpl.checkpoint import Generation
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler
+from tfm.refimpl.speculative import Lookup
 from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
 
 TEXT = texts.byte_level().to_str()
@@ -26,12 +28,16 @@ CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end
 
 
 def model(
-    eos: tuple[int, ...] = (), template: str | None = CHAT, text: str | None = TEXT, **defaults: Any
+    eos: tuple[int, ...] = (),
+    template: str | None = CHAT,
+    text: str | None = TEXT,
+    engine: Any = ENGINE,
+    **defaults: Any,
 ) -> Model:
     source = SimpleNamespace(
         tokenizer=text, chat_template=template, generation=Generation(None, eos, defaults), config=CONFIG
     )
-    return Model(ENGINE, source)
+    return Model(engine, source)
 
 
 MODEL = model()
@@ -103,9 +109,56 @@ def test_sampling_defaults() -> None:
     assert sampler({"temperature": 0.5, "top_k": 50}, top_p=0.9) == Sampler(0.5, 50, 0.9)
     assert sampler({"temperature": 0.5}, greedy=True) == Sampler()
     assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
-    with pytest.raises(LimitError, match="greedy decoding takes no top_k"):
+    with pytest.raises(LimitError, match="greedy decoding and beam search draw nothing: leave out top_k"):
         sampler({}, greedy=True, top_k=3)
     assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(Sampler(0.5), stop=("x",))
+
+
+def test_beams_give_the_likeliest_text_they_find() -> None:
+    prompt = MODEL.prompt("the cat")
+    best, *_ = search(ENGINE, Search(prompt, 3, max_new_tokens=10, length_penalty=0.5))
+    answer = model(temperature=0.5).generate("the cat", beams=3, length_penalty=0.5, max_new_tokens=10)
+    assert "".join(answer) == answer.text == MODEL.text.decode(best.tokens)
+    assert (answer.tokens, answer.finish_reason, answer.cache) == (best.tokens, "length", None)
+    assert answer.timings["decode_tokens_per_s"] == 0
+    assert answer.timings["total_s"] == answer.timings["first_token_s"] > 0
+    stopped = MODEL.generate(
+        "the cat", beams=3, length_penalty=0.5, max_new_tokens=10, stop=(answer.text[3:5],)
+    )
+    assert "".join(stopped) == answer.text[: answer.text.index(answer.text[3:5])]
+    assert stopped.finish_reason == "stop"
+    ends, made = tuple(range(0, SIZE, 3)), []
+    for penalty in (-4.0, 4.0):
+        wanted = Search(prompt, 3, Sampler(), frozenset(ends), 10, penalty)
+        made.append(model(eos=ends).generate("the cat", beams=3, length_penalty=penalty, max_new_tokens=10))
+        list(made[-1])
+        assert made[-1].tokens == search(ENGINE, wanted)[0].tokens
+    assert made[0].tokens != made[1].tokens
+    for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, {"beams": 2, "draft": Lookup()}):
+        with pytest.raises(LimitError, match="beam"):
+            MODEL.options(**wrong)
+
+
+def test_drafts_change_no_text() -> None:
+    want = plain(MODEL.prompt("the cat the cat"), 16)
+    other = NumpyEngine(CONFIG, tiny.weights(CONFIG, seed=4))
+    for draft in (Lookup(), MODEL.drafter(MODEL), MODEL.drafter(model(engine=other))):
+        answer = MODEL.generate("the cat the cat", draft=draft, max_new_tokens=16)
+        assert "".join(answer) == MODEL.text.decode(want)
+        assert (answer.tokens, answer.finish_reason) == (want, "length")
+    with pytest.raises(LimitError, match="a draft model must have the model's own tokenizer"):
+        MODEL.drafter(model(text=None))
+
+
+def test_a_conversation_goes_on_after_beams_and_drafts() -> None:
+    talk, kinds = Conversation(MODEL), ({"beams": 2}, {"draft": Lookup()}, {})
+    for question, more in zip(("the cat", "the dog", "the cow"), kinds, strict=True):
+        prompt = talk.template.encode([*talk.messages, {"role": "user", "content": question}])
+        answer = talk.say(question, max_new_tokens=6, **more)
+        "".join(answer)
+        if "beams" not in more:
+            assert answer.tokens == plain(prompt, 6), "the kept cache changed the answer"
+    assert answer.timings["cached_tokens"] > 10
 
 
 def test_a_seed_gives_the_text_again() -> None:
