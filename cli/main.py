@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
-from . import bench, chat, doctor, export, generate, inspect, models, pull, verify
+from . import bench, chat, doctor, export, generate, inspect, models, pull, tokenizer, verify
 from .console import escape
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 @app.callback()
