@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional
 
+from .static_quant import static_quantize
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from torch import Tensor as Array
@@ -21,6 +23,7 @@ __all__ = [
     "linear_blocks",
     "quantize",
     "quantize_activations",
+    "quantize_columns",
     "quantize_rows",
     "rows",
     "transpose",
@@ -38,7 +41,9 @@ class Blocks:
     bits: int
     block: int
     axis: int
-    activations: Literal["none", "block", "row"]
+    activations: Literal["none", "block", "row", "static"]
+    input_scale: Float[Array, ""] | None = None
+    input_zero: UInt8[Array, ""] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,6 +100,13 @@ def quantize(
         axis=axis,
         activations=activations,
     )
+
+
+def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
+    """Columns are rows of the transposed matrix."""
+    codes, scale = quantize_rows(weight.mT)
+    codes, scale = (codes.mT + 128).to(torch.uint8), scale.mT
+    return Blocks(codes, scale, None, None, 8, weight.shape[0], 0, "static")
 
 
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
@@ -161,13 +173,26 @@ def dynamic_quantize(
     return codes.to(torch.uint8), scale, zero.to(torch.uint8)
 
 
+def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
+    """Signed codes of a product's input and their scales, by the weight's rule."""
+    if weight.activations == "row":
+        return quantize_rows(x)
+    if weight.activations == "block":
+        return quantize_activations(x, block=weight.block)
+    assert weight.input_scale is not None
+    assert weight.input_zero is not None
+    scale, zero = weight.input_scale, weight.input_zero.int()
+    every = x.shape[1]
+    codes = static_quantize(x, scale.expand(every), zero.expand(every), bits=8, signed=False) - zero
+    return codes, scale.expand(x.shape[0], weight.scale.shape[0])
+
+
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """Blocks as a batch axis: C products of whole numbers, exact in float64, scaled and summed."""
     if weight.activations == "none":
         return x @ dequantize(weight)
     flat = x.flatten(0, 1)
-    by_row = weight.activations == "row"
-    codes, scale_x = quantize_rows(flat) if by_row else quantize_activations(flat, block=weight.block)
+    codes, scale_x = _input_codes(flat, weight)
     left = _split(codes.double(), weight.block).movedim(1, 0)
     right = _split(_centred(weight).mT.double(), weight.block).permute(1, 2, 0)
     scale = scale_x.mT.unsqueeze(2) * weight.scale.unsqueeze(1)

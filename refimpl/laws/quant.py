@@ -80,6 +80,20 @@ def a_scheme_along_the_other_axis_is_the_transpose(quantize: Subject, draw: Draw
         assert a is None or np.array_equal(a, b), f"{name} differs along the other axis"
 
 
+@law("quantize_columns")
+def columns_are_even_and_positive(quantize_columns: Subject, draw: Draw) -> None:
+    """Half a scale off at most, no scale below 0, and a column turned round has its codes turned round."""
+    call = draw(quantize_columns.calls(largest=24))
+    w = call["weight"]
+    q = quantize_columns(call)
+    assert (q.scale >= 0).all() and q.zero is None and q.block == len(w)  # noqa: PT018
+    slack = 0.5 + 256 * np.finfo(quantize_columns.dtype).eps
+    off = np.abs(quant.dequantize(cast(q, np.float64)) - w) - slack * q.scale
+    assert (off <= 1e-30).all(), f"off by {off.max():.3g} more than half a scale"
+    turned = quantize_columns(call.but(weight=-w))
+    assert np.array_equal(256 - turned.codes.astype(int), q.codes), "−w has other codes than −(codes of w)"
+
+
 @law("dequantize")
 def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
     """scale · (code − zero) + minimum, element by element."""
@@ -155,12 +169,18 @@ def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> Non
     w = cast(call["weight"], np.float64)
     x = call["x"].reshape(-1, call["x"].shape[-1])
     seen = x.astype(np.float64)
-    if w.activations != "none":
-        coded = (
-            quant.quantize_rows(x) if w.activations == "row" else quant.quantize_activations(x, block=w.block)
-        )
-        steps = coded[1].astype(np.float64)
-        seen = coded[0] * (steps if w.activations == "row" else np.repeat(steps, w.block, 1)[:, : x.shape[1]])
+    if w.activations == "row":
+        codes, steps = quant.quantize_rows(x)
+        seen = codes * steps.astype(np.float64)
+    elif w.activations == "block":
+        codes, steps = quant.quantize_activations(x, block=w.block)
+        seen = codes * np.repeat(steps.astype(np.float64), w.block, 1)[:, : x.shape[1]]
+    elif w.activations == "static":
+        assert w.input_scale is not None
+        assert w.input_zero is not None
+        zero = int(w.input_zero)
+        codes = np.clip(np.rint(x / call["weight"].input_scale) + zero, 0, 255)
+        seen = (codes - zero) * w.input_scale
     wanted = seen @ quant.dequantize(replace(w, minimum=None))
     if w.minimum is not None:
         wanted = wanted + x.astype(np.float64) @ _spread(w.minimum, w)

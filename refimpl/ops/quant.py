@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .static_quant import static_quantize
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from numpy import ndarray as Array
@@ -20,6 +22,7 @@ __all__ = [
     "linear_blocks",
     "quantize",
     "quantize_activations",
+    "quantize_columns",
     "quantize_rows",
     "rows",
     "transpose",
@@ -34,7 +37,8 @@ class Blocks:
     Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
     codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
     treats its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
-    Runtime's MatMulNBits with accuracy_level 4), or with one scale a row ("row").
+    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), or with the given
+    `input_scale` and `input_zero` in unsigned 8-bit codes ("static"; only there are these two).
     """
 
     codes: UInt8[Array, "D F"]
@@ -44,7 +48,9 @@ class Blocks:
     bits: int
     block: int
     axis: int
-    activations: Literal["none", "block", "row"]
+    activations: Literal["none", "block", "row", "static"]
+    input_scale: Float[Array, ""] | None = None
+    input_zero: UInt8[Array, ""] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,6 +111,18 @@ def quantize(
         axis=axis,
         activations=activations,
     )
+
+
+def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
+    """One positive scale max|w| / 127 a column and codes of −127 to 127, for an input of static scale.
+
+    Devices with static int8 want just this: no zero point, no scale below 0, a range that is even.
+    Conventions: codes round as those of `quantize_rows`; they are held with 128 added, as in all
+    Blocks. Whoever knows the input puts `input_scale` and `input_zero` in.
+    """
+    codes, scale = quantize_rows(weight.T)
+    codes, scale = (codes.T + 128).astype(np.uint8), scale.T
+    return Blocks(codes, scale, None, None, 8, weight.shape[0], 0, "static")
 
 
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
@@ -191,19 +209,32 @@ def dynamic_quantize(
     return codes.astype(np.uint8), scale, zero.astype(np.uint8)
 
 
+def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
+    """Signed codes of a product's input and their scales, by the weight's rule."""
+    if weight.activations == "row":
+        return quantize_rows(x)
+    if weight.activations == "block":
+        return quantize_activations(x, block=weight.block)
+    assert weight.input_scale is not None
+    assert weight.input_zero is not None
+    scale, zero = np.full(x.shape[1], weight.input_scale), np.full(x.shape[1], weight.input_zero, np.int32)
+    codes = static_quantize(x, scale, zero, bits=8, signed=False) - zero
+    return codes, np.broadcast_to(weight.input_scale, (len(x), weight.scale.shape[0]))
+
+
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """x · W for a quantized W (blocked along axis 0), by the weight's own rule for activations.
 
     none:  x @ dequantize(W)
     block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
     row:   the same with codes and scale of the whole row (one block is the whole column)
+    static: the same with codes of a given scale for all rows, less their zero point
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """
     flat = x.reshape(-1, x.shape[-1])
     if weight.activations == "none":
         return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
-    by_row = weight.activations == "row"
-    codes, scale_x = quantize_rows(flat) if by_row else quantize_activations(flat, block=weight.block)
+    codes, scale_x = _input_codes(flat, weight)
     y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
     for c in range(weight.scale.shape[0]):
         part = slice(c * weight.block, (c + 1) * weight.block)

@@ -44,8 +44,9 @@ def cast(value: Any, dtype: Any) -> Any:
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     """An argument, arrays, trees and `Blocks` alike, with `change` done to each array of floats."""
     if isinstance(value, Blocks):
-        minimum = None if value.minimum is None else change(value.minimum)
-        return replace(value, scale=change(value.scale), minimum=minimum)
+        named = ("scale", "minimum", "input_scale")
+        held = {n: a for n in named if (a := getattr(value, n)) is not None}
+        return replace(value, **{n: change(a) for n, a in held.items()})
     if isinstance(value, dict):
         return {k: map_floats(v, change) for k, v in value.items()}
     if isinstance(value, tuple | list):

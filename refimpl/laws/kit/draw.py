@@ -124,7 +124,7 @@ def _blocks(
     bits, zero, minimum, activations = SCHEMES[scheme]
     dims, axis = blocked(p)
     shape = [value(d, size.__getitem__) for d in dims]
-    block = shape[axis] if activations == "row" else BLOCK
+    block = shape[axis] if activations in ("row", "static") else BLOCK
     few = list(shape)
     few[axis] = -(-shape[axis] // block)
     codes = lambda s: rng.integers(0, 2**bits, s).astype(np.uint8)  # noqa: E731
@@ -138,6 +138,9 @@ def _blocks(
         block=block,
         axis=axis,
         activations=activations,
+        # About the range of x, some of which is to be cut off.
+        input_scale=np.array(scale / 60, np.float32) if activations == "static" else None,
+        input_zero=np.array(rng.integers(0, 256), np.uint8) if activations == "static" else None,
     )
 
 
