@@ -31,8 +31,8 @@ def features_are_never_negative(features: Subject, draw: Draw) -> None:
 
 
 @law("random_features")
-def products_of_features_are_a_mean_over_the_rows(random_features: Subject, draw: Draw) -> None:
-    """φ(x)·φ(x) is the mean over W's rows w of exp(2 w·x − |x|²)."""
+def features_are_exponentials_less_half_the_square(random_features: Subject, draw: Draw) -> None:
+    """exp(w·x − |x|² / 2) / √Q for each row w, so that over normal rows φ(x)·φ(y) is exp(x·y) in the mean."""
     call = draw(random_features.calls())
     x, w = (call[n].astype(np.float64) for n in ("x", "projection"))
     wanted = np.exp(x @ w.T - (x**2).sum(-1, keepdims=True) / 2) / np.sqrt(len(w))
