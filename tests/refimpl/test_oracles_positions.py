@@ -89,11 +89,11 @@ class Model:
         self.ropes, self.context = (rope,), context
 
 
-@pytest.mark.parametrize("context", [ORIGINAL // 2, 4 * ORIGINAL])
+@pytest.mark.parametrize("context", [ORIGINAL // 2, ORIGINAL, 4 * ORIGINAL])
 @pytest.mark.parametrize("kind", SCALINGS)
-@pytest.mark.parametrize("theta", [10_000.0, 500.0])
+@pytest.mark.parametrize("theta", [10_000.0, 500.0, 10.0])  # with 10, each pair turns more than beta_slow
 def test_rotary_scalings_are_transformers(kind: str, theta: float, context: int):
-    """Frequencies and attention factor of each function, in float64, below and past the trained length."""
+    """Frequencies and attention factor of each function, in float64, up to the trained length and past it."""
     keys, scaling = SCALINGS[kind]
     config = theirs(keys, theta)
     wanted, magnitude = exactly(ROPE_INIT_FUNCTIONS[keys["rope_type"]], config, "cpu", seq_len=context)
