@@ -15,7 +15,7 @@ from ..errors import LimitError
 Span: TypeAlias = tuple[int, int]
 Match: TypeAlias = tuple[int, int, bool]  # from, to, whether the pattern matched there
 BEHAVIORS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
-LONGEST = 2**26  # characters that a text may grow to
+LONGEST = 2**24  # characters that a text may grow to
 
 
 class Aligned:

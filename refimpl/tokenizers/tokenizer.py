@@ -27,7 +27,7 @@ from .postprocessors import Placed, read_processor
 from .pretokenizers import read_pretokenizer
 
 FILE_BYTES = 64 * 2**20
-TEXT = 16 * 2**20  # characters
+TEXT = 4 * 2**20  # characters; each takes some hundred bytes
 MODELS = {"BPE": bpe.KIND, "Unigram": unigram.KIND, "WordPiece": wordpiece.KIND}
 STEPS = {
     "normalizer": read_normalizer,
