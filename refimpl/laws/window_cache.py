@@ -53,6 +53,7 @@ def cutting_to_the_floor_loses_nothing_that_is_seen(window_floor: Subject, draw:
     for length, least in zip(call["written"], window_floor(call), strict=True):
         oldest = 0 if length <= slots else length - slots
         seen = least - (slots - slack) + 1
+        assert length > slots or least == 0, f"no slot of {slots} was reused, yet {length} can't be cut to 0"
         assert least <= length, f"{length} tokens can't be cut back to {least}"
         assert max(seen, 0) >= oldest, f"cut back to {least} of {length}, token {seen} is gone"
         assert least == 0 or seen - 1 < oldest, f"{least - 1} of {length} would do as well"
