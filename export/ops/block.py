@@ -77,6 +77,7 @@ def block(
     tables: Any,
     tree: Any,
     memory: tuple[Array, Array, Array] | None = None,
+    at: Array | None = None,
     *,
     config: Layer,
 ) -> tuple[Array, tuple[Array, Array]]:
@@ -92,6 +93,9 @@ def block(
     )
     attended = normalize(attended, tree.get("attn_post"), norm=a.post)
     middle = normalize(x + attended, tree.get("attn_after"), norm=a.after)
+    if at is not None:
+        index = at.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        x, middle = x.gather(1, index), middle.gather(1, index)
     if c is not None and memory is not None:
         leaves = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "qo"}
         given = normalize(middle, tree.get("cross_pre"), norm=c.pre)

@@ -136,7 +136,7 @@ def model(
     *,
     config: Config,
 ) -> tuple[Array, list[tuple[Array, Array]]]:
-    """Layers in order; the wanted positions are gathered before the last norm."""
+    """Layers in order; the wanted positions are gathered in the last."""
     stack, head, decoder = config.decoder, config.head, tree["decoder"]
     assert stack is not None
     assert isinstance(head, LM)
@@ -150,10 +150,10 @@ def model(
     new = []
     for i, layer in enumerate(stack.layers):
         memory = None if read is None else (*read[0][i], read[1])
-        x, pair = block(x, cache[i], past, near, decoder["layers"][i], memory, config=layer)
+        only = at if i + 1 == len(stack.layers) else None
+        x, pair = block(x, cache[i], past, near, decoder["layers"][i], memory, only, config=layer)
         new.append(pair)
-    wanted = x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-    wanted = normalize(wanted, decoder.get("norm"), norm=stack.final_norm)
+    wanted = normalize(x, decoder.get("norm"), norm=stack.final_norm)
     table = tree["embedding" if head.tied else "head"]["table"]
     return lm_logits(wanted, table, tree.get("head", {}).get("bias"), head=head), new
 

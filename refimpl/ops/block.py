@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..config import (
     Alibi,
     Attention,
@@ -86,6 +88,7 @@ def block(
     tables: Any,
     tree: Any,
     memory: tuple[Array, Array, Array] | None = None,
+    at: Array | None = None,
     *,
     config: Layer,
 ) -> tuple[Array, tuple[Array, Array]]:
@@ -97,7 +100,8 @@ def block(
     original post-norm). Cross-attention, where the layer has it, is a sublayer between the two, over
     `memory`: keys and values [B, G, S, K] of the encoder's output and its lengths [B].
     `tables` maps each Rope to its cosines and sines, [L, J] each, and each other position with its
-    number of heads to its bias [B, H, T, L].
+    number of heads to its bias [B, H, T, L]. With `at` [B, P] the new x is [B, P, D], at these
+    positions of the call: what follows the attention looks at no other token.
     """
     new: list[Array] = []
 
@@ -107,6 +111,8 @@ def block(
         return y
 
     h = _add(x, x, tree, "attn", config.attention, attend)
+    if at is not None:
+        x, h = (np.take_along_axis(a, at[:, :, None], axis=1) for a in (x, h))
     if config.cross is not None and memory is not None:
         settings = _settings(config.cross, tables)
         cross = {name: leaf for name, leaf in tree["cross"].items() if name in ("wq", "bq", "wo", "bo")}

@@ -133,8 +133,9 @@ def model(
     """Logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and the new cache.
 
     `past` [B] tokens of each row are in the cache, a pair (keys, values) [B, G, L, K] a layer with
-    L ≥ past + T. `at` counts within the call: only these positions pay for the output table. A
-    decoder that reads an encoder is given what `memory` made of its output, and its lengths [B].
+    L ≥ past + T. `at` counts within the call: only these positions pay for the last layer's mlp and
+    for the output table. A decoder that reads an encoder is given what `memory` made of its output,
+    and its lengths [B].
     """
     stack, head, leaves = config.decoder, config.head, tree["decoder"]
     assert stack is not None
@@ -148,10 +149,11 @@ def model(
     near = tables | score_biases(queries, keys, leaves, x.dtype, stack=stack, bidirectional=False)
     new = []
     others = [None] * len(cache) if read is None else [(k, v, read[1]) for k, v in read[0]]
-    for layer, pair, other, own in zip(stack.layers, cache, others, leaves["layers"], strict=True):
-        x, pair = block(x, pair, past, near, own, other, config=layer)
+    wanted = [None] * (len(cache) - 1) + [at]
+    for layer, *given in zip(stack.layers, cache, leaves["layers"], others, wanted, strict=True):
+        pair, own, other, only = given
+        x, pair = block(x, pair, past, near, own, other, only, config=layer)
         new.append(pair)
-    x = np.take_along_axis(x, at[:, :, None], axis=1)
     x = normalize(x, leaves.get("norm"), norm=stack.final_norm)
     table = tree["embedding" if head.tied else "head"]["table"]
     return lm_logits(x, table, tree["head"]["bias"] if head.bias else None, head=head), new
