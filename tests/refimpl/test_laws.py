@@ -122,3 +122,56 @@ def test_wrong_uses_are_errors():
         laws.check("rotate", SPEC["rotate"], K=8)
     with pytest.raises(TypeError, match="attend needs 'v', which the function under test doesn't take"):
         laws.check("attend", lambda q, k: q)
+
+
+def changed(name: str, **arrays: Any) -> Any:
+    """The specified function with something done to arrays first: a kernel that is wrong in a known way."""
+
+    def kernel(*given: Any, **settings: Any) -> Any:
+        names = list(inspect.signature(SPEC[name]).parameters)
+        return SPEC[name](
+            *(arrays.get(n, lambda a: a)(a) for n, a in zip(names, given, strict=False)), **settings
+        )
+
+    return kernel
+
+
+# A law -> a kernel that breaks it; the equality with the specification isn't needed to see them.
+BROKEN = {
+    ("softmax", "weights are a distribution"): lambda s, mask=None: SPEC["softmax"](s, mask) * 1.001,
+    ("softmax", "a shift of all scores changes nothing"): lambda s, mask=None: SPEC["softmax"](abs(s), mask),
+    ("attend", "keys are a set"): changed("attend", v=lambda v: np.roll(v, 1, axis=1)),
+    ("attend", "grouped heads are repeated heads"): lambda q, k, v: SPEC["attend"](
+        q, *(np.tile(a, (1, 1, q.shape[2] // k.shape[2], 1)) for a in (k, v))
+    ),
+    ("attend", "a forbidden key is as if absent"): changed("attend", mask=lambda m: m | True),
+    ("cached_attention", "any split of the tokens is one pass"): changed(
+        "cached_attention", past=lambda p: p * 0
+    ),
+    ("cached_attention", "each token sees the past and itself"): changed(
+        "cached_attention", v=lambda v: v[::-1]
+    ),
+    ("layer_norm", "the mean is taken off"): lambda x, weight, bias=None, *, eps: SPEC["rms_norm"](
+        x, weight, eps=eps
+    ),
+    ("rms_norm", "the mean square is one"): lambda x, weight, *, eps: SPEC["rms_norm"](
+        x, weight, eps=2 * eps
+    ),
+    ("rotate", "scores depend on distance only"): changed("rotate", sin=np.negative, cos=abs),
+    ("rotate", "a token is itself beside any neighbour"): changed("rotate", cos=lambda c: c[:, ::-1]),
+    ("append", "only its rows are written"): changed("append", start=lambda s: s * 0),
+    ("linear", "a unit vector reads a row of the weight"): changed("linear", weight=lambda w: w[:, ::-1]),
+    ("quantize_activations", "the largest of each block is 127"): lambda x, *, block: SPEC[
+        "quantize_activations"
+    ](x, block=block + 1),
+    ("static_quantize", "codes come back"): changed("static_quantize", zero=lambda z: z + 1),
+    ("lstm", "any split of the tokens is one pass"): changed(
+        "lstm", c0=lambda c: None if c is None else c * 0
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "law"), BROKEN, ids=lambda a: a.replace(" ", "_"))
+def test_a_law_finds_its_bug(name: str, law: str):
+    with pytest.raises(laws.LawBroken, match=law):
+        laws.check(name, BROKEN[name, law], only=law)
