@@ -153,7 +153,9 @@ def test_a_setting_without_values_is_an_error():
 
 def test_a_kind_without_a_strategy_is_an_error():
     f = read(fed('UInt8[Array, "B T"]'))
-    with pytest.raises(UnfedError, match="an array of UInt8 can't be fed"):
+    odd = replace(f.parameters[0], options=(Declared("Complex", ("B", "T")),))
+    f = replace(f, parameters=(odd,))
+    with pytest.raises(UnfedError, match="an array of Complex can't be fed"):
         make(f, pairwise(factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
 
 
