@@ -1,0 +1,91 @@
+"""The search for scales: never worse than rounding, exact where that can be, aware of what matters.
+
+No outside oracle: libraries search other sets of scales. What is searched is small enough to be
+gone through by hand here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.calibrate.least_error import SHRINKS, error, least_error, mean_square
+from tfm.refimpl.ops.quant import dequantize, quantize
+
+seeds = st.integers(0, 2**32 - 1)
+lengths, columns, bits = st.integers(1, 21), st.integers(1, 4), st.sampled_from((4, 8))
+
+
+def drawn(seed: int, d: int, f: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_t(3, (d, f)), rng.random(d) ** 3 + 1e-3
+
+
+@given(seeds, lengths, columns, bits, st.sampled_from((3, 8)))
+def test_never_worse_than_rounding(seed: int, d: int, f: int, b: int, block: int):
+    weight, importance = drawn(seed, d, f)
+    made = least_error(weight, importance, bits=b, block=block)
+    rounded = dequantize(quantize(weight, bits=b, block=block, symmetric=False))
+    ulps = 1e-30 * float(
+        np.sum(importance[:, None] * weight**2)
+    )  # where both are exact but for the last bits
+    got, least = (error(weight, w, importance) for w in (dequantize(made), rounded))
+    assert got <= least * (1 + 1e-12) + ulps
+    assert made.codes.shape == weight.shape
+    assert made.scale.shape == made.zero.shape == (-(-d // block), f)
+    assert int(made.codes.max()) < 2**b
+
+
+@given(seeds, st.integers(2, 7))
+def test_the_best_of_all_that_are_tried(seed: int, d: int):
+    """One block, gone through by hand in float64: another share, or another scale, is no better."""
+    weight, importance = drawn(seed, d, 1)
+    made = least_error(weight, importance, bits=4, block=8)
+    got = error(weight, dequantize(made), importance)
+    low, high = min(weight.min(), 0.0), max(weight.max(), 0.0)
+    for share in SHRINKS:
+        step = (high - low) * share / 15
+        zero = np.clip(np.rint(-low * share / step), 0, 15)
+        codes = np.clip(np.rint(weight / step) + zero, 0, 15) - zero
+        for scale in step * np.linspace(0.8, 1.2, 41):
+            assert got <= error(weight, codes * scale, importance) * (1 + 1e-12) + 1e-28
+
+
+@given(seeds, columns)
+def test_weights_on_a_grid_stay(seed: int, f: int):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 16, (8, f))
+    codes[0], codes[1] = 0, 15
+    weight = ((codes - 6) * 0.25).astype(np.float32)
+    made = least_error(weight, np.ones(8), bits=4, block=8)
+    assert (made.codes == codes).all()
+    np.testing.assert_allclose(dequantize(made), weight, rtol=1e-6)
+
+
+def test_what_no_input_meets_may_be_anything():
+    """An outlier that no input meets costs the others nothing: its range is cut, their step is finer."""
+    weight = np.array([[1.0, 0.9, -0.8, 0.33, -0.47, 0.61, 0.05, 1.7]], np.float32).T
+    alike = least_error(weight, np.ones(8), bits=4, block=8)
+    blind = least_error(weight, np.array([1.0] * 7 + [0]), bits=4, block=8)
+    seen = slice(0, 7)
+    ones = np.ones(7)
+    assert blind.scale[0, 0] < alike.scale[0, 0]
+    assert error(weight[seen], dequantize(blind)[seen], ones) < error(
+        weight[seen], dequantize(alike)[seen], ones
+    )
+
+
+def test_blocks_without_numbers():
+    """Zeros, and inputs that never come: finite, and as rounding has it."""
+    zeros = least_error(np.zeros((4, 2), np.float32), np.ones(4), bits=4, block=4)
+    assert not dequantize(zeros).any()
+    weight = np.array([[0.5], [-1.0], [0.25]], np.float32)
+    made = least_error(weight, np.zeros(3), bits=4, block=4)
+    assert np.isfinite(made.scale).all()
+    np.testing.assert_allclose(dequantize(made), weight, atol=0.06)
+
+
+def test_the_mean_square():
+    x = np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
+    assert mean_square(x).tolist() == [5.0, 2.0]
+    assert mean_square(x).dtype == np.float64
