@@ -150,8 +150,8 @@ def model(
     new = []
     others = [None] * len(cache) if read is None else [(k, v, read[1]) for k, v in read[0]]
     wanted = [None] * (len(cache) - 1) + [at]
-    for layer, *given in zip(stack.layers, cache, leaves["layers"], others, wanted, strict=True):
-        pair, own, other, only = given
+    turns = zip(stack.layers, cache, leaves["layers"], others, wanted, strict=True)
+    for layer, pair, own, other, only in turns:
         x, pair = block(x, pair, past, near, own, other, only, config=layer)
         new.append(pair)
     x = normalize(x, leaves.get("norm"), norm=stack.final_norm)
