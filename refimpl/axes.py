@@ -22,8 +22,8 @@ LETTERS = {
     "R": "query heads that share one key/value head",
     "K": "size of a query or key head",
     "J": "rotated pairs of a head",
-    "U": "elements of a head that aren't rotated",
-    "V": "size of a value head",
+    "U": "elements of a head that aren't rotated; experts that a token doesn't choose",
+    "V": "size of a value head; words of a cluster",
     "N": "vocabulary",
     "P": "wanted positions",
     "C": "quantization blocks along an axis",
@@ -31,13 +31,14 @@ LETTERS = {
     "A": "tokens of a block",
     "Y": "blocks of queries",
     "Z": "blocks of keys",
-    "I": "blocks drawn at random for each block of queries",
+    "I": "what each one chooses: random blocks of a block of queries, experts of a token",
+    "E": "experts",
     "Q": "features of a kernel, never negative",
     "X": "ranks that share a sequence",
     "W": "buckets of distances",
 }
 
-DERIVED = {"H": "G*R", "L": "O+T", "K": "2*J+U"}
+DERIVED = {"H": "G*R", "L": "O+T", "K": "2*J+U", "E": "I+U"}
 
 if TYPE_CHECKING:
     Index = Annotated

@@ -59,6 +59,8 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/test_oracles_attention.py::test_random_features_estimate_softmax_attention",
     ),
     "lstm": ("refimpl/test_oracles_recurrence.py::test_layer_is_torchs", "LSTM"),
+    "moe": ("refimpl/test_oracles_moe.py::test_mixtral",),
+    "adaptive_softmax": ("refimpl/test_oracles_adaptive.py::test_adaptive_softmax_is_torchs",),
     "mask": ("refimpl/test_oracles_positions.py::test_masks_are_transformers",),
     "mlp": ("refimpl/test_oracles.py::test_mlps_are_torchs",),
     "model": ("refimpl/test_families.py::test_logits_equal_transformers",),

@@ -25,7 +25,7 @@ from tfm.refimpl.ops.quant import Blocks
 
 # Graphs that take seconds to make: each choice in one of them, pairs of choices by values alone.
 SLOW = {"banded.banded_attend", "flash.flash_attend", "flash.flash_backward", "ring.ring_attend"}
-SLOW |= {"sparse.sparse_attend", "delta.delta_attend"}
+SLOW |= {"sparse.sparse_attend", "delta.delta_attend", "moe.mixture", "moe.moe"}
 
 
 def mirror(name: str) -> Any:
@@ -84,9 +84,8 @@ def parts(call: Call, f: Function) -> dict[str, tuple[Any, tuple[str, ...]]]:
     found: dict[str, tuple[Any, tuple[str, ...]]] = {}
     for p in f.parameters:
         held = call.arrays.get(p.name)
-        if isinstance(held, Blocks):
-            fields_of = {n.removeprefix("out."): a for n, a in flat(held)}
-            found |= {f"{p.name}.{n}": (a, ("fixed",) * a.ndim) for n, a in fields_of.items()}
+        if isinstance(held, Blocks | list | dict):
+            found |= {p.name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(held)}
         elif held is not None:
             declared = next(o for o in p.options if isinstance(o, Declared))
             found[p.name] = held, declared.dims
@@ -101,6 +100,10 @@ def graph(f: Function, function: Callable[..., Any], call: Call, opset: int) -> 
         named = dict(zip(inputs, held, strict=True))
 
         def one(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [one(f"{name}.{i}", v) for i, v in enumerate(value)]
+            if isinstance(value, dict):
+                return {k: one(f"{name}.{i}", v) for i, (k, v) in enumerate(value.items())}
             if not isinstance(value, Blocks):
                 return named.get(name)
             statics = {x.name: getattr(value, x.name) for x in fields(value)}

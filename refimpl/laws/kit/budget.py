@@ -41,6 +41,13 @@ def cast(value: Any, dtype: Any) -> Any:
     return map_floats(value, lambda a: a.astype(dtype))
 
 
+def each(change: Callable[[Any], Any], value: Any) -> Any:
+    """An argument with `change` done to each leaf, itself if it is no tree."""
+    if isinstance(value, dict):
+        return {k: each(change, v) for k, v in value.items()}
+    return [each(change, v) for v in value] if isinstance(value, list) else change(value)
+
+
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     """An argument, arrays, trees and `Blocks` alike, with `change` done to each array of floats."""
     if isinstance(value, Blocks):
@@ -98,9 +105,9 @@ def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
     def positive(value: Any) -> Any:
         if isinstance(value, Blocks):
             return np.abs(dequantize(cast(value, np.float64)))
-        return np.abs(value.astype(np.float64)) if isinstance(value, np.ndarray) else value
+        return map_floats(value, lambda a: np.abs(a.astype(np.float64)))
 
-    return APPROXIMATE * largest(run(positive))
+    return APPROXIMATE * largest(run(lambda argument: each(positive, argument)))
 
 
 def expected(run: Callable[[Callable[[Any], Any]], Any], dtype: Any) -> dict[str, Any]:

@@ -48,6 +48,10 @@ def shown(value: Any) -> str:
     if is_dataclass(value):
         inside = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({inside})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{n}: {shown(v)}" for n, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(shown(v) for v in value) + "]"
     if not isinstance(value, np.ndarray):
         return repr(value)
     kind = f"{value.dtype}{list(value.shape)}"

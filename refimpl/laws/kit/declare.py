@@ -14,8 +14,8 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jaxtyping
@@ -65,6 +65,14 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """A parameter that is a tree of weights: leaves by name, or with `many` a list of such."""
+
+    leaves: tuple[Parameter, ...]
+    many: bool = False
+
+
+@dataclass(frozen=True)
 class Function:
     """A public function and what it declares; `returns` is one option or several in order."""
 
@@ -79,9 +87,12 @@ class Function:
 
     @property
     def letters(self) -> set[str]:
-        named = [o for p in self.parameters if not p.setting for o in p.options]
+        trees = [o for p in self.parameters for o in p.options if isinstance(o, Tree)]
+        parameters = [*self.parameters, *(leaf for tree in trees for leaf in tree.leaves)]
+        named = [o for p in parameters if not p.setting for o in p.options]
         dims = [d for o in named if isinstance(o, Declared) for d in (*o.dims, o.bound)]
-        dims += [d for p in self.parameters if "Blocks" in p.options for d in blocked(p)[0]]
+        dims += [d for p in parameters if "Blocks" in p.options for d in blocked(p)[0]]
+        dims += [o for p in parameters if p.setting for o in p.options if str(o).isupper()]
         return set(re.findall("[A-Z]", " ".join(dims)))
 
 
@@ -105,6 +116,11 @@ def _option(hint: Any) -> Any:
         return Declared("Index", tuple(hint.dim_str.split()), hint.bound.removeprefix("<").strip())
     if inspect.isclass(hint) and hint.__name__ == "Blocks":
         return "Blocks"
+    if typing.is_typeddict(hint):
+        held = typing.get_type_hints(hint, localns=_spaces({}))
+        return Tree(tuple(Parameter(n, False, inspect.Parameter.empty, _options(h)) for n, h in held.items()))
+    if typing.get_origin(hint) is list and isinstance(tree := _option(*typing.get_args(hint)), Tree):
+        return replace(tree, many=True)
     raise UnfedError(f"{hint!r} {UNFED}: it is no array")
 
 
@@ -123,12 +139,16 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
     return SETTINGS[name]
 
 
+def _spaces(names: Mapping[str, Any]) -> dict[str, Any]:
+    """What the names in a declaration mean here."""
+    kinds = {k: getattr(jaxtyping, k) for k in ("Float", "Int", "UInt8", "Bool")}
+    return {**names, **kinds, "Index": Index, "Array": np.ndarray}
+
+
 def read(function: Callable[..., Any]) -> Function:
     """What a function declares; `UnfedError` where that isn't arrays and settings."""
     body = inspect.unwrap(function)
-    kinds = {k: getattr(jaxtyping, k) for k in ("Float", "Int", "UInt8", "Bool")}
-    spaces = {**body.__globals__, **kinds, "Index": Index, "Array": np.ndarray}
-    hints = typing.get_type_hints(body, globalns=spaces)
+    hints = typing.get_type_hints(body, _spaces(body.__globals__))
     parameters = []
     for p in inspect.signature(body).parameters.values():
         setting = p.kind is p.KEYWORD_ONLY

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from ...ops.quant import Blocks
 from .call import Call
-from .declare import UNFED, Declared, Function, Parameter, UnfedError, blocked, sizes, value
+from .declare import UNFED, Declared, Function, Parameter, Tree, UnfedError, blocked, sizes, value
 from .domains import confined
+from .lists import items_of, settled
 from .settings import BLOCK, EMPTY, PASSIVE, SCHEMES, TOGETHER
 
 Variant = tuple[tuple[str, Any], ...]
@@ -25,7 +26,8 @@ Variant = tuple[tuple[str, Any], ...]
 
 def factors(f: Function) -> dict[str, tuple[Any, ...]]:
     """Parameter name -> the choices that make another graph of it."""
-    products = sum("Blocks" in p.options for p in f.parameters)
+    trees = {p.name: [o for o in p.options if isinstance(o, Tree)] for p in f.parameters}
+    products = sum("Blocks" in p.options or 2 * bool(trees[p.name]) for p in f.parameters)
     found: dict[str, tuple[Any, ...]] = {}
     for p in f.parameters:
         options: list[Any] = []
@@ -34,7 +36,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
                 options += SCHEMES if products == 1 else [PASSIVE]
             else:
                 options.append(o)
-        found[p.name] = tuple(options)
+        found[p.name] = (*options, *(PASSIVE for _ in trees[p.name]))
     return {k: v for k, v in found.items() if TOGETHER.get(k) not in found}
 
 
@@ -79,7 +81,7 @@ def make(
     halfway between two codes of a quantized row, where rounding rules differ.
     """
     rng = np.random.default_rng(seed)
-    chosen = dict(variant)
+    chosen, size = dict(variant), settled(f, size)
     arrays: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for p in f.parameters:
@@ -88,12 +90,27 @@ def make(
             settings[p.name] = size.get(option, option) if isinstance(option, str) else option
         elif option is None:
             arrays[p.name] = None
+        elif tree := next((o for o in p.options if isinstance(o, Tree)), None):
+            items = [
+                {leaf.name: _leaf(leaf, option, each, rng, scale, halves) for leaf in tree.leaves}
+                for each in (items_of(p, size) if tree.many else [size])
+            ]
+            arrays[p.name] = items if tree.many else items[0]
         elif isinstance(option, str):
             arrays[p.name] = _blocks(p, option, size, rng, scale)
         else:
             here = next(o for o in p.options if isinstance(o, Declared))
             arrays[p.name] = _array(here, size, rng, scale, halves)
     return confined(f, Call(arrays, settings, size))
+
+
+def _leaf(
+    leaf: Parameter, option: Any, size: dict[str, int], rng: np.random.Generator, scale: float, halves: bool
+) -> Any:
+    if isinstance(option, str) and "Blocks" in leaf.options:
+        return _blocks(leaf, option, size, rng, scale)
+    here = next(o for o in leaf.options if isinstance(o, Declared))
+    return _array(here, size, rng, scale, halves)
 
 
 def _array(

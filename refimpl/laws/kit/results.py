@@ -46,7 +46,7 @@ def check_result(f: Function, call: Call, result: Any) -> None:
         assert array.ndim == len(declared.dims), f"{f.name} gave shape {array.shape}, declares {declared}"
         for d, got in zip(declared.dims, array.shape, strict=True):
             # A letter that no input has, as the blocks of a quantized row, is bound by its first use.
-            if d in "CM":
+            if d in "CMNI":
                 size.setdefault(d, got)
             wanted = value(d, size.__getitem__)
             assert got == wanted, f"{f.name} gave shape {array.shape}, declares {declared.dims} of {size}"

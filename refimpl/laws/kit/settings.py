@@ -30,6 +30,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "sinks": (0, 2),
     "slack": (0, 1),
     "head_size": ("K",),
+    "top": ("I",),
+    "capacity": (None, 70, 125),
     "bits": (8, 4),
     "block": (4, 16),
     "axis": (0, 1),
@@ -66,7 +68,7 @@ BLOCK = 4
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "activation"})
-MLPS = frozenset({"plain_mlp", "gated_mlp"})
+MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
 # Functions of a whole tree: an annotation can't say which one, so tests/export/test_model.py feeds them.
 HAND = frozenset(

@@ -12,9 +12,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ...ops.quant import Blocks
-from .budget import FINE, budget, cast
+from .budget import FINE, budget, cast, each
 from .call import Call
-from .declare import Declared, Function, drawn_letters
+from .declare import Declared, Function, Tree, drawn_letters
 from .draw import calls, factors
 from .results import compare, flat
 
@@ -52,7 +52,7 @@ class Subject:
         while arrays and arrays[-1][0] not in self.taken:
             arrays.pop()
         self.made.append(call)
-        placed = [None if a is None else self.arrays(cast(a, self.dtype)) for _, a in arrays]
+        placed = [None if a is None else each(self.arrays, cast(a, self.dtype)) for _, a in arrays]
         named = {n: s for n, s in call.settings.items() if n in self.taken}
         return _numpy(self.kernel(*placed, **named))
 
@@ -95,9 +95,9 @@ class Subject:
         want = {n: np.asarray(a) for n, a in flat(wanted)}
         allowed = dict.fromkeys(want, 0.0)
         known = {id(c): budget(self.f, c) for c in made}
-        for each in (known[id(c)] for c in made):
+        for one in (known[id(c)] for c in made):
             for n in want:
-                allowed[n] += each[n] if set(each) == set(want) else max(each.values(), default=0.0)
+                allowed[n] += one[n] if set(one) == set(want) else max(one.values(), default=0.0)
         compare(self.f.name, dict(flat(got)), want, allowed, share)
 
 
@@ -130,7 +130,9 @@ def narrowed(
         if parameters[name].setting:
             left = (wanted,) if len(choices[name]) > 1 or wanted in choices[name] else ()
         else:
-            left = tuple(c for c in choices[name] if (isinstance(c, Declared) if wanted else c is None))
+            left = tuple(
+                c for c in choices[name] if (isinstance(c, Declared | Tree) if wanted else c is None)
+            )
         if not left:
             raise UnsupportedError(name)
         choices[name] = left

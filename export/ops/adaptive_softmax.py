@@ -1,0 +1,102 @@
+"""Adaptive softmax: a large vocabulary as a short list of frequent words and clusters of rare ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+from torch.nn import functional
+
+from .linear import linear
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = [
+    "Tail",
+    "adaptive_log_probs",
+    "adaptive_predict",
+    "adaptive_target_log_probs",
+    "log_softmax",
+]
+
+
+class Tail(TypedDict):
+    """A cluster of words: their logits are x · down · up, so that rare words have narrow vectors."""
+
+    down: Float[Array, "D K"] | Blocks
+    up: Float[Array, "K V"] | Blocks
+
+
+def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
+    """LogSoftmax."""
+    return functional.log_softmax(logits, -1)
+
+
+def _inside(x: Array, tail: Tail) -> Array:
+    """log p of a cluster's words, given the cluster."""
+    return log_softmax(linear(linear(x, tail["down"]), tail["up"]))
+
+
+def adaptive_log_probs(
+    x: Float[Array, "B T D"],
+    head: Float[Array, "D F"] | Blocks,
+    tails: list[Tail],
+    bias: Float[Array, " F"] | None = None,
+) -> Float[Array, "B T N"]:
+    """All clusters, joined."""
+    first = log_softmax(linear(x, head, bias))
+    short = first.shape[-1] - len(tails)
+    rest = [first[..., short + c].unsqueeze(-1) + _inside(x, tail) for c, tail in enumerate(tails)]
+    return torch.cat((first[..., :short], *rest), -1)
+
+
+def adaptive_target_log_probs(
+    x: Float[Array, "B T D"],
+    targets: Index[Array, "B T", "< N"],
+    head: Float[Array, "D F"] | Blocks,
+    tails: list[Tail],
+    bias: Float[Array, " F"] | None = None,
+) -> Float[Array, "B T"]:
+    """The tokens of each cluster gathered, as many as there are, none included."""
+    first = log_softmax(linear(x, head, bias)).flatten(0, 1)
+    rows, words = x.flatten(0, 1), targets.flatten()
+    low = short = first.shape[-1] - len(tails)
+    found = first.gather(1, words.where(words < short, 0).unsqueeze(1)).squeeze(1)
+    for c, tail in enumerate(tails):
+        high = low + tail["up"].shape[1]
+        here = ((words >= low) & (words < high)).nonzero().squeeze(1)
+        inside = _inside(rows.index_select(0, here).unsqueeze(0), tail).squeeze(0)
+        word = inside.gather(1, words.index_select(0, here).unsqueeze(1) - low).squeeze(1)
+        found = found.index_put((here,), first[:, short + c].index_select(0, here) + word)
+        low = high
+    return found.unflatten(0, targets.shape)
+
+
+def adaptive_predict(
+    x: Float[Array, "B T D"],
+    head: Float[Array, "D F"] | Blocks,
+    tails: list[Tail],
+    bias: Float[Array, " F"] | None = None,
+) -> Index[Array, "B T", "< N"]:
+    """The tokens that enter a cluster gathered, as many as there are, none included.
+
+    Axes count from the front: along a last one called −1 ONNX Runtime reduces no row to a wrong shape.
+    """
+    first, rows = log_softmax(linear(x, head, bias)).flatten(0, 1), x.flatten(0, 1)
+    low = short = first.shape[-1] - len(tails)
+    most, best = first[:, :short].amax(1), first[:, :short].argmax(1)
+    for c, tail in enumerate(tails):
+        entered = (first[:, short + c] > most).nonzero().squeeze(1)
+        inside = _inside(rows.index_select(0, entered).unsqueeze(0), tail).squeeze(0)
+        likely = first[:, short + c].index_select(0, entered) + inside.amax(1)
+        known = most.index_select(0, entered)
+        new = torch.where(likely > known, low + inside.argmax(1), best.index_select(0, entered))
+        best = best.index_put((entered,), new)
+        most = most.index_put((entered,), torch.maximum(likely, known))
+        low += tail["up"].shape[1]
+    return best.unflatten(0, x.shape[:2])

@@ -1,0 +1,135 @@
+"""Mixture of experts: a router sends each token to a few of many mlps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import torch
+from torch.nn import functional
+
+from .attention import softmax
+from .linear import linear
+from .mlp import gated_mlp
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor as Array
+
+    from ...refimpl.axes import Index
+
+__all__ = ["Expert", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "seated"]
+
+
+class Expert(TypedDict):
+    """The leaves of one expert, a gated mlp."""
+
+    gate: Float[Array, "D F"] | Blocks
+    up: Float[Array, "D F"] | Blocks
+    down: Float[Array, "F D"] | Blocks
+
+
+def _sigmoid(x: Array) -> Array:
+    """By exp: ONNX Runtime's Sigmoid is off by 6e-8, too much where small scores are divided by their sum."""
+    e = torch.exp(-x.abs())
+    return torch.where(x >= 0, 1, e) / (1 + e)
+
+
+def route(
+    logits: Float[Array, "M E"],
+    bias: Float[Array, " E"] | None = None,
+    *,
+    top: int,
+    score: Literal["softmax", "sigmoid"],
+    renormalize: bool,
+    scale: float | None = None,
+) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
+    """`top` times the best that is left: of equal ones argmax takes the first, topk any."""
+    scores = softmax(logits) if score == "softmax" else _sigmoid(logits)
+    left, best = logits if bias is None else scores + bias, []
+    for _ in range(top):
+        best.append(left.argmax(1, keepdim=True))
+        left = left.scatter(1, best[-1], -torch.inf)
+    index = torch.cat(best, 1)
+    weights = scores.gather(1, index)
+    if renormalize:
+        total = weights.sum(1, keepdim=True)
+        weights = weights / torch.where(total == 0, 1, total)
+    return index, weights if scale is None else weights * scale
+
+
+def seated(
+    index: Index[Array, "M I", "< E"],
+    capacity: Index[Array, " E", "< M+1"],
+) -> Bool[Array, "M I"]:
+    """A choice's number in the queue of its expert, from a running count."""
+    queue = index.mT.flatten()
+    count = functional.one_hot(queue, capacity.shape[0]).cumsum(0)
+    place = count.gather(1, queue.unsqueeze(1)).squeeze(1)
+    return (place <= capacity[queue]).unflatten(0, index.mT.shape).mT
+
+
+def mixture(
+    x: Float[Array, "M D"],
+    index: Index[Array, "M I", "< E"],
+    weights: Float[Array, "M I"],
+    experts: list[Expert],
+    kept: Bool[Array, "M I"] | None = None,
+    *,
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+) -> Float[Array, "M D"]:
+    """Every expert stands in the graph; each gathers its tokens, as many as there are, none included."""
+    y = torch.zeros_like(x)
+    for e, expert in enumerate(experts):
+        token, choice = torch.nonzero(index == e if kept is None else (index == e) & kept).unbind(1)
+        out = gated_mlp(x.index_select(0, token).unsqueeze(0), **expert, kind=kind).squeeze(0)
+        y = y.index_add(0, token, weights[token, choice].unsqueeze(1) * out)
+    return y
+
+
+def moe(
+    x: Float[Array, "B T D"],
+    router: Float[Array, "D E"],
+    experts: list[Expert],
+    bias: Float[Array, " E"] | None = None,
+    shared: Expert | None = None,
+    shared_gate: Float[Array, "D 1"] | None = None,
+    *,
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    top: int,
+    score: Literal["softmax", "sigmoid"],
+    renormalize: bool,
+    scale: float | None = None,
+    capacity: int | None = None,
+) -> Float[Array, "B T D"]:
+    """Router, mixture and shared expert."""
+    flat = x.flatten(0, 1)
+    index, weights = route(flat @ router, bias, top=top, score=score, renormalize=renormalize, scale=scale)
+    kept = None
+    if capacity is not None:
+        # Rounded up without negative numbers, whose division ONNX rounds towards zero.
+        share = 100 * len(experts)
+        seats = (capacity * top * flat.shape[0] + share - 1) // share
+        kept = seated(index, torch.full((len(experts),), seats, device=x.device))
+    y = mixture(flat, index, weights, experts, kept, kind=kind).unflatten(0, x.shape[:2])
+    if shared is None:
+        return y
+    common = gated_mlp(x, **shared, kind=kind)
+    return y + (common if shared_gate is None else torch.sigmoid(linear(x, shared_gate)) * common)
+
+
+def load_balancing_loss(
+    logits: Float[Array, "M E"],
+    index: Index[Array, "M I", "< E"],
+) -> Float[Array, ""]:
+    """Counts from one-hot rows; a sum over no token is 0."""
+    tokens, experts = logits.shape
+    count = functional.one_hot(index.flatten(), experts).sum(0)
+    size = torch.full((), tokens, dtype=logits.dtype, device=logits.device).clamp(min=1)
+    return experts * (count / size * (softmax(logits).sum(0) / size)).sum()
+
+
+def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
+    """LogSumExp, squared."""
+    size = torch.full((), logits.shape[0], dtype=logits.dtype, device=logits.device).clamp(min=1)
+    return torch.logsumexp(logits, 1).square().sum() / size

@@ -1,0 +1,144 @@
+"""Laws of mixtures of experts: the router's choice, its weights, the seats, and who is asked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.activation import sigmoid
+from ..ops.mlp import gated_mlp
+from . import Draw, Subject, law
+from .kit.budget import cast
+from .kit.strategies import permutations
+
+
+@law("route")
+def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
+    """No expert that isn't chosen is better than one that is; of equals the lower index comes first."""
+    call = draw(route.calls(bias=None))
+    index, _ = route(call)
+    logits = call["logits"]
+    for row, chosen in zip(logits, index, strict=True):
+        ranked = sorted(range(len(row)), key=lambda e, row=row: (-row[e], e))
+        assert list(chosen) == ranked[: call["top"]], f"chose {list(chosen)} of {list(row)}"
+
+
+@law("route")
+def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
+    """Renormalized weights sum to 1, times the scale, unless all scores are 0."""
+    call = draw(route.calls(renormalize=True))
+    _, weights = route(call)
+    wanted = 1.0 if call["scale"] is None else call["scale"]
+    sums = weights.sum(1)
+    route.near(sums[sums > 0], np.full((sums > 0).sum(), wanted), call, times=call["top"])
+
+
+@law("route")
+def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
+    """A bias that lifts one expert over all others makes it the first choice, at its own score."""
+    call = draw(route.calls(bias=True, renormalize=False))
+    bias = np.zeros_like(call["bias"])
+    bias[-1] = 10
+    index, weights = route(call.but(bias=bias))
+    assert (index[:, 0] == len(bias) - 1).all(), "the lifted expert isn't the first choice"
+    logits = call["logits"].astype(np.float64)
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    score = odds / odds.sum(-1, keepdims=True) if call["score"] == "softmax" else sigmoid(logits)
+    wanted = score[:, -1] * (1.0 if call["scale"] is None else call["scale"])
+    route.near(weights[:, 0], wanted, call, call.but(bias=bias))
+
+
+@law("route")
+def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
+    """Experts have no order but that of equals: a permutation of different logits permutes the choice."""
+    call = draw(route.calls(bias=None))
+    count = call["logits"].shape[1]
+    steps = np.arange(count, dtype=call["logits"].dtype)
+    apart = call.but(logits=np.broadcast_to(steps, call["logits"].shape).copy())
+    order = draw(permutations(count))
+    other = apart.but(logits=apart["logits"][:, order])
+    assert (order[route(other)[0]] == route(apart)[0]).all(), "the choice depends on the experts' names"
+
+
+@law("seated")
+def nobody_is_dropped_while_a_seat_is_free(seated: Subject, draw: Draw) -> None:
+    """Each expert has as many guests as came or as it has seats, whichever is less."""
+    call = draw(seated.calls())
+    kept, index = seated(call), call["index"]
+    for expert, seats in enumerate(call["capacity"]):
+        came = index == expert
+        assert kept[came].sum() == min(came.sum(), seats), f"expert {expert} has {kept[came].sum()} guests"
+
+
+@law("seated")
+def earlier_tokens_keep_their_seats(seated: Subject, draw: Draw) -> None:
+    """Tokens that come later take no first choice's seat: the first choices of a prefix stay as they are."""
+    call = draw(seated.calls())
+    whole = seated(call)
+    for count in range(1, len(call["index"])):
+        part = seated(seated.take(call, "M", range(count)))
+        assert (part[:, 0] == whole[:count, 0]).all(), "a later token took a seat"
+
+
+@law("mixture")
+def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
+    """Σ over the kept choices of weight · expert(x), every expert asked about every token."""
+    call = draw(mixture.calls())
+    x, weights = call["x"].astype(np.float64), call["weights"].astype(np.float64)
+    every = [gated_mlp(x[None], **cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
+    kept = np.ones(weights.shape, bool) if call["kept"] is None else call["kept"]
+    picked = np.stack(every)[call["index"], np.arange(len(x))[:, None]]
+    mixture.near(mixture(call), ((weights * kept)[..., None] * picked).sum(1), call)
+
+
+@law("moe")
+def tokens_do_not_see_each_other(moe: Subject, draw: Draw) -> None:
+    """Without seats to fight for, a token's result is that of the token alone."""
+    call = draw(moe.calls(capacity=None))
+    whole = moe(call)
+    for t in range(call["x"].shape[1]):
+        alone = moe.take(call, "T", [t])
+        moe.near(moe(alone), whole[:, t : t + 1], call, alone)
+
+
+@law("moe")
+def enough_seats_are_no_limit(moe: Subject, draw: Draw) -> None:
+    """With seats for everybody at every expert, the result is that without capacity."""
+    call = draw(moe.calls(capacity=None))
+    wide = call.but(capacity=100 * len(call["experts"]))
+    moe.near(moe(wide), moe(call), call)
+
+
+@law("moe")
+def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
+    """y with the shared expert, less y without, is its own output, times its gate."""
+    call = draw(moe.calls(shared=True))
+    rest = call.but(shared=None, shared_gate=None)
+    x = call["x"].astype(np.float64)
+    common = gated_mlp(x, **cast(call["shared"], np.float64), kind=call["kind"])
+    if call["shared_gate"] is not None:
+        common = common * sigmoid(x @ call["shared_gate"])
+    moe.near(moe(call), moe(rest) + common, call, rest)
+
+
+@law("load_balancing_loss")
+def an_even_load_costs_as_many_as_choices(load_balancing_loss: Subject, draw: Draw) -> None:
+    """Equal logits: mean probabilities are 1/E, so the loss is the number of choices, however they fall."""
+    call = draw(load_balancing_loss.calls())
+    even = call.but(logits=np.zeros_like(call["logits"]))
+    load_balancing_loss.near(load_balancing_loss(even), np.array(float(call["index"].shape[1])), even)
+
+
+@law("load_balancing_loss", "router_z_loss")
+def the_order_of_tokens_is_nothing(loss: Subject, draw: Draw) -> None:
+    """A loss is a mean over tokens."""
+    call = draw(loss.calls())
+    other = loss.take(call, "M", draw(permutations(len(call["logits"]))))
+    loss.near(loss(other), loss(call), other, call)
+
+
+@law("router_z_loss")
+def a_shift_shows_the_square(router_z_loss: Subject, draw: Draw) -> None:
+    """With all logits equal to a, the loss is (a + log E)²."""
+    call = draw(router_z_loss.calls())
+    flat = call.but(logits=np.full_like(call["logits"], 3))
+    router_z_loss.near(router_z_loss(flat), np.square(3 + np.log(flat["logits"].shape[1])), flat)

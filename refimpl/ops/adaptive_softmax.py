@@ -1,0 +1,111 @@
+"""Adaptive softmax: a large vocabulary as a short list of frequent words and clusters of rare ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+from .linear import linear
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = [
+    "Tail",
+    "adaptive_log_probs",
+    "adaptive_predict",
+    "adaptive_target_log_probs",
+    "log_softmax",
+]
+
+
+class Tail(TypedDict):
+    """A cluster of words: their logits are x · down · up, so that rare words have narrow vectors."""
+
+    down: Float[Array, "D K"] | Blocks
+    up: Float[Array, "K V"] | Blocks
+
+
+def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
+    """logits − log Σ_n exp(logits), with the row's maximum taken out before exp."""
+    shifted = logits - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+
+
+def adaptive_log_probs(
+    x: Float[Array, "B T D"],
+    head: Float[Array, "D F"] | Blocks,
+    tails: list[Tail],
+    bias: Float[Array, " F"] | None = None,
+) -> Float[Array, "B T N"]:
+    """log p of every word: of the short list log softmax(x · head), of word w in cluster c
+    log p(c) + log softmax(x · down_c · up_c)_w (Grave et al. 2017, section 4).
+
+    Conventions: ids are sorted by frequency, the short list first, then cluster by cluster. The last
+    columns of the head are the clusters in order; only the head may have a bias, as in torch.
+    """
+    first = log_softmax(linear(x, head, bias))
+    short = first.shape[-1] - len(tails)
+    parts = [first[..., :short]]
+    for c, tail in enumerate(tails):
+        inside = log_softmax(linear(linear(x, tail["down"]), tail["up"]))
+        parts.append(first[..., short + c, None] + inside)
+    return np.concatenate(parts, axis=-1)
+
+
+def adaptive_target_log_probs(
+    x: Float[Array, "B T D"],
+    targets: Index[Array, "B T", "< N"],
+    head: Float[Array, "D F"] | Blocks,
+    tails: list[Tail],
+    bias: Float[Array, " F"] | None = None,
+) -> Float[Array, "B T"]:
+    """log p of one word a token: `adaptive_log_probs` at the targets, each token in its cluster alone.
+
+    The loss of a text is minus the mean of these. What the rare words cost is paid by those tokens
+    only whose target is rare.
+    """
+    first = log_softmax(linear(x, head, bias))
+    low = first.shape[-1] - len(tails)
+    words = np.where(targets < low, targets, 0)
+    found = np.take_along_axis(first, words[..., None], axis=-1)[..., 0]
+    for c, tail in enumerate(tails):
+        high = low + tail["up"].shape[1]
+        here = (low <= targets) & (targets < high)
+        inside = log_softmax(linear(linear(x[here][None], tail["down"]), tail["up"]))[0]
+        word = np.take_along_axis(inside, targets[here][:, None] - low, axis=-1)[:, 0]
+        found[here] = first[here, first.shape[-1] - len(tails) + c] + word
+        low = high
+    return found
+
+
+def adaptive_predict(
+    x: Float[Array, "B T D"],
+    head: Float[Array, "D F"] | Blocks,
+    tails: list[Tail],
+    bias: Float[Array, " F"] | None = None,
+) -> Index[Array, "B T", "< N"]:
+    """The likeliest word of each token: the arg max of `adaptive_log_probs`, without computing it.
+
+    A word is never likelier than its cluster. So the best word of the short list is kept, and a cluster
+    is entered only by the tokens to which it is likelier than the best word so far.
+    Conventions: of words that are equally likely the one with the lowest id.
+    """
+    first = log_softmax(linear(x, head, bias))
+    low = short = first.shape[-1] - len(tails)
+    best = np.argmax(first[..., :short], axis=-1)
+    most = np.max(first[..., :short], axis=-1)
+    for c, tail in enumerate(tails):
+        entered = first[..., short + c] > most
+        inside = log_softmax(linear(linear(x[entered][None], tail["down"]), tail["up"]))[0]
+        likely = first[entered, short + c] + np.max(inside, axis=-1)
+        better = likely > most[entered]
+        best[entered] = np.where(better, low + np.argmax(inside, axis=-1), best[entered])
+        most[entered] = np.where(better, likely, most[entered])
+        low += tail["up"].shape[1]
+    return best

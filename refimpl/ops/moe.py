@@ -1,0 +1,162 @@
+"""Mixture of experts: a router sends each token to a few of many mlps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import numpy as np
+
+from .activation import sigmoid
+from .attention import softmax
+from .linear import linear
+from .mlp import gated_mlp
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["Expert", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "seated"]
+
+
+class Expert(TypedDict):
+    """The leaves of one expert, a gated mlp.
+
+    Experts are a list of such leaves, not arrays with an axis of experts: a leaf stays a matrix as
+    `linear` takes it, quantized or not, each expert on its own, as checkpoints store them.
+    """
+
+    gate: Float[Array, "D F"] | Blocks
+    up: Float[Array, "D F"] | Blocks
+    down: Float[Array, "F D"] | Blocks
+
+
+def route(
+    logits: Float[Array, "M E"],
+    bias: Float[Array, " E"] | None = None,
+    *,
+    top: int,
+    score: Literal["softmax", "sigmoid"],
+    renormalize: bool,
+    scale: float | None = None,
+) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
+    """The `top` experts of each token, the best first, and the weights of their outputs.
+
+    A score is softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1) or a sigmoid of
+    its own (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen, divided by their sum
+    with `renormalize`, times `scale` if there is one.
+    Conventions: a bias counts for the choice alone, not for the weights (DeepSeek-V3, eq. 16). Of
+    equal experts the one with the lower index is chosen. Without a bias the logits decide, in whose
+    order the scores are, so that no two become equal by rounding.
+    """
+    scores = softmax(logits) if score == "softmax" else sigmoid(logits)
+    index = np.argsort(-(logits if bias is None else scores + bias), axis=-1, kind="stable")[:, :top]
+    weights = np.take_along_axis(scores, index, axis=-1)
+    if renormalize:
+        total = np.sum(weights, axis=-1, keepdims=True)
+        weights = weights / np.where(total == 0, 1, total)
+    return index, weights if scale is None else weights * scale
+
+
+def seated(
+    index: Index[Array, "M I", "< E"],
+    capacity: Index[Array, " E", "< M+1"],
+) -> Bool[Array, "M I"]:
+    """Which choices find a seat: expert e takes the first `capacity[e]` tokens that come to it.
+
+    Conventions: all first choices come before all second ones, and tokens in their order (GShard,
+    Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). Who finds none is
+    dropped: that expert gives the token nothing, and the others' weights stay as they are.
+    """
+    free, found = capacity.copy(), np.zeros(index.shape, bool)
+    for choice in range(index.shape[1]):
+        for token in range(index.shape[0]):
+            expert = index[token, choice]
+            found[token, choice] = free[expert] > 0
+            free[expert] -= found[token, choice]
+    return found
+
+
+def mixture(
+    x: Float[Array, "M D"],
+    index: Index[Array, "M I", "< E"],
+    weights: Float[Array, "M I"],
+    experts: list[Expert],
+    kept: Bool[Array, "M I"] | None = None,
+    *,
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+) -> Float[Array, "M D"]:
+    """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
+
+    Conventions: an expert without tokens isn't asked; a choice that isn't `kept` adds nothing.
+    """
+    y = np.zeros_like(x)
+    for e, expert in enumerate(experts):
+        token, choice = np.nonzero(index == e if kept is None else (index == e) & kept)
+        out = gated_mlp(x[token][None], **expert, kind=kind)[0]
+        np.add.at(y, token, weights[token, choice, None] * out)
+    return y
+
+
+def moe(
+    x: Float[Array, "B T D"],
+    router: Float[Array, "D E"],
+    experts: list[Expert],
+    bias: Float[Array, " E"] | None = None,
+    shared: Expert | None = None,
+    shared_gate: Float[Array, "D 1"] | None = None,
+    *,
+    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    top: int,
+    score: Literal["softmax", "sigmoid"],
+    renormalize: bool,
+    scale: float | None = None,
+    capacity: int | None = None,
+) -> Float[Array, "B T D"]:
+    """`mixture` of the experts that `route` chooses by x · router, plus what all tokens share.
+
+    The shared expert (several are one of their joint width) takes every token; with `shared_gate` its
+    output is multiplied by σ(x · shared_gate) (Qwen2-MoE).
+    Conventions: without `capacity` no token is dropped, and a token's result doesn't depend on its
+    neighbours. With it each expert has capacity % of an even share, ceil(capacity / 100 · top · tokens
+    / experts) seats, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1); in per cent,
+    since a factor such as 0.7 would round the number of seats differently from engine to engine.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    index, weights = route(flat @ router, bias, top=top, score=score, renormalize=renormalize, scale=scale)
+    kept = None
+    if capacity is not None:
+        share = 100 * len(experts)
+        seats = (capacity * top * len(flat) + share - 1) // share
+        kept = seated(index, np.full(len(experts), seats))
+    y = mixture(flat, index, weights, experts, kept, kind=kind).reshape(x.shape)
+    if shared is None:
+        return y
+    common = gated_mlp(x, **shared, kind=kind)
+    return y + (common if shared_gate is None else sigmoid(linear(x, shared_gate)) * common)
+
+
+def load_balancing_loss(
+    logits: Float[Array, "M E"],
+    index: Index[Array, "M I", "< E"],
+) -> Float[Array, ""]:
+    """E · Σ_e f_e · P_e: f_e the share of tokens that chose e, P_e the mean of softmax(logits) there
+    (Fedus et al. 2022, eq. 4 to 6, without the factor α).
+
+    Conventions: with several choices a token f_e counts all of them and sums up to that many, as in
+    Mixtral's loss. An even load of one choice gives 1; no token at all gives 0.
+    """
+    tokens, experts = logits.shape
+    chosen = np.bincount(index.reshape(-1), minlength=experts) / max(tokens, 1)
+    mean = np.sum(softmax(logits), axis=0) / max(tokens, 1)
+    return np.asarray(experts * np.sum(chosen * mean), logits.dtype)
+
+
+def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
+    """The mean over tokens of (log Σ_e exp(logits_e))², which keeps logits small (ST-MoE, Zoph et al.
+    2022, eq. 5). No token at all gives 0."""
+    top = np.max(logits, axis=-1)
+    total = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
+    return np.asarray(np.sum(total * total) / max(len(total), 1), logits.dtype)
