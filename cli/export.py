@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import out, say
-from .options import Quant, Target
+from .options import Quant, Ranges, Target
 
 
 def command(
@@ -22,6 +22,17 @@ def command(
     strict: Annotated[
         bool, typer.Option(help="With --quant keep: every matrix must have blocks of its own.")
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For int8-static: a text to take ranges from."),
+    ] = None,
+    ranges: Annotated[
+        Ranges | None, typer.Option(help="With --calibrate: how a range is chosen; minmax by default.")
+    ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(metavar="ALPHA", help="With --calibrate: move outliers into the weights (SmoothQuant)."),
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="ai.onnx operator set; None is the target's own.")] = None,
     verify: Annotated[
         bool, typer.Option(help="Check the bundle against the specification before it is left.")
@@ -32,10 +43,13 @@ def command(
     from ..runtime.sources import locate
     from .loading import whole
 
+    if calibrate is None and (ranges is not None or smooth is not None):
+        raise ExportError(f"--{'smooth' if ranges is None else 'ranges'} goes with --calibrate FILE")
     source = locate(model, say)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
     checkpoint = whole(source.path)
+    from ..export.quantize import Calibration
     from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 
     export(
@@ -45,6 +59,7 @@ def command(
         quant=quant,
         table_bits=table,
         strict=strict,
+        calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),
         opset=opset,
         verify=verify,
         progress=say,

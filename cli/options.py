@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Quant = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "keep"]
+Quant = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep"]
+Ranges = Literal["minmax", "percentile", "entropy"]
 Target = Literal["ort-cpu", "ort-cuda", "standard"]
 DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]

@@ -27,7 +27,7 @@ from ..runtime.layout import Group
 from .module import Decoder
 from .seam import exporting
 from .targets import Target
-from .targets.leaves import Blocked, NBits, Row
+from .targets.leaves import Blocked, NBits, Row, Static
 
 DTYPES = {
     "float32": torch.float32,
@@ -128,6 +128,8 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
 
     if group.kind == "row":
         return Row(field("codes"), field("scale"))
+    if group.kind == "static":
+        return Static(field("codes"), field("scale"), field("input_scale"), field("input_zero"))
     zero, minimum = field("zero"), field("minimum")
     if group.kind == "nbits":
         packed, scale = field("packed"), field("scale")

@@ -4,6 +4,8 @@
     fp32, fp16    float                                           float
     int8          8-bit blocks of 32                              8-bit blocks of 32
     int8-dynamic  8 bits a column, inputs with one scale a row    8-bit blocks of 32
+    int8-static   8 bits a column, inputs with a scale chosen   the same, by row
+                  beforehand (`--calibrate`)
     int4          4-bit blocks of 32                              8-bit blocks of 32, or 4-bit by choice
     keep          a GGUF's own blocks, else 8-bit blocks of 32    the same
 
@@ -13,17 +15,21 @@ on SmolLM2 that takes the KL divergence of int8 from 0.0041 to 0.0036. Columns a
 few large channels of their input cost a whole row its precision, and attention is what this hurts
 most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022).
 On the targets of ONNX Runtime a product with blocks quantizes its input too; on `standard` it is in
-float. Norms, biases and what else is added stay float. The output table is what four bits hurt most.
+float; in int8-static a table that is only read has 8-bit blocks. Norms, biases and what else is added
+stay float. The output table is what four bits hurt most.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from ..refimpl import params
+from ..refimpl.calibrate.smooth import Place, apply
 from ..refimpl.errors import ExportError, NumericError
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
@@ -32,17 +38,60 @@ from ..runtime.layout import Scheme
 if TYPE_CHECKING:
     from ..refimpl.checkpoint import Checkpoint
 
-QUANTS = ("fp32", "fp16", "int8", "int8-dynamic", "int4", "keep")
+QUANTS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep")
 TARGETS = ("ort-cpu", "ort-cuda", "standard")
 BLOCK = 32
 REFUSED = {
     ("fp32", "ort-cuda"): "CUDA's GroupQueryAttention has no float32; use --quant fp16",
     ("fp16", "ort-cpu"): "float16 is slower than float32 on the CPU; use --quant fp32 or int8",
     ("int8-dynamic", "ort-cuda"): "its integer products run on the CPU there; use --quant int8",
+    ("int8-static", "ort-cpu"): "one scale for all rows is for devices that can't do better; "
+    "use --target standard, or --quant int8-dynamic",
+    ("int8-static", "ort-cuda"): "its integer products run on the CPU there; use --quant int8",
 }
 OUTLIERS = (".wq", ".wk", ".wv")
+Method = Literal["minmax", "percentile", "entropy"]
 # Elements quantized at a time: the float temporaries stay small whatever the leaf.
 CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How activations get their ranges: from which text, by which method, smoothed by what alpha."""
+
+    text: Path
+    method: Method = "minmax"
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ExportError(
+                f"--ranges must be one of {', '.join(get_args(Method))}, got {self.method!r:.40}"
+            )
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ExportError(f"--smooth must be 0 to 1, got {self.alpha}")
+
+
+def check(quant: str, calibration: Calibration | None) -> None:
+    """Raise ExportError when a quantization lacks its calibration, or has one that it doesn't use."""
+    if quant == "int8-static" and calibration is None:
+        raise ExportError(
+            "--quant int8-static needs --calibrate FILE: a text like those that the model will read, "
+            "from which each activation gets its range"
+        )
+    if quant != "int8-static" and calibration is not None:
+        raise ExportError(f"--calibrate goes with --quant int8-static, got --quant {quant}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was calibrated: scale and zero point of the input of each leaf's product, and smoothing."""
+
+    inputs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    factors: Mapping[Place, np.ndarray]
+
+
+NOTHING = Chosen({}, {})
 
 
 def dtype(quant: str, target: str) -> Literal["float32", "float16"]:
@@ -68,10 +117,15 @@ def plan(
         raise ExportError(f"--strict goes with --quant keep, got --quant {quant}")
     activations = "none" if target == "standard" else "block"
     made: dict[str, Scheme | None] = {}
-    for name, shape in params.shapes(checkpoint.config).items():
+    shapes = params.shapes(checkpoint.config)
+    for name, shape in shapes.items():
         table = name.endswith(".table")
         if len(shape) == 1 or name.endswith(params.ADDED) or quant in ("fp32", "fp16"):
             made[name] = None
+            continue
+        read_only = name == "embedding.table" and "head.table" in shapes
+        if quant == "int8-static" and not read_only:
+            made[name] = Scheme(bits=8, block=shape[int(table)], activations="static")
             continue
         own = _native(checkpoint, name)
         if quant == "keep" and own is None and strict:
@@ -92,16 +146,24 @@ def plan(
     return made
 
 
-def leaf(checkpoint: Checkpoint, name: str, scheme: Scheme | None, dtype: str) -> np.ndarray | Blocks:
+def leaf(
+    checkpoint: Checkpoint, name: str, scheme: Scheme | None, dtype: str, chosen: Chosen = NOTHING
+) -> np.ndarray | Blocks:
     """One leaf of the checkpoint in its scheme; NumericError where a number doesn't fit `dtype`."""
     kind = np.dtype(dtype)
     if scheme is not None and scheme.native:
         own = _native(checkpoint, name)
         assert own is not None, f"{name} was planned from its own blocks"
         return replace(own, scale=_cast(own.scale, kind, f"scale of {name}"), activations=scheme.activations)
-    weight = checkpoint.leaves.load(name)
+    weight = apply(name, checkpoint.leaves.load(name), chosen.factors)
     if scheme is None:
         return _cast(weight, kind, name)
+    if scheme.activations == "static":
+        table = name.endswith(".table")
+        made = quant.quantize_columns(weight.T if table else weight)
+        given, zero = chosen.inputs[name]
+        made = replace(made, input_scale=given, input_zero=zero)
+        return quant.transpose(made) if table else made
     return _quantize(weight, scheme, kind, name)
 
 
@@ -150,12 +212,7 @@ def _quantize(weight: np.ndarray, scheme: Scheme, kind: np.dtype, name: str) -> 
     for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
         made = quant.quantize(
-            rows[part],
-            bits=scheme.bits,
-            block=scheme.block,
-            axis=1,
-            symmetric=scheme.symmetric,
-            activations=scheme.activations,
+            rows[part], bits=scheme.bits, block=scheme.block, axis=1, symmetric=scheme.symmetric
         )
         codes[part], scale[part] = made.codes, _cast(made.scale, kind, f"scale of {name}")
         if zero is not None and made.zero is not None:

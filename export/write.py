@@ -63,6 +63,7 @@ def export(
     quant: str = "int8",
     table_bits: int = 8,
     strict: bool = False,
+    calibration: quantize.Calibration | None = None,
     opset: int | None = None,
     verify: bool = True,
     progress: Callable[[str], None] = lambda _: None,
@@ -75,6 +76,7 @@ def export(
     """
     if checkpoint.config.encoder is not None:
         raise ExportError("only a decoder without an encoder can be exported yet, this model has an encoder")
+    quantize.check(quant, calibration)
     schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
     groups = layout.stored(checkpoint.config, schemes, target)
     dtype = quantize.dtype(quant, target)
@@ -83,19 +85,24 @@ def export(
         manifest.size(tensors) + SLACK + len((checkpoint.tokenizer or "") + (checkpoint.chat_template or ""))
     )
     _replaceable(out)
+    chosen = quantize.NOTHING
+    if calibration is not None:
+        from .calibrate import choose
+
+        chosen = choose(checkpoint, calibration, progress)
     with _stopping(), _writing(out, need), replacing(out) as new:
         if (free := shutil.disk_usage(new).free) < need:
             raise ExportError(
                 f"{out}: needs {need} bytes, {free} are free: make room, or choose another place"
             )
         progress(f"writing {manifest.size(tensors) // 2**20} MB of weights")
-        _weights(checkpoint, new / DATA, groups, tensors, schemes, dtype)
+        _weights(checkpoint, new / DATA, groups, tensors, schemes, dtype, chosen)
         progress("tracing the graph")
         refused = _graph(checkpoint, new, groups, tensors, target, dtype, opset)
         progress("computing golden outputs with the specification")
         own = Lazy(
             params.unflatten({name: name for name in schemes}),
-            lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype),
+            lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype, chosen),
         )
         quantized = None if quant == "fp32" else own
         said = golden(checkpoint.config, checkpoint.params, quantized, dtype, checkpoint.tokenizer)
@@ -155,10 +162,13 @@ def _weights(
     tensors: Mapping[str, Tensor],
     schemes: Mapping[str, Scheme | None],
     dtype: str,
+    chosen: quantize.Chosen,
 ) -> None:
     with open(path, "wb") as file:
         for group in groups.values():
-            leaves = {name: quantize.leaf(checkpoint, name, schemes[name], dtype) for name in group.leaves}
+            leaves = {
+                name: quantize.leaf(checkpoint, name, schemes[name], dtype, chosen) for name in group.leaves
+            }
             made = layout.store(group, leaves)
             for name in layout.specs(group, dtype):
                 file.write(bytes(tensors[name].offset - file.tell()))

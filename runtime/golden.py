@@ -274,7 +274,8 @@ class Run:
         minimum = None if leaf.minimum is None else leaf.minimum.astype(self.dtype)
         activations = "none" if self.plain else leaf.activations
         scale = leaf.scale.astype(self.dtype)
-        return replace(leaf, scale=scale, minimum=minimum, activations=activations)
+        given = None if leaf.input_scale is None else leaf.input_scale.astype(self.dtype)
+        return replace(leaf, scale=scale, minimum=minimum, activations=activations, input_scale=given)
 
 
 def logits(
@@ -362,11 +363,14 @@ def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
             (leaf.zero, np.uint8),
             (leaf.minimum, np.float32),
         ]
+        if leaf.activations == "static":
+            parts += [(leaf.input_scale, dtype), (leaf.input_zero, np.uint8)]
     else:
         parts = [(leaf, dtype)]
     for part, kind in parts:
         total.update(b"|")
         if part is not None:
+            part = np.atleast_1d(part)
             for start in range(0, len(part), 512):
                 total.update(np.ascontiguousarray(part[start : start + 512], kind).data)
     return total.digest()

@@ -9,13 +9,14 @@ their biases. For a group X of matrices [D, F], C blocks to a column:
     float    X [D, F]
     nbits    X.packed uint8 [F, C, block·bits/8], X.scale [F, C]         MatMulNBits; X.zero as below
     row      X.codes int8 [D, F], X.scale [F]                            one block is the whole column
+    static   the same, X.input_scale and X.input_zero uint8, both []     the input's codes are given
     blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F]               DequantizeLinear
 
 A table [N, D] is blocked along D: nbits stores X.packed as [N, C·block·bits/8] (one tensor for
-GatherBlockQuantized and MatMulNBits), blocked keeps [N, D] and [N, C].
+GatherBlockQuantized and MatMulNBits), blocked keeps [N, D] and [N, C], static [N, D] and [N].
 
 Conventions: low bits first; a short last block is filled with its zero point. Symmetric codes need
-no zero points: nbits means 2^(bits−1), row and blocked store signed numbers. Otherwise nbits packs
+no zero points: nbits means 2^(bits−1), the others store signed numbers. Otherwise nbits packs
 X.zero as uint8 [F, ceil(C·bits/8)] and blocked stores it beside unsigned codes. A minimum stays
 float32, [C, F] or [N, C], as X.minimum. Four-bit tensors of kind blocked are ONNX's INT4 and UINT4:
 two to a byte, row-major.
@@ -37,7 +38,7 @@ from ..refimpl.ops.quant import Blocks
 
 Array = np.ndarray
 Leaf = Array | Blocks
-Kind = Literal["float", "nbits", "row", "blocked"]
+Kind = Literal["float", "nbits", "row", "static", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Scheme:
 
     bits: int
     block: int
-    activations: Literal["none", "block", "row"]
+    activations: Literal["none", "block", "row", "static"]
     symmetric: bool = True
     minimum: bool = False
     native: bool = False
@@ -125,8 +126,8 @@ def stored(config: Config, schemes: Mapping[str, Scheme | None], target: str) ->
 def _kind(scheme: Scheme | None, target: str) -> Kind:
     if scheme is None:
         return "float"
-    if scheme.activations == "row":
-        return "row"
+    if scheme.activations in ("row", "static"):
+        return scheme.activations
     return "blocked" if target == "standard" else "nbits"
 
 
@@ -135,8 +136,12 @@ def specs(group: Group, dtype: str) -> dict[str, Spec]:
     name, scheme = group.name, group.scheme
     if scheme is None:
         return {name: Spec(dtype, group.shape)}
-    if group.kind == "row":
-        return {f"{name}.codes": Spec("int8", group.shape), f"{name}.scale": Spec(dtype, group.shape[1:])}
+    if group.kind in ("row", "static"):
+        width = group.shape[1 - group.axis]
+        found = {f"{name}.codes": Spec("int8", group.shape), f"{name}.scale": Spec(dtype, (width,))}
+        if group.kind == "static":
+            found |= {f"{name}.input_scale": Spec(dtype, ()), f"{name}.input_zero": Spec("uint8", ())}
+        return found
     bits, count = scheme.bits, -(-group.length // scheme.block)
     width = group.shape[1 - group.axis]
     per_block = (width, count) if group.axis == 1 else (count, width)
@@ -174,7 +179,7 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
     else:
         turn = lambda a: np.ascontiguousarray(a if group.axis == 1 else a.T)  # noqa: E731
         found = {"codes": turn(codes), "scale": turn(scale)}
-        if group.kind == "row":
+        if group.kind in ("row", "static"):
             found["scale"] = found["scale"].reshape(-1)
         if zero is None:
             found["codes"] = _signed(found["codes"], scheme.bits)
@@ -182,6 +187,8 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
             found["zero"] = turn(zero)
         if scheme.bits == 4:
             found |= {k: _pack(found[k].reshape(1, -1), 4)[0] for k in found.keys() & {"codes", "zero"}}
+    if scheme.input_scale is not None and scheme.input_zero is not None:
+        found |= {"input_scale": scheme.input_scale, "input_zero": scheme.input_zero}
     if scheme.minimum is not None:
         minimum = stack("minimum")
         found["minimum"] = np.ascontiguousarray(minimum if group.axis == 1 else minimum.T)
@@ -214,10 +221,11 @@ def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
         else:
             zero = whole(get("zero"), per_block)
     minimum = get("minimum") if scheme.minimum else None
+    given = (get("input_scale"), get("input_zero")) if group.kind == "static" else ()
     cut = lambda a: np.split(a, ends, axis=-1)  # noqa: E731
     maybe = lambda a: [None] * len(group.leaves) if a is None else cut(a)  # noqa: E731
     return {
-        leaf: Blocks(c, s, z, m, bits, scheme.block, group.axis, scheme.activations)
+        leaf: Blocks(c, s, z, m, bits, scheme.block, group.axis, scheme.activations, *given)
         for leaf, c, s, z, m in zip(
             group.leaves, cut(codes), cut(scale), maybe(zero), maybe(minimum), strict=True
         )

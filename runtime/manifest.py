@@ -184,8 +184,12 @@ def _check(m: Manifest) -> None:
     for name, scheme in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
-        row = scheme.activations == "row"
-        fits = scheme.block == shapes[name][0] if row else scheme.block > 0 == scheme.block * scheme.bits % 8
+        row = scheme.activations in ("row", "static")
+        length = shapes[name][int(name.endswith(".table"))]
+        fits = scheme.block == length if row else scheme.block > 0 == scheme.block * scheme.bits % 8
+        # Only the target of QDQ graphs has static inputs, and their columns are even.
+        plain = scheme.symmetric and not scheme.minimum and not scheme.native
+        fits &= scheme.activations != "static" or (plain and m.target == "standard")
         if not fits or scheme.bits not in ((8,) if row else (4, 8)):
             raise ValueError(f"schemes.{name} can't be {scheme}")
     wanted = arrange(m.groups, m.dtype)

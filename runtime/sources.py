@@ -63,7 +63,7 @@ DEFAULT = "smollm2-135m"
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
 # How the name of a bundle goes on after the label of its model.
-MADE = r"(fp32|fp16|int8|int8-dynamic|int4|keep)-(ort-cpu|ort-cuda|standard)-[0-9a-f]{12}"
+MADE = r"(fp32|fp16|int8|int8-dynamic|int8-static|int4|keep)-(ort-cpu|ort-cuda|standard)-[0-9a-f]{12}"
 HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..refimpl import params as trees
+from ..refimpl.calibrate import smooth
 from ..refimpl.checkpoint import Checkpoint, open_checkpoint
 from ..refimpl.engine import Engine, NumpyEngine
 from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
@@ -132,27 +133,50 @@ def source(climb: Climb) -> Iterator[Row]:
         return
     names = list(trees.shapes(bundle.config))
     wrong: list[str] = []
+    static = any(scheme.activations == "static" for scheme in bundle.manifest.schemes.values())
+    factors = _factors(origin, bundle) if static else {}
     for done, name in enumerate(names):
         if climb.late():
             yield Row("weights equal the source's", done, unit="leaves", note="out of time")
             return
-        if not _from_source(origin, name, bundle.manifest.schemes.get(name), bundle.leaf(name)):
+        weight = smooth.apply(name, origin.leaf(name), factors)
+        if not _from_source(origin, name, weight, bundle.manifest.schemes.get(name), bundle.leaf(name)):
             wrong.append(name)
     yield _equal("weights equal the source's", len(names), wrong)
 
 
-def _from_source(origin: Checkpoint, name: str, scheme: Scheme | None, held: Array | Blocks) -> bool:
+def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.Place, Array]:
+    """The factors that smoothing used, read off the leaves that it divided: powers of two, or none."""
+    found: dict[smooth.Place, Array] = {}
+    for place in smooth.places(bundle.config):
+        s = np.ones(trees.shapes(bundle.config)[place.made[0]][-1], np.float32)
+        for name in place.made:
+            was, now = smooth.apply(name, origin.leaf(name), found), bundle.leaf(name)
+            if isinstance(now, Blocks):
+                was, now = quant.quantize_columns(was).scale[0], now.scale[0]
+            ratio = np.divide(was, now, out=np.zeros_like(s), where=now != 0)
+            s = np.where(np.frexp(ratio)[0] == 0.5, ratio, s)
+        found[place] = s
+    return found
+
+
+def _from_source(
+    origin: Checkpoint, name: str, weight: Array, scheme: Scheme | None, held: Array | Blocks
+) -> bool:
     if scheme is None or not isinstance(held, Blocks):
-        return not isinstance(held, Blocks) and np.array_equal(origin.leaf(name).astype(held.dtype), held)
+        return not isinstance(held, Blocks) and np.array_equal(weight.astype(held.dtype), held)
     if scheme.native:
         wanted = origin.native(name)
         if wanted is not None and wanted.minimum is not None:
             # d·q + m is kept as d·(q − middle) + (m + d·middle), see `export.quantize`.
             middle = np.float32(2 ** (wanted.bits - 1))
             wanted = replace(wanted, zero=None, minimum=wanted.minimum + middle * wanted.scale)
+    elif scheme.activations == "static":
+        wanted = quant.quantize_columns(weight.T if held.axis == 1 else weight)
+        wanted = quant.transpose(wanted) if held.axis == 1 else wanted
     else:
         how = {"bits": scheme.bits, "block": scheme.block, "symmetric": scheme.symmetric}
-        wanted = quant.quantize(origin.leaf(name), axis=held.axis, **how)
+        wanted = quant.quantize(weight, axis=held.axis, **how)
     if wanted is None:
         return False
     for part in ("codes", "scale", "zero", "minimum"):

@@ -36,6 +36,19 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
+class Static:
+    """Signed 8-bit codes [D, F] with one scale [F] a column, or [N, D] and [N] a row of a table.
+
+    The input of their product has 8-bit codes too, of a scale and zero point that are given.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    input_scale: torch.Tensor
+    input_zero: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Blocked:
     """Codes [D, F] for DequantizeLinear, or a table's [N, D]; products are in float.
 

@@ -19,10 +19,10 @@ from ..ops import attention as attentions
 from ..ops import norm as norms
 from ..seam import body
 from . import Target
-from .leaves import Blocked, Row
+from .leaves import Blocked, Row, Static
 from .ort import block_sums, row_codes
 
-Leaf = Tensor | Blocked | Row
+Leaf = Tensor | Blocked | Row | Static
 
 
 def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:
@@ -46,6 +46,24 @@ def _row(x: Tensor, weight: Row) -> Tensor:
     return dots.to(x.dtype) * (unit * weight.scale) * largest
 
 
+def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
+    """QuantizeLinear and DequantizeLinear of the input, DequantizeLinear of the weight, and a MatMul.
+
+    Compilers for devices take the four for one product of whole numbers.
+    """
+    scale, zero = weight.input_scale, weight.input_zero
+    codes = onnx.symbolic("::QuantizeLinear", (x, scale, zero), dtype=torch.uint8, shape=x.shape)
+    x = onnx.symbolic("::DequantizeLinear", (codes, scale, zero), dtype=x.dtype, shape=x.shape)
+    w = onnx.symbolic(
+        "::DequantizeLinear",
+        (weight.codes, weight.scale),
+        {"axis": axis},
+        dtype=x.dtype,
+        shape=weight.codes.shape,
+    )
+    return x @ (w if axis == 1 else w.T)
+
+
 def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
     match weight:
         case Blocked():
@@ -54,12 +72,20 @@ def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
                 y = y + block_sums(x, weight.block) @ weight.minimum
         case Row():
             y = _row(x, weight)
+        case Static():
+            y = _static(x, weight, 1)
         case _:
             y = x @ weight
     return y if bias is None else y + bias
 
 
 def embedding(tokens: Tensor, table: Leaf) -> Tensor:
+    if isinstance(table, Static):
+        codes, scale = (
+            functional.embedding(tokens, table.codes),
+            functional.embedding(tokens, table.scale[:, None]),
+        )
+        return codes.to(scale.dtype) * scale
     if not isinstance(table, Blocked):
         assert isinstance(table, Tensor)
         return functional.embedding(tokens, table)
@@ -82,6 +108,8 @@ def embedding(tokens: Tensor, table: Leaf) -> Tensor:
 
 
 def unembedding(x: Tensor, table: Leaf) -> Tensor:
+    if isinstance(table, Static):
+        return _static(x, table, 0)
     if not isinstance(table, Blocked):
         assert isinstance(table, Tensor)
         return x @ table.T

@@ -72,6 +72,9 @@ CELLS = {
     ("int8-dynamic", "ort-cpu"): "row",
     ("int8-dynamic", "ort-cuda"): "run on the CPU",
     ("int8-dynamic", "standard"): "row",
+    ("int8-static", "ort-cpu"): "one scale for all rows is for devices",
+    ("int8-static", "ort-cuda"): "run on the CPU",
+    ("int8-static", "standard"): "static",
     ("int4", "ort-cpu"): "four",
     ("int4", "ort-cuda"): "four",
     ("int4", "standard"): "four",
@@ -89,7 +92,7 @@ def test_every_cell_is_listed():
 def test_cell(name, target):
     want = CELLS[name, target]
     checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
-    if want not in ("float", "eight", "row", "four", "keep"):
+    if want not in ("float", "eight", "row", "static", "four", "keep"):
         with pytest.raises(ExportError, match=want):
             quantize.plan(checkpoint, name, 8, False, target)
         return
@@ -102,6 +105,9 @@ def test_cell(name, target):
             assert scheme is None, leaf
         elif want == "row" and not leaf.endswith((".table", ".wq", ".wk", ".wv")):
             assert scheme == Scheme(8, shapes[leaf][0], "row"), leaf
+        elif want == "static" and leaf != "embedding.table":
+            length = shapes[leaf][int(leaf.endswith(".table"))]
+            assert scheme == Scheme(8, length, "static"), leaf
         elif want == "four" and not leaf.endswith(".table"):
             assert scheme == replace(eight, bits=4, symmetric=True), leaf
         elif want == "keep" and leaf == "decoder.layers.0.mlp.down":

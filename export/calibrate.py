@@ -1,0 +1,162 @@
+"""What goes into each product of a model while it reads a text, and what follows from it.
+
+The mirror runs layer by layer over windows of the text that don't see each other, so that memory is
+one layer's weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..refimpl import params
+from ..refimpl.calibrate import ranges, smooth
+from ..refimpl.checkpoint import Checkpoint
+from ..refimpl.config import LM, Config
+from ..refimpl.errors import ExportError
+from ..runtime.tokenizer import Tokenizer
+from .engine import tensors
+from .ops.block import block, normalize
+from .ops.embedding import embedding
+from .ops.linear import linear
+from .ops.model import enter, position_tables, score_biases
+from .quantize import Calibration, Chosen
+from .seam import body, exporting
+
+Load = Callable[[str], np.ndarray]
+# Called with the leaves that multiply an input, and the input as [M, D].
+Seen = Callable[[tuple[str, ...], np.ndarray], None]
+
+WINDOW, WINDOWS = 512, 8
+# Bytes of a text that are read: more than so many tokens ever have.
+LARGEST = WINDOW * WINDOWS * 64
+
+
+def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[[str], None]) -> Chosen:
+    """Factors of smoothing, and scale and zero point of each product's input in the smoothed model."""
+    ids = _tokens(checkpoint, calibration.text)
+    config, factors = checkpoint.config, {}
+    run = partial(observe, config, ids=ids)
+    if calibration.alpha is not None:
+        progress(f"largest activations of {len(ids)} tokens")
+        states: dict[str, Any] = {}
+
+        def largest(names: tuple[str, ...], x: np.ndarray) -> None:
+            for name in names:
+                states[name] = smooth.largest(states.get(name), x)
+
+        run(checkpoint.leaf, seen=largest)
+        for place in smooth.places(config):
+            s = smooth.folded(place, states[place.read[0]], checkpoint.leaf, alpha=calibration.alpha)
+            factors[place] = smooth.powers(s)
+    progress(f"ranges of activations over {len(ids)} tokens")
+    observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
+    held: dict[tuple[str, ...], Any] = {}
+
+    def observed(names: tuple[str, ...], x: np.ndarray) -> None:
+        held[names] = observer(held.get(names), x.reshape(-1))
+
+    run(lambda name: smooth.apply(name, checkpoint.leaf(name), factors), seen=observed)
+    inputs = {}
+    for names, state in held.items():
+        match calibration.method:
+            case "minmax":
+                found = state
+            case "percentile":
+                found = ranges.percentile(state)
+            case "entropy":
+                found = ranges.entropy(state)
+        inputs |= dict.fromkeys(names, ranges.parameters(found))
+    return Chosen(inputs, factors)
+
+
+def _tokens(checkpoint: Checkpoint, text: Path) -> list[int]:
+    """The first tokens of a text; ExportError where there are none."""
+    if checkpoint.tokenizer is None:
+        raise ExportError("--calibrate reads a text, and the checkpoint has no tokenizer")
+    try:
+        with open(text, "rb") as file:
+            read = file.read(LARGEST)
+        # A character that the limit cut in two is dropped, any other bad byte isn't.
+        told = read.decode("utf-8", "strict" if len(read) < LARGEST else "ignore")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{text}: must be a text in UTF-8 to calibrate with: {error}") from None
+    ids = Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary).encode(told)
+    if not ids:
+        raise ExportError(f"{text}: must hold a text to calibrate with, it is empty")
+    return ids[: WINDOW * WINDOWS]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them, and a bundle's bytes must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+@_one_thread()
+def observe(config: Config, load: Load, *, ids: Sequence[int], seen: Seen) -> None:
+    """Show `seen` the input of every product of the decoder, window by window and layer by layer."""
+    stack, head = config.decoder, config.head
+    assert stack is not None
+    assert isinstance(head, LM)
+    size = min(WINDOW, config.context)
+    windows = [np.array([ids[i : i + size]]) for i in range(0, len(ids), size)]
+    names = list(params.shapes(config))
+
+    def tree(prefix: str) -> tuple[Any, dict[int, str]]:
+        leaves = {n.removeprefix(prefix): tensors(load(n)) for n in names if n.startswith(prefix)}
+        return params.unflatten(leaves), {id(leaf): prefix + n for n, leaf in leaves.items()}
+
+    longest = len(windows[0][0])
+    tables = {
+        rope: (cos.float(), sin.float())
+        for rope, (cos, sin) in position_tables(torch.arange(longest), config=config).items()
+    }
+    parts = ("positions", "first_norm", "relative_bias")
+    before = [n for n in names if n.split(".")[0] == "decoder" and n.split(".")[1] in parts]
+    own = params.unflatten({n.removeprefix("decoder."): tensors(load(n)) for n in before})
+    table, scale = tensors(load("embedding.table")), config.embedding.scale
+    streams = []
+    for window in windows:
+        x = embedding(torch.from_numpy(window), table)
+        at = torch.arange(window.shape[1])[None]
+        streams.append(enter(x if scale is None else x * scale, at, own, stack=stack))
+    del table
+    for i, layer in enumerate(stack.layers):
+        leaves, called = tree(f"decoder.layers.{i}.")
+        a = layer.attention
+        for j, x in enumerate(streams):
+            time = x.shape[1]
+            at = torch.arange(time)
+            near = {rope: (cos[:time], sin[:time]) for rope, (cos, sin) in tables.items()}
+            near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=False)
+            read: list[tuple[torch.Tensor, list[str]]] = []
+
+            def recorded(x: torch.Tensor, weight: Any, bias: Any = None, read=read, called=called) -> Any:
+                if not read or read[-1][0] is not x:
+                    read.append((x, []))
+                read[-1][1].append(called[id(weight)])
+                return body(linear)(x, weight, bias)
+
+            empty = torch.zeros(1, a.groups, time, a.head_size)
+            with exporting({"linear": recorded}):
+                past = torch.zeros(1, dtype=torch.int64)
+                streams[j], _ = block(x, (empty, empty), past, near, leaves, config=layer)
+            for given, users in read:
+                seen(tuple(users), given.flatten(0, 1).numpy())
+    norm = tree("decoder.norm.")[0] if stack.final_norm is not None else None
+    for x in streams:
+        last = normalize(x, norm, norm=stack.final_norm)
+        seen(("embedding.table" if head.tied else "head.table",), last.flatten(0, 1).numpy())
