@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
-from . import bench, chat, doctor, export, generate, inspect, models, pull, tokenizer, verify
+from . import bench, chat, doctor, export, generate, inspect, models, pull, scaling, tokenizer, verify
 from .console import escape
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench):
+for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench, scaling):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")
 
@@ -75,6 +75,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
             "onnxscript",
         ):
             return 1, f"this needs {error.name}: pip install 'tfm-cli[export]'"
+        case ImportError() if error.name and error.name.split(".")[0] == "matplotlib":
+            return 1, "a picture needs matplotlib: pip install 'tfm-cli[plot]'"
         case _:
             return 1, f"unexpected {type(error).__name__}: {error!s:.300} (TFM_RAISE=1 shows where)"
 

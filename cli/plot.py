@@ -1,0 +1,51 @@
+"""Pictures by matplotlib (extra `[plot]`), which is imported only when one is asked for."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = (".png", ".svg", ".pdf")
+
+
+def ready(path: Path | None) -> Path | None:
+    """Fail before the work rather than after it: for another kind of file, and without matplotlib."""
+    if path is not None:
+        if path.suffix not in KINDS:
+            raise typer.BadParameter(f"a picture ends in {', '.join(KINDS)}, got {path.name!r:.80}")
+        if find_spec("matplotlib") is None:  # importing it would bring NumPy, before its threads are set
+            raise ModuleNotFoundError("matplotlib", name="matplotlib")
+    return path
+
+
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.png", dir_okay=False, callback=ready, help="Draw it into a file."),
+]
+
+
+def draw(path: Path, width: float, height: float, into: Callable[[Figure], None]) -> None:
+    """What `into` draws on a figure of so many inches, written whole or not at all."""
+    from matplotlib.figure import Figure
+
+    figure, made = Figure((width, height), layout="constrained"), io.BytesIO()
+    into(figure)
+    with warnings.catch_warnings():  # of letters that the font hasn't: a box stands for them
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(made, format=path.suffix[1:], dpi=120)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(made.getvalue())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
