@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,18 +12,19 @@ import typer
 from .console import out, out_json, say, size, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..refimpl.config import Config, Stack
+    from ..refimpl.config import Attention, Config, Stack
     from ..runtime.sources import Source
 
 # ONNX Runtime, the tokenizer, NumPy and the buffers of one step, over weights and cache.
 RUNNER_BYTES = 200_000_000
+EXAMPLES = Path(__file__).parent / "examples"  # public configs, by name
+SCALE_BYTES = 2  # a float16 for each head of a token, where a cache holds integers
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A bundle, a checkpoint, a bare config.json, or a name to fetch.")
+        str,
+        typer.Argument(help="A bundle, a checkpoint, a bare config.json, a name to fetch, or llama-3-70b."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -31,10 +33,14 @@ def command(
     from ..runtime.machine import memory
     from ..runtime.sources import locate
 
-    source = locate(model, say)
+    example = EXAMPLES / f"{model}.json"
+    known = not Path(model).exists() and example in EXAMPLES.iterdir()
+    source = locate(str(example) if known else model, say)
     config, facts = _read(source)
     parts, room = parameters(config), memory()
-    needs = {quant: need(config, count, room) for quant, count in weight_bytes(config).items()}
+    weights = weight_bytes(config)
+    needs = {quant: need(config, count, room) for quant, count in weights.items()}
+    saved = savings(config, weights)
     contexts = sorted({c for c in (1024, 4096, 16384, 65536) if c < config.context} | {config.context})
     cache = {
         c: {kind: cache_bytes(config, c, width) for kind, width in (("fp32", 4), ("fp16", 2))}
@@ -42,7 +48,8 @@ def command(
     }
     if as_json:
         facts |= {"config": to_json(config), "parameters": {"total": sum(parts.values()), **parts}}
-        out_json({**facts, "quantizations": needs, "cache_bytes": cache, "available_memory": room})
+        facts |= {"quantizations": needs, "cache_bytes": cache, "available_memory": room}
+        out_json(facts | {"savings": saved})
         return
     for name, value in facts.items():
         out(f"{name:13} {value}")
@@ -62,6 +69,15 @@ def command(
         ("CACHE AT", "FP32", "FP16"),
         [(f"{c} tokens", size(b["fp32"]), size(b["fp16"])) for c, b in cache.items()],
     )
+    out()
+    table(
+        ("WHAT SAVES", "WITHOUT", "WITH", "TIMES LESS"),
+        [
+            (n, size(b["without"]), size(b["with"]), f"{b['without'] / b['with']:.1f}")
+            for n, b in saved.items()
+        ],
+    )
+    out(f"beside 16-bit numbers; caches of {config.context} tokens" if config.layers else "beside 16 bits")
 
 
 def _read(source: Source) -> tuple[Config, dict[str, Any]]:
@@ -126,6 +142,32 @@ def cache_bytes(config: Config, context: int, width: int) -> int:
     """Bytes of keys and values of one text of `context` tokens, `width` bytes a number."""
     attentions = (layer.attention for layer in config.layers)
     return sum(2 * a.groups * a.head_size * context * width for a in attentions)
+
+
+def savings(config: Config, weights: dict[str, int]) -> dict[str, dict[str, int]]:
+    """What makes a model smaller -> bytes without and with it, all else being as the Config says, in 16 bits.
+
+    Caches are those of the specification: a window keeps no token outside of it, and integers have a
+    scale for each head of a token.
+    """
+    from ..refimpl.config import Window
+
+    attentions = [layer.attention for layer in config.layers]
+
+    def cache(groups: bool = True, window: bool = False, bits: int = 16) -> int:
+        def one(a: Attention) -> int:
+            tokens = min(a.pattern.size, config.context) if window and isinstance(a.pattern, Window) else None
+            heads = a.groups if groups else a.heads
+            scale = 0 if bits == 16 else SCALE_BYTES
+            return 2 * heads * (tokens or config.context) * (a.head_size * bits // 8 + scale)
+
+        return sum(map(one, attentions))
+
+    found = {f"{bits} weights": (weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
+    found["grouped queries, cache"] = cache(groups=False), cache()
+    found["window, cache"] = cache(), cache(window=True)
+    found |= {f"int{bits} cache": (cache(), cache(bits=bits)) for bits in (8, 4)}
+    return {name: {"without": a, "with": b} for name, (a, b) in found.items() if b < a}
 
 
 def need(config: Config, weights: int, room: int | None) -> dict[str, Any]:

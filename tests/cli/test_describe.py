@@ -2,10 +2,13 @@
 
 import json
 import math
+import tomllib
+from pathlib import Path
 
 import pytest
 import tiny
 from tfm.cli import inspect
+from tfm.export.quantize import QUANTS
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params import shapes
 
@@ -47,3 +50,44 @@ def test_an_encoder_keeps_no_cache():
     assert inspect.cache_bytes(config, 100, 4) == 0
     assert inspect.need(config, 5000, 10**9)["longest_context"] == config.context
     assert inspect.cache_bytes(tiny.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
+
+
+def test_llama_3_70b(tfm):
+    """Its public figures: 70.6 billion parameters, 141 GB in 16 bits; 8 of 64 heads have keys."""
+    told = tfm("inspect", "llama-3-70b", "--json").json
+    assert told["parameters"]["total"] == 70_553_706_496
+    assert 141.0e9 < told["quantizations"]["fp16"]["bytes"] < 141.2e9
+    saved = told["savings"]
+    token = 2 * 80 * 8 * 128 * 2
+    assert saved["grouped queries, cache"] == {"without": 8 * 8192 * token, "with": 8192 * token}
+    assert saved["int8 cache"]["with"] == 8192 * token // 2 + 8192 * 2 * 80 * 8 * 2
+    assert saved["int4 cache"]["with"] == 8192 * token // 4 + 8192 * 2 * 80 * 8 * 2
+    assert "window, cache" not in saved
+    text = tfm("inspect", "llama-3-70b").out
+    assert "141.1 GB" in text
+    assert "grouped queries, cache" in text
+
+
+def test_the_example_ships():
+    root = Path(__file__).parents[2]
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {file for pattern in data["tfm.cli"] for file in (root / "cli").glob(pattern)}
+    assert set(inspect.EXAMPLES.iterdir()) <= shipped
+
+
+def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama-3-70b").mkdir()
+    tfm("inspect", "llama-3-70b").failed(3, "must be a bundle")
+
+
+def test_a_window_saves_cache_where_it_is_shorter():
+    weights = dict.fromkeys(QUANTS, 100)
+    saved = inspect.savings(tiny.llama(window=32, groups=6), weights)
+    assert saved["window, cache"] == {"without": 2 * 2 * 6 * 16 * 2 * 128, "with": 2 * 2 * 6 * 16 * 2 * 32}
+    assert "grouped queries, cache" not in saved, "each head has its own keys"
+    assert "int8 weights" not in saved, "as many bytes are no saving"
+    assert "window, cache" not in inspect.savings(tiny.llama(window=500), weights)
+    assert inspect.savings(tiny.encoder(), {**weights, "int4": 30}) == {
+        "int4 weights": {"without": 100, "with": 30}
+    }
