@@ -17,6 +17,7 @@ import torch
 
 from ..refimpl import params
 from ..refimpl.calibrate import ranges, smooth
+from ..refimpl.calibrate.least_error import mean_square
 from ..refimpl.checkpoint import Checkpoint
 from ..refimpl.config import LM, Config
 from ..refimpl.errors import ExportError
@@ -74,6 +75,25 @@ def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[
                 found = ranges.entropy(state)
         inputs |= dict.fromkeys(names, ranges.parameters(found))
     return Chosen(inputs, factors)
+
+
+def importance(checkpoint: Checkpoint, progress: Callable[[str], None]) -> dict[str, np.ndarray]:
+    """Mean squares of the inputs of each leaf's product, while the model reads random tokens.
+
+    Which coordinates are large depends on the model more than on the text: on SmolLM2 with 4-bit table
+    the KL divergence is 0.44 without, 0.376 with random tokens and 0.342 with a text, which every user
+    would have to bring along.
+    """
+    config = checkpoint.config
+    progress(f"importance of inputs over {WINDOW} random tokens")
+    ids = np.random.default_rng(0).integers(0, config.embedding.vocabulary, min(WINDOW, config.context))
+    found: dict[str, np.ndarray] = {}
+
+    def seen(names: tuple[str, ...], x: np.ndarray) -> None:
+        found.update(dict.fromkeys(names, mean_square(x)))
+
+    observe(config, checkpoint.leaf, ids=ids.tolist(), seen=seen)
+    return found
 
 
 def _tokens(checkpoint: Checkpoint, text: Path) -> list[int]:

@@ -6,12 +6,13 @@
     int8-dynamic  8 bits a column, inputs with one scale a row    8-bit blocks of 32
     int8-static   8 bits a column, inputs with a scale chosen   the same, by row
                   beforehand (`--calibrate`)
-    int4          4-bit blocks of 32                              8-bit blocks of 32, or 4-bit by choice
+    int4          4-bit blocks, of 64 in attention and 128 in     8-bit blocks of 32, or 4-bit by choice
+                  mlps, of least error
     keep          a GGUF's own blocks, else 8-bit blocks of 32    the same
 
 8-bit blocks are a GGUF's own where it has them (Q8_0: nothing is rounded twice), else asymmetric:
-on SmolLM2 that takes the KL divergence of int8 from 0.0041 to 0.0036. Columns and
-4-bit blocks are symmetric. In int8-dynamic the queries, keys and values have 8-bit blocks too: the
+on SmolLM2 that takes the KL divergence of int8 from 0.0041 to 0.0036. Columns are symmetric. In
+int8-dynamic the queries, keys and values have 8-bit blocks too: the
 few large channels of their input cost a whole row its precision, and attention is what this hurts
 most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022).
 On the targets of ONNX Runtime a product with blocks quantizes its input too; on `standard` it is in
@@ -22,13 +23,14 @@ stay float. The output table is what four bits hurt most.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from ..refimpl import params
+from ..refimpl.calibrate.least_error import least_error
 from ..refimpl.calibrate.smooth import Place, apply
 from ..refimpl.errors import ExportError, NumericError
 from ..refimpl.ops import quant
@@ -85,10 +87,12 @@ def check(quant: str, calibration: Calibration | None) -> None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was calibrated: scale and zero point of the input of each leaf's product, and smoothing."""
+    """What was calibrated: scale and zero point of the input of each leaf's product, smoothing, and how
+    much each coordinate of that input matters to a product with 4-bit weights (its mean square)."""
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]]
     factors: Mapping[Place, np.ndarray]
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 NOTHING = Chosen({}, {})
@@ -134,7 +138,7 @@ def plan(
                 "without --strict it gets 8-bit blocks"
             )
         if quant == "int4" and (table_bits == 4 or not table):
-            made[name] = Scheme(bits=4, block=BLOCK, activations=activations)
+            made[name] = Scheme(bits=4, block=_length(name), activations=activations, symmetric=False)
         elif quant == "int8-dynamic" and not table and not name.endswith(OUTLIERS):
             made[name] = Scheme(bits=8, block=shape[0], activations="row")
         elif own is not None and (quant == "keep" or own.bits == 8):
@@ -164,7 +168,7 @@ def leaf(
         given, zero = chosen.inputs[name]
         made = replace(made, input_scale=given, input_zero=zero)
         return quant.transpose(made) if table else made
-    return _quantize(weight, scheme, kind, name)
+    return _quantize(weight, scheme, kind, name, chosen.importance.get(name))
 
 
 def _native(checkpoint: Checkpoint, name: str) -> Blocks | None:
@@ -201,8 +205,18 @@ def _cast(array: np.ndarray, kind: np.dtype, name: str) -> np.ndarray:
     return cast
 
 
-def _quantize(weight: np.ndarray, scheme: Scheme, kind: np.dtype, name: str) -> Blocks:
-    """`quant.quantize` in pieces of whole vectors, its scale rounded to the bundle's type."""
+def _length(name: str) -> int:
+    """Elements of a 4-bit block: a kernel multiplies long ones faster, and mlps have most of the work."""
+    if name.endswith(".table"):
+        return BLOCK
+    return 2 * BLOCK if ".attn." in name or ".cross." in name else 4 * BLOCK
+
+
+def _quantize(
+    weight: np.ndarray, scheme: Scheme, kind: np.dtype, name: str, importance: np.ndarray | None
+) -> Blocks:
+    """To nearest, or of least error where an importance is known, in pieces of whole vectors; the scale
+    is rounded to the bundle's type."""
     table = name.endswith(".table")
     rows = weight if table else weight.T
     per_block = (rows.shape[0], -(-rows.shape[1] // scheme.block))
@@ -211,9 +225,14 @@ def _quantize(weight: np.ndarray, scheme: Scheme, kind: np.dtype, name: str) -> 
     step = max(1, CHUNK // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         part = slice(start, start + step)
-        made = quant.quantize(
-            rows[part], bits=scheme.bits, block=scheme.block, axis=1, symmetric=scheme.symmetric
-        )
+        if importance is None:
+            made = quant.quantize(
+                rows[part], bits=scheme.bits, block=scheme.block, axis=1, symmetric=scheme.symmetric
+            )
+        else:
+            made = quant.transpose(
+                least_error(rows[part].T, importance, bits=scheme.bits, block=scheme.block)
+            )
         codes[part], scale[part] = made.codes, _cast(made.scale, kind, f"scale of {name}")
         if zero is not None and made.zero is not None:
             zero[part] = made.zero

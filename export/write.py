@@ -90,6 +90,10 @@ def export(
         from .calibrate import choose
 
         chosen = choose(checkpoint, calibration, progress)
+    elif quant == "int4":
+        from .calibrate import importance
+
+        chosen = quantize.Chosen({}, {}, importance(checkpoint, progress))
     with _stopping(), _writing(out, need), replacing(out) as new:
         if (free := shutil.disk_usage(new).free) < need:
             raise ExportError(

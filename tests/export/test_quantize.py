@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export import quantize
 from tfm.refimpl import params
+from tfm.refimpl.calibrate.least_error import least_error
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError, NumericError
 from tfm.refimpl.ops import quant
@@ -109,7 +110,7 @@ def test_cell(name, target):
             length = shapes[leaf][int(leaf.endswith(".table"))]
             assert scheme == Scheme(8, length, "static"), leaf
         elif want == "four" and not leaf.endswith(".table"):
-            assert scheme == replace(eight, bits=4, symmetric=True), leaf
+            assert scheme == replace(eight, bits=4, block=64 if ".attn." in leaf else 128), leaf
         elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
             assert scheme == Scheme(4, 16, eight.activations, minimum=True, native=True), leaf
         else:
@@ -119,7 +120,7 @@ def test_cell(name, target):
 @pytest.mark.parametrize("target", quantize.TARGETS)
 def test_table_of_four_bits(target):
     made = quantize.plan(Leaves(), "int4", 4, False, target)
-    assert made["head.table"] == replace(EIGHT[target], bits=4, symmetric=True)
+    assert made["head.table"] == replace(EIGHT[target], bits=4)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,22 @@ def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric
         np.testing.assert_array_equal(got.zero, want.zero)
 
 
+@pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
+def test_an_importance_chooses_scales(name, monkeypatch):
+    """In pieces as for the whole matrix, for both orientations; and without one it is rounding."""
+    monkeypatch.setattr(quantize, "CHUNK", 500)
+    weight, table = Leaves().load(name), name.endswith(".table")
+    columns = weight.T if table else weight
+    importance = np.random.default_rng(0).random(len(columns)) ** 4
+    chosen = quantize.Chosen({}, {}, {name: importance})
+    got = quantize.leaf(Leaves(), name, Scheme(4, 32, "block", symmetric=False), "float32", chosen)
+    want = least_error(columns, importance, bits=4, block=32)
+    for array, said in ((got.codes, want.codes), (got.scale, want.scale), (got.zero, want.zero)):
+        np.testing.assert_array_equal(array, said.T if table else said)
+    rounded = quantize.leaf(Leaves(), name, Scheme(4, 32, "block", symmetric=False), "float32")
+    assert (rounded.codes != got.codes).any()
+
+
 @pytest.mark.parametrize("name", ["int8", "int8-dynamic", "int4"])
 def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
     shapes = params.shapes(CONFIG)
@@ -180,7 +197,7 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
         == {
             "int8": Scheme(8, 32, "block", native=True),
             "int8-dynamic": Scheme(8, 80, "row"),
-            "int4": Scheme(4, 32, "block"),
+            "int4": Scheme(4, 128, "block", symmetric=False),
         }[name]
     )
 

@@ -98,7 +98,7 @@ def test_same_inputs_same_bytes(checkpoint, tmp_path):
     from pathlib import Path
     from tfm.export.write import export
     from tfm.refimpl.checkpoint import open_checkpoint
-    export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), verify=False)
+    export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant="int4", verify=False)
     """
     found = []
     for i, (seed, threads) in enumerate((("1", "1"), ("2", "2"))):
