@@ -122,6 +122,8 @@ class Leaves:
             raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
 
     def _found(self, rule: Rule) -> None:
+        if self._source.kind(rule.theirs) == "I64":
+            raise CheckpointError(f"tensor {rule.theirs!r} must be of a type with decimals, is I64")
         ends = np.cumsum([self._shapes[name][-1] for name in rule.ours]).tolist()
         shape = (*self._shapes[rule.ours[0]][:-1], ends[-1])
         want = shape[::-1] if "transpose" in rule.steps else shape
@@ -137,7 +139,7 @@ class Leaves:
             same = np.array_equal(self.load(name), got)
         else:
             want = COMPUTED[name](self._config)
-            rounding = {"F32": 1e-5, "F16": 2e-3}.get(self._source.kind(rule.theirs), 1e-2)
+            rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(rule.theirs), 1e-2)
             same = got.shape == want.shape and np.allclose(got, want, rtol=rounding, atol=1e-7)
         if not same:
             raise CheckpointError(f"tensor {rule.theirs!r} must equal {name}, it doesn't: another model's?")
@@ -232,4 +234,9 @@ def _rope_freqs(config: Config) -> np.ndarray:
     return rope_frequencies(pairs, theta=rope.theta) / _inv_freq(config)
 
 
-COMPUTED = {"inv_freq": _inv_freq, "rope_freqs": _rope_freqs}
+def _position_ids(config: Config) -> np.ndarray:
+    """The positions themselves, which older checkpoints store beside their table."""
+    return np.arange(config.context)[None]
+
+
+COMPUTED = {"inv_freq": _inv_freq, "rope_freqs": _rope_freqs, "position_ids": _position_ids}

@@ -1,7 +1,8 @@
 """Model families: one declarative file each, found by being in this folder.
 
-A family states MODEL_TYPES, `config(keys) -> Config`, WEIGHTS (the language of `refimpl.weights`)
-and GGUF, its dialect in that format, or None.
+A family states MODEL_TYPES, ARCHITECTURE (how the class ends whose checkpoints it reads),
+`config(keys) -> Config`, WEIGHTS (the language of `refimpl.weights`) and GGUF, its dialect in that
+format, or None.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ class Family(Protocol):
     """What a file in this folder states."""
 
     MODEL_TYPES: tuple[str, ...]
+    ARCHITECTURE: str
     WEIGHTS: str
     GGUF: Gguf | None
 
@@ -175,8 +177,8 @@ def read_config(values: Any, where: str = "config.json") -> tuple[Config, Family
     keys = Keys(values, where)
     family = keys.choice("model_type", families())
     architectures = keys.get("architectures", list, None) or []
-    if not all(isinstance(a, str) and a.endswith("ForCausalLM") for a in architectures):
-        raise keys.fail("architectures", "a …ForCausalLM")
+    if not all(isinstance(a, str) and a.endswith(family.ARCHITECTURE) for a in architectures):
+        raise keys.fail("architectures", f"a …{family.ARCHITECTURE}")
     config = family.config(keys)
     keys.finish()
     return config, family

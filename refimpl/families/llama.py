@@ -29,6 +29,7 @@ from ..weights import Source
 from . import ACTIVATIONS, Gguf, Keys, rope
 
 MODEL_TYPES = ("llama",)
+ARCHITECTURE = "ForCausalLM"
 
 
 def config(keys: Keys) -> Config:

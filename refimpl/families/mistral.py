@@ -6,9 +6,10 @@ from ..config import Config
 from . import Keys
 from .llama import WEIGHTS, decoder
 
-__all__ = ["GGUF", "MODEL_TYPES", "WEIGHTS", "config"]
+__all__ = ["ARCHITECTURE", "GGUF", "MODEL_TYPES", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mistral",)
+ARCHITECTURE = "ForCausalLM"
 GGUF = None
 
 

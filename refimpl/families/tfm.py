@@ -6,6 +6,7 @@ from ..config import Config, from_json
 from . import Keys
 
 MODEL_TYPES = ("tfm",)
+ARCHITECTURE = "ForCausalLM"
 WEIGHTS = "* <- *"
 GGUF = None
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from exact import Float64
 from families import ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
 from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
 from tfm.refimpl.engine import NumpyEngine
-from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import HARMLESS, families, read_config
 from tfm.refimpl.params import map_leaves
 
@@ -37,12 +39,15 @@ def make(name: str, keys: dict) -> torch.nn.Module:
     return model
 
 
-def logits(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
-    """What transformers computes, wholly in float64."""
+def outputs(model: torch.nn.Module, tokens: np.ndarray) -> list[np.ndarray]:
+    """What transformers computes, wholly in float64: logits, or an encoder's vectors and its pooler's."""
     with Float64(), torch.no_grad():
         exact = type(model)(model.config).double().eval()
         exact.load_state_dict(model.state_dict())
-        return exact(torch.from_numpy(tokens), use_cache=False).logits.numpy()
+        if isinstance(exact, transformers.BertModel):
+            got = exact(torch.from_numpy(tokens))
+            return [got.last_hidden_state.numpy(), got.pooler_output.numpy()]
+        return [exact(torch.from_numpy(tokens), use_cache=False).logits.numpy()]
 
 
 def test_every_family_has_a_row():
@@ -52,7 +57,7 @@ def test_every_family_has_a_row():
 @pytest.mark.parametrize("name", HF)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_logits_equal_transformers(name, data):
+def test_outputs_equal_transformers(name, data):
     keys = data.draw(ROWS[name].keys, label="keys")
     tokens = np.array(data.draw(st.lists(st.integers(0, 60), min_size=12, max_size=12), label="tokens"))[None]
     model = make(name, keys)
@@ -61,10 +66,13 @@ def test_logits_equal_transformers(name, data):
         checkpoint = open_checkpoint(folder)
         params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     engine = NumpyEngine(checkpoint.config, params)
-    got, _ = engine.step(tokens, engine.start(), at=np.arange(12)[None])
-    want = logits(model, tokens)
-    error = np.abs(got - want).max() / np.abs(want).max()
-    assert error <= 1e-9, f"{name}: relative error {error:.3g}"
+    if checkpoint.config.decoder is None:
+        made = [engine.encode(tokens), engine.predict(tokens)]
+    else:
+        made = [engine.step(tokens, engine.start(), at=np.arange(12)[None])[0]]
+    for got, want in zip(made, outputs(model, tokens), strict=True):
+        error = np.abs(got - want).max() / np.abs(want).max()
+        assert error <= 1e-9, f"{name}: relative error {error:.3g}"
 
 
 @pytest.mark.parametrize("name", HF)
@@ -82,6 +90,8 @@ def test_harmless_keys_have_harmless_values_only(name, key):
     keys = {"model_type": name, **SIZES}
     if key != "model_type" and isinstance(allowed, tuple):
         for value in allowed:
+            if (name, key, value) == ("bert", "is_decoder", True):
+                continue  # a BERT that writes is another model; test_refused_of_bert
             read_config({**keys, key: value})
         with pytest.raises(ConfigError, match=key):
             read_config({**keys, key: "something else"})
@@ -123,7 +133,7 @@ LLAMA3 = {
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures must be"),
-        ({"model_type": "unknown"}, "model_type must be one of llama, mistral, tfm"),
+        ({"model_type": "unknown"}, "model_type must be one of bert, llama, mistral, tfm"),
     ],
 )
 def test_refused(keys, message):
@@ -153,6 +163,9 @@ def changed(value, path, new):
 @pytest.mark.parametrize("name", sorted(families()))
 def test_any_value_in_any_field_is_read_or_refused(name):
     keys = {"model_type": name, **SIZES, "rope_scaling": {"rope_type": "llama3", **LLAMA3}, "head_dim": 8}
+    if name == "bert":
+        keys = {"model_type": name, **SIZES, "hidden_act": "relu", "hidden_dropout_prob": 0.1}
+        keys |= {"position_embedding_type": "absolute", "type_vocab_size": 3, "layer_norm_eps": 1e-5}
     if name == "tfm":
         scaled = Rope(1e4, 16, scaling=LinearScaling(2.0))
         tiny_llama = tiny.llama(layers=1, window=5)
@@ -169,6 +182,45 @@ def test_any_value_in_any_field_is_read_or_refused(name):
                 assert "\n" not in str(error)  # noqa: PT017
                 assert len(str(error)) < 400, error  # noqa: PT017
     assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"is_decoder": True}, "is_decoder must be false"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type must be one of absolute"),
+        ({"hidden_size": 65}, "hidden_size must be a multiple"),
+        ({"rope_theta": 1e4}, "'rope_theta' isn't known"),
+        ({"architectures": ["BertForMaskedLM"]}, "architectures must be a …BertModel"),
+    ],
+)
+def test_refused_of_bert(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config({"model_type": "bert", **SIZES, **keys})
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_positions_that_a_file_states_are_checked(tmp_path, wrong):
+    model = make("bert", SIZES)
+    ids = torch.arange(512)[None]
+    model.save_pretrained(tmp_path)
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
+    save_file({**tensors, "embeddings.position_ids": ids + wrong * (ids == 511)}, tmp_path / "model.safetensors")
+    if wrong:
+        with pytest.raises(CheckpointError, match=r"'embeddings.position_ids' must equal position_ids"):
+            open_checkpoint(tmp_path)
+    else:
+        open_checkpoint(tmp_path)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    model = make("bert", SIZES)
+    model.save_pretrained(tmp_path)
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
+    tensors["embeddings.LayerNorm.bias"] = torch.arange(64)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"'embeddings.LayerNorm.bias' must be of a type with decimals"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("raw", [[], None, "llama", 1])

@@ -105,13 +105,15 @@ def test_written_files_are_read_by_the_library_and_by_us(tmp_path_factory, array
 def test_what_the_library_writes(tmp_path):
     path = tmp_path / "x.safetensors"
     made = {"half": torch.randn(3, 5).half(), "brain": torch.randn(7).bfloat16(), "single": torch.randn(2, 1)}
-    safetensors.torch.save_file({**made, "ids": torch.arange(3)}, path, metadata={"format": "pt"})
+    types = {"types": torch.zeros(2, dtype=torch.int32)}
+    safetensors.torch.save_file({**made, "ids": torch.arange(3), **types}, path, metadata={"format": "pt"})
     ours = SafeTensors(path)
     for name, tensor in made.items():
         assert np.array_equal(ours.load(name), tensor.float().numpy()), name
     assert (ours.kind("brain"), ours.native("half")) == ("BF16", None)
-    with pytest.raises(CheckpointError, match="'ids' must be one of F32, F16, BF16, got I64"):
-        ours.load("ids")
+    assert ours.load("ids").tolist() == [0, 1, 2]
+    with pytest.raises(CheckpointError, match="'types' must be one of F32, F16, BF16, I64, got I32"):
+        ours.load("types")
 
 
 def test_save_refuses_other_types(tmp_path):
