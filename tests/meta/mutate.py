@@ -164,6 +164,8 @@ def run(tree: Path, arguments: list[str]) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
+    if done.returncode == 5 and "-k" in arguments:  # functions of Config have neither laws nor drawn values
+        return True
     if done.returncode not in (0, 1, 2):
         raise SystemExit(f"pytest did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.returncode == 0
@@ -175,7 +177,23 @@ def survives(mutation: Mutation) -> bool:
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         (Path(name) / "tfm" / mutation.file).write_text(mutation.source)
-        return all(run(Path(name), arguments) for arguments in RUNS[folder])
+        return all(run(Path(name), arguments) for arguments in [*near(mutation), *RUNS[folder]])
+
+
+def near(mutation: Mutation) -> list[list[str]]:
+    """The laws and values of the functions beside the mutation: they see most, in a tenth of the time."""
+    if mutation.file.startswith("export/targets"):
+        return []
+    body = ast.parse((ROOT / mutation.file).read_text()).body
+    names = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    inside = [
+        node.name
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.lineno <= mutation.line <= (node.end_lineno or 0)
+    ]
+    wanted = inside if inside and inside[0] in names else names
+    select = f"({' or '.join(wanted)}) and not test_graph"
+    return [["tests/refimpl/test_laws.py", "tests/export/test_mirror.py", "-k", select]] if wanted else []
 
 
 def main() -> None:
