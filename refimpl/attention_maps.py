@@ -1,0 +1,69 @@
+"""Where the heads of a model look: its layers one after the other, their attention weights kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .config import Attention, Config, Rope, Window
+from .ops.attention import attention_weights
+from .ops.block import block, encoder_block, normalize
+from .ops.embedding import embedding
+from .ops.linear import linear
+from .ops.mask import causal_mask, window_mask
+from .ops.model import enter, position_tables, score_biases
+from .ops.norm import rms_norm
+from .ops.position import rotate
+
+
+def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[np.ndarray]:
+    """The weights [H, T, T] of each layer, query by key, for one text's tokens [T].
+
+    They are those of the encoder in a model that has one. Layers run as they are asked for, and each
+    leaf is read once, so that `params` may be lazy.
+    """
+    name = "decoder" if config.encoder is None else "encoder"
+    stack = config.decoder if config.encoder is None else config.encoder
+    assert stack is not None
+    leaves, at, e = params[name], np.arange(len(tokens)), config.embedding
+    x = embedding(tokens[None], params["embedding"]["table"])
+    x = x if e.scale is None else x * e.scale
+    if e.types is not None:
+        x = x + embedding(np.zeros_like(tokens)[None], params["embedding"]["types"])
+    x = enter(x, at[None], leaves, stack=stack)
+    both = name == "encoder"
+    tables: dict[Any, Any] = {
+        rope: (cos.astype(x.dtype), sin.astype(x.dtype))
+        for rope, (cos, sin) in position_tables(at, config=config).items()
+    }
+    tables |= score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=both)
+    for layer, lazy in zip(stack.layers, leaves["layers"], strict=True):
+        own = {part: {leaf: lazy[part][leaf] for leaf in lazy[part]} for part in lazy}
+        a = layer.attention
+        given = normalize(x, own.get("attn_pre"), norm=a.pre)
+        yield _weights(given, own["attn"], tables, a, bidirectional=both)[0]
+        if both:
+            x = encoder_block(x, np.array([len(tokens)]), tables, own, config=layer)
+        else:
+            empty = np.zeros((1, a.groups, len(tokens), a.head_size), x.dtype)
+            x, _ = block(x, (empty, empty), np.array([0]), tables, own, config=layer)
+
+
+def _weights(x: np.ndarray, tree: Any, tables: Any, a: Attention, *, bidirectional: bool) -> np.ndarray:
+    """`attention_weights` of a sublayer's input [1, T, D]."""
+    heads = lambda y: y.reshape(*x.shape[:2], -1, a.head_size)  # noqa: E731
+    q, k = (heads(linear(x, tree[f"w{n}"], tree.get(f"b{n}"))) for n in "qk")
+    if a.qk_norm is not None:
+        q, k = (rms_norm(y, tree[f"{n}_norm"], eps=a.qk_norm.eps) for y, n in ((q, "q"), (k, "k")))
+    bias = None
+    if isinstance(a.position, Rope):
+        cos, sin = tables[a.position]
+        q, k = (rotate(y, cos[None], sin[None], interleaved=a.position.interleaved) for y in (q, k))
+    elif a.position is not None:
+        bias = tables[a.position, a.heads]
+    at = np.arange(x.shape[1])
+    window = a.pattern.size if isinstance(a.pattern, Window) else None
+    mask = (window_mask if bidirectional else causal_mask)(at[None], at, window=window)
+    return attention_weights(q, k, mask, bias, scale=a.scale, softcap=a.softcap)
