@@ -10,6 +10,9 @@ from .console import say
 
 if TYPE_CHECKING:
     from ..refimpl.checkpoint import Checkpoint
+    from ..refimpl.config import Config
+    from ..refimpl.params import Tree
+    from ..refimpl.tokenizers.tokenizer import Tokenizer
     from ..runtime.sources import Source
     from ..runtime.tasks import Model
 
@@ -40,6 +43,28 @@ def load(name: str, engine: str, quant: str | None, device: str, threads: int | 
 
         return load_bundle(bundle(source, quant, device), device, threads, say)
     return _eager(source, engine, quant)
+
+
+def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
+    """What the specification computes with: Config, leaves that are read when asked for, tokenizer."""
+    from ..refimpl.checkpoint import open_checkpoint
+    from ..refimpl.errors import CheckpointError
+    from ..refimpl.tokenizers.tokenizer import read
+    from ..runtime.bundle import open_bundle
+    from ..runtime.sources import locate
+
+    source = locate(name, say)
+    if source.kind == "config":
+        raise CheckpointError(f"{name} must have weights beside its config.json")
+    if source.kind == "bundle":
+        opened = open_bundle(source.path, check_hashes=True)
+        params = opened.params()
+    else:
+        opened = open_checkpoint(source.path)
+        params = opened.params
+    if opened.tokenizer is None:
+        raise CheckpointError(f"{name} must have a tokenizer")
+    return opened.config, params, read(opened.tokenizer, name)
 
 
 def bundle(source: Source, quant: str | None, device: str) -> Path:

@@ -12,7 +12,20 @@ import typer
 from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
-from . import bench, chat, doctor, export, generate, inspect, models, pull, scaling, tokenizer, verify
+from . import (
+    attention,
+    bench,
+    chat,
+    doctor,
+    export,
+    generate,
+    inspect,
+    models,
+    pull,
+    scaling,
+    tokenizer,
+    verify,
+)
 from .console import escape
 
 app = typer.Typer(
@@ -22,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench, scaling):
+for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench, attention, scaling):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")
 
