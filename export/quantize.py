@@ -16,8 +16,8 @@ int8-dynamic the queries, keys and values have 8-bit blocks too: the
 few large channels of their input cost a whole row its precision, and attention is what this hurts
 most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022).
 On the targets of ONNX Runtime a product with blocks quantizes its input too; on `standard` it is in
-float; in int8-static a table that is only read has 8-bit blocks. Norms, biases and what else is added
-stay float. The output table is what four bits hurt most.
+float; in int8-static a table that is only read has 8-bit blocks. Norms, biases, what else is added and
+what routes a mixture stay float. The output table is what four bits hurt most.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def plan(
     shapes = params.shapes(checkpoint.config)
     for name, shape in shapes.items():
         table = name.endswith(".table")
-        if len(shape) == 1 or name.endswith(params.ADDED) or quant in ("fp32", "fp16"):
+        floats = name.endswith((*params.ADDED, *params.ROUTING))
+        if len(shape) == 1 or floats or quant in ("fp32", "fp16"):
             made[name] = None
             continue
         read_only = name == "embedding.table" and "head.table" in shapes

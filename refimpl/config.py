@@ -172,7 +172,33 @@ class Plain:
     after: Norm | None = None
 
 
-Mlp = Gated | Plain
+@dataclass(frozen=True)
+class MoE:
+    """Each token's vector goes to the `top` best of `experts` gated mlps of `width`, chosen by a router.
+
+    Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
+    for each expert counts for the choice alone. `shared` is the width of an expert that takes every
+    token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have no
+    capacity here: what is dropped for want of a seat depends on the other rows of a batch and on
+    padding, and a model's row must not.
+    """
+
+    experts: int
+    top: int
+    width: int
+    activation: Activation
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scale: float | None = None
+    choice_bias: bool = False
+    shared: int | None = None
+    shared_gate: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+Mlp = Gated | Plain | MoE
 
 
 @dataclass(frozen=True)
@@ -323,7 +349,14 @@ class Config:
 
 # What a size may be: wide enough for any model that this code could run, narrow enough that a
 # hostile file can't ask for absurd memory before a weight has been seen.
-LIMITS = {"vocabulary": 2**20, "width": 2**20, "context": 2**24, "layers": 1024, "heads": 4096}
+LIMITS = {
+    "vocabulary": 2**20,
+    "width": 2**20,
+    "context": 2**24,
+    "layers": 1024,
+    "heads": 4096,
+    "experts": 2**16,  # of all layers together
+}
 
 
 def _need(true: bool, message: str) -> None:
@@ -377,7 +410,7 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
     for i, layer in enumerate(stack.layers):
         at = f"{name} layer {i}: "
         _check_attention(at, layer.attention)
-        _bounded(at + "mlp width", layer.mlp.width, LIMITS["width"])
+        _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.cross is not None:
@@ -385,6 +418,8 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
             _check_attention(f"{at}cross-attention: ", layer.cross)
             plain = (layer.cross.position, layer.cross.pattern, layer.cross.qk_norm) == (None, Full(), None)
             _need(plain, f"{at}cross-attention must have no position, pattern or norm of its heads")
+    experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
+    _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     attentions = [layer.attention for layer in stack.layers]
     shared = {(a.position, a.heads) for a in attentions if isinstance(a.position, RelativeBias)}
     _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
@@ -415,6 +450,21 @@ def _check_attention(at: str, a: Attention) -> None:
             pass
 
 
+def _check_mlp(at: str, mlp: Mlp) -> None:
+    _bounded(at + "mlp width", mlp.width, LIMITS["width"])
+    if isinstance(mlp, MoE):
+        _bounded(at + "experts", mlp.experts, LIMITS["experts"])
+        _bounded(at + "chosen experts", mlp.top, mlp.experts)
+        if mlp.scale is not None:
+            _positive(at + "scale of the experts' weights", mlp.scale)
+        if mlp.shared is not None:
+            _bounded(at + "width of the shared expert", mlp.shared, LIMITS["width"])
+        _need(
+            mlp.shared is not None or not mlp.shared_gate,
+            f"{at}a shared expert's gate needs a shared expert, got none",
+        )
+
+
 def _check_scaling(at: str, scaling: Scaling | None, pairs: int) -> None:
     match scaling:
         case LinearScaling(factor):
@@ -439,8 +489,8 @@ TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, Full, Window, Attention, Gated, Plain, Layer, Learned, Sinusoidal, Stack, Embedding,
-        Dense, LM, MaskedLM, Classify, Tag, Answer, Pool, Config,
+        RelativeBias, Full, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal, Stack,
+        Embedding, Dense, LM, MaskedLM, Classify, Tag, Answer, Pool, Config,
     )
 }  # fmt: skip
 

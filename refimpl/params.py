@@ -6,6 +6,8 @@
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo  q_norm k_norm
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
+                                    of a mixture: router D,E  experts.E and shared (gate up down each)
+                                    bias E  shared_gate D,1
     head.dense                      weight D,D  bias D    (and head.norm)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
     head.out                        weight D,F  bias F    (F labels, or 2 for Answer)
@@ -33,6 +35,7 @@ from .config import (
     Learned,
     MaskedLM,
     Mlp,
+    MoE,
     Norm,
     Pool,
     RelativeBias,
@@ -45,6 +48,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 # Small tables whose rows are added to vectors or scores, never multiplied: they stay in float.
 ADDED = ("positions", "types", "relative_bias")
+# Small matrices whose products choose or weigh experts: they stay in float too, since a code that is off
+# by one could choose another expert.
+ROUTING = (".router", ".shared_gate")
 
 
 def shapes(config: Config) -> Shapes:
@@ -120,7 +126,18 @@ def _attention(a: Attention, d: int) -> Shapes:
     return found
 
 
+def _mixture(m: MoE, d: int) -> Shapes:
+    found: Shapes = {"router": (d, m.experts)}
+    experts = {f"experts.{i}": m.width for i in range(m.experts)}
+    for name, f in (experts | ({} if m.shared is None else {"shared": m.shared})).items():
+        found |= {f"{name}.gate": (d, f), f"{name}.up": (d, f), f"{name}.down": (f, d)}
+    bias: Shapes = {"bias": (m.experts,)} if m.choice_bias else {}
+    return found | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
+
+
 def _mlp(mlp: Mlp, d: int) -> Shapes:
+    if isinstance(mlp, MoE):
+        return _mixture(mlp, d)
     f = mlp.width
     gate: Shapes = {"gate": (d, f)} if isinstance(mlp, Gated) else {}
     bias: Shapes = {}

@@ -212,7 +212,7 @@ def golden(
 
 def _matrices(params: trees.Tree) -> list[Any]:
     """A matrix of each kind that a plan tells apart: tables and the others."""
-    return [params["embedding"]["table"], params["decoder"]["layers"][0]["mlp"]["up"]]
+    return [params["embedding"]["table"], params["decoder"]["layers"][0]["attn"]["wo"]]
 
 
 def _columns(vocabulary: int, best: Array, rng: np.random.Generator) -> Array:

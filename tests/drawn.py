@@ -23,6 +23,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     LongRope,
     MaskedLM,
+    MoE,
     Norm,
     Plain,
     Pool,
@@ -46,7 +47,32 @@ some_norms: st.SearchStrategy[Norm] = st.one_of(
 )
 norms: st.SearchStrategy[Norm | None] = st.one_of(st.none(), some_norms)
 kinds = st.sampled_from(("relu", "gelu", "gelu_tanh", "silu", "tanh"))
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> MoE:
+    """A mixture of experts, with and without what all tokens share."""
+    experts = draw(st.integers(1, 4))
+    shared = draw(st.sampled_from((None, 1, 5)))
+    return MoE(
+        experts=experts,
+        top=draw(st.integers(1, experts)),
+        width=draw(st.integers(1, 9)),
+        activation=draw(kinds),
+        score=draw(st.sampled_from(("softmax", "sigmoid"))),
+        renormalize=draw(st.booleans()),
+        scale=draw(st.sampled_from((None, 2.5))),
+        choice_bias=draw(st.booleans()),
+        shared=shared,
+        shared_gate=shared is not None and draw(st.booleans()),
+        pre=draw(norms),
+        post=draw(norms),
+        after=draw(norms),
+    )
+
+
 mlps = st.one_of(
+    mixtures(),
     st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
     st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
 )

@@ -19,6 +19,7 @@ from tfm.refimpl.config import (
     LayerNorm,
     Learned,
     MaskedLM,
+    MoE,
     Plain,
     Position,
     RelativeBias,
@@ -78,6 +79,22 @@ def added(context: int = 128) -> Config:
     layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
     stack = replace(base.decoder, layers=layers, positions=Learned(context, 2), first_norm=norm)
     return replace(base, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
+
+
+def mixture() -> Config:
+    """A decoder of two mixtures of experts: Mixtral's kind, and one with all that others have."""
+    base = llama(width=40)
+    assert base.decoder is not None
+    first, norm = base.decoder.layers[0], RMSNorm(1e-5)
+    kinds = (
+        MoE(5, 2, 24, "silu", pre=norm),
+        MoE(
+            4, 3, 28, "gelu", score="sigmoid", renormalize=False, scale=2.5, choice_bias=True, shared=36,
+            shared_gate=True, pre=norm,
+        ),
+    )  # fmt: skip
+    layers = tuple(replace(first, mlp=kind) for kind in kinds)
+    return replace(base, decoder=replace(base.decoder, layers=layers))
 
 
 WORDS = MaskedLM(tied=True, dense=Dense("tanh", norm=LayerNorm(1e-5)))

@@ -10,6 +10,7 @@ from ...refimpl.config import (
     Layer,
     LayerNorm,
     Mlp,
+    MoE,
     Norm,
     Plain,
     RMSNorm,
@@ -19,6 +20,7 @@ from ...refimpl.config import (
 from .attention import attention
 from .cross_attention import cross_attention
 from .mlp import gated_mlp, plain_mlp
+from .moe import moe
 from .norm import layer_norm, rms_norm
 from .self_attention import self_attention
 
@@ -66,6 +68,16 @@ def _fed(x: Array, middle: Array, tree: Any, m: Mlp, parallel: bool) -> Array:
             fed = gated_mlp(given, **tree["mlp"], kind=m.activation)
         case Plain():
             fed = plain_mlp(given, **tree["mlp"], kind=m.activation)
+        case MoE():
+            fed = moe(
+                given,
+                **tree["mlp"],
+                kind=m.activation,
+                top=m.top,
+                score=m.score,
+                renormalize=m.renormalize,
+                scale=m.scale,
+            )
     fed = normalize(fed, tree.get("mlp_post"), norm=m.post)
     return normalize(middle + fed, tree.get("mlp_after"), norm=m.after)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..config import Attention, Config, Gated, LayerNorm, Mlp, Norm
+from ..config import Attention, Config, Gated, LayerNorm, Mlp, MoE, Norm
 from ..errors import NumericError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Place(NamedTuple):
 def places(config: Config) -> list[Place]:
     """Every activation of the model that can be smoothed exactly.
 
-    A sublayer's input, where a norm stands before it (`pre`). The input of wo: attention is linear in
+    A sublayer's input, where a norm stands before it (`pre`); in a mixture the router and all experts
+    read it. The input of wo: attention is linear in
     the values, so wv makes it. The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with
     positive factors; other activations of a plain mlp don't. Not among them: what a tied table or, with
     post-norms, the residual stream reads too, and the encoder's output, which the decoder's layers share.
@@ -63,7 +64,16 @@ def _attention(at: str, a: Attention, read: tuple[str, ...]) -> list[Place]:
     ]
 
 
+def _mixture(at: str, m: MoE) -> list[Place]:
+    experts = [f"experts.{i}" for i in range(m.experts)] + ([] if m.shared is None else ["shared"])
+    read = ["router", *(f"{e}.{leaf}" for e in experts for leaf in ("gate", "up"))]
+    found = _normed(at, m.pre, (*read, *(["shared_gate"] if m.shared_gate else [])))
+    return found + [Place((f"{at}.{e}.up",), (f"{at}.{e}.down",)) for e in experts]
+
+
 def _mlp(at: str, mlp: Mlp) -> list[Place]:
+    if isinstance(mlp, MoE):
+        return _mixture(at, mlp)
     gated = isinstance(mlp, Gated)
     found = _normed(at, mlp.pre, ("gate", "up") if gated else ("up",))
     if gated or mlp.activation == "relu":

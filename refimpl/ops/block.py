@@ -15,6 +15,7 @@ from ..config import (
     Layer,
     LayerNorm,
     Mlp,
+    MoE,
     Norm,
     Plain,
     RelativeBias,
@@ -25,6 +26,7 @@ from ..config import (
 from .attention import attention
 from .cross_attention import cross_attention
 from .mlp import gated_mlp, plain_mlp
+from .moe import moe
 from .norm import layer_norm, rms_norm
 from .self_attention import self_attention
 
@@ -70,6 +72,9 @@ def _feed(x: Array, tree: Any, config: Mlp) -> Array:
             return gated_mlp(x, **tree, kind=config.activation)
         case Plain():
             return plain_mlp(x, **tree, kind=config.activation)
+        case MoE(top=top, score=score, renormalize=renormalize, scale=scale):
+            routing = {"top": top, "score": score, "renormalize": renormalize, "scale": scale}
+            return moe(x, **tree, kind=config.activation, **routing)
 
 
 def _add(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl import params
 from tfm.refimpl.calibrate.smooth import Place, apply, factors, folded, largest, places, powers
-from tfm.refimpl.config import Config, Gated
+from tfm.refimpl.config import Config, Gated, MoE, Plain
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
 from tolerances import equal
@@ -69,9 +69,14 @@ def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
     for layer in (layer for stack in stacks for layer in stack.layers):
         for attention in (layer.attention, layer.cross):
             wanted += 0 if attention is None else 1 + (attention.pre is not None)
-        wanted += (layer.mlp.pre is not None) + (
-            isinstance(layer.mlp, Gated) or layer.mlp.activation == "relu"
-        )
+        wanted += layer.mlp.pre is not None
+        match layer.mlp:
+            case Gated():
+                wanted += 1
+            case Plain():
+                wanted += layer.mlp.activation == "relu"
+            case MoE():
+                wanted += layer.mlp.experts + (layer.mlp.shared is not None)
     assert len(found) == wanted
     for place in found:
         widths = {shapes[name][-1] * place.repeats for name in place.made}

@@ -25,6 +25,7 @@ from tfm.refimpl.config import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    MoE,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -94,6 +95,10 @@ def scaled(scaling: Any) -> Any:
     return lambda: attention(tiny.llama(), position=Rope(1e4, 16, scaling=scaling))
 
 
+def mixed(**changed: Any) -> Any:
+    return lambda: layer(LLAMA, mlp=replace(MoE(4, 2, 9, "silu", shared=8), **changed))
+
+
 LLAMA, ENCODER, PAIR = tiny.llama(), tiny.encoder(), tiny.pair()
 CROSS = Attention(2, 2, 8)
 HUGE = 2**40
@@ -126,6 +131,17 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, head_size=HUGE), "layer 0: head_size must be"),
     (lambda: attention(LLAMA, pattern=Window(0)), "layer 0: window must be"),
     (lambda: layer(LLAMA, mlp=replace(LLAMA.decoder.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
+    (mixed(width=0), "layer 0: mlp width must be 1 to"),
+    (mixed(experts=0), "layer 0: experts must be 1 to 65536, got 0"),
+    (mixed(top=5), "layer 0: chosen experts must be 1 to 4, got 5"),
+    (mixed(top=0), "layer 0: chosen experts must be 1 to 4, got 0"),
+    (mixed(scale=0.0), "layer 0: scale of the experts' weights must be positive, got 0.0"),
+    (mixed(shared=0), "layer 0: width of the shared expert must be 1 to"),
+    (mixed(shared=None, shared_gate=True), "a shared expert's gate needs a shared expert, got none"),
+    (
+        lambda: stack(LLAMA, layers=(replace(LLAMA.layers[0], mlp=MoE(2**15, 1, 9, "silu")),) * 3),
+        "decoder: experts of all layers must be 0 to 65536, got 98304",
+    ),
     (lambda: attention(LLAMA, position=Rope(1e4, 18)), "layer 0: rotary dims must be 1 to 16, got 18"),
     (lambda: attention(LLAMA, position=Rope(1e4, 7)), "layer 0: rotary dims must be even, got 7"),
     (lambda: attention(LLAMA, position=Rope(0.0, 8)), "layer 0: rotary theta must be positive"),
