@@ -16,6 +16,7 @@ from . import (
     attention,
     bench,
     chat,
+    context,
     doctor,
     export,
     generate,
@@ -35,7 +36,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, chat, export, verify, inspect, pull, models, doctor, bench, attention, scaling):
+for module in (
+    generate,
+    chat,
+    export,
+    verify,
+    inspect,
+    pull,
+    models,
+    doctor,
+    bench,
+    attention,
+    context,
+    scaling,
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")
 
