@@ -47,7 +47,8 @@ def command(
         for c in contexts
     }
     if as_json:
-        facts |= {"config": to_json(config), "parameters": {"total": sum(parts.values()), **parts}}
+        counts = {"total": sum(parts.values()), "active": active(config), **parts}
+        facts |= {"config": to_json(config), "parameters": counts}
         facts |= {"quantizations": needs, "cache_bytes": cache, "available_memory": room}
         out_json(facts | {"savings": saved})
         return
@@ -56,7 +57,8 @@ def command(
     out(f"{'architecture':13} {describe(config)}\n")
     total = sum(parts.values())
     table(("PARAMETERS", "COUNT", "SHARE"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()])
-    out(f"{total:,} in all\n")
+    used = active(config)
+    out(f"{total:,} in all{'' if used == total else f', {used:,} of them for a token'}\n")
     table(
         ("QUANTIZATION", "BYTES", "LONGEST CONTEXT HERE"),
         [
@@ -115,9 +117,22 @@ def parameters(config: Config) -> dict[str, int]:
         part = "output" if name.startswith("head.") else "embedding" if owner == "embedding" else "norms"
         if last not in ("q_norm", "k_norm"):
             part = {"attn": "attention", "cross": "attention", "mlp": "mlp"}.get(owner, part)
+            part = "mlp" if ".mlp." in name else part  # an expert's leaves lie deeper
         part = {"positions": "embedding", "relative_bias": "attention"}.get(last, part)
         counts[part] += prod(shape)
     return {part: count for part, count in counts.items() if count}
+
+
+def active(config: Config) -> int:
+    """Number of parameters that a token meets: of a mixture's experts those that it is sent to."""
+    from ..refimpl.config import MoE
+    from ..refimpl.params import shapes
+
+    total = sum(map(prod, shapes(config).values()))
+    stacks = [stack for stack in (config.encoder, config.decoder) if stack is not None]
+    mlps = [layer.mlp for stack in stacks for layer in stack.layers]
+    idle = sum(3 * m.width * (m.experts - m.top) for m in mlps if isinstance(m, MoE))
+    return total - idle * config.embedding.width
 
 
 def weight_bytes(config: Config) -> dict[str, int]:
@@ -193,7 +208,7 @@ def describe(config: Config) -> str:
 
 
 def _stack(name: str, stack: Stack, width: int) -> str:
-    from ..refimpl.config import Alibi, Learned, RelativeBias, Rope, Sinusoidal
+    from ..refimpl.config import Alibi, Learned, MoE, RelativeBias, Rope, Sinusoidal
 
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
@@ -212,7 +227,9 @@ def _stack(name: str, stack: Stack, width: int) -> str:
             position = "sinusoidal positions"
         case None:
             position = "no positions"
-    mlp = f"{type(first.mlp).__name__.lower()} mlp {first.mlp.width} ({first.mlp.activation})"
+    m = first.mlp
+    kind = f"{m.top} of {m.experts} gated" if isinstance(m, MoE) else type(m).__name__.lower()
+    mlp = f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({m.activation})"
     return (
         f"{name}, {len(layers)} layers{mixed} width {width}, {a.heads} heads of "
         f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}"

@@ -45,6 +45,23 @@ def test_parts_have_what_belongs_to_them():
     assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
 
 
+def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
+    """Parameters of the experts that a token isn't sent to are counted, but aren't active."""
+    config = tiny.mixture()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    told = tfm("inspect", path, "--json").json["parameters"]
+    assert told["total"] - told["active"] == 3 * 40 * (24 * (5 - 2) + 28 * (4 - 3))
+    assert told["mlp"] == 40 * (5 + 5 * 3 * 24) + 40 * (4 + 4 * 3 * 28 + 3 * 36 + 1) + 4
+    text = tfm("inspect", path).out
+    assert f"{told['total']:,} in all, {told['active']:,} of them for a token" in text
+    assert "2 of 5 gated mlps 24 (silu)" in text
+    one = tiny.llama()
+    assert inspect.active(one) == sum(inspect.parameters(one).values())
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
+    assert "for a token" not in tfm("inspect", path).out
+
+
 def test_an_encoder_keeps_no_cache():
     config = tiny.encoder()
     assert inspect.cache_bytes(config, 100, 4) == 0
