@@ -75,7 +75,7 @@ def gptq(
     H_ii, and scales are those of the weight as it was, since a block's rows no longer come together.
 
     The choice is greedy, so the error may be larger than round-to-nearest's: at 2 bits, in the rows' own
-    order, it sometimes is; with `order` it never was. Raises NumericError when H can't be inverted.
+    order, it sometimes is. Raises NumericError when H can't be inverted.
     """
     d, width = weight.shape
     w = weight.astype(np.float64)
