@@ -162,8 +162,8 @@ def cache_bytes(config: Config, context: int, width: int) -> int:
 def savings(config: Config, weights: dict[str, int]) -> dict[str, dict[str, int]]:
     """What makes a model smaller -> bytes without and with it, all else being as the Config says, in 16 bits.
 
-    Caches are those of the specification: a window keeps no token outside of it, and integers have a
-    scale for each head of a token.
+    A token reads the weights of the experts that it is sent to. Caches are those of the specification:
+    a window keeps no token outside of it, and integers have a scale for each head of a token.
     """
     from ..refimpl.config import Window
 
@@ -179,6 +179,7 @@ def savings(config: Config, weights: dict[str, int]) -> dict[str, dict[str, int]
         return sum(map(one, attentions))
 
     found = {f"{bits} weights": (weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
+    found["mixture, weights a token"] = (2 * sum(parameters(config).values()), 2 * active(config))
     found["grouped queries, cache"] = cache(groups=False), cache()
     found["window, cache"] = cache(), cache(window=True)
     found |= {f"int{bits} cache": (cache(), cache(bits=bits)) for bits in (8, 4)}

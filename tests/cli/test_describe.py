@@ -56,7 +56,10 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
     text = tfm("inspect", path).out
     assert f"{told['total']:,} in all, {told['active']:,} of them for a token" in text
     assert "2 of 5 gated mlps 24 (silu)" in text
+    saved = tfm("inspect", path, "--json").json["savings"]["mixture, weights a token"]
+    assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
     one = tiny.llama()
+    assert "mixture, weights a token" not in inspect.savings(one, dict.fromkeys(QUANTS, 1))
     assert inspect.active(one) == sum(inspect.parameters(one).values())
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
     assert "for a token" not in tfm("inspect", path).out
