@@ -13,6 +13,7 @@ from tfm.cli import console, main, models
 from tfm.refimpl import errors
 
 COMMANDS = ("generate", "chat", "export", "verify", "inspect", "pull", "models", "doctor", "bench")
+COMMANDS += ("attention", "context", "scaling")
 
 
 def raising(monkeypatch, error):
@@ -42,12 +43,14 @@ def raising(monkeypatch, error):
         (RecursionError("said"), 1),
         (type("PanicException", (BaseException,), {})("said"), 1),
         (ModuleNotFoundError("said", name="torch"), 1),
+        (ModuleNotFoundError("said", name="matplotlib"), 1),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_each_failure_is_a_line_and_a_code(tfm, monkeypatch, error, code):
     raising(monkeypatch, error)
-    tfm("doctor").failed(code, "export]" if isinstance(error, ImportError) else "said")
+    extra = {"torch": "export]", "matplotlib": "plot]"}
+    tfm("doctor").failed(code, extra[error.name] if isinstance(error, ImportError) else "said")
 
 
 def test_every_class_of_error_has_its_code():
