@@ -19,7 +19,7 @@ import onnx
 import torch
 
 from ..refimpl import params as trees
-from ..refimpl.config import LM, Config, Gated, Layer, Rope, Window
+from ..refimpl.config import LM, Config, Gated, Layer, MoE, Rope, Window
 from ..refimpl.errors import BundleError
 from ..refimpl.ops.activation import activation
 from ..refimpl.ops.attention import cached_attention
@@ -122,6 +122,8 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
         yield Piece(a, (stream,), _with(norm, norm=layer.attention.pre), tree.get("attn_pre"))
         yield Piece(heads, (a,), _with(_heads, layer=layer, config=config), attn)
         yield Piece(h, (stream, heads), lambda x, y, t: x + linear(y, t["wo"], t.get("bo")), attn)
+        if isinstance(layer.mlp, MoE):
+            return  # which expert a vector goes to is decided inside: no one value is a mixture's hidden one
         m, hidden, y = f"{at}mlp, input", f"{at}mlp, hidden", f"{at}mlp, output"
         yield Piece(m, (h,), _with(norm, norm=layer.mlp.pre), tree.get("mlp_pre"))
         yield Piece(hidden, (m,), _with(_hidden, layer=layer), mlp)
@@ -261,14 +263,17 @@ def _places(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         return total, side
 
     found = {}
-    for i in range(len(config.layers)):
+    for i, layer in enumerate(config.layers):
         at, leaf = f"layer {i}, ", f"decoder.layers.{i}."
-        out, down = product(f"{leaf}attn.wo"), product(f"{leaf}mlp.down")
+        out = product(f"{leaf}attn.wo")
         found[f"{at}attention, input"] = fed(product(f"{leaf}attn.wqkv", f"{leaf}attn.wq"))
         found[f"{at}attention, heads"] = fed(out)
         found[f"{at}attention, output"], side = summed(out)
         if i == 0:
             (found["embedding"],) = {*makers[found[f"{at}attention, output"]].input} - {side}
+        if isinstance(layer.mlp, MoE):
+            break
+        down = product(f"{leaf}mlp.down")
         found[f"{at}mlp, input"] = fed(product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up"))
         found[f"{at}mlp, hidden"] = fed(down)
         found[f"{at}mlp, output"], _ = summed(down)

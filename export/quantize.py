@@ -14,7 +14,9 @@
 on SmolLM2 that takes the KL divergence of int8 from 0.0041 to 0.0036. Columns are symmetric. In
 int8-dynamic the queries, keys and values have 8-bit blocks too: the
 few large channels of their input cost a whole row its precision, and attention is what this hurts
-most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022).
+most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022). So do the experts of a mixture:
+one that no token goes to has no row to take a scale of, and ONNX Runtime's ReduceMax of none has a wrong
+shape.
 On the targets of ONNX Runtime a product with blocks quantizes its input too; on `standard` it is in
 float; in int8-static a table that is only read has 8-bit blocks. Norms, biases, what else is added and
 what routes a mixture stay float. The output table is what four bits hurt most.
@@ -140,7 +142,7 @@ def plan(
             )
         if quant == "int4" and (table_bits == 4 or not table):
             made[name] = Scheme(bits=4, block=_length(name), activations=activations, symmetric=False)
-        elif quant == "int8-dynamic" and not table and not name.endswith(OUTLIERS):
+        elif quant == "int8-dynamic" and not (table or name.endswith(OUTLIERS) or ".experts." in name):
             made[name] = Scheme(bits=8, block=shape[0], activations="row")
         elif own is not None and (quant == "keep" or own.bits == 8):
             made[name] = _scheme(own, activations)

@@ -81,9 +81,9 @@ def added(context: int = 128) -> Config:
     return replace(base, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
 
 
-def mixture() -> Config:
+def mixture(vocabulary: int = 97) -> Config:
     """A decoder of two mixtures of experts: Mixtral's kind, and one with all that others have."""
-    base = llama(width=40)
+    base = llama(width=40, vocabulary=vocabulary)
     assert base.decoder is not None
     first, norm = base.decoder.layers[0], RMSNorm(1e-5)
     kinds = (

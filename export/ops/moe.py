@@ -78,13 +78,16 @@ def mixture(
     *,
     kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
 ) -> Float[Array, "M D"]:
-    """Every expert stands in the graph; each gathers its tokens, as many as there are, none included."""
-    y = torch.zeros_like(x)
+    """Every expert stands in the graph; each gathers its tokens, as many as there are, none included.
+
+    Half precision is summed in float32: ONNX Runtime adds no halves to places.
+    """
+    y = torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
     for e, expert in enumerate(experts):
         token, choice = torch.nonzero(index == e if kept is None else (index == e) & kept).unbind(1)
         out = gated_mlp(x.index_select(0, token).unsqueeze(0), **expert, kind=kind).squeeze(0)
-        y = y.index_add(0, token, weights[token, choice].unsqueeze(1) * out)
-    return y
+        y = y.index_add(0, token, (weights[token, choice].unsqueeze(1) * out).to(y.dtype))
+    return y.to(x.dtype)
 
 
 def moe(

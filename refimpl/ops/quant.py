@@ -177,7 +177,7 @@ def quantize_activations(
     largest = np.max(np.abs(parts), axis=-1, keepdims=True)
     factor = np.where(largest == 0, 0, 127 / np.where(largest == 0, 1, largest))
     codes = np.rint(parts * factor.astype(x.dtype)).astype(np.int32)
-    return codes.reshape(x.shape[0], -1)[:, :length], largest[..., 0] / 127
+    return codes.reshape(padded.shape)[:, :length], largest[..., 0] / 127
 
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:

@@ -22,6 +22,7 @@ CONFIGS = {
     "everything": tiny.llama(tied=False, bias=True, qk_norm=True, window=3),
     "plain": tiny.llama(plain=True, kind="gelu", head_size=12),
     "added": tiny.added(),
+    "mixture": tiny.mixture(),
 }
 MADE = [
     ("llama", "ort-cpu", "int8"),
@@ -82,6 +83,16 @@ def test_every_part_of_an_honest_graph_is_within_budget(bundles, made):
     assert len(parts) == 1 + layers * 6 + 2
     assert first(parts) is None, first(parts)
     assert any(part.error > 0 for part in parts)
+
+
+def test_a_mixture_is_located_up_to_it(bundles):
+    """What goes to which expert isn't one value: the parts before the first mixture are told apart."""
+    parts = locate(open_bundle(bundles("mixture", "ort-cpu", "int8")), TOKENS)
+    assert [part.name for part in parts] == [
+        "embedding",
+        *(f"layer 0, attention, {part}" for part in ("input", "heads", "output")),
+    ]
+    assert first(parts) is None, first(parts)
 
 
 def wrong_eps(graph: onnx.GraphProto) -> None:

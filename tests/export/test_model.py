@@ -146,7 +146,9 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
     return export(call, named, opset)
 
 
-@pytest.mark.parametrize(("make", "opset"), [(tiny.llama, 23), (odd, 21), (tiny.added, 23)])
+@pytest.mark.parametrize(
+    ("make", "opset"), [(tiny.llama, 23), (odd, 21), (tiny.added, 23), (tiny.mixture, 23)]
+)
 def test_model_graph(make: Any, opset: int):
     """The whole model on ONNX Runtime: prompt, one token, any past, any number of wanted positions."""
     config = make()

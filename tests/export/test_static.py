@@ -31,6 +31,7 @@ from tfm.runtime.verify import verify
 
 GATED = tiny.llama(vocabulary=256, bias=True)
 PLAIN = tiny.llama(vocabulary=256, bias=True, plain=True, kind="relu", tied=False, groups=6)
+MIXTURE = tiny.mixture(256)
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
 
 
@@ -58,8 +59,13 @@ def saved(path: Path, config: Config) -> Checkpoint:
 
 @pytest.mark.parametrize(
     ("config", "method", "alpha", "most"),
-    [(GATED, "minmax", 0.5, 0.05), (PLAIN, "entropy", None, 0.3), (PLAIN, "percentile", 0.8, 0.05)],
-    ids=["gated", "plain", "smooth"],
+    [
+        (GATED, "minmax", 0.5, 0.05),
+        (PLAIN, "entropy", None, 0.3),
+        (PLAIN, "percentile", 0.8, 0.05),
+        (MIXTURE, "minmax", 0.5, 0.05),
+    ],
+    ids=["gated", "plain", "smooth", "mixture"],
 )
 def test_the_whole_road(config: Config, method, alpha: float | None, most: float, tmp_path: Path):
     checkpoint = saved(tmp_path, config)
@@ -240,3 +246,12 @@ def test_what_is_chosen_for_an_input_is_in_the_hash_of_its_leaf(field: str):
     leaf = replace(leaf, input_scale=np.array(0.5, np.float32), input_zero=np.array(3, np.uint8))
     other = replace(leaf, **{field: getattr(leaf, field) * 2})
     assert digest(leaf, np.dtype(np.float32)) != digest(other, np.dtype(np.float32))
+
+
+def test_an_expert_that_no_token_goes_to_has_no_range(tmp_path: Path):
+    checkpoint = saved(tmp_path, MIXTURE)
+    (tmp_path / "text.txt").write_text("a")
+    with pytest.raises(
+        ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
+    ):
+        choose(checkpoint, Calibration(tmp_path / "text.txt"), lambda _: None)

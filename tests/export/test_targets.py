@@ -35,6 +35,7 @@ RICH = replace(RICH, decoder=replace(RICH.decoder, layers=(LAYER, replace(LAYER,
 # A head size that the fused attention refuses, and sizes that are no multiple of a block.
 SMALL = tiny.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
 ADDED = tiny.added()
+MIXTURE = tiny.mixture()
 PLAIN = tiny.llama(plain=True, bias=True, kind="gelu", width=40)
 
 
@@ -79,6 +80,10 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "ort-cpu float, all options": ("ort-cpu", "fp32", RICH, None, None),
     "ort-cpu float, attention in parts": ("ort-cpu", "fp32", SMALL, None, None),
     "ort-cpu float, positions that are added": ("ort-cpu", "fp32", ADDED, None, None),
+    "ort-cpu float, mixture": ("ort-cpu", "fp32", MIXTURE, None, None),
+    "ort-cpu int8, mixture": ("ort-cpu", "int8", MIXTURE, None, FLIPS),
+    "ort-cpu int4, mixture": ("ort-cpu", "int4", MIXTURE, None, FLIPS),
+    "ort-cpu int8-dynamic, mixture": ("ort-cpu", "int8-dynamic", MIXTURE, None, FLIPS),
     "ort-cpu int8": ("ort-cpu", "int8", BASE, None, FLIPS),
     "ort-cpu int4, short blocks": ("ort-cpu", "int4", SMALL, None, FLIPS),
     "ort-cpu int8-dynamic": ("ort-cpu", "int8-dynamic", PLAIN, None, FLIPS),
@@ -87,6 +92,10 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "standard fp16": ("standard", "fp16", RICH, None, HALF),
     "standard fp16, positions that are added": ("standard", "fp16", ADDED, None, HALF),
     "standard int8, positions that are added": ("standard", "int8", ADDED, None, None),
+    "standard float, mixture": ("standard", "fp32", MIXTURE, None, None),
+    "standard fp16, mixture": ("standard", "fp16", MIXTURE, None, HALF),
+    "standard int8, mixture": ("standard", "int8", MIXTURE, None, None),
+    "standard int8-dynamic, mixture": ("standard", "int8-dynamic", MIXTURE, None, FLIPS),
     "standard int8": ("standard", "int8", PLAIN, None, None),
     "standard int4, short blocks": ("standard", "int4", SMALL, None, None),
     "standard int8-dynamic": ("standard", "int8-dynamic", BASE, None, FLIPS),

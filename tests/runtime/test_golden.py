@@ -18,12 +18,13 @@ CONFIGS = {
     "plain": tiny.llama(plain=True, kind="gelu"),
     "short": tiny.llama(context=1),
     "added": tiny.added(),
+    "mixture": tiny.mixture(),
 }
 
 
 def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
-        if value.ndim == 1 or name.endswith(params.ADDED):
+        if value.ndim == 1 or name.endswith((*params.ADDED, *params.ROUTING)):
             return value
         axis = 1 if name.endswith("table") else 0
         return quantize(value, bits=bits, block=32, axis=axis, activations=activations)
