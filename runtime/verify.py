@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..refimpl import params as trees
-from ..refimpl.calibrate import smooth
+from ..refimpl.calibrate import least_error, smooth
 from ..refimpl.checkpoint import Checkpoint, open_checkpoint
 from ..refimpl.engine import Engine, NumpyEngine
 from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
@@ -174,6 +174,9 @@ def _from_source(
     elif scheme.activations == "static":
         wanted = quant.quantize_columns(weight.T if held.axis == 1 else weight)
         wanted = quant.transpose(wanted) if held.axis == 1 else wanted
+    elif scheme.bits == 4 and not scheme.symmetric:
+        turn = held.axis == 1
+        return least_error.could_be(weight.T if turn else weight, quant.transpose(held) if turn else held)
     else:
         how = {"bits": scheme.bits, "block": scheme.block, "symmetric": scheme.symmetric}
         wanted = quant.quantize(weight, axis=held.axis, **how)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["SHRINKS", "error", "least_error", "mean_square"]
+__all__ = ["SHRINKS", "could_be", "error", "least_error", "mean_square"]
 
 # Shares of a block's range that are tried. A narrower one clips its extremes and is finer for the rest.
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
@@ -31,6 +31,21 @@ def mean_square(x: Float[Array, "M D"]) -> Float[Array, " D"]:
 def error(weight: Float[Array, "D F"], q: Float[Array, "D F"], importance: Float[Array, " D"]) -> float:
     """Σ_df importance_d (q_df − w_df)², in float64."""
     return float(np.sum(importance[:, None] * np.square(q.astype(np.float64) - weight)))
+
+
+def _parts(weight: Array, block: int) -> Array:
+    """[D, F] -> [C, block, F], zeros where the last block is short."""
+    length, count = weight.shape
+    blocks = -(-length // block)
+    return np.pad(weight, ((0, blocks * block - length), (0, 0))).reshape(blocks, block, count)
+
+
+def _tried(w: Array, low: Array, high: Array, share: float, top: int) -> tuple[Array, Array, Array]:
+    """Step, zero point and codes that rounding has for a share of the range."""
+    step = (high - low) * share / top
+    some = np.where(step > 0, step, 1)
+    z = np.clip(np.rint(-low * share / some), 0, top)
+    return step, z, np.clip(np.rint(w / some[:, None]) + z[:, None], 0, top)
 
 
 def least_error(
@@ -48,19 +63,15 @@ def least_error(
     wider range counts; where no input of a block matters its scale is that of rounding.
     """
     length, count = weight.shape
-    blocks, top = -(-length // block), 2**bits - 1
-    short = blocks * block - length
-    w = np.pad(weight, ((0, short), (0, 0))).reshape(blocks, block, count)
+    w, top = _parts(weight, block), 2**bits - 1
+    blocks, short = len(w), len(w) * block - length
     m = np.pad(importance.astype(w.dtype), (0, short)).reshape(blocks, block, 1)
     low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
     codes = np.zeros(w.shape, np.uint8)
     scale, zero = np.zeros_like(low), np.zeros(low.shape, np.uint8)
     least = np.full_like(low, np.inf)
     for share in SHRINKS:
-        step = (high - low) * share / top
-        some = np.where(step > 0, step, 1)
-        z = np.clip(np.rint(-low * share / some), 0, top)
-        q = np.clip(np.rint(w / some[:, None]) + z[:, None], 0, top)
+        step, z, q = _tried(w, low, high, share, top)
         c = q - z[:, None]
         mc = m * c
         square = np.sum(mc * c, axis=1)
@@ -73,3 +84,39 @@ def least_error(
         codes = np.where(better[:, None], q, codes).astype(np.uint8)
     codes = codes.reshape(blocks * block, count)[:length]
     return Blocks(codes, scale, zero, None, bits, block, 0, "none")
+
+
+def could_be(weight: Float[Array, "D F"], made: Blocks) -> bool:
+    """Whether some importance gives these blocks: codes of a share that is tried, and a scale between.
+
+    Σ m c w / Σ m c² is a mean of the ratios w / c, so it lies between the least and the largest of them
+    whatever m is. For those who have the weights and not the importance.
+    """
+    step = max(1, 2**20 // max(len(weight), 1))
+    return all(
+        _could_be(weight[:, i : i + step], made, slice(i, i + step)) for i in range(0, weight.shape[1], step)
+    )
+
+
+def _could_be(weight: Array, made: Blocks, part: slice) -> bool:
+    if made.zero is None:
+        return False
+    w, q = _parts(weight, made.block), _parts(made.codes[:, part], made.block)
+    scale, zero, top = made.scale[:, part].astype(w.dtype), made.zero[:, part], 2**made.bits - 1
+    real = _parts(np.ones(weight.shape, bool), made.block)
+    low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
+    slack = 4 * float(np.finfo(made.scale.dtype).eps)
+    fits = np.zeros(low.shape, bool)
+    for share in SHRINKS:
+        step, z, codes = _tried(w, low, high, share, top)
+        c = codes - z[:, None]
+        ratio = np.divide(w, c, out=np.full_like(w, np.nan), where=c != 0)
+        least, most = (
+            np.where(c != 0, ratio, np.inf).min(axis=1),
+            np.where(c != 0, ratio, -np.inf).max(axis=1),
+        )
+        between = (scale >= np.minimum(least, step) * (1 - slack)) & (
+            scale <= np.maximum(most, step) * (1 + slack)
+        )
+        fits |= between & (z == zero) & ((codes == q) | ~real).all(axis=1)
+    return bool(fits.all())

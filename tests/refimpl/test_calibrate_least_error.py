@@ -6,10 +6,12 @@ gone through by hand here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.calibrate.least_error import SHRINKS, error, least_error, mean_square
+from tfm.refimpl.calibrate.least_error import SHRINKS, could_be, error, least_error, mean_square
 from tfm.refimpl.ops.quant import dequantize, quantize
 
 seeds = st.integers(0, 2**32 - 1)
@@ -89,3 +91,23 @@ def test_the_mean_square():
     x = np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
     assert mean_square(x).tolist() == [5.0, 2.0]
     assert mean_square(x).dtype == np.float64
+
+
+@given(seeds, lengths, columns, st.sampled_from((3, 8)), st.sampled_from((np.float16, np.float32)))
+def test_what_was_searched_is_told_from_what_was_not(seed: int, d: int, f: int, block: int, kind: type):
+    """Without the importance: what the search made could be, a changed code, zero point or scale not."""
+    weight, importance = drawn(seed, d, f)
+    weight = weight.astype(np.float32)
+    made = least_error(weight, importance, bits=4, block=block)
+    made = replace(made, scale=made.scale.astype(kind))
+    assert could_be(weight, made)
+    assert could_be(weight, quantize(weight, bits=4, block=block, symmetric=False))
+    codes, zero, scale = made.codes.copy(), made.zero.copy(), made.scale.copy()
+    row, column = d // 2, f - 1
+    codes[row, column] ^= 8  # a neighbour could come from another share
+    zero[row // block, column] ^= 8
+    scale[row // block, column] *= 10
+    assert not could_be(weight, replace(made, codes=codes))
+    assert not could_be(weight, replace(made, zero=zero))
+    assert not could_be(weight, replace(made, scale=scale))
+    assert not could_be(weight, replace(made, zero=None))
