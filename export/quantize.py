@@ -171,7 +171,8 @@ def leaf(
         given, zero = chosen.inputs[name]
         made = replace(made, input_scale=given, input_zero=zero)
         return quant.transpose(made) if table else made
-    return _quantize(weight, scheme, kind, name, chosen.importance.get(name))
+    matters = chosen.importance.get(name) if scheme.bits == 4 else None
+    return _quantize(weight, scheme, kind, name, matters)
 
 
 def _native(checkpoint: Checkpoint, name: str) -> Blocks | None:

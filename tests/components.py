@@ -40,7 +40,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
         "refimpl/test_oracles_positions.py::test_buckets_are_t5s",
     ),
-    "block": ("refimpl/test_families.py::test_logits_equal_transformers",),
+    "block": ("refimpl/test_families.py::test_outputs_equal_transformers",),
     "cache": ("refimpl/test_oracles_cache.py::test_growing_is_the_operators_present", "TensorScatter"),
     "cross_attention": ("refimpl/test_oracles_models.py::test_decoder_layer_is_torchs",),
     "delta": ("LinearAttention",),
@@ -63,7 +63,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
     "adaptive_softmax": ("refimpl/test_oracles_adaptive.py::test_adaptive_softmax_is_torchs",),
     "mask": ("refimpl/test_oracles_positions.py::test_masks_are_transformers",),
     "mlp": ("refimpl/test_oracles.py::test_mlps_are_torchs",),
-    "model": ("refimpl/test_families.py::test_logits_equal_transformers",),
+    "model": ("refimpl/test_families.py::test_outputs_equal_transformers",),
     "norm": (
         "refimpl/test_oracles.py::test_norms_are_torchs",
         "RMSNormalization",
@@ -137,6 +137,11 @@ OTHERS = {
     "calibration": Other(
         ("calibrate",), ONCE, "refimpl/test_calibrate_ranges.py",
         ("refimpl/test_calibrate_ranges.py::test_onnxruntime_cuts_the_same_percentiles",),
+    ),
+    "attention maps": Other(
+        ("attention_maps.py",), f"{NONE}it shows the weights of `attention`, which has one",
+        "refimpl/test_attention_maps.py",
+        ("refimpl/test_attention_maps.py::test_weights_are_those_of_transformers",),
     ),
 }  # fmt: skip
 # Files of refimpl that are no component: configs, weights, files, and the engine that runs the model.
