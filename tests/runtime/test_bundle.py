@@ -73,6 +73,7 @@ def refused(path: Path, match: str, check_hashes: bool = False) -> None:
 )
 def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, quant):
     from tfm.export import quantize
+    from tfm.export.calibrate import importance
 
     opened = open_bundle(make(tmp_path / "model", target, quant), check_hashes=True)
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
@@ -80,10 +81,13 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
     dtype = quantize.dtype(quant, target)
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
+    chosen = quantize.NOTHING
+    if quant == "int4":
+        chosen = quantize.Chosen({}, {}, importance(checkpoint, lambda _: None))
     tree = dict(params.flatten(opened.params()))
     assert list(tree) == list(schemes)
     for name, scheme in schemes.items():
-        want, got = quantize.leaf(checkpoint, name, scheme, dtype), tree[name]
+        want, got = quantize.leaf(checkpoint, name, scheme, dtype, chosen), tree[name]
         for field in ("codes", "scale") if isinstance(want, Blocks) else (None,):
             a, b = (got, want) if field is None else (getattr(got, field), getattr(want, field))
             np.testing.assert_array_equal(a, b, err_msg=name)
