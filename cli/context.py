@@ -166,6 +166,7 @@ def losses(name: str, config: Config, params: Any, rows: Sequence[Sequence[int]]
     import numpy as np
 
     from ..refimpl.engine import NumpyEngine
+    from ..runtime.fidelity import log_softmax
 
     engine, last = NumpyEngine(config, params), time.monotonic()
     found = []
@@ -174,10 +175,8 @@ def losses(name: str, config: Config, params: Any, rows: Sequence[Sequence[int]]
         for start in range(0, len(ids) - 1, CHUNK):
             here = ids[start : start + CHUNK][: len(ids) - 1 - start]
             logits, cache = engine.step(here[None], cache, at=np.arange(len(here))[None])
-            wide = logits[0].astype(np.float64)
-            wide -= wide.max(-1, keepdims=True)
             next_ids = ids[start + 1 : start + 1 + len(here)]
-            lost.append(np.log(np.exp(wide).sum(-1)) - wide[np.arange(len(here)), next_ids])
+            lost.append(-log_softmax(logits[0])[np.arange(len(here)), next_ids])
             if time.monotonic() - last >= 2:
                 last = time.monotonic()
                 say(f"{name}: window {number + 1} of {len(rows)}, {start + len(here)} of {len(ids)} tokens")

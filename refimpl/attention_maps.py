@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from .config import Attention, Config, Rope, Window
-from .ops.attention import attention_weights
+from .ops.attention import attention_weights, heads
 from .ops.block import block, encoder_block, normalize
 from .ops.embedding import embedding
-from .ops.linear import linear
 from .ops.mask import causal_mask, window_mask
 from .ops.model import enter, position_tables, score_biases
-from .ops.norm import rms_norm
 from .ops.position import rotate
 
 
@@ -53,10 +51,11 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
 
 def _weights(x: np.ndarray, tree: Any, tables: Any, a: Attention, *, bidirectional: bool) -> np.ndarray:
     """`attention_weights` of a sublayer's input [1, T, D]."""
-    heads = lambda y: y.reshape(*x.shape[:2], -1, a.head_size)  # noqa: E731
-    q, k = (heads(linear(x, tree[f"w{n}"], tree.get(f"b{n}"))) for n in "qk")
-    if a.qk_norm is not None:
-        q, k = (rms_norm(y, tree[f"{n}_norm"], eps=a.qk_norm.eps) for y, n in ((q, "q"), (k, "k")))
+    eps = 0 if a.qk_norm is None else a.qk_norm.eps
+    q, k = (
+        heads(x, tree[f"w{n}"], tree.get(f"b{n}"), tree.get(f"{n}_norm"), size=a.head_size, eps=eps)
+        for n in "qk"
+    )
     bias = None
     if isinstance(a.position, Rope):
         cos, sin = tables[a.position]

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -44,3 +45,25 @@ def minilm() -> Path:
     with open(cache_dir() / "tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return fetch("minilm-l6", lambda *_: None)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> list[Any]:
+    """One tiny model on each engine: NumPy first, torch, and both kinds of ONNX cache."""
+    import tiny
+    from tfm.export.engine import TorchEngine
+    from tfm.export.write import export
+    from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
+    from tfm.refimpl.engine import NumpyEngine
+    from tfm.runtime.bundle import open_bundle
+    from tfm.runtime.engine import OrtEngine
+
+    config = tiny.llama(context=40)
+    params = tiny.weights(config, seed=4)
+    save_checkpoint(tmp_path / "model", config, params)
+    found: list[Any] = [NumpyEngine(config, params), TorchEngine(config, params)]
+    for target in ("standard", "ort-cpu"):
+        checkpoint = open_checkpoint(tmp_path / "model")
+        export(checkpoint, tmp_path / target, target=target, quant="fp32", verify=False)
+        found.append(OrtEngine(open_bundle(tmp_path / target), threads=1))
+    return found

@@ -104,6 +104,20 @@ def cached_attention(
     return attend(q, keys, values, mask, bias, scale=scale, softcap=softcap), k_cache, v_cache
 
 
+def heads(
+    x: Array,
+    weight: Array | Blocks,
+    bias: Array | None,
+    norm: Array | None = None,
+    *,
+    size: int,
+    eps: float = 0,
+) -> Array:
+    """A product, its last axis split."""
+    y = linear(x, weight, bias).unflatten(-1, (-1, size))
+    return y if norm is None else rms_norm(y, norm, eps=eps)
+
+
 @seam
 def attention(
     x: Float[Array, "B T D"],
@@ -131,14 +145,10 @@ def attention(
     interleaved: bool = False,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
     """Projections around `cached_attention`."""
-    heads = (-1, past_k.shape[3])
-    q = linear(x, wq, bq).unflatten(-1, heads)
-    k = linear(x, wk, bk).unflatten(-1, heads)
-    v = linear(x, wv, bv).unflatten(-1, heads)
-    if q_norm is not None:
-        q = rms_norm(q, q_norm, eps=norm_eps)
-    if k_norm is not None:
-        k = rms_norm(k, k_norm, eps=norm_eps)
+    size = past_k.shape[3]
+    q = heads(x, wq, bq, q_norm, size=size, eps=norm_eps)
+    k = heads(x, wk, bk, k_norm, size=size, eps=norm_eps)
+    v = heads(x, wv, bv, size=size)
     y, k_cache, v_cache = cached_attention(
         q, k, v, past_k, past_v, past, cos, sin, bias,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,

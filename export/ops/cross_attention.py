@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .attention import attend
+from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask
 from .quant import Blocks
@@ -30,8 +30,7 @@ def cross_keys(
     head_size: int,
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
     """Two products, heads before positions."""
-    k = linear(states, wk, bk).unflatten(-1, (-1, head_size))
-    v = linear(states, wv, bv).unflatten(-1, (-1, head_size))
+    k, v = heads(states, wk, bk, size=head_size), heads(states, wv, bv, size=head_size)
     return k.transpose(1, 2), v.transpose(1, 2)
 
 
@@ -49,7 +48,7 @@ def cross_attention(
     softcap: float | None = None,
 ) -> Float[Array, "B T D"]:
     """Projections around `attend`, over keys that lie as in a cache."""
-    q = linear(x, wq, bq).unflatten(-1, (-1, k.shape[-1]))
+    q = heads(x, wq, bq, size=k.shape[-1])
     seen = padding_mask(torch.arange(k.shape[2], device=k.device), lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)
     y = attend(q, k.transpose(1, 2), v.transpose(1, 2), mask, scale=scale, softcap=softcap)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch._higher_order_ops.scan import scan_op  # `scan` over it would compile each call
 from torch.nn import functional
+
+from ..scan import scan
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -77,7 +78,7 @@ def lstm(
         return [torch.where(real, new_h, h), torch.where(real, new_c, c), torch.where(real, new_h, 0)]
 
     held = (wh,) if peephole is None else (wh, peephole)
-    h, c, y = scan_op(step, [h, c], [gates, real], held)
+    h, c, y = scan(step, [h, c], [gates, real], held)
     return (y.flip(0) if reverse else y)[:tokens].transpose(0, 1), h, c
 
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .attention import attend
+from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask, window_mask
-from .norm import rms_norm
 from .position import rotate
 from .quant import Blocks
 
@@ -47,14 +46,9 @@ def self_attention(
     interleaved: bool = False,
 ) -> Float[Array, "B T D"]:
     """Projections, rotary, mask and attention."""
-    heads = (-1, head_size)
-    q = linear(x, wq, bq).unflatten(-1, heads)
-    k = linear(x, wk, bk).unflatten(-1, heads)
-    v = linear(x, wv, bv).unflatten(-1, heads)
-    if q_norm is not None:
-        q = rms_norm(q, q_norm, eps=norm_eps)
-    if k_norm is not None:
-        k = rms_norm(k, k_norm, eps=norm_eps)
+    q = heads(x, wq, bq, q_norm, size=head_size, eps=norm_eps)
+    k = heads(x, wk, bk, k_norm, size=head_size, eps=norm_eps)
+    v = heads(x, wv, bv, size=head_size)
     if cos is not None and sin is not None:
         c, s = cos.unsqueeze(0), sin.unsqueeze(0)
         q, k = rotate(q, c, s, interleaved=interleaved), rotate(k, c, s, interleaved=interleaved)

@@ -7,6 +7,7 @@ one that meets none may be anything. This is the diagonal of what `gptq` works w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,12 +41,14 @@ def _parts(weight: Array, block: int) -> Array:
     return np.pad(weight, ((0, blocks * block - length), (0, 0))).reshape(blocks, block, count)
 
 
-def _tried(w: Array, low: Array, high: Array, share: float, top: int) -> tuple[Array, Array, Array]:
-    """Step, zero point and codes that rounding has for a share of the range."""
-    step = (high - low) * share / top
-    some = np.where(step > 0, step, 1)
-    z = np.clip(np.rint(-low * share / some), 0, top)
-    return step, z, np.clip(np.rint(w / some[:, None]) + z[:, None], 0, top)
+def _tries(w: Array, top: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Step, zero point and codes as rounding has them, for each share of the blocks' ranges."""
+    low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
+    for share in SHRINKS:
+        step = (high - low) * share / top
+        some = np.where(step > 0, step, 1)
+        z = np.clip(np.rint(-low * share / some), 0, top)
+        yield step, z, np.clip(np.rint(w / some[:, None]) + z[:, None], 0, top)
 
 
 def least_error(
@@ -66,12 +69,9 @@ def least_error(
     w, top = _parts(weight, block), 2**bits - 1
     blocks, short = len(w), len(w) * block - length
     m = np.pad(importance.astype(w.dtype), (0, short)).reshape(blocks, block, 1)
-    low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
-    codes = np.zeros(w.shape, np.uint8)
-    scale, zero = np.zeros_like(low), np.zeros(low.shape, np.uint8)
-    least = np.full_like(low, np.inf)
-    for share in SHRINKS:
-        step, z, q = _tried(w, low, high, share, top)
+    codes, zero = np.zeros(w.shape, np.uint8), np.zeros((blocks, count), np.uint8)
+    scale, least = np.zeros((blocks, count), w.dtype), np.full((blocks, count), np.inf, w.dtype)
+    for step, z, q in _tries(w, top):
         c = q - z[:, None]
         mc = m * c
         square = np.sum(mc * c, axis=1)
@@ -104,19 +104,13 @@ def _could_be(weight: Array, made: Blocks, part: slice) -> bool:
     w, q = _parts(weight, made.block), _parts(made.codes[:, part], made.block)
     scale, zero, top = made.scale[:, part].astype(w.dtype), made.zero[:, part], 2**made.bits - 1
     real = _parts(np.ones(weight.shape, bool), made.block)
-    low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
     slack = 4 * float(np.finfo(made.scale.dtype).eps)
-    fits = np.zeros(low.shape, bool)
-    for share in SHRINKS:
-        step, z, codes = _tried(w, low, high, share, top)
+    fits = np.zeros(scale.shape, bool)
+    for step, z, codes in _tries(w, top):
         c = codes - z[:, None]
-        ratio = np.divide(w, c, out=np.full_like(w, np.nan), where=c != 0)
-        least, most = (
-            np.where(c != 0, ratio, np.inf).min(axis=1),
-            np.where(c != 0, ratio, -np.inf).max(axis=1),
-        )
-        between = (scale >= np.minimum(least, step) * (1 - slack)) & (
-            scale <= np.maximum(most, step) * (1 + slack)
-        )
+        # Where a code is 0 its weight says nothing of the scale: the step stands in, which is allowed too.
+        ratio = np.divide(w, c, out=np.broadcast_to(step[:, None], w.shape).copy(), where=c != 0)
+        least, most = np.minimum(ratio.min(axis=1), step), np.maximum(ratio.max(axis=1), step)
+        between = (scale >= least * (1 - slack)) & (scale <= most * (1 + slack))
         fits |= between & (z == zero) & ((codes == q) | ~real).all(axis=1)
     return bool(fits.all())

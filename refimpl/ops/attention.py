@@ -122,6 +122,20 @@ def cached_attention(
     return attend(q, keys, values, mask, bias, scale=scale, softcap=softcap), k_cache, v_cache
 
 
+def heads(
+    x: Array,
+    weight: Array | Blocks,
+    bias: Array | None,
+    norm: Array | None = None,
+    *,
+    size: int,
+    eps: float = 0,
+) -> Array:
+    """Queries, keys or values [B, T, H, K] of x [B, T, D], normalized per head where there is a norm."""
+    y = linear(x, weight, bias).reshape(*x.shape[:2], -1, size)
+    return y if norm is None else rms_norm(y, norm, eps=eps)
+
+
 def attention(
     x: Float[Array, "B T D"],
     past_k: Float[Array, "B G L K"],
@@ -154,13 +168,9 @@ def attention(
     """
     b, t, _ = x.shape
     size = past_k.shape[3]
-    q = linear(x, wq, bq).reshape(b, t, -1, size)
-    k = linear(x, wk, bk).reshape(b, t, -1, size)
-    v = linear(x, wv, bv).reshape(b, t, -1, size)
-    if q_norm is not None:
-        q = rms_norm(q, q_norm, eps=norm_eps)
-    if k_norm is not None:
-        k = rms_norm(k, k_norm, eps=norm_eps)
+    q = heads(x, wq, bq, q_norm, size=size, eps=norm_eps)
+    k = heads(x, wk, bk, k_norm, size=size, eps=norm_eps)
+    v = heads(x, wv, bv, size=size)
     y, k_cache, v_cache = cached_attention(
         q, k, v, past_k, past_v, past, cos, sin, bias,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,

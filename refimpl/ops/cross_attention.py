@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .attention import attend
+from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask
 from .quant import Blocks
@@ -33,10 +33,8 @@ def cross_keys(
 
     Conventions: laid out as the cache is.
     """
-    b, s, _ = states.shape
-    k, v = linear(states, wk, bk), linear(states, wv, bv)
-    split = lambda a: a.reshape(b, s, -1, head_size).transpose(0, 2, 1, 3)  # noqa: E731
-    return split(k), split(v)
+    k, v = heads(states, wk, bk, size=head_size), heads(states, wv, bv, size=head_size)
+    return k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
 
 def cross_attention(
@@ -57,7 +55,7 @@ def cross_attention(
     Conventions: neither positions nor a causal mask: the other text is there as a whole.
     """
     b, t, _ = x.shape
-    q = linear(x, wq, bq).reshape(b, t, -1, k.shape[3])
+    q = heads(x, wq, bq, size=k.shape[3])
     seen = padding_mask(np.arange(k.shape[2]), lengths)
     mask = np.broadcast_to(seen[:, None], (b, t, k.shape[2]))
     y = attend(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), mask, scale=scale, softcap=softcap)

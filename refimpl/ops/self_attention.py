@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .attention import attend
+from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask, window_mask
-from .norm import rms_norm
 from .position import rotate
 from .quant import Blocks
 
@@ -52,13 +51,9 @@ def self_attention(
     no token sees padding, and what comes out at padding is unspecified.
     """
     b, t, _ = x.shape
-    q = linear(x, wq, bq).reshape(b, t, -1, head_size)
-    k = linear(x, wk, bk).reshape(b, t, -1, head_size)
-    v = linear(x, wv, bv).reshape(b, t, -1, head_size)
-    if q_norm is not None:
-        q = rms_norm(q, q_norm, eps=norm_eps)
-    if k_norm is not None:
-        k = rms_norm(k, k_norm, eps=norm_eps)
+    q = heads(x, wq, bq, q_norm, size=head_size, eps=norm_eps)
+    k = heads(x, wk, bk, k_norm, size=head_size, eps=norm_eps)
+    v = heads(x, wv, bv, size=head_size)
     if cos is not None and sin is not None:
         q = rotate(q, cos[None], sin[None], interleaved=interleaved)
         k = rotate(k, cos[None], sin[None], interleaved=interleaved)

@@ -8,21 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import tiny
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.export.engine import TorchEngine
-from tfm.export.write import export
 from tfm.refimpl.beam import Hypothesis, Search, search
-from tfm.refimpl.checkpoint import materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint import materialize, open_checkpoint
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler
-from tfm.runtime.bundle import open_bundle
-from tfm.runtime.engine import OrtEngine
 from tolerances import equal
 
 many = settings(max_examples=4 * settings.default.max_examples)  # pyright: ignore[reportOptionalOperand]
@@ -226,17 +221,8 @@ def test_the_context_bounds_the_search() -> None:
     assert [len(h.tokens) for h in found] == [3, 3]
 
 
-def test_all_engines_find_the_same(tmp_path: Path) -> None:
+def test_all_engines_find_the_same(engines: list[Any]) -> None:
     """NumPy, torch and both kinds of ONNX cache: rows are selected, copied and grown alike."""
-    config = tiny.llama(context=40)
-    params = tiny.weights(config, seed=4)
-    save_checkpoint(tmp_path / "model", config, params)
-    engines: list[Any] = [NumpyEngine(config, params), TorchEngine(config, params)]
-    for target in ("standard", "ort-cpu"):
-        export(
-            open_checkpoint(tmp_path / "model"), tmp_path / target, target=target, quant="fp32", verify=False
-        )
-        engines.append(OrtEngine(open_bundle(tmp_path / target), threads=1))
     for stopping in (False, "never"):
         made = []
         for engine in engines:

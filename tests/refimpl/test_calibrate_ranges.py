@@ -11,8 +11,10 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxruntime.quantization import calibrate
 from tfm.refimpl.calibrate.ranges import (
     Histogram,
     Range,
@@ -172,7 +174,6 @@ def test_what_is_not_finite_has_no_range(observer, bad: float):
 
 @given(seeds)
 def test_torch_observes_the_same_extremes_and_parameters(seed: int):
-    torch = pytest.importorskip("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is to move
         from torch.ao.quantization import MinMaxObserver
@@ -195,7 +196,6 @@ def test_onnxruntime_cuts_the_same_percentiles(seed: int, percent: float):
     """From the same histogram: it takes the lower edge of the last bin that is kept, we the upper one.
 
     No share of 4999 is a whole count: there its sums of floats decide."""
-    calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
     x = (np.random.default_rng(seed).standard_t(3, 4999) * 3).astype(np.float32)
     state = histogram(None, x, bins=512)
     limit = 2.0**state.exponent

@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.export.engine import TorchEngine
-from tfm.export.write import export
 from tfm.refimpl import generate, speculative
-from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler, probabilities
 from tfm.refimpl.speculative import Draft, DraftModel, Lookup, accepts, residual, speculate
-from tfm.runtime.bundle import open_bundle
-from tfm.runtime.engine import OrtEngine
 from tolerances import equal
 
 seeds = st.integers(0, 2**32 - 1)
@@ -276,17 +268,8 @@ def test_a_draft_model_reads_only_what_is_new() -> None:
         DraftModel(Table(0, n=4), target)
 
 
-def test_all_engines_agree(tmp_path: Path) -> None:
+def test_all_engines_agree(engines: list[Any]) -> None:
     """Speculation cuts caches back on each engine: greedy and sampled texts are those of NumPy."""
-    config = tiny.llama(context=40)
-    params = tiny.weights(config, seed=4)
-    save_checkpoint(tmp_path / "model", config, params)
-    engines: list[Any] = [NumpyEngine(config, params), TorchEngine(config, params)]
-    for target in ("standard", "ort-cpu"):
-        export(
-            open_checkpoint(tmp_path / "model"), tmp_path / target, target=target, quant="fp32", verify=False
-        )
-        engines.append(OrtEngine(open_bundle(tmp_path / target), threads=1))
     prompt = [5, 17, 8, 3, 5, 17]
     for sampler in (Sampler(), Sampler(temperature=1.0, top_k=5)):
         for drafter in (lambda engine: Lookup(), lambda engine: DraftModel(engines[0], engine)):
