@@ -148,7 +148,7 @@ def _queries(x: Array, tree: Any, layer: Layer) -> list[Array]:
     a, (b, t, _) = layer.attention, x.shape
     q, k, v = (linear(x, tree[f"w{n}"], tree.get(f"b{n}")).reshape(b, t, -1, a.head_size) for n in "qkv")
     if a.qk_norm is not None:
-        q, k = (rms_norm(y, tree[n], eps=a.qk_norm.eps) for y, n in ((q, "q_norm"), (k, "k_norm")))
+        q, k = (rms_norm(y, tree[n], eps=a.qk_norm.norm.eps) for y, n in ((q, "q_norm"), (k, "k_norm")))
     return [q, k, v]
 
 

@@ -51,7 +51,7 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
 
 def _weights(x: np.ndarray, tree: Any, tables: Any, a: Attention, *, bidirectional: bool) -> np.ndarray:
     """`attention_weights` of a sublayer's input [1, T, D]."""
-    eps = 0 if a.qk_norm is None else a.qk_norm.eps
+    eps = 0 if a.qk_norm is None else a.qk_norm.norm.eps
     q, k = (
         heads(x, tree[f"w{n}"], tree.get(f"b{n}"), tree.get(f"{n}_norm"), size=a.head_size, eps=eps)
         for n in "qk"

@@ -148,7 +148,7 @@ def _open_directory(path: Path) -> Checkpoint:
     where = str(path / "config.json")
     config, family = read_config(raw, where)
     shards = _shards(path)
-    leaves = Leaves(config, Shards(shards), family.WEIGHTS)
+    leaves = Leaves(config, Shards(shards), family.WEIGHTS, family.PREFIX)
     wants = {key: raw[key] for key in ("bos_token_id", "eos_token_id") if key in raw}
     wants |= _json(path, "generation_config.json") or {}
     tokenizer = _text(path, "tokenizer.json")

@@ -1,14 +1,16 @@
 """Params: a nested dict of arrays, and the one place that says which arrays a Config needs.
 
-    embedding                       table N,D  types _,D
+    embedding                       table N,D  types _,D  project E,D  project_bias D
     encoder, decoder                positions _,D  first_norm  relative_bias W,H  layers  norm
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
-    decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo  q_norm k_norm
+    decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
+                                    q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  experts.E and shared (gate up down each)
                                     bias E  shared_gate D,1
     head.dense                      weight D,D  bias D    (and head.norm)
+    head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
     head.out                        weight D,F  bias F    (F labels, or 2 for Answer)
 
@@ -31,6 +33,7 @@ from .config import (
     Config,
     Gated,
     Head,
+    HeadNorm,
     LayerNorm,
     Learned,
     MaskedLM,
@@ -55,23 +58,28 @@ ROUTING = (".router", ".shared_gate")
 
 def shapes(config: Config) -> Shapes:
     """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
-    e = config.embedding
-    found: Shapes = {"embedding.table": (e.vocabulary, e.width)}
+    e, inner = config.embedding, config.embedding.inner
+    tables = e.width if inner is None else inner.width
+    entry = tables if inner is not None and inner.late else e.width
+    found: Shapes = {"embedding.table": (e.vocabulary, tables)}
     if e.types is not None:
-        found["embedding.types"] = (e.types, e.width)
+        found["embedding.types"] = (e.types, entry)
+    if inner is not None:
+        found["embedding.project"] = (inner.width, e.width)
+        found |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
     for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         if stack is not None:
-            found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width).items()}
+            found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
     return found | {
-        f"head.{leaf}": shape for leaf, shape in _head(config.head, e.vocabulary, e.width).items()
+        f"head.{leaf}": shape for leaf, shape in _head(config.head, e.vocabulary, e.width, tables).items()
     }
 
 
-def _stack(stack: Stack, d: int) -> Shapes:
+def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     found: Shapes = {}
     if isinstance(stack.positions, Learned):
-        found["positions"] = (stack.positions.offset + stack.positions.size, d)
-    found |= _norm("first_norm.", stack.first_norm, d)
+        found["positions"] = (stack.positions.offset + stack.positions.size, entry)
+    found |= _norm("first_norm.", stack.first_norm, entry)
     for a in (layer.attention for layer in stack.layers):
         if isinstance(a.position, RelativeBias):
             found["relative_bias"] = (a.position.buckets, a.heads)
@@ -90,12 +98,16 @@ def _stack(stack: Stack, d: int) -> Shapes:
     return found | _norm("norm.", stack.final_norm, d)
 
 
-def _head(head: Head, n: int, d: int) -> Shapes:
+def _head(head: Head, n: int, d: int, tables: int) -> Shapes:
     found: Shapes = {}
-    dense = None if isinstance(head, LM) else head.dense
-    if dense is not None:
-        found |= {"dense.weight": (d, d)} | ({"dense.bias": (d,)} if dense.bias else {})
-        found |= _norm("norm.", dense.norm, d)
+    if isinstance(head, LM):
+        found |= {"project": (d, tables)} if tables != d else {}
+        d = tables
+    elif head.dense is not None:
+        f = head.dense.width or d
+        found |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
+        found |= _norm("norm.", head.dense.norm, f)
+        d = f
     match head:
         case LM(tied=tied, bias=bias) | MaskedLM(tied=tied, bias=bias):
             return found | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
@@ -110,8 +122,9 @@ def _head(head: Head, n: int, d: int) -> Shapes:
 def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
     if norm is None:
         return {}
-    bias = isinstance(norm, LayerNorm) and norm.bias
-    return {f"{prefix}weight": (d,)} | ({f"{prefix}bias": (d,)} if bias else {})
+    weight, bias = (norm.weight, norm.bias) if isinstance(norm, LayerNorm) else (True, False)
+    found: Shapes = {f"{prefix}weight": (d,)} if weight else {}
+    return found | ({f"{prefix}bias": (d,)} if bias else {})
 
 
 def _attention(a: Attention, d: int) -> Shapes:
@@ -121,8 +134,16 @@ def _attention(a: Attention, d: int) -> Shapes:
         found |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
     if a.out_bias:
         found["bo"] = (d,)
-    if a.qk_norm is not None:
-        found |= {"q_norm": (a.head_size,), "k_norm": (a.head_size,)}
+    for name, heads in (("q_norm", a.heads), ("k_norm", a.groups)):
+        match a.qk_norm:
+            case HeadNorm(over="head"):
+                found[name] = (a.head_size,)
+            case HeadNorm(over="each"):
+                found[name] = (heads, a.head_size)
+            case HeadNorm(over="all"):
+                found[name] = (heads * a.head_size,)
+            case _:
+                pass
     return found
 
 

@@ -3,10 +3,18 @@
     ours <- theirs                    this tensor is that leaf
     ours, ours <- theirs : step …     a fused tensor, split along its output axis by the leaves' sizes
     ours == theirs                    if this tensor exists, it must equal what we have or compute
+    nothing <- theirs                 if this tensor exists, it belongs to a head that isn't used
 
-One line a tensor; `{i}` runs over the layers; lines for leaves that a Config doesn't need rest. Steps:
-`transpose` (a linear map stored output-first) and `unpermute` (GGUF's Llama, whose query and key rows
-stand as pairs (2j, 2j + 1) for an interleaved rotation). `* <- *` reads leaves under our own names.
+One line a tensor; `{i}` runs over the layers, `{e}` over a layer's experts; `{h}` on the right alone
+runs over the heads of ours, whose tensors are stacked. Lines for leaves that a Config doesn't need
+rest. `* <- *` reads leaves under our own names. Steps:
+
+    transpose     a linear map stored output-first
+    unpermute     GGUF's Llama, whose query and key rows stand as pairs (2j, 2j + 1) for an
+                  interleaved rotation
+    grouped       queries, keys and values fused group by group, [G, R + 2, K], as GPT-NeoX, BLOOM (R = 1)
+                  and Falcon have them; ours come in this order
+    plus_one      a norm's weight stored as its difference from one (Gemma)
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from .config import Config
+from .config import Attention, Config, MoE
 from .errors import CheckpointError, NumericError
 from .ops.model import position_tables
 from .ops.position import rope_frequencies
@@ -43,7 +51,7 @@ class Rule:
     """One line of a map, for one layer."""
 
     ours: tuple[str, ...]
-    theirs: str
+    theirs: tuple[str, ...]
     steps: tuple[str, ...]
     check: bool
 
@@ -55,13 +63,21 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
         check = " == " in text
         ours, theirs = text.split(" == " if check else " <- ")
         if text == "* <- *":
-            yield from (Rule((name,), name, (), False) for name in shapes(config))
+            yield from (Rule((name,), (name,), (), False) for name in shapes(config))
             continue
         encoder = ours.startswith("encoder.") or config.decoder is None
         stack = config.encoder if encoder else config.decoder
-        for i in range(0 if stack is None else len(stack.layers)) if "{i}" in text else (0,):
-            names = tuple(name.strip().replace("{i}", str(i)) for name in ours.split(","))
-            yield Rule(names, theirs.replace("{i}", str(i)), tuple(steps.split()), check)
+        layers = () if stack is None else stack.layers
+        for i in range(len(layers)) if "{i}" in text else (0,):
+            mlp = layers[i].mlp if "{e}" in text else None
+            for e in range(mlp.experts if isinstance(mlp, MoE) else 0) if "{e}" in text else (0,):
+                here = lambda name, i=i, e=e: name.strip().replace("{i}", str(i)).replace("{e}", str(e))  # noqa: E731
+                names, count = tuple(map(here, ours.split(","))), 1
+                if "{h}" in theirs:
+                    attention = layers[i].attention
+                    count = attention.groups if "k_norm" in ours else attention.heads
+                found = tuple(here(theirs).replace("{h}", str(h)) for h in range(count))
+                yield Rule(names, found, tuple(steps.split()), check)
 
 
 def _each(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> Weight:
@@ -75,6 +91,12 @@ def _each(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> Weight:
 def _unpermute(rows: int, heads: int) -> np.ndarray:
     """Where each row of a query or key matrix stands in GGUF: pairs (j, j + J) from (2j, 2j + 1)."""
     return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def _ungroup(a: Attention) -> np.ndarray:
+    """Where queries, then keys, then values stand in columns that are fused group by group."""
+    order = np.arange((a.heads + 2 * a.groups) * a.head_size).reshape(a.groups, -1, a.head_size)
+    return np.concatenate([order[:, :-2].reshape(-1), order[:, -2].reshape(-1), order[:, -1].reshape(-1)])
 
 
 def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
@@ -97,52 +119,63 @@ class Leaves:
     of the source is read or equals what we compute.
     """
 
-    def __init__(self, config: Config, source: Source, table: str) -> None:
-        self._config, self._source = config, source
+    def __init__(self, config: Config, source: Source, table: str, prefix: str = "") -> None:
+        self._config, self._source = config, Stripped(source, prefix) if prefix else source
+        source = self._source
         self._shapes = shapes(config)
         self._reads: dict[str, tuple[Rule, slice]] = {}
         unread = dict.fromkeys(source.names)
         checks = []
+        unused = []
         for rule in rules(table, config):
             if rule.check:
-                checks += [rule] if rule.theirs in unread else []
+                checks += [rule] if rule.theirs[0] in unread else []
+            elif rule.ours == ("nothing",):
+                unused += [rule.theirs[0]] if rule.theirs[0] in unread else []
             elif any(name in self._shapes for name in rule.ours):
-                if rule.theirs not in unread:
-                    raise CheckpointError(f"tensor {rule.theirs!r} is missing: {rule.ours[0]} needs it")
+                if missing := [name for name in rule.theirs if name not in unread]:
+                    raise CheckpointError(f"tensor {missing[0]!r} is missing: {rule.ours[0]} needs it")
                 self._found(rule)
-                del unread[rule.theirs]
+                for name in rule.theirs:
+                    del unread[name]
+        self.unused = tuple(name for name in unused if name in unread)
+        for name in self.unused:
+            del unread[name]
         if missing := [name for name in self._shapes if name not in self._reads]:
             raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")
         for rule in checks:
-            if rule.theirs in unread:
+            if rule.theirs[0] in unread:
                 self._compare(rule)
-                del unread[rule.theirs]
+                del unread[rule.theirs[0]]
         if unread:
             first = next(iter(unread))
             raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
 
     def _found(self, rule: Rule) -> None:
-        if self._source.kind(rule.theirs) == "I64":
-            raise CheckpointError(f"tensor {rule.theirs!r} must be of a type with decimals, is I64")
         ends = np.cumsum([self._shapes[name][-1] for name in rule.ours]).tolist()
         shape = (*self._shapes[rule.ours[0]][:-1], ends[-1])
+        shape = shape[1:] if len(rule.theirs) > 1 else shape
         want = shape[::-1] if "transpose" in rule.steps else shape
-        if (got := self._source.shape(rule.theirs)) != want:
-            raise CheckpointError(f"tensor {rule.theirs!r} must have shape {list(want)}, has {list(got)}")
+        for name in rule.theirs:
+            if self._source.kind(name) == "I64":
+                raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is I64")
+            if (got := self._source.shape(name)) != want:
+                raise CheckpointError(f"tensor {name!r} must have shape {list(want)}, has {list(got)}")
         for name, begin, end in zip(rule.ours, [0, *ends], ends, strict=False):
             self._reads[name] = (rule, slice(begin, end))
 
     def _compare(self, rule: Rule) -> None:
         """A tensor that states again what we know: a tied output table, a rotary frequency."""
-        name, got = rule.ours[0], self._source.load(rule.theirs)
+        name, theirs = rule.ours[0], rule.theirs[0]
+        got = self._source.load(theirs)
         if name in self._shapes:
             same = np.array_equal(self.load(name), got)
         else:
             want = COMPUTED[name](self._config)
-            rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(rule.theirs), 1e-2)
+            rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(theirs), 1e-2)
             same = got.shape == want.shape and np.allclose(got, want, rtol=rounding, atol=1e-7)
         if not same:
-            raise CheckpointError(f"tensor {rule.theirs!r} must equal {name}, it doesn't: another model's?")
+            raise CheckpointError(f"tensor {theirs!r} must equal {name}, it doesn't: another model's?")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,13 +186,14 @@ class Leaves:
 
     def load(self, name: str) -> np.ndarray:
         """The leaf as float32 in our orientation; NumericError if it isn't finite."""
-        weight = self._place(name, self._source.load(self._reads[name][0].theirs))
+        parts = [self._source.load(theirs) for theirs in self._reads[name][0].theirs]
+        weight = self._place(name, parts[0] if len(parts) == 1 else np.stack(parts))
         check_finite(name, weight)
         return weight
 
     def native(self, name: str) -> Blocks | None:
         """The leaf in the file's own blocks, for GGUF's Q4_0, Q4_1 and Q8_0; else None."""
-        blocks = self._source.native(self._reads[name][0].theirs)
+        blocks = self._source.native(self._reads[name][0].theirs[0])
         if blocks is None:
             return None
         blocks = self._place(name, blocks)
@@ -168,7 +202,7 @@ class Leaves:
 
     def kind(self, name: str) -> str:
         """How the file stores the leaf: F32, BF16, Q4_1, …"""
-        return self._source.kind(self._reads[name][0].theirs)
+        return self._source.kind(self._reads[name][0].theirs[0])
 
     def _place(self, name: str, weight: Weight) -> Weight:
         rule, part = self._reads[name]
@@ -179,11 +213,46 @@ class Leaves:
             weight = _each(weight, lambda a: a[order])
         if "transpose" in rule.steps:
             weight = weight.T if isinstance(weight, np.ndarray) else transpose(weight)
+        if "grouped" in rule.steps:
+            stack, _, layer, *_ = name.split(".")
+            held = self._config.encoder if stack == "encoder" else self._config.decoder
+            assert held is not None
+            columns = _ungroup(held.layers[int(layer)].attention)
+            weight = _each(weight, lambda a: a[..., columns])
+        if "plus_one" in rule.steps:
+            assert isinstance(weight, np.ndarray)
+            weight = weight + np.float32(1)
         return weight if len(rule.ours) == 1 else _each(weight, lambda a: a[..., part])
 
     def tree(self) -> Tree:
         """The nested tree of `params`; a leaf is loaded when it is asked for, and not kept."""
         return Lazy(unflatten({name: name for name in self.names}), self.load)
+
+
+class Stripped:
+    """A Source whose names are without a prefix, where they have it."""
+
+    def __init__(self, source: Source, prefix: str) -> None:
+        self._source = source
+        self._of = {name.removeprefix(prefix): name for name in source.names}
+        if len(self._of) < len(source.names):
+            raise CheckpointError(f"tensors must not stand both with and without the prefix {prefix!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._of)
+
+    def kind(self, name: str) -> str:
+        return self._source.kind(self._of[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(self._of[name])
+
+    def load(self, name: str) -> np.ndarray:
+        return self._source.load(self._of[name])
+
+    def native(self, name: str) -> Blocks | None:
+        return self._source.native(self._of[name])
 
 
 class Lazy(Mapping[str, Any]):

@@ -15,6 +15,7 @@ from tfm.refimpl.config import (
     Full,
     Gated,
     Head,
+    HeadNorm,
     Layer,
     LayerNorm,
     Learned,
@@ -58,7 +59,7 @@ def llama(
         pattern=Full() if window is None else Window(window),
         qkv_bias=bias,
         out_bias=bias,
-        qk_norm=RMSNorm(1e-6) if qk_norm else None,
+        qk_norm=HeadNorm(RMSNorm(1e-6)) if qk_norm else None,
         pre=norm,
     )
     feed = Plain(mlp, kind, bias=bias, pre=norm) if plain else Gated(mlp, kind, bias=bias, pre=norm)

@@ -53,7 +53,7 @@ def _placed(a: Attention, tables: Any) -> dict[str, Any]:
 
 def _options(a: Attention) -> dict[str, Any]:
     return {
-        "norm_eps": a.qk_norm.eps if a.qk_norm is not None else 1e-6,
+        "norm_eps": a.qk_norm.norm.eps if a.qk_norm is not None else 1e-6,
         "window": a.pattern.size if isinstance(a.pattern, Window) else None,
         "scale": a.scale,
         "softcap": a.softcap,

@@ -7,14 +7,16 @@ mean over the tokens, is no part of BERT and isn't read here.
 from __future__ import annotations
 
 from ..config import Attention, Config, Dense, Embedding, Layer, LayerNorm, Learned, Plain, Pool, Stack
-from . import ACTIVATIONS, Keys
+from ..keys import ACTIVATIONS, Keys
+from . import Task
 
 MODEL_TYPES = ("bert",)
-ARCHITECTURE = "BertModel"
+ARCHITECTURES: dict[str, Task] = {"BertModel": "pool"}
+PREFIX = "bert."
 GGUF = None
 
 
-def config(keys: Keys) -> Config:
+def config(keys: Keys, task: Task) -> Config:
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: tokens then see no later ones")
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")

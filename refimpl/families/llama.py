@@ -25,14 +25,17 @@ from ..config import (
     Window,
 )
 from ..errors import ConfigError
+from ..keys import ACTIVATIONS, Keys
+from ..rope_keys import rope
 from ..weights import Source
-from . import ACTIVATIONS, Gguf, Keys, rope
+from . import Gguf, Task
 
 MODEL_TYPES = ("llama",)
-ARCHITECTURE = "ForCausalLM"
+ARCHITECTURES: dict[str, Task] = {"LlamaForCausalLM": "lm"}
+PREFIX = ""
 
 
-def config(keys: Keys) -> Config:
+def config(keys: Keys, task: Task) -> Config:
     # Several slices of one product, summed: the same mathematics.
     keys.get("pretraining_tp", int, 1, null=True)
     return decoder(

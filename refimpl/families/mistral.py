@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from ..config import Config
-from . import Keys
+from ..keys import Keys
+from . import Task
 from .llama import WEIGHTS, decoder
 
-__all__ = ["ARCHITECTURE", "GGUF", "MODEL_TYPES", "WEIGHTS", "config"]
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mistral",)
-ARCHITECTURE = "ForCausalLM"
+ARCHITECTURES: dict[str, Task] = {"MistralForCausalLM": "lm"}
+PREFIX = ""
 GGUF = None
 
 
-def config(keys: Keys) -> Config:
+def config(keys: Keys, task: Task) -> Config:
     return decoder(
         keys,
         groups=keys.size("num_key_value_heads", 8, null=True),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ..config import Config, from_json
-from . import Keys
+from ..keys import Keys
+from . import Task
 
 MODEL_TYPES = ("tfm",)
-ARCHITECTURE = "ForCausalLM"
+ARCHITECTURES: dict[str, Task] = {"TfmModel": "lm"}  # the Config says which head it has
+PREFIX = ""
 WEIGHTS = "* <- *"
 GGUF = None
 
 
-def config(keys: Keys) -> Config:
+def config(keys: Keys, task: Task) -> Config:
     return from_json(keys.get("config", dict))

@@ -63,7 +63,7 @@ def _settings(config: Attention, tables: Any) -> dict[str, Any]:
             pass
         case Window(size):
             found["window"] = size
-    return found if config.qk_norm is None else found | {"norm_eps": config.qk_norm.eps}
+    return found if config.qk_norm is None else found | {"norm_eps": config.qk_norm.norm.eps}
 
 
 def _feed(x: Array, tree: Any, config: Mlp) -> Array:

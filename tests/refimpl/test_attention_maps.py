@@ -31,7 +31,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     keys = data.draw(ROWS[name].keys, label="keys")
     row, folder = ROWS[name], tmp_path_factory.mktemp("model")
     torch.manual_seed(1)
-    model = row.model(row.config(**keys, attn_implementation="eager")).eval()
+    model = row.models[0](row.config(**keys, attn_implementation="eager")).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0.0, 0.5)
@@ -40,7 +40,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     leaves = params.map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     got = list(attention_maps(checkpoint.config, leaves, TOKENS))
     with Float64(), torch.no_grad():
-        exact = row.model(model.config).double().eval()
+        exact = row.models[0](model.config).double().eval()
         exact.load_state_dict(model.state_dict())
         want = exact(torch.from_numpy(TOKENS)[None], output_attentions=True).attentions
     assert len(got) == len(want)

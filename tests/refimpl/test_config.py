@@ -167,7 +167,10 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, pattern or norm"),
     (lambda: layer(PAIR, cross=replace(CROSS, pattern=Window(2))), "must have no position, pattern or norm"),
-    (lambda: layer(PAIR, cross=replace(CROSS, qk_norm=RMSNorm(1e-6))), "must have no position, pattern or"),
+    (
+        lambda: layer(PAIR, cross=replace(CROSS, qk_norm=HeadNorm(RMSNorm(1e-6)))),
+        "must have no position, pattern or",
+    ),
     (
         lambda: attention(PAIR, position=RelativeBias(8, 9)),
         "decoder: layers share one table of relative biases, got 2 kinds",

@@ -19,7 +19,8 @@ from tfm.refimpl.checkpoint import materialize, open_checkpoint
 from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError
-from tfm.refimpl.families import HARMLESS, families, read_config
+from tfm.refimpl.families import families, read_config
+from tfm.refimpl.keys import HARMLESS
 from tfm.refimpl.params import map_leaves
 
 SIZES = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -27,10 +28,10 @@ SIZES |= {"num_attention_heads": 8}
 HF = sorted(set(families()) - {"tfm"})
 
 
-def make(name: str, keys: dict) -> torch.nn.Module:
+def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
     """transformers' model in float32, all of its weights random: norms and biases too."""
     config = ROWS[name].config(**keys, attn_implementation="eager")
-    model = ROWS[name].model(config).eval()
+    model = ROWS[name].models[kind](config).eval()
     noise = torch.Generator().manual_seed(len(json.dumps(keys)))
     with torch.no_grad():
         for weight in model.parameters():
@@ -132,7 +133,7 @@ LLAMA3 = {
         ({"head_dim": 7}, "rotary dims must be even"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures must be"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures must be one of"),
         ({"model_type": "unknown"}, "model_type must be one of bert, llama, mistral, tfm"),
     ],
 )
@@ -191,7 +192,7 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         ({"position_embedding_type": "relative_key"}, "position_embedding_type must be one of absolute"),
         ({"hidden_size": 65}, "hidden_size must be a multiple"),
         ({"rope_theta": 1e4}, "'rope_theta' isn't known"),
-        ({"architectures": ["BertForMaskedLM"]}, "architectures must be a …BertModel"),
+        ({"architectures": ["BertForMaskedLM"]}, "architectures must be one of BertModel"),
     ],
 )
 def test_refused_of_bert(keys, message):

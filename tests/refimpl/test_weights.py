@@ -39,7 +39,7 @@ def theirs(config, tree) -> dict[str, np.ndarray]:
     """The tensors that Llama's map would read as `tree`."""
     leaves = dict(params.flatten(tree))
     return {
-        rule.theirs: leaves[rule.ours[0]].T if rule.steps else leaves[rule.ours[0]]
+        rule.theirs[0]: leaves[rule.ours[0]].T if rule.steps else leaves[rule.ours[0]]
         for rule in rules(llama.WEIGHTS, config)
         if rule.ours[0] in leaves and not rule.check
     }

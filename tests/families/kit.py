@@ -1,9 +1,8 @@
-"""Every model family, with transformers' class for it and the ranges drawn for each key."""
+"""What the rows of the families share."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import transformers
 from hypothesis import strategies as st
 
 ROPES = st.one_of(
@@ -27,7 +26,7 @@ ROPES = st.one_of(
 
 
 @st.composite
-def _sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
+def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
     """The keys that Llama-like families share; odd head counts, head sizes free of the width."""
     groups, share = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 3]))
     heads = groups * share
@@ -50,39 +49,11 @@ def _sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Row:
-    """A family: transformers' classes, and a strategy for the keys of its config."""
+    """A model_type: transformers' config class, its classes of models, and a strategy for the config's keys.
+
+    The first model is the usual one; the others have other heads.
+    """
 
     config: Any
-    model: Any
+    models: tuple[Any, ...]
     keys: st.SearchStrategy[dict[str, Any]]
-
-
-@st.composite
-def _bert(draw: st.DrawFn) -> dict[str, Any]:
-    heads = draw(st.sampled_from([1, 2, 3]))
-    return {
-        "vocab_size": 61,
-        "hidden_size": heads * draw(st.sampled_from([4, 10])),
-        "intermediate_size": draw(st.sampled_from([7, 24])),
-        "num_hidden_layers": draw(st.sampled_from([1, 2])),
-        "num_attention_heads": heads,
-        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu"])),
-        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-2])),
-        "max_position_embeddings": 128,
-        "type_vocab_size": draw(st.sampled_from([1, 2, 5])),
-    }
-
-
-ROWS = {
-    "bert": Row(transformers.BertConfig, transformers.BertModel, _bert()),
-    "llama": Row(
-        transformers.LlamaConfig,
-        transformers.LlamaForCausalLM,
-        _sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()),
-    ),
-    "mistral": Row(
-        transformers.MistralConfig,
-        transformers.MistralForCausalLM,
-        _sizes(sliding_window=st.sampled_from([None, 1, 3, 5, 64])),
-    ),
-}

@@ -1,0 +1,86 @@
+"""The blueprint of a model: frozen dataclasses, standard library only.
+
+Nothing that can be derived is stored, and unions of small types keep combinations that make no
+sense from being written. `to_json` and `from_json` are exact inverses; as JSON each value carries
+its class name as `type`, and a field that isn't known is a `ConfigError`.
+"""
+
+from .as_json import TYPES, from_json, to_json
+from .check import LIMITS, check
+from .heads import LM, Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from .layers import (
+    Activation,
+    Attention,
+    Full,
+    Gated,
+    HeadNorm,
+    Layer,
+    LayerNorm,
+    Mlp,
+    MoE,
+    Norm,
+    Plain,
+    RMSNorm,
+    Window,
+)
+from .positions import (
+    Alibi,
+    DynamicNTK,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    Position,
+    RelativeBias,
+    Rope,
+    Scaling,
+    Sinusoidal,
+    Yarn,
+)
+from .whole import Config, Embedding, Inner, Stack
+
+__all__ = [
+    "LIMITS",
+    "LM",
+    "TYPES",
+    "Activation",
+    "Alibi",
+    "Answer",
+    "Attention",
+    "Classify",
+    "Config",
+    "Dense",
+    "DynamicNTK",
+    "Embedding",
+    "Full",
+    "Gated",
+    "Head",
+    "HeadNorm",
+    "Inner",
+    "Layer",
+    "LayerNorm",
+    "Learned",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRope",
+    "MaskedLM",
+    "Mlp",
+    "MoE",
+    "Norm",
+    "Plain",
+    "Pool",
+    "Pooling",
+    "Position",
+    "RMSNorm",
+    "RelativeBias",
+    "Rope",
+    "Scaling",
+    "Sinusoidal",
+    "Stack",
+    "Tag",
+    "Window",
+    "Yarn",
+    "check",
+    "from_json",
+    "to_json",
+]

@@ -1,0 +1,179 @@
+"""Sizes that contradict each other, or leave their bounds, are a ConfigError before a weight was seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from .heads import LM, Classify, MaskedLM, Tag
+from .layers import Attention, Full, HeadNorm, LayerNorm, Mlp, MoE, Window
+from .positions import (
+    Alibi,
+    DynamicNTK,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    RelativeBias,
+    Rope,
+    Scaling,
+    Sinusoidal,
+    Yarn,
+)
+
+if TYPE_CHECKING:
+    from .whole import Config, Stack
+
+# What a size may be: wide enough for any model that this code could run, narrow enough that a
+# hostile file can't ask for absurd memory before a weight has been seen.
+LIMITS = {
+    "vocabulary": 2**20,
+    "width": 2**20,
+    "context": 2**24,
+    "layers": 1024,
+    "heads": 4096,
+    "experts": 2**16,  # of all layers together
+}
+
+
+def _need(true: bool, message: str) -> None:
+    if not true:
+        raise ConfigError(message)
+
+
+def _bounded(name: str, value: int, limit: int, least: int = 1) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    _need(whole and least <= value <= limit, f"{name} must be {least} to {limit}, got {value!r:.40}")
+
+
+def _positive(name: str, value: float) -> None:
+    _need(value > 0, f"{name} must be positive, got {value!r}")
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError when sizes contradict each other or leave their bounds."""
+    _bounded("vocabulary", config.embedding.vocabulary, LIMITS["vocabulary"])
+    _bounded("width", config.embedding.width, LIMITS["width"])
+    _bounded("context", config.context, LIMITS["context"])
+    if config.embedding.types is not None:
+        _bounded("token types", config.embedding.types, LIMITS["vocabulary"])
+    encoder, decoder, head = config.encoder, config.decoder, config.head
+    _need(
+        encoder is not None or decoder is not None, "a model must have an encoder or a decoder, got neither"
+    )
+    _need(
+        isinstance(head, LM) == (decoder is not None),
+        f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
+    )
+    if config.embedding.inner is not None:
+        _check_inner(config.embedding.inner.width, config)
+    if isinstance(head, Classify | Tag):
+        _bounded("labels", head.labels, LIMITS["vocabulary"])
+    for name, stack in (("encoder", encoder), ("decoder", decoder)):
+        if stack is not None:
+            _check_stack(name, stack, config, crossed=name == "decoder" and encoder is not None)
+
+
+def _check_inner(width: int, config: Config) -> None:
+    _bounded("width of the tables", width, LIMITS["width"])
+    if isinstance(head := config.head, MaskedLM) and head.tied:
+        got = config.embedding.width if head.dense is None else head.dense.width or config.embedding.width
+        _need(got == width, f"a tied output must have the width of the tables, {width}, got {got}")
+    _need(config.encoder is None or config.decoder is None, "a model with two stacks has one width")
+
+
+def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:
+    _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
+    match stack.positions:
+        case Learned(size, offset):
+            _bounded(f"{name}: number of learned positions", size, LIMITS["context"], config.context)
+            _bounded(f"{name}: offset of the learned positions", offset, LIMITS["context"], 0)
+        case Sinusoidal(theta):
+            _positive(f"{name}: theta of the positions", theta)
+            inner = config.embedding.inner
+            width = inner.width if inner is not None and inner.late else config.embedding.width
+            _need(width % 2 == 0, f"{name}: sinusoidal positions need an even width, got {width}")
+        case None:
+            pass
+    for i, layer in enumerate(stack.layers):
+        at = f"{name} layer {i}: "
+        _check_attention(at, layer.attention)
+        _check_mlp(at, layer.mlp)
+        needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
+        _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
+        if layer.cross is not None:
+            _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
+            _check_attention(f"{at}cross-attention: ", layer.cross)
+            plain = (layer.cross.position, layer.cross.pattern, layer.cross.qk_norm) == (None, Full(), None)
+            _need(plain, f"{at}cross-attention must have no position, pattern or norm of its heads")
+    experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
+    _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
+    attentions = [layer.attention for layer in stack.layers]
+    shared = {(a.position, a.heads) for a in attentions if isinstance(a.position, RelativeBias)}
+    _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
+
+
+def _check_attention(at: str, a: Attention) -> None:
+    _bounded(at + "heads", a.heads, LIMITS["heads"])
+    _bounded(at + "groups", a.groups, LIMITS["heads"])
+    _bounded(at + "head_size", a.head_size, LIMITS["width"])
+    _need(
+        a.heads % a.groups == 0,
+        f"{at}heads must be a multiple of groups, got {a.heads} and {a.groups}",
+    )
+    if isinstance(a.qk_norm, HeadNorm):
+        shifted = isinstance(a.qk_norm.norm, LayerNorm) and a.qk_norm.norm.bias
+        _need(not shifted, f"{at}a norm of queries and keys has no bias, got one")
+    if a.clip is not None:
+        _positive(at + "clip of queries, keys and values", a.clip)
+    if isinstance(a.pattern, Window):
+        _bounded(at + "window", a.pattern.size, LIMITS["context"])
+    match a.position:
+        case Rope(theta, dims, scaling=scaling):
+            _bounded(at + "rotary dims", dims, a.head_size)
+            _need(dims % 2 == 0, f"{at}rotary dims must be even, got {dims}")
+            _positive(at + "rotary theta", theta)
+            _check_scaling(at, scaling, dims // 2)
+        case Alibi(largest, scale):
+            _positive(at + "max_bias of ALiBi", largest)
+            _positive(at + "scale of ALiBi", scale)
+        case RelativeBias(buckets, distance):
+            _bounded(at + "buckets of the relative bias", buckets, LIMITS["context"], 4)
+            _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
+        case None:
+            pass
+
+
+def _check_mlp(at: str, mlp: Mlp) -> None:
+    _bounded(at + "mlp width", mlp.width, LIMITS["width"])
+    if isinstance(mlp, MoE):
+        _bounded(at + "experts", mlp.experts, LIMITS["experts"])
+        _bounded(at + "chosen experts", mlp.top, mlp.experts)
+        if mlp.scale is not None:
+            _positive(at + "scale of the experts' weights", mlp.scale)
+        if mlp.shared is not None:
+            _bounded(at + "width of the shared expert", mlp.shared, LIMITS["width"])
+        _need(
+            mlp.shared is not None or not mlp.shared_gate,
+            f"{at}a shared expert's gate needs a shared expert, got none",
+        )
+
+
+def _check_scaling(at: str, scaling: Scaling | None, pairs: int) -> None:
+    match scaling:
+        case LinearScaling(factor):
+            _positive(at + "factor of the rotary scaling", factor)
+        case (
+            DynamicNTK(factor, original)
+            | Yarn(factor, original)
+            | Llama3Scaling(factor, original_context=original)
+        ):
+            _positive(at + "factor of the rotary scaling", factor)
+            _bounded(at + "original context of the rotary scaling", original, LIMITS["context"])
+        case LongRope(short, long, original):
+            _bounded(at + "original context of the rotary scaling", original, LIMITS["context"])
+            for divisors in (short, long):
+                fit = len(divisors) == pairs and all(d > 0 for d in divisors)
+                _need(fit, f"{at}the rotary scaling needs {pairs} positive divisors, got {divisors!r:.80}")
+        case None:
+            pass

@@ -1,0 +1,149 @@
+"""What a layer is made of: norms, attention, mlps, and how they are put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .positions import Position
+
+Activation = Literal[
+    "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root mean square normalization with a learned weight."""
+
+    eps: float
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalization; `weight` and `bias` say whether it has a learned factor and a learned shift."""
+
+    eps: float
+    bias: bool = True
+    weight: bool = True
+
+
+Norm = RMSNorm | LayerNorm
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every position that the stack allows is seen."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The `size` latest positions are seen, the current one included; in an encoder as many ahead."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """A norm of queries and of keys, before they are rotated; its norm has no shift.
+
+    Over each head, with one weight [K] for all (`head`: Qwen 3) or one for each head [H, K] (`each`:
+    StableLM, Cohere); or over all heads of a token together, with a weight [H·K] (`all`: OLMo 2).
+    """
+
+    norm: Norm
+    over: Literal["head", "each", "all"] = "head"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention sublayer; `scale` None means 1/sqrt(head_size).
+
+    `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT).
+    """
+
+    heads: int
+    groups: int
+    head_size: int
+    position: Position | None = None
+    pattern: Full | Window = Full()
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: HeadNorm | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    clip: float | None = None
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Gated:
+    """down(act(gate(x)) * up(x))."""
+
+    width: int
+    activation: Activation
+    bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Plain:
+    """down(act(up(x)))."""
+
+    width: int
+    activation: Activation
+    bias: bool = True
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+@dataclass(frozen=True)
+class MoE:
+    """Each token's vector goes to the `top` best of `experts` gated mlps of `width`, chosen by a router.
+
+    Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
+    for each expert counts for the choice alone. `shared` is the width of an expert that takes every
+    token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have no
+    capacity here: what is dropped for want of a seat depends on the other rows of a batch and on
+    padding, and a model's row must not.
+    """
+
+    experts: int
+    top: int
+    width: int
+    activation: Activation
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scale: float | None = None
+    choice_bias: bool = False
+    shared: int | None = None
+    shared_gate: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+Mlp = Gated | Plain | MoE
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
+
+    A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
+    `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
+    output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
+    multiplies each sublayer's output before it is added (Granite).
+    """
+
+    attention: Attention
+    mlp: Mlp
+    parallel: bool = False
+    cross: Attention | None = None
+    residual: Literal["input", "norm"] = "input"
+    scale: float | None = None

@@ -1,0 +1,106 @@
+"""Where a token stands: rotary positions and their scalings, biases of scores, vectors added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Positions divided by `factor` (position interpolation)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class DynamicNTK:
+    """A larger theta, by how far the Config's context passes the trained one."""
+
+    factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """Low frequencies divided by `factor`, high ones kept, a ramp over the pairs between the two.
+
+    `magnitude` multiplies cosines and sines; None means 0.1 ln(factor) + 1.
+    """
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    magnitude: float | None = None
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """A divisor for each pair, one set for contexts up to the trained one, one for longer ones."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_context: int
+    magnitude: float = 1.0
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Low frequencies divided by `factor`, high ones kept, a linear blend between the two."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions over the first `dims` elements of a head."""
+
+    theta: float
+    dims: int
+    interleaved: bool = False
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """Scores lowered in proportion to the distance; the slopes follow from the number of heads.
+
+    `scale` multiplies the slopes: Falcon divides the sum of score and bias by sqrt(head_size).
+    """
+
+    max_bias: float = 8.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """A learned number for each head and bucket of distances, added to scores; one table a stack."""
+
+    buckets: int
+    max_distance: int
+
+
+Position = Rope | Alibi | RelativeBias
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A vector for each of `size` positions, added to the tokens'; the first is row `offset`."""
+
+    size: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Sines and cosines of the position, added to the tokens' vectors, side by side or in turn."""
+
+    theta: float = 10_000.0
+    interleaved: bool = False

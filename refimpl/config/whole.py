@@ -1,0 +1,75 @@
+"""The whole model: tables, stacks of layers, a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .check import check
+from .heads import Head
+from .layers import Layer, Norm
+from .positions import Learned, Rope, Sinusoidal
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers in order, what comes before the first, and the norm after the last."""
+
+    layers: tuple[Layer, ...]
+    final_norm: Norm | None
+    positions: Learned | Sinusoidal | None = None
+    first_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Tables of a width of their own, and a linear map from it to the model's, with `bias`.
+
+    The map stands before positions, types and first norm, which then have the model's width (OPT), or
+    `late` after them (ELECTRA). A language model's output goes back by a map of its own without a
+    bias; a masked one's by its head's dense map.
+    """
+
+    width: int
+    bias: bool = False
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The token table; `scale` multiplies the vectors it gives. `types` is the rows of a second table,
+    which says to which text of a pair a token belongs. `inner` gives the tables a width of their own."""
+
+    vocabulary: int
+    width: int
+    scale: float | None = None
+    types: int | None = None
+    inner: Inner | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model; `context` is the length in tokens that it was made for.
+
+    A decoder alone, an encoder alone, or a decoder whose layers read an encoder by `cross`.
+    """
+
+    embedding: Embedding
+    decoder: Stack | None
+    head: Head
+    context: int
+    encoder: Stack | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The decoder's layers, which are those that keep a cache."""
+        return () if self.decoder is None else self.decoder.layers
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The different rotary settings, in the order of their first layer."""
+        stacks = [stack for stack in (self.encoder, self.decoder) if stack is not None]
+        found = (layer.attention.position for stack in stacks for layer in stack.layers)
+        return tuple(dict.fromkeys(p for p in found if isinstance(p, Rope)))

@@ -1,0 +1,94 @@
+"""The keys of a config, each read or harmless: a key that nobody read could mean a wrong model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .config import Activation
+from .errors import ConfigError
+
+ANY = object()
+_REQUIRED = object()
+
+# Keys that say nothing about the model's mathematics, at the values at which that is true.
+HARMLESS: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "model_type", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
+            "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+            "attention_dropout", "id2label", "label2id", "problem_type", "output_attentions",
+            "output_hidden_states", "return_dict", "_attn_implementation", "_attn_implementation_autoset",
+        ),
+        ANY,
+    ),
+    "is_encoder_decoder": (False,), "is_decoder": (False, True), "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,),
+    "pruned_heads": ({}, None), "quantization_config": (None,), "partial_rotary_factor": (1.0, None),
+}  # fmt: skip
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu",
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+}  # fmt: skip
+
+
+class Keys:
+    """The keys of a config, which remembers those that were read: the others must be harmless."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+        self._read: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def fail(self, key: str, must: str) -> ConfigError:
+        return ConfigError(f"{self.where}: {key} must be {must}, got {self.values.get(key)!r:.80}")
+
+    def get(self, key: str, kind: type, default: Any = _REQUIRED, *, null: bool = False) -> Any:
+        """The key's value; `null` says that null is a value. ConfigError if it isn't of its kind."""
+        self._read.add(key)
+        if key not in self.values:
+            if default is _REQUIRED:
+                raise ConfigError(f"{self.where}: {key} is missing")
+            return default
+        value = self.values[key]
+        if value is None and (null or default is None):
+            return None
+        if kind is float and type(value) is int and abs(value) < 2**53:
+            return float(value)
+        if type(value) is not kind:
+            raise self.fail(key, f"of type {kind.__name__}")
+        return value
+
+    def size(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
+        """A whole number of at least 1."""
+        value = self.get(key, int, default, null=null)
+        if value is not None and value < 1:
+            raise self.fail(key, "at least 1")
+        return value
+
+    def positive(self, key: str, default: Any = _REQUIRED) -> Any:
+        """A number greater than 0."""
+        value = self.get(key, float, default)
+        if value is not None and not value > 0:
+            raise self.fail(key, "greater than 0")
+        return value
+
+    def choice(self, key: str, known: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
+        """What a name stands for; ConfigError lists the names that are known."""
+        value = self.get(key, str, default)
+        if value not in known:
+            raise self.fail(key, f"one of {', '.join(known)}")
+        return known[value]
+
+    def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
+        """Raise ConfigError for a key that nobody read, unless it is harmless at its value."""
+        for key in sorted(set(self.values) - self._read):
+            if key not in harmless:
+                raise ConfigError(
+                    f"{self.where}: key {key!r:.80} isn't known, ignoring it could give a wrong model"
+                )
+            allowed = harmless[key]
+            if allowed is not ANY and self.values[key] not in allowed:
+                raise self.fail(key, f"one of {allowed}")

@@ -1,0 +1,14 @@
+"""Llama."""
+
+import transformers
+from hypothesis import strategies as st
+
+from .kit import Row, sizes
+
+ROWS = {
+    "llama": Row(
+        transformers.LlamaConfig,
+        (transformers.LlamaForCausalLM,),
+        sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()),
+    )
+}

@@ -1,0 +1,14 @@
+"""Mistral."""
+
+import transformers
+from hypothesis import strategies as st
+
+from .kit import Row, sizes
+
+ROWS = {
+    "mistral": Row(
+        transformers.MistralConfig,
+        (transformers.MistralForCausalLM,),
+        sizes(sliding_window=st.sampled_from([None, 1, 3, 5, 64])),
+    )
+}
