@@ -21,6 +21,7 @@ from tfm.refimpl.config import (
     Config,
     DynamicNTK,
     Embedding,
+    HeadNorm,
     Learned,
     LinearScaling,
     Llama3Scaling,
