@@ -1,9 +1,19 @@
 """What the rows of the families share."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
+
+# The sizes that a config can't do without, by their usual names.
+SIZES: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+}
 
 ROPES = st.one_of(
     st.builds(dict, rope_type=st.just("default"), rope_theta=st.sampled_from([100.0, 10_000.0])),
@@ -51,9 +61,11 @@ def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
 class Row:
     """A model_type: transformers' config class, its classes of models, and a strategy for the config's keys.
 
-    The first model is the usual one; the others have other heads.
+    The first model is the usual one; the others have other heads. `sizes` are the keys that have no
+    default in tfm, under the names that the class gives them.
     """
 
     config: Any
     models: tuple[Any, ...]
     keys: st.SearchStrategy[dict[str, Any]]
+    sizes: Mapping[str, Any] = field(default_factory=lambda: SIZES)

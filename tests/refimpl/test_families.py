@@ -9,23 +9,22 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import transformers
 from exact import Float64
 from families import ROWS
+from families.kit import SIZES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
+from tfm.refimpl.config import Config, LinearScaling, Rope, Window, to_json
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import families, read_config
 from tfm.refimpl.keys import HARMLESS
 from tfm.refimpl.params import map_leaves
 
-SIZES = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-SIZES |= {"num_attention_heads": 8}
 HF = sorted(set(families()) - {"tfm"})
+HEADS = [(name, kind) for name in HF for kind in range(1, len(ROWS[name].models))]
 
 
 def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
@@ -40,47 +39,96 @@ def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
     return model
 
 
-def outputs(model: torch.nn.Module, tokens: np.ndarray) -> list[np.ndarray]:
-    """What transformers computes, wholly in float64: logits, or an encoder's vectors and its pooler's."""
+def draw(data: st.DataObject, model: torch.nn.Module, config: Config) -> dict[str, np.ndarray]:
+    """Two rows of tokens, as transformers takes them; an encoder's second row is padded on the right."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="tokens"))
+    tokens = rng.integers(0, config.embedding.vocabulary, (2, 12))
+    if config.encoder is None:
+        return {"input_ids": tokens, "use_cache": np.array(False)}
+    # A token that stands for padding is none of a text's: RoBERTa doesn't count it as a position.
+    tokens[tokens == model.config.pad_token_id] = 2
+    length = data.draw(st.integers(1, 12), label="length")
+    given = {"input_ids": tokens, "attention_mask": (np.arange(12) < [[12], [length]]).astype(np.int64)}
+    if config.decoder is not None:
+        given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
+    elif config.embedding.types is not None:
+        given |= {"token_type_ids": rng.integers(0, config.embedding.types, (2, 12))}
+    return given
+
+
+def theirs(model: torch.nn.Module, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What transformers computes, wholly in float64: its head's output; of one without a head its vectors,
+    and what its pooler makes of them, or their mean where it has none."""
     with Float64(), torch.no_grad():
         exact = type(model)(model.config).double().eval()
         exact.load_state_dict(model.state_dict())
-        if isinstance(exact, transformers.BertModel):
-            got = exact(torch.from_numpy(tokens))
-            return [got.last_hidden_state.numpy(), got.pooler_output.numpy()]
-        return [exact(torch.from_numpy(tokens), use_cache=False).logits.numpy()]
+        got = exact(**{name: torch.from_numpy(value) for name, value in given.items()})
+    if "start_logits" in got:
+        return [torch.stack([got.start_logits, got.end_logits], -1).numpy()]
+    for name in ("logits", "prediction_logits"):
+        if name in got:
+            return [got[name].numpy()]
+    states, real = got.last_hidden_state.numpy(), given["attention_mask"][:, :, None]
+    mean = (states * real).sum(1) / real.sum(1)
+    return [states, got.pooler_output.numpy() if "pooler_output" in got else mean]
 
 
-def test_every_family_has_a_row():
-    assert set(HF) == set(ROWS), "tests/families.py needs a row for each family"
+def ours(engine: NumpyEngine, given: dict[str, np.ndarray], bare: bool) -> list[np.ndarray]:
+    """The same from the specification; `bare` asks for an encoder's vectors too."""
+    config, tokens, types = engine.config, given["input_ids"], given.get("token_type_ids")
+    lengths = given["attention_mask"].sum(1) if "attention_mask" in given else None
+    if config.decoder is None:
+        vectors = [engine.encode(tokens, lengths, types)] if bare else []
+        return [*vectors, engine.predict(tokens, lengths, types)]
+    encoded = () if config.encoder is None else (tokens, lengths)
+    tokens = given.get("decoder_input_ids", tokens)
+    at = np.tile(np.arange(tokens.shape[1]), (2, 1))
+    return [engine.step(tokens, engine.start(2, *encoded), at=at)[0]]
 
 
-@pytest.mark.parametrize("name", HF)
-@settings(max_examples=25)
-@given(data=st.data())
-def test_outputs_equal_transformers(name, data):
+def compare(name: str, kind: int, data: st.DataObject) -> None:
+    """One drawn model, through its files, against the original."""
     keys = data.draw(ROWS[name].keys, label="keys")
-    tokens = np.array(data.draw(st.lists(st.integers(0, 60), min_size=12, max_size=12), label="tokens"))[None]
-    model = make(name, keys)
+    model = make(name, keys, kind)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         checkpoint = open_checkpoint(folder)
         params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
-    engine = NumpyEngine(checkpoint.config, params)
-    if checkpoint.config.decoder is None:
-        made = [engine.encode(tokens), engine.predict(tokens)]
-    else:
-        made = [engine.step(tokens, engine.start(), at=np.arange(12)[None])[0]]
-    for got, want in zip(made, outputs(model, tokens), strict=True):
+    given = draw(data, model, checkpoint.config)
+    wanted = theirs(model, given)
+    found = ours(NumpyEngine(checkpoint.config, params), given, bare=len(wanted) == 2)
+    for got, want in zip(found, wanted, strict=True):
+        assert got.shape == want.shape
+        if "attention_mask" in given and want.shape[1:-1] == given["input_ids"].shape[1:]:
+            real = given["attention_mask"] == 1
+            got, want = got[real], want[real]
         error = np.abs(got - want).max() / np.abs(want).max()
-        assert error <= 1e-9, f"{name}: relative error {error:.3g}"
+        assert error <= 1e-9, f"{type(model).__name__}: relative error {error:.3g}"
+
+
+def test_every_family_has_a_row():
+    assert set(HF) == set(ROWS), "each family has a row in tests/families"
+
+
+@pytest.mark.parametrize("name", HF)
+@settings(max_examples=settings.default.max_examples // 2)
+@given(data=st.data())
+def test_outputs_equal_transformers(name, data):
+    compare(name, 0, data)
+
+
+@pytest.mark.parametrize(("name", "kind"), HEADS, ids=[ROWS[n].models[k].__name__ for n, k in HEADS])
+@settings(max_examples=settings.default.max_examples // 6)
+@given(data=st.data())
+def test_heads_equal_transformers(name, kind, data):
+    compare(name, kind, data)
 
 
 @pytest.mark.parametrize("name", HF)
 def test_defaults_are_those_of_transformers(name):
-    defaults = ROWS[name].config(**SIZES).to_dict()
-    stated, _ = read_config(defaults)
-    bare, _ = read_config({"model_type": name, **SIZES})
+    row = ROWS[name]
+    stated, _ = read_config(row.config(**row.sizes).to_dict())
+    bare, _ = read_config({"model_type": name, **row.sizes})
     assert bare == stated
 
 
@@ -88,12 +136,15 @@ def test_defaults_are_those_of_transformers(name):
 @pytest.mark.parametrize("key", sorted(HARMLESS))
 def test_harmless_keys_have_harmless_values_only(name, key):
     allowed = HARMLESS[key]
-    keys = {"model_type": name, **SIZES}
+    keys = {"model_type": name, **ROWS[name].sizes}
     if key != "model_type" and isinstance(allowed, tuple):
+        writes = read_config(keys)[0].decoder is not None
         for value in allowed:
-            if (name, key, value) == ("bert", "is_decoder", True):
-                continue  # a BERT that writes is another model; test_refused_of_bert
-            read_config({**keys, key: value})
+            if (key, value) == ("is_decoder", True) and not writes:
+                with pytest.raises(ConfigError, match="is_decoder must be false"):
+                    read_config({**keys, key: value})  # an encoder that writes is another model
+            else:
+                read_config({**keys, key: value})
         with pytest.raises(ConfigError, match=key):
             read_config({**keys, key: "something else"})
     else:
@@ -163,10 +214,9 @@ def changed(value, path, new):
 
 @pytest.mark.parametrize("name", sorted(families()))
 def test_any_value_in_any_field_is_read_or_refused(name):
-    keys = {"model_type": name, **SIZES, "rope_scaling": {"rope_type": "llama3", **LLAMA3}, "head_dim": 8}
-    if name == "bert":
-        keys = {"model_type": name, **SIZES, "hidden_act": "relu", "hidden_dropout_prob": 0.1}
-        keys |= {"position_embedding_type": "absolute", "type_vocab_size": 3, "layer_norm_eps": 1e-5}
+    keys = {} if name == "tfm" else ROWS[name].config(**ROWS[name].sizes).to_dict()
+    if name == "llama":
+        keys |= {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3}, "head_dim": 8}
     if name == "tfm":
         scaled = Rope(1e4, 16, scaling=LinearScaling(2.0))
         tiny_llama = tiny.llama(layers=1, window=5)
@@ -182,7 +232,7 @@ def test_any_value_in_any_field_is_read_or_refused(name):
                 refused += 1
                 assert "\n" not in str(error)  # noqa: PT017
                 assert len(str(error)) < 400, error  # noqa: PT017
-    assert refused > 100
+    assert refused > 80
 
 
 @pytest.mark.parametrize(
