@@ -214,7 +214,7 @@ def test_logits_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(0).integers(0, SIZE, (2, 11))
     mask = np.arange(11) < np.array([[11], [6]])
     whole = MODEL.logits(ids, mask)
-    monkeypatch.setattr("tfm.runtime.tasks.CHUNK", 4)
+    monkeypatch.setattr("tfm.runtime.tasks.model.CHUNK", 4)
     assert np.abs(MODEL.logits(ids, mask) - whole).max() < 1e-4
 
 

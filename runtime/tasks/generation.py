@@ -1,30 +1,22 @@
-"""What people want of a model: text after text, one answer or a conversation.
-
-Everything here works on any engine of the seam, and on anything that carries `tokenizer`,
-`chat_template` and `generation`: a bundle or a checkpoint.
-"""
+"""One text being generated, and the options that say how."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from ...refimpl.beam import Search, search
+from ...refimpl.engine import Engine
+from ...refimpl.errors import LimitError
+from ...refimpl.generate import FinishReason, Row, room, single
+from ...refimpl.sampling import Sampler
+from ...refimpl.speculative import Drafter, speculate
+from ..tokenizer import Stream
 
-from ..refimpl.beam import Search, search
-from ..refimpl.config import Config
-from ..refimpl.engine import Engine
-from ..refimpl.errors import CheckpointError, LimitError, TfmError
-from ..refimpl.generate import CHUNK, FinishReason, Row, room, single
-from ..refimpl.sampling import Sampler
-from ..refimpl.speculative import Drafter, DraftModel, speculate
-from .bundle import open_bundle
-from .chat import ChatTemplate, common_prefix
-from .engine import OrtEngine
-from .tokenizer import Stream, Tokenizer
+if TYPE_CHECKING:
+    from .model import Model
 
 LIMITS = {"stop strings": 16, "stop": 1024, "beams": 64}
 # Options that ask for a draw.
@@ -209,153 +201,3 @@ def cut(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:
         return text[: min(found)], "", True
     held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
     return text[: len(text) - held], text[len(text) - held :], False
-
-
-def read_tokenizer(source: Any, config: Config) -> Tokenizer | None:
-    """The tokenizer of a bundle or checkpoint, if it has one."""
-    return None if source.tokenizer is None else Tokenizer(source.tokenizer, config.embedding.vocabulary)
-
-
-class Model:
-    """An engine with the tokenizer and the template of its model."""
-
-    def __init__(self, engine: Engine, source: Any, tokenizer: Tokenizer | None = None) -> None:
-        self.engine, self.generation = engine, source.generation
-        self.tokenizer = tokenizer or read_tokenizer(source, engine.config)
-        self.template: ChatTemplate | None = None
-        if self.tokenizer is not None and source.chat_template is not None:
-            bos, eos = source.generation.bos, source.generation.eos
-            self.template = ChatTemplate(source.chat_template, self.tokenizer, bos=bos, eos=eos)
-
-    @property
-    def config(self) -> Config:
-        return self.engine.config
-
-    @property
-    def text(self) -> Tokenizer:
-        """The tokenizer, by those who can't do without."""
-        if self.tokenizer is None:
-            raise CheckpointError("the model has no tokenizer.json, so it takes and gives token ids only")
-        return self.tokenizer
-
-    def start(self, batch: int = 1) -> Any:
-        """An empty cache, as `refimpl.engine` defines it."""
-        return self.engine.start(batch)
-
-    def step(
-        self, tokens: np.ndarray, cache: Any, lengths: Any = None, at: Any = None
-    ) -> tuple[np.ndarray, Any]:
-        """Logits and the new cache, as `refimpl.engine` defines it."""
-        return self.engine.step(tokens, cache, lengths, at)
-
-    def prompt(self, text: str, *, raw: bool = False) -> list[int]:
-        """Ids that ask for an answer to `text`; `raw`, or without a template: that `text` goes on."""
-        if raw or self.template is None:
-            return self.text.encode(text, start=True)
-        return self.template.encode([{"role": "user", "content": text}])
-
-    def sampler(self, **given: Any) -> Sampler:
-        """A Sampler from options over this model's defaults; see `sampler`."""
-        return sampler(self.generation.defaults, **given)
-
-    def generate(self, text: str, *, raw: bool = False, **given: Any) -> Answer:
-        """Pieces of text as they become certain; `given` are fields of Options and of Sampler."""
-        return Answer(self, self.prompt(text, raw=raw), self.options(**given))
-
-    def generate_ids(self, ids: Sequence[int], *, max_new_tokens: int = 256, **given: Any) -> list[int]:
-        """The new ids after a prompt of ids; a stop token isn't among them."""
-        prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
-        return list(Answer(self, prompt, self.options(max_new_tokens=max_new_tokens, **given)).ids())
-
-    def options(self, **given: Any) -> Options:
-        """`options` over this model's defaults."""
-        return options(self.generation.defaults, **given)
-
-    def drafter(self, other: Model) -> DraftModel:
-        """Another model as a source of drafts for this one; its tokens must be the same."""
-        mine, theirs = (None if m.tokenizer is None else m.tokenizer.tokens() for m in (self, other))
-        if mine != theirs:
-            raise LimitError("a draft model must have the model's own tokenizer")
-        return DraftModel(other.engine, self.engine)
-
-    def logits(self, ids: Any, mask: Any = None) -> np.ndarray:
-        """Logits [B, T, N] of ids [B, T] (or [T, N] of [T]), zeros where `mask` is zero.
-
-        Masked tokens are as if they weren't there: on the left, on the right or in between.
-        """
-        given = np.asarray(ids, np.int64)
-        tokens = np.atleast_2d(given)
-        real = np.ones(tokens.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask)) != 0
-        if tokens.ndim != 2 or real.shape != tokens.shape or not tokens.size:
-            raise LimitError(
-                f"ids must be [T] or [B, T] with T ≥ 1, the mask alike, got {tokens.shape} and {real.shape}"
-            )
-        # Real tokens first, in their order: a stable sort of "isn't real".
-        order = np.argsort(~real, axis=1, kind="stable")
-        packed, lengths = np.take_along_axis(tokens, order, 1), real.sum(1)
-        made = np.zeros((*tokens.shape, self.config.embedding.vocabulary), np.float32)
-        cache = self.start(len(tokens))
-        for begin in range(0, int(lengths.max(initial=0)), CHUNK):
-            part = packed[:, begin : begin + CHUNK]
-            t = part.shape[1]
-            at = np.broadcast_to(np.arange(t), part.shape)
-            here = np.clip(lengths - begin, 0, t)
-            logits, cache = self.step(part, cache, here, at)
-            for row, length in enumerate(here):
-                made[row, order[row, begin : begin + length]] = logits[row, :length]
-        return made.reshape(*given.shape, -1)
-
-
-class Conversation:
-    """Messages of a chat, and the cache of what was read so far.
-
-    A template may render earlier messages anew with each one (they aren't prefix-stable), so the
-    cache is kept as far as the new ids agree with what it holds.
-    """
-
-    def __init__(self, model: Model, system: str | None = None) -> None:
-        if model.template is None:
-            raise CheckpointError("the model has no chat template: use generate, which goes on with a text")
-        self.model, self.template = model, model.template
-        self.messages = [] if system is None else [{"role": "system", "content": system}]
-        self._ids: list[int] = []
-        self._cache: Any = None
-
-    def say(self, text: str, **given: Any) -> Answer:
-        """The answer to a message; it becomes part of the conversation when it was read to its end."""
-        messages = [*self.messages, {"role": "user", "content": text}]
-        ids = self.template.encode(messages)
-        options = self.model.options(**given)
-        room(self.model.config.context, len(ids), options.max_new_tokens)
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            # A token is left to read, so that there are logits to begin with.
-            cache = cache.truncate(np.array([min(common_prefix(self._ids, ids), len(ids) - 1)]))
-
-        def keep(answer: Answer) -> None:
-            self.messages = [*messages, {"role": "assistant", "content": answer.text}]
-            self._cache = answer.cache
-            held = 0 if self._cache is None else int(self._cache.lengths[0])
-            self._ids = [*ids, *answer.tokens][:held]
-
-        return Answer(self.model, ids, options, cache, keep)
-
-
-def load(
-    path: Path | str,
-    device: str = "cpu",
-    threads: int | None = None,
-    notify: Callable[[str], None] = lambda _: None,
-) -> Model:
-    """The model of a bundle, its files' hashes checked beside the start of the session."""
-    bundle = open_bundle(Path(path))
-    checked = bundle.checking()
-    try:
-        # The tokenizer first: what reading it frees is used again by the session.
-        tokenizer = read_tokenizer(bundle, bundle.config)
-        model = Model(OrtEngine(bundle, device, threads, notify, prepack=True), bundle, tokenizer)
-    except TfmError:
-        checked()  # a damaged file is the better explanation
-        raise
-    checked()
-    return model

@@ -1,0 +1,21 @@
+"""What people want of a model, one file a task; `load(path)` gives a Model with a method for each.
+
+Everything here works on any engine of the seam, and on anything that carries `tokenizer`,
+`chat_template` and `generation`: a bundle or a checkpoint.
+"""
+
+from .conversation import Conversation
+from .generation import Answer, Options, cut, options, sampler
+from .model import Model, load, read_tokenizer
+
+__all__ = [
+    "Answer",
+    "Conversation",
+    "Model",
+    "Options",
+    "cut",
+    "load",
+    "options",
+    "read_tokenizer",
+    "sampler",
+]
