@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
+    Activation,
     Alibi,
     Answer,
     Attention,
@@ -47,7 +50,7 @@ some_norms: st.SearchStrategy[Norm] = st.one_of(
     st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans())
 )
 norms: st.SearchStrategy[Norm | None] = st.one_of(st.none(), some_norms)
-kinds = st.sampled_from(("relu", "gelu", "gelu_tanh", "silu", "tanh"))
+kinds = st.sampled_from(get_args(Activation))
 
 
 @st.composite

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -13,12 +14,23 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
+    from ...refimpl.config import Activation
+
+__all__ = [
+    "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
+    "tanh",
+]  # fmt: skip
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Relu."""
     return torch.relu(x)
+
+
+def relu_squared(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """Relu and Mul."""
+    positive = torch.relu(x)
+    return positive * positive
 
 
 def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -41,16 +53,39 @@ def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return functional.gelu(x, approximate="tanh")
 
 
+def quick_gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """Mul, Sigmoid and Mul, which ONNX Runtime fuses."""
+    return torch.sigmoid(x * 1.702) * x
+
+
+def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """Softplus, Tanh and Mul."""
+    return torch.tanh(functional.softplus(x)) * x
+
+
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """Tanh."""
     return torch.tanh(x)
+
+
+KINDS: dict[Activation, Callable[[Array], Array]] = {
+    "relu": relu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "tanh": tanh,
+    "quick_gelu": quick_gelu,
+    "relu_squared": relu_squared,
+    "sigmoid": sigmoid,
+    "mish": mish,
+}
 
 
 @seam
 def activation(
     x: Float[Array, "B T F"],
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "B T F"]:
     """The nonlinearity that a Config names."""
-    return {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "tanh": tanh}[kind](x)
+    return KINDS[kind](x)

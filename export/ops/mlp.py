@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..seam import seam
 from .activation import activation
@@ -12,6 +12,8 @@ from .quant import Blocks
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
+
+    from ...refimpl.config import Activation
 
 __all__ = ["gated_mlp", "plain_mlp"]
 
@@ -24,7 +26,7 @@ def plain_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "B T D"]:
     """Two linear maps."""
     return linear(activation(linear(x, up, bup), kind=kind), down, bdown)
@@ -40,7 +42,7 @@ def gated_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "B T D"]:
     """Three linear maps."""
     opened = activation(linear(x, gate, bgate), kind=kind)

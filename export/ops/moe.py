@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
+    from ...refimpl.config import Activation
 
 __all__ = ["Expert", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "seated"]
 
@@ -76,7 +77,7 @@ def mixture(
     experts: list[Expert],
     kept: Bool[Array, "M I"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "M D"]:
     """Every expert stands in the graph; each gathers its tokens, as many as there are, none included.
 
@@ -98,7 +99,7 @@ def moe(
     shared: Expert | None = None,
     shared_gate: Float[Array, "D 1"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
     top: int,
     score: Literal["softmax", "sigmoid"],
     renormalize: bool,

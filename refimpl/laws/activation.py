@@ -16,7 +16,7 @@ def negative_numbers_become_zero(relu: Subject, draw: Draw) -> None:
     relu.near(relu(call) - relu(other), call["x"], call, other)
 
 
-@law("silu", "gelu", "gelu_tanh")
+@law("silu", "gelu", "gelu_tanh", "quick_gelu")
 def the_gate_and_its_mirror_sum_to_one(gate: Subject, draw: Draw) -> None:
     """x · g(x) − (−x) · g(−x) is x, since g(x) + g(−x) is 1."""
     call = draw(gate.calls())
@@ -34,6 +34,26 @@ def a_sigmoid_and_its_mirror_sum_to_one(sigmoid: Subject, draw: Draw) -> None:
     sigmoid.near(y + sigmoid(other), np.ones(y.shape), call, other)
 
 
+@law("relu_squared")
+def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
+    """The result is at least 0, and that of x less that of −x is x · |x|."""
+    call = draw(relu_squared.calls())
+    other = call.but(x=-call["x"])
+    assert not (relu_squared(call) < 0).any(), "a result is negative"
+    wanted = call["x"] * abs(call["x"])
+    relu_squared.near(relu_squared(call) - relu_squared(other), wanted, call, other)
+
+
+@law("mish")
+def the_gate_is_a_ratio_of_exponentials(mish: Subject, draw: Draw) -> None:
+    """tanh(ln(1 + eˣ)) is n / (n + 2) with n = (1 + eˣ)² − 1, divided by e²ˣ where x is positive."""
+    call = draw(mish.calls())
+    x = call["x"].astype(np.float64)
+    e = np.exp(-abs(x))
+    n = np.where(x > 0, 1 + 2 * e, e * (e + 2))
+    mish.near(mish(call), x * n / (n + np.where(x > 0, 2 * e * e, 2)), call)
+
+
 @law("tanh")
 def tanh_is_odd(tanh: Subject, draw: Draw) -> None:
     """tanh(−x) is −tanh(x), and both lie in [−1, 1]."""
@@ -44,7 +64,7 @@ def tanh_is_odd(tanh: Subject, draw: Draw) -> None:
     tanh.near(y, -tanh(other), call, other)
 
 
-@law("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "tanh")
+@law("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "tanh")
 def large_numbers_do_not_overflow(kernel: Subject, draw: Draw) -> None:
     """Far to the left a gate is shut, far to the right it is open; a sigmoid saturates."""
     call = draw(kernel.calls())

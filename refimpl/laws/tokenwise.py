@@ -10,7 +10,8 @@ from .kit.strategies import permutations
 
 @law(
     "activation", "embedding", "gated_mlp", "gelu", "gelu_tanh", "layer_norm", "linear", "linear_blocks",
-    "plain_mlp", "relu", "rms_norm", "rotate", "sigmoid", "silu", "tanh", "unembedding",
+    "mish", "plain_mlp", "quick_gelu", "relu", "relu_squared", "rms_norm", "rotate", "sigmoid", "silu",
+    "tanh", "unembedding",
 )  # fmt: skip
 def a_token_is_itself_beside_any_neighbour(kernel: Subject, draw: Draw) -> None:
     """Tokens in another order, or one alone, give what they gave."""

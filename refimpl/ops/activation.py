@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +11,22 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["activation", "gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"]
+    from ..config import Activation
+
+__all__ = [
+    "activation", "gelu", "gelu_tanh", "mish", "quick_gelu", "relu", "relu_squared", "sigmoid", "silu",
+    "tanh",
+]  # fmt: skip
 
 
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """max(x, 0)."""
     return np.maximum(x, 0)
+
+
+def relu_squared(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """max(x, 0)² (So et al. 2021, Primer)."""
+    return np.maximum(x, 0) ** 2
 
 
 def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
@@ -47,6 +57,16 @@ def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+def quick_gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """x · σ(1.702 x), the coarser of GELU's two approximations (Hendrycks & Gimpel 2016), CLIP's."""
+    return x * sigmoid(1.702 * x)
+
+
+def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+    """x · tanh(ln(1 + exp(x))) (Misra 2019)."""
+    return x * np.tanh(np.logaddexp(0, x))
+
+
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """tanh(x): BERT's pooler."""
     return np.tanh(x)
@@ -55,7 +75,7 @@ def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def activation(
     x: Float[Array, "B T F"],
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "B T F"]:
     """The nonlinearity that a Config names."""
     match kind:
@@ -69,3 +89,11 @@ def activation(
             return silu(x)
         case "tanh":
             return tanh(x)
+        case "quick_gelu":
+            return quick_gelu(x)
+        case "relu_squared":
+            return relu_squared(x)
+        case "sigmoid":
+            return sigmoid(x)
+        case "mish":
+            return mish(x)

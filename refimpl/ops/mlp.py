@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from .activation import activation
 from .linear import linear
@@ -11,6 +11,8 @@ from .quant import Blocks
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
+
+    from ..config import Activation
 
 __all__ = ["gated_mlp", "plain_mlp"]
 
@@ -22,7 +24,7 @@ def plain_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "B T D"]:
     """act(x · up) · down (Vaswani et al. 2017, eq. 2, there with ReLU)."""
     return linear(activation(linear(x, up, bup), kind=kind), down, bdown)
@@ -37,7 +39,7 @@ def gated_mlp(
     bup: Float[Array, " F"] | None = None,
     bdown: Float[Array, " D"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "B T D"]:
     """(act(x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU)."""
     hidden = activation(linear(x, gate, bgate), kind=kind) * linear(x, up, bup)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from ..axes import Index
+    from ..config import Activation
 
 __all__ = ["Expert", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "seated"]
 
@@ -86,7 +87,7 @@ def mixture(
     experts: list[Expert],
     kept: Bool[Array, "M I"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
 
@@ -108,7 +109,7 @@ def moe(
     shared: Expert | None = None,
     shared_gate: Float[Array, "D 1"] | None = None,
     *,
-    kind: Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"],
+    kind: Activation,
     top: int,
     score: Literal["softmax", "sigmoid"],
     renormalize: bool,

@@ -17,6 +17,7 @@ from tfm.refimpl.ops import activation, attention, mlp, norm, position, rope_sca
 from tolerances import equal, largest
 from torch.nn import functional
 from transformers import LlamaConfig
+from transformers.activations import ACT2FN
 from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb as interleaved_rotary
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -51,6 +52,11 @@ def test_activations_are_torchs(seed: int, scale: float):
         ("silu", functional.silu),
         ("gelu", functional.gelu),
         ("gelu_tanh", lambda a: functional.gelu(a, approximate="tanh")),
+        ("tanh", torch.tanh),
+        ("sigmoid", torch.sigmoid),
+        ("mish", functional.mish),
+        ("quick_gelu", ACT2FN["quick_gelu"]),
+        ("relu_squared", ACT2FN["relu2"]),
     ):
         equal(activation.activation(x, kind=kind), function(t(x)), 1e-14)
 
@@ -58,7 +64,7 @@ def test_activations_are_torchs(seed: int, scale: float):
 def test_activations_at_their_ends():
     """Large inputs overflow nowhere: x where x is large, 0 where it is small."""
     x = np.array([[[-1e4, 0.0, 1e4]]], np.float32)
-    for kind in ("relu", "silu", "gelu", "gelu_tanh"):
+    for kind in ("relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish"):
         got = activation.activation(x, kind=kind)
         assert got.tolist() == [[[0, 0, 1e4]]]
         assert got.dtype == np.float32

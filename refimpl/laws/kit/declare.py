@@ -24,6 +24,7 @@ from jaxtyping import AbstractArray
 
 from ... import ops
 from ...axes import DERIVED
+from ...config import Activation
 from .settings import HAND, SETTINGS
 
 UNFED = "can't be fed"
@@ -142,7 +143,7 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
 def _spaces(names: Mapping[str, Any]) -> dict[str, Any]:
     """What the names in a declaration mean here."""
     kinds = {k: getattr(jaxtyping, k) for k in ("Float", "Int", "UInt8", "Bool")}
-    return {**names, **kinds, "Index": Index, "Array": np.ndarray}
+    return {**names, **kinds, "Index": Index, "Array": np.ndarray, "Activation": Activation}
 
 
 def read(function: Callable[..., Any]) -> Function:

@@ -67,7 +67,7 @@ BLOCK = 4
 # What may have no element, and what is never empty.
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
-ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "activation"})
+ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation"})
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
 # Functions of a whole tree: an annotation can't say which one, so tests/export/test_model.py feeds them.
