@@ -127,6 +127,7 @@ def export(
             tensors=tensors,
             refused=tuple(refused),
             generation=checkpoint.generation,
+            labels=checkpoint.labels,
             source=Source(**checkpoint.source),
             files=files,
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .errors import CheckpointError, LimitError
 from .families import read_config, read_gguf
 from .gguf import GGUF
 from .gguf_tokenizer import chat_template, tokenizer
+from .labels import mask_id, read_labels
 from .ops.quant import Blocks
 from .params import Tree, flatten
 from .safetensors import SafeTensors, save
@@ -52,11 +53,15 @@ class Generation:
     bos: int | None = None
     eos: tuple[int, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
+    mask: int | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model. `params` is lazy: a leaf is read each time it is asked for."""
+    """An opened model. `params` is lazy: a leaf is read each time it is asked for.
+
+    `labels` are the names of what the head says, if it says labels.
+    """
 
     path: Path
     config: Config
@@ -65,6 +70,7 @@ class Checkpoint:
     chat_template: str | None
     generation: Generation
     files: tuple[Path, ...]
+    labels: tuple[str, ...] = ()
 
     @property
     def params(self) -> Tree:
@@ -152,15 +158,18 @@ def _open_directory(path: Path) -> Checkpoint:
     wants = {key: raw[key] for key in ("bos_token_id", "eos_token_id") if key in raw}
     wants |= _json(path, "generation_config.json") or {}
     tokenizer = _text(path, "tokenizer.json")
+    about = _json(path, "tokenizer_config.json") or {}
+    mask = mask_id(about, tokenizer, config, str(path / "tokenizer_config.json"))
     read = (path / "config.json", *(shard.path for shard in shards))
     return Checkpoint(
         path=path,
         config=config,
         leaves=leaves,
         tokenizer=tokenizer,
-        chat_template=_text(path, "chat_template.jinja") or _old_template(path),
-        generation=_generation(wants, config, str(path)),
+        chat_template=_text(path, "chat_template.jinja") or _old_template(path, about),
+        generation=replace(_generation(wants, config, str(path)), mask=mask),
         files=read if tokenizer is None else (*read, path / "tokenizer.json"),
+        labels=read_labels(raw, config, where),
     )
 
 
@@ -199,9 +208,9 @@ def _json(directory: Path, name: str) -> dict[str, Any] | None:
     return value
 
 
-def _old_template(path: Path) -> str | None:
+def _old_template(path: Path, about: dict[str, Any]) -> str | None:
     """The chat template where older checkpoints have it: a string, or a list of named ones."""
-    found = (_json(path, "tokenizer_config.json") or {}).get("chat_template")
+    found = about.get("chat_template")
     if isinstance(found, list):
         named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
         found = named.get("default")
@@ -283,13 +292,25 @@ def _generation(wants: dict[str, Any], config: Config, where: str) -> Generation
 
 
 def save_checkpoint(
-    directory: Path, config: Config, params: Tree, tokenizer: str | None = None, template: str | None = None
+    directory: Path,
+    config: Config,
+    params: Tree,
+    tokenizer: str | None = None,
+    template: str | None = None,
+    *,
+    labels: Sequence[str] = (),
+    mask: str | None = None,
 ) -> None:
     """Write a checkpoint of model_type `tfm`; the same values give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     save(directory / SINGLE, dict(flatten(params)))
+    stated: dict[str, Any] = {"model_type": "tfm", "config": to_json(config)}
+    if labels:
+        stated["id2label"] = {str(i): label for i, label in enumerate(labels)}
     files = {"tokenizer.json": tokenizer, "chat_template.jinja": template}
-    files["config.json"] = json.dumps({"model_type": "tfm", "config": to_json(config)}, indent=1)
+    files["config.json"] = json.dumps(stated, indent=1)
+    if mask is not None:
+        files["tokenizer_config.json"] = json.dumps({"mask_token": mask}, indent=1)
     for name, text in files.items():
         if text is not None:
             (directory / name).write_text(text, encoding="utf-8")

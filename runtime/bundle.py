@@ -79,6 +79,11 @@ class Bundle:
         return self.manifest.generation
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of what the head says, if it says labels."""
+        return self.manifest.labels
+
+    @property
     def tokenizer(self) -> str | None:
         """The text of tokenizer.json."""
         return self._text(TOKENIZER)

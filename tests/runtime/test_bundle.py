@@ -244,6 +244,8 @@ HOSTILE = [
     (("generation", "bos"), 97, "below 97, got 97"),
     (("generation", "eos"), [1, 1000], "below 97, got 1000"),
     (("generation", "eos"), 1, "eos must be tuple"),
+    (("generation", "mask"), 97, "below 97, got 97"),
+    (("labels",), ["A"], "labels must be 0 different names"),
     (("generation", "defaults"), {"temperature": -1}, "temperature"),
     (("generation", "defaults"), {"heat": 1}, "heat"),
     (("generation", "defaults"), {"top_k": "many"}, "top_k|str"),
