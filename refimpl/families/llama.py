@@ -26,7 +26,7 @@ from ..config import (
 )
 from ..errors import ConfigError
 from ..keys import ACTIVATIONS, Keys
-from ..rope_keys import rope
+from ..rope_keys import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
 
@@ -62,6 +62,8 @@ def decoder(
     if size is None and width % heads:
         raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
     size = size or width // heads
+    context = keys.size("max_position_embeddings", context)
+    position = rope(keys, size, context)
     return build(
         vocabulary=keys.size("vocab_size"),
         width=width,
@@ -70,7 +72,7 @@ def decoder(
             heads=heads,
             groups=groups or heads,
             head_size=size,
-            position=rope(keys, size),
+            position=position,
             pattern=Full() if window is None else Window(window),
             qkv_bias=attention_bias,
             out_bias=attention_bias,
@@ -83,7 +85,7 @@ def decoder(
             pre=RMSNorm(eps),
         ),
         tied=keys.get("tie_word_embeddings", bool, False),
-        context=keys.size("max_position_embeddings", context),
+        context=exact_context(context, position),
     )
 
 

@@ -15,31 +15,47 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 8,
 }
 
-ROPES = st.one_of(
-    st.builds(dict, rope_type=st.just("default"), rope_theta=st.sampled_from([100.0, 10_000.0])),
-    st.builds(
-        dict,
-        rope_type=st.just("linear"),
-        rope_theta=st.just(10_000.0),
-        factor=st.sampled_from([2.0, 3.5]),
-    ),
-    st.builds(
-        dict,
-        rope_type=st.just("llama3"),
-        rope_theta=st.just(500_000.0),
-        factor=st.sampled_from([4.0, 8.0]),
-        low_freq_factor=st.just(1.0),
-        high_freq_factor=st.sampled_from([2.0, 4.0]),
-        original_max_position_embeddings=st.sampled_from([16, 64]),
-    ),
-)
+CONTEXT = 128
+
+
+@st.composite
+def ropes(
+    draw: st.DrawFn, head_size: int, kinds: str = "default linear dynamic yarn longrope llama3"
+) -> dict[str, Any]:
+    """rope_parameters of any of the kinds, for heads of which head_size elements are turned."""
+    kind = draw(st.sampled_from(kinds.split()))
+    found: dict[str, Any] = {"rope_type": kind, "rope_theta": draw(st.sampled_from([100.0, 10_000.0, 5e5]))}
+    if kind in ("yarn", "longrope", "llama3"):  # as long as the prompt of the tests, or longer
+        found["original_max_position_embeddings"] = draw(st.sampled_from([12, 16, 64]))
+    if kind in ("linear", "dynamic", "yarn", "llama3"):
+        found["factor"] = draw(st.sampled_from([2.0, 3.5, 8.0]))
+    if kind == "llama3":
+        found |= {"low_freq_factor": 1.0, "high_freq_factor": draw(st.sampled_from([2.0, 4.0]))}
+    if kind == "longrope":
+        divisors = st.lists(
+            st.sampled_from([1.0, 1.25, 7.5]), min_size=head_size // 2, max_size=head_size // 2
+        )
+        found |= {"short_factor": draw(divisors), "long_factor": draw(divisors)}
+        found |= draw(st.sampled_from([{}, {"factor": 4.0}, {"attention_factor": 1.25}]))
+    if kind == "yarn":
+        more = {
+            "attention_factor": st.sampled_from([None, 1.5]),
+            "beta_fast": st.sampled_from([None, 4.0]),
+            "beta_slow": st.sampled_from([None, 2.0]),
+            "truncate": st.booleans(),
+            "mscale": st.sampled_from([None, 0.707]),
+            "mscale_all_dim": st.sampled_from([None, 1.5]),
+        }
+        found |= draw(st.fixed_dictionaries({}, optional=more))
+        found["factor"] = draw(st.sampled_from([None, found["factor"]]))
+    return found
 
 
 @st.composite
 def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
     """The keys that Llama-like families share; odd head counts, head sizes free of the width."""
     groups, share = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 3]))
-    heads = groups * share
+    heads, size = groups * share, draw(st.sampled_from([4, 6, 16]))
     return {
         "vocab_size": 61,
         "hidden_size": heads * draw(st.sampled_from([4, 10])),
@@ -47,12 +63,12 @@ def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
         "num_hidden_layers": draw(st.sampled_from([1, 2])),
         "num_attention_heads": heads,
         "num_key_value_heads": groups,
-        "head_dim": draw(st.sampled_from([2, 6, 16])),
+        "head_dim": size,
         "hidden_act": draw(st.sampled_from(["silu", "gelu", "gelu_pytorch_tanh", "relu"])),
         "rms_norm_eps": draw(st.sampled_from([1e-6, 1e-2])),
         "tie_word_embeddings": draw(st.booleans()),
-        "max_position_embeddings": 128,
-        "rope_parameters": draw(ROPES),
+        "max_position_embeddings": CONTEXT,
+        "rope_parameters": draw(ropes(size)),
         **{key: draw(strategy) for key, strategy in more.items()},
     }
 

@@ -164,8 +164,7 @@ LLAMA3 = {
     [
         ({"unheard_of": 1}, "'unheard_of' isn't known"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type must be .* got 'yarn'"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type must be .* got 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "axial", "factor": 2.0}}, "rope_type must be .* got 'axial'"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be greater than 0"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "rope_scaling: key 'beta'"),
