@@ -4,6 +4,9 @@
     ours, ours <- theirs : step …     a fused tensor, split along its output axis by the leaves' sizes
     ours == theirs                    if this tensor exists, it must equal what we have or compute
     nothing <- theirs                 if this tensor exists, it belongs to a head that isn't used
+    ours <- the(irs|m)                the first of these names that is there: theirs, else them
+    for Classify, Tag:                the lines after it are of these heads; with another head, their
+                                      tensors are unused
 
 One line a tensor; `{i}` runs over the layers, `{e}` over a layer's experts; `{h}` on the right alone
 runs over the heads of ours, whose tensors are stacked. Lines for leaves that a Config doesn't need
@@ -19,13 +22,14 @@ rest. `* <- *` reads leaves under our own names. Steps:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from .config import Attention, Config, MoE
+from .config import Attention, Config, Learned, MoE
 from .errors import CheckpointError, NumericError
 from .ops.model import position_tables
 from .ops.position import rope_frequencies
@@ -48,17 +52,22 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a map, for one layer."""
+    """One line of a map, for one layer; `other` are the names that stand where `theirs` don't."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     steps: tuple[str, ...]
     check: bool
+    other: tuple[tuple[str, ...], ...] = ()
 
 
 def rules(table: str, config: Config) -> Iterator[Rule]:
     """The lines of a map, `{i}` and `*` written out for a Config."""
+    wanted = True
     for line in filter(None, (line.strip() for line in table.splitlines())):
+        if heads := re.fullmatch(r"for (.+):", line):
+            wanted = type(config.head).__name__ in heads[1].split(", ")
+            continue
         text, _, steps = line.partition(" : ")
         check = " == " in text
         ours, theirs = text.split(" == " if check else " <- ")
@@ -76,8 +85,20 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
                 if "{h}" in theirs:
                     attention = layers[i].attention
                     count = attention.groups if "k_norm" in ours else attention.heads
-                found = tuple(here(theirs).replace("{h}", str(h)) for h in range(count))
-                yield Rule(names, found, tuple(steps.split()), check)
+                found = [
+                    tuple(here(one).replace("{h}", str(h)) for h in range(count)) for one in _names(theirs)
+                ]
+                if wanted:
+                    yield Rule(names, found[0], tuple(steps.split()), check, tuple(found[1:]))
+                else:
+                    yield from (Rule(("nothing",), one, (), False) for one in found)
+
+
+def _names(theirs: str) -> list[str]:
+    """The names that one with a choice stands for, in order: a(b|c)d is abd, then acd."""
+    before, _, rest = theirs.partition("(")
+    inside, _, after = rest.partition(")")
+    return [before + one + after for one in inside.split("|")]
 
 
 def _each(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> Weight:
@@ -128,6 +149,8 @@ class Leaves:
         checks = []
         unused = []
         for rule in rules(table, config):
+            there = (names for names in (rule.theirs, *rule.other) if names[0] in unread)
+            rule = replace(rule, theirs=next(there, rule.theirs))
             if rule.check:
                 checks += [rule] if rule.theirs[0] in unread else []
             elif rule.ours == ("nothing",):
@@ -138,7 +161,7 @@ class Leaves:
                 self._found(rule)
                 for name in rule.theirs:
                     del unread[name]
-        self.unused = tuple(name for name in unused if name in unread)
+        self.unused = tuple(name for name in dict.fromkeys(unused) if name in unread)
         for name in self.unused:
             del unread[name]
         if missing := [name for name in self._shapes if name not in self._reads]:
@@ -304,8 +327,11 @@ def _rope_freqs(config: Config) -> np.ndarray:
 
 
 def _position_ids(config: Config) -> np.ndarray:
-    """The positions themselves, which older checkpoints store beside their table."""
-    return np.arange(config.context)[None]
+    """The rows of the table of positions, which older checkpoints store beside it."""
+    stack = config.encoder or config.decoder
+    assert stack is not None
+    rows = stack.positions.offset + stack.positions.size if isinstance(stack.positions, Learned) else 0
+    return np.arange(rows)[None]
 
 
 COMPUTED = {"inv_freq": _inv_freq, "rope_freqs": _rope_freqs, "position_ids": _position_ids}

@@ -5,23 +5,40 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row
+from .kit import ENCODER_ACTIVATIONS, Row, labelled
 
 
 @st.composite
-def _bert(draw: st.DrawFn) -> dict[str, Any]:
+def bert(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """The keys that BERT, RoBERTa and ELECTRA share."""
     heads = draw(st.sampled_from([1, 2, 3]))
     return {
         "vocab_size": 61,
-        "hidden_size": heads * draw(st.sampled_from([4, 10])),
+        "hidden_size": heads * draw(st.sampled_from([4, 9, 32])),
         "intermediate_size": draw(st.sampled_from([7, 24])),
         "num_hidden_layers": draw(st.sampled_from([1, 2])),
         "num_attention_heads": heads,
-        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu"])),
+        "hidden_act": draw(ENCODER_ACTIVATIONS),
         "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-2])),
-        "max_position_embeddings": 128,
+        "max_position_embeddings": draw(st.sampled_from([20, 128])),
         "type_vocab_size": draw(st.sampled_from([1, 2, 5])),
+        "tie_word_embeddings": draw(st.booleans()),
+        **draw(labelled()),
+        **{key: draw(strategy) for key, strategy in more.items()},
     }
 
 
-ROWS = {"bert": Row(transformers.BertConfig, (transformers.BertModel,), _bert())}
+ROWS = {
+    "bert": Row(
+        transformers.BertConfig,
+        (
+            transformers.BertModel,
+            transformers.BertForMaskedLM,
+            transformers.BertForPreTraining,
+            transformers.BertForSequenceClassification,
+            transformers.BertForTokenClassification,
+            transformers.BertForQuestionAnswering,
+        ),
+        bert(),
+    )
+}

@@ -73,6 +73,21 @@ def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
     }
 
 
+# What encoders are drawn with.
+ENCODER_ACTIVATIONS = st.sampled_from(["gelu", "gelu_new", "relu", "silu"])
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> dict[str, Any]:
+    """Labels, and how their logits are read; transformers has no single label of a single one."""
+    count = draw(st.sampled_from([1, 2, 5]))
+    kinds = ["regression", "multi_label_classification", "single_label_classification"]
+    return {
+        "num_labels": count,
+        "problem_type": draw(st.sampled_from([None, *kinds[: 3 if count > 1 else 2]])),
+    }
+
+
 @dataclass(frozen=True)
 class Row:
     """A model_type: transformers' config class, its classes of models, and a strategy for the config's keys.

@@ -29,8 +29,11 @@ HEADS = [(name, kind) for name in HF for kind in range(1, len(ROWS[name].models)
 
 def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
     """transformers' model in float32, all of its weights random: norms and biases too."""
+    build = ROWS[name].models[kind]
+    if build.__name__.endswith("QuestionAnswering"):
+        keys = keys | {"num_labels": 2}
     config = ROWS[name].config(**keys, attn_implementation="eager")
-    model = ROWS[name].models[kind](config).eval()
+    model = build(config).eval()
     noise = torch.Generator().manual_seed(len(json.dumps(keys)))
     with torch.no_grad():
         for weight in model.parameters():
@@ -241,7 +244,9 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         ({"position_embedding_type": "relative_key"}, "position_embedding_type must be one of absolute"),
         ({"hidden_size": 65}, "hidden_size must be a multiple"),
         ({"rope_theta": 1e4}, "'rope_theta' isn't known"),
-        ({"architectures": ["BertForMaskedLM"]}, "architectures must be one of BertModel"),
+        ({"architectures": ["BertForNextSentencePrediction"]}, "architectures must be one of BertModel"),
+        ({"architectures": ["BertModel", "BertForMaskedLM"]}, "architectures must be one of BertModel"),
+        ({"pooler_type": "mean"}, "pooler_type must be one of first_token_transform"),
     ],
 )
 def test_refused_of_bert(keys, message):

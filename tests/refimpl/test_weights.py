@@ -126,6 +126,30 @@ def test_a_fused_tensor_is_split_by_the_sizes_of_the_leaves():
     assert made.native("decoder.norm.weight") is None
 
 
+OTHER = """
+    embedding.table <- (new|old).table
+    nothing <- old.table
+    for MaskedLM, Pool:
+    head.dense.weight <- out
+    for LM:
+    decoder.norm.weight <- norm.(new|old)
+"""
+
+
+def test_another_name_of_a_tensor_and_the_lines_of_a_head():
+    leaves = dict(params.flatten(tiny.weights(TIED)))
+    table, norm = leaves.pop("embedding.table"), leaves.pop("decoder.norm.weight")
+    rest = "\n".join(f"{name} <- {name}" for name in leaves)
+    for names in (["new.table"], ["old.table"], ["old.table", "new.table"]):
+        tensors = {**leaves, **{name: table + (name == "old.table") for name in names}, "norm.old": norm}
+        made = Leaves(TIED, Memory({**tensors, "out": norm}), rest + OTHER)
+        assert np.array_equal(made.load("embedding.table"), table + (names == ["old.table"]))
+        assert made.unused == (("old.table",) if len(names) == 2 else ()) + ("out",)
+        assert np.array_equal(made.load("decoder.norm.weight"), norm)
+    with pytest.raises(CheckpointError, match=r"tensor 'norm.new' is missing: decoder.norm.weight needs it"):
+        Leaves(TIED, Memory({**leaves, "new.table": table}), rest + OTHER)
+
+
 def test_unpermuting_gives_halves_from_pairs():
     heads, size = 3, 8
     table = "decoder.layers.{i}.attn.wq <- q : unpermute transpose\n"
