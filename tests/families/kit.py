@@ -39,14 +39,13 @@ def ropes(
         found |= draw(st.sampled_from([{}, {"factor": 4.0}, {"attention_factor": 1.25}]))
     if kind == "yarn":
         more = {
-            "attention_factor": st.sampled_from([None, 1.5]),
             "beta_fast": st.sampled_from([None, 4.0]),
             "beta_slow": st.sampled_from([None, 2.0]),
             "truncate": st.booleans(),
-            "mscale": st.sampled_from([None, 0.707]),
-            "mscale_all_dim": st.sampled_from([None, 1.5]),
         }
         found |= draw(st.fixed_dictionaries({}, optional=more))
+        scales = {"mscale": 0.707, "mscale_all_dim": 1.5}
+        found |= draw(st.sampled_from([{}, {"attention_factor": 1.5}, scales, {"mscale": 0.707}]))
         found["factor"] = draw(st.sampled_from([None, found["factor"]]))
     return found
 
