@@ -8,13 +8,11 @@ unknown token. The library panics on some malformed files; here every failure is
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import tokenizers
 import tokenizers.models
@@ -22,11 +20,11 @@ import tokenizers.models
 from ..refimpl.errors import CheckpointError, LimitError
 from ..refimpl.strict_json import parse
 from .machine import trim
+from .respelled import Encoding, Respelled
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
 
 NOWHERE = "\U0010fffd"  # a character that no vocabulary holds
-APART = -1  # keeps characters apart, and is no token
 UNDECODED = "\ufffd"  # what a decoder gives for bytes that aren't UTF-8, or not yet
 
 
@@ -85,6 +83,14 @@ def _check_prefix(text: str) -> None:
             )
 
 
+class Place(NamedTuple):
+    """Where a text stands among what is put around it, or, where `text` is None, a token of that."""
+
+    text: int | None
+    id: int
+    type: int
+
+
 class Tokenizer:
     """A tokenizer.json for a model of `vocabulary` logits."""
 
@@ -103,6 +109,9 @@ class Tokenizer:
             unknown = {getattr(self._whole.model, "unk_token", None)}
             if isinstance(self._whole.model, tokenizers.models.Unigram):  # it doesn't say
                 unknown = {self.token(t.id) for t in self._whole.model.tokenize(NOWHERE)}
+            # What a piece begins with that goes on with a word; empty where nothing tells.
+            self.continuing: str = getattr(self._whole.model, "continuing_subword_prefix", None) or ""
+            self.unknown = {self._whole.token_to_id(token) for token in unknown if token}
         trim()  # reading left twice the memory that the tokenizer keeps
         self.control: dict[str, int] = {
             token.content: number
@@ -127,13 +136,34 @@ class Tokenizer:
     def encode(self, text: str, *, start: bool = False) -> list[int]:
         """Ids of a user's text: nothing in it is a control token. `start` adds what the model expects
         around a text (as a rule the begin token)."""
-        ids = self.encode_template(text)
-        if self._forbidden.intersection(ids):
-            ids = self._checked(self._spelled.encode_marked([(text, False)]))
+        return self.read(text).ids if start else self._tokens(text, None).ids
+
+    def read(self, text: str, pair: str | None = None, *, meant: str | None = None) -> Encoding:
+        """A user's text, or a pair of them, with what the model expects around them.
+
+        Nothing in a text is a control token but the one that `meant` names.
+        """
+        texts = [self._tokens(t, meant) for t in (text, pair) if t is not None]
+        made = Encoding([], [], [], [], [])
+        for place in self._single if pair is None else self._pair:
+            if place.text is None:
+                made.extend(Encoding([place.id], [(0, 0)], [None], [place.type], [None]))
+            else:
+                made.extend(texts[place.text].of(place.text, place.type))
+        return made
+
+    def _tokens(self, text: str, meant: str | None) -> Encoding:
+        """A text alone: what the library says of it, or, where that holds control tokens, its respelling."""
+        self._check_length(text)
         with guarded("can't encode"):
-            # Only what the post-processor adds: the text itself may differ in normalization.
-            around = self._around if start else ([], [])
-        return [*around[0], *ids, *around[1]]
+            made = self._whole.encode(text, add_special_tokens=False)
+            found = Encoding.made(made.ids, made.offsets, made.word_ids)
+        allowed = {self.control.get(meant or "")}
+        if (self._forbidden - allowed).intersection(found.ids):
+            parts = [text] if not meant else re.split(f"({re.escape(meant)})", text)
+            found = self._spelled.encode([(part, part == meant) for part in parts])
+        self._checked(found.ids)
+        return found
 
     def holds_control(self, text: str) -> bool:
         """True if the text, taken as a template's, would hold a control token."""
@@ -148,7 +178,7 @@ class Tokenizer:
     def encode_marked(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
         """Ids of joined pieces (text, meant): control tokens are read only where they are meant."""
         self._check_length("".join(text for text, _ in pieces))
-        return self._checked(self._spelled.encode_marked(pieces))
+        return self._checked(self._spelled.encode(pieces).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are left out."""
@@ -156,18 +186,33 @@ class Tokenizer:
             return self._whole.decode(list(ids), skip_special_tokens=True)
 
     @cached_property
-    def _around(self) -> tuple[list[int], list[int]]:
-        """The ids that the post-processor puts before and after a text."""
-        bare = self._whole.encode("a", add_special_tokens=False).ids
-        full = self._whole.encode("a", add_special_tokens=True).ids
-        for at in range(len(full) - len(bare) + 1):
-            if full[at : at + len(bare)] == bare:
-                return self._checked(full[:at]), self._checked(full[at + len(bare) :])
-        raise CheckpointError("tokenizer.json: the post-processor must keep the text between what it adds")
+    def _single(self) -> list[Place]:
+        return self._places(1)
+
+    @cached_property
+    def _pair(self) -> list[Place]:
+        return self._places(2)
+
+    def _places(self, count: int) -> list[Place]:
+        """What the post-processor makes of one text or two: its own tokens, and where the texts stand."""
+        with guarded("can't encode"):
+            some = (t for t in ("a", *self.tokens()) if self._whole.encode(t, add_special_tokens=False).ids)
+            probe = next(some, "")
+            made = self._whole.encode(probe, probe if count == 2 else None, add_special_tokens=True)
+            found = zip(made.sequence_ids, made.ids, made.type_ids, strict=True)
+        places: list[Place] = []
+        for text, number, kind in found:
+            place = Place(None, number, kind) if text is None else Place(text, 0, kind)
+            if text is None or place not in places[-1:]:
+                places.append(place)
+        if [p.text for p in places if p.text is not None] != [*range(count)]:
+            raise CheckpointError("tokenizer.json: the post-processor must keep the texts whole and in order")
+        self._checked([place.id for place in places])
+        return places
 
     @cached_property
     def _spelled(self) -> Respelled:
-        return Respelled(self._text, self.control)
+        return Respelled(self._text, self.control, guarded)
 
     def _checked(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self.vocabulary:
@@ -179,62 +224,6 @@ class Tokenizer:
     def _check_length(self, text: str) -> None:
         if len(text) > LIMITS["text"]:
             raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
-
-
-class Respelled:
-    """The same tokenizer, but its control tokens are spelled in a way that nobody can guess.
-
-    A text of a user then goes through the same normalizer, pre-tokenizer and model as ever, and a
-    "<|im_end|>" in it is just characters. Where the model itself merges characters to a control
-    token, as a vocabulary from SentencePiece may, the characters are kept apart.
-    """
-
-    def __init__(self, text: str, control: dict[str, int]) -> None:
-        secret = secrets.token_hex(8)
-        self._control = control
-        self._spelling = {content: f"\ue000{secret}.{i}\ue001" for i, content in enumerate(control)}
-        self._apart = f"\ue000{secret}\ue001"
-        with guarded("can't be used"):
-            plan: dict[str, Any] = json.loads(text)
-            for token in plan.setdefault("added_tokens", []):
-                if token["content"] in control:
-                    token |= {"content": self._spelling[token["content"]], "normalized": False}
-            self._made = tokenizers.Tokenizer.from_str(json.dumps(plan))
-            self._made.add_special_tokens([self._apart])
-            self._made.no_padding()
-            self._made.no_truncation()
-            renamed = {s: control[content] for content, s in self._spelling.items()}
-            # Spellings aren't in the vocabulary, so the library numbers all added tokens anew.
-            self._ids: dict[Any, Any] = {
-                self._made.token_to_id(token["content"]): renamed.get(token["content"], token["id"])
-                for token in plan["added_tokens"]
-            }
-            self._ids[self._made.token_to_id(self._apart)] = APART
-        names = sorted(control, key=len, reverse=True)
-        self._find = re.compile("|".join(map(re.escape, names)) or "(?!)")
-
-    def encode_marked(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
-        text = "".join(
-            self._find.sub(lambda found: self._spelling[found[0]], piece) if meant else piece
-            for piece, meant in pieces
-        )
-        forbidden = set(self._control.values())
-        while True:
-            with guarded("can't encode"):
-                made = self._made.encode(text, add_special_tokens=False)
-                merged = [
-                    span
-                    for number, span in zip(made.ids, made.offsets, strict=True)
-                    if number in forbidden and number not in self._ids
-                ]
-            if not merged:
-                return [n for number in made.ids if (n := self._ids.get(number, number)) != APART]
-            for begin, end in reversed(merged):
-                if end - begin < 2:
-                    raise LimitError(
-                        f"the text holds a control token that can't be spelled: {text[begin:end]!r}"
-                    )
-                text = text[: begin + 1] + self._apart + text[begin + 1 :]
 
 
 class Stream:

@@ -84,3 +84,39 @@ def unigram() -> Tokenizer:
 
 
 KINDS = {"byte_level": byte_level, "sentencepiece": sentencepiece, "unigram": unigram}
+
+
+def wordpiece() -> Tokenizer:
+    """As BERT's: lower case, words cut at punctuation, "##" before what goes on with one; texts and pairs
+    between [CLS] and [SEP]."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [
+        *special,
+        *letters,
+        *(f"##{c}" for c in letters),
+        ".",
+        ",",
+        "?",
+        "'",
+        "##ing",
+        "the",
+        "cat",
+        "is",
+    ]
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.add_special_tokens(special)
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return made
+
+
+def roberta() -> Tokenizer:
+    """As RoBERTa's: bytes, two </s> between the texts of a pair, a mask that takes the space before it."""
+    made = byte_level()
+    made.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    begin, end = (made.token_to_id(token) for token in ("<s>", "</s>"))
+    made.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", begin), add_prefix_space=False)
+    return made

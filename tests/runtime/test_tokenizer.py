@@ -7,6 +7,7 @@ import os
 
 import pytest
 import texts
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
@@ -129,3 +130,67 @@ def test_a_control_token_of_one_character_is_refused() -> None:
     made.add_special_tokens(["|"])
     with pytest.raises(LimitError, match="can't be spelled"):
         Tokenizer(made.to_str(), 1000).encode("a|b")
+
+
+READERS = {
+    "wordpiece": (texts.wordpiece, "[MASK]"),
+    "roberta": (texts.roberta, "<mask>"),
+    "sentencepiece": (texts.sentencepiece, "<s>"),  # characters that merge to "</s>" are kept apart
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_texts_and_pairs_are_read_as_the_library_reads_them(name: str) -> None:
+    made = READERS[name][0]()
+    ours = Tokenizer(made.to_str(), 1000)
+    words = st.sampled_from(["the cat", " is", "catting", "é.", "  ", "x,y", "不", "Is it?"])
+    some = st.lists(words, max_size=5).map("".join)
+
+    @given(some, st.none() | some)
+    def run(text: str, pair: str | None) -> None:
+        want = made.encode(text, pair)
+        got = ours.read(text, pair)
+        assert (got.ids, got.types, got.texts) == (want.ids, want.type_ids, want.sequence_ids)
+        assert (got.spans, got.words) == (want.offsets, want.word_ids)
+        assert ours.encode(text, start=True) == made.encode(text).ids
+
+    run()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_places_of_a_text_that_names_control_tokens(name: str) -> None:
+    make, mask = READERS[name]
+    made = make()
+    ours = Tokenizer(made.to_str(), 1000)
+    forbidden, around = set(ours.control.values()), made.encode("", "").ids
+    some = st.lists(st.sampled_from(["cat ", mask, *list(ours.control)[:4], "'", "\n"]), max_size=6)
+
+    @given(some, some)
+    def run(one: list[str], two: list[str]) -> None:
+        a, b = "".join(one), "".join(two)
+        got = ours.read(a, b, meant=mask)
+        own = [i for i, text in enumerate(got.texts) if text is not None]
+        masks = [i for i in own if got.ids[i] in forbidden]
+        assert {got.ids[i] for i in masks} <= {made.token_to_id(mask)}
+        assert len(masks) == (*one, *two).count(mask)
+        for i in masks:
+            start, end = got.spans[i]
+            assert (a, b)[got.texts[i] or 0][start:end].strip() == mask
+        for text, whole in enumerate((a, b)):
+            told = {c for i in own if got.texts[i] == text for c in range(*got.spans[i])}
+            assert all(i in told or c.isspace() for i, c in enumerate(whole)), (whole, got)
+        assert [got.ids[i] for i in range(len(got.ids)) if i not in own] == around
+        plain = ours.read(a, b)
+        pairs = zip(plain.ids, plain.texts, strict=True)
+        assert not forbidden & {number for number, text in pairs if text is not None}
+
+    run()
+
+
+def test_a_processor_that_changes_the_order_of_a_pair_is_refused() -> None:
+    made = texts.wordpiece()
+    made.post_processor = tokenizers.processors.TemplateProcessing("$A", "$B [SEP] $A", [("[SEP]", 3)])
+    ours = Tokenizer(made.to_str(), 1000)
+    assert ours.read("the cat").ids == made.encode("the cat").ids
+    with pytest.raises(CheckpointError, match="must keep the texts whole and in order"):
+        ours.read("the", "cat")
