@@ -28,8 +28,10 @@ HARMLESS: dict[str, Any] = {
     "pruned_heads": ({}, None), "quantization_config": (None,), "partial_rotary_factor": (1.0, None),
 }  # fmt: skip
 ACTIVATIONS: dict[str, Activation] = {
-    "silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu",
+    "silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh", "gelu_accurate": "gelu_tanh", "quick_gelu": "quick_gelu",
+    "relu2": "relu_squared", "sigmoid": "sigmoid", "tanh": "tanh", "mish": "mish",
 }  # fmt: skip
 
 
@@ -63,10 +65,10 @@ class Keys:
         return value
 
     def size(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """A whole number of at least 1."""
+        """A whole number of at least 1; in 64 bits, so that arithmetic with it can't overflow."""
         value = self.get(key, int, default, null=null)
-        if value is not None and value < 1:
-            raise self.fail(key, "at least 1")
+        if value is not None and not 1 <= value < 2**63:
+            raise self.fail(key, "at least 1 and below 2^63")
         return value
 
     def positive(self, key: str, default: Any = _REQUIRED) -> Any:
@@ -82,6 +84,10 @@ class Keys:
         if value not in known:
             raise self.fail(key, f"one of {', '.join(known)}")
         return known[value]
+
+    def unused(self, *keys: str) -> None:
+        """Keys that say nothing about the model at any value: of training, or of other heads."""
+        self._read.update(keys)
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
         """Raise ConfigError for a key that nobody read, unless it is harmless at its value."""

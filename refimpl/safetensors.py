@@ -22,12 +22,12 @@ import numpy as np
 
 from .errors import CheckpointError
 from .ops.quant import Blocks
-from .storage import KINDS, map_file, widen
+from .storage import KINDS, WHOLE, map_file, widen
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000
-READABLE = ("F32", "F16", "BF16", "I64")
-SKIPPABLE = ("BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "U64", "F64")
+READABLE = ("F32", "F16", "BF16", *WHOLE)
+SKIPPABLE = ("I8", "I16", "U16", "I32", "U32", "U64", "F64")
 
 
 class SafeTensors:
@@ -102,8 +102,8 @@ class SafeTensors:
             raise CheckpointError(
                 f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
             )
-        if kind == "I64":  # positions, which are checked and never computed with
-            return self._data[begin:end].view("<i8").astype(np.float32).reshape(shape)
+        if kind in WHOLE:
+            return self._data[begin:end].view(WHOLE[kind]).astype(np.float32).reshape(shape)
         return widen(self._data[begin:end], kind, shape)
 
     def native(self, name: str) -> Blocks | None:

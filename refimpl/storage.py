@@ -174,6 +174,7 @@ KINDS = {
     "Q6_K": _kind(256, _q6_k, ("q", "u1", (128,)), ("high", "u1", (64,)), ("s", "i1", (16,)), _D),
 }
 INTEGERS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "F64": 8}
+WHOLE = {"BOOL": "u1", "U8": "u1", "I64": "<i8"}  # masks and positions: compared, never computed with
 KINDS |= {name: Kind(1, np.dtype((np.void, size)), None) for name, size in INTEGERS.items()}
 
 

@@ -1,7 +1,8 @@
 """The little language of weight maps, and the strict loader that reads it.
 
     ours <- theirs                    this tensor is that leaf
-    ours, ours <- theirs : step …     a fused tensor, split along its output axis by the leaves' sizes
+    ours, ours <- theirs : step …     a fused tensor, split along its output axis by the leaves' sizes;
+                                      leaves after the first are named by their last part
     ours == theirs                    if this tensor exists, it must equal what we have or compute
     nothing <- theirs                 if this tensor exists, it belongs to a head that isn't used
     ours <- the(irs|m)                the first of these names that is there: theirs, else them
@@ -35,6 +36,7 @@ from .ops.model import position_tables
 from .ops.position import rope_frequencies
 from .ops.quant import Blocks, transpose
 from .params import Tree, shapes, unflatten
+from .storage import WHOLE
 
 Weight = TypeVar("Weight", np.ndarray, Blocks)
 
@@ -82,6 +84,7 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
             for e in range(mlp.experts if isinstance(mlp, MoE) else 0) if "{e}" in text else (0,):
                 here = lambda name, i=i, e=e: name.strip().replace("{i}", str(i)).replace("{e}", str(e))  # noqa: E731
                 names, count = tuple(map(here, ours.split(","))), 1
+                names = (names[0], *(f"{names[0].rpartition('.')[0]}.{name}" for name in names[1:]))
                 if "{h}" in theirs:
                     attention = layers[i].attention
                     count = attention.groups if "k_norm" in ours else attention.heads
@@ -180,8 +183,8 @@ class Leaves:
         shape = shape[1:] if len(rule.theirs) > 1 else shape
         want = shape[::-1] if "transpose" in rule.steps else shape
         for name in rule.theirs:
-            if self._source.kind(name) == "I64":
-                raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is I64")
+            if (kind := self._source.kind(name)) in WHOLE:
+                raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is {kind}")
             if (got := self._source.shape(name)) != want:
                 raise CheckpointError(f"tensor {name!r} must have shape {list(want)}, has {list(got)}")
         for name, begin, end in zip(rule.ours, [0, *ends], ends, strict=False):
@@ -193,6 +196,8 @@ class Leaves:
         got = self._source.load(theirs)
         if name in self._shapes:
             same = np.array_equal(self.load(name), got)
+        elif name in PLAIN:
+            same = PLAIN[name](self._config, got)
         else:
             want = COMPUTED[name](self._config)
             rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(theirs), 1e-2)
@@ -335,3 +340,17 @@ def _position_ids(config: Config) -> np.ndarray:
 
 
 COMPUTED = {"inv_freq": _inv_freq, "rope_freqs": _rope_freqs, "position_ids": _position_ids}
+
+
+def _causal(config: Config, got: np.ndarray) -> bool:
+    """Which token sees which, as GPT-2 and GPT-NeoX stored it in each layer."""
+    n = config.context
+    return got.shape == (1, 1, n, n) and np.array_equal(got[0, 0], np.tri(n, dtype=bool))
+
+
+def _masked_score(config: Config, got: np.ndarray) -> bool:
+    """The score of what isn't seen: any number so low that its softmax is 0 to all purposes."""
+    return got.size == 1 and got.item() <= -1e4
+
+
+PLAIN = {"causal": _causal, "masked_score": _masked_score}

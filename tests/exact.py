@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+# What stands in for what: types, and numbers that are written with too few digits (BLOOM's √(2/π)).
+EXACT = {torch.float32: torch.float64, torch.bfloat16: torch.float64, 0.79788456: math.sqrt(2 / math.pi)}
+
 
 class Float64(TorchFunctionMode):
     """transformers casts to float32 in norms, rotary tables and softmax, even after `.double()`; here
-    each such cast is one to float64."""
+    each such cast is one to float64. Who asks for a tensor's type is told float32, as GPT-2 checks it."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.float:
+        if func in (torch.Tensor.float, torch.Tensor.bfloat16):
             return args[0].double()
-        swap = lambda value: torch.float64 if value is torch.float32 else value  # noqa: E731
+        if func == torch.Tensor.dtype.__get__ and args[0].dtype is torch.float64:
+            return torch.float32
+        swap = lambda value: EXACT.get(value, value) if isinstance(value, torch.dtype | float) else value  # noqa: E731
         return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
 
 

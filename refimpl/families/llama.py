@@ -25,6 +25,7 @@ from ..config import (
     Window,
 )
 from ..errors import ConfigError
+from ..gguf_keys import embedding_rows
 from ..keys import ACTIVATIONS, Keys
 from ..rope_keys import exact_context, rope
 from ..weights import Source
@@ -136,12 +137,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
             raise keys.fail(key, f"the head's size, {value}")
     if keys.get("expert_count", int, 0):
         raise keys.fail("expert_count", "0: mixtures of experts aren't read yet")
-    table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
-    if len(table) != 2:
-        raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
-    vocabulary = table[0]
-    if keys.size("vocab_size", vocabulary) != vocabulary:
-        raise keys.fail("vocab_size", f"the rows of token_embd.weight, {vocabulary}")
+    vocabulary = embedding_rows(keys, source)
     theta, context = keys.positive("rope.freq_base", 10_000.0), keys.size("context_length")
     eps = keys.positive("attention.layer_norm_rms_epsilon")
     window = keys.size("attention.sliding_window", None)

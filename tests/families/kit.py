@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
+from tfm.refimpl import keys
 
+ACTIVATIONS = st.sampled_from(sorted(keys.ACTIVATIONS))
 # The sizes that a config can't do without, by their usual names.
 SIZES: dict[str, Any] = {
     "vocab_size": 50,

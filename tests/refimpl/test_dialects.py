@@ -160,7 +160,7 @@ def test_refused_metadata(tmp_path, extra, message):
         (
             b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",
             None,
-            "general.architecture must be one of llama",
+            "general.architecture must be one of .*llama",
         ),
     ],
 )

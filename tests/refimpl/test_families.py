@@ -175,7 +175,7 @@ LLAMA3 = {
         ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
         ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta must be the same"),
         ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "where both stand"),
-        ({"hidden_act": "mish"}, "hidden_act must be one of"),
+        ({"hidden_act": "laplace"}, "hidden_act must be one of"),
         ({"hidden_size": 65}, "hidden_size must be a multiple"),
         ({"hidden_size": "64"}, "hidden_size must be of type int"),
         ({"hidden_size": True}, "hidden_size must be of type int"),
@@ -187,7 +187,7 @@ LLAMA3 = {
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures must be one of"),
-        ({"model_type": "unknown"}, "model_type must be one of bert, llama, mistral, tfm"),
+        ({"model_type": "unknown"}, "model_type must be one of .*llama"),
     ],
 )
 def test_refused(keys, message):

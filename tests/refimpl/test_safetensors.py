@@ -106,13 +106,21 @@ def test_what_the_library_writes(tmp_path):
     path = tmp_path / "x.safetensors"
     made = {"half": torch.randn(3, 5).half(), "brain": torch.randn(7).bfloat16(), "single": torch.randn(2, 1)}
     types = {"types": torch.zeros(2, dtype=torch.int32)}
-    safetensors.torch.save_file({**made, "ids": torch.arange(3), **types}, path, metadata={"format": "pt"})
+    types |= {
+        "ids": torch.arange(3),
+        "bytes": torch.arange(3).byte(),
+        "mask": torch.tensor([[True], [False]]),
+    }
+    safetensors.torch.save_file({**made, **types}, path, metadata={"format": "pt"})
     ours = SafeTensors(path)
     for name, tensor in made.items():
         assert np.array_equal(ours.load(name), tensor.float().numpy()), name
     assert (ours.kind("brain"), ours.native("half")) == ("BF16", None)
-    assert ours.load("ids").tolist() == [0, 1, 2]
-    with pytest.raises(CheckpointError, match="'types' must be one of F32, F16, BF16, I64, got I32"):
+    assert ours.load("ids").tolist() == ours.load("bytes").tolist() == [0, 1, 2]
+    assert ours.load("mask").tolist() == [[1], [0]]
+    with pytest.raises(
+        CheckpointError, match="'types' must be one of F32, F16, BF16, BOOL, U8, I64, got I32"
+    ):
         ours.load("types")
 
 

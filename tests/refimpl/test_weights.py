@@ -100,9 +100,24 @@ def test_stored_frequencies_are_checked(kind, dtype):
             Leaves(TIED, Memory({**tensors, INV_FREQ: wrong}, {INV_FREQ: kind}), llama.WEIGHTS)
 
 
+@pytest.mark.parametrize("score", [-1e4, -1e9, -np.inf])
+def test_a_stored_mask_is_checked(score):
+    tensors = theirs(TIED, tiny.weights(TIED))
+    table = llama.WEIGHTS + "causal == mask\n masked_score == score"
+    mask = np.tri(TIED.context, dtype=np.float32)[None, None]
+    right = {**tensors, "mask": mask, "score": np.array(score, np.float32)}
+    Leaves(TIED, Memory(right), table)
+    for wrong in (1 - mask, mask[0], mask[:, :, :-1, :-1], mask.swapaxes(2, 3)):
+        with pytest.raises(CheckpointError, match="'mask' must equal causal"):
+            Leaves(TIED, Memory({**right, "mask": wrong}), table)
+    for wrong in (np.array(-1.0), np.array(np.nan), np.array([score, score])):
+        with pytest.raises(CheckpointError, match="'score' must equal masked_score"):
+            Leaves(TIED, Memory({**right, "score": wrong}), table)
+
+
 FUSED = """
-    decoder.layers.{i}.attn.wq, decoder.layers.{i}.attn.wk, decoder.layers.{i}.attn.wv <- l{i}.qkv : transpose
-    decoder.layers.{i}.attn.bq, decoder.layers.{i}.attn.bk, decoder.layers.{i}.attn.bv <- l{i}.b
+    decoder.layers.{i}.attn.wq, wk, wv <- l{i}.qkv : transpose
+    decoder.layers.{i}.attn.bq, bk, bv <- l{i}.b
 """
 
 

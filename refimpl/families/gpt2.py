@@ -1,0 +1,107 @@
+"""GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, fused and input-first maps."""
+
+from __future__ import annotations
+
+from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..gguf_keys import FUSED as GGUF_WEIGHTS
+from ..gguf_keys import embedding_rows, head_size
+from ..keys import ACTIVATIONS, Keys
+from ..weights import Source
+from . import Gguf, Task
+
+MODEL_TYPES = ("gpt2",)
+ARCHITECTURES: dict[str, Task] = {"GPT2LMHeadModel": "lm"}
+PREFIX = "transformer."
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # Of training, and of heads that summarize a text; n_ctx once sized the mask, which is n_positions' now.
+    keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "gradient_checkpointing", "n_ctx", "n_special")
+    keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
+    keys.unused("summary_first_dropout", "predict_special_tokens", "output_past", "_num_labels")
+    keys.unused("task_specific_params")
+    # The same products in another order and, in half precision, of a wider type.
+    keys.get("reorder_and_upcast_attn", bool, False)
+    width, heads = keys.size("n_embd"), keys.size("n_head")
+    if width % heads:
+        raise keys.fail("n_embd", f"a multiple of n_head, {heads}")
+    scaled = keys.get("scale_attn_weights", bool, True)
+    inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
+    scale = (width // heads) ** -0.5 if scaled else 1.0
+    layers = range(min(keys.size("n_layer"), 2**16))
+    return _build(
+        Embedding(keys.size("vocab_size"), width),
+        heads,
+        [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in layers],
+        inner=keys.size("n_inner", None) or 4 * width,
+        activation=keys.choice("activation_function", ACTIVATIONS, "gelu_new"),
+        norm=LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
+        context=keys.size("n_positions", 1024),
+        tied=keys.get("tie_word_embeddings", bool, True),
+    )
+
+
+def _build(
+    embedding: Embedding,
+    heads: int,
+    scales: list[float | None],
+    *,
+    inner: int,
+    activation: Activation,
+    norm: LayerNorm,
+    context: int,
+    tied: bool,
+) -> Config:
+    size = embedding.width // heads
+    attentions = [
+        Attention(heads, heads, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm) for scale in scales
+    ]
+    mlp = Plain(inner, activation, pre=norm)
+    return Config(
+        embedding=embedding,
+        decoder=Stack(tuple(Layer(a, mlp) for a in attentions), norm, Learned(context)),
+        head=LM(tied),
+        context=context,
+    )
+
+
+WEIGHTS = """
+    embedding.table <- wte.weight
+    decoder.positions <- wpe.weight
+    decoder.layers.{i}.attn_pre.weight <- h.{i}.ln_1.weight
+    decoder.layers.{i}.attn_pre.bias <- h.{i}.ln_1.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.attn.c_attn.weight
+    decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.attn.c_attn.bias
+    decoder.layers.{i}.attn.wo <- h.{i}.attn.c_proj.weight
+    decoder.layers.{i}.attn.bo <- h.{i}.attn.c_proj.bias
+    decoder.layers.{i}.mlp_pre.weight <- h.{i}.ln_2.weight
+    decoder.layers.{i}.mlp_pre.bias <- h.{i}.ln_2.bias
+    decoder.layers.{i}.mlp.up <- h.{i}.mlp.c_fc.weight
+    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.c_fc.bias
+    decoder.layers.{i}.mlp.down <- h.{i}.mlp.c_proj.weight
+    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.c_proj.bias
+    decoder.norm.weight <- ln_f.weight
+    decoder.norm.bias <- ln_f.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+    causal == h.{i}.attn.bias
+    masked_score == h.{i}.attn.masked_bias
+"""
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know the usual scale and activation only."""
+    width = keys.size("embedding_length")
+    return _build(
+        Embedding(embedding_rows(keys, source), width),
+        width // head_size(keys),
+        [None] * min(keys.size("block_count"), 2**16),
+        inner=keys.size("feed_forward_length"),
+        activation="gelu_tanh",
+        norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
+        context=keys.size("context_length"),
+        tied="output.weight" not in source.names,
+    )
+
+
+GGUF = Gguf("gpt2", gguf_config, GGUF_WEIGHTS)

@@ -1,0 +1,49 @@
+"""What GGUF's metadata state in the same way for several families."""
+
+from __future__ import annotations
+
+from .errors import ConfigError
+from .keys import Keys
+from .weights import Source
+
+
+def embedding_rows(keys: Keys, source: Source) -> int:
+    """The size of the vocabulary, which only the token table states for sure."""
+    table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
+    if len(table) != 2:
+        raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
+    if keys.size("vocab_size", table[0]) != table[0]:
+        raise keys.fail("vocab_size", f"the rows of token_embd.weight, {table[0]}")
+    return table[0]
+
+
+def head_size(keys: Keys) -> int:
+    """The width of a head, which is its share of the whole width."""
+    width, heads = keys.size("embedding_length"), keys.size("attention.head_count")
+    if width % heads:
+        raise keys.fail("embedding_length", f"a multiple of attention.head_count, {heads}")
+    return width // heads
+
+
+# Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. Groups are undone.
+FUSED = """
+    embedding.table <- token_embd.weight
+    decoder.positions <- position_embd.weight
+    decoder.first_norm.weight <- token_embd_norm.weight
+    decoder.first_norm.bias <- token_embd_norm.bias
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    decoder.norm.weight <- output_norm.weight
+    decoder.norm.bias <- output_norm.bias
+    head.table <- output.weight
+"""

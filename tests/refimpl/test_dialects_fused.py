@@ -1,0 +1,153 @@
+"""Decoders whose queries, keys and values are one tensor: hub checkpoints old and new, and GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from families import ROWS
+from safetensors.torch import save_file
+from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.params import flatten
+
+EPS = 2.0**-17  # GGUF holds it in float32
+
+
+def plain(name: str, array: np.ndarray, config: Any) -> np.ndarray:
+    """A converter that changes nothing."""
+    return array
+
+
+def output_first(name: str, array: np.ndarray, config: Any) -> np.ndarray:
+    """GPT-2's maps are stored input-first on the hub."""
+    return array.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else array
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One model in transformers' words, and how llama.cpp's converter says it."""
+
+    family: str
+    keys: dict[str, Any]
+    arch: gguf.MODEL_ARCH
+    metadata: dict[str, Any]
+    change: Callable[[str, np.ndarray, Any], np.ndarray] = plain
+    drop: tuple[str, ...] = field(default=())
+
+
+SPECIAL = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
+DIALECTS = {
+    "gpt2": Dialect(
+        "gpt2",
+        {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16, "layer_norm_epsilon": EPS},
+        gguf.MODEL_ARCH.GPT2,
+        {
+            "context_length": 16,
+            "embedding_length": 12,
+            "feed_forward_length": 48,
+            "block_count": 2,
+            "attention.head_count": 3,
+            "attention.layer_norm_epsilon": EPS,
+        },
+        output_first,
+    ),
+}
+
+
+def original(dialect: Dialect, **more: Any) -> torch.nn.Module:
+    """transformers' model, all of its weights random."""
+    row = ROWS[dialect.family]
+    model = row.models[0](row.config(**SPECIAL, **dialect.keys, **more)).eval()
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=noise))
+    return model
+
+
+def write_gguf(path: Any, dialect: Dialect, model: torch.nn.Module, metadata: dict[str, Any]) -> None:
+    """The model as llama.cpp's converter writes it, by gguf's own writer and table of names."""
+    name = gguf.MODEL_ARCH_NAMES[dialect.arch]
+    writer = gguf.GGUFWriter(path, name)
+    add = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string}
+    for key, value in metadata.items():
+        add[type(value)](f"{name}.{key}", value)
+    names = gguf.get_tensor_name_map(dialect.arch, model.config.num_hidden_layers)
+    for tensor, weight in model.state_dict().items():
+        if tensor != "lm_head.weight" or not model.config.tie_word_embeddings:
+            renamed = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+            assert renamed is not None, tensor
+            array = dialect.change(tensor, weight.numpy(), model.config)
+            writer.add_tensor(renamed, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def same(one: Checkpoint, other: Checkpoint) -> None:
+    assert one.config == other.config
+    want = dict(flatten(one.params))
+    for name, leaf in flatten(other.params):
+        assert np.array_equal(leaf, want[name]), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_both_dialects_give_equal_leaves(tmp_path, name, tied):
+    dialect = DIALECTS[name]
+    model = original(dialect, tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path / "hf")
+    write_gguf(tmp_path / "model.gguf", dialect, model, dialect.metadata)
+    same(open_checkpoint(tmp_path / "hf"), open_checkpoint(tmp_path / "model.gguf"))
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_metadata_that_nobody_reads(tmp_path, name):
+    dialect = DIALECTS[name]
+    write_gguf(tmp_path / "x.gguf", dialect, original(dialect), {**dialect.metadata, "unheard.of": 1})
+    with pytest.raises(ConfigError, match=r"'unheard.of' isn't known"):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+MASK = torch.ones(16, 16).tril()[None, None]
+
+
+def stored(model: torch.nn.Module, buffers: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors with each layer's buffers, and without a prefix."""
+    tensors = {name.removeprefix(prefix): t.contiguous() for name, t in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    layers = range(model.config.num_hidden_layers)
+    return tensors | {name.format(i=i): t.clone() for name, t in buffers.items() for i in layers}
+
+
+HUB = {
+    "gpt2": ("transformer.", {"h.{i}.attn.bias": MASK, "h.{i}.attn.masked_bias": torch.tensor(-1e4)}),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_what_older_checkpoints_hold_besides(tmp_path, name):
+    model, (prefix, buffers) = original(DIALECTS[name]), HUB[name]
+    model.save_pretrained(tmp_path)
+    now = open_checkpoint(tmp_path)
+    want = {name: leaf.copy() for name, leaf in flatten(now.params)}
+    for cut in ("", prefix):
+        for kind in (torch.float32, torch.bool, torch.uint8):
+            held = {k: t.to(kind) if t.ndim == 4 else t for k, t in buffers.items()}
+            save_file(stored(model, held, cut), tmp_path / "model.safetensors")
+            before = open_checkpoint(tmp_path)
+            assert before.config == now.config
+            assert all(np.array_equal(leaf, want[name]) for name, leaf in flatten(before.params))
+    for buffer in buffers:
+        wrong = stored(model, buffers | {buffer: buffers[buffer] * -1}, prefix)
+        save_file(wrong, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=rf"'{buffer.format(i=0)}' must equal"):
+            open_checkpoint(tmp_path)
