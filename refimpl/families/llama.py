@@ -5,6 +5,8 @@ Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,15 +58,23 @@ def decoder(
     attention_bias: bool,
     mlp_bias: bool,
     window: int | None = None,
+    theta: float = 10_000.0,
+    eps: float = 1e-6,
+    head_size: int | None = None,
+    tied: bool = False,
+    positions: Callable[..., Rope] = rope,
 ) -> Config:
-    """The decoder of Llama and Mistral; `context` is the family's default."""
+    """The decoder of Llama, Mistral and their kin, all layers alike; numbers are the family's defaults.
+
+    `positions` is `rope`, or a partial of it, with what is the family's own.
+    """
     width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    size = keys.size("head_dim", None)
+    size = keys.size("head_dim", head_size)
     if size is None and width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
+        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
     size = size or width // heads
     context = keys.size("max_position_embeddings", context)
-    position = rope(keys, size, context)
+    position = positions(keys, size, context, theta=theta)
     return build(
         vocabulary=keys.size("vocab_size"),
         width=width,
@@ -77,7 +87,7 @@ def decoder(
             pattern=Full() if window is None else Window(window),
             qkv_bias=attention_bias,
             out_bias=attention_bias,
-            pre=RMSNorm(eps := keys.positive("rms_norm_eps", 1e-6)),
+            pre=RMSNorm(eps := keys.positive("rms_norm_eps", eps)),
         ),
         mlp=Gated(
             keys.size("intermediate_size"),
@@ -85,7 +95,7 @@ def decoder(
             bias=mlp_bias,
             pre=RMSNorm(eps),
         ),
-        tied=keys.get("tie_word_embeddings", bool, False),
+        tied=keys.get("tie_word_embeddings", bool, tied),
         context=exact_context(context, position),
     )
 
@@ -100,6 +110,13 @@ def build(
         head=LM(tied),
         context=context,
     )
+
+
+def varied(config: Config, change: Callable[[int, Layer], Layer]) -> Config:
+    """The same decoder, each layer changed by its number."""
+    assert config.decoder is not None
+    layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
+    return replace(config, decoder=replace(config.decoder, layers=layers))
 
 
 WEIGHTS = """

@@ -18,6 +18,8 @@ SIZES: dict[str, Any] = {
 }
 
 CONTEXT = 128
+# For classes whose own ids lie outside of so small a vocabulary.
+IDS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
 
 
 @st.composite

@@ -1,0 +1,54 @@
+"""Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused maps, a window, LongRoPE.
+
+Its context is the original one, up to which the short divisors hold: see `rope_keys`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..config import Config
+from ..keys import Keys
+from ..rope_keys import rope
+from . import Task
+from .llama import decoder
+
+MODEL_TYPES = ("phi3",)
+ARCHITECTURES: dict[str, Task] = {"Phi3ForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+# What its older files call LongRoPE.
+KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
+
+
+def config(keys: Keys, task: Task) -> Config:
+    for key in ("resid_pdrop", "embd_pdrop"):  # of training
+        keys.get(key, float, None)
+    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        if keys.get(key, bool, False):
+            raise keys.fail(key, "false: Phi-3 has none")
+    return decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", None),
+        context=4096,
+        attention_bias=False,
+        mlp_bias=False,
+        window=keys.size("sliding_window", None),
+        eps=1e-5,
+        positions=partial(rope, partial=1.0, original=4096, kinds=KINDS),
+    )
+
+
+WEIGHTS = """
+    embedding.table <- model.embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn.wq, wk, wv <- model.layers.{i}.self_attn.qkv_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- model.layers.{i}.self_attn.o_proj.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- model.layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp.gate, up <- model.layers.{i}.mlp.gate_up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- model.layers.{i}.mlp.down_proj.weight : transpose
+    decoder.norm.weight <- model.norm.weight
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+"""

@@ -1,0 +1,46 @@
+"""Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values; upper layers may
+see a window only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Config, Full, Window
+from ..keys import Keys
+from ..layer_keys import layer_types, patterns
+from . import Task
+from .llama import WEIGHTS, decoder, varied
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("qwen2",)
+ARCHITECTURES: dict[str, Task] = {"Qwen2ForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    if keys.get("use_mrope", bool, False):
+        raise keys.fail("use_mrope", "false: positions of images aren't read")
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", 32, null=True),
+        context=32_768,
+        attention_bias=True,
+        mlp_bias=False,
+    )
+    sees = windows(keys)
+    return varied(
+        plain,
+        lambda i, layer: replace(layer, attention=replace(layer.attention, out_bias=False, pattern=sees[i])),
+    )
+
+
+def windows(keys: Keys) -> list[Full | Window]:
+    """What each layer sees: those from max_window_layers on slide, where a window is used."""
+    used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
+    used_size = used and keys.get("sliding_window", int, 4096, null=True) is not None
+    types = layer_types(keys, lambda i: used_size and i >= full)
+    if "sliding_attention" in types and not used:
+        raise keys.fail("use_sliding_window", "true where layers slide")
+    return patterns(keys, types, 4096)

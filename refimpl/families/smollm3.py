@@ -1,0 +1,59 @@
+"""SmolLM3 (Bakouch et al. 2025): Llama's decoder, where every fourth layer knows no positions (NoPE)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Config
+from ..keys import Keys
+from ..layer_keys import count, layer_types, patterns
+from . import Task
+from .llama import WEIGHTS, decoder, varied
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("smollm3",)
+ARCHITECTURES: dict[str, Task] = {"SmolLM3ForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # Several slices of one product, summed; a key of Qwen's, unread.
+    keys.get("pretraining_tp", int, 1, null=True)
+    keys.get("max_window_layers", int, None)
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", 4, null=True),
+        context=32_768,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=keys.get("mlp_bias", bool, False),
+        theta=2_000_000.0,
+        tied=True,
+    )
+    turned = _turned(keys)
+    used = keys.get("use_sliding_window", bool, False)
+    slides = used and keys.get("sliding_window", int, None) is not None
+    types = layer_types(keys, lambda i: slides and not turned[i])
+    if "sliding_attention" in types and not used:
+        raise keys.fail("use_sliding_window", "true where layers slide")
+    sees = patterns(keys, types, None)
+    return varied(
+        plain,
+        lambda i, layer: replace(
+            layer,
+            attention=replace(
+                layer.attention, position=layer.attention.position if turned[i] else None, pattern=sees[i]
+            ),
+        ),
+    )
+
+
+def _turned(keys: Keys) -> list[bool]:
+    """Which layers have rotary positions: those marked 1 in no_rope_layers, as its name doesn't say."""
+    every, marks = keys.size("no_rope_layer_interval", 4), keys.get("no_rope_layers", list, None)
+    if marks is None:
+        return [(i + 1) % every != 0 for i in range(count(keys))]
+    if len(marks) < count(keys) or any(type(mark) is not int or mark not in (0, 1) for mark in marks):
+        raise keys.fail("no_rope_layers", f"a list of at least {count(keys)}, each 0 or 1")
+    return [mark == 1 for mark in marks]
