@@ -1,10 +1,10 @@
-"""Heads of encoders as config.json states them: how many labels, their names, how their logits are read."""
+"""Heads of encoders as config.json states them: how many labels, how their logits are read."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from .config import LIMITS, Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from .config import Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
 from .keys import Keys
 
 Kind = Literal["single", "multi", "regression"]
@@ -15,19 +15,14 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def labels(keys: Keys) -> tuple[str, ...]:
-    """The names of the labels by id: two, LABEL_0 and LABEL_1, where the config says nothing."""
+def labels(keys: Keys) -> int:
+    """How many labels a head has: as many as have names, two where the config says nothing."""
     named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
     if named is None:
-        if (count := count or 2) > LIMITS["vocabulary"]:
-            raise keys.fail("num_labels", f"at most {LIMITS['vocabulary']}")
-        return tuple(f"LABEL_{i}" for i in range(count))
-    found = {str(key): name for key, name in named.items() if isinstance(name, str)}
-    if not found or set(found) != set(map(str, range(len(named)))):
-        raise keys.fail("id2label", "names of the ids 0, 1, … without a gap")
-    if count not in (None, len(found)):
-        raise keys.fail("num_labels", f"the number of names in id2label, {len(found)}")
-    return tuple(found[str(i)] for i in range(len(found)))
+        return count or 2
+    if count not in (None, len(named)):
+        raise keys.fail("num_labels", f"the number of names in id2label, {len(named)}")
+    return len(named)
 
 
 def kind(keys: Keys, count: int) -> Kind:
@@ -54,16 +49,18 @@ def head(
 ) -> Head:
     """The head of a task. `token` is what stands before the logits of each token; a model without a pooler
     gives the mean of its vectors."""
+    if keys.get("is_decoder", bool, False):
+        raise keys.fail("is_decoder", "false: tokens then see no later ones")
     match task:
         case "masked":
             return masked
         case "classify":
-            count = len(labels(keys))
+            count = labels(keys)
             return Classify(count, pooling, classify, kind=kind(keys, count))
         case "tag":
-            return Tag(len(labels(keys)), token)
+            return Tag(labels(keys), token)
         case "answer":
-            if len(labels(keys)) != 2:
+            if labels(keys) != 2:
                 raise keys.fail("id2label", "two labels, start and end of an answer")
             return Answer(token)
         case _:

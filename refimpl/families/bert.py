@@ -60,8 +60,6 @@ def layer_norm(keys: Keys) -> LayerNorm:
 
 def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: Head) -> Config:
     """The encoder of BERT, RoBERTa and ELECTRA."""
-    if keys.get("is_decoder", bool, False):
-        raise keys.fail("is_decoder", "false: tokens then see no later ones")
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
     # Of training, or of heads that this one isn't.
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):

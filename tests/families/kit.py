@@ -96,10 +96,12 @@ class Row:
     """A model_type: transformers' config class, its classes of models, and a strategy for the config's keys.
 
     The first model is the usual one; the others have other heads. `sizes` are the keys that have no
-    default in tfm, under the names that the class gives them.
+    default in tfm, under the names that the class gives them; `reads` are keys that mean nothing to
+    other families.
     """
 
     config: Any
     models: tuple[Any, ...]
     keys: st.SearchStrategy[dict[str, Any]]
     sizes: Mapping[str, Any] = field(default_factory=lambda: SIZES)
+    reads: frozenset[str] = frozenset()

@@ -150,6 +150,9 @@ def test_harmless_keys_have_harmless_values_only(name, key):
                 read_config({**keys, key: value})
         with pytest.raises(ConfigError, match=key):
             read_config({**keys, key: "something else"})
+    elif key in ROWS[name].reads:
+        with pytest.raises(ConfigError, match=key):
+            read_config({**keys, key: "anything"})
     else:
         read_config({key: "anything", **keys})
 

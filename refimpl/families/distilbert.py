@@ -1,0 +1,89 @@
+"""DistilBERT (Sanh et al. 2019): BERT's encoder without a second table of types, and other heads.
+
+Sinusoidal positions stand in the checkpoint as a table, and that table is what counts.
+"""
+
+from __future__ import annotations
+
+from ..config import Attention, Config, Dense, Embedding, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
+from ..head_keys import head
+from ..keys import ACTIVATIONS, Keys
+from . import Task
+
+MODEL_TYPES = ("distilbert",)
+ARCHITECTURES: dict[str, Task] = {
+    "DistilBertModel": "pool",
+    "DistilBertForMaskedLM": "masked",
+    "DistilBertForSequenceClassification": "classify",
+    "DistilBertForTokenClassification": "tag",
+    "DistilBertForQuestionAnswering": "answer",
+}
+PREFIX = "distilbert."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # Of training; the positions' table is in the checkpoint, however it was made.
+    for key in ("dropout", "qa_dropout", "seq_classif_dropout"):
+        keys.get(key, float, None)
+    for key in ("sinusoidal_pos_embds", "tie_weights_"):
+        keys.get(key, bool, False)
+    width, heads = keys.size("dim"), keys.size("n_heads")
+    if width % heads:
+        raise keys.fail("dim", f"a multiple of n_heads, {heads!r:.40}")
+    norm, context = LayerNorm(1e-12), keys.size("max_position_embeddings", 512)
+    activation = keys.choice("activation", ACTIVATIONS, "gelu")
+    layer = Layer(
+        Attention(heads, heads, width // heads, qkv_bias=True, out_bias=True, after=norm),
+        Plain(keys.size("hidden_dim"), activation, after=norm),
+    )
+    masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), Dense(activation, norm=norm))
+    return Config(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        decoder=None,
+        head=head(keys, task, masked=masked, classify=Dense("relu")),
+        context=context,
+        encoder=Stack((layer,) * min(keys.size("n_layers"), 2**16), None, Learned(context), norm),
+    )
+
+
+WEIGHTS = """
+    embedding.table <- embeddings.word_embeddings.weight
+    encoder.positions <- embeddings.position_embeddings.weight
+    encoder.first_norm.weight <- embeddings.LayerNorm.weight
+    encoder.first_norm.bias <- embeddings.LayerNorm.bias
+    encoder.layers.{i}.attn.wq <- transformer.layer.{i}.attention.q_lin.weight : transpose
+    encoder.layers.{i}.attn.wk <- transformer.layer.{i}.attention.k_lin.weight : transpose
+    encoder.layers.{i}.attn.wv <- transformer.layer.{i}.attention.v_lin.weight : transpose
+    encoder.layers.{i}.attn.wo <- transformer.layer.{i}.attention.out_lin.weight : transpose
+    encoder.layers.{i}.attn.bq <- transformer.layer.{i}.attention.q_lin.bias
+    encoder.layers.{i}.attn.bk <- transformer.layer.{i}.attention.k_lin.bias
+    encoder.layers.{i}.attn.bv <- transformer.layer.{i}.attention.v_lin.bias
+    encoder.layers.{i}.attn.bo <- transformer.layer.{i}.attention.out_lin.bias
+    encoder.layers.{i}.attn_after.weight <- transformer.layer.{i}.sa_layer_norm.weight
+    encoder.layers.{i}.attn_after.bias <- transformer.layer.{i}.sa_layer_norm.bias
+    encoder.layers.{i}.mlp.up <- transformer.layer.{i}.ffn.lin1.weight : transpose
+    encoder.layers.{i}.mlp.down <- transformer.layer.{i}.ffn.lin2.weight : transpose
+    encoder.layers.{i}.mlp.bup <- transformer.layer.{i}.ffn.lin1.bias
+    encoder.layers.{i}.mlp.bdown <- transformer.layer.{i}.ffn.lin2.bias
+    encoder.layers.{i}.mlp_after.weight <- transformer.layer.{i}.output_layer_norm.weight
+    encoder.layers.{i}.mlp_after.bias <- transformer.layer.{i}.output_layer_norm.bias
+    position_ids == embeddings.position_ids
+    for MaskedLM:
+    head.dense.weight <- vocab_transform.weight : transpose
+    head.dense.bias <- vocab_transform.bias
+    head.norm.weight <- vocab_layer_norm.weight
+    head.norm.bias <- vocab_layer_norm.bias
+    head.table <- vocab_projector.weight
+    embedding.table == vocab_projector.weight
+    head.bias <- vocab_projector.bias
+    for Classify:
+    head.dense.weight <- pre_classifier.weight : transpose
+    head.dense.bias <- pre_classifier.bias
+    for Classify, Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+    for Answer:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+"""

@@ -1,0 +1,77 @@
+"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa: BERT's encoder, its positions counted from the padding's id on.
+
+A padding token within a text takes a position here, as any other; in transformers it takes none.
+"""
+
+from __future__ import annotations
+
+from ..config import Config, Dense, Embedding, Learned, MaskedLM
+from ..head_keys import head
+from ..keys import Keys
+from . import Task
+from .bert import TRUNK, encoder, layer_norm
+
+MODEL_TYPES = ("roberta", "xlm-roberta")
+TASKS: dict[str, Task] = {
+    "Model": "pool",
+    "ForMaskedLM": "masked",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+}
+ARCHITECTURES = {name + end: task for name in ("Roberta", "XLMRoberta") for end, task in TASKS.items()}
+PREFIX = "roberta."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    for key in ("language", "name"):  # notes in some checkpoints
+        keys.get(key, str, None)
+    # The first token stands at the row after the padding's own.
+    offset = keys.get("pad_token_id", int, 1) + 1
+    rows = keys.size("max_position_embeddings", 512)
+    if not 0 < offset < rows:
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")
+    masked = Dense("gelu", norm=layer_norm(keys))
+    return encoder(
+        keys,
+        Embedding(keys.size("vocab_size"), keys.size("hidden_size"), types=keys.size("type_vocab_size", 2)),
+        Learned(rows - offset, offset),
+        head(
+            keys,
+            task,
+            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), masked),
+            classify=Dense("tanh"),
+            pooler=Dense("tanh"),
+        ),
+    )
+
+
+WEIGHTS = f"""
+    {TRUNK}
+    nothing <- pooler.dense.weight
+    nothing <- pooler.dense.bias
+    for Pool:
+    head.dense.weight <- pooler.dense.weight : transpose
+    head.dense.bias <- pooler.dense.bias
+    for MaskedLM:
+    head.dense.weight <- lm_head.dense.weight : transpose
+    head.dense.bias <- lm_head.dense.bias
+    head.norm.weight <- lm_head.layer_norm.weight
+    head.norm.bias <- lm_head.layer_norm.bias
+    head.table <- lm_head.decoder.weight
+    embedding.table == lm_head.decoder.weight
+    head.bias <- lm_head.(decoder.bias|bias)
+    nothing <- lm_head.bias
+    for Classify:
+    head.dense.weight <- classifier.dense.weight : transpose
+    head.dense.bias <- classifier.dense.bias
+    head.out.weight <- classifier.out_proj.weight : transpose
+    head.out.bias <- classifier.out_proj.bias
+    for Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+    for Answer:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+"""
