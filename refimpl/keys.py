@@ -25,7 +25,7 @@ HARMLESS: dict[str, Any] = {
     ),
     "is_encoder_decoder": (False,), "is_decoder": (False, True), "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,),
-    "pruned_heads": ({}, None), "quantization_config": (None,), "partial_rotary_factor": (1.0, None),
+    "pruned_heads": ({}, None), "quantization_config": (None,),
 }  # fmt: skip
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gguf
@@ -14,6 +14,7 @@ from families import ROWS
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.families import read_config
 from tfm.refimpl.params import flatten
 
 EPS = 2.0**-17  # GGUF holds it in float32
@@ -29,6 +30,14 @@ def output_first(name: str, array: np.ndarray, config: Any) -> np.ndarray:
     return array.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else array
 
 
+def ungrouped(name: str, array: np.ndarray, config: Any) -> np.ndarray:
+    """Queries, keys and values stand head by head on the hub, one after the other in GGUF."""
+    if "query_key_value" not in name:
+        return array
+    heads = array.reshape(config.num_attention_heads, 3, -1, *array.shape[1:])
+    return heads.swapaxes(0, 1).reshape(array.shape)
+
+
 @dataclass(frozen=True)
 class Dialect:
     """One model in transformers' words, and how llama.cpp's converter says it."""
@@ -38,10 +47,10 @@ class Dialect:
     arch: gguf.MODEL_ARCH
     metadata: dict[str, Any]
     change: Callable[[str, np.ndarray, Any], np.ndarray] = plain
-    drop: tuple[str, ...] = field(default=())
 
 
 SPECIAL = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
+HUB_SIZES = {"hidden_size": 24, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 3}
 DIALECTS = {
     "gpt2": Dialect(
         "gpt2",
@@ -56,6 +65,22 @@ DIALECTS = {
             "attention.layer_norm_epsilon": EPS,
         },
         output_first,
+    ),
+    "gpt_neox": Dialect(
+        "gpt_neox",
+        {**HUB_SIZES, "layer_norm_eps": EPS, "max_position_embeddings": 16, "use_parallel_residual": False},
+        gguf.MODEL_ARCH.GPTNEOX,
+        {
+            "context_length": 16,
+            "embedding_length": 24,
+            "feed_forward_length": 10,
+            "block_count": 2,
+            "rope.dimension_count": 2,
+            "use_parallel_residual": False,
+            "attention.head_count": 3,
+            "attention.layer_norm_epsilon": EPS,
+        },
+        ungrouped,
     ),
 }
 
@@ -130,6 +155,14 @@ def stored(model: torch.nn.Module, buffers: dict[str, torch.Tensor], prefix: str
 
 HUB = {
     "gpt2": ("transformer.", {"h.{i}.attn.bias": MASK, "h.{i}.attn.masked_bias": torch.tensor(-1e4)}),
+    "gpt_neox": (
+        "gpt_neox.",
+        {
+            "layers.{i}.attention.bias": MASK,
+            "layers.{i}.attention.masked_bias": torch.tensor(-torch.inf).half(),
+            "layers.{i}.attention.rotary_emb.inv_freq": torch.ones(1),
+        },
+    ),
 }
 
 
@@ -151,3 +184,16 @@ def test_what_older_checkpoints_hold_besides(tmp_path, name):
         save_file(wrong, tmp_path / "model.safetensors")
         with pytest.raises(CheckpointError, match=rf"'{buffer.format(i=0)}' must equal"):
             open_checkpoint(tmp_path)
+
+
+OLD = {"rotary_emb_base": 5e3, "rotary_pct": 0.5}
+
+
+def test_older_names_of_rotary_keys():
+    keys = {"model_type": "gpt_neox", "vocab_size": 40, **HUB_SIZES}
+    want = read_config({**keys, "rope_parameters": {"rope_theta": 5e3, "partial_rotary_factor": 0.5}})[0]
+    assert read_config({**keys, **OLD})[0] == want
+    assert read_config({**keys, **OLD, "rope_theta": 5e3, "partial_rotary_factor": 0.5})[0] == want
+    for key, older in (("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")):
+        with pytest.raises(ConfigError, match=f"{key} must be the same as {older}"):
+            read_config({**keys, **OLD, key: 0.75})

@@ -1,0 +1,114 @@
+"""GPT-NeoX and Pythia (Black et al. 2022): attention and mlp side by side, a part of each head rotated."""
+
+from __future__ import annotations
+
+from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
+from ..gguf_keys import FUSED as GGUF_WEIGHTS
+from ..gguf_keys import embedding_rows, head_size
+from ..keys import ACTIVATIONS, Keys
+from ..rope_keys import exact_context, rope
+from ..weights import Source
+from . import Gguf, Task
+
+MODEL_TYPES = ("gpt_neox",)
+ARCHITECTURES: dict[str, Task] = {"GPTNeoXForCausalLM": "lm"}
+PREFIX = "gpt_neox."
+OLDER = ("rotary_emb_base", "rotary_pct")
+
+
+def config(keys: Keys, task: Task) -> Config:
+    keys.unused("hidden_dropout", "classifier_dropout", "gradient_checkpointing")
+    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    if width % heads:
+        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    context = keys.size("max_position_embeddings", 2048)
+    position = rope(keys, width // heads, context, partial=0.25, names=OLDER)
+    # Some versions wrote these numbers under both of their names.
+    for key, older, default in zip(("rope_theta", "partial_rotary_factor"), OLDER, (1e4, 0.25), strict=True):
+        if keys.get(key, float, None) not in (None, want := keys.get(older, float, default)):
+            raise keys.fail(key, f"the same as {older}, {want}")
+    return _build(
+        Embedding(keys.size("vocab_size"), width),
+        heads,
+        keys.size("num_hidden_layers"),
+        position,
+        inner=keys.size("intermediate_size"),
+        activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
+        norm=LayerNorm(keys.positive("layer_norm_eps", 1e-5)),
+        bias=keys.get("attention_bias", bool, True),
+        parallel=keys.get("use_parallel_residual", bool, True),
+        context=exact_context(context, position),
+        tied=keys.get("tie_word_embeddings", bool, False),
+    )
+
+
+def _build(
+    embedding: Embedding,
+    heads: int,
+    layers: int,
+    position: Rope,
+    *,
+    inner: int,
+    activation: Activation,
+    norm: LayerNorm,
+    bias: bool,
+    parallel: bool,
+    context: int,
+    tied: bool,
+) -> Config:
+    size = embedding.width // heads
+    attention = Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm)
+    layer = Layer(attention, Plain(inner, activation, pre=norm), parallel)
+    return Config(
+        embedding=embedding,
+        decoder=Stack((layer,) * min(layers, 2**16), norm),
+        head=LM(tied),
+        context=context,
+    )
+
+
+WEIGHTS = """
+    embedding.table <- embed_in.weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.attention.query_key_value.weight : transpose grouped
+    decoder.layers.{i}.attn.bq, bk, bv <- layers.{i}.attention.query_key_value.bias : grouped
+    decoder.layers.{i}.attn.wo <- layers.{i}.attention.dense.weight : transpose
+    decoder.layers.{i}.attn.bo <- layers.{i}.attention.dense.bias
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.dense_h_to_4h.weight : transpose
+    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.dense_h_to_4h.bias
+    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.dense_4h_to_h.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.dense_4h_to_h.bias
+    decoder.norm.weight <- final_layer_norm.weight
+    decoder.norm.bias <- final_layer_norm.bias
+    head.table <- (embed_out|lm_head).weight
+    embedding.table == embed_out.weight
+    embedding.table == lm_head.weight
+    inv_freq == layers.{i}.attention.rotary_emb.inv_freq
+    causal == layers.{i}.attention.bias
+    masked_score == layers.{i}.attention.masked_bias
+"""
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know the usual activation only."""
+    size, width = head_size(keys), keys.size("embedding_length")
+    dims = keys.size("rope.dimension_count")
+    return _build(
+        Embedding(embedding_rows(keys, source), width),
+        width // size,
+        keys.size("block_count"),
+        Rope(keys.positive("rope.freq_base", 10_000.0), dims),
+        inner=keys.size("feed_forward_length"),
+        activation="gelu",
+        norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
+        bias="blk.0.attn_qkv.bias" in source.names,
+        parallel=keys.get("use_parallel_residual", bool, True),
+        context=keys.size("context_length"),
+        tied="output.weight" not in source.names,
+    )
+
+
+GGUF = Gguf("gptneox", gguf_config, GGUF_WEIGHTS)
