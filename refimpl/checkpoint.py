@@ -260,11 +260,11 @@ class Shards:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._of[name].shape(name)
 
-    def load(self, name: str) -> np.ndarray:
-        return self._of[name].load(name)
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        return self._of[name].load(name, part)
 
-    def native(self, name: str) -> Blocks | None:
-        return self._of[name].native(name)
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        return self._of[name].native(name, part)
 
 
 def _generation(wants: dict[str, Any], config: Config, where: str) -> Generation:

@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import CheckpointError
 from .ops.quant import Blocks
-from .storage import KINDS, map_file, native, widen
+from .storage import KINDS, map_file, native, slab, widen
 
 SCALARS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?", "str", "array", "<u8", "<i8", "<f8")
 TENSORS = {
@@ -179,14 +179,15 @@ class GGUF:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensors[name][1]
 
-    def _raw(self, name: str) -> tuple[np.ndarray, str, tuple[int, ...]]:
-        kind, shape, begin, end = self._tensors[name]
-        return self._data[begin:end], kind, shape
+    def _raw(self, name: str, part: int | None) -> tuple[np.ndarray, str, tuple[int, ...]]:
+        kind, whole, begin, end = self._tensors[name]
+        data, shape = slab(self._data[begin:end], whole, part)
+        return data, kind, shape
 
-    def load(self, name: str) -> np.ndarray:
-        """The tensor as float32."""
-        return widen(*self._raw(name))
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        """The tensor as float32, or one part along its first axis."""
+        return widen(*self._raw(name, part))
 
-    def native(self, name: str) -> Blocks | None:
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
         """The matrix in the file's own blocks, or None."""
-        return native(*self._raw(name))
+        return native(*self._raw(name, part))

@@ -22,7 +22,7 @@ import numpy as np
 
 from .errors import CheckpointError
 from .ops.quant import Blocks
-from .storage import KINDS, WHOLE, map_file, widen
+from .storage import KINDS, WHOLE, map_file, slab, widen
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000
@@ -95,18 +95,19 @@ class SafeTensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name][1]
 
-    def load(self, name: str) -> np.ndarray:
-        """The tensor as float32."""
-        kind, shape, begin, end = self._entries[name]
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        """The tensor as float32, or one part along its first axis."""
+        kind, whole, begin, end = self._entries[name]
         if kind not in READABLE:
             raise CheckpointError(
                 f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
             )
+        data, shape = slab(self._data[begin:end], whole, part)
         if kind in WHOLE:
-            return self._data[begin:end].view(WHOLE[kind]).astype(np.float32).reshape(shape)
-        return widen(self._data[begin:end], kind, shape)
+            return data.view(WHOLE[kind]).astype(np.float32).reshape(shape)
+        return widen(data, kind, shape)
 
-    def native(self, name: str) -> Blocks | None:
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
         """A safetensors file has no blocks of its own."""
         return None
 

@@ -195,6 +195,14 @@ def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
     return out.reshape(shape)
 
 
+def slab(raw: Array, shape: tuple[int, ...], part: int | None) -> tuple[Array, tuple[int, ...]]:
+    """The bytes and shape of one part along the first axis, or of the whole."""
+    if part is None:
+        return raw, shape
+    size = len(raw) // shape[0]
+    return raw[part * size : (part + 1) * size], shape[1:]
+
+
 def native(raw: Array, kind: str, shape: tuple[int, ...]) -> Blocks | None:
     """A matrix [F, D] in the file's own codes, blocked along axis 1; None if `kind` has no such form."""
     if kind not in ("Q4_0", "Q4_1", "Q8_0") or len(shape) != 2:

@@ -10,8 +10,9 @@
                                       tensors are unused
 
 One line a tensor; `{i}` runs over the layers, `{e}` over a layer's experts; `{h}` on the right alone
-runs over the heads of ours, whose tensors are stacked. Lines for leaves that a Config doesn't need
-rest. `* <- *` reads leaves under our own names. Steps:
+runs over the heads of ours, whose tensors are stacked. `theirs[{e}]` is a part of a tensor with an axis
+of experts. Lines for leaves that a Config doesn't need rest. `* <- *` reads leaves under our own
+names. Steps:
 
     transpose     a linear map stored output-first
     unpermute     GGUF's Llama, whose query and key rows stand as pairs (2j, 2j + 1) for an
@@ -19,6 +20,7 @@ rest. `* <- *` reads leaves under our own names. Steps:
     grouped       queries, keys and values fused group by group, [G, R + 2, K], as GPT-NeoX, BLOOM (R = 1)
                   and Falcon have them; ours come in this order
     plus_one      a norm's weight stored as its difference from one (Gemma)
+    column        a matrix of one column stored as a vector
 """
 
 from __future__ import annotations
@@ -48,19 +50,22 @@ class Source(Protocol):
     def names(self) -> tuple[str, ...]: ...
     def kind(self, name: str) -> str: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
-    def load(self, name: str) -> np.ndarray: ...
-    def native(self, name: str) -> Blocks | None: ...
+    def load(self, name: str, part: int | None = None) -> np.ndarray: ...
+    def native(self, name: str, part: int | None = None) -> Blocks | None: ...
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a map, for one layer; `other` are the names that stand where `theirs` don't."""
+    """One line of a map, for one layer; `other` are the names that stand where `theirs` don't, and `part`
+    is one of `parts` along their first axis."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     steps: tuple[str, ...]
     check: bool
     other: tuple[tuple[str, ...], ...] = ()
+    part: int | None = None
+    parts: int = 0
 
 
 def rules(table: str, config: Config) -> Iterator[Rule]:
@@ -81,18 +86,22 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
         layers = () if stack is None else stack.layers
         for i in range(len(layers)) if "{i}" in text else (0,):
             mlp = layers[i].mlp if "{e}" in text else None
-            for e in range(mlp.experts if isinstance(mlp, MoE) else 0) if "{e}" in text else (0,):
+            experts = mlp.experts if isinstance(mlp, MoE) else 0
+            for e in range(experts) if "{e}" in text else (0,):
                 here = lambda name, i=i, e=e: name.strip().replace("{i}", str(i)).replace("{e}", str(e))  # noqa: E731
                 names, count = tuple(map(here, ours.split(","))), 1
                 names = (names[0], *(f"{names[0].rpartition('.')[0]}.{name}" for name in names[1:]))
                 if "{h}" in theirs:
                     attention = layers[i].attention
                     count = attention.groups if "k_norm" in ours else attention.heads
+                whole, _, part = theirs.partition("[{e}]")
+                assert part == "", f"a part stands last, got {theirs}"
                 found = [
-                    tuple(here(one).replace("{h}", str(h)) for h in range(count)) for one in _names(theirs)
+                    tuple(here(one).replace("{h}", str(h)) for h in range(count)) for one in _names(whole)
                 ]
+                of = (e, experts) if whole != theirs else (None, 0)
                 if wanted:
-                    yield Rule(names, found[0], tuple(steps.split()), check, tuple(found[1:]))
+                    yield Rule(names, found[0], tuple(steps.split()), check, tuple(found[1:]), *of)
                 else:
                     yield from (Rule(("nothing",), one, (), False) for one in found)
 
@@ -148,7 +157,7 @@ class Leaves:
         source = self._source
         self._shapes = shapes(config)
         self._reads: dict[str, tuple[Rule, slice]] = {}
-        unread = dict.fromkeys(source.names)
+        unread, present = dict.fromkeys(source.names), set(source.names)
         checks = []
         unused = []
         for rule in rules(table, config):
@@ -159,11 +168,12 @@ class Leaves:
             elif rule.ours == ("nothing",):
                 unused += [rule.theirs[0]] if rule.theirs[0] in unread else []
             elif any(name in self._shapes for name in rule.ours):
-                if missing := [name for name in rule.theirs if name not in unread]:
+                known = unread if not rule.part else present
+                if missing := [name for name in rule.theirs if name not in known]:
                     raise CheckpointError(f"tensor {missing[0]!r} is missing: {rule.ours[0]} needs it")
                 self._found(rule)
                 for name in rule.theirs:
-                    del unread[name]
+                    unread.pop(name, None)
         self.unused = tuple(name for name in dict.fromkeys(unused) if name in unread)
         for name in self.unused:
             del unread[name]
@@ -181,7 +191,8 @@ class Leaves:
         ends = np.cumsum([self._shapes[name][-1] for name in rule.ours]).tolist()
         shape = (*self._shapes[rule.ours[0]][:-1], ends[-1])
         shape = shape[1:] if len(rule.theirs) > 1 else shape
-        want = shape[::-1] if "transpose" in rule.steps else shape
+        want = shape[::-1] if "transpose" in rule.steps else shape[:-1] if "column" in rule.steps else shape
+        want = want if rule.part is None else (rule.parts, *want)
         for name in rule.theirs:
             if (kind := self._source.kind(name)) in WHOLE:
                 raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is {kind}")
@@ -214,14 +225,16 @@ class Leaves:
 
     def load(self, name: str) -> np.ndarray:
         """The leaf as float32 in our orientation; NumericError if it isn't finite."""
-        parts = [self._source.load(theirs) for theirs in self._reads[name][0].theirs]
+        rule = self._reads[name][0]
+        parts = [self._source.load(theirs, rule.part) for theirs in rule.theirs]
         weight = self._place(name, parts[0] if len(parts) == 1 else np.stack(parts))
         check_finite(name, weight)
         return weight
 
     def native(self, name: str) -> Blocks | None:
         """The leaf in the file's own blocks, for GGUF's Q4_0, Q4_1 and Q8_0; else None."""
-        blocks = self._source.native(self._reads[name][0].theirs[0])
+        rule = self._reads[name][0]
+        blocks = self._source.native(rule.theirs[0], rule.part)
         if blocks is None:
             return None
         blocks = self._place(name, blocks)
@@ -241,6 +254,9 @@ class Leaves:
             weight = _each(weight, lambda a: a[order])
         if "transpose" in rule.steps:
             weight = weight.T if isinstance(weight, np.ndarray) else transpose(weight)
+        if "column" in rule.steps:
+            assert isinstance(weight, np.ndarray)
+            weight = weight[:, None]
         if "grouped" in rule.steps:
             stack, _, layer, *_ = name.split(".")
             held = self._config.encoder if stack == "encoder" else self._config.decoder
@@ -276,11 +292,11 @@ class Stripped:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._source.shape(self._of[name])
 
-    def load(self, name: str) -> np.ndarray:
-        return self._source.load(self._of[name])
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        return self._source.load(self._of[name], part)
 
-    def native(self, name: str) -> Blocks | None:
-        return self._source.native(self._of[name])
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        return self._source.native(self._of[name], part)
 
 
 class Lazy(Mapping[str, Any]):

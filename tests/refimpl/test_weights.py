@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 from tfm.refimpl import params
+from tfm.refimpl.config import MoE
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
@@ -28,11 +29,11 @@ class Memory:
     def shape(self, name):
         return self.tensors[name].shape
 
-    def load(self, name):
-        return self.tensors[name]
+    def load(self, name, part=None):
+        return self.tensors[name] if part is None else self.tensors[name][part]
 
-    def native(self, name):
-        return self.blocks.get(name)
+    def native(self, name, part=None):
+        return self.blocks.get(name if part is None else (name, part))
 
 
 def theirs(config, tree) -> dict[str, np.ndarray]:
@@ -176,6 +177,48 @@ def test_unpermuting_gives_halves_from_pairs():
     tensors["q"] = plain.reshape(heads, 2, size // 2, 4).swapaxes(1, 2).reshape(plain.shape)
     made = Leaves(config, Memory(tensors), table + rest)
     assert np.array_equal(made.load("decoder.layers.0.attn.wq"), plain.T)
+
+
+EXPERTS = """
+    decoder.layers.{i}.mlp.experts.{e}.gate, decoder.layers.{i}.mlp.experts.{e}.up <- in{i}[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- out{i}[{e}]
+    decoder.layers.{i}.mlp.shared_gate <- gate{i} : column
+"""
+
+
+def stacked(config) -> tuple[dict, dict]:
+    """The leaves of a mixture, and tensors that hold all of its experts."""
+    tensors = dict(params.flatten(tiny.weights(config)))
+    leaves = dict(tensors)
+    for i, layer in enumerate(config.layers):
+        assert isinstance(layer.mlp, MoE)
+        at = f"decoder.layers.{i}.mlp."
+        experts = [f"{at}experts.{e}." for e in range(layer.mlp.experts)]
+        fused = [np.concatenate([tensors.pop(f"{x}gate"), tensors.pop(f"{x}up")], axis=1).T for x in experts]
+        tensors[f"in{i}"] = np.stack(fused)
+        tensors[f"out{i}"] = np.stack([tensors.pop(f"{x}down") for x in experts])
+    tensors["gate1"] = tensors.pop(f"{at}shared_gate")[:, 0]
+    return leaves, tensors
+
+
+def test_an_expert_is_a_part_of_one_tensor():
+    config = tiny.mixture()
+    leaves, tensors = stacked(config)
+    rest = "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
+    quantized = quantize(tensors["in1"][2], bits=4, block=8, axis=1)
+    made = Leaves(config, Memory(tensors, blocks={("in1", 2): quantized}), EXPERTS + rest)
+    for name, want in leaves.items():
+        assert np.array_equal(made.load(name), want), name
+    assert made.native("decoder.layers.1.mlp.experts.1.up") is None
+    blocks = made.native("decoder.layers.1.mlp.experts.2.up")
+    assert isinstance(blocks, Blocks)
+    assert np.array_equal(dequantize(blocks), dequantize(quantized)[28:].T)
+    for wrong in (tensors["in1"][:3], np.concatenate([tensors["in1"]] * 2)):
+        with pytest.raises(CheckpointError, match=rf"'in1' must have shape \[4, .* has \[{len(wrong)}, "):
+            Leaves(config, Memory({**tensors, "in1": wrong}), EXPERTS + rest)
+    del tensors["out1"]
+    with pytest.raises(CheckpointError, match="tensor 'out1' is missing"):
+        Leaves(config, Memory(tensors), EXPERTS + rest)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
