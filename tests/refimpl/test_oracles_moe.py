@@ -1,42 +1,25 @@
 """Mixtures of experts against transformers' blocks and models with random weights, in float64.
 
 Their routers compute softmax in float32: the weights of a block are compared to that precision, or it is
-given ours, and then the experts agree to float64; in whole models the router is made float64 too. The
-queue of `seated` is Switch's.
+given ours, and then the experts agree to float64. Whole models are those of the families. The queue of
+`seated` is Switch's.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import exact
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl import params
-from tfm.refimpl.config import (
-    LM,
-    Attention,
-    Config,
-    Embedding,
-    Gated,
-    Layer,
-    MoE,
-    RMSNorm,
-    Rope,
-    Stack,
-)
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.ops.attention import softmax
 from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, seated
 from tolerances import equal
 from transformers import (
     DeepseekV3Config,
     MixtralConfig,
-    MixtralForCausalLM,
     Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     Qwen3MoeConfig,
 )
 from transformers import SwitchTransformersConfig as SwitchConfig
@@ -162,68 +145,3 @@ def test_losses_are_transformers(seed: int, tokens: int, top: int, scale: float)
     equal(router_z_loss(logits), switch.router_z_loss_func(torch.from_numpy(logits)[None]))
     first = torch.from_numpy(softmax(logits))[None], torch.from_numpy(index[None, :, :1])
     equal(load_balancing_loss(logits, index[:, :1]), switch.load_balancing_loss_func(*first), SINGLE)
-
-
-def whole_model(model: Any, config: Config) -> None:
-    """Logits of their decoder and ours: three tokens at once, then one by one."""
-    exact.random(model)
-    rotary = model.model.rotary_emb
-    rotary.inv_freq = 10_000.0 ** (-torch.arange(2, dtype=torch.float64) / 2)
-    w = {name: p.detach().numpy() for name, p in model.named_parameters()}
-    leaves = {
-        "embedding.table": w["model.embed_tokens.weight"],
-        "decoder.norm.weight": w["model.norm.weight"],
-        "head.table": w["lm_head.weight"],
-    }
-    for i, (layer, block) in enumerate(zip(config.layers, model.model.layers, strict=True)):
-        at, theirs = f"decoder.layers.{i}.", f"model.layers.{i}."
-        leaves[f"{at}attn_pre.weight"] = w[f"{theirs}input_layernorm.weight"]
-        leaves[f"{at}mlp_pre.weight"] = w[f"{theirs}post_attention_layernorm.weight"]
-        for n in "qkvo":
-            leaves[f"{at}attn.w{n}"] = w[f"{theirs}self_attn.{n}_proj.weight"].T
-            if layer.attention.qkv_bias and n != "o":
-                leaves[f"{at}attn.b{n}"] = w[f"{theirs}self_attn.{n}_proj.bias"]
-        tree: dict[str, Any] = ours(block.mlp) if isinstance(layer.mlp, MoE) else shared_of(block.mlp)
-        if isinstance(layer.mlp, MoE) and layer.mlp.shared is not None:
-            tree["shared"] = shared_of(block.mlp.shared_expert)
-            (tree["shared_gate"],) = linear_of(block.mlp.shared_expert_gate)
-        leaves |= {f"{at}mlp.{name}": leaf for name, leaf in params.flatten(tree)}
-    shapes = params.shapes(config)
-    assert {name: leaf.shape for name, leaf in leaves.items()} == shapes
-    engine = NumpyEngine(config, params.unflatten({name: leaves[name] for name in shapes}))
-    ids = np.random.default_rng(0).integers(0, 31, (2, 9))
-    cache, found = engine.start(2), []
-    for start, end in ((0, 3), *((i, i + 1) for i in range(3, 9))):
-        at = np.broadcast_to(np.arange(end - start), (2, end - start))
-        logits, cache = engine.step(ids[:, start:end], cache, at=at)
-        found.append(logits)
-    wanted = exact.exactly(model, torch.from_numpy(ids), use_cache=False).logits
-    equal(np.concatenate(found, 1), wanted, 1e-9)
-
-
-SIZES = {"vocab_size": 31, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2}
-EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
-NORM, PLAIN = RMSNorm(1e-5), Attention(2, 1, 4, Rope(10_000.0, 4), pre=RMSNorm(1e-5))
-
-
-def test_a_whole_mixtral():
-    theirs = MixtralConfig(
-        **SIZES, num_key_value_heads=1, intermediate_size=F, num_local_experts=E, num_experts_per_tok=2,
-        rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        **EAGER,
-    )  # fmt: skip
-    layers = (Layer(PLAIN, MoE(E, 2, F, "silu", pre=NORM)),) * 2
-    whole_model(MixtralForCausalLM(theirs), Config(Embedding(31, 8), Stack(layers, NORM), LM(False), 32))
-
-
-def test_a_whole_qwen2_moe():
-    """A layer without experts, one with an expert that all tokens share, by a gate."""
-    theirs = Qwen2MoeConfig(
-        **SIZES, num_key_value_heads=1, intermediate_size=12, moe_intermediate_size=F,
-        shared_expert_intermediate_size=7, num_experts=E, num_experts_per_tok=3, norm_topk_prob=False,
-        decoder_sparse_step=2, rms_norm_eps=1e-5, **EAGER,
-    )  # fmt: skip
-    attention = Attention(2, 1, 4, Rope(10_000.0, 4), qkv_bias=True, pre=NORM)
-    mixture_ = MoE(E, 3, F, "silu", renormalize=False, shared=7, shared_gate=True, pre=NORM)
-    layers = Layer(attention, Gated(12, "silu", pre=NORM)), Layer(attention, mixture_)
-    whole_model(Qwen2MoeForCausalLM(theirs), Config(Embedding(31, 8), Stack(layers, NORM), LM(False), 32))

@@ -1,0 +1,51 @@
+"""Mixtral: Mistral's decoder with a mixture of experts in each layer (Jiang et al. 2024).
+
+In GGUF it is called llama.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Config, Gated, MoE
+from ..keys import Keys
+from . import Task
+from .llama import WEIGHTS as LLAMA
+from .llama import decoder, varied
+
+MODEL_TYPES = ("mixtral",)
+ARCHITECTURES: dict[str, Task] = {"MixtralForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # Of training.
+    keys.get("output_router_logits", bool, False)
+    for key in ("router_aux_loss_coef", "router_jitter_noise"):
+        keys.get(key, float, None)
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", 8, null=True),
+        context=131_072,
+        attention_bias=False,
+        mlp_bias=False,
+        window=keys.size("sliding_window", None),
+        theta=1_000_000.0,
+        eps=1e-5,
+    )
+    dense = plain.layers[0].mlp
+    assert isinstance(dense, Gated)
+    experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
+    mixture = MoE(experts, top, dense.width, dense.activation, pre=dense.pre)
+    return varied(plain, lambda _, layer: replace(layer, mlp=mixture))
+
+
+OURS, THEIRS = "decoder.layers.{i}.mlp", "model.layers.{i}.block_sparse_moe"
+WEIGHTS = f"""
+    {LLAMA}
+    {OURS}.router <- {THEIRS}.gate.weight : transpose
+    {OURS}.experts.{{e}}.gate <- {THEIRS}.experts.{{e}}.w1.weight : transpose
+    {OURS}.experts.{{e}}.up <- {THEIRS}.experts.{{e}}.w3.weight : transpose
+    {OURS}.experts.{{e}}.down <- {THEIRS}.experts.{{e}}.w2.weight : transpose
+"""

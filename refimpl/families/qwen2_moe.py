@@ -1,0 +1,85 @@
+"""Qwen 2 MoE (Yang et al. 2024): sparse layers among dense ones, some that see a window only.
+
+Each sparse layer has an expert that all tokens share, by a gate of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Attention, Config, Full, Gated, Layer, MoE, Window
+from ..keys import Keys
+from ..layer_keys import layer_types, patterns
+from . import Task
+from .llama import WEIGHTS as LLAMA
+from .llama import decoder, varied
+
+MODEL_TYPES = ("qwen2_moe",)
+ARCHITECTURES: dict[str, Task] = {"Qwen2MoeForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", 16, null=True),
+        context=32_768,
+        attention_bias=False,
+        mlp_bias=False,
+    )
+    attention, dense = plain.layers[0].attention, plain.layers[0].mlp
+    assert isinstance(dense, Gated)
+    mixture = MoE(
+        keys.get("num_experts", int, 60),
+        keys.size("num_experts_per_tok", 4),
+        keys.size("moe_intermediate_size", 1408),
+        dense.activation,
+        renormalize=keys.get("norm_topk_prob", bool, False),
+        shared=keys.size("shared_expert_intermediate_size", 5632),
+        shared_gate=True,
+        pre=dense.pre,
+    )
+    attention = replace(attention, qkv_bias=keys.get("qkv_bias", bool, True))
+    return mixed(plain, keys, attention, _patterns(keys), mixture)
+
+
+def _patterns(keys: Keys) -> list[Full | Window]:
+    """By default every second layer slides, of those below max_window_layers."""
+    on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
+    types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
+    if "sliding_attention" in types and not on:
+        raise keys.fail("use_sliding_window", "true where layers slide")
+    return patterns(keys, types, 4096)
+
+
+def mixed(plain: Config, keys: Keys, attention: Attention, sees: list[Full | Window], mixture: MoE) -> Config:
+    """Sparse layers and those of the plain decoder: every decoder_sparse_step-th has experts, but for
+    mlp_only_layers; none where there are no experts."""
+    # Of training.
+    keys.get("output_router_logits", bool, False)
+    keys.get("router_aux_loss_coef", float, None)
+    step, without = keys.size("decoder_sparse_step", 1), keys.get("mlp_only_layers", list, None) or []
+    if not all(type(i) is int and i >= 0 for i in without):
+        raise keys.fail("mlp_only_layers", "a list of layers, counted from 0")
+
+    def layer(i: int, dense: Layer) -> Layer:
+        sparse = mixture.experts > 0 and (i + 1) % step == 0 and i not in without
+        mlp = mixture if sparse else dense.mlp
+        return Layer(replace(attention, pattern=sees[i]), mlp)
+
+    return varied(plain, layer)
+
+
+OURS, THEIRS = "decoder.layers.{i}.mlp", "model.layers.{i}.mlp"
+WEIGHTS = f"""
+    {LLAMA}
+    {OURS}.router <- {THEIRS}.gate.weight : transpose
+    {OURS}.experts.{{e}}.gate <- {THEIRS}.experts.{{e}}.gate_proj.weight : transpose
+    {OURS}.experts.{{e}}.up <- {THEIRS}.experts.{{e}}.up_proj.weight : transpose
+    {OURS}.experts.{{e}}.down <- {THEIRS}.experts.{{e}}.down_proj.weight : transpose
+    {OURS}.shared.gate <- {THEIRS}.shared_expert.gate_proj.weight : transpose
+    {OURS}.shared.up <- {THEIRS}.shared_expert.up_proj.weight : transpose
+    {OURS}.shared.down <- {THEIRS}.shared_expert.down_proj.weight : transpose
+    {OURS}.shared_gate <- {THEIRS}.shared_expert_gate.weight : transpose
+"""

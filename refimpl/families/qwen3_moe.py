@@ -1,0 +1,59 @@
+"""Qwen 3 MoE (Yang et al. 2025): queries and keys are normalized, no expert is shared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Config, Full, Gated, HeadNorm, MoE, Window
+from ..keys import Keys
+from ..layer_keys import count
+from . import Task
+from .llama import decoder
+from .qwen2_moe import WEIGHTS as QWEN2
+from .qwen2_moe import mixed
+
+MODEL_TYPES = ("qwen3_moe",)
+ARCHITECTURES: dict[str, Task] = {"Qwen3MoeForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", 4),
+        context=32_768,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+    )
+    attention, dense = plain.layers[0].attention, plain.layers[0].mlp
+    assert isinstance(dense, Gated)
+    assert attention.pre is not None
+    mixture = MoE(
+        _experts(keys),
+        keys.size("num_experts_per_tok", 8),
+        keys.size("moe_intermediate_size", 768),
+        dense.activation,
+        renormalize=keys.get("norm_topk_prob", bool, False),
+        pre=dense.pre,
+    )
+    keys.get("max_window_layers", int, None)  # stands in older files, transformers doesn't read it
+    on, size = keys.get("use_sliding_window", bool, False), keys.size("sliding_window", 4096, null=True)
+    pattern = Window(size) if on and size is not None else Full()
+    attention = replace(attention, qk_norm=HeadNorm(attention.pre))
+    return mixed(plain, keys, attention, [pattern] * count(keys), mixture)
+
+
+def _experts(keys: Keys) -> int:
+    """transformers reads num_experts, and writes num_local_experts."""
+    given = {name: keys.get(name, int) for name in ("num_experts", "num_local_experts") if name in keys}
+    if len(set(given.values())) > 1:
+        raise keys.fail("num_local_experts", f"the same as num_experts, {given['num_experts']!r:.40}")
+    return next(iter(given.values()), 128)
+
+
+WEIGHTS = f"""
+    {QWEN2}
+    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
+    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
+"""
