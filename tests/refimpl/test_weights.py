@@ -180,7 +180,7 @@ def test_unpermuting_gives_halves_from_pairs():
 
 
 EXPERTS = """
-    decoder.layers.{i}.mlp.experts.{e}.gate, decoder.layers.{i}.mlp.experts.{e}.up <- in{i}[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.gate, up <- in{i}[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.down <- out{i}[{e}]
     decoder.layers.{i}.mlp.shared_gate <- gate{i} : column
 """
