@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ...refimpl import config as configs
 from ...refimpl.config import Config
 from ...refimpl.engine import Engine
-from ...refimpl.errors import CheckpointError, LimitError, TfmError
+from ...refimpl.errors import CheckpointError, ConfigError, LimitError, TfmError
 from ...refimpl.generate import CHUNK
 from ...refimpl.sampling import Sampler
 from ...refimpl.speculative import DraftModel
@@ -18,7 +19,20 @@ from ..bundle import open_bundle
 from ..chat import ChatTemplate
 from ..engine import OrtEngine
 from ..tokenizer import Tokenizer
+from . import answer, classify, embed, fill, tag
 from .generation import Answer, Options, options, sampler
+from .rows import Texts
+
+# The method and the command for each head.
+METHODS = {
+    configs.LM: "generate",
+    configs.MaskedLM: "fill",
+    configs.Classify: "classify",
+    configs.Tag: "tag",
+    configs.Answer: "answer",
+    configs.Pool: "embed",
+}
+H = TypeVar("H", bound=configs.Head)
 
 
 def read_tokenizer(source: Any, config: Config) -> Tokenizer | None:
@@ -27,10 +41,10 @@ def read_tokenizer(source: Any, config: Config) -> Tokenizer | None:
 
 
 class Model:
-    """An engine with the tokenizer and the template of its model."""
+    """An engine with the tokenizer, the template and the labels of its model."""
 
     def __init__(self, engine: Engine, source: Any, tokenizer: Tokenizer | None = None) -> None:
-        self.engine, self.generation = engine, source.generation
+        self.engine, self.generation, self.labels = engine, source.generation, source.labels
         self.tokenizer = tokenizer or read_tokenizer(source, engine.config)
         self.template: ChatTemplate | None = None
         if self.tokenizer is not None and source.chat_template is not None:
@@ -47,6 +61,15 @@ class Model:
         if self.tokenizer is None:
             raise CheckpointError("the model has no tokenizer.json, so it takes and gives token ids only")
         return self.tokenizer
+
+    def expect(self, kind: type[H]) -> H:
+        """The model's head; ConfigError with the method that it is for, unless it is of this kind."""
+        head = self.config.head
+        if not isinstance(head, kind):
+            raise ConfigError(
+                f"this model can't {METHODS[kind]}, its head is for {METHODS[type(head)]}: use that"
+            )
+        return head
 
     def start(self, batch: int = 1) -> Any:
         """An empty cache, as `refimpl.engine` defines it."""
@@ -70,10 +93,12 @@ class Model:
 
     def generate(self, text: str, *, raw: bool = False, **given: Any) -> Answer:
         """Pieces of text as they become certain; `given` are fields of Options and of Sampler."""
+        self.expect(configs.LM)
         return Answer(self, self.prompt(text, raw=raw), self.options(**given))
 
     def generate_ids(self, ids: Sequence[int], *, max_new_tokens: int = 256, **given: Any) -> list[int]:
         """The new ids after a prompt of ids; a stop token isn't among them."""
+        self.expect(configs.LM)
         prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
         return list(Answer(self, prompt, self.options(max_new_tokens=max_new_tokens, **given)).ids())
 
@@ -114,6 +139,26 @@ class Model:
             for row, length in enumerate(here):
                 made[row, order[row, begin : begin + length]] = logits[row, :length]
         return made.reshape(*given.shape, -1)
+
+    def classify(self, texts: Texts, **given: Any) -> list[list[classify.Label]]:
+        """Labels of each text or pair; see `tasks.classify`."""
+        return classify.classify(self, texts, **given)
+
+    def tag(self, texts: str | list[str], **given: Any) -> list[list[tag.Entity]]:
+        """Entities of each text; see `tasks.tag`."""
+        return tag.tag(self, texts, **given)
+
+    def fill(self, texts: str | list[str], **given: Any) -> list[list[list[fill.Filling]]]:
+        """What may stand for each mask of each text; see `tasks.fill`."""
+        return fill.fill(self, texts, **given)
+
+    def embed(self, texts: Texts, **given: Any) -> np.ndarray:
+        """A vector for each text or pair; see `tasks.embed`."""
+        return embed.embed(self, texts, **given)
+
+    def answer(self, asked: tuple[str, str] | list[tuple[str, str]], **given: Any) -> list[list[answer.Span]]:
+        """The answers to each (question, context); see `tasks.answer`."""
+        return answer.answer(self, asked, **given)
 
 
 def load(

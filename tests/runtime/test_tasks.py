@@ -35,7 +35,10 @@ def model(
     **defaults: Any,
 ) -> Model:
     source = SimpleNamespace(
-        tokenizer=text, chat_template=template, generation=Generation(None, eos, defaults), config=CONFIG
+        tokenizer=text,
+        chat_template=template,
+        generation=Generation(None, eos, defaults),
+        labels=(),
     )
     return Model(engine, source)
 
