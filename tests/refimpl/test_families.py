@@ -241,20 +241,77 @@ def test_any_value_in_any_field_is_read_or_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("name", "keys", "message"),
     [
-        ({"is_decoder": True}, "is_decoder must be false"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type must be one of absolute"),
-        ({"hidden_size": 65}, "hidden_size must be a multiple"),
-        ({"rope_theta": 1e4}, "'rope_theta' isn't known"),
-        ({"architectures": ["BertForNextSentencePrediction"]}, "architectures must be one of BertModel"),
-        ({"architectures": ["BertModel", "BertForMaskedLM"]}, "architectures must be one of BertModel"),
-        ({"pooler_type": "mean"}, "pooler_type must be one of first_token_transform"),
+        ("bert", {"is_decoder": True}, "is_decoder must be false"),
+        (
+            "bert",
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type must be one of absolute",
+        ),
+        ("bert", {"hidden_size": 65}, "hidden_size must be a multiple"),
+        ("bert", {"rope_theta": 1e4}, "'rope_theta' isn't known"),
+        (
+            "bert",
+            {"architectures": ["BertForNextSentencePrediction"]},
+            "architectures must be one of BertModel",
+        ),
+        (
+            "bert",
+            {"architectures": ["BertModel", "BertForMaskedLM"]},
+            "architectures must be one of BertModel",
+        ),
+        ("bert", {"pooler_type": "mean"}, "pooler_type must be one of first_token_transform"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id must be of type int"),
+        ("roberta", {"pad_token_id": 511}, "pad_token_id must be 0 to 510: positions begin after it"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id must be 0 to 510"),
+        ("distilbert", {"dim": 65}, "dim must be a multiple of n_heads"),
+        ("distilbert", {"is_decoder": True}, "is_decoder must be false"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be at least 1"),
+        ("modernbert", {"local_rope_theta": None}, "local_rope_theta must be a number"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be one of cls, mean"),
+        ("modernbert", {"local_attention": -1}, "local_attention must be at least 1"),
     ],
 )
-def test_refused_of_bert(keys, message):
+def test_refused_of_encoders(name, keys, message):
     with pytest.raises(ConfigError, match=message):
-        read_config({"model_type": "bert", **SIZES, **keys})
+        read_config({"model_type": name, **ROWS[name].sizes, **keys})
+
+
+# What checkpoints of the hub say beyond the keys of transformers' classes.
+OLDER = {
+    "bert": {
+        "directionality": "bidi",
+        "pooler_fc_size": 768,
+        "pooler_num_attention_heads": 12,
+        "pooler_num_fc_layers": 3,
+        "pooler_size_per_head": 128,
+        "pooler_type": "first_token_transform",
+        "position_embedding_type": "absolute",
+        "gradient_checkpointing": False,
+        "_num_labels": 9,
+    },
+    "roberta": {"output_past": True, "language": "english", "name": "Roberta", "finetuning_task": "mnli"},
+    "distilbert": {"tie_weights_": True, "sinusoidal_pos_embds": False, "output_past": True},
+    "modernbert": {
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "global_attn_every_n_layers": 3,
+        "layer_norm_eps": 1e-5,
+        "position_embedding_type": "absolute",
+        "gradient_checkpointing": False,
+        "reference_compile": None,
+        "repad_logits_with_grad": False,
+        "sparse_prediction": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(OLDER))
+def test_what_older_checkpoints_say_beside_changes_nothing(name):
+    keys = {"model_type": name, **ROWS[name].sizes}
+    assert read_config({**keys, **OLDER[name]})[0] == read_config(keys)[0]
 
 
 @pytest.mark.parametrize("wrong", [False, True])
