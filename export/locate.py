@@ -23,11 +23,10 @@ from ..refimpl.config import LM, Config, Gated, Layer, MoE, Rope, Window
 from ..refimpl.errors import BundleError
 from ..refimpl.ops.activation import activation
 from ..refimpl.ops.attention import cached_attention
-from ..refimpl.ops.block import normalize
+from ..refimpl.ops.block import normalize, projected
 from ..refimpl.ops.embedding import embedding
 from ..refimpl.ops.linear import linear
 from ..refimpl.ops.model import enter, lm_logits, position_tables, score_biases
-from ..refimpl.ops.norm import rms_norm
 from ..refimpl.ops.quant import Blocks
 from ..runtime.bundle import Bundle
 from ..runtime.golden import FACTOR, SEED, TRIES, largest
@@ -110,6 +109,7 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
         tree = trees.unflatten(dict(trees.flatten(decoder["layers"][i])))
         if (
             layer.parallel
+            or layer.residual == "norm"
             or layer.attention.post
             or layer.attention.after
             or layer.mlp.post
@@ -119,15 +119,17 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
         attn, mlp, at = tree["attn"] | added, tree["mlp"], f"layer {i}, "
         a, heads, h = f"{at}attention, input", f"{at}attention, heads", f"{at}attention, output"
         norm = lambda x, t, norm: normalize(x, t, norm=norm)  # noqa: E731
+        share = 1 if layer.scale is None else layer.scale
+        add = lambda x, y, t, w, b, share=share: x + share * linear(y, t[w], t.get(b))  # noqa: E731
         yield Piece(a, (stream,), _with(norm, norm=layer.attention.pre), tree.get("attn_pre"))
         yield Piece(heads, (a,), _with(_heads, layer=layer, config=config), attn)
-        yield Piece(h, (stream, heads), lambda x, y, t: x + linear(y, t["wo"], t.get("bo")), attn)
+        yield Piece(h, (stream, heads), _with(add, w="wo", b="bo"), attn)
         if isinstance(layer.mlp, MoE):
             return  # which expert a vector goes to is decided inside: no one value is a mixture's hidden one
         m, hidden, y = f"{at}mlp, input", f"{at}mlp, hidden", f"{at}mlp, output"
         yield Piece(m, (h,), _with(norm, norm=layer.mlp.pre), tree.get("mlp_pre"))
         yield Piece(hidden, (m,), _with(_hidden, layer=layer), mlp)
-        yield Piece(y, (h, hidden), lambda x, z, t: x + linear(z, t["down"], t.get("bdown")), mlp)
+        yield Piece(y, (h, hidden), _with(add, w="down", b="bdown"), mlp)
         stream = y
     last = decoder.get("norm")
     norm = lambda x, t: normalize(x, t, norm=stack.final_norm)  # noqa: E731
@@ -141,15 +143,6 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
 
 def _with(function: Callable[..., Array], **settings: Any) -> Callable[..., Array]:
     return lambda *args: function(*args, **settings)
-
-
-def _queries(x: Array, tree: Any, layer: Layer) -> list[Array]:
-    """Queries, keys and values before the rotation."""
-    a, (b, t, _) = layer.attention, x.shape
-    q, k, v = (linear(x, tree[f"w{n}"], tree.get(f"b{n}")).reshape(b, t, -1, a.head_size) for n in "qkv")
-    if a.qk_norm is not None:
-        q, k = (rms_norm(y, tree[n], eps=a.qk_norm.norm.eps) for y, n in ((q, "q_norm"), (k, "k_norm")))
-    return [q, k, v]
 
 
 def _rest(x: Array, tree: Any, layer: Layer, config: Config) -> tuple[list[Array | None], dict[str, Any]]:
@@ -174,7 +167,7 @@ def _rest(x: Array, tree: Any, layer: Layer, config: Config) -> tuple[list[Array
 def _heads(x: Array, tree: Any, *, layer: Layer, config: Config) -> Array:
     given, settings = _rest(x, tree, layer, config)
     call: Any = cached_attention
-    y, _, _ = call(*_queries(x, tree, layer), *given, **settings)
+    y, _, _ = call(*projected(x, tree, config=layer.attention), *given, **settings)
     return y.reshape(*x.shape[:2], -1)
 
 
@@ -321,7 +314,7 @@ def _as_standard(config: Config, piece: Piece, truth: Values, budget: float) -> 
     x = truth[piece.inputs[0]].astype(np.float32)
     tree = _cast(piece.tree, np.float32, False)
     given, settings = _rest(x, tree, layer, config)
-    arrays = [*_queries(x, tree, layer), *given]
+    arrays = [*projected(x, tree, config=layer.attention), *given]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
 
     class Alone(torch.nn.Module):

@@ -126,8 +126,7 @@ def plan(
     shapes = params.shapes(checkpoint.config)
     for name, shape in shapes.items():
         table = name.endswith(".table")
-        floats = name.endswith((*params.ADDED, *params.ROUTING))
-        if len(shape) == 1 or floats or quant in ("fp32", "fp16"):
+        if not params.multiplied(name, shape) or quant in ("fp32", "fp16"):
             made[name] = None
             continue
         read_only = name == "embedding.table" and "head.table" in shapes

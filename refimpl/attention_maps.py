@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .config import Attention, Config, Rope, Window
-from .ops.attention import attention_weights, heads
-from .ops.block import block, encoder_block, normalize
+from .ops.attention import attention_weights
+from .ops.block import block, encoder_block, normalize, projected
 from .ops.embedding import embedding
 from .ops.mask import causal_mask, window_mask
 from .ops.model import enter, position_tables, score_biases
@@ -51,11 +51,7 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
 
 def _weights(x: np.ndarray, tree: Any, tables: Any, a: Attention, *, bidirectional: bool) -> np.ndarray:
     """`attention_weights` of a sublayer's input [1, T, D]."""
-    eps = 0 if a.qk_norm is None else a.qk_norm.norm.eps
-    q, k = (
-        heads(x, tree[f"w{n}"], tree.get(f"b{n}"), tree.get(f"{n}_norm"), size=a.head_size, eps=eps)
-        for n in "qk"
-    )
+    q, k, _ = projected(x, tree, config=a)
     bias = None
     if isinstance(a.position, Rope):
         cos, sin = tables[a.position]

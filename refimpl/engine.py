@@ -255,7 +255,8 @@ def _dtype(params: Any) -> np.dtype:
     """The type that the weights compute in, from the smallest leaf that every model has or may have."""
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):
-            return params[stack]["norm"]["weight"].dtype
+            norm = params[stack]["norm"]
+            return norm[next(iter(norm))].dtype
     table = params["embedding"]["table"]
     return table.scale.dtype if isinstance(table, Blocks) else table.dtype
 

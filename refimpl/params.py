@@ -54,6 +54,8 @@ ADDED = ("positions", "types", "relative_bias")
 # Small matrices whose products choose or weigh experts: they stay in float too, since a code that is off
 # by one could choose another expert.
 ROUTING = (".router", ".shared_gate")
+# Weights of norms, which may have a row for each head.
+NORMS = (".q_norm", ".k_norm")
 
 
 def shapes(config: Config) -> Shapes:
@@ -167,6 +169,11 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
     return gate | {"up": (d, f), "down": (f, d)} | bias
 
 
+def multiplied(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
+    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS))
+
+
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, leaf) of every leaf, in the tree's own order."""
     if isinstance(tree, Mapping):
@@ -211,8 +218,8 @@ def random(config: Config, rng: np.random.Generator, dtype: Any = np.float32) ->
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         last = name.rsplit(".", 1)[-1]
         normal = rng.standard_normal(shape)
-        if len(shape) == 1:
-            return (0.2 * normal + (last in ("weight", "q_norm", "k_norm"))).astype(dtype)
+        if len(shape) == 1 or name.endswith(NORMS):
+            return (0.2 * normal + (last == "weight" or name.endswith(NORMS))).astype(dtype)
         fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
         return (normal * fan_in**-0.5).astype(dtype)
 

@@ -45,11 +45,17 @@ from tfm.refimpl.config import (
 
 CONTEXT = 32
 
+scales = st.sampled_from((None, 3.0))
 eps = st.sampled_from((1e-6, 1e-2))
 some_norms: st.SearchStrategy[Norm] = st.one_of(
-    st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans())
+    st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans(), st.booleans())
 )
 norms: st.SearchStrategy[Norm | None] = st.one_of(st.none(), some_norms)
+head_norms = st.builds(
+    HeadNorm,
+    st.one_of(st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.just(False))),
+    st.sampled_from(("head", "each", "all")),
+)
 kinds = st.sampled_from(get_args(Activation))
 
 
@@ -112,7 +118,7 @@ def positions(draw: st.DrawFn, size: int, shared: RelativeBias | None) -> Positi
         pairs = draw(st.integers(1, size // 2))
         return Rope(draw(st.sampled_from((10.0, 1e4))), 2 * pairs, draw(st.booleans()), draw(scalings(pairs)))
     if kind == "alibi":
-        return Alibi(draw(st.sampled_from((8.0, 4.0))))
+        return Alibi(draw(st.sampled_from((8.0, 4.0))), draw(st.sampled_from((1.0, 0.3))))
     return shared if kind == "bias" else None
 
 
@@ -133,7 +139,8 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         pattern=Full() if cross else draw(windows),
         qkv_bias=draw(st.booleans()),
         out_bias=draw(st.booleans()),
-        qk_norm=None if cross else draw(st.one_of(st.none(), st.builds(HeadNorm, st.builds(RMSNorm, eps)))),
+        qk_norm=None if cross else draw(st.one_of(st.none(), head_norms)),
+        clip=None if cross else draw(st.sampled_from((None, 0.5))),
         scale=draw(st.sampled_from((None, 0.7))),
         softcap=draw(st.sampled_from((None, 3.0))),
         pre=draw(norms),
@@ -151,14 +158,15 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
     for _ in range(draw(st.integers(1, 2))):
         cross = draw(attentions(None, heads, cross=True)) if crossed else None
         parallel = not crossed and draw(st.booleans())
-        layers.append(Layer(draw(attentions(shared, heads)), draw(mlps), parallel, cross))
+        residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
+        own = draw(attentions(shared, heads))
+        layers.append(Layer(own, draw(mlps), parallel, cross, residual, draw(scales)))
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))
     return Stack(tuple(layers), draw(norms), draw(st.one_of(places)), draw(norms))
 
 
-scales = st.sampled_from((None, 3.0))
 lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())
 denses = st.one_of(st.none(), st.builds(Dense, st.one_of(st.none(), kinds), st.booleans(), norms))
 poolings = st.sampled_from(("first", "last", "mean", "max"))

@@ -18,7 +18,7 @@ from tfm.refimpl import laws
 from tfm.refimpl.laws import Call
 from tfm.refimpl.laws.kit.budget import budget, expected
 from tfm.refimpl.laws.kit.checking import EQUALS
-from tfm.refimpl.laws.kit.declare import Declared, Function, UnfedError, read, sizes, specified
+from tfm.refimpl.laws.kit.declare import Function, UnfedError, axes, read, sizes, specified
 from tfm.refimpl.laws.kit.draw import Variant, calls, factors, make, pairwise, singly
 from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops.quant import Blocks
@@ -26,6 +26,7 @@ from tfm.refimpl.ops.quant import Blocks
 # Graphs that take seconds to make: each choice in one of them, pairs of choices by values alone.
 SLOW = {"banded.banded_attend", "flash.flash_attend", "flash.flash_backward", "ring.ring_attend"}
 SLOW |= {"sparse.sparse_attend", "delta.delta_attend", "moe.mixture", "moe.moe"}
+SLOW |= {"attention.attention", "self_attention.self_attention"}
 
 
 def mirror(name: str) -> Any:
@@ -89,8 +90,7 @@ def parts(call: Call, f: Function) -> dict[str, tuple[Any, tuple[str, ...]]]:
         if isinstance(held, Blocks | list | dict):
             found |= {p.name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(held)}
         elif held is not None:
-            declared = next(o for o in p.options if isinstance(o, Declared))
-            found[p.name] = held, declared.dims
+            found[p.name] = held, axes(p, held, call.sizes)
     return found
 
 

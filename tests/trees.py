@@ -42,7 +42,7 @@ def quantized(tree: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
 
     def leaf(name: str, a: np.ndarray) -> Any:
-        if a.ndim == 1 or name.endswith((*params.ADDED, *params.ROUTING)) or rng.random() < 0.3:
+        if not params.multiplied(name, a.shape) or rng.random() < 0.3:
             return a
         axis = int(name.endswith("table"))
         return quantize(a, bits=8, block=4, axis=axis, symmetric=bool(seed % 2), activations="none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional
@@ -11,7 +11,7 @@ from ..seam import seam
 from .cache import append
 from .linear import linear
 from .mask import causal_mask
-from .norm import rms_norm
+from .norm import layer_norm, rms_norm
 from .position import rotate
 from .quant import Blocks
 
@@ -111,11 +111,23 @@ def heads(
     norm: Array | None = None,
     *,
     size: int,
+    clip: float | None = None,
+    kind: Literal["rms", "layer"] = "rms",
     eps: float = 0,
 ) -> Array:
-    """A product, its last axis split."""
-    y = linear(x, weight, bias).unflatten(-1, (-1, size))
-    return y if norm is None else rms_norm(y, norm, eps=eps)
+    """A product, clamped, its last axis split."""
+    y = linear(x, weight, bias)
+    if clip is not None:
+        y = y.clamp(-clip, clip)
+    return y.unflatten(-1, (-1, size)) if norm is None else normed(y, norm, size=size, kind=kind, eps=eps)
+
+
+def normed(y: Array, norm: Array, *, size: int, kind: Literal["rms", "layer"], eps: float) -> Array:
+    """The last axis split as the norm has it, then as heads; a weight a head follows as a product."""
+    function = rms_norm if kind == "rms" else layer_norm
+    y = y.unflatten(-1, (-1, norm.shape[-1]))
+    y = function(y, norm, eps=eps) if norm.ndim == 1 else function(y, eps=eps) * norm
+    return y if y.shape[-1] == size else y.flatten(-2).unflatten(-1, (-1, size))
 
 
 @seam
@@ -132,13 +144,15 @@ def attention(
     bk: Float[Array, " G*K"] | None = None,
     bv: Float[Array, " G*K"] | None = None,
     bo: Float[Array, " D"] | None = None,
-    q_norm: Float[Array, " K"] | None = None,
-    k_norm: Float[Array, " K"] | None = None,
+    q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
+    k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
     bias: Float[Array, "B H T L"] | None = None,
     *,
     norm_eps: float = 1e-6,
+    norm_kind: Literal["rms", "layer"] = "rms",
+    clip: float | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -146,9 +160,9 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
     """Projections around `cached_attention`."""
     size = past_k.shape[3]
-    q = heads(x, wq, bq, q_norm, size=size, eps=norm_eps)
-    k = heads(x, wk, bk, k_norm, size=size, eps=norm_eps)
-    v = heads(x, wv, bv, size=size)
+    q = heads(x, wq, bq, q_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
+    k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
+    v = heads(x, wv, bv, clip=clip, size=size)
     y, k_cache, v_cache = cached_attention(
         q, k, v, past_k, past_v, past, cos, sin, bias,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,

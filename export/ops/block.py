@@ -9,7 +9,6 @@ from ...refimpl.config import (
     Gated,
     Layer,
     LayerNorm,
-    Mlp,
     MoE,
     Norm,
     Plain,
@@ -36,7 +35,7 @@ def normalize(x: Array, tree: Any, *, norm: Norm | None) -> Array:
         case RMSNorm():
             return rms_norm(x, **tree, eps=norm.eps)
         case LayerNorm():
-            return layer_norm(x, **tree, eps=norm.eps)
+            return layer_norm(x, **({} if tree is None else tree), eps=norm.eps)
         case None:
             return x
 
@@ -54,15 +53,30 @@ def _placed(a: Attention, tables: Any) -> dict[str, Any]:
 def _options(a: Attention) -> dict[str, Any]:
     return {
         "norm_eps": a.qk_norm.norm.eps if a.qk_norm is not None else 1e-6,
+        "norm_kind": "layer" if a.qk_norm is not None and isinstance(a.qk_norm.norm, LayerNorm) else "rms",
+        "clip": a.clip,
         "window": a.pattern.size if isinstance(a.pattern, Window) else None,
         "scale": a.scale,
         "softcap": a.softcap,
     }
 
 
-def _fed(x: Array, middle: Array, tree: Any, m: Mlp, parallel: bool) -> Array:
-    """The last sublayer and its sum."""
-    given = normalize(x if parallel else middle, tree.get("mlp_pre"), norm=m.pre)
+def _sum(x: Array, given: Array, y: Array, tree: Any, part: str, layer: Layer) -> Array:
+    """What a sublayer of x gave for its normed input, added to one of the two."""
+    part_of = {"attn": layer.attention, "cross": layer.cross, "mlp": layer.mlp}[part]
+    assert part_of is not None
+    y = normalize(y, tree.get(f"{part}_post"), norm=part_of.post)
+    if layer.scale is not None:
+        y = layer.scale * y
+    added = given if layer.residual == "norm" else x
+    return normalize(added + y, tree.get(f"{part}_after"), norm=part_of.after)
+
+
+def _fed(x: Array, beside: Array, middle: Array, tree: Any, layer: Layer) -> Array:
+    """The last sublayer and its sum; `beside` is x as the attention took it."""
+    m = layer.mlp
+    source = (beside if m.pre is None else x) if layer.parallel else middle
+    given = normalize(source, tree.get("mlp_pre"), norm=m.pre)
     match m:
         case Gated():
             fed = gated_mlp(given, **tree["mlp"], kind=m.activation)
@@ -78,8 +92,7 @@ def _fed(x: Array, middle: Array, tree: Any, m: Mlp, parallel: bool) -> Array:
                 renormalize=m.renormalize,
                 scale=m.scale,
             )
-    fed = normalize(fed, tree.get("mlp_post"), norm=m.post)
-    return normalize(middle + fed, tree.get("mlp_after"), norm=m.after)
+    return _sum(middle, given, fed, tree, "mlp", layer)
 
 
 def block(
@@ -95,26 +108,25 @@ def block(
 ) -> tuple[Array, tuple[Array, Array]]:
     """Two sublayers or three, and their sums."""
     a, c = config.attention, config.cross
+    given = normalize(x, tree.get("attn_pre"), norm=a.pre)
     attended, k_cache, v_cache = attention(
-        normalize(x, tree.get("attn_pre"), norm=a.pre),
+        given,
         *cache,
         past,
         **tree["attn"],
         **_placed(a, tables),
         **_options(a),
     )
-    attended = normalize(attended, tree.get("attn_post"), norm=a.post)
-    middle = normalize(x + attended, tree.get("attn_after"), norm=a.after)
+    middle = _sum(x, given, attended, tree, "attn", config)
     if at is not None:
         index = at.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-        x, middle = x.gather(1, index), middle.gather(1, index)
+        x, given, middle = x.gather(1, index), given.gather(1, index), middle.gather(1, index)
     if c is not None and memory is not None:
         leaves = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "qo"}
-        given = normalize(middle, tree.get("cross_pre"), norm=c.pre)
-        read = cross_attention(given, *memory, **leaves, scale=c.scale, softcap=c.softcap)
-        read = normalize(read, tree.get("cross_post"), norm=c.post)
-        middle = normalize(middle + read, tree.get("cross_after"), norm=c.after)
-    return _fed(x, middle, tree, config.mlp, config.parallel), (k_cache, v_cache)
+        asking = normalize(middle, tree.get("cross_pre"), norm=c.pre)
+        read = cross_attention(asking, *memory, **leaves, scale=c.scale, softcap=c.softcap)
+        middle = _sum(middle, asking, read, tree, "cross", config)
+    return _fed(x, given, middle, tree, config), (k_cache, v_cache)
 
 
 def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer) -> Array:
@@ -124,6 +136,5 @@ def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: L
     attended = self_attention(
         given, lengths, **tree["attn"], head_size=a.head_size, **_placed(a, tables), **_options(a)
     )
-    attended = normalize(attended, tree.get("attn_post"), norm=a.post)
-    middle = normalize(x + attended, tree.get("attn_after"), norm=a.after)
-    return _fed(x, middle, tree, config.mlp, config.parallel)
+    middle = _sum(x, given, attended, tree, "attn", config)
+    return _fed(x, given, middle, tree, config)

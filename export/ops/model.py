@@ -112,7 +112,7 @@ def score_biases(
     for position, heads in kinds:
         if isinstance(position, Alibi):
             slopes = alibi_slopes(torch.arange(heads, device=keys.device), max_bias=position.max_bias)
-            made[position, heads] = alibi_bias(slopes.to(dtype), queries, keys)
+            made[position, heads] = alibi_bias((slopes * position.scale).to(dtype), queries, keys)
         if isinstance(position, RelativeBias):
             found = relative_buckets(
                 queries,

@@ -18,21 +18,21 @@ __all__ = ["layer_norm", "rms_norm"]
 @seam
 def rms_norm(
     x: Float[Array, "B T D"],
-    weight: Float[Array, " D"],
+    weight: Float[Array, " D"] | None = None,
     *,
     eps: float,
 ) -> Float[Array, "B T D"]:
     """RMSNormalization from opset 23 on, primitives before."""
-    return functional.rms_norm(x, weight.shape, weight, eps)
+    return functional.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 @seam
 def layer_norm(
     x: Float[Array, "B T D"],
-    weight: Float[Array, " D"],
+    weight: Float[Array, " D"] | None = None,
     bias: Float[Array, " D"] | None = None,
     *,
     eps: float,
 ) -> Float[Array, "B T D"]:
     """LayerNormalization."""
-    return functional.layer_norm(x, weight.shape, weight, bias, eps)
+    return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from torch.onnx import ops as onnx
 
 from ...refimpl.config import Alibi, Config, RelativeBias, Rope
 from ..ops import activation as activations
-from ..ops import norm as norms
-from ..ops.attention import cached_attention
+from ..ops.attention import cached_attention, normed
 from . import Target
 from .leaves import NBits, Row
 
@@ -158,6 +157,10 @@ def gated_mlp(
     return linear(activations.activation(left, kind=kind) * right, down, bdown)
 
 
+def _bounded(x: Tensor, clip: float | None) -> Tensor:
+    return x if clip is None else x.clamp(-clip, clip)
+
+
 def attention(
     x: Tensor,
     past_k: Tensor,
@@ -180,6 +183,8 @@ def attention(
     sin: Tensor | None = None,
     bias: Tensor | None = None,
     norm_eps: float = 1e-6,
+    norm_kind: Literal["rms", "layer"] = "rms",
+    clip: float | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -195,21 +200,20 @@ def attention(
     k: Tensor | None
     v: Tensor | None
     if wqkv is not None:
-        q, k, v = linear(x, wqkv, bqkv), None, None
+        q, k, v = _bounded(linear(x, wqkv, bqkv), clip), None, None
         if q_norm is not None or not fused:
             q, k, v = q.split(widths, dim=-1)
     else:
         assert wq is not None
         assert wk is not None
         assert wv is not None
-        q, k, v = linear(x, wq, bq), linear(x, wk, bk), linear(x, wv, bv)
+        q, k, v = (_bounded(linear(x, w, b), clip) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
     if q_norm is not None:
         assert k is not None
         assert k_norm is not None
         # The operator's own norm inputs exist on CUDA only.
-        q = norms.rms_norm(q.reshape(batch, time, heads, size), q_norm, eps=norm_eps)
-        k = norms.rms_norm(k.reshape(batch, time, groups, size), k_norm, eps=norm_eps)
-        q, k = q.reshape(batch, time, widths[0]), k.reshape(batch, time, widths[1])
+        q = normed(q, q_norm, size=size, kind=norm_kind, eps=norm_eps).reshape(batch, time, widths[0])
+        k = normed(k, k_norm, size=size, kind=norm_kind, eps=norm_eps).reshape(batch, time, widths[1])
     if not fused:
         assert k is not None
         assert v is not None

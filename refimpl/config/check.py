@@ -100,12 +100,17 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
         _check_attention(at, layer.attention)
         _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
+        alone = layer.residual == "input" or not layer.parallel
+        _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
+        if layer.scale is not None:
+            _positive(at + "scale of the sublayers' outputs", layer.scale)
         _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.cross is not None:
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
-            plain = (layer.cross.position, layer.cross.pattern, layer.cross.qk_norm) == (None, Full(), None)
-            _need(plain, f"{at}cross-attention must have no position, pattern or norm of its heads")
+            c = layer.cross
+            plain = (c.position, c.pattern, c.qk_norm, c.clip) == (None, Full(), None, None)
+            _need(plain, f"{at}cross-attention must have no position, pattern, clip or norm of its heads")
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     attentions = [layer.attention for layer in stack.layers]
@@ -122,8 +127,8 @@ def _check_attention(at: str, a: Attention) -> None:
         f"{at}heads must be a multiple of groups, got {a.heads} and {a.groups}",
     )
     if isinstance(a.qk_norm, HeadNorm):
-        shifted = isinstance(a.qk_norm.norm, LayerNorm) and a.qk_norm.norm.bias
-        _need(not shifted, f"{at}a norm of queries and keys has no bias, got one")
+        plain = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
+        _need(plain, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
     if a.clip is not None:
         _positive(at + "clip of queries, keys and values", a.clip)
     if isinstance(a.pattern, Window):

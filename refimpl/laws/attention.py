@@ -7,7 +7,6 @@ import numpy as np
 from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
 from ..ops.linear import linear
-from ..ops.norm import rms_norm
 from ..ops.position import rotate
 from . import Draw, Subject, law
 from .kit.strategies import permutations, splits
@@ -167,6 +166,15 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         cached_attention.near(stored, (keys[row], values[row]), call)
 
 
+def _normed(a: np.ndarray, weight: np.ndarray, kind: str, eps: float) -> np.ndarray:
+    """A norm over each head, or over all heads where the weight has as many numbers in one row."""
+    heads, size = a.shape[2:]
+    axes = (2, 3) if weight.shape == (heads * size,) else 3
+    centred = a - a.mean(axes, keepdims=True) if kind == "layer" else a
+    y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + eps)
+    return y * (weight if weight.shape == (size,) else weight.reshape(heads, size))
+
+
 @law("attention")
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     """Projections, norms of queries and keys, attention over the cache, projection back."""
@@ -175,9 +183,13 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     if any(not isinstance(call[n], np.ndarray) for n in ("wq", "wk", "wv", "wo")):
         return
     project = lambda n: linear(x, call["w" + n], call["b" + n]).reshape(*x.shape[:2], -1, size)  # noqa: E731
-    q, k, v = (project(n) for n in "qkv")
+    bound = np.inf if call["clip"] is None else call["clip"]
+    q, k, v = (np.minimum(np.maximum(project(n), -bound), bound) for n in "qkv")
     if call["q_norm"] is not None:
-        q, k = (rms_norm(a, call[n], eps=call["norm_eps"]) for a, n in ((q, "q_norm"), (k, "k_norm")))
+        q, k = (
+            _normed(a, call[n], call["norm_kind"], call["norm_eps"])
+            for a, n in zip((q, k), ("q_norm", "k_norm"), strict=True)
+        )
     settings = {n: call[n] for n in ("window", "scale", "softcap", "interleaved")}
     rest = {n: call[n] for n in ("past_k", "past_v", "past", "cos", "sin", "bias")}
     y, k_cache, v_cache = cached(q, k, v, **rest, **settings)

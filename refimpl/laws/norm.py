@@ -15,7 +15,7 @@ def the_mean_is_taken_off(layer_norm: Subject, draw: Draw) -> None:
     call = call.but(x=np.round(call["x"] * 256) / 256)
     shifted = call.but(x=call["x"] + 2)
     layer_norm.near(layer_norm(shifted), layer_norm(call), call, shifted)
-    plain = call.but(weight=np.ones_like(call["weight"]), bias=None)
+    plain = call.but(weight=None, bias=None)
     y = layer_norm(plain)
     layer_norm.near(y.sum(-1), np.zeros(y.shape[:-1]), plain, times=y.shape[-1])
 
@@ -24,7 +24,7 @@ def the_mean_is_taken_off(layer_norm: Subject, draw: Draw) -> None:
 def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
     """Without weights, the mean square is m / (m + eps), m that of the (centred) token."""
     call = draw(norm.calls())
-    plain = call.but(weight=np.ones_like(call["weight"]))
+    plain = call.but(weight=None)
     x = call["x"].astype(np.float64)
     if norm.f.name == "layer_norm":
         plain = plain.but(bias=None)
@@ -38,11 +38,19 @@ def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
 @law("layer_norm", "rms_norm")
 def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
     """Twice the weight is twice what is there without a bias, which is added as it is."""
-    call = draw(norm.calls())
+    call = draw(norm.calls(weight=True))
     twice = call.but(weight=2 * call["weight"])
     bias = call.arrays.get("bias")
     added = 0 if bias is None else bias
     norm.near(norm(twice) - added, 2 * (norm(call) - added), call, call, twice)
+
+
+@law("layer_norm", "rms_norm")
+def no_weight_is_a_weight_of_ones(norm: Subject, draw: Draw) -> None:
+    """A norm without a learned factor is one whose factor is 1."""
+    call = draw(norm.calls(weight=None))
+    ones = call.but(weight=np.ones(call["x"].shape[-1], norm.dtype))
+    norm.near(norm(ones), norm(call), call, ones)
 
 
 @law("rms_norm")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .cache import append
 from .linear import linear
 from .mask import causal_mask
-from .norm import rms_norm
+from .norm import layer_norm, rms_norm
 from .position import rotate
 from .quant import Blocks
 
@@ -129,11 +129,21 @@ def heads(
     norm: Array | None = None,
     *,
     size: int,
+    clip: float | None = None,
+    kind: Literal["rms", "layer"] = "rms",
     eps: float = 0,
 ) -> Array:
-    """Queries, keys or values [B, T, H, K] of x [B, T, D], normalized per head where there is a norm."""
-    y = linear(x, weight, bias).reshape(*x.shape[:2], -1, size)
-    return y if norm is None else rms_norm(y, norm, eps=eps)
+    """Queries, keys or values [B, T, H, K] of x [B, T, D]: projected, bounded to ± clip, normalized.
+
+    Conventions: a norm's last axis is what it is over: a head with a weight [K] for all or [H, K] for
+    each, all heads of a token with a weight [H·K].
+    """
+    y = linear(x, weight, bias)
+    y = y if clip is None else np.clip(y, -clip, clip)
+    if norm is not None:
+        y = y.reshape(*x.shape[:2], -1, norm.shape[-1])
+        y = rms_norm(y, norm, eps=eps) if kind == "rms" else layer_norm(y, norm, eps=eps)
+    return y.reshape(*x.shape[:2], -1, size)
 
 
 def attention(
@@ -149,13 +159,15 @@ def attention(
     bk: Float[Array, " G*K"] | None = None,
     bv: Float[Array, " G*K"] | None = None,
     bo: Float[Array, " D"] | None = None,
-    q_norm: Float[Array, " K"] | None = None,
-    k_norm: Float[Array, " K"] | None = None,
+    q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
+    k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
     bias: Float[Array, "B H T L"] | None = None,
     *,
     norm_eps: float = 1e-6,
+    norm_kind: Literal["rms", "layer"] = "rms",
+    clip: float | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -163,14 +175,16 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
     """The attention sublayer: project to queries, keys, values; attend over the cache; project back.
 
-    Conventions: queries and keys are normalized per head (`q_norm`, `k_norm`, an RMS norm) before
-    the rotation, as in Qwen 3 and Gemma 3. Head counts are read off the shapes.
+    Conventions: queries and keys are normalized (`q_norm`, `k_norm`) before the rotation: each head
+    with one weight [K] (Qwen 3, Gemma 3) or its own [H, K] (Cohere), or all heads of a token together
+    with a weight [H·K] (OLMo 2). `clip` bounds queries, keys and values before that (MPT). Head
+    counts are read off the shapes.
     """
     b, t, _ = x.shape
     size = past_k.shape[3]
-    q = heads(x, wq, bq, q_norm, size=size, eps=norm_eps)
-    k = heads(x, wk, bk, k_norm, size=size, eps=norm_eps)
-    v = heads(x, wv, bv, size=size)
+    q = heads(x, wq, bq, q_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
+    k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
+    v = heads(x, wv, bv, clip=clip, size=size)
     y, k_cache, v_cache = cached_attention(
         q, k, v, past_k, past_v, past, cos, sin, bias,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,

@@ -23,7 +23,7 @@ from ..config import (
     Rope,
     Window,
 )
-from .attention import attention
+from .attention import attention, heads
 from .cross_attention import cross_attention
 from .mlp import gated_mlp, plain_mlp
 from .moe import moe
@@ -32,6 +32,8 @@ from .self_attention import self_attention
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
+
+Sublayer = Callable[["Array"], "Array"]
 
 __all__ = ["block", "encoder_block", "normalize"]
 
@@ -44,7 +46,7 @@ def normalize(x: Array, tree: Any, *, norm: Norm | None) -> Array:
         case RMSNorm(eps):
             return rms_norm(x, **tree, eps=eps)
         case LayerNorm(eps):
-            return layer_norm(x, **tree, eps=eps)
+            return layer_norm(x, **(tree or {}), eps=eps)
 
 
 def _settings(config: Attention, tables: Any) -> dict[str, Any]:
@@ -63,7 +65,25 @@ def _settings(config: Attention, tables: Any) -> dict[str, Any]:
             pass
         case Window(size):
             found["window"] = size
-    return found if config.qk_norm is None else found | {"norm_eps": config.qk_norm.norm.eps}
+    if config.clip is not None:
+        found["clip"] = config.clip
+    return found if config.qk_norm is None else found | _head_norm(config.qk_norm.norm, "norm_")
+
+
+def _head_norm(norm: Norm, prefix: str = "") -> dict[str, Any]:
+    match norm:
+        case RMSNorm(eps):
+            return {f"{prefix}kind": "rms", f"{prefix}eps": eps}
+        case LayerNorm(eps):
+            return {f"{prefix}kind": "layer", f"{prefix}eps": eps}
+
+
+def projected(x: Array, tree: Any, *, config: Attention) -> list[Array]:
+    """Queries, keys and values of a sublayer's normed input, as they are before the rotation."""
+    own = {"size": config.head_size, "clip": config.clip}
+    norm = {} if config.qk_norm is None else _head_norm(config.qk_norm.norm)
+    leaves = [(tree[f"w{n}"], tree.get(f"b{n}"), tree.get(f"{n}_norm")) for n in "qkv"]
+    return [heads(x, *leaf, **own, **norm) for leaf in leaves]
 
 
 def _feed(x: Array, tree: Any, config: Mlp) -> Array:
@@ -78,12 +98,22 @@ def _feed(x: Array, tree: Any, config: Mlp) -> Array:
 
 
 def _add(
-    x: Array, given: Array, tree: Any, part: str, config: Attention | Mlp, f: Callable[[Array], Array]
+    x: Array, given: Array, tree: Any, part: str, layer: Layer, config: Attention | Mlp, f: Sublayer
 ) -> Array:
-    """after(x + post(f(pre(given)))): a sublayer between its norms, and the residual sum."""
-    y = f(normalize(given, tree.get(f"{part}_pre"), norm=config.pre))
-    y = normalize(y, tree.get(f"{part}_post"), norm=config.post)
-    return normalize(x + y, tree.get(f"{part}_after"), norm=config.after)
+    """after(x + scale · post(f(pre(given)))): a sublayer between its norms, and the residual sum.
+
+    With the layer's `residual` at the norm, x is pre(given).
+    """
+    given = normalize(given, tree.get(f"{part}_pre"), norm=config.pre)
+    y = normalize(f(given), tree.get(f"{part}_post"), norm=config.post)
+    y = y if layer.scale is None else y * layer.scale
+    total = y + (given if layer.residual == "norm" else x)
+    return normalize(total, tree.get(f"{part}_after"), norm=config.after)
+
+
+def _beside(x: Array, tree: Any, layer: Layer) -> Array:
+    """What a parallel mlp is given, before a norm of its own: x, or without such a norm the attention's."""
+    return x if layer.mlp.pre else normalize(x, tree.get("attn_pre"), norm=layer.attention.pre)
 
 
 def block(
@@ -100,7 +130,8 @@ def block(
     """One layer of a decoder over x [B, T, D]: gives the new x and the layer's new cache.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
-    Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-J). Each sublayer may also have a norm
+    Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
+    mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021). Each sublayer may also have a norm
     on its output before the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the
     original post-norm). Cross-attention, where the layer has it, is a sublayer between the two, over
     `memory`: keys and values [B, G, S, K] of the encoder's output and its lengths [B].
@@ -115,16 +146,17 @@ def block(
         new.extend(kept)
         return y
 
-    h = _add(x, x, tree, "attn", config.attention, attend)
+    h = _add(x, x, tree, "attn", config, config.attention, attend)
     if at is not None:
         x, h = (np.take_along_axis(a, at[:, :, None], axis=1) for a in (x, h))
     if config.cross is not None and memory is not None:
         settings = _settings(config.cross, tables)
         cross = {name: leaf for name, leaf in tree["cross"].items() if name in ("wq", "bq", "wo", "bo")}
         read = lambda given: cross_attention(given, *memory, **cross, **settings)  # noqa: E731
-        h = _add(h, h, tree, "cross", config.cross, read)
+        h = _add(h, h, tree, "cross", config, config.cross, read)
     feed = lambda given: _feed(given, tree["mlp"], config.mlp)  # noqa: E731
-    y = _add(h, x if config.parallel else h, tree, "mlp", config.mlp, feed)
+    given = _beside(x, tree, config) if config.parallel else h
+    y = _add(h, given, tree, "mlp", config, config.mlp, feed)
     return y, (new[0], new[1])
 
 
@@ -134,7 +166,8 @@ def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: L
     As in `block`, but every token sees the whole text; a bias is [B, H, T, T], or [1, H, T, T] for all.
     """
     a, m = config.attention, config.mlp
-    given = {**tree["attn"], **_settings(a, tables)}
-    attend = lambda y: self_attention(y, lengths, **given, head_size=a.head_size)  # noqa: E731
-    h = _add(x, x, tree, "attn", a, attend)
-    return _add(h, x if config.parallel else h, tree, "mlp", m, lambda y: _feed(y, tree["mlp"], m))
+    taken = {**tree["attn"], **_settings(a, tables)}
+    attend = lambda y: self_attention(y, lengths, **taken, head_size=a.head_size)  # noqa: E731
+    h = _add(x, x, tree, "attn", config, a, attend)
+    given = _beside(x, tree, config) if config.parallel else h
+    return _add(h, given, tree, "mlp", config, m, lambda y: _feed(y, tree["mlp"], m))

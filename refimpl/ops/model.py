@@ -106,8 +106,8 @@ def score_biases(
     made: dict[Any, Array] = {}
     for a in dict.fromkeys(layer.attention for layer in stack.layers):
         match a.position:
-            case Alibi(max_bias):
-                slopes = alibi_slopes(np.arange(a.heads), max_bias=max_bias).astype(dtype)
+            case Alibi(max_bias, scale):
+                slopes = (scale * alibi_slopes(np.arange(a.heads), max_bias=max_bias)).astype(dtype)
                 made[a.position, a.heads] = alibi_bias(slopes, queries, keys)
             case RelativeBias(buckets, distance):
                 found = relative_buckets(

@@ -15,21 +15,23 @@ __all__ = ["layer_norm", "rms_norm"]
 
 def rms_norm(
     x: Float[Array, "B T D"],
-    weight: Float[Array, " D"],
+    weight: Float[Array, " D"] | None = None,
     *,
     eps: float,
 ) -> Float[Array, "B T D"]:
     """y = x / sqrt(mean_d(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
 
     Conventions: eps stands inside the root, and inside the mean's sum only once, as in Llama; the
-    mean is over the last axis; a family whose weight means 1 + w has the one added at loading.
+    mean is over the last axis; a family whose weight means 1 + w has the one added at loading. No
+    weight is a weight of ones.
     """
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    return y if weight is None else y * weight
 
 
 def layer_norm(
     x: Float[Array, "B T D"],
-    weight: Float[Array, " D"],
+    weight: Float[Array, " D"] | None = None,
     bias: Float[Array, " D"] | None = None,
     *,
     eps: float,
@@ -37,9 +39,10 @@ def layer_norm(
     """y = (x − mean) / sqrt(var + eps) · weight + bias (Ba, Kiros & Hinton 2016, eq. 4).
 
     Conventions: the variance is the biased one (divided by D), and eps stands inside the root, as
-    in torch and ONNX; the paper has no eps.
+    in torch and ONNX; the paper has no eps. No weight is a weight of ones (OLMo).
     """
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    y = centred / np.sqrt(variance + eps) * weight
+    y = centred / np.sqrt(variance + eps)
+    y = y if weight is None else y * weight
     return y if bias is None else y + bias

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -32,14 +32,16 @@ def self_attention(
     bk: Float[Array, " G*K"] | None = None,
     bv: Float[Array, " G*K"] | None = None,
     bo: Float[Array, " D"] | None = None,
-    q_norm: Float[Array, " K"] | None = None,
-    k_norm: Float[Array, " K"] | None = None,
+    q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
+    k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
     cos: Float[Array, "T J"] | None = None,
     sin: Float[Array, "T J"] | None = None,
     bias: Float[Array, "B H T T"] | None = None,
     *,
     head_size: int,
     norm_eps: float = 1e-6,
+    norm_kind: Literal["rms", "layer"] = "rms",
+    clip: float | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -51,9 +53,9 @@ def self_attention(
     no token sees padding, and what comes out at padding is unspecified.
     """
     b, t, _ = x.shape
-    q = heads(x, wq, bq, q_norm, size=head_size, eps=norm_eps)
-    k = heads(x, wk, bk, k_norm, size=head_size, eps=norm_eps)
-    v = heads(x, wv, bv, size=head_size)
+    q = heads(x, wq, bq, q_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=head_size)
+    k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=head_size)
+    v = heads(x, wv, bv, clip=clip, size=head_size)
     if cos is not None and sin is not None:
         q = rotate(q, cos[None], sin[None], interleaved=interleaved)
         k = rotate(k, cos[None], sin[None], interleaved=interleaved)

@@ -166,11 +166,11 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, cross=replace(CROSS, heads=3)),
         "layer 0: cross-attention: heads must be a multiple",
     ),
-    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, pattern or norm"),
-    (lambda: layer(PAIR, cross=replace(CROSS, pattern=Window(2))), "must have no position, pattern or norm"),
+    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, pattern, clip"),
+    (lambda: layer(PAIR, cross=replace(CROSS, pattern=Window(2))), "must have no position, pattern, clip"),
     (
         lambda: layer(PAIR, cross=replace(CROSS, qk_norm=HeadNorm(RMSNorm(1e-6)))),
-        "must have no position, pattern or",
+        "must have no position, pattern, clip",
     ),
     (
         lambda: attention(PAIR, position=RelativeBias(8, 9)),

@@ -41,6 +41,8 @@ def test_norms_are_torchs(seed: int, scale: float, eps: float):
     equal(norm.rms_norm(x, weight, eps=eps), functional.rms_norm(t(x), (7,), t(weight), eps))
     got = norm.layer_norm(x, weight, bias, eps=eps)
     equal(got, functional.layer_norm(t(x), (7,), t(weight), t(bias), eps))
+    equal(norm.rms_norm(x, eps=eps), functional.rms_norm(t(x), (7,), None, eps))
+    equal(norm.layer_norm(x, None, bias, eps=eps), functional.layer_norm(t(x), (7,), None, t(bias), eps))
     equal(norm.layer_norm(x, weight, eps=eps), functional.layer_norm(t(x), (7,), t(weight), None, eps))
 
 

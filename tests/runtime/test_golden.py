@@ -24,7 +24,7 @@ CONFIGS = {
 
 def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
-        if value.ndim == 1 or name.endswith((*params.ADDED, *params.ROUTING)):
+        if not params.multiplied(name, value.shape):
             return value
         axis = 1 if name.endswith("table") else 0
         return quantize(value, bits=bits, block=32, axis=axis, activations=activations)

@@ -189,6 +189,14 @@ def drawn_letters(f: Function) -> set[str]:
     return asked
 
 
+def axes(p: Parameter, array: Any, size: Mapping[str, int]) -> tuple[str, ...]:
+    """The declared axes of an argument, by its shape where the parameter may be several arrays."""
+    found = [o.dims for o in p.options if isinstance(o, Declared)]
+    if len(found) < 2:
+        return found[0] if found else ()
+    return next(dims for dims in found if array.shape == tuple(value(d, size.__getitem__) for d in dims))
+
+
 def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
     """Axes of a quantized weight, and along which it is blocked: tables are read by row."""
     axis = int(p.name == "table")

@@ -85,7 +85,7 @@ def make(
     arrays: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for p in f.parameters:
-        option = chosen[p.name] if p.name in chosen else chosen[TOGETHER[p.name]]
+        option = chosen[p.name] if p.name in chosen else _alike(f, p, chosen)
         if p.setting:
             settings[p.name] = size.get(option, option) if isinstance(option, str) else option
         elif option is None:
@@ -99,9 +99,14 @@ def make(
         elif isinstance(option, str):
             arrays[p.name] = _blocks(p, option, size, rng, scale)
         else:
-            here = next(o for o in p.options if isinstance(o, Declared))
-            arrays[p.name] = _array(here, size, rng, scale, halves)
+            arrays[p.name] = _array(option, size, rng, scale, halves)
     return confined(f, Call(arrays, settings, size))
+
+
+def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
+    """The option of a parameter that stands where its companion's chosen one does."""
+    other = next(o for o in f.parameters if o.name == TOGETHER[p.name])
+    return p.options[other.options.index(chosen[other.name])]
 
 
 def _leaf(

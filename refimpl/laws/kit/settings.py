@@ -11,6 +11,7 @@ from typing import Any, Literal
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "eps": (1e-5, 0.1),
     "norm_eps": (1e-6, 0.1),
+    "clip": (None, 0.5),
     "window": (None, 1, 3),
     "scale": (None, 0.7),
     "softcap": (None, 2.0),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ...ops.quant import Blocks
 from .budget import FINE, budget, cast, each
 from .call import Call
-from .declare import Declared, Function, Tree, drawn_letters
+from .declare import Declared, Function, Tree, axes, drawn_letters
 from .draw import calls, factors
 from .results import compare, flat
 
@@ -80,9 +80,9 @@ class Subject:
         """The call with just these places, in this order, of each array that has the axis."""
         changed = {}
         for p in self.f.parameters:
-            declared = next((o for o in p.options if isinstance(o, Declared)), None)
-            if declared is not None and letter in declared.dims and call[p.name] is not None:
-                changed[p.name] = np.take(call[p.name], index, declared.dims.index(letter))
+            held = call[p.name]
+            if held is not None and letter in (dims := axes(p, held, call.sizes)):
+                changed[p.name] = np.take(held, index, dims.index(letter))
         return call.but(**changed)
 
     def near(self, got: Any, wanted: Any, *made: Call, times: float = 1.0) -> None:
