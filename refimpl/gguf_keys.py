@@ -47,3 +47,40 @@ FUSED = """
     decoder.norm.bias <- output_norm.bias
     head.table <- output.weight
 """
+
+# Decoders of Llama's form, but for their queries and keys.
+_LLAMA = """
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
+    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.bgate <- blk.{i}.ffn_gate.bias
+    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    decoder.norm.weight <- output_norm.weight
+    head.table <- output.weight
+"""
+# As Qwen has them; and as the converter permutes Llama's, SmolLM3's and Granite's.
+STRAIGHT = f"""
+    {_LLAMA}
+    decoder.layers.{{i}}.attn.wq <- blk.{{i}}.attn_q.weight : transpose
+    decoder.layers.{{i}}.attn.wk <- blk.{{i}}.attn_k.weight : transpose
+    decoder.layers.{{i}}.attn.bq <- blk.{{i}}.attn_q.bias
+    decoder.layers.{{i}}.attn.bk <- blk.{{i}}.attn_k.bias
+    decoder.layers.{{i}}.attn.q_norm <- blk.{{i}}.attn_q_norm.weight
+    decoder.layers.{{i}}.attn.k_norm <- blk.{{i}}.attn_k_norm.weight
+"""
+PERMUTED = f"""
+    {_LLAMA}
+    decoder.layers.{{i}}.attn.wq <- blk.{{i}}.attn_q.weight : unpermute transpose
+    decoder.layers.{{i}}.attn.wk <- blk.{{i}}.attn_k.weight : unpermute transpose
+    decoder.layers.{{i}}.attn.bq <- blk.{{i}}.attn_q.bias : unpermute
+    decoder.layers.{{i}}.attn.bk <- blk.{{i}}.attn_k.bias : unpermute
+    rope_freqs == rope_freqs.weight
+"""

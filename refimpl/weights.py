@@ -32,7 +32,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from .config import Attention, Config, Learned, MoE
+from .config import Attention, Config, Learned, LongRope, MoE
 from .errors import CheckpointError, NumericError
 from .ops.model import position_tables
 from .ops.position import rope_frequencies
@@ -335,13 +335,17 @@ def materialize(tree: Tree) -> dict[str, Any]:
 
 
 def _inv_freq(config: Config) -> np.ndarray:
-    """Rotary frequencies of the first layer: the angles at position 1."""
+    """Rotary frequencies of the first layer that has them: the angles at position 1."""
+    if not config.ropes:
+        return np.zeros(0)
     cos, sin = position_tables(np.array([1]), config=config)[config.ropes[0]]
     return np.arctan2(sin, cos)[0]
 
 
 def _rope_freqs(config: Config) -> np.ndarray:
     """What divides the plain frequencies to give the scaled ones: GGUF's form of a scaling."""
+    if not config.ropes:
+        return np.zeros(0)
     rope = config.ropes[0]
     pairs = np.arange(rope.dims // 2)
     return rope_frequencies(pairs, theta=rope.theta) / _inv_freq(config)
@@ -355,7 +359,19 @@ def _position_ids(config: Config) -> np.ndarray:
     return np.arange(rows)[None]
 
 
-COMPUTED = {"inv_freq": _inv_freq, "rope_freqs": _rope_freqs, "position_ids": _position_ids}
+def _divisors(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """LongRoPE's short and long divisors, none where no layer has them."""
+    found = [rope.scaling for rope in config.ropes if isinstance(rope.scaling, LongRope)]
+    return (np.array(found[0].short), np.array(found[0].long)) if found else (np.zeros(0), np.zeros(0))
+
+
+COMPUTED = {
+    "inv_freq": _inv_freq,
+    "rope_freqs": _rope_freqs,
+    "short_divisors": lambda config: _divisors(config)[0],
+    "long_divisors": lambda config: _divisors(config)[1],
+    "position_ids": _position_ids,
+}
 
 
 def _causal(config: Config, got: np.ndarray) -> bool:

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from ..config import (
     LM,
@@ -19,15 +16,13 @@ from ..config import (
     Full,
     Gated,
     Layer,
-    LinearScaling,
-    Llama3Scaling,
     RMSNorm,
     Rope,
     Stack,
     Window,
 )
-from ..errors import ConfigError
-from ..gguf_keys import embedding_rows
+from ..gguf_keys import PERMUTED, embedding_rows, head_size
+from ..gguf_rope_keys import gguf_rope
 from ..keys import ACTIVATIONS, Keys
 from ..rope_keys import exact_context, rope
 from ..weights import Source
@@ -119,6 +114,16 @@ def varied(config: Config, change: Callable[[int, Layer], Layer]) -> Config:
     return replace(config, decoder=replace(config.decoder, layers=layers))
 
 
+def attending(config: Config, change: Callable[[int, Attention], Attention]) -> Config:
+    """The same decoder, each layer's attention changed by its number."""
+    return varied(config, lambda i, layer: replace(layer, attention=change(i, layer.attention)))
+
+
+def windowed(config: Config, size: int) -> Config:
+    """The same decoder, each of whose layers sees a window only."""
+    return attending(config, lambda _, a: replace(a, pattern=Window(size)))
+
+
 WEIGHTS = """
     embedding.table <- model.embed_tokens.weight
     decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
@@ -144,87 +149,49 @@ WEIGHTS = """
 """
 
 
+EPS = "attention.layer_norm_rms_epsilon"
+
+
 def gguf_config(keys: Keys, source: Source) -> Config:
-    """From GGUF's metadata; what they leave open (biases, tied or not) shows in the tensors' names."""
-    width, heads = keys.size("embedding_length"), keys.size("attention.head_count")
-    size = keys.size("attention.key_length", None) or width // heads
-    same = {"attention.value_length": size, "rope.dimension_count": size}
-    for key, value in same.items():
-        if keys.size(key, value) != value:
-            raise keys.fail(key, f"the head's size, {value}")
+    plain, window = gguf_decoder(keys, source), keys.size("attention.sliding_window", None)
+    return plain if window is None else windowed(plain, window)
+
+
+def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config:
+    """From GGUF's metadata; what they leave open (biases, tied or not) shows in the tensors' names.
+
+    `partial` says that the family may turn a part of a head.
+    """
+    size = keys.size("attention.key_length", None) or head_size(keys)
+    if keys.size("attention.value_length", size) != size:
+        raise keys.fail("attention.value_length", f"the head's size, {size}")
     if keys.get("expert_count", int, 0):
         raise keys.fail("expert_count", "0: mixtures of experts aren't read yet")
     vocabulary = embedding_rows(keys, source)
-    theta, context = keys.positive("rope.freq_base", 10_000.0), keys.size("context_length")
-    eps = keys.positive("attention.layer_norm_rms_epsilon")
-    window = keys.size("attention.sliding_window", None)
+    heads, norm = (
+        keys.size("attention.head_count"),
+        RMSNorm(keys.positive("attention.layer_norm_rms_epsilon")),
+    )
+    position = gguf_rope(keys, source, size, partial=partial)
     return build(
         vocabulary=vocabulary,
-        width=width,
+        width=keys.size("embedding_length"),
         layers=keys.size("block_count"),
         attention=Attention(
             heads=heads,
             groups=keys.size("attention.head_count_kv", heads),
             head_size=size,
-            position=Rope(theta, size, scaling=_gguf_scaling(keys, source, theta, size)),
-            pattern=Full() if window is None else Window(window),
+            position=position,
             qkv_bias="blk.0.attn_q.bias" in source.names,
             out_bias="blk.0.attn_output.bias" in source.names,
-            pre=RMSNorm(eps),
+            pre=norm,
         ),
         mlp=Gated(
-            keys.size("feed_forward_length"),
-            "silu",
-            bias="blk.0.ffn_up.bias" in source.names,
-            pre=RMSNorm(eps),
+            keys.size("feed_forward_length"), "silu", bias="blk.0.ffn_up.bias" in source.names, pre=norm
         ),
         tied="output.weight" not in source.names,
-        context=context,
+        context=exact_context(keys.size("context_length"), position),
     )
 
 
-def _gguf_scaling(keys: Keys, source: Source, theta: float, size: int) -> Any:
-    """Linear scaling stands in the metadata; Llama 3.1's only as a tensor of one divisor a pair."""
-    kind = keys.get("rope.scaling.type", str, "none")
-    if kind not in ("none", "linear"):
-        raise keys.fail("rope.scaling.type", "one of none, linear")
-    factor = keys.positive("rope.scaling.factor", 1.0)
-    original = keys.size("rope.scaling.original_context_length", 8192)
-    keys.get("rope.scaling.finetuned", bool, True)
-    if "rope_freqs.weight" not in source.names:
-        return None if kind == "none" or factor == 1 else LinearScaling(factor)
-    divisors = source.load("rope_freqs.weight")
-    if divisors.shape != (size // 2,) or not np.isfinite(divisors).all() or not divisors.max() > 0:
-        raise ConfigError(
-            f"{keys.where}: rope_freqs.weight must hold {size // 2} positive divisors, got {divisors.shape}"
-        )
-    # The converter keeps the divisors alone: the largest is the factor, the rest are Llama 3's constants.
-    return Llama3Scaling(float(divisors.max()), 1.0, 4.0, original)
-
-
-GGUF = Gguf(
-    "llama",
-    gguf_config,
-    """
-    embedding.table <- token_embd.weight
-    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
-    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : unpermute transpose
-    decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : unpermute transpose
-    decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
-    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
-    decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias : unpermute
-    decoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias : unpermute
-    decoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
-    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
-    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
-    decoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
-    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
-    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
-    decoder.layers.{i}.mlp.bgate <- blk.{i}.ffn_gate.bias
-    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
-    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
-    decoder.norm.weight <- output_norm.weight
-    head.table <- output.weight
-    rope_freqs == rope_freqs.weight
-    """,
-)
+GGUF = Gguf("llama", gguf_config, PERMUTED)

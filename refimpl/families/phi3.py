@@ -10,13 +10,13 @@ from functools import partial
 from ..config import Config
 from ..keys import Keys
 from ..rope_keys import rope
-from . import Task
-from .llama import decoder
+from ..weights import Source
+from . import Gguf, Task
+from .llama import decoder, gguf_decoder, windowed
 
 MODEL_TYPES = ("phi3",)
 ARCHITECTURES: dict[str, Task] = {"Phi3ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 # What its older files call LongRoPE.
 KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
@@ -52,3 +52,28 @@ WEIGHTS = """
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """No window is one of 0 there; files that don't say are older than that, and may have one."""
+    plain, window = gguf_decoder(keys, source, partial=True), keys.get("attention.sliding_window", int)
+    return plain if window == 0 else windowed(plain, window)
+
+
+GGUF = Gguf(
+    "phi3",
+    gguf_config,
+    """
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp.gate, up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.norm.weight <- output_norm.weight
+    head.table <- output.weight
+    short_divisors == rope_factors_short.weight
+    long_divisors == rope_factors_long.weight
+    """,
+)

@@ -6,17 +6,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, Full, Window
+from ..gguf_keys import STRAIGHT
 from ..keys import Keys
 from ..layer_keys import layer_types, patterns
-from . import Task
-from .llama import WEIGHTS, decoder, varied
+from . import Gguf, Task
+from .llama import WEIGHTS, attending, decoder, gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("qwen2",)
 ARCHITECTURES: dict[str, Task] = {"Qwen2ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -30,10 +30,7 @@ def config(keys: Keys, task: Task) -> Config:
         mlp_bias=False,
     )
     sees = windows(keys)
-    return varied(
-        plain,
-        lambda i, layer: replace(layer, attention=replace(layer.attention, out_bias=False, pattern=sees[i])),
-    )
+    return attending(plain, lambda i, a: replace(a, out_bias=False, pattern=sees[i]))
 
 
 def windows(keys: Keys) -> list[Full | Window]:
@@ -44,3 +41,7 @@ def windows(keys: Keys) -> list[Full | Window]:
     if "sliding_attention" in types and not used:
         raise keys.fail("use_sliding_window", "true where layers slide")
     return patterns(keys, types, 4096)
+
+
+# Windows have no key there, llama.cpp doesn't know of them.
+GGUF = Gguf("qwen2", gguf_decoder, STRAIGHT)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, HeadNorm
+from ..gguf_keys import STRAIGHT
 from ..keys import Keys
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, varied
+from .llama import attending, decoder, gguf_decoder
 from .qwen2 import windows
 
 MODEL_TYPES = ("qwen3",)
 ARCHITECTURES: dict[str, Task] = {"Qwen3ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -26,15 +27,13 @@ def config(keys: Keys, task: Task) -> Config:
         mlp_bias=False,
         head_size=128,
     )
-    norm = plain.layers[0].attention.pre
-    assert norm is not None
     sees = windows(keys)
-    return varied(
-        plain,
-        lambda i, layer: replace(
-            layer, attention=replace(layer.attention, qk_norm=HeadNorm(norm), pattern=sees[i])
-        ),
-    )
+    return attending(_normalized(plain), lambda i, a: replace(a, pattern=sees[i]))
+
+
+def _normalized(plain: Config) -> Config:
+    """Queries and keys have the same kind of norm as the sublayers."""
+    return attending(plain, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
 
 
 WEIGHTS = f"""
@@ -42,3 +41,10 @@ WEIGHTS = f"""
     decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
     decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    return _normalized(gguf_decoder(keys, source))
+
+
+GGUF = Gguf("qwen3", gguf_config, STRAIGHT)

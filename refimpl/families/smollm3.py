@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config
+from ..gguf_keys import PERMUTED
 from ..keys import Keys
 from ..layer_keys import count, layer_types, patterns
-from . import Task
-from .llama import WEIGHTS, decoder, varied
+from ..weights import Source
+from . import Gguf, Task
+from .llama import WEIGHTS, attending, decoder, gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("smollm3",)
 ARCHITECTURES: dict[str, Task] = {"SmolLM3ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -38,14 +39,8 @@ def config(keys: Keys, task: Task) -> Config:
     if "sliding_attention" in types and not used:
         raise keys.fail("use_sliding_window", "true where layers slide")
     sees = patterns(keys, types, None)
-    return varied(
-        plain,
-        lambda i, layer: replace(
-            layer,
-            attention=replace(
-                layer.attention, position=layer.attention.position if turned[i] else None, pattern=sees[i]
-            ),
-        ),
+    return attending(
+        plain, lambda i, a: replace(a, position=a.position if turned[i] else None, pattern=sees[i])
     )
 
 
@@ -57,3 +52,12 @@ def _turned(keys: Keys) -> list[bool]:
     if len(marks) < count(keys) or any(type(mark) is not int or mark not in (0, 1) for mark in marks):
         raise keys.fail("no_rope_layers", f"a list of at least {count(keys)}, each 0 or 1")
     return [mark == 1 for mark in marks]
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """There each fourth layer is one without positions, whatever config.json said."""
+    plain = gguf_decoder(keys, source)
+    return attending(plain, lambda i, a: a if (i + 1) % 4 else replace(a, position=None))
+
+
+GGUF = Gguf("smollm3", gguf_config, PERMUTED)

@@ -1,5 +1,7 @@
 """One model in both dialects, safetensors and GGUF, gives equal leaves."""
 
+import copy
+import math
 import random
 import re
 import struct
@@ -8,9 +10,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-import transformers
+from families import ROWS
 from tfm.refimpl.checkpoint import open_checkpoint
-from tfm.refimpl.config import LinearScaling, Llama3Scaling
+from tfm.refimpl.config import LinearScaling, Llama3Scaling, LongRope, Yarn
 from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
 from tfm.refimpl.ops.quant import dequantize
 from tfm.refimpl.params import flatten
@@ -18,24 +20,32 @@ from tfm.refimpl.params import flatten
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 5e5},
     "linear": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+    "yarn": {
+        "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 128,
+    },
     "llama3": {
         "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
     },
+    "longrope": {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1 + i / 8 for i in range(16)],
+        "long_factor": [2 + i / 4 for i in range(16)],
+    },
 }  # fmt: skip
+SCALINGS = {"linear": LinearScaling, "yarn": Yarn, "llama3": Llama3Scaling, "longrope": LongRope}
 KEYS = {
     "vocab_size": 40, "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32,
-    "max_position_embeddings": 512, "rms_norm_eps": 2.0**-17,
+    "max_position_embeddings": 512, "rms_norm_eps": 2.0**-17, "pad_token_id": None, "bos_token_id": 1,
+    "eos_token_id": 2,
 }  # fmt: skip
 
 
-def original(rope: str = "default", *, tied: bool = True, bias: bool = False) -> torch.nn.Module:
-    """transformers' Llama with random weights that Q8_0 and float16 also hold exactly enough."""
-    config = transformers.LlamaConfig(
-        **KEYS, rope_parameters=ROPES[rope], tie_word_embeddings=tied, attention_bias=bias, mlp_bias=bias
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
+def original(rope: str = "default", *, family: str = "llama", **keys) -> torch.nn.Module:
+    """transformers' model with random weights that Q8_0 and float16 also hold exactly enough."""
+    row = ROWS[family]
+    config = row.config(**{**KEYS, "rope_parameters": copy.deepcopy(ROPES[rope]), **keys})
+    model = row.models[0](config).eval()
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -49,38 +59,69 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path, model, kind: str = "F32", **extra) -> None:
-    """The model as llama.cpp's converter writes it, by gguf's own writer and table of names."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
+def metadata(writer: gguf.GGUFWriter, config) -> None:
+    """What the converter writes of a config; of windows, for the families that llama.cpp reads them of."""
+    rope, size = config.rope_parameters, config.hidden_size // config.num_attention_heads
+    size = getattr(config, "head_dim", None) or size
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(int(size * rope.get("partial_rotary_factor", 1)))
+    writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    if config.rope_parameters["rope_type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+    if config.model_type == "phi3":
+        writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
+        writer.add_sliding_window(config.sliding_window or 0)
+    else:
+        writer.add_key_length(size)
+        writer.add_value_length(size)
+    if config.model_type == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "longrope":
+        trained = config.original_max_position_embeddings
+        ratio = config.max_position_embeddings / trained
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(ratio) / math.log(trained)))
+
+
+def write_gguf(path, model, kind: str = "F32", **extra) -> None:
+    """The model as llama.cpp's converter writes it, by gguf's own writer and table of names."""
+    config, rope = model.config, model.config.rope_parameters
+    writer = gguf.GGUFWriter(path, config.model_type)
+    metadata(writer, config)
     for key, value in extra.items():
-        writer.add_uint32(f"llama.{key}", value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    if config.rope_parameters["rope_type"] == "llama3":
+        writer.add_uint32(f"{config.model_type}.{key}", value)
+    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == config.model_type)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    if rope["rope_type"] == "llama3":
         inv_freq = model.model.rotary_emb.inv_freq.numpy()
-        plain = config.rope_parameters["rope_theta"] ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+        plain = rope["rope_theta"] ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
         writer.add_tensor("rope_freqs.weight", (plain / inv_freq).astype(np.float32))
+    if rope["rope_type"] == "longrope":
+        for length in ("short", "long"):
+            divisors = np.array(rope[f"{length}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{length}.weight", divisors)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = weight.numpy()
-        for part, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
-            array = permute(array, heads) if part in name else array
+        if config.model_type in ("llama", "smollm3", "granite"):
+            for part, heads in (
+                ("q_proj", config.num_attention_heads),
+                ("k_proj", config.num_key_value_heads),
+            ):
+                array = permute(array, heads) if part in name else array
         renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
         stored = gguf.GGMLQuantizationType[kind if array.ndim == 2 else "F32"]
         writer.add_tensor(renamed, gguf.quants.quantize(array, stored), raw_dtype=stored)
@@ -90,10 +131,41 @@ def write_gguf(path, model, kind: str = "F32", **extra) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("rope", ROPES)
-@pytest.mark.parametrize(("tied", "bias"), [(True, False), (False, True)])
-def test_both_dialects_give_equal_leaves(tmp_path, rope, tied, bias):
-    model = original(rope, tied=tied, bias=bias)
+BIASES = {"attention_bias": True, "mlp_bias": True}
+PHI = {"head_dim": 32, "original_max_position_embeddings": 256}
+DIALECTS = {
+    "llama": ("llama", "default", {"tie_word_embeddings": True}),
+    "llama, biases": ("llama", "default", BIASES),
+    "llama, linear": ("llama", "linear", {}),
+    "llama, yarn": ("llama", "yarn", {}),
+    "llama, llama3": ("llama", "llama3", {}),
+    "qwen2": ("qwen2", "default", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen2, yarn": ("qwen2", "yarn", {"head_dim": 32}),
+    "qwen3": ("qwen3", "default", {"attention_bias": True}),
+    "qwen3, yarn": ("qwen3", "yarn", {"tie_word_embeddings": True}),
+    "phi3": ("phi3", "default", PHI | {"sliding_window": 9}),
+    "phi3, tied": ("phi3", "default", PHI | {"partial_rotary_factor": 0.75, "tie_word_embeddings": True}),
+    "phi3, longrope": ("phi3", "longrope", PHI | {"max_position_embeddings": 2**18}),  # a magnitude of 1.5
+    "granite": (
+        "granite",
+        "default",
+        {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 2.0**-7,
+            "residual_multiplier": 0.25,
+            "logits_scaling": 8.0,
+        },
+    ),
+    "granite, biases": ("granite", "linear", BIASES | {"tie_word_embeddings": True}),
+    "smollm3": ("smollm3", "default", {"num_hidden_layers": 5, "tie_word_embeddings": False}),
+    "smollm3, biases": ("smollm3", "llama3", BIASES),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_both_dialects_give_equal_leaves(tmp_path, name):
+    family, rope, keys = DIALECTS[name]
+    model = original(rope, family=family, **keys)
     model.save_pretrained(tmp_path / "hf")
     write_gguf(tmp_path / "model.gguf", model)
     one, other = open_checkpoint(tmp_path / "hf"), open_checkpoint(tmp_path / "model.gguf")
@@ -101,10 +173,7 @@ def test_both_dialects_give_equal_leaves(tmp_path, rope, tied, bias):
     want = dict(flatten(one.params))
     for name, leaf in flatten(other.params):
         assert np.array_equal(leaf, want[name]), name
-    scaling = one.config.ropes[0].scaling
-    assert isinstance(
-        scaling, {"default": type(None), "linear": LinearScaling, "llama3": Llama3Scaling}[rope]
-    )
+    assert isinstance(one.config.ropes[0].scaling, SCALINGS.get(rope, type(None)))
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
@@ -142,6 +211,50 @@ def test_other_types_are_read(tmp_path, kind):
 def test_refused_metadata(tmp_path, extra, message):
     write_gguf(tmp_path / "model.gguf", original(), **extra)
     with pytest.raises(ConfigError, match=message):
+        open_checkpoint(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("rope", "extra", "message"),
+    [
+        ("yarn", {"rope.scaling.yarn_attn_factor": 2}, "rope.scaling.yarn_attn_factor must be 1"),
+        ("default", {"rope.scaling.yarn_ext_factor": 1}, "'rope.scaling.yarn_ext_factor' isn't known"),
+        ("llama3", {"rope.scaling.factor": 2}, "rope.scaling.factor must be 1 beside rope_freqs.weight"),
+    ],
+)
+def test_refused_rotary_metadata(tmp_path, rope, extra, message):
+    write_gguf(tmp_path / "model.gguf", original(rope), **extra)
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "message"),
+    [
+        (b"rope_factors_short", b"rope_factors_Short", "rope_factors_short.weight must hold 16 positive"),
+        (b"attention.sliding_window", b"attention.sliding_windoW", "attention.sliding_window is missing"),
+        (
+            b"rope.dimension_count\4\0\0\0\x20",
+            b"rope.dimension_count\4\0\0\0\x21",
+            "at most the head's size, 32",
+        ),
+    ],
+)
+def test_phis_metadata_that_lie(tmp_path, find, replace, message):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, original("longrope", family="phi3", **PHI))
+    data = path.read_bytes()
+    assert find in data
+    path.write_bytes(data.replace(find, replace))
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(path)
+
+
+def test_other_divisors_than_the_configs(tmp_path):
+    """A tensor of divisors that nobody turns by is an error: of a Qwen, whose converter writes none."""
+    model = original("llama3", family="qwen3")
+    write_gguf(tmp_path / "model.gguf", model)
+    with pytest.raises(CheckpointError, match=r"every tensor must be known.*rope_freqs.weight"):
         open_checkpoint(tmp_path / "model.gguf")
 
 
@@ -188,7 +301,7 @@ def test_divisors_that_are_not_llama3s(tmp_path):
 
 def test_damaged_models_are_opened_or_refused(tmp_path):
     path = tmp_path / "model.gguf"
-    write_gguf(path, original("llama3", tied=False, bias=True))
+    write_gguf(path, original("llama3", **BIASES))
     data = path.read_bytes()
     marks = [m.start() for m in re.finditer(rb"llama\.|blk\.0|_embd|output|rope_freqs", data)]
     numbers = [0, 1, 2, 7, 8, 24, 2**20, 2**31, 2**32 - 1, 2**63, 2**64 - 1]

@@ -1,0 +1,68 @@
+"""Granite 3 (IBM 2024): Llama's decoder, with multipliers of embeddings, scores, sublayers and logits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import LM, Config
+from ..gguf_keys import PERMUTED
+from ..keys import Keys
+from ..weights import Source
+from . import Gguf, Task
+from .llama import WEIGHTS, decoder, gguf_decoder, varied
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("granite",)
+ARCHITECTURES: dict[str, Task] = {"GraniteForCausalLM": "lm"}
+PREFIX = ""
+
+
+def config(keys: Keys, task: Task) -> Config:
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", None),
+        context=2048,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=keys.get("mlp_bias", bool, False),
+    )
+    return multiplied(
+        plain,
+        embedding=keys.positive("embedding_multiplier", 1.0),
+        scores=keys.positive("attention_multiplier", 1.0),
+        sublayers=keys.positive("residual_multiplier", 1.0),
+        logits=keys.positive("logits_scaling", 1.0),
+    )
+
+
+def multiplied(
+    plain: Config, *, embedding: float, scores: float | None, sublayers: float, logits: float
+) -> Config:
+    """The decoder with its multipliers; logits are divided by theirs."""
+    assert isinstance(plain.head, LM)
+    scaled = varied(
+        plain,
+        lambda _, layer: replace(
+            layer,
+            attention=replace(layer.attention, scale=scores),
+            scale=None if sublayers == 1 else sublayers,
+        ),
+    )
+    return replace(
+        scaled,
+        embedding=replace(plain.embedding, scale=None if embedding == 1 else embedding),
+        head=replace(plain.head, scale=None if logits == 1 else 1 / logits),
+    )
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    return multiplied(
+        gguf_decoder(keys, source),
+        embedding=keys.positive("embedding_scale", 1.0),
+        scores=keys.positive("attention.scale", None),
+        sublayers=keys.positive("residual_scale", 1.0),
+        logits=keys.positive("logit_scale", 1.0),
+    )
+
+
+GGUF = Gguf("granite", gguf_config, PERMUTED)
