@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..config import Attention, Config, Gated, LayerNorm, Mlp, MoE, Norm
+from ..config import Attention, Config, Gated, Layer, LayerNorm, Mlp, MoE, Norm, Plain
 from ..errors import NumericError
 
 if TYPE_CHECKING:
@@ -39,53 +39,71 @@ class Place(NamedTuple):
 def places(config: Config) -> list[Place]:
     """Every activation of the model that can be smoothed exactly.
 
-    A sublayer's input, where a norm stands before it (`pre`); in a mixture the router and all experts
-    read it. The input of wo: attention is linear in
-    the values, so wv makes it. The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with
-    positive factors; other activations of a plain mlp don't. Not among them: what a tied table or, with
-    post-norms, the residual stream reads too, and the encoder's output, which the decoder's layers share.
+    A sublayer's input, where a norm with a weight stands before it (`pre`) that nothing else reads: not
+    the residual sum, but a parallel mlp without a norm of its own; in a mixture the router and all
+    experts read it. The input of wo: attention is linear in the values, if they aren't clipped, so wv
+    makes it. The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors;
+    other activations of a plain mlp don't. Not among them: what a tied table or, with post-norms, the
+    residual stream reads too, and the encoder's output, which the decoder's layers share.
     """
     found = []
     for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         for i, layer in enumerate(() if stack is None else stack.layers):
-            at = f"{name}.layers.{i}."
-            found += _attention(f"{at}attn", layer.attention, ("wq", "wk", "wv"))
-            if layer.cross is not None:
-                found += _attention(f"{at}cross", layer.cross, ("wq",))
-            found += _mlp(f"{at}mlp", layer.mlp)
+            found += _layer(f"{name}.layers.{i}.", layer)
     return found
 
 
-def _attention(at: str, a: Attention, read: tuple[str, ...]) -> list[Place]:
-    values = (f"{at}.wv", *([f"{at}.bv"] if a.qkv_bias else []))
-    return [
-        *_normed(at, a.pre, read),
-        Place(values, (f"{at}.wo",), a.heads // a.groups, a.head_size),
-    ]
-
-
-def _mixture(at: str, m: MoE) -> list[Place]:
-    experts = [f"experts.{i}" for i in range(m.experts)] + ([] if m.shared is None else ["shared"])
-    read = ["router", *(f"{e}.{leaf}" for e in experts for leaf in ("gate", "up"))]
-    found = _normed(at, m.pre, (*read, *(["shared_gate"] if m.shared_gate else [])))
-    return found + [Place((f"{at}.{e}.up",), (f"{at}.{e}.down",)) for e in experts]
-
-
-def _mlp(at: str, mlp: Mlp) -> list[Place]:
-    if isinstance(mlp, MoE):
-        return _mixture(at, mlp)
-    gated = isinstance(mlp, Gated)
-    found = _normed(at, mlp.pre, ("gate", "up") if gated else ("up",))
-    if gated or mlp.activation == "relu":
-        found.append(Place((f"{at}.up", *([f"{at}.bup"] if mlp.bias else [])), (f"{at}.down",)))
-    return found
+def _layer(at: str, layer: Layer) -> list[Place]:
+    projections, fed = tuple(f"{at}attn.w{n}" for n in "qkv"), _fed(f"{at}mlp.", layer.mlp)
+    beside = fed if layer.parallel and layer.mlp.pre is None else ()
+    found = []
+    if layer.residual == "input":
+        found += _normed(f"{at}attn_pre", layer.attention.pre, (*projections, *beside))
+        found += _normed(f"{at}mlp_pre", layer.mlp.pre, fed)
+        if layer.cross is not None:
+            found += _normed(f"{at}cross_pre", layer.cross.pre, (f"{at}cross.wq",))
+    found += _values(f"{at}attn", layer.attention)
+    found += [] if layer.cross is None else _values(f"{at}cross", layer.cross)
+    return found + _hidden(f"{at}mlp", layer.mlp)
 
 
 def _normed(at: str, norm: Norm | None, read: tuple[str, ...]) -> list[Place]:
-    if norm is None:
+    if norm is None or (isinstance(norm, LayerNorm) and not norm.weight):
         return []
-    bias = [f"{at}_pre.bias"] if isinstance(norm, LayerNorm) and norm.bias else []
-    return [Place((f"{at}_pre.weight", *bias), tuple(f"{at}.{leaf}" for leaf in read))]
+    bias = [f"{at}.bias"] if isinstance(norm, LayerNorm) and norm.bias else []
+    return [Place((f"{at}.weight", *bias), read)]
+
+
+def _values(at: str, a: Attention) -> list[Place]:
+    made = (f"{at}.wv", *([f"{at}.bv"] if a.qkv_bias else []))
+    return [Place(made, (f"{at}.wo",), a.heads // a.groups, a.head_size)] if a.clip is None else []
+
+
+def _experts(m: MoE) -> list[str]:
+    return [f"experts.{i}" for i in range(m.experts)] + ([] if m.shared is None else ["shared"])
+
+
+def _fed(at: str, mlp: Mlp) -> tuple[str, ...]:
+    """The matrices that read an mlp's input."""
+    match mlp:
+        case MoE():
+            inner = [f"{e}.{leaf}" for e in _experts(mlp) for leaf in ("gate", "up")]
+            leaves = ["router", *inner, *(["shared_gate"] if mlp.shared_gate else [])]
+        case Gated():
+            leaves = ["gate", "up"]
+        case Plain():
+            leaves = ["up"]
+    return tuple(at + leaf for leaf in leaves)
+
+
+def _hidden(at: str, mlp: Mlp) -> list[Place]:
+    match mlp:
+        case MoE():
+            return [Place((f"{at}.{e}.up",), (f"{at}.{e}.down",)) for e in _experts(mlp)]
+        case Plain() if mlp.activation != "relu":
+            return []
+        case _:
+            return [Place((f"{at}.up", *([f"{at}.bup"] if mlp.bias else [])), (f"{at}.down",))]
 
 
 def largest(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl import params
 from tfm.refimpl.calibrate.smooth import Place, apply, factors, folded, largest, places, powers
-from tfm.refimpl.config import Config, Gated, MoE, Plain
+from tfm.refimpl.config import Config, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
 from tolerances import equal
@@ -67,9 +67,11 @@ def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
     stacks = [s for s in (config.encoder, config.decoder) if s is not None]
     wanted = 0
     for layer in (layer for stack in stacks for layer in stack.layers):
-        for attention in (layer.attention, layer.cross):
-            wanted += 0 if attention is None else 1 + (attention.pre is not None)
-        wanted += layer.mlp.pre is not None
+        attentions = [a for a in (layer.attention, layer.cross) if a is not None]
+        wanted += sum(a.clip is None for a in attentions)
+        norms = [part.pre for part in (*attentions, layer.mlp) if part.pre is not None]
+        if layer.residual == "input":
+            wanted += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)
         match layer.mlp:
             case Gated():
                 wanted += 1
