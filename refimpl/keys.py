@@ -71,9 +71,9 @@ class Keys:
             raise self.fail(key, "at least 1 and below 2^63")
         return value
 
-    def positive(self, key: str, default: Any = _REQUIRED) -> Any:
+    def positive(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
         """A number greater than 0."""
-        value = self.get(key, float, default)
+        value = self.get(key, float, default, null=null)
         if value is not None and not value > 0:
             raise self.fail(key, "greater than 0")
         return value

@@ -19,6 +19,8 @@ class Float64(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.Tensor.float, torch.Tensor.bfloat16):
             return args[0].double()
+        if func is torch.tensor and isinstance(args[0], float):
+            kwargs = {"dtype": torch.float64, **(kwargs or {})}
         if func == torch.Tensor.dtype.__get__ and args[0].dtype is torch.float64:
             return torch.float32
         swap = lambda value: EXACT.get(value, value) if isinstance(value, torch.dtype | float) else value  # noqa: E731

@@ -28,7 +28,10 @@ HEADS = [(name, kind) for name in HF for kind in range(1, len(ROWS[name].models)
 
 
 def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
-    """transformers' model in float32, all of its weights random: norms and biases too."""
+    """transformers' model in float32, all of its weights random: norms and biases too.
+
+    Vectors are of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
+    """
     build = ROWS[name].models[kind]
     if build.__name__.endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
@@ -38,7 +41,8 @@ def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
     with torch.no_grad():
         for weight in model.parameters():
             drawn = torch.randn(weight.shape, generator=noise)
-            weight.copy_(drawn * 0.3 + 1 if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
+            vector = (drawn * 0.3 + 1).mul(2**16).round() / 2**16
+            weight.copy_(vector if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
     return model
 
 

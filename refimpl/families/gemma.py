@@ -1,0 +1,54 @@
+"""Gemma (Mesnard et al. 2024): Llama's decoder with scaled embeddings, and norms stored less one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Config
+from ..keys import ACTIVATIONS, Keys
+from . import Task
+from .llama import WEIGHTS as LLAMA
+from .llama import decoder, varied
+
+MODEL_TYPES = ("gemma",)
+ARCHITECTURES: dict[str, Task] = {"GemmaForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    causal(keys)
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", 16),
+        context=8192,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        head_size=256,
+        tied=True,
+    )
+    # The first releases say gelu and mean its approximation.
+    known = {**ACTIVATIONS, "gelu": "gelu_tanh"}
+    activation = keys.choice("hidden_act", known, "gelu_pytorch_tanh")
+    if keys.get("hidden_activation", str, None) and keys.choice("hidden_activation", known) != activation:
+        raise keys.fail("hidden_activation", f"the same as hidden_act, {activation}")
+    scaled = replace(plain.embedding, scale=plain.embedding.width**0.5)
+    return replace(
+        varied(plain, lambda _, layer: replace(layer, mlp=replace(layer.mlp, activation=activation))),
+        embedding=scaled,
+    )
+
+
+def causal(keys: Keys) -> None:
+    """Raise ConfigError for a Gemma whose tokens see later ones."""
+    if keys.get("use_bidirectional_attention", bool, False, null=True):
+        raise keys.fail("use_bidirectional_attention", "false: tokens then see later ones")
+
+
+def less_one(table: str) -> str:
+    """A map whose norms' weights are stored as their differences from one."""
+    lines = table.splitlines()
+    return "\n".join(f"{line} : plus_one" if "norm.weight" in line else line for line in lines)
+
+
+WEIGHTS = less_one(LLAMA)

@@ -1,0 +1,115 @@
+"""Gemma 2 (Riviere et al. 2024): norms before and after each sublayer, soft caps, layers with a window
+in turn with others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..config import (
+    LM,
+    Attention,
+    Config,
+    Embedding,
+    Full,
+    Gated,
+    HeadNorm,
+    Layer,
+    RMSNorm,
+    Rope,
+    Stack,
+    Window,
+)
+from ..keys import ACTIVATIONS, Keys
+from ..layer_keys import layer_types, patterns
+from ..rope_keys import exact_context, rope
+from . import Task
+from .gemma import causal, less_one
+
+MODEL_TYPES = ("gemma2",)
+ARCHITECTURES: dict[str, Task] = {"Gemma2ForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    causal(keys)
+    size, context = keys.size("head_dim", 256), keys.size("max_position_embeddings", 8192)
+    position = rope(keys, size, context)
+    return sandwich(
+        keys,
+        layer_types(keys, lambda i: i % 2 == 0),
+        lambda kind: position,
+        context=exact_context(context, position),
+        score_cap=keys.positive("attn_logit_softcapping", 50.0, null=True),
+        logit_cap=keys.positive("final_logit_softcapping", 30.0, null=True),
+    )
+
+
+def sandwich(
+    keys: Keys,
+    types: list[str],
+    positions: Callable[[str], Rope],
+    *,
+    context: int,
+    score_cap: float | None,
+    logit_cap: float | None,
+    qk_norm: bool = False,
+) -> Config:
+    """The decoder of Gemma 2 and 3; a layer's type says what it sees and by which positions."""
+    keys.get("cache_implementation", str, None)  # of transformers' generation
+    activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
+    if keys.get("hidden_act", str, None) and keys.choice("hidden_act", ACTIVATIONS) != activation:
+        raise keys.fail("hidden_act", f"the same as hidden_activation, {activation}")
+    norm, width = RMSNorm(keys.positive("rms_norm_eps", 1e-6)), keys.size("hidden_size")
+    bias = keys.get("attention_bias", bool, False)
+    mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)
+
+    def layer(kind: str, pattern: Full | Window) -> Layer:
+        attention = Attention(
+            heads=keys.size("num_attention_heads"),
+            groups=keys.size("num_key_value_heads", 4),
+            head_size=keys.size("head_dim", 256),
+            position=positions(kind),
+            pattern=pattern,
+            qkv_bias=bias,
+            out_bias=bias,
+            qk_norm=HeadNorm(norm) if qk_norm else None,
+            scale=keys.positive("query_pre_attn_scalar", 256.0) ** -0.5,
+            softcap=score_cap,
+            pre=norm,
+            post=norm,
+        )
+        return Layer(attention, mlp)
+
+    layers = map(layer, types, patterns(keys, types, 4096))
+    return Config(
+        embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
+        decoder=Stack(tuple(layers), norm),
+        head=LM(keys.get("tie_word_embeddings", bool, True), softcap=logit_cap),
+        context=context,
+    )
+
+
+WEIGHTS = less_one("""
+    embedding.table <- model.embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn.wq <- model.layers.{i}.self_attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.wk <- model.layers.{i}.self_attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.wv <- model.layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- model.layers.{i}.self_attn.o_proj.weight : transpose
+    decoder.layers.{i}.attn.bq <- model.layers.{i}.self_attn.q_proj.bias
+    decoder.layers.{i}.attn.bk <- model.layers.{i}.self_attn.k_proj.bias
+    decoder.layers.{i}.attn.bv <- model.layers.{i}.self_attn.v_proj.bias
+    decoder.layers.{i}.attn.bo <- model.layers.{i}.self_attn.o_proj.bias
+    decoder.layers.{i}.attn.q_norm <- model.layers.{i}.self_attn.q_norm.weight
+    decoder.layers.{i}.attn.k_norm <- model.layers.{i}.self_attn.k_norm.weight
+    decoder.layers.{i}.attn_post.weight <- model.layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.weight <- model.layers.{i}.pre_feedforward_layernorm.weight
+    decoder.layers.{i}.mlp.gate <- model.layers.{i}.mlp.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.up <- model.layers.{i}.mlp.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- model.layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.mlp_post.weight <- model.layers.{i}.post_feedforward_layernorm.weight
+    decoder.norm.weight <- model.norm.weight
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+""")
