@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
+
+BAR = 30  # characters of a bar
+QUIET_S = 10  # between lines of progress where there is no terminal
 
 
 def _unsafe(character: str) -> bool:
@@ -41,6 +45,28 @@ def out(text: str = "", end: str = "\n") -> None:
 def say(message: str) -> None:
     """One line of progress or warning."""
     typer.echo(escape(message), err=True)
+
+
+def progress() -> Callable[[int, int], None]:
+    """Tells how much is done: a bar at a terminal, else a line now and then; nothing of what ends at once."""
+    begin = time.monotonic()
+    told = begin
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if done < total or told > begin:
+                filled = BAR * done // total
+                bar = "#" * filled + "." * (BAR - filled)
+                sys.stderr.write(f"\r[{bar}] {done} of {total}" + ("\n" if done == total else ""))
+                sys.stderr.flush()
+                told = now
+        elif now - told >= QUIET_S and done < total:
+            say(f"{done} of {total}")
+            told = now
+
+    return tell
 
 
 def out_json(value: Any) -> None:

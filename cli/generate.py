@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from . import options as o
 from .console import generated, out, out_json, say
+from .texts import whole
 
 
 def command(
@@ -87,18 +87,10 @@ def command(
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt from where it was given; as in a shell's $(…), a file's last newline isn't part of it."""
+    """The prompt from where it was given."""
     if prompt is not None and file is not None:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
-    text = prompt or ""
-    if prompt is None:
-        if file is None and sys.stdin.isatty():
-            raise typer.BadParameter("give a prompt: as argument, with --file, or on stdin")
-        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
-        try:
-            text = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise typer.BadParameter(f"the prompt must be UTF-8: {error}") from None
+    text = whole(file, "prompt") if prompt is None else prompt
     if not text.strip():
         raise typer.BadParameter("the prompt is empty")
     return text

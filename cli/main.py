@@ -13,17 +13,22 @@ from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
 from . import (
+    answer,
     attention,
     bench,
     chat,
+    classify,
     context,
     doctor,
+    embed,
     export,
+    fill,
     generate,
     inspect,
     models,
     pull,
     scaling,
+    tag,
     tokenizer,
     verify,
 )
@@ -39,6 +44,11 @@ app = typer.Typer(
 for module in (
     generate,
     chat,
+    classify,
+    tag,
+    fill,
+    embed,
+    answer,
     export,
     verify,
     inspect,

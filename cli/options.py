@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -30,6 +31,19 @@ Quantization = Annotated[
 Device = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="Threads; by default as many as help here.")
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT", help="The texts; else --file or stdin, a text on each line."),
+]
+Lines = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", metavar="FILE", exists=True, dir_okay=False, help="A file with a text on each line."
+    ),
+]
+Batch = Annotated[
+    int, typer.Option("--batch", metavar="N", min=1, help="How many texts are computed at a time.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 NoEscape = Annotated[

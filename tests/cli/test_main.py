@@ -13,7 +13,7 @@ from tfm.cli import console, main, models
 from tfm.refimpl import errors
 
 COMMANDS = ("generate", "chat", "export", "verify", "inspect", "pull", "models", "doctor", "bench")
-COMMANDS += ("attention", "context", "scaling")
+COMMANDS += ("attention", "context", "scaling", "classify", "tag", "fill", "embed", "answer")
 
 
 def raising(monkeypatch, error):
