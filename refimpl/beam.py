@@ -41,7 +41,8 @@ class Search:
     - "never": when it can't become better, at the length that suits it best.
     With a length penalty above 0 False may miss a longer text that would score higher, "never" doesn't.
 
-    Conventions: penalties and bans act on log-probabilities, which aren't normalized again. Of equal
+    Conventions: penalties and bans act on log-probabilities, which aren't normalized again but with
+    `renormalize` (Marian's models ask for it). Of equal
     continuations that of the better beam comes first, then the lower id; of equal hypotheses the one
     found earlier. A hypothesis counts only if it is among the `beams` best continuations of its step:
     one that is worse would be crowded out by texts that go on.
@@ -54,6 +55,8 @@ class Search:
     max_new_tokens: int = 256
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    renormalize: bool = False
+    source: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.max_new_tokens < 1 or not abs(self.length_penalty) < np.inf:
@@ -100,15 +103,15 @@ class Search:
 
     def _log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         check_logits(logits)
-        exact = logits.astype(np.float64)
-        exact -= exact.max(axis=1, keepdims=True)
-        exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))
+        exact = _normalized(logits.astype(np.float64))
         if not self.sampler.adjusts:
             return exact
         made = len(self._texts[0])
+        last = made + 1 >= self.max_new_tokens
         texts = [np.array([*self.prompt, *text], np.int64) for text in self._texts]
         rows = zip(exact, texts, strict=True)
-        return np.stack([adjust(row, self.sampler, text, made, self.stop_ids) for row, text in rows])
+        changed = np.stack([adjust(row, self.sampler, text, made, self.stop_ids, last) for row, text in rows])
+        return _normalized(changed) if self.renormalize else changed
 
     def _settled(self, length: int) -> bool:
         if len(self.found) < self.beams:
@@ -120,10 +123,18 @@ class Search:
         return not hoped > self.found[-1].score
 
 
+def _normalized(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities [B, N]; a row whose tokens are all banned stays so."""
+    most = logits.max(axis=1, keepdims=True)
+    exact = logits - np.where(most > -np.inf, most, 0.0)
+    total = np.exp(exact).sum(axis=1, keepdims=True)
+    return exact - np.log(np.where(total > 0, total, 1.0))
+
+
 def search(engine: Engine, wanted: Search, cache: Any = None, chunk: int = CHUNK) -> list[Hypothesis]:
     """The hypotheses, best first. `cache` may hold a prefix of the prompt already."""
     wanted.max_new_tokens = room(engine.config.context, len(wanted.prompt), wanted.max_new_tokens)
-    logits, cache = begin(engine, wanted.prompt, cache, chunk)
+    logits, cache = begin(engine, wanted.prompt, cache, chunk, wanted.source)
     step = wanted.accept(logits[None])
     while step is not None:
         rows, tokens = step

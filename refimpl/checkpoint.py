@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from .config import Config, to_json
-from .errors import CheckpointError, LimitError
+from .errors import CheckpointError
 from .families import read_config, read_gguf
+from .generation import Generation, read_generation
 from .gguf import GGUF
 from .gguf_tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
 from .ops.quant import Blocks
 from .params import Tree, flatten
 from .safetensors import SafeTensors, save
-from .sampling import Sampler
 from .storage import map_file, read_file
 from .strict_json import parse
 from .weights import Leaves, check_finite, materialize
@@ -42,18 +42,9 @@ LIMITS = {
     "model.safetensors.index.json": 64 * 1024 * KILO,
     "tokenizer.json": 64 * 1024 * KILO,
 }
+OWN = "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
-
-
-@dataclass(frozen=True)
-class Generation:
-    """How the checkpoint wants to be run: its special ids and its sampler's settings."""
-
-    bos: int | None = None
-    eos: tuple[int, ...] = ()
-    defaults: dict[str, Any] = field(default_factory=dict)
-    mask: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +125,8 @@ def _open_gguf(path: Path) -> Checkpoint:
         leaves=Leaves(config, file, dialect.weights),
         tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
         chat_template=chat_template(file.metadata, str(path)),
-        generation=_generation(
-            {"bos_token_id": ids[0], "eos_token_id": _present(ids[1:])}, config, str(path)
+        generation=read_generation(
+            {"bos_token_id": ids[0], "eos_token_id": _present(ids[1:])}, None, config, str(path)
         ),
         files=(path,),
     )
@@ -152,11 +143,12 @@ def _open_directory(path: Path) -> Checkpoint:
         hint = f": name the file itself, {found[0]}" if found else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
-    config, family = read_config(raw, where)
     shards = _shards(path)
-    leaves = Leaves(config, Shards(shards), family.WEIGHTS, family.PREFIX)
-    wants = {key: raw[key] for key in ("bos_token_id", "eos_token_id") if key in raw}
-    wants |= _json(path, "generation_config.json") or {}
+    source = Shards(shards)
+    config, family = read_config(raw, where, source.names)
+    leaves = Leaves(config, source, family.WEIGHTS, family.PREFIX)
+    own = _json(path, OWN)
+    generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
     tokenizer = _text(path, "tokenizer.json")
     about = _json(path, "tokenizer_config.json") or {}
     mask = mask_id(about, tokenizer, config, str(path / "tokenizer_config.json"))
@@ -167,7 +159,7 @@ def _open_directory(path: Path) -> Checkpoint:
         leaves=leaves,
         tokenizer=tokenizer,
         chat_template=_text(path, "chat_template.jinja") or _old_template(path, about),
-        generation=replace(_generation(wants, config, str(path)), mask=mask),
+        generation=replace(generation, mask=mask),
         files=read if tokenizer is None else (*read, path / "tokenizer.json"),
         labels=read_labels(raw, config, where),
     )
@@ -265,30 +257,6 @@ class Shards:
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
         return self._of[name].native(name, part)
-
-
-def _generation(wants: dict[str, Any], config: Config, where: str) -> Generation:
-    """Special ids, and what a Sampler takes where the checkpoint asks for sampling.
-
-    transformers' own defaults stand in for what a sampling checkpoint leaves open; its ways of
-    saying "off" (top_k 0, top_p 1) become absence.
-    """
-    bos, eos = wants.get("bos_token_id"), wants.get("eos_token_id")
-    ids = eos if isinstance(eos, list) else _present([eos])
-    for value in (*ids, *_present([bos])):
-        if type(value) is not int or not 0 <= value < config.embedding.vocabulary:
-            n = config.embedding.vocabulary
-            raise CheckpointError(f"{where}: bos and eos ids must be 0 to {n - 1}, got {value!r:.40}")
-    off = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    start = {"temperature": 1.0, "top_k": 50} if wants.get("do_sample") is True else {}
-    names = off if start else ("repetition_penalty",)
-    given = start | {name: wants[name] for name in names if wants.get(name) is not None}
-    defaults = {name: value for name, value in given.items() if value != off[name]}
-    try:
-        Sampler(**defaults)
-    except (LimitError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}: generation_config.json: {error}") from None
-    return Generation(bos, tuple(dict.fromkeys(ids)), defaults)
 
 
 def save_checkpoint(

@@ -1,6 +1,6 @@
 """The seam that three engines share, and the NumPy engine.
 
-    engine.start(batch, encoder_ids=None) -> cache
+    engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
     cache: lengths[B], capacity, truncate(lengths), select(rows)
 
@@ -45,7 +45,12 @@ class Engine(Protocol):
 
     @property
     def config(self) -> Config: ...
-    def start(self, batch: int = 1) -> Any: ...
+    def start(
+        self,
+        batch: int = 1,
+        encoder_ids: np.ndarray | None = None,
+        encoder_lengths: np.ndarray | None = None,
+    ) -> Any: ...
     def step(
         self,
         tokens: np.ndarray,

@@ -26,7 +26,11 @@ CHUNK = 512
 
 @dataclass
 class Row:
-    """One text being generated: feed it logits, it gives tokens until `finished` says why not."""
+    """One text being generated: feed it logits, it gives tokens until `finished` says why not.
+
+    `source` is the text that a model with an encoder reads; the prompt is then what its decoder begins
+    with.
+    """
 
     prompt: Sequence[int]
     sampler: Sampler = field(default_factory=Sampler)
@@ -36,6 +40,7 @@ class Row:
     row: int = 0
     tokens: list[int] = field(default_factory=list)
     finished: FinishReason | None = None
+    source: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng([self.seed, self.row])
@@ -52,7 +57,8 @@ class Row:
         text = self._prompt[:0]
         if self.sampler.adjusts:
             text = np.concatenate([self._prompt, np.array([*self.tokens, *ahead], np.int64)])
-        return prepare(logits, self.sampler, text, len(self.tokens) + len(ahead), self.stop_ids)
+        new = len(self.tokens) + len(ahead)
+        return prepare(logits, self.sampler, text, new, self.stop_ids, new + 1 >= self.max_new_tokens)
 
     def accept(self, logits: np.ndarray) -> int | None:
         """The next token from logits [N], or None when it is a stop token, which isn't kept."""
@@ -88,9 +94,16 @@ def prefill(engine: Engine, tokens: Sequence[int], cache: Any, chunk: int = CHUN
     return logits[0, 0], cache
 
 
-def begin(engine: Engine, prompt: Sequence[int], cache: Any, chunk: int):
+def start(engine: Engine, source: Sequence[int] | None) -> Any:
+    """A cache of one row, which holds what the model's encoder makes of `source`, if it has one."""
+    if source is None:
+        return engine.start(1)
+    return engine.start(1, np.asarray(source, np.int64).reshape(1, -1))
+
+
+def begin(engine: Engine, prompt: Sequence[int], cache: Any, chunk: int, source: Sequence[int] | None = None):
     """Read a prompt whose beginning `cache` may hold: (logits [N] of its last token, cache)."""
-    cache = engine.start(1) if cache is None else cache
+    cache = start(engine, source) if cache is None else cache
     held = int(cache.lengths[0])
     if held >= len(prompt):
         raise LimitError(
@@ -106,7 +119,7 @@ def single(engine: Engine, row: Row, cache: Any = None, chunk: int = CHUNK) -> G
     `row.finished` says why it ended, and the generator's value is the cache.
     """
     row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
-    logits, cache = begin(engine, row.prompt, cache, chunk)
+    logits, cache = begin(engine, row.prompt, cache, chunk, row.source)
     while row.finished is None:
         token = row.accept(logits)
         if token is not None:

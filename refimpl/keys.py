@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .config import Activation
@@ -23,7 +23,7 @@ HARMLESS: dict[str, Any] = {
         ),
         ANY,
     ),
-    "is_encoder_decoder": (False,), "is_decoder": (False, True), "add_cross_attention": (False,),
+    "is_decoder": (False, True), "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,),
     "pruned_heads": ({}, None), "quantization_config": (None,),
 }  # fmt: skip
@@ -36,10 +36,13 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Keys:
-    """The keys of a config, which remembers those that were read: the others must be harmless."""
+    """The keys of a config, which remembers those that were read: the others must be harmless.
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
+    `tensors` are the names of the checkpoint's tensors, where it has some, for what a config leaves open.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, tensors: Collection[str] | None = None) -> None:
+        self.values, self.where, self.tensors = values, where, tensors
         self._read: set[str] = set()
 
     def __contains__(self, key: str) -> bool:

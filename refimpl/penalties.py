@@ -6,15 +6,17 @@ that is fixed, for these reasons:
 1. logit bias: it corrects what the model says, so all that follows sees the corrected logits;
 2. repetition penalty: it asks for a logit's sign, so it comes before anything shifts logits by the text;
 3. presence and frequency penalties: shifts, which commute with each other;
-4. bans (n-grams, an end that comes too early, suppressed tokens): nothing may lift a banned token again;
-5. forced tokens: who forces a token wants it even where it is banned.
+4. bans (n-grams, bad words, an end that comes too early, suppressed tokens): nothing may lift a banned
+   token again, and in which order they come makes no difference;
+5. forced tokens: who forces a token wants it even where it is banned. Where the first is the last too, it
+   is the last's: a text that must end with its room ends.
 
 It is transformers' order, but that there a token both forced and suppressed leaves nothing to choose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,10 +87,18 @@ def ban(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]
     return made
 
 
-def force(logits: Float[Array, " N"], token: int) -> Float[Array, " N"]:
-    """Bans all tokens but one, which gets the logit 0, banned before or not."""
+def ban_words(
+    logits: Float[Array, " N"], text: Int[Array, " M"], words: Sequence[Sequence[int]]
+) -> Float[Array, " N"]:
+    """Bans the last token of each word whose other tokens the text ends with."""
+    ends = [word[-1] for word in words if tuple(text[len(text) - len(word) + 1 :]) == tuple(word[:-1])]
+    return ban(logits, np.array(ends, np.int64))
+
+
+def force(logits: Float[Array, " N"], tokens: Int[Array, " M"]) -> Float[Array, " N"]:
+    """Bans all tokens but these, which get the logit 0, banned before or not."""
     made = np.full_like(logits, -np.inf)
-    made[check_ids(np.array([token]), len(logits))] = 0
+    made[check_ids(tokens, len(logits))] = 0
     return made
 
 
@@ -98,8 +108,12 @@ def adjust(
     text: Int[Array, " M"],
     new: int = 0,
     stop_ids: Collection[int] = (),
+    last: bool = False,
 ) -> Float[Array, " N"]:
-    """All steps that the sampler asks for, in order; the last `new` tokens of the text were generated."""
+    """All steps that the sampler asks for, in order.
+
+    The last `new` tokens of the text were generated; `last` says that there is room for one more only.
+    """
     if sampler.logit_bias:
         ids, amounts = zip(*sampler.logit_bias, strict=True)
         logits = add_bias(logits, np.array(ids), np.array(amounts, np.float64))
@@ -110,12 +124,18 @@ def adjust(
         logits = occurrence_penalties(logits, text[len(text) - new :], presence, frequency)
     if sampler.no_repeat_ngram is not None:
         logits = ban_ngrams(logits, text, sampler.no_repeat_ngram)
+    if sampler.bad_words:
+        logits = ban_words(logits, text, sampler.bad_words)
     if new < (sampler.min_new_tokens or 0):
         logits = ban(logits, np.array([*stop_ids], np.int64))
     if sampler.suppress_tokens:
         logits = ban(logits, np.array(sampler.suppress_tokens))
+    if new == len(sampler.forced_tokens) and sampler.begin_suppress_tokens:
+        logits = ban(logits, np.array(sampler.begin_suppress_tokens))
+    if last and sampler.forced_last:
+        return force(logits, np.array(sampler.forced_last))
     if new < len(sampler.forced_tokens):
-        logits = force(logits, sampler.forced_tokens[new])
+        return force(logits, np.array([sampler.forced_tokens[new]]))
     return logits
 
 

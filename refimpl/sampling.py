@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
+TOKENS = ("suppress_tokens", "begin_suppress_tokens", "forced_tokens", "forced_last")
+
+
 def _whole(value: Any, least: int) -> bool:
     return value >= least and value % 1 == 0
 
@@ -35,8 +38,10 @@ class Sampler:
     that share of the best's probability; 0 < typical_p ≤ 1 keeps the most typical tokens that have
     at least that probability. repetition_penalty > 0 acts on tokens already there, presence_penalty
     and frequency_penalty on tokens already made; no_repeat_ngram = n ≥ 1 lets no n tokens occur
-    twice; suppress_tokens never occur; logit_bias holds (id, amount); forced_tokens are the first
-    tokens made; no stop token ends the text before it has min_new_tokens.
+    twice; suppress_tokens never occur, nor begin_suppress_tokens as the first that isn't forced, nor
+    bad_words, each some tokens in their order; logit_bias holds (id, amount); forced_tokens are the
+    first tokens made, one of forced_last is the last that there is room for; no stop token ends the text
+    before it has min_new_tokens.
     """
 
     temperature: float | None = None
@@ -50,17 +55,24 @@ class Sampler:
     no_repeat_ngram: int | None = None
     min_new_tokens: int | None = None
     suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
     forced_tokens: tuple[int, ...] = ()
+    forced_last: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in (*TOKENS, "bad_words", "logit_bias"):  # lists, as JSON has them, become tuples
+            items = (tuple(i) if isinstance(i, list) else i for i in getattr(self, name))
+            object.__setattr__(self, name, tuple(items))
         for good, names in (
             (lambda v: 0 < v < np.inf, ("temperature", "repetition_penalty")),
             (lambda v: 0 < v <= 1, ("top_p", "min_p", "typical_p")),
             (lambda v: abs(v) < np.inf, ("presence_penalty", "frequency_penalty")),
             (lambda v: _whole(v, 1), ("top_k", "no_repeat_ngram")),
             (lambda v: _whole(v, 0), ("min_new_tokens",)),
-            (lambda v: all(_whole(i, 0) for i in v), ("suppress_tokens", "forced_tokens")),
+            (lambda v: all(_whole(i, 0) for i in v), TOKENS),
+            (lambda v: all(w and all(_whole(i, 0) for i in w) for w in v), ("bad_words",)),
             (lambda v: all(_whole(i, 0) and abs(b) < np.inf for i, b in v), ("logit_bias",)),
         ):
             for name in names:
@@ -79,7 +91,7 @@ class Sampler:
             (
                 self.repetition_penalty is not None, self.presence_penalty, self.frequency_penalty,
                 self.no_repeat_ngram, self.min_new_tokens,
-                self.suppress_tokens, self.forced_tokens, self.logit_bias,
+                self.bad_words, self.logit_bias, *(getattr(self, name) for name in TOKENS),
             )
         )  # fmt: skip
 
@@ -120,11 +132,12 @@ def prepare(
     text: Int[Array, " M"],
     new: int = 0,
     stop_ids: Collection[int] = (),
+    last: bool = False,
 ) -> Float[Array, " N"]:
     """Logits that are finite, adjusted as the sampler asks; `penalties.adjust` says what the rest is."""
     check_logits(logits)
     if sampler.adjusts:
-        logits = adjust(logits, sampler, text, new, stop_ids)
+        logits = adjust(logits, sampler, text, new, stop_ids, last)
         check_left(logits.max())
     return logits
 

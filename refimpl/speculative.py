@@ -17,7 +17,7 @@ import numpy as np
 
 from .engine import Engine
 from .errors import LimitError
-from .generate import CHUNK, Row, begin, prefill, room
+from .generate import CHUNK, Row, begin, prefill, room, start
 from .sampling import falls_on, probabilities
 
 
@@ -40,14 +40,15 @@ class Lookup:
     """Drafts without a model: what followed the text's last n tokens where they stood before.
 
     Prompt lookup (Saxena 2023): answers often repeat their prompt. The longest n up to `longest` that
-    occurs wins, then the latest place: what was said last is likelier to be said again.
+    occurs wins, then the latest place: what was said last is likelier to be said again. What an encoder
+    read counts as earlier text.
     """
 
     def __init__(self, longest: int = 3) -> None:
         self.longest = longest
 
     def propose(self, row: Row, count: int) -> Draft:
-        text = np.array([*row.prompt, *row.tokens], np.int64)
+        text = np.array([*(row.source or ()), *row.prompt, *row.tokens], np.int64)
         for n in range(min(self.longest, len(text) - 1), 0, -1):
             earlier = np.lib.stride_tricks.sliding_window_view(text[:-1], n)
             places = np.flatnonzero((earlier == text[-n:]).all(axis=1))
@@ -77,7 +78,7 @@ class DraftModel:
         draft = Draft([], [])
         if count < 1:
             return draft
-        logits, cache = self._read(text)
+        logits, cache = self._read(text, row.source)
         while True:
             q = probabilities(row.prepare(logits, draft.tokens), row.sampler)
             draft.tokens.append(falls_on(q, row.uniform()))
@@ -89,12 +90,12 @@ class DraftModel:
         self._cache, self._held = cache, [*text, *draft.tokens[:-1]]
         return draft
 
-    def _read(self, text: Sequence[int]) -> tuple[np.ndarray, Any]:
+    def _read(self, text: Sequence[int], source: Sequence[int] | None) -> tuple[np.ndarray, Any]:
         """Logits after the text, reading only what the cache doesn't hold."""
         same = 0
         while same < min(len(self._held), len(text) - 1) and self._held[same] == text[same]:
             same += 1
-        cache = self.engine.start(1) if self._cache is None else self._cache
+        cache = start(self.engine, source) if self._cache is None else self._cache
         if same < int(cache.lengths[0]):
             cache = cache.truncate(np.array([same]))
         return prefill(self.engine, text[same:], cache)
@@ -120,7 +121,7 @@ def speculate(
 ) -> Generator[int, None, Any]:
     """As `generate.single`, with up to `ahead` tokens proposed and judged in a step of the model."""
     row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
-    logits, cache = begin(engine, row.prompt, cache, chunk)
+    logits, cache = begin(engine, row.prompt, cache, chunk, row.source)
     first = row.accept(logits)
     if first is not None:
         yield first

@@ -21,6 +21,7 @@ names. Steps:
                   and Falcon have them; ours come in this order
     plus_one      a norm's weight stored as its difference from one (Gemma)
     column        a matrix of one column stored as a vector
+    row           a vector stored as a matrix of one row (BART)
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from .config import Attention, Config, Learned, LongRope, MoE
+from .config import Attention, Config, Learned, LongRope, MoE, Sinusoidal
 from .errors import CheckpointError, NumericError
 from .ops.model import position_tables
-from .ops.position import rope_frequencies
+from .ops.position import rope_frequencies, sinusoidal
 from .ops.quant import Blocks, transpose
 from .params import Tree, shapes, unflatten
 from .storage import WHOLE
@@ -193,6 +194,7 @@ class Leaves:
         shape = shape[1:] if len(rule.theirs) > 1 else shape
         want = shape[::-1] if "transpose" in rule.steps else shape[:-1] if "column" in rule.steps else shape
         want = want if rule.part is None else (rule.parts, *want)
+        want = (1, *want) if "row" in rule.steps else want
         for name in rule.theirs:
             if (kind := self._source.kind(name)) in WHOLE:
                 raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is {kind}")
@@ -263,6 +265,9 @@ class Leaves:
             assert held is not None
             columns = _ungroup(held.layers[int(layer)].attention)
             weight = _each(weight, lambda a: a[..., columns])
+        if "row" in rule.steps:
+            assert isinstance(weight, np.ndarray)
+            weight = weight[0]
         if "plus_one" in rule.steps:
             assert isinstance(weight, np.ndarray)
             weight = weight + np.float32(1)
@@ -351,6 +356,15 @@ def _rope_freqs(config: Config) -> np.ndarray:
     return rope_frequencies(pairs, theta=rope.theta) / _inv_freq(config)
 
 
+def _waves(config: Config) -> np.ndarray:
+    """Sinusoidal positions, which older checkpoints of Marian and Pegasus store as a table."""
+    stack = config.decoder or config.encoder
+    assert stack is not None
+    assert isinstance(stack.positions, Sinusoidal)
+    frequencies = rope_frequencies(np.arange(config.embedding.width // 2), theta=stack.positions.theta)
+    return sinusoidal(np.arange(config.context)[None], frequencies)[0]
+
+
 def _position_ids(config: Config) -> np.ndarray:
     """The rows of the table of positions, which older checkpoints store beside it."""
     stack = config.encoder or config.decoder
@@ -370,6 +384,7 @@ COMPUTED = {
     "rope_freqs": _rope_freqs,
     "short_divisors": lambda config: _divisors(config)[0],
     "long_divisors": lambda config: _divisors(config)[1],
+    "waves": _waves,
     "position_ids": _position_ids,
 }
 

@@ -13,7 +13,7 @@ One JSON object with exactly these fields:
     schemes      {leaf: Scheme} of each quantized leaf of `refimpl.params`; the others are floats
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used
-    generation   {bos: id or null, eos: [ids], defaults: sampling options, mask: id or null}
+    generation   how the model wants to be run: the fields of `refimpl.generation.Generation`
     labels       [names] of what a Classify or Tag head says, in order; else none
     source       {name, sha256} of the checkpoint
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
@@ -35,9 +35,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..refimpl import params
-from ..refimpl.checkpoint import Generation
+from ..refimpl.beam import Search
 from ..refimpl.config import Classify, Config, Tag, from_json, to_json
 from ..refimpl.errors import BundleError, TfmError
+from ..refimpl.generation import Generation
 from ..refimpl.sampling import Sampler
 from ..refimpl.strict_json import parse
 from . import layout
@@ -206,11 +207,13 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"{DATA} must have {size(m.tensors)} bytes by the tensors, files says {m.files[DATA].size}"
         )
-    ids = (*m.generation.eos, m.generation.bos, m.generation.mask)
+    ids = (*m.generation.eos, m.generation.bos, m.generation.mask, m.generation.start)
     for token in ids:
         if token is not None and token >= m.config.embedding.vocabulary:
             raise ValueError(f"generation's ids must be below {m.config.embedding.vocabulary}, got {token}")
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
-    Sampler(**m.generation.defaults)
+    for one in (m.generation, *m.generation.tasks.values()):
+        Sampler(**one.defaults)
+        Search(**{"prompt": (), "beams": 1} | one.search)

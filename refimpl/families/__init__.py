@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
 
 from ..config import Config
 from ..errors import ConfigError
-from ..keys import Keys
+from ..generation import KEYS as GENERATION
+from ..keys import ANY, HARMLESS, Keys
 from ..weights import Source
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
@@ -56,11 +57,16 @@ def families() -> dict[str, Family]:
     return {model_type: module for module in modules for model_type in module.MODEL_TYPES}
 
 
-def read_config(values: Any, where: str = "config.json") -> tuple[Config, Family]:
-    """The Config that a config.json states, and its family; ConfigError for what isn't known."""
+def read_config(
+    values: Any, where: str = "config.json", tensors: Collection[str] | None = None
+) -> tuple[Config, Family]:
+    """The Config that a config.json states, and its family; ConfigError for what isn't known.
+
+    `tensors` are the names of the weights beside it, if there are any.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
-    keys = Keys(values, where)
+    keys = Keys(values, where, tensors)
     family = keys.choice("model_type", families())
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     tasks = {family.ARCHITECTURES.get(a) if isinstance(a, str) else None for a in named}
@@ -68,7 +74,11 @@ def read_config(values: Any, where: str = "config.json") -> tuple[Config, Family
     if tasks or task is None:
         raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
     config = family.config(keys, task)
-    keys.finish()
+    pair = config.encoder is not None and config.decoder is not None
+    if keys.get("is_encoder_decoder", bool, pair) != pair:
+        raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
+    # Those of generation are `generation.read_generation`'s.
+    keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family
 
 

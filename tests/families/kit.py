@@ -1,6 +1,6 @@
 """What the rows of the families share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,7 @@ class Row:
 
     The first model is the usual one; the others have other heads. `sizes` are the keys that have no
     default in tfm, under the names that the class gives them; `reads` are keys that mean nothing to
-    other families.
+    other families. `amend` sets what isn't random, in float32 or float64.
     """
 
     config: Any
@@ -105,3 +105,4 @@ class Row:
     keys: st.SearchStrategy[dict[str, Any]]
     sizes: Mapping[str, Any] = field(default_factory=lambda: SIZES)
     reads: frozenset[str] = frozenset()
+    amend: Callable[[Any], None] = lambda _: None

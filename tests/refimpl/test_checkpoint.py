@@ -228,7 +228,7 @@ def test_generation(model, found, want):
 )
 def test_bad_generation(model, found):
     write(model / "generation_config.json", found)
-    with pytest.raises(CheckpointError, match=r"ids must be|generation_config"):
+    with pytest.raises((CheckpointError, ConfigError), match=r"generation_config.json: "):
         open_checkpoint(model)
 
 

@@ -43,6 +43,7 @@ def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
             drawn = torch.randn(weight.shape, generator=noise)
             vector = (drawn * 0.3 + 1).mul(2**16).round() / 2**16
             weight.copy_(vector if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
+        ROWS[name].amend(model)
     return model
 
 
@@ -69,6 +70,7 @@ def theirs(model: torch.nn.Module, given: dict[str, np.ndarray]) -> list[np.ndar
     with Float64(), torch.no_grad():
         exact = type(model)(model.config).double().eval()
         exact.load_state_dict(model.state_dict())
+        ROWS[model.config.model_type].amend(exact)
         got = exact(**{name: torch.from_numpy(value) for name, value in given.items()})
     if "start_logits" in got:
         return [torch.stack([got.start_logits, got.end_logits], -1).numpy()]

@@ -181,6 +181,6 @@ def test_ids_outside_the_vocabulary_are_refused():
     with pytest.raises(LimitError, match="token ids must be 0 to 2, got 1 to 3"):
         ban(logits, np.array([1, 3]))
     with pytest.raises(LimitError, match="token ids must be 0 to 2, got -1 to -1"):
-        force(logits, -1)
+        force(logits, np.array([-1]))
     with pytest.raises(LimitError, match="token ids must be 0 to 2"):
         add_bias(logits, np.array([3]), np.array([1.0]))

@@ -1,0 +1,164 @@
+"""BART's encoder and decoder (Lewis et al. 2020), and what Marian, mBART and Pegasus share with it.
+
+transformers has a class for each, which fixes where the norms stand and how positions are made; old
+configs state that again in keys that no class reads, so these must say what the class does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..config import LM, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Sinusoidal, Stack
+from ..keys import ACTIVATIONS, Keys
+from . import Task
+
+MODEL_TYPES = ("bart",)
+ARCHITECTURES: dict[str, Task] = {"BartForConditionalGeneration": "lm", "BartModel": "lm"}
+PREFIX = "model."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    return pair(keys, norms="after", first=True)
+
+
+def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool = False) -> Config:
+    """The encoder and decoder of BART's form.
+
+    `norms` stand before each sublayer, with one more after the last layer, or after each sum; `first`
+    is one of the embedding. Positions are learned, from row 2 on, or `waves`.
+    """
+    _check_old(keys, norms=norms, first=first, waves=waves)
+    width, context = keys.size("d_model"), keys.size("max_position_embeddings", 1024)
+    norm = LayerNorm(1e-5)
+    stacks = []
+    for side in ("encoder", "decoder"):
+        heads, depth = keys.size(f"{side}_attention_heads"), keys.size(f"{side}_layers")
+        if width % heads:
+            raise keys.fail("d_model", f"a multiple of {side}_attention_heads, {heads!r:.40}")
+        place: dict[str, Any] = {norms: norm}
+        attention = Attention(heads, heads, width // heads, qkv_bias=True, out_bias=True, **place)
+        kind = keys.choice("activation_function", ACTIVATIONS, "gelu")
+        layer = Layer(
+            attention,
+            Plain(keys.size(f"{side}_ffn_dim"), kind, **place),
+            cross=attention if side == "decoder" else None,
+        )
+        positions = Sinusoidal() if waves else Learned(context, 2)
+        last, entry = norm if norms == "pre" else None, norm if first else None
+        stacks.append(Stack((layer,) * min(depth, 2**16), last, positions, entry))
+    return Config(
+        embedding=Embedding(
+            keys.size("vocab_size"),
+            width,
+            width**0.5 if keys.get("scale_embedding", bool, False) else None,
+        ),
+        decoder=stacks[1],
+        # A buffer of zeros where a file, one of the trunk alone, doesn't have it.
+        head=LM(
+            keys.get("tie_word_embeddings", bool, True),
+            bias=keys.tensors is None or "final_logits_bias" in keys.tensors,
+        ),
+        context=context,
+        encoder=stacks[0],
+    )
+
+
+def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
+    """The keys that no class reads, or that only training and other heads do."""
+    for key in ("dropout", "activation_dropout", "classifier_dropout", "classif_dropout", "init_std",
+                "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
+        keys.get(key, float, None)
+    keys.get("gradient_checkpointing", bool, False)
+    for key, value in (
+        ("normalize_before", norms == "pre"),
+        ("add_final_layer_norm", norms == "pre"),
+        ("normalize_embedding", first),
+        ("static_position_embeddings", waves),
+    ):
+        if keys.get(key, bool, value) != value:
+            raise keys.fail(key, f"{str(value).lower()}, as the model's class does it")
+    keys.get("add_bias_logits", bool, False)  # the bias stands in the file, zeros or not
+    offset = keys.get("extra_pos_embeddings", int, 2)
+    if offset != 2 and not waves:
+        raise keys.fail("extra_pos_embeddings", "2, the row of the first position")
+    for key, own in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
+                     ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
+        if keys.size(key, size := keys.size(own)) != size:
+            raise keys.fail(key, f"{size}, as {own}")
+
+
+WEIGHTS = """
+    embedding.table <- (shared|decoder.embed_tokens|encoder.embed_tokens).weight
+    embedding.table == decoder.embed_tokens.weight
+    embedding.table == encoder.embed_tokens.weight
+    encoder.positions <- encoder.embed_positions.weight
+    waves == encoder.embed_positions.weight
+    encoder.first_norm.weight <- encoder.layernorm_embedding.weight
+    encoder.first_norm.bias <- encoder.layernorm_embedding.bias
+    encoder.layers.{i}.attn_pre.weight <- encoder.layers.{i}.self_attn_layer_norm.weight
+    encoder.layers.{i}.attn_pre.bias <- encoder.layers.{i}.self_attn_layer_norm.bias
+    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.self_attn_layer_norm.weight
+    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.self_attn_layer_norm.bias
+    encoder.layers.{i}.attn.wq <- encoder.layers.{i}.self_attn.q_proj.weight : transpose
+    encoder.layers.{i}.attn.bq <- encoder.layers.{i}.self_attn.q_proj.bias
+    encoder.layers.{i}.attn.wk <- encoder.layers.{i}.self_attn.k_proj.weight : transpose
+    encoder.layers.{i}.attn.bk <- encoder.layers.{i}.self_attn.k_proj.bias
+    encoder.layers.{i}.attn.wv <- encoder.layers.{i}.self_attn.v_proj.weight : transpose
+    encoder.layers.{i}.attn.bv <- encoder.layers.{i}.self_attn.v_proj.bias
+    encoder.layers.{i}.attn.wo <- encoder.layers.{i}.self_attn.out_proj.weight : transpose
+    encoder.layers.{i}.attn.bo <- encoder.layers.{i}.self_attn.out_proj.bias
+    encoder.layers.{i}.mlp_pre.weight <- encoder.layers.{i}.final_layer_norm.weight
+    encoder.layers.{i}.mlp_pre.bias <- encoder.layers.{i}.final_layer_norm.bias
+    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.final_layer_norm.weight
+    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.final_layer_norm.bias
+    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.fc1.weight : transpose
+    encoder.layers.{i}.mlp.bup <- encoder.layers.{i}.fc1.bias
+    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.fc2.weight : transpose
+    encoder.layers.{i}.mlp.bdown <- encoder.layers.{i}.fc2.bias
+    encoder.norm.weight <- encoder.layer_norm.weight
+    encoder.norm.bias <- encoder.layer_norm.bias
+    nothing <- encoder.version
+    decoder.positions <- decoder.embed_positions.weight
+    waves == decoder.embed_positions.weight
+    decoder.first_norm.weight <- decoder.layernorm_embedding.weight
+    decoder.first_norm.bias <- decoder.layernorm_embedding.bias
+    decoder.layers.{i}.attn_pre.weight <- decoder.layers.{i}.self_attn_layer_norm.weight
+    decoder.layers.{i}.attn_pre.bias <- decoder.layers.{i}.self_attn_layer_norm.bias
+    decoder.layers.{i}.attn_after.weight <- decoder.layers.{i}.self_attn_layer_norm.weight
+    decoder.layers.{i}.attn_after.bias <- decoder.layers.{i}.self_attn_layer_norm.bias
+    decoder.layers.{i}.attn.wq <- decoder.layers.{i}.self_attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.bq <- decoder.layers.{i}.self_attn.q_proj.bias
+    decoder.layers.{i}.attn.wk <- decoder.layers.{i}.self_attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.bk <- decoder.layers.{i}.self_attn.k_proj.bias
+    decoder.layers.{i}.attn.wv <- decoder.layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.bv <- decoder.layers.{i}.self_attn.v_proj.bias
+    decoder.layers.{i}.attn.wo <- decoder.layers.{i}.self_attn.out_proj.weight : transpose
+    decoder.layers.{i}.attn.bo <- decoder.layers.{i}.self_attn.out_proj.bias
+    decoder.layers.{i}.cross_pre.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
+    decoder.layers.{i}.cross_pre.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
+    decoder.layers.{i}.cross_after.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
+    decoder.layers.{i}.cross_after.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
+    decoder.layers.{i}.cross.wq <- decoder.layers.{i}.encoder_attn.q_proj.weight : transpose
+    decoder.layers.{i}.cross.bq <- decoder.layers.{i}.encoder_attn.q_proj.bias
+    decoder.layers.{i}.cross.wk <- decoder.layers.{i}.encoder_attn.k_proj.weight : transpose
+    decoder.layers.{i}.cross.bk <- decoder.layers.{i}.encoder_attn.k_proj.bias
+    decoder.layers.{i}.cross.wv <- decoder.layers.{i}.encoder_attn.v_proj.weight : transpose
+    decoder.layers.{i}.cross.bv <- decoder.layers.{i}.encoder_attn.v_proj.bias
+    decoder.layers.{i}.cross.wo <- decoder.layers.{i}.encoder_attn.out_proj.weight : transpose
+    decoder.layers.{i}.cross.bo <- decoder.layers.{i}.encoder_attn.out_proj.bias
+    decoder.layers.{i}.mlp_pre.weight <- decoder.layers.{i}.final_layer_norm.weight
+    decoder.layers.{i}.mlp_pre.bias <- decoder.layers.{i}.final_layer_norm.bias
+    decoder.layers.{i}.mlp_after.weight <- decoder.layers.{i}.final_layer_norm.weight
+    decoder.layers.{i}.mlp_after.bias <- decoder.layers.{i}.final_layer_norm.bias
+    decoder.layers.{i}.mlp.up <- decoder.layers.{i}.fc1.weight : transpose
+    decoder.layers.{i}.mlp.bup <- decoder.layers.{i}.fc1.bias
+    decoder.layers.{i}.mlp.down <- decoder.layers.{i}.fc2.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- decoder.layers.{i}.fc2.bias
+    decoder.norm.weight <- decoder.layer_norm.weight
+    decoder.norm.bias <- decoder.layer_norm.bias
+    nothing <- decoder.version
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+    head.bias <- final_logits_bias : row
+"""

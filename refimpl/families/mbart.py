@@ -1,0 +1,18 @@
+"""mBART and mBART-50 (Liu et al. 2020): BART's form for many languages, norms before sublayers."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..keys import Keys
+from . import Task
+from .bart import PREFIX, WEIGHTS, pair
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("mbart",)
+ARCHITECTURES: dict[str, Task] = {"MBartForConditionalGeneration": "lm"}
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    return pair(keys, norms="pre", first=True)

@@ -1,0 +1,131 @@
+"""T5's encoder and decoder (Raffel et al. 2020): 1.0, 1.1 and its kin (Flan-T5, mT5, ByT5, UL2).
+
+They differ in the mlp (ReLU, or gated GELU), and in the output: 1.0's table is the input's and its
+logits are scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A config says the
+former by `tie_word_embeddings`, true where it is absent, or by `scale_decoder_outputs` where
+transformers 5 wrote it; whether there is a table of its own then shows in the tensors.
+"""
+
+from __future__ import annotations
+
+from ..config import (
+    LM,
+    Attention,
+    Config,
+    Embedding,
+    Gated,
+    Layer,
+    Mlp,
+    Plain,
+    RelativeBias,
+    RMSNorm,
+    Stack,
+)
+from ..keys import ACTIVATIONS, Keys
+from . import Task
+
+MODEL_TYPES = ("t5", "mt5")
+ARCHITECTURES: dict[str, Task] = {
+    "T5ForConditionalGeneration": "lm",
+    "MT5ForConditionalGeneration": "lm",
+    "T5WithLMHeadModel": "lm",  # its name before transformers 4
+}
+PREFIX = ""
+GGUF = None
+
+# T5 has no last position: all distances from max_distance on share a bucket. It was trained on 512 tokens
+# (n_positions, which transformers doesn't read) and is used on some thousand; the bound keeps an
+# encoder's scores, which grow with the square, at 64 MiB a head.
+CONTEXT = 4096
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # Of training, or of heads that these classes haven't.
+    for key in ("dropout_rate", "classifier_dropout", "initializer_factor"):
+        keys.get(key, float, None)
+    keys.get("gradient_checkpointing", bool, False)
+    new = keys.get("model_type", str) == "mt5"
+    width, heads, depth = keys.size("d_model"), keys.size("num_heads"), keys.size("num_layers")
+    for key, size in (("hidden_size", width), ("num_attention_heads", heads), ("num_hidden_layers", depth)):
+        if keys.size(key, size) != size:
+            raise keys.fail(key, f"{size}, as under T5's own name")
+    norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-6))
+    size = keys.size("d_kv", 64)
+    buckets = keys.size("relative_attention_num_buckets", 32)
+    position = RelativeBias(buckets, keys.size("relative_attention_max_distance", 128))
+    attention = Attention(heads, heads, size, position=position, scale=1.0, pre=norm)
+    cross = Attention(heads, heads, size, scale=1.0, pre=norm)
+    mlp = _mlp(keys, norm, "gated-gelu" if new else "relu")
+    tied, scale = _output(keys, new, width)
+    decoder = keys.size("num_decoder_layers", None) or depth
+    return Config(
+        embedding=Embedding(keys.size("vocab_size"), width),
+        decoder=Stack((Layer(attention, mlp, cross=cross),) * min(decoder, 2**16), norm),
+        head=LM(tied, scale=scale),
+        context=max(CONTEXT, keys.size("n_positions", 512)),
+        encoder=Stack((Layer(attention, mlp),) * min(depth, 2**16), norm),
+    )
+
+
+def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Mlp:
+    """`relu`, `gated-silu`, …; a gated gelu is the one by tanh, and the derived keys say the same."""
+    width = keys.size("d_ff")
+    told = keys.get("feed_forward_proj", str, default)
+    gated, name = told.startswith("gated-"), told.removeprefix("gated-")
+    if name not in ACTIVATIONS:
+        raise keys.fail("feed_forward_proj", f"one of {', '.join(ACTIVATIONS)}, or gated- and one of them")
+    activation = "gelu_tanh" if told == "gated-gelu" else ACTIVATIONS[name]
+    if keys.get("is_gated_act", bool, gated) != gated:
+        raise keys.fail("is_gated_act", f"{str(gated).lower()}, as feed_forward_proj says")
+    if "dense_act_fn" in keys and keys.choice("dense_act_fn", ACTIVATIONS) != activation:
+        raise keys.fail("dense_act_fn", f"the activation {activation}, as feed_forward_proj says")
+    if gated:
+        return Gated(width, activation, pre=norm)
+    return Plain(width, activation, bias=False, pre=norm)
+
+
+def _output(keys: Keys, new: bool, width: int) -> tuple[bool, float | None]:
+    """Whether the output table is the input's, and what logits are multiplied with."""
+    told = keys.get("tie_word_embeddings", bool, True)
+    scaled = False if new else keys.get("scale_decoder_outputs", bool, told)
+    if keys.tensors is not None:
+        told = (told and scaled) or "lm_head.weight" not in keys.tensors
+    return told, width**-0.5 if scaled else None
+
+
+# Old checkpoints hold a bias of cross-attention that was never used.
+WEIGHTS = """
+    embedding.table <- (shared|encoder.embed_tokens|decoder.embed_tokens).weight
+    embedding.table == encoder.embed_tokens.weight
+    embedding.table == decoder.embed_tokens.weight
+    encoder.relative_bias <- encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight
+    encoder.layers.{i}.attn_pre.weight <- encoder.block.{i}.layer.0.layer_norm.weight
+    encoder.layers.{i}.attn.wq <- encoder.block.{i}.layer.0.SelfAttention.q.weight : transpose
+    encoder.layers.{i}.attn.wk <- encoder.block.{i}.layer.0.SelfAttention.k.weight : transpose
+    encoder.layers.{i}.attn.wv <- encoder.block.{i}.layer.0.SelfAttention.v.weight : transpose
+    encoder.layers.{i}.attn.wo <- encoder.block.{i}.layer.0.SelfAttention.o.weight : transpose
+    encoder.layers.{i}.mlp_pre.weight <- encoder.block.{i}.layer.1.layer_norm.weight
+    encoder.layers.{i}.mlp.gate <- encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight : transpose
+    encoder.layers.{i}.mlp.up <- encoder.block.{i}.layer.1.DenseReluDense.(wi_1|wi).weight : transpose
+    encoder.layers.{i}.mlp.down <- encoder.block.{i}.layer.1.DenseReluDense.wo.weight : transpose
+    encoder.norm.weight <- encoder.final_layer_norm.weight
+    decoder.relative_bias <- decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight
+    decoder.layers.{i}.attn_pre.weight <- decoder.block.{i}.layer.0.layer_norm.weight
+    decoder.layers.{i}.attn.wq <- decoder.block.{i}.layer.0.SelfAttention.q.weight : transpose
+    decoder.layers.{i}.attn.wk <- decoder.block.{i}.layer.0.SelfAttention.k.weight : transpose
+    decoder.layers.{i}.attn.wv <- decoder.block.{i}.layer.0.SelfAttention.v.weight : transpose
+    decoder.layers.{i}.attn.wo <- decoder.block.{i}.layer.0.SelfAttention.o.weight : transpose
+    decoder.layers.{i}.cross_pre.weight <- decoder.block.{i}.layer.1.layer_norm.weight
+    decoder.layers.{i}.cross.wq <- decoder.block.{i}.layer.1.EncDecAttention.q.weight : transpose
+    decoder.layers.{i}.cross.wk <- decoder.block.{i}.layer.1.EncDecAttention.k.weight : transpose
+    decoder.layers.{i}.cross.wv <- decoder.block.{i}.layer.1.EncDecAttention.v.weight : transpose
+    decoder.layers.{i}.cross.wo <- decoder.block.{i}.layer.1.EncDecAttention.o.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- decoder.block.{i}.layer.2.layer_norm.weight
+    decoder.layers.{i}.mlp.gate <- decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight : transpose
+    decoder.layers.{i}.mlp.up <- decoder.block.{i}.layer.2.DenseReluDense.(wi_1|wi).weight : transpose
+    decoder.layers.{i}.mlp.down <- decoder.block.{i}.layer.2.DenseReluDense.wo.weight : transpose
+    decoder.norm.weight <- decoder.final_layer_norm.weight
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+    nothing <- decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight
+"""

@@ -1,0 +1,220 @@
+"""How a checkpoint wants to be run: generation_config.json, or the same keys in an old config.json.
+
+A key is honoured, or harmless at its value, or an error that names it. transformers' ways of saying
+"off" (top_k 0, top_p 1, no_repeat_ngram_size 0) become absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .beam import Search
+from .config import Config
+from .errors import CheckpointError, ConfigError, LimitError
+from .keys import ANY, Keys
+from .sampling import Sampler
+
+IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+# Of a sampler, with the values at which they change nothing, and of a search through beams.
+OFF = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+HARMLESS: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            # What is kept, returned or logged, and how fast.
+            "_from_model_config", "_commit_hash", "transformers_version", "trust_remote_code", "pad_token_id",
+            "use_cache", "cache_implementation", "cache_config", "max_cache_len", "return_legacy_cache",
+            "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores",
+            "output_logits", "return_dict_in_generate", "max_time", "compile_config", "disable_compile",
+            "continuous_batching_config", "low_memory", "prefill_chunk_size", "chat_format",
+            "max_window_size", "user_token_id", "assistant_token_id",
+            # Drafts, which change no text.
+            "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
+            "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
+            "target_lookbehind", "assistant_ensemble_weight", "speculation_type", "prompt_lookup_num_tokens",
+            "max_matching_ngram_size", "use_mtp",
+            # What isn't finite is an error here.
+            "remove_invalid_values",
+        ),
+        ANY,
+    ),
+    "num_beam_groups": (1, None), "diversity_penalty": (0.0, None), "penalty_alpha": (0.0, None),
+    "dola_layers": (None,), "constraints": (None,), "force_words_ids": (None,), "guidance_scale": (1.0, None),
+    "watermarking_config": (None,), "token_healing": (False, None), "stop_strings": (None,),
+    "top_h": (None,), "epsilon_cutoff": (0.0, None), "eta_cutoff": (0.0, None),
+    "encoder_repetition_penalty": (1.0, None), "encoder_no_repeat_ngram_size": (0, None),
+    "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
+}  # fmt: skip
+# All keys that may stand in an old config.json; the prefix and the tasks stand there only.
+KEYS = frozenset(
+    (
+        *IDS, *OFF, *PENALTIES, *HARMLESS, "do_sample", "num_beams", "length_penalty", "early_stopping",
+        "renormalize_logits", "max_length", "max_new_tokens", "min_length", "min_new_tokens",
+        "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_bos_token_id",
+        "forced_eos_token_id", "force_bos_token_to_be_generated", "prefix", "task_specific_params",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the checkpoint wants to be run.
+
+    Its special ids; `start` is the first token of a decoder that reads an encoder. `defaults` are for a
+    Sampler and `search` for a `beam.Search`, as keywords, lists in place of tuples; `max_new_tokens` is
+    the length of a decoder that reads an encoder. `prefix` is put before a text that such a model reads.
+    `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de).
+    """
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    mask: int | None = None
+    start: int | None = None
+    search: dict[str, Any] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+    prefix: str = ""
+    tasks: dict[str, Generation] = field(default_factory=dict)
+
+
+def read_generation(
+    stated: Mapping[str, Any], own: Mapping[str, Any] | None, config: Config, where: str
+) -> Generation:
+    """What config.json (`stated`) and generation_config.json (`own`, where there is one) say together.
+
+    As in transformers the second replaces the first, but for the ids that it leaves out.
+    """
+    pair = config.encoder is not None and config.decoder is not None
+    base = {key: stated[key] for key in (KEYS if own is None else IDS) if key in stated}
+    more = {key: stated[key] for key in ("prefix", "task_specific_params") if key in stated}
+    wants = base | dict(own or {}) | more
+    made = _read(wants, config, where, pair=pair)
+    named = Keys(wants, where).get("task_specific_params", dict, None) if pair else None
+    tasks = {}
+    for name, changes in (named or {}).items():
+        if not isinstance(changes, dict):
+            raise ConfigError(
+                f"{where}: task_specific_params.{name:.40} must be an object, got {changes!r:.80}"
+            )
+        tasks[name] = _read(wants | changes, config, f"{where}: {name:.40}", pair=pair)
+    return replace(made, tasks=tasks)
+
+
+def _read(wants: Mapping[str, Any], config: Config, where: str, *, pair: bool) -> Generation:
+    keys = Keys(wants, where)
+    keys.get("task_specific_params", dict, None)
+    bos, start = _id(keys, "bos_token_id", config), _id(keys, "decoder_start_token_id", config)
+    eos = _ids(keys, "eos_token_id", config)
+    defaults = _sampler(keys, config, bos, ends={(i,) for i in eos}, pair=pair)
+    search = _search(keys)
+    if search.get("beams", 1) > 1 and "temperature" in defaults:
+        raise keys.fail("do_sample", "false with several beams: nothing is drawn then")
+    most, total = keys.size("max_new_tokens", None), keys.size("max_length", None)
+    if most is None and total is not None:
+        most = max(total - 1, 1)  # the first token of a decoder counts there
+    prefix = keys.get("prefix", str, None) or ""
+    keys.finish(HARMLESS)
+    try:
+        Sampler(**defaults)
+        beams: dict[str, Any] = {"beams": 1, **search}
+        Search((), **beams)
+    except (LimitError, TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not pair:
+        return Generation(bos, eos, defaults, search=search)
+    start = bos if start is None else start
+    return Generation(bos, eos, defaults, None, start, search, most, prefix)
+
+
+def _sampler(
+    keys: Keys, config: Config, bos: int | None, *, ends: set[tuple[int, ...]], pair: bool
+) -> dict[str, Any]:
+    """Keywords of a Sampler; what makes it draw counts only with do_sample.
+
+    transformers' own defaults stand in for what a sampling checkpoint leaves open.
+    """
+    given = {name: _number(keys, name) for name in (*OFF, *PENALTIES)}
+    start = {"temperature": 1.0, "top_k": 50} if keys.get("do_sample", bool, False, null=True) else {}
+    off = (OFF if start else {}) | PENALTIES
+    found = start | {name: given[name] for name in off if given[name] is not None}
+    made = {name: value for name, value in found.items() if value != off[name]}
+    if (ngram := made.pop("no_repeat_ngram_size", None)) is not None:
+        made["no_repeat_ngram"] = ngram
+    least, all_least = _number(keys, "min_new_tokens"), _number(keys, "min_length") or 0
+    if all_least and not pair:
+        raise keys.fail("min_length", "0, as it counts the prompt: min_new_tokens doesn't")
+    least = all_least - 1 if least is None else least  # the first token of a decoder counts there
+    made |= {"min_new_tokens": least} if least > 0 else {}
+    if ids := _ids(keys, "suppress_tokens", config):
+        made["suppress_tokens"] = [*ids]
+    if ids := _ids(keys, "begin_suppress_tokens", config):
+        made["begin_suppress_tokens"] = [*ids]
+    if words := keys.get("bad_words_ids", list, None):
+        # A stop token alone isn't bad, as in transformers: nothing could end.
+        made["bad_words"] = [[*word] for w in words if (word := _word(keys, w, config)) not in ends]
+    first = _id(keys, "forced_bos_token_id", config)
+    if keys.get("force_bos_token_to_be_generated", bool, False, null=True):
+        first = bos if first is None else first
+    if first is not None and not pair:
+        raise keys.fail("forced_bos_token_id", "null without an encoder: a prompt comes first there")
+    made |= {} if first is None else {"forced_tokens": [first]}
+    last = _ids(keys, "forced_eos_token_id", config)
+    return made | ({"forced_last": [*last]} if last else {})
+
+
+def _search(keys: Keys) -> dict[str, Any]:
+    """Keywords of a Search, where they aren't its defaults."""
+    early = _raw(keys, "early_stopping") or False
+    if early not in (True, False, "never"):
+        raise keys.fail("early_stopping", 'true, false or "never"')
+    penalty = _number(keys, "length_penalty")
+    found = {
+        "beams": keys.size("num_beams", None) or 1,
+        "length_penalty": 1.0 if penalty is None else penalty,
+        "early_stopping": early,
+        "renormalize": keys.get("renormalize_logits", bool, False, null=True) or False,
+    }
+    off = {"beams": 1, "length_penalty": 1.0, "early_stopping": False, "renormalize": False}
+    return {name: value for name, value in found.items() if value != off[name]}
+
+
+def _raw(keys: Keys, name: str) -> Any:
+    """The value of whatever type, which the caller checks; None where it is absent."""
+    return keys.get(name, type(keys.values.get(name)), None)
+
+
+def _number(keys: Keys, name: str) -> Any:
+    value = _raw(keys, name)
+    if value is not None and type(value) not in (int, float):
+        raise keys.fail(name, "a number")
+    return value
+
+
+def _check(keys: Keys, name: str, ids: list[Any], config: Config) -> tuple[int, ...]:
+    n = config.embedding.vocabulary
+    for one in ids:
+        if type(one) is not int or not 0 <= one < n:
+            raise CheckpointError(f"{keys.where}: ids of {name} must be 0 to {n - 1}, got {one!r:.40}")
+    return tuple(ids)
+
+
+def _ids(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
+    """Token ids: one, a list of them, or none."""
+    value = _raw(keys, name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(dict.fromkeys(_check(keys, name, ids, config)))
+
+
+def _id(keys: Keys, name: str, config: Config) -> int | None:
+    found = _ids(keys, name, config)
+    if len(found) > 1:
+        raise keys.fail(name, "one id")
+    return found[0] if found else None
+
+
+def _word(keys: Keys, word: Any, config: Config) -> tuple[int, ...]:
+    if not isinstance(word, list) or not word:
+        raise keys.fail("bad_words_ids", "null or lists of ids")
+    return _check(keys, "bad_words_ids", word, config)
