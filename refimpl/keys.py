@@ -92,6 +92,15 @@ class Keys:
         """Keys that say nothing about the model at any value: of training, or of other heads."""
         self._read.update(keys)
 
+    def spelled(self, key: str, *others: str) -> str:
+        """Which of a key's spellings is there; where several are, they must agree."""
+        there = [name for name in (key, *others) if name in self.values]
+        self._read.update(there)
+        for other in there[1:]:
+            if self.values[other] != self.values[there[0]]:
+                raise self.fail(other, f"the same as {there[0]}, {self.values[there[0]]!r:.80}")
+        return there[0] if there else key
+
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
         """Raise ConfigError for a key that nobody read, unless it is harmless at its value."""
         for key in sorted(set(self.values) - self._read):

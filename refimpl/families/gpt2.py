@@ -22,13 +22,14 @@ def config(keys: Keys, task: Task) -> Config:
     keys.unused("task_specific_params")
     # The same products in another order and, in half precision, of a wider type.
     keys.get("reorder_and_upcast_attn", bool, False)
-    width, heads = keys.size("n_embd"), keys.size("n_head")
+    width = keys.size(keys.spelled("n_embd", "hidden_size"))
+    heads = keys.size(keys.spelled("n_head", "num_attention_heads"))
     if width % heads:
         raise keys.fail("n_embd", f"a multiple of n_head, {heads}")
     scaled = keys.get("scale_attn_weights", bool, True)
     inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
     scale = (width // heads) ** -0.5 if scaled else 1.0
-    layers = range(min(keys.size("n_layer"), 2**16))
+    layers = range(min(keys.size(keys.spelled("n_layer", "num_hidden_layers")), 2**16))
     return _build(
         Embedding(keys.size("vocab_size"), width),
         heads,
@@ -36,7 +37,7 @@ def config(keys: Keys, task: Task) -> Config:
         inner=keys.size("n_inner", None) or 4 * width,
         activation=keys.choice("activation_function", ACTIVATIONS, "gelu_new"),
         norm=LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
-        context=keys.size("n_positions", 1024),
+        context=keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024),
         tied=keys.get("tie_word_embeddings", bool, True),
     )
 

@@ -104,5 +104,6 @@ class Row:
     models: tuple[Any, ...]
     keys: st.SearchStrategy[dict[str, Any]]
     sizes: Mapping[str, Any] = field(default_factory=lambda: SIZES)
+    attention: str = "eager"
     reads: frozenset[str] = frozenset()
     amend: Callable[[Any], None] = lambda _: None

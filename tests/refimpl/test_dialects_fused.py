@@ -38,6 +38,16 @@ def ungrouped(name: str, array: np.ndarray, config: Any) -> np.ndarray:
     return heads.swapaxes(0, 1).reshape(array.shape)
 
 
+def ungrouped_falcon(name: str, array: np.ndarray, config: Any) -> np.ndarray:
+    """The same for groups: all queries, then all keys, then all values (the layout `jploski`)."""
+    if "query_key_value" not in name:
+        return array
+    groups = config.num_kv_heads if config.new_decoder_architecture else 1
+    share = config.num_attention_heads // groups
+    q, k, v = np.split(array.reshape(groups, share + 2, -1, array.shape[1]), [share, share + 1], axis=1)
+    return np.concatenate([part.reshape(-1, array.shape[1]) for part in (q, k, v)])
+
+
 @dataclass(frozen=True)
 class Dialect:
     """One model in transformers' words, and how llama.cpp's converter says it."""
@@ -51,36 +61,69 @@ class Dialect:
 
 SPECIAL = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
 HUB_SIZES = {"hidden_size": 24, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 3}
+FALCON = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "ffn_hidden_size": 10}
+FALCON |= {"max_position_embeddings": 16, "layer_norm_epsilon": EPS}
+COMMON = {
+    "context_length": 16,
+    "embedding_length": 24,
+    "feed_forward_length": 10,
+    "block_count": 2,
+    "attention.head_count": 3,
+    "attention.layer_norm_epsilon": EPS,
+}
 DIALECTS = {
     "gpt2": Dialect(
         "gpt2",
         {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16, "layer_norm_epsilon": EPS},
         gguf.MODEL_ARCH.GPT2,
-        {
-            "context_length": 16,
-            "embedding_length": 12,
-            "feed_forward_length": 48,
-            "block_count": 2,
-            "attention.head_count": 3,
-            "attention.layer_norm_epsilon": EPS,
-        },
+        {**COMMON, "embedding_length": 12, "feed_forward_length": 48},
         output_first,
     ),
     "gpt_neox": Dialect(
         "gpt_neox",
         {**HUB_SIZES, "layer_norm_eps": EPS, "max_position_embeddings": 16, "use_parallel_residual": False},
         gguf.MODEL_ARCH.GPTNEOX,
-        {
-            "context_length": 16,
-            "embedding_length": 24,
-            "feed_forward_length": 10,
-            "block_count": 2,
-            "rope.dimension_count": 2,
-            "use_parallel_residual": False,
-            "attention.head_count": 3,
-            "attention.layer_norm_epsilon": EPS,
-        },
+        {**COMMON, "rope.dimension_count": 2, "use_parallel_residual": False},
         ungrouped,
+    ),
+    "bloom": Dialect(
+        "bloom",
+        {"hidden_size": 24, "n_layer": 2, "n_head": 3, "layer_norm_epsilon": EPS},
+        gguf.MODEL_ARCH.BLOOM,
+        {**COMMON, "context_length": 2048, "feed_forward_length": 96, "attention.head_count_kv": 3},
+        ungrouped,
+    ),
+    "mpt": Dialect(
+        "mpt",
+        {
+            "d_model": 24,
+            "n_layers": 2,
+            "n_heads": 3,
+            "max_seq_len": 16,
+            "layer_norm_epsilon": EPS,
+            "attn_config": {"clip_qkv": 0.5, "alibi_bias_max": 16},
+        },
+        gguf.MODEL_ARCH.MPT,
+        {**COMMON, "feed_forward_length": 96, "attention.max_alibi_bias": 16.0, "attention.clamp_kqv": 0.5},
+    ),
+    "falcon": Dialect(
+        "falcon",
+        {**FALCON, "multi_query": True},
+        gguf.MODEL_ARCH.FALCON,
+        {**COMMON, "tensor_data_layout": "jploski", "attention.head_count_kv": 1},
+        ungrouped_falcon,
+    ),
+    "falcon of groups": Dialect(
+        "falcon",
+        {**FALCON, "new_decoder_architecture": True, "num_attention_heads": 6, "num_kv_heads": 2},
+        gguf.MODEL_ARCH.FALCON,
+        {
+            **COMMON,
+            "tensor_data_layout": "jploski",
+            "attention.head_count": 6,
+            "attention.head_count_kv": 2,
+        },
+        ungrouped_falcon,
     ),
 }
 
@@ -106,7 +149,11 @@ def write_gguf(path: Any, dialect: Dialect, model: torch.nn.Module, metadata: di
     names = gguf.get_tensor_name_map(dialect.arch, model.config.num_hidden_layers)
     for tensor, weight in model.state_dict().items():
         if tensor != "lm_head.weight" or not model.config.tie_word_embeddings:
-            renamed = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+            suffixes = (".weight", ".bias")
+            # BLOOM's converter takes the prefix off first.
+            renamed = names.get_name(tensor, suffixes) or names.get_name(
+                tensor.removeprefix("transformer."), suffixes
+            )
             assert renamed is not None, tensor
             array = dialect.change(tensor, weight.numpy(), model.config)
             writer.add_tensor(renamed, np.ascontiguousarray(array))
@@ -154,6 +201,7 @@ def stored(model: torch.nn.Module, buffers: dict[str, torch.Tensor], prefix: str
 
 
 HUB = {
+    "bloom": ("transformer.", {}),
     "gpt2": ("transformer.", {"h.{i}.attn.bias": MASK, "h.{i}.attn.masked_bias": torch.tensor(-1e4)}),
     "gpt_neox": (
         "gpt_neox.",
@@ -187,6 +235,15 @@ def test_what_older_checkpoints_hold_besides(tmp_path, name):
 
 
 OLD = {"rotary_emb_base": 5e3, "rotary_pct": 0.5}
+
+
+def test_older_names_of_sizes():
+    keys = {"model_type": "bloom", "vocab_size": 40, "hidden_size": 24, "n_layer": 2, "n_head": 3}
+    older = {"hidden_size": "n_embed", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+    want = read_config(keys)[0]
+    assert read_config({older.get(key, key): value for key, value in keys.items()})[0] == want
+    with pytest.raises(ConfigError, match="n_embed must be the same as hidden_size, 24, got 48"):
+        read_config({**keys, "n_embed": 48})
 
 
 def test_older_names_of_rotary_keys():

@@ -35,7 +35,7 @@ def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
     build = ROWS[name].models[kind]
     if build.__name__.endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
-    config = ROWS[name].config(**keys, attn_implementation="eager")
+    config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
     model = build(config).eval()
     noise = torch.Generator().manual_seed(len(json.dumps(keys)))
     with torch.no_grad():

@@ -1,0 +1,107 @@
+"""BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the tokens' vectors before the first layer."""
+
+from __future__ import annotations
+
+from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
+from ..gguf_keys import FUSED as GGUF_WEIGHTS
+from ..gguf_keys import embedding_rows, head_size
+from ..keys import Keys
+from ..weights import Source
+from . import Gguf, Task
+
+MODEL_TYPES = ("bloom",)
+ARCHITECTURES: dict[str, Task] = {"BloomForCausalLM": "lm"}
+PREFIX = "transformer."
+
+
+def config(keys: Keys, task: Task) -> Config:
+    keys.unused("hidden_dropout", "gradient_checkpointing", "unk_token_id", "offset_alibi")
+    # How Megatron fused its kernels.
+    keys.unused("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion")
+    keys.unused("skip_bias_add", "skip_bias_add_qkv")
+    # Products in as many slices, summed; transformers then leaves out the bias.
+    if keys.get("slow_but_exact", bool, False) and keys.size("pretraining_tp", 1) > 1:
+        raise keys.fail("slow_but_exact", "false where pretraining_tp is more than 1")
+    keys.size("pretraining_tp", 1)
+    width = keys.size(keys.spelled("hidden_size", "n_embed"))
+    heads = keys.size(keys.spelled("n_head", "num_attention_heads"))
+    if width % heads:
+        raise keys.fail("hidden_size", f"a multiple of n_head, {heads}")
+    if keys.size("n_inner", None) not in (None, 4 * width):
+        raise keys.fail("n_inner", f"null or four times the width, {4 * width}")
+    return _build(
+        Embedding(keys.size("vocab_size"), width),
+        heads,
+        keys.size(keys.spelled("n_layer", "num_hidden_layers")),
+        LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
+        normed=keys.get("apply_residual_connection_post_layernorm", bool, False),
+        context=keys.size("seq_length", 2048),
+        tied=keys.get("tie_word_embeddings", bool, True),
+    )
+
+
+def _build(
+    embedding: Embedding,
+    heads: int,
+    layers: int,
+    norm: LayerNorm,
+    *,
+    normed: bool,
+    context: int,
+    tied: bool,
+) -> Config:
+    size = embedding.width // heads
+    layer = Layer(
+        Attention(heads, heads, size, Alibi(), qkv_bias=True, out_bias=True, pre=norm),
+        Plain(4 * embedding.width, "gelu_tanh", pre=norm),
+        residual="norm" if normed else "input",
+    )
+    return Config(
+        embedding=embedding,
+        decoder=Stack((layer,) * min(layers, 2**16), norm, first_norm=norm),
+        head=LM(tied),
+        context=context,
+    )
+
+
+WEIGHTS = """
+    embedding.table <- word_embeddings.weight
+    decoder.first_norm.weight <- word_embeddings_layernorm.weight
+    decoder.first_norm.bias <- word_embeddings_layernorm.bias
+    decoder.layers.{i}.attn_pre.weight <- h.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn_pre.bias <- h.{i}.input_layernorm.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.self_attention.query_key_value.weight : transpose grouped
+    decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.self_attention.query_key_value.bias : grouped
+    decoder.layers.{i}.attn.wo <- h.{i}.self_attention.dense.weight : transpose
+    decoder.layers.{i}.attn.bo <- h.{i}.self_attention.dense.bias
+    decoder.layers.{i}.mlp_pre.weight <- h.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.bias <- h.{i}.post_attention_layernorm.bias
+    decoder.layers.{i}.mlp.up <- h.{i}.mlp.dense_h_to_4h.weight : transpose
+    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.dense_h_to_4h.bias
+    decoder.layers.{i}.mlp.down <- h.{i}.mlp.dense_4h_to_h.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.dense_4h_to_h.bias
+    decoder.norm.weight <- ln_f.weight
+    decoder.norm.bias <- ln_f.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+"""
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know the usual residuals only."""
+    width, size = keys.size("embedding_length"), head_size(keys)
+    for key, want in (("attention.head_count_kv", width // size), ("feed_forward_length", 4 * width)):
+        if keys.size(key, want) != want:
+            raise keys.fail(key, f"{want}")
+    return _build(
+        Embedding(embedding_rows(keys, source), width),
+        width // size,
+        keys.size("block_count"),
+        LayerNorm(keys.positive("attention.layer_norm_epsilon")),
+        normed=False,
+        context=keys.size("context_length"),
+        tied="output.weight" not in source.names,
+    )
+
+
+GGUF = Gguf("bloom", gguf_config, GGUF_WEIGHTS)

@@ -1,0 +1,168 @@
+"""Falcon (Almazrouei et al. 2023), both of its architectures.
+
+The older has one key and value for all heads (7B) or one for each (RW, with ALiBi and the mlp after the
+attention); the newer one for each group of heads, attention and mlp side by side under a norm each (40B)
+or under one (11B).
+"""
+
+from __future__ import annotations
+
+from ..config import LM, Activation, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
+from ..gguf_keys import embedding_rows, head_size
+from ..keys import ACTIVATIONS, Keys
+from ..rope_keys import exact_context, rope
+from ..weights import Source
+from . import Gguf, Task
+
+MODEL_TYPES = ("falcon",)
+ARCHITECTURES: dict[str, Task] = {"FalconForCausalLM": "lm"}
+PREFIX = "transformer."
+
+
+def config(keys: Keys, task: Task) -> Config:
+    keys.unused("hidden_dropout", "gradient_checkpointing")
+    if keys.get("apply_residual_connection_post_layernorm", bool, False):
+        raise keys.fail("apply_residual_connection_post_layernorm", "false")
+    width = keys.size(keys.spelled("hidden_size", "n_embed"))
+    heads = keys.size("num_attention_heads")
+    if width % heads:
+        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    context, size = keys.size("max_position_embeddings", 2048), width // heads
+    position = rope(keys, size, context)  # with ALiBi they are read, and not used
+    inner = keys.size("ffn_hidden_size", None) or 4 * width
+    if keys.size("ff_factor", None) not in (None, inner / width):
+        raise keys.fail("ff_factor", f"ffn_hidden_size over hidden_size, {inner / width}")
+    norms, parallel = _norms(keys)
+    return _build(
+        Embedding(keys.size("vocab_size"), width),
+        (heads, _groups(keys, heads)),
+        keys.size("num_hidden_layers"),
+        # The sum of score and bias is divided by sqrt(size), so the bias is too.
+        Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position,
+        LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
+        norms=norms,
+        parallel=parallel,
+        inner=inner,
+        activation=keys.choice("activation", ACTIVATIONS, "gelu"),
+        bias=keys.get("bias", bool, False, null=True) or False,
+        context=exact_context(context, position),
+        tied=keys.get("tie_word_embeddings", bool, True),
+    )
+
+
+def _groups(keys: Keys, heads: int) -> int:
+    """The number of heads of keys and values; multi_query says nothing of the newer architecture."""
+    given, shared = keys.size("num_kv_heads", None), keys.get("multi_query", bool, True, null=True)
+    if keys.get("new_decoder_architecture", bool, False, null=True):
+        return given or heads
+    if shared:
+        return 1
+    if given not in (None, heads):
+        raise keys.fail("num_kv_heads", f"that of all heads, {heads}, where nothing shares them")
+    return heads
+
+
+def _norms(keys: Keys) -> tuple[int, bool]:
+    """How many norms a layer has, and whether attention and mlp are side by side."""
+    new = keys.get("new_decoder_architecture", bool, False, null=True)
+    parallel = bool(keys.get("parallel_attn", bool, True, null=True))
+    norms = keys.size("num_ln_in_parallel_attn", None)
+    if new and not parallel:
+        raise keys.fail("parallel_attn", "true in the newer architecture")
+    if not parallel:
+        return 2, False
+    norms = norms or (2 if new else 1)
+    if norms not in ((1, 2) if new else (1,)):
+        raise keys.fail("num_ln_in_parallel_attn", "1 or 2" if new else "1 in the older architecture")
+    return norms, True
+
+
+def _build(
+    embedding: Embedding,
+    heads: tuple[int, int],
+    layers: int,
+    position: Rope | Alibi,
+    norm: LayerNorm,
+    *,
+    norms: int,
+    parallel: bool,
+    inner: int,
+    activation: Activation,
+    bias: bool,
+    context: int,
+    tied: bool,
+) -> Config:
+    size = embedding.width // heads[0]
+    layer = Layer(
+        Attention(*heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm),
+        Plain(inner, activation, bias, pre=norm if norms == 2 else None),
+        parallel,
+    )
+    return Config(
+        embedding=embedding,
+        decoder=Stack((layer,) * min(layers, 2**16), norm),
+        head=LM(tied),
+        context=context,
+    )
+
+
+WEIGHTS = """
+    embedding.table <- word_embeddings.weight
+    decoder.layers.{i}.attn_pre.weight <- h.{i}.(input_layernorm|ln_attn).weight
+    decoder.layers.{i}.attn_pre.bias <- h.{i}.(input_layernorm|ln_attn).bias
+    decoder.layers.{i}.attn.wq, wk, wv <- h.{i}.self_attention.query_key_value.weight : transpose grouped
+    decoder.layers.{i}.attn.bq, bk, bv <- h.{i}.self_attention.query_key_value.bias : grouped
+    decoder.layers.{i}.attn.wo <- h.{i}.self_attention.dense.weight : transpose
+    decoder.layers.{i}.attn.bo <- h.{i}.self_attention.dense.bias
+    decoder.layers.{i}.mlp_pre.weight <- h.{i}.(post_attention_layernorm|ln_mlp).weight
+    decoder.layers.{i}.mlp_pre.bias <- h.{i}.(post_attention_layernorm|ln_mlp).bias
+    decoder.layers.{i}.mlp.up <- h.{i}.mlp.dense_h_to_4h.weight : transpose
+    decoder.layers.{i}.mlp.bup <- h.{i}.mlp.dense_h_to_4h.bias
+    decoder.layers.{i}.mlp.down <- h.{i}.mlp.dense_4h_to_h.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- h.{i}.mlp.dense_4h_to_h.bias
+    decoder.norm.weight <- ln_f.weight
+    decoder.norm.bias <- ln_f.bias
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+"""
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know rotary positions and parallel layers only."""
+    keys.choice("tensor_data_layout", {"jploski": None}, "jploski")  # groups are undone
+    size, width = head_size(keys), keys.size("embedding_length")
+    heads = width // size
+    return _build(
+        Embedding(embedding_rows(keys, source), width),
+        (heads, keys.size("attention.head_count_kv", heads)),
+        keys.size("block_count"),
+        Rope(keys.positive("rope.freq_base", 10_000.0), size),
+        LayerNorm(keys.positive("attention.layer_norm_epsilon")),
+        norms=2 if "blk.0.attn_norm_2.weight" in source.names else 1,
+        parallel=True,
+        inner=keys.size("feed_forward_length"),
+        activation="gelu",
+        bias=False,
+        context=keys.size("context_length"),
+        tied="output.weight" not in source.names,
+    )
+
+
+GGUF = Gguf(
+    "falcon",
+    gguf_config,
+    """
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.(attn_norm_2|attn_norm).weight
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.(attn_norm_2|attn_norm).bias
+    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.norm.weight <- output_norm.weight
+    decoder.norm.bias <- output_norm.bias
+    head.table <- output.weight
+    """,
+)

@@ -1,0 +1,119 @@
+"""MPT (MosaicML 2023): ALiBi, norms without a shift, no biases, queries, keys and values clipped.
+
+alibi_bias_max means what MosaicML's code and llama.cpp make of it; transformers reads the key, and takes 8.
+"""
+
+from __future__ import annotations
+
+from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
+from ..gguf_keys import FUSED as GGUF_WEIGHTS
+from ..gguf_keys import embedding_rows, head_size
+from ..keys import HARMLESS, Keys
+from ..weights import Source
+from . import Gguf, Task
+
+MODEL_TYPES = ("mpt",)
+ARCHITECTURES: dict[str, Task] = {"MptForCausalLM": "lm", "MPTForCausalLM": "lm"}
+PREFIX = "transformer."
+NORMS = {"low_precision_layernorm": None, "layernorm": None}
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # embedding_fraction scales gradients; learned_pos_emb says nothing where there is ALiBi.
+    keys.unused("resid_pdrop", "emb_pdrop", "embedding_fraction", "learned_pos_emb", "init_device")
+    keys.unused("init_config", "tokenizer_name", "verbose", "logit_scale")
+    # What MosaicML's own code could do, and transformers' leaves out.
+    if keys.values.get("logit_scale") is not None:
+        raise keys.fail("logit_scale", "null")
+    if not keys.get("no_bias", bool, True):
+        raise keys.fail("no_bias", "true: linear maps and norms without biases")
+    if keys.size("expansion_ratio", 4) != 4:
+        raise keys.fail("expansion_ratio", "4")
+    keys.choice("norm_type", NORMS, "low_precision_layernorm")
+    width = keys.size(keys.spelled("d_model", "hidden_size"))
+    heads = keys.size(keys.spelled("n_heads", "num_attention_heads"))
+    if width % heads:
+        raise keys.fail("d_model", f"a multiple of n_heads, {heads}")
+    inner = Keys(keys.get("attn_config", dict, None) or {}, f"{keys.where}: attn_config")
+    inner.unused("attn_pdrop", "attn_impl", "architectures")
+    inner.choice("attn_type", {"multihead_attention": None}, "multihead_attention")
+    if not inner.get("alibi", bool, True):
+        raise inner.fail("alibi", "true: there are no learned positions")
+    for key in ("prefix_lm", "qk_ln", "attn_uses_sequence_id"):
+        if inner.get(key, bool, False):
+            raise inner.fail(key, "false")
+    clip = inner.get("clip_qkv", float, None) or None  # 0 doesn't clip
+    made = _build(
+        Embedding(keys.size("vocab_size"), width),
+        heads,
+        keys.size(keys.spelled("n_layers", "num_hidden_layers")),
+        LayerNorm(keys.positive("layer_norm_epsilon", 1e-5), bias=False),
+        Alibi(inner.positive("alibi_bias_max", 8.0)),
+        clip=clip,
+        scale=inner.positive("softmax_scale", None),
+        context=keys.size("max_seq_len", 2048),
+        tied=keys.get("tie_word_embeddings", bool, True),
+    )
+    inner.finish(HARMLESS)
+    return made
+
+
+def _build(
+    embedding: Embedding,
+    heads: int,
+    layers: int,
+    norm: LayerNorm,
+    position: Alibi,
+    *,
+    clip: float | None,
+    scale: float | None,
+    context: int,
+    tied: bool,
+) -> Config:
+    size = embedding.width // heads
+    layer = Layer(
+        Attention(heads, heads, size, position, clip=clip, scale=scale, pre=norm),
+        Plain(4 * embedding.width, "gelu", bias=False, pre=norm),
+    )
+    return Config(
+        embedding=embedding,
+        decoder=Stack((layer,) * min(layers, 2**16), norm),
+        head=LM(tied),
+        context=context,
+    )
+
+
+WEIGHTS = """
+    embedding.table <- wte.weight
+    decoder.layers.{i}.attn_pre.weight <- blocks.{i}.norm_1.weight
+    decoder.layers.{i}.attn.wq, wk, wv <- blocks.{i}.attn.Wqkv.weight : transpose
+    decoder.layers.{i}.attn.wo <- blocks.{i}.attn.out_proj.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- blocks.{i}.norm_2.weight
+    decoder.layers.{i}.mlp.up <- blocks.{i}.ffn.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- blocks.{i}.ffn.down_proj.weight : transpose
+    decoder.norm.weight <- norm_f.weight
+    head.table <- lm_head.weight
+    embedding.table == lm_head.weight
+"""
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know the usual scale only."""
+    width, size = keys.size("embedding_length"), head_size(keys)
+    for key, want in (("attention.head_count_kv", width // size), ("feed_forward_length", 4 * width)):
+        if keys.size(key, want) != want:
+            raise keys.fail(key, f"{want}")
+    return _build(
+        Embedding(embedding_rows(keys, source), width),
+        width // size,
+        keys.size("block_count"),
+        LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False),
+        Alibi(keys.positive("attention.max_alibi_bias")),
+        clip=keys.get("attention.clamp_kqv", float, None) or None,
+        scale=None,
+        context=keys.size("context_length"),
+        tied="output.weight" not in source.names,
+    )
+
+
+GGUF = Gguf("mpt", gguf_config, GGUF_WEIGHTS)

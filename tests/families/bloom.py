@@ -1,0 +1,33 @@
+"""BLOOM."""
+
+from typing import Any
+
+import transformers
+from hypothesis import strategies as st
+
+from .kit import Row
+
+
+@st.composite
+def _bloom(draw: st.DrawFn) -> dict[str, Any]:
+    heads = draw(st.sampled_from([1, 3, 4, 6]))
+    return {
+        "vocab_size": 61,
+        "hidden_size": heads * draw(st.sampled_from([4, 8, 20])),
+        "n_layer": draw(st.sampled_from([1, 2])),
+        "n_head": heads,
+        "layer_norm_epsilon": draw(st.sampled_from([1e-5, 1e-2])),
+        "apply_residual_connection_post_layernorm": draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"pretraining_tp": 3}, {"slow_but_exact": True}])),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+
+
+ROWS = {
+    "bloom": Row(
+        transformers.BloomConfig,
+        (transformers.BloomForCausalLM,),
+        _bloom(),
+        {"vocab_size": 50, "hidden_size": 64, "n_layer": 2, "n_head": 8},
+    )
+}
