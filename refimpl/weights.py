@@ -57,14 +57,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a map, for one layer; `other` are the names that stand where `theirs` don't, and `part`
-    is one of `parts` along their first axis."""
+    """One line of a map, for one layer; `other` are the names that stand where `theirs` don't. Theirs are
+    `stacked` to ours, or ours is one `part` of `parts` along their first axis."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     steps: tuple[str, ...]
     check: bool
     other: tuple[tuple[str, ...], ...] = ()
+    stacked: bool = False
     part: int | None = None
     parts: int = 0
 
@@ -95,14 +96,15 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
                 if "{h}" in theirs:
                     attention = layers[i].attention
                     count = attention.groups if "k_norm" in ours else attention.heads
-                whole, _, part = theirs.partition("[{e}]")
-                assert part == "", f"a part stands last, got {theirs}"
+                whole, _, rest = theirs.partition("[{e}]")
+                assert rest == "", f"a part stands last, got {theirs}"
                 found = [
                     tuple(here(one).replace("{h}", str(h)) for h in range(count)) for one in _names(whole)
                 ]
-                of = (e, experts) if whole != theirs else (None, 0)
+                part, parts = (e, experts) if whole != theirs else (None, 0)
                 if wanted:
-                    yield Rule(names, found[0], tuple(steps.split()), check, tuple(found[1:]), *of)
+                    other, stacked = tuple(found[1:]), "{h}" in theirs
+                    yield Rule(names, found[0], tuple(steps.split()), check, other, stacked, part, parts)
                 else:
                     yield from (Rule(("nothing",), one, (), False) for one in found)
 
@@ -191,7 +193,7 @@ class Leaves:
     def _found(self, rule: Rule) -> None:
         ends = np.cumsum([self._shapes[name][-1] for name in rule.ours]).tolist()
         shape = (*self._shapes[rule.ours[0]][:-1], ends[-1])
-        shape = shape[1:] if len(rule.theirs) > 1 else shape
+        shape = shape[1:] if rule.stacked else shape
         want = shape[::-1] if "transpose" in rule.steps else shape[:-1] if "column" in rule.steps else shape
         want = want if rule.part is None else (rule.parts, *want)
         want = (1, *want) if "row" in rule.steps else want
@@ -229,7 +231,7 @@ class Leaves:
         """The leaf as float32 in our orientation; NumericError if it isn't finite."""
         rule = self._reads[name][0]
         parts = [self._source.load(theirs, rule.part) for theirs in rule.theirs]
-        weight = self._place(name, parts[0] if len(parts) == 1 else np.stack(parts))
+        weight = self._place(name, np.stack(parts) if rule.stacked else parts[0])
         check_finite(name, weight)
         return weight
 

@@ -1,10 +1,12 @@
 """Strict loading: every leaf found exactly once, every tensor read or checked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
 from tfm.refimpl import params
-from tfm.refimpl.config import MoE
+from tfm.refimpl.config import HeadNorm, MoE, RMSNorm
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
@@ -177,6 +179,25 @@ def test_unpermuting_gives_halves_from_pairs():
     tensors["q"] = plain.reshape(heads, 2, size // 2, 4).swapaxes(1, 2).reshape(plain.shape)
     made = Leaves(config, Memory(tensors), table + rest)
     assert np.array_equal(made.load("decoder.layers.0.attn.wq"), plain.T)
+
+
+def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
+    plain = tiny.llama(layers=1, heads=3, groups=1)
+    attention = replace(plain.layers[0].attention, qk_norm=HeadNorm(RMSNorm(1e-5), "each"))
+    assert plain.decoder is not None
+    layers = (replace(plain.layers[0], attention=attention),)
+    config = replace(plain, decoder=replace(plain.decoder, layers=layers))
+    leaves = dict(params.flatten(tiny.weights(config)))
+    table, tensors = "", dict(leaves)
+    for leaf in ("q_norm", "k_norm"):
+        name = f"decoder.layers.0.attn.{leaf}"
+        tensors |= {f"{leaf}{h}": row for h, row in enumerate(tensors.pop(name))}
+        table += f"{name} <- {leaf}{{h}}\n".replace("layers.0", "layers.{i}")
+    assert {"q_norm2", "k_norm0"} <= set(tensors)
+    table += "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
+    made = Leaves(config, Memory(tensors), table)
+    for name, want in leaves.items():
+        assert np.array_equal(made.load(name), want), name
 
 
 EXPERTS = """

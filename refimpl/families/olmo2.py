@@ -1,0 +1,45 @@
+"""OLMo 2 (OLMo Team 2025): norms on the sublayers' outputs only, and on queries and keys whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Config, HeadNorm, Layer
+from ..keys import Keys
+from . import Task
+from .llama import WEIGHTS as LLAMA
+from .llama import decoder, varied
+
+MODEL_TYPES = ("olmo2",)
+ARCHITECTURES: dict[str, Task] = {"Olmo2ForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    plain = decoder(
+        keys,
+        groups=keys.size("num_key_value_heads", None),
+        context=2048,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        eps=1e-5,
+    )
+    return varied(plain, lambda _, layer: after(layer))
+
+
+def after(layer: Layer) -> Layer:
+    """The same layer with its norms on the sublayers' outputs, and on queries and keys."""
+    norm = layer.mlp.pre
+    assert norm is not None
+    attention = replace(layer.attention, pre=None, post=norm, qk_norm=HeadNorm(norm, "all"))
+    return replace(layer, attention=attention, mlp=replace(layer.mlp, pre=None, post=norm))
+
+
+WEIGHTS = f"""
+    {LLAMA}
+    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
+    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
+    decoder.layers.{{i}}.attn_post.weight <- model.layers.{{i}}.post_attention_layernorm.weight
+    decoder.layers.{{i}}.mlp_post.weight <- model.layers.{{i}}.post_feedforward_layernorm.weight
+"""

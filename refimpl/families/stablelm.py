@@ -1,0 +1,75 @@
+"""StableLM (Bellagente et al. 2024): Llama's weights with LayerNorm, a part of each head rotated; on request
+a norm for each head, and attention and mlp side by side under one norm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
+from ..keys import ACTIVATIONS, Keys
+from ..layer_keys import count
+from ..rope_keys import exact_context, rope
+from . import Task
+from .llama import WEIGHTS as LLAMA
+
+MODEL_TYPES = ("stablelm",)
+ARCHITECTURES: dict[str, Task] = {"StableLmForCausalLM": "lm"}
+PREFIX = ""
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    keys.get("hidden_dropout", float, None)  # of training
+    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
+    if width % heads:
+        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
+    size, context = width // heads, keys.size("max_position_embeddings", 4096)
+    norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5))
+    position = rope(keys, size, context, partial=0.25)
+    return build(
+        Embedding(keys.size("vocab_size"), width),
+        Attention(
+            heads,
+            keys.size("num_key_value_heads", 32),
+            size,
+            position,
+            qkv_bias=keys.get("use_qkv_bias", bool, False),
+            pre=norm,
+        ),
+        Gated(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "silu"), pre=norm),
+        count(keys),
+        norm,
+        qk_norm=keys.get("qk_layernorm", bool, False),
+        parallel=keys.get("use_parallel_residual", bool, False),
+        tied=keys.get("tie_word_embeddings", bool, False),
+        context=exact_context(context, position),
+    )
+
+
+def build(
+    embedding: Embedding,
+    attention: Attention,
+    mlp: Gated,
+    layers: int,
+    norm: LayerNorm,
+    *,
+    qk_norm: bool,
+    parallel: bool,
+    tied: bool,
+    context: int,
+) -> Config:
+    if qk_norm:
+        attention = replace(attention, qk_norm=HeadNorm(replace(norm, bias=False), "each"))
+    if parallel:
+        mlp = replace(mlp, pre=None)
+    return Config(embedding, Stack((Layer(attention, mlp, parallel),) * layers, norm), LM(tied), context)
+
+
+WEIGHTS = f"""
+    {LLAMA}
+    decoder.layers.{{i}}.attn_pre.bias <- model.layers.{{i}}.input_layernorm.bias
+    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_layernorm.norms.{{h}}.weight
+    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_layernorm.norms.{{h}}.weight
+    decoder.layers.{{i}}.mlp_pre.bias <- model.layers.{{i}}.post_attention_layernorm.bias
+    decoder.norm.bias <- model.norm.bias
+"""
