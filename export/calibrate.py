@@ -7,7 +7,7 @@ one layer's weights, the vectors of the text, and observers of fixed size (`refi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,8 @@ from ..refimpl.errors import ExportError
 from ..runtime.tokenizer import Tokenizer
 from .engine import tensors
 from .ops.block import block, normalize
-from .ops.embedding import embedding
 from .ops.linear import linear
-from .ops.model import enter, position_tables, score_biases
+from .ops.model import embed, position_tables, score_biases
 from .quantize import Calibration, Chosen
 from .seam import body, exporting
 
@@ -158,13 +157,14 @@ def observe(config: Config, load: Load, *, ids: Sequence[int], seen: Seen) -> No
     parts = ("positions", "first_norm", "relative_bias")
     before = [n for n in names if n.split(".")[0] == "decoder" and n.split(".")[1] in parts]
     own = params.unflatten({n.removeprefix("decoder."): tensors(load(n)) for n in before})
-    table, scale = tensors(load("embedding.table")), config.embedding.scale
+    table, called = tree("embedding.")
     streams = []
     for window in windows:
-        x = embedding(torch.from_numpy(window), table)
         at = torch.arange(window.shape[1])[None]
-        streams.append(enter(x if scale is None else x * scale, at, own, stack=stack))
-    del table
+        with _recording(called, seen):
+            given = torch.from_numpy(window)
+            streams.append(embed(given, at, table, own, config=config.embedding, stack=stack))
+    del table, called
     for i, layer in enumerate(stack.layers):
         leaves, called = tree(f"decoder.layers.{i}.")
         a = layer.attention
@@ -173,21 +173,32 @@ def observe(config: Config, load: Load, *, ids: Sequence[int], seen: Seen) -> No
             at = torch.arange(time)
             near = {rope: (cos[:time], sin[:time]) for rope, (cos, sin) in tables.items()}
             near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=False)
-            read: list[tuple[torch.Tensor, list[str]]] = []
-
-            def recorded(x: torch.Tensor, weight: Any, bias: Any = None, read=read, called=called) -> Any:
-                if not read or read[-1][0] is not x:
-                    read.append((x, []))
-                read[-1][1].append(called[id(weight)])
-                return body(linear)(x, weight, bias)
-
             empty = torch.zeros(1, a.groups, time, a.head_size)
-            with exporting({"linear": recorded}):
+            with _recording(called, seen):
                 past = torch.zeros(1, dtype=torch.int64)
                 streams[j], _ = block(x, (empty, empty), past, near, leaves, config=layer)
-            for given, users in read:
-                seen(tuple(users), given.flatten(0, 1).numpy())
     norm = tree("decoder.norm.")[0] if stack.final_norm is not None else None
+    back = tensors(load("head.project")) if config.embedding.inner is not None else None
     for x in streams:
         last = normalize(x, norm, norm=stack.final_norm)
+        if back is not None:
+            with _recording({id(back): "head.project"}, seen):
+                last = linear(last, back)
         seen(("embedding.table" if head.tied else "head.table",), last.flatten(0, 1).numpy())
+
+
+@contextmanager
+def _recording(called: Mapping[int, str], seen: Seen) -> Iterator[None]:
+    """Show `seen` what the products with these leaves, by their ids, are given: one input's together."""
+    read: list[tuple[torch.Tensor, list[str]]] = []
+
+    def recorded(x: torch.Tensor, weight: Any, bias: Any = None) -> Any:
+        if not read or read[-1][0] is not x:
+            read.append((x, []))
+        read[-1][1].append(called[id(weight)])
+        return body(linear)(x, weight, bias)
+
+    with exporting({"linear": recorded}):
+        yield
+    for given, users in read:
+        seen(tuple(users), given.flatten(0, 1).numpy())

@@ -24,9 +24,8 @@ from ..refimpl.errors import BundleError
 from ..refimpl.ops.activation import activation
 from ..refimpl.ops.attention import cached_attention
 from ..refimpl.ops.block import normalize, projected
-from ..refimpl.ops.embedding import embedding
 from ..refimpl.ops.linear import linear
-from ..refimpl.ops.model import enter, lm_logits, position_tables, score_biases
+from ..refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ..refimpl.ops.quant import Blocks
 from ..runtime.bundle import Bundle
 from ..runtime.golden import FACTOR, SEED, TRIES, largest
@@ -92,18 +91,19 @@ def first(parts: list[Part]) -> Part | None:
 
 
 def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
-    scale, stack, decoder = config.embedding.scale, config.decoder, params["decoder"]
+    stack, decoder = config.decoder, params["decoder"]
     assert stack is not None
     lm = config.head
     assert isinstance(lm, LM)
     added = {part: decoder[part] for part in ("positions", "relative_bias") if part in decoder}
     first = {"first_norm": dict(trees.flatten(decoder["first_norm"]))} if "first_norm" in decoder else {}
 
-    def embed(tree: Any) -> Array:
-        x = embedding(tokens, tree["table"]) * (1 if scale is None else np.asarray(scale, np.float32))
-        return enter(x, np.arange(tokens.shape[1])[None], tree, stack=stack)
+    def embedded(tree: Any) -> Array:
+        at = np.arange(tokens.shape[1])[None]
+        return embed(tokens, at, tree["own"], tree["stack"], config=config.embedding, stack=stack)
 
-    yield Piece("embedding", (), embed, {"table": params["embedding"]["table"], **added, **first})
+    own = dict(trees.flatten(params["embedding"]))
+    yield Piece("embedding", (), embedded, {"own": own, "stack": {**added, **first}})
     stream = "embedding"
     for i, layer in enumerate(config.layers):
         tree = trees.unflatten(dict(trees.flatten(decoder["layers"][i])))
@@ -131,9 +131,14 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
         yield Piece(hidden, (m,), _with(_hidden, layer=layer), mlp)
         yield Piece(y, (h, hidden), _with(add, w="down", b="bdown"), mlp)
         stream = y
-    last = decoder.get("norm")
-    norm = lambda x, t: normalize(x, t, norm=stack.final_norm)  # noqa: E731
-    yield Piece("head, input", (stream,), norm, last and dict(trees.flatten(last)))
+    last = {"norm": dict(trees.flatten(decoder.get("norm", {})))}
+    last |= {} if config.embedding.inner is None else {"project": params["head"]["project"]}
+
+    def leaving(x: Array, tree: Any) -> Array:
+        y = normalize(x, tree["norm"], norm=stack.final_norm)
+        return linear(y, tree["project"]) if "project" in tree else y
+
+    yield Piece("head, input", (stream,), leaving, last)
     tree = {"table": params["embedding" if lm.tied else "head"]["table"]}
     if lm.bias:
         tree["bias"] = params["head"]["bias"]

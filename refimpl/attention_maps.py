@@ -10,9 +10,8 @@ import numpy as np
 from .config import Attention, Config, Rope, Window
 from .ops.attention import attention_weights
 from .ops.block import block, encoder_block, normalize, projected
-from .ops.embedding import embedding
 from .ops.mask import causal_mask, window_mask
-from .ops.model import enter, position_tables, score_biases
+from .ops.model import embed, position_tables, score_biases
 from .ops.position import rotate
 
 
@@ -26,12 +25,9 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
     stack = config.decoder if config.encoder is None else config.encoder
     assert stack is not None
     leaves, at, e = params[name], np.arange(len(tokens)), config.embedding
-    x = embedding(tokens[None], params["embedding"]["table"])
-    x = x if e.scale is None else x * e.scale
-    if e.types is not None:
-        x = x + embedding(np.zeros_like(tokens)[None], params["embedding"]["types"])
-    x = enter(x, at[None], leaves, stack=stack)
     both = name == "encoder"
+    types = np.zeros_like(tokens)[None] if both and e.types is not None else None
+    x = embed(tokens[None], at[None], params["embedding"], leaves, types, config=e, stack=stack)
     tables: dict[Any, Any] = {
         rope: (cos.astype(x.dtype), sin.astype(x.dtype))
         for rope, (cos, sin) in position_tables(at, config=config).items()

@@ -31,6 +31,7 @@ from .config import (
     Attention,
     Classify,
     Config,
+    Embedding,
     Gated,
     Head,
     HeadNorm,
@@ -72,9 +73,7 @@ def shapes(config: Config) -> Shapes:
     for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         if stack is not None:
             found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
-    return found | {
-        f"head.{leaf}": shape for leaf, shape in _head(config.head, e.vocabulary, e.width, tables).items()
-    }
+    return found | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
 
 
 def _stack(stack: Stack, d: int, entry: int) -> Shapes:
@@ -100,11 +99,12 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     return found | _norm("norm.", stack.final_norm, d)
 
 
-def _head(head: Head, n: int, d: int, tables: int) -> Shapes:
+def _head(head: Head, e: Embedding) -> Shapes:
+    n, d = e.vocabulary, e.width
     found: Shapes = {}
     if isinstance(head, LM):
-        found |= {"project": (d, tables)} if tables != d else {}
-        d = tables
+        found |= {} if e.inner is None else {"project": (d, e.inner.width)}
+        d = d if e.inner is None else e.inner.width
     elif head.dense is not None:
         f = head.dense.width or d
         found |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})

@@ -31,8 +31,8 @@ from ..refimpl import params as trees
 from ..refimpl.config import LM, Config
 from ..refimpl.errors import BundleError
 from ..refimpl.ops.block import block, normalize
-from ..refimpl.ops.embedding import embedding
-from ..refimpl.ops.model import enter, lm_logits, position_tables, score_biases
+from ..refimpl.ops.linear import linear
+from ..refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ..refimpl.ops.quant import Blocks
 from .fidelity import log_softmax
 from .manifest import GOLDEN
@@ -297,16 +297,19 @@ def logits(
     assert stack is not None
     assert isinstance(head, LM)
     time, tables = len(at), position_tables(at, config=config)
-    decoder, scale, table = params["decoder"], config.embedding.scale, params["embedding"]["table"]
+    decoder, table = params["decoder"], params["embedding"]["table"]
     seen("embedding.table", table)
+    inner = [part for part in ("project", "project_bias") if part in params["embedding"]]
+    own = load({part: params["embedding"][part] for part in inner}, "embedding.")
     parts = ("positions", "first_norm", "relative_bias")
     added = load({part: decoder[part] for part in parts if part in decoder}, "decoder.")
     ids, which = np.unique(tokens, return_inverse=True)
     streams = []
     for run in runs:
-        x = embedding(which.reshape(tokens.shape), run.weights(_rows(table, ids)))
+        few = trees.map_leaves(lambda _, leaf, run=run: run.weights(leaf), own | {"table": _rows(table, ids)})
         tree = trees.map_leaves(lambda _, leaf, run=run: run.weights(leaf), added)
-        streams.append(run.begin(enter(x if scale is None else x * scale, at[None], tree, stack=stack)))
+        given = which.reshape(tokens.shape)
+        streams.append(run.begin(embed(given, at[None], few, tree, config=config.embedding, stack=stack)))
     del table
     for i, layer in enumerate(stack.layers):
         leaves = load(decoder["layers"][i], f"decoder.layers.{i}.")
@@ -320,7 +323,10 @@ def logits(
             x, _ = block(x, (empty, empty), np.zeros(len(x), np.int64), near, tree, config=layer)
             streams[place] = run.round(x)
     norm = load(decoder["norm"], "decoder.norm.") if "norm" in decoder else None
-    streams = [normalize(x, norm, norm=stack.final_norm) for x in streams]
+    back = load({"project": params["head"]["project"]}, "head.") if config.embedding.inner else {}
+    for place, run in enumerate(runs):
+        x = normalize(streams[place], norm, norm=stack.final_norm)
+        streams[place] = linear(x, run.weights(back["project"])) if back else x
     table = params["embedding" if head.tied else "head"]["table"]
     bias = params["head"]["bias"] if head.bias else None
     for name, leaf in (("head.table", None if head.tied else table), ("head.bias", bias)):

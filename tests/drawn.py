@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from tfm.refimpl.config import (
     Gated,
     Head,
     HeadNorm,
+    Inner,
     Layer,
     LayerNorm,
     Learned,
@@ -27,6 +29,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     LongRope,
     MaskedLM,
+    Mlp,
     MoE,
     Norm,
     Plain,
@@ -45,7 +48,7 @@ from tfm.refimpl.config import (
 
 CONTEXT = 32
 
-scales = st.sampled_from((None, 3.0))
+scales, shares = st.sampled_from((None, 3.0)), st.sampled_from((None, 0.3))
 eps = st.sampled_from((1e-6, 1e-2))
 some_norms: st.SearchStrategy[Norm] = st.one_of(
     st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans(), st.booleans())
@@ -81,11 +84,17 @@ def mixtures(draw: st.DrawFn) -> MoE:
     )
 
 
+def bounded(mlp: Mlp) -> Mlp:
+    """Squares of squares leave float32 after a few layers: they stand behind a norm."""
+    grows = mlp.activation == "relu_squared" and mlp.pre is None
+    return replace(mlp, pre=RMSNorm(1e-2)) if grows else mlp
+
+
 mlps = st.one_of(
     mixtures(),
     st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
     st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
-)
+).map(bounded)
 originals = st.sampled_from((8, 64))  # below and above the context
 
 
@@ -151,7 +160,7 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
 
 @st.composite
 def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
-    """A stack; `crossed` if its layers read another one."""
+    """A stack, its positions of this width; `crossed` if its layers read another one."""
     shared = draw(st.one_of(st.none(), st.just(RelativeBias(6, 9))))
     heads = draw(st.integers(1, 3))
     layers = []
@@ -160,7 +169,7 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
         parallel = not crossed and draw(st.booleans())
         residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
         own = draw(attentions(shared, heads))
-        layers.append(Layer(own, draw(mlps), parallel, cross, residual, draw(scales)))
+        layers.append(Layer(own, draw(mlps), parallel, cross, residual, draw(shares)))
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))
@@ -168,7 +177,11 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
 
 
 lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())
-denses = st.one_of(st.none(), st.builds(Dense, st.one_of(st.none(), kinds), st.booleans(), norms))
+some_denses = st.builds(
+    Dense, st.one_of(st.none(), kinds), st.booleans(), norms, st.sampled_from((None, 1, 5))
+)
+denses = st.one_of(st.none(), some_denses)
+inners = st.one_of(st.none(), st.builds(Inner, st.integers(1, 8), st.booleans(), st.booleans()))
 poolings = st.sampled_from(("first", "last", "mean", "max"))
 heads: st.SearchStrategy[Head] = st.one_of(
     st.builds(MaskedLM, st.booleans(), denses, st.booleans()),
@@ -180,11 +193,22 @@ heads: st.SearchStrategy[Head] = st.one_of(
 
 
 @st.composite
+def fitting(draw: st.DrawFn, embedding: Embedding) -> Head:
+    """A head of an encoder; one that is tied gives vectors of the table's width."""
+    head, inner = draw(heads), embedding.inner
+    if isinstance(head, MaskedLM) and head.tied:
+        tables = embedding.width if inner is None else inner.width
+        dense = head.dense if tables == embedding.width or head.dense else draw(some_denses)
+        head = replace(head, dense=dense and replace(dense, width=tables))
+    return head
+
+
+@st.composite
 def configs(draw: st.DrawFn) -> Config:
     """A decoder alone."""
-    width = draw(st.integers(1, 8))
-    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
-    return Config(embedding, draw(stacks(width=width)), draw(lms), CONTEXT)
+    width, inner = draw(st.integers(1, 8)), draw(inners)
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), inner=inner)
+    return Config(embedding, draw(stacks(width=entry(embedding))), draw(lms), CONTEXT)
 
 
 @st.composite
@@ -192,8 +216,15 @@ def encoders(draw: st.DrawFn) -> Config:
     """An encoder alone, with any of the heads."""
     width = draw(st.integers(1, 8))
     types = draw(st.sampled_from((None, 1, 2)))
-    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types)
-    return Config(embedding, None, draw(heads), CONTEXT, draw(stacks(width=width)))
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(inners))
+    head = draw(fitting(embedding))
+    return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding))))
+
+
+def entry(embedding: Embedding) -> int:
+    """The width of what positions are added to."""
+    inner = embedding.inner
+    return inner.width if inner is not None and inner.late else embedding.width
 
 
 @st.composite

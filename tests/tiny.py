@@ -16,6 +16,7 @@ from tfm.refimpl.config import (
     Gated,
     Head,
     HeadNorm,
+    Inner,
     Layer,
     LayerNorm,
     Learned,
@@ -96,6 +97,22 @@ def mixture(vocabulary: int = 97) -> Config:
     )  # fmt: skip
     layers = tuple(replace(first, mlp=kind) for kind in kinds)
     return replace(base, decoder=replace(base.decoder, layers=layers))
+
+
+def rare(head_size: int = 16) -> Config:
+    """A decoder of words that few families use: tables of their own width, norms of heads of each kind,
+    clipping, a residual at the norm, sublayers side by side on one norm, norms without weights."""
+    base = llama(layers=3, head_size=head_size, width=40, tied=False)
+    assert base.decoder is not None
+    one, bare, layer = base.decoder.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
+    each, whole = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
+    layers = (
+        Layer(replace(one.attention, qk_norm=each, clip=1.5, pre=layer), one.mlp, scale=0.3, residual="norm"),
+        Layer(replace(one.attention, qk_norm=whole, pre=bare), replace(one.mlp, pre=None), parallel=True),
+        Layer(replace(one.attention, position=Alibi(8.0, 0.3)), replace(one.mlp, activation="mish")),
+    )
+    embedding = replace(base.embedding, inner=Inner(32, bias=True), scale=2.0)
+    return replace(base, embedding=embedding, decoder=replace(base.decoder, layers=layers, final_norm=bare))
 
 
 WORDS = MaskedLM(tied=True, dense=Dense("tanh", norm=LayerNorm(1e-5)))

@@ -10,10 +10,10 @@ from ...refimpl.config import LM, Answer, Classify, Config, Dense, MaskedLM, Poo
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
-from .embedding import embedding, unembedding
+from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import enter, score_biases
+from .model import embed, score_biases
 
 if TYPE_CHECKING:
     from torch import Tensor as Array
@@ -27,15 +27,11 @@ def encode(
     """Embedding, layers in order, the last norm."""
     stack, encoder = config.encoder, tree["encoder"]
     assert stack is not None
-    x = embedding(tokens, tree["embedding"]["table"])
-    if config.embedding.scale is not None:
-        x = config.embedding.scale * x
-    if config.embedding.types is not None:
-        kinds = tree["embedding"]["types"]
-        x = x + (kinds[:1] if types is None else embedding(types, kinds))
+    if config.embedding.types is not None and types is None:
+        types = torch.zeros_like(tokens)
     at = torch.arange(tokens.shape[1], device=tokens.device)
     queries = at.unsqueeze(0)
-    x = enter(x, queries, encoder, stack=stack)
+    x = embed(tokens, queries, tree["embedding"], encoder, types, config=config.embedding, stack=stack)
     near = {**tables, **score_biases(queries, at, encoder, x.dtype, stack=stack, bidirectional=True)}
     for i, layer in enumerate(stack.layers):
         x = encoder_block(x, lengths, near, encoder["layers"][i], config=layer)

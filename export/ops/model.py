@@ -12,6 +12,7 @@ from ...refimpl.config import (
     Alibi,
     Config,
     DynamicNTK,
+    Embedding,
     Learned,
     LinearScaling,
     Llama3Scaling,
@@ -25,6 +26,7 @@ from ...refimpl.config import (
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import block, normalize
 from .embedding import embedding, unembedding
+from .linear import linear
 from .position import learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import (
@@ -38,7 +40,7 @@ from .rope_scaling import (
 if TYPE_CHECKING:
     from torch import Tensor as Array
 
-__all__ = ["enter", "lm_logits", "model", "position_tables", "score_biases"]
+__all__ = ["embed", "lm_logits", "model", "position_tables", "score_biases"]
 
 
 def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
@@ -88,8 +90,25 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Arr
     return made
 
 
-def enter(x: Array, positions: Array, tree: Any, *, stack: Stack) -> Array:
-    """Positions and the first norm."""
+def embed(
+    tokens: Array,
+    positions: Array,
+    own: Any,
+    tree: Any,
+    types: Array | None = None,
+    *,
+    config: Embedding,
+    stack: Stack,
+) -> Array:
+    """Rows of tables, a map to the model's width before or after what is added, the first norm."""
+    x, inner = embedding(tokens, own["table"]), config.inner
+    if config.scale is not None:
+        x = config.scale * x
+    early = inner is not None and not inner.late
+    if early:
+        x = linear(x, own["project"], own.get("project_bias"))
+    if types is not None:
+        x = x + embedding(types, own["types"])
     if isinstance(stack.positions, Learned):
         x = x + learned(positions, tree["positions"], offset=stack.positions.offset)
     if isinstance(stack.positions, Sinusoidal):
@@ -100,7 +119,10 @@ def enter(x: Array, positions: Array, tree: Any, *, stack: Stack) -> Array:
             interleaved=stack.positions.interleaved,
         )
         x = x + waves.to(x.dtype)
-    return normalize(x, tree.get("first_norm"), norm=stack.first_norm)
+    x = normalize(x, tree.get("first_norm"), norm=stack.first_norm)
+    if inner is not None and not early:
+        x = linear(x, own["project"], own.get("project_bias"))
+    return x
 
 
 def score_biases(
@@ -140,12 +162,9 @@ def model(
     stack, head, decoder = config.decoder, config.head, tree["decoder"]
     assert stack is not None
     assert isinstance(head, LM)
-    x = embedding(tokens, tree["embedding"]["table"])
-    if config.embedding.scale is not None:
-        x = config.embedding.scale * x
     queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
     keys = torch.arange(cache[0][0].shape[2], device=past.device)
-    x = enter(x, queries, decoder, stack=stack)
+    x = embed(tokens, queries, tree["embedding"], decoder, config=config.embedding, stack=stack)
     near = {**tables, **score_biases(queries, keys, decoder, x.dtype, stack=stack, bidirectional=False)}
     new = []
     for i, layer in enumerate(stack.layers):
@@ -154,6 +173,8 @@ def model(
         x, pair = block(x, cache[i], past, near, decoder["layers"][i], memory, only, config=layer)
         new.append(pair)
     wanted = normalize(x, decoder.get("norm"), norm=stack.final_norm)
+    if config.embedding.inner is not None:
+        wanted = linear(wanted, tree["head"]["project"])
     table = tree["embedding" if head.tied else "head"]["table"]
     return lm_logits(wanted, table, tree.get("head", {}).get("bias"), head=head), new
 

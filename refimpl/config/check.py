@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .heads import LM, Classify, MaskedLM, Tag
+from .heads import LM, Classify, Head, MaskedLM, Tag
 from .layers import Attention, Full, HeadNorm, LayerNorm, Mlp, MoE, Window
 from .positions import (
     Alibi,
@@ -65,8 +65,16 @@ def check(config: Config) -> None:
         isinstance(head, LM) == (decoder is not None),
         f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
     )
+    _need(
+        encoder is not None or config.embedding.types is None,
+        f"token types are an encoder's, got {config.embedding.types} for a decoder alone",
+    )
+    tables = config.embedding.width
     if config.embedding.inner is not None:
-        _check_inner(config.embedding.inner.width, config)
+        tables = config.embedding.inner.width
+        _bounded("width of the tables", tables, LIMITS["width"])
+        _need(encoder is None or decoder is None, "a model with two stacks has one width, got an inner one")
+    _check_head(head, config.embedding.width, tables)
     if isinstance(head, Classify | Tag):
         _bounded("labels", head.labels, LIMITS["vocabulary"])
     for name, stack in (("encoder", encoder), ("decoder", decoder)):
@@ -74,12 +82,14 @@ def check(config: Config) -> None:
             _check_stack(name, stack, config, crossed=name == "decoder" and encoder is not None)
 
 
-def _check_inner(width: int, config: Config) -> None:
-    _bounded("width of the tables", width, LIMITS["width"])
-    if isinstance(head := config.head, MaskedLM) and head.tied:
-        got = config.embedding.width if head.dense is None else head.dense.width or config.embedding.width
-        _need(got == width, f"a tied output must have the width of the tables, {width}, got {got}")
-    _need(config.encoder is None or config.decoder is None, "a model with two stacks has one width")
+def _check_head(head: Head, width: int, tables: int) -> None:
+    if isinstance(head, LM) or head.dense is None:
+        made = width
+    else:
+        made = width if head.dense.width is None else head.dense.width
+        _bounded("width of the head's dense map", made, LIMITS["width"])
+    if isinstance(head, MaskedLM) and head.tied:
+        _need(made == tables, f"a tied output must have the width of the tables, {tables}, got {made}")
 
 
 def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:

@@ -10,10 +10,10 @@ from ..config import LM, Answer, Classify, Config, Dense, MaskedLM, Pool, Tag
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
-from .embedding import embedding, unembedding
+from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import enter, score_biases
+from .model import embed, score_biases
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -31,12 +31,10 @@ def encode(
     """
     stack, leaves, e = config.encoder, tree["encoder"], config.embedding
     assert stack is not None
-    x = embedding(tokens, tree["embedding"]["table"])
-    x = x if e.scale is None else x * e.scale
-    if e.types is not None:
-        x = x + embedding(np.zeros_like(tokens) if types is None else types, tree["embedding"]["types"])
+    if e.types is not None and types is None:
+        types = np.zeros_like(tokens)
     at = np.arange(tokens.shape[1])
-    x = enter(x, at[None], leaves, stack=stack)
+    x = embed(tokens, at[None], tree["embedding"], leaves, types, config=e, stack=stack)
     near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=True)
     for layer, own in zip(stack.layers, leaves["layers"], strict=True):
         x = encoder_block(x, lengths, near, own, config=layer)

@@ -12,6 +12,7 @@ from ..config import (
     Alibi,
     Config,
     DynamicNTK,
+    Embedding,
     Learned,
     LinearScaling,
     Llama3Scaling,
@@ -25,6 +26,7 @@ from ..config import (
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import block, normalize
 from .embedding import embedding, unembedding
+from .linear import linear
 from .position import learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import (
@@ -38,7 +40,7 @@ from .rope_scaling import (
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
-__all__ = ["enter", "lm_logits", "model", "position_tables", "score_biases"]
+__all__ = ["embed", "lm_logits", "model", "position_tables", "score_biases"]
 
 
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Array, Array]]:
@@ -83,11 +85,27 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Arr
     return made
 
 
-def enter(x: Array, positions: Array, tree: Any, *, stack: Stack) -> Array:
-    """What comes before the first layer: embedded tokens [B, T, D] with their positions [B, T] added.
+def embed(
+    tokens: Array,
+    positions: Array,
+    own: Any,
+    tree: Any,
+    types: Array | None = None,
+    *,
+    config: Embedding,
+    stack: Stack,
+) -> Array:
+    """What comes before the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    Conventions: positions are added after the embedding's scale and before its norm, as in BERT and BART.
+    `own` are the leaves of the embedding, `tree` those of the stack. The order is scale, map to the
+    model's width, `types` [B, T], positions, norm (BERT, BART, OPT); a `late` map is the last (ELECTRA).
     """
+    x = embedding(tokens, own["table"])
+    x = x if config.scale is None else x * config.scale
+    if config.inner is not None and not config.inner.late:
+        x = linear(x, own["project"], own.get("project_bias"))
+    if types is not None:
+        x = x + embedding(types, own["types"])
     match stack.positions:
         case Learned(_, offset):
             x = x + learned(positions, tree["positions"], offset=offset)
@@ -96,7 +114,9 @@ def enter(x: Array, positions: Array, tree: Any, *, stack: Stack) -> Array:
             x = x + sinusoidal(positions, frequencies, interleaved=interleaved).astype(x.dtype)
         case None:
             pass
-    return normalize(x, tree.get("first_norm"), norm=stack.first_norm)
+    x = normalize(x, tree.get("first_norm"), norm=stack.first_norm)
+    late = config.inner is not None and config.inner.late
+    return linear(x, own["project"], own.get("project_bias")) if late else x
 
 
 def score_biases(
@@ -141,10 +161,7 @@ def model(
     assert stack is not None
     assert isinstance(head, LM)
     queries = past[:, None] + np.arange(tokens.shape[1])
-    x = embedding(tokens, tree["embedding"]["table"])
-    x = enter(
-        x if config.embedding.scale is None else x * config.embedding.scale, queries, leaves, stack=stack
-    )
+    x = embed(tokens, queries, tree["embedding"], leaves, config=config.embedding, stack=stack)
     keys = np.arange(cache[0][0].shape[2])
     near = tables | score_biases(queries, keys, leaves, x.dtype, stack=stack, bidirectional=False)
     new = []
@@ -155,6 +172,7 @@ def model(
         x, pair = block(x, pair, past, near, own, other, only, config=layer)
         new.append(pair)
     x = normalize(x, leaves.get("norm"), norm=stack.final_norm)
+    x = x if config.embedding.inner is None else linear(x, tree["head"]["project"])
     table = tree["embedding" if head.tied else "head"]["table"]
     return lm_logits(x, table, tree["head"]["bias"] if head.bias else None, head=head), new
 

@@ -19,13 +19,17 @@ from tfm.refimpl.config import (
     Attention,
     Classify,
     Config,
+    Dense,
     DynamicNTK,
     Embedding,
     HeadNorm,
+    Inner,
+    LayerNorm,
     Learned,
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    MaskedLM,
     MoE,
     RelativeBias,
     RMSNorm,
@@ -90,6 +94,10 @@ def attention(config: Config, which: str = "decoder", **changed: Any) -> Config:
 
 def stack(config: Config, which: str = "decoder", **changed: Any) -> Config:
     return replace(config, **{which: replace(getattr(config, which), **changed)})
+
+
+def embedding(config: Config, **changed: Any) -> Config:
+    return replace(config, embedding=replace(config.embedding, **changed))
 
 
 def scaled(scaling: Any) -> Any:
@@ -175,6 +183,32 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: attention(PAIR, position=RelativeBias(8, 9)),
         "decoder: layers share one table of relative biases, got 2 kinds",
+    ),
+    (lambda: layer(LLAMA, parallel=True, residual="norm"), "one sublayer after the other, got parallel"),
+    (lambda: layer(LLAMA, scale=0.0), "layer 0: scale of the sublayers' outputs must be positive, got 0.0"),
+    (lambda: attention(LLAMA, clip=0.0), "clip of queries, keys and values must be positive, got 0.0"),
+    (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "scale of ALiBi must be positive, got 0.0"),
+    (lambda: layer(PAIR, cross=replace(CROSS, clip=1.0)), "must have no position, pattern, clip or norm"),
+    (
+        lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5))),
+        "layer 0: a norm of queries and keys must have a weight and no bias, got LayerNorm(eps=1e-05, bias",
+    ),
+    (lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5, False, False))), "must have a weight and no"),
+    (lambda: embedding(LLAMA, types=2), "token types are an encoder's, got 2 for a decoder alone"),
+    (lambda: embedding(LLAMA, inner=Inner(0)), "width of the tables must be 1 to 1048576, got 0"),
+    (lambda: embedding(PAIR, inner=Inner(8)), "a model with two stacks has one width, got an inner one"),
+    (
+        lambda: embedding(ENCODER, inner=Inner(8)),
+        "a tied output must have the width of the tables, 8, got 48",
+    ),
+    (
+        lambda: replace(ENCODER, head=MaskedLM(True, Dense(None, width=9))),
+        "a tied output must have the width of the tables, 48, got 9",
+    ),
+    (lambda: replace(ENCODER, head=Tag(2, Dense(None, width=0))), "head's dense map must be 1 to 1048576"),
+    (
+        lambda: embedding(stack(LLAMA, positions=Sinusoidal()), inner=Inner(7, late=True)),
+        "decoder: sinusoidal positions need an even width, got 7",
     ),
     (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
 ]

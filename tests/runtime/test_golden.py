@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from tfm.refimpl import params
+from tfm.refimpl.config import Embedding, Inner
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
@@ -19,6 +20,8 @@ CONFIGS = {
     "short": tiny.llama(context=1),
     "added": tiny.added(),
     "mixture": tiny.mixture(),
+    "rare": tiny.rare(),
+    "late": dataclasses.replace(tiny.llama(), embedding=Embedding(97, 48, inner=Inner(24, late=True))),
 }
 
 
@@ -68,8 +71,9 @@ def test_layer_by_layer_is_the_model(name):
     assert np.allclose(found, whole(NumpyEngine(config, tree), tokens), rtol=0, atol=1e-12)
 
 
-def test_each_leaf_is_loaded_once_and_shown():
-    config, seen = CONFIGS["everything"], []
+@pytest.mark.parametrize("name", ["everything", "added", "rare", "late"])
+def test_each_leaf_is_loaded_once_and_shown(name):
+    config, seen = CONFIGS[name], []
     tree = tiny.weights(config)
     goldens.logits(
         config, tree, np.zeros((1, 2), np.int64), [Run(np.dtype(np.float32))], lambda n, _: seen.append(n)

@@ -76,6 +76,6 @@ HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
         "encoder.encode", "encoder.memory", "encoder.predict",
-        "model.enter", "model.lm_logits", "model.model", "model.position_tables", "model.score_biases",
+        "model.embed", "model.lm_logits", "model.model", "model.position_tables", "model.score_biases",
     }
 )  # fmt: skip
