@@ -1,4 +1,8 @@
-"""Where a token stands: rotary positions and their scalings, biases of scores, vectors added."""
+"""Where a token stands: rotary positions and their scalings, biases of scores, vectors added.
+
+Frequencies never depend on how long a text is, only on the Config's `context`: a token is turned the
+same whatever follows it, and a cached key as the query that reads it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,11 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class DynamicNTK:
-    """A larger theta, by how far the Config's context passes the trained one."""
+    """A larger theta, by how far the Config's `context` passes the trained one.
+
+    All texts have the theta of a text of `context` tokens. transformers' follows the length so far, so
+    that shorter texts differ there where `context` is above `original_context`.
+    """
 
     factor: float
     original_context: int
@@ -37,7 +45,10 @@ class Yarn:
 
 @dataclass(frozen=True)
 class LongRope:
-    """A divisor for each pair, one set for contexts up to the trained one, one for longer ones."""
+    """A divisor for each pair: `short` where the Config's `context` is at most the trained one, else `long`.
+
+    All texts have the same ones. transformers changes over once a text is longer than `original_context`.
+    """
 
     short: tuple[float, ...]
     long: tuple[float, ...]

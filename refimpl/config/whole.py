@@ -48,7 +48,8 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Config:
-    """A model; `context` is the length in tokens that it was made for.
+    """A model; `context` is the length in tokens that it was made for: no text is longer, and scalings
+    of positions that depend on a length take this one.
 
     A decoder alone, an encoder alone, or a decoder whose layers read an encoder by `cross`.
     """
