@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .config import Config, to_json
+from .directory import LIMITS, inside, read_object, read_text
 from .errors import CheckpointError
 from .families import read_config, read_gguf
 from .generation import Generation, read_generation
@@ -27,21 +27,12 @@ from .labels import mask_id, read_labels
 from .ops.quant import Blocks
 from .params import Tree, flatten
 from .safetensors import SafeTensors, save
-from .storage import map_file, read_file
-from .strict_json import parse
+from .sentence import read_sentence
+from .storage import map_file
 from .weights import Leaves, check_finite, materialize
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
-KILO = 1024
-LIMITS = {
-    "config.json": 1024 * KILO,
-    "generation_config.json": 1024 * KILO,
-    "chat_template.jinja": 256 * KILO,
-    "tokenizer_config.json": 16 * 1024 * KILO,
-    "model.safetensors.index.json": 64 * 1024 * KILO,
-    "tokenizer.json": 64 * 1024 * KILO,
-}
 OWN = "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
@@ -137,67 +128,34 @@ def _present(values: Iterable[Any]) -> list[Any]:
 
 
 def _open_directory(path: Path) -> Checkpoint:
-    raw = _json(path, "config.json")
+    raw = read_object(path, "config.json")
     if raw is None:
         found = [file.name for file in path.glob("*.gguf")]
         hint = f": name the file itself, {found[0]}" if found else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
+    sentence = read_sentence(path)
     shards = _shards(path)
     source = Shards(shards)
-    config, family = read_config(raw, where, source.names)
+    config, family = read_config(raw, where, source.names, "pool" if sentence else None)
+    config = sentence.of(config) if sentence else config
     leaves = Leaves(config, source, family.WEIGHTS, family.PREFIX)
-    own = _json(path, OWN)
+    own = read_object(path, OWN)
     generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
-    tokenizer = _text(path, "tokenizer.json")
-    about = _json(path, "tokenizer_config.json") or {}
+    tokenizer = read_text(path, "tokenizer.json")
+    about = read_object(path, "tokenizer_config.json") or {}
     mask = mask_id(about, tokenizer, config, str(path / "tokenizer_config.json"))
-    read = (path / "config.json", *(shard.path for shard in shards))
+    read = (path / "config.json", *(shard.path for shard in shards), *(sentence.files if sentence else ()))
     return Checkpoint(
         path=path,
         config=config,
         leaves=leaves,
         tokenizer=tokenizer,
-        chat_template=_text(path, "chat_template.jinja") or _old_template(path, about),
+        chat_template=read_text(path, "chat_template.jinja") or _old_template(path, about),
         generation=replace(generation, mask=mask),
         files=read if tokenizer is None else (*read, path / "tokenizer.json"),
         labels=read_labels(raw, config, where),
     )
-
-
-def inside(directory: Path, name: str) -> Path:
-    """A file of a model directory; CheckpointError for a name or a link that leads out of it.
-
-    A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
-    snapshot the directory is.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", name):
-        raise CheckpointError(f"{directory}: a file's name must be plain, without folders, got {name!r:.80}")
-    home, target = directory.resolve(), (directory / name).resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if target.parent not in (home, blobs):
-        raise CheckpointError(f"{directory / name}: links out of the model's directory, to {target}")
-    return target
-
-
-def _text(directory: Path, name: str) -> str | None:
-    file = inside(directory, name)
-    if not file.exists():
-        return None
-    try:
-        return read_file(file, LIMITS[name]).decode("utf-8")
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{directory / name}: must be UTF-8") from None
-
-
-def _json(directory: Path, name: str) -> dict[str, Any] | None:
-    text = _text(directory, name)
-    if text is None:
-        return None
-    value = parse(text, str(directory / name))
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{directory / name}: must be a JSON object, got {value!r:.80}")
-    return value
 
 
 def _old_template(path: Path, about: dict[str, Any]) -> str | None:
@@ -219,7 +177,7 @@ def _shards(path: Path) -> list[SafeTensors]:
     """The safetensors files of a directory, which hold what the index says, and nothing else."""
     if (path / SINGLE).exists():
         return [SafeTensors(inside(path, SINGLE))]
-    index = _json(path, INDEX)
+    index = read_object(path, INDEX)
     if index is None:
         code = [file.name for file in path.iterdir() if file.suffix in CODE]
         hint = f": {code[0]} can run code and isn't opened, convert it" if code else ""

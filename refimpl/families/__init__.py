@@ -58,11 +58,15 @@ def families() -> dict[str, Family]:
 
 
 def read_config(
-    values: Any, where: str = "config.json", tensors: Collection[str] | None = None
+    values: Any,
+    where: str = "config.json",
+    tensors: Collection[str] | None = None,
+    task: Task | None = None,
 ) -> tuple[Config, Family]:
     """The Config that a config.json states, and its family; ConfigError for what isn't known.
 
-    `tensors` are the names of the weights beside it, if there are any.
+    `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one
+    for it, whatever architecture is named.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
@@ -70,10 +74,12 @@ def read_config(
     family = keys.choice("model_type", families())
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     tasks = {family.ARCHITECTURES.get(a) if isinstance(a, str) else None for a in named}
-    task = tasks.pop()
-    if tasks or task is None:
+    said = tasks.pop()
+    if tasks or said is None:
         raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
-    config = family.config(keys, task)
+    if task not in (None, *family.ARCHITECTURES.values()):
+        raise keys.fail("model_type", f"a model for the task {task}")
+    config = family.config(keys, task or said)
     pair = config.encoder is not None and config.decoder is not None
     if keys.get("is_encoder_decoder", bool, pair) != pair:
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")

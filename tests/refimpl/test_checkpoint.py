@@ -170,6 +170,10 @@ def test_side_files_are_bounded(model, name):
         file.truncate(LIMITS[name] + 1)
     if name == "tokenizer_config.json":
         (model / "chat_template.jinja").unlink()
+    if "sentence" in name:
+        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+        steps = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]
+        write(model / "modules.json", steps)
     with pytest.raises(CheckpointError, match=f"{name}: may have {LIMITS[name]} bytes"):
         open_checkpoint(model)
 
