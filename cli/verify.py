@@ -49,7 +49,7 @@ def divergence(bundle: Path) -> str:
         from ..export.locate import first, locate
 
         opened = open_bundle(bundle, check_hashes=True)
-        part = first(locate(opened, load(opened.path).tokens))
+        part = first(locate(opened, load(opened.path, opened.config).tokens))
     except (ImportError, TfmError):
         return ""  # without onnx and torch, or of a bundle that isn't one, nothing more can be said
     if part is None:

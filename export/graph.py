@@ -24,7 +24,8 @@ from ..refimpl import params as trees
 from ..refimpl.config import Config
 from ..refimpl.errors import ExportError
 from ..runtime.layout import Group
-from .module import Decoder
+from ..runtime.ports import Graph
+from .module import Part
 from .seam import exporting
 from .targets import Target
 from .targets.leaves import Blocked, NBits, Row, Static
@@ -41,6 +42,7 @@ DTYPES = {
 
 def build(
     config: Config,
+    graph: Graph,
     tensors: Mapping[str, Any],
     groups: Mapping[str, Group],
     target: Target,
@@ -48,73 +50,50 @@ def build(
     data: Path,
     dtype: str = "float32",
     opset: int | None = None,
-) -> tuple[ir.Model, list[str]]:
-    """The graph over the tensors in `data`, and the reasons why fused forms were refused.
+) -> ir.Model:
+    """One graph of the model over the tensors in `data`.
 
     Raises ExportError when the exporter changed what was promised: a dynamic axis that became a
     constant, an initializer that is missing or was copied into the graph.
     """
-    emits, reasons = target.emits(config)
+    owned = {name: group for name, group in groups.items() if graph.owns(name)}
+    own = {name: entry for name, entry in tensors.items() if graph.owns(name)}
     with FakeTensorMode():
         fakes = {
-            name: torch.empty(tuple(entry.shape), dtype=DTYPES[entry.dtype])
-            for name, entry in tensors.items()
+            name: torch.empty(tuple(entry.shape), dtype=DTYPES[entry.dtype]) for name, entry in own.items()
         }
-        module = Decoder(
-            config, trees.unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
-        ).eval()
-        inputs = _inputs(config, DTYPES[dtype])
-        with exporting(emits), warnings.catch_warnings(), quiet():
+        tree = trees.unflatten({name: _leaf(group, fakes) for name, group in owned.items()})
+        module = Part(config, graph, tree).eval()
+        with exporting(target.emits(config).table), warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                inputs,
+                _inputs(graph, DTYPES[dtype]),
                 dynamo=True,
                 optimize=False,
                 verbose=False,
                 opset_version=opset or target.opset,
-                input_names=[name for name, _ in input_axes(config)],
-                output_names=output_names(config),
-                dynamic_shapes=_dynamic(config),
+                input_names=[port.name for port in graph.inputs],
+                output_names=[port.name for port in graph.outputs],
+                dynamic_shapes=(_dynamic(graph),),
             )
     if program is None:
         raise ExportError("the exporter gave no program")
     model = program.model
-    weights = _weights(model, tensors, data)
+    weights = _weights(model, own, data)
     # The optimizer doesn't see the weights: it would copy what it folds into the graph, and make one
     # of two small ones that are equal, such as norms of ones.
     with quiet():
         onnxscript.optimizer.optimize_ir(
             model,
-            should_fold=lambda node: False if any(v and v.name in tensors for v in node.inputs) else None,
+            should_fold=lambda node: False if any(v and v.name in own for v in node.inputs) else None,
         )
         passes.CommonSubexpressionEliminationPass()(model)
     _strip(model)
-    _check(model, config, tensors)
+    _check(model, graph, own)
     for name, tensor in weights.items():
         model.graph.initializers[name].const_value = tensor
-    return model, reasons
-
-
-def input_axes(config: Config) -> list[tuple[str, list[str | int]]]:
-    """Name and axes of each graph input, in order; a string is an axis that varies."""
-    found: list[tuple[str, list[str | int]]] = [
-        ("tokens", ["batch", "time"]),
-        ("past", ["batch"]),
-        ("at", ["batch", "wanted"]),
-    ]
-    for i, layer in enumerate(config.layers):
-        a = layer.attention
-        found += [(f"{name}.{i}", ["batch", a.groups, "capacity", a.head_size]) for name in ("k", "v")]
-    for i, rope in enumerate(config.ropes):
-        found += [(f"{name}.{i}", ["capacity", rope.dims // 2]) for name in ("cos", "sin")]
-    return found
-
-
-def output_names(config: Config) -> list[str]:
-    """Names of the graph's outputs, in order."""
-    layers = range(len(config.layers))
-    return ["logits", *(f"{name}_out.{i}" for i in layers for name in ("k", "v"))]
+    return model
 
 
 def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
@@ -137,34 +116,24 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
     return Blocked(field("codes"), field("scale"), zero, minimum, scheme.bits, scheme.block)
 
 
-def _inputs(config: Config, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments of `Decoder.forward` for tracing: sizes of at least two and all different."""
-    sizes = {"batch": 2, "time": 3, "wanted": 5, "capacity": 7}
-    made = {}
-    for name, axes in input_axes(config):
-        shape = [sizes[a] if isinstance(a, str) else a for a in axes]
-        made[name] = torch.zeros(shape, dtype=torch.int64 if name in ("tokens", "past", "at") else dtype)
-    return _arguments(config, made)
+# Sizes for tracing: at least two and all different.
+SIZES = {"batch": 2, "time": 3, "wanted": 5, "capacity": 7, "text": 11}
 
 
-def _dynamic(config: Config) -> tuple[Any, ...]:
-    dim = {name: torch.export.Dim(name) for name in ("batch", "time", "wanted", "capacity")}
-    made = {
-        name: {i: dim[a] for i, a in enumerate(axes) if isinstance(a, str)}
-        for name, axes in input_axes(config)
-    }
-    return _arguments(config, made)
+def _inputs(graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Arguments of `Part.forward` for tracing."""
+    return tuple(
+        torch.zeros(
+            [SIZES[a] if isinstance(a, str) else a for a in port.axes],
+            dtype=torch.int64 if port.whole else dtype,
+        )
+        for port in graph.inputs
+    )
 
 
-def _arguments(config: Config, made: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What stands for each graph input, as `Decoder.forward` takes it.
-
-    Without rotary positions there are no tables: for an empty list, the exporter names no axis.
-    """
-    cache = [(made[f"k.{i}"], made[f"v.{i}"]) for i in range(len(config.layers))]
-    tables = [(made[f"cos.{i}"], made[f"sin.{i}"]) for i in range(len(config.ropes))]
-    whole = made["tokens"], made["past"], made["at"], cache
-    return (*whole, tables) if tables else whole
+def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
+    dim = {name: torch.export.Dim(name) for name in SIZES}
+    return tuple({i: dim[a] for i, a in enumerate(port.axes) if isinstance(a, str)} for port in graph.inputs)
 
 
 @contextmanager
@@ -221,11 +190,11 @@ def _strip(model: ir.Model) -> None:
     model.producer_name, model.producer_version = "tfm", None
 
 
-def _check(model: ir.Model, config: Config, tensors: Mapping[str, Any]) -> None:
-    wanted = {name: [str(a) for a in axes] for name, axes in input_axes(config)}
+def _check(model: ir.Model, graph: Graph, tensors: Mapping[str, Any]) -> None:
     got = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
-    for name, axes in wanted.items():
-        if got.get(name) != axes:
-            raise ExportError(f"graph input {name} must be {axes}, the exporter made {got.get(name)}")
+    for port in graph.inputs:
+        axes = [str(a) for a in port.axes]
+        if got.get(port.name) != axes:
+            raise ExportError(f"graph input {port.name} must be {axes}, got {got.get(port.name)}")
     if lost := sorted(set(tensors) - set(model.graph.initializers)):
         raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")

@@ -63,8 +63,13 @@ class Piece:
 
 
 def locate(bundle: Bundle, tokens: Array) -> list[Part]:
-    """Every part of the graph on the tokens [B, T], in the order of a forward pass."""
+    """Every part of the graph on the tokens [B, T], in the order of a forward pass.
+
+    BundleError for a model with an encoder, whose parts have no names yet.
+    """
     config = bundle.config
+    if config.encoder is not None:
+        raise BundleError("the parts of a graph are known for a decoder alone, this model has an encoder")
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
     pieces = list(_pieces(config, bundle.params(), tokens))
     places = _places(model.graph, config)

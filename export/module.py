@@ -1,8 +1,8 @@
-"""The one nn.Module: it owns the parameter tree; its forward is `ops.model`."""
+"""The one nn.Module: it owns a parameter tree; its forward is that of one graph of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from ..refimpl.config import Config
+from ..runtime.ports import Graph
+from .ops.encoder import encode, memory, predict
 from .ops.model import model
 
 
@@ -47,27 +49,39 @@ def _items(tree: Any) -> list[tuple[str, Any]]:
     return [(f.name, getattr(tree, f.name)) for f in fields(tree)]
 
 
-class Decoder(nn.Module):
-    """A decoder-only model over a Config and its parameter tree (of tensors).
+class Part(nn.Module):
+    """One graph of a model over the leaves that it owns (of tensors).
 
-    forward(tokens [B, T], past [B], at [B, P], cache, tables) gives (logits [B, P, N], new cache);
-    logits of a float16 model leave in float32. `cache` is a list of (keys, values) [B, G, L, K] a
-    layer, `tables` one of (cos, sin) [L, J] in the order of `config.ropes`.
+    forward takes the tensors of the graph's inputs in the order of its ports and gives those of its
+    outputs; what a float16 model says of its text leaves in float32, caches stay as they are.
     """
 
-    def __init__(self, config: Config, tree: Any) -> None:
+    def __init__(self, config: Config, graph: Graph, tree: Any) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.graph = config, graph
         self.leaves = Leaves(tree)
 
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        past: torch.Tensor,
-        at: torch.Tensor,
-        cache: list[tuple[torch.Tensor, torch.Tensor]],
-        tables: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        ropes = dict(zip(self.config.ropes, tables, strict=True))
-        logits, new = model(tokens, past, at, ropes, cache, self.leaves.tree(), config=self.config)
-        return logits.float() if logits.dtype == torch.float16 else logits, new
+    def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        given = {port.name: tensor for port, tensor in zip(self.graph.inputs, tensors, strict=True)}
+        layers = range(len(self.config.layers))
+        pairs = lambda one, two: [(given[f"{one}.{i}"], given[f"{two}.{i}"]) for i in layers]  # noqa: E731
+        tables = {
+            rope: (given[f"cos.{i}"], given[f"sin.{i}"])
+            for i, rope in enumerate(self.config.ropes)
+            if f"cos.{i}" in given
+        }
+        tree, tokens, config = self.leaves.tree(), given["tokens"], self.config
+        if self.graph.encodes:
+            lengths = given["lengths"]
+            states = encode(tokens, lengths, tables, tree, given.get("types"), config=config)
+            if config.decoder is None:
+                return [_wide(predict(states, lengths, tree, config=config))]
+            return [side for pair in memory(states, tree, config=config) for side in pair]
+        read = (pairs("keys", "values"), given["source"]) if "source" in given else None
+        cache = pairs("k", "v")
+        logits, new = model(tokens, given["past"], given["at"], tables, cache, tree, read, config=config)
+        return [_wide(logits), *(side for pair in new for side in pair)]
+
+
+def _wide(said: torch.Tensor) -> torch.Tensor:
+    return said.float() if said.dtype == torch.float16 else said

@@ -34,7 +34,6 @@ from ..runtime.manifest import (
     CERTIFICATE,
     DATA,
     GOLDEN,
-    GRAPH,
     MANIFEST,
     TEMPLATE,
     TOKENIZER,
@@ -43,6 +42,7 @@ from ..runtime.manifest import (
     Source,
     Tensor,
 )
+from ..runtime.ports import graphs
 from ..runtime.report import manifest_hash
 from ..runtime.swap import replacing, sync
 from . import quantize, targets
@@ -74,8 +74,6 @@ def export(
     than a bundle, is being written by another process, or there is no room; NumericError for a
     number that isn't finite; VerifyError when the result isn't what the specification says.
     """
-    if checkpoint.config.encoder is not None:
-        raise ExportError("only a decoder without an encoder can be exported yet, this model has an encoder")
     quantize.check(quant, calibration)
     schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
     groups = layout.stored(checkpoint.config, schemes, target)
@@ -102,7 +100,7 @@ def export(
         progress(f"writing {manifest.size(tensors) // 2**20} MB of weights")
         _weights(checkpoint, new / DATA, groups, tensors, schemes, dtype, chosen)
         progress("tracing the graph")
-        refused = _graph(checkpoint, new, groups, tensors, target, dtype, opset)
+        _graphs(checkpoint, new, groups, tensors, target, dtype, opset)
         progress("computing golden outputs with the specification")
         own = Lazy(
             params.unflatten({name: name for name in schemes}),
@@ -115,6 +113,8 @@ def export(
             if text is not None:
                 (new / name).write_bytes(text.encode("utf-8"))
         files = {file.name: _describe(file) for file in sorted(new.iterdir())}
+        emits = targets.find(target).emits(checkpoint.config)
+        cache = "none" if checkpoint.config.decoder is None else "shared" if emits.shared else "copied"
         made = Manifest(
             tfm=version("tfm-cli"),
             versions={name: version(name) for name in PACKAGES},
@@ -122,10 +122,10 @@ def export(
             target=target,  # pyright: ignore[reportArgumentType]
             quant=quant,
             dtype=dtype,
-            cache="shared" if targets.find(target).shared and not refused else "copied",
+            cache=cache,
             schemes={name: scheme for name, scheme in schemes.items() if scheme is not None},
             tensors=tensors,
-            refused=tuple(refused),
+            refused=emits.refused,
             generation=checkpoint.generation,
             labels=checkpoint.labels,
             source=Source(**checkpoint.source),
@@ -180,7 +180,7 @@ def _weights(
                 file.write(made[name].reshape(-1).view(np.uint8).data)
 
 
-def _graph(
+def _graphs(
     checkpoint: Checkpoint,
     new: Path,
     groups: Mapping[str, Group],
@@ -188,16 +188,20 @@ def _graph(
     target: str,
     dtype: str,
     opset: int | None,
-) -> list[str]:
+) -> None:
     import onnx_ir
 
     from .graph import build
 
-    model, refused = build(
-        checkpoint.config, tensors, groups, targets.find(target), data=new / DATA, dtype=dtype, opset=opset
-    )
-    onnx_ir.save(model, new / GRAPH)
-    return refused
+    parts = graphs(checkpoint.config)
+    if stray := [name for name in tensors if not any(part.owns(name) for part in parts)]:
+        raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
+    made = targets.find(target)
+    for part in parts:
+        model = build(
+            checkpoint.config, part, tensors, groups, made, data=new / DATA, dtype=dtype, opset=opset
+        )
+        onnx_ir.save(model, new / part.file)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
+    engine.predict(ids[B,T], lengths[B]=T, types[B,T]=0) -> what an encoder's head says
     cache: lengths[B], capacity, truncate(lengths), select(rows)
 
 Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` whose logits
@@ -58,6 +59,9 @@ class Engine(Protocol):
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]: ...
+    def predict(
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+    ) -> np.ndarray: ...
 
 
 def check_step(
@@ -88,6 +92,41 @@ def check_step(
     if at.ndim != 2 or at.shape[0] != batch or (at.size and (at.min() < 0 or at.max() >= t)):
         raise LimitError(f"at must be [{batch}, P] positions from 0 to {t - 1}, got {at.tolist()}")
     return tokens, lengths, at
+
+
+def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> None:
+    """Raise ConfigError for a model without a decoder, and for an encoder's text that is there without an
+    encoder, or missing with one; LimitError for one of other rows."""
+    if config.decoder is None:
+        raise ConfigError("a model without a decoder has no steps: use predict")
+    if (encoder_ids is None) == (config.encoder is not None):
+        needs, got = ("needs", "none") if encoder_ids is None else ("takes no", "some")
+        raise ConfigError(f"start {needs} encoder_ids for this model, got {got}")
+    if encoder_ids is not None and len(encoder_ids) != batch:
+        raise LimitError(f"encoder_ids must have {batch} rows, got {len(encoder_ids)}")
+
+
+def check_predict(config: Config) -> None:
+    """Raise ConfigError for a model with a decoder."""
+    if config.decoder is not None:
+        raise ConfigError("a model with a decoder predicts step by step: use start and step")
+
+
+def check_text(
+    config: Config, ids: np.ndarray, lengths: np.ndarray | None, types: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """An encoder's text, checked and completed: (ids, lengths, types), all int64."""
+    if config.encoder is None:
+        raise ConfigError("a model without an encoder can't encode")
+    ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None)
+    if types is not None:
+        types, rows = np.asarray(types, np.int64), config.embedding.types or 0
+        if types.shape != ids.shape or types.min() < 0 or types.max() >= rows:
+            shape = list(ids.shape)
+            raise LimitError(
+                f"types must be {shape} numbers from 0 to {rows - 1}, got {types.tolist()!r:.80}"
+            )
+    return ids, lengths, types
 
 
 def check_lengths(past: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -186,18 +225,11 @@ class ArrayEngine:
     ) -> ArrayCache:
         """An empty cache for `batch` rows; a model with an encoder reads the rows of its text [B, S] first.
 
-        Raises ConfigError for a model that has no decoder, and for an encoder's text that is there
-        without an encoder, or missing with one.
+        What `check_start` says is raised.
         """
-        if self.config.decoder is None:
-            raise ConfigError("a model without a decoder has no steps: use encode and predict")
-        if (encoder_ids is None) == (self.config.encoder is not None):
-            needs, got = ("needs", "none") if encoder_ids is None else ("takes no", "some")
-            raise ConfigError(f"start {needs} encoder_ids for this model, got {got}")
+        check_start(self.config, batch, encoder_ids)
         memory = None
         if encoder_ids is not None:
-            if len(encoder_ids) != batch:
-                raise LimitError(f"encoder_ids must have {batch} rows, got {len(encoder_ids)}")
             states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
             memory = self.forward.memory(states, self.params, config=self.config), lengths
         empty = [
@@ -216,24 +248,14 @@ class ArrayEngine:
         self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
     ) -> np.ndarray:
         """What an encoder's head says of the ids: see `ops.encoder.predict`."""
-        if self.config.decoder is not None:
-            raise ConfigError("a model with a decoder predicts step by step: use start and step")
+        check_predict(self.config)
         states, lengths = self._encoded(ids, lengths, types)
         return self.forward.predict(states, lengths, self.params, config=self.config)
 
     def _encoded(
         self, ids: np.ndarray, lengths: np.ndarray | None, types: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        if self.config.encoder is None:
-            raise ConfigError("a model without an encoder can't encode")
-        ids, lengths, _ = check_step(self.config, ids, np.zeros(len(ids), np.int64), lengths, None)
-        if types is not None:
-            types, rows = np.asarray(types, np.int64), self.config.embedding.types or 0
-            if types.shape != ids.shape or types.min() < 0 or types.max() >= rows:
-                shape = list(ids.shape)
-                raise LimitError(
-                    f"types must be {shape} numbers from 0 to {rows - 1}, got {types.tolist()!r:.80}"
-                )
+        ids, lengths, types = check_text(self.config, ids, lengths, types)
         tables = self._ropes(ids.shape[1])
         return self.forward.encode(ids, lengths, tables, self.params, types, config=self.config), lengths
 

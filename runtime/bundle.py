@@ -7,8 +7,13 @@ A bundle is a directory. It MUST hold
     model.onnx.data   the weights, and nothing but the weights
     golden.npz        inputs with the specification's outputs (`runtime.golden`)
 
+and, if its model is a decoder that reads an encoder, and only then,
+
+    encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
+
 and MAY hold tokenizer.json, chat_template.jinja and certificate.json. These MUST be regular files,
-not links. Other files MAY lie beside them and are never read.
+not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
+`runtime.ports` names for the model's kind: a decoder, an encoder alone, or a decoder that reads an encoder.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.
@@ -34,12 +39,21 @@ from ..refimpl.errors import BundleError
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.weights import Lazy
 from . import layout, manifest
-from .manifest import AGAIN, CERTIFICATE, DATA, GRAPH, MANIFEST, OPTIONAL, TEMPLATE, TOKENIZER, File, Manifest
+from .manifest import AGAIN, CERTIFICATE, DATA, MANIFEST, OPTIONAL, TEMPLATE, TOKENIZER, File, Manifest
+from .ports import ENCODER, GRAPH
 from .swap import recover
 
+GRAPHS = (GRAPH, ENCODER)
 __all__ = ["Bundle", "open_bundle", "recover"]
 
-LIMITS = {MANIFEST: 2**26, CERTIFICATE: 2**26, GRAPH: 2**30, TOKENIZER: 2**26, TEMPLATE: 2**18}
+LIMITS: dict[str, int] = {
+    GRAPH: 2**30,
+    ENCODER: 2**30,
+    MANIFEST: 2**26,
+    CERTIFICATE: 2**26,
+    TOKENIZER: 2**26,
+    TEMPLATE: 2**18,
+}
 
 
 @dataclass(frozen=True)
@@ -164,7 +178,7 @@ class Bundle:
 def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     """Open a bundle, after finishing or undoing an interrupted export to its place.
 
-    The graph's bytes are compared with the manifest here, those of the other files by
+    The graphs' bytes are compared with the manifest here, those of the other files by
     `check_hashes`. Raises BundleError for anything that the format doesn't allow.
     """
     path = Path(path)
@@ -180,11 +194,12 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
             raise BundleError(f"{path / name}: must have {file.size} bytes, has {got}: truncated? {AGAIN}")
     if os.path.lexists(path / CERTIFICATE):
         _regular(path, CERTIFICATE)
-    for name in OPTIONAL:
+    for name in (ENCODER, *OPTIONAL):
         if name not in held.files and os.path.lexists(path / name):
             raise BundleError(f"{path / name}: the manifest doesn't know this file: remove it, or {AGAIN}")
     bundle = Bundle(path, held)
-    _check_hash(path, GRAPH, held.files[GRAPH])
+    for name in (name for name in GRAPHS if name in held.files):
+        _check_hash(path, name, held.files[name])
     if check_hashes:
         bundle.check_hashes()
     return bundle

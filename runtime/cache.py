@@ -52,6 +52,36 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> Buffer:
 
 
 @dataclass
+class Memory:
+    """What a decoder reads of an encoder's texts: keys and values [B, G, S, K] a layer, lengths [B].
+
+    `texts` [B] numbers the texts: rows of one number hold the same, so that beams of one text, which
+    change places at each step, copy nothing.
+    """
+
+    buffers: list[Buffer]
+    lengths: Buffer
+    texts: np.ndarray
+
+    def moved(self, rows: np.ndarray) -> Memory:
+        """New buffers that hold the named rows."""
+        made = [Buffer(b.read()[rows], b.device) for b in self.buffers]
+        return Memory(made, Buffer(self.lengths.read()[rows], self.lengths.device), self.texts[rows])
+
+    def permuted(self, rows: np.ndarray) -> None:
+        """As many rows as before, in place: only rows that get another text are copied."""
+        texts = self.texts[rows]
+        changed = np.flatnonzero(texts != self.texts)
+        if not len(changed):
+            return
+        for buffer in (*self.buffers, self.lengths):
+            array = buffer.read()
+            array[changed] = array[rows[changed]]
+            buffer.write(array)
+        self.texts = texts
+
+
+@dataclass
 class State:
     """The buffers of a cache, [B, G, L, K] a layer and side; `spare` where a step copies.
 
@@ -60,6 +90,7 @@ class State:
 
     now: list[Buffer]
     spare: list[Buffer] | None
+    memory: Memory | None = None
     bound: tuple | None = None
 
     @property
@@ -74,10 +105,10 @@ class State:
         """After a step: where the results lie is where the next one reads."""
         if self.spare is None:
             return self
-        return State(self.spare, self.now, self.bound and self.bound[::-1])
+        return State(self.spare, self.now, self.memory, self.bound and self.bound[::-1])
 
     def moved(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> State:
-        """New buffers that hold the named rows, each up to its valid length."""
+        """New buffers that hold the named rows, each up to its valid length, and what these read."""
         made = []
         for old in self.now:
             _, g, _, k = old.shape
@@ -88,10 +119,13 @@ class State:
             new.write(target)
             made.append(new)
         spare = None if self.spare is None else [zeros(b.shape, b.dtype, b.device) for b in made]
-        return State(made, spare)
+        same = np.array_equal(rows, np.arange(self.batch))
+        return State(made, spare, self.memory if self.memory is None or same else self.memory.moved(rows))
 
     def permuted(self, rows: np.ndarray, lengths: np.ndarray) -> None:
         """As many rows as before, in place: only rows that change are copied, up to the valid length."""
+        if self.memory is not None:
+            self.memory.permuted(rows)
         changed = np.flatnonzero(rows != np.arange(len(rows)))
         if not len(changed):
             return

@@ -1,8 +1,9 @@
-"""The ONNX Runtime engine: the seam of refimpl/engine over an exported graph.
+"""The ONNX Runtime engine: the seam of refimpl/engine over exported graphs.
 
-Caches and rotary tables are bound once, by address, and stay bound while their buffers live; a step
-binds only its tokens and the memory of its logits, which ONNX Runtime itself writes: no copy, and no
-later step touches what a caller still holds.
+An encoder reads a text in one run (`runtime.encoder`); what a decoder reads of it, keys and values a
+layer, stays where that run wrote it. Caches, such keys, and rotary tables are bound once, by address,
+and stay bound while their buffers live; a step binds only its tokens and the memory of its logits,
+which ONNX Runtime itself writes: no copy, and no later step touches what a caller still holds.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 import onnxruntime as ort
 
 from ..refimpl.config import Config
-from ..refimpl.engine import check_step
+from ..refimpl.engine import check_predict, check_start, check_step, check_text
 from ..refimpl.ops.model import position_tables
-from .cache import Buffer, Cache, State, zeros
+from .cache import Buffer, Cache, Memory, State, zeros
+from .encoder import Encoder
+from .ports import ENCODER, GRAPH, Graph, graphs
 from .prepack import session as prepacked
 from .session import choose, in_float, one_line, open_session, options
 
@@ -27,7 +30,8 @@ FIRST_CAPACITY = 256
 
 
 class OrtEngine:
-    """`start` and `step` over a bundle: anything with `path`, `config`, `target`, `dtype` and `cache`.
+    """`start` and `step`, or `predict`, over a bundle: anything with `path`, `config`, `target`, `dtype`
+    and `cache`.
 
     `prepack` keeps packed weights in the user's cache (`runtime.prepack`). `plain` computes products of
     blocks in float, slowly: what is left is comparable to the last digits (`runtime.verify`).
@@ -44,26 +48,61 @@ class OrtEngine:
         plain: bool = False,
     ) -> None:
         self.config: Config = bundle.config
-        self.device = choose(device, bundle.target, notify)
+        self.device = on = choose(device, bundle.target, notify)
         self.shared = bundle.cache == "shared"
         self.dtype = np.dtype(bundle.dtype)
-        self.model = Path(bundle.path) / "model.onnx"
-        if prepack and self.device == "cpu":
-            self.session = prepacked(Path(bundle.path), threads)
-        else:
-            graph = in_float(self.model.read_bytes()) if plain else None
-            self.session = open_session(self.model, self.device, options(threads), graph)
+        self.model = Path(bundle.path) / GRAPH
+
+        def opened(graph: Graph) -> ort.InferenceSession:
+            if prepack and self.device == "cpu":
+                return prepacked(Path(bundle.path), threads, graph.file)
+            path = Path(bundle.path) / graph.file
+            text = in_float(path.read_bytes()) if plain else None
+            return open_session(path, on, options(threads), text)
+
+        parts = {graph.file: (opened(graph), graph) for graph in graphs(self.config)}
+        self.session, _ = parts[GRAPH]
+        reads = ENCODER if ENCODER in parts else GRAPH
+        self.encoder = Encoder(*parts[reads], self.config, self.dtype) if self.config.encoder else None
         layers = range(len(self.config.layers))
         self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
         self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]
+        self._ports = {port.name for port in parts[GRAPH][1].inputs}
         self._rooms: list[np.ndarray] = []
         self._tables: dict[str, Buffer] = {}
         self._rows = 0
 
-    def start(self, batch: int = 1) -> Cache:
-        """An empty cache for `batch` rows."""
-        capacity = min(FIRST_CAPACITY, self.config.context)
-        return Cache(np.zeros(batch, np.int64), self._state(batch, capacity))
+    def start(
+        self,
+        batch: int = 1,
+        encoder_ids: np.ndarray | None = None,
+        encoder_lengths: np.ndarray | None = None,
+    ) -> Cache:
+        """An empty cache for `batch` rows; the encoder, where there is one, reads its text [B, S] first."""
+        check_start(self.config, batch, encoder_ids)
+        state = self._state(batch, min(FIRST_CAPACITY, self.config.context))
+        if encoder_ids is not None:
+            assert self.encoder is not None
+            ids, lengths, _ = check_text(self.config, encoder_ids, encoder_lengths, None)
+            made = {
+                name: zeros(shape, self.dtype, self.device)
+                for name, shape in self.encoder.shapes(ids).items()
+            }
+            self.encoder.run(ids, lengths, None, made)
+            state.memory = Memory(list(made.values()), Buffer(lengths.copy(), "cpu"), np.arange(batch))
+        return Cache(np.zeros(batch, np.int64), state)
+
+    def predict(
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What an encoder's head says of the ids [B, T], float32: see `ops.encoder.predict`."""
+        check_predict(self.config)
+        assert self.encoder is not None
+        ids, lengths, types = check_text(self.config, ids, lengths, types)
+        ((name, shape),) = self.encoder.shapes(ids).items()
+        said = np.empty(shape, np.float32)
+        self.encoder.run(ids, lengths, types, {name: Buffer(said, "cpu")})
+        return said
 
     def step(
         self,
@@ -118,7 +157,7 @@ class OrtEngine:
                 logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
                 continue
             one = slice(row, row + 1)
-            bound = self._bind(state.now, state.now, row)
+            bound = self._bind(state.now, state.now, state.memory, row)
             # Positions in the padding are unspecified: the last real token stands for them.
             self._run(bound, tokens[one, :length], past[one], np.minimum(at[one], length - 1), logits[one])
 
@@ -144,23 +183,31 @@ class OrtEngine:
     def _bindings(self, state: State) -> tuple[Binding, Binding]:
         """Those of a whole batch: this step's and, with the buffers exchanged, the next one's."""
         if state.spare is None:
-            here = self._bind(state.now, state.now)
+            here = self._bind(state.now, state.now, state.memory)
             return here, here
-        return self._bind(state.now, state.spare), self._bind(state.spare, state.now)
+        turns = (state.now, state.spare), (state.spare, state.now)
+        here, there = (self._bind(*turn, state.memory) for turn in turns)
+        return here, there
 
-    def _bind(self, read: list[Buffer], write: list[Buffer], row: int | None = None) -> Binding:
-        """Caches and tables bound by address; with `row`, the cache of that row alone."""
+    def _bind(
+        self, read: list[Buffer], write: list[Buffer], memory: Memory | None, row: int | None = None
+    ) -> Binding:
+        """Caches, tables and memory bound by address; with `row`, the cache of that row alone."""
         io = self.session.io_binding()
         capacity = read[0].shape[2]
         tables = self._ropes(capacity)
         for name, table in tables.items():
             shape = (capacity, table.shape[1])
             io.bind_input(name, table.device, 0, table.dtype, shape, table.pointer)
-        for bind, names, buffers in ((io.bind_input, self._caches, read), (io.bind_output, self._new, write)):
+        places = [(io.bind_input, self._caches, read), (io.bind_output, self._new, write)]
+        if memory is not None:
+            names = [f"{side}.{i}" for i in range(len(self.config.layers)) for side in ("keys", "values")]
+            places.append((io.bind_input, [*names, "source"], [*memory.buffers, memory.lengths]))
+        for bind, names, buffers in places:
             for name, buffer in zip(names, buffers, strict=True):
                 shape = buffer.shape if row is None else (1, *buffer.shape[1:])
                 bind(name, buffer.device, 0, buffer.dtype, shape, buffer.address(row or 0))
-        return Binding(io, (tables, read, write))
+        return Binding(io, (tables, read, write, memory))
 
     def _ropes(self, rows: int) -> dict[str, Buffer]:
         """Cosines and sines of at least `rows` positions, by the name of their graph input."""
@@ -170,6 +217,7 @@ class OrtEngine:
                 f"{name}.{i}": Buffer(np.ascontiguousarray(table, self.dtype), self.device)
                 for i, rope in enumerate(self.config.ropes)
                 for name, table in zip(("cos", "sin"), made[rope], strict=True)
+                if f"{name}.{i}" in self._ports
             }
             self._rows = rows
         return self._tables

@@ -1,4 +1,4 @@
-"""How close a model's predictions stay to the specification's over a text, token by token."""
+"""How close a model stays to the specification over a text: predictions, token by token, and vectors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..refimpl.config import MaskedLM
 from ..refimpl.engine import Engine
 
 if TYPE_CHECKING:
@@ -50,14 +51,16 @@ def fidelity(
     """Run both engines over `ids`, in windows that don't see each other, and compare predictions.
 
     Both are fed the text itself (teacher forcing), so one early difference doesn't drag the rest
-    along. `enough` is asked after each piece of a window; True ends the comparison early.
+    along; where they have an encoder, it reads the window first. `enough` is asked after each piece of
+    a window; True ends the comparison early.
     """
     text = np.asarray(ids, np.int64)
     kl, nll, nll_reference = 0.0, 0.0, 0.0
     same = positions = predicted = 0
     for begin in range(0, len(text), window):
         row = text[begin : begin + window]
-        caches = [engine.start(1), reference.start(1)]
+        read = () if engine.config.encoder is None else (row[None],)
+        caches = [runner.start(1, *read) for runner in (engine, reference)]
         for at in range(0, len(row), CHUNK):
             piece = row[at : at + CHUNK]
             wanted = np.arange(len(piece))[None]
@@ -84,4 +87,53 @@ def fidelity(
         perplexity=float(np.exp(nll / max(predicted, 1))),
         reference_perplexity=float(np.exp(nll_reference / max(predicted, 1))),
         positions=positions,
+    )
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two encoders' outputs are over `texts`: cosines of their rows, and the RMS error.
+
+    kl, agreement: of a head that predicts tokens, as in `Fidelity`, over all positions.
+    """
+
+    cosine: float
+    lowest: float
+    rms: float
+    texts: int
+    kl: float | None = None
+    agreement: float | None = None
+
+
+def likeness(
+    engine: Engine,
+    reference: Engine,
+    texts: Sequence[Sequence[int]],
+    *,
+    enough: Callable[[], bool] = lambda: False,
+) -> Likeness:
+    """Run both encoders over texts, one at a time, and compare what their heads say, row by row."""
+    tokens = isinstance(engine.config.head, MaskedLM)
+    cosines: list[np.ndarray] = []
+    square = numbers = kl = same = 0.0
+    for ids in texts:
+        made = [runner.predict(np.array([ids], np.int64)) for runner in (engine, reference)]
+        said, truth = (a.astype(np.float64).reshape(-1, a.shape[-1]) for a in made)
+        norms = np.sqrt((said * said).sum(-1) * (truth * truth).sum(-1))
+        cosines.append((said * truth).sum(-1) / norms)
+        square, numbers = square + float(np.square(said - truth).sum()), numbers + said.size
+        if tokens:
+            p, q = log_softmax(truth), log_softmax(said)
+            kl += float(np.einsum("mn,mn->", np.exp(p), p - q))
+            same += float((said.argmax(-1) == truth.argmax(-1)).sum())
+        if enough():
+            break
+    every = np.concatenate(cosines)
+    return Likeness(
+        cosine=float(every.mean()),
+        lowest=float(every.min()),
+        rms=float(np.sqrt(square / numbers)),
+        texts=len(cosines),
+        kl=kl / len(every) if tokens else None,
+        agreement=same / len(every) if tokens else None,
     )

@@ -2,8 +2,8 @@
 
 The stored tensors are a function of the Config, the target and each leaf's scheme; `store` makes
 them and `restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the
-same input are joined along their output axis (wq, wk, wv into wqkv; gate, up into gate_up), with
-their biases. For a group X of matrices [D, F], C blocks to a column:
+same input are joined along their output axis (wq, wk, wv into wqkv; in cross-attention wk, wv into wkv;
+gate, up into gate_up), with their biases. For a group X of matrices [D, F], C blocks to a column:
 
     kind     tensors
     float    X [D, F]
@@ -96,6 +96,8 @@ JOINS = (
     ("wqkv", ("wq", "wk", "wv"), "bqkv", ("bq", "bk", "bv")),
     ("gate_up", ("gate", "up"), "bgate_up", ("bgate", "bup")),
 )
+# A cross-attention's queries come from elsewhere.
+CROSS = (("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 
 
 def stored(config: Config, schemes: Mapping[str, Scheme | None], target: str) -> dict[str, Group]:
@@ -105,7 +107,7 @@ def stored(config: Config, schemes: Mapping[str, Scheme | None], target: str) ->
     if target != "standard":
         parents = dict.fromkeys(name.rpartition(".")[0] for name in shapes)
         for parent in parents:
-            for weight, weights, bias, biases in JOINS:
+            for weight, weights, bias, biases in CROSS if parent.endswith(".cross") else JOINS:
                 parts = tuple(f"{parent}.{w}" for w in weights)
                 if all(p in shapes for p in parts) and len({schemes.get(p) for p in parts}) == 1:
                     joined[f"{parent}.{weight}"] = parts

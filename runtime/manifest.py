@@ -9,7 +9,8 @@ One JSON object with exactly these fields:
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
     quant        the --quant it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
-    cache        "shared" (outputs of the cache are bound to its inputs' memory) or "copied"
+    cache        "shared" (outputs of the cache are bound to its inputs' memory), "copied", or "none"
+                 where there is no decoder
     schemes      {leaf: Scheme} of each quantized leaf of `refimpl.params`; the others are floats
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used
@@ -43,12 +44,13 @@ from ..refimpl.sampling import Sampler
 from ..refimpl.strict_json import parse
 from . import layout
 from .layout import Group, Scheme
+from .ports import ENCODER, GRAPH, graphs
 
 FORMAT = 1
-MANIFEST, GRAPH, DATA, GOLDEN = "tfm.json", "model.onnx", "model.onnx.data", "golden.npz"
+MANIFEST, DATA, GOLDEN = "tfm.json", "model.onnx.data", "golden.npz"
 TOKENIZER, TEMPLATE, CERTIFICATE = "tokenizer.json", "chat_template.jinja", "certificate.json"
-REQUIRED, OPTIONAL = (GRAPH, DATA, GOLDEN), (TOKENIZER, TEMPLATE)
-NAMES = (MANIFEST, *REQUIRED, *OPTIONAL, CERTIFICATE)
+OPTIONAL = (TOKENIZER, TEMPLATE)
+NAMES = (MANIFEST, GRAPH, ENCODER, DATA, GOLDEN, *OPTIONAL, CERTIFICATE)
 AGAIN = "export the model again"
 
 
@@ -88,7 +90,7 @@ class Manifest:
     target: Literal["ort-cpu", "ort-cuda", "standard"]
     quant: str
     dtype: Literal["float32", "float16"]
-    cache: Literal["shared", "copied"]
+    cache: Literal["shared", "copied", "none"]
     schemes: dict[str, Scheme]
     tensors: dict[str, Tensor]
     refused: tuple[str, ...]
@@ -195,13 +197,16 @@ def _check(m: Manifest) -> None:
         fits &= scheme.activations != "static" or (plain and m.target == "standard")
         if not fits or scheme.bits not in ((8,) if row else (4, 8)):
             raise ValueError(f"schemes.{name} can't be {scheme}")
+    if (m.cache == "none") != (m.config.decoder is None):
+        raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
     wanted = arrange(m.groups, m.dtype)
     if m.tensors != wanted:
         odd = next(n for n in (*wanted, *m.tensors) if wanted.get(n) != m.tensors.get(n))
         got = m.tensors.get(odd)
         raise ValueError(f"tensors.{odd:.80} must be {wanted.get(odd)} by config and schemes, got {got}")
-    for name in (*REQUIRED, *m.files):
-        if name not in m.files or name not in (*REQUIRED, *OPTIONAL):
+    required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
+    for name in (*required, *m.files):
+        if name not in m.files or name not in (*required, *OPTIONAL):
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
     if m.files[DATA].size != size(m.tensors):
         raise ValueError(

@@ -5,9 +5,9 @@ the packed matrices, which later sessions map from the file: a third less time t
 that the system may share or drop. What is packed depends on processor, ONNX Runtime and bundle, so
 the file carries a key of all three, and another key means that it is written anew.
 
-    CACHE/prepacked/NAME-HASH/    one for each place of a bundle
+    CACHE/prepacked/NAME-HASH/    one for each place of a graph
         model.onnx, model.onnx.data
-        probe.npy                 logits of one token, by the session that packed
+        probe.npy                 what the graph gives for one token, by the session that packed
         key.json                  {key, bundle: its place, sizes: of the files, none if they are unsound}
 
 ONNX Runtime 1.31 reads some shapes back wrongly, without a word (a vocabulary of 97, a width of
@@ -48,8 +48,8 @@ SPACE = 4
 APART = 2**-6
 
 
-def session(bundle: Path, threads: int | None) -> ort.InferenceSession:
-    """A session on the CPU over packed weights, which are saved when they aren't yet.
+def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.InferenceSession:
+    """A session on the CPU over packed weights of one of a bundle's graphs, saved when they aren't yet.
 
     Nothing that goes wrong with the cache is an error: the bundle itself is there to be opened.
     """
@@ -57,13 +57,13 @@ def session(bundle: Path, threads: int | None) -> ort.InferenceSession:
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
         with suppress(OSError, ValueError, TfmError):
-            place, note = _place(bundle), _note(bundle)
+            place, note = _place(bundle, graph), _note(bundle)
             found = _found(place, note)
             if found is None and shutil.disk_usage(_existing(place)).free > SPACE * size:
-                return _saved(bundle, place, note, threads)
+                return _saved(bundle / graph, place, note, threads)
             if found and (opened := _packed(place, note, threads)) is not None:
                 return opened
-    return open_session(bundle / GRAPH, "cpu", options(threads))
+    return open_session(bundle / graph, "cpu", options(threads))
 
 
 def _found(place: Path, note: dict[str, Any]) -> bool | None:
@@ -92,8 +92,8 @@ def _packed(place: Path, note: dict[str, Any], threads: int | None) -> ort.Infer
     return None
 
 
-def _saved(bundle: Path, place: Path, note: dict[str, Any], threads: int | None) -> ort.InferenceSession:
-    """A session over the bundle that leaves its packed weights in the cache."""
+def _saved(graph: Path, place: Path, note: dict[str, Any], threads: int | None) -> ort.InferenceSession:
+    """A session over the graph that leaves its packed weights in the cache."""
     _drop_orphans(place.parent)
     with replacing(place) as new:
         made = options(threads)
@@ -104,30 +104,33 @@ def _saved(bundle: Path, place: Path, note: dict[str, Any], threads: int | None)
             ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
         ):
             made.add_session_config_entry(f"session.{name}", value)
-        opened = open_session(bundle / GRAPH, "cpu", made)
+        opened = open_session(graph, "cpu", made)
         np.save(new / PROBE, _probe(opened))
         (new / KEY).write_text(json.dumps(note | {"sizes": _sizes(new)}), encoding="utf-8")
     return opened
 
 
 def _probe(opened: ort.InferenceSession) -> np.ndarray:
-    """Logits of one token at the first position: every weight has a part in them."""
-    sizes = {"batch": 1, "time": 1, "wanted": 1, "capacity": 1}
+    """What the graph gives for one token at the first position, caches left out: every weight has a part
+    in the logits, in what is said, or in the keys and values of an encoder's text."""
+    sizes: dict[str, int] = dict.fromkeys(("batch", "time", "wanted", "capacity", "text"), 1)
     feeds = {}
     for value in opened.get_inputs():
         shape: list[Any] = [sizes.get(str(axis), axis) for axis in value.shape]
         feeds[value.name] = np.zeros(shape, TYPES[value.type])
-    feeds |= {name: feed + 1 for name, feed in feeds.items() if name.startswith("cos.")}
+    ones = ("cos.", "lengths", "source")
+    feeds |= {name: feed + 1 for name, feed in feeds.items() if name.startswith(ones)}
+    wanted = [value.name for value in opened.get_outputs() if "_out." not in value.name]
     with one_line("packed weights can't be tried"):
-        return np.asarray(opened.run(["logits"], feeds)[0])
+        return np.concatenate([np.asarray(said).reshape(-1) for said in opened.run(wanted, feeds)])
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in FILES}
 
 
-def _place(bundle: Path) -> Path:
-    digest = hashlib.sha256(str(bundle).encode()).hexdigest()
+def _place(bundle: Path, graph: str) -> Path:
+    digest = hashlib.sha256(str(bundle if graph == GRAPH else bundle / graph).encode()).hexdigest()
     return cache_dir() / "prepacked" / f"{bundle.name[:80]}-{digest[:12]}"
 
 

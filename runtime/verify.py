@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,12 +31,13 @@ from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
 from . import golden as goldens
 from .bundle import Bundle, open_bundle
-from .fidelity import fidelity
-from .golden import Golden, Run, Says, digest, largest, rms
+from .fidelity import fidelity, likeness
+from .golden import Golden, Says, digest, largest, rms
 from .layout import Scheme
 from .manifest import CERTIFICATE, MANIFEST
 from .report import Report, Row, certify, judged, manifest_hash
 from .session import choose
+from .specified import SEED, Given, Run, outputs
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Climb:
 
     @cached_property
     def golden(self) -> Golden:
-        return goldens.load(self.bundle.path)
+        return goldens.load(self.bundle.path, self.bundle.config)
 
     @cached_property
     def engine(self) -> Engine:
@@ -204,45 +206,77 @@ def sharp(climb: Climb) -> Iterator[Row]:
     if plain is None or choose(climb.device, climb.bundle.target) != "cpu":
         return
     engine = OrtEngine(climb.bundle, climb.device, climb.threads, plain=True)
-    found = _run(engine, climb.golden, [climb.golden.tokens.shape[1]])
+    found = _whole(engine, climb.golden)
     yield from _errors("products in float", climb.golden.view(found), plain)
 
 
 def numbers(climb: Climb) -> Iterator[Row]:
-    """Logits of the golden tokens, whole, and however the tokens are handed over."""
-    golden = climb.golden
+    """What is said of the golden tokens, whole, and however the tokens are handed over."""
+    golden, engine = climb.golden, climb.engine
     length = golden.tokens.shape[1]
-    whole = golden.view(_run(climb.engine, golden, [length]))
+    whole = golden.view(_whole(engine, golden))
     yield from _errors("whole", whole, golden.own)
     if climb.bundle.manifest.schemes:
         for name, measure in (("largest", largest), ("RMS", rms)):
             figure = measure(whole, golden.floats)
-            yield Row(f"against unquantized weights: {name} error", figure, unit="logits")
-    ways = {
-        "cached, token by token": [golden.split] + [1] * (length - golden.split),
-        "in chunks": [golden.split, length - golden.split] if length > 1 else [1],
-    }
-    for name, pieces in ways.items():
-        yield _way(climb, name, _run(climb.engine, golden, pieces))
-    alone = [_run(climb.engine, golden, [length], slice(row, row + 1)) for row in range(len(golden.tokens))]
+            yield Row(f"against unquantized weights: {name} error", figure)
+    if engine.config.decoder is None:
+        yield _way(climb, "with more padding", _predict(engine, golden, padding=3))
+    else:
+        ways = {
+            "cached, token by token": [golden.split] + [1] * (length - golden.split),
+            "in chunks": [golden.split, length - golden.split] if length > 1 else [1],
+        }
+        for name, pieces in ways.items():
+            yield _way(climb, name, _run(engine, golden, pieces))
+    alone = [_whole(engine, golden, slice(row, row + 1)) for row in range(len(golden.tokens))]
     yield _way(climb, "each row alone", np.concatenate(alone))
 
 
 def _errors(name: str, found: Array, says: Says) -> Iterator[Row]:
-    yield judged(f"{name}: largest error", largest(found, says.logits), says.budget, "logits")
-    yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget, "logits")
+    yield judged(f"{name}: largest error", largest(found, says.logits), says.budget)
+    yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget)
 
 
 def _way(climb: Climb, name: str, logits: Array) -> Row:
     golden = climb.golden
     error = largest(golden.view(logits), golden.own.logits)
-    return judged(f"{name}: largest error", error, golden.own.budget, "logits")
+    return judged(f"{name}: largest error", error, golden.own.budget)
+
+
+def _whole(engine: Engine, golden: Golden, rows: slice = slice(None)) -> Float[Array, "M N"]:
+    """What the model says of the golden tokens in one go."""
+    if engine.config.decoder is None:
+        return _predict(engine, golden, rows)
+    return _run(engine, golden, [golden.tokens.shape[1]], rows)
+
+
+def _predict(
+    engine: Engine, golden: Golden, rows: slice = slice(None), padding: int = 0
+) -> Float[Array, "M N"]:
+    """What an encoder says at the real positions, some tokens more behind each row."""
+    tokens, lengths, context = golden.tokens[rows], golden.lengths[rows], engine.config.context
+    padding = min(padding, context - tokens.shape[1])
+    wider = lambda a: np.concatenate([a, a[:, :padding]], axis=1)  # noqa: E731
+    types = None if golden.types is None else wider(golden.types[rows])
+    said = engine.predict(wider(tokens), lengths, types)
+    if said.ndim == 2:
+        return said
+    return said[np.arange(said.shape[1])[None] < lengths[:, None]]
+
+
+def _start(engine: Engine, golden: Golden, rows: slice) -> Any:
+    """A cache for the rows, their encoder's text read where there is one."""
+    count = len(golden.tokens[rows])
+    if golden.source is None or golden.source_lengths is None:
+        return engine.start(count)
+    return engine.start(count, golden.source[rows], golden.source_lengths[rows])
 
 
 def _run(engine: Engine, golden: Golden, pieces: list[int], rows: slice = slice(None)) -> Float[Array, "M N"]:
     """Logits at the real positions of the golden tokens, handed over in pieces of the given lengths."""
     tokens, lengths = golden.tokens[rows], golden.lengths[rows]
-    cache, begin, made = engine.start(len(tokens)), 0, []
+    cache, begin, made = _start(engine, golden, rows), 0, []
     for piece in pieces:
         part = tokens[:, begin : begin + piece]
         real = np.clip(lengths - begin, 0, piece)
@@ -257,15 +291,19 @@ def _run(engine: Engine, golden: Golden, pieces: list[int], rows: slice = slice(
 def greedy(climb: Climb) -> Iterator[Row]:
     """The tokens that the engine chooses are those that the specification would, given the same past."""
     golden, config = climb.golden, climb.bundle.config
+    if config.decoder is None:
+        return
     prompt = golden.tokens[0, : golden.split].tolist()
     text = Text(prompt, max_new_tokens=min(GREEDY, config.context - len(prompt)))
-    chosen = list(single(climb.engine, text))
+    first = slice(0, 1)
+    chosen = list(single(climb.engine, text, _start(climb.engine, golden, first)))
     if not chosen:
         yield Row("greedy tokens equal the specification's", note="the context has no room")
         return
     ids = np.array([[*prompt, *chosen[:-1]]])
-    run = Run(np.dtype(np.float32))
-    truth = goldens.logits(config, climb.bundle.params(), ids, [run])[0][0, len(prompt) - 1 :]
+    read = () if golden.source is None else (golden.source[first], golden.source_lengths[first])  # pyright: ignore[reportOptionalSubscript]
+    given, run = Given(ids, np.array([ids.shape[1]]), *read), Run(np.dtype(np.float32))
+    truth = outputs(config, climb.bundle.params(), given, [run])[0][0, len(prompt) - 1 :]
     best = truth.argmax(-1)
     gaps = truth.max(-1) - truth[np.arange(len(chosen)), chosen]
     differ = np.flatnonzero(best != chosen)
@@ -281,30 +319,63 @@ def greedy(climb: Climb) -> Iterator[Row]:
 
 
 def prose(climb: Climb) -> Iterator[Row]:
-    """Predictions over a text, the text itself handed to both."""
+    """What is said of a text, the text itself handed to both."""
     bundle, origin = climb.bundle, climb.source
-    told = bundle.tokenizer
+    told, config = bundle.tokenizer, bundle.config
+    what = "likeness over a text" if config.decoder is None else "KL divergence over a text"
     if told is None:
-        yield Row("KL divergence over a text", note="the bundle has no tokenizer")
+        yield Row(what, note="the bundle has no tokenizer")
         return
     if origin is None and bundle.dtype == "float16":
-        yield Row("KL divergence over a text", note="in float16 it needs --source")
+        yield Row(what, note="in float16 it needs --source")
         return
-    ids = Tokenizer(told, bundle.config.embedding.vocabulary).encode(climb.text or PROSE)
     if origin is None:
-        truth, name = NumpyEngine(bundle.config, bundle.params()), "the bundle's weights"
+        truth, name = NumpyEngine(config, bundle.params()), "the bundle's weights"
     else:
         truth, name = NumpyEngine(origin.config, origin.params), "the source"
-    window = min(WINDOW, bundle.config.context)
-    found = fidelity(climb.engine, truth, ids, window, enough=climb.late)
-    note = f"{found.positions} of {len(ids)} tokens, against the specification over {name}"
-    if origin is None or bundle.quant == "fp32":
-        yield judged("KL divergence over a text", found.kl, climb.golden.own.kl_budget, "nats", note)
-    else:
-        finite = None if np.isfinite(found.kl) else False
-        yield Row("KL divergence over a text", found.kl, unit="nats", ok=finite, note=note)
+    tokenizer, text = Tokenizer(told, config.embedding.vocabulary), climb.text or PROSE
+    exact = origin is None or bundle.quant == "fp32"
+    judge = _likeness if config.decoder is None else _predictions
+    yield from judge(climb, truth, tokenizer, text, f"against the specification over {name}", exact)
+
+
+def _predictions(
+    climb: Climb, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
+) -> Iterator[Row]:
+    """Predictions of the next token."""
+    ids = tokenizer.encode(text)
+    found = fidelity(climb.engine, truth, ids, min(WINDOW, truth.config.context), enough=climb.late)
+    note = f"{found.positions} of {len(ids)} tokens, {note}"
+    yield _divergence(climb, found.kl, note, exact)
     yield Row("top-1 agreement", found.agreement)
     yield Row("perplexity", found.perplexity, note=f"the specification's is {found.reference_perplexity:.4g}")
+
+
+def _divergence(climb: Climb, kl: float, note: str, exact: bool) -> Row:
+    if exact:
+        return judged("KL divergence over a text", kl, climb.golden.own.kl_budget, "nats", note)
+    finite = None if np.isfinite(kl) else False
+    return Row("KL divergence over a text", kl, unit="nats", ok=finite, note=note)
+
+
+def _likeness(
+    climb: Climb, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
+) -> Iterator[Row]:
+    """What an encoder's head says, sentence by sentence."""
+    sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
+    texts = [tokenizer.encode(s, start=True)[: truth.config.context] for s in sentences]
+    found = likeness(climb.engine, truth, [ids for ids in texts if ids], enough=climb.late)
+    note = f"{found.texts} of {len(texts)} sentences, {note}"
+    if exact:
+        yield judged("RMS error over a text", found.rms, climb.golden.own.rms_budget, "", note)
+    else:
+        finite = None if np.isfinite(found.rms) else False
+        yield Row("RMS error over a text", found.rms, ok=finite, note=note)
+    yield Row("mean cosine over a text", found.cosine)
+    yield Row("lowest cosine over a text", found.lowest)
+    if found.kl is not None:
+        yield _divergence(climb, found.kl, note, exact)
+        yield Row("top-1 agreement", found.agreement)
 
 
 RUNGS: dict[str, Callable[[Climb], Iterator[Row]]] = {
@@ -344,7 +415,7 @@ def verify(
         if not (path / MANIFEST).is_file():
             raise
         rows.append(Row("files", "damaged", ok=False, note=str(error)))
-        return Report(tuple(rows), time.monotonic() - begun, device, goldens.SEED)
+        return Report(tuple(rows), time.monotonic() - begun, device, SEED)
     climb = Climb(
         bundle=opened,
         source=None if source is None else open_checkpoint(source),
@@ -374,7 +445,7 @@ def verify(
             rows.append(Row(name, type(error).__name__, ok=False, note=str(error)))
         if name == "files" and rows[-1].ok is False:
             break  # of other bytes than those exported, nothing else need be known
-    report = Report(tuple(rows), time.monotonic() - begun, device, goldens.SEED)
+    report = Report(tuple(rows), time.monotonic() - begun, device, SEED)
     if not report.failed:
         certify(path, report)
     return report

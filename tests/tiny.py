@@ -147,6 +147,17 @@ def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> Config:
     return Config(Embedding(vocabulary, width), Stack((reading,) * layers, norm), LM(tied=True), 32, stack)
 
 
+def reader(context: int = 128) -> Config:
+    """A decoder whose attentions the fused operators take, and its encoder's, under a window."""
+    base = llama(layers=2, bias=True, context=context)
+    assert base.decoder is not None
+    layer, norm = base.decoder.layers[0], LayerNorm(1e-5)
+    reading = replace(layer, cross=Attention(4, 4, 8, qkv_bias=True, out_bias=True, pre=norm))
+    own = replace(layer.attention, groups=6, pattern=Window(4))
+    encoder = Stack((replace(layer, attention=own),) * 3, norm)
+    return replace(base, encoder=encoder, decoder=replace(base.decoder, layers=(reading,) * 2))
+
+
 def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoidal | None]]:
     """One of each kind: of an attention, and of its stack."""
     return [

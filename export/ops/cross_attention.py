@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..seam import seam
 from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["cross_attention", "cross_keys"]
 
 
+@seam
 def cross_keys(
     states: Float[Array, "B S D"],
     wk: Float[Array, "D G*K"] | Blocks,
@@ -34,6 +36,7 @@ def cross_keys(
     return k.transpose(1, 2), v.transpose(1, 2)
 
 
+@seam
 def cross_attention(
     x: Float[Array, "B T D"],
     k: Float[Array, "B G S K"],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ..seam import seam
 from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask, window_mask
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["self_attention"]
 
 
+@seam
 def self_attention(
     x: Float[Array, "B T D"],
     lengths: Index[Array, " B", "< T+1"],

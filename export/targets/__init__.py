@@ -11,26 +11,30 @@ from ...refimpl.errors import ExportError
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a graph runs and what it is made of.
+class Emits:
+    """What replaces mirror functions, by their names; why others aren't replaced; `shared` says whether
+    the decoder's attention writes the cache in place."""
 
-    `emits(config)` gives the functions that replace mirror functions (by the mirror's name), and
-    the reasons for those that don't apply to this Config; `shared` says whether the attention
-    operator writes the cache in place.
-    """
+    table: Mapping[str, Callable[..., Any]]
+    refused: tuple[str, ...] = ()
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a graph runs and what it is made of; `emits` says what of it applies to a Config."""
 
     name: str
     device: str
     opset: int
-    shared: bool
-    emits: Callable[[Config], tuple[Mapping[str, Callable[..., Any]], list[str]]]
+    emits: Callable[[Config], Emits]
 
 
 def find(name: str) -> Target:
     """The target of that name; ExportError when there is none."""
-    from . import ort, standard
+    from . import fused, standard
 
-    known = {t.name: t for t in (ort.CPU, ort.CUDA, standard.STANDARD)}
+    known = {t.name: t for t in (fused.CPU, fused.CUDA, standard.STANDARD)}
     if name not in known:
         raise ExportError(f"target must be one of {', '.join(known)}, got {name!r}")
     return known[name]

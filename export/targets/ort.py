@@ -1,4 +1,4 @@
-"""Targets `ort-cpu` and `ort-cuda`: ONNX Runtime's fused operators in place of mirror functions.
+"""ONNX Runtime's fused operators in place of mirror functions: products, tables, and a decoder's attention.
 
 GroupQueryAttention writes the cache in place, MatMulNBits multiplies packed codes, and matmuls of
 one input are merged. Each emit takes the leaves of this target's layout (`runtime.layout`), so its
@@ -7,8 +7,6 @@ parameters are the layout's names where these differ from the mirror's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,7 +17,6 @@ from torch.onnx import ops as onnx
 from ...refimpl.config import Alibi, Config, RelativeBias, Rope
 from ..ops import activation as activations
 from ..ops.attention import cached_attention, normed
-from . import Target
 from .leaves import NBits, Row
 
 Leaf = Tensor | NBits | Row
@@ -78,6 +75,17 @@ def _row(x: Tensor, weight: Row) -> Tensor:
         version=MICROSOFT,
     )
     return y * largest
+
+
+def inputs(weight: Leaf) -> int:
+    """How wide the input of a product is."""
+    match weight:
+        case NBits():
+            return weight.length
+        case Row():
+            return weight.codes.shape[0]
+        case _:
+            return weight.shape[0]
 
 
 def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
@@ -157,7 +165,7 @@ def gated_mlp(
     return linear(activations.activation(left, kind=kind) * right, down, bdown)
 
 
-def _bounded(x: Tensor, clip: float | None) -> Tensor:
+def bounded(x: Tensor, clip: float | None) -> Tensor:
     return x if clip is None else x.clamp(-clip, clip)
 
 
@@ -193,21 +201,20 @@ def attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, _ = x.shape
     groups, size = past_k.shape[1], past_k.shape[3]
-    out = wo.length if isinstance(wo, NBits) else (wo.codes if isinstance(wo, Row) else wo).shape[0]
-    heads = out // size
+    heads = inputs(wo) // size
     widths = [heads * size, groups * size, groups * size]
     q: Tensor
     k: Tensor | None
     v: Tensor | None
     if wqkv is not None:
-        q, k, v = _bounded(linear(x, wqkv, bqkv), clip), None, None
+        q, k, v = bounded(linear(x, wqkv, bqkv), clip), None, None
         if q_norm is not None or not fused:
             q, k, v = q.split(widths, dim=-1)
     else:
         assert wq is not None
         assert wk is not None
         assert wv is not None
-        q, k, v = (_bounded(linear(x, w, b), clip) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
+        q, k, v = (bounded(linear(x, w, b), clip) for w, b in ((wq, bq), (wk, bk), (wv, bv)))
     if q_norm is not None:
         assert k is not None
         assert k_norm is not None
@@ -268,18 +275,3 @@ def refusals(config: Config) -> list[str]:
             continue
         return [f"GroupQueryAttention in layer {i}: {reasons[0]}"]
     return []
-
-
-def _emits(config: Config) -> tuple[Mapping[str, Callable[..., Any]], list[str]]:
-    reasons = refusals(config)
-    return {
-        "linear": linear,
-        "embedding": embedding,
-        "unembedding": unembedding,
-        "gated_mlp": gated_mlp,
-        "attention": partial(attention, fused=not reasons),
-    }, reasons
-
-
-CPU = Target("ort-cpu", "cpu", opset=23, shared=True, emits=_emits)
-CUDA = Target("ort-cuda", "cuda", opset=23, shared=True, emits=_emits)

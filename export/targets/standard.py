@@ -6,7 +6,7 @@ float16 need. In float16, norms and softmax are computed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ...refimpl.config import Config
 from ..ops import attention as attentions
 from ..ops import norm as norms
 from ..seam import body
-from . import Target
+from . import Emits, Target
 from .leaves import Blocked, Row, Static
 from .ort import block_sums, row_codes
 
@@ -132,15 +132,16 @@ def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     return widened
 
 
-def _emits(_: Config) -> tuple[Mapping[str, Callable[..., Any]], list[str]]:
-    return {
+def _emits(_: Config) -> Emits:
+    table = {
         "linear": linear,
         "embedding": embedding,
         "unembedding": unembedding,
         "rms_norm": _in_float32(norms.rms_norm),
         "layer_norm": _in_float32(norms.layer_norm),
         "softmax": _in_float32(attentions.softmax),
-    }, []
+    }
+    return Emits(table)
 
 
-STANDARD = Target("standard", "cpu", opset=21, shared=False, emits=_emits)
+STANDARD = Target("standard", "cpu", opset=21, emits=_emits)

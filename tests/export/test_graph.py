@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,6 +16,7 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError
 from tfm.runtime import layout, manifest
 from tfm.runtime.bundle import open_bundle
+from tfm.runtime.ports import graphs
 
 
 def exported(folder: Path, config: Config, target: str, quant: str, **options: object) -> ir.Model:
@@ -93,13 +93,6 @@ def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> Non
     assert kinds == {"decoder.positions": "float32", "decoder.relative_bias": "float32"}
 
 
-@pytest.mark.parametrize("make", [tiny.encoder, tiny.pair])
-def test_a_model_with_an_encoder_is_no_bundle_yet(tmp_path: Path, make: Callable[[], Config]) -> None:
-    with pytest.raises(ExportError, match="only a decoder without an encoder can be exported yet"):
-        exported(tmp_path, make(), "ort-cpu", "int8")
-    assert not (tmp_path / "out").exists()
-
-
 def test_weights_lie_in_the_data_file_and_notes_are_gone(tmp_path: Path) -> None:
     model = exported(tmp_path, tiny.llama(layers=1, tied=False), "ort-cpu", "int4")
     stored = set(open_bundle(tmp_path / "out").manifest.tensors)
@@ -121,6 +114,7 @@ def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
     schemes = quantize.plan(open_checkpoint(tmp_path), "fp32", 8, False, "ort-cpu")
     groups = layout.stored(config, schemes, "ort-cpu")
     tensors = manifest.arrange(groups, "float32")
-    tensors["stray"] = tensors["decoder.norm.weight"]
-    with pytest.raises(ExportError, match="doesn't use: stray"):
-        graph.build(config, tensors, groups, targets.find("ort-cpu"), data=tmp_path / "model.onnx.data")
+    tensors["decoder.stray"] = tensors["decoder.norm.weight"]
+    (part,) = graphs(config)
+    with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
+        graph.build(config, part, tensors, groups, targets.find("ort-cpu"), data=tmp_path / "model.onnx.data")

@@ -148,7 +148,7 @@ def test_what_has_no_steps_and_what_has_nothing_to_read():
     ids = np.array([[1, 2]])
     encoder, decoder = engine(tiny.encoder()), engine(tiny.llama())
     both = engine(tiny.pair())
-    with pytest.raises(ConfigError, match="a model without a decoder has no steps: use encode and predict"):
+    with pytest.raises(ConfigError, match="a model without a decoder has no steps: use predict"):
         encoder.start(1)
     with pytest.raises(ConfigError, match="a model without an encoder can't encode"):
         decoder.encode(ids)

@@ -28,7 +28,7 @@ def make(path: Path, target: str = "ort-cpu", quant: str = "int8") -> Path:
     if not checkpoint.exists():
         save_checkpoint(checkpoint, CONFIG, tiny.weights(CONFIG), template="{{ messages }}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "_graph", lambda _, new, *__: (new / "model.onnx").write_bytes(b"graph") and [])
+        patch.setattr(write, "_graphs", lambda _, new, *__: (new / "model.onnx").write_bytes(b"graph") and [])
         patch.setattr(write, "golden", lambda *_: {"tokens": np.zeros(3, np.int64)})
         write.export(open_checkpoint(checkpoint), path, target=target, quant=quant, verify=False)
     return path

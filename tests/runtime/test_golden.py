@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tiny
 from tfm.refimpl import params
-from tfm.refimpl.config import Embedding, Inner
+from tfm.refimpl.config import Answer, Classify, Config, Dense, Embedding, Inner, Pool
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
-from tfm.runtime import golden as goldens
-from tfm.runtime.golden import Run, digest, divergence, golden, largest, read, rms
+from tfm.runtime.golden import Golden, digest, divergence, golden, largest, read, rms
+from tfm.runtime.specified import Given, Run, outputs
 
 CONFIGS = {
     "llama": tiny.llama(),
@@ -22,6 +22,11 @@ CONFIGS = {
     "mixture": tiny.mixture(),
     "rare": tiny.rare(),
     "late": dataclasses.replace(tiny.llama(), embedding=Embedding(97, 48, inner=Inner(24, late=True))),
+    "encoder": tiny.encoder(),
+    "classify": tiny.encoder(head=Classify(3, "mean", Dense("gelu"))),
+    "answer": tiny.encoder(positions=None, head=Answer()),
+    "pool": tiny.encoder(head=Pool("mean", unit=True)),
+    "pair": tiny.pair(),
 }
 
 
@@ -35,9 +40,23 @@ def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     return params.map_leaves(leaf, tree)
 
 
-def whole(engine: NumpyEngine, tokens: np.ndarray) -> np.ndarray:
-    at = np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
-    return engine.step(tokens, engine.start(len(tokens)), at=at)[0]
+def whole(engine: NumpyEngine, given: Given | Golden) -> np.ndarray:
+    if engine.config.decoder is None:
+        return engine.predict(given.tokens, given.lengths, given.types)
+    at = np.tile(np.arange(given.tokens.shape[1]), (len(given.tokens), 1))
+    cache = engine.start(len(given.tokens), given.source, given.source_lengths)
+    return engine.step(given.tokens, cache, at=at)[0]
+
+
+def some(config: Config, time: int) -> Given:
+    """A text of two rows, and one that an encoder reads before."""
+    rng = np.random.default_rng(1)
+    ids, lengths = rng.integers(0, 97, (2, 2, time)), np.array([time, max(1, time - 2)])
+    if config.encoder is None:
+        return Given(ids[0], lengths)
+    if config.decoder is None:
+        return Given(ids[0], lengths, types=ids[1] % 2)
+    return Given(ids[0], lengths, ids[1], lengths[::-1])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -45,13 +64,14 @@ def whole(engine: NumpyEngine, tokens: np.ndarray) -> np.ndarray:
 def test_an_honest_engine_stays_within_the_budget(name, activations):
     config, tree = CONFIGS[name], tiny.weights(CONFIGS[name])
     own = None if activations is None else quantized(tree, activations)
-    held = read(golden(config, tree, own))
+    held = read(golden(config, tree, own), config)
     engine = NumpyEngine(config, tree if own is None else own)
-    logits = held.real(whole(engine, held.tokens))
+    logits = held.real(whole(engine, held))
     found = held.view(logits)
     assert 0 < largest(found, held.own.logits) <= held.own.budget
     assert rms(found, held.own.logits) <= held.own.rms_budget
-    assert held.own.kl_budget > 0
+    assert (held.own.kl is None) == (name in ("classify", "answer", "pool"))
+    assert held.own.kl is None or held.own.kl_budget > 0
     assert (held.plain is not None) == (activations == "block")
     if activations != "block":
         assert held.own.budget < 1e-4
@@ -66,17 +86,20 @@ def test_an_honest_engine_stays_within_the_budget(name, activations):
 def test_layer_by_layer_is_the_model(name):
     """The streamed run in float64 equals the engine in float64, bit for bit but for products' order."""
     config, tree = CONFIGS[name], tiny.weights(CONFIGS[name], dtype=np.float64)
-    tokens = np.random.default_rng(1).integers(0, 97, (2, min(7, config.context)))
-    (found,) = goldens.logits(config, tree, tokens, [Run(np.dtype(np.float64))])
-    assert np.allclose(found, whole(NumpyEngine(config, tree), tokens), rtol=0, atol=1e-12)
+    given = some(config, min(7, config.context))
+    (found,) = outputs(config, tree, given, [Run(np.dtype(np.float64))])
+    assert np.allclose(found, whole(NumpyEngine(config, tree), given), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["everything", "added", "rare", "late"])
+@pytest.mark.parametrize("name", ["everything", "added", "rare", "late", "encoder", "classify", "pair"])
 def test_each_leaf_is_loaded_once_and_shown(name):
     config, seen = CONFIGS[name], []
-    tree = tiny.weights(config)
-    goldens.logits(
-        config, tree, np.zeros((1, 2), np.int64), [Run(np.dtype(np.float32))], lambda n, _: seen.append(n)
+    outputs(
+        config,
+        tiny.weights(config),
+        some(config, 2),
+        [Run(np.dtype(np.float32))],
+        lambda leaf, _: seen.append(leaf),
     )
     assert seen == list(params.shapes(config))
 
@@ -84,12 +107,12 @@ def test_each_leaf_is_loaded_once_and_shown(name):
 def test_budgets_notice_small_bugs():
     """An engine whose eps is ten times too large is out of the sharp budget, and not by little."""
     config, tree = tiny.llama(), tiny.weights(tiny.llama())
-    held = read(golden(config, tree))
+    held = read(golden(config, tree), config)
     layer = config.decoder.layers[0]
     wrong = dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, pre=tiny.RMSNorm(1e-4)))
     stack = dataclasses.replace(config.decoder, layers=(wrong, *config.decoder.layers[1:]))
     engine = NumpyEngine(dataclasses.replace(config, decoder=stack), tree)
-    found = held.view(held.real(whole(engine, held.tokens)))
+    found = held.view(held.real(whole(engine, held)))
     assert largest(found, held.own.logits) > held.own.budget
     assert rms(found, held.own.logits) > held.own.rms_budget
 
@@ -97,7 +120,7 @@ def test_budgets_notice_small_bugs():
 def test_large_vocabularies_keep_some_columns():
     config = tiny.llama(vocabulary=1000, width=16, heads=2, groups=1, head_size=8, mlp=16)
     arrays = golden(config, tiny.weights(config))
-    held = read(arrays)
+    held = read(arrays, config)
     assert 256 < held.own.logits.shape[1] < 320
     assert np.isin(held.best, held.columns).all()
     assert sum(a.nbytes for a in arrays.values()) < 130_000
@@ -127,10 +150,15 @@ def test_divergence_is_kl():
 
 
 def test_other_arrays_are_refused():
-    arrays = golden(tiny.llama(), tiny.weights(tiny.llama()))
+    config = tiny.llama()
+    arrays = golden(config, tiny.weights(config))
     with pytest.raises(BundleError, match="wrong: spare"):
-        read(arrays | {"spare": np.zeros(1)})
+        read(arrays | {"spare": np.zeros(1)}, config)
     with pytest.raises(BundleError, match=r"wrong: own\.rms"):
-        read({name: a for name, a in arrays.items() if name != "own.rms"})
+        read({name: a for name, a in arrays.items() if name != "own.rms"}, config)
     with pytest.raises(BundleError, match=r"wrong: plain\.rms"):
-        read(arrays | {"plain.rms": np.zeros(1)})
+        read(arrays | {"plain.rms": np.zeros(1)}, config)
+    with pytest.raises(BundleError, match=r"wrong: source, source_lengths$"):
+        read(arrays, tiny.pair())
+    with pytest.raises(BundleError, match=r"wrong: types$"):
+        read(arrays, tiny.encoder())

@@ -43,7 +43,10 @@ CONFIGS = {
     "full": tiny.llama(context=40),
     "window": tiny.llama(context=40, window=5, heads=4, groups=4, tied=False, bias=True),
     "added": tiny.added(context=40),
+    "pair": replace(tiny.pair(), context=40),
+    "reader": tiny.reader(context=40),
 }
+LONGEST = 9  # of an encoder's text
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,14 @@ class Machine(RuleBasedStateMachine):
         self.terms = self.rounding = 0.0
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
 
-    @initialize(batch=st.integers(1, 3))
-    def begin(self, batch: int) -> None:
-        self.caches = [engine.start(batch) for engine in self.engines]
+    @initialize(batch=st.integers(1, 3), seed=st.integers(0, 2**16))
+    def begin(self, batch: int, seed: int) -> None:
+        rng, config = np.random.default_rng(seed), self.world.config
+        read: tuple[np.ndarray, ...] = ()
+        if config.encoder is not None:
+            text = rng.integers(0, config.embedding.vocabulary, (batch, rng.integers(1, LONGEST + 1)))
+            read = text, rng.integers(0, text.shape[1] + 1, batch)
+        self.caches = [engine.start(batch, *read) for engine in self.engines]
         self.lengths = np.zeros(batch, np.int64)
 
     @precondition(lambda self: len(self.lengths) and self.lengths.min() < self.world.config.context)
@@ -209,6 +217,8 @@ CELLS = [
         for cell in (("ort-cpu", "fp32"), ("ort-cpu", "int8"), ("standard", "fp32"))
     ),
     ("added", "ort-cpu", "fp32"),
+    ("pair", "ort-cpu", "fp32"),
+    *(("reader", *cell) for cell in (("ort-cpu", "fp32"), ("ort-cpu", "int8-dynamic"), ("standard", "int8"))),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]

@@ -1,0 +1,122 @@
+"""The graphs of a bundle: what goes into each and what comes out, by name. Part of the format.
+
+    graph         of                  inputs                                      outputs
+    model.onnx    a decoder           tokens past at k.I v.I cos.J sin.J          logits k_out.I v_out.I
+                  one that reads an   these, keys.I values.I source               the same
+                  encoder
+                  an encoder alone    tokens lengths types cos.J sin.J            said
+    encoder.onnx  an encoder that a   tokens lengths types cos.J sin.J            keys.I values.I
+                  decoder reads
+
+I counts the decoder's layers, J the rotary settings in the Config's order, of which each graph has those
+of its own stack; `types` is there where the embedding has them. `said` is what the head says
+(`ops.encoder.predict`). `past`, `at`, `lengths` and `source`, the lengths of the encoder's text, are
+numbers of tokens, as in `ops.model` and `ops.encoder`. All ids and numbers are int64; logits and
+`said` are float32; keys, values, cosines and sines have the bundle's `dtype`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..refimpl.config import LM, Answer, Classify, Config, MaskedLM, Pool, Stack, Tag
+
+GRAPH, ENCODER = "model.onnx", "encoder.onnx"
+# Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
+READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
+
+
+class Port(NamedTuple):
+    """An input or output: its axes, strings where they vary, and whether it holds whole numbers."""
+
+    name: str
+    axes: tuple[str | int, ...]
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph: its file, its stack, and its ports in order."""
+
+    file: str
+    encodes: bool
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def owns(self, leaf: str) -> bool:
+        """Whether this graph computes with a leaf, or a group of them, of the tree."""
+        top = leaf.split(".", 1)[0]
+        if ".cross." in leaf:
+            return (leaf.split(".cross.")[1].split(".")[0] in READ) == self.encodes
+        if top == "embedding" and leaf != "embedding.types":
+            return True
+        if not self.encodes:
+            return top in ("decoder", "head")
+        return top in ("encoder", "embedding") or self.file == GRAPH  # alone it has the head too
+
+
+def graphs(config: Config) -> tuple[Graph, ...]:
+    """The graphs of a model, the one that reads first."""
+    found = []
+    if config.encoder is not None:
+        inputs = [Port("tokens", ("batch", "time"), True), Port("lengths", ("batch",), True)]
+        if config.embedding.types is not None:
+            inputs.append(Port("types", ("batch", "time"), True))
+        inputs += _tables(config, config.encoder, "time")
+        alone = config.decoder is None
+        outputs = (Port("said", _said(config)),) if alone else _memory(config, "time")
+        found.append(Graph(GRAPH if alone else ENCODER, True, tuple(inputs), tuple(outputs)))
+    if config.decoder is not None:
+        inputs = [
+            Port("tokens", ("batch", "time"), True),
+            Port("past", ("batch",), True),
+            Port("at", ("batch", "wanted"), True),
+            *_cache(config, ""),
+            *_tables(config, config.decoder, "capacity"),
+        ]
+        if config.encoder is not None:
+            inputs += [*_memory(config, "text"), Port("source", ("batch",), True)]
+        logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
+        found.append(Graph(GRAPH, False, tuple(inputs), (logits, *_cache(config, "_out"))))
+    return tuple(found)
+
+
+def _tables(config: Config, stack: Stack, rows: str) -> list[Port]:
+    own = {layer.attention.position for layer in stack.layers}
+    kinds = [(i, rope) for i, rope in enumerate(config.ropes) if rope in own]
+    return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in kinds for side in ("cos", "sin")]
+
+
+def _cache(config: Config, suffix: str) -> list[Port]:
+    made = []
+    for i, layer in enumerate(config.layers):
+        axes = ("batch", layer.attention.groups, "capacity", layer.attention.head_size)
+        made += [Port(f"{side}{suffix}.{i}", axes) for side in "kv"]
+    return made
+
+
+def _memory(config: Config, length: str) -> list[Port]:
+    made = []
+    for i, layer in enumerate(config.layers):
+        assert layer.cross is not None
+        axes = ("batch", layer.cross.groups, length, layer.cross.head_size)
+        made += [Port(f"{side}.{i}", axes) for side in ("keys", "values")]
+    return made
+
+
+def _said(config: Config) -> tuple[str | int, ...]:
+    match config.head:
+        case MaskedLM():
+            return ("batch", "time", config.embedding.vocabulary)
+        case Tag(labels):
+            return ("batch", "time", labels)
+        case Answer():
+            return ("batch", "time", 2)
+        case Classify(labels):
+            return ("batch", labels)
+        case Pool(dense=dense):
+            width = config.embedding.width
+            return ("batch", width if dense is None else dense.width or width)
+        case LM():
+            raise AssertionError("a Config's check keeps LM for decoders")
