@@ -97,7 +97,8 @@ class Row:
 
     The first model is the usual one; the others have other heads. `sizes` are the keys that have no
     default in tfm, under the names that the class gives them; `reads` are keys that mean nothing to
-    other families. `amend` sets what isn't random, in float32 or float64.
+    other families. `amend` sets what isn't random, in float32 or float64. `stays` says that a key means
+    the same when transformers has written the config anew.
     """
 
     config: Any
@@ -107,3 +108,4 @@ class Row:
     attention: str = "eager"
     reads: frozenset[str] = frozenset()
     amend: Callable[[Any], None] = lambda _: None
+    stays: bool = True

@@ -98,11 +98,16 @@ def ours(engine: NumpyEngine, given: dict[str, np.ndarray], bare: bool) -> list[
 def compare(name: str, kind: int, data: st.DataObject) -> None:
     """One drawn model, through its files, against the original."""
     keys = data.draw(ROWS[name].keys, label="keys")
+    drawn = {"model_type": name, **copy.deepcopy(keys)}
+    drawn.pop("experts_implementation", None)  # says how, not what
     model = make(name, keys, kind)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         checkpoint = open_checkpoint(folder)
         params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    if kind == 0 and ROWS[name].stays:
+        # transformers writes more than was drawn, for one the type of each layer: both say the same.
+        assert read_config(drawn)[0] == checkpoint.config
     given = draw(data, model, checkpoint.config)
     wanted = theirs(model, given)
     found = ours(NumpyEngine(checkpoint.config, params), given, bare=len(wanted) == 2)
@@ -271,11 +276,6 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         ("roberta", {"pad_token_id": None}, "pad_token_id must be of type int"),
         ("roberta", {"pad_token_id": 511}, "pad_token_id must be 0 to 510: positions begin after it"),
         ("roberta", {"pad_token_id": -1}, "pad_token_id must be 0 to 510"),
-        (
-            "electra",
-            {"architectures": ["ElectraForPreTraining"]},
-            "architectures must be one of ElectraModel",
-        ),
         ("distilbert", {"dim": 65}, "dim must be a multiple of n_heads"),
         ("distilbert", {"is_decoder": True}, "is_decoder must be false"),
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2"),
