@@ -9,14 +9,25 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .console import generated, out, out_json, say
-from .texts import whole
+from .console import escape, generated, out, out_json, progress, say
+from .texts import read, whole
 
 
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text to answer; else --file or stdin.")] = None,
     file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Read the prompt from a file.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Read the prompt from a file; with --batch one from each line."
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Answer many prompts, a line each, of which N are on their way at a time.",
+        ),
     ] = None,
     model: o.Model = "smollm2-135m",
     engine: o.Engine = "onnx",
@@ -44,7 +55,9 @@ def command(
     no_escape: o.NoEscape = False,
 ) -> None:
     """Generate text; a model is fetched and exported on its first use and runs from the cache afterwards."""
-    text = read_prompt(prompt, file)
+    texts = (
+        [read_prompt(prompt, file)] if batch is None else read([prompt] if prompt else None, file, "prompt")
+    )
     given = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
@@ -54,18 +67,28 @@ def command(
     )  # fmt: skip
     if draft is not None and beams is not None:
         raise typer.BadParameter("--beams takes no --draft: its steps judge every token already")
+    if batch is not None and (beams is not None or draft is not None):
+        raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
     from .loading import load
 
     begin = time.perf_counter()
     loaded = load(model, engine, quant, device, threads)
-    if draft == "lookup":
+    if draft == "prompt":
         from ..refimpl.speculative import Lookup
 
         given["draft"] = Lookup()
     elif draft is not None:
         given["draft"] = loaded.drafter(load(draft, engine, quant, device, threads))
     load_s = time.perf_counter() - begin
-    answer = loaded.generate(text, raw=raw, **given)
+    if batch is not None:
+        found = loaded.generate_many(texts, raw=raw, batch=batch, progress=progress(), **given)
+        if as_json:
+            out_json([{"prompt": text, **one._asdict()} for text, one in zip(texts, found, strict=True)])
+            return
+        for one in found:
+            out(escape(one.text))
+        return
+    answer = loaded.generate(texts[0], raw=raw, **given)
     for piece in answer:
         if not as_json:
             out(generated(piece, no_escape), end="")

@@ -96,8 +96,8 @@ LengthPenalty = Annotated[
 Draft = Annotated[
     str | None,
     typer.Option(
-        metavar="lookup|MODEL",
-        help="Fewer steps: tokens are proposed by looking the text up in itself, or by a smaller model of "
+        metavar="prompt|MODEL",
+        help="Fewer steps: tokens are proposed by what followed in the text so far, or by a smaller model of "
         "the same tokenizer, and judged several at once. Greedy text stays the same, sampled text as likely.",
     ),
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from tfm.cli import doctor, inspect
+from tfm.cli import console, doctor, inspect
 from tfm.refimpl import params
 from tfm.refimpl.config import to_json
 from tfm.runtime import sources
@@ -39,10 +39,26 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
 def test_drafts_change_no_token(tfm, bundle):
     asked = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--json")
     wanted = tfm(*asked).json
-    for draft in ("lookup", bundle):
+    for draft in ("prompt", bundle):
         told = tfm(*asked, "--draft", draft).json
         assert (told["tokens"], told["finish_reason"]) == (wanted["tokens"], wanted["finish_reason"])
         assert told.keys() == wanted.keys()
+
+
+def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
+    prompts = ["hello", "abcabc", "x" * 300]
+    options = ("--model", bundle, "--max-new-tokens", 6, "--temperature", 2, "--seed", 4)
+    (tmp_path / "lines").write_text("\n".join(prompts) + "\n")
+    told = tfm("generate", "--file", tmp_path / "lines", "--batch", 2, *options, "--json").json
+    assert [one["prompt"] for one in told] == prompts
+    assert {(len(one["tokens"]), one["finish_reason"]) for one in told} == {(6, "length")}
+    first = tfm("generate", "hello", *options, "--json").json
+    assert (told[0]["tokens"], told[0]["text"]) == (first["tokens"], first["text"])
+    lines = tfm("generate", "--batch", 3, *options, stdin="\n".join(prompts).encode()).out
+    assert lines.splitlines() == [console.escape(one["text"]) for one in told]
+    assert len(tfm("generate", "hello", "--batch", 1, *options, "--json").json) == 1
+    tfm("generate", "a", "--batch", 2, "--beams", 2, "--model", bundle).failed(2, "--batch takes no --beams")
+    tfm("generate", "--batch", 2, "--model", bundle, stdin=b"a\n\nb").failed(2, "prompt 2 is empty")
 
 
 def test_beams_find_a_text_that_is_at_least_as_likely(tfm, bundle):

@@ -92,7 +92,7 @@ def test_tfm_raise_shows_the_error_whole(tfm, monkeypatch):
         ("generate", "hi", "--beams", "0"),
         ("generate", "hi", "--beams", "2", "--typical-p", "0.5"),
         ("generate", "hi", "--beams", "2", "--length-penalty", "inf"),
-        ("generate", "hi", "--beams", "2", "--draft", "lookup"),
+        ("generate", "hi", "--beams", "2", "--draft", "prompt"),
         ("generate", "hi", "--stop", ""),
         ("generate", "hi", "--seed", "-1"),
         ("generate", "hi", "--threads", "0"),
