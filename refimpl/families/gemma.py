@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config
+from ..config import Activation, Config
+from ..gguf_keys import STRAIGHT
 from ..keys import ACTIVATIONS, Keys
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, varied
+from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("gemma",)
 ARCHITECTURES: dict[str, Task] = {"GemmaForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -32,11 +33,14 @@ def config(keys: Keys, task: Task) -> Config:
     activation = keys.choice("hidden_act", known, "gelu_pytorch_tanh")
     if keys.get("hidden_activation", str, None) and keys.choice("hidden_activation", known) != activation:
         raise keys.fail("hidden_activation", f"the same as hidden_act, {activation}")
-    scaled = replace(plain.embedding, scale=plain.embedding.width**0.5)
-    return replace(
-        varied(plain, lambda _, layer: replace(layer, mlp=replace(layer.mlp, activation=activation))),
-        embedding=scaled,
-    )
+    return _scaled(plain, activation)
+
+
+def _scaled(plain: Config, activation: Activation) -> Config:
+    """The decoder with embeddings times the square root of their width."""
+    embedding = replace(plain.embedding, scale=plain.embedding.width**0.5)
+    changed = varied(plain, lambda _, layer: replace(layer, mlp=replace(layer.mlp, activation=activation)))
+    return replace(changed, embedding=embedding)
 
 
 def causal(keys: Keys) -> None:
@@ -52,3 +56,11 @@ def less_one(table: str) -> str:
 
 
 WEIGHTS = less_one(LLAMA)
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    return _scaled(gguf_decoder(keys, source), "gelu_tanh")
+
+
+# One is added to the norms' weights already.
+GGUF = Gguf("gemma", gguf_config, STRAIGHT)

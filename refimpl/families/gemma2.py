@@ -4,6 +4,7 @@ in turn with others."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..config import (
     LM,
@@ -19,16 +20,18 @@ from ..config import (
     Stack,
     Window,
 )
+from ..gguf_keys import STRAIGHT
 from ..keys import ACTIVATIONS, Keys
 from ..layer_keys import layer_types, patterns
 from ..rope_keys import exact_context, rope
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .gemma import causal, less_one
+from .llama import gguf_decoder, varied
 
 MODEL_TYPES = ("gemma2",)
 ARCHITECTURES: dict[str, Task] = {"Gemma2ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -113,3 +116,51 @@ WEIGHTS = less_one("""
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """Every second layer slides."""
+    size = keys.size("attention.sliding_window", None)
+    return gguf_sandwich(
+        gguf_decoder(keys, source),
+        lambda i, a: a if size is None or i % 2 else replace(a, pattern=Window(size)),
+        largest=46,
+        score_cap=keys.positive("attn_logit_softcapping", None),
+        logit_cap=keys.positive("final_logit_softcapping", None),
+    )
+
+
+def gguf_sandwich(
+    plain: Config,
+    change: Callable[[int, Attention], Attention],
+    *,
+    largest: int,
+    score_cap: float | None,
+    logit_cap: float | None,
+) -> Config:
+    """The decoder with norms on both sides; `change` makes of each attention the family's own.
+
+    The metadata leave the scale of scores open: llama.cpp takes each head's size, and in the model of
+    most layers, `largest`, the width divided by the heads.
+    """
+    width, first = plain.embedding.width, plain.layers[0].attention
+    scalar = width // first.heads if len(plain.layers) == largest else first.head_size
+
+    def layer(i: int, layer: Layer) -> Layer:
+        norm = layer.attention.pre
+        attention = replace(layer.attention, post=norm, scale=scalar**-0.5, softcap=score_cap)
+        mlp = replace(layer.mlp, activation="gelu_tanh", post=norm)
+        return replace(layer, attention=change(i, attention), mlp=mlp)
+
+    embedding, head = replace(plain.embedding, scale=width**0.5), plain.head
+    assert isinstance(head, LM)
+    return replace(varied(plain, layer), embedding=embedding, head=replace(head, softcap=logit_cap))
+
+
+# One is added to the norms' weights already.
+GGUF_WEIGHTS = f"""
+    {STRAIGHT}
+    decoder.layers.{{i}}.attn_post.weight <- blk.{{i}}.post_attention_norm.weight
+    decoder.layers.{{i}}.mlp_post.weight <- blk.{{i}}.post_ffw_norm.weight
+"""
+GGUF = Gguf("gemma2", gguf_config, GGUF_WEIGHTS)

@@ -3,21 +3,23 @@ rotary positions of another theta where layers see a window only."""
 
 from __future__ import annotations
 
-from ..config import Config
+from dataclasses import replace
+
+from ..config import Attention, Config, HeadNorm, Rope, Window
 from ..keys import Keys
 from ..layer_keys import layer_types
 from ..rope_keys import exact_context, ropes
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .gemma import causal
-from .gemma2 import WEIGHTS, sandwich
+from .gemma2 import GGUF_WEIGHTS, WEIGHTS, gguf_sandwich, sandwich
+from .llama import gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("gemma3_text",)
 ARCHITECTURES: dict[str, Task] = {"Gemma3ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
-
 THETAS = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_local_base_freq", 10_000.0)}
 
 
@@ -39,3 +41,24 @@ def config(keys: Keys, task: Task) -> Config:
         logit_cap=keys.positive("final_logit_softcapping", None),
         qk_norm=True,
     )
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """Layers slide by a number, five of six where it isn't stated; their theta is their own."""
+    size, every = (
+        keys.size("attention.sliding_window", None),
+        keys.size("attention.sliding_window_pattern", 6),
+    )
+    theta = keys.positive("rope.freq_base_swa", 10_000.0)
+
+    def change(i: int, a: Attention) -> Attention:
+        a = replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre))
+        if size is None or (i + 1) % every == 0:
+            return a
+        return replace(a, pattern=Window(size), position=Rope(theta, a.head_size))
+
+    cap = keys.positive("final_logit_softcapping", None)
+    return gguf_sandwich(gguf_decoder(keys, source), change, largest=62, score_cap=None, logit_cap=cap)
+
+
+GGUF = Gguf("gemma3", gguf_config, GGUF_WEIGHTS)

@@ -21,6 +21,7 @@ from ..config import (
     Stack,
     Window,
 )
+from ..gguf_experts import EXPERTS, mixed
 from ..gguf_keys import PERMUTED, embedding_rows, head_size
 from ..gguf_rope_keys import gguf_rope
 from ..keys import ACTIVATIONS, Keys
@@ -154,6 +155,9 @@ EPS = "attention.layer_norm_rms_epsilon"
 
 def gguf_config(keys: Keys, source: Source) -> Config:
     plain, window = gguf_decoder(keys, source), keys.size("attention.sliding_window", None)
+    if keys.get("expert_count", int, 0):
+        # Mixtral: the width is that of each expert.
+        plain = mixed(plain, keys, source, lambda width, _: width, renormalize=True)
     return plain if window is None else windowed(plain, window)
 
 
@@ -165,8 +169,6 @@ def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config
     size = keys.size("attention.key_length", None) or head_size(keys)
     if keys.size("attention.value_length", size) != size:
         raise keys.fail("attention.value_length", f"the head's size, {size}")
-    if keys.get("expert_count", int, 0):
-        raise keys.fail("expert_count", "0: mixtures of experts aren't read yet")
     vocabulary = embedding_rows(keys, source)
     heads, norm = (
         keys.size("attention.head_count"),
@@ -194,4 +196,4 @@ def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config
     )
 
 
-GGUF = Gguf("llama", gguf_config, PERMUTED)
+GGUF = Gguf("llama", gguf_config, PERMUTED + EXPERTS)

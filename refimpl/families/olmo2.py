@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, HeadNorm, Layer
+from ..gguf_keys import STRAIGHT
 from ..keys import Keys
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, varied
+from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("olmo2",)
 ARCHITECTURES: dict[str, Task] = {"Olmo2ForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -25,10 +26,10 @@ def config(keys: Keys, task: Task) -> Config:
         mlp_bias=False,
         eps=1e-5,
     )
-    return varied(plain, lambda _, layer: after(layer))
+    return varied(plain, _after)
 
 
-def after(layer: Layer) -> Layer:
+def _after(_: int, layer: Layer) -> Layer:
     """The same layer with its norms on the sublayers' outputs, and on queries and keys."""
     norm = layer.mlp.pre
     assert norm is not None
@@ -43,3 +44,15 @@ WEIGHTS = f"""
     decoder.layers.{{i}}.attn_post.weight <- model.layers.{{i}}.post_attention_layernorm.weight
     decoder.layers.{{i}}.mlp_post.weight <- model.layers.{{i}}.post_feedforward_layernorm.weight
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    return varied(gguf_decoder(keys, source), _after)
+
+
+GGUF_WEIGHTS = f"""
+    {STRAIGHT}
+    decoder.layers.{{i}}.attn_post.weight <- blk.{{i}}.post_attention_norm.weight
+    decoder.layers.{{i}}.mlp_post.weight <- blk.{{i}}.post_ffw_norm.weight
+"""
+GGUF = Gguf("olmo2", gguf_config, GGUF_WEIGHTS)

@@ -8,16 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Config, Full, Gated, Layer, MoE, Window
+from ..gguf_experts import EXPERTS
+from ..gguf_experts import mixed as gguf_mixed
+from ..gguf_keys import STRAIGHT
 from ..keys import Keys
 from ..layer_keys import layer_types, patterns
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, varied
+from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("qwen2_moe",)
 ARCHITECTURES: dict[str, Task] = {"Qwen2MoeForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -83,3 +86,11 @@ WEIGHTS = f"""
     {OURS}.shared.down <- {THEIRS}.shared_expert.down_proj.weight : transpose
     {OURS}.shared_gate <- {THEIRS}.shared_expert_gate.weight : transpose
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    plain = gguf_decoder(keys, source)
+    return gguf_mixed(plain, keys, source, lambda f, top: f // top, renormalize=False, shared=True)
+
+
+GGUF = Gguf("qwen2moe", gguf_config, STRAIGHT + EXPERTS)

@@ -28,10 +28,10 @@ def config(keys: Keys, task: Task) -> Config:
         head_size=128,
     )
     sees = windows(keys)
-    return attending(_normalized(plain), lambda i, a: replace(a, pattern=sees[i]))
+    return attending(normalized(plain), lambda i, a: replace(a, pattern=sees[i]))
 
 
-def _normalized(plain: Config) -> Config:
+def normalized(plain: Config) -> Config:
     """Queries and keys have the same kind of norm as the sublayers."""
     return attending(plain, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
 
@@ -44,7 +44,7 @@ WEIGHTS = f"""
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:
-    return _normalized(gguf_decoder(keys, source))
+    return normalized(gguf_decoder(keys, source))
 
 
 GGUF = Gguf("qwen3", gguf_config, STRAIGHT)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..config import Config, Full, Gated, HeadNorm, MoE, Window
+from ..config import Config, Full, Gated, MoE, Window
+from ..gguf_experts import EXPERTS
+from ..gguf_experts import mixed as gguf_mixed
+from ..gguf_keys import STRAIGHT
 from ..keys import Keys
 from ..layer_keys import count
-from . import Task
-from .llama import decoder
+from ..weights import Source
+from . import Gguf, Task
+from .llama import decoder, gguf_decoder
 from .qwen2_moe import WEIGHTS as QWEN2
 from .qwen2_moe import mixed
+from .qwen3 import normalized
 
 MODEL_TYPES = ("qwen3_moe",)
 ARCHITECTURES: dict[str, Task] = {"Qwen3MoeForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -26,9 +28,8 @@ def config(keys: Keys, task: Task) -> Config:
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
     )
-    attention, dense = plain.layers[0].attention, plain.layers[0].mlp
+    attention, dense = normalized(plain).layers[0].attention, plain.layers[0].mlp
     assert isinstance(dense, Gated)
-    assert attention.pre is not None
     mixture = MoE(
         _experts(keys),
         keys.size("num_experts_per_tok", 8),
@@ -40,7 +41,6 @@ def config(keys: Keys, task: Task) -> Config:
     keys.get("max_window_layers", int, None)  # stands in older files, transformers doesn't read it
     on, size = keys.get("use_sliding_window", bool, False), keys.size("sliding_window", 4096, null=True)
     pattern = Window(size) if on and size is not None else Full()
-    attention = replace(attention, qk_norm=HeadNorm(attention.pre))
     return mixed(plain, keys, attention, [pattern] * count(keys), mixture)
 
 
@@ -57,3 +57,11 @@ WEIGHTS = f"""
     decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
     decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    plain = normalized(gguf_decoder(keys, source))
+    return gguf_mixed(plain, keys, source, lambda f, top: f // top, renormalize=True)
+
+
+GGUF = Gguf("qwen3moe", gguf_config, STRAIGHT + EXPERTS)

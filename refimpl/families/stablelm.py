@@ -6,16 +6,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
+from ..gguf_keys import STRAIGHT, embedding_rows, head_size
+from ..gguf_rope_keys import gguf_rope
 from ..keys import ACTIVATIONS, Keys
 from ..layer_keys import count
 from ..rope_keys import exact_context, rope
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("stablelm",)
 ARCHITECTURES: dict[str, Task] = {"StableLmForCausalLM": "lm"}
 PREFIX = ""
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -73,3 +75,33 @@ WEIGHTS = f"""
     decoder.layers.{{i}}.mlp_pre.bias <- model.layers.{{i}}.post_attention_layernorm.bias
     decoder.norm.bias <- model.norm.bias
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """What the metadata leave open shows in the tensors; one key says of many models what they aren't."""
+    keys.get("use_parallel_residual", bool, True)
+    norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
+    size = head_size(keys)
+    position = gguf_rope(keys, source, size, partial=True)
+    bias = "blk.0.attn_q.bias" in source.names
+    groups = keys.size("attention.head_count_kv", heads)
+    return build(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        Attention(heads, groups, size, position, qkv_bias=bias, pre=norm),
+        Gated(keys.size("feed_forward_length"), "silu", pre=norm),
+        min(keys.size("block_count"), 2**16),
+        norm,
+        qk_norm="blk.0.attn_q_norm.weight" in source.names,
+        parallel="blk.0.ffn_norm.weight" not in source.names,
+        tied="output.weight" not in source.names,
+        context=exact_context(keys.size("context_length"), position),
+    )
+
+
+GGUF_WEIGHTS = f"""
+    {STRAIGHT}
+    decoder.layers.{{i}}.attn_pre.bias <- blk.{{i}}.attn_norm.bias
+    decoder.layers.{{i}}.mlp_pre.bias <- blk.{{i}}.ffn_norm.bias
+    decoder.norm.bias <- output_norm.bias
+"""
+GGUF = Gguf("stablelm", gguf_config, GGUF_WEIGHTS)
