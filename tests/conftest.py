@@ -47,8 +47,8 @@ def minilm() -> Path:
         return fetch("minilm-l6", lambda *_: None)
 
 
-@pytest.fixture
-def engines(tmp_path: Path) -> list[Any]:
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """One tiny model on each engine: NumPy first, torch, and both kinds of ONNX cache."""
     import tiny
     from tfm.export.engine import TorchEngine
@@ -58,6 +58,7 @@ def engines(tmp_path: Path) -> list[Any]:
     from tfm.runtime.bundle import open_bundle
     from tfm.runtime.engine import OrtEngine
 
+    tmp_path = tmp_path_factory.mktemp("engines")
     config = tiny.llama(context=40)
     params = tiny.weights(config, seed=4)
     save_checkpoint(tmp_path / "model", config, params)

@@ -54,7 +54,7 @@ def config(keys: Keys, task: Task) -> Config:
         context=keys.size("max_seq_len", 2048),
         tied=keys.get("tie_word_embeddings", bool, True),
     )
-    inner.finish(HARMLESS)
+    inner.finish(HARMLESS | {"is_encoder_decoder": (False,)})
     return made
 
 

@@ -13,7 +13,7 @@ from ...refimpl.errors import LimitError
 from ...refimpl.generate import FinishReason, Row, room, single
 from ...refimpl.sampling import Sampler
 from ...refimpl.speculative import Drafter, speculate
-from ..tokenizer import Stream
+from ..tokenizer import Stream, Tokenizer
 
 if TYPE_CHECKING:
     from .model import Model
@@ -174,22 +174,44 @@ class Answer:
         return None
 
     def _generate(self) -> Iterator[str]:
-        stream, held, ended = Stream(self._model.text), "", False
+        written = Written(self._model.text, self._options.stop)
         for token in self.ids():
-            sure, held, ended = cut(held + stream.push(token), self._options.stop)
-            if ended:
-                self._row.finished = "stop"
-            self.text += sure
-            if sure:
-                yield sure
-        if not ended:
-            sure, held, ended = cut(held + stream.finish(), self._options.stop)
-            if ended:
-                self._row.finished = "stop"
-            self.text += sure + held
-            if sure + held:
-                yield sure + held
+            yield from self._give(written, written.push(token))
+        yield from self._give(written, written.finish())
         self._then(self)
+
+    def _give(self, written: Written, piece: str) -> Iterator[str]:
+        if written.ended:
+            self._row.finished = "stop"
+        self.text = written.text
+        if piece:
+            yield piece
+
+
+class Written:
+    """The text of tokens as they come, as far as it is certain; it ends before a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._stream, self._stops, self._held = Stream(tokenizer), stops, ""
+        self.text, self.ended = "", False
+
+    def push(self, token: int) -> str:
+        """What a token makes certain."""
+        return self._give(self._stream.push(token))
+
+    def finish(self) -> str:
+        """What was held back, at the end of the tokens."""
+        if self.ended:
+            return ""
+        piece = self._give(self._stream.finish())
+        rest, self._held = self._held, ""
+        self.text += rest
+        return piece + rest
+
+    def _give(self, text: str) -> str:
+        sure, self._held, self.ended = cut(self._held + text, self._stops)
+        self.text += sure
+        return sure
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:

@@ -19,9 +19,9 @@ from ..bundle import open_bundle
 from ..chat import ChatTemplate
 from ..engine import OrtEngine
 from ..tokenizer import Tokenizer
-from . import answer, classify, embed, fill, tag
+from . import answer, classify, embed, fill, many, tag
 from .generation import Answer, Options, options, sampler
-from .rows import Texts
+from .rows import Progress, Texts, silent
 
 # The method and the command for each head.
 METHODS = {
@@ -101,6 +101,20 @@ class Model:
         self.expect(configs.LM)
         prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
         return list(Answer(self, prompt, self.options(max_new_tokens=max_new_tokens, **given)).ids())
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        raw: bool = False,
+        batch: int = many.BATCH,
+        progress: Progress = silent,
+        **given: Any,
+    ) -> list[many.Made]:
+        """The answers to many prompts, each as `generate` gives it; see `tasks.many`."""
+        self.expect(configs.LM)
+        asked = [self.prompt(text, raw=raw) for text in prompts]
+        return many.generate_many(self, asked, self.options(**given), batch=batch, progress=progress)
 
     def options(self, **given: Any) -> Options:
         """`options` over this model's defaults."""

@@ -276,6 +276,11 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         ("roberta", {"pad_token_id": None}, "pad_token_id must be of type int"),
         ("roberta", {"pad_token_id": 511}, "pad_token_id must be 0 to 510: positions begin after it"),
         ("roberta", {"pad_token_id": -1}, "pad_token_id must be 0 to 510"),
+        (
+            "electra",
+            {"architectures": ["ElectraForPreTraining"]},
+            "architectures must be one of ElectraModel",
+        ),
         ("distilbert", {"dim": 65}, "dim must be a multiple of n_heads"),
         ("distilbert", {"is_decoder": True}, "is_decoder must be false"),
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2"),

@@ -19,6 +19,7 @@ from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler
 from tfm.refimpl.speculative import Lookup
 from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
+from tfm.runtime.tasks.many import generate_many
 
 TEXT = texts.byte_level().to_str()
 SIZE = texts.byte_level().get_vocab_size()
@@ -244,3 +245,31 @@ def test_output_is_clipped_to_the_room_left() -> None:
     assert len(MODEL.generate_ids(prompt, max_new_tokens=50)) == 6
     with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 3 of 3"):
         list(single(ENGINE, Row([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]))
+
+
+def test_many_texts_are_as_each_alone() -> None:
+    prompts = ["the cat", "привет", "a", "def f(x):"]
+    options: dict[str, Any] = {"temperature": 1.5, "seed": 5, "max_new_tokens": 12, "stop": ("t",)}
+    ends = tuple(range(0, SIZE, 40))
+    many = model(eos=ends)
+    seen: list[tuple[int, int]] = []
+    got = many.generate_many(prompts, batch=2, progress=lambda *at: seen.append(at), **options)
+    assert seen == [(i + 1, 4) for i in range(4)]
+    first = many.generate(prompts[0], **options)
+    list(first)
+    assert got[0] == (first.tokens, first.text, first.finish_reason)
+    for i, (prompt, made) in enumerate(zip(prompts, got, strict=True)):
+        row = Row(many.prompt(prompt), many.sampler(temperature=1.5), frozenset(ends), 12, 5, i)
+        tokens = list(single(ENGINE, row))
+        assert made.tokens == tokens[: len(made.tokens)]
+        whole = many.text.decode(tokens)
+        assert made.text == whole.split("t")[0]
+        assert made.finish_reason == ("stop" if "t" in whole else row.finished)
+    assert {made.finish_reason for made in got} == {"stop", "length"}
+    assert many.generate_many([], batch=2) == []
+    bare = model(text=None)
+    [made] = generate_many(bare, [[1, 2, 3]], bare.options(max_new_tokens=3))
+    assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
+    for wrong in ({"beams": 2}, {"draft": Lookup()}):
+        with pytest.raises(LimitError, match="a batch takes no beams and no draft"):
+            many.generate_many(prompts, **wrong)

@@ -1,0 +1,70 @@
+"""ELECTRA (Clark et al. 2020): BERT's encoder over tables of a width of their own.
+
+The generator's head is a masked language model's. That of the discriminator as it was pretrained, which
+tells replaced tokens from others, is none of the tasks here.
+"""
+
+from __future__ import annotations
+
+from ..config import Config, Dense, Embedding, Inner, Learned, MaskedLM
+from ..head_keys import head
+from ..keys import Keys
+from . import Task
+from .bert import TRUNK, encoder, layer_norm
+
+MODEL_TYPES = ("electra",)
+ARCHITECTURES: dict[str, Task] = {
+    "ElectraModel": "pool",
+    "ElectraForMaskedLM": "masked",
+    "ElectraForSequenceClassification": "classify",
+    "ElectraForTokenClassification": "tag",
+    "ElectraForQuestionAnswering": "answer",
+}
+PREFIX = "electra."
+GGUF = None
+
+
+def config(keys: Keys, task: Task) -> Config:
+    # Of the head for multiple choice.
+    for key, kind in (("type", str), ("use_proj", bool), ("activation", str), ("last_dropout", float)):
+        keys.get(f"summary_{key}", kind, None)
+    width, tables = keys.size("hidden_size"), keys.size("embedding_size", 128)
+    inner = Inner(tables, bias=True, late=True) if tables != width else None
+    masked = Dense("gelu", norm=layer_norm(keys), width=tables)
+    return encoder(
+        keys,
+        Embedding(keys.size("vocab_size"), width, types=keys.size("type_vocab_size", 2), inner=inner),
+        Learned(keys.size("max_position_embeddings", 512)),
+        head(
+            keys,
+            task,
+            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), masked),
+            classify=Dense("gelu"),
+        ),
+    )
+
+
+WEIGHTS = f"""
+    {TRUNK}
+    embedding.project <- embeddings_project.weight : transpose
+    embedding.project_bias <- embeddings_project.bias
+    for MaskedLM:
+    head.dense.weight <- generator_predictions.dense.weight : transpose
+    head.dense.bias <- generator_predictions.dense.bias
+    head.norm.weight <- generator_predictions.LayerNorm.weight
+    head.norm.bias <- generator_predictions.LayerNorm.bias
+    head.table <- generator_lm_head.weight
+    embedding.table == generator_lm_head.weight
+    head.bias <- generator_lm_head.bias
+    for Classify:
+    head.dense.weight <- classifier.dense.weight : transpose
+    head.dense.bias <- classifier.dense.bias
+    head.out.weight <- classifier.out_proj.weight : transpose
+    head.out.bias <- classifier.out_proj.bias
+    for Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+    for Answer:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+"""
