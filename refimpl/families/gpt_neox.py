@@ -18,6 +18,7 @@ OLDER = ("rotary_emb_base", "rotary_pct")
 
 def config(keys: Keys, task: Task) -> Config:
     keys.unused("hidden_dropout", "classifier_dropout", "gradient_checkpointing")
+    keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob")
     width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     if width % heads:
         raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
