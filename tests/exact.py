@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-# What stands in for what: types, and numbers that are written with too few digits (BLOOM's √(2/π)).
-EXACT = {torch.float32: torch.float64, torch.bfloat16: torch.float64, 0.79788456: math.sqrt(2 / math.pi)}
+NARROW = (torch.float32, torch.bfloat16)
 
 
 class Float64(TorchFunctionMode):
@@ -23,7 +21,7 @@ class Float64(TorchFunctionMode):
             kwargs = {"dtype": torch.float64, **(kwargs or {})}
         if func == torch.Tensor.dtype.__get__ and args[0].dtype is torch.float64:
             return torch.float32
-        swap = lambda value: EXACT.get(value, value) if isinstance(value, torch.dtype | float) else value  # noqa: E731
+        swap = lambda value: torch.float64 if any(value is kind for kind in NARROW) else value  # noqa: E731
         return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
 
 

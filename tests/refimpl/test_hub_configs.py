@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tfm.refimpl.config import LM, Alibi, Full, Learned, Rope
+from tfm.refimpl.config import LM, Alibi, Full, Inner, Learned, Rope
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
 
@@ -76,6 +76,19 @@ def test_gpt_neox_20b():
     assert (layer.mlp.activation, layer.mlp.pre is not None) == ("gelu_tanh", True)
 
 
+def test_opt_350m():
+    config = read_config(json.loads(OPT))[0]
+    a, decoder = config.layers[0].attention, config.decoder
+    assert (config.embedding.inner, a.pre, a.after is None, config.head) == (
+        Inner(512),
+        None,
+        False,
+        LM(True),
+    )
+    assert decoder is not None
+    assert (decoder.positions, decoder.final_norm) == (Learned(2048, offset=2), None)
+
+
 def test_bloom():
     config = read_config(json.loads(BLOOM))[0]
     a = config.layers[0].attention
@@ -109,6 +122,8 @@ def test_falcons():
         (GPT2, {"hidden_size": 1000}, "hidden_size must be the same as n_embd, 1024, got 1000"),
         (GPT2, {"activation_function": "prelu"}, "activation_function must be one of"),
         (NEOX, {"rotary_pct": 0.0}, "rotary_pct must be above 0"),
+        (OPT, {"scale_embeddings": True}, "scale_embeddings must be false"),
+        (OPT, {"learned_embeddings": False}, "learned_embeddings must be true"),
         (BLOOM, {"n_inner": 4096}, "n_inner must be null or four times the width, 57344"),
         (BLOOM, {"slow_but_exact": True}, "slow_but_exact must be false where pretraining_tp"),
         (MPT, {"logit_scale": "inv_sqrt_d_model"}, "logit_scale must be null"),
