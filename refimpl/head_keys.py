@@ -14,6 +14,11 @@ KINDS: dict[str, Kind] = {
     "multi_label_classification": "multi",
 }
 
+FUNCTIONS: dict[str, Kind] = {
+    "torch.nn.modules.linear.Identity": "regression",
+    "torch.nn.modules.activation.Sigmoid": "multi",
+}
+
 
 def labels(keys: Keys) -> int:
     """How many labels a head has: as many as have names, two where the config says nothing."""
@@ -29,12 +34,16 @@ def kind(keys: Keys, count: int) -> Kind:
     """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
 
     What a config doesn't say is what transformers' pipeline does: a sigmoid of a single label, else softmax.
+    A cross-encoder of the sentence-transformers library names a module of torch instead.
     """
-    named = keys.get("problem_type", str, None)
-    if named is None:
-        return "single" if count > 1 else "multi"
-    known = {name: kind for name, kind in KINDS.items() if count > 1 or kind != "single"}
-    return keys.choice("problem_type", known)
+    rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
+    rerank.unused("version")
+    read = rerank.choice("activation_fn", FUNCTIONS) if "activation_fn" in rerank else None
+    rerank.finish({})
+    if keys.get("problem_type", str, None) is not None:
+        known = {name: kind for name, kind in KINDS.items() if count > 1 or kind != "single"}
+        return keys.choice("problem_type", known)
+    return read or ("single" if count > 1 else "multi")
 
 
 def head(

@@ -61,11 +61,8 @@ def layer_norm(keys: Keys) -> LayerNorm:
 def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: Head) -> Config:
     """The encoder of BERT, RoBERTa and ELECTRA."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
-    # Of training, or of heads that this one isn't.
-    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-        keys.get(key, float, None)
-    for key in ("gradient_checkpointing", "tie_word_embeddings"):
-        keys.get(key, bool, False)
+    keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    keys.unused("gradient_checkpointing")
     heads = keys.size("num_attention_heads")
     if embedding.width % heads:
         raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")

@@ -23,11 +23,8 @@ GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
-    # Of training; the positions' table is in the checkpoint, however it was made.
-    for key in ("dropout", "qa_dropout", "seq_classif_dropout"):
-        keys.get(key, float, None)
-    for key in ("sinusoidal_pos_embds", "tie_weights_"):
-        keys.get(key, bool, False)
+    keys.unused("dropout", "qa_dropout", "seq_classif_dropout", "tie_weights_")
+    keys.unused("sinusoidal_pos_embds")
     width, heads = keys.size("dim"), keys.size("n_heads")
     if width % heads:
         raise keys.fail("dim", f"a multiple of n_heads, {heads!r:.40}")

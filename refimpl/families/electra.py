@@ -26,8 +26,7 @@ GGUF = None
 
 def config(keys: Keys, task: Task) -> Config:
     # Of the head for multiple choice.
-    for key, kind in (("type", str), ("use_proj", bool), ("activation", str), ("last_dropout", float)):
-        keys.get(f"summary_{key}", kind, None)
+    keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
     width, tables = keys.size("hidden_size"), keys.size("embedding_size", 128)
     inner = Inner(tables, bias=True, late=True) if tables != width else None
     masked = Dense("gelu", norm=layer_norm(keys), width=tables)

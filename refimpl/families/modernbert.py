@@ -102,19 +102,10 @@ def config(keys: Keys, task: Task) -> Config:
 def _unused(keys: Keys) -> None:
     """Keys of training, of kernels, of losses; and two that transformers leaves unread."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
-    for key in ("embedding_dropout", "mlp_dropout", "classifier_dropout", "initializer_cutoff_factor"):
-        keys.get(key, float, None)
-    for key in (
-        "deterministic_flash_attn",
-        "sparse_prediction",
-        "gradient_checkpointing",
-        "reference_compile",
-    ):
-        keys.get(key, bool, None)
-    for key in ("sparse_pred_ignore_index", "cls_token_id", "sep_token_id"):
-        keys.get(key, int, None)
-    keys.get("repad_logits_with_grad", bool, None)
-    keys.get("layer_norm_eps", float, None)
+    keys.unused("embedding_dropout", "mlp_dropout", "classifier_dropout", "initializer_cutoff_factor")
+    keys.unused("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad")
+    keys.unused("gradient_checkpointing", "sparse_prediction", "sparse_pred_ignore_index")
+    keys.unused("cls_token_id", "sep_token_id", "layer_norm_eps")
 
 
 WEIGHTS = """

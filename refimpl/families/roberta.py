@@ -25,8 +25,7 @@ GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
-    for key in ("language", "name"):  # notes in some checkpoints
-        keys.get(key, str, None)
+    keys.unused("language", "name")  # notes in some checkpoints
     # The first token stands at the row after the padding's own.
     offset = keys.get("pad_token_id", int, 1) + 1
     rows = keys.size("max_position_embeddings", 512)

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ENCODER_ACTIVATIONS, Row, labelled
+from .kit import ACTIVATIONS, Row, labelled
 
 
 @st.composite
@@ -18,7 +18,7 @@ def bert(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
         "intermediate_size": draw(st.sampled_from([7, 24])),
         "num_hidden_layers": draw(st.sampled_from([1, 2])),
         "num_attention_heads": heads,
-        "hidden_act": draw(ENCODER_ACTIVATIONS),
+        "hidden_act": draw(ACTIVATIONS),
         "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-2])),
         "max_position_embeddings": draw(st.sampled_from([20, 128])),
         "type_vocab_size": draw(st.sampled_from([1, 2, 5])),

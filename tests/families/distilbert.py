@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ENCODER_ACTIVATIONS, Row, labelled
+from .kit import ACTIVATIONS, Row, labelled
 
 
 @st.composite
@@ -17,7 +17,7 @@ def _distilbert(draw: st.DrawFn) -> dict[str, Any]:
         "hidden_dim": draw(st.sampled_from([7, 24])),
         "n_layers": draw(st.sampled_from([1, 2])),
         "n_heads": heads,
-        "activation": draw(ENCODER_ACTIVATIONS),
+        "activation": draw(ACTIVATIONS),
         "max_position_embeddings": draw(st.sampled_from([20, 128])),
         "sinusoidal_pos_embds": draw(st.booleans()),
         "tie_word_embeddings": draw(st.booleans()),

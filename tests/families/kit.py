@@ -76,10 +76,6 @@ def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
     }
 
 
-# What encoders are drawn with.
-ENCODER_ACTIVATIONS = st.sampled_from(["gelu", "gelu_new", "relu", "silu"])
-
-
 @st.composite
 def labelled(draw: st.DrawFn) -> dict[str, Any]:
     """Labels, and how their logits are read; transformers has no single label of a single one."""

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import CONTEXT, ENCODER_ACTIVATIONS, Row, labelled, ropes
+from .kit import ACTIVATIONS, CONTEXT, Row, labelled, ropes
 
 
 @st.composite
@@ -18,12 +18,12 @@ def _modernbert(draw: st.DrawFn) -> dict[str, Any]:
         "intermediate_size": draw(st.sampled_from([7, 24])),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "hidden_activation": draw(ENCODER_ACTIVATIONS),
+        "hidden_activation": draw(ACTIVATIONS),
         "norm_eps": draw(st.sampled_from([1e-6, 1e-2])),
         "max_position_embeddings": CONTEXT,
         "local_attention": draw(st.sampled_from([1, 2, 5, 8, 64])),
         "classifier_pooling": draw(st.sampled_from(["cls", "mean"])),
-        "classifier_activation": draw(ENCODER_ACTIVATIONS),
+        "classifier_activation": draw(ACTIVATIONS),
         **{f"{key}_token_id": draw(st.sampled_from([0, 60])) for key in ("pad", "bos", "eos", "cls", "sep")},
         **draw(labelled()),
     }

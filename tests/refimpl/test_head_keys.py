@@ -10,6 +10,7 @@ from tfm.refimpl.head_keys import labels
 from tfm.refimpl.keys import Keys
 
 BASE = {"model_type": "bert", **SIZES}
+RAW = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.1.0"}
 CLASSIFY = {**BASE, "architectures": ["BertForSequenceClassification"]}
 
 
@@ -37,6 +38,9 @@ def test_labels_are_those_of_transformers(keys):
         ({"problem_type": "single_label_classification"}, "single"),
         ({"problem_type": "multi_label_classification"}, "multi"),
         ({"problem_type": "regression", "num_labels": 1}, "regression"),
+        ({"sentence_transformers": RAW, "num_labels": 1}, "regression"),
+        ({"sentence_transformers": {"version": "4.1.0"}, "num_labels": 1}, "multi"),
+        ({"sentence_transformers": RAW, "problem_type": "multi_label_classification"}, "multi"),
     ],
 )
 def test_how_logits_are_read(keys, kind):
