@@ -19,7 +19,7 @@ import onnx
 import torch
 
 from ..refimpl import params as trees
-from ..refimpl.config import LM, Config, Gated, Layer, MoE, Rope, Window
+from ..refimpl.config import LM, Config, Gated, Layer, MoE, Norm, Rope, Window
 from ..refimpl.errors import BundleError
 from ..refimpl.ops.activation import activation
 from ..refimpl.ops.attention import cached_attention
@@ -33,6 +33,9 @@ from ..runtime.manifest import GRAPH
 from ..runtime.session import one_line, open_session, options
 from .graph import quiet
 from .ops import attention as mirror
+
+# What may stand between a product and the residual sum, each one node.
+PASSED = ("Add", "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
 
 Array = np.ndarray
 Values = dict[str, Array]
@@ -63,7 +66,7 @@ class Piece:
 
 
 def locate(bundle: Bundle, tokens: Array) -> list[Part]:
-    """Every part of the graph on the tokens [B, T], in the order of a forward pass.
+    """The parts of the graph on the tokens [B, T], in the order of a forward pass, as far as followed.
 
     BundleError for a model with an encoder, whose parts have no names yet.
     """
@@ -71,8 +74,10 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     if config.encoder is not None:
         raise BundleError("the parts of a graph are known for a decoder alone, this model has an encoder")
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
-    pieces = list(_pieces(config, bundle.params(), tokens))
     places = _places(model.graph, config)
+    if not places:
+        return []
+    pieces = list(_pieces(config, bundle.params(), tokens))
     dtype = np.dtype(bundle.dtype)
     truth, budgets = _specification(pieces, dtype)
     cut = {name: value for name, value in places.items() if name in truth}
@@ -112,29 +117,22 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
     stream = "embedding"
     for i, layer in enumerate(config.layers):
         tree = trees.unflatten(dict(trees.flatten(decoder["layers"][i])))
-        if (
-            layer.parallel
-            or layer.residual == "norm"
-            or layer.attention.post
-            or layer.attention.after
-            or layer.mlp.post
-            or layer.mlp.after
-        ):
-            return  # the streams of other forms are told apart when a family has them
         attn, mlp, at = tree["attn"] | added, tree["mlp"], f"layer {i}, "
         a, heads, h = f"{at}attention, input", f"{at}attention, heads", f"{at}attention, output"
         norm = lambda x, t, norm: normalize(x, t, norm=norm)  # noqa: E731
-        share = 1 if layer.scale is None else layer.scale
-        add = lambda x, y, t, w, b, share=share: x + share * linear(y, t[w], t.get(b))  # noqa: E731
         yield Piece(a, (stream,), _with(norm, norm=layer.attention.pre), tree.get("attn_pre"))
         yield Piece(heads, (a,), _with(_heads, layer=layer, config=config), attn)
-        yield Piece(h, (stream, heads), _with(add, w="wo", b="bo"), attn)
+        if not _followed(layer):
+            return
+        out = {"w": attn["wo"], "b": attn.get("bo"), "post": tree.get("attn_post", {})}
+        yield Piece(h, (stream, heads), _with(_added, layer=layer, norm=layer.attention.post), out)
         if isinstance(layer.mlp, MoE):
             return  # which expert a vector goes to is decided inside: no one value is a mixture's hidden one
         m, hidden, y = f"{at}mlp, input", f"{at}mlp, hidden", f"{at}mlp, output"
         yield Piece(m, (h,), _with(norm, norm=layer.mlp.pre), tree.get("mlp_pre"))
         yield Piece(hidden, (m,), _with(_hidden, layer=layer), mlp)
-        yield Piece(y, (h, hidden), _with(add, w="down", b="bdown"), mlp)
+        out = {"w": mlp["down"], "b": mlp.get("bdown"), "post": tree.get("mlp_post", {})}
+        yield Piece(y, (h, hidden), _with(_added, layer=layer, norm=layer.mlp.post), out)
         stream = y
     last = {"norm": dict(trees.flatten(decoder.get("norm", {})))}
     last |= {} if config.embedding.inner is None else {"project": params["head"]["project"]}
@@ -153,6 +151,17 @@ def _pieces(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
 
 def _with(function: Callable[..., Array], **settings: Any) -> Callable[..., Array]:
     return lambda *args: function(*args, **settings)
+
+
+def _followed(layer: Layer) -> bool:
+    """Whether a layer's streams are told apart: one sublayer after the other, added to its own input."""
+    return not (layer.parallel or layer.residual == "norm" or layer.attention.after or layer.mlp.after)
+
+
+def _added(x: Array, y: Array, tree: Any, *, layer: Layer, norm: Norm | None) -> Array:
+    """The stream after a sublayer, of whose last product y is the input."""
+    y = normalize(linear(y, tree["w"], tree["b"]), tree["post"], norm=norm)
+    return x + (y if layer.scale is None else layer.scale * y)
 
 
 def _rest(x: Array, tree: Any, layer: Layer, config: Config) -> tuple[list[Array | None], dict[str, Any]]:
@@ -256,9 +265,9 @@ def _places(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         return name
 
     def summed(node: onnx.NodeProto) -> tuple[str, str]:
-        """The residual sum that a product's output ends in, and the product's side of it."""
+        """The residual sum that a product's output ends in, and the product's side of it, or nothing."""
         name, side, total = node.output[0], "", ""
-        while len(uses.get(name, [])) == 1 and uses[name][0].op_type in ("Add", "Mul", "Cast", "Reshape"):
+        while len(uses.get(name, [])) == 1 and uses[name][0].op_type in PASSED:
             node = uses[name][0]
             if node.op_type == "Add":
                 side, total = name, node.output[0]
@@ -271,9 +280,12 @@ def _places(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         out = product(f"{leaf}attn.wo")
         found[f"{at}attention, input"] = fed(product(f"{leaf}attn.wqkv", f"{leaf}attn.wq"))
         found[f"{at}attention, heads"] = fed(out)
-        found[f"{at}attention, output"], side = summed(out)
+        total, side = summed(out) if _followed(layer) else ("", "")
+        if not total:
+            return found if i else {}  # without the first sum nobody knows the embedding
+        found[f"{at}attention, output"] = total
         if i == 0:
-            (found["embedding"],) = {*makers[found[f"{at}attention, output"]].input} - {side}
+            (found["embedding"],) = {*makers[total].input} - {side}
         if isinstance(layer.mlp, MoE):
             break
         down = product(f"{leaf}mlp.down")

@@ -77,7 +77,7 @@ def added(context: int = 128) -> Config:
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
     assert base.decoder is not None
     first, norm = base.decoder.layers[0], LayerNorm(1e-5)
-    kinds = Alibi(), RelativeBias(8, 20), None
+    kinds = Alibi(scale=0.3), RelativeBias(8, 20), None
     layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
     stack = replace(base.decoder, layers=layers, positions=Learned(context, 2), first_norm=norm)
     return replace(base, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
@@ -107,9 +107,9 @@ def rare(head_size: int = 16) -> Config:
     one, bare, layer = base.decoder.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
     each, whole = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
     layers = (
-        Layer(replace(one.attention, qk_norm=each, clip=1.5, pre=layer), one.mlp, scale=0.3, residual="norm"),
-        Layer(replace(one.attention, qk_norm=whole, pre=bare), replace(one.mlp, pre=None), parallel=True),
-        Layer(replace(one.attention, position=Alibi(8.0, 0.3)), replace(one.mlp, activation="mish")),
+        Layer(replace(one.attention, qk_norm=each, clip=1.5, pre=layer), one.mlp, scale=0.3),
+        Layer(replace(one.attention, qk_norm=whole), replace(one.mlp, activation="mish"), residual="norm"),
+        Layer(replace(one.attention, pre=bare), replace(one.mlp, pre=None), parallel=True),
     )
     embedding = replace(base.embedding, inner=Inner(32, bias=True), scale=2.0)
     return replace(base, embedding=embedding, decoder=replace(base.decoder, layers=layers, final_norm=bare))

@@ -36,6 +36,7 @@ RICH = replace(RICH, decoder=replace(RICH.decoder, layers=(LAYER, replace(LAYER,
 SMALL = tiny.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
 ADDED = tiny.added()
 MIXTURE = tiny.mixture()
+RARE, RARER = tiny.rare(), tiny.rare(head_size=12)
 PLAIN = tiny.llama(plain=True, bias=True, kind="gelu", width=40)
 
 
@@ -93,6 +94,9 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "ort-cpu int8-dynamic": ("ort-cpu", "int8-dynamic", PLAIN, None, FLIPS),
     "ort-cpu keep": ("ort-cpu", "keep", BASE, MERGED, FLIPS),
     "ort-cpu keep, mixed": ("ort-cpu", "keep", BASE, MIXED, FLIPS),
+    "ort-cpu float, rare words": ("ort-cpu", "fp32", RARE, None, None),
+    "ort-cpu int8, rare words in parts": ("ort-cpu", "int8", RARER, None, FLIPS),
+    "standard fp16, rare words": ("standard", "fp16", RARE, None, HALF),
     "standard fp16": ("standard", "fp16", RICH, None, HALF),
     "standard fp16, positions that are added": ("standard", "fp16", ADDED, None, HALF),
     "standard int8, positions that are added": ("standard", "int8", ADDED, None, None),
