@@ -78,6 +78,13 @@ class Generation:
     prefix: str = ""
     tasks: dict[str, Generation] = field(default_factory=dict)
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What a decoder that reads an encoder begins with."""
+        if self.start is None:
+            raise ConfigError("the model must name a decoder_start_token_id to write what it reads, got none")
+        return (self.start,)
+
 
 def read_generation(
     stated: Mapping[str, Any], own: Mapping[str, Any] | None, config: Config, where: str

@@ -19,6 +19,7 @@ from tfm.refimpl.penalties import (
     adjust,
     ban,
     ban_ngrams,
+    ban_words,
     force,
     occurrence_penalties,
     repetition_penalty,
@@ -28,9 +29,11 @@ from tolerances import equal
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
 
@@ -38,6 +41,7 @@ many = settings(max_examples=4 * settings.default.max_examples)  # pyright: igno
 N = 7
 seeds = st.integers(0, 2**32 - 1)
 texts = st.lists(st.integers(0, N - 1), max_size=12).map(lambda ids: np.array(ids, np.int64))
+bad_words = st.lists(st.lists(st.integers(0, N - 1), min_size=1, max_size=3), max_size=3)
 biases = st.dictionaries(st.integers(0, N - 1), st.floats(-9, 9), max_size=3)
 
 
@@ -118,6 +122,8 @@ def test_the_chain(seed: int, text: np.ndarray, data: st.DataObject):
         no_repeat_ngram=some(st.integers(2, 3)),
         min_new_tokens=some(st.integers(0, 5)),
         suppress_tokens=tuple(data.draw(st.lists(st.integers(0, N - 1), max_size=2))),
+        begin_suppress_tokens=tuple(data.draw(st.lists(st.integers(0, N - 1), max_size=2))),
+        bad_words=tuple(map(tuple, words := data.draw(bad_words))),
         logit_bias=tuple(bias.items()),
     )
     stops = [0, 3]
@@ -128,10 +134,14 @@ def test_the_chain(seed: int, text: np.ndarray, data: st.DataObject):
         steps.append(RepetitionPenaltyLogitsProcessor(sampler.repetition_penalty))
     if sampler.no_repeat_ngram:
         steps.append(NoRepeatNGramLogitsProcessor(sampler.no_repeat_ngram))
+    if words:
+        steps.append(NoBadWordsLogitsProcessor(words))
     if sampler.min_new_tokens:
         steps.append(MinNewTokensLengthLogitsProcessor(len(text) - new, sampler.min_new_tokens, stops))
     if sampler.suppress_tokens:
         steps.append(SuppressTokensLogitsProcessor([*sampler.suppress_tokens]))
+    if banned := [*sampler.begin_suppress_tokens]:
+        steps.append(SuppressTokensAtBeginLogitsProcessor(banned, len(text) - new))
     wanted = theirs(logits, text, *steps)
     if np.isinf(wanted).all():
         with pytest.raises(LimitError, match="every token is banned"):
@@ -156,6 +166,24 @@ def test_the_order():
     assert adjust(logits, sampler, text, 2).tolist() == [1.0, -1.0, -np.inf]
     assert adjust(logits, sampler, text, 1).tolist() == [-np.inf, -np.inf, 0.0]
     assert adjust(logits, sampler, text, 0).tolist() == [0.0, -np.inf, -np.inf]
+    # What is banned at the beginning is banned after what is forced there.
+    sampler = Sampler(begin_suppress_tokens=(1,), forced_tokens=(0, 2))
+    assert [adjust(logits, sampler, text, new)[1] for new in (1, 2, 3)] == [-np.inf, -np.inf, -1.0]
+    # A text whose room ends, ends, whatever else is forced or banned.
+    sampler = Sampler(forced_tokens=(0,), forced_last=(1, 2), suppress_tokens=(1,))
+    assert adjust(logits, sampler, text, 0, last=True).tolist() == [-np.inf, 0.0, 0.0]
+    assert adjust(logits, sampler, text, 1, last=False).tolist() == [1.0, -np.inf, 0.5]
+    assert all(Sampler(**{name: (1,)}).adjusts for name in ("forced_last", "begin_suppress_tokens"))
+
+
+@many
+@given(seeds, texts, bad_words)
+def test_bad_words(seed: int, text: np.ndarray, words: list[list[int]]):
+    logits = draw(seed)
+    made = theirs(logits, text, NoBadWordsLogitsProcessor(words)) if words else logits
+    same(ban_words(logits, text, words), made)
+    with pytest.raises(LimitError, match="bad_words is out of its range"):
+        Sampler(bad_words=((),))
 
 
 def test_an_end_comes_not_too_early():
