@@ -1,4 +1,4 @@
-"""Layers and whole models against others': torch's modules, and BERT, T5, BLOOM and Marian of transformers.
+"""Layers and whole models against others': torch's modules, and BERT and BLOOM of transformers.
 
 Weights are random and mapped by hand, in float64. Encoders' heads, token types, relative and sinusoidal
 positions, ALiBi, cross-attention and padding all stand in one of these.
@@ -25,16 +25,12 @@ from tfm.refimpl.config import (
     Config,
     Dense,
     Embedding,
-    Gated,
     Head,
     Layer,
     LayerNorm,
     Learned,
     MaskedLM,
     Plain,
-    RelativeBias,
-    RMSNorm,
-    Sinusoidal,
     Stack,
     Tag,
 )
@@ -245,74 +241,6 @@ def steps(engine: NumpyEngine, source: np.ndarray | None, ids: np.ndarray) -> np
     return np.concatenate(found, 1)
 
 
-def t5_table(gated: bool) -> dict[str, str]:
-    table = {"embedding.table": "shared.weight", "head.table": "lm_head.weight"}
-    for stack, last in (("encoder", 1), ("decoder", 2)):
-        block = f"{stack}.block.{{i}}.layer"
-        parts = [("attn", 0, "SelfAttention"), ("cross", 1, "EncDecAttention")][: 2 if last == 2 else 1]
-        for part, index, name in parts:
-            table |= {
-                f"{stack}.layers.{{i}}.{part}.w{n}": f"{block}.{index}.{name}.{n}.weight" for n in "qkvo"
-            }
-            table[f"{stack}.layers.{{i}}.{part}_pre.weight"] = f"{block}.{index}.layer_norm.weight"
-        names = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
-        mlp = {
-            f"{stack}.layers.{{i}}.mlp.{n}": f"{block}.{last}.DenseReluDense.{m}.weight"
-            for n, m in names.items()
-        }
-        table |= mlp | {f"{stack}.layers.{{i}}.mlp_pre.weight": f"{block}.{last}.layer_norm.weight"}
-        table[f"{stack}.norm.weight"] = f"{stack}.final_layer_norm.weight"
-        table[f"{stack}.relative_bias"] = (
-            f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        )
-    return table
-
-
-@pytest.mark.parametrize("gated", [True, False])
-def test_t5_is_transformers(gated: bool):
-    """T5 1.0 (ReLU, tied table, scaled) and 1.1 (gated GELU, table of its own); depths of both differ."""
-    theirs = transformers.T5Config(
-        vocab_size=31,
-        d_model=WIDTH,
-        d_kv=4,
-        d_ff=HIDDEN,
-        num_layers=2,
-        num_decoder_layers=1,
-        num_heads=5,
-        relative_attention_num_buckets=6,
-        relative_attention_max_distance=9,
-        feed_forward_proj="gated-gelu" if gated else "relu",
-        tie_word_embeddings=not gated,  # read as: scale the output
-        decoder_start_token_id=0,
-    )
-    model = transformers.T5ForConditionalGeneration(theirs)
-    if gated:
-        # The class ties when it is built; a checkpoint of 1.1 brings a table of its own.
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    random(model)
-    norm = RMSNorm(1e-6)
-    attention = Attention(5, 5, 4, position=RelativeBias(6, 9), scale=1.0, pre=norm)
-    cross = Attention(5, 5, 4, scale=1.0, pre=norm)
-    mlp = Gated(HIDDEN, "gelu_tanh", pre=norm) if gated else Plain(HIDDEN, "relu", False, pre=norm)
-    encoder = Stack((Layer(attention, mlp),) * 2, norm)
-    decoder = Stack((Layer(attention, mlp, cross=cross),), norm)
-    # transformers scales by the width's root where the output table is the input's.
-    head = LM(tied=not gated, scale=None if gated else WIDTH**-0.5)
-    config = Config(Embedding(31, WIDTH), decoder, head, 32, encoder)
-    engine = NumpyEngine(config, leaves_of(config, t5_table(gated), weights(model)))
-    rng = np.random.default_rng(0)
-    source, ids = rng.integers(0, 31, (2, 5)), rng.integers(0, 31, (2, 8))
-    wanted = exactly(
-        model,
-        input_ids=t(source),
-        attention_mask=(~PADDING).long(),
-        decoder_input_ids=t(ids),
-        use_cache=False,
-    )
-    equal(steps(engine, source, ids), wanted.logits, EXACT)
-    equal(engine.encode(source, LENGTHS)[REAL], wanted.encoder_last_hidden_state.numpy()[REAL], EXACT)
-
-
 @pytest.mark.parametrize("heads", [4, 3])
 def test_bloom_is_transformers(heads: int):
     """ALiBi over a cache, a norm before the first layer; queries, keys and values lie head by head."""
@@ -350,52 +278,3 @@ def test_bloom_is_transformers(heads: int):
     engine = NumpyEngine(config, leaves_of(config, table, w))
     ids = np.random.default_rng(0).integers(0, 31, (2, 9))
     equal(steps(engine, None, ids), exactly(model, t(ids), use_cache=False).logits, EXACT)
-
-
-def test_marian_is_transformers():
-    """Sinusoidal positions, scaled embeddings, post-norm, a bias of the logits; heads of both differ."""
-    theirs = transformers.MarianConfig(
-        vocab_size=31, d_model=WIDTH, encoder_layers=1, decoder_layers=2, encoder_attention_heads=3,
-        decoder_attention_heads=2, encoder_ffn_dim=HIDDEN, decoder_ffn_dim=16, activation_function="silu",
-        scale_embedding=True, max_position_embeddings=16, pad_token_id=30, attn_implementation="eager",
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    model = random(transformers.MarianMTModel(theirs))
-    w = weights(model)
-    noise = normal(7, 1, 31)
-    model.final_logits_bias.copy_(t(noise))
-    w["final_logits_bias"] = noise
-    width = WIDTH
-    for stack in (model.model.encoder, model.model.decoder):
-        # `random` drew over the fixed table too.
-        stack.embed_positions.weight.data.copy_(stack.embed_positions.create_weight())
-    place: dict[str, Any] = {"after": LayerNorm(1e-5)}
-    biases: dict[str, Any] = {"qkv_bias": True, "out_bias": True, **place}
-    a, c = Attention(3, 3, 4, **biases), Attention(2, 2, 6, **biases)
-    encoder = Stack((Layer(a, Plain(HIDDEN, "silu", True, **place)),), None, Sinusoidal())
-    decoder = Stack((Layer(c, Plain(16, "silu", True, **place), cross=c),) * 2, None, Sinusoidal())
-    config = Config(Embedding(31, width, width**0.5), decoder, LM(True, bias=True), 16, encoder)
-    table = {"embedding.table": "model.shared.weight", "head.bias": "final_logits_bias"}
-    for stack, parts in (("encoder", ("attn",)), ("decoder", ("attn", "cross"))):
-        at, own = f"model.{stack}.layers.{{i}}.", f"{stack}.layers.{{i}}."
-        for part in parts:
-            name = {"attn": "self_attn", "cross": "encoder_attn"}[part]
-            for x, y in (("w", "weight"), ("b", "bias")):
-                projections = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
-                table |= {f"{own}{part}.{x}{n}": f"{at}{name}.{m}.{y}" for n, m in projections.items()}
-                table[f"{own}{part}_after.{y}"] = f"{at}{name}_layer_norm.{y}"
-        for x, y in (("", "weight"), ("b", "bias")):
-            table |= {f"{own}mlp.{x}up": f"{at}fc1.{y}", f"{own}mlp.{x}down": f"{at}fc2.{y}"}
-            table[f"{own}mlp_after.{y}"] = f"{at}final_layer_norm.{y}"
-    engine = NumpyEngine(config, leaves_of(config, table, w))
-    rng = np.random.default_rng(0)
-    source, ids = rng.integers(0, 30, (2, 5)), rng.integers(0, 30, (2, 8))
-    wanted = exactly(
-        model,
-        input_ids=t(source),
-        attention_mask=(~PADDING).long(),
-        decoder_input_ids=t(ids),
-        use_cache=False,
-    ).logits
-    # Their table of waves is float32.
-    equal(steps(engine, source, ids), wanted, 1e-5)
