@@ -49,6 +49,8 @@ def untied(model: Any) -> Any:
 
 V10, NEW = transformers.T5ForConditionalGeneration, transformers.MT5ForConditionalGeneration
 ROWS = {
-    "t5": Row(transformers.T5Config, (V10, untied(V10)), t5(tie_word_embeddings=st.booleans()), stays=False),
-    "mt5": Row(transformers.MT5Config, (NEW, untied(NEW)), t5()),
+    "t5": Row(
+        transformers.T5Config, (V10, untied(V10)), t5(tie_word_embeddings=st.booleans()), SIZES, stays=False
+    ),
+    "mt5": Row(transformers.MT5Config, (NEW, untied(NEW)), t5(), SIZES),
 }

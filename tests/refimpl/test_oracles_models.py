@@ -1,7 +1,7 @@
 """Layers and whole models against others': torch's modules, and BERT and BLOOM of transformers.
 
-Weights are random and mapped by hand, in float64. Encoders' heads, token types, relative and sinusoidal
-positions, ALiBi, cross-attention and padding all stand in one of these.
+Weights are random and mapped by hand, in float64. Encoders' heads, token types, ALiBi, cross-attention
+and padding all stand in one of these.
 """
 
 from __future__ import annotations
