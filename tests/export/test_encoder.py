@@ -22,12 +22,15 @@ from tfm.refimpl.config import (
     Classify,
     Config,
     Dense,
+    HeadNorm,
+    Inner,
     LayerNorm,
     Learned,
     MaskedLM,
     Plain,
     Pool,
     RelativeBias,
+    RMSNorm,
     Rope,
     Sinusoidal,
     Tag,
@@ -138,23 +141,23 @@ def test_engines_agree(config: Config, seed: int):
 
 
 def bert(head: Any) -> Config:
-    """BERT's form, with two kinds of layer more: rotary under a window, and relative biases."""
+    """BERT's form, with two kinds of layer more: rotary under a window, and relative biases; a late map."""
     llama = tiny.llama(head_size=12, plain=True, bias=True, kind="gelu", qk_norm=True)
     base = llama.decoder.layers[0]
     norms = {"pre": None, "after": LayerNorm(1e-5)}
-    plain = replace(base.attention, position=None, **norms)
+    plain, each = replace(base.attention, position=None, **norms), HeadNorm(LayerNorm(1e-5, False), "each")
     layers = tuple(
-        replace(base, attention=attention, mlp=Plain(40, "gelu", **norms))
+        replace(base, scale=0.5, attention=attention, mlp=Plain(40, "gelu", **norms))
         for attention in (
             plain,
-            replace(plain, position=Rope(100.0, 8), pattern=Window(3)),
-            replace(plain, position=RelativeBias(8, 20)),
+            replace(plain, position=Rope(100.0, 8), pattern=Window(3), qk_norm=each, clip=0.7),
+            replace(plain, position=RelativeBias(8, 20), qk_norm=HeadNorm(RMSNorm(1e-5), "all")),
         )
     )
     stack = replace(
         llama.decoder, layers=layers, final_norm=None, positions=Learned(128), first_norm=LayerNorm(1e-5)
     )
-    embedding = replace(llama.embedding, types=2)
+    embedding = replace(llama.embedding, types=2, inner=Inner(48, bias=True, late=True))
     return replace(llama, embedding=embedding, decoder=None, encoder=stack, head=head)
 
 

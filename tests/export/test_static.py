@@ -19,7 +19,7 @@ from tfm.export.write import export
 from tfm.refimpl import params
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Config, Inner
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
@@ -141,21 +141,25 @@ def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
     assert len(np.unique(got)) > 50
 
 
-def test_every_product_is_observed_once_with_what_it_multiplies():
+@pytest.mark.parametrize("inner", [None, Inner(32, bias=True), Inner(32, late=True)])
+def test_every_product_is_observed_once_with_what_it_multiplies(inner: Inner | None):
     """The inputs are those that the specification's products are given, from every window."""
-    tree = tiny.weights(GATED)
+    config = replace(GATED, embedding=replace(GATED.embedding, inner=inner))
+    tree = tiny.weights(config)
     leaves = dict(params.flatten(tree))
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
     found: dict[tuple[str, ...], list[np.ndarray]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate, "WINDOW", 30)
-        observe(GATED, leaves.__getitem__, ids=ids, seen=lambda n, x: found.setdefault(n, []).append(x))
+        observe(config, leaves.__getitem__, ids=ids, seen=lambda n, x: found.setdefault(n, []).append(x))
     layers = [f"decoder.layers.{i}." for i in range(2)]
     wanted = [
         (*(f"{at}{leaf}" for leaf in group.split()),)
         for at in layers
         for group in ("attn.wq attn.wk attn.wv", "attn.wo", "mlp.gate mlp.up", "mlp.down")
     ]
+    if inner is not None:
+        wanted = [("embedding.project",), *wanted, ("head.project",)]
     assert [tuple(names) for names in found] == [*wanted, ("embedding.table",)]
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     plain = linears.linear
@@ -165,9 +169,9 @@ def test_every_product_is_observed_once_with_what_it_multiplies():
         return plain(x, weight, bias)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("attention", "mlp", "embedding"):
+        for module in ("attention", "mlp", "embedding", "model"):
             patch.setattr(f"tfm.refimpl.ops.{module}.linear", spy)
-        engine = NumpyEngine(GATED, tree)
+        engine = NumpyEngine(config, tree)
         for begin in range(0, 100, 30):
             part = np.array([ids[begin : begin + 30]])
             engine.step(part, engine.start(1), at=np.arange(part.shape[1])[None])
