@@ -64,6 +64,10 @@ class Search:
                 "beam search takes at least one beam and one new token and a finite length penalty, "
                 f"got {self.beams}, {self.max_new_tokens} and {self.length_penalty}"
             )
+        if self.early_stopping not in (True, False, "never"):
+            raise LimitError(
+                f'early_stopping must be true, false or "never", got {self.early_stopping!r:.40}'
+            )
         if not self.sampler.greedy:
             raise LimitError(
                 "beam search draws nothing: leave out temperature, top-k, top-p, min-p, typical-p"

@@ -24,6 +24,7 @@ from .generation import Generation, read_generation
 from .gguf import GGUF
 from .gguf_tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
+from .languages import read_languages
 from .ops.quant import Blocks
 from .params import Tree, flatten
 from .safetensors import SafeTensors, save
@@ -152,7 +153,9 @@ def _open_directory(path: Path) -> Checkpoint:
         leaves=leaves,
         tokenizer=tokenizer,
         chat_template=read_text(path, "chat_template.jinja") or _old_template(path, about),
-        generation=replace(generation, mask=mask),
+        generation=replace(
+            generation, mask=mask, languages=read_languages(tokenizer, generation.start, config)
+        ),
         files=read if tokenizer is None else (*read, path / "tokenizer.json"),
         labels=read_labels(raw, config, where),
     )

@@ -14,6 +14,7 @@ from .beam import Search
 from .config import Config
 from .errors import CheckpointError, ConfigError, LimitError
 from .keys import ANY, Keys
+from .languages import Languages
 from .sampling import Sampler
 
 IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
@@ -65,7 +66,8 @@ class Generation:
     Its special ids; `start` is the first token of a decoder that reads an encoder. `defaults` are for a
     Sampler and `search` for a `beam.Search`, as keywords, lists in place of tuples; `max_new_tokens` is
     the length of a decoder that reads an encoder. `prefix` is put before a text that such a model reads.
-    `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de).
+    `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de);
+    `languages` are tokens for a translator, to be used by `languages.directed`.
     """
 
     bos: int | None = None
@@ -77,6 +79,7 @@ class Generation:
     max_new_tokens: int | None = None
     prefix: str = ""
     tasks: dict[str, Generation] = field(default_factory=dict)
+    languages: Languages | None = None
 
     @property
     def prompt(self) -> tuple[int, ...]:

@@ -212,13 +212,20 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"{DATA} must have {size(m.tensors)} bytes by the tensors, files says {m.files[DATA].size}"
         )
-    ids = (*m.generation.eos, m.generation.bos, m.generation.mask, m.generation.start)
-    for token in ids:
-        if token is not None and token >= m.config.embedding.vocabulary:
-            raise ValueError(f"generation's ids must be below {m.config.embedding.vocabulary}, got {token}")
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
     for one in (m.generation, *m.generation.tasks.values()):
-        Sampler(**one.defaults)
-        Search(**{"prompt": (), "beams": 1} | one.search)
+        _check_generation(one, m.config.embedding.vocabulary)
+
+
+def _check_generation(g: Generation, vocabulary: int) -> None:
+    languages = () if g.languages is None else g.languages.codes.values()
+    for token in (*g.eos, g.bos, g.mask, g.start, *languages):
+        if token is not None and token >= vocabulary:
+            raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")
+    Sampler(**g.defaults)
+    if odd := sorted(g.search.keys() - {"beams", "length_penalty", "early_stopping", "renormalize"}):
+        raise ValueError(f"generation.search.{odd[0]:.80} is unknown")
+    wanted: dict[str, Any] = {"beams": 1, **g.search}
+    Search((), **wanted)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from tfm.export import write
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError
+from tfm.refimpl.generation import read_generation
+from tfm.refimpl.languages import Languages
 from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime import manifest
 from tfm.runtime.bundle import open_bundle
@@ -101,6 +104,16 @@ def test_what_is_written_is_read(made):
     assert opened.generation == open_checkpoint(made.parent / "checkpoint").generation
     assert manifest.load((made / "tfm.json").read_bytes(), "x") == opened.manifest
     assert manifest.dump(opened.manifest) == (made / "tfm.json").read_text()
+
+
+def test_how_a_model_wants_to_be_run_is_kept_whole(made):
+    stated = {"task_specific_params": {"summarization": {"num_beams": 4, "prefix": "summarize: "}}}
+    ids = {"decoder_start_token_id": 2, "forced_eos_token_id": 3, "bad_words_ids": [[4], [5, 6]]}
+    found = read_generation(stated, ids | {"length_penalty": 2}, tiny.pair(), "g.json")
+    whole = replace(found, languages=Languages({"fra": 7}, "text"))
+    kept = replace(open_bundle(made).manifest, generation=whole)
+    assert manifest.load(manifest.dump(kept).encode(), "x").generation == whole
+    assert whole.tasks["summarization"].prefix == "summarize: "
 
 
 def test_large_tensors_stand_on_pages():
@@ -249,6 +262,13 @@ HOSTILE = [
     (("generation", "defaults"), {"temperature": -1}, "temperature"),
     (("generation", "defaults"), {"heat": 1}, "heat"),
     (("generation", "defaults"), {"top_k": "many"}, "top_k|str"),
+    (("generation", "start"), 97, "below 97, got 97"),
+    (("generation", "search"), {"beams": 0}, "at least one beam"),
+    (("generation", "search"), {"early_stopping": "soon"}, 'true, false or "never", got \'soon\''),
+    (("generation", "search"), {"source": [1]}, "generation.search.source is unknown"),
+    (("generation", "tasks"), {"a": {}}, "generation.tasks.a"),
+    (("generation", "languages"), {"codes": {"fra": 97}, "place": "text"}, "below 97, got 97"),
+    (("generation", "languages"), {"codes": {}, "place": "end"}, "place must be first or start or text"),
 ]  # fmt: skip
 
 
