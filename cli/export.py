@@ -16,7 +16,10 @@ def command(
     directory: Annotated[
         Path, typer.Argument(metavar="OUT", help="The bundle's directory; a bundle there is replaced.")
     ],
-    quant: Annotated[Quant, typer.Option(help="How weights are stored.")] = "int8",
+    quant: Annotated[
+        Quant | None,
+        typer.Option(help="How weights are stored; int8, or int8-dynamic of an encoder alone, by default."),
+    ] = None,
     target: Annotated[Target, typer.Option(help="What the bundle is made for.")] = "ort-cpu",
     table: Annotated[int, typer.Option(metavar="4|8", help="Bits of the token table with --quant int4.")] = 8,
     strict: Annotated[

@@ -83,13 +83,18 @@ def bundle(source: Source, quant: str | None, device: str) -> Path:
     from ..runtime.swap import recover
 
     target = _target(device)
-    place = bundle_path(source, quant or "int8", target)
+    if quant is None:
+        from ..export.quantize import default
+        from ..refimpl.checkpoint import open_checkpoint
+
+        quant = default(open_checkpoint(source.path).config)
+    place = bundle_path(source, quant, target)
     recover(place)
     if not place.exists():
         checkpoint = whole(source.path)
         from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 
-        export(checkpoint, place, target=target, quant=quant or "int8", progress=say)
+        export(checkpoint, place, target=target, quant=quant, progress=say)
         say(f"exported to {place}, the next run starts from there")
     return place
 

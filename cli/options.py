@@ -26,7 +26,11 @@ Engine = Annotated[
     EngineName, typer.Option("--engine", help="The specification, its mirror, or ONNX Runtime.")
 ]
 Quantization = Annotated[
-    Quant | None, typer.Option("--quant", help="How weights are stored; int8 where a bundle has to be made.")
+    Quant | None,
+    typer.Option(
+        "--quant",
+        help="How weights are stored where a bundle has to be made; int8, or int8-dynamic of an encoder.",
+    ),
 ]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
 Threads = Annotated[

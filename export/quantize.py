@@ -34,6 +34,7 @@ import numpy as np
 from ..refimpl import params
 from ..refimpl.calibrate.least_error import least_error
 from ..refimpl.calibrate.smooth import Place, apply
+from ..refimpl.config import Config
 from ..refimpl.errors import ExportError, NumericError
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
@@ -98,6 +99,12 @@ class Chosen:
 
 
 NOTHING = Chosen({}, {})
+
+
+def default(config: Config) -> str:
+    """The quantization of a model for which none is asked: an encoder's work is prefill, which columns of
+    8 bits serve best; a decoder's is reading weights, which is as fast with blocks, and closer."""
+    return "int8" if config.encoder is None or config.decoder is not None else "int8-dynamic"
 
 
 def dtype(quant: str, target: str) -> Literal["float32", "float16"]:

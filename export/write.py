@@ -60,7 +60,7 @@ def export(
     out: Path,
     *,
     target: str = "ort-cpu",
-    quant: str = "int8",
+    quant: str | None = None,
     table_bits: int = 8,
     strict: bool = False,
     calibration: quantize.Calibration | None = None,
@@ -70,10 +70,12 @@ def export(
 ) -> None:
     """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
 
+    Without a `quant` it is `quantize.default`'s.
     Raises ExportError when the target can't have that quantization, when `out` is something else
     than a bundle, is being written by another process, or there is no room; NumericError for a
     number that isn't finite; VerifyError when the result isn't what the specification says.
     """
+    quant = quantize.default(checkpoint.config) if quant is None else quant
     quantize.check(quant, calibration)
     schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
     groups = layout.stored(checkpoint.config, schemes, target)
