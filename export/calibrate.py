@@ -7,34 +7,22 @@ one layer's weights, the vectors of the text, and observers of fixed size (`refi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..refimpl import params
 from ..refimpl.calibrate import ranges, smooth
 from ..refimpl.calibrate.least_error import mean_square
 from ..refimpl.checkpoint import Checkpoint
-from ..refimpl.config import LM, Config
 from ..refimpl.errors import ExportError
 from ..runtime.tokenizer import Tokenizer
-from .engine import tensors
-from .ops.block import block, normalize
-from .ops.linear import linear
-from .ops.model import embed, position_tables, score_biases
+from .observe import WINDOW, observe
 from .quantize import Calibration, Chosen
-from .seam import body, exporting
 
-Load = Callable[[str], np.ndarray]
-# Called with the leaves that multiply an input, and the input as [M, D].
-Seen = Callable[[tuple[str, ...], np.ndarray], None]
-
-WINDOW, WINDOWS = 512, 8
+WINDOWS = 8
 # Bytes of a text that are read: more than so many tokens ever have.
 LARGEST = WINDOW * WINDOWS * 64
 
@@ -121,84 +109,3 @@ def _tokens(checkpoint: Checkpoint, text: Path) -> list[int]:
     if not ids:
         raise ExportError(f"{text}: must hold a text to calibrate with, it is empty")
     return ids[: WINDOW * WINDOWS]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them, and a bundle's bytes must not."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@torch.no_grad()
-@_one_thread()
-def observe(config: Config, load: Load, *, ids: Sequence[int], seen: Seen) -> None:
-    """Show `seen` the input of every product of the decoder, window by window and layer by layer."""
-    stack, head = config.decoder, config.head
-    assert stack is not None
-    assert isinstance(head, LM)
-    size = min(WINDOW, config.context)
-    windows = [np.array([ids[i : i + size]]) for i in range(0, len(ids), size)]
-    names = list(params.shapes(config))
-
-    def tree(prefix: str) -> tuple[Any, dict[int, str]]:
-        leaves = {n.removeprefix(prefix): tensors(load(n)) for n in names if n.startswith(prefix)}
-        return params.unflatten(leaves), {id(leaf): prefix + n for n, leaf in leaves.items()}
-
-    longest = len(windows[0][0])
-    tables = {
-        rope: (cos.float(), sin.float())
-        for rope, (cos, sin) in position_tables(torch.arange(longest), config=config).items()
-    }
-    parts = ("positions", "first_norm", "relative_bias")
-    before = [n for n in names if n.split(".")[0] == "decoder" and n.split(".")[1] in parts]
-    own = params.unflatten({n.removeprefix("decoder."): tensors(load(n)) for n in before})
-    table, called = tree("embedding.")
-    streams = []
-    for window in windows:
-        at = torch.arange(window.shape[1])[None]
-        with _recording(called, seen):
-            given = torch.from_numpy(window)
-            streams.append(embed(given, at, table, own, config=config.embedding, stack=stack))
-    del table, called
-    for i, layer in enumerate(stack.layers):
-        leaves, called = tree(f"decoder.layers.{i}.")
-        a = layer.attention
-        for j, x in enumerate(streams):
-            time = x.shape[1]
-            at = torch.arange(time)
-            near = {rope: (cos[:time], sin[:time]) for rope, (cos, sin) in tables.items()}
-            near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=False)
-            empty = torch.zeros(1, a.groups, time, a.head_size)
-            with _recording(called, seen):
-                past = torch.zeros(1, dtype=torch.int64)
-                streams[j], _ = block(x, (empty, empty), past, near, leaves, config=layer)
-    norm = tree("decoder.norm.")[0] if stack.final_norm is not None else None
-    back = tensors(load("head.project")) if config.embedding.inner is not None else None
-    for x in streams:
-        last = normalize(x, norm, norm=stack.final_norm)
-        if back is not None:
-            with _recording({id(back): "head.project"}, seen):
-                last = linear(last, back)
-        seen(("embedding.table" if head.tied else "head.table",), last.flatten(0, 1).numpy())
-
-
-@contextmanager
-def _recording(called: Mapping[int, str], seen: Seen) -> Iterator[None]:
-    """Show `seen` what the products with these leaves, by their ids, are given: one input's together."""
-    read: list[tuple[torch.Tensor, list[str]]] = []
-
-    def recorded(x: torch.Tensor, weight: Any, bias: Any = None) -> Any:
-        if not read or read[-1][0] is not x:
-            read.append((x, []))
-        read[-1][1].append(called[id(weight)])
-        return body(linear)(x, weight, bias)
-
-    with exporting({"linear": recorded}):
-        yield
-    for given, users in read:
-        seen(tuple(users), given.flatten(0, 1).numpy())

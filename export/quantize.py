@@ -18,8 +18,11 @@ most (KL 0.029 to 0.019; `down` instead, half as large again, gives 0.022). So d
 one that no token goes to has no row to take a scale of, and ONNX Runtime's ReduceMax of none has a wrong
 shape.
 On the targets of ONNX Runtime a product with blocks quantizes its input too; on `standard` it is in
-float; in int8-static a table that is only read has 8-bit blocks. Norms, biases, what else is added and
-what routes a mixture stay float. The output table is what four bits hurt most.
+float; in int8-static a table that is only read has 8-bit blocks. Norms, biases, what else is added,
+what routes a mixture, and the last map to labels stay float. The output table is what four bits hurt most.
+
+So it is with encoders: over sentences of Wikipedia MiniLM's vectors in int8-dynamic have a mean cosine of
+0.9986 to the float ones (lowest 0.9965), and 0.9971 (0.9928) with 8-bit columns for queries, keys and values.
 """
 
 from __future__ import annotations
@@ -136,7 +139,7 @@ def plan(
         if not params.multiplied(name, shape) or quant in ("fp32", "fp16"):
             made[name] = None
             continue
-        read_only = name == "embedding.table" and "head.table" in shapes
+        read_only = name == "embedding.table" and not getattr(checkpoint.config.head, "tied", False)
         if quant == "int8-static" and not read_only:
             made[name] = Scheme(bits=8, block=shape[int(table)], activations="static")
             continue

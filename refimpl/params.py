@@ -57,6 +57,8 @@ ADDED = ("positions", "types", "relative_bias")
 ROUTING = (".router", ".shared_gate")
 # Weights of norms, which may have a row for each head.
 NORMS = (".q_norm", ".k_norm")
+# The last map to labels: small, and what it rounds nothing after it evens out.
+LABELS = ("head.out.weight",)
 
 
 def shapes(config: Config) -> Shapes:
@@ -171,7 +173,7 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
-    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS))
+    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS, *LABELS))
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

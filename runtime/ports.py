@@ -45,12 +45,13 @@ class Graph:
     outputs: tuple[Port, ...]
 
     def owns(self, leaf: str) -> bool:
-        """Whether this graph computes with a leaf, or a group of them, of the tree."""
+        """Whether this graph computes with a leaf of the tree, a group of them, or one of its tensors."""
         top = leaf.split(".", 1)[0]
         if ".cross." in leaf:
             return (leaf.split(".cross.")[1].split(".")[0] in READ) == self.encodes
         if top == "embedding" and leaf != "embedding.types":
-            return True
+            # Where logits are another graph's, nothing multiplies the table here.
+            return self.file == GRAPH or not leaf.startswith("embedding.table.input_")
         if not self.encodes:
             return top in ("decoder", "head")
         return top in ("encoder", "embedding") or self.file == GRAPH  # alone it has the head too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenizers
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -120,3 +121,11 @@ def roberta() -> Tokenizer:
     begin, end = (made.token_to_id(token) for token in ("<s>", "</s>"))
     made.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", begin), add_prefix_space=False)
     return made
+
+
+def byte_tokenizer() -> str:
+    """One token a byte."""
+    signs = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(signs)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return made.to_str()

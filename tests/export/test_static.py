@@ -10,10 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import tiny
-import tokenizers
 from onnx import TensorProto, helper
+from texts import byte_tokenizer
 from tfm.export import calibrate
-from tfm.export.calibrate import choose, observe
+from tfm.export import observe as observed
+from tfm.export.calibrate import choose
+from tfm.export.observe import observe
 from tfm.export.quantize import Calibration
 from tfm.export.write import export
 from tfm.refimpl import params
@@ -35,14 +37,6 @@ MIXTURE = tiny.mixture(256)
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
 
 
-def tokenizer() -> str:
-    """One token a byte."""
-    signs = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    made = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(signs)}, []))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return made.to_str()
-
-
 def saved(path: Path, config: Config) -> Checkpoint:
     """A checkpoint with channels of very different sizes, as smoothing wants them."""
     rng = np.random.default_rng(5)
@@ -52,7 +46,7 @@ def saved(path: Path, config: Config) -> Checkpoint:
             return leaf
         return (leaf * np.exp(rng.standard_normal(leaf.shape))).astype(np.float32)
 
-    save_checkpoint(path / "model", config, params.map_leaves(loud, tiny.weights(config)), tokenizer())
+    save_checkpoint(path / "model", config, params.map_leaves(loud, tiny.weights(config)), byte_tokenizer())
     (path / "text.txt").write_text(TEXT)
     return open_checkpoint(path / "model")
 
@@ -150,7 +144,7 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Inner | N
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
     found: dict[tuple[str, ...], list[np.ndarray]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "WINDOW", 30)
+        patch.setattr(observed, "WINDOW", 30)
         observe(config, leaves.__getitem__, ids=ids, seen=lambda n, x: found.setdefault(n, []).append(x))
     layers = [f"decoder.layers.{i}." for i in range(2)]
     wanted = [

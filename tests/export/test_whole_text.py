@@ -1,0 +1,170 @@
+"""Encoders, and decoders that read one, the whole road: export, verify, and what the engine refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from texts import byte_tokenizer
+from tfm.export.observe import observe
+from tfm.export.quantize import Calibration
+from tfm.export.write import export
+from tfm.refimpl import params
+from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Answer, Classify, Config, Dense, Full, Pool, RelativeBias, Rope, Tag, Window
+from tfm.refimpl.errors import BundleError, ConfigError, LimitError
+from tfm.runtime.bundle import open_bundle
+from tfm.runtime.engine import OrtEngine
+from tfm.runtime.verify import verify
+
+TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
+
+
+def vocal(config: Config) -> Config:
+    """A Config with a token for each byte."""
+    return replace(config, embedding=replace(config.embedding, vocabulary=256))
+
+
+FORM = vocal(tiny.encoder())
+PLAIN = tiny.encoder(head=Pool("mean", Dense("tanh"), unit=True))
+ONE, NEAR = PLAIN.encoder.layers[0], Window(3)
+PLACES = ((None, Full()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
+LAYERS = tuple(
+    replace(ONE, attention=replace(ONE.attention, position=position, pattern=pattern))
+    for position, pattern in PLACES
+)
+RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
+GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
+GROUPED = replace(
+    GROUPED,
+    encoder=replace(
+        GROUPED.encoder,
+        layers=tuple(
+            replace(layer, attention=replace(layer.attention, groups=2, softcap=3.0))
+            for layer in GROUPED.encoder.layers
+        ),
+    ),
+)
+CASES: dict[str, tuple[Config, str, str]] = {
+    "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
+    "masked, int4": (FORM, "ort-cpu", "int4"),
+    "masked, int8-static": (FORM, "standard", "int8-static"),
+    "rotary, windows, relative biases, float": (RICH, "ort-cpu", "fp32"),
+    "rotary, windows, relative biases, int8": (RICH, "ort-cpu", "int8"),
+    "tagged, half": (replace(FORM, head=Tag(5)), "standard", "fp16"),
+    "classified, int8": (replace(FORM, head=Classify(3, dense=Dense("tanh"))), "standard", "int8"),
+    "grouped heads, soft caps": (GROUPED, "ort-cpu", "fp32"),
+    "read, int4": (vocal(tiny.pair()), "ort-cpu", "int4"),
+    "read, int8-static": (vocal(tiny.reader()), "standard", "int8-static"),
+}  # fmt: skip
+REASONS = {
+    "grouped heads, soft caps": "MultiHeadAttention in encoder layer 0: a soft cap needs the standard form",
+    "read, int4": "GroupQueryAttention in layer 0: scores with a bias need the standard form",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_whole_road(case: str, tmp_path: Path) -> None:
+    config, target, quant = CASES[case]
+    told = byte_tokenizer() if config.embedding.vocabulary == 256 else None
+    save_checkpoint(tmp_path / "source", config, tiny.weights(config), told)
+    (tmp_path / "text.txt").write_text(TEXT)
+    calibration = Calibration(tmp_path / "text.txt", alpha=0.5) if quant == "int8-static" else None
+    out, source = tmp_path / "out", open_checkpoint(tmp_path / "source")
+    export(source, out, target=target, quant=quant, calibration=calibration, verify=False)
+    report = verify(out, source=source.path)
+    assert not report.failed
+    names = {row.name for row in report.rows if row.ok}
+    alone = config.decoder is None
+    assert {"weights equal the source's", "each row alone: largest error"} <= names
+    assert ("with more padding: largest error" in names) == alone
+    made = open_bundle(out).manifest
+    assert (made.cache == "none") == alone
+    assert [reason.startswith(REASONS[case]) for reason in made.refused] == [True] * (case in REASONS)
+    files = [out / name for name in sorted(made.files) if name.endswith(".onnx")]
+    graphs = [onnx.load(file, load_external_data=False).graph for file in files]
+    assert len(graphs) == (1 if alone else 2)
+    kinds = {node.op_type for graph in graphs for node in graph.node}
+    assert ("MultiHeadAttention" in kinds) == (target == "ort-cpu" and config is not GROUPED)
+    weights = [{i.name for i in graph.initializer} & made.tensors.keys() for graph in graphs]
+    assert set.union(*weights) == made.tensors.keys()
+
+
+def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
+    """To the bit, with fused attention, windows that hold padding alone, and a text without tokens."""
+    save_checkpoint(tmp_path / "source", RICH, tiny.weights(RICH))
+    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="int8-dynamic", verify=False)
+    engine = OrtEngine(open_bundle(tmp_path / "out"), threads=1)
+    rng = np.random.default_rng(0)
+    ids, lengths = rng.integers(0, 97, (4, 11)), np.array([11, 2, 0, 7])
+    said = engine.predict(ids, lengths)
+    other = np.where(np.arange(11) < lengths[:, None], ids, rng.integers(0, 97, ids.shape))
+    np.testing.assert_array_equal(engine.predict(other, lengths), said)
+    for row in (0, 1, 3):
+        alone = engine.predict(ids[row : row + 1, : lengths[row]])
+        np.testing.assert_allclose(alone[0], said[row], rtol=0, atol=2e-6)
+    with pytest.raises(ConfigError, match="a model without a decoder has no steps"):
+        engine.start(1)
+    with pytest.raises(LimitError, match="types must be"):
+        engine.predict(ids, lengths, np.full_like(ids, 2))
+
+
+def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
+    """Rows of one text change places without a copy; of another text they are copied."""
+    config = tiny.reader()
+    save_checkpoint(tmp_path / "source", config, tiny.weights(config))
+    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
+    engine = OrtEngine(open_bundle(tmp_path / "out"), threads=1)
+    ids = np.random.default_rng(0).integers(0, 97, (2, 5))
+    with pytest.raises(ConfigError, match="start needs encoder_ids"):
+        engine.start(1)
+    with pytest.raises(ConfigError, match="predicts step by step"):
+        engine.predict(ids)
+    cache = engine.start(2, ids).select(np.array([1, 1, 0]))
+    state = cache.take()
+    memory = state.memory
+    assert memory is not None
+    before, kept = [b.pointer for b in memory.buffers], [b.read().copy() for b in memory.buffers]
+    memory.buffers[0].read()[0] += 1  # a mark that no copy of row 1 has
+    state.permuted(np.array([1, 0, 2]), np.zeros(3, np.int64))
+    np.testing.assert_array_equal(memory.buffers[0].read()[0], kept[0][0] + 1)
+    state.permuted(np.array([2, 1, 2]), np.zeros(3, np.int64))
+    np.testing.assert_array_equal(memory.buffers[0].read()[0], kept[0][2])
+    assert [b.pointer for b in memory.buffers] == before
+
+
+@pytest.mark.parametrize("make", [tiny.encoder, tiny.pair, tiny.reader])
+def test_every_product_is_observed(make: Any) -> None:
+    config = make()
+    leaves = dict(params.flatten(tiny.weights(config)))
+    found: dict[str, int] = {}
+
+    def seen(names: tuple[str, ...], x: np.ndarray) -> None:
+        for name in names:
+            axis = int(name.endswith(".table"))
+            assert x.shape[1] == leaves[name].shape[axis]
+            found[name] = found.get(name, 0) + len(x)
+
+    observe(config, leaves.__getitem__, ids=list(range(20)), seen=seen)
+    wanted = {name for name, shape in params.shapes(config).items() if params.multiplied(name, shape)}
+    assert set(found) - {"head.out.weight"} == wanted
+    assert set(found.values()) == {20}
+
+
+def test_an_encoders_graph_is_missing_or_too_many(tmp_path: Path) -> None:
+    config = tiny.pair(layers=1)
+    save_checkpoint(tmp_path / "source", config, tiny.weights(config))
+    out = tmp_path / "out"
+    export(open_checkpoint(tmp_path / "source"), out, quant="fp32", target="standard", verify=False)
+    graph = (out / "encoder.onnx").read_bytes()
+    (out / "encoder.onnx").write_bytes(graph[:-1] + b"?")
+    with pytest.raises(BundleError, match=r"encoder\.onnx: its bytes aren't those"):
+        open_bundle(out)
+    (out / "encoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"encoder\.onnx: No such file"):
+        open_bundle(out)
