@@ -146,9 +146,10 @@ OTHERS = {
 }  # fmt: skip
 # Files of refimpl that are no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
-    "__init__.py", "axes.py", "checkpoint.py", "config.py", "engine.py", "errors.py", "families",
-    "gguf.py", "gguf_tokenizer.py", "laws", "ops", "params.py", "safetensors.py", "storage.py",
-    "strict_json.py", "weights.py",
+    "__init__.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py", "errors.py", "families",
+    "generation.py", "gguf.py", "gguf_experts.py", "gguf_keys.py", "gguf_rope_keys.py", "gguf_tokenizer.py",
+    "head_keys.py", "keys.py", "labels.py", "languages.py", "laws", "layer_keys.py", "ops", "params.py", "rope_keys.py",
+    "safetensors.py", "sentence.py", "storage.py", "strict_json.py", "weights.py",
 }  # fmt: skip
 
 

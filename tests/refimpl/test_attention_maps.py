@@ -55,6 +55,7 @@ MODELS = {
     "window": tiny.llama(window=3),
     "parallel": tiny.llama(layers=3),
     "ALiBi, relative, learned": tiny.added(),
+    "rare words": tiny.rare(),
     "encoder": tiny.encoder(),
     "encoder, sinusoidal": tiny.encoder(positions=Sinusoidal()),
     "encoder, relative": tiny.pair(),
