@@ -148,8 +148,8 @@ OTHERS = {
 PLUMBING = {
     "__init__.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py", "errors.py", "families",
     "generation.py", "gguf.py", "gguf_experts.py", "gguf_keys.py", "gguf_rope_keys.py", "gguf_tokenizer.py",
-    "head_keys.py", "keys.py", "labels.py", "languages.py", "laws", "layer_keys.py", "ops", "params.py", "rope_keys.py",
-    "safetensors.py", "sentence.py", "storage.py", "strict_json.py", "weights.py",
+    "head_keys.py", "keys.py", "labels.py", "languages.py", "laws", "layer_keys.py", "ops", "params.py",
+    "rope_keys.py", "safetensors.py", "sentence.py", "storage.py", "strict_json.py", "weights.py",
 }  # fmt: skip
 
 

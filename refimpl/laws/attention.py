@@ -178,10 +178,8 @@ def _normed(a: np.ndarray, weight: np.ndarray, kind: str, eps: float) -> np.ndar
 @law("attention")
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     """Projections, norms of queries and keys, attention over the cache, projection back."""
-    call = draw(attention.calls())
+    call = draw(attention.calls(wq=True, wk=True, wv=True, wo=True))
     x, size = call["x"].astype(np.float64), call["past_k"].shape[3]
-    if any(not isinstance(call[n], np.ndarray) for n in ("wq", "wk", "wv", "wo")):
-        return
     project = lambda n: linear(x, call["w" + n], call["b" + n]).reshape(*x.shape[:2], -1, size)  # noqa: E731
     bound = np.inf if call["clip"] is None else call["clip"]
     q, k, v = (np.minimum(np.maximum(project(n), -bound), bound) for n in "qkv")
