@@ -107,6 +107,15 @@ class State:
             return self
         return State(self.spare, self.now, self.memory, self.bound and self.bound[::-1])
 
+    def keep(self, row: int, length: int) -> None:
+        """After a step of one row alone: where it was copied, it goes back to where the other rows lie."""
+        if self.spare is None:
+            return
+        for old, new in zip(self.now, self.spare, strict=True):
+            array = old.read()
+            array[row, :, :length] = new.read()[row, :, :length]
+            old.write(array)
+
     def moved(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> State:
         """New buffers that hold the named rows, each up to its valid length, and what these read."""
         made = []

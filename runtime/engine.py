@@ -122,13 +122,15 @@ class OrtEngine:
             state = state.moved(np.arange(state.batch), past, room)
         b, t = tokens.shape
         logits = self._logits(b, at.shape[1])
+        # A row that joins a batch is read while the others wait: there is nothing of theirs to compute.
+        joins = b > 1 and np.count_nonzero(lengths) == 1
         with one_line(f"{self.model} can't be run"):
-            if self.shared and b > 1 and t > 1 and past.any():
+            if joins or (self.shared and b > 1 and t > 1 and past.any()):
                 self._row_by_row(state, tokens, past, lengths, at, logits)
-            else:
-                if state.bound is None:
-                    state.bound = self._bindings(state)
-                self._run(state.bound[0], tokens, past, at, logits)
+                return logits, Cache(past + lengths, state)
+            if state.bound is None:
+                state.bound = self._bindings(state)
+            self._run(state.bound[0], tokens, past, at, logits)
         return logits, Cache(past + lengths, state.swapped())
 
     def _logits(self, rows: int, wanted: int) -> np.ndarray:
@@ -151,15 +153,17 @@ class OrtEngine:
         at: np.ndarray,
         logits: np.ndarray,
     ) -> None:
-        """Several tokens after a past, which GroupQueryAttention takes for one row at a time."""
+        """Rows one at a time: several tokens after a past, as GroupQueryAttention takes them, or one row that
+        joins."""
         for row, length in enumerate(lengths):
             if not length:
                 logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
                 continue
             one = slice(row, row + 1)
-            bound = self._bind(state.now, state.now, state.memory, row)
+            bound = self._bind(state.now, state.spare or state.now, state.memory, row)
             # Positions in the padding are unspecified: the last real token stands for them.
             self._run(bound, tokens[one, :length], past[one], np.minimum(at[one], length - 1), logits[one])
+            state.keep(row, int(past[row] + length))
 
     def _run(
         self, bound: Binding, tokens: np.ndarray, past: np.ndarray, at: np.ndarray, logits: np.ndarray
