@@ -28,7 +28,7 @@ def command(
     top_p: o.TopP = None,
     min_p: o.MinP = None,
     repetition_penalty: o.RepetitionPenalty = None,
-    max_new_tokens: o.MaxNewTokens = 256,
+    max_new_tokens: o.MaxNewTokens = None,
     seed: o.Seed = 0,
     stop: o.Stop = None,
     no_escape: o.NoEscape = False,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
 from .console import escape, generated, out, out_json, progress, say
 from .texts import read, whole
+
+if TYPE_CHECKING:
+    from ..runtime.tasks import Answer
 
 
 def command(
@@ -46,9 +49,9 @@ def command(
     frequency_penalty: o.FrequencyPenalty = None,
     no_repeat_ngram: o.NoRepeatNgram = None,
     beams: o.Beams = None,
-    length_penalty: o.LengthPenalty = 1.0,
+    length_penalty: o.LengthPenalty = None,
     draft: o.Draft = None,
-    max_new_tokens: o.MaxNewTokens = 256,
+    max_new_tokens: o.MaxNewTokens = None,
     seed: o.Seed = 0,
     stop: o.Stop = None,
     as_json: o.AsJson = False,
@@ -89,24 +92,28 @@ def command(
             out(escape(one.text))
         return
     answer = loaded.generate(texts[0], raw=raw, **given)
+    give(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)
+    made, context = len(answer.tokens), loaded.config.context
+    if answer.finish_reason == "length" and made < loaded.options(**given).max_new_tokens:
+        say(f"clipped to {made} tokens: the prompt leaves no more of the context of {context}")
+
+
+def give(answer: Answer, *, as_json: bool, no_escape: bool, load_s: float) -> None:
+    """An answer as it comes, or at its end as one JSON object."""
     for piece in answer:
         if not as_json:
             out(generated(piece, no_escape), end="")
-    if as_json:
-        timings = {"load_s": load_s, **answer.timings}
-        out_json(
-            {
-                "tokens": answer.tokens,
-                "text": answer.text,
-                "finish_reason": answer.finish_reason,
-                "timings": timings,
-            }
-        )
-    else:
+    if not as_json:
         out()
-    made, context = len(answer.tokens), loaded.config.context
-    if answer.finish_reason == "length" and made < max_new_tokens:
-        say(f"clipped to {made} tokens: the prompt leaves no more of the context of {context}")
+        return
+    out_json(
+        {
+            "tokens": answer.tokens,
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+            "timings": {"load_s": load_s, **answer.timings},
+        }
+    )
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:

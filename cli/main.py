@@ -28,8 +28,10 @@ from . import (
     models,
     pull,
     scaling,
+    summarize,
     tag,
     tokenizer,
+    translate,
     verify,
 )
 from .console import escape
@@ -49,6 +51,8 @@ for module in (
     fill,
     embed,
     answer,
+    translate,
+    summarize,
     export,
     verify,
     inspect,

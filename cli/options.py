@@ -54,7 +54,10 @@ NoEscape = Annotated[
     bool, typer.Option("--no-escape", help="Let control characters of the model's text reach the terminal.")
 ]
 MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", metavar="N", min=1, help="The most tokens to make.")
+    int | None,
+    typer.Option(
+        "--max-new-tokens", metavar="N", min=1, help="The most tokens to make; as the model wants, or 256."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same text again.")]
 Stop = Annotated[
@@ -92,7 +95,7 @@ Beams = Annotated[
     ),
 ]
 LengthPenalty = Annotated[
-    float,
+    float | None,
     typer.Option(
         help="Of --beams: log-probability / length^P ranks the texts; larger favours long ones, 0 none."
     ),
@@ -110,10 +113,11 @@ Draft = Annotated[
 def checked(**given: Any) -> dict[str, Any]:
     """Keywords of `Model.options`, refused as usage errors before a model is fetched or loaded for them."""
     from ..refimpl.errors import LimitError
+    from ..refimpl.generation import Generation
     from ..runtime.tasks import options
 
     try:
-        options({}, **given)
+        options(Generation(), **given)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
     return given

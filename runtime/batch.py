@@ -8,8 +8,8 @@ becomes what it would be by itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from ..refimpl.engine import Engine
 from ..refimpl.errors import LimitError
 from ..refimpl.generate import CHUNK, Row, room
 
+R = TypeVar("R")
+Steps = Generator[tuple[Row, int | None], None, R]
 
-def run(
-    engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK
-) -> Iterator[tuple[Row, int | None]]:
+
+def run(engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK) -> Steps[None]:
     """Generate all rows, at most `size` at a time: (row, its next token) as they come, None for a stop token.
 
     Who reads the tokens may end a row by setting its `finished` (a stop string). Rows that don't fit the
@@ -30,6 +31,10 @@ def run(
         raise LimitError(f"a batch must have at least one row, got {size}")
     for row in rows:
         row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
+    if any(row.source is not None for row in rows):
+        for first in range(0, len(rows), size):
+            yield from _together(engine, rows[first : first + size])
+        return
     waiting = deque(rows)
     running: list[Row | None] = [None] * min(size, len(rows))
     cache: Any = engine.start(len(running)) if running else None
@@ -41,17 +46,37 @@ def run(
                 yield row, row.accept(logits)
                 row = None if row.finished is not None else row
             running[place] = row
-        going = {place: row for place, row in enumerate(running) if row is not None}
-        if not going:
-            return
-        if len(going) < len(running):
-            cache = cache.select(np.array([*going]))
-        logits, cache = engine.step(np.array([[row.tokens[-1]] for row in going.values()]), cache)
-        running = [*going.values()]
-        for place, row in enumerate(going.values()):
-            yield row, row.accept(logits[place, 0])
-            if row.finished is not None:
-                running[place] = None
+        running, cache = yield from _step(engine, running, cache)
+
+
+def _together(engine: Engine, rows: Sequence[Row]) -> Steps[None]:
+    """Rows that an encoder reads at a time: what it makes of them is there for all or none, so none joins."""
+    sources = [np.asarray(row.source, np.int64) for row in rows]
+    lengths = np.array([len(source) for source in sources])
+    padded = np.zeros((len(rows), lengths.max()), np.int64)
+    for place, source in enumerate(sources):
+        padded[place, : len(source)] = source
+    cache = engine.start(len(rows), padded, lengths)
+    logits, cache = engine.step(np.array([row.prompt for row in rows]), cache)
+    for place, row in enumerate(rows):
+        yield row, row.accept(logits[place, 0])
+    running: list[Row | None] = [row if row.finished is None else None for row in rows]
+    while running:
+        running, cache = yield from _step(engine, running, cache)
+
+
+def _step(engine: Engine, running: list[Row | None], cache: Any) -> Steps[tuple[list[Row | None], Any]]:
+    """A token more for each row that runs; the places of the others leave the cache."""
+    going = {place: row for place, row in enumerate(running) if row is not None}
+    if not going:
+        return [], cache
+    if len(going) < len(running):
+        cache = cache.select(np.array([*going]))
+    rows = [*going.values()]
+    logits, cache = engine.step(np.array([[row.tokens[-1]] for row in rows]), cache)
+    for place, row in enumerate(rows):
+        yield row, row.accept(logits[place, 0])
+    return [row if row.finished is None else None for row in rows], cache
 
 
 def _read(

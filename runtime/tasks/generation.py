@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...refimpl.beam import Search, search
 from ...refimpl.engine import Engine
 from ...refimpl.errors import LimitError
 from ...refimpl.generate import FinishReason, Row, room, single
+from ...refimpl.generation import Generation
 from ...refimpl.sampling import Sampler
 from ...refimpl.speculative import Drafter, speculate
 from ..tokenizer import Stream, Tokenizer
@@ -38,6 +39,8 @@ class Options:
     stop_on_eos: bool = True
     beams: int | None = None
     length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    renormalize: bool = False
     draft: Drafter | None = None
 
     def __post_init__(self) -> None:
@@ -46,7 +49,7 @@ class Options:
                 raise LimitError(f"beams must be 1 to {LIMITS['beams']}, got {self.beams}")
             if self.draft is not None:
                 raise LimitError("beam search takes no draft: its steps judge every token already")
-            Search((), self.beams, self.sampler, length_penalty=self.length_penalty)  # raises what it refuses
+            self.search((), frozenset(), None)  # raises what it refuses
         if self.max_new_tokens < 1:
             raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         longest = LIMITS["stop"]
@@ -56,28 +59,58 @@ class Options:
                 f"got {self.stop!r:.200}"
             )
 
+    def search(self, prompt: Sequence[int], stop_ids: frozenset[int], source: Sequence[int] | None) -> Search:
+        """The search of these options over a prompt."""
+        return Search(
+            prompt,
+            self.beams or 1,
+            self.sampler,
+            stop_ids,
+            self.max_new_tokens,
+            self.length_penalty,
+            self.early_stopping,
+            renormalize=self.renormalize,
+            source=source,
+        )
+
 
 def sampler(defaults: dict[str, Any], *, greedy: bool = False, **given: Any) -> Sampler:
     """The Sampler that options and a model's own defaults make together.
 
     Greedy unless an option of sampling is given or the model's defaults sample; an option that is
-    None isn't given. `greedy` leaves the defaults aside.
+    None isn't given. `greedy` leaves aside what of the defaults draws; rules and penalties stay.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if greedy:
         if odd := sorted(given.keys() & DRAWS):
             raise LimitError(f"greedy decoding and beam search draw nothing: leave out {', '.join(odd)}")
-        return Sampler(**given)
+        return Sampler(**{name: value for name, value in defaults.items() if name not in DRAWS} | given)
     start: dict[str, Any] = {"temperature": 1.0} if given.keys() & DRAWS else {}
     return Sampler(**start | defaults | given)
 
 
-def options(defaults: dict[str, Any], **given: Any) -> Options:
-    """Options and Sampler from one set of keywords, None meaning not given; beams draw nothing."""
+def options(wants: Generation, **given: Any) -> Options:
+    """Options and Sampler from one set of keywords, None meaning not given, over a model's own wishes.
+
+    Beams draw nothing. A model's own beams give way to what doesn't go with beams: greedy decoding, a
+    draw, a draft.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    greedy = bool(given.pop("greedy", False))
     mine = {f.name for f in fields(Options)} & given.keys()
-    own: dict[str, Any] = {name: value for name in mine if (value := given.pop(name)) is not None}
-    greedy = bool(given.pop("greedy", False)) or "beams" in own
-    return Options(sampler=sampler(defaults, greedy=greedy, **given), **own)
+    own: dict[str, Any] = {name: given.pop(name) for name in mine}
+    if not (greedy or "draft" in own or given.keys() & DRAWS):
+        own = wants.search | own
+    if wants.max_new_tokens is not None:
+        own = {"max_new_tokens": wants.max_new_tokens} | own
+    return Options(sampler=sampler(wants.defaults, greedy=greedy or "beams" in own, **given), **own)
+
+
+class Asked(NamedTuple):
+    """Ids that an answer begins after; `source` are those that an encoder reads, where there is one."""
+
+    prompt: list[int]
+    source: list[int] | None
 
 
 class Answer:
@@ -85,7 +118,8 @@ class Answer:
 
     At any time `tokens` holds the new ids and `text` what was given out; at the end `finish_reason`
     says why it ended, `timings` how long it took, and `cache` holds the prompt and the tokens but the
-    last (None after beam search, which has no one row of it); `then` is called with the answer.
+    last (None after beam search, which has no one row of it); `then` is called with the answer. `source`
+    is the text that a model with an encoder reads; the prompt is then what its decoder begins with.
     """
 
     def __init__(
@@ -95,11 +129,14 @@ class Answer:
         options: Options,
         cache: Any = None,
         then: Callable[[Answer], None] = lambda _: None,
+        source: Sequence[int] | None = None,
     ) -> None:
         room(model.config.context, len(prompt), options.max_new_tokens)
         stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
         self._model, self._options, self._then, self.cache = model, options, then, cache
-        self._row = Row(prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed)
+        self._row = Row(
+            prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, source=source
+        )
         self._cached = 0 if cache is None else int(cache.lengths[0])
         self._times: list[float] = []
         self.text = ""
@@ -125,10 +162,10 @@ class Answer:
         begin, *rest = self._times or [0.0]
         first = rest[0] - begin if rest else 0.0
         last = rest[-1] - rest[0] if rest else 0.0
-        read = len(self._row.prompt) - self._cached
+        read = len(self._row.source or self._row.prompt) - self._cached
         made = max(len(self.tokens) - 1, 0)
         return {
-            "prompt_tokens": len(self._row.prompt),
+            "prompt_tokens": len(self._row.source or self._row.prompt),
             "cached_tokens": self._cached,
             "new_tokens": len(self.tokens),
             "first_token_s": first,
@@ -162,8 +199,7 @@ class Answer:
             return (yield from speculate(engine, row, draft, cache=cache))
         if beams is None:
             return (yield from single(engine, row, cache))
-        penalty = self._options.length_penalty
-        wanted = Search(row.prompt, beams, row.sampler, row.stop_ids, row.max_new_tokens, penalty)
+        wanted = self._options.search(row.prompt, row.stop_ids, row.source)
         best = search(engine, wanted, cache)[0]
         for token in best.tokens:
             row.tokens.append(token)

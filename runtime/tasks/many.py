@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...refimpl.errors import LimitError
 from ...refimpl.generate import FinishReason, Row
 from ..batch import run
-from .generation import Options, Written
+from .generation import Asked, Options, Written
 from .rows import Progress, silent
 
 if TYPE_CHECKING:
@@ -27,23 +27,26 @@ class Made(NamedTuple):
 
 def generate_many(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    asked: Sequence[Asked],
     options: Options,
     *,
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[Made]:
-    """The answers to prompts of ids, in their order; `batch` are on their way at a time.
+    """The answers to what was asked, in its order; `batch` are on their way at a time.
 
-    The random numbers of a text are those of (seed, its place among the prompts), so a text depends
+    The random numbers of a text are those of (seed, its place among the others), so a text depends
     neither on its neighbours nor on the size of the batch. Beams and drafts are for single texts.
     """
     if options.beams is not None or options.draft is not None:
-        raise LimitError("a batch takes no beams and no draft: both make several rows or steps of one text")
+        raise LimitError(
+            "a batch takes no beams and no draft: both make several rows or steps of one text; greedy leaves "
+            "out the beams that are a model's own"
+        )
     stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
     rows = [
-        Row(prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i)
-        for i, prompt in enumerate(prompts)
+        Row(a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, source=a.source)
+        for i, a in enumerate(asked)
     ]
     tokenizer = model.tokenizer
     texts = [None if tokenizer is None else Written(tokenizer, options.stop) for _ in rows]

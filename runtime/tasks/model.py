@@ -13,14 +13,15 @@ from ...refimpl.config import Config
 from ...refimpl.engine import Engine
 from ...refimpl.errors import CheckpointError, ConfigError, LimitError, TfmError
 from ...refimpl.generate import CHUNK
+from ...refimpl.generation import Generation
 from ...refimpl.sampling import Sampler
 from ...refimpl.speculative import DraftModel
 from ..bundle import open_bundle
 from ..chat import ChatTemplate
 from ..engine import OrtEngine
 from ..tokenizer import Tokenizer
-from . import answer, classify, embed, fill, many, tag
-from .generation import Answer, Options, options, sampler
+from . import answer, classify, embed, fill, many, tag, translate
+from .generation import Answer, Asked, Options, options, sampler
 from .rows import Progress, Texts, silent
 
 # The method and the command for each head.
@@ -91,16 +92,54 @@ class Model:
         """A Sampler from options over this model's defaults; see `sampler`."""
         return sampler(self.generation.defaults, **given)
 
-    def generate(self, text: str, *, raw: bool = False, **given: Any) -> Answer:
-        """Pieces of text as they become certain; `given` are fields of Options and of Sampler."""
+    def generate(self, text: str, *, raw: bool = False, task: str | None = None, **given: Any) -> Answer:
+        """Pieces of text as they become certain; `given` are fields of Options and of Sampler.
+
+        `task` is one that the checkpoint names, with its own prefix and options.
+        """
+        return self.write(self.ask(text, raw=raw, task=task), self.options(task=task, **given))
+
+    def ask(self, text: str, *, raw: bool = False, task: str | None = None) -> Asked:
+        """What the model reads of a text, and what the answer begins with."""
         self.expect(configs.LM)
-        return Answer(self, self.prompt(text, raw=raw), self.options(**given))
+        if self.config.encoder is None:
+            return Asked(self.prompt(text, raw=raw), None)
+        source = self.text.encode(("" if raw else self.wants(task).prefix) + text, start=True)
+        return Asked(list(self.generation.prompt), source)
+
+    def write(self, asked: Asked, options: Options) -> Answer:
+        """The answer to what was asked."""
+        return Answer(self, asked.prompt, options, source=asked.source)
+
+    def wants(self, task: str | None = None) -> Generation:
+        """How the checkpoint wants to be run, for one of its tasks by name, or as a rule."""
+        if task is None:
+            return self.generation
+        if task not in self.generation.tasks:
+            known = ", ".join(self.generation.tasks) or "none"
+            raise LimitError(f"the model names the tasks {known}, got {task!r:.60}")
+        return self.generation.tasks[task]
+
+    def translate(
+        self, text: str, *, to: str | None = None, origin: str | None = None, **given: Any
+    ) -> Answer:
+        """A text in another language; see `tasks.translate`."""
+        return translate.translate(self, text, to, origin, **given)
+
+    def summarize(self, text: str, **given: Any) -> Answer:
+        """A text made short: by the task of that name where the checkpoint has one, else as it writes."""
+        translate.reads(self, "summarize")
+        return self.generate(text, task="summarization" if self.generation.tasks else None, **given)
 
     def generate_ids(self, ids: Sequence[int], *, max_new_tokens: int = 256, **given: Any) -> list[int]:
-        """The new ids after a prompt of ids; a stop token isn't among them."""
+        """The new ids after a prompt of ids, or, with an encoder, after it has read them; a stop token
+        isn't among them."""
         self.expect(configs.LM)
-        prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
-        return list(Answer(self, prompt, self.options(max_new_tokens=max_new_tokens, **given)).ids())
+        read = [int(i) for i in np.asarray(ids).reshape(-1)]
+        asked = (
+            Asked(read, None) if self.config.encoder is None else Asked(list(self.generation.prompt), read)
+        )
+        return list(self.write(asked, self.options(max_new_tokens=max_new_tokens, **given)).ids())
 
     def generate_many(
         self,
@@ -112,13 +151,12 @@ class Model:
         **given: Any,
     ) -> list[many.Made]:
         """The answers to many prompts, each as `generate` gives it; see `tasks.many`."""
-        self.expect(configs.LM)
-        asked = [self.prompt(text, raw=raw) for text in prompts]
+        asked = [self.ask(text, raw=raw) for text in prompts]
         return many.generate_many(self, asked, self.options(**given), batch=batch, progress=progress)
 
-    def options(self, **given: Any) -> Options:
+    def options(self, task: str | None = None, **given: Any) -> Options:
         """`options` over this model's defaults."""
-        return options(self.generation.defaults, **given)
+        return options(self.wants(task), **given)
 
     def drafter(self, other: Model) -> DraftModel:
         """Another model as a source of drafts for this one; its tokens must be the same."""

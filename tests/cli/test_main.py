@@ -14,6 +14,7 @@ from tfm.refimpl import errors
 
 COMMANDS = ("generate", "chat", "export", "verify", "inspect", "pull", "models", "doctor", "bench")
 COMMANDS += ("attention", "context", "scaling", "classify", "tag", "fill", "embed", "answer")
+COMMANDS += ("translate", "summarize")
 
 
 def raising(monkeypatch, error):

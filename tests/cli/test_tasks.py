@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,25 @@ def test_a_command_that_the_model_is_not_for_names_the_right_one(tfm, models, na
     ran = tfm(other, "the [MASK]", "--model", models / name, "--engine", "numpy")
     ran.failed(4, f"this model can't {other}, its head is for {name}")
     tfm("generate", "x", "--model", models / name, "--engine", "numpy").failed(4, f"its head is for {name}")
+
+
+def test_translate_and_summarize(tfm, tmp_path) -> None:
+    made = reading.WORDS
+    config = tiny.pair(layers=1, vocabulary=reading.SIZE)
+    save_checkpoint(tmp_path / "pair", config, tiny.weights(config, 5), made.to_str())
+    path = tmp_path / "pair" / "config.json"
+    rules = {"decoder_start_token_id": 2, "eos_token_id": 3, "max_new_tokens": 4}
+    (tmp_path / "pair" / "generation_config.json").write_text(json.dumps(rules))
+    options = ("--model", path.parent, "--engine", "numpy")
+    told = tfm("generate", "the cat", *options, "--json").json
+    assert len(told["tokens"]) <= 4
+    for name in ("translate", "summarize"):
+        assert tfm(name, "the cat", *options, "--json").json["tokens"] == told["tokens"]
+        assert tfm(name, *options, stdin=b"the cat\n").out == told["text"] + "\n"
+        tfm(name, *options, stdin=b"").failed(2, "empty")
+    forced = tfm("translate", "the cat", *options, "--to", "[MASK]", "--json").json
+    assert forced["tokens"][0] == reading.MASK
+    tfm("translate", "the cat", *options, "--to", "de").failed(9, "a token for the language")
 
 
 def test_progress_is_a_bar_at_a_terminal_and_seldom_a_line(capsys, monkeypatch) -> None:

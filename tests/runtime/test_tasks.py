@@ -19,6 +19,7 @@ from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler
 from tfm.refimpl.speculative import Lookup
 from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
+from tfm.runtime.tasks.generation import Asked
 from tfm.runtime.tasks.many import generate_many
 
 TEXT = texts.byte_level().to_str()
@@ -268,7 +269,7 @@ def test_many_texts_are_as_each_alone() -> None:
     assert {made.finish_reason for made in got} == {"stop", "length"}
     assert many.generate_many([], batch=2) == []
     bare = model(text=None)
-    [made] = generate_many(bare, [[1, 2, 3]], bare.options(max_new_tokens=3))
+    [made] = generate_many(bare, [Asked([1, 2, 3], None)], bare.options(max_new_tokens=3))
     assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
     for wrong in ({"beams": 2}, {"draft": Lookup()}):
         with pytest.raises(LimitError, match="a batch takes no beams and no draft"):

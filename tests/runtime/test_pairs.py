@@ -1,0 +1,137 @@
+"""What an encoder reads and a decoder writes: one text or many, by the checkpoint's own rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import texts
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.beam import Search, search
+from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.errors import ConfigError, LimitError
+from tfm.refimpl.generate import Row, single
+from tfm.refimpl.generation import Generation
+from tfm.refimpl.sampling import Sampler
+from tfm.runtime.batch import run
+from tfm.runtime.tasks import Model
+from tokenizers import processors
+
+WORDS = texts.byte_level()
+EN, DE, END = (WORDS.token_to_id(token) for token in ("<s>", "<|eot_id|>", "</s>"))
+WORDS.post_processor = processors.TemplateProcessing("$A </s> <s>", None, [("</s>", END), ("<s>", EN)])
+SIZE = WORDS.get_vocab_size()
+CONFIG = replace(tiny.pair(layers=1, vocabulary=SIZE), context=64)
+ENGINE = NumpyEngine(CONFIG, tiny.weights(CONFIG, seed=6))
+RULES = Generation(eos=(END,), start=END, max_new_tokens=9)
+
+
+def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
+    return Model(
+        engine,
+        SimpleNamespace(tokenizer=WORDS.to_str(), chat_template=None, generation=rules, labels=()),
+    )
+
+
+def plain(source: list[int], new: int = 9, sampler: Sampler | None = None) -> list[int]:
+    row = Row([END], sampler or Sampler(), frozenset((END,)), new, source=source)
+    return list(single(ENGINE, row))
+
+
+def test_an_answer_is_written_of_what_was_read() -> None:
+    source = [*WORDS.encode("the cat", add_special_tokens=False).ids, END, EN]
+    answer = model().generate("the cat")
+    assert "".join(answer) == model().text.decode(answer.tokens)
+    assert answer.tokens == plain(source)
+    assert answer.timings["prompt_tokens"] == len(source)
+    assert model().generate_ids(source, max_new_tokens=5) == plain(source, 5)
+    prefixed = model(replace(RULES, prefix="x: "))
+    assert prefixed.ask("the cat") == model().ask("x: the cat")
+    assert prefixed.ask("the cat", raw=True).source == source
+
+
+def test_the_checkpoint_says_how_as_a_rule_and_for_its_tasks() -> None:
+    source = model().ask("say: the cat").source
+    task = replace(RULES, prefix="say: ", search={"beams": 3, "length_penalty": 2.0}, max_new_tokens=6)
+    task = replace(task, defaults={"forced_tokens": [5], "no_repeat_ngram": 2})
+    made = model(replace(RULES, tasks={"summarization": task}))
+    rules = Sampler(forced_tokens=(5,), no_repeat_ngram=2)
+    want = search(ENGINE, Search([END], 3, rules, frozenset((END,)), 6, 2.0, source=source))[0]
+    for answer in (made.generate("the cat", task="summarization"), made.summarize("the cat")):
+        list(answer)
+        assert answer.tokens == want.tokens
+        assert answer.tokens[0] == 5
+    # A wish of the user's that beams don't go with leaves them out, and only them.
+    greedy = made.generate("the cat", task="summarization", greedy=True)
+    list(greedy)
+    assert greedy.tokens == plain(source or [], 6, rules)
+    assert made.options(task="summarization", max_new_tokens=3, beams=2).max_new_tokens == 3
+    with pytest.raises(LimitError, match="the model names the tasks summarization, got 'x'"):
+        made.generate("the cat", task="x")
+
+
+def test_a_translation_by_tasks() -> None:
+    tasks = {f"translation_en_to_{to}": replace(RULES, prefix=f"to {to}: ") for to in ("de", "fr")}
+    made = model(replace(RULES, tasks=tasks))
+    answer = made.translate("the cat", origin="en", to="fr")
+    list(answer)
+    assert answer.tokens == plain(model().ask("to fr: the cat").source or [])
+    with pytest.raises(
+        LimitError, match="translation_en_to_de, translation_en_to_fr, asked was from None to de"
+    ):
+        made.translate("the cat", to="de")
+
+
+def test_a_translation_by_tokens_of_languages() -> None:
+    ids = WORDS.encode("the cat", add_special_tokens=False).ids
+    answer = model().translate("the cat", origin="<|eot_id|>", to="<s>")
+    list(answer)
+    assert answer.tokens == plain([*ids, END, DE], 9, Sampler(forced_tokens=(EN,)))
+    same = model().translate("the cat")
+    list(same)
+    assert same.tokens == plain([*ids, END, EN])
+    with pytest.raises(LimitError, match="must have a token for the language, as de_DE is one, got 'cat'"):
+        model().translate("the cat", to="cat")
+    bare = model(replace(RULES, eos=(END, EN)))
+    with pytest.raises(LimitError, match="puts no token of a language around a text"):
+        bare.translate("the cat", origin="<|eot_id|>")
+    decoder = tiny.llama(vocabulary=SIZE, layers=1)
+    other = model(Generation(), NumpyEngine(decoder, tiny.weights(decoder)))
+    for task in (other.translate, other.summarize):
+        with pytest.raises(ConfigError, match="only a model with an encoder and a decoder can"):
+            task("the cat")
+
+
+SOURCES = st.lists(st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=20), min_size=1, max_size=6)
+
+
+@given(SOURCES, st.integers(1, 4), st.sampled_from([Sampler(), Sampler(temperature=2.0)]), st.integers(1, 9))
+def test_rows_of_a_batch_are_as_alone(
+    sources: list[list[int]], size: int, sampler: Sampler, new: int
+) -> None:
+    ends = frozenset(range(0, SIZE, 9))
+
+    def rows() -> list[Row]:
+        return [Row([END], sampler, ends, new, 3, i, source=source) for i, source in enumerate(sources)]
+
+    want, got = rows(), rows()
+    for row in want:
+        list(single(ENGINE, row))
+    list(run(ENGINE, got, size))
+    assert [(row.tokens, row.finished) for row in got] == [(row.tokens, row.finished) for row in want]
+
+
+def test_many_texts_are_written() -> None:
+    some = ["the cat", "def f(x):", "a"]
+    alone = [model().generate(text) for text in some]
+    want = ["".join(answer) for answer in alone]
+    got = model().generate_many(some, batch=2)
+    assert [made.text for made in got] == want
+    beams = model(replace(RULES, search={"beams": 2}))
+    with pytest.raises(LimitError, match="greedy leaves out the beams that are a model's own"):
+        beams.generate_many(some)
+    assert [made.text for made in beams.generate_many(some, greedy=True)] == want
