@@ -10,9 +10,9 @@ from .kit import SIZES, Row, ropes
 
 @st.composite
 def _keys(draw: st.DrawFn) -> dict[str, Any]:
-    """transformers rotates an even number of a head's elements only."""
+    """transformers rotates an even number of a head's elements only, and more than two with `dynamic`."""
     groups, share = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 3]))
-    size, part = draw(st.sampled_from([(8, None), (16, None), (8, 0.5), (12, 0.7), (6, 1.0)]))
+    size, part = draw(st.sampled_from([(16, None), (24, None), (8, 0.5), (12, 0.7), (6, 1.0)]))
     rotated = ropes(int(size * (part or 0.25)))
     keys = {
         "vocab_size": st.just(61),
