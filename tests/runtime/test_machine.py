@@ -218,7 +218,7 @@ CELLS = [
     ),
     ("added", "ort-cpu", "fp32"),
     ("pair", "ort-cpu", "fp32"),
-    *(("reader", *cell) for cell in (("ort-cpu", "fp32"), ("ort-cpu", "int8-dynamic"), ("standard", "int8"))),
+    *(("reader", *cell) for cell in (("ort-cpu", "fp32"), ("standard", "int8"))),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
