@@ -158,7 +158,15 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def select(self, data: st.DataObject) -> None:
         number = st.integers(0, len(self.lengths) - 1)
-        rows = np.array(data.draw(st.lists(number, min_size=1, max_size=4), label="rows"))
+        self.take(np.array(data.draw(st.lists(number, min_size=1, max_size=4), label="rows")))
+
+    @precondition(lambda self: len(self.lengths) > 1)
+    @rule(data=st.data())
+    def rearrange(self, data: st.DataObject) -> None:
+        """As many rows as before, which is another way through the engine."""
+        self.take(np.array(data.draw(st.permutations(range(len(self.lengths))), label="rows")))
+
+    def take(self, rows: np.ndarray) -> None:
         self.caches = [made.select(rows) for made in self.caches]
         self.lengths = self.lengths[rows]
 
