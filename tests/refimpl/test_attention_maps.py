@@ -24,7 +24,11 @@ from tfm.refimpl.ops import attention
 TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+# Where transformers' eager way isn't the model (Falcon's ALiBi), its weights are nobody's.
+EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager")
+
+
+@pytest.mark.parametrize("name", EAGER)
 @settings(max_examples=8)
 @given(data=st.data())
 def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
