@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import out, say
-from .options import Quant, Ranges, Target
+from .options import Context, Quant, Ranges, Target
 
 
 def command(
@@ -36,6 +36,7 @@ def command(
         float | None,
         typer.Option(metavar="ALPHA", help="With --calibrate: move outliers into the weights (SmoothQuant)."),
     ] = None,
+    context: Context = None,
     opset: Annotated[int | None, typer.Option(help="ai.onnx operator set; None is the target's own.")] = None,
     verify: Annotated[
         bool, typer.Option(help="Check the bundle against the specification before it is left.")
@@ -51,7 +52,7 @@ def command(
     source = locate(model, say)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
-    checkpoint = whole(source.path)
+    checkpoint = whole(source.path, context)
     from ..export.quantize import Calibration
     from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 

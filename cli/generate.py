@@ -37,6 +37,7 @@ def command(
     quant: o.Quantization = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
+    context: o.Context = None,
     raw: Annotated[bool, typer.Option(help="No chat template: the model goes on with the text.")] = False,
     greedy: o.Greedy = False,
     temperature: o.Temperature = None,
@@ -75,13 +76,13 @@ def command(
     from .loading import load
 
     begin = time.perf_counter()
-    loaded = load(model, engine, quant, device, threads)
+    loaded = load(model, engine, quant, device, threads, context)
     if draft == "prompt":
         from ..refimpl.speculative import Lookup
 
         given["draft"] = Lookup()
     elif draft is not None:
-        given["draft"] = loaded.drafter(load(draft, engine, quant, device, threads))
+        given["draft"] = loaded.drafter(load(draft, engine, quant, device, threads, context))
     load_s = time.perf_counter() - begin
     if batch is not None:
         found = loaded.generate_many(texts, raw=raw, batch=batch, progress=progress(), **given)

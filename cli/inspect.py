@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import out, out_json, say, size, table
+from .options import Context
 
 if TYPE_CHECKING:
     from ..refimpl.config import Attention, Config, Stack
@@ -26,6 +28,7 @@ def command(
         str,
         typer.Argument(help="A bundle, a checkpoint, a bare config.json, a name to fetch, or llama-3-70b."),
     ],
+    context: Context = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a model is made of, its bytes in each quantization, and whether it fits this machine."""
@@ -36,7 +39,7 @@ def command(
     example = EXAMPLES / f"{model}.json"
     known = not Path(model).exists() and example in EXAMPLES.iterdir()
     source = locate(str(example) if known else model, say)
-    config, facts = _read(source)
+    config, facts = _read(source, context)
     parts, room = parameters(config), memory()
     weights = weight_bytes(config)
     needs = {quant: need(config, count, room) for quant, count in weights.items()}
@@ -82,19 +85,22 @@ def command(
     out(f"beside 16-bit numbers; caches of {config.context} tokens" if config.layers else "beside 16 bits")
 
 
-def _read(source: Source) -> tuple[Config, dict[str, Any]]:
+def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any]]:
     """The Config, and what is known of the files beside it."""
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
         from ..runtime.bundle import open_bundle
+        from .loading import fits
 
         bundle = open_bundle(source.path, check_hashes=False)
+        fits(bundle, None, context)
         return bundle.config, facts | {"quant": bundle.quant, "target": bundle.target}
     if source.kind == "config":
-        return _bare(source.path), facts
+        bare = _bare(source.path)
+        return bare if context is None else replace(bare, context=context), facts
     from ..refimpl.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(source.path)
+    checkpoint = open_checkpoint(source.path).for_context(context)
     return checkpoint.config, facts | {"stored": checkpoint.float_dtype}
 
 

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from ..refimpl.config import Config
     from ..refimpl.params import Tree
     from ..refimpl.tokenizers.tokenizer import Tokenizer
+    from ..runtime.bundle import Bundle
     from ..runtime.sources import Source
     from ..runtime.tasks import Model
 
 
-def load(name: str, engine: str, quant: str | None, device: str, threads: int | None) -> Model:
+def load(
+    name: str, engine: str, quant: str | None, device: str, threads: int | None, context: int | None = None
+) -> Model:
     """The model, fetched and exported where it has to be.
 
     Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers; with it, and
@@ -41,8 +44,8 @@ def load(name: str, engine: str, quant: str | None, device: str, threads: int | 
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
 
-        return load_bundle(bundle(source, quant, device), device, threads, say)
-    return _eager(source, engine, quant)
+        return load_bundle(bundle(source, quant, device, context), device, threads, say)
+    return _eager(source, engine, quant, context)
 
 
 def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
@@ -67,17 +70,13 @@ def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
     return opened.config, params, read(opened.tokenizer, name)
 
 
-def bundle(source: Source, quant: str | None, device: str) -> Path:
+def bundle(source: Source, quant: str | None, device: str, context: int | None = None) -> Path:
     """The bundle that a source is or becomes; BundleError if it is one of another scheme."""
     if source.kind == "bundle":
-        if quant is not None:
-            from ..refimpl.errors import BundleError
+        if quant is not None or context is not None:
             from ..runtime.bundle import open_bundle
 
-            if (held := open_bundle(source.path).quant) != quant:
-                raise BundleError(
-                    f"{source.path} holds {held}, asked was {quant}: export the checkpoint again"
-                )
+            fits(open_bundle(source.path), quant, context)
         return source.path
     from ..runtime.sources import bundle_path
     from ..runtime.swap import recover
@@ -88,10 +87,10 @@ def bundle(source: Source, quant: str | None, device: str) -> Path:
         from ..refimpl.checkpoint import open_checkpoint
 
         quant = default(open_checkpoint(source.path).config)
-    place = bundle_path(source, quant, target)
+    place = bundle_path(source, quant, target, context)
     recover(place)
     if not place.exists():
-        checkpoint = whole(source.path)
+        checkpoint = whole(source.path, context)
         from ..export.write import export  # seconds of torch, which a bad checkpoint needn't wait for
 
         export(checkpoint, place, target=target, quant=quant, progress=say)
@@ -99,12 +98,23 @@ def bundle(source: Source, quant: str | None, device: str) -> Path:
     return place
 
 
-def whole(path: Path) -> Checkpoint:
+def fits(held: Bundle, quant: str | None, context: int | None) -> None:
+    """Raise BundleError for a bundle of another scheme or context than those asked for."""
+    from ..refimpl.errors import BundleError
+
+    for what, has, asked in (("", held.quant, quant), ("a context of ", held.config.context, context)):
+        if asked not in (None, has):
+            raise BundleError(
+                f"{held.path} holds {what}{has}, asked was {asked}: export the checkpoint again"
+            )
+
+
+def whole(path: Path, context: int | None = None) -> Checkpoint:
     """A checkpoint that can be exported: what nobody would notice before the bundle runs is tried here."""
     from ..refimpl.checkpoint import open_checkpoint
     from ..runtime.tokenizer import Tokenizer
 
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path).for_context(context)
     if checkpoint.tokenizer is not None:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary)
     return checkpoint
@@ -118,17 +128,17 @@ def _target(device: str) -> str:
     return f"ort-{device}"
 
 
-def _eager(source: Source, engine: str, quant: str | None) -> Model:
+def _eager(source: Source, engine: str, quant: str | None, context: int | None) -> Model:
     """A checkpoint, or the leaves of a bundle to the integer, on the NumPy or the torch engine."""
     from ..refimpl.checkpoint import materialize, open_checkpoint
     from ..runtime.bundle import open_bundle
     from ..runtime.tasks import Model
 
     if source.kind == "checkpoint" and quant is None:
-        opened = open_checkpoint(source.path)
+        opened = open_checkpoint(source.path).for_context(context)
         params = materialize(opened.params)
     else:
-        opened = open_bundle(bundle(source, quant, "cpu"), check_hashes=True)
+        opened = open_bundle(bundle(source, quant, "cpu", context), check_hashes=True)
         params = materialize(opened.params())
     if engine == "torch":
         from ..export.engine import TorchEngine

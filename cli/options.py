@@ -33,6 +33,16 @@ Quantization = Annotated[
     ),
 ]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="N",
+        min=1,
+        help="Make a checkpoint for texts of up to N tokens. Past its own context LongRoPE takes its long "
+        "divisors and dynamic NTK a larger theta: for every text, where transformers waits for a long one.",
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="Threads; by default as many as help here.")
 ]

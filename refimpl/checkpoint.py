@@ -67,6 +67,15 @@ class Checkpoint:
         """One leaf in the file's own blocks, or None."""
         return self.leaves.native(name)
 
+    def for_context(self, context: int | None) -> Checkpoint:
+        """The same for texts of up to `context` tokens; ConfigError where its positions don't reach that far.
+
+        Scalings that depend on a length take this one for every text. Past LongRoPE's original context
+        these are its long divisors, past dynamic NTK's a larger theta: a text that is shorter than that is
+        then turned otherwise than by transformers, one of more tokens as there.
+        """
+        return self if context is None else replace(self, config=replace(self.config, context=context))
+
     @property
     def float_dtype(self) -> str:
         """How most of the numbers are stored: F32, F16, BF16, Q4_1, …"""

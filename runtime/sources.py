@@ -198,11 +198,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
-def bundle_path(source: Source, quant: str, target: str) -> Path:
+def bundle_path(source: Source, quant: str, target: str, context: int | None = None) -> Path:
     """Where the bundle made from a source lies in the cache, whether it is there or not."""
     from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
 
-    key = hashlib.sha256(f"{source.digest()} {quant} {target} {version('tfm-cli')}".encode()).hexdigest()
+    made = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
+    key = hashlib.sha256(f"{source.digest()} {made} {version('tfm-cli')}".encode()).hexdigest()
     return cache_dir() / "bundles" / f"{_label(source.name)}-{quant}-{target}-{key[:12]}"
 
 

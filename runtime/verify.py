@@ -418,7 +418,7 @@ def verify(
         return Report(tuple(rows), time.monotonic() - begun, device, SEED)
     climb = Climb(
         bundle=opened,
-        source=None if source is None else open_checkpoint(source),
+        source=None if source is None else open_checkpoint(source).for_context(opened.config.context),
         text=None if text is None else _read(Path(text)),
         until=begun + seconds,
         device=device,

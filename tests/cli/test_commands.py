@@ -234,6 +234,20 @@ def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkey
     assert f"{told['parameters']['total']:,} in all" in text.out
 
 
+def test_another_context_than_the_checkpoints(tfm, checkpoint, bundle, tmp_path):
+    """It is the bundle's, and verify knows the source for its own all the same."""
+    assert tfm("inspect", checkpoint, "--context", 40, "--json").json["config"]["context"] == 40
+    out = tmp_path / "out"
+    tfm("export", checkpoint, out, "--context", 40, "--quant", "fp32", "--no-verify")
+    assert tfm("inspect", out, "--json").json["config"]["context"] == 40
+    ran = tfm("verify", out, "--source", checkpoint, "--seconds", 1)
+    assert ran.code == 0, ran.err
+    for command in (("inspect", bundle), ("generate", "a", "--model", bundle)):
+        tfm(*command, "--context", 40).failed(5, "holds a context of 16384, asked was 40")
+    told = tfm("generate", "x" * 60, "--model", checkpoint, "--engine", "numpy", "--context", 40)
+    told.failed(9, "40")
+
+
 def test_inspect_foretells_the_bytes_of_a_bundle(tfm, checkpoint, bundle):
     told = tfm("inspect", checkpoint, "--json").json["quantizations"]["int8"]["bytes"]
     real = (bundle / "model.onnx.data").stat().st_size

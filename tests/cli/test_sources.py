@@ -317,7 +317,8 @@ def test_the_bundles_place_depends_on_all_that_makes_it(cache, tmp_path):
     file.write_bytes(b"1")
     source = sources.locate(str(file), quiet)
     places = {sources.bundle_path(source, q, t) for q in ("int8", "fp32") for t in ("ort-cpu", "standard")}
-    assert len(places) == 4
+    places |= {sources.bundle_path(source, "int8", "ort-cpu", context) for context in (40, 41)}
+    assert len(places) == 6
     file.write_bytes(b"22")
     assert sources.bundle_path(source, "int8", "ort-cpu") not in places
     assert all(place.parent == cache / "bundles" and place.name.startswith("m.gguf-") for place in places)

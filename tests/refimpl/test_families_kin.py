@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from exact import exactly, random
+from families import ROWS
 from families.kit import SIZES
+from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.config import Config, Full, LongRope, Rope, Window
+from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
+from tfm.refimpl.params import map_leaves
 
 # 16 heads of 4, and 4 layers, so that every family's default of groups divides.
 KEYS = {**SIZES, "num_attention_heads": 32, "hidden_size": 128, "num_hidden_layers": 4}
@@ -69,6 +78,35 @@ def test_granites_ones_are_nothing():
         1.0,
     )
     assert config.layers[0].attention.pattern == Full()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("phi3", "longrope"), ("llama", "dynamic")])
+def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name: str, kind: str):
+    """As long a text as the context, each way; the checkpoint's own context would end before."""
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 100.0}
+    rope |= DIVISORS if kind == "longrope" else {"factor": 4.0}
+    trained = {"original_max_position_embeddings": 12} if name == "phi3" else {}
+    most = {"max_position_embeddings": 20 if name == "phi3" else 12}
+    own = {"pad_token_id": None, "eos_token_id": 2, **most, **trained, "rope_parameters": rope}
+    config = ROWS[name].config(**{**KEYS, **own}, attn_implementation="eager")
+    model = random(ROWS[name].models[0](config)).float()
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.config.context == 12
+    tokens = np.random.default_rng(0).integers(0, 50, (1, 20))
+    for context in (12, 20):
+        made = checkpoint.for_context(context)
+        params = map_leaves(lambda _, leaf: leaf.astype(np.float64), made.params)
+        engine, given = NumpyEngine(made.config, params), tokens[:, :context]
+        got = engine.step(given, engine.start(), at=np.arange(context)[None])[0]
+        fresh = exactly(lambda: type(model)(copy.deepcopy(config)).double().eval())
+        fresh.load_state_dict(model.state_dict())
+        torch.set_default_dtype(torch.float64)  # of the length so far times the factor
+        try:
+            want = exactly(fresh, torch.from_numpy(given), use_cache=False).logits.numpy()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert np.abs(got - want).max() <= 1e-9 * np.abs(want).max()
 
 
 @pytest.mark.parametrize(

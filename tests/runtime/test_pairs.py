@@ -16,7 +16,6 @@ from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.generation import Generation
-from tfm.refimpl.languages import Languages
 from tfm.refimpl.sampling import Sampler
 from tfm.runtime.batch import run
 from tfm.runtime.tasks import Model
@@ -38,8 +37,8 @@ def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
     )
 
 
-def plain(source: list[int], new: int = 9, sampler: Sampler | None = None, start: int = END) -> list[int]:
-    row = Row([start], sampler or Sampler(), frozenset((END,)), new, source=source)
+def plain(source: list[int], new: int = 9, sampler: Sampler | None = None) -> list[int]:
+    row = Row([END], sampler or Sampler(), frozenset((END,)), new, source=source)
     return list(single(ENGINE, row))
 
 
@@ -89,20 +88,17 @@ def test_a_translation_by_tasks() -> None:
 
 def test_a_translation_by_tokens_of_languages() -> None:
     ids = WORDS.encode("the cat", add_special_tokens=False).ids
-    names = {"en_XX": EN, "de_DE": DE}
-    first, begins = (model(replace(RULES, languages=Languages(names, place))) for place in ("first", "start"))
-    for made, origin, to, want in (
-        (first, "de_DE", "en_XX", plain([*ids, END, DE], sampler=Sampler(forced_tokens=(EN,)))),
-        (first, None, None, plain([*ids, END, EN])),
-        (begins, "de", "de", plain([*ids, END, DE], start=DE)),
-    ):
-        answer = made.translate("the cat", to=to, origin=origin)
-        list(answer)
-        assert answer.tokens == want
-    with pytest.raises(LimitError, match="the language must be one of de_DE, en_XX, got 'fr'"):
-        first.translate("the cat", to="fr")
-    with pytest.raises(LimitError, match="has no tokens of languages"):
-        model().translate("the cat", to="de")
+    answer = model().translate("the cat", origin="<|eot_id|>", to="<s>")
+    list(answer)
+    assert answer.tokens == plain([*ids, END, DE], 9, Sampler(forced_tokens=(EN,)))
+    same = model().translate("the cat")
+    list(same)
+    assert same.tokens == plain([*ids, END, EN])
+    with pytest.raises(LimitError, match="must have a token for the language, as de_DE is one, got 'cat'"):
+        model().translate("the cat", to="cat")
+    bare = model(replace(RULES, eos=(END, EN)))
+    with pytest.raises(LimitError, match="puts no token of a language around a text"):
+        bare.translate("the cat", origin="<|eot_id|>")
     decoder = tiny.llama(vocabulary=SIZE, layers=1)
     other = model(Generation(), NumpyEngine(decoder, tiny.weights(decoder)))
     for task in (other.translate, other.summarize):
