@@ -86,7 +86,7 @@ def bundle(source: Source, quant: str | None, device: str, context: int | None =
         from ..export.quantize import default
         from ..refimpl.checkpoint import open_checkpoint
 
-        quant = default(open_checkpoint(source.path).config)
+        quant = default(open_checkpoint(source.path).config, target)
     place = bundle_path(source, quant, target, context)
     recover(place)
     if not place.exists():

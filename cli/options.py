@@ -29,7 +29,8 @@ Quantization = Annotated[
     Quant | None,
     typer.Option(
         "--quant",
-        help="How weights are stored where a bundle has to be made; int8, or int8-dynamic of an encoder.",
+        help="How weights are stored where a bundle has to be made; int8, or of an encoder on the CPU "
+        "int8-dynamic.",
     ),
 ]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]

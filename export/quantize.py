@@ -104,10 +104,12 @@ class Chosen:
 NOTHING = Chosen({}, {})
 
 
-def default(config: Config) -> str:
+def default(config: Config, target: str) -> str:
     """The quantization of a model for which none is asked: an encoder's work is prefill, which columns of
-    8 bits serve best; a decoder's is reading weights, which is as fast with blocks, and closer."""
-    return "int8" if config.encoder is None or config.decoder is not None else "int8-dynamic"
+    8 bits serve best where a target takes them; a decoder's is reading weights, which is as fast with blocks,
+    and closer."""
+    reads = config.encoder is not None and config.decoder is None
+    return "int8-dynamic" if reads and ("int8-dynamic", target) not in REFUSED else "int8"
 
 
 def dtype(quant: str, target: str) -> Literal["float32", "float16"]:

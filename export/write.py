@@ -75,7 +75,7 @@ def export(
     than a bundle, is being written by another process, or there is no room; NumericError for a
     number that isn't finite; VerifyError when the result isn't what the specification says.
     """
-    quant = quantize.default(checkpoint.config) if quant is None else quant
+    quant = quantize.default(checkpoint.config, target) if quant is None else quant
     quantize.check(quant, calibration)
     schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
     groups = layout.stored(checkpoint.config, schemes, target)

@@ -1,6 +1,6 @@
 """Attention over a whole text, an encoder's own or what a decoder reads of it, as MultiHeadAttention.
 
-The operator hides keys by a number that is added to their scores. It is finite (`HIDDEN`), so that a query
+The operator hides keys by a number that is added to their scores. It is finite (`hidden`), so that a query
 that may see nothing gives a mean and not NaN, which would reach its neighbours in the next layer.
 """
 
@@ -24,6 +24,11 @@ Leaf = Tensor | NBits | Row
 HIDDEN = -1e30
 
 
+def hidden(dtype: torch.dtype) -> float:
+    """What hides a key: finite in the type, even where padding and a window both hide it."""
+    return max(HIDDEN, torch.finfo(dtype).min / 2)
+
+
 def _multi_head(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, bias: Tensor | None, heads: int, scale: float
 ) -> Tensor:
@@ -31,7 +36,7 @@ def _multi_head(
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, k, v, None, lengths.to(torch.int32), bias),
-        {"num_heads": heads, "scale": scale, "mask_filter_value": HIDDEN},
+        {"num_heads": heads, "scale": scale, "mask_filter_value": hidden(q.dtype)},
         dtype=q.dtype,
         shape=q.shape,
         version=ort.MICROSOFT,
@@ -93,7 +98,7 @@ def self_attention(
         y = attentions.attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
         return ort.linear(y.flatten(-2), wo, bo)
     if window is not None:
-        far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, HIDDEN).unsqueeze(1)
+        far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, hidden(x.dtype)).unsqueeze(1)
         bias = far if bias is None else bias + far
     q, k, v = (y.flatten(-2) for y in (q, k, v))
     share = head_size**-0.5 if scale is None else scale

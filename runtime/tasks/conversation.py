@@ -9,7 +9,7 @@ import numpy as np
 from ...refimpl.errors import CheckpointError
 from ...refimpl.generate import room
 from ..chat import common_prefix
-from .generation import Answer
+from .generation import Answer, options
 from .model import Model
 
 
@@ -32,8 +32,8 @@ class Conversation:
         """The answer to a message; it becomes part of the conversation when it was read to its end."""
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages)
-        options = self.model.options(**given)
-        room(self.model.config.context, len(ids), options.max_new_tokens)
+        how = options(self.model.generation, **given)
+        room(self.model.config.context, len(ids), how.max_new_tokens)
         cache, self._cache = self._cache, None
         if cache is not None:
             # A token is left to read, so that there are logits to begin with.
@@ -45,4 +45,4 @@ class Conversation:
             held = 0 if self._cache is None else int(self._cache.lengths[0])
             self._ids = [*ids, *answer.tokens][:held]
 
-        return Answer(self.model, ids, options, cache, keep)
+        return Answer(self.model, ids, how, cache, keep)

@@ -9,7 +9,7 @@ import numpy as np
 from ...refimpl.config import MaskedLM
 from ...refimpl.cuts import largest
 from ...refimpl.errors import CheckpointError, LimitError
-from .rows import Progress, encoded, predicted, silent, softmax
+from .rows import Progress, encoded, predicted, silent, singles, softmax
 
 if TYPE_CHECKING:
     from .model import Model
@@ -45,7 +45,7 @@ def fill(
     if count < 1:
         raise LimitError(f"count must be at least 1, got {count}")
     name = model.text.token(mask)
-    rows = encoded(model, texts, meant=name)
+    rows = encoded(model, singles(texts), meant=name)
     for i, row in enumerate(rows):
         if mask not in row.ids:
             raise LimitError(f"text {i + 1} must hold the mask, which this model writes {name}")

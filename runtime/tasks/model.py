@@ -131,7 +131,7 @@ class Model:
         translate.reads(self, "summarize")
         return self.generate(text, task="summarization" if self.generation.tasks else None, **given)
 
-    def generate_ids(self, ids: Sequence[int], *, max_new_tokens: int = 256, **given: Any) -> list[int]:
+    def generate_ids(self, ids: Sequence[int], **given: Any) -> list[int]:
         """The new ids after a prompt of ids, or, with an encoder, after it has read them; a stop token
         isn't among them."""
         self.expect(configs.LM)
@@ -139,20 +139,23 @@ class Model:
         asked = (
             Asked(read, None) if self.config.encoder is None else Asked(list(self.generation.prompt), read)
         )
-        return list(self.write(asked, self.options(max_new_tokens=max_new_tokens, **given)).ids())
+        return list(self.write(asked, options(self.generation, **given)).ids())
 
     def generate_many(
         self,
         prompts: Sequence[str],
         *,
         raw: bool = False,
+        task: str | None = None,
         batch: int = many.BATCH,
         progress: Progress = silent,
         **given: Any,
     ) -> list[many.Made]:
-        """The answers to many prompts, each as `generate` gives it; see `tasks.many`."""
-        asked = [self.ask(text, raw=raw) for text in prompts]
-        return many.generate_many(self, asked, self.options(**given), batch=batch, progress=progress)
+        """The answers to many prompts, each as `generate` would give it with the random numbers of (seed, its
+        place); see `tasks.many`."""
+        asked = [self.ask(text, raw=raw, task=task) for text in prompts]
+        how = self.options(task=task, **given)
+        return many.generate_many(self, asked, how, batch=batch, progress=progress)
 
     def options(self, task: str | None = None, **given: Any) -> Options:
         """`options` over this model's defaults."""

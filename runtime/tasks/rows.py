@@ -27,7 +27,20 @@ def silent(done: int, total: int) -> None:
 def listed(texts: Texts) -> list[tuple[str, str | None]]:
     """Texts and pairs of texts, one of either being a list of one, as (text, its partner or None)."""
     some: Any = [texts] if isinstance(texts, str | tuple) else texts
+    for i, one in enumerate(some):
+        pair = isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, str) for part in one)
+        if not pair and not isinstance(one, str):
+            raise LimitError(f"text {i + 1} must be a text or a pair of texts, got {one!r:.80}")
     return [(text, None) if isinstance(text, str) else text for text in some]
+
+
+def singles(texts: str | list[str]) -> list[str]:
+    """Texts, one being a list of one; LimitError for a pair, which isn't read as such by every task."""
+    some: Any = [texts] if isinstance(texts, str) else texts
+    for i, one in enumerate(some):
+        if not isinstance(one, str):
+            raise LimitError(f"text {i + 1} must be a text alone, got {one!r:.80}")
+    return list(some)
 
 
 def encoded(model: Model, texts: Texts, meant: str | None = None) -> list[Encoding]:

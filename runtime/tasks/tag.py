@@ -10,7 +10,7 @@ import numpy as np
 
 from ...refimpl.config import Tag
 from ...refimpl.errors import LimitError
-from .rows import BATCH, Progress, encoded, predicted, silent, softmax
+from .rows import BATCH, Progress, encoded, predicted, silent, singles, softmax
 
 if TYPE_CHECKING:
     from .model import Model
@@ -58,7 +58,7 @@ def tag(
     model.expect(Tag)
     if aggregation not in AGGREGATIONS:
         raise LimitError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, got {aggregation!r:.40}")
-    some = [texts] if isinstance(texts, str) else texts
+    some = singles(texts)
     rows = encoded(model, some)
     found: list[list[Entity]] = [[] for _ in rows]
     for i, logits in predicted(model, rows, batch, progress):

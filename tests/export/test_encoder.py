@@ -17,6 +17,7 @@ from tfm.export.engine import TorchEngine
 from tfm.export.ops import block as mirror_block
 from tfm.export.ops import encoder as mirror
 from tfm.export.ops import model as mirror_model
+from tfm.export.targets import multi_head
 from tfm.refimpl.config import (
     Answer,
     Classify,
@@ -94,6 +95,25 @@ def test_encode_and_predict(config: Config, seed: int, b: int, t: int):
         lambda change, f=spec.predict: f(*map(change, (states, lengths, tree)), config=config),
         mirror.predict,
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_hides_a_key_is_finite(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    """Padding and a window may hide the same key, and both are added to its score."""
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def symbolic(name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], **_: Any) -> torch.Tensor:
+        seen.append((inputs, attributes))
+        return inputs[0]
+
+    monkeypatch.setattr(multi_head.onnx, "symbolic", symbolic)
+    x, square = torch.ones(1, 4, 8, dtype=dtype), torch.ones(8, 8, dtype=dtype)
+    leaves = dict.fromkeys(("wq", "wk", "wv", "wo"), square)
+    multi_head.self_attention(x, torch.tensor([4]), **leaves, head_size=4, window=2, fused=True)
+    [((*_, bias), attributes)] = seen
+    padding = torch.tensor(attributes["mask_filter_value"], dtype=dtype)
+    assert bias.min() == padding < -1e4
+    assert (bias + padding).isfinite().all()
 
 
 @given(pairs(), seeds, few, few, few, st.integers(0, 3))

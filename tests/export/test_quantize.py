@@ -118,6 +118,13 @@ def test_cell(name, target):
 
 
 @pytest.mark.parametrize("target", quantize.TARGETS)
+def test_the_default_is_never_refused(target):
+    for config in (CONFIG, tiny.pair(), tiny.encoder()):
+        quantize.plan(Leaves(config), quantize.default(config, target), 8, False, target)
+    assert quantize.default(tiny.encoder(), "ort-cpu") == "int8-dynamic"
+
+
+@pytest.mark.parametrize("target", quantize.TARGETS)
 def test_table_of_four_bits(target):
     made = quantize.plan(Leaves(), "int4", 4, False, target)
     assert made["head.table"] == replace(EIGHT[target], bits=4)

@@ -59,6 +59,9 @@ def test_a_pair_is_read_with_its_segments() -> None:
 def test_what_is_refused() -> None:
     model = reading.tiny_reader(Classify(3), LABELS)
     assert model.classify([]) == []
+    for wrong in (("cat", "the", "is"), [("cat", None)], [3]):
+        with pytest.raises(LimitError, match="text 1 must be a text or a pair of texts, got"):
+            model.classify(wrong)
     with pytest.raises(LimitError, match="text 1 has 33 tokens, the model takes 1 to 32"):
         model.classify("cat " * 31)
     bare = reading.WORDS.from_str(reading.WORDS.to_str())

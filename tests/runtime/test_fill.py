@@ -43,6 +43,9 @@ def test_what_is_refused() -> None:
     model = reading.tiny_reader(MaskedLM(tied=True))
     with pytest.raises(LimitError, match=r"text 2 must hold the mask, which this model writes \[MASK\]"):
         model.fill(["[MASK]", "the <mask>"])
+    with pytest.raises(LimitError, match="text 2 must be a text alone"):
+        model.fill(["[MASK]", ("[MASK]", "cat")])
+    assert len(model.fill(("[MASK]", "the [MASK]"))) == 2
     with pytest.raises(LimitError, match="count must be at least 1, got 0"):
         model.fill("[MASK]", count=0)
     with pytest.raises(CheckpointError, match="doesn't say which token is the mask"):

@@ -83,6 +83,9 @@ def test_what_is_refused() -> None:
         model.tag("cat", aggregation="all")
     with pytest.raises(LimitError, match="at least one row, got 0"):
         model.tag("cat", batch=0)
+    with pytest.raises(LimitError, match=r"text 1 must be a text alone, got \('cat', 'the cat'\)"):
+        model.tag([("cat", "the cat")])
+    assert model.tag(("cat", "the cat")) == model.tag(["cat", "the cat"])
     for name in ("classify", "fill", "embed", "answer", "generate"):
         with pytest.raises(ConfigError, match=f"can't {name}, its head is for tag: use that"):
             getattr(model, name)("cat")

@@ -233,6 +233,8 @@ def test_refusals() -> None:
             MODEL.generate("the", stop=stop)
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         model(text=None).generate("the")
+    with pytest.raises(TypeError, match="task"):
+        Conversation(MODEL).say("the", task="summarization")
     with pytest.raises(CheckpointError, match="no chat template"):
         Conversation(model(template=None))
     for ids, mask in (([], None), ([1, 2], [1]), (np.zeros((1, 1, 1)), None)):
