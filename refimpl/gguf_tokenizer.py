@@ -1,8 +1,9 @@
 """GGUF's tokenizer as the text of a tokenizer.json, and its chat template.
 
-Two kinds: byte-level BPE ("gpt2"), whose way of cutting text into words has a name in
-`tokenizer.ggml.pre`, and SentencePiece's BPE with byte fallback ("llama"), whose merges follow from
-the pieces' scores. A name that isn't listed is an error: a wrong cut gives wrong ids in silence.
+Three kinds: byte-level BPE ("gpt2"), whose way of cutting text into words has a name in
+`tokenizer.ggml.pre`; SentencePiece's BPE with byte fallback ("llama"), whose merges follow from
+the pieces' scores; and BERT's WordPiece without capitals ("bert"). A name that isn't listed is an
+error: a wrong cut gives wrong ids in silence.
 """
 
 from __future__ import annotations
@@ -65,8 +66,12 @@ def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str |
             made = reader.byte_level()
         case "llama":
             made = reader.sentencepiece()
+        case "bert":
+            made = reader.wordpiece()
         case other:
-            raise CheckpointError(f"{where}: tokenizer.ggml.model must be gpt2 or llama, got {other!r:.80}")
+            raise CheckpointError(
+                f"{where}: tokenizer.ggml.model must be gpt2, llama or bert, got {other!r:.80}"
+            )
     return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -123,7 +128,8 @@ class _Reader:
         return {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
             "normalizer": parts["normalizer"], "pre_tokenizer": parts["pre_tokenizer"],
-            "post_processor": self._frame(tokens, bos), "decoder": parts["decoder"], "model": model,
+            "post_processor": parts.get("frame") or self._frame(tokens, bos),
+            "decoder": parts["decoder"], "model": model,
         }  # fmt: skip
 
     def _frame(self, tokens: list[str], bos: bool) -> dict[str, Any] | None:
@@ -198,6 +204,49 @@ class _Reader:
             normalizer={"type": "Sequence", "normalizers": [*start, space]},
             pre_tokenizer=None,
             decoder={"type": "Sequence", "decoders": decoders},
+        )  # fmt: skip
+
+    def wordpiece(self) -> dict[str, Any]:
+        """WordPiece: "▁" stands before what begins a word, nothing where a vocabulary has "##".
+
+        llama.cpp lowers capitals and strips accents whatever the model does, so the file doesn't say;
+        a token with capitals is one of a model that doesn't.
+        """
+        tokens, _, types = self._tokens()
+        for i, kind in enumerate(types):
+            if kind not in (CONTROL, UNKNOWN, USER):
+                if tokens[i] != tokens[i].lower():
+                    raise self._fail(f"tokens must be without capitals, got {tokens[i]!r:.40}")
+                tokens[i] = tokens[i][1:] if tokens[i].startswith("▁") else f"##{tokens[i]}"
+        ids = {token: i for i, token in enumerate(tokens)}
+        frame = {}
+        for token, *keys in (("[CLS]", "cls", "bos"), ("[SEP]", "seperator", "eos"), ("[UNK]", "unknown")):
+            for key in (f"{name}_token_id" for name in keys):
+                if token not in ids or self._get(key, int, ids[token]) != ids[token]:
+                    raise self._fail(f"{key} must be that of {token}, a token")
+            frame[token] = {"id": token, "ids": [ids[token]], "tokens": [token]}
+        piece = lambda token, text: {"SpecialToken": {"id": token, "type_id": text}}  # noqa: E731
+        first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+        single = [piece("[CLS]", 0), first, piece("[SEP]", 0)]
+        model = {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": ids,
+        }  # fmt: skip
+        return self._json(
+            tokens, types, model,
+            bos=False,
+            normalizer={
+                "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                "strip_accents": None, "lowercase": True,
+            },
+            pre_tokenizer={"type": "BertPreTokenizer"},
+            decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
+            frame={
+                "type": "TemplateProcessing",
+                "single": single,
+                "pair": [*single, second, piece("[SEP]", 1)],
+                "special_tokens": {token: frame[token] for token in ("[CLS]", "[SEP]")},
+            },
         )  # fmt: skip
 
     def _merges(

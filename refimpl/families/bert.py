@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..config import (
+    Activation,
     Attention,
     Config,
     Dense,
@@ -13,11 +14,15 @@ from ..config import (
     Learned,
     MaskedLM,
     Plain,
+    Pool,
+    Pooling,
     Stack,
 )
+from ..gguf_keys import embedding_rows, head_size
 from ..head_keys import head
 from ..keys import ACTIVATIONS, Keys
-from . import Task
+from ..weights import Source
+from . import Gguf, Task
 
 MODEL_TYPES = ("bert",)
 ARCHITECTURES: dict[str, Task] = {
@@ -29,20 +34,14 @@ ARCHITECTURES: dict[str, Task] = {
     "BertForQuestionAnswering": "answer",
 }
 PREFIX = "bert."
-GGUF = None
+POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
 
 def config(keys: Keys, task: Task) -> Config:
     # Left over from Google's own code: what transformers' BERT does anyway.
     keys.choice("directionality", {"bidi": None}, "bidi")
     keys.choice("pooler_type", {"first_token_transform": None}, "first_token_transform")
-    for key in (
-        "pooler_fc_size",
-        "pooler_num_attention_heads",
-        "pooler_num_fc_layers",
-        "pooler_size_per_head",
-    ):
-        keys.get(key, int, None)
+    keys.unused(*(f"pooler_{key}" for key in POOLER))
     width, norm = keys.size("hidden_size"), layer_norm(keys)
     dense = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=norm)
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), dense)
@@ -63,21 +62,42 @@ def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: Head) ->
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
     keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     keys.unused("gradient_checkpointing")
-    heads = keys.size("num_attention_heads")
-    if embedding.width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
-    norm, size = layer_norm(keys), embedding.width // heads
-    layer = Layer(
-        Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
-        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), after=norm),
+    if embedding.width % (heads := keys.size("num_attention_heads")):
+        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    return build(
+        embedding,
+        positions,
+        head,
+        layers=keys.size("num_hidden_layers"),
+        heads=heads,
+        inner=keys.size("intermediate_size"),
+        activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
+        norm=layer_norm(keys),
     )
-    layers = (layer,) * min(keys.size("num_hidden_layers"), 2**16)
+
+
+def build(
+    embedding: Embedding,
+    positions: Learned,
+    head: Head,
+    *,
+    layers: int,
+    heads: int,
+    inner: int,
+    activation: Activation,
+    norm: LayerNorm,
+) -> Config:
+    """Equal layers with a norm behind each sublayer."""
+    layer = Layer(
+        Attention(heads, heads, embedding.width // heads, qkv_bias=True, out_bias=True, after=norm),
+        Plain(inner, activation, after=norm),
+    )
     return Config(
         embedding=embedding,
         decoder=None,
         head=head,
         context=positions.size,
-        encoder=Stack(layers, None, positions, norm),
+        encoder=Stack((layer,) * min(layers, 2**16), None, positions, norm),
     )
 
 
@@ -130,3 +150,55 @@ WEIGHTS = f"""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """
+
+
+POOLINGS: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata: an encoder with its pooling, as the converter knows no other head of it."""
+    if keys.get("attention.causal", bool, False):
+        raise keys.fail("attention.causal", "false: tokens then see no later ones")
+    if (pooling := keys.get("pooling_type", int)) not in POOLINGS:
+        raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
+    width = keys.size("embedding_length")
+    types = (*(source.shape("token_types.weight") if "token_types.weight" in source.names else ()), None)
+    return build(
+        Embedding(embedding_rows(keys, source), width, types=types[0]),
+        Learned(keys.size("context_length")),
+        Pool(POOLINGS[pooling]),
+        layers=keys.size("block_count"),
+        heads=width // head_size(keys),
+        inner=keys.size("feed_forward_length"),
+        activation="gelu",
+        norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
+    )
+
+
+GGUF = Gguf(
+    "bert",
+    gguf_config,
+    """
+    embedding.table <- token_embd.weight
+    embedding.types <- token_types.weight
+    encoder.positions <- position_embd.weight
+    encoder.first_norm.weight <- token_embd_norm.weight
+    encoder.first_norm.bias <- token_embd_norm.bias
+    encoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : transpose
+    encoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : transpose
+    encoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
+    encoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    encoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias
+    encoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias
+    encoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
+    encoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    encoder.layers.{i}.attn_after.weight <- blk.{i}.attn_output_norm.weight
+    encoder.layers.{i}.attn_after.bias <- blk.{i}.attn_output_norm.bias
+    encoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    encoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    encoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
+    encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
+    """,
+)

@@ -24,7 +24,11 @@ from tfm.refimpl.ops import attention
 TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+# Where transformers' eager way isn't the model (Falcon's ALiBi), its weights are nobody's.
+EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager")
+
+
+@pytest.mark.parametrize("name", EAGER)
 @settings(max_examples=8)
 @given(data=st.data())
 def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
@@ -34,7 +38,9 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     model = row.models[0](row.config(**keys, attn_implementation="eager")).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            weight.normal_(0.0, 0.5)
+            # Of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
+            weight.normal_(0.0, 0.5).mul_(2**16).round_().div_(2**16)
+        row.amend(model)
     model.save_pretrained(folder)
     checkpoint = open_checkpoint(folder)
     leaves = params.map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
@@ -42,7 +48,9 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     with Float64(), torch.no_grad():
         exact = row.models[0](model.config).double().eval()
         exact.load_state_dict(model.state_dict())
-        want = exact(torch.from_numpy(TOKENS)[None], output_attentions=True).attentions
+        row.amend(exact)
+        looks = exact.get_encoder() if exact.config.is_encoder_decoder else exact
+        want = looks(torch.from_numpy(TOKENS)[None], output_attentions=True).attentions
     assert len(got) == len(want)
     for ours, theirs in zip(got, want, strict=True):
         assert np.abs(ours - theirs[0].numpy()).max() <= 1e-9

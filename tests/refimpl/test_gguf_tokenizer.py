@@ -183,8 +183,8 @@ BYTES = metadata(trained(GPT2), "gpt-2")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "bert"}, "model must be gpt2 or llama, got 'bert'"),
-        ({"model": 3}, "model must be gpt2 or llama, got 3"),
+        ({"model": "rwkv"}, "model must be gpt2, llama or bert, got 'rwkv'"),
+        ({"model": 3}, "model must be gpt2, llama or bert, got 3"),
         ({"pre": "default"}, "pre must be one of .* got 'default'"),
         ({"pre": ["gpt-2"]}, "pre must be of type str"),
         ({"tokens": None}, "tokens must be a list of str"),

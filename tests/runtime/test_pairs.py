@@ -16,6 +16,7 @@ from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.generation import Generation
+from tfm.refimpl.languages import Languages
 from tfm.refimpl.sampling import Sampler
 from tfm.runtime.batch import run
 from tfm.runtime.tasks import Model
@@ -37,8 +38,8 @@ def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
     )
 
 
-def plain(source: list[int], new: int = 9, sampler: Sampler | None = None) -> list[int]:
-    row = Row([END], sampler or Sampler(), frozenset((END,)), new, source=source)
+def plain(source: list[int], new: int = 9, sampler: Sampler | None = None, start: int = END) -> list[int]:
+    row = Row([start], sampler or Sampler(), frozenset((END,)), new, source=source)
     return list(single(ENGINE, row))
 
 
@@ -49,9 +50,6 @@ def test_an_answer_is_written_of_what_was_read() -> None:
     assert answer.tokens == plain(source)
     assert answer.timings["prompt_tokens"] == len(source)
     assert model().generate_ids(source, max_new_tokens=5) == plain(source, 5)
-    assert model().generate_ids(source, stop_on_eos=False) == model().generate_ids(
-        source, stop_on_eos=False, max_new_tokens=9
-    )
     prefixed = model(replace(RULES, prefix="x: "))
     assert prefixed.ask("the cat") == model().ask("x: the cat")
     assert prefixed.ask("the cat", raw=True).source == source
@@ -91,17 +89,20 @@ def test_a_translation_by_tasks() -> None:
 
 def test_a_translation_by_tokens_of_languages() -> None:
     ids = WORDS.encode("the cat", add_special_tokens=False).ids
-    answer = model().translate("the cat", origin="<|eot_id|>", to="<s>")
-    list(answer)
-    assert answer.tokens == plain([*ids, END, DE], 9, Sampler(forced_tokens=(EN,)))
-    same = model().translate("the cat")
-    list(same)
-    assert same.tokens == plain([*ids, END, EN])
-    with pytest.raises(LimitError, match="must have a token for the language, as de_DE is one, got 'cat'"):
-        model().translate("the cat", to="cat")
-    bare = model(replace(RULES, eos=(END, EN)))
-    with pytest.raises(LimitError, match="puts no token of a language around a text"):
-        bare.translate("the cat", origin="<|eot_id|>")
+    names = {"en_XX": EN, "de_DE": DE}
+    first, begins = (model(replace(RULES, languages=Languages(names, place))) for place in ("first", "start"))
+    for made, origin, to, want in (
+        (first, "de_DE", "en_XX", plain([*ids, END, DE], sampler=Sampler(forced_tokens=(EN,)))),
+        (first, None, None, plain([*ids, END, EN])),
+        (begins, "de", "de", plain([*ids, END, DE], start=DE)),
+    ):
+        answer = made.translate("the cat", to=to, origin=origin)
+        list(answer)
+        assert answer.tokens == want
+    with pytest.raises(LimitError, match="the language must be one of de_DE, en_XX, got 'fr'"):
+        first.translate("the cat", to="fr")
+    with pytest.raises(LimitError, match="has no tokens of languages"):
+        model().translate("the cat", to="de")
     decoder = tiny.llama(vocabulary=SIZE, layers=1)
     other = model(Generation(), NumpyEngine(decoder, tiny.weights(decoder)))
     for task in (other.translate, other.summarize):
@@ -126,19 +127,6 @@ def test_rows_of_a_batch_are_as_alone(
         list(single(ENGINE, row))
     list(run(ENGINE, got, size))
     assert [(row.tokens, row.finished) for row in got] == [(row.tokens, row.finished) for row in want]
-
-
-def test_many_texts_are_written_for_a_task() -> None:
-    task = replace(RULES, prefix="say: ", max_new_tokens=4, defaults={"forced_tokens": [5]})
-    made, some = model(replace(RULES, tasks={"summarization": task})), ["the cat", "a"]
-    alone = [made.generate(text, task="summarization") for text in some]
-    want = ["".join(answer) for answer in alone]
-    got = made.generate_many(some, task="summarization")
-    assert [one.text for one in got] == want
-    assert [one.tokens for one in got] == [answer.tokens for answer in alone]
-    # Ids have no text that a prefix could stand before.
-    with pytest.raises(TypeError, match="task"):
-        made.generate_ids([5, 6], task="summarization")
 
 
 def test_many_texts_are_written() -> None:
