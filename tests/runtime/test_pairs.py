@@ -50,6 +50,9 @@ def test_an_answer_is_written_of_what_was_read() -> None:
     assert answer.tokens == plain(source)
     assert answer.timings["prompt_tokens"] == len(source)
     assert model().generate_ids(source, max_new_tokens=5) == plain(source, 5)
+    assert model().generate_ids(source, stop_on_eos=False) == model().generate_ids(
+        source, stop_on_eos=False, max_new_tokens=9
+    )
     prefixed = model(replace(RULES, prefix="x: "))
     assert prefixed.ask("the cat") == model().ask("x: the cat")
     assert prefixed.ask("the cat", raw=True).source == source
@@ -127,6 +130,19 @@ def test_rows_of_a_batch_are_as_alone(
         list(single(ENGINE, row))
     list(run(ENGINE, got, size))
     assert [(row.tokens, row.finished) for row in got] == [(row.tokens, row.finished) for row in want]
+
+
+def test_many_texts_are_written_for_a_task() -> None:
+    task = replace(RULES, prefix="say: ", max_new_tokens=4, defaults={"forced_tokens": [5]})
+    made, some = model(replace(RULES, tasks={"summarization": task})), ["the cat", "a"]
+    alone = [made.generate(text, task="summarization") for text in some]
+    want = ["".join(answer) for answer in alone]
+    got = made.generate_many(some, task="summarization")
+    assert [one.text for one in got] == want
+    assert [one.tokens for one in got] == [answer.tokens for answer in alone]
+    # Ids have no text that a prefix could stand before.
+    with pytest.raises(TypeError, match="task"):
+        made.generate_ids([5, 6], task="summarization")
 
 
 def test_many_texts_are_written() -> None:
