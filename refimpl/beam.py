@@ -59,12 +59,14 @@ class Search:
     source: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.beams < 1 or self.max_new_tokens < 1 or not abs(self.length_penalty) < np.inf:
+        # The longest context to the power of 40 is still a float64.
+        if self.beams < 1 or self.max_new_tokens < 1 or not abs(self.length_penalty) <= 40:
             raise LimitError(
-                "beam search takes at least one beam and one new token and a finite length penalty, "
-                f"got {self.beams}, {self.max_new_tokens} and {self.length_penalty}"
+                "beam search takes at least one beam and one new token and a length penalty of -40 to 40, "
+                f"got {self.beams!r:.40}, {self.max_new_tokens!r:.40} and {self.length_penalty!r:.40}"
             )
-        if self.early_stopping not in (True, False, "never"):
+        self.length_penalty = float(self.length_penalty)
+        if type(self.early_stopping) is not bool and self.early_stopping != "never":
             raise LimitError(
                 f'early_stopping must be true, false or "never", got {self.early_stopping!r:.40}'
             )

@@ -35,18 +35,28 @@ def inside(directory: Path, name: str, folder: str = "") -> Path:
             raise CheckpointError(
                 f"{directory}: a file's name must be plain, without folders, got {part!r:.80}"
             )
-    home, target = directory.resolve(), (directory / folder / name).resolve()
+    try:
+        home, target = directory.resolve(), (directory / folder / name).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links is either, by Python's version
+        raise _unreadable(directory / folder / name, error) from None
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if target.parent not in (home / folder, home, blobs):
         raise CheckpointError(f"{directory / folder / name}: links out of the model's directory, to {target}")
     return target
 
 
+def _unreadable(file: Path, error: OSError | RuntimeError) -> CheckpointError:
+    return CheckpointError(f"{file}: can't be found: {getattr(error, 'strerror', None) or 'a loop of links'}")
+
+
 def read_text(directory: Path, name: str, folder: str = "") -> str | None:
     """The text of a file, None if it isn't there; CheckpointError if it isn't UTF-8."""
     file = inside(directory, name, folder)
-    if not file.exists():
-        return None
+    try:
+        if not file.exists():
+            return None
+    except OSError as error:  # a folder that may not be searched
+        raise _unreadable(directory / folder / name, error) from None
     try:
         return read_file(file, LIMITS[name]).decode("utf-8")
     except UnicodeDecodeError:

@@ -176,8 +176,9 @@ def _sampler(
 
 def _search(keys: Keys) -> dict[str, Any]:
     """Keywords of a Search, where they aren't its defaults."""
-    early = _raw(keys, "early_stopping") or False
-    if early not in (True, False, "never"):
+    early = _raw(keys, "early_stopping")
+    early = False if early is None else early
+    if type(early) is not bool and early != "never":
         raise keys.fail("early_stopping", 'true, false or "never"')
     penalty = _number(keys, "length_penalty")
     found = {
@@ -199,6 +200,8 @@ def _number(keys: Keys, name: str) -> Any:
     value = _raw(keys, name)
     if value is not None and type(value) not in (int, float):
         raise keys.fail(name, "a number")
+    if value is not None and not abs(value) < 2**53:
+        raise keys.fail(name, "below 2^53")
     return value
 
 

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
+NUMBERS = (
+    "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty",
+)  # fmt: skip
 TOKENS = ("suppress_tokens", "begin_suppress_tokens", "forced_tokens", "forced_last")
 
 
+MOST = float(np.finfo(np.float64).max)
+
+
 def _whole(value: Any, least: int) -> bool:
-    return value >= least and value % 1 == 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True)
@@ -66,19 +73,22 @@ class Sampler:
             items = (tuple(i) if isinstance(i, list) else i for i in getattr(self, name))
             object.__setattr__(self, name, tuple(items))
         for good, names in (
-            (lambda v: 0 < v < np.inf, ("temperature", "repetition_penalty")),
+            (lambda v: 0 < v <= MOST, ("temperature", "repetition_penalty")),
             (lambda v: 0 < v <= 1, ("top_p", "min_p", "typical_p")),
-            (lambda v: abs(v) < np.inf, ("presence_penalty", "frequency_penalty")),
+            (lambda v: abs(v) <= MOST, ("presence_penalty", "frequency_penalty")),
             (lambda v: _whole(v, 1), ("top_k", "no_repeat_ngram")),
             (lambda v: _whole(v, 0), ("min_new_tokens",)),
             (lambda v: all(_whole(i, 0) for i in v), TOKENS),
             (lambda v: all(w and all(_whole(i, 0) for i in w) for w in v), ("bad_words",)),
-            (lambda v: all(_whole(i, 0) and abs(b) < np.inf for i, b in v), ("logit_bias",)),
+            (lambda v: all(_whole(i, 0) and abs(b) <= MOST for i, b in v), ("logit_bias",)),
         ):
             for name in names:
                 value = getattr(self, name)
                 if value is not None and not good(value):
-                    raise LimitError(f"{name} is out of its range, got {value!r}")
+                    raise LimitError(f"{name} is out of its range, got {value!r:.80}")
+        for name in NUMBERS:  # a whole number of 300 digits is a number, but no array's
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
 
     @property
     def greedy(self) -> bool:

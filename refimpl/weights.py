@@ -208,6 +208,9 @@ class Leaves:
     def _compare(self, rule: Rule) -> None:
         """A tensor that states again what we know: a tied output table, a rotary frequency."""
         name, theirs = rule.ours[0], rule.theirs[0]
+        # A table as large as the config says is made only where the file holds as many numbers.
+        if name in LARGE and self._source.shape(theirs) != LARGE[name](self._config):
+            raise CheckpointError(f"tensor {theirs!r} must equal {name}, its shape doesn't: another model's?")
         got = self._source.load(theirs)
         if name in self._shapes:
             same = np.array_equal(self.load(name), got)
@@ -367,12 +370,10 @@ def _waves(config: Config) -> np.ndarray:
     return sinusoidal(np.arange(config.context)[None], frequencies)[0]
 
 
-def _position_ids(config: Config) -> np.ndarray:
-    """The rows of the table of positions, which older checkpoints store beside it."""
+def _position_rows(config: Config) -> int:
     stack = config.encoder or config.decoder
     assert stack is not None
-    rows = stack.positions.offset + stack.positions.size if isinstance(stack.positions, Learned) else 0
-    return np.arange(rows)[None]
+    return stack.positions.offset + stack.positions.size if isinstance(stack.positions, Learned) else 0
 
 
 def _divisors(config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -387,7 +388,12 @@ COMPUTED = {
     "short_divisors": lambda config: _divisors(config)[0],
     "long_divisors": lambda config: _divisors(config)[1],
     "waves": _waves,
-    "position_ids": _position_ids,
+    # The rows of the table of positions, which older checkpoints store beside it.
+    "position_ids": lambda config: np.arange(_position_rows(config))[None],
+}
+LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
+    "waves": lambda config: (config.context, config.embedding.width),
+    "position_ids": lambda config: (1, _position_rows(config)),
 }
 
 

@@ -200,15 +200,30 @@ def test_fewer_beams_where_bans_leave_fewer() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"beams": 0}, "at least one beam and one new token and a finite length penalty, got 0, 256 and 1.0"),
+        (
+            {"beams": 0},
+            "at least one beam and one new token and a length penalty of -40 to 40, got 0, 256 and 1.0",
+        ),
         ({"beams": 2, "max_new_tokens": 0}, "got 2, 0 and 1.0"),
         ({"beams": 2, "length_penalty": np.nan}, "got 2, 256 and nan"),
+        ({"beams": 2, "length_penalty": -40.5}, "got 2, 256 and -40.5"),
+        ({"beams": 2, "length_penalty": 10**400}, "got 2, 256 and 1000000"),
+        ({"beams": 2, "early_stopping": 1}, "early_stopping must be true, false or"),
         ({"beams": 2, "sampler": Sampler(temperature=1.0)}, "beam search draws nothing"),
     ],
 )
 def test_what_cannot_be_is_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(LimitError, match=message):
         Search([0], **more)
+
+
+@pytest.mark.parametrize("penalty", [-40, 40])
+@pytest.mark.parametrize("stopping", [False, "never"])
+def test_length_penalties_at_their_ends(penalty: int, stopping: Literal["never"] | bool) -> None:
+    wanted = Search([0], 2, Sampler(), frozenset({2}), 2**24, penalty, stopping)
+    wanted._texts = [[0] * (2**24 - 2)]
+    wanted.accept(np.array([[0.0, 1.0, 2.0]]))
+    assert 0 < -wanted.found[0].score < np.inf
 
 
 def test_logits_must_be_finite() -> None:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import LIMITS, Generation, materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.directory import read_text
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.safetensors import save
 
@@ -89,6 +90,24 @@ def test_weight_map_may_not_leave_the_directory(model, name):
     ) as caught:
         open_checkpoint(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "generation_config.json"])
+def test_a_link_to_itself(model, file):
+    (model / file).unlink(missing_ok=True)
+    (model / file).symlink_to(file)
+    with pytest.raises(CheckpointError, match=r"can't be found|must hold model.safetensors") as caught:
+        open_checkpoint(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_searched(model, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    with pytest.raises(CheckpointError, match=r"config.json: can't be found: Permission denied"):
+        read_text(model, "config.json")
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,8 @@ def test_logits_must_be_finite(bad: float):
     ("name", "value"),
     [
         ("temperature", 0.0), ("temperature", -1.0), ("temperature", np.inf), ("temperature", np.nan),
-        ("top_k", 0), ("top_k", 1.5),
+        ("top_k", 0), ("top_k", 1.5), ("top_k", 50.0), ("top_k", True),
+        ("repetition_penalty", 10**400), ("presence_penalty", -(10**400)), ("logit_bias", ((1, 10**400),)),
         ("top_p", 0.0), ("top_p", 1.01), ("top_p", np.nan),
         ("min_p", 0.0), ("min_p", 2.0),
         ("typical_p", 0.0), ("typical_p", 1.01),
@@ -198,3 +199,10 @@ def test_logits_must_be_finite(bad: float):
 def test_options_outside_their_range_are_refused(name: str, value: float):
     with pytest.raises(LimitError, match=f"{name} is out of its range, got"):
         Sampler(**{name: value})
+
+
+def test_whole_numbers_count_as_numbers():
+    """One of 300 digits is a float, as no array holds it otherwise."""
+    made = Sampler(temperature=10**300, top_k=np.int64(2), repetition_penalty=10**30)
+    assert np.isfinite(prepare(np.ones(3, np.float32), made, np.array([1]))).all()
+    assert len(candidates(np.ones(3, np.float32), made)[0]) == 2

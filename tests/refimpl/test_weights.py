@@ -10,7 +10,7 @@ from tfm.refimpl.config import HeadNorm, MoE, RMSNorm
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
-from tfm.refimpl.weights import Lazy, Leaves, check_finite, materialize, rules
+from tfm.refimpl.weights import COMPUTED, Lazy, Leaves, check_finite, materialize, rules
 
 CONFIG = tiny.llama(layers=2, bias=True, tied=False)
 TIED = tiny.llama(layers=1)
@@ -101,6 +101,15 @@ def test_stored_frequencies_are_checked(kind, dtype):
     for wrong in (right * 1.01, right[:4], right[::-1]):
         with pytest.raises(CheckpointError, match="must equal inv_freq"):
             Leaves(TIED, Memory({**tensors, INV_FREQ: wrong}, {INV_FREQ: kind}), llama.WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["waves", "position_ids"])
+def test_a_table_is_made_only_where_the_file_holds_one(name, monkeypatch):
+    """A small file whose config states a long context asks for no memory."""
+    monkeypatch.setitem(COMPUTED, name, lambda config: pytest.fail("was made"))
+    tensors = theirs(TIED, tiny.weights(TIED)) | {"table": np.zeros((1, 1), np.float32)}
+    with pytest.raises(CheckpointError, match=f"'table' must equal {name}, its shape doesn't"):
+        Leaves(TIED, Memory(tensors), f"{llama.WEIGHTS}\n{name} == table")
 
 
 @pytest.mark.parametrize("score", [-1e4, -1e9, -np.inf])
