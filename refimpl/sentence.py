@@ -135,6 +135,8 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
             raise keys.fail(set_flags[0], "absent where pooling_mode stands")
         pooling = keys.choice("pooling_mode", POOLINGS)
     else:
+        if keys.get("pooling_mode_mean_tokens", bool, True) and "pooling_mode_mean_tokens" not in keys:
+            set_flags.append("pooling_mode_mean_tokens")  # the library's default
         if len(set_flags) != 1 or FLAGS[set_flags[0]] not in POOLINGS:
             known = [key for key, name in FLAGS.items() if name in POOLINGS]
             raise CheckpointError(

@@ -155,13 +155,18 @@ MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
         (POOL, {"pooling_mode_mean_tokens": True}, "word_embedding_dimension is missing"),
         (POOL, {**MEAN, "word_embedding_dimension": 25}, "must be the model's, 24, got 25"),
         (POOL, {**MEAN, "pooling_mode_max_tokens": True}, "just one of .* got \\['pooling"),
-        (POOL, {"word_embedding_dimension": WIDTH}, "just one of .* got none"),
+        (POOL, {**MEAN, "pooling_mode_mean_tokens": False}, "just one of .* got none"),
         (
             "1_Pooling/config.json",
-            {"word_embedding_dimension": WIDTH, "pooling_mode_mean_sqrt_len_tokens": True},
+            {**MEAN, "pooling_mode_mean_tokens": False, "pooling_mode_mean_sqrt_len_tokens": True},
             "just one of .* got \\['pooling_mode_mean_sqrt_len_tokens'\\]",
         ),
         (POOL, {"embedding_dimension": WIDTH, "pooling_mode": "weightedmean"}, "one of cls, mean"),
+        (
+            POOL,
+            {"word_embedding_dimension": WIDTH, "pooling_mode_cls_token": True},
+            "just one of .* got .*cls_token', 'pooling_mode_mean_tokens'",
+        ),
         (POOL, {**MEAN, "pooling_mode": "mean"}, "absent where pooling_mode stands"),
         (POOL, {**MEAN, "pooling_mode_median": True}, "'pooling_mode_median' isn't known"),
         (POOL, {**MEAN, "pooling_mode_cls_token": 1}, "must be of type bool"),
@@ -231,3 +236,8 @@ def test_minilm_embeds_as_transformers_does(minilm):
     mask = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64))
     want = torch.nn.functional.normalize(vectors(model, torch.from_numpy(ids), mask, "mean")).numpy()
     assert np.abs(got - want).max() <= 1e-9
+
+
+def test_the_mean_is_what_a_pooling_without_a_word_means(folder):
+    put(folder, POOL, {"word_embedding_dimension": WIDTH})
+    assert open_checkpoint(folder).config.head.pooling == "mean"
