@@ -33,7 +33,7 @@ MOST = float(np.finfo(np.float64).max)
 
 
 def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 @dataclass(frozen=True)
