@@ -31,6 +31,11 @@ def generated(text: str, raw: bool) -> str:
     return text if raw or not sys.stdout.isatty() else escape(text, keep="\n\t")
 
 
+def line(text: str, raw: bool) -> str:
+    """A model's text as one line of many: backslashes and control characters as Python spells them."""
+    return text if raw else escape(text.replace("\\", "\\\\"))
+
+
 def out(text: str = "", end: str = "\n") -> None:
     """The result, or a piece of it, at once; exit code 141, as a shell has it, when the reader has left."""
     try:

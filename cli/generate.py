@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .console import escape, generated, out, out_json, progress, say
+from .console import generated, line, out, out_json, progress, say
 from .texts import read, whole
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Answer many prompts, a line each, of which N are on their way at a time.",
+            help="Answer many prompts, a line each, of which N are on their way at a time. An answer is a "
+            r"line, too, where \n, \t, \\ and other control characters are spelt out, unless --no-escape is "
+            "given.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
@@ -60,7 +62,9 @@ def command(
 ) -> None:
     """Generate text; a model is fetched and exported on its first use and runs from the cache afterwards."""
     texts = (
-        [read_prompt(prompt, file)] if batch is None else read([prompt] if prompt else None, file, "prompt")
+        [read_prompt(prompt, file)]
+        if batch is None
+        else read(None if prompt is None else [prompt], file, "prompt")
     )
     given = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
@@ -69,9 +73,10 @@ def command(
         beams=beams, length_penalty=length_penalty,
         max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
-    if draft is not None and beams is not None:
-        raise typer.BadParameter("--beams takes no --draft: its steps judge every token already")
-    if batch is not None and (beams is not None or draft is not None):
+    searched = beams is not None or length_penalty is not None
+    if draft is not None and searched:
+        raise typer.BadParameter("--draft takes no --beams, whose steps judge every token already")
+    if batch is not None and (searched or draft is not None):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
     from .loading import load
 
@@ -88,9 +93,14 @@ def command(
         found = loaded.generate_many(texts, raw=raw, batch=batch, progress=progress(), **given)
         if as_json:
             out_json([{"prompt": text, **one._asdict()} for text, one in zip(texts, found, strict=True)])
-            return
-        for one in found:
-            out(escape(one.text))
+        for one in () if as_json else found:
+            out(line(one.text, no_escape))
+        most = loaded.options(**given).max_new_tokens
+        if clipped := sum(one.finish_reason == "length" and len(one.tokens) < most for one in found):
+            say(
+                f"clipped {clipped} of {len(found)} answers: their prompts leave no {most} tokens of the "
+                f"context of {loaded.config.context}"
+            )
         return
     answer = loaded.generate(texts[0], raw=raw, **given)
     give(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)

@@ -127,8 +127,9 @@ def checked(**given: Any) -> dict[str, Any]:
     from ..refimpl.generation import Generation
     from ..runtime.tasks import options
 
+    # Whether a model has beams of its own, which a length penalty would go with, is known later.
     try:
-        options(Generation(), **given)
+        options(Generation(search={"beams": 2}), **given)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
     return given

@@ -17,6 +17,7 @@ from .keys import ANY, Keys
 from .languages import Languages
 from .sampling import Sampler
 
+MOST_BEAMS = 64
 IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 # Of a sampler, with the values at which they change nothing, and of a search through beams.
 OFF = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
@@ -181,8 +182,11 @@ def _search(keys: Keys) -> dict[str, Any]:
     if type(early) is not bool and early != "never":
         raise keys.fail("early_stopping", 'true, false or "never"')
     penalty = _number(keys, "length_penalty")
+    beams = keys.size("num_beams", None) or 1
+    if beams > MOST_BEAMS:
+        raise keys.fail("num_beams", f"1 to {MOST_BEAMS}")
     found = {
-        "beams": keys.size("num_beams", None) or 1,
+        "beams": beams,
         "length_penalty": 1.0 if penalty is None else penalty,
         "early_stopping": early,
         "renormalize": keys.get("renormalize_logits", bool, False, null=True) or False,

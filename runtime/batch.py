@@ -25,13 +25,15 @@ def run(engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK) -> S
     """Generate all rows, at most `size` at a time: (row, its next token) as they come, None for a stop token.
 
     Who reads the tokens may end a row by setting its `finished` (a stop string). Rows that don't fit the
-    context are refused before any is begun.
+    context are refused, by their number from 1, before any is begun.
     """
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
     for row in rows:
-        row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
+        _fit(row, engine.config.context)
     if any(row.source is not None for row in rows):
+        if len(begins := {len(row.prompt) for row in rows}) > 1:
+            raise LimitError(f"answers must begin with equally many tokens, got {sorted(begins)}")
         for first in range(0, len(rows), size):
             yield from _together(engine, rows[first : first + size])
         return
@@ -47,6 +49,19 @@ def run(engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK) -> S
                 row = None if row.finished is not None else row
             running[place] = row
         running, cache = yield from _step(engine, running, cache)
+
+
+def _fit(row: Row, context: int) -> None:
+    """Leave the row the tokens that there is room for; LimitError where its texts don't fit."""
+    try:
+        row.max_new_tokens = room(context, len(row.prompt), row.max_new_tokens)
+    except LimitError as error:
+        raise LimitError(f"text {row.row + 1}: {error}") from None
+    if row.source is not None and not 1 <= len(row.source) <= context:
+        why = "shorten it" if row.source else "there is nothing to read"
+        raise LimitError(
+            f"text {row.row + 1} has {len(row.source)} tokens, the model reads 1 to {context}: {why}"
+        )
 
 
 def _together(engine: Engine, rows: Sequence[Row]) -> Steps[None]:

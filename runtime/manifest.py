@@ -39,8 +39,8 @@ from ..refimpl import params
 from ..refimpl.beam import Search
 from ..refimpl.config import Classify, Config, Tag, from_json, to_json
 from ..refimpl.errors import BundleError, TfmError
-from ..refimpl.generation import Generation
-from ..refimpl.sampling import Sampler
+from ..refimpl.generation import MOST_BEAMS, Generation
+from ..refimpl.sampling import TOKENS, Sampler
 from ..refimpl.strict_json import parse
 from . import layout
 from .layout import Group, Scheme
@@ -215,17 +215,27 @@ def _check(m: Manifest) -> None:
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
+    for name, task in m.generation.tasks.items():
+        if task.tasks:
+            raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
     for one in (m.generation, *m.generation.tasks.values()):
         _check_generation(one, m.config.embedding.vocabulary)
 
 
 def _check_generation(g: Generation, vocabulary: int) -> None:
     languages = () if g.languages is None else g.languages.codes.values()
-    for token in (*g.eos, g.bos, g.mask, g.start, *languages):
+    s = Sampler(**g.defaults)
+    ids = [*g.eos, g.bos, g.mask, g.start, *languages]
+    ids += [token for name in TOKENS for token in getattr(s, name)]
+    ids += [token for word in s.bad_words for token in word] + [token for token, _ in s.logit_bias]
+    for token in ids:
         if token is not None and token >= vocabulary:
             raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")
-    Sampler(**g.defaults)
+    if g.max_new_tokens == 0:
+        raise ValueError("generation.max_new_tokens must be null or at least 1, got 0")
     if odd := sorted(g.search.keys() - {"beams", "length_penalty", "early_stopping", "renormalize"}):
         raise ValueError(f"generation.search.{odd[0]:.80} is unknown")
     wanted: dict[str, Any] = {"beams": 1, **g.search}
+    if type(wanted["beams"]) is not int or wanted["beams"] > MOST_BEAMS:
+        raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {wanted['beams']!r:.40}")
     Search((), **wanted)

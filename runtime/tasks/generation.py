@@ -11,7 +11,7 @@ from ...refimpl.beam import Search, search
 from ...refimpl.engine import Engine
 from ...refimpl.errors import LimitError
 from ...refimpl.generate import FinishReason, Row, room, single
-from ...refimpl.generation import Generation
+from ...refimpl.generation import MOST_BEAMS, Generation
 from ...refimpl.sampling import Sampler
 from ...refimpl.speculative import Drafter, speculate
 from ..tokenizer import Stream, Tokenizer
@@ -19,9 +19,11 @@ from ..tokenizer import Stream, Tokenizer
 if TYPE_CHECKING:
     from .model import Model
 
-LIMITS = {"stop strings": 16, "stop": 1024, "beams": 64}
+LIMITS = {"stop strings": 16, "stop": 1024, "beams": MOST_BEAMS}
 # Options that ask for a draw.
 DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
+# Options that beams alone heed, with the values that stand for none.
+OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False, "renormalize": False}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Options:
             if self.draft is not None:
                 raise LimitError("beam search takes no draft: its steps judge every token already")
             self.search((), frozenset(), None)  # raises what it refuses
+        elif odd := [name for name, off in OF_BEAMS.items() if getattr(self, name) != off]:
+            raise LimitError(f"{odd[0]} goes with beams, got none")
         if self.max_new_tokens < 1:
             raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         longest = LIMITS["stop"]
@@ -92,15 +96,16 @@ def sampler(defaults: dict[str, Any], *, greedy: bool = False, **given: Any) -> 
 def options(wants: Generation, **given: Any) -> Options:
     """Options and Sampler from one set of keywords, None meaning not given, over a model's own wishes.
 
-    Beams draw nothing. A model's own beams give way to what doesn't go with beams: greedy decoding, a
-    draw, a draft.
+    Beams draw nothing; what a model says of beams counts where there are some. A model's own beams give
+    way to what doesn't go with beams: greedy decoding, a draw, a draft.
     """
     given = {name: value for name, value in given.items() if value is not None}
     greedy = bool(given.pop("greedy", False))
     mine = {f.name for f in fields(Options)} & given.keys()
     own: dict[str, Any] = {name: given.pop(name) for name in mine}
     if not (greedy or "draft" in own or given.keys() & DRAWS):
-        own = wants.search | own
+        searched = "beams" in wants.search or "beams" in own
+        own = (wants.search if searched else {}) | own
     if wants.max_new_tokens is not None:
         own = {"max_new_tokens": wants.max_new_tokens} | own
     return Options(sampler=sampler(wants.defaults, greedy=greedy or "beams" in own, **given), **own)

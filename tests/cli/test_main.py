@@ -137,6 +137,14 @@ def test_control_characters_of_a_name_are_spelt_out(tfm):
     tfm("inspect", "a\x1b]0;title\x07\n\x9bb\u202e").failed(3, "\\x1b]0;title\\x07\\n\\x9bb\\u202e")
 
 
+def test_a_line_can_be_read_back():
+    text = "a\\n\n\\\x1b\u202e\\"
+    spelt = console.line(text, raw=False)
+    assert "\n" not in spelt
+    assert spelt.encode().decode("unicode_escape") == text
+    assert console.line(text, raw=True) == text
+
+
 def test_generated_text_is_escaped_only_where_a_terminal_would_act(monkeypatch):
     text = "a\tb\n\x1b[31m\x85é\u2066"
     assert console.generated(text, raw=False) == text

@@ -153,6 +153,16 @@ def test_translate_and_summarize(tfm, tmp_path) -> None:
     tfm("translate", "the cat", *options, "--to", "de").failed(9, "no tokens of languages", "'de'")
 
 
+def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:
+    config = tiny.llama(layers=1, vocabulary=reading.SIZE, context=12)
+    save_checkpoint(tmp_path / "short", config, tiny.weights(config, 5), reading.WORDS.to_str())
+    options = ("--model", tmp_path / "short", "--engine", "numpy", "--max-new-tokens", 6)
+    ran = tfm("generate", "--batch", 2, *options, stdin=b"cat\n" + b"cat " * 6)
+    assert ran.err == "clipped 1 of 2 answers: their prompts leave no 6 tokens of the context of 12\n"
+    assert ran.out.count("\n") == 2
+    assert tfm("generate", "--batch", 2, *options, stdin=b"cat\ncat").err == ""
+
+
 def test_progress_is_a_bar_at_a_terminal_and_seldom_a_line(capsys, monkeypatch) -> None:
     tell = console.progress()
     tell(1, 2)

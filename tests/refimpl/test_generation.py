@@ -138,6 +138,7 @@ def test_a_decoder_begins_with_something():
         ({"top_k": 50.0, "do_sample": True}, PAIR, "top_k is out of its range"),
         ({"length_penalty": "long"}, PAIR, "length_penalty must be a number"),
         ({"num_beams": 0}, PAIR, "num_beams must be at least 1"),
+        ({"num_beams": 65}, PAIR, "num_beams must be 1 to 64, got 65"),
         ({"num_beams": 2, "do_sample": True}, PAIR, "do_sample must be false with several beams"),
         ({"renormalize_logits": 1}, PAIR, "renormalize_logits must be of type bool"),
         ({"no_repeat_ngram_size": -1}, PAIR, "no_repeat_ngram is out of its range"),

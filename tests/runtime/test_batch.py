@@ -72,5 +72,5 @@ def test_what_is_refused() -> None:
     assert list(run(NUMPY, [], 4)) == []
     with pytest.raises(LimitError, match="at least one row, got 0"):
         list(run(NUMPY, [Row([1])], 0))
-    with pytest.raises(LimitError, match="the prompt has 40 tokens, the model's context is 40"):
-        next(run(NUMPY, [Row([1]), Row([1] * 40)], 2))
+    with pytest.raises(LimitError, match="text 2: the prompt has 40 tokens, the model's context is 40"):
+        next(run(NUMPY, [Row([1]), Row([1] * 40, row=1)], 2))

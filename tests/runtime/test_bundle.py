@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tfm.export import write
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError
-from tfm.refimpl.generation import read_generation
+from tfm.refimpl.generation import Generation, read_generation
 from tfm.refimpl.languages import Languages
 from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime import manifest
@@ -213,6 +213,7 @@ def test_a_template_that_is_no_text(bundle):
 
 
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
+NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
     (("format",), 2, "of format 1"),
     (("format",), "1", "of format 1"),
@@ -262,6 +263,16 @@ HOSTILE = [
     (("generation", "defaults"), {"temperature": -1}, "temperature"),
     (("generation", "defaults"), {"heat": 1}, "heat"),
     (("generation", "defaults"), {"top_k": "many"}, "top_k|str"),
+    (("generation", "defaults"), {"suppress_tokens": [97]}, "below 97, got 97"),
+    (("generation", "defaults"), {"begin_suppress_tokens": [5, 97]}, "below 97, got 97"),
+    (("generation", "defaults"), {"forced_tokens": [97]}, "below 97, got 97"),
+    (("generation", "defaults"), {"forced_last": [97]}, "below 97, got 97"),
+    (("generation", "defaults"), {"bad_words": [[5, 97]]}, "below 97, got 97"),
+    (("generation", "defaults"), {"logit_bias": [[97, 1.0]]}, "below 97, got 97"),
+    (("generation", "max_new_tokens"), 0, "max_new_tokens must be null or at least 1"),
+    (("generation", "search"), {"beams": 65}, "beams must be 1 to 64, got 65"),
+    (("generation", "search"), {"beams": 2.5}, "beams must be 1 to 64, got 2.5"),
+    (("generation", "tasks"), {"a": NESTED}, "tasks.a must have no tasks of its own"),
     (("generation", "start"), 97, "below 97, got 97"),
     (("generation", "search"), {"beams": 0}, "at least one beam"),
     (("generation", "search"), {"early_stopping": "soon"}, 'true, false or "never", got \'soon\''),

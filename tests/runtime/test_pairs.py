@@ -78,6 +78,16 @@ def test_the_checkpoint_says_how_as_a_rule_and_for_its_tasks() -> None:
         made.generate("the cat", task="x")
 
 
+def test_what_a_checkpoint_says_of_beams_counts_with_beams() -> None:
+    said = model(replace(RULES, search={"length_penalty": 2.0}))
+    assert said.options().beams is None
+    assert said.options(beams=2).length_penalty == 2.0
+    beams = model(replace(RULES, search={"beams": 2, "length_penalty": 2.0}))
+    assert beams.options(length_penalty=0.5).length_penalty == 0.5
+    with pytest.raises(LimitError, match="length_penalty goes with beams"):
+        beams.options(length_penalty=0.5, temperature=1.0)
+
+
 def test_a_translation_by_tasks() -> None:
     tasks = {f"translation_en_to_{to}": replace(RULES, prefix=f"to {to}: ") for to in ("de", "fr")}
     made = model(replace(RULES, tasks=tasks))
@@ -130,6 +140,19 @@ def test_rows_of_a_batch_are_as_alone(
         list(single(ENGINE, row))
     list(run(ENGINE, got, size))
     assert [(row.tokens, row.finished) for row in got] == [(row.tokens, row.finished) for row in want]
+
+
+def test_a_source_that_does_not_fit_is_refused_before_any_is_read() -> None:
+    def rows(*sources: list[int], begins: tuple[int, ...] = (1, 1, 1)) -> list[Row]:
+        return [Row([END] * n, row=i, source=s) for i, (s, n) in enumerate(zip(sources, begins, strict=True))]
+
+    for wrong, match in (
+        (rows([5], [5], [5] * 65), "text 3 has 65 tokens, the model reads 1 to 64: shorten it"),
+        (rows([5], [], [5]), "text 2 has 0 tokens, .*nothing to read"),
+        (rows([5], [5], [5], begins=(1, 1, 2)), r"equally many tokens, got \[1, 2\]"),
+    ):
+        with pytest.raises(LimitError, match=match):
+            next(run(ENGINE, wrong, 1))
 
 
 def test_many_texts_are_written_for_a_task() -> None:

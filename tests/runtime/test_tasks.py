@@ -139,6 +139,9 @@ def test_beams_give_the_likeliest_text_they_find() -> None:
         list(made[-1])
         assert made[-1].tokens == search(ENGINE, wanted)[0].tokens
     assert made[0].tokens != made[1].tokens
+    for wrong in ({"length_penalty": 0.5}, {"early_stopping": True}, {"renormalize": True}):
+        with pytest.raises(LimitError, match=f"{next(iter(wrong))} goes with beams, got none"):
+            MODEL.options(**wrong)
     for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, {"beams": 2, "draft": Lookup()}):
         with pytest.raises(LimitError, match="beam"):
             MODEL.options(**wrong)
