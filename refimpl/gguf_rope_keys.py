@@ -27,7 +27,7 @@ def gguf_rope(keys: Keys, source: Source, head_size: int, *, partial: bool = Fal
 def _scaling(keys: Keys, source: Source, pairs: int) -> Scaling | None:
     """LongRoPE's and Llama 3.1's scalings stand as tensors, of one divisor a pair; others as numbers."""
     keys.get("rope.scaling.finetuned", bool, True)
-    kind = keys.choice("rope.scaling.type", KINDS, "none")
+    kind = keys.choice("rope.scaling.type", KINDS, "linear")  # llama.cpp's default: a factor alone counts
     factor, context = keys.positive("rope.scaling.factor", 1.0), keys.size("context_length")
     divided = [name for name in (SHORT, LONG, DIVISORS) if name in source.names]
     if divided and factor != 1:

@@ -29,6 +29,14 @@ from .session import choose, in_float, one_line, open_session, options
 FIRST_CAPACITY = 256
 
 
+def _references(rooms: list[np.ndarray], i: int) -> int:
+    return sys.getrefcount(rooms[i])
+
+
+# Of a room that only its list holds; how many the call itself adds is the interpreter's affair.
+UNHELD = _references([np.empty(0)], 0)
+
+
 class OrtEngine:
     """`start` and `step`, or `predict`, over a bundle: anything with `path`, `config`, `target`, `dtype`
     and `cache`.
@@ -137,10 +145,10 @@ class OrtEngine:
         """Room for logits that nobody holds: fresh pages would cost more than all else that a step
         adds to the session's run. Two rooms do, since a loop drops a step's logits after the next."""
         shape = (rows, wanted, self.config.embedding.vocabulary)
-        for room in self._rooms:
-            # References: the list, `room`, getrefcount's argument. A caller's view is one more.
-            if room.shape == shape and sys.getrefcount(room) == 3:
-                return room[:]
+        for i in range(len(self._rooms)):
+            # A caller's view is one reference more.
+            if self._rooms[i].shape == shape and _references(self._rooms, i) == UNHELD:
+                return self._rooms[i][:]
         self._rooms = [*self._rooms[-1:], np.empty(shape, np.float32)]
         return self._rooms[-1][:]
 

@@ -119,14 +119,14 @@ WEIGHTS = less_one("""
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:
-    """Every second layer slides."""
-    size = keys.size("attention.sliding_window", None)
+    """Every second layer slides; what a file leaves out is as llama.cpp has it by default."""
+    size = keys.size("attention.sliding_window", 4096)
     return gguf_sandwich(
         gguf_decoder(keys, source),
-        lambda i, a: a if size is None or i % 2 else replace(a, pattern=Window(size)),
+        lambda i, a: a if i % 2 else replace(a, pattern=Window(size)),
         largest=46,
-        score_cap=keys.positive("attn_logit_softcapping", None),
-        logit_cap=keys.positive("final_logit_softcapping", None),
+        score_cap=keys.positive("attn_logit_softcapping", 50.0),
+        logit_cap=keys.positive("final_logit_softcapping", 30.0),
     )
 
 

@@ -113,6 +113,7 @@ def best_spans(
     seen[0] |= row.texts[0] is None
     start, end = (_over(logits[:, side], seen) for side in (0, 1))
     at = np.flatnonzero(own)
+    longest = min(longest, len(at))
     # A row for each first token, a column for each length.
     last = np.arange(len(at))[:, None] + np.arange(longest)
     scores = np.where(last < len(at), start[at][:, None] * end[at][np.minimum(last, len(at) - 1)], -1.0)

@@ -54,5 +54,8 @@ def fill(
         for at in np.flatnonzero(np.array(rows[i].ids) == mask):
             scores = softmax(logits[at])
             best = largest(scores, min(count, len(scores)))
-            found[i].append([Filling(int(k), model.text.decode([int(k)]), float(scores[k])) for k in best])
+            # Special tokens decode to nothing: their own name says what they are.
+            words = [model.text.decode([int(k)]) or model.text.token(int(k)) for k in best]
+            filled = zip(best, words, strict=True)
+            found[i].append([Filling(int(k), word, float(scores[k])) for k, word in filled])
     return found

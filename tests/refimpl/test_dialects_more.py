@@ -82,6 +82,9 @@ DIALECTS = {
         "gemma2", ARCH.GEMMA2, {**GEMMA, "query_pre_attn_scalar": 32, "sliding_window": 7},
         {**RMS, **HEADS, **CAPS, "attention.sliding_window": 7},
     ),
+    "gemma2, of defaults": Dialect(
+        "gemma2", ARCH.GEMMA2, {**GEMMA, "query_pre_attn_scalar": 32}, {**RMS, **HEADS}
+    ),
     "gemma2, of 27 billion": Dialect(
         "gemma2", ARCH.GEMMA2,
         {"head_dim": 16, "query_pre_attn_scalar": 32, "num_hidden_layers": 46, "sliding_window": 7},

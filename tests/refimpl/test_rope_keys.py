@@ -13,8 +13,9 @@ from families.kit import CONTEXT, ropes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl import rope_keys
-from tfm.refimpl.config import DynamicNTK, LongRope, Rope
+from tfm.refimpl.config import DynamicNTK, LinearScaling, LongRope, Rope
 from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.gguf_rope_keys import gguf_rope
 from tfm.refimpl.keys import Keys
 from tfm.refimpl.ops.model import position_tables
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
@@ -213,3 +214,17 @@ def test_refused_where_a_part_is_turned():
 def test_refused_of_types_of_layers(keys: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **GEMMA)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scaling"), [({}, LinearScaling(4.0)), ({"rope.scaling.type": "none"}, None)]
+)
+def test_a_factor_alone_is_linear_in_gguf(kind: dict[str, Any], scaling: LinearScaling | None):
+    keys = Keys({"context_length": 64, "rope.scaling.factor": 4.0, **kind}, "gguf")
+
+    class Bare:
+        """A file without a tensor of divisors."""
+
+        names = ()
+
+    assert gguf_rope(keys, Bare(), HEAD).scaling == scaling
