@@ -46,7 +46,12 @@ def both(request, tmp_path_factory) -> tuple[Path, Path]:
              (("", "Transformer"), ("1_Pooling", "Pooling"))]  # fmt: skip
     (folder / "modules.json").write_text(json.dumps(steps))
     (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 24, f"pooling_mode_{flag}": True}
+    # A mean that isn't denied is one, as in sentence-transformers.
+    pooling = {
+        "word_embedding_dimension": 24,
+        "pooling_mode_mean_tokens": False,
+        f"pooling_mode_{flag}": True,
+    }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     file = folder / "model.gguf"
     writer = gguf.GGUFWriter(file, "bert")
