@@ -150,9 +150,6 @@ WEIGHTS = """
 """
 
 
-EPS = "attention.layer_norm_rms_epsilon"
-
-
 def gguf_config(keys: Keys, source: Source) -> Config:
     plain, window = gguf_decoder(keys, source), keys.size("attention.sliding_window", None)
     if keys.get("expert_count", int, 0):

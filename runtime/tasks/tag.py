@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
-AGGREGATIONS = ("none", "simple", "first", "average", "max")
+AGGREGATIONS = get_args(Aggregation)
 OUTSIDE = "O"
 
 
