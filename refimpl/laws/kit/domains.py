@@ -16,6 +16,8 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "projection": lambda a: np.clip(a, -3, 3),  # rows are standard normal: larger ones overflow exp
     "decay": lambda a: -abs(a),
     "beta": lambda a: abs(a) / (1 + abs(a)),
+    "short": lambda a: 1 + abs(a),  # divisors of frequencies: a text is stretched, never shrunk
+    "long": lambda a: 1 + abs(a),
 }
 
 
