@@ -22,7 +22,7 @@ from .errors import CheckpointError
 from .families import read_config, read_gguf
 from .generation import Generation, read_generation
 from .gguf import GGUF
-from .gguf_tokenizer import chat_template, tokenizer
+from .gguf.tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
 from .languages import read_languages
 from .ops.quant import Blocks

@@ -147,9 +147,8 @@ OTHERS = {
 # Files of refimpl that are no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
     "__init__.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py", "errors.py", "families",
-    "generation.py", "gguf.py", "gguf_experts.py", "gguf_keys.py", "gguf_rope_keys.py", "gguf_tokenizer.py",
-    "head_keys.py", "keys.py", "labels.py", "languages.py", "laws", "layer_keys.py", "ops", "params.py",
-    "rope_keys.py", "safetensors.py", "sentence.py", "storage.py", "strict_json.py", "weights.py",
+    "generation.py", "gguf", "keys", "labels.py", "languages.py", "laws", "ops", "params.py",
+    "safetensors.py", "sentence.py", "storage.py", "strict_json.py", "weights.py",
 }  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from ..config import (
     Pooling,
     Stack,
 )
-from ..gguf_keys import embedding_rows, head_size
-from ..head_keys import head
+from ..gguf.keys import embedding_rows, head_size
 from ..keys import ACTIVATIONS, Keys
+from ..keys.head import head
 from ..weights import Source
 from . import Gguf, Task
 

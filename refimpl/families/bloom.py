@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
-from ..gguf_keys import FUSED as GGUF_WEIGHTS
-from ..gguf_keys import embedding_rows, head_size
+from ..gguf.keys import FUSED as GGUF_WEIGHTS
+from ..gguf.keys import embedding_rows, head_size
 from ..keys import Keys
 from ..weights import Source
 from . import Gguf, Task

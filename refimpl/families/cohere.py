@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
-from ..gguf_keys import STRAIGHT, embedding_rows
-from ..gguf_keys import head_size as gguf_head_size
-from ..gguf_rope_keys import gguf_rope
+from ..gguf.keys import STRAIGHT, embedding_rows
+from ..gguf.keys import head_size as gguf_head_size
+from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
-from ..layer_keys import count
-from ..rope_keys import exact_context, rope
+from ..keys.layers import count
+from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA

@@ -6,8 +6,8 @@ Sinusoidal positions stand in the checkpoint as a table, and that table is what 
 from __future__ import annotations
 
 from ..config import Attention, Config, Dense, Embedding, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
-from ..head_keys import head
 from ..keys import ACTIVATIONS, Keys
+from ..keys.head import head
 from . import Task
 
 MODEL_TYPES = ("distilbert",)

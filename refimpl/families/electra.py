@@ -7,8 +7,8 @@ tells replaced tokens from others, is none of the tasks here.
 from __future__ import annotations
 
 from ..config import Config, Dense, Embedding, Inner, Learned, MaskedLM
-from ..head_keys import head
 from ..keys import Keys
+from ..keys.head import head
 from . import Task
 from .bert import TRUNK, encoder, layer_norm
 

@@ -8,9 +8,9 @@ or under one (11B).
 from __future__ import annotations
 
 from ..config import LM, Activation, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
-from ..gguf_keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, head_size
 from ..keys import ACTIVATIONS, Keys
-from ..rope_keys import exact_context, rope
+from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
 

@@ -20,10 +20,10 @@ from ..config import (
     Stack,
     Window,
 )
-from ..gguf_keys import STRAIGHT
+from ..gguf.keys import STRAIGHT
 from ..keys import ACTIVATIONS, Keys
-from ..layer_keys import layer_types, patterns
-from ..rope_keys import exact_context, rope
+from ..keys.layers import layer_types, patterns
+from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
 from .gemma import causal, less_one

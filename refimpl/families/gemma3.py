@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ..config import Attention, Config, HeadNorm, Rope, Window
 from ..keys import Keys
-from ..layer_keys import layer_types
-from ..rope_keys import exact_context, ropes
+from ..keys.layers import layer_types
+from ..keys.rope import exact_context, ropes
 from ..weights import Source
 from . import Gguf, Task
 from .gemma import causal

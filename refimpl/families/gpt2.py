@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Stack
-from ..gguf_keys import FUSED as GGUF_WEIGHTS
-from ..gguf_keys import embedding_rows, head_size
+from ..gguf.keys import FUSED as GGUF_WEIGHTS
+from ..gguf.keys import embedding_rows, head_size
 from ..keys import ACTIVATIONS, Keys
 from ..weights import Source
 from . import Gguf, Task

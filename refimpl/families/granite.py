@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Config
-from ..gguf_keys import PERMUTED
+from ..gguf.keys import PERMUTED
 from ..keys import Keys
 from ..weights import Source
 from . import Gguf, Task

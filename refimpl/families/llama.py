@@ -21,11 +21,11 @@ from ..config import (
     Stack,
     Window,
 )
-from ..gguf_experts import EXPERTS, mixed
-from ..gguf_keys import PERMUTED, embedding_rows, head_size
-from ..gguf_rope_keys import gguf_rope
+from ..gguf.experts import EXPERTS, mixed
+from ..gguf.keys import PERMUTED, embedding_rows, head_size
+from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
-from ..rope_keys import exact_context, rope
+from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
 

@@ -18,10 +18,10 @@ from ..config import (
     Stack,
     Window,
 )
-from ..head_keys import head
 from ..keys import ACTIVATIONS, Keys
-from ..layer_keys import layer_types
-from ..rope_keys import exact_context, ropes
+from ..keys.head import head
+from ..keys.layers import layer_types
+from ..keys.rope import exact_context, ropes
 from . import Task
 
 MODEL_TYPES = ("modernbert",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, HeadNorm, Layer
-from ..gguf_keys import STRAIGHT
+from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..weights import Source
 from . import Gguf, Task

@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused maps, a window, LongRoPE.
 
-Its context is the original one, up to which the short divisors hold: see `rope_keys`.
+Its context is the original one, up to which the short divisors hold: see `keys.rope`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from functools import partial
 
 from ..config import Config
 from ..keys import Keys
-from ..rope_keys import rope
+from ..keys.rope import rope
 from ..weights import Source
 from . import Gguf, Task
 from .llama import decoder, gguf_decoder, windowed

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, Full, Window
-from ..gguf_keys import STRAIGHT
+from ..gguf.keys import STRAIGHT
 from ..keys import Keys
-from ..layer_keys import layer_types, patterns
+from ..keys.layers import layer_types, patterns
 from . import Gguf, Task
 from .llama import WEIGHTS, attending, decoder, gguf_decoder
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Config, Full, Gated, Layer, MoE, Window
-from ..gguf_experts import EXPERTS
-from ..gguf_experts import mixed as gguf_mixed
-from ..gguf_keys import STRAIGHT
+from ..gguf.experts import EXPERTS
+from ..gguf.experts import mixed as gguf_mixed
+from ..gguf.keys import STRAIGHT
 from ..keys import Keys
-from ..layer_keys import layer_types, patterns
+from ..keys.layers import layer_types, patterns
 from ..weights import Source
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..config import Config, Full, Gated, MoE, Window
-from ..gguf_experts import EXPERTS
-from ..gguf_experts import mixed as gguf_mixed
-from ..gguf_keys import STRAIGHT
+from ..gguf.experts import EXPERTS
+from ..gguf.experts import mixed as gguf_mixed
+from ..gguf.keys import STRAIGHT
 from ..keys import Keys
-from ..layer_keys import count
+from ..keys.layers import count
 from ..weights import Source
 from . import Gguf, Task
 from .llama import decoder, gguf_decoder

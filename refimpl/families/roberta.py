@@ -6,8 +6,8 @@ A padding token within a text takes a position here, as any other; in transforme
 from __future__ import annotations
 
 from ..config import Config, Dense, Embedding, Learned, MaskedLM
-from ..head_keys import head
 from ..keys import Keys
+from ..keys.head import head
 from . import Task
 from .bert import TRUNK, encoder, layer_norm
 

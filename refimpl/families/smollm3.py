@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config
-from ..gguf_keys import PERMUTED
+from ..gguf.keys import PERMUTED
 from ..keys import Keys
-from ..layer_keys import count, layer_types, patterns
+from ..keys.layers import count, layer_types, patterns
 from ..weights import Source
 from . import Gguf, Task
 from .llama import WEIGHTS, attending, decoder, gguf_decoder

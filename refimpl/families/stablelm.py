@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
-from ..gguf_keys import STRAIGHT, embedding_rows, head_size
-from ..gguf_rope_keys import gguf_rope
+from ..gguf.keys import STRAIGHT, embedding_rows, head_size
+from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
-from ..layer_keys import count
-from ..rope_keys import exact_context, rope
+from ..keys.layers import count
+from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA

@@ -11,7 +11,7 @@ from exact import random
 from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.gguf_tokenizer import tokenizer
+from tfm.refimpl.gguf.tokenizer import tokenizer
 from tfm.refimpl.params import flatten
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.gguf_tokenizer import PRE, chat_template, tokenizer
+from tfm.refimpl.gguf.tokenizer import PRE, chat_template, tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TEXT = [

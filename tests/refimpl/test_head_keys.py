@@ -6,8 +6,8 @@ from families.kit import SIZES
 from tfm.refimpl.config import Classify
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
-from tfm.refimpl.head_keys import labels
 from tfm.refimpl.keys import Keys
+from tfm.refimpl.keys.head import labels
 
 BASE = {"model_type": "bert", **SIZES}
 RAW = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.1.0"}

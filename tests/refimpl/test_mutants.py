@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.gguf import GGUF
-from tfm.refimpl.gguf_tokenizer import chat_template, tokenizer
+from tfm.refimpl.gguf.tokenizer import chat_template, tokenizer
 from tfm.refimpl.safetensors import SafeTensors, save
 from tfm.refimpl.storage import KINDS
 

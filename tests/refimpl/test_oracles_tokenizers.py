@@ -297,7 +297,7 @@ def test_trained_tokenizers(kind: str) -> None:
 @pytest.mark.real
 def test_the_real_vocabulary_of_smollm2(smollm2_gguf: Path) -> None:
     from tfm.refimpl.gguf import GGUF
-    from tfm.refimpl.gguf_tokenizer import tokenizer
+    from tfm.refimpl.gguf.tokenizer import tokenizer
 
     text = tokenizer(GGUF(smollm2_gguf).metadata, 49_152, "x")
     assert text is not None

@@ -12,11 +12,11 @@ from exact import exactly
 from families.kit import CONTEXT, ropes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl import rope_keys
 from tfm.refimpl.config import DynamicNTK, LinearScaling, LongRope, Rope
 from tfm.refimpl.errors import ConfigError
-from tfm.refimpl.gguf_rope_keys import gguf_rope
+from tfm.refimpl.gguf.rope import gguf_rope
 from tfm.refimpl.keys import Keys
+from tfm.refimpl.keys import rope as rope_keys
 from tfm.refimpl.ops.model import position_tables
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding

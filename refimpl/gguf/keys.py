@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .errors import ConfigError
-from .keys import Keys
-from .weights import Source
+from ..errors import ConfigError
+from ..keys import Keys
+from ..weights import Source
 
 
 def embedding_rows(keys: Keys, source: Source) -> int:

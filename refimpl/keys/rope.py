@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .config import LIMITS, DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
-from .errors import ConfigError
-from .keys import Keys
+from ..config import LIMITS, DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
+from ..errors import ConfigError
+from . import Keys
 
 KINDS = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3")}
 ORIGINAL = "original_max_position_embeddings"

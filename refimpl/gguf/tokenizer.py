@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 CONTROL, UNKNOWN, USER, BYTE = 3, 2, 4, 6  # token types; 1 is a normal piece, 5 an unused one
 LONGEST_PIECE = 256  # SentencePiece's own limit is 16; merges are found by all cuts of a piece

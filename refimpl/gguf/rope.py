@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .config import LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
-from .errors import ConfigError
-from .keys import Keys
-from .weights import Source
+from ..config import LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
+from ..errors import ConfigError
+from ..keys import Keys
+from ..weights import Source
 
 KINDS = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
 ORIGINAL = "rope.scaling.original_context_length"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .config import Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
-from .keys import Keys
+from ..config import Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from . import Keys
 
 Kind = Literal["single", "multi", "regression"]
 KINDS: dict[str, Kind] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .config import Config, Gated, MoE
-from .keys import Keys
-from .weights import Source
+from ..config import Config, Gated, MoE
+from ..keys import Keys
+from ..weights import Source
 
 
 def mixed(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .config import Activation
-from .errors import ConfigError
+from ..config import Activation
+from ..errors import ConfigError
 
 ANY = object()
 _REQUIRED = object()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .config import Full, Window
-from .keys import Keys
+from ..config import Full, Window
+from . import Keys
 
 KINDS = ("full_attention", "sliding_attention")
 
