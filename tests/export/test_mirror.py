@@ -23,13 +23,12 @@ FUNCTIONS = list(specified())
 
 
 def graphs() -> list[Any]:
-    """One graph a function and variant; opset 21 and 23 take turns, each function sees both."""
-    found = []
-    for name in FUNCTIONS:
-        variants = variants_of(name)
-        for i, variant in enumerate(variants * 2 if len(variants) == 1 else variants):
-            found.append(pytest.param(name, variant, (21, 23)[i % 2], id=f"{name}-{i}"))
-    return found
+    """One graph a function and variant; opset 21 and 23 take turns."""
+    found = [(name, i, variant) for name in FUNCTIONS for i, variant in enumerate(variants_of(name))]
+    return [
+        pytest.param(name, variant, (21, 23)[turn % 2], id=f"{name}-{i}")
+        for turn, (name, i, variant) in enumerate(found)
+    ]
 
 
 def test_discovery_finds_the_functions():

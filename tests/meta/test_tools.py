@@ -13,7 +13,7 @@ from exported import export
 from mirrored import check_graph, check_values, declared, mirror
 from tfm.export.ops import activation, attention, cache, mask, mlp, norm, position, quant
 from tfm.refimpl.laws.kit.declare import Declared, UnfedError, read, sizes
-from tfm.refimpl.laws.kit.draw import factors, make, pairwise
+from tfm.refimpl.laws.kit.draw import factors, make, singly
 from tfm.refimpl.laws.kit.results import check_result
 
 
@@ -156,7 +156,7 @@ def test_a_kind_without_a_strategy_is_an_error():
     odd = replace(f.parameters[0], options=(Declared("Complex", ("B", "T")),))
     f = replace(f, parameters=(odd,))
     with pytest.raises(UnfedError, match="an array of Complex can't be fed"):
-        make(f, pairwise(factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
+        make(f, singly(factors(f))[0], {"B": 1, "T": 1}, 0, 1.0)
 
 
 def test_declarations_are_read():
@@ -189,13 +189,12 @@ def test_sizes_are_derived():
     assert sizes({"L", "T", "O"}, lambda _: 2)["L"] == 4
 
 
-def test_pairwise_covers_each_pair():
-    choices = {"a": (1, 2, 3), "b": (1, 2), "c": (1, 2), "d": (1,)}
-    variants = [dict(v) for v in pairwise(choices)]
-    assert len(variants) <= 8
-    for x, y in itertools.combinations(choices, 2):
-        assert {(v[x], v[y]) for v in variants} == set(itertools.product(choices[x], choices[y]))
-    assert pairwise({}) == [()]
+def test_each_choice_has_a_variant():
+    choices = {"a": (1, 2, 3), "b": (None, "x"), "c": (True,)}
+    variants = [dict(v) for v in singly(choices)]
+    assert len(variants) == 3
+    assert {name: {v[name] for v in variants} for name in choices} == {n: set(c) for n, c in choices.items()}
+    assert singly({}) == [()]
 
 
 @pytest.mark.parametrize(

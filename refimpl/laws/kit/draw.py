@@ -8,7 +8,6 @@ that shrinks well and is fast.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -44,32 +43,6 @@ def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
     """The fewest variants in which each choice occurs."""
     most = max((len(c) for c in choices.values()), default=1)
     return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
-
-
-def pairwise(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
-    """Few variants in which each pair of choices of two parameters occurs."""
-    names = list(choices)
-    places = {n: range(len(choices[n])) for n in names}
-    missing = {
-        ((a, i), (b, j))
-        for a, b in itertools.combinations(names, 2)
-        for i, j in itertools.product(places[a], places[b])
-    }
-    missing |= {((n, i), (n, i)) for n in names for i in places[n]}
-    found: list[Variant] = []
-    while missing:
-        made: dict[str, int] = dict(min(missing, key=repr))
-        for n in names:
-            if n not in made:
-                new = {i: sum(_fits(pair, {**made, n: i}) for pair in missing) for i in places[n]}
-                made[n] = max(new, key=new.__getitem__)
-        missing = {pair for pair in missing if not _fits(pair, made)}
-        found.append(tuple((n, choices[n][made[n]]) for n in names))
-    return found or [()]
-
-
-def _fits(pair: Any, made: dict[str, int]) -> bool:
-    return all(made.get(n) == i for n, i in pair)
 
 
 def make(
