@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .heads import LM, Classify, Head, MaskedLM, Tag
@@ -36,6 +37,9 @@ LIMITS = {
 }
 
 
+SMALLEST = 2.0**-126  # of float32's numbers that have all their digits
+
+
 def _need(true: bool, message: str) -> None:
     if not true:
         raise ConfigError(message)
@@ -46,12 +50,23 @@ def _bounded(name: str, value: int, limit: int, least: int = 1) -> None:
     _need(whole and least <= value <= limit, f"{name} must be {least} to {limit}, got {value!r:.40}")
 
 
-def _positive(name: str, value: float) -> None:
-    _need(value > 0, f"{name} must be positive, got {value!r}")
+def _check_numbers(path: str, value: Any, known: set[int]) -> None:
+    """Numbers with decimals, of whatever kind, are above 0, and such that float32 can compute with them."""
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _check_numbers(f"{path}[{i}]", item, known)
+    elif isinstance(value, float):
+        fits = SMALLEST <= value <= 1 / SMALLEST
+        _need(fits, f"{path} must be positive, 2^-126 to 2^126, got {value!r}")
+    elif is_dataclass(value) and id(value) not in known:
+        known.add(id(value))  # layers are mostly one and the same
+        for f in fields(value):
+            _check_numbers(f"{path}.{f.name}" if path else f.name, getattr(value, f.name), known)
 
 
 def check(config: Config) -> None:
-    """Raise ConfigError when sizes contradict each other or leave their bounds."""
+    """Raise ConfigError when sizes contradict each other, or a number leaves its bounds."""
+    _check_numbers("", config, set())
     _bounded("vocabulary", config.embedding.vocabulary, LIMITS["vocabulary"])
     _bounded("width", config.embedding.width, LIMITS["width"])
     _bounded("context", config.context, LIMITS["context"])
@@ -98,8 +113,7 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
         case Learned(size, offset):
             _bounded(f"{name}: number of learned positions", size, LIMITS["context"], config.context)
             _bounded(f"{name}: offset of the learned positions", offset, LIMITS["context"], 0)
-        case Sinusoidal(theta):
-            _positive(f"{name}: theta of the positions", theta)
+        case Sinusoidal():
             inner = config.embedding.inner
             width = inner.width if inner is not None and inner.late else config.embedding.width
             _need(width % 2 == 0, f"{name}: sinusoidal positions need an even width, got {width}")
@@ -112,8 +126,6 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
         _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
-        if layer.scale is not None:
-            _positive(at + "scale of the sublayers' outputs", layer.scale)
         _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.cross is not None:
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
@@ -139,23 +151,17 @@ def _check_attention(at: str, a: Attention) -> None:
     if isinstance(a.qk_norm, HeadNorm):
         plain = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
         _need(plain, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
-    if a.clip is not None:
-        _positive(at + "clip of queries, keys and values", a.clip)
     if isinstance(a.pattern, Window):
         _bounded(at + "window", a.pattern.size, LIMITS["context"])
     match a.position:
         case Rope(theta, dims, scaling=scaling):
             _bounded(at + "rotary dims", dims, a.head_size)
             _need(dims % 2 == 0, f"{at}rotary dims must be even, got {dims}")
-            _positive(at + "rotary theta", theta)
-            _check_scaling(at, scaling, dims // 2)
-        case Alibi(largest, scale):
-            _positive(at + "max_bias of ALiBi", largest)
-            _positive(at + "scale of ALiBi", scale)
+            _check_scaling(at, scaling, theta, dims // 2)
         case RelativeBias(buckets, distance):
             _bounded(at + "buckets of the relative bias", buckets, LIMITS["context"], 4)
             _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
-        case None:
+        case Alibi() | None:
             pass
 
 
@@ -164,8 +170,6 @@ def _check_mlp(at: str, mlp: Mlp) -> None:
     if isinstance(mlp, MoE):
         _bounded(at + "experts", mlp.experts, LIMITS["experts"])
         _bounded(at + "chosen experts", mlp.top, mlp.experts)
-        if mlp.scale is not None:
-            _positive(at + "scale of the experts' weights", mlp.scale)
         if mlp.shared is not None:
             _bounded(at + "width of the shared expert", mlp.shared, LIMITS["width"])
         _need(
@@ -174,21 +178,17 @@ def _check_mlp(at: str, mlp: Mlp) -> None:
         )
 
 
-def _check_scaling(at: str, scaling: Scaling | None, pairs: int) -> None:
+def _check_scaling(at: str, scaling: Scaling | None, theta: float, pairs: int) -> None:
+    if scaling is not None and not isinstance(scaling, LinearScaling):
+        _bounded(at + "original context of the rotary scaling", scaling.original_context, LIMITS["context"])
     match scaling:
-        case LinearScaling(factor):
-            _positive(at + "factor of the rotary scaling", factor)
-        case (
-            DynamicNTK(factor, original)
-            | Yarn(factor, original)
-            | Llama3Scaling(factor, original_context=original)
-        ):
-            _positive(at + "factor of the rotary scaling", factor)
-            _bounded(at + "original context of the rotary scaling", original, LIMITS["context"])
-        case LongRope(short, long, original):
-            _bounded(at + "original context of the rotary scaling", original, LIMITS["context"])
+        case Yarn():
+            _need(theta > 1, f"{at}yarn needs a rotary theta above 1, got {theta!r}")
+        case Llama3Scaling(low_freq_factor=low, high_freq_factor=high):
+            _need(low < high, f"{at}low_freq_factor must be below high_freq_factor, got {low!r} and {high!r}")
+        case LongRope(short, long):
             for divisors in (short, long):
-                fit = len(divisors) == pairs and all(d > 0 for d in divisors)
-                _need(fit, f"{at}the rotary scaling needs {pairs} positive divisors, got {divisors!r:.80}")
-        case None:
+                fit = len(divisors) == pairs
+                _need(fit, f"{at}the rotary scaling needs {pairs} divisors, got {divisors!r:.80}")
+        case LinearScaling() | DynamicNTK() | None:
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -75,10 +76,10 @@ class Keys:
         return value
 
     def positive(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """A number greater than 0."""
+        """A finite number greater than 0."""
         value = self.get(key, float, default, null=null)
-        if value is not None and not value > 0:
-            raise self.fail(key, "greater than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise self.fail(key, "greater than 0, and finite")
         return value
 
     def choice(self, key: str, known: Mapping[str, Any], default: Any = _REQUIRED) -> Any:

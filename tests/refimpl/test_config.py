@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from drawn import configs, encoders, pairs
@@ -42,6 +44,7 @@ from tfm.refimpl.config import (
     to_json,
 )
 from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.ops.model import position_tables
 
 any_config = st.one_of(configs(), encoders(), pairs())
 
@@ -129,7 +132,10 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: stack(ENCODER, "encoder", layers=()), "encoder: number of layers must be 1 to"),
     (lambda: stack(LLAMA, positions=Learned(127)), "decoder: number of learned positions must be 128 to"),
     (lambda: stack(LLAMA, positions=Learned(128, -1)), "offset of the learned positions must be 0 to"),
-    (lambda: stack(LLAMA, positions=Sinusoidal(0.0)), "theta of the positions must be positive, got 0.0"),
+    (
+        lambda: stack(LLAMA, positions=Sinusoidal(0.0)),
+        "decoder.positions.theta must be positive, 2^-126 to",
+    ),
     (
         lambda: replace(stack(LLAMA, positions=Sinusoidal()), embedding=Embedding(97, 47)),
         "sinusoidal positions need an even width, got 47",
@@ -144,7 +150,7 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(experts=0), "layer 0: experts must be 1 to 65536, got 0"),
     (mixed(top=5), "layer 0: chosen experts must be 1 to 4, got 5"),
     (mixed(top=0), "layer 0: chosen experts must be 1 to 4, got 0"),
-    (mixed(scale=0.0), "layer 0: scale of the experts' weights must be positive, got 0.0"),
+    (mixed(scale=0.0), "decoder.layers[0].mlp.scale must be positive"),
     (mixed(shared=0), "layer 0: width of the shared expert must be 1 to"),
     (mixed(shared=None, shared_gate=True), "a shared expert's gate needs a shared expert, got none"),
     (
@@ -153,19 +159,19 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda: attention(LLAMA, position=Rope(1e4, 18)), "layer 0: rotary dims must be 1 to 16, got 18"),
     (lambda: attention(LLAMA, position=Rope(1e4, 7)), "layer 0: rotary dims must be even, got 7"),
-    (lambda: attention(LLAMA, position=Rope(0.0, 8)), "layer 0: rotary theta must be positive"),
-    (lambda: attention(LLAMA, position=Rope(float("nan"), 8)), "layer 0: rotary theta must be positive"),
-    (lambda: attention(LLAMA, position=Alibi(0.0)), "max_bias of ALiBi must be positive, got 0.0"),
+    (lambda: attention(LLAMA, position=Rope(0.0, 8)), "attention.position.theta must be positive"),
+    (lambda: attention(LLAMA, position=Rope(float("nan"), 8)), "position.theta must be positive"),
+    (lambda: attention(LLAMA, position=Alibi(0.0)), "position.max_bias must be positive"),
     (lambda: attention(LLAMA, position=RelativeBias(3, 9)), "buckets of the relative bias must be 4 to"),
     (lambda: attention(LLAMA, position=RelativeBias(8, 4)), "max_distance of the relative bias must be 5 to"),
-    (scaled(LinearScaling(0.0)), "layer 0: factor of the rotary scaling must be positive, got 0.0"),
-    (scaled(DynamicNTK(-1.0, 8)), "factor of the rotary scaling must be positive"),
+    (scaled(LinearScaling(0.0)), "decoder.layers[0].attention.position.scaling.factor must be positive"),
+    (scaled(DynamicNTK(-1.0, 8)), "position.scaling.factor must be positive"),
     (scaled(DynamicNTK(2.0, 0)), "original context of the rotary scaling must be 1 to"),
-    (scaled(Yarn(0.0, 8)), "factor of the rotary scaling must be positive"),
+    (scaled(Yarn(0.0, 8)), "position.scaling.factor must be positive"),
     (scaled(Llama3Scaling(2.0, 1.0, 4.0, 0)), "original context of the rotary scaling must be"),
     (scaled(LongRope((1.0,) * 8, (1.0,) * 8, 0)), "original context of the rotary scaling must be"),
-    (scaled(LongRope((1.0,) * 7, (1.0,) * 8, 8)), "needs 8 positive divisors, got"),
-    (scaled(LongRope((1.0,) * 8, (0.0,) * 8, 8)), "needs 8 positive divisors, got"),
+    (scaled(LongRope((1.0,) * 7, (1.0,) * 8, 8)), "needs 8 divisors, got"),
+    (scaled(LongRope((1.0,) * 8, (1.0, 0.0) * 4, 8)), "position.scaling.long[1] must be positive"),
     (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
     (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),
     (lambda: layer(PAIR, cross=None), "cross-attention must be there, as the model has an encoder"),
@@ -185,9 +191,9 @@ WRONG: list[tuple[Any, str]] = [
         "decoder: layers share one table of relative biases, got 2 kinds",
     ),
     (lambda: layer(LLAMA, parallel=True, residual="norm"), "one sublayer after the other, got parallel"),
-    (lambda: layer(LLAMA, scale=0.0), "layer 0: scale of the sublayers' outputs must be positive, got 0.0"),
-    (lambda: attention(LLAMA, clip=0.0), "clip of queries, keys and values must be positive, got 0.0"),
-    (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "scale of ALiBi must be positive, got 0.0"),
+    (lambda: layer(LLAMA, scale=0.0), "decoder.layers[0].scale must be positive"),
+    (lambda: attention(LLAMA, clip=0.0), "attention.clip must be positive"),
+    (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "position.scale must be positive"),
     (lambda: layer(PAIR, cross=replace(CROSS, clip=1.0)), "must have no position, pattern, clip or norm"),
     (
         lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5))),
@@ -211,7 +217,34 @@ WRONG: list[tuple[Any, str]] = [
         "decoder: sinusoidal positions need an even width, got 7",
     ),
     (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
+    (lambda: stack(LLAMA, final_norm=RMSNorm(0.0)), "decoder.final_norm.eps must be positive"),
+    (lambda: stack(ENCODER, "encoder", first_norm=LayerNorm(-1e-5)), "encoder.first_norm.eps must be"),
+    (lambda: attention(LLAMA, pre=RMSNorm(float("inf"))), "attention.pre.eps must be positive"),
+    (lambda: attention(LLAMA, qk_norm=HeadNorm(RMSNorm(float("nan")))), "qk_norm.norm.eps must be positive"),
+    (lambda: attention(LLAMA, scale=-0.5), "attention.scale must be positive"),
+    (lambda: attention(LLAMA, softcap=0.0), "attention.softcap must be positive"),
+    (lambda: replace(LLAMA, head=LM(True, softcap=float("nan"))), "head.softcap must be positive"),
+    (lambda: replace(LLAMA, head=LM(True, scale=1e39)), "head.scale must be positive, 2^-126"),
+    (lambda: embedding(LLAMA, scale=-2.0), "embedding.scale must be positive"),
+    (lambda: replace(ENCODER, head=Tag(2, Dense(None, norm=LayerNorm(0.0)))), "head.dense.norm.eps must be"),
+    (scaled(Yarn(2.0, 8, beta_slow=0.0)), "position.scaling.beta_slow must be positive"),
+    (scaled(Yarn(2.0, 8, beta_fast=1e308)), "position.scaling.beta_fast must be positive, 2^-126"),
+    (scaled(Llama3Scaling(2.0, 4.0, 4.0, 8)), "low_freq_factor must be below high_freq_factor, got 4.0 and"),
+    (
+        lambda: attention(LLAMA, position=Rope(1.0, 16, scaling=Yarn(2.0, 8))),
+        "layer 0: yarn needs a rotary theta above 1, got 1.0",
+    ),
 ]
+
+
+def test_the_least_and_the_largest_numbers_compute():
+    """What the bounds let through ends in numbers, not in Python's errors."""
+    for theta in (math.nextafter(1, 2), 2.0**126):
+        for one in (2.0**-126, 2.0**126):
+            yarn = Yarn(one, 8, one, one)
+            for scaling in (None, LinearScaling(one), DynamicNTK(one, 8), yarn, Llama3Scaling(one, 1, 4, 8)):
+                config = attention(LLAMA, position=Rope(theta, 16, scaling=scaling))
+                position_tables(np.array([1]), config=config)
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG, ids=[m for _, m in WRONG])
