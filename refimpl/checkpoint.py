@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .config import Config, to_json
-from .directory import LIMITS, inside, read_object, read_text
+from .directory import LIMITS, Directory
 from .errors import CheckpointError
 from .families import read_config, read_gguf
 from .generation import Generation, read_generation
@@ -52,7 +52,7 @@ class Checkpoint:
     tokenizer: str | None
     chat_template: str | None
     generation: Generation
-    files: tuple[Path, ...]
+    files: Mapping[str, Path]
     labels: tuple[str, ...] = ()
 
     @property
@@ -87,14 +87,12 @@ class Checkpoint:
 
     @cached_property
     def source(self) -> dict[str, str]:
-        """The name of the checkpoint and a hash over the names and bytes of its files."""
-        total = hashlib.sha256()
-        for file in self.files:
-            digest = hashlib.sha256(map_file(file).data).hexdigest()
-            if len(self.files) == 1:
-                return {"name": self.path.name, "sha256": digest}
-            total.update(f"{file.name} {digest}\n".encode())
-        return {"name": self.path.resolve().name, "sha256": total.hexdigest()}
+        """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
+        digests = {name: hashlib.sha256(map_file(file).data).hexdigest() for name, file in self.files.items()}
+        if len(digests) == 1:
+            return {"name": self.path.name, "sha256": next(iter(digests.values()))}
+        listed = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+        return {"name": self.path.resolve().name, "sha256": hashlib.sha256(listed.encode()).hexdigest()}
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -129,7 +127,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         generation=read_generation(
             {"bos_token_id": ids[0], "eos_token_id": _present(ids[1:])}, None, config, str(path)
         ),
-        files=(path,),
+        files={path.name: path},
     )
 
 
@@ -138,34 +136,33 @@ def _present(values: Iterable[Any]) -> list[Any]:
 
 
 def _open_directory(path: Path) -> Checkpoint:
-    raw = read_object(path, "config.json")
+    directory = Directory(path)
+    raw = directory.object("config.json")
     if raw is None:
         found = [file.name for file in path.glob("*.gguf")]
         hint = f": name the file itself, {found[0]}" if found else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
-    sentence = read_sentence(path)
-    shards = _shards(path)
-    source = Shards(shards)
+    sentence = read_sentence(directory)
+    source = Shards(_shards(directory))
     config, family = read_config(raw, where, source.names, "pool" if sentence else None)
     config = sentence.of(config) if sentence else config
     leaves = Leaves(config, source, family.WEIGHTS, family.PREFIX)
-    own = read_object(path, OWN)
+    own = directory.object(OWN)
     generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
-    tokenizer = read_text(path, "tokenizer.json")
-    about = read_object(path, "tokenizer_config.json") or {}
+    tokenizer = directory.text("tokenizer.json")
+    about = directory.object("tokenizer_config.json") or {}
     mask = mask_id(about, tokenizer, config, str(path / "tokenizer_config.json"))
-    read = (path / "config.json", *(shard.path for shard in shards), *(sentence.files if sentence else ()))
     return Checkpoint(
         path=path,
         config=config,
         leaves=leaves,
         tokenizer=tokenizer,
-        chat_template=read_text(path, "chat_template.jinja") or _old_template(path, about),
+        chat_template=directory.text("chat_template.jinja") or _old_template(path, about),
         generation=replace(
             generation, mask=mask, languages=read_languages(tokenizer, generation.start, config)
         ),
-        files=read if tokenizer is None else (*read, path / "tokenizer.json"),
+        files=directory.files,
         labels=read_labels(raw, config, where),
     )
 
@@ -185,11 +182,12 @@ def _old_template(path: Path, about: dict[str, Any]) -> str | None:
     return found
 
 
-def _shards(path: Path) -> list[SafeTensors]:
+def _shards(directory: Directory) -> list[SafeTensors]:
     """The safetensors files of a directory, which hold what the index says, and nothing else."""
-    if (path / SINGLE).exists():
-        return [SafeTensors(inside(path, SINGLE))]
-    index = read_object(path, INDEX)
+    path = directory.path
+    if (whole := directory.find(SINGLE)) is not None:
+        return [SafeTensors(whole)]
+    index = directory.object(INDEX)
     if index is None:
         code = [file.name for file in path.iterdir() if file.suffix in CODE]
         hint = f": {code[0]} can run code and isn't opened, convert it" if code else ""
@@ -197,7 +195,7 @@ def _shards(path: Path) -> list[SafeTensors]:
     where, named = path / INDEX, index.get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
         raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")
-    shards = {file: SafeTensors(inside(path, file)) for file in sorted(set(named.values()))}
+    shards = {file: SafeTensors(directory.find(file) or path / file) for file in sorted(set(named.values()))}
     found = {(name, file) for file, shard in shards.items() for name in shard.names}
     if odd := sorted(found ^ set(named.items())):
         raise CheckpointError(

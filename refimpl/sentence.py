@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from .config import Config, Pool, Pooling
-from .directory import read_object, read_value
+from .directory import ENCODERS, Directory
 from .errors import CheckpointError
 from .keys import Keys
 
@@ -32,49 +31,49 @@ PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_s
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence encoder's head, the width that it expects, the longest text, and the files that say so."""
+    """A sentence encoder's head, the width that it expects, the longest text, and what says so."""
 
     head: Pool
     width: int
     longest: int | None
-    files: tuple[Path, ...]
+    where: str
 
     def of(self, config: Config) -> Config:
         """The encoder's Config with this head."""
         if config.embedding.width != self.width:
             raise CheckpointError(
-                f"{self.files[0]}: the pooling's width must be the model's, {config.embedding.width}, "
+                f"{self.where}: the pooling's width must be the model's, {config.embedding.width}, "
                 f"got {self.width}"
             )
         context = config.context if self.longest is None else min(config.context, self.longest)
         return replace(config, head=self.head, context=context)
 
 
-def read_sentence(path: Path) -> Sentence | None:
+def read_sentence(directory: Directory) -> Sentence | None:
     """What modules.json and the files that it names say; None in a directory without it.
 
     Raises CheckpointError or ConfigError for steps, poolings and options that aren't known.
     """
-    modules = read_value(path, "modules.json")
+    modules, path = directory.value("modules.json"), directory.path
     if modules is None:
         return None
-    steps = _steps(modules, str(path / "modules.json"))
-    files = [path / "modules.json"]
+    steps = _steps(modules, where := str(path / "modules.json"))
 
-    def keys(name: str, folder: str = "", need: bool = False) -> Keys:
-        found = read_object(path, name, folder)
-        file = path / folder / name
-        if found is None and need:
-            raise CheckpointError(f"{file} is missing: modules.json names its folder")
-        files.extend([] if found is None else [file])
-        return Keys(found or {}, str(file))
+    def keys(*names: str, folder: str = "", need: bool = False) -> Keys:
+        """Those of the first file that is there, none without one."""
+        for name in names:
+            if (found := directory.object(name, folder)) is not None:
+                return Keys(found, str(path / folder / name))
+        if need:
+            raise CheckpointError(f"{path / folder / names[0]} is missing: modules.json names its folder")
+        return Keys({}, str(path / folder / names[0]))
 
-    longest = _transformer(keys("sentence_bert_config.json"))
+    longest = _transformer(keys(*ENCODERS))
     _whole(keys("config_sentence_transformers.json"))
-    pooling, width = _pooling(keys("config.json", steps["Pooling"], need=True))
+    pooling, width = _pooling(keys("config.json", folder=steps["Pooling"], need=True))
     if unit := "Normalize" in steps:
-        _normalize(keys("config.json", steps["Normalize"]))
-    return Sentence(Pool(pooling, unit=unit), width, longest, tuple(files))
+        _normalize(keys("config.json", folder=steps["Normalize"]))
+    return Sentence(Pool(pooling, unit=unit), width, longest, where)
 
 
 def _steps(modules: Any, where: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import LIMITS, Generation, materialize, open_checkpoint, save_checkpoint
-from tfm.refimpl.directory import read_text
+from tfm.refimpl.directory import Directory
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.safetensors import save
 
@@ -61,6 +61,22 @@ def test_saved_and_opened(model, tmp_path):
     assert open_checkpoint(again).source["sha256"] != checkpoint.source["sha256"]
 
 
+READ = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+READ += ["chat_template.jinja", "model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_source_is_every_file_that_was_read(model, name):
+    shard(model)
+    write(model / "generation_config.json", {"eos_token_id": 1})
+    write(model / "tokenizer_config.json", {"model_max_length": 8})
+    before = open_checkpoint(model)
+    assert set(before.files) == {file.name for file in model.iterdir()}
+    stated = before.source["sha256"]
+    (model / name).write_text((model / name).read_text() + "\n")
+    assert open_checkpoint(model).source["sha256"] != stated
+
+
 def test_shards(model):
     shard(model)
     assert equal(open_checkpoint(model))
@@ -107,7 +123,7 @@ def test_a_folder_that_may_not_be_searched(model, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.exists", refuse)
     with pytest.raises(CheckpointError, match=r"config.json: can't be found: Permission denied"):
-        read_text(model, "config.json")
+        Directory(model).text("config.json")
 
 
 @pytest.mark.parametrize(

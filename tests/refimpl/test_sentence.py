@@ -109,14 +109,20 @@ def test_vectors_are_those_of_torch(bert, folder, pooling, unit, spelling):
     assert np.abs(got - want).max() <= 1e-9 * np.abs(want).max()
 
 
+# In the order in which the library looks for them.
+NAMES = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
+
+
+def test_the_longest_text_stands_in_a_file_of_seven_names(folder):
+    for i, name in reversed(list(enumerate(NAMES))):
+        put(folder, f"sentence_{name}_config.json", {"max_seq_length": 9 + i})
+        assert open_checkpoint(folder).config.context == 9 + i
+        assert sum("sentence_" in name for name in open_checkpoint(folder).files) == 1
+
+
 def test_what_says_how_to_pool_is_part_of_the_source(folder):
     before = open_checkpoint(folder)
-    assert [file.name for file in before.files] == [
-        "config.json",
-        "model.safetensors",
-        "modules.json",
-        "config.json",
-    ]
+    assert set(before.files) == {"config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"}
     stated = before.source
     put(folder, "modules.json", modules(STEPS[:2]))
     after = open_checkpoint(folder)
