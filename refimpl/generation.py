@@ -95,10 +95,12 @@ def read_generation(
 ) -> Generation:
     """What config.json (`stated`) and generation_config.json (`own`, where there is one) say together.
 
-    As in transformers the second replaces the first, but for the ids that it leaves out.
+    As in transformers the second replaces the first, and ids are what the files state, whatever a class of
+    configs has by default; only an id that the second leaves out is the first's, where transformers has none.
     """
     pair = config.encoder is not None and config.decoder is not None
     base = {key: stated[key] for key in (KEYS if own is None else IDS) if key in stated}
+    base |= {"_from_model_config": True} if own is None else {}
     more = {key: stated[key] for key in ("prefix", "task_specific_params") if key in stated}
     wants = base | dict(own or {}) | more
     made = _read(wants, config, where, pair=pair)
@@ -166,8 +168,9 @@ def _sampler(
         # A stop token alone isn't bad, as in transformers: nothing could end.
         made["bad_words"] = [[*word] for w in words if (word := _word(keys, w, config)) not in ends]
     first = _id(keys, "forced_bos_token_id", config)
-    if keys.get("force_bos_token_to_be_generated", bool, False, null=True):
-        first = bos if first is None else first
+    if keys.get("force_bos_token_to_be_generated", bool, False, null=True) and bos is not None:
+        # As in transformers: the old key wins, but only of what stood in a config.json.
+        first = bos if keys.get("_from_model_config", bool, False, null=True) else first
     if first is not None and not pair:
         raise keys.fail("forced_bos_token_id", "null without an encoder: a prompt comes first there")
     made |= {} if first is None else {"forced_tokens": [first]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,51 @@ def test_a_summarizer():
     # Lists, as JSON has them, make the same sampler as tuples.
     assert Sampler(**wanted.defaults).forced_tokens == (0,)
     assert json.loads(json.dumps(wanted.defaults)) == wanted.defaults
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A tiny BART's files, and its config.json without the ids that its class states."""
+    sizes = {f"{side}_{key}": 1 for side in ("encoder", "decoder") for key in ("layers", "attention_heads")}
+    sizes |= {"encoder_ffn_dim": 4, "decoder_ffn_dim": 4, "d_model": 4, "vocab_size": 97}
+    folder = tmp_path_factory.mktemp("bart")
+    transformers.BartForConditionalGeneration(transformers.BartConfig(**sizes)).save_pretrained(folder)
+    stated = json.loads((folder / "config.json").read_text())
+    return folder, {key: value for key, value in stated.items() if not key.endswith("_token_id")}
+
+
+FORCED = {"force_bos_token_to_be_generated": True, "forced_bos_token_id": 7}
+
+
+@pytest.mark.parametrize(
+    ("stated", "own"),
+    [
+        ({}, None),
+        ({"bos_token_id": 5, "eos_token_id": 6}, None),
+        ({"bos_token_id": 5, "decoder_start_token_id": 6}, None),
+        ({"bos_token_id": 5} | FORCED, None),
+        ({"bos_token_id": None} | FORCED, None),
+        ({"bos_token_id": 5} | FORCED | {"force_bos_token_to_be_generated": False}, None),
+        (FORCED, {"bos_token_id": 5, "eos_token_id": 6}),
+        ({}, {"bos_token_id": 5} | FORCED),
+        ({}, {"bos_token_id": 5, "force_bos_token_to_be_generated": True}),
+        ({}, {"bos_token_id": 5, "_from_model_config": True} | FORCED),
+    ],
+)
+def test_ids_are_those_that_transformers_opens(bart, stated: dict[str, Any], own: dict[str, Any] | None):
+    """Of what the files state: those that BART's class has by default are nobody's there."""
+    folder, base = bart
+    (folder / "config.json").write_text(json.dumps(base | stated))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if own is not None:
+        (folder / "generation_config.json").write_text(json.dumps(own))
+    theirs = transformers.BartForConditionalGeneration.from_pretrained(folder).generation_config
+    found = read(own, base | stated)
+    start = theirs.bos_token_id if theirs.decoder_start_token_id is None else theirs.decoder_start_token_id
+    assert (found.bos, found.start) == (theirs.bos_token_id, start)
+    assert found.eos == (() if theirs.eos_token_id is None else (theirs.eos_token_id,))
+    assert found.defaults.get("forced_tokens", [None]) == [theirs.forced_bos_token_id]
+    assert found.defaults.get("forced_last") == theirs.forced_eos_token_id
 
 
 def test_a_translator():
