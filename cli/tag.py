@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from ..refimpl.labels import Aggregation
 from . import options as o
 from .console import out_json, progress, table
-
-Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
 def command(

@@ -15,6 +15,7 @@ import torch
 
 from ..refimpl import params
 from ..refimpl.config import LM, Config
+from ..runtime.ports import READ
 from .engine import tensors
 from .ops.block import block, encoder_block, normalize
 from .ops.cross_attention import cross_keys
@@ -98,7 +99,7 @@ class Reading:
                         continue
                     read = None
                     if layer.cross is not None:
-                        cross = {n: leaf for n, leaf in leaves["cross"].items() if n[-1] in "kv"}
+                        cross = {n: leaf for n, leaf in leaves["cross"].items() if n in READ}
                         keys = cross_keys(states[j], **cross, head_size=layer.cross.head_size)
                         read = (*keys, real)
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)

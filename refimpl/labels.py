@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from .config import Classify, Config, MaskedLM, Tag
 from .errors import CheckpointError
 from .strict_json import parse
+
+# How the labels of tokens become those of entities, see `runtime.tasks.tag`.
+Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
 def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[str, ...]:

@@ -28,13 +28,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ..refimpl.errors import TfmError
 from . import machine
+from .manifest import DATA, MANIFEST
+from .ports import GRAPH
 from .session import one_line, open_session, options
 from .sources import cache_dir
 from .swap import replacing
 
-GRAPH, DATA, PROBE, KEY = "model.onnx", "model.onnx.data", "probe.npy", "key.json"
+PROBE, KEY = "probe.npy", "key.json"
 FILES = (GRAPH, DATA, PROBE)
 
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -56,7 +57,7 @@ def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.Infere
     bundle = bundle.resolve()
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
-        with suppress(OSError, ValueError, TfmError):
+        with suppress(Exception):  # a file that anything could have written can raise anything
             place, note = _place(bundle, graph), _note(bundle)
             found = _found(place, note)
             if found is None and shutil.disk_usage(_existing(place)).free > SPACE * size:
@@ -73,7 +74,7 @@ def _found(place: Path, note: dict[str, Any]) -> bool | None:
         if found == note | {"sizes": {}}:
             return False
         return True if found == note | {"sizes": _sizes(place)} else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -135,7 +136,7 @@ def _place(bundle: Path, graph: str) -> Path:
 
 
 def _note(bundle: Path) -> dict[str, Any]:
-    manifest = (bundle / "tfm.json").read_bytes()  # it holds the hashes of graph and weights
+    manifest = (bundle / MANIFEST).read_bytes()  # it holds the hashes of graph and weights
     about = [ort.__version__, platform.machine(), *sorted(machine.flags())]
     key = hashlib.sha256(manifest + "\0".join(about).encode()).hexdigest()
     return {"key": key, "bundle": str(bundle)}
@@ -148,6 +149,6 @@ def _existing(path: Path) -> Path:
 def _drop_orphans(folder: Path) -> None:
     """Remove what was packed for bundles that are gone."""
     for note in folder.glob(f"*/{KEY}"):
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             if not Path(json.loads(note.read_text(encoding="utf-8"))["bundle"]).exists():
                 shutil.rmtree(note.parent)

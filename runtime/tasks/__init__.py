@@ -1,7 +1,7 @@
 """What people want of a model, one file a task; `load(path)` gives a Model with a method for each.
 
 Everything here works on any engine of the seam, and on anything that carries `tokenizer`,
-`chat_template` and `generation`: a bundle or a checkpoint.
+`chat_template`, `generation` and `labels`: a bundle or a checkpoint.
 """
 
 from .conversation import Conversation

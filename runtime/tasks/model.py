@@ -72,9 +72,14 @@ class Model:
             )
         return head
 
-    def start(self, batch: int = 1) -> Any:
+    def start(
+        self,
+        batch: int = 1,
+        encoder_ids: np.ndarray | None = None,
+        encoder_lengths: np.ndarray | None = None,
+    ) -> Any:
         """An empty cache, as `refimpl.engine` defines it."""
-        return self.engine.start(batch)
+        return self.engine.start(batch, encoder_ids, encoder_lengths)
 
     def step(
         self, tokens: np.ndarray, cache: Any, lengths: Any = None, at: Any = None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 
 from ...refimpl.config import Tag
 from ...refimpl.errors import LimitError
+from ...refimpl.labels import Aggregation
 from .rows import BATCH, Progress, encoded, predicted, silent, singles, softmax
 
 if TYPE_CHECKING:
     from .model import Model
 
-Aggregation = Literal["none", "simple", "first", "average", "max"]
 AGGREGATIONS = get_args(Aggregation)
 OUTSIDE = "O"
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import texts
 import tiny
@@ -56,6 +57,14 @@ def test_an_answer_is_written_of_what_was_read() -> None:
     prefixed = model(replace(RULES, prefix="x: "))
     assert prefixed.ask("the cat") == model().ask("x: the cat")
     assert prefixed.ask("the cat", raw=True).source == source
+
+
+def test_a_cache_of_ones_own_has_read_the_text() -> None:
+    """`start` and `step` of a Model are its engine's."""
+    ids, lengths = np.array([[5, 6, 7], [8, 9, 0]]), np.array([3, 2])
+    tokens = np.array([[END], [EN]])
+    got, _ = model().step(tokens, model().start(2, ids, lengths))
+    np.testing.assert_array_equal(got, ENGINE.step(tokens, ENGINE.start(2, ids, lengths))[0])
 
 
 def test_the_checkpoint_says_how_as_a_rule_and_for_its_tasks() -> None:
