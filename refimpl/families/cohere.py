@@ -47,7 +47,7 @@ def config(keys: Keys, task: Task) -> Config:
         ),
         Gated(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "silu")),
         count(keys),
-        LM(keys.get("tie_word_embeddings", bool, True), scale=keys.get("logit_scale", float, 0.0625)),
+        LM(keys.get("tie_word_embeddings", bool, True), scale=keys.positive("logit_scale", 0.0625)),
         exact_context(context, position),
     )
 
@@ -90,7 +90,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
         ),
         Gated(keys.size("feed_forward_length"), "silu"),
         min(keys.size("block_count"), 2**16),
-        LM("output.weight" not in source.names, scale=keys.get("logit_scale", float)),
+        LM("output.weight" not in source.names, scale=keys.positive("logit_scale")),
         exact_context(keys.size("context_length"), position),
     )
 
