@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from .observe import WINDOW, observe
 from .quantize import Calibration, Chosen
 
 WINDOWS = 8
+FEW, ALPHA = 128, 0.5
 # Bytes of a text that are read: more than so many tokens ever have.
 LARGEST = WINDOW * WINDOWS * 64
 
@@ -30,22 +30,10 @@ LARGEST = WINDOW * WINDOWS * 64
 def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[[str], None]) -> Chosen:
     """Factors of smoothing, and scale and zero point of each product's input in the smoothed model."""
     ids = _tokens(checkpoint, calibration.text)
-    config, factors = checkpoint.config, {}
-    run = partial(observe, config, ids=ids)
+    factors = {}
     if calibration.alpha is not None:
         progress(f"largest activations of {len(ids)} tokens")
-        states: dict[str, Any] = {}
-
-        def largest(names: tuple[str, ...], x: np.ndarray) -> None:
-            for name in names:
-                states[name] = smooth.largest(states.get(name), x)
-
-        run(checkpoint.leaf, seen=largest)
-        for place in smooth.places(config):
-            # A mixture's router reads what its experts do, but isn't among the products.
-            most = np.max([states[name] for name in place.read if name in states], axis=0)
-            s = smooth.folded(place, most, checkpoint.leaf, alpha=calibration.alpha)
-            factors[place] = smooth.powers(s)
+        factors = _factors(checkpoint, smooth.places(checkpoint.config), ids, calibration.alpha)
     progress(f"ranges of activations over {len(ids)} tokens")
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
     held: dict[tuple[str, ...], Any] = {}
@@ -55,7 +43,8 @@ def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[
         held[names] = observer(held.get(names), x.reshape(-1))
         count[names] += len(x)
 
-    run(lambda name: smooth.apply(name, checkpoint.leaf(name), factors), seen=observed)
+    smoothed = lambda name: smooth.apply(name, checkpoint.leaf(name), factors)  # noqa: E731
+    observe(checkpoint.config, smoothed, ids=ids, seen=observed)
     if idle := [names[0] for names in held if count[names] == 0]:
         raise ExportError(
             f"{calibration.text}: gives {idle[0]} no token, so its input has no range; "
@@ -74,6 +63,43 @@ def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[
     return Chosen(inputs, factors)
 
 
+def _factors(
+    checkpoint: Checkpoint, places: list[smooth.Place], ids: list[int], alpha: float
+) -> dict[smooth.Place, np.ndarray]:
+    """The factors of these places, powers of two, from what the model computes of `ids`."""
+    states: dict[str, Any] = {}
+
+    def largest(names: tuple[str, ...], x: np.ndarray) -> None:
+        for name in names:
+            states[name] = smooth.largest(states.get(name), x)
+
+    observe(checkpoint.config, checkpoint.leaf, ids=ids, seen=largest)
+    found = {}
+    for place in places:
+        # A mixture's router reads what its experts do, but isn't among the products.
+        most = np.max([states[name] for name in place.read if name in states], axis=0)
+        found[place] = smooth.powers(smooth.folded(place, most, checkpoint.leaf, alpha=alpha))
+    return found
+
+
+def smoothing(
+    checkpoint: Checkpoint, places: list[smooth.Place], progress: Callable[[str], None]
+) -> dict[smooth.Place, np.ndarray]:
+    """Factors for a model whose inputs are rounded too, from random tokens, as in `importance`.
+
+    On SmolLM2 128 tokens serve as well as 512. KL at alpha 0.4, 0.5, 0.6, 0.75 is 0.0217, 0.0180, 0.0206,
+    0.0355 for int8-dynamic; for int8 it is 0.0034 at 0.5, 0.0032 at 0.6.
+    """
+    progress(f"largest inputs over {FEW} random tokens")
+    return _factors(checkpoint, places, _random(checkpoint, FEW), ALPHA)
+
+
+def _random(checkpoint: Checkpoint, count: int) -> list[int]:
+    config = checkpoint.config
+    rng = np.random.default_rng(0)
+    return rng.integers(0, config.embedding.vocabulary, min(count, config.context)).tolist()
+
+
 def importance(checkpoint: Checkpoint, progress: Callable[[str], None]) -> dict[str, np.ndarray]:
     """Mean squares of the inputs of each leaf's product, while the model reads random tokens.
 
@@ -81,16 +107,14 @@ def importance(checkpoint: Checkpoint, progress: Callable[[str], None]) -> dict[
     the KL divergence is 0.44 without, 0.376 with random tokens and 0.342 with a text, which every user
     would have to bring along. An expert of a mixture that no token went to has none, and is rounded.
     """
-    config = checkpoint.config
     progress(f"importance of inputs over {WINDOW} random tokens")
-    ids = np.random.default_rng(0).integers(0, config.embedding.vocabulary, min(WINDOW, config.context))
     found: dict[str, np.ndarray] = {}
 
     def seen(names: tuple[str, ...], x: np.ndarray) -> None:
         if len(x):
             found.update(dict.fromkeys(names, mean_square(x)))
 
-    observe(config, checkpoint.leaf, ids=ids.tolist(), seen=seen)
+    observe(checkpoint.config, checkpoint.leaf, ids=_random(checkpoint, WINDOW), seen=seen)
     return found
 
 

@@ -94,6 +94,10 @@ def export(
         from .calibrate import importance
 
         chosen = quantize.Chosen({}, {}, importance(checkpoint, progress))
+    elif places := quantize.smoothed(checkpoint.config, quant, schemes):
+        from .calibrate import smoothing
+
+        chosen = quantize.Chosen({}, smoothing(checkpoint, places, progress))
     with _stopping(), _writing(out, need), replacing(out) as new:
         if (free := shutil.disk_usage(new).free) < need:
             raise ExportError(

@@ -135,8 +135,7 @@ def source(climb: Climb) -> Iterator[Row]:
         return
     names = list(trees.shapes(bundle.config))
     wrong: list[str] = []
-    static = any(scheme.activations == "static" for scheme in bundle.manifest.schemes.values())
-    factors = _factors(origin, bundle) if static else {}
+    factors = _factors(origin, bundle)
     for done, name in enumerate(names):
         if climb.late():
             yield Row("weights equal the source's", done, unit="leaves", note="out of time")
@@ -148,18 +147,35 @@ def source(climb: Climb) -> Iterator[Row]:
 
 
 def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.Place, Array]:
-    """The factors that smoothing used, read off the leaves that it divided: powers of two, or none."""
+    """The factors that smoothing used, read off the leaves that it divided: powers of two, or none.
+
+    Places are smoothed for 8-bit codes only, and where no leaf is a file's own.
+    """
     found: dict[smooth.Place, Array] = {}
+    schemes = bundle.manifest.schemes
     for place in smooth.places(bundle.config):
+        read = [schemes[name] for name in (*place.made, *place.read) if name in schemes]
+        if not read or any(scheme.native or scheme.bits != 8 for scheme in read):
+            continue
         s = np.ones(trees.shapes(bundle.config)[place.made[0]][-1], np.float32)
         for name in place.made:
             was, now = smooth.apply(name, origin.leaf(name), found), bundle.leaf(name)
             if isinstance(now, Blocks):
-                was, now = quant.quantize_columns(was).scale[0], now.scale[0]
+                was, now = _rounded(was, schemes[name], now.axis).scale, np.abs(now.scale).max(axis=0)
+                was = np.abs(was).max(axis=0)
+            was = was.astype(now.dtype)
             ratio = np.divide(was, now, out=np.zeros_like(s), where=now != 0)
             s = np.where(np.frexp(ratio)[0] == 0.5, ratio, s)
         found[place] = s
     return found
+
+
+def _rounded(weight: Array, scheme: Scheme, axis: int) -> Blocks:
+    """A weight in a scheme that rounds to nearest."""
+    if scheme.activations == "static":
+        made = quant.quantize_columns(weight.T if axis == 1 else weight)
+        return quant.transpose(made) if axis == 1 else made
+    return quant.quantize(weight, bits=scheme.bits, block=scheme.block, axis=axis, symmetric=scheme.symmetric)
 
 
 def _from_source(
@@ -173,15 +189,11 @@ def _from_source(
             # d·q + m is kept as d·(q − middle) + (m + d·middle), see `export.quantize`.
             middle = np.float32(2 ** (wanted.bits - 1))
             wanted = replace(wanted, zero=None, minimum=wanted.minimum + middle * wanted.scale)
-    elif scheme.activations == "static":
-        wanted = quant.quantize_columns(weight.T if held.axis == 1 else weight)
-        wanted = quant.transpose(wanted) if held.axis == 1 else wanted
     elif scheme.bits == 4 and not scheme.symmetric:
         turn = held.axis == 1
         return least_error.could_be(weight.T if turn else weight, quant.transpose(held) if turn else held)
     else:
-        how = {"bits": scheme.bits, "block": scheme.block, "symmetric": scheme.symmetric}
-        wanted = quant.quantize(weight, axis=held.axis, **how)
+        wanted = _rounded(weight, scheme, held.axis)
     if wanted is None:
         return False
     for part in ("codes", "scale", "zero", "minimum"):

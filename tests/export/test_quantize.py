@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export import quantize
 from tfm.refimpl import params
+from tfm.refimpl.calibrate import smooth
 from tfm.refimpl.calibrate.least_error import least_error
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError, NumericError
@@ -17,6 +18,7 @@ from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime.layout import Scheme
 
 CONFIG = tiny.llama(layers=1, bias=True, tied=False)
+TWO = tiny.llama(layers=2)
 
 
 @dataclass
@@ -53,6 +55,13 @@ def q4_1(shape: tuple[int, int], axis: int = 0, seed: int = 0) -> Blocks:
     back = lambda a: np.moveaxis(a, -1, axis)  # noqa: E731
     codes, scale, low = back(codes.reshape(weight.shape)), back(scale), back(low)
     return Blocks(codes, scale, np.zeros(scale.shape, np.uint8), low, 4, 16, axis, "block")
+
+
+def q8_0(shape: tuple[int, ...]) -> Blocks:
+    """Random weights in blocks of 32, 8 bits each."""
+    return quant.quantize(
+        np.random.default_rng(0).standard_normal(shape).astype(np.float32), bits=8, block=32
+    )
 
 
 DOWN = "decoder.layers.0.mlp.down"
@@ -104,7 +113,7 @@ def test_cell(name, target):
     for leaf, scheme in made.items():
         if want == "float" or len(shapes[leaf]) == 1:
             assert scheme is None, leaf
-        elif want == "row" and not leaf.endswith((".table", ".wq", ".wk", ".wv")):
+        elif want == "row" and not leaf.endswith(".table"):
             assert scheme == Scheme(8, shapes[leaf][0], "row"), leaf
         elif want == "static" and leaf != "embedding.table":
             length = shapes[leaf][int(leaf.endswith(".table"))]
@@ -114,7 +123,46 @@ def test_cell(name, target):
         elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
             assert scheme == Scheme(4, 16, eight.activations, minimum=True, native=True), leaf
         else:
-            assert scheme == eight, leaf
+            long = name == "int8" and target != "standard" and not leaf.endswith(".table")
+            assert scheme == replace(eight, block=64 if long else 32), leaf
+
+
+def test_queries_that_no_norm_stands_before_have_blocks():
+    """What can't be smoothed keeps its large channels, and a row's one scale would have to reach them."""
+    first, second = TWO.decoder.layers
+    bare = replace(first, attention=replace(first.attention, pre=None))
+    config = replace(TWO, decoder=replace(TWO.decoder, layers=(bare, second)))
+    made = quantize.plan(Leaves(config), "int8-dynamic", 8, False, "ort-cpu")
+    for leaf in ("wq", "wk", "wv"):
+        assert made[f"decoder.layers.0.attn.{leaf}"] == EIGHT["ort-cpu"]
+        assert made[f"decoder.layers.1.attn.{leaf}"].activations == "row"
+
+
+@pytest.mark.parametrize(
+    ("quant", "target", "own", "lost"),
+    [
+        ("int8", "ort-cpu", (), ()),
+        ("int8", "ort-cuda", (), ()),
+        ("int8-dynamic", "standard", (), ()),
+        ("int8", "standard", (), None),
+        ("int4", "ort-cpu", (), None),
+        ("fp32", "ort-cpu", (), None),
+        ("int8", "ort-cpu", ("mlp.down",), ("mlp.down",)),
+        ("int8", "ort-cpu", ("attn.wk",), ("attn.wq", "attn.wk", "attn.wv")),
+    ],
+)
+def test_what_is_smoothed(quant, target, own, lost):
+    """All that can be, where inputs are rounded; not what has to stay as the file has it."""
+    blocks = {
+        f"decoder.layers.0.{leaf}": q8_0(params.shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
+    }
+    schemes = quantize.plan(Leaves(TWO, blocks), quant, 8, False, target)
+    found = {name for place in quantize.smoothed(TWO, quant, schemes) for name in place.read}
+    every = {name for place in smooth.places(TWO) for name in place.read}
+    if lost is None:
+        assert not found
+    else:
+        assert every - found == {f"decoder.layers.0.{leaf}" for leaf in lost}
 
 
 @pytest.mark.parametrize("target", quantize.TARGETS)
