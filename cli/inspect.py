@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -39,14 +40,16 @@ def command(
     example = EXAMPLES / f"{model}.json"
     known = not Path(model).exists() and example in EXAMPLES.iterdir()
     source = locate(str(example) if known else model, say)
-    config, facts = _read(source, context)
+    config, facts, kind = _read(source, context)
     parts, room = parameters(config), memory()
     weights = weight_bytes(config)
-    needs = {quant: need(config, count, room) for quant, count in weights.items()}
+    needs = {quant: need(config, count, room, kind) for quant, count in weights.items()}
     saved = savings(config, weights)
+    if config.layers:
+        facts["cache"] = kind
     contexts = sorted({c for c in (1024, 4096, 16384, 65536) if c < config.context} | {config.context})
     cache = {
-        c: {kind: cache_bytes(config, c, width) for kind, width in (("fp32", 4), ("fp16", 2))}
+        c: {dtype: cache_bytes(config, c, width, kind) for dtype, width in (("fp32", 4), ("fp16", 2))}
         for c in contexts
     }
     if as_json:
@@ -85,8 +88,10 @@ def command(
     out(f"beside 16-bit numbers; caches of {config.context} tokens" if config.layers else "beside 16 bits")
 
 
-def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any]]:
-    """The Config, and what is known of the files beside it."""
+def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], str]:
+    """The Config, what is known of the files beside it, and the kind of cache that ONNX Runtime gets."""
+    from ..export.targets import limits
+
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
         from ..runtime.bundle import open_bundle
@@ -94,14 +99,15 @@ def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any]]:
 
         bundle = open_bundle(source.path, check_hashes=False)
         fits(bundle, None, context)
-        return bundle.config, facts | {"quant": bundle.quant, "target": bundle.target}
+        return bundle.config, facts | {"quant": bundle.quant, "target": bundle.target}, bundle.cache
     if source.kind == "config":
         bare = _bare(source.path)
-        return bare if context is None else replace(bare, context=context), facts
+        bare = bare if context is None else replace(bare, context=context)
+        return bare, facts, limits.cache(bare)
     from ..refimpl.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(source.path).for_context(context)
-    return checkpoint.config, facts | {"stored": checkpoint.float_dtype}
+    return checkpoint.config, facts | {"stored": checkpoint.float_dtype}, limits.cache(checkpoint.config)
 
 
 def _bare(path: Path) -> Config:
@@ -159,10 +165,19 @@ def weight_bytes(config: Config) -> dict[str, int]:
     return found
 
 
-def cache_bytes(config: Config, context: int, width: int) -> int:
-    """Bytes of keys and values of one text of `context` tokens, `width` bytes a number."""
-    attentions = (layer.attention for layer in config.layers)
-    return sum(2 * a.groups * a.head_size * context * width for a in attentions)
+def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
+    """Bytes of keys and values of one text of `context` tokens, `width` bytes a number.
+
+    A windowed cache keeps little more than its windows; of a copied one there are two.
+    """
+    from ..runtime import windows
+
+    total = 0
+    for i, layer in enumerate(config.layers):
+        a = layer.attention
+        tokens = windows.places(windows.of_layer(config, i) if kind == "windowed" else None, context)
+        total += 2 * a.groups * a.head_size * tokens * width
+    return 2 * total if kind == "copied" else total
 
 
 def savings(config: Config, weights: dict[str, int]) -> dict[str, dict[str, int]]:
@@ -192,13 +207,14 @@ def savings(config: Config, weights: dict[str, int]) -> dict[str, dict[str, int]
     return {name: {"without": a, "with": b} for name, (a, b) in found.items() if b < a}
 
 
-def need(config: Config, weights: int, room: int | None) -> dict[str, Any]:
+def need(config: Config, weights: int, room: int | None, kind: str = "shared") -> dict[str, Any]:
     """What a scheme needs, and the longest context that fits the free memory with a float32 cache."""
     if room is None:
         return {"bytes": weights, "fits": None, "longest_context": None}
     left = room - weights - RUNNER_BYTES
     # An encoder keeps nothing from token to token.
-    longest = min(config.context, max(0, left // max(1, cache_bytes(config, 1, 4))))
+    cache = lambda context: cache_bytes(config, context, 4, kind)  # noqa: E731
+    longest = max(0, bisect_right(range(config.context + 1), left, key=cache) - 1)
     return {"bytes": weights, "fits": longest == config.context, "longest_context": longest}
 
 

@@ -116,23 +116,29 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
     return Blocked(field("codes"), field("scale"), zero, minimum, scheme.bits, scheme.block)
 
 
-# Sizes for tracing: at least two and all different.
+# Sizes for tracing: at least two and all different; those of caches with a window follow.
 SIZES = {"batch": 2, "time": 3, "wanted": 5, "capacity": 7, "text": 11}
 
 
 def _inputs(graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Arguments of `Part.forward` for tracing."""
+    sizes = _sizes(graph)
     return tuple(
         torch.zeros(
-            [SIZES[a] if isinstance(a, str) else a for a in port.axes],
+            [sizes[a] if isinstance(a, str) else a for a in port.axes],
             dtype=torch.int64 if port.whole else dtype,
         )
         for port in graph.inputs
     )
 
 
+def _sizes(graph: Graph) -> dict[str, int]:
+    rows = dict.fromkeys(a for port in graph.inputs for a in port.axes if isinstance(a, str))
+    return SIZES | {axis: 13 + i for i, axis in enumerate(axis for axis in rows if axis not in SIZES)}
+
+
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
-    dim = {name: torch.export.Dim(name) for name in SIZES}
+    dim = {name: torch.export.Dim(name) for name in _sizes(graph)}
     return tuple({i: dim[a] for i, a in enumerate(port.axes) if isinstance(a, str)} for port in graph.inputs)
 
 

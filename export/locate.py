@@ -27,9 +27,10 @@ from ..refimpl.ops.block import normalize, projected
 from ..refimpl.ops.linear import linear
 from ..refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ..refimpl.ops.quant import Blocks
+from ..runtime import windows
 from ..runtime.bundle import Bundle
 from ..runtime.golden import FACTOR, SEED, TRIES, largest
-from ..runtime.manifest import GRAPH
+from ..runtime.ports import GRAPH
 from ..runtime.session import one_line, open_session, options
 from .graph import quiet
 from .ops import attention as mirror
@@ -86,7 +87,7 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     for piece in pieces:
         if piece.name in found:
             part = Part(piece.name, largest(found[piece.name], truth[piece.name]), budgets[piece.name])
-            if not part.ok and piece.name.endswith("attention, heads") and bundle.cache == "shared":
+            if not part.ok and piece.name.endswith("attention, heads") and bundle.cache != "copied":
                 part = replace(part, note=_as_standard(config, piece, truth, budgets[piece.name]))
             made.append(part)
     return made
@@ -322,6 +323,7 @@ def _replay(
     for i, layer in enumerate(config.layers):
         empty = np.zeros((b, layer.attention.groups, t, layer.attention.head_size), bundle.dtype)
         feeds |= {f"k.{i}": empty, f"v.{i}": empty}
+    feeds |= {f"held.{size}": np.zeros(b, np.int64) for size in windows.sizes(config)}
     feeds |= {f"{value}.given": truth[name] for name, value in cut.items() if value in inner}
     wanted = {v.name for v in session.get_inputs()}
     with one_line(f"{GRAPH} can't be run in parts"):

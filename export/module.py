@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from ..refimpl.config import Config
+from ..runtime import windows
 from ..runtime.ports import Graph
+from . import seam
 from .ops.encoder import encode, memory, predict
 from .ops.model import model
 
@@ -79,7 +82,9 @@ class Part(nn.Module):
             return [side for pair in memory(states, tree, config=config) for side in pair]
         read = (pairs("keys", "values"), given["source"]) if "source" in given else None
         cache = pairs("k", "v")
-        logits, new = model(tokens, given["past"], given["at"], tables, cache, tree, read, config=config)
+        held = {size: given[f"held.{size}"] for size in windows.sizes(config) if f"held.{size}" in given}
+        with seam.given("attention", held=held) if held else nullcontext():
+            logits, new = model(tokens, given["past"], given["at"], tables, cache, tree, read, config=config)
         return [_wide(logits), *(side for pair in new for side in pair)]
 
 

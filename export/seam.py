@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -34,6 +34,17 @@ def seam(function: F) -> F:
 def body(function: F) -> F:
     """What stands below the seam: for an emit that calls the function that it replaces."""
     return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@contextmanager
+def given(name: str, **arguments: Any) -> Iterator[None]:
+    """What replaces the seam of that name takes these too: inputs of a graph that only a target knows."""
+    table = _table.get()
+    token = _table.set({**table, name: partial(table[name], **arguments)})
+    try:
+        yield
+    finally:
+        _table.reset(token)
 
 
 @contextmanager

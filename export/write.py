@@ -120,7 +120,7 @@ def export(
                 (new / name).write_bytes(text.encode("utf-8"))
         files = {file.name: _describe(file) for file in sorted(new.iterdir())}
         emits = targets.find(target).emits(checkpoint.config)
-        cache = "none" if checkpoint.config.decoder is None else "shared" if emits.shared else "copied"
+        cache = "none" if checkpoint.config.decoder is None else emits.cache
         made = Manifest(
             tfm=version("tfm-cli"),
             versions={name: version(name) for name in PACKAGES},
@@ -199,10 +199,10 @@ def _graphs(
 
     from .graph import build
 
-    parts = graphs(checkpoint.config)
+    made = targets.find(target)
+    parts = graphs(checkpoint.config, made.emits(checkpoint.config).cache == "windowed")
     if stray := [name for name in tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
-    made = targets.find(target)
     for part in parts:
         model = build(
             checkpoint.config, part, tensors, groups, made, data=new / DATA, dtype=dtype, opset=opset

@@ -3,7 +3,7 @@
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
     engine.predict(ids[B,T], lengths[B]=T, types[B,T]=0) -> what an encoder's head says
-    cache: lengths[B], capacity, truncate(lengths), select(rows)
+    cache: lengths[B], floor[B], capacity, truncate(lengths), select(rows)
 
 Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` whose logits
 are wanted. A cache is used once: after `step`, `truncate` or `select` the old value is dead,
@@ -26,10 +26,16 @@ from .ops.quant import Blocks
 
 
 class Cache(Protocol):
-    """Running state of a batch: `lengths` tokens of each row are in it, `capacity` have room."""
+    """Running state of a batch: `lengths` tokens of each row are in it, `capacity` have room.
+
+    A row can be cut to no tokens, or to `floor` and more: of a layer with a window a cache may hold only the
+    latest.
+    """
 
     @property
     def lengths(self) -> np.ndarray: ...
+    @property
+    def floor(self) -> np.ndarray: ...
     @property
     def capacity(self) -> int: ...
     def truncate(self, lengths: np.ndarray) -> Cache:
@@ -129,11 +135,17 @@ def check_text(
     return ids, lengths, types
 
 
-def check_lengths(past: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The argument of `truncate` as int64; LimitError unless each row gets 0 … its own length."""
+def check_lengths(past: np.ndarray, lengths: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """The argument of `truncate` as int64; LimitError unless each row gets 0, or floor … its own length."""
     lengths = np.asarray(lengths, np.int64)
     if lengths.shape != past.shape or (lengths < 0).any() or (lengths > past).any():
         raise LimitError(f"a cache of lengths {past.tolist()} can't be cut to {lengths.tolist()}")
+    if len(low := np.flatnonzero((lengths > 0) & (lengths < floor))):
+        row = int(low[0])
+        raise LimitError(
+            f"row {row} can be cut to {floor[row]} tokens or more, or to none, got {lengths[row]}: what a "
+            "window saw before was overwritten"
+        )
     return lengths
 
 
@@ -164,6 +176,10 @@ class ArrayCache:
         return self._lengths
 
     @property
+    def floor(self) -> np.ndarray:
+        return np.zeros_like(self._lengths)
+
+    @property
     def capacity(self) -> int:
         return self._layers[0][0].shape[2] if self._layers else 0
 
@@ -175,7 +191,7 @@ class ArrayCache:
         return layers
 
     def truncate(self, lengths: np.ndarray) -> ArrayCache:
-        return ArrayCache(check_lengths(self._lengths, lengths), self.take(), self.memory)
+        return ArrayCache(check_lengths(self._lengths, lengths, self.floor), self.take(), self.memory)
 
     def select(self, rows: np.ndarray) -> ArrayCache:
         rows = check_rows(len(self._lengths), rows)

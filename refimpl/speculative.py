@@ -97,6 +97,7 @@ class DraftModel:
             same += 1
         cache = start(self.engine, source) if self._cache is None else self._cache
         if same < int(cache.lengths[0]):
+            same = same if same >= int(cache.floor[0]) else 0
             cache = cache.truncate(np.array([same]))
         return prefill(self.engine, text[same:], cache)
 

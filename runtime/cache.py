@@ -3,93 +3,40 @@
 Same meaning as refimpl/engine's ArrayCache. A row of the batch is a contiguous slice, so that one
 row can be run alone through a view. A *shared* cache is written in place; a *copied* one has a
 second set of buffers, and the two change places at every step.
+
+In a *windowed* cache the buffers of layers with a window have few places and hold the latest tokens of
+a row, from place 0 on. When they are full, all are dropped but those that the window may still reach
+and `windows.SLACK` more, so that as many can always be cut back. `refimpl.ops.window_cache` specifies
+what is seen and what can be cut back; its ring would save the moving, but no fused operator reads one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import onnxruntime as ort
 
 from ..refimpl.engine import check_lengths, check_rows
 from ..refimpl.errors import TfmError
-
-
-class Buffer:
-    """One tensor at a fixed address: a NumPy array on the CPU, an OrtValue on a GPU."""
-
-    def __init__(self, array: np.ndarray, device: str) -> None:
-        self.shape, self.dtype, self.device = array.shape, array.dtype, device
-        self._array = array if device == "cpu" else None
-        self._value = None if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array, device, 0)
-        self.pointer: int = array.ctypes.data if self._value is None else self._value.data_ptr()
-
-    def read(self) -> np.ndarray:
-        """The content: the memory itself on the CPU, a copy from elsewhere."""
-        if self._value is None:
-            assert self._array is not None
-            return self._array
-        return self._value.numpy()
-
-    def write(self, array: np.ndarray) -> None:
-        """Give back what `read` gave, changed."""
-        if self._value is not None:
-            self._value.update_inplace(array)
-
-    def address(self, row: int) -> int:
-        """Where row `row` of the first axis begins."""
-        return self.pointer + row * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
-
-
-def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> Buffer:
-    """A buffer of zeros: what a mask hides is multiplied by 0, and 0 · NaN would be NaN.
-
-    On the CPU the system gives such memory page by page when it is first touched, so capacity that
-    isn't used yet costs nothing.
-    """
-    return Buffer(np.zeros(shape, dtype), device)
-
-
-@dataclass
-class Memory:
-    """What a decoder reads of an encoder's texts: keys and values [B, G, S, K] a layer, lengths [B].
-
-    `texts` [B] numbers the texts: rows of one number hold the same, so that beams of one text, which
-    change places at each step, copy nothing.
-    """
-
-    buffers: list[Buffer]
-    lengths: Buffer
-    texts: np.ndarray
-
-    def moved(self, rows: np.ndarray) -> Memory:
-        """New buffers that hold the named rows."""
-        made = [Buffer(b.read()[rows], b.device) for b in self.buffers]
-        return Memory(made, Buffer(self.lengths.read()[rows], self.lengths.device), self.texts[rows])
-
-    def permuted(self, rows: np.ndarray) -> None:
-        """As many rows as before, in place: only rows that get another text are copied."""
-        texts = self.texts[rows]
-        changed = np.flatnonzero(texts != self.texts)
-        if not len(changed):
-            return
-        for buffer in (*self.buffers, self.lengths):
-            array = buffer.read()
-            array[changed] = array[rows[changed]]
-            buffer.write(array)
-        self.texts = texts
+from . import windows
+from .buffer import Buffer, zeros
+from .memory import Memory
 
 
 @dataclass
 class State:
     """The buffers of a cache, [B, G, L, K] a layer and side; `spare` where a step copies.
 
+    A text has room for `capacity` tokens. `windows` says of each buffer how many tokens its layer sees,
+    None where it keeps all, and `dropped` [B] by window how many of a row the buffers hold no more.
     `bound` is the engine's: an io_binding for each direction, made at the first step on these buffers.
     """
 
     now: list[Buffer]
     spare: list[Buffer] | None
+    capacity: int
+    windows: tuple[int | None, ...]
+    dropped: dict[int, np.ndarray]
     memory: Memory | None = None
     bound: tuple | None = None
 
@@ -97,15 +44,37 @@ class State:
     def batch(self) -> int:
         return self.now[0].shape[0]
 
-    @property
-    def capacity(self) -> int:
-        return self.now[0].shape[2]
+    def held(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
+        """How many tokens of rows of these lengths the buffers of each window hold."""
+        return {size: lengths - dropped for size, dropped in self.dropped.items()}
+
+    def floor(self) -> np.ndarray:
+        """The least length above 0 that each row can be cut to: the next token's window is there in whole."""
+        floors = [np.where(gone > 0, gone + size - 1, 0) for size, gone in self.dropped.items()]
+        return np.max(floors, axis=0) if floors else np.zeros(self.batch, np.int64)
+
+    def make_room(self, lengths: np.ndarray, new: np.ndarray) -> None:
+        """Drop old tokens of each row whose buffers have no place for `new` [B] more."""
+        for size, held in self.held(lengths).items():
+            full = np.flatnonzero((new > 0) & (held + new > windows.places(size, self.capacity)))
+            keep = windows.kept(size)
+            for buffer in self._of(size) if len(full) else ():
+                array = buffer.read()
+                for row in full:
+                    array[row, :, :keep] = array[row, :, held[row] - keep : held[row]]
+                buffer.write(array)
+            self.dropped[size][full] += held[full] - keep
+
+    def cut(self, lengths: np.ndarray) -> None:
+        """After rows were cut to these lengths: what is empty has dropped nothing."""
+        for gone in self.dropped.values():
+            gone[lengths == 0] = 0
 
     def swapped(self) -> State:
         """After a step: where the results lie is where the next one reads."""
         if self.spare is None:
             return self
-        return State(self.spare, self.now, self.memory, self.bound and self.bound[::-1])
+        return replace(self, now=self.spare, spare=self.now, bound=self.bound and self.bound[::-1])
 
     def keep(self, row: int, length: int) -> None:
         """After a step of one row alone: where it was copied, it goes back to where the other rows lie."""
@@ -118,18 +87,20 @@ class State:
 
     def moved(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> State:
         """New buffers that hold the named rows, each up to its valid length, and what these read."""
-        made = []
-        for old in self.now:
+        made, dropped = [], {size: gone[rows] for size, gone in self.dropped.items()}
+        for old, size in zip(self.now, self.windows, strict=True):
             _, g, _, k = old.shape
-            new = zeros((len(rows), g, capacity, k), old.dtype, old.device)
+            new = zeros((len(rows), g, windows.places(size, capacity), k), old.dtype, old.device)
             source, target = old.read(), new.read()
+            held = lengths if size is None else lengths - dropped[size]
             for i, row in enumerate(rows):
-                target[i, :, : lengths[i]] = source[row, :, : lengths[i]]
+                target[i, :, : held[i]] = source[row, :, : held[i]]
             new.write(target)
             made.append(new)
         spare = None if self.spare is None else [zeros(b.shape, b.dtype, b.device) for b in made]
         same = np.array_equal(rows, np.arange(self.batch))
-        return State(made, spare, self.memory if self.memory is None or same else self.memory.moved(rows))
+        memory = self.memory if self.memory is None or same else self.memory.moved(rows)
+        return State(made, spare, capacity, self.windows, dropped, memory)
 
     def permuted(self, rows: np.ndarray, lengths: np.ndarray) -> None:
         """As many rows as before, in place: only rows that change are copied, up to the valid length."""
@@ -138,12 +109,17 @@ class State:
         changed = np.flatnonzero(rows != np.arange(len(rows)))
         if not len(changed):
             return
-        longest = int(lengths[changed].max())
-        for buffer in self.now:
+        self.dropped = {size: gone[rows] for size, gone in self.dropped.items()}
+        for buffer, size in zip(self.now, self.windows, strict=True):
+            held = lengths if size is None else lengths - self.dropped[size]
+            longest = int(held[changed].max())
             array = buffer.read()
             # Indexing by a list copies, so a row may be read after it was overwritten.
             array[changed, :, :longest] = array[rows[changed], :, :longest]
             buffer.write(array)
+
+    def _of(self, window: int) -> list[Buffer]:
+        return [buffer for buffer, size in zip(self.now, self.windows, strict=True) if size == window]
 
 
 class Cache:
@@ -161,15 +137,21 @@ class Cache:
     def capacity(self) -> int:
         return self._capacity
 
+    @property
+    def floor(self) -> np.ndarray:
+        return self._alive().floor()
+
     def take(self) -> State:
         """The buffers, once: whoever asks again holds a cache that a later step has overwritten."""
-        state, self._state = self._state, None
-        if state is None:
-            raise TfmError("this cache was used already: go on with the one that step returned")
+        state = self._alive()
+        self._state = None
         return state
 
     def truncate(self, lengths: np.ndarray) -> Cache:
-        return Cache(check_lengths(self._lengths, lengths), self.take())
+        lengths = check_lengths(self._lengths, lengths, self.floor)
+        state = self.take()
+        state.cut(lengths)
+        return Cache(lengths, state)
 
     def select(self, rows: np.ndarray) -> Cache:
         rows = check_rows(len(self._lengths), rows)
@@ -178,3 +160,8 @@ class Cache:
             return Cache(lengths, state.moved(rows, lengths, state.capacity))
         state.permuted(rows, lengths)
         return Cache(lengths, state)
+
+    def _alive(self) -> State:
+        if self._state is None:
+            raise TfmError("this cache was used already: go on with the one that step returned")
+        return self._state

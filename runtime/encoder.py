@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from ..refimpl.config import Config
 from ..refimpl.ops.model import position_tables
-from .cache import Buffer
+from .buffer import Buffer
 from .ports import Graph
 from .session import one_line
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,12 @@ import onnxruntime as ort
 from ..refimpl.config import Config
 from ..refimpl.engine import check_predict, check_start, check_step, check_text
 from ..refimpl.ops.model import position_tables
-from .cache import Buffer, Cache, Memory, State, zeros
+from . import windows
+from .buffer import Buffer, zeros
+from .cache import Cache, State
 from .encoder import Encoder
+from .memory import Memory
+from .pieces import in_pieces
 from .ports import ENCODER, GRAPH, Graph, graphs
 from .prepack import session as prepacked
 from .session import choose, in_float, one_line, open_session, options
@@ -57,7 +62,7 @@ class OrtEngine:
     ) -> None:
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
-        self.shared = bundle.cache == "shared"
+        self.shared, windowed = bundle.cache != "copied", bundle.cache == "windowed"
         self.dtype = np.dtype(bundle.dtype)
         self.model = Path(bundle.path) / GRAPH
 
@@ -68,11 +73,13 @@ class OrtEngine:
             text = in_float(path.read_bytes()) if plain else None
             return open_session(path, on, options(threads), text)
 
-        parts = {graph.file: (opened(graph), graph) for graph in graphs(self.config)}
+        parts = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}
         self.session, _ = parts[GRAPH]
         reads = ENCODER if ENCODER in parts else GRAPH
         self.encoder = Encoder(*parts[reads], self.config, self.dtype) if self.config.encoder else None
         layers = range(len(self.config.layers))
+        sizes = [windows.of_layer(self.config, i) if windowed else None for i in layers]
+        self._windows = tuple(size for size in sizes for _ in "kv")
         self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
         self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]
         self._ports = {port.name for port in parts[GRAPH][1].inputs}
@@ -128,18 +135,37 @@ class OrtEngine:
             # Padding may reach past the context, where real tokens never do.
             room = max(need, min(max(need, 2 * state.capacity), self.config.context))
             state = state.moved(np.arange(state.batch), past, room)
+        logits = self._logits(len(tokens), at.shape[1])
+        with one_line(f"{self.model} can't be run"):
+            if state.dropped and tokens.shape[1] > windows.PIECE:
+                run = partial(self._once, state)
+                in_pieces(run, windows.PIECE, tokens, past, lengths, at, logits)
+            else:
+                state = self._once(state, tokens, past, lengths, at, logits)
+        return logits, Cache(past + lengths, state)
+
+    def _once(
+        self,
+        state: State,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        lengths: np.ndarray,
+        at: np.ndarray,
+        logits: np.ndarray,
+    ) -> State:
+        """Tokens that the buffers have place for, all rows at a time where the operators take them so."""
         b, t = tokens.shape
-        logits = self._logits(b, at.shape[1])
         # A row that joins a batch is read while the others wait: there is nothing of theirs to compute.
         joins = b > 1 and np.count_nonzero(lengths) == 1
-        with one_line(f"{self.model} can't be run"):
-            if joins or (self.shared and b > 1 and t > 1 and past.any()):
-                self._row_by_row(state, tokens, past, lengths, at, logits)
-                return logits, Cache(past + lengths, state)
-            if state.bound is None:
-                state.bound = self._bindings(state)
-            self._run(state.bound[0], tokens, past, at, logits)
-        return logits, Cache(past + lengths, state.swapped())
+        if joins or (self.shared and b > 1 and t > 1 and past.any()):
+            state.make_room(past, lengths)
+            self._row_by_row(state, tokens, past, lengths, at, logits)
+            return state
+        state.make_room(past, np.full(b, t))
+        if state.bound is None:
+            state.bound = self._bindings(state)
+        self._run(state.bound[0], tokens, past, at, logits, state.held(past))
+        return state.swapped()
 
     def _logits(self, rows: int, wanted: int) -> np.ndarray:
         """Room for logits that nobody holds: fresh pages would cost more than all else that a step
@@ -168,16 +194,25 @@ class OrtEngine:
                 logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
                 continue
             one = slice(row, row + 1)
-            bound = self._bind(state.now, state.spare or state.now, state.memory, row)
+            bound = self._bind(state, state.now, state.spare or state.now, row)
+            held = {size: count[one] for size, count in state.held(past).items()}
             # Positions in the padding are unspecified: the last real token stands for them.
-            self._run(bound, tokens[one, :length], past[one], np.minimum(at[one], length - 1), logits[one])
+            near = np.minimum(at[one], length - 1)
+            self._run(bound, tokens[one, :length], past[one], near, logits[one], held)
             state.keep(row, int(past[row] + length))
 
     def _run(
-        self, bound: Binding, tokens: np.ndarray, past: np.ndarray, at: np.ndarray, logits: np.ndarray
+        self,
+        bound: Binding,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        at: np.ndarray,
+        logits: np.ndarray,
+        held: dict[int, np.ndarray],
     ) -> None:
         tokens, past, at = (np.ascontiguousarray(a) for a in (tokens, past, at))
-        for name, array in (("tokens", tokens), ("past", past), ("at", at)):
+        lengths = [(f"held.{size}", count) for size, count in held.items()]
+        for name, array in (("tokens", tokens), ("past", past), ("at", at), *lengths):
             bound.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         bound.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
         self.session.run_with_iobinding(bound.io)
@@ -185,37 +220,37 @@ class OrtEngine:
     def _state(self, batch: int, capacity: int) -> State:
         def buffers() -> list[Buffer]:
             made = []
-            for layer in self.config.layers:
-                shape = (batch, layer.attention.groups, capacity, layer.attention.head_size)
+            for layer, size in zip(self.config.layers, self._windows[::2], strict=True):
+                a = layer.attention
+                shape = (batch, a.groups, windows.places(size, capacity), a.head_size)
                 made += [zeros(shape, self.dtype, self.device) for _ in "kv"]
             return made
 
-        return State(buffers(), None if self.shared else buffers())
+        dropped = {size: np.zeros(batch, np.int64) for size in self._windows if size is not None}
+        return State(buffers(), None if self.shared else buffers(), capacity, self._windows, dropped)
 
     def _bindings(self, state: State) -> tuple[Binding, Binding]:
         """Those of a whole batch: this step's and, with the buffers exchanged, the next one's."""
         if state.spare is None:
-            here = self._bind(state.now, state.now, state.memory)
+            here = self._bind(state, state.now, state.now)
             return here, here
         turns = (state.now, state.spare), (state.spare, state.now)
-        here, there = (self._bind(*turn, state.memory) for turn in turns)
+        here, there = (self._bind(state, *turn) for turn in turns)
         return here, there
 
-    def _bind(
-        self, read: list[Buffer], write: list[Buffer], memory: Memory | None, row: int | None = None
-    ) -> Binding:
+    def _bind(self, state: State, read: list[Buffer], write: list[Buffer], row: int | None = None) -> Binding:
         """Caches, tables and memory bound by address; with `row`, the cache of that row alone."""
         io = self.session.io_binding()
-        capacity = read[0].shape[2]
+        capacity, memory = state.capacity, state.memory
         tables = self._ropes(capacity)
         for name, table in tables.items():
             shape = (capacity, table.shape[1])
             io.bind_input(name, table.device, 0, table.dtype, shape, table.pointer)
-        places = [(io.bind_input, self._caches, read), (io.bind_output, self._new, write)]
+        ports = [(io.bind_input, self._caches, read), (io.bind_output, self._new, write)]
         if memory is not None:
             names = [f"{side}.{i}" for i in range(len(self.config.layers)) for side in ("keys", "values")]
-            places.append((io.bind_input, [*names, "source"], [*memory.buffers, memory.lengths]))
-        for bind, names, buffers in places:
+            ports.append((io.bind_input, [*names, "source"], [*memory.buffers, memory.lengths]))
+        for bind, names, buffers in ports:
             for name, buffer in zip(names, buffers, strict=True):
                 shape = buffer.shape if row is None else (1, *buffer.shape[1:])
                 bind(name, buffer.device, 0, buffer.dtype, shape, buffer.address(row or 0))

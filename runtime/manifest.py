@@ -9,8 +9,9 @@ One JSON object with exactly these fields:
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
     quant        the --quant it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
-    cache        "shared" (outputs of the cache are bound to its inputs' memory), "copied", or "none"
-                 where there is no decoder
+    cache        "shared" (outputs of the cache are bound to its inputs' memory), "windowed" (shared,
+                 and those of layers with a window hold its tokens alone), "copied", or "none" where
+                 there is no decoder
     schemes      {leaf: Scheme} of each quantized leaf of `refimpl.params`; the others are floats
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used
@@ -42,7 +43,7 @@ from ..refimpl.errors import BundleError, TfmError
 from ..refimpl.generation import MOST_BEAMS, Generation
 from ..refimpl.sampling import TOKENS, Sampler
 from ..refimpl.strict_json import parse
-from . import layout
+from . import layout, windows
 from .layout import Group, Scheme
 from .ports import ENCODER, GRAPH, graphs
 
@@ -90,7 +91,7 @@ class Manifest:
     target: Literal["ort-cpu", "ort-cuda", "standard"]
     quant: str
     dtype: Literal["float32", "float16"]
-    cache: Literal["shared", "copied", "none"]
+    cache: Literal["shared", "windowed", "copied", "none"]
     schemes: dict[str, Scheme]
     tensors: dict[str, Tensor]
     refused: tuple[str, ...]
@@ -199,6 +200,8 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"schemes.{name} can't be {scheme}")
     if (m.cache == "none") != (m.config.decoder is None):
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
+    if m.cache == "windowed" and not windows.sizes(m.config):
+        raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     wanted = arrange(m.groups, m.dtype)
     if m.tensors != wanted:
         odd = next(n for n in (*wanted, *m.tensors) if wanted.get(n) != m.tensors.get(n))

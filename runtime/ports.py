@@ -8,11 +8,13 @@
     encoder.onnx  an encoder that a   tokens lengths types cos.J sin.J            keys.I values.I
                   decoder reads
 
-I counts the decoder's layers, J the rotary settings in the Config's order, of which each graph has those
-of its own stack; `types` is there where the embedding has them. `said` is what the head says
-(`ops.encoder.predict`). `past`, `at`, `lengths` and `source`, the lengths of the encoder's text, are
-numbers of tokens, as in `ops.model` and `ops.encoder`. All ids and numbers are int64; logits and
-`said` are float32; keys, values, cosines and sines have the bundle's `dtype`.
+A decoder whose cache is windowed has held.W too, for each W of `windows.sizes`. I counts the decoder's
+layers, J the rotary settings in the Config's order, of which each graph has those of its own stack;
+`types` is there where the embedding has them. `said` is what the head says (`ops.encoder.predict`).
+`past`, `at`, `lengths` and `source`, the lengths of the encoder's text, are numbers of tokens, as in
+`ops.model` and `ops.encoder`; `held` is how many of a row's tokens the caches of layers with that window
+hold, the latest ones, from place 0 on, where other caches hold all. All ids and numbers are int64;
+logits and `said` are float32; keys, values, cosines and sines have the bundle's `dtype`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..refimpl.config import LM, Answer, Classify, Config, MaskedLM, Pool, Stack, Tag
+from . import windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
@@ -57,8 +60,8 @@ class Graph:
         return top in ("encoder", "embedding") or self.file == GRAPH  # alone it has the head too
 
 
-def graphs(config: Config) -> tuple[Graph, ...]:
-    """The graphs of a model, the one that reads first."""
+def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
+    """The graphs of a model, the one that reads first; `windowed` as the manifest's cache says."""
     found = []
     if config.encoder is not None:
         inputs = [Port("tokens", ("batch", "time"), True), Port("lengths", ("batch",), True)]
@@ -73,13 +76,15 @@ def graphs(config: Config) -> tuple[Graph, ...]:
             Port("tokens", ("batch", "time"), True),
             Port("past", ("batch",), True),
             Port("at", ("batch", "wanted"), True),
-            *_cache(config, ""),
+            *_cache(config, "", windowed),
             *_tables(config, config.decoder, "capacity"),
         ]
+        if windowed:
+            inputs += [Port(f"held.{size}", ("batch",), True) for size in windows.sizes(config)]
         if config.encoder is not None:
             inputs += [*_memory(config, "text"), Port("source", ("batch",), True)]
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
-        found.append(Graph(GRAPH, False, tuple(inputs), (logits, *_cache(config, "_out"))))
+        found.append(Graph(GRAPH, False, tuple(inputs), (logits, *_cache(config, "_out", windowed))))
     return tuple(found)
 
 
@@ -89,10 +94,12 @@ def _tables(config: Config, stack: Stack, rows: str) -> list[Port]:
     return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in kinds for side in ("cos", "sin")]
 
 
-def _cache(config: Config, suffix: str) -> list[Port]:
+def _cache(config: Config, suffix: str, windowed: bool) -> list[Port]:
     made = []
     for i, layer in enumerate(config.layers):
-        axes = ("batch", layer.attention.groups, "capacity", layer.attention.head_size)
+        size = windows.of_layer(config, i) if windowed else None
+        rows = "capacity" if size is None else f"rows{size}"
+        axes = ("batch", layer.attention.groups, rows, layer.attention.head_size)
         made += [Port(f"{side}{suffix}.{i}", axes) for side in "kv"]
     return made
 

@@ -72,6 +72,22 @@ def llama(
     )
 
 
+def mixed(context: int = 128, vocabulary: int = 97) -> Config:
+    """A decoder of layers that see all and of two windows, one of them without positions of its own."""
+    base = llama(layers=4, vocabulary=vocabulary, tied=False, bias=True, qk_norm=True, context=context)
+    assert base.decoder is not None
+    first, second, third, fourth = base.decoder.layers
+    theta = Rope(100.0, 16, interleaved=True)
+    kinds = (
+        replace(first.attention, pattern=Window(5)),
+        second.attention,
+        replace(third.attention, pattern=Window(3), position=theta, softcap=2.0),
+        replace(fourth.attention, pattern=Window(5), position=None, groups=6),
+    )
+    layers = tuple(replace(first, attention=kind) for kind in kinds)
+    return replace(base, decoder=replace(base.decoder, layers=layers))
+
+
 def added(context: int = 128) -> Config:
     """A decoder whose positions are added: to the tokens' vectors, and in two ways to scores."""
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)

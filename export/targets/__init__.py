@@ -8,16 +8,17 @@ from typing import Any
 
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
+from .limits import Kind
 
 
 @dataclass(frozen=True)
 class Emits:
-    """What replaces mirror functions, by their names; why others aren't replaced; `shared` says whether
-    the decoder's attention writes the cache in place."""
+    """What replaces mirror functions, by their names; why others aren't replaced; what the manifest calls
+    the cache that a decoder's attention takes."""
 
     table: Mapping[str, Callable[..., Any]]
     refused: tuple[str, ...] = ()
-    shared: bool = False
+    cache: Kind = "copied"
 
 
 @dataclass(frozen=True)

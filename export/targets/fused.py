@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from ...refimpl.config import Config
-from . import Emits, Target, multi_head, ort
+from . import Emits, Target, limits, multi_head, ort
 
 
 def _emits(config: Config) -> Emits:
-    cached, whole = ort.refusals(config), multi_head.refusals(config)
+    cached, whole = limits.refusals(config), multi_head.refusals(config)
     table = {
         "linear": ort.linear,
         "embedding": ort.embedding,
@@ -20,7 +20,7 @@ def _emits(config: Config) -> Emits:
         "cross_attention": partial(multi_head.cross_attention, fused=not whole),
         "cross_keys": multi_head.cross_keys,
     }
-    return Emits(table, (*cached, *whole), shared=not cached)
+    return Emits(table, (*cached, *whole), limits.cache(config))
 
 
 CPU = Target("ort-cpu", "cpu", opset=23, emits=_emits)

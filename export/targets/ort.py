@@ -7,6 +7,8 @@ parameters are the layout's names where these differ from the mirror's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -14,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Alibi, Config, RelativeBias, Rope
 from ..ops import activation as activations
 from ..ops.attention import cached_attention, normed
 from .leaves import NBits, Row
@@ -197,6 +198,7 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
     interleaved: bool = False,
+    held: Mapping[int, Tensor] = MappingProxyType({}),
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, _ = x.shape
@@ -232,7 +234,15 @@ def attention(
             window=window, scale=scale, softcap=softcap, interleaved=interleaved,
         )  # fmt: skip
         return linear(y.reshape(batch, time, widths[0]), wo, bo), k_cache, v_cache
-    # Positions count to the padded end of a row: under a causal mask padding is never seen.
+    positions = None
+    if window is not None and window in held:
+        # The cache begins with the latest tokens that its window may still need, so places in it aren't
+        # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
+        # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
+        if cos is not None:
+            positions = past.unsqueeze(-1) + torch.arange(time)
+        past = held[window]
+    # Places count to the padded end of a row: under a causal mask padding is never seen.
     seqlens = (past + (time - 1)).to(torch.int32)
     total = (past.max() + time).to(torch.int32)
     attributes: dict[str, Any] = {
@@ -248,30 +258,10 @@ def attention(
         attributes["softcap"] = softcap
     y, k_cache, v_cache = onnx.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        (q, k, v, past_k, past_v, seqlens, total, cos, sin),
+        (q, k, v, past_k, past_v, seqlens, total, cos, sin, positions),
         attributes,
         dtypes=(x.dtype, past_k.dtype, past_v.dtype),
         shapes=((batch, time, widths[0]), past_k.shape, past_v.shape),
         version=MICROSOFT,
     )
     return linear(y, wo, bo), k_cache, v_cache
-
-
-def refusals(config: Config) -> list[str]:
-    """Why GroupQueryAttention can't take this Config; empty when it can."""
-    reasons = []
-    for i, layer in enumerate(config.layers):
-        a = layer.attention
-        rotary = isinstance(a.position, Rope)
-        step = 16 if rotary else 8
-        if isinstance(a.position, Alibi | RelativeBias):
-            reasons.append(f"scores with a bias need the standard form, got {type(a.position).__name__}")
-        elif a.head_size % step:
-            kind = " with rotary positions" if rotary else ""
-            reasons.append(f"head size{kind} must be a multiple of {step}, got {a.head_size}")
-        elif isinstance(a.position, Rope) and a.position.dims % 16:
-            reasons.append(f"rotary dims must be a multiple of 16, got {a.position.dims}")
-        else:
-            continue
-        return [f"GroupQueryAttention in layer {i}: {reasons[0]}"]
-    return []

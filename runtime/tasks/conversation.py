@@ -37,7 +37,9 @@ class Conversation:
         cache, self._cache = self._cache, None
         if cache is not None:
             # A token is left to read, so that there are logits to begin with.
-            cache = cache.truncate(np.array([min(common_prefix(self._ids, ids), len(ids) - 1)]))
+            same = min(common_prefix(self._ids, ids), len(ids) - 1)
+            # What windows saw so far back may be gone: then all is read again.
+            cache = cache.truncate(np.array([same if same >= cache.floor[0] else 0]))
 
         def keep(answer: Answer) -> None:
             self.messages = [*messages, {"role": "assistant", "content": answer.text}]

@@ -40,6 +40,8 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
         shape = (1, layer.attention.groups, CAPACITY, layer.attention.head_size)
         for side in "kv":
             held[f"{side}.{i}"] = np.zeros(shape, engine.dtype)
+    windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("held.")]
+    held |= {name: np.zeros(1, np.int64) for name in windows}
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}
     for name, value in values.items():
         io.bind_ortvalue_input(name, value)
@@ -55,7 +57,8 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
         io.bind_ortvalue_output(output.name, ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)))
 
     def step(past: int) -> None:
-        held["past"][0] = past
+        for name in ("past", *windows):
+            held[name][0] = past
         engine.session.run_with_iobinding(io)
 
     return step

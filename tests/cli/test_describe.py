@@ -72,6 +72,24 @@ def test_an_encoder_keeps_no_cache():
     assert inspect.cache_bytes(tiny.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
 
 
+def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
+    """Windows keep few tokens, a cache that is copied exists twice."""
+    config = tiny.mixed(context=5000)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    told = tfm("inspect", path, "--json").json
+    assert told["cache"] == "windowed"
+    token, few = 2 * 2 * 16 * 4, 4 * (5 - 1 + 32 + 128) + (3 - 1 + 32 + 128)
+    assert told["cache_bytes"]["4096"]["fp32"] == token * (4096 + few)
+    assert told["cache_bytes"]["5000"]["fp32"] == token * (5000 + few)
+    room = inspect.RUNNER_BYTES + token * (3000 + few)
+    assert inspect.need(config, 0, room, "windowed")["longest_context"] == 3000
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(tiny.llama(head_size=12, window=9))}))
+    told = tfm("inspect", path, "--json").json
+    assert told["cache"] == "copied"
+    assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * 2 * 2 * 12 * 2 * 128
+
+
 def test_llama_3_70b(tfm):
     """Its public figures: 70.6 billion parameters, 141 GB in 16 bits; 8 of 64 heads have keys."""
     told = tfm("inspect", "llama-3-70b", "--json").json

@@ -81,6 +81,26 @@ def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("target", "quant"), [("ort-cpu", "int8"), ("ort-cuda", "fp16")])
+def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: str, quant: str) -> None:
+    model = exported(tmp_path, tiny.mixed(), target, quant)
+    made = open_bundle(tmp_path / "out").manifest
+    assert (made.cache, made.refused) == ("windowed", ())
+    held = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
+    assert (held["held.3"], held["held.5"]) == (["batch"], ["batch"])
+    assert [held[f"k.{i}"][2] for i in range(4)] == ["rows5", "capacity", "rows3", "rows5"]
+    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    given = [len([v for v in node.inputs if v is not None]) for node in nodes]
+    assert given == [10, 9, 10, 7], "positions where the window's layers rotate, and there alone"
+
+
+def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:
+    exported(tmp_path, tiny.llama(layers=1, window=3, head_size=12), "ort-cpu", "fp32")
+    made = open_bundle(tmp_path / "out").manifest
+    assert made.cache == "copied"
+    assert made.refused[1:] == ("caches as short as windows: they need GroupQueryAttention",)
+
+
 def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> None:
     found = operators(exported(tmp_path, tiny.added(), "ort-cpu", "int8"))
     assert "com.microsoft::GroupQueryAttention" not in found

@@ -24,6 +24,7 @@ from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops.model import model, position_tables
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params import map_leaves
+from tfm.runtime import windows
 from tfm.runtime.bundle import Bundle, open_bundle
 
 BASE = tiny.llama()
@@ -128,9 +129,10 @@ def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, A
     }
 
 
-def fed(given: dict[str, Any], dtype: str) -> dict[str, np.ndarray]:
+def fed(given: dict[str, Any], dtype: str, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The graph's inputs by name."""
     named = {n: given[n] for n in ("tokens", "past", "at")}
+    named |= {f"held.{size}": given["past"] for size in sizes}
     for i, (cos, sin) in enumerate(given["tables"].values()):
         named |= {f"cos.{i}": cos.astype(dtype), f"sin.{i}": sin.astype(dtype)}
     for i, (k, v) in enumerate(given["cache"]):
@@ -160,9 +162,10 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
         tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
     names = [o.name for o in session.get_outputs()]
+    sizes = windows.sizes(config) if bundle.cache == "windowed" else ()
     for seed, (past, time) in enumerate((([0, 0], 5), ([4], 3), ([0], 1), ([6, 1, 3], 1))):
         given = inputs(config, seed, past, time)
-        got = dict(zip(names, session.run(None, fed(given, dtype)), strict=True))
+        got = dict(zip(names, session.run(None, fed(given, dtype, sizes)), strict=True))
 
         def run(change: Any, given: dict[str, Any] = given) -> Any:
             return model(*(change(a) for a in given.values()), change(tree), config=config)

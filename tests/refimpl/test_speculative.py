@@ -46,7 +46,7 @@ class Table:
 
 class Text:
     def __init__(self, text: list[int]) -> None:
-        self.text, self.lengths = text, np.array([len(text)])
+        self.text, self.lengths, self.floor = text, np.array([len(text)]), np.zeros(1, np.int64)
 
     def truncate(self, lengths: np.ndarray) -> Text:
         assert 0 <= lengths[0] <= len(self.text)

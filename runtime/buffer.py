@@ -1,0 +1,41 @@
+"""Memory at a fixed address, on the CPU or a GPU: what a session reads and writes in place."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+
+
+class Buffer:
+    """One tensor at a fixed address: a NumPy array on the CPU, an OrtValue on a GPU."""
+
+    def __init__(self, array: np.ndarray, device: str) -> None:
+        self.shape, self.dtype, self.device = array.shape, array.dtype, device
+        self._array = array if device == "cpu" else None
+        self._value = None if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+        self.pointer: int = array.ctypes.data if self._value is None else self._value.data_ptr()
+
+    def read(self) -> np.ndarray:
+        """The content: the memory itself on the CPU, a copy from elsewhere."""
+        if self._value is None:
+            assert self._array is not None
+            return self._array
+        return self._value.numpy()
+
+    def write(self, array: np.ndarray) -> None:
+        """Give back what `read` gave, changed."""
+        if self._value is not None:
+            self._value.update_inplace(array)
+
+    def address(self, row: int) -> int:
+        """Where row `row` of the first axis begins."""
+        return self.pointer + row * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> Buffer:
+    """A buffer of zeros: what a mask hides is multiplied by 0, and 0 · NaN would be NaN.
+
+    On the CPU the system gives such memory page by page when it is first touched, so capacity that
+    isn't used yet costs nothing.
+    """
+    return Buffer(np.zeros(shape, dtype), device)
