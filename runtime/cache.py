@@ -28,7 +28,8 @@ class State:
     """The buffers of a cache, [B, G, L, K] a layer and side; `spare` where a step copies.
 
     A text has room for `capacity` tokens. `windows` says of each buffer how many tokens its layer sees,
-    None where it keeps all, and `dropped` [B] by window how many of a row the buffers hold no more.
+    None where it keeps all, and `dropped` [B] by window how many of a row the buffers hold no more. They have
+    place for `piece` tokens beside those that stay.
     `bound` is the engine's: an io_binding for each direction, made at the first step on these buffers.
     """
 
@@ -37,6 +38,7 @@ class State:
     capacity: int
     windows: tuple[int | None, ...]
     dropped: dict[int, np.ndarray]
+    piece: int
     memory: Memory | None = None
     bound: tuple | None = None
 
@@ -56,7 +58,7 @@ class State:
     def make_room(self, lengths: np.ndarray, new: np.ndarray) -> None:
         """Drop old tokens of each row whose buffers have no place for `new` [B] more."""
         for size, held in self.held(lengths).items():
-            full = np.flatnonzero((new > 0) & (held + new > windows.places(size, self.capacity)))
+            full = np.flatnonzero((new > 0) & (held + new > windows.places(size, self.capacity, self.piece)))
             keep = windows.kept(size)
             for buffer in self._of(size) if len(full) else ():
                 array = buffer.read()
@@ -90,7 +92,7 @@ class State:
         made, dropped = [], {size: gone[rows] for size, gone in self.dropped.items()}
         for old, size in zip(self.now, self.windows, strict=True):
             _, g, _, k = old.shape
-            new = zeros((len(rows), g, windows.places(size, capacity), k), old.dtype, old.device)
+            new = zeros((len(rows), g, windows.places(size, capacity, self.piece), k), old.dtype, old.device)
             source, target = old.read(), new.read()
             held = lengths if size is None else lengths - dropped[size]
             for i, row in enumerate(rows):
@@ -100,7 +102,7 @@ class State:
         spare = None if self.spare is None else [zeros(b.shape, b.dtype, b.device) for b in made]
         same = np.array_equal(rows, np.arange(self.batch))
         memory = self.memory if self.memory is None or same else self.memory.moved(rows)
-        return State(made, spare, capacity, self.windows, dropped, memory)
+        return State(made, spare, capacity, self.windows, dropped, self.piece, memory)
 
     def permuted(self, rows: np.ndarray, lengths: np.ndarray) -> None:
         """As many rows as before, in place: only rows that change are copied, up to the valid length."""

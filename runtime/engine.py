@@ -47,7 +47,8 @@ class OrtEngine:
     and `cache`.
 
     `prepack` keeps packed weights in the user's cache (`runtime.prepack`). `plain` computes products of
-    blocks in float, slowly: what is left is comparable to the last digits (`runtime.verify`).
+    blocks in float, slowly: what is left is comparable to the last digits (`runtime.verify`). Caches of
+    windows take `piece` tokens in a run; of the context's length, they drop none.
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class OrtEngine:
         *,
         prepack: bool = False,
         plain: bool = False,
+        piece: int | None = None,
     ) -> None:
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
+        self.piece = piece or windows.PIECE
         self.shared, windowed = bundle.cache != "copied", bundle.cache == "windowed"
         self.dtype = np.dtype(bundle.dtype)
         self.model = Path(bundle.path) / GRAPH
@@ -137,9 +140,9 @@ class OrtEngine:
             state = state.moved(np.arange(state.batch), past, room)
         logits = self._logits(len(tokens), at.shape[1])
         with one_line(f"{self.model} can't be run"):
-            if state.dropped and tokens.shape[1] > windows.PIECE:
+            if state.dropped and tokens.shape[1] > self.piece:
                 run = partial(self._once, state)
-                in_pieces(run, windows.PIECE, tokens, past, lengths, at, logits)
+                in_pieces(run, self.piece, tokens, past, lengths, at, logits)
             else:
                 state = self._once(state, tokens, past, lengths, at, logits)
         return logits, Cache(past + lengths, state)
@@ -222,12 +225,13 @@ class OrtEngine:
             made = []
             for layer, size in zip(self.config.layers, self._windows[::2], strict=True):
                 a = layer.attention
-                shape = (batch, a.groups, windows.places(size, capacity), a.head_size)
+                shape = (batch, a.groups, windows.places(size, capacity, self.piece), a.head_size)
                 made += [zeros(shape, self.dtype, self.device) for _ in "kv"]
             return made
 
         dropped = {size: np.zeros(batch, np.int64) for size in self._windows if size is not None}
-        return State(buffers(), None if self.shared else buffers(), capacity, self._windows, dropped)
+        spare = None if self.shared else buffers()
+        return State(buffers(), spare, capacity, self._windows, dropped, self.piece)
 
     def _bindings(self, state: State) -> tuple[Binding, Binding]:
         """Those of a whole batch: this step's and, with the buffers exchanged, the next one's."""

@@ -30,6 +30,7 @@ from ..refimpl.generate import single
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
 from . import golden as goldens
+from . import windows
 from .bundle import Bundle, open_bundle
 from .fidelity import fidelity, likeness
 from .golden import Golden, Says, digest, largest, rms
@@ -245,6 +246,30 @@ def numbers(climb: Climb) -> Iterator[Row]:
     yield _way(climb, "each row alone", np.concatenate(alone))
 
 
+def forgetting(climb: Climb) -> Iterator[Row]:
+    """A cache that drops what its windows can't see any more says what one does that keeps all."""
+    bundle, context = climb.bundle, climb.bundle.config.context
+    if bundle.cache != "windowed":
+        return
+    name = "caches of windows, tokens dropped: largest error"
+    kept = windows.places(max(windows.sizes(bundle.config)), context)
+    # As many tokens again as a buffer takes in a run: then the next ones see none that was there at first.
+    length = min(kept + windows.PIECE, context)
+    ids = np.random.default_rng(SEED).integers(0, bundle.config.embedding.vocabulary, (1, length))
+    from .engine import OrtEngine
+
+    whole, said = OrtEngine(bundle, climb.device, climb.threads, piece=context), []
+    for engine in (climb.engine, whole):
+        cache, logits = engine.start(1), np.zeros((1, 1, 0))
+        for first in range(0, length, windows.PIECE):
+            if climb.late():
+                yield Row(name, note=f"out of time: it takes twice {length} tokens")
+                return
+            logits, cache = engine.step(ids[:, first : first + windows.PIECE], cache)
+        said.append(logits)
+    yield judged(name, largest(*said), climb.golden.own.budget, note=f"after {length} tokens")
+
+
 def _errors(name: str, found: Array, says: Says) -> Iterator[Row]:
     yield judged(f"{name}: largest error", largest(found, says.logits), says.budget)
     yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget)
@@ -397,6 +422,7 @@ RUNGS: dict[str, Callable[[Climb], Iterator[Row]]] = {
     "sharp": sharp,
     "numbers": numbers,
     "greedy": greedy,
+    "windows": forgetting,
     "source": source,
     "text": prose,
 }

@@ -28,6 +28,6 @@ def kept(size: int) -> int:
     return size - 1 + SLACK
 
 
-def places(size: int | None, capacity: int) -> int:
+def places(size: int | None, capacity: int, piece: int | None = None) -> int:
     """Of a layer's buffers in a cache for `capacity` tokens: enough for a window, or for all without one."""
-    return capacity if size is None else min(capacity, kept(size) + PIECE)
+    return capacity if size is None else min(capacity, kept(size) + (piece or PIECE))

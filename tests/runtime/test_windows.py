@@ -22,6 +22,7 @@ from tfm.runtime.batch import run
 from tfm.runtime.bundle import open_bundle
 from tfm.runtime.engine import OrtEngine
 from tfm.runtime.tasks import Conversation, Model
+from tfm.runtime.verify import verify
 
 WORDS = texts.byte_level()
 CONFIG = tiny.mixed(context=400, vocabulary=WORDS.get_vocab_size())
@@ -43,9 +44,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> OrtEngine:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers that are full soon."""
     monkeypatch.setattr(windows, "SLACK", 4)
-    monkeypatch.setattr(windows, "PIECE", 4)
+    monkeypatch.setattr(engine, "piece", 4)
 
 
 def row(seed: int = 0) -> Row:
@@ -113,3 +115,15 @@ def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:
     held_bytes = sum(buffer.read()[0].nbytes for buffer in held)
     assert held_bytes == inspect.cache_bytes(CONFIG, capacity, 4, "windowed")
     assert held_bytes < inspect.cache_bytes(CONFIG, capacity, 4)
+
+
+def test_verify_sees_that_a_token_too_many_is_dropped(
+    engine: OrtEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "caches of windows, tokens dropped: largest error"
+    rows = {row.name: row for row in verify(engine.model.parent).rows}
+    assert rows[name].ok
+    assert rows[name].note == "after 292 tokens"
+    monkeypatch.setattr(windows, "kept", lambda size: size - 2)
+    assert [row.name for row in verify(engine.model.parent).failed] == [name]
+    assert {row.name for row in verify(engine.model.parent, seconds=0).unchecked} >= {"windows"}
