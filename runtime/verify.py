@@ -381,6 +381,9 @@ def _predictions(
 ) -> Iterator[Row]:
     """Predictions of the next token."""
     ids = tokenizer.encode(text)
+    if not ids:
+        yield Row("KL divergence over a text", note="the text has no token")
+        return
     found = fidelity(climb.engine, truth, ids, min(WINDOW, truth.config.context), enough=climb.late)
     note = f"{found.positions} of {len(ids)} tokens, {note}"
     yield _divergence(climb, found.kl, note, exact)
@@ -401,7 +404,11 @@ def _likeness(
     """What an encoder's head says, sentence by sentence."""
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
     texts = [tokenizer.encode(s, start=True)[: truth.config.context] for s in sentences]
-    found = likeness(climb.engine, truth, [ids for ids in texts if ids], enough=climb.late)
+    texts = [ids for ids in texts if ids]
+    if not texts:
+        yield Row("likeness over a text", note="the text has no token")
+        return
+    found = likeness(climb.engine, truth, texts, enough=climb.late)
     note = f"{found.texts} of {len(texts)} sentences, {note}"
     if exact:
         yield judged("RMS error over a text", found.rms, climb.golden.own.rms_budget, "", note)
@@ -493,9 +500,12 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_TEXT:
             raise VerifyError(f"{path}: a text may have {LARGEST_TEXT} bytes, it has {path.stat().st_size}")
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise VerifyError(f"{path}: can't be read as UTF-8 text: {error}") from None
+    if not text.strip():
+        raise VerifyError(f"{path}: must hold a text to compare over, it is blank")
+    return text
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -267,6 +267,12 @@ def test_a_text_of_ones_own(copy, tmp_path):
             verify(copy("fp32") if content else tmp_path / "fp32", text=tmp_path / "bad")
 
 
+def test_a_text_of_nothing_is_refused(copy, tmp_path):
+    (tmp_path / "text").write_text(" \n\t\n")
+    with pytest.raises(VerifyError, match="must hold a text to compare over, it is blank"):
+        verify(copy("int8"), text=tmp_path / "text")
+
+
 def test_a_text_may_not_be_huge(copy, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_TEXT", 3)
     (tmp_path / "text").write_text("four")
