@@ -12,8 +12,11 @@ import typer
 
 from . import options as o
 from .console import out, out_json, say, table
+from .plot import Plot, draw
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..refimpl.tokenizers.tokenizer import Tokenizer
 
 Method = Annotated[
@@ -99,6 +102,7 @@ def compare(
         list[int] | None, typer.Option("--size", min=257, max=2**20, help="A size; may be repeated.")
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Numbers in an embedding.")] = 768,
+    plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Size of a vocabulary against tokens a word, unknown tokens and embedding parameters."""
@@ -109,6 +113,8 @@ def compare(
     rows = measure(lines, rest, method, sorted(set(sizes or SIZES)), _progress)
     for row in rows:
         row["embedding_parameters"] = row["vocabulary"] * width
+    if plot is not None:
+        draw(plot, 7, 5, lambda figure: picture(figure, rows))
     if as_json:
         out_json({"method": method, "width": width, "rows": rows})
         return
@@ -153,6 +159,17 @@ def measure(
         if len(made.ids) < size:
             break
     return rows
+
+
+def picture(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
+    """Pieces of a vocabulary against tokens a word, and characters as a line of their own."""
+    axes, (letters, *trained) = figure.subplots(), rows
+    sizes, tokens = ([row[what] for row in trained] for what in ("vocabulary", "tokens_per_word"))
+    axes.semilogx(sizes, tokens, "o-", label="trained pieces")
+    axes.axhline(letters["tokens_per_word"], ls="--", c="gray", label=f"{letters['vocabulary']:,} characters")
+    axes.set(xlabel="pieces in the vocabulary", ylabel="tokens a word")
+    axes.set_ylim(bottom=0)
+    axes.legend()
 
 
 def _tokenizer(name: str) -> Tokenizer:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 import texts
+from matplotlib.figure import Figure
+from tfm.cli import tokenizer
 from tokenizers import Tokenizer as Library
 
 LINES = [f"the {animal} sat on the {place}, and didn't {verb}\n"
@@ -81,6 +83,18 @@ def test_compare(tfm, corpus, tmp_path, method):
     table = tfm("tokenizer", "compare", *options)
     assert table.out.splitlines()[0].endswith("EMBEDDING AT 10")
     assert len(table.out.splitlines()) == 1 + len(rows)
+
+
+def test_compare_draws_sizes_against_tokens_a_word(tfm, corpus, tmp_path):
+    path, sizes = tmp_path / "made.png", ("--size", 260, "--size", 280)
+    rows = tfm("tokenizer", "compare", corpus, *sizes, "--plot", path, "--json").json["rows"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    figure = Figure()
+    tokenizer.picture(figure, rows)
+    (axes,) = figure.axes
+    line, letters = axes.lines
+    assert line.get_xydata().tolist() == [[row["vocabulary"], row["tokens_per_word"]] for row in rows[1:]]
+    assert set(letters.get_ydata()) == {rows[0]["tokens_per_word"]}
 
 
 def test_every_tenth_line_is_held_out(tfm, corpus):
