@@ -87,6 +87,19 @@ def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> N
     flash_backward.near(got, wanted, call, times=float(slack))
 
 
+@law("flash_backward")
+def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward: Subject, draw: Draw) -> None:
+    """exp is only given what is below a row's log-sum-exp; what sees nothing moves nothing."""
+    call = draw(flash_backward.calls(mask=None, softcap=None, causal=False))
+    q, k = np.ones_like(call["q"]), call["k"]
+    steep = k + 1000 * np.arange(k.shape[1], dtype=k.dtype)[:, None, None]
+    seen = np.ones((len(k), q.shape[1], k.shape[1]), bool)
+    seen[:, 0] = False
+    made = flash_backward(_saved(call.but(q=q, k=steep, mask=seen)))
+    assert all(np.isfinite(gradient).all() for gradient in made), "large scores give gradients that aren't"
+    assert not np.any(made[0][:, 0]), "a query that sees nothing has a gradient"
+
+
 @law("merge")
 def two_sets_of_keys_are_one(merge: Subject, draw: Draw) -> None:
     """Attention over the first keys merged with that over the others is attention over all."""
