@@ -26,6 +26,19 @@ from ..keys import ANY, HARMLESS, Keys
 from ..weights import Source
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
+# How transformers names an encoder's class for each task.
+HEADS: dict[str, Task] = {
+    "Model": "pool",
+    "ForMaskedLM": "masked",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+}
+
+
+def heads(*names: str) -> dict[str, Task]:
+    """The architectures of an encoder that has all heads, by what its classes' names begin with."""
+    return {name + end: task for name in names for end, task in HEADS.items()}
 
 
 @dataclass(frozen=True)

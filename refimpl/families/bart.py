@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..config import LM, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Sinusoidal, Stack
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count, head_size
 from . import Task
 
 MODEL_TYPES = ("bart",)
@@ -33,11 +34,10 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
     norm = LayerNorm(1e-5)
     stacks = []
     for side in ("encoder", "decoder"):
-        heads, depth = keys.size(f"{side}_attention_heads"), keys.size(f"{side}_layers")
-        if width % heads:
-            raise keys.fail("d_model", f"a multiple of {side}_attention_heads, {heads!r:.40}")
+        heads = keys.size(named := f"{side}_attention_heads")
+        size, depth = head_size(keys, "d_model", named), count(keys, f"{side}_layers")
         place: dict[str, Any] = {norms: norm}
-        attention = Attention(heads, heads, width // heads, qkv_bias=True, out_bias=True, **place)
+        attention = Attention(heads, heads, size, qkv_bias=True, out_bias=True, **place)
         kind = keys.choice("activation_function", ACTIVATIONS, "gelu")
         layer = Layer(
             attention,
@@ -46,7 +46,7 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
         )
         positions = Sinusoidal() if waves else Learned(context, 2)
         last, entry = norm if norms == "pre" else None, norm if first else None
-        stacks.append(Stack((layer,) * min(depth, 2**16), last, positions, entry))
+        stacks.append(Stack((layer,) * depth, last, positions, entry))
     return Config(
         embedding=Embedding(
             keys.size("vocab_size"),
@@ -84,14 +84,11 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
         raise keys.fail("extra_pos_embeddings", "2, the row of the first position")
     for key, own in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
                      ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
-        if keys.size(key, size := keys.size(own)) != size:
-            raise keys.fail(key, f"{size}, as {own}")
+        keys.restated(key, keys.size(own), f"as {own}")
 
 
-WEIGHTS = """
-    embedding.table <- (shared|decoder.embed_tokens|encoder.embed_tokens).weight
-    embedding.table == decoder.embed_tokens.weight
-    embedding.table == encoder.embed_tokens.weight
+# What the encoder has and the decoder too.
+_STACK = """
     encoder.positions <- encoder.embed_positions.weight
     waves == encoder.embed_positions.weight
     encoder.first_norm.weight <- encoder.layernorm_embedding.weight
@@ -119,45 +116,25 @@ WEIGHTS = """
     encoder.norm.weight <- encoder.layer_norm.weight
     encoder.norm.bias <- encoder.layer_norm.bias
     nothing <- encoder.version
-    decoder.positions <- decoder.embed_positions.weight
-    waves == decoder.embed_positions.weight
-    decoder.first_norm.weight <- decoder.layernorm_embedding.weight
-    decoder.first_norm.bias <- decoder.layernorm_embedding.bias
-    decoder.layers.{i}.attn_pre.weight <- decoder.layers.{i}.self_attn_layer_norm.weight
-    decoder.layers.{i}.attn_pre.bias <- decoder.layers.{i}.self_attn_layer_norm.bias
-    decoder.layers.{i}.attn_after.weight <- decoder.layers.{i}.self_attn_layer_norm.weight
-    decoder.layers.{i}.attn_after.bias <- decoder.layers.{i}.self_attn_layer_norm.bias
-    decoder.layers.{i}.attn.wq <- decoder.layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- decoder.layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.wk <- decoder.layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.bk <- decoder.layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.wv <- decoder.layers.{i}.self_attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.bv <- decoder.layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.wo <- decoder.layers.{i}.self_attn.out_proj.weight : transpose
-    decoder.layers.{i}.attn.bo <- decoder.layers.{i}.self_attn.out_proj.bias
-    decoder.layers.{i}.cross_pre.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
-    decoder.layers.{i}.cross_pre.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
-    decoder.layers.{i}.cross_after.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
-    decoder.layers.{i}.cross_after.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
-    decoder.layers.{i}.cross.wq <- decoder.layers.{i}.encoder_attn.q_proj.weight : transpose
-    decoder.layers.{i}.cross.bq <- decoder.layers.{i}.encoder_attn.q_proj.bias
-    decoder.layers.{i}.cross.wk <- decoder.layers.{i}.encoder_attn.k_proj.weight : transpose
-    decoder.layers.{i}.cross.bk <- decoder.layers.{i}.encoder_attn.k_proj.bias
-    decoder.layers.{i}.cross.wv <- decoder.layers.{i}.encoder_attn.v_proj.weight : transpose
-    decoder.layers.{i}.cross.bv <- decoder.layers.{i}.encoder_attn.v_proj.bias
-    decoder.layers.{i}.cross.wo <- decoder.layers.{i}.encoder_attn.out_proj.weight : transpose
-    decoder.layers.{i}.cross.bo <- decoder.layers.{i}.encoder_attn.out_proj.bias
-    decoder.layers.{i}.mlp_pre.weight <- decoder.layers.{i}.final_layer_norm.weight
-    decoder.layers.{i}.mlp_pre.bias <- decoder.layers.{i}.final_layer_norm.bias
-    decoder.layers.{i}.mlp_after.weight <- decoder.layers.{i}.final_layer_norm.weight
-    decoder.layers.{i}.mlp_after.bias <- decoder.layers.{i}.final_layer_norm.bias
-    decoder.layers.{i}.mlp.up <- decoder.layers.{i}.fc1.weight : transpose
-    decoder.layers.{i}.mlp.bup <- decoder.layers.{i}.fc1.bias
-    decoder.layers.{i}.mlp.down <- decoder.layers.{i}.fc2.weight : transpose
-    decoder.layers.{i}.mlp.bdown <- decoder.layers.{i}.fc2.bias
-    decoder.norm.weight <- decoder.layer_norm.weight
-    decoder.norm.bias <- decoder.layer_norm.bias
-    nothing <- decoder.version
+"""
+WEIGHTS = f"""
+    embedding.table <- (shared|decoder.embed_tokens|encoder.embed_tokens).weight
+    embedding.table == decoder.embed_tokens.weight
+    embedding.table == encoder.embed_tokens.weight
+    {_STACK}
+    {_STACK.replace("encoder.", "decoder.")}
+    decoder.layers.{{i}}.cross_pre.weight <- decoder.layers.{{i}}.encoder_attn_layer_norm.weight
+    decoder.layers.{{i}}.cross_pre.bias <- decoder.layers.{{i}}.encoder_attn_layer_norm.bias
+    decoder.layers.{{i}}.cross_after.weight <- decoder.layers.{{i}}.encoder_attn_layer_norm.weight
+    decoder.layers.{{i}}.cross_after.bias <- decoder.layers.{{i}}.encoder_attn_layer_norm.bias
+    decoder.layers.{{i}}.cross.wq <- decoder.layers.{{i}}.encoder_attn.q_proj.weight : transpose
+    decoder.layers.{{i}}.cross.bq <- decoder.layers.{{i}}.encoder_attn.q_proj.bias
+    decoder.layers.{{i}}.cross.wk <- decoder.layers.{{i}}.encoder_attn.k_proj.weight : transpose
+    decoder.layers.{{i}}.cross.bk <- decoder.layers.{{i}}.encoder_attn.k_proj.bias
+    decoder.layers.{{i}}.cross.wv <- decoder.layers.{{i}}.encoder_attn.v_proj.weight : transpose
+    decoder.layers.{{i}}.cross.bv <- decoder.layers.{{i}}.encoder_attn.v_proj.bias
+    decoder.layers.{{i}}.cross.wo <- decoder.layers.{{i}}.encoder_attn.out_proj.weight : transpose
+    decoder.layers.{{i}}.cross.bo <- decoder.layers.{{i}}.encoder_attn.out_proj.bias
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
     head.bias <- final_logits_bias : row

@@ -18,21 +18,15 @@ from ..config import (
     Pooling,
     Stack,
 )
-from ..gguf.keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
+from ..keys.layers import count, head_size
 from ..weights import Source
-from . import Gguf, Task
+from . import Gguf, Task, heads
 
 MODEL_TYPES = ("bert",)
-ARCHITECTURES: dict[str, Task] = {
-    "BertModel": "pool",
-    "BertForMaskedLM": "masked",
-    "BertForPreTraining": "masked",
-    "BertForSequenceClassification": "classify",
-    "BertForTokenClassification": "tag",
-    "BertForQuestionAnswering": "answer",
-}
+ARCHITECTURES: dict[str, Task] = {**heads("Bert"), "BertForPreTraining": "masked"}
 PREFIX = "bert."
 POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
@@ -62,14 +56,12 @@ def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: Head) ->
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
     keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     keys.unused("gradient_checkpointing")
-    if embedding.width % (heads := keys.size("num_attention_heads")):
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
     return build(
         embedding,
         positions,
         head,
-        layers=keys.size("num_hidden_layers"),
-        heads=heads,
+        layers=count(keys),
+        size=head_size(keys),
         inner=keys.size("intermediate_size"),
         activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
         norm=layer_norm(keys),
@@ -82,14 +74,15 @@ def build(
     head: Head,
     *,
     layers: int,
-    heads: int,
+    size: int,
     inner: int,
     activation: Activation,
     norm: LayerNorm,
 ) -> Config:
     """Equal layers with a norm behind each sublayer."""
+    heads = embedding.width // size
     layer = Layer(
-        Attention(heads, heads, embedding.width // heads, qkv_bias=True, out_bias=True, after=norm),
+        Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
         Plain(inner, activation, after=norm),
     )
     return Config(
@@ -97,7 +90,7 @@ def build(
         decoder=None,
         head=head,
         context=positions.size,
-        encoder=Stack((layer,) * min(layers, 2**16), None, positions, norm),
+        encoder=Stack((layer,) * layers, None, positions, norm),
     )
 
 
@@ -140,7 +133,7 @@ WEIGHTS = f"""
     head.table <- cls.predictions.decoder.weight
     embedding.table == cls.predictions.decoder.weight
     head.bias <- cls.predictions.(decoder.bias|bias)
-    nothing <- cls.predictions.bias
+    head.bias == cls.predictions.bias
     nothing <- cls.seq_relationship.weight
     nothing <- cls.seq_relationship.bias
     for Classify, Tag:
@@ -167,8 +160,8 @@ def gguf_config(keys: Keys, source: Source) -> Config:
         Embedding(embedding_rows(keys, source), width, types=types[0]),
         Learned(keys.size("context_length")),
         Pool(POOLINGS[pooling]),
-        layers=keys.size("block_count"),
-        heads=width // head_size(keys),
+        layers=count(keys, "block_count"),
+        size=gguf_head_size(keys),
         inner=keys.size("feed_forward_length"),
         activation="gelu",
         norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
 from ..gguf.keys import FUSED as GGUF_WEIGHTS
-from ..gguf.keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import Keys
+from ..keys.layers import count, head_size
 from ..weights import Source
 from . import Gguf, Task
 
@@ -23,16 +24,16 @@ def config(keys: Keys, task: Task) -> Config:
     if keys.get("slow_but_exact", bool, False) and keys.size("pretraining_tp", 1) > 1:
         raise keys.fail("slow_but_exact", "false where pretraining_tp is more than 1")
     keys.size("pretraining_tp", 1)
-    width = keys.size(keys.spelled("hidden_size", "n_embed"))
-    heads = keys.size(keys.spelled("n_head", "num_attention_heads"))
-    if width % heads:
-        raise keys.fail("hidden_size", f"a multiple of n_head, {heads}")
+    size = head_size(
+        keys, named := keys.spelled("hidden_size", "n_embed"), keys.spelled("n_head", "num_attention_heads")
+    )
+    width = keys.size(named)
     if keys.size("n_inner", None) not in (None, 4 * width):
         raise keys.fail("n_inner", f"null or four times the width, {4 * width}")
     return _build(
         Embedding(keys.size("vocab_size"), width),
-        heads,
-        keys.size(keys.spelled("n_layer", "num_hidden_layers")),
+        size,
+        count(keys, keys.spelled("n_layer", "num_hidden_layers")),
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
         normed=keys.get("apply_residual_connection_post_layernorm", bool, False),
         context=keys.size("seq_length", 2048),
@@ -42,7 +43,7 @@ def config(keys: Keys, task: Task) -> Config:
 
 def _build(
     embedding: Embedding,
-    heads: int,
+    size: int,
     layers: int,
     norm: LayerNorm,
     *,
@@ -50,7 +51,7 @@ def _build(
     context: int,
     tied: bool,
 ) -> Config:
-    size = embedding.width // heads
+    heads = embedding.width // size
     layer = Layer(
         Attention(heads, heads, size, Alibi(), qkv_bias=True, out_bias=True, pre=norm),
         Plain(4 * embedding.width, "gelu_tanh", pre=norm),
@@ -58,7 +59,7 @@ def _build(
     )
     return Config(
         embedding=embedding,
-        decoder=Stack((layer,) * min(layers, 2**16), norm, first_norm=norm),
+        decoder=Stack((layer,) * layers, norm, first_norm=norm),
         head=LM(tied),
         context=context,
     )
@@ -89,14 +90,13 @@ WEIGHTS = """
 
 def gguf_config(keys: Keys, source: Source) -> Config:
     """From GGUF's metadata, which know the usual residuals only."""
-    width, size = keys.size("embedding_length"), head_size(keys)
-    for key, want in (("attention.head_count_kv", width // size), ("feed_forward_length", 4 * width)):
-        if keys.size(key, want) != want:
-            raise keys.fail(key, f"{want}")
+    width, size = keys.size("embedding_length"), gguf_head_size(keys)
+    keys.restated("attention.head_count_kv", width // size, "the number of heads")
+    keys.restated("feed_forward_length", 4 * width, "four times the width")
     return _build(
         Embedding(embedding_rows(keys, source), width),
-        width // size,
-        keys.size("block_count"),
+        size,
+        count(keys, "block_count"),
         LayerNorm(keys.positive("attention.layer_norm_epsilon")),
         normed=False,
         context=keys.size("context_length"),

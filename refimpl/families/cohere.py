@@ -6,14 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
-from ..gguf.keys import STRAIGHT, embedding_rows
-from ..gguf.keys import head_size as gguf_head_size
+from ..gguf.keys import STRAIGHT, embedding_rows, own_head_size
 from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count
+from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
+from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("cohere",)
@@ -25,16 +25,13 @@ def config(keys: Keys, task: Task) -> Config:
     # Older files have both; the first is the tokenizer's, the second sums slices of one product.
     keys.get("model_max_length", int, None)
     keys.get("pretraining_tp", int, 1, null=True)
-    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    size = keys.size("head_dim", None)
-    if size is None and width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
-    size, context = size or width // heads, keys.size("max_position_embeddings", 8192)
+    heads, size = keys.size("num_attention_heads"), keys.size("head_dim", None) or head_size(keys)
+    context = keys.size("max_position_embeddings", 8192)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5), bias=False)
     position = rope(keys, size, context, theta=500_000.0)
     bias = keys.get("attention_bias", bool, False)
     return _build(
-        Embedding(keys.size("vocab_size"), width),
+        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
         Attention(
             heads,
             keys.size("num_key_value_heads", None) or heads,
@@ -62,18 +59,12 @@ def _build(
     return Config(embedding, stack, head, context)
 
 
-WEIGHTS = f"""
-    {LLAMA}
-    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
-    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
-"""
+WEIGHTS = LLAMA + QK_NORM
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:
     """Queries and keys stand as on the hub; what the metadata leave open shows in the tensors."""
-    size = keys.size("attention.key_length", None) or gguf_head_size(keys)
-    if keys.size("attention.value_length", size) != size:
-        raise keys.fail("attention.value_length", f"the head's size, {size}")
+    size = own_head_size(keys)
     norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False)
     position, heads = gguf_rope(keys, source, size), keys.size("attention.head_count")
     return _build(
@@ -89,7 +80,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
             pre=norm,
         ),
         Gated(keys.size("feed_forward_length"), "silu"),
-        min(keys.size("block_count"), 2**16),
+        count(keys, "block_count"),
         LM("output.weight" not in source.names, scale=keys.positive("logit_scale")),
         exact_context(keys.size("context_length"), position),
     )

@@ -8,16 +8,11 @@ from __future__ import annotations
 from ..config import Attention, Config, Dense, Embedding, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
 from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
-from . import Task
+from ..keys.layers import count, head_size
+from . import Task, heads
 
 MODEL_TYPES = ("distilbert",)
-ARCHITECTURES: dict[str, Task] = {
-    "DistilBertModel": "pool",
-    "DistilBertForMaskedLM": "masked",
-    "DistilBertForSequenceClassification": "classify",
-    "DistilBertForTokenClassification": "tag",
-    "DistilBertForQuestionAnswering": "answer",
-}
+ARCHITECTURES = heads("DistilBert")
 PREFIX = "distilbert."
 GGUF = None
 
@@ -25,22 +20,20 @@ GGUF = None
 def config(keys: Keys, task: Task) -> Config:
     keys.unused("dropout", "qa_dropout", "seq_classif_dropout", "tie_weights_")
     keys.unused("sinusoidal_pos_embds")
-    width, heads = keys.size("dim"), keys.size("n_heads")
-    if width % heads:
-        raise keys.fail("dim", f"a multiple of n_heads, {heads!r:.40}")
+    heads, size = keys.size("n_heads"), head_size(keys, "dim", "n_heads")
     norm, context = LayerNorm(1e-12), keys.size("max_position_embeddings", 512)
     activation = keys.choice("activation", ACTIVATIONS, "gelu")
     layer = Layer(
-        Attention(heads, heads, width // heads, qkv_bias=True, out_bias=True, after=norm),
+        Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
         Plain(keys.size("hidden_dim"), activation, after=norm),
     )
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), Dense(activation, norm=norm))
     return Config(
-        embedding=Embedding(keys.size("vocab_size"), width),
+        embedding=Embedding(keys.size("vocab_size"), keys.size("dim")),
         decoder=None,
         head=head(keys, task, masked=masked, classify=Dense("relu")),
         context=context,
-        encoder=Stack((layer,) * min(keys.size("n_layers"), 2**16), None, Learned(context), norm),
+        encoder=Stack((layer,) * count(keys, "n_layers"), None, Learned(context), norm),
     )
 
 

@@ -9,17 +9,12 @@ from __future__ import annotations
 from ..config import Config, Dense, Embedding, Inner, Learned, MaskedLM
 from ..keys import Keys
 from ..keys.head import head
-from . import Task
+from . import Task, heads
 from .bert import TRUNK, encoder, layer_norm
+from .roberta import LABELS
 
 MODEL_TYPES = ("electra",)
-ARCHITECTURES: dict[str, Task] = {
-    "ElectraModel": "pool",
-    "ElectraForMaskedLM": "masked",
-    "ElectraForSequenceClassification": "classify",
-    "ElectraForTokenClassification": "tag",
-    "ElectraForQuestionAnswering": "answer",
-}
+ARCHITECTURES = heads("Electra")
 PREFIX = "electra."
 GGUF = None
 
@@ -55,15 +50,5 @@ WEIGHTS = f"""
     head.table <- generator_lm_head.weight
     embedding.table == generator_lm_head.weight
     head.bias <- generator_lm_head.bias
-    for Classify:
-    head.dense.weight <- classifier.dense.weight : transpose
-    head.dense.bias <- classifier.dense.bias
-    head.out.weight <- classifier.out_proj.weight : transpose
-    head.out.bias <- classifier.out_proj.bias
-    for Tag:
-    head.out.weight <- classifier.weight : transpose
-    head.out.bias <- classifier.bias
-    for Answer:
-    head.out.weight <- qa_outputs.weight : transpose
-    head.out.bias <- qa_outputs.bias
+    {LABELS}
 """

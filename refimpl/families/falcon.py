@@ -8,8 +8,9 @@ or under one (11B).
 from __future__ import annotations
 
 from ..config import LM, Activation, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
-from ..gguf.keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
@@ -23,11 +24,11 @@ def config(keys: Keys, task: Task) -> Config:
     keys.unused("hidden_dropout", "gradient_checkpointing")
     if keys.get("apply_residual_connection_post_layernorm", bool, False):
         raise keys.fail("apply_residual_connection_post_layernorm", "false")
-    width = keys.size(keys.spelled("hidden_size", "n_embed"))
-    heads = keys.size("num_attention_heads")
-    if width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
-    context, size = keys.size("max_position_embeddings", 2048), width // heads
+    width, heads = (
+        keys.size(named := keys.spelled("hidden_size", "n_embed")),
+        keys.size("num_attention_heads"),
+    )
+    context, size = keys.size("max_position_embeddings", 2048), head_size(keys, named)
     position = rope(keys, size, context)  # with ALiBi they are read, and not used
     inner = keys.size("ffn_hidden_size", None) or 4 * width
     if keys.size("ff_factor", None) not in (None, inner / width):
@@ -36,7 +37,7 @@ def config(keys: Keys, task: Task) -> Config:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         (heads, _groups(keys, heads)),
-        keys.size("num_hidden_layers"),
+        count(keys),
         # The sum of score and bias is divided by sqrt(size), so the bias is too.
         Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position,
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
@@ -100,7 +101,7 @@ def _build(
     )
     return Config(
         embedding=embedding,
-        decoder=Stack((layer,) * min(layers, 2**16), norm),
+        decoder=Stack((layer,) * layers, norm),
         head=LM(tied),
         context=context,
     )
@@ -130,12 +131,12 @@ WEIGHTS = """
 def gguf_config(keys: Keys, source: Source) -> Config:
     """From GGUF's metadata, which know rotary positions and parallel layers only."""
     keys.choice("tensor_data_layout", {"jploski": None}, "jploski")  # groups are undone
-    size, width = head_size(keys), keys.size("embedding_length")
+    size, width = gguf_head_size(keys), keys.size("embedding_length")
     heads = width // size
     return _build(
         Embedding(embedding_rows(keys, source), width),
         (heads, keys.size("attention.head_count_kv", heads)),
-        keys.size("block_count"),
+        count(keys, "block_count"),
         Rope(keys.positive("rope.freq_base", 10_000.0), size),
         LayerNorm(keys.positive("attention.layer_norm_epsilon")),
         norms=2 if "blk.0.attn_norm_2.weight" in source.names else 1,

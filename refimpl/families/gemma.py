@@ -25,7 +25,7 @@ def config(keys: Keys, task: Task) -> Config:
         context=8192,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
-        head_size=256,
+        head=256,
         tied=True,
     )
     # The first releases say gelu and mean its approximation.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..gguf.keys import FUSED as GGUF_WEIGHTS
-from ..gguf.keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count, head_size
 from ..weights import Source
 from . import Gguf, Task
 
@@ -22,17 +23,17 @@ def config(keys: Keys, task: Task) -> Config:
     keys.unused("task_specific_params")
     # The same products in another order and, in half precision, of a wider type.
     keys.get("reorder_and_upcast_attn", bool, False)
-    width = keys.size(keys.spelled("n_embd", "hidden_size"))
-    heads = keys.size(keys.spelled("n_head", "num_attention_heads"))
-    if width % heads:
-        raise keys.fail("n_embd", f"a multiple of n_head, {heads}")
+    size = head_size(
+        keys, named := keys.spelled("n_embd", "hidden_size"), keys.spelled("n_head", "num_attention_heads")
+    )
+    width = keys.size(named)
     scaled = keys.get("scale_attn_weights", bool, True)
     inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
-    scale = (width // heads) ** -0.5 if scaled else 1.0
-    layers = range(min(keys.size(keys.spelled("n_layer", "num_hidden_layers")), 2**16))
+    scale = size**-0.5 if scaled else 1.0
+    layers = range(count(keys, keys.spelled("n_layer", "num_hidden_layers")))
     return _build(
         Embedding(keys.size("vocab_size"), width),
-        heads,
+        size,
         [None if scaled and not inverse else scale / (i + 1 if inverse else 1) for i in layers],
         inner=keys.size("n_inner", None) or 4 * width,
         activation=keys.choice("activation_function", ACTIVATIONS, "gelu_new"),
@@ -44,7 +45,7 @@ def config(keys: Keys, task: Task) -> Config:
 
 def _build(
     embedding: Embedding,
-    heads: int,
+    size: int,
     scales: list[float | None],
     *,
     inner: int,
@@ -53,7 +54,7 @@ def _build(
     context: int,
     tied: bool,
 ) -> Config:
-    size = embedding.width // heads
+    heads = embedding.width // size
     attentions = [
         Attention(heads, heads, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm) for scale in scales
     ]
@@ -92,11 +93,10 @@ WEIGHTS = """
 
 def gguf_config(keys: Keys, source: Source) -> Config:
     """From GGUF's metadata, which know the usual scale and activation only."""
-    width = keys.size("embedding_length")
     return _build(
-        Embedding(embedding_rows(keys, source), width),
-        width // head_size(keys),
-        [None] * min(keys.size("block_count"), 2**16),
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        gguf_head_size(keys),
+        [None] * count(keys, "block_count"),
         inner=keys.size("feed_forward_length"),
         activation="gelu_tanh",
         norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),

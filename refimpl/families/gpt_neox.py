@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
 from ..gguf.keys import FUSED as GGUF_WEIGHTS
-from ..gguf.keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
@@ -20,10 +21,8 @@ def config(keys: Keys, task: Task) -> Config:
     keys.unused("hidden_dropout", "classifier_dropout", "gradient_checkpointing")
     keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob")
     width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    if width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
     context = keys.size("max_position_embeddings", 2048)
-    position = rope(keys, width // heads, context, partial=0.25, names=OLDER)
+    position = rope(keys, head_size(keys), context, partial=0.25, names=OLDER)
     # Some versions wrote these numbers under both of their names.
     for key, older, default in zip(("rope_theta", "partial_rotary_factor"), OLDER, (1e4, 0.25), strict=True):
         if keys.get(key, float, None) not in (None, want := keys.get(older, float, default)):
@@ -31,7 +30,7 @@ def config(keys: Keys, task: Task) -> Config:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         heads,
-        keys.size("num_hidden_layers"),
+        count(keys),
         position,
         inner=keys.size("intermediate_size"),
         activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
@@ -62,7 +61,7 @@ def _build(
     layer = Layer(attention, Plain(inner, activation, pre=norm), parallel)
     return Config(
         embedding=embedding,
-        decoder=Stack((layer,) * min(layers, 2**16), norm),
+        decoder=Stack((layer,) * layers, norm),
         head=LM(tied),
         context=context,
     )
@@ -95,12 +94,12 @@ WEIGHTS = """
 
 def gguf_config(keys: Keys, source: Source) -> Config:
     """From GGUF's metadata, which know the usual activation only."""
-    size, width = head_size(keys), keys.size("embedding_length")
+    size, width = gguf_head_size(keys), keys.size("embedding_length")
     dims = keys.size("rope.dimension_count")
     return _build(
         Embedding(embedding_rows(keys, source), width),
         width // size,
-        keys.size("block_count"),
+        count(keys, "block_count"),
         Rope(keys.positive("rope.freq_base", 10_000.0), dims),
         inner=keys.size("feed_forward_length"),
         activation="gelu",

@@ -22,9 +22,10 @@ from ..config import (
     Window,
 )
 from ..gguf.experts import EXPERTS, mixed
-from ..gguf.keys import PERMUTED, embedding_rows, head_size
+from ..gguf.keys import PERMUTED, embedding_rows, own_head_size
 from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
@@ -56,7 +57,7 @@ def decoder(
     window: int | None = None,
     theta: float = 10_000.0,
     eps: float = 1e-6,
-    head_size: int | None = None,
+    head: int | None = None,
     tied: bool = False,
     positions: Callable[..., Rope] = rope,
 ) -> Config:
@@ -64,17 +65,13 @@ def decoder(
 
     `positions` is `rope`, or a partial of it, with what is the family's own.
     """
-    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    size = keys.size("head_dim", head_size)
-    if size is None and width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
-    size = size or width // heads
+    heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
     context = keys.size("max_position_embeddings", context)
     position = positions(keys, size, context, theta=theta)
     return build(
         vocabulary=keys.size("vocab_size"),
-        width=width,
-        layers=keys.size("num_hidden_layers"),
+        width=keys.size("hidden_size"),
+        layers=count(keys),
         attention=Attention(
             heads=heads,
             groups=groups or heads,
@@ -102,7 +99,7 @@ def build(
     """Equal layers under one norm."""
     return Config(
         embedding=Embedding(vocabulary, width),
-        decoder=Stack((Layer(attention, mlp),) * min(layers, 2**16), mlp.pre),
+        decoder=Stack((Layer(attention, mlp),) * layers, mlp.pre),
         head=LM(tied),
         context=context,
     )
@@ -148,6 +145,11 @@ WEIGHTS = """
     embedding.table == lm_head.weight
     inv_freq == model.layers.{i}.self_attn.rotary_emb.inv_freq
 """
+# Norms of queries and keys, as those have them that add some.
+QK_NORM = """
+    decoder.layers.{i}.attn.q_norm <- model.layers.{i}.self_attn.q_norm.weight
+    decoder.layers.{i}.attn.k_norm <- model.layers.{i}.self_attn.k_norm.weight
+"""
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:
@@ -163,19 +165,13 @@ def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config
 
     `partial` says that the family may turn a part of a head.
     """
-    size = keys.size("attention.key_length", None) or head_size(keys)
-    if keys.size("attention.value_length", size) != size:
-        raise keys.fail("attention.value_length", f"the head's size, {size}")
-    vocabulary = embedding_rows(keys, source)
-    heads, norm = (
-        keys.size("attention.head_count"),
-        RMSNorm(keys.positive("attention.layer_norm_rms_epsilon")),
-    )
+    size, heads = own_head_size(keys), keys.size("attention.head_count")
+    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
     position = gguf_rope(keys, source, size, partial=partial)
     return build(
-        vocabulary=vocabulary,
+        vocabulary=embedding_rows(keys, source),
         width=keys.size("embedding_length"),
-        layers=keys.size("block_count"),
+        layers=count(keys, "block_count"),
         attention=Attention(
             heads=heads,
             groups=keys.size("attention.head_count_kv", heads),

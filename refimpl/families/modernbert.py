@@ -20,27 +20,19 @@ from ..config import (
 )
 from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
-from ..keys.layers import layer_types
+from ..keys.layers import head_size, layer_types
 from ..keys.rope import exact_context, ropes
-from . import Task
+from . import Task, heads
 
 MODEL_TYPES = ("modernbert",)
-ARCHITECTURES: dict[str, Task] = {
-    "ModernBertModel": "pool",
-    "ModernBertForMaskedLM": "masked",
-    "ModernBertForSequenceClassification": "classify",
-    "ModernBertForTokenClassification": "tag",
-    "ModernBertForQuestionAnswering": "answer",
-}
+ARCHITECTURES = heads("ModernBert")
 PREFIX = "model."
 GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
     _unused(keys)
-    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    if width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
+    heads, size = keys.size("num_attention_heads"), head_size(keys)
     norm = LayerNorm(keys.positive("norm_eps", 1e-5), bias=keys.get("norm_bias", bool, False))
     bias, every = keys.get("attention_bias", bool, False), keys.size("global_attn_every_n_layers", 3)
     types = layer_types(keys, lambda i: i % every != 0)
@@ -51,7 +43,7 @@ def config(keys: Keys, task: Task) -> Config:
         "full_attention": ("global_rope_theta", 160_000.0),
         "sliding_attention": ("local_rope_theta", 10_000.0),
     }
-    turned = ropes(keys, width // heads, context, thetas, scaled=tuple(thetas))
+    turned = ropes(keys, size, context, thetas, scaled=tuple(thetas))
     # Half of the window lies before a token, half behind it, and the token itself between the two.
     seen = {"full_attention": Full(), "sliding_attention": Window(keys.size("local_attention", 128) // 2 + 1)}
     mlp = Gated(
@@ -65,7 +57,7 @@ def config(keys: Keys, task: Task) -> Config:
             Attention(
                 heads,
                 heads,
-                width // heads,
+                size,
                 turned[kind],
                 seen[kind],
                 qkv_bias=bias,
@@ -82,7 +74,7 @@ def config(keys: Keys, task: Task) -> Config:
         norm=norm,
     )
     return Config(
-        embedding=Embedding(keys.size("vocab_size"), width),
+        embedding=Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
         decoder=None,
         head=head(
             keys,

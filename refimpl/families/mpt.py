@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
 from ..gguf.keys import FUSED as GGUF_WEIGHTS
-from ..gguf.keys import embedding_rows, head_size
+from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import HARMLESS, Keys
+from ..keys.layers import count, head_size
 from ..weights import Source
 from . import Gguf, Task
 
@@ -30,10 +31,7 @@ def config(keys: Keys, task: Task) -> Config:
     if keys.size("expansion_ratio", 4) != 4:
         raise keys.fail("expansion_ratio", "4")
     keys.choice("norm_type", NORMS, "low_precision_layernorm")
-    width = keys.size(keys.spelled("d_model", "hidden_size"))
-    heads = keys.size(keys.spelled("n_heads", "num_attention_heads"))
-    if width % heads:
-        raise keys.fail("d_model", f"a multiple of n_heads, {heads}")
+    width, heads = keys.spelled("d_model", "hidden_size"), keys.spelled("n_heads", "num_attention_heads")
     inner = Keys(keys.get("attn_config", dict, None) or {}, f"{keys.where}: attn_config")
     inner.unused("attn_pdrop", "attn_impl", "architectures")
     inner.choice("attn_type", {"multihead_attention": None}, "multihead_attention")
@@ -44,9 +42,9 @@ def config(keys: Keys, task: Task) -> Config:
             raise inner.fail(key, "false")
     clip = inner.get("clip_qkv", float, None) or None  # 0 doesn't clip
     made = _build(
-        Embedding(keys.size("vocab_size"), width),
-        heads,
-        keys.size(keys.spelled("n_layers", "num_hidden_layers")),
+        Embedding(keys.size("vocab_size"), keys.size(width)),
+        head_size(keys, width, heads),
+        count(keys, keys.spelled("n_layers", "num_hidden_layers")),
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5), bias=False),
         Alibi(inner.positive("alibi_bias_max", 8.0)),
         clip=clip,
@@ -60,7 +58,7 @@ def config(keys: Keys, task: Task) -> Config:
 
 def _build(
     embedding: Embedding,
-    heads: int,
+    size: int,
     layers: int,
     norm: LayerNorm,
     position: Alibi,
@@ -70,14 +68,14 @@ def _build(
     context: int,
     tied: bool,
 ) -> Config:
-    size = embedding.width // heads
+    heads = embedding.width // size
     layer = Layer(
         Attention(heads, heads, size, position, clip=clip, scale=scale, pre=norm),
         Plain(4 * embedding.width, "gelu", bias=False, pre=norm),
     )
     return Config(
         embedding=embedding,
-        decoder=Stack((layer,) * min(layers, 2**16), norm),
+        decoder=Stack((layer,) * layers, norm),
         head=LM(tied),
         context=context,
     )
@@ -99,14 +97,13 @@ WEIGHTS = """
 
 def gguf_config(keys: Keys, source: Source) -> Config:
     """From GGUF's metadata, which know the usual scale only."""
-    width, size = keys.size("embedding_length"), head_size(keys)
-    for key, want in (("attention.head_count_kv", width // size), ("feed_forward_length", 4 * width)):
-        if keys.size(key, want) != want:
-            raise keys.fail(key, f"{want}")
+    width, size = keys.size("embedding_length"), gguf_head_size(keys)
+    keys.restated("attention.head_count_kv", width // size, "the number of heads")
+    keys.restated("feed_forward_length", 4 * width, "four times the width")
     return _build(
         Embedding(embedding_rows(keys, source), width),
-        width // size,
-        keys.size("block_count"),
+        size,
+        count(keys, "block_count"),
         LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False),
         Alibi(keys.positive("attention.max_alibi_bias")),
         clip=keys.get("attention.clamp_kqv", float, None) or None,

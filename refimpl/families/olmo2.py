@@ -9,8 +9,8 @@ from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..weights import Source
 from . import Gguf, Task
+from .llama import QK_NORM, decoder, gguf_decoder, varied
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("olmo2",)
 ARCHITECTURES: dict[str, Task] = {"Olmo2ForCausalLM": "lm"}
@@ -39,8 +39,7 @@ def _after(_: int, layer: Layer) -> Layer:
 
 WEIGHTS = f"""
     {LLAMA}
-    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
-    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
+    {QK_NORM}
     decoder.layers.{{i}}.attn_post.weight <- model.layers.{{i}}.post_attention_layernorm.weight
     decoder.layers.{{i}}.mlp_post.weight <- model.layers.{{i}}.post_feedforward_layernorm.weight
 """

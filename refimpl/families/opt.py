@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..config import LM, Attention, Config, Embedding, Inner, Layer, LayerNorm, Learned, Plain, Stack
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count, head_size
 from . import Task
 
 MODEL_TYPES = ("opt",)
@@ -23,15 +24,12 @@ def config(keys: Keys, task: Task) -> Config:
         raise keys.fail("learned_embeddings", "true: positions are learned")
     if keys.get("scale_embeddings", bool, False):
         raise keys.fail("scale_embeddings", "false: vectors of tokens aren't scaled")
-    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    if width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads}")
+    width, heads, size = keys.size("hidden_size"), keys.size("num_attention_heads"), head_size(keys)
     affine = keys.get("layer_norm_elementwise_affine", bool, True)
     norm, bias = LayerNorm(EPS, bias=affine, weight=affine), keys.get("enable_bias", bool, True)
     before = keys.get("do_layer_norm_before", bool, True)
     last = not keys.get("_remove_final_layer_norm", bool, False) and before
     pre, after = (norm, None) if before else (None, norm)
-    size = width // heads
     attention = Attention(heads, heads, size, qkv_bias=bias, out_bias=bias, pre=pre, after=after)
     activation = keys.choice("activation_function", ACTIVATIONS, "relu")
     layer = Layer(attention, Plain(keys.size("ffn_dim"), activation, bias, pre, after=after))
@@ -40,7 +38,7 @@ def config(keys: Keys, task: Task) -> Config:
     return Config(
         embedding=Embedding(keys.size("vocab_size"), width, inner=None if inner == width else Inner(inner)),
         decoder=Stack(
-            (layer,) * min(keys.size("num_hidden_layers"), 2**16),
+            (layer,) * count(keys),
             norm if last else None,
             Learned(context, offset=2),
         ),

@@ -38,9 +38,7 @@ def windows(keys: Keys) -> list[Full | Window]:
     used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     used_size = used and keys.get("sliding_window", int, 4096, null=True) is not None
     types = layer_types(keys, lambda i: used_size and i >= full)
-    if "sliding_attention" in types and not used:
-        raise keys.fail("use_sliding_window", "true where layers slide")
-    return patterns(keys, types, 4096)
+    return patterns(keys, types, 4096, used=used)
 
 
 # Windows have no key there, llama.cpp doesn't know of them.

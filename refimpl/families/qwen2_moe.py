@@ -51,9 +51,7 @@ def _patterns(keys: Keys) -> list[Full | Window]:
     """By default every second layer slides, of those below max_window_layers."""
     on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
-    if "sliding_attention" in types and not on:
-        raise keys.fail("use_sliding_window", "true where layers slide")
-    return patterns(keys, types, 4096)
+    return patterns(keys, types, 4096, used=on)
 
 
 def mixed(plain: Config, keys: Keys, attention: Attention, sees: list[Full | Window], mixture: MoE) -> Config:

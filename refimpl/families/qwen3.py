@@ -9,8 +9,8 @@ from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..weights import Source
 from . import Gguf, Task
+from .llama import QK_NORM, attending, decoder, gguf_decoder
 from .llama import WEIGHTS as LLAMA
-from .llama import attending, decoder, gguf_decoder
 from .qwen2 import windows
 
 MODEL_TYPES = ("qwen3",)
@@ -25,7 +25,7 @@ def config(keys: Keys, task: Task) -> Config:
         context=32_768,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
-        head_size=128,
+        head=128,
     )
     sees = windows(keys)
     return attending(normalized(plain), lambda i, a: replace(a, pattern=sees[i]))
@@ -36,11 +36,7 @@ def normalized(plain: Config) -> Config:
     return attending(plain, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
 
 
-WEIGHTS = f"""
-    {LLAMA}
-    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
-    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
-"""
+WEIGHTS = LLAMA + QK_NORM
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:

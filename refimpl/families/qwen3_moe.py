@@ -10,7 +10,7 @@ from ..keys import Keys
 from ..keys.layers import count
 from ..weights import Source
 from . import Gguf, Task
-from .llama import decoder, gguf_decoder
+from .llama import QK_NORM, decoder, gguf_decoder
 from .qwen2_moe import WEIGHTS as QWEN2
 from .qwen2_moe import mixed
 from .qwen3 import normalized
@@ -52,11 +52,7 @@ def _experts(keys: Keys) -> int:
     return next(iter(given.values()), 128)
 
 
-WEIGHTS = f"""
-    {QWEN2}
-    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_norm.weight
-    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_norm.weight
-"""
+WEIGHTS = QWEN2 + QK_NORM
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:

@@ -8,18 +8,11 @@ from __future__ import annotations
 from ..config import Config, Dense, Embedding, Learned, MaskedLM
 from ..keys import Keys
 from ..keys.head import head
-from . import Task
+from . import Task, heads
 from .bert import TRUNK, encoder, layer_norm
 
 MODEL_TYPES = ("roberta", "xlm-roberta")
-TASKS: dict[str, Task] = {
-    "Model": "pool",
-    "ForMaskedLM": "masked",
-    "ForSequenceClassification": "classify",
-    "ForTokenClassification": "tag",
-    "ForQuestionAnswering": "answer",
-}
-ARCHITECTURES = {name + end: task for name in ("Roberta", "XLMRoberta") for end, task in TASKS.items()}
+ARCHITECTURES = heads("Roberta", "XLMRoberta")
 PREFIX = "roberta."
 GGUF = None
 
@@ -46,6 +39,19 @@ def config(keys: Keys, task: Task) -> Config:
     )
 
 
+LABELS = """
+    for Classify:
+    head.dense.weight <- classifier.dense.weight : transpose
+    head.dense.bias <- classifier.dense.bias
+    head.out.weight <- classifier.out_proj.weight : transpose
+    head.out.bias <- classifier.out_proj.bias
+    for Tag:
+    head.out.weight <- classifier.weight : transpose
+    head.out.bias <- classifier.bias
+    for Answer:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+"""
 WEIGHTS = f"""
     {TRUNK}
     nothing <- pooler.dense.weight
@@ -61,16 +67,6 @@ WEIGHTS = f"""
     head.table <- lm_head.decoder.weight
     embedding.table == lm_head.decoder.weight
     head.bias <- lm_head.(decoder.bias|bias)
-    nothing <- lm_head.bias
-    for Classify:
-    head.dense.weight <- classifier.dense.weight : transpose
-    head.dense.bias <- classifier.dense.bias
-    head.out.weight <- classifier.out_proj.weight : transpose
-    head.out.bias <- classifier.out_proj.bias
-    for Tag:
-    head.out.weight <- classifier.weight : transpose
-    head.out.bias <- classifier.bias
-    for Answer:
-    head.out.weight <- qa_outputs.weight : transpose
-    head.out.bias <- qa_outputs.bias
+    head.bias == lm_head.bias
+    {LABELS}
 """

@@ -36,9 +36,7 @@ def config(keys: Keys, task: Task) -> Config:
     used = keys.get("use_sliding_window", bool, False)
     slides = used and keys.get("sliding_window", int, None) is not None
     types = layer_types(keys, lambda i: slides and not turned[i])
-    if "sliding_attention" in types and not used:
-        raise keys.fail("use_sliding_window", "true where layers slide")
-    sees = patterns(keys, types, None)
+    sees = patterns(keys, types, None, used=used)
     return attending(
         plain, lambda i, a: replace(a, position=a.position if turned[i] else None, pattern=sees[i])
     )

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
-from ..gguf.keys import STRAIGHT, embedding_rows, head_size
+from ..gguf.keys import STRAIGHT, embedding_rows, gguf_head_size
 from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count
+from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..weights import Source
 from . import Gguf, Task
@@ -22,16 +22,13 @@ PREFIX = ""
 
 def config(keys: Keys, task: Task) -> Config:
     keys.get("hidden_dropout", float, None)  # of training
-    width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
-    if width % heads:
-        raise keys.fail("hidden_size", f"a multiple of num_attention_heads, {heads!r:.40}")
-    size, context = width // heads, keys.size("max_position_embeddings", 4096)
+    size, context = head_size(keys), keys.size("max_position_embeddings", 4096)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5))
     position = rope(keys, size, context, partial=0.25)
     return build(
-        Embedding(keys.size("vocab_size"), width),
+        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
         Attention(
-            heads,
+            keys.size("num_attention_heads"),
             keys.size("num_key_value_heads", 32),
             size,
             position,
@@ -81,7 +78,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
     """What the metadata leave open shows in the tensors; one key says of many models what they aren't."""
     keys.get("use_parallel_residual", bool, True)
     norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
-    size = head_size(keys)
+    size = gguf_head_size(keys)
     position = gguf_rope(keys, source, size, partial=True)
     bias = "blk.0.attn_q.bias" in source.names
     groups = keys.size("attention.head_count_kv", heads)
@@ -89,7 +86,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
         Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
         Attention(heads, groups, size, position, qkv_bias=bias, pre=norm),
         Gated(keys.size("feed_forward_length"), "silu", pre=norm),
-        min(keys.size("block_count"), 2**16),
+        count(keys, "block_count"),
         norm,
         qk_norm="blk.0.attn_q_norm.weight" in source.names,
         parallel="blk.0.ffn_norm.weight" not in source.names,

@@ -22,6 +22,7 @@ from ..config import (
     Stack,
 )
 from ..keys import ACTIVATIONS, Keys
+from ..keys.layers import count
 from . import Task
 
 MODEL_TYPES = ("t5", "mt5")
@@ -45,10 +46,10 @@ def config(keys: Keys, task: Task) -> Config:
         keys.get(key, float, None)
     keys.get("gradient_checkpointing", bool, False)
     new = keys.get("model_type", str) == "mt5"
-    width, heads, depth = keys.size("d_model"), keys.size("num_heads"), keys.size("num_layers")
-    for key, size in (("hidden_size", width), ("num_attention_heads", heads), ("num_hidden_layers", depth)):
-        if keys.size(key, size) != size:
-            raise keys.fail(key, f"{size}, as under T5's own name")
+    width, heads, depth = keys.size("d_model"), keys.size("num_heads"), count(keys, "num_layers")
+    for key, own in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),
+                     ("num_hidden_layers", "num_layers")):  # fmt: skip
+        keys.restated(key, keys.size(own), "as under T5's own name")
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-6))
     size = keys.size("d_kv", 64)
     buckets = keys.size("relative_attention_num_buckets", 32)
@@ -57,13 +58,13 @@ def config(keys: Keys, task: Task) -> Config:
     cross = Attention(heads, heads, size, scale=1.0, pre=norm)
     mlp = _mlp(keys, norm, "gated-gelu" if new else "relu")
     tied, scale = _output(keys, new, width)
-    decoder = keys.size("num_decoder_layers", None) or depth
+    decoder = count(keys, "num_decoder_layers", depth)
     return Config(
         embedding=Embedding(keys.size("vocab_size"), width),
-        decoder=Stack((Layer(attention, mlp, cross=cross),) * min(decoder, 2**16), norm),
+        decoder=Stack((Layer(attention, mlp, cross=cross),) * decoder, norm),
         head=LM(tied, scale=scale),
         context=max(CONTEXT, keys.size("n_positions", 512)),
-        encoder=Stack((Layer(attention, mlp),) * min(depth, 2**16), norm),
+        encoder=Stack((Layer(attention, mlp),) * depth, norm),
     )
 
 

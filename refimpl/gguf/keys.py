@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import ConfigError
 from ..keys import Keys
+from ..keys.layers import head_size
 from ..weights import Source
 
 
@@ -12,17 +13,20 @@ def embedding_rows(keys: Keys, source: Source) -> int:
     table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
     if len(table) != 2:
         raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
-    if keys.size("vocab_size", table[0]) != table[0]:
-        raise keys.fail("vocab_size", f"the rows of token_embd.weight, {table[0]}")
+    keys.restated("vocab_size", table[0], "the rows of token_embd.weight")
     return table[0]
 
 
-def head_size(keys: Keys) -> int:
-    """The width of a head, which is its share of the whole width."""
-    width, heads = keys.size("embedding_length"), keys.size("attention.head_count")
-    if width % heads:
-        raise keys.fail("embedding_length", f"a multiple of attention.head_count, {heads}")
-    return width // heads
+def gguf_head_size(keys: Keys) -> int:
+    """The width of a head that is its share of the whole width."""
+    return head_size(keys, "embedding_length", "attention.head_count")
+
+
+def own_head_size(keys: Keys) -> int:
+    """The width of a head where a key may state another than its share; values have the same."""
+    size = keys.size("attention.key_length", None) or gguf_head_size(keys)
+    keys.restated("attention.value_length", size, "the head's size")
+    return size
 
 
 # Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. Groups are undone.

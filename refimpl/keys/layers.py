@@ -1,4 +1,4 @@
-"""Layers that aren't alike, as config.json states them: which see a window only, which have experts."""
+"""Layers as config.json states them: how many, how wide their heads, which see a window only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from . import Keys
 KINDS = ("full_attention", "sliding_attention")
 
 
-def count(keys: Keys) -> int:
+def count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
     """The number of layers; one that no Config allows stays too large, but small enough to be built."""
-    return min(keys.size("num_hidden_layers"), 2**16)
+    return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
+
+
+def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
+    """The width of a head that is its share of the whole width, by the names of the two sizes."""
+    whole, parts = keys.size(width), keys.size(heads)
+    if whole % parts:
+        raise keys.fail(width, f"a multiple of {heads}, {parts!r:.40}")
+    return whole // parts
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
@@ -25,10 +33,12 @@ def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
     return given
 
 
-def patterns(keys: Keys, types: list[str], default: int | None) -> list[Full | Window]:
-    """What each layer sees, by its type; `default` is the family's sliding_window."""
+def patterns(keys: Keys, types: list[str], default: int | None, *, used: bool = True) -> list[Full | Window]:
+    """What each layer sees, by its type; `default` is the family's sliding_window, `used` its switch."""
     size = keys.get("sliding_window", int, default, null=True)
     if "sliding_attention" in types:
+        if not used:
+            raise keys.fail("use_sliding_window", "true where layers slide")
         if size is None or size < 1:
             raise keys.fail("sliding_window", "at least 1 where layers slide")
         return [Window(size) if kind == "sliding_attention" else Full() for kind in types]

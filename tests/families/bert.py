@@ -28,6 +28,19 @@ def bert(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
     }
 
 
+def tie(model: Any) -> None:
+    """One output bias under both of its names: transformers ties them only where tables are tied."""
+    head = (
+        model.lm_head
+        if hasattr(model, "lm_head")
+        else model.cls.predictions
+        if hasattr(model, "cls")
+        else None
+    )
+    if head is not None:
+        head.bias.copy_(head.decoder.bias)
+
+
 ROWS = {
     "bert": Row(
         transformers.BertConfig,
@@ -40,5 +53,6 @@ ROWS = {
             transformers.BertForQuestionAnswering,
         ),
         bert(),
+        amend=tie,
     )
 }

@@ -3,7 +3,7 @@
 import transformers
 from hypothesis import strategies as st
 
-from .bert import bert
+from .bert import bert, tie
 from .kit import Row
 
 KEYS = bert(pad_token_id=st.sampled_from([0, 1, 5]))
@@ -19,6 +19,7 @@ ROWS = {
         ),
         KEYS,
         reads=frozenset({"pad_token_id"}),
+        amend=tie,
     ),
     "xlm-roberta": Row(
         transformers.XLMRobertaConfig,
@@ -31,5 +32,6 @@ ROWS = {
         ),
         KEYS,
         reads=frozenset({"pad_token_id"}),
+        amend=tie,
     ),
 }

@@ -361,6 +361,21 @@ def test_a_config_is_an_object(raw):
         read_config(raw)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("bert", 1), ("bert", 2), ("roberta", 1), ("xlm-roberta", 1)])
+def test_a_bias_under_two_names_is_one(name, kind, tmp_path):
+    """Which of two different ones a checkpoint means can't be told."""
+    model = make(name, dict(ROWS[name].sizes), kind)
+    model.save_pretrained(tmp_path)
+    state = {key: value.clone() for key, value in model.state_dict().items() if "decoder.weight" not in key}
+    twice = next(key for key in state if key.endswith("decoder.bias"))
+    save_file(state, tmp_path / "model.safetensors")
+    assert twice.replace("decoder.", "") not in open_checkpoint(tmp_path).leaves.unused
+    state[twice][3] += 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"bias' must equal head.bias, it doesn't"):
+        open_checkpoint(tmp_path)
+
+
 def test_sizes_are_required():
     for key in SIZES:
         with pytest.raises(ConfigError, match=f"{key} is missing"):
