@@ -84,7 +84,7 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
         raise keys.fail("extra_pos_embeddings", "2, the row of the first position")
     for key, own in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
                      ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
-        keys.restated(key, keys.size(own), f"as {own}")
+        keys.restated(key, size := keys.size(own), f"{size}, as {own}")
 
 
 # What the encoder has and the decoder too.

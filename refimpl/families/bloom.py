@@ -91,8 +91,8 @@ WEIGHTS = """
 def gguf_config(keys: Keys, source: Source) -> Config:
     """From GGUF's metadata, which know the usual residuals only."""
     width, size = keys.size("embedding_length"), gguf_head_size(keys)
-    keys.restated("attention.head_count_kv", width // size, "the number of heads")
-    keys.restated("feed_forward_length", 4 * width, "four times the width")
+    keys.restated("attention.head_count_kv", width // size, f"{width // size}")
+    keys.restated("feed_forward_length", 4 * width, f"{4 * width}")
     return _build(
         Embedding(embedding_rows(keys, source), width),
         size,

@@ -166,10 +166,11 @@ def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config
     `partial` says that the family may turn a part of a head.
     """
     size, heads = own_head_size(keys), keys.size("attention.head_count")
+    vocabulary = embedding_rows(keys, source)
     norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
     position = gguf_rope(keys, source, size, partial=partial)
     return build(
-        vocabulary=embedding_rows(keys, source),
+        vocabulary=vocabulary,
         width=keys.size("embedding_length"),
         layers=count(keys, "block_count"),
         attention=Attention(

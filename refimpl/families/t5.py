@@ -49,7 +49,7 @@ def config(keys: Keys, task: Task) -> Config:
     width, heads, depth = keys.size("d_model"), keys.size("num_heads"), count(keys, "num_layers")
     for key, own in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),
                      ("num_hidden_layers", "num_layers")):  # fmt: skip
-        keys.restated(key, keys.size(own), "as under T5's own name")
+        keys.restated(key, size := keys.size(own), f"{size}, as under T5's own name")
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-6))
     size = keys.size("d_kv", 64)
     buckets = keys.size("relative_attention_num_buckets", 32)

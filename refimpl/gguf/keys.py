@@ -13,7 +13,7 @@ def embedding_rows(keys: Keys, source: Source) -> int:
     table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
     if len(table) != 2:
         raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
-    keys.restated("vocab_size", table[0], "the rows of token_embd.weight")
+    keys.restated("vocab_size", table[0], f"the rows of token_embd.weight, {table[0]}")
     return table[0]
 
 
@@ -25,7 +25,7 @@ def gguf_head_size(keys: Keys) -> int:
 def own_head_size(keys: Keys) -> int:
     """The width of a head where a key may state another than its share; values have the same."""
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
-    keys.restated("attention.value_length", size, "the head's size")
+    keys.restated("attention.value_length", size, f"the head's size, {size}")
     return size
 
 

@@ -75,10 +75,10 @@ class Keys:
             raise self.fail(key, "at least 1 and below 2^63")
         return value
 
-    def restated(self, key: str, size: int, why: str) -> None:
-        """A size that follows from others, where it stands: it must be the same."""
+    def restated(self, key: str, size: int, must: str) -> None:
+        """A size that follows from others, where it stands: it `must` be the same."""
         if self.size(key, size) != size:
-            raise self.fail(key, f"{size}, {why}")
+            raise self.fail(key, must)
 
     def positive(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
         """A finite number greater than 0."""

@@ -132,7 +132,7 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
         (
             "phi3",
             {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
-            "layer 0: the rotary scaling needs 2 positive divisors",
+            "layer 0: the rotary scaling needs 2 divisors",
         ),
         ("phi3", {"sliding_window": 0}, "sliding_window must be at least 1"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers must be a list of at least 4, each 0 or 1"),
