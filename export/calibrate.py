@@ -18,10 +18,10 @@ from ..refimpl.calibrate.least_error import mean_square
 from ..refimpl.checkpoint import Checkpoint
 from ..refimpl.errors import ExportError
 from ..runtime.tokenizer import Tokenizer
-from .observe import WINDOW, observe
+from .observe import observe
 from .quantize import Calibration, Chosen
 
-WINDOWS = 8
+WINDOW, WINDOWS = 512, 8
 FEW, ALPHA = 128, 0.5
 # Bytes of a text that are read: more than so many tokens ever have.
 LARGEST = WINDOW * WINDOWS * 64
@@ -29,23 +29,23 @@ LARGEST = WINDOW * WINDOWS * 64
 
 def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[[str], None]) -> Chosen:
     """Factors of smoothing, and scale and zero point of each product's input in the smoothed model."""
-    ids = _tokens(checkpoint, calibration.text)
-    factors = {}
+    windows = _windows(checkpoint, calibration.text)
+    factors, count = {}, sum(map(len, windows))
     if calibration.alpha is not None:
-        progress(f"largest activations of {len(ids)} tokens")
-        factors = _factors(checkpoint, smooth.places(checkpoint.config), ids, calibration.alpha)
-    progress(f"ranges of activations over {len(ids)} tokens")
+        progress(f"largest activations of {count} tokens")
+        factors = _factors(checkpoint, smooth.places(checkpoint.config), windows, calibration.alpha)
+    progress(f"ranges of activations over {count} tokens")
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
     held: dict[tuple[str, ...], Any] = {}
-    count: Counter[tuple[str, ...]] = Counter()
+    reached: Counter[tuple[str, ...]] = Counter()
 
     def observed(names: tuple[str, ...], x: np.ndarray) -> None:
         held[names] = observer(held.get(names), x.reshape(-1))
-        count[names] += len(x)
+        reached[names] += len(x)
 
     smoothed = lambda name: smooth.apply(name, checkpoint.leaf(name), factors)  # noqa: E731
-    observe(checkpoint.config, smoothed, ids=ids, seen=observed)
-    if idle := [names[0] for names in held if count[names] == 0]:
+    observe(checkpoint.config, smoothed, windows=windows, seen=observed)
+    if idle := [names[0] for names in held if reached[names] == 0]:
         raise ExportError(
             f"{calibration.text}: gives {idle[0]} no token, so its input has no range; "
             "calibrate with a longer text"
@@ -64,16 +64,16 @@ def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[
 
 
 def _factors(
-    checkpoint: Checkpoint, places: list[smooth.Place], ids: list[int], alpha: float
+    checkpoint: Checkpoint, places: list[smooth.Place], windows: list[list[int]], alpha: float
 ) -> dict[smooth.Place, np.ndarray]:
-    """The factors of these places, powers of two, from what the model computes of `ids`."""
+    """The factors of these places, powers of two, from what the model computes of `windows`."""
     states: dict[str, Any] = {}
 
     def largest(names: tuple[str, ...], x: np.ndarray) -> None:
         for name in names:
             states[name] = smooth.largest(states.get(name), x)
 
-    observe(checkpoint.config, checkpoint.leaf, ids=ids, seen=largest)
+    observe(checkpoint.config, checkpoint.leaf, windows=windows, seen=largest)
     found = {}
     for place in places:
         # A mixture's router reads what its experts do, but isn't among the products.
@@ -91,7 +91,7 @@ def smoothing(
     0.0355 for int8-dynamic; for int8 it is 0.0034 at 0.5, 0.0032 at 0.6.
     """
     progress(f"largest inputs over {FEW} random tokens")
-    return _factors(checkpoint, places, _random(checkpoint, FEW), ALPHA)
+    return _factors(checkpoint, places, [_random(checkpoint, FEW)], ALPHA)
 
 
 def _random(checkpoint: Checkpoint, count: int) -> list[int]:
@@ -114,12 +114,13 @@ def importance(checkpoint: Checkpoint, progress: Callable[[str], None]) -> dict[
         if len(x):
             found.update(dict.fromkeys(names, mean_square(x)))
 
-    observe(checkpoint.config, checkpoint.leaf, ids=_random(checkpoint, WINDOW), seen=seen)
+    observe(checkpoint.config, checkpoint.leaf, windows=[_random(checkpoint, WINDOW)], seen=seen)
     return found
 
 
-def _tokens(checkpoint: Checkpoint, text: Path) -> list[int]:
-    """The first tokens of a text; ExportError where there are none."""
+def _windows(checkpoint: Checkpoint, text: Path) -> list[list[int]]:
+    """The first tokens of a text, each window as a text of its own where an encoder reads it: with what the
+    model expects around a text. ExportError where there are none."""
     if checkpoint.tokenizer is None:
         raise ExportError("--calibrate reads a text, and the checkpoint has no tokenizer")
     try:
@@ -129,7 +130,14 @@ def _tokens(checkpoint: Checkpoint, text: Path) -> list[int]:
         told = read.decode("utf-8", "strict" if len(read) < LARGEST else "ignore")
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{text}: must be a text in UTF-8 to calibrate with: {error}") from None
-    ids = Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary).encode(told)
+    config = checkpoint.config
+    tokenizer = Tokenizer(checkpoint.tokenizer, config.embedding.vocabulary)
+    ids = tokenizer.encode(told)
     if not ids:
         raise ExportError(f"{text}: must hold a text to calibrate with, it is empty")
-    return ids[: WINDOW * WINDOWS]
+    room = min(WINDOW, config.context) - (len(tokenizer.around([])) if config.encoder else 0)
+    if room < 1:
+        raise ExportError(f"a context of {config.context} has no room for a text to calibrate with")
+    ids = ids[: WINDOW * WINDOWS]
+    windows = [ids[i : i + room] for i in range(0, len(ids), room)]
+    return [tokenizer.around(window) for window in windows] if config.encoder else windows

@@ -24,13 +24,11 @@ from .ops.linear import linear
 from .ops.model import embed, position_tables, score_biases
 from .seam import body, exporting
 
-__all__ = ["WINDOW", "Load", "Seen", "observe"]
+__all__ = ["Load", "Seen", "observe"]
 
 Load = Callable[[str], np.ndarray]
 # Called with the leaves that multiply an input, and the input as [M, D].
 Seen = Callable[[tuple[str, ...], np.ndarray], None]
-
-WINDOW = 512
 
 
 @contextmanager
@@ -46,11 +44,9 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 @_one_thread()
-def observe(config: Config, load: Load, *, ids: Sequence[int], seen: Seen) -> None:
+def observe(config: Config, load: Load, *, windows: Sequence[Sequence[int]], seen: Seen) -> None:
     """Show `seen` the input of every product of the model, window by window and layer by layer."""
-    size = min(WINDOW, config.context)
-    windows = [torch.tensor([ids[i : i + size]]) for i in range(0, len(ids), size)]
-    reading = Reading(config, load, seen, windows)
+    reading = Reading(config, load, seen, [torch.tensor([window]) for window in windows])
     states = [] if config.encoder is None else reading.stack("encoder", [])
     if config.decoder is not None:
         reading.language(reading.stack("decoder", states))
@@ -64,9 +60,10 @@ class Reading:
     def __init__(self, config: Config, load: Load, seen: Seen, windows: list[torch.Tensor]) -> None:
         self.config, self.windows = config, windows
         self._load, self._seen, self._names = load, seen, list(params.shapes(config))
+        longest = max(window.shape[1] for window in windows)
         self._tables = {
             rope: (cos.float(), sin.float())
-            for rope, (cos, sin) in position_tables(torch.arange(windows[0].shape[1]), config=config).items()
+            for rope, (cos, sin) in position_tables(torch.arange(longest), config=config).items()
         }
 
     def stack(self, name: str, states: list[torch.Tensor]) -> list[torch.Tensor]:

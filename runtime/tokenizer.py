@@ -152,6 +152,10 @@ class Tokenizer:
                 made.extend(texts[place.text].of(place.text, place.type))
         return made
 
+    def around(self, ids: Sequence[int]) -> list[int]:
+        """Ids of a text, or of a part of one, with what the model expects around a text."""
+        return [one for place in self._single for one in ([place.id] if place.text is None else ids)]
+
     def _tokens(self, text: str, meant: str | None) -> Encoding:
         """A text alone: what the library says of it, or, where that holds control tokens, its respelling."""
         self._check_length(text)

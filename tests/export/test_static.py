@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import reading
 import tiny
 from onnx import TensorProto, helper
 from texts import byte_tokenizer
 from tfm.export import calibrate
-from tfm.export import observe as observed
 from tfm.export.calibrate import choose
 from tfm.export.observe import observe
 from tfm.export.quantize import Calibration
@@ -21,7 +21,7 @@ from tfm.export.write import export
 from tfm.refimpl import params
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config, Inner
+from tfm.refimpl.config import Config, Inner, Pool
 from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
@@ -143,9 +143,8 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Inner | N
     leaves = dict(params.flatten(tree))
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
     found: dict[tuple[str, ...], list[np.ndarray]] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(observed, "WINDOW", 30)
-        observe(config, leaves.__getitem__, ids=ids, seen=lambda n, x: found.setdefault(n, []).append(x))
+    windows = [ids[begin : begin + 30] for begin in range(0, 100, 30)]
+    observe(config, leaves.__getitem__, windows=windows, seen=lambda n, x: found.setdefault(n, []).append(x))
     layers = [f"decoder.layers.{i}." for i in range(2)]
     wanted = [
         (*(f"{at}{leaf}" for leaf in group.split()),)
@@ -191,7 +190,7 @@ def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     observe(
         GATED,
         lambda name: smooth.apply(name, checkpoint.leaf(name), smoothed.factors),
-        ids=list(TEXT.encode())[:1],
+        windows=[list(TEXT.encode())[:1]],
         seen=lambda names, part: x.append((names, part)),
     )
     scales = {name: float(scale) for name, (scale, _) in smoothed.inputs.items()}
@@ -233,9 +232,27 @@ def test_a_text_is_read_to_a_bound(tmp_path: Path, monkeypatch):
     checkpoint = saved(tmp_path, GATED)
     (tmp_path / "long.txt").write_text("ä" * 5000)
     monkeypatch.setattr(calibrate, "LARGEST", 1001)
-    assert len(calibrate._tokens(checkpoint, tmp_path / "long.txt")) == 1000
+    lengths = lambda: [len(window) for window in calibrate._windows(checkpoint, tmp_path / "long.txt")]  # noqa: E731
+    context = GATED.context
+    assert lengths() == [context] * (1000 // context) + [1000 % context]
     monkeypatch.setattr(calibrate, "WINDOW", 10)
-    assert len(calibrate._tokens(checkpoint, tmp_path / "long.txt")) == 80
+    assert lengths() == [10] * 8
+
+
+def test_an_encoder_is_calibrated_with_what_its_task_will_feed(tmp_path: Path):
+    """Windows of a text with the tokens around a text, which no text's own tokens are."""
+    config = replace(reading.config(Pool("mean")), context=9)
+    save_checkpoint(tmp_path / "model", config, tiny.weights(config), reading.WORDS.to_str())
+    (tmp_path / "text.txt").write_text("the cat is catting " * 5)
+    windows = calibrate._windows(open_checkpoint(tmp_path / "model"), tmp_path / "text.txt")
+    first, last = (reading.WORDS.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    own = reading.WORDS.encode("the cat is catting " * 5, add_special_tokens=False).ids
+    assert [[first, *own[i : i + 7], last] for i in range(0, len(own), 7)] == windows
+    with pytest.raises(ExportError, match="a context of 2 has no room"):
+        calibrate._windows(
+            replace(open_checkpoint(tmp_path / "model"), config=replace(config, context=2)),
+            tmp_path / "text.txt",
+        )
 
 
 @pytest.mark.parametrize("field", ["input_scale", "input_zero"])

@@ -150,7 +150,7 @@ def test_every_product_is_observed(make: Any) -> None:
             assert x.shape[1] == leaves[name].shape[axis]
             found[name] = found.get(name, 0) + len(x)
 
-    observe(config, leaves.__getitem__, ids=list(range(20)), seen=seen)
+    observe(config, leaves.__getitem__, windows=[list(range(20))], seen=seen)
     wanted = {name for name, shape in params.shapes(config).items() if params.multiplied(name, shape)}
     assert set(found) - {"head.out.weight"} == wanted
     assert set(found.values()) == {20}
