@@ -1,123 +1,25 @@
 """Families against transformers: random weights, float64, through files and the production loader."""
 
 import copy
-import json
-import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
-from exact import Float64
 from families import ROWS
 from families.kit import SIZES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from original import compare, make
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.refimpl.config import Config, LinearScaling, Rope, Window, to_json
-from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import families, read_config
 from tfm.refimpl.keys import HARMLESS
-from tfm.refimpl.params import map_leaves
 
 HF = sorted(set(families()) - {"tfm"})
 HEADS = [(name, kind) for name in HF for kind in range(1, len(ROWS[name].models))]
-
-
-def make(name: str, keys: dict, kind: int = 0) -> torch.nn.Module:
-    """transformers' model in float32, all of its weights random: norms and biases too.
-
-    Vectors are of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
-    """
-    build = ROWS[name].models[kind]
-    if build.__name__.endswith("QuestionAnswering"):
-        keys = keys | {"num_labels": 2}
-    config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
-    model = build(config).eval()
-    noise = torch.Generator().manual_seed(len(json.dumps(keys)))
-    with torch.no_grad():
-        for weight in model.parameters():
-            drawn = torch.randn(weight.shape, generator=noise)
-            vector = (drawn * 0.3 + 1).mul(2**16).round() / 2**16
-            weight.copy_(vector if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
-        ROWS[name].amend(model)
-    return model
-
-
-def draw(data: st.DataObject, model: torch.nn.Module, config: Config) -> dict[str, np.ndarray]:
-    """Two rows of tokens, as transformers takes them; an encoder's second row is padded on the right."""
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="tokens"))
-    tokens = rng.integers(0, config.embedding.vocabulary, (2, 12))
-    if config.encoder is None:
-        return {"input_ids": tokens, "use_cache": np.array(False)}
-    # A token that stands for padding is none of a text's: RoBERTa doesn't count it as a position.
-    tokens[tokens == model.config.pad_token_id] = 2
-    length = data.draw(st.integers(1, 12), label="length")
-    given = {"input_ids": tokens, "attention_mask": (np.arange(12) < [[12], [length]]).astype(np.int64)}
-    if config.decoder is not None:
-        given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
-    elif config.embedding.types is not None:
-        given |= {"token_type_ids": rng.integers(0, config.embedding.types, (2, 12))}
-    return given
-
-
-def theirs(model: torch.nn.Module, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What transformers computes, wholly in float64: its head's output; of one without a head its vectors,
-    and what its pooler makes of them, or their mean where it has none."""
-    with Float64(), torch.no_grad():
-        exact = type(model)(model.config).double().eval()
-        exact.load_state_dict(model.state_dict())
-        ROWS[model.config.model_type].amend(exact)
-        got = exact(**{name: torch.from_numpy(value) for name, value in given.items()})
-    if "start_logits" in got:
-        return [torch.stack([got.start_logits, got.end_logits], -1).numpy()]
-    for name in ("logits", "prediction_logits"):
-        if name in got:
-            return [got[name].numpy()]
-    states, real = got.last_hidden_state.numpy(), given["attention_mask"][:, :, None]
-    mean = (states * real).sum(1) / real.sum(1)
-    return [states, got.pooler_output.numpy() if "pooler_output" in got else mean]
-
-
-def ours(engine: NumpyEngine, given: dict[str, np.ndarray], bare: bool) -> list[np.ndarray]:
-    """The same from the specification; `bare` asks for an encoder's vectors too."""
-    config, tokens, types = engine.config, given["input_ids"], given.get("token_type_ids")
-    lengths = given["attention_mask"].sum(1) if "attention_mask" in given else None
-    if config.decoder is None:
-        vectors = [engine.encode(tokens, lengths, types)] if bare else []
-        return [*vectors, engine.predict(tokens, lengths, types)]
-    encoded = () if config.encoder is None else (tokens, lengths)
-    tokens = given.get("decoder_input_ids", tokens)
-    at = np.tile(np.arange(tokens.shape[1]), (2, 1))
-    return [engine.step(tokens, engine.start(2, *encoded), at=at)[0]]
-
-
-def compare(name: str, kind: int, data: st.DataObject) -> None:
-    """One drawn model, through its files, against the original."""
-    keys = data.draw(ROWS[name].keys, label="keys")
-    drawn = {"model_type": name, **copy.deepcopy(keys)}
-    drawn.pop("experts_implementation", None)  # says how, not what
-    model = make(name, keys, kind)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        checkpoint = open_checkpoint(folder)
-        params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
-    if kind == 0 and ROWS[name].stays:
-        # transformers writes more than was drawn, for one the type of each layer: both say the same.
-        assert read_config(drawn)[0] == checkpoint.config
-    given = draw(data, model, checkpoint.config)
-    wanted = theirs(model, given)
-    found = ours(NumpyEngine(checkpoint.config, params), given, bare=len(wanted) == 2)
-    for got, want in zip(found, wanted, strict=True):
-        assert got.shape == want.shape
-        if "attention_mask" in given and want.shape[1:-1] == given["input_ids"].shape[1:]:
-            real = given["attention_mask"] == 1
-            got, want = got[real], want[real]
-        error = np.abs(got - want).max() / np.abs(want).max()
-        assert error <= 1e-9, f"{type(model).__name__}: relative error {error:.3g}"
 
 
 def test_every_family_has_a_row():
