@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from torch._export import utils as _utils
+from torch.export import decomp_utils, exported_program
 from torch.onnx._internal.exporter import _registration
 
 # Axes whose length is known only when a graph runs; all others come from weights and are numbers.
@@ -20,9 +22,13 @@ TRACED = {"B": 3, "T": 5, "S": 7, "O": 6, "P": 4, "M": 13, "Y": 11, "Z": 12}
 FIXED = {"G": 2, "R": 3, "H": 4, "K": 8, "J": 2, "U": 1, "V": 9, "D": 10, "F": 14, "N": 17}
 FIXED |= {"A": 3, "I": 2, "Q": 6, "X": 3, "W": 12, "E": 5}
 
-# The exporter parses its 500 functions anew for each graph; in a test process once is enough.
+# The exporter parses its 500 functions and lists torch's operators anew for each graph; in a test process
+# once is enough.
 _read = functools.cache(_registration.ONNXRegistry.from_torchlib)
 _registration.ONNXRegistry.from_torchlib = staticmethod(_read)
+_listed = functools.cache(_utils._collect_all_valid_cia_ops)
+for _module in (decomp_utils, exported_program):
+    _module._collect_all_valid_cia_ops = _listed
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 

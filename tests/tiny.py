@@ -105,7 +105,7 @@ def mixture(vocabulary: int = 97) -> Config:
     assert base.decoder is not None
     first, norm = base.decoder.layers[0], RMSNorm(1e-5)
     kinds = (
-        MoE(5, 2, 24, "silu", pre=norm),
+        MoE(3, 2, 24, "silu", pre=norm),
         MoE(
             4, 3, 28, "gelu", score="sigmoid", renormalize=False, scale=2.5, choice_bias=True, shared=36,
             shared_gate=True, pre=norm,

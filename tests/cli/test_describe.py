@@ -51,11 +51,11 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
     told = tfm("inspect", path, "--json").json["parameters"]
-    assert told["total"] - told["active"] == 3 * 40 * (24 * (5 - 2) + 28 * (4 - 3))
-    assert told["mlp"] == 40 * (5 + 5 * 3 * 24) + 40 * (4 + 4 * 3 * 28 + 3 * 36 + 1) + 4
+    assert told["total"] - told["active"] == 3 * 40 * (24 * (3 - 2) + 28 * (4 - 3))
+    assert told["mlp"] == 40 * (3 + 3 * 3 * 24) + 40 * (4 + 4 * 3 * 28 + 3 * 36 + 1) + 4
     text = tfm("inspect", path).out
     assert f"{told['total']:,} in all, {told['active']:,} of them for a token" in text
-    assert "2 of 5 gated mlps 24 (silu)" in text
+    assert "2 of 3 gated mlps 24 (silu)" in text
     saved = tfm("inspect", path, "--json").json["savings"]["mixture, weights a token"]
     assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
     one = tiny.llama()

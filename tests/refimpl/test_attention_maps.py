@@ -29,7 +29,7 @@ EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager")
 
 
 @pytest.mark.parametrize("name", EAGER)
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     keys = data.draw(ROWS[name].keys, label="keys")

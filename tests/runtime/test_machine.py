@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def drive(made: World) -> None:
-    settings = hypothesis.settings(max_examples=20, stateful_step_count=20)
+    settings = hypothesis.settings(max_examples=12, stateful_step_count=20)
     run_state_machine_as_test(lambda: Machine(made), settings=settings)
 
 
