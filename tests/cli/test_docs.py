@@ -1,4 +1,4 @@
-"""The README can't drift: commands, options, exit codes, files and families are compared with the code."""
+"""The README can't drift: commands, options, exit codes and files are compared with the code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typer.main
 from tfm.cli import main
 from tfm.export import quantize
 from tfm.refimpl import errors
-from tfm.refimpl.families import families
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -104,18 +103,3 @@ def test_every_op_is_in_the_reading_order():
     )
     files = sorted(p.stem for p in (ROOT / "refimpl" / "ops").glob("[!_]*.py"))
     assert sorted(named) == files
-
-
-def table() -> str:
-    """The README's rows of families, made from the families."""
-    modules = {module.__name__.rpartition(".")[2]: module for module in families().values()}
-    rows = [
-        f"| `refimpl/families/{name}.py` | {', '.join(f'`{t}`' for t in module.MODEL_TYPES)} "
-        f"| {f'`{module.GGUF.architecture}`' if module.GGUF else ''} |"
-        for name, module in sorted(modules.items())
-    ]
-    return "\n".join(["| file | `model_type` | GGUF |", "|---|---|---|", *rows]).replace("|  |", "| |")
-
-
-def test_the_table_of_families_is_up_to_date():
-    assert table() in section("Families"), f"README.md, Families, must hold:\n{table()}"

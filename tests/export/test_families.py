@@ -17,20 +17,10 @@ from whole import journeys
 
 QUANTS = ("fp32", "int8", "int8-dynamic")
 TURNS = ("fp32", "int8", "fp32", "int8-dynamic")
-HERE = [
-    "bart",
-    "bert",
-    "bloom",
-    "cohere",
-    "falcon",
-    "gemma3_text",
-    "gpt2",
-    "mistral",
-    "mixtral",
-    "modernbert",
-    "roberta",
-    "t5",
-]
+HERE = (
+    "bart", "bert", "bloom", "cohere", "falcon", "gemma3_text", "gpt2", "mistral", "mixtral", "modernbert",
+    "roberta", "t5",
+)  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))
