@@ -12,15 +12,15 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from ..refimpl.config import Config
 from ..refimpl.engine import check_predict, check_start, check_step, check_text
-from ..refimpl.ops.model import position_tables
 from . import windows
+from .bound import Bound
 from .buffer import Buffer, zeros
 from .cache import Cache, State
 from .encoder import Encoder
@@ -83,12 +83,8 @@ class OrtEngine:
         layers = range(len(self.config.layers))
         sizes = [windows.of_layer(self.config, i) if windowed else None for i in layers]
         self._windows = tuple(size for size in sizes for _ in "kv")
-        self._caches = [f"{side}.{i}" for i in layers for side in "kv"]
-        self._new = [f"{side}_out.{i}" for i in layers for side in "kv"]
-        self._ports = {port.name for port in parts[GRAPH][1].inputs}
+        self._bound = Bound(*parts[GRAPH], self.config, self.dtype, self.device)
         self._rooms: list[np.ndarray] = []
-        self._tables: dict[str, Buffer] = {}
-        self._rows = 0
 
     def start(
         self,
@@ -166,8 +162,8 @@ class OrtEngine:
             return state
         state.make_room(past, np.full(b, t))
         if state.bound is None:
-            state.bound = self._bindings(state)
-        self._run(state.bound[0], tokens, past, at, logits, state.held(past))
+            state.bound = self._bound.bindings(state)
+        self._bound.run(state.bound[0], tokens, past, at, logits, state.held(past))
         return state.swapped()
 
     def _logits(self, rows: int, wanted: int) -> np.ndarray:
@@ -197,28 +193,12 @@ class OrtEngine:
                 logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
                 continue
             one = slice(row, row + 1)
-            bound = self._bind(state, state.now, state.spare or state.now, row)
+            bound = self._bound.bind(state, state.now, state.spare or state.now, row)
             held = {size: count[one] for size, count in state.held(past).items()}
             # Positions in the padding are unspecified: the last real token stands for them.
             near = np.minimum(at[one], length - 1)
-            self._run(bound, tokens[one, :length], past[one], near, logits[one], held)
+            self._bound.run(bound, tokens[one, :length], past[one], near, logits[one], held)
             state.keep(row, int(past[row] + length))
-
-    def _run(
-        self,
-        bound: Binding,
-        tokens: np.ndarray,
-        past: np.ndarray,
-        at: np.ndarray,
-        logits: np.ndarray,
-        held: dict[int, np.ndarray],
-    ) -> None:
-        tokens, past, at = (np.ascontiguousarray(a) for a in (tokens, past, at))
-        lengths = [(f"held.{size}", count) for size, count in held.items()]
-        for name, array in (("tokens", tokens), ("past", past), ("at", at), *lengths):
-            bound.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        bound.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
-        self.session.run_with_iobinding(bound.io)
 
     def _state(self, batch: int, capacity: int) -> State:
         def buffers() -> list[Buffer]:
@@ -232,50 +212,3 @@ class OrtEngine:
         dropped = {size: np.zeros(batch, np.int64) for size in self._windows if size is not None}
         spare = None if self.shared else buffers()
         return State(buffers(), spare, capacity, self._windows, dropped, self.piece)
-
-    def _bindings(self, state: State) -> tuple[Binding, Binding]:
-        """Those of a whole batch: this step's and, with the buffers exchanged, the next one's."""
-        if state.spare is None:
-            here = self._bind(state, state.now, state.now)
-            return here, here
-        turns = (state.now, state.spare), (state.spare, state.now)
-        here, there = (self._bind(state, *turn) for turn in turns)
-        return here, there
-
-    def _bind(self, state: State, read: list[Buffer], write: list[Buffer], row: int | None = None) -> Binding:
-        """Caches, tables and memory bound by address; with `row`, the cache of that row alone."""
-        io = self.session.io_binding()
-        capacity, memory = state.capacity, state.memory
-        tables = self._ropes(capacity)
-        for name, table in tables.items():
-            shape = (capacity, table.shape[1])
-            io.bind_input(name, table.device, 0, table.dtype, shape, table.pointer)
-        ports = [(io.bind_input, self._caches, read), (io.bind_output, self._new, write)]
-        if memory is not None:
-            names = [f"{side}.{i}" for i in range(len(self.config.layers)) for side in ("keys", "values")]
-            ports.append((io.bind_input, [*names, "source"], [*memory.buffers, memory.lengths]))
-        for bind, names, buffers in ports:
-            for name, buffer in zip(names, buffers, strict=True):
-                shape = buffer.shape if row is None else (1, *buffer.shape[1:])
-                bind(name, buffer.device, 0, buffer.dtype, shape, buffer.address(row or 0))
-        return Binding(io, (tables, read, write, memory))
-
-    def _ropes(self, rows: int) -> dict[str, Buffer]:
-        """Cosines and sines of at least `rows` positions, by the name of their graph input."""
-        if rows > self._rows:
-            made = position_tables(np.arange(rows), config=self.config)
-            self._tables = {
-                f"{name}.{i}": Buffer(np.ascontiguousarray(table, self.dtype), self.device)
-                for i, rope in enumerate(self.config.ropes)
-                for name, table in zip(("cos", "sin"), made[rope], strict=True)
-                if f"{name}.{i}" in self._ports
-            }
-            self._rows = rows
-        return self._tables
-
-
-class Binding(NamedTuple):
-    """An io_binding, and what it points to by address alone."""
-
-    io: ort.IOBinding
-    alive: tuple

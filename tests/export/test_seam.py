@@ -8,7 +8,7 @@ import pytest
 import torch
 from tfm.export import seam as seams
 from tfm.export.ops import attention, block, embedding, linear, mlp, model, norm
-from tfm.export.seam import body, exporting
+from tfm.export.seam import body, exporting, given
 from tfm.export.targets import find
 
 X, W = torch.ones(1, 1, 2), torch.ones(2, 3)
@@ -27,6 +27,16 @@ def test_a_seam_is_replaced_inside_only():
             assert (linear.linear(X, W) == 2).all()
         assert (linear.linear(X, W) == 4).all()
     assert (linear.linear(X, W) == 2).all()
+
+
+def test_a_replacement_may_be_given_more():
+    """Inside another with, and nothing that isn't replaced."""
+    with exporting({"linear": lambda x, weight, by=1: by * twice(x, weight)}):
+        with given("linear", by=5):
+            assert (linear.linear(X, W) == 20).all()
+        assert (linear.linear(X, W) == 4).all()
+        with pytest.raises(KeyError, match="embedding"), given("embedding", by=5):
+            pass
 
 
 def test_an_error_inside_leaves_nothing_replaced():
