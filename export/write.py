@@ -85,19 +85,7 @@ def export(
         manifest.size(tensors) + SLACK + len((checkpoint.tokenizer or "") + (checkpoint.chat_template or ""))
     )
     _replaceable(out)
-    chosen = quantize.NOTHING
-    if calibration is not None:
-        from .calibrate import choose
-
-        chosen = choose(checkpoint, calibration, progress)
-    elif quant == "int4":
-        from .calibrate import importance
-
-        chosen = quantize.Chosen({}, {}, importance(checkpoint, progress))
-    elif places := quantize.smoothed(checkpoint.config, quant, schemes):
-        from .calibrate import smoothing
-
-        chosen = quantize.Chosen({}, smoothing(checkpoint, places, progress))
+    chosen = chosen_for(checkpoint, quant, schemes, calibration, progress)
     with _stopping(), _writing(out, need), replacing(out) as new:
         if (free := shutil.disk_usage(new).free) < need:
             raise ExportError(
@@ -164,6 +152,26 @@ def _replaceable(out: Path) -> None:
     if names and (MANIFEST not in names or names - set(manifest.NAMES)):
         odd = sorted(names - set(manifest.NAMES) or names)[0]
         raise ExportError(f"{out}: only a bundle is replaced, and here is {odd!r:.80}; choose another place")
+
+
+def chosen_for(
+    checkpoint: Checkpoint,
+    quant: str,
+    schemes: Mapping[str, Scheme | None],
+    calibration: quantize.Calibration | None,
+    progress: Callable[[str], None],
+) -> quantize.Chosen:
+    """What running the model has to say of its quantization: ranges, factors of smoothing, importance."""
+    places = quantize.smoothed(checkpoint.config, quant, schemes)
+    if calibration is None and quant != "int4" and not places:
+        return quantize.NOTHING
+    from .calibrate import choose, importance, smoothing
+
+    if calibration is not None:
+        return choose(checkpoint, calibration, progress)
+    if quant == "int4":
+        return quantize.Chosen({}, {}, importance(checkpoint, progress))
+    return quantize.Chosen({}, smoothing(checkpoint, places, progress))
 
 
 def _weights(

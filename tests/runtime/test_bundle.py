@@ -75,8 +75,7 @@ def refused(path: Path, match: str, check_hashes: bool = False) -> None:
     ],
 )
 def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, quant):
-    from tfm.export import quantize
-    from tfm.export.calibrate import importance
+    from tfm.export import quantize, write
 
     opened = open_bundle(make(tmp_path / "model", target, quant), check_hashes=True)
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
@@ -84,9 +83,7 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
     dtype = quantize.dtype(quant, target)
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
-    chosen = quantize.NOTHING
-    if quant == "int4":
-        chosen = quantize.Chosen({}, {}, importance(checkpoint, lambda _: None))
+    chosen = write.chosen_for(checkpoint, quant, schemes, None, lambda _: None)
     tree = dict(params.flatten(opened.params()))
     assert list(tree) == list(schemes)
     for name, scheme in schemes.items():
