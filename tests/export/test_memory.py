@@ -11,9 +11,11 @@ import pytest
 import tiny
 from tfm.refimpl.checkpoint import save_checkpoint
 
-# Tracing is left out: it knows shapes only, and torch alone would hide what the weights need.
+# Tracing is left out: it knows shapes only. torch is there from the start, or its import, which takes 150 MB
+# for a moment, would hide what the weights need.
 EXPORT = """
 import sys
+import torch
 from pathlib import Path
 from tfm.export import write
 from tfm.refimpl.checkpoint import open_checkpoint
@@ -50,5 +52,5 @@ def test_no_copy_of_the_model_is_held(tmp_path: Path, quant: str):
     )
     size = (tmp_path / "large" / "model.safetensors").stat().st_size
     used = run("large") - run("small")
-    # Imports alone peak at 150 MB and hide the first 70: a whole copy shows as 0.3, layers as 0.03.
-    assert used < 0.2 * size, f"{used / size:.2f} of the checkpoint's {size} bytes"
+    # One of 16 layers in float64, its codes and its products are a quarter; a copy of the model is a whole.
+    assert used < 0.4 * size, f"{used / size:.2f} of the checkpoint's {size} bytes"

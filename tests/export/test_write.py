@@ -83,7 +83,7 @@ def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
     write.export(checkpoint, out, verify=False, progress=said.append)
     first = open_bundle(out, check_hashes=True).manifest
     assert first.source.sha256 == checkpoint.source["sha256"]
-    assert said[0].startswith("writing")
+    assert any(line.startswith("writing") for line in said)
     write.export(checkpoint, out, quant="int4", verify=False)
     assert open_bundle(out, check_hashes=True).quant == "int4"
     assert left(out) == []
