@@ -276,8 +276,8 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
     sizes = {name: entry["bytes"] / 1e9 for name, entry in told["quantizations"].items()}
     assert told["parameters"]["total"] == 70_553_706_496
     assert 140 < sizes["fp16"] < 142
-    # A float32 scale and an 8-bit zero point for 64 weights, in tables for 32; these have 8 bits with int4 too,
-    # attention a scale and a 4-bit zero point for 64, mlps for 128.
+    # A float32 scale and an 8-bit zero point for 64 weights, in tables for 32; these have 8 bits with int4
+    # too, attention a scale and a 4-bit zero point for 64, mlps for 128.
     attention, mlp, tables = 80 * 2 * 8192 * (8192 + 1024), 80 * 3 * 8192 * 28672, 2 * 128256 * 8192
     eight = (attention + mlp) * (1 + 5 / 64) + tables * (1 + 5 / 32)
     assert sizes["int8"] == pytest.approx(eight / 1e9, rel=1e-3)
