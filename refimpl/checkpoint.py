@@ -236,8 +236,12 @@ def save_checkpoint(
     *,
     labels: Sequence[str] = (),
     mask: str | None = None,
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of model_type `tfm`; the same values give the same bytes."""
+    """Write a checkpoint of model_type `tfm`; the same values give the same bytes.
+
+    `generation` are keys of generation_config.json: special ids, and how the model wants to be run.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     save(directory / SINGLE, dict(flatten(params)))
     stated: dict[str, Any] = {"model_type": "tfm", "config": to_json(config)}
@@ -247,6 +251,8 @@ def save_checkpoint(
     files["config.json"] = json.dumps(stated, indent=1)
     if mask is not None:
         files["tokenizer_config.json"] = json.dumps({"mask_token": mask}, indent=1)
+    if generation is not None:
+        files[OWN] = json.dumps(dict(generation), indent=1)
     for name, text in files.items():
         if text is not None:
             (directory / name).write_text(text, encoding="utf-8")

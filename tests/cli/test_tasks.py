@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -139,11 +138,9 @@ def test_a_command_that_the_model_is_not_for_names_the_right_one(tfm, models, na
 def test_translate_and_summarize(tfm, tmp_path) -> None:
     made = reading.WORDS
     config = tiny.pair(layers=1, vocabulary=reading.SIZE)
-    save_checkpoint(tmp_path / "pair", config, tiny.weights(config, 5), made.to_str())
-    path = tmp_path / "pair" / "config.json"
     rules = {"decoder_start_token_id": 2, "eos_token_id": 3, "max_new_tokens": 4}
-    (tmp_path / "pair" / "generation_config.json").write_text(json.dumps(rules))
-    options = ("--model", path.parent, "--engine", "numpy")
+    save_checkpoint(tmp_path / "pair", config, tiny.weights(config, 5), made.to_str(), generation=rules)
+    options = ("--model", tmp_path / "pair", "--engine", "numpy")
     told = tfm("generate", "the cat", *options, "--json").json
     assert len(told["tokens"]) <= 4
     for name in ("translate", "summarize"):

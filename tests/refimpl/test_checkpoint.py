@@ -61,6 +61,13 @@ def test_saved_and_opened(model, tmp_path):
     assert open_checkpoint(again).source["sha256"] != checkpoint.source["sha256"]
 
 
+def test_saved_with_how_it_wants_to_be_run(tmp_path):
+    rules = {"eos_token_id": [3, 5], "temperature": 0.5, "do_sample": True}
+    save_checkpoint(tmp_path, CONFIG, TREE, generation=rules)
+    want = Generation(None, (3, 5), {"temperature": 0.5, "top_k": 50})
+    assert open_checkpoint(tmp_path).generation == want
+
+
 READ = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 READ += ["chat_template.jinja", "model.safetensors.index.json"]
 

@@ -1,0 +1,25 @@
+"""A trained checkpoint on each engine: NumPy, torch, and ONNX Runtime through the bundles it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tfm import runtime
+from tfm.export.engine import TorchEngine
+from tfm.export.write import export
+from tfm.refimpl.checkpoint import materialize, open_checkpoint
+from tfm.refimpl.engine import NumpyEngine
+from tfm.runtime.tasks import Model
+
+
+def models(path: Path, quants: Sequence[str], context: int | None = None) -> Iterator[tuple[str, Model]]:
+    """(name, model) of each; the bundles stand beside the checkpoint."""
+    checkpoint = open_checkpoint(path).for_context(context)
+    params = materialize(checkpoint.params)
+    yield "numpy", Model(NumpyEngine(checkpoint.config, params), checkpoint)
+    yield "torch", Model(TorchEngine(checkpoint.config, params), checkpoint)
+    for quant in quants:
+        bundle = path.with_name(f"{path.name}-{quant}")
+        export(checkpoint, bundle, quant=quant, verify=False)
+        yield f"onnx {quant}", runtime.load(bundle)

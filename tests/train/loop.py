@@ -1,0 +1,100 @@
+"""The training loop: the mirror's own graphs, their leaves moved down the gradient.
+
+What is trained is `export.module.Part`, the module that an export traces; a decoder reads a whole text
+with an empty cache in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tfm.export.engine import tensors
+from tfm.export.module import Part
+from tfm.export.ops.model import position_tables
+from tfm.refimpl import params
+from tfm.refimpl.config import Config
+from tfm.runtime.ports import graphs
+from tfm.runtime.tasks.rows import Progress, silent
+from torch.nn import functional
+
+IGNORED = -100
+WARM = 0.1  # of the steps, in which the rate rises; it falls in the others
+
+
+class Row(NamedTuple):
+    """A text to learn from: its tokens, the class wanted of each, or one of the whole; and what an
+    encoder reads beside them."""
+
+    tokens: list[int]
+    wanted: list[int]
+    source: list[int] | None = None
+
+
+def padded(rows: list[list[int]], filler: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the rows as one array, filled up on the right; their lengths)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    made = torch.full((len(rows), int(lengths.max())), filler)
+    for held, row in zip(made, rows, strict=True):
+        held[: len(row)] = torch.tensor(row)
+    return made, lengths
+
+
+def said(parts: list[Part], rows: list[Row]) -> torch.Tensor:
+    """Logits of the head for each token of the rows, or for each row."""
+    tokens, lengths = padded([row.tokens for row in rows])
+    given: dict[str, Any] = {}
+    if len(parts) == 2:
+        source, held = padded([row.source or [] for row in rows])
+        made = _run(parts[0], {"tokens": source, "lengths": held})
+        given = dict(zip((port.name for port in parts[0].graph.outputs), made, strict=True))
+        given["source"] = held
+    given |= {"tokens": tokens, "lengths": lengths, "past": torch.zeros_like(lengths)}
+    given["at"] = torch.arange(tokens.shape[1]).expand_as(tokens)
+    for i, layer in enumerate(parts[-1].config.layers):
+        a = layer.attention
+        given[f"k.{i}"] = given[f"v.{i}"] = torch.zeros(len(rows), a.groups, tokens.shape[1], a.head_size)
+    return _run(parts[-1], given)[0]
+
+
+def _run(part: Part, given: Mapping[str, Any]) -> list[torch.Tensor]:
+    tables = {}
+    at = torch.arange(given["tokens"].shape[1])
+    for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
+        tables |= {f"cos.{i}": cos.float(), f"sin.{i}": sin.float()}
+    return part(*[(given | tables)[port.name] for port in part.graph.inputs])
+
+
+def train(
+    config: Config,
+    batches: Iterator[list[Row]],
+    steps: int,
+    *,
+    seed: int,
+    rate: float = 3e-3,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Params after so many steps of AdamW on the batches, from random ones; the same for the same seed.
+
+    One thread, so that sums don't depend on how many the machine has.
+    """
+    torch.set_num_threads(1)
+    drawn = params.random(config, np.random.default_rng(seed))
+    tree = params.map_leaves(lambda _, leaf: tensors(leaf).requires_grad_(), drawn)
+    parts = [Part(config, graph, tree) for graph in graphs(config)]
+    best = torch.optim.AdamW([leaf for _, leaf in params.flatten(tree)], rate, (0.9, 0.98), weight_decay=0.01)
+    plan = torch.optim.lr_scheduler.OneCycleLR(best, rate, steps, pct_start=WARM)
+    for step in range(steps):
+        rows = next(batches)
+        wanted, _ = padded([row.wanted for row in rows], IGNORED)
+        logits = said(parts, rows)
+        loss = functional.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=IGNORED)
+        best.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([leaf for _, leaf in params.flatten(tree)], 1.0)
+        best.step()
+        plan.step()
+        progress(step + 1, steps)
+    return params.map_leaves(lambda _, leaf: leaf.detach().numpy(), tree)

@@ -1,0 +1,87 @@
+"""The small form of train.py: easy worlds, few steps, the same roads; every engine's answers side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import entities
+import loop
+import numpy as np
+import positions
+import pytest
+import reversal
+import sentiment
+import task
+from story import story
+from tfm.refimpl.params import flatten, random
+
+# Each with fewer steps than train.py has, the share that is right by chance, and the least that is asked.
+SMALL = {
+    "sentiment": (replace(sentiment.TASK, steps=150), 1 / 3, 0.8),
+    "entities": (replace(entities.TASK, steps=100), 0.0, 0.7),
+    "reversal": (
+        replace(reversal.TASK, steps=150, draw=partial(reversal.draw, longest=4, letters="abcde")),
+        1 / 5**3,
+        0.7,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_engine_has_learned_the_task(name: str, tmp_path: Path) -> None:
+    made, chance, least = SMALL[name]
+    examples = [made.draw(np.random.default_rng(i)) for i in range(60)]
+    path = task.learn(made, tmp_path, examples, seed=0)
+    assert json.loads((path / "config.json").read_text())["model_type"] == "tfm"
+    quants = ("fp32", "int8") if name == "entities" else ("int8",)  # an export takes seconds
+    told = task.compared(made, path, examples, quants)
+    assert list(told) == ["numpy", "torch", *(f"onnx {quant}" for quant in quants)]
+    assert told["numpy"]["score"] >= least > 2 * chance, told
+    assert all(told[engine] == told["numpy"] for engine in told if engine != "onnx int8"), told
+    assert told["onnx int8"]["as_numpy"] >= 0.9, told
+
+
+def texts() -> positions.Text:
+    return positions.Text(story(np.random.default_rng(0), 2000), story(np.random.default_rng(1), 600))
+
+
+@pytest.mark.parametrize("kind", positions.KINDS)
+def test_every_leaf_is_trained_and_a_seed_trains_the_same(kind: str) -> None:
+    made, ids = positions.config(kind, 300), np.arange(400) % 300
+
+    def after(seed: int) -> dict[str, np.ndarray]:
+        return dict(flatten(loop.train(made, positions.batches(ids, seed), 2, seed=seed)))
+
+    start = dict(flatten(random(made, np.random.default_rng(3))))
+    one, again, other = after(3), after(3), after(4)
+    for name, leaf in one.items():
+        assert np.array_equal(leaf, again[name]), name
+        assert not np.array_equal(leaf, start[name]), name
+        assert not np.array_equal(leaf, other[name]), name
+
+
+def test_positions_are_read_as_far_as_they_reach(tmp_path: Path) -> None:
+    text = texts()
+    assert text.read.shape[1] == positions.EDGES[-1] + 1
+    for kind in ("learned", "alibi"):
+        path = positions.learn(kind, tmp_path, text, 40, seed=0)
+        said, why = positions.compared(path, text.read[:1])
+        assert list(said) == ["numpy", "torch", "onnx int8"]
+        spans = 1 if kind == "learned" else len(list(pairwise(positions.EDGES)))
+        assert [len(values) for values in said.values()] == [spans] * 3
+        assert (why is None) == (kind == "alibi")
+        assert kind == "alibi" or "learned positions must be 1024" in str(why)
+        assert said["numpy"][0] < 0.1 * text.vocabulary, said
+        np.testing.assert_allclose(said["torch"], said["numpy"], rtol=1e-5)
+        np.testing.assert_allclose(said["onnx int8"], said["numpy"], rtol=0.03)
+
+
+def test_entities_are_counted_whole() -> None:
+    wanted = [[("PER", 0, 3), ("LOC", 5, 8)], []]
+    assert entities.f1(wanted, wanted) == 1
+    assert entities.f1([[("PER", 0, 3), ("LOC", 5, 7)], [("ORG", 0, 1)]], wanted) == pytest.approx(2 / 5)
+    assert entities.f1([[], []], [[], []]) == 0

@@ -1,0 +1,140 @@
+"""Trains tiny models with the torch mirror, exports them, and shows what each engine makes of them.
+
+    python tests/train/train.py OUT                       three tasks and six kinds of positions
+    python tests/train/train.py OUT --only reversal       one of them
+    python tests/train/train.py OUT --only t5 --text FILE the positions on a text of one's own
+
+Each becomes a directory OUT/NAME of model_type tfm, with its tokenizer, and bundles OUT/NAME-QUANT beside
+it, which `tfm-cli` runs like any other: `tfm-cli tag "ada works for karo bank" --model OUT/entities`.
+The same seed trains the same models. Texts that are scored are never trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import entities
+import numpy as np
+import positions
+import reversal
+import sentiment
+import task
+import typer
+from story import story
+from tfm.cli.console import out, out_json, progress, say, table
+from tfm.cli.plot import Plot, draw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = {t.TASK.name: t.TASK for t in (reversal, entities, sentiment)}
+NAMES = (*TASKS, *positions.KINDS)
+EXAMPLES = 300  # that each task is scored on
+QUANTS = ("fp32", "int8")
+SENTENCES = 40_000  # of the story that is learned from, and a fifth of it that is read
+DASH = "—"
+ABOUT = (
+    "as numpy: the share of texts that are answered as by the specification. numpy, torch and onnx fp32\n"
+    "compute one function, and differ by the order of their sums; int8 rounds weights and what they are\n"
+    "multiplied with to 8 bits, which turns an answer where another one was nearly as likely."
+)
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Where the models are written.")],
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help=", ".join(NAMES))] = None,
+    text: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="What decoders learn; a story.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    plot: Plot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+) -> None:
+    """Train, export, compare; figures on stdout, progress on stderr."""
+    if odd := sorted(set(only or ()) - set(NAMES)):
+        raise typer.BadParameter(f"--only must be one of {', '.join(NAMES)}, got {odd[0]!r:.40}")
+    folder.mkdir(parents=True, exist_ok=True)
+    begin, wanted = time.monotonic(), [name for name in NAMES if name in (only or NAMES)]
+    tasks = {name: on_task(TASKS[name], folder, seed) for name in wanted if name in TASKS}
+    kinds = [name for name in wanted if name not in TASKS]
+    read = on_positions(kinds, folder, seed, text) if kinds else {}
+    minutes = (time.monotonic() - begin) / 60
+    if plot is not None and read:
+        draw(plot, 8, 5, lambda figure: picture(figure, read))
+    if as_json:
+        out_json({"tasks": tasks, "positions": read, "minutes": minutes})
+        return
+    show(tasks, read)
+    out(f"{minutes:.1f} minutes")
+
+
+def on_task(made: task.Task, folder: Path, seed: int) -> dict[str, Any]:
+    """A task's figures."""
+    rng = np.random.default_rng([seed, 2])
+    examples = [made.draw(rng) for _ in range(EXAMPLES)]
+    say(f"{made.name}: {made.steps} steps")
+    path = task.learn(made, folder, examples, seed=seed, progress=progress())
+    return {"measure": made.measure, "engines": task.compared(made, path, examples, QUANTS)}
+
+
+def on_positions(kinds: list[str], folder: Path, seed: int, file: Path | None) -> dict[str, Any]:
+    """Figures of decoders with these kinds of positions, which differ in nothing else."""
+    if file is None:
+        rng = np.random.default_rng([seed, 3])
+        texts = positions.Text(story(rng, SENTENCES), story(rng, SENTENCES // 5))
+    else:
+        whole = file.read_text(encoding="utf-8")
+        texts = positions.Text(whole[: len(whole) * 4 // 5], whole[len(whole) * 4 // 5 :])
+    if not len(texts.read):
+        raise typer.BadParameter(f"a fifth of --text must have {positions.EDGES[-1] + 1} tokens")
+    found = {}
+    for kind in kinds:
+        say(f"{kind}: {positions.STEPS} steps")
+        path = positions.learn(kind, folder, texts, seed=seed, progress=progress())
+        perplexity, why = positions.compared(path, texts.read)
+        found[kind] = {"perplexity": perplexity, "stops": why}
+    return found
+
+
+def show(tasks: dict[str, Any], read: dict[str, Any]) -> None:
+    """The figures as tables."""
+    if tasks:
+        table(
+            ("TASK", "MEASURE", "ENGINE", "SCORE", "AS NUMPY"),
+            [
+                (name, told["measure"], engine, f"{said['score']:.1%}", f"{said['as_numpy']:.1%}")
+                for name, told in tasks.items()
+                for engine, said in told["engines"].items()
+            ],
+        )
+        out(ABOUT)
+    if read:
+        spans = [f"{a + 1} TO {b:,}" for a, b in pairwise(positions.EDGES)]
+        rows = [
+            (kind, engine, *(f"{p:.3f}" for p in said), *[DASH] * (len(spans) - len(said)))
+            for kind, told in read.items()
+            for engine, said in told["perplexity"].items()
+        ]
+        out(f"\nperplexity of tokens by what stands before them, trained on {positions.TRAINED}")
+        table(("POSITIONS", "ENGINE", *spans), rows)
+        for kind, told in read.items():
+            if told["stops"] is not None:
+                out(f"{DASH} {kind}: {told['stops']}")
+
+
+def picture(figure: Figure, read: dict[str, Any]) -> None:
+    """The specification's perplexity by length, a line a kind of positions."""
+    axes = figure.subplots()
+    for kind, told in read.items():
+        values = told["perplexity"]["numpy"]
+        axes.loglog(positions.EDGES[1 : 1 + len(values)], values, "o-", label=kind)
+    axes.axvline(positions.TRAINED, color="gray", linestyle="--", label="trained length")
+    axes.set(xlabel="tokens, up to", ylabel="perplexity")
+    axes.legend()
+
+
+if __name__ == "__main__":
+    typer.run(main)
