@@ -47,10 +47,11 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
 
 
 def block_sums(x: Tensor, block: int) -> Tensor:
-    """Sums of the last axis, block by block: what a minimum multiplies; a product is one operator."""
-    length = x.shape[-1]
-    belongs = torch.arange(length).unsqueeze(-1) // block == torch.arange(-(-length // block))
-    return x @ belongs.to(x.dtype)
+    """Sums of the last axis, block by block: what a minimum multiplies."""
+    filler = -x.shape[-1] % block
+    if filler:
+        x = functional.pad(x, (0, filler))
+    return x.unflatten(-1, (-1, block)).sum(-1)
 
 
 def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
