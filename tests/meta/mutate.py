@@ -158,12 +158,9 @@ def run(tree: Path, arguments: list[str]) -> bool:
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
     if done.returncode == 5 and "-k" in arguments:  # functions of Config have neither laws nor drawn values
         return True
     if done.returncode not in (0, 1, 2):
@@ -171,13 +168,17 @@ def run(tree: Path, arguments: list[str]) -> bool:
     return done.returncode == 0
 
 
-def survives(mutation: Mutation) -> bool:
-    """Whether all tests that should see the mutation pass."""
+def outcome(mutation: Mutation) -> str:
+    """What became of a mutation; a loop without end is no survivor, but nor has a test said so."""
     folder = next(f for f in RUNS if mutation.file.startswith(f))
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         (Path(name) / "tfm" / mutation.file).write_text(mutation.source)
-        return all(run(Path(name), arguments) for arguments in [*near(mutation), *RUNS[folder]])
+        try:
+            alive = all(run(Path(name), arguments) for arguments in [*near(mutation), *RUNS[folder]])
+        except subprocess.TimeoutExpired:
+            return "TIMED OUT"
+    return "SURVIVED" if alive else "killed"
 
 
 def near(mutation: Mutation) -> list[list[str]]:
@@ -215,14 +216,14 @@ def main() -> None:
         )
         if not place.stdout.startswith(name):
             raise SystemExit(f"the tests would import {place.stdout.strip()}, not the copy in {name}")
-    survivors = []
+    others = []
     with ThreadPoolExecutor(given.jobs) as pool:
-        for mutation, alive in zip(chosen, pool.map(survives, chosen), strict=True):
-            print("SURVIVED" if alive else "killed  ", mutation, flush=True)
-            survivors += [mutation] if alive else []
-    print(f"seed {given.seed}: {len(chosen) - len(survivors)} of {len(chosen)} killed, survivors:")
-    for mutation in survivors:
-        print("   ", mutation)
+        for mutation, found in zip(chosen, pool.map(outcome, chosen), strict=True):
+            line = f"{found:9} {mutation}"
+            print(line, flush=True)
+            others += [line] if found != "killed" else []
+    print(f"seed {given.seed}: {len(chosen) - len(others)} of {len(chosen)} killed, the others:")
+    print(*others, sep="\n")
 
 
 if __name__ == "__main__":
