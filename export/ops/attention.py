@@ -14,6 +14,7 @@ from .mask import causal_mask
 from .norm import layer_norm, rms_norm
 from .position import rotate
 from .quant import Blocks
+from .quantized_cache import round_by_channel
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -86,18 +87,22 @@ def cached_attention(
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
     bias: Float[Array, "B H T L"] | None = None,
+    k_scale: Float[Array, "G K"] | None = None,
+    v_scale: Float[Array, "G K"] | None = None,
     *,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     interleaved: bool = False,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
-    """The parts, one after the other: rotary, cache write, mask, attention."""
+    """The parts, one after the other: rotary, rounding, cache write, mask, attention."""
     at = past[:, None] + torch.arange(q.shape[1], device=past.device)
     if cos is not None and sin is not None:
         c, s = functional.embedding(at, cos), functional.embedding(at, sin)
         q = rotate(q, c, s, interleaved=interleaved)
         k = rotate(k, c, s, interleaved=interleaved)
+    if k_scale is not None and v_scale is not None:
+        k, v = round_by_channel(k, k_scale, bits=8), round_by_channel(v, v_scale, bits=8)
     k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
     mask = causal_mask(at, torch.arange(k_cache.shape[2], device=at.device), window=window)
     keys, values = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
@@ -146,6 +151,8 @@ def attention(
     bo: Float[Array, " D"] | None = None,
     q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
     k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
+    k_scale: Float[Array, "G K"] | None = None,
+    v_scale: Float[Array, "G K"] | None = None,
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
     bias: Float[Array, "B H T L"] | None = None,
@@ -164,7 +171,7 @@ def attention(
     k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
     v = heads(x, wv, bv, clip=clip, size=size)
     y, k_cache, v_cache = cached_attention(
-        q, k, v, past_k, past_v, past, cos, sin, bias,
+        q, k, v, past_k, past_v, past, cos, sin, bias, k_scale, v_scale,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,
     )  # fmt: skip
     return linear(y.flatten(-2), wo, bo), k_cache, v_cache

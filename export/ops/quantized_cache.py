@@ -20,6 +20,7 @@ __all__ = [
     "pack_nibbles",
     "read_by_channel",
     "read_by_head",
+    "round_by_channel",
     "unpack_nibbles",
 ]
 
@@ -48,9 +49,19 @@ def append_by_channel(
     bits: int,
 ) -> Int[Array, "B G L K"]:
     """A scatter of what QuantizeLinear would give, saturated alike."""
-    ratio = torch.where(scale == 0, 0, new / scale.masked_fill(scale == 0, 1))
-    made = torch.round(ratio).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return append(codes, made.to(codes.dtype), start)
+    return append(codes, _by_channel(new, scale, bits).to(codes.dtype), start)
+
+
+def round_by_channel(
+    x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
+) -> Float[Array, "B T G K"]:
+    """What QuantizeLinear and DequantizeLinear would give."""
+    return _by_channel(x, scale, bits) * scale
+
+
+def _by_channel(x: Array, scale: Array, bits: int) -> Array:
+    ratio = torch.where(scale == 0, 0, x / scale.masked_fill(scale == 0, 1))
+    return torch.round(ratio).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def read_by_head(codes: Int[Array, "B G S K"], scale: Float[Array, "B G S 1"]) -> Float[Array, "B G S K"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..ops.quantized_cache import append_by_channel as written
 from ..ops.quantized_cache import pack_nibbles as pack
 from ..ops.quantized_cache import read_by_channel as by_channel
 from ..ops.quantized_cache import read_by_head as by_head
@@ -52,6 +53,27 @@ def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, 
         wanted = np.clip(new, -top * scale, (top - 1) * scale)
         off = np.abs(read - wanted)
         assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
+
+
+@law("round_by_channel")
+def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> None:
+    """The same as to write and to read, and to round again changes nothing."""
+    call = draw(round_by_channel.calls())
+    x, made = call["x"], round_by_channel(call)
+    codes = np.zeros((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), np.int8)
+    codes = written(codes, call["scale"], x, np.zeros(len(x), np.int64), bits=call["bits"])
+    round_by_channel.near(made, by_channel(codes, call["scale"]).swapaxes(1, 2), call)
+    round_by_channel.near(round_by_channel(call.but(x=made)), made, call)
+
+
+@law("round_by_channel")
+def rounding_moves_by_half_a_scale_within_the_range(round_by_channel: Subject, draw: Draw) -> None:
+    """Beyond it, to its end."""
+    call = draw(round_by_channel.calls())
+    scale, top = np.abs(call["scale"]), 2 ** (call["bits"] - 1)
+    wanted = np.clip(call["x"], -top * scale, (top - 1) * scale)
+    off = np.abs(round_by_channel(call.but(scale=scale)) - wanted)
+    assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
 
 
 @law("append_by_head", "append_by_channel")

@@ -12,6 +12,7 @@ from .mask import causal_mask
 from .norm import layer_norm, rms_norm
 from .position import rotate
 from .quant import Blocks
+from .quantized_cache import round_by_channel
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -97,6 +98,8 @@ def cached_attention(
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
     bias: Float[Array, "B H T L"] | None = None,
+    k_scale: Float[Array, "G K"] | None = None,
+    v_scale: Float[Array, "G K"] | None = None,
     *,
     window: int | None = None,
     scale: float | None = None,
@@ -107,7 +110,10 @@ def cached_attention(
 
     `past[b]` tokens of row b are in the cache; token t of the call stands at past[b] + t and sees
     the keys up to itself. Gives the attention's output and the two new caches.
-    Conventions: keys are cached after the rotation; `bias` has a number for each place of the cache.
+    With `k_scale` and `v_scale` keys and values are rounded to 8 bits a channel (`round_by_channel`)
+    before they are cached, so that a call sees of its own tokens what later calls will.
+    Conventions: keys are cached, and rounded, after the rotation; `bias` has a number for each place of the
+    cache. The caches here hold the rounded numbers as floats; a runtime may keep the codes alone.
     A row padded on the right needs no mask, since a real token never sees a later one; what comes out
     at padding is unspecified, and so are cache rows past a row's valid length. `append` says what the
     capacity must hold.
@@ -116,6 +122,8 @@ def cached_attention(
     if cos is not None and sin is not None:
         q = rotate(q, cos[at], sin[at], interleaved=interleaved)
         k = rotate(k, cos[at], sin[at], interleaved=interleaved)
+    if k_scale is not None and v_scale is not None:
+        k, v = round_by_channel(k, k_scale, bits=8), round_by_channel(v, v_scale, bits=8)
     k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
     mask = causal_mask(at, np.arange(k_cache.shape[2]), window=window)
     keys, values = k_cache.transpose(0, 2, 1, 3), v_cache.transpose(0, 2, 1, 3)
@@ -161,6 +169,8 @@ def attention(
     bo: Float[Array, " D"] | None = None,
     q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
     k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
+    k_scale: Float[Array, "G K"] | None = None,
+    v_scale: Float[Array, "G K"] | None = None,
     cos: Float[Array, "L J"] | None = None,
     sin: Float[Array, "L J"] | None = None,
     bias: Float[Array, "B H T L"] | None = None,
@@ -186,7 +196,7 @@ def attention(
     k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
     v = heads(x, wv, bv, clip=clip, size=size)
     y, k_cache, v_cache = cached_attention(
-        q, k, v, past_k, past_v, past, cos, sin, bias,
+        q, k, v, past_k, past_v, past, cos, sin, bias, k_scale, v_scale,
         window=window, scale=scale, softcap=softcap, interleaved=interleaved,
     )  # fmt: skip
     return linear(y.reshape(b, t, -1), wo, bo), k_cache, v_cache

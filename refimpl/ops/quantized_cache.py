@@ -26,6 +26,7 @@ __all__ = [
     "pack_nibbles",
     "read_by_channel",
     "read_by_head",
+    "round_by_channel",
     "unpack_nibbles",
 ]
 
@@ -62,9 +63,19 @@ def append_by_channel(
     Within the range every number is off by scale / 2 at most, outside of it by what is clipped.
     Conventions: rint rounds halves to even; a channel of scale 0 has codes 0.
     """
-    ratio = new / np.where(scale == 0, np.inf, scale)
-    made = np.clip(np.rint(ratio), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return append(codes, made.astype(codes.dtype), start)
+    return append(codes, _by_channel(new, scale, bits).astype(codes.dtype), start)
+
+
+def round_by_channel(
+    x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
+) -> Float[Array, "B T G K"]:
+    """What is read of x after it was written by `append_by_channel`: code · scale, in x's place and type."""
+    return _by_channel(x, scale, bits) * scale
+
+
+def _by_channel(x: Array, scale: Array, bits: int) -> Array:
+    ratio = x / np.where(scale == 0, np.inf, scale)
+    return np.clip(np.rint(ratio), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def read_by_head(codes: Int[Array, "B G S K"], scale: Float[Array, "B G S 1"]) -> Float[Array, "B G S K"]:

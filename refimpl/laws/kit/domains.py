@@ -15,6 +15,8 @@ from .declare import Declared, Function
 DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "projection": lambda a: np.clip(a, -3, 3),  # rows are standard normal: larger ones overflow exp
     "decay": lambda a: -abs(a),
+    "k_scale": lambda a: a / 64,  # 8 bits reach twice as far as most numbers, and less far than some
+    "v_scale": lambda a: a / 64,
     "beta": lambda a: abs(a) / (1 + abs(a)),
     "short": lambda a: 1 + abs(a),  # divisors of frequencies: a text is stretched, never shrunk
     "long": lambda a: 1 + abs(a),

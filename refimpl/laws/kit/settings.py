@@ -46,6 +46,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 TOGETHER = {
     "sin": "cos",
     "k_norm": "q_norm",
+    "v_scale": "k_scale",
     "bk": "bq",
     "bv": "bq",
     "c0": "h0",
