@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import out, say
-from .options import Context, Quant, Ranges, Target
+from .options import Context, Kv, Quant, Ranges, Target
 
 
 def command(
@@ -20,6 +20,13 @@ def command(
         Quant | None,
         typer.Option(help="How weights are stored; int8, or int8-dynamic of an encoder alone, by default."),
     ] = None,
+    kv: Annotated[
+        Kv,
+        typer.Option(
+            help="How a decoder's keys and values are kept; int8 is a quarter of the memory, read into a "
+            "channel's range that --calibrate or a text of our own shows."
+        ),
+    ] = "float",
     target: Annotated[Target, typer.Option(help="What the bundle is made for.")] = "ort-cpu",
     table: Annotated[int, typer.Option(metavar="4|8", help="Bits of the token table with --quant int4.")] = 8,
     strict: Annotated[
@@ -27,7 +34,7 @@ def command(
     ] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="For int8-static: a text to take ranges from."),
+        typer.Option(metavar="FILE", help="A text to take ranges from, for int8-static and --kv int8."),
     ] = None,
     ranges: Annotated[
         Ranges | None, typer.Option(help="With --calibrate: how a range is chosen; minmax by default.")
@@ -61,6 +68,7 @@ def command(
         directory,
         target=target,
         quant=quant,
+        kv=kv,
         table_bits=table,
         strict=strict,
         calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),

@@ -48,9 +48,9 @@ def command(
     if config.layers:
         facts["cache"] = kind
     contexts = sorted({c for c in (1024, 4096, 16384, 65536) if c < config.context} | {config.context})
+    widths = {"int8": 1} if config.rounds_cache else {"fp32": 4, "fp16": 2}
     cache = {
-        c: {dtype: cache_bytes(config, c, width, kind) for dtype, width in (("fp32", 4), ("fp16", 2))}
-        for c in contexts
+        c: {kept: cache_bytes(config, c, width, kind) for kept, width in widths.items()} for c in contexts
     }
     if as_json:
         counts = {"total": sum(parts.values()), "active": active(config), **parts}
@@ -74,8 +74,8 @@ def command(
     )
     out(f"{'unknown' if room is None else size(room)} of memory is free\n")
     table(
-        ("CACHE AT", "FP32", "FP16"),
-        [(f"{c} tokens", size(b["fp32"]), size(b["fp16"])) for c, b in cache.items()],
+        ("CACHE AT", *(kept.upper() for kept in widths)),
+        [(f"{c} tokens", *map(size, b.values())) for c, b in cache.items()],
     )
     out()
     table(
@@ -156,7 +156,7 @@ def weight_bytes(config: Config) -> dict[str, int]:
     for quant in ("fp32", "fp16", "int8", "int8-dynamic", "int4"):
         target = "standard" if quant == "fp16" else "ort-cpu"
         # A checkpoint without weights, so without quantized blocks of its own that could be kept.
-        bare: Any = SimpleNamespace(config=config, leaves=SimpleNamespace(native=lambda name: None))
+        bare: Any = SimpleNamespace(config=config, native=lambda name: None)
         groups = layout.stored(config, plan(bare, quant, 8, False, target), target)
         specs = (
             spec for group in groups.values() for spec in layout.specs(group, dtype(quant, target)).values()
@@ -166,7 +166,7 @@ def weight_bytes(config: Config) -> dict[str, int]:
 
 
 def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
-    """Bytes of keys and values of one text of `context` tokens, `width` bytes a number.
+    """Bytes of keys and values of one text of `context` tokens, `width` bytes a number, or one where kept so.
 
     A windowed cache keeps little more than its windows; of a copied one there are two.
     """
@@ -176,7 +176,7 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
     for i, layer in enumerate(config.layers):
         a = layer.attention
         tokens = windows.places(windows.of_layer(config, i) if kind == "windowed" else None, context)
-        total += 2 * a.groups * a.head_size * tokens * width
+        total += 2 * a.groups * a.head_size * tokens * (1 if a.kv == "int8" else width)
     return 2 * total if kind == "copied" else total
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 Quant = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep"]
+Kv = Literal["float", "int8"]
 Ranges = Literal["minmax", "percentile", "entropy"]
 Target = Literal["ort-cpu", "ort-cuda", "standard"]
 DeviceName = Literal["cpu", "cuda", "auto"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from .quantize import Calibration, Chosen
 
 WINDOW, WINDOWS = 512, 8
 FEW, ALPHA = 128, 0.5
+# English prose with some numbers, a letter, a bit of code.
+TEXT = Path(__file__).with_name("calibration.txt")
+# A channel's range in the cache beside the largest magnitude that a text shows: another one goes further.
+REACH = 1.25
 # Bytes of a text that are read: more than so many tokens ever have.
 LARGEST = WINDOW * WINDOWS * 64
 
@@ -118,11 +123,30 @@ def importance(checkpoint: Checkpoint, progress: Callable[[str], None]) -> dict[
     return found
 
 
+def cached(checkpoint: Checkpoint, text: Path | None, progress: Callable[[str], None]) -> Checkpoint:
+    """The model with keys and values kept in 8 bits: scale = REACH · max|x| / 127 of each channel of a head.
+
+    The text is our own if none is given. Random tokens won't do: their keys aren't those of any text.
+    """
+    windows = _windows(checkpoint, TEXT if text is None else text)
+    progress(f"ranges of keys and values over {sum(map(len, windows))} tokens")
+    most: dict[str, np.ndarray] = {}
+
+    def kept(layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+        for side, x in (("k", keys), ("v", values)):
+            name = f"decoder.layers.{layer}.attn.{side}_scale"
+            most[name] = smooth.largest(most.get(name), x.swapaxes(0, 1))
+
+    observe(checkpoint.config.keeping("float"), checkpoint.leaf, windows=windows, kept=kept)
+    scales = {name: (x * (REACH / 127)).astype(np.float32) for name, x in most.items()}
+    return replace(checkpoint, config=checkpoint.config.keeping("int8"), added=scales)
+
+
 def _windows(checkpoint: Checkpoint, text: Path) -> list[list[int]]:
     """The first tokens of a text, each window as a text of its own where an encoder reads it: with what the
     model expects around a text. ExportError where there are none."""
     if checkpoint.tokenizer is None:
-        raise ExportError("--calibrate reads a text, and the checkpoint has no tokenizer")
+        raise ExportError("calibration reads a text, and the checkpoint has no tokenizer")
     try:
         with open(text, "rb") as file:
             read = file.read(LARGEST)

@@ -33,6 +33,7 @@ from .targets.leaves import Blocked, NBits, Row, Static
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
+    "int64": torch.int64,
     "uint8": torch.uint8,
     "int8": torch.int8,
     "uint4": torch.uint8,
@@ -126,7 +127,7 @@ def _inputs(graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return tuple(
         torch.zeros(
             [sizes[a] if isinstance(a, str) else a for a in port.axes],
-            dtype=torch.int64 if port.whole else dtype,
+            dtype=DTYPES[port.dtype] if port.dtype else dtype,
         )
         for port in graph.inputs
     )

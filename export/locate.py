@@ -29,7 +29,7 @@ from ..refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ..refimpl.ops.quant import Blocks
 from ..runtime import windows
 from ..runtime.bundle import Bundle
-from ..runtime.golden import FACTOR, SEED, TRIES, largest
+from ..runtime.golden import CODE_MOVE, FACTOR, SEED, TRIES, largest
 from ..runtime.ports import GRAPH
 from ..runtime.session import one_line, open_session, options
 from .graph import quiet
@@ -181,7 +181,8 @@ def _rest(x: Array, tree: Any, layer: Layer, config: Config) -> tuple[list[Array
         "softcap": a.softcap,
         "interleaved": isinstance(a.position, Rope) and a.position.interleaved,
     }
-    return [empty, empty, np.zeros(b, np.int64), cos, sin, biases.get((a.position, a.heads))], settings
+    bias, scales = biases.get((a.position, a.heads)), [tree.get(f"{side}_scale") for side in "kv"]
+    return [empty, empty, np.zeros(b, np.int64), cos, sin, bias, *scales], settings
 
 
 def _heads(x: Array, tree: Any, *, layer: Layer, config: Config) -> Array:
@@ -205,6 +206,7 @@ def _specification(pieces: list[Piece], dtype: np.dtype) -> tuple[Values, dict[s
     budgets = {}
     eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)
     for piece in pieces:
+        move = CODE_MOVE if "k_scale" in (piece.tree or ()) else eps  # codes of a cache flip, see golden
         given = [truth[name].astype(np.float32) for name in piece.inputs]
         run = lambda inputs, kind, plain, p=piece: p.compute(*inputs, _cast(p.tree, kind, plain))  # noqa: E731
         own = run(given, np.float32, False)
@@ -212,7 +214,7 @@ def _specification(pieces: list[Piece], dtype: np.dtype) -> tuple[Values, dict[s
         exact = run(wide, np.float64, True)
         moves = [0.0]
         for _ in range(TRIES if wide else 0):
-            moved = [x * (1 + eps * rng.choice([-1, 1], x.shape)) for x in wide]
+            moved = [x * (1 + move * rng.choice([-1, 1], x.shape)) for x in wide]
             moves.append(largest(run(moved, np.float64, True), exact))
         a = largest(run(given, np.float32, True), exact)
         budgets[piece.name] = FACTOR * (a + max(moves) + eps * float(np.abs(exact).max()))
@@ -321,7 +323,9 @@ def _replay(
             for name, table in zip(("cos", "sin"), pair, strict=True)
         }
     for i, layer in enumerate(config.layers):
-        empty = np.zeros((b, layer.attention.groups, t, layer.attention.head_size), bundle.dtype)
+        a = layer.attention
+        dtype = np.int8 if a.kv == "int8" else bundle.dtype
+        empty = np.zeros((b, a.groups, t, a.head_size), dtype)
         feeds |= {f"k.{i}": empty, f"v.{i}": empty}
     feeds |= {f"held.{size}": np.zeros(b, np.int64) for size in windows.sizes(config)}
     feeds |= {f"{value}.given": truth[name] for name, value in cut.items() if value in inner}

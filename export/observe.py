@@ -1,4 +1,4 @@
-"""The input of every product of a model while it reads a text, layer by layer.
+"""The input of every product of a model, and what its decoder keeps, while it reads a text, layer by layer.
 
 A leaf is loaded once for all windows of the text, so that memory is one layer's weights and the text's
 vectors. A decoder that reads an encoder is given the window that the encoder read.
@@ -24,11 +24,13 @@ from .ops.linear import linear
 from .ops.model import embed, position_tables, score_biases
 from .seam import body, exporting
 
-__all__ = ["Load", "Seen", "observe"]
+__all__ = ["Kept", "Load", "Seen", "observe"]
 
 Load = Callable[[str], np.ndarray]
 # Called with the leaves that multiply an input, and the input as [M, D].
 Seen = Callable[[tuple[str, ...], np.ndarray], None]
+# Called with the index of a decoder's layer, its rotated keys and its values, [G, T, K] each.
+Kept = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 @contextmanager
@@ -44,9 +46,17 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 @_one_thread()
-def observe(config: Config, load: Load, *, windows: Sequence[Sequence[int]], seen: Seen) -> None:
-    """Show `seen` the input of every product of the model, window by window and layer by layer."""
-    reading = Reading(config, load, seen, [torch.tensor([window]) for window in windows])
+def observe(
+    config: Config,
+    load: Load,
+    *,
+    windows: Sequence[Sequence[int]],
+    seen: Seen = lambda names, x: None,
+    kept: Kept = lambda layer, keys, values: None,
+) -> None:
+    """Show `seen` the input of every product of the model, and `kept` the cache of every layer, window by
+    window and layer by layer."""
+    reading = Reading(config, load, seen, kept, [torch.tensor([window]) for window in windows])
     states = [] if config.encoder is None else reading.stack("encoder", [])
     if config.decoder is not None:
         reading.language(reading.stack("decoder", states))
@@ -57,9 +67,11 @@ def observe(config: Config, load: Load, *, windows: Sequence[Sequence[int]], see
 class Reading:
     """One reading of a text's windows [1, T]."""
 
-    def __init__(self, config: Config, load: Load, seen: Seen, windows: list[torch.Tensor]) -> None:
+    def __init__(
+        self, config: Config, load: Load, seen: Seen, kept: Kept, windows: list[torch.Tensor]
+    ) -> None:
         self.config, self.windows = config, windows
-        self._load, self._seen, self._names = load, seen, list(params.shapes(config))
+        self._load, self._seen, self._kept, self._names = load, seen, kept, list(params.shapes(config))
         longest = max(window.shape[1] for window in windows)
         self._tables = {
             rope: (cos.float(), sin.float())
@@ -101,7 +113,8 @@ class Reading:
                         read = (*keys, real)
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
                     empty = torch.zeros(1, a.groups, time, a.head_size)
-                    streams[j], _ = block(x, (empty, empty), past, near, leaves, read, config=layer)
+                    streams[j], cache = block(x, (empty, empty), past, near, leaves, read, config=layer)
+                self._kept(i, *(side[0].numpy() for side in cache))
         norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None
         return [normalize(x, norm, norm=stack.final_norm) for x in streams]
 

@@ -43,6 +43,7 @@ from ..refimpl.errors import ExportError, NumericError
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
 from ..runtime.layout import Scheme
+from .targets import limits
 
 if TYPE_CHECKING:
     from ..refimpl.checkpoint import Checkpoint
@@ -57,6 +58,11 @@ REFUSED = {
     ("int8-static", "ort-cpu"): "one scale for all rows is for devices that can't do better; "
     "use --target standard, or --quant int8-dynamic",
     ("int8-static", "ort-cuda"): "its integer products run on the CPU there; use --quant int8",
+}
+# Why keys and values aren't kept in 8 bits there.
+FLOAT_CACHE = {
+    "standard": "its attention reads a cache of floats",
+    "ort-cuda": "it was never tried on a GPU",
 }
 OUTLIERS = (".wq", ".wk", ".wv")
 Method = Literal["minmax", "percentile", "entropy"]
@@ -81,7 +87,7 @@ class Calibration:
             raise ExportError(f"--smooth must be 0 to 1, got {self.alpha}")
 
 
-def check(quant: str, calibration: Calibration | None) -> None:
+def check(quant: str, calibration: Calibration | None, kv: str = "float") -> None:
     """Raise ExportError when a quantization lacks its calibration, or has one that it doesn't use."""
     if quant == "int8-static" and calibration is None:
         raise ExportError(
@@ -89,7 +95,25 @@ def check(quant: str, calibration: Calibration | None) -> None:
             "from which each activation gets its range"
         )
     if quant != "int8-static" and calibration is not None:
-        raise ExportError(f"--calibrate goes with --quant int8-static, got --quant {quant}")
+        if kv == "float":
+            raise ExportError(
+                f"--calibrate goes with --quant int8-static and --kv int8, got --quant {quant} --kv {kv}"
+            )
+        if (calibration.method, calibration.alpha) != ("minmax", None):
+            raise ExportError(f"--ranges and --smooth go with --quant int8-static, got --quant {quant}")
+
+
+def check_cache(config: Config, kv: str, target: str) -> None:
+    """Raise ExportError when a decoder's keys and values are to be kept in a way that can't be had."""
+    if kv not in ("float", "int8"):
+        raise ExportError(f"--kv must be float or int8, got {kv!r:.40}")
+    if kv == "int8" and config.decoder is None:
+        raise ExportError("--kv int8 is for what a decoder keeps of a text, and this model has no decoder")
+    if kv == "int8" or config.rounds_cache:
+        if target in FLOAT_CACHE:
+            raise ExportError(f"--kv int8 isn't made for --target {target}: {FLOAT_CACHE[target]}")
+        if reasons := limits.refusals(config):
+            raise ExportError(f"--kv int8 needs a fused attention, which this model can't have: {reasons[0]}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +213,7 @@ def leaf(
         own = _native(checkpoint, name)
         assert own is not None, f"{name} was planned from its own blocks"
         return replace(own, scale=_cast(own.scale, kind, f"scale of {name}"), activations=scheme.activations)
-    weight = smooth.apply(name, checkpoint.leaves.load(name), chosen.factors)
+    weight = smooth.apply(name, checkpoint.leaf(name), chosen.factors)
     if scheme is None:
         return _cast(weight, kind, name)
     if scheme.activations == "static":
@@ -208,7 +232,7 @@ def _native(checkpoint: Checkpoint, name: str) -> Blocks | None:
     Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in
     float32 when d and m, 11 bits each, are not 2^13 apart.
     """
-    own = checkpoint.leaves.native(name)
+    own = checkpoint.native(name)
     if own is None or own.minimum is None:
         return own
     middle = np.float32(2 ** (own.bits - 1))

@@ -18,9 +18,10 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -61,6 +62,7 @@ def export(
     *,
     target: str = "ort-cpu",
     quant: str | None = None,
+    kv: Literal["float", "int8"] = "float",
     table_bits: int = 8,
     strict: bool = False,
     calibration: quantize.Calibration | None = None,
@@ -70,13 +72,17 @@ def export(
 ) -> None:
     """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
 
-    Without a `quant` it is `quantize.default`'s.
-    Raises ExportError when the target can't have that quantization, when `out` is something else
+    Without a `quant` it is `quantize.default`'s. With `kv` int8 keys and values are kept in 8 bits, whose
+    scales come from the calibration's text, or from one of our own.
+    Raises ExportError when the target can't have that quantization or cache, when `out` is something else
     than a bundle, is being written by another process, or there is no room; NumericError for a
     number that isn't finite; VerifyError when the result isn't what the specification says.
     """
     quant = quantize.default(checkpoint.config, target) if quant is None else quant
-    quantize.check(quant, calibration)
+    quantize.check(quant, calibration, kv)
+    quantize.check_cache(checkpoint.config, kv, target)
+    if kv == "int8":
+        checkpoint = replace(checkpoint, config=checkpoint.config.keeping(kv))
     schemes = quantize.plan(checkpoint, quant, table_bits, strict, target)
     groups = layout.stored(checkpoint.config, schemes, target)
     dtype = quantize.dtype(quant, target)
@@ -85,6 +91,10 @@ def export(
         manifest.size(tensors) + SLACK + len((checkpoint.tokenizer or "") + (checkpoint.chat_template or ""))
     )
     _replaceable(out)
+    if kv == "int8":
+        from .calibrate import cached
+
+        checkpoint = cached(checkpoint, calibration.text if calibration else None, progress)
     chosen = chosen_for(checkpoint, quant, schemes, calibration, progress)
     with _stopping(), _writing(out, need), replacing(out) as new:
         if (free := shutil.disk_usage(new).free) < need:
@@ -163,11 +173,12 @@ def chosen_for(
 ) -> quantize.Chosen:
     """What running the model has to say of its quantization: ranges, factors of smoothing, importance."""
     places = quantize.smoothed(checkpoint.config, quant, schemes)
-    if calibration is None and quant != "int4" and not places:
+    if quant not in ("int4", "int8-static") and not places:
         return quantize.NOTHING
     from .calibrate import choose, importance, smoothing
 
-    if calibration is not None:
+    if quant == "int8-static":
+        assert calibration is not None, "quantize.check wants one"
         return choose(checkpoint, calibration, progress)
     if quant == "int4":
         return quantize.Chosen({}, {}, importance(checkpoint, progress))

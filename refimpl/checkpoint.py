@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from .gguf.tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
 from .languages import read_languages
 from .ops.quant import Blocks
-from .params import Tree, flatten
+from .params import Tree, flatten, shapes, unflatten
 from .safetensors import SafeTensors, save
 from .sentence import read_sentence
 from .storage import map_file
-from .weights import Leaves, check_finite, materialize
+from .weights import Lazy, Leaves, check_finite, materialize
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
@@ -43,7 +43,7 @@ CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run 
 class Checkpoint:
     """An opened model. `params` is lazy: a leaf is read each time it is asked for.
 
-    `labels` are the names of what the head says, if it says labels.
+    `labels` are the names of what the head says, if it says labels. `added` are leaves that no file holds.
     """
 
     path: Path
@@ -54,18 +54,19 @@ class Checkpoint:
     generation: Generation
     files: Mapping[str, Path]
     labels: tuple[str, ...] = ()
+    added: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def params(self) -> Tree:
-        return self.leaves.tree()
+        return Lazy(unflatten({name: name for name in shapes(self.config)}), self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
         """One leaf by its dotted name, as float32."""
-        return self.leaves.load(name)
+        return self.added[name] if name in self.added else self.leaves.load(name)
 
     def native(self, name: str) -> Blocks | None:
         """One leaf in the file's own blocks, or None."""
-        return self.leaves.native(name)
+        return None if name in self.added else self.leaves.native(name)
 
     def for_context(self, context: int | None) -> Checkpoint:
         """The same for texts of up to `context` tokens; ConfigError where its positions don't reach that far.

@@ -5,6 +5,7 @@
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
+                                    k_scale, v_scale: G,K where keys and values are kept in 8 bits
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  experts.E and shared (gate up down each)
@@ -57,6 +58,8 @@ ADDED = ("positions", "types", "relative_bias")
 ROUTING = (".router", ".shared_gate")
 # Weights of norms, which may have a row for each head.
 NORMS = (".q_norm", ".k_norm")
+# What codes of kept keys and values are multiplied by, channel by channel.
+SCALES = (".k_scale", ".v_scale")
 # The last map to labels: small, and what it rounds nothing after it evens out.
 LABELS = ("head.out.weight",)
 
@@ -148,6 +151,8 @@ def _attention(a: Attention, d: int) -> Shapes:
                 found[name] = (heads * a.head_size,)
             case _:
                 pass
+    if a.kv == "int8":
+        found |= dict.fromkeys(("k_scale", "v_scale"), (a.groups, a.head_size))
     return found
 
 
@@ -173,7 +178,7 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
-    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS, *LABELS))
+    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS, *SCALES, *LABELS))
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -215,13 +220,15 @@ def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]
 
 
 def random(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
-    """Random weights of a sensible size: norms near one, biases not zero, no two alike."""
+    """Random weights of a sensible size: norms near one, biases not zero, scales above it, no two alike."""
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         last = name.rsplit(".", 1)[-1]
         normal = rng.standard_normal(shape)
         if len(shape) == 1 or name.endswith(NORMS):
             return (0.2 * normal + (last == "weight" or name.endswith(NORMS))).astype(dtype)
+        if name.endswith(SCALES):
+            return ((1 + np.abs(normal)) / 32).astype(dtype)
         fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
         return (normal * fan_in**-0.5).astype(dtype)
 

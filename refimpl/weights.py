@@ -38,7 +38,7 @@ from .errors import CheckpointError, NumericError
 from .ops.model import position_tables
 from .ops.position import rope_frequencies, sinusoidal
 from .ops.quant import Blocks, transpose
-from .params import Tree, shapes, unflatten
+from .params import Tree, shapes
 from .storage import WHOLE
 
 Weight = TypeVar("Weight", np.ndarray, Blocks)
@@ -277,10 +277,6 @@ class Leaves:
             assert isinstance(weight, np.ndarray)
             weight = weight + np.float32(1)
         return weight if len(rule.ours) == 1 else _each(weight, lambda a: a[..., part])
-
-    def tree(self) -> Tree:
-        """The nested tree of `params`; a leaf is loaded when it is asked for, and not kept."""
-        return Lazy(unflatten({name: name for name in self.names}), self.load)
 
 
 class Stripped:

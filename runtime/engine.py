@@ -206,7 +206,8 @@ class OrtEngine:
             for layer, size in zip(self.config.layers, self._windows[::2], strict=True):
                 a = layer.attention
                 shape = (batch, a.groups, windows.places(size, capacity, self.piece), a.head_size)
-                made += [zeros(shape, self.dtype, self.device) for _ in "kv"]
+                dtype = np.dtype(np.int8) if a.kv == "int8" else self.dtype
+                made += [zeros(shape, dtype, self.device) for _ in "kv"]
             return made
 
         dropped = {size: np.zeros(batch, np.int64) for size in self._windows if size is not None}

@@ -11,8 +11,8 @@ for each text. The budget of a comparison is 4 · (A + J + u), over the whole ou
 
 In float16, A rounds the residual stream after each layer, and ulps are float16's. Where activations
 are rounded to codes, a difference of one ulp can flip a code and is then a thousand times larger: in
-a large model some always flip, in a small one rarely. So J moves by 2⁻¹⁶ for a quantized model, and
-codes flip in every try.
+a large model some always flip, in a small one rarely. So J moves by 2⁻¹⁶ for a quantized model, or one
+that keeps its keys and values in 8 bits, and codes flip in every try.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class Golden:
 
     `own` is the specification over the bundle's own weights. `plain` is the same with products of
     blocks in float, activations unrounded: no code can flip there, so its budget is a thousand times
-    sharper; None where the weights aren't in such blocks. `floats` are the logits over the weights
-    as the source has them. `best` are the two best tokens [M, 2] and `gap` the distance between
-    them. `digests` holds the SHA-256 of each leaf, in the order of `params.shapes`. `source`,
-    `source_lengths` and `types` are those of `specified.Given`.
+    sharper, unless the cache has codes of its own; None where the weights aren't in such blocks. `floats`
+    are the logits over the weights as the source has them. `best` are the two best tokens [M, 2] and
+    `gap` the distance between them. `digests` holds the SHA-256 of each leaf, in the order of
+    `params.shapes`. `source`, `source_lengths` and `types` are those of `specified.Given`.
     """
 
     tokens: Array
@@ -197,11 +197,12 @@ def golden(
     eps = float(np.finfo(precision).eps)
     kinds = {leaf.activations for leaf in _matrices(own) if isinstance(leaf, Blocks)}
     double, single, eps = np.dtype(np.float64), np.dtype(np.float32), float(np.finfo(precision).eps)
-    coded = bool(kinds - {"none"})
-    runs = [Run(double, tries=TRIES, move=CODE_MOVE if coded else eps), Run(single, stream=precision)]
+    move = CODE_MOVE if config.rounds_cache else eps
+    coded = CODE_MOVE if kinds - {"none"} else move
+    runs = [Run(double, tries=TRIES, move=coded), Run(single, stream=precision)]
     if kinds == {"block"}:
         runs += [
-            Run(double, tries=TRIES, move=eps, plain=True),
+            Run(double, tries=TRIES, move=move, plain=True),
             Run(single, stream=precision, plain=True),
         ]
     made = outputs(config, own, Given(**given), runs, seen)

@@ -5,7 +5,9 @@ One JSON object with exactly these fields:
     format       1
     tfm          version of tfm that wrote the bundle
     versions     {package: version} of what the graph was made with
-    config       the Config, as `refimpl.config.to_json` states it
+    config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
+                 ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, and its leaves
+                 k_scale and v_scale are what they are multiplied by
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
     quant        the --quant it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
@@ -200,6 +202,10 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"schemes.{name} can't be {scheme}")
     if (m.cache == "none") != (m.config.decoder is None):
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
+    if m.config.rounds_cache and (m.target != "ort-cpu" or m.cache == "copied"):
+        raise ValueError(
+            f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
+        )
     if m.cache == "windowed" and not windows.sizes(m.config):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     wanted = arrange(m.groups, m.dtype)

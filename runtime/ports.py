@@ -14,13 +14,14 @@ layers, J the rotary settings in the Config's order, of which each graph has tho
 `past`, `at`, `lengths` and `source`, the lengths of the encoder's text, are numbers of tokens, as in
 `ops.model` and `ops.encoder`; `held` is how many of a row's tokens the caches of layers with that window
 hold, the latest ones, from place 0 on, where other caches hold all. All ids and numbers are int64;
-logits and `said` are float32; keys, values, cosines and sines have the bundle's `dtype`.
+logits and `said` are float32; keys, values, cosines and sines have the bundle's `dtype`, but k.I and v.I of
+a layer that keeps 8 bits are int8 codes (`refimpl.ops.quantized_cache`, by channel).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..refimpl.config import LM, Answer, Classify, Config, MaskedLM, Pool, Stack, Tag
 from . import windows
@@ -31,11 +32,11 @@ READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
 
 
 class Port(NamedTuple):
-    """An input or output: its axes, strings where they vary, and whether it holds whole numbers."""
+    """An input or output: its axes, strings where they vary, and its type, None for the bundle's floats."""
 
     name: str
     axes: tuple[str | int, ...]
-    whole: bool = False
+    dtype: Literal["int64", "int8"] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,25 +65,25 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
     """The graphs of a model, the one that reads first; `windowed` as the manifest's cache says."""
     found = []
     if config.encoder is not None:
-        inputs = [Port("tokens", ("batch", "time"), True), Port("lengths", ("batch",), True)]
+        inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
         if config.embedding.types is not None:
-            inputs.append(Port("types", ("batch", "time"), True))
+            inputs.append(Port("types", ("batch", "time"), "int64"))
         inputs += _tables(config, config.encoder, "time")
         alone = config.decoder is None
         outputs = (Port("said", _said(config)),) if alone else _memory(config, "time")
         found.append(Graph(GRAPH if alone else ENCODER, True, tuple(inputs), tuple(outputs)))
     if config.decoder is not None:
         inputs = [
-            Port("tokens", ("batch", "time"), True),
-            Port("past", ("batch",), True),
-            Port("at", ("batch", "wanted"), True),
+            Port("tokens", ("batch", "time"), "int64"),
+            Port("past", ("batch",), "int64"),
+            Port("at", ("batch", "wanted"), "int64"),
             *_cache(config, "", windowed),
             *_tables(config, config.decoder, "capacity"),
         ]
         if windowed:
-            inputs += [Port(f"held.{size}", ("batch",), True) for size in windows.sizes(config)]
+            inputs += [Port(f"held.{size}", ("batch",), "int64") for size in windows.sizes(config)]
         if config.encoder is not None:
-            inputs += [*_memory(config, "text"), Port("source", ("batch",), True)]
+            inputs += [*_memory(config, "text"), Port("source", ("batch",), "int64")]
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         found.append(Graph(GRAPH, False, tuple(inputs), (logits, *_cache(config, "_out", windowed))))
     return tuple(found)
@@ -100,7 +101,8 @@ def _cache(config: Config, suffix: str, windowed: bool) -> list[Port]:
         size = windows.of_layer(config, i) if windowed else None
         rows = "capacity" if size is None else f"rows{size}"
         axes = ("batch", layer.attention.groups, rows, layer.attention.head_size)
-        made += [Port(f"{side}{suffix}.{i}", axes) for side in "kv"]
+        dtype = "int8" if layer.attention.kv == "int8" else None
+        made += [Port(f"{side}{suffix}.{i}", axes, dtype) for side in "kv"]
     return made
 
 

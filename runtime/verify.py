@@ -134,7 +134,7 @@ def source(climb: Climb) -> Iterator[Row]:
     if origin is None:
         yield Row("weights equal the source's", note="no --source given")
         return
-    names = list(trees.shapes(bundle.config))
+    names = list(trees.shapes(origin.config))  # a cache's scales come from a text, if not from the source
     wrong: list[str] = []
     factors = _factors(origin, bundle)
     for done, name in enumerate(names):
@@ -154,7 +154,7 @@ def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.Place, Array]:
     """
     found: dict[smooth.Place, Array] = {}
     schemes = bundle.manifest.schemes
-    for place in smooth.places(bundle.config):
+    for place in smooth.places(origin.config):
         read = [schemes[name] for name in (*place.made, *place.read) if name in schemes]
         if not read or any(scheme.native or scheme.bits != 8 for scheme in read):
             continue
@@ -164,7 +164,7 @@ def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.Place, Array]:
             if isinstance(now, Blocks):
                 was, now = _rounded(was, schemes[name], now.axis).scale, np.abs(now.scale).max(axis=0)
                 was = np.abs(was).max(axis=0)
-            was = was.astype(now.dtype)
+            was, now = was.astype(now.dtype).ravel(), now.ravel()
             ratio = np.divide(was, now, out=np.zeros_like(s), where=now != 0)
             s = np.where(np.frexp(ratio)[0] == 0.5, ratio, s)
         found[place] = s
@@ -371,9 +371,25 @@ def prose(climb: Climb) -> Iterator[Row]:
     else:
         truth, name = NumpyEngine(origin.config, origin.params), "the source"
     tokenizer, text = Tokenizer(told, config.embedding.vocabulary), climb.text or PROSE
-    exact = origin is None or bundle.quant == "fp32"
+    exact = origin is None or (bundle.quant == "fp32" and origin.config == config)
     judge = _likeness if config.decoder is None else _predictions
     yield from judge(climb, truth, tokenizer, text, f"against the specification over {name}", exact)
+
+
+def kept(climb: Climb) -> Iterator[Row]:
+    """What keys and values in 8 bits cost: the same weights, with a cache of floats in the specification."""
+    bundle, name = climb.bundle, "KL divergence over a text, of the cache's rounding"
+    if not bundle.config.rounds_cache:
+        return
+    if bundle.tokenizer is None:
+        yield Row(name, note="the bundle has no tokenizer")
+        return
+    config = bundle.config.keeping("float")
+    ids = Tokenizer(bundle.tokenizer, config.embedding.vocabulary).encode(climb.text or PROSE)
+    truth = NumpyEngine(config, bundle.params(config))
+    found = fidelity(climb.engine, truth, ids, min(WINDOW, config.context), enough=climb.late)
+    note = f"{found.positions} of {len(ids)} tokens, against the bundle's weights over a cache of floats"
+    yield Row(name, found.kl, unit="nats", ok=None if np.isfinite(found.kl) else False, note=note)
 
 
 def _predictions(
@@ -432,6 +448,7 @@ RUNGS: dict[str, Callable[[Climb], Iterator[Row]]] = {
     "windows": forgetting,
     "source": source,
     "text": prose,
+    "cache": kept,
 }
 
 
@@ -469,7 +486,7 @@ def verify(
         device=device,
         threads=threads,
     )
-    if climb.source is not None and climb.source.config != opened.config:
+    if climb.source is not None and climb.source.config.keeping("float") != opened.config.keeping("float"):
         raise CheckpointError(f"{source}: must be the source of {path}, its config is another one")
     for name, rung in RUNGS.items():
         if climb.late():

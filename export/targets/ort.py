@@ -189,6 +189,8 @@ def attention(
     bo: Tensor | None = None,
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
     cos: Tensor | None = None,
     sin: Tensor | None = None,
     bias: Tensor | None = None,
@@ -231,7 +233,7 @@ def attention(
             q.reshape(batch, time, heads, size),
             k.reshape(batch, time, groups, size),
             v.reshape(batch, time, groups, size),
-            past_k, past_v, past, cos, sin, bias,
+            past_k, past_v, past, cos, sin, bias, k_scale, v_scale,
             window=window, scale=scale, softcap=softcap, interleaved=interleaved,
         )  # fmt: skip
         return linear(y.reshape(batch, time, widths[0]), wo, bo), k_cache, v_cache
@@ -257,9 +259,11 @@ def attention(
         attributes["local_window_size"] = window
     if softcap is not None:
         attributes["softcap"] = softcap
+    if k_scale is not None:
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     y, k_cache, v_cache = onnx.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        (q, k, v, past_k, past_v, seqlens, total, cos, sin, positions),
+        (q, k, v, past_k, past_v, seqlens, total, cos, sin, positions, None, None, k_scale, v_scale),
         attributes,
         dtypes=(x.dtype, past_k.dtype, past_v.dtype),
         shapes=((batch, time, widths[0]), past_k.shape, past_v.shape),

@@ -75,7 +75,8 @@ def _normed(at: str, norm: Norm | None, read: tuple[str, ...]) -> list[Place]:
 
 
 def _values(at: str, a: Attention) -> list[Place]:
-    made = (f"{at}.wv", *([f"{at}.bv"] if a.qkv_bias else []))
+    kept = [f"{at}.v_scale"] if a.kv == "int8" else []
+    made = (f"{at}.wv", *([f"{at}.bv"] if a.qkv_bias else []), *kept)
     return [Place(made, (f"{at}.wo",), a.heads // a.groups, a.head_size)] if a.clip is None else []
 
 
@@ -110,7 +111,7 @@ def largest(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[A
     """max |X_j| of each channel so far; NumericError for NaN or infinity."""
     found = np.abs(x).max(axis=0, initial=0)
     if not np.isfinite(found).all():
-        raise NumericError("activations must be finite to be smoothed, got NaN or infinity")
+        raise NumericError("activations must be finite to be calibrated with, got NaN or infinity")
     return found if state is None else np.maximum(state, found)
 
 
@@ -151,7 +152,8 @@ def apply(name: str, leaf: Array, found: Mapping[Place, Float[Array, " D"]]) -> 
     """The leaf of that name in the smoothed model; all factors are those of the model as it was."""
     for place, s in found.items():
         if name in place.made:
-            leaf = leaf / s.astype(leaf.dtype)
+            # A value's channels stand in two axes where they are scales of the cache.
+            leaf = leaf / s.astype(leaf.dtype).reshape(leaf.shape if leaf.size == s.size else -1)
         if name in place.read:
             spread = np.repeat(s.reshape(-1, place.head_size), place.repeats, axis=0).reshape(-1, 1)
             leaf = leaf * spread.astype(leaf.dtype)

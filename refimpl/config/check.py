@@ -122,6 +122,8 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
     for i, layer in enumerate(stack.layers):
         at = f"{name} layer {i}: "
         _check_attention(at, layer.attention)
+        kept = name == "decoder" or layer.attention.kv == "float"
+        _need(kept, f"{at}only a decoder keeps keys and values, got kv {layer.attention.kv!r}")
         _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
@@ -131,8 +133,8 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
             c = layer.cross
-            plain = (c.position, c.pattern, c.qk_norm, c.clip) == (None, Full(), None, None)
-            _need(plain, f"{at}cross-attention must have no position, pattern, clip or norm of its heads")
+            plain = (c.position, c.pattern, c.qk_norm, c.clip, c.kv) == (None, Full(), None, None, "float")
+            _need(plain, f"{at}cross-attention must have no position, pattern, clip or norm of heads, nor kv")
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     attentions = [layer.attention for layer in stack.layers]

@@ -59,7 +59,8 @@ class HeadNorm:
 class Attention:
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
 
-    `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT).
+    `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
+    a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
     """
 
     heads: int
@@ -73,6 +74,7 @@ class Attention:
     scale: float | None = None
     softcap: float | None = None
     clip: float | None = None
+    kv: Literal["float", "int8"] = "float"
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from .check import check
 from .heads import Head
@@ -67,6 +68,18 @@ class Config:
     def layers(self) -> tuple[Layer, ...]:
         """The decoder's layers, which are those that keep a cache."""
         return () if self.decoder is None else self.decoder.layers
+
+    @property
+    def rounds_cache(self) -> bool:
+        """Whether a layer of the decoder keeps its keys and values in 8 bits."""
+        return any(layer.attention.kv == "int8" for layer in self.layers)
+
+    def keeping(self, kv: Literal["float", "int8"]) -> Config:
+        """The same model, its decoder's keys and values kept so in all layers."""
+        if self.decoder is None:
+            return self
+        layers = tuple(replace(layer, attention=replace(layer.attention, kv=kv)) for layer in self.layers)
+        return replace(self, decoder=replace(self.decoder, layers=layers))
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
