@@ -27,7 +27,7 @@ FEW, ALPHA = 128, 0.5
 # English prose with some numbers, a letter, a bit of code.
 TEXT = Path(__file__).with_name("calibration.txt")
 # A channel's range in the cache beside the largest magnitude that a text shows: another one goes further.
-REACH = 1.25
+REACH = 1.5
 # Bytes of a text that are read: more than so many tokens ever have.
 LARGEST = WINDOW * WINDOWS * 64
 
@@ -126,7 +126,9 @@ def importance(checkpoint: Checkpoint, progress: Callable[[str], None]) -> dict[
 def cached(checkpoint: Checkpoint, text: Path | None, progress: Callable[[str], None]) -> Checkpoint:
     """The model with keys and values kept in 8 bits: scale = REACH · max|x| / 127 of each channel of a head.
 
-    The text is our own if none is given. Random tokens won't do: their keys aren't those of any text.
+    The text is our own if none is given. Random tokens won't do: their keys aren't those of any text. On
+    SmolLM2, its weights in float32, the KL divergence at 1, 1.25, 1.5, 2 is 0.0094, 0.0023, 0.0012, 0.0020;
+    after ten times as long a text it is 0.0028, 0.0012, 0.0015 at the first three.
     """
     windows = _windows(checkpoint, TEXT if text is None else text)
     progress(f"ranges of keys and values over {sum(map(len, windows))} tokens")

@@ -37,9 +37,10 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
         for name, table in zip(("cos", "sin"), made[rope], strict=True):
             held[f"{name}.{i}"] = np.ascontiguousarray(table, engine.dtype)
     for i, layer in enumerate(config.decoder.layers):
-        shape = (1, layer.attention.groups, CAPACITY, layer.attention.head_size)
+        a = layer.attention
         for side in "kv":
-            held[f"{side}.{i}"] = np.zeros(shape, engine.dtype)
+            dtype = np.int8 if a.kv == "int8" else engine.dtype
+            held[f"{side}.{i}"] = np.zeros((1, a.groups, CAPACITY, a.head_size), dtype)
     windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("held.")]
     held |= {name: np.zeros(1, np.int64) for name in windows}
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}

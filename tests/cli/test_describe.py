@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -88,6 +89,17 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
     told = tfm("inspect", path, "--json").json
     assert told["cache"] == "copied"
     assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * 2 * 2 * 12 * 2 * 128
+
+
+def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
+    config = tiny.llama().keeping("int8")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    assert tfm("inspect", tmp_path / "config.json", "--json").json["cache_bytes"] == {
+        "128": {"int8": 2 * 2 * 2 * 16 * 128}
+    }
+    room = inspect.RUNNER_BYTES + 2 * 2 * 2 * 16 * 100
+    assert inspect.need(config, 0, room)["longest_context"] == 100
+    assert re.search(r"CACHE AT +INT8\n128 tokens +16.4 kB\n", tfm("inspect", tmp_path / "config.json").out)
 
 
 def test_llama_3_70b(tfm):

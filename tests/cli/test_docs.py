@@ -56,7 +56,7 @@ def test_the_options_that_are_named_exist():
             "--json --file",
         ),
         ("chat", "--model --quant --device"),
-        ("export", "--quant --target --table --strict --opset --no-verify"),
+        ("export", "--quant --kv --target --table --strict --opset --no-verify"),
         ("verify", "--source --text"),
         ("models", "--remove --json"),
         ("bench", "--model --quant --prompt-tokens --new-tokens --json"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from tfm.refimpl.ops import quant
-from tfm.refimpl.ops.attention import softmax
+from tfm.refimpl.ops.attention import cached_attention, softmax
 from tfm.refimpl.ops.mask import causal_mask
 from tfm.refimpl.ops.position import rotate
 from tfm.refimpl.ops.quant import quantize, quantize_activations
+from tfm.refimpl.ops.quantized_cache import round_by_channel
 
 
 def test_a_row_that_sees_nothing_gives_zeros():
@@ -28,6 +29,27 @@ def test_rotation_by_hand():
     cos, sin = np.array([0.0, 1.0]).reshape(1, 1, 2), np.array([1.0, 0.0]).reshape(1, 1, 2)
     assert rotate(x, cos, sin).ravel().tolist() == [-3, 2, 1, 4, 5]
     assert rotate(x, cos, sin, interleaved=True).ravel().tolist() == [-2, 1, 3, 4, 5]
+
+
+def test_rounding_by_channel_by_hand():
+    """Halves go to the even code, the lowest is −128, a scale of 0 gives 0 and a negative one codes of
+    the other sign."""
+    x = np.array([[0.5, 1.5, 100.0, -100.0], [0.6, -0.6, 7.0, 63.9]]).reshape(1, 1, 2, 4)
+    scale = np.array([[1.0, 1.0, 0.5, 0.5], [-0.5, 0.5, 0.0, -0.5]])
+    got = round_by_channel(x, scale, bits=8)
+    assert got.ravel().tolist() == [0.0, 2.0, 63.5, -64.0, 0.5, -0.5, 0.0, 64.0]
+    assert round_by_channel(x, scale, bits=4)[0, 0, 0].tolist() == [0.0, 2.0, 3.5, -4.0]
+
+
+def test_a_cache_of_8_bits_by_hand():
+    """Keys are rounded after their rotation, and a token sees itself as later ones will."""
+    q, k, v = (np.array(a).reshape(1, 1, 1, 2) for a in ([1.0, 0.0], [0.0, 0.7], [0.6, 300.0]))
+    empty, here = np.zeros((1, 1, 1, 2)), np.zeros(1, np.int64)
+    cos, sin = np.array([[0.0]]), np.array([[1.0]])
+    scales = np.array([[0.5, 1.0]]), np.array([[0.5, 2.0]])
+    y, keys, values = cached_attention(q, k, v, empty, empty, here, cos, sin, None, *scales)
+    assert keys.ravel().tolist() == [-0.5, 0.0]  # turned to (−0.7, 0): code −1 of 0.5
+    assert values.ravel().tolist() == y.ravel().tolist() == [0.5, 254.0]
 
 
 def test_known_codes():

@@ -46,7 +46,9 @@ from tfm.refimpl.config import (
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops.model import position_tables
 
-any_config = st.one_of(configs(), encoders(), pairs())
+any_config = st.builds(
+    Config.keeping, st.one_of(configs(), encoders(), pairs()), st.sampled_from(("float", "int8"))
+)
 
 
 @given(any_config)
@@ -66,7 +68,7 @@ def test_every_leaf_has_a_name_of_its_own(config: Config):
 
 def test_a_config_of_before_still_reads():
     """Bundles were written with a decoder alone, and without the fields that came later."""
-    later = {"encoder", "positions", "first_norm", "cross", "types", "bias", "scale"}
+    later = {"encoder", "positions", "first_norm", "cross", "types", "bias", "scale", "kv"}
 
     def old(value: Any) -> Any:
         if isinstance(value, dict):
@@ -215,6 +217,11 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: embedding(stack(LLAMA, positions=Sinusoidal()), inner=Inner(7, late=True)),
         "decoder: sinusoidal positions need an even width, got 7",
+    ),
+    (lambda: attention(ENCODER, "encoder", kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
+    (
+        lambda: layer(PAIR, cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
+        "pattern, clip or norm of heads, nor kv",
     ),
     (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: stack(LLAMA, final_norm=RMSNorm(0.0)), "decoder.final_norm.eps must be positive"),
