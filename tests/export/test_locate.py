@@ -38,6 +38,7 @@ CONFIGS = {
     "mixture": tiny.mixture(),
     "rare": tiny.rare(),
     "sandwich": sandwich(),
+    "codes": tiny.llama(qk_norm=True).keeping("int8"),
 }
 MADE = [
     ("llama", "ort-cpu", "int8"),
@@ -47,6 +48,7 @@ MADE = [
     ("plain", "standard", "int8"),
     ("added", "ort-cpu", "int8"),
     ("sandwich", "ort-cpu", "fp32"),
+    ("codes", "ort-cpu", "int8"),
 ]
 
 
@@ -164,6 +166,13 @@ def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
     found = first(parts)
     assert found is not None
     assert ("fused operator or its attributes: exported as standard" in found.note) == (bug is wrong_scale)
+
+
+def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
+    found = first(locate(open_bundle(plant(bundles(*MADE[-1]), tmp_path / "out", wrong_scale)), TOKENS))
+    assert found is not None
+    assert found.name == "layer 1, attention, heads"
+    assert "fused operator or its attributes: exported as standard" in found.note
 
 
 def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):

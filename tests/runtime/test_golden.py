@@ -21,6 +21,7 @@ CONFIGS = {
     "added": tiny.added(),
     "mixture": tiny.mixture(),
     "rare": tiny.rare(),
+    "codes": tiny.llama(qk_norm=True).keeping("int8"),
     "late": dataclasses.replace(tiny.llama(), embedding=Embedding(97, 48, inner=Inner(24, late=True))),
     "encoder": tiny.encoder(),
     "classify": tiny.encoder(head=Classify(3, "mean", Dense("gelu"))),
@@ -73,10 +74,12 @@ def test_an_honest_engine_stays_within_the_budget(name, activations):
     assert (held.own.kl is None) == (name in ("classify", "answer", "pool"))
     assert held.own.kl is None or held.own.kl_budget > 0
     assert (held.plain is not None) == (activations == "block")
+    sharp = name != "codes"  # what a cache rounds can flip in any run
     if activations != "block":
-        assert held.own.budget < 1e-4
+        assert (held.own.budget < 1e-4) == sharp
     elif held.plain is not None:
-        assert held.plain.budget < 1e-4 < held.own.budget
+        assert (held.plain.budget < 1e-4) == sharp
+        assert held.own.budget > 1e-4
     assert (own is None) == np.array_equal(held.floats, held.own.logits)
     assert np.array_equal(held.best[:, 0], logits.argmax(-1))
     assert (held.gap >= 0).all()
