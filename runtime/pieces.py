@@ -1,4 +1,4 @@
-"""A step of many tokens as several runs of few, for caches that have no place for all of them at once."""
+"""A step of many tokens as several runs of few, for caches without a place for all, or read faster so."""
 
 from __future__ import annotations
 

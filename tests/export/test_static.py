@@ -210,9 +210,7 @@ def test_what_is_missing_or_useless_is_said(tmp_path: Path):
     text = tmp_path / "text.txt"
     good = Calibration(text)
     refused("needs --calibrate FILE: a text", checkpoint, out)
-    refused(
-        "goes with --quant int8-static, got --quant int8", checkpoint, out, quant="int8", calibration=good
-    )
+    refused("--kv int8, got --quant int8 --kv float", checkpoint, out, quant="int8", calibration=good)
     refused("use --target standard", checkpoint, out, target="ort-cpu", calibration=good)
     refused("use --quant int8", checkpoint, out, target="ort-cuda", calibration=good)
     for name, data in (("empty", b""), ("bad", b"\xff\xfe text"), ("missing", None)):
