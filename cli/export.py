@@ -23,8 +23,8 @@ def command(
     kv: Annotated[
         Kv,
         typer.Option(
-            help="How a decoder's keys and values are kept; int8 is a quarter of the memory, read into a "
-            "channel's range that --calibrate or a text of our own shows."
+            help="How a decoder's keys and values are kept; int8 takes a quarter of the memory, in ranges "
+            "that --calibrate, or a text of our own, shows."
         ),
     ] = "float",
     target: Annotated[Target, typer.Option(help="What the bundle is made for.")] = "ort-cpu",

@@ -129,11 +129,8 @@ class Bundle:
         names = layout.specs(group, self.dtype)
         return layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})[name]
 
-    def params(self, config: Config | None = None) -> params.Tree:
-        """The tree that the graph computes with, floats as float32; a leaf is read when it is asked for.
-
-        Of another Config, what that one needs of it.
-        """
+    def params(self) -> params.Tree:
+        """The tree that the graph computes with, floats as float32; a leaf is read when it is asked for."""
 
         def load(name: str) -> np.ndarray | Blocks:
             leaf = self.leaf(name)
@@ -141,7 +138,7 @@ class Bundle:
                 return replace(leaf, scale=leaf.scale.astype(np.float32, copy=False))
             return leaf.astype(np.float32, copy=False)
 
-        names = params.shapes(config or self.config)
+        names = params.shapes(self.config)
         return Lazy(params.unflatten({name: name for name in names}), load)
 
     def check_hashes(self) -> None:

@@ -23,12 +23,14 @@ import numpy as np
 from ..refimpl import params as trees
 from ..refimpl.calibrate import least_error, smooth
 from ..refimpl.checkpoint import Checkpoint, open_checkpoint
+from ..refimpl.config import Config
 from ..refimpl.engine import Engine, NumpyEngine
 from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
 from ..refimpl.generate import Row as Text
 from ..refimpl.generate import single
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
+from ..refimpl.weights import Lazy
 from . import golden as goldens
 from . import windows
 from .bundle import Bundle, open_bundle
@@ -377,18 +379,29 @@ def prose(climb: Climb) -> Iterator[Row]:
 
 
 def kept(climb: Climb) -> Iterator[Row]:
-    """What keys and values in 8 bits cost: the same weights, with a cache of floats in the specification."""
+    """What keys and values in 8 bits cost: the specification over the same weights, with and without them.
+
+    Products are in float, or codes of activations would flip and outweigh what the cache does.
+    """
     bundle, name = climb.bundle, "KL divergence over a text, of the cache's rounding"
     if not bundle.config.rounds_cache:
         return
     if bundle.tokenizer is None:
         yield Row(name, note="the bundle has no tokenizer")
         return
-    config = bundle.config.keeping("float")
-    ids = Tokenizer(bundle.tokenizer, config.embedding.vocabulary).encode(climb.text or PROSE)
-    truth = NumpyEngine(config, bundle.params(config))
-    found = fidelity(climb.engine, truth, ids, min(WINDOW, config.context), enough=climb.late)
-    note = f"{found.positions} of {len(ids)} tokens, against the bundle's weights over a cache of floats"
+
+    def plain(leaf: str) -> Array | Blocks:
+        held = bundle.leaf(leaf)
+        return replace(held, activations="none") if isinstance(held, Blocks) else held
+
+    def engine(config: Config) -> NumpyEngine:
+        leaves = {leaf: leaf for leaf in trees.shapes(config)}
+        return NumpyEngine(config, Lazy(trees.unflatten(leaves), plain))
+
+    codes, floats = engine(bundle.config), engine(bundle.config.keeping("float"))
+    ids = Tokenizer(bundle.tokenizer, codes.config.embedding.vocabulary).encode(climb.text or PROSE)
+    found = fidelity(codes, floats, ids, min(WINDOW, codes.config.context), enough=climb.late)
+    note = f"{found.positions} of {len(ids)} tokens, products in float"
     yield Row(name, found.kl, unit="nats", ok=None if np.isfinite(found.kl) else False, note=note)
 
 
