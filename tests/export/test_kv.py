@@ -151,7 +151,7 @@ def test_scales_of_values_are_smoothed_with_them(made: Path):
 def test_a_checkpoint_may_have_scales_of_its_own(tmp_path: Path):
     config = FULL.keeping("int8")
     checkpoint, out = saved(tmp_path / "model", config), tmp_path / "bundle"
-    export(checkpoint, out, quant="int8", verify=False)
+    export(checkpoint, out, quant="int8", kv="int8", verify=False)
     report = verify(out, source=checkpoint.path)
     assert not report.failed
     rows = {row.name: row for row in report.rows}
