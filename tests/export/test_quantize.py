@@ -32,11 +32,7 @@ class Leaves:
     def __post_init__(self) -> None:
         self.arrays = dict(params.flatten(tiny.weights(self.config))) | self.changed
 
-    @property
-    def leaves(self):
-        return self
-
-    def load(self, name: str) -> np.ndarray:
+    def leaf(self, name: str) -> np.ndarray:
         return self.arrays[name]
 
     def native(self, name: str) -> Blocks | None:
@@ -208,7 +204,7 @@ def test_strict_accepts_a_file_that_has_blocks_for_all():
 def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric, monkeypatch):
     monkeypatch.setattr(quantize, "CHUNK", 500)  # several pieces, the last one short
     checkpoint = Leaves()
-    weight = checkpoint.load(name)
+    weight = checkpoint.leaf(name)
     want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")), symmetric=symmetric)
     got = quantize.leaf(checkpoint, name, Scheme(bits, 32, "block", symmetric), "float32")
     np.testing.assert_array_equal(got.codes, want.codes)
@@ -225,7 +221,7 @@ def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric
 def test_an_importance_chooses_scales(name, monkeypatch):
     """In pieces as for the whole matrix, for both orientations; and without one it is rounding."""
     monkeypatch.setattr(quantize, "CHUNK", 500)
-    weight, table = Leaves().load(name), name.endswith(".table")
+    weight, table = Leaves().leaf(name), name.endswith(".table")
     columns = weight.T if table else weight
     importance = np.random.default_rng(0).random(len(columns)) ** 4
     chosen = quantize.Chosen({}, {}, {name: importance})
@@ -241,7 +237,7 @@ def test_an_importance_chooses_scales(name, monkeypatch):
 def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
     shapes = params.shapes(CONFIG)
     blocks = {
-        leaf: quant.quantize(Leaves().load(leaf), bits=8, block=32, axis=int(leaf.endswith(".table")))
+        leaf: quant.quantize(Leaves().leaf(leaf), bits=8, block=32, axis=int(leaf.endswith(".table")))
         for leaf, shape in shapes.items()
         if len(shape) == 2
     }
@@ -295,7 +291,7 @@ def test_keep_rounds_at_most_the_last_bit_whatever_a_file_holds(seed):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_keep_takes_symmetric_blocks_as_they_are(bits):
-    own = quant.quantize(Leaves().load(DOWN), bits=bits, block=32)
+    own = quant.quantize(Leaves().leaf(DOWN), bits=bits, block=32)
     scheme = quantize.plan(Leaves(blocks={DOWN: own}), "keep", 8, False, "standard")[DOWN]
     assert scheme == Scheme(bits, 32, "none", native=True)
     got = quantize.leaf(Leaves(blocks={DOWN: own}), DOWN, scheme, "float32")
