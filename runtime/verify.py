@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..refimpl import params as trees
+from ..refimpl.array_engine import NumpyEngine
 from ..refimpl.calibrate import least_error, smooth
 from ..refimpl.checkpoint import Checkpoint, open_checkpoint
-from ..refimpl.engine import Engine, NumpyEngine
+from ..refimpl.engine import Engine
 from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
 from ..refimpl.generate import Row as Text
 from ..refimpl.generate import single
