@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
-LAWS = ["by_hand", "oracles", "oracles_quant", "onnx_cases", "laws", "laws_model"]
+LAWS = ["by_hand", "oracles", "oracles_quant", "onnx_cases", "laws", "laws_model", "laws_encoder"]
 LAWS = [f"tests/refimpl/test_{name}.py" for name in LAWS]
 MIRROR = ["tests/export/test_mirror.py", "-k", "not test_graph"]
 MODEL = ["tests/export/test_model.py"]
