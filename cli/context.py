@@ -49,7 +49,7 @@ def command(
     """Perplexity by position past the trained length, for each way to stretch the model's positions."""
     from ..refimpl.checkpoint import materialize
     from ..refimpl.errors import ConfigError, LimitError
-    from ..refimpl.storage import read_file
+    from ..refimpl.mapped import read_file
     from .loading import specified
 
     config, lazy, tokenizer = specified(model)
@@ -165,7 +165,7 @@ def losses(name: str, config: Config, params: Any, rows: Sequence[Sequence[int]]
     """−log p of the token that follows each position, [windows, length − 1], by the specification."""
     import numpy as np
 
-    from ..refimpl.engine import NumpyEngine
+    from ..refimpl.array_engine import NumpyEngine
     from ..runtime.fidelity import log_softmax
 
     engine, last = NumpyEngine(config, params), time.monotonic()

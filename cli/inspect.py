@@ -112,7 +112,7 @@ def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], 
 
 def _bare(path: Path) -> Config:
     from ..refimpl.families import read_config
-    from ..refimpl.storage import read_file
+    from ..refimpl.mapped import read_file
     from ..refimpl.strict_json import parse
 
     file = path / "config.json" if path.is_dir() else path

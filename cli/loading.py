@@ -144,6 +144,6 @@ def _eager(source: Source, engine: str, quant: str | None, context: int | None) 
         from ..export.engine import TorchEngine
 
         return Model(TorchEngine(opened.config, params), opened)
-    from ..refimpl.engine import NumpyEngine
+    from ..refimpl.array_engine import NumpyEngine
 
     return Model(NumpyEngine(opened.config, params), opened)

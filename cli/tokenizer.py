@@ -195,7 +195,7 @@ def _tokenizer(name: str) -> Tokenizer:
 def _lines(files: Sequence[Path]) -> list[str]:
     """The lines of files with their ends; CheckpointError for what isn't UTF-8."""
     from ..refimpl.errors import CheckpointError
-    from ..refimpl.storage import read_file
+    from ..refimpl.mapped import read_file
 
     found: list[str] = []
     for file in files:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..refimpl import params as trees
+from ..refimpl.array_engine import ArrayEngine, Forward
 from ..refimpl.config import Config
-from ..refimpl.engine import ArrayEngine, Forward
 from ..refimpl.ops.quant import Blocks as ArrayBlocks
 from .ops import encoder, model
 from .ops.quant import Blocks

@@ -27,7 +27,7 @@ import numpy as np
 
 from ..refimpl import params
 from ..refimpl.errors import ExportError, VerifyError
-from ..refimpl.weights import Lazy
+from ..refimpl.lazy import Lazy
 from ..runtime import layout, manifest
 from ..runtime.golden import golden
 from ..runtime.layout import Group, Scheme

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .config import Config, to_json
-from .directory import LIMITS, Directory
+from .directory import Directory
 from .errors import CheckpointError
 from .families import read_config, read_gguf
 from .generation import Generation, read_generation
@@ -25,18 +25,18 @@ from .gguf import GGUF
 from .gguf.tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
 from .languages import read_languages
+from .lazy import Lazy, materialize
+from .mapped import map_file
 from .ops.quant import Blocks
 from .params import Tree, flatten, shapes, unflatten
-from .safetensors import SafeTensors, save
+from .safetensors import save
 from .sentence import read_sentence
-from .storage import map_file
-from .weights import Lazy, Leaves, check_finite, materialize
+from .source import CODE, SINGLE, Shards, shards
+from .weights import Leaves, check_finite
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
 OWN = "generation_config.json"
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _open_directory(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
     sentence = read_sentence(directory)
-    source = Shards(_shards(directory))
+    source = Shards(shards(directory))
     config, family = read_config(raw, where, source.names, "pool" if sentence else None)
     config = sentence.of(config) if sentence else config
     leaves = Leaves(config, source, family.WEIGHTS, family.PREFIX)
@@ -159,73 +159,13 @@ def _open_directory(path: Path) -> Checkpoint:
         config=config,
         leaves=leaves,
         tokenizer=tokenizer,
-        chat_template=directory.text("chat_template.jinja") or _old_template(path, about),
+        chat_template=directory.text("chat_template.jinja") or directory.old_template(about),
         generation=replace(
             generation, mask=mask, languages=read_languages(tokenizer, generation.start, config)
         ),
         files=directory.files,
         labels=read_labels(raw, config, where),
     )
-
-
-def _old_template(path: Path, about: dict[str, Any]) -> str | None:
-    """The chat template where older checkpoints have it: a string, or a list of named ones."""
-    found = about.get("chat_template")
-    if isinstance(found, list):
-        named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
-        found = named.get("default")
-    if found is None:
-        return None
-    if not isinstance(found, str) or len(found) > LIMITS["chat_template.jinja"]:
-        raise CheckpointError(
-            f"{path / 'tokenizer_config.json'}: chat_template must be a text of at most 256 KB"
-        )
-    return found
-
-
-def _shards(directory: Directory) -> list[SafeTensors]:
-    """The safetensors files of a directory, which hold what the index says, and nothing else."""
-    path = directory.path
-    if (whole := directory.find(SINGLE)) is not None:
-        return [SafeTensors(whole)]
-    index = directory.object(INDEX)
-    if index is None:
-        code = [file.name for file in path.iterdir() if file.suffix in CODE]
-        hint = f": {code[0]} can run code and isn't opened, convert it" if code else ""
-        raise CheckpointError(f"{path}: must hold {SINGLE} or {INDEX}{hint}")
-    where, named = path / INDEX, index.get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
-        raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")
-    shards = {file: SafeTensors(directory.find(file) or path / file) for file in sorted(set(named.values()))}
-    found = {(name, file) for file, shard in shards.items() for name in shard.names}
-    if odd := sorted(found ^ set(named.items())):
-        raise CheckpointError(
-            f"{where}: weight_map and the files disagree on {odd[0][0]!r:.80} in {odd[0][1]}"
-        )
-    return list(shards.values())
-
-
-class Shards:
-    """Several files as one Source; a name may stand in one of them only."""
-
-    def __init__(self, files: list[SafeTensors]) -> None:
-        self._of = {name: file for file in files for name in file.names}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._of)
-
-    def kind(self, name: str) -> str:
-        return self._of[name].kind(name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._of[name].shape(name)
-
-    def load(self, name: str, part: int | None = None) -> np.ndarray:
-        return self._of[name].load(name, part)
-
-    def native(self, name: str, part: int | None = None) -> Blocks | None:
-        return self._of[name].native(name, part)
 
 
 def save_checkpoint(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-from .storage import read_file
+from .mapped import read_file
 from .strict_json import parse
 
 KILO = 1024
@@ -81,4 +81,18 @@ class Directory:
         found = self.value(name, folder)
         if found is not None and not isinstance(found, dict):
             raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {found!r:.80}")
+        return found
+
+    def old_template(self, about: dict[str, Any]) -> str | None:
+        """The chat template where older checkpoints have it, in tokenizer_config.json: a string, or a list of
+        named ones."""
+        found = about.get("chat_template")
+        if isinstance(found, list):
+            named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+            found = named.get("default")
+        if found is None:
+            return None
+        if not isinstance(found, str) or len(found) > LIMITS["chat_template.jinja"]:
+            where = self.path / "tokenizer_config.json"
+            raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
         return found

@@ -13,51 +13,12 @@ from typing import Any
 from .beam import Search
 from .config import Config
 from .errors import CheckpointError, ConfigError, LimitError
-from .keys import ANY, Keys
+from .generation_keys import HARMLESS, IDS, KEYS, OFF, PENALTIES
+from .keys import Keys
 from .languages import Languages
 from .sampling import Sampler
 
 MOST_BEAMS = 64
-IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
-# Of a sampler, with the values at which they change nothing, and of a search through beams.
-OFF = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
-PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-HARMLESS: dict[str, Any] = {
-    **dict.fromkeys(
-        (
-            # What is kept, returned or logged, and how fast.
-            "_from_model_config", "_commit_hash", "transformers_version", "trust_remote_code", "pad_token_id",
-            "use_cache", "cache_implementation", "cache_config", "max_cache_len", "return_legacy_cache",
-            "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores",
-            "output_logits", "return_dict_in_generate", "max_time", "compile_config", "disable_compile",
-            "continuous_batching_config", "low_memory", "prefill_chunk_size", "chat_format",
-            "max_window_size", "user_token_id", "assistant_token_id",
-            # Drafts, which change no text.
-            "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
-            "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
-            "target_lookbehind", "assistant_ensemble_weight", "speculation_type", "prompt_lookup_num_tokens",
-            "max_matching_ngram_size", "use_mtp",
-            # What isn't finite is an error here.
-            "remove_invalid_values",
-        ),
-        ANY,
-    ),
-    "num_beam_groups": (1, None), "diversity_penalty": (0.0, None), "penalty_alpha": (0.0, None),
-    "dola_layers": (None,), "constraints": (None,), "force_words_ids": (None,), "guidance_scale": (1.0, None),
-    "watermarking_config": (None,), "token_healing": (False, None), "stop_strings": (None,),
-    "top_h": (None,), "epsilon_cutoff": (0.0, None), "eta_cutoff": (0.0, None),
-    "encoder_repetition_penalty": (1.0, None), "encoder_no_repeat_ngram_size": (0, None),
-    "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
-}  # fmt: skip
-# All keys that may stand in an old config.json; the prefix and the tasks stand there only.
-KEYS = frozenset(
-    (
-        *IDS, *OFF, *PENALTIES, *HARMLESS, "do_sample", "num_beams", "length_penalty", "early_stopping",
-        "renormalize_logits", "max_length", "max_new_tokens", "min_length", "min_new_tokens",
-        "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_bos_token_id",
-        "forced_eos_token_id", "force_bos_token_to_be_generated", "prefix", "task_specific_params",
-    )
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,10 +68,9 @@ def read_generation(
     named = Keys(wants, where).get("task_specific_params", dict, None) if pair else None
     tasks = {}
     for name, changes in (named or {}).items():
+        listed = f"task_specific_params.{name:.40}"
         if not isinstance(changes, dict):
-            raise ConfigError(
-                f"{where}: task_specific_params.{name:.40} must be an object, got {changes!r:.80}"
-            )
+            raise ConfigError(f"{where}: {listed} must be an object, got {changes!r:.80}")
         tasks[name] = _read(wants | changes, config, f"{where}: {name:.40}", pair=pair)
     return replace(made, tasks=tasks)
 

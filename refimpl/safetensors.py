@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError
+from .mapped import map_file
 from .ops.quant import Blocks
-from .storage import KINDS, WHOLE, map_file, slab, widen
+from .storage import KINDS, WHOLE, slab, widen
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000

@@ -36,8 +36,8 @@ from ..refimpl import params
 from ..refimpl.checkpoint import Generation
 from ..refimpl.config import Config
 from ..refimpl.errors import BundleError
+from ..refimpl.lazy import Lazy
 from ..refimpl.ops.quant import Blocks
-from ..refimpl.weights import Lazy
 from . import layout, manifest
 from .manifest import AGAIN, CERTIFICATE, DATA, MANIFEST, OPTIONAL, TEMPLATE, TOKENIZER, File, Manifest
 from .ports import ENCODER, GRAPH

@@ -1,6 +1,6 @@
 """The KV cache of an ONNX Runtime session: keys and values at fixed addresses, in memory of its device.
 
-Same meaning as refimpl/engine's ArrayCache. A row of the batch is a contiguous slice, so that one
+Same meaning as refimpl/array_engine's ArrayCache. A row of the batch is a contiguous slice, so that one
 row can be run alone through a view. A *shared* cache is written in place; a *copied* one has a
 second set of buffers, and the two change places at every step.
 

@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..refimpl import params as trees
+from ..refimpl.array_engine import NumpyEngine
 from ..refimpl.calibrate import least_error, smooth
 from ..refimpl.checkpoint import Checkpoint, open_checkpoint
 from ..refimpl.config import Config
-from ..refimpl.engine import Engine, NumpyEngine
+from ..refimpl.engine import Engine
 from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
 from ..refimpl.generate import Row as Text
 from ..refimpl.generate import single
+from ..refimpl.lazy import Lazy
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
-from ..refimpl.weights import Lazy
 from . import golden as goldens
 from . import windows
 from .bundle import Bundle, open_bundle

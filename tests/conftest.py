@@ -53,8 +53,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     import tiny
     from tfm.export.engine import TorchEngine
     from tfm.export.write import export
+    from tfm.refimpl.array_engine import NumpyEngine
     from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
-    from tfm.refimpl.engine import NumpyEngine
     from tfm.runtime.bundle import open_bundle
     from tfm.runtime.engine import OrtEngine
 

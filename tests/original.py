@@ -13,9 +13,9 @@ from exact import Float64
 from families import ROWS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.families import read_config
 from tfm.refimpl.params import map_leaves
 

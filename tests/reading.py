@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import texts
 import tiny
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import Generation
 from tfm.refimpl.config import Config, Head
-from tfm.refimpl.engine import NumpyEngine
 from tfm.runtime.tasks import Model
 
 WORDS = texts.wordpiece()

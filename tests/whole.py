@@ -15,9 +15,9 @@ import torch
 from families import ROWS
 from original import WORST, inputs, make, theirs
 from tfm.export.write import export
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.generate import Row, single
 from tfm.runtime import golden
 from tfm.runtime.bundle import open_bundle

@@ -15,9 +15,9 @@ import transformers
 from exact import Float64
 from families import ROWS
 from hypothesis import strategies as st
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.beam import Search, search
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.generation import Generation
 from tfm.refimpl.params import map_leaves

@@ -6,7 +6,7 @@ A family states
     ARCHITECTURES    transformers' class -> task, what the head says; the first stands where none is named
     config           (keys, task) -> Config
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors
-    WEIGHTS          the language of `refimpl.weights`, names without PREFIX; the lines of all heads
+    WEIGHTS          the language of `refimpl.weight_map`, names without PREFIX; the lines of all heads
     GGUF             its dialect in that format, or None
 """
 
@@ -21,9 +21,9 @@ from typing import Any, Literal, Protocol
 
 from ..config import Config
 from ..errors import ConfigError
-from ..generation import KEYS as GENERATION
+from ..generation_keys import KEYS as GENERATION
 from ..keys import ANY, HARMLESS, Keys
-from ..weights import Source
+from ..source import Source
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
 # How transformers names an encoder's class for each task.

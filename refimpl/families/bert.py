@@ -22,7 +22,7 @@ from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
 from ..keys.layers import count, head_size
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task, heads
 
 MODEL_TYPES = ("bert",)

@@ -12,7 +12,7 @@ from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 
 MODEL_TYPES = ("falcon",)

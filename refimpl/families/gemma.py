@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import Activation, Config
 from ..gguf.keys import STRAIGHT
 from ..keys import ACTIVATIONS, Keys
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied

@@ -24,7 +24,7 @@ from ..gguf.keys import STRAIGHT
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import layer_types, patterns
 from ..keys.rope import exact_context, rope
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .gemma import causal, less_one
 from .llama import gguf_decoder, varied

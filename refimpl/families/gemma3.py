@@ -9,7 +9,7 @@ from ..config import Attention, Config, HeadNorm, Rope, Window
 from ..keys import Keys
 from ..keys.layers import layer_types
 from ..keys.rope import exact_context, ropes
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .gemma import causal
 from .gemma2 import GGUF_WEIGHTS, WEIGHTS, gguf_sandwich, sandwich

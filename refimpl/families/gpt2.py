@@ -7,7 +7,7 @@ from ..gguf.keys import FUSED as GGUF_WEIGHTS
 from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 
 MODEL_TYPES = ("gpt2",)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import LM, Config
 from ..gguf.keys import PERMUTED
 from ..keys import Keys
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import WEIGHTS, decoder, gguf_decoder, varied
 

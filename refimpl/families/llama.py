@@ -27,7 +27,7 @@ from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 
 MODEL_TYPES = ("llama",)

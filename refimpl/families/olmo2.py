@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import Config, HeadNorm, Layer
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import QK_NORM, decoder, gguf_decoder, varied
 from .llama import WEIGHTS as LLAMA

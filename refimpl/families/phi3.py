@@ -10,7 +10,7 @@ from functools import partial
 from ..config import Config
 from ..keys import Keys
 from ..keys.rope import rope
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import decoder, gguf_decoder, windowed
 

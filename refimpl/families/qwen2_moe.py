@@ -13,7 +13,7 @@ from ..gguf.experts import mixed as gguf_mixed
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..keys.layers import layer_types, patterns
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config import Config, HeadNorm
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import QK_NORM, attending, decoder, gguf_decoder
 from .llama import WEIGHTS as LLAMA

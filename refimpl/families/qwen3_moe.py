@@ -8,7 +8,7 @@ from ..gguf.experts import mixed as gguf_mixed
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..keys.layers import count
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import QK_NORM, decoder, gguf_decoder
 from .qwen2_moe import WEIGHTS as QWEN2

@@ -8,7 +8,7 @@ from ..config import Config
 from ..gguf.keys import PERMUTED
 from ..keys import Keys
 from ..keys.layers import count, layer_types, patterns
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import WEIGHTS, attending, decoder, gguf_decoder
 

@@ -11,7 +11,7 @@ from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
-from ..weights import Source
+from ..source import Source
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
+from ..mapped import map_file
 from ..ops.quant import Blocks
-from ..storage import KINDS, map_file, native, slab, widen
+from ..storage import KINDS, native, slab, widen
 
 SCALARS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?", "str", "array", "<u8", "<i8", "<f8")
 TENSORS = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..config import Config, Gated, MoE
 from ..keys import Keys
-from ..weights import Source
+from ..source import Source
 
 
 def mixed(

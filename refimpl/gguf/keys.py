@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import ConfigError
 from ..keys import Keys
 from ..keys.layers import head_size
-from ..weights import Source
+from ..source import Source
 
 
 def embedding_rows(keys: Keys, source: Source) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from ..config import LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
 from ..errors import ConfigError
 from ..keys import Keys
-from ..weights import Source
+from ..source import Source
 
 KINDS = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
 ORIGINAL = "rope.scaling.original_context_length"

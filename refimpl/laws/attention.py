@@ -8,7 +8,7 @@ from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
 from ..ops.linear import linear
 from ..ops.position import rotate
-from ..ops.quantized_cache import append_by_channel, read_by_channel
+from ..ops.quantized_cache import round_by_channel as rounded
 from . import Draw, Subject, law
 from .kit.strategies import permutations, splits
 
@@ -149,7 +149,7 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         turn = call["cos"].astype(np.float64)[at], call["sin"].astype(np.float64)[at]
         q, k = (rotate(a, *turn, interleaved=call["interleaved"]) for a in (q, k))
     if call["k_scale"] is not None:
-        k, v = (_kept(a, call[n].astype(np.float64)) for a, n in ((k, "k_scale"), (v, "v_scale")))
+        k, v = (rounded(a, call[n].astype(np.float64), bits=8) for a, n in ((k, "k_scale"), (v, "v_scale")))
     wanted, keys, values = [], [], []
     for row, held in enumerate(past):
         keys.append(np.concatenate([call["past_k"][row, :, :held].swapaxes(0, 1), k[row]])[None])
@@ -167,13 +167,6 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
     for row, held in enumerate(past):
         stored = tuple(c[row : row + 1, :, : held + tokens].swapaxes(1, 2) for c in (k_cache, v_cache))
         cached_attention.near(stored, (keys[row], values[row]), call)
-
-
-def _kept(a: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """What an empty cache in 8 bits gives back of keys or values [B, T, G, K]."""
-    codes = np.zeros(a.swapaxes(1, 2).shape, np.int8)
-    codes = append_by_channel(codes, scale, a, np.zeros(len(a), np.int64), bits=8)
-    return read_by_channel(codes, scale).swapaxes(1, 2)
 
 
 def _normed(a: np.ndarray, weight: np.ndarray, kind: str, eps: float) -> np.ndarray:

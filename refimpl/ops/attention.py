@@ -109,12 +109,10 @@ def cached_attention(
     """Rotary, cache write, causal mask and attention in one: the edges of the fused kernels.
 
     `past[b]` tokens of row b are in the cache; token t of the call stands at past[b] + t and sees
-    the keys up to itself. Gives the attention's output and the two new caches.
-    With `k_scale` and `v_scale` keys and values are rounded to 8 bits a channel (`round_by_channel`)
-    before they are cached, so that a call sees of its own tokens what later calls will.
+    the keys up to itself. Gives the attention's output and the two new caches. With `k_scale` and `v_scale`
+    these hold what 8 bits a channel keep (`round_by_channel`), and the call sees them so.
     Conventions: keys are cached, and rounded, after the rotation; `bias` has a number for each place of the
-    cache. The caches here hold the rounded numbers as floats; a runtime may keep the codes alone.
-    A row padded on the right needs no mask, since a real token never sees a later one; what comes out
+    cache. A row padded on the right needs no mask, since a real token never sees a later one; what comes out
     at padding is unspecified, and so are cache rows past a row's valid length. `append` says what the
     capacity must hold.
     """

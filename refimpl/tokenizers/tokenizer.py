@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, LimitError
-from ..storage import read_file
+from ..mapped import read_file
 from ..strict_json import parse
 from . import bpe, unigram, wordpiece
 from .added import Finder, read_added

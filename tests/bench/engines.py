@@ -77,8 +77,8 @@ class Numpy(Seam):
     """The specification over a checkpoint's float32 numbers."""
 
     def __init__(self, model: str, threads: int) -> None:
+        from tfm.refimpl.array_engine import NumpyEngine
         from tfm.refimpl.checkpoint import materialize, open_checkpoint
-        from tfm.refimpl.engine import NumpyEngine
 
         checkpoint = open_checkpoint(Path(model))
         self.engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))

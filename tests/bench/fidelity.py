@@ -19,8 +19,8 @@ import numpy as np
 import typer
 from peers import named
 from tfm import runtime
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.runtime.fidelity import fidelity
 from workers import head
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 from tfm.cli import context
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
-from tfm.refimpl.engine import NumpyEngine
 
 WAYS = ["none", "linear", "dynamic-ntk", "yarn", "llama3"]
 CONTEXT = 24

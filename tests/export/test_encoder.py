@@ -18,6 +18,7 @@ from tfm.export.ops import block as mirror_block
 from tfm.export.ops import encoder as mirror
 from tfm.export.ops import model as mirror_model
 from tfm.export.targets import multi_head
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.config import (
     Answer,
     Classify,
@@ -37,7 +38,6 @@ from tfm.refimpl.config import (
     Tag,
     Window,
 )
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.laws.kit.budget import FINE, cast, expected
 from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops import block as spec_block

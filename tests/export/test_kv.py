@@ -19,9 +19,9 @@ from tfm.export.quantize import Calibration
 from tfm.export.targets import limits
 from tfm.export.write import export
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import Checkpoint, materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, ExportError
 from tfm.runtime.bundle import open_bundle
 from tfm.runtime.engine import OrtEngine

@@ -10,8 +10,8 @@ import tiny
 from tfm.export import quantize
 from tfm.export.write import export
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import materialize, open_checkpoint, save_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.runtime.bundle import open_bundle
 from tfm.runtime.engine import OrtEngine
 from tfm.runtime.verify import verify

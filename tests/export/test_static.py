@@ -19,10 +19,10 @@ from tfm.export.observe import observe
 from tfm.export.quantize import Calibration
 from tfm.export.write import export
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config, Inner, Pool
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
 from tfm.refimpl.ops.quant import quantize_columns

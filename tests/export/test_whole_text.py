@@ -15,6 +15,7 @@ from tfm.export.observe import observe
 from tfm.export.quantize import Calibration
 from tfm.export.write import export
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Answer, Classify, Config, Dense, Full, Pool, RelativeBias, Rope, Tag, Window
 from tfm.refimpl.errors import BundleError, ConfigError, LimitError
@@ -114,12 +115,25 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
         engine.predict(ids, lengths, np.full_like(ids, 2))
 
 
+def reader(folder: Path) -> OrtEngine:
+    config = tiny.reader()
+    save_checkpoint(folder / "source", config, tiny.weights(config))
+    export(open_checkpoint(folder / "source"), folder / "out", quant="fp32", verify=False)
+    return OrtEngine(open_bundle(folder / "out"), threads=1)
+
+
+def test_of_a_text_without_tokens_nothing_is_read(tmp_path: Path) -> None:
+    """Fused attention alone would give such a row a mean of what is hidden."""
+    engine = reader(tmp_path)
+    spec = NumpyEngine(engine.config, tiny.weights(engine.config))
+    ids = np.random.default_rng(0).integers(0, 97, (2, 5))
+    said = [one.step(ids[:, :3], one.start(2, ids, np.array([5, 0])))[0] for one in (engine, spec)]
+    np.testing.assert_allclose(*said, rtol=0, atol=2e-6)
+
+
 def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
     """Rows of one text change places without a copy; of another text they are copied."""
-    config = tiny.reader()
-    save_checkpoint(tmp_path / "source", config, tiny.weights(config))
-    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
-    engine = OrtEngine(open_bundle(tmp_path / "out"), threads=1)
+    engine = reader(tmp_path)
     ids = np.random.default_rng(0).integers(0, 97, (2, 5))
     with pytest.raises(ConfigError, match="start needs encoder_ids"):
         engine.start(1)

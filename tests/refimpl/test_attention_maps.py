@@ -15,10 +15,10 @@ from families import ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.attention_maps import attention_maps
 from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.config import Sinusoidal, Window
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.ops import attention
 
 TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])

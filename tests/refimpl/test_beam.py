@@ -12,9 +12,9 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.beam import Hypothesis, Search, search
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler

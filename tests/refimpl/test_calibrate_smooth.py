@@ -12,9 +12,9 @@ from drawn import configs, encoders, pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.calibrate.smooth import Place, apply, factors, folded, largest, places, powers
 from tfm.refimpl.config import Config, Gated, MoE, Plain, RMSNorm
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
 from tolerances import equal
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny
 from tfm.refimpl import params
-from tfm.refimpl.checkpoint import LIMITS, Generation, materialize, open_checkpoint, save_checkpoint
-from tfm.refimpl.directory import Directory
+from tfm.refimpl.checkpoint import Generation, materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.directory import LIMITS, Directory
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.safetensors import save
 

@@ -13,9 +13,9 @@ import torch
 from exact import exactly, random
 from families import ROWS
 from families.kit import SIZES
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import open_checkpoint
 from tfm.refimpl.config import Config, Full, LongRope, Rope, Window
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
 from tfm.refimpl.params import map_leaves

@@ -11,7 +11,8 @@ import tiny
 import transformers
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import read_config
-from tfm.refimpl.generation import HARMLESS, KEYS, Generation, read_generation
+from tfm.refimpl.generation import Generation, read_generation
+from tfm.refimpl.generation_keys import HARMLESS, KEYS
 from tfm.refimpl.sampling import Sampler
 
 PAIR, ALONE = tiny.pair(), tiny.llama()

@@ -10,8 +10,8 @@ import tiny
 from drawn import encoders, pairs
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.config import Classify, Config, Full, Learned, MaskedLM, Pool
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.ops.encoder import predict
 from tolerances import equal

@@ -9,8 +9,8 @@ from drawn import configs
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.config import Config, RMSNorm
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, TfmError
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.block import normalize

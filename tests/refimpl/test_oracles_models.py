@@ -16,6 +16,7 @@ from exact import exactly, random
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.config import (
     LM,
     Alibi,
@@ -34,7 +35,6 @@ from tfm.refimpl.config import (
     Stack,
     Tag,
 )
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.ops.attention import attention_weights
 from tfm.refimpl.ops.block import block, encoder_block
 from tfm.refimpl.ops.cross_attention import cross_attention, cross_keys

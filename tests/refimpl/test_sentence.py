@@ -9,9 +9,9 @@ import tiny
 import torch
 import transformers
 from exact import Float64, random
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params import map_leaves
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from gguf.quants import dequantize as gguf_dequantize
 from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.mapped import map_file, read_file
 from tfm.refimpl.ops.quant import dequantize
-from tfm.refimpl.storage import CHUNK, KINDS, map_file, native, read_file, widen
+from tfm.refimpl.storage import CHUNK, KINDS, native, widen
 
 READ = sorted(name for name, kind in KINDS.items() if kind.decode is not None)
 

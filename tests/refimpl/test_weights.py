@@ -9,8 +9,11 @@ from tfm.refimpl import params
 from tfm.refimpl.config import HeadNorm, MoE, RMSNorm
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
+from tfm.refimpl.lazy import Lazy, materialize
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
-from tfm.refimpl.weights import COMPUTED, Lazy, Leaves, check_finite, materialize, rules
+from tfm.refimpl.restated import COMPUTED
+from tfm.refimpl.weight_map import rules
+from tfm.refimpl.weights import Leaves, check_finite
 
 CONFIG = tiny.llama(layers=2, bias=True, tied=False)
 TIED = tiny.llama(layers=1)

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tiny
-from tfm.refimpl.engine import NumpyEngine
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.runtime import fidelity as module
 from tfm.runtime.fidelity import fidelity, log_softmax
 

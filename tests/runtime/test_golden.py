@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 from tfm.refimpl import params
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.config import Answer, Classify, Config, Dense, Embedding, Inner, Pool
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.runtime.golden import Golden, digest, divergence, golden, largest, read, rms

@@ -29,9 +29,9 @@ from hypothesis.stateful import (
 from tfm.export.engine import TorchEngine
 from tfm.export.write import export
 from tfm.refimpl import params as trees
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, TfmError
 from tfm.refimpl.laws.kit.budget import FACTOR, TRIES, cast, map_floats
 from tfm.refimpl.laws.kit.results import largest

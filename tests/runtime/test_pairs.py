@@ -12,8 +12,8 @@ import texts
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.beam import Search, search
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.generation import Generation

@@ -11,9 +11,9 @@ import texts
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.beam import Search, search
 from tfm.refimpl.checkpoint import Generation
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.sampling import Sampler

@@ -11,9 +11,9 @@ import texts
 import tiny
 from tfm.cli import inspect
 from tfm.export.write import export
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.beam import Search, search
 from tfm.refimpl.checkpoint import Generation, open_checkpoint, save_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.refimpl.generate import Row, single
 from tfm.refimpl.speculative import DraftModel, Lookup, speculate

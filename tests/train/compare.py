@@ -8,8 +8,8 @@ from pathlib import Path
 from tfm import runtime
 from tfm.export.engine import TorchEngine
 from tfm.export.write import export
+from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.refimpl.engine import NumpyEngine
 from tfm.runtime.tasks import Model
 
 

@@ -20,7 +20,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "low_freq_factor": (1.0,),
     "high_freq_factor": (4.0,),
     "original_context": (16,),
-    "context": (8, 40),
+    "context": (8, 16, 40),
     "beta_fast": (32.0, 2.0),
     "beta_slow": (1.0, 0.5),
     "magnitude": (1.0, 1.25),
