@@ -146,10 +146,10 @@ OTHERS = {
 }  # fmt: skip
 # Files of refimpl that are no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
-    "__init__.py", "array_engine.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py", "errors.py",
-    "families", "generation.py", "generation_keys.py", "gguf", "keys", "labels.py", "languages.py", "laws", "lazy.py",
-    "mapped.py", "ops", "params.py", "restated.py", "safetensors.py", "sentence.py", "source.py", "storage.py",
-    "strict_json.py", "weight_map.py", "weights.py",
+    "__init__.py", "array_engine.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py",
+    "errors.py", "families", "generation.py", "generation_keys.py", "gguf", "keys", "labels.py",
+    "languages.py", "laws", "lazy.py", "mapped.py", "ops", "params.py", "restated.py", "safetensors.py",
+    "sentence.py", "source.py", "storage.py", "strict_json.py", "weight_map.py", "weights.py",
 }  # fmt: skip
 
 
