@@ -30,7 +30,7 @@ FOLDERS = ("refimpl", "runtime", "export", "cli")
 LAWS = ["by_hand", "oracles", "oracles_quant", "onnx_cases", "laws", "laws_model", "laws_encoder"]
 LAWS = [f"tests/refimpl/test_{name}.py" for name in LAWS]
 MIRROR = ["tests/export/test_mirror.py", "-k", "not test_graph"]
-MODEL = ["tests/export/test_model.py"]
+MODEL = ["tests/export/test_model.py", "tests/export/test_encoder.py"]
 TARGETS = ["tests/export/test_targets.py", "tests/export/test_graph.py"]
 WHOLE = ["tests/export/test_whole_text.py", "tests/export/test_static.py"]
 # Where a mutation stands -> what should see it, the quickest first.
