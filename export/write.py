@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..refimpl import params
 from ..refimpl.errors import ExportError, VerifyError
-from ..refimpl.lazy import Lazy
+from ..refimpl.lazy import lazily
 from ..runtime import layout, manifest
 from ..runtime.golden import golden
 from ..runtime.layout import Group, Scheme
@@ -106,10 +105,7 @@ def export(
         progress("tracing the graph")
         _graphs(checkpoint, new, groups, tensors, target, dtype, opset)
         progress("computing golden outputs with the specification")
-        own = Lazy(
-            params.unflatten({name: name for name in schemes}),
-            lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype, chosen),
-        )
+        own = lazily(schemes, lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype, chosen))
         quantized = None if quant == "fp32" else own
         said = golden(checkpoint.config, checkpoint.params, quantized, dtype, checkpoint.tokenizer)
         write_arrays(new / GOLDEN, said)

@@ -25,10 +25,10 @@ from .gguf import GGUF
 from .gguf.tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
 from .languages import read_languages
-from .lazy import Lazy, materialize
+from .lazy import lazily, materialize
 from .mapped import map_file
 from .ops.quant import Blocks
-from .params import Tree, flatten, shapes, unflatten
+from .params import Tree, flatten, shapes
 from .safetensors import save
 from .sentence import read_sentence
 from .source import CODE, SINGLE, Shards, shards
@@ -58,7 +58,7 @@ class Checkpoint:
 
     @property
     def params(self) -> Tree:
-        return Lazy(unflatten({name: name for name in shapes(self.config)}), self.leaf)
+        return lazily(shapes(self.config), self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
         """One leaf by its dotted name, as float32."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .ops.quant import Blocks
-from .params import Tree
+from .params import Tree, unflatten
 
 
 class Lazy(Mapping[str, Any]):
@@ -33,6 +33,11 @@ class Lazy(Mapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._tree
+
+
+def lazily(names: Iterable[str], load: Callable[[str], np.ndarray | Blocks]) -> Lazy:
+    """The tree of these dotted names, each leaf loaded by its name."""
+    return Lazy(unflatten({name: name for name in names}), load)
 
 
 def materialize(tree: Tree) -> dict[str, Any]:

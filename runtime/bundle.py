@@ -36,7 +36,7 @@ from ..refimpl import params
 from ..refimpl.checkpoint import Generation
 from ..refimpl.config import Config
 from ..refimpl.errors import BundleError
-from ..refimpl.lazy import Lazy
+from ..refimpl.lazy import lazily
 from ..refimpl.ops.quant import Blocks
 from . import layout, manifest
 from .manifest import AGAIN, CERTIFICATE, DATA, MANIFEST, OPTIONAL, TEMPLATE, TOKENIZER, File, Manifest
@@ -138,8 +138,7 @@ class Bundle:
                 return replace(leaf, scale=leaf.scale.astype(np.float32, copy=False))
             return leaf.astype(np.float32, copy=False)
 
-        names = params.shapes(self.config)
-        return Lazy(params.unflatten({name: name for name in names}), load)
+        return lazily(params.shapes(self.config), load)
 
     def check_hashes(self) -> None:
         """Read every file; BundleError names the first whose bytes aren't those of the manifest."""

@@ -29,7 +29,7 @@ from ..refimpl.engine import Engine
 from ..refimpl.errors import BundleError, CheckpointError, DeviceError, NumericError, TfmError, VerifyError
 from ..refimpl.generate import Row as Text
 from ..refimpl.generate import single
-from ..refimpl.lazy import Lazy
+from ..refimpl.lazy import lazily
 from ..refimpl.ops import quant
 from ..refimpl.ops.quant import Blocks
 from . import golden as goldens
@@ -396,8 +396,7 @@ def kept(climb: Climb) -> Iterator[Row]:
         return replace(held, activations="none") if isinstance(held, Blocks) else held
 
     def engine(config: Config) -> NumpyEngine:
-        leaves = {leaf: leaf for leaf in trees.shapes(config)}
-        return NumpyEngine(config, Lazy(trees.unflatten(leaves), plain))
+        return NumpyEngine(config, lazily(trees.shapes(config), plain))
 
     codes, floats = engine(bundle.config), engine(bundle.config.keeping("float"))
     ids = Tokenizer(bundle.tokenizer, codes.config.embedding.vocabulary).encode(climb.text or PROSE)
