@@ -144,11 +144,11 @@ def measure(lengths: Sequence[int], seconds: float) -> dict[str, dict[str, Any]]
     every = kinds()
     for name, kind in reversed(every.items()):  # the dearest come last and get what the others leave
         until = time.monotonic() + max(0, end - time.monotonic()) / (len(every) - len(found))
-        spent, peaks, took, growth = [], [], 0.0, 4.0
+        spent, peaks, took = [], [], 0.0
         for n in lengths:
-            # The next length may quadruple the memory, and takes as much longer as the last one did.
+            # Nothing here grows faster than the square, and a length at most doubles the one before.
             large = bool(peaks) and 4 * peaks[-1] > 0.8 * (memory() or float("inf"))
-            if large or (spent and time.monotonic() + growth * took > until):
+            if large or (spent and time.monotonic() + 4 * took > until):
                 say(f"{name} ends before {n} tokens: {'memory' if large else 'time'} would run out")
                 break
             begin = time.monotonic()
@@ -156,7 +156,6 @@ def measure(lengths: Sequence[int], seconds: float) -> dict[str, dict[str, Any]]
             peaks.append(peak(call))
             spent.append(user_time(call))
             took = time.monotonic() - begin
-            growth = max(2.0, spent[-1] / spent[-2]) if len(spent) > 1 else growth
             say(f"{name}, {n} tokens: {spent[-1]:.3g} s, {size(peaks[-1])}")
         done = lengths[: len(spent)]
         found[name] = {

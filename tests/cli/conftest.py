@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,17 @@ class Ran:
 
 
 @pytest.fixture
+def environment() -> Iterator[None]:
+    """As it was, afterwards: a command may set threads for its libraries, and ends its process otherwise."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
 def tfm(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    environment: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Ran]:
     """Runs tfm-cli in this process, with an empty cache and with the given bytes on stdin."""
     monkeypatch.delenv("TFM_RAISE", raising=False)
