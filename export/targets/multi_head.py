@@ -14,7 +14,7 @@ from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, Config
 from ..ops import attention as attentions
-from ..ops.mask import padding_mask, window_mask
+from ..ops.mask import causal_mask, padding_mask, window_mask
 from ..ops.position import rotate
 from . import ort
 from .leaves import NBits, Row
@@ -30,13 +30,25 @@ def hidden(dtype: torch.dtype) -> float:
 
 
 def _multi_head(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, bias: Tensor | None, heads: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    scale: float,
+    causal: bool = False,
 ) -> Tensor:
     """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, k, v, None, lengths.to(torch.int32), bias),
-        {"num_heads": heads, "scale": scale, "mask_filter_value": hidden(q.dtype)},
+        {
+            "num_heads": heads,
+            "scale": scale,
+            "mask_filter_value": hidden(q.dtype),
+            "unidirectional": int(causal),
+        },
         dtype=q.dtype,
         shape=q.shape,
         version=ort.MICROSOFT,
@@ -63,6 +75,7 @@ def self_attention(
     sin: Tensor | None = None,
     bias: Tensor | None = None,
     head_size: int,
+    causal: bool = False,
     norm_eps: float = 1e-6,
     norm_kind: Literal["rms", "layer"] = "rms",
     clip: float | None = None,
@@ -92,7 +105,7 @@ def self_attention(
         c, s = cos.unsqueeze(0), sin.unsqueeze(0)
         q, k = rotate(q, c, s, interleaved=interleaved), rotate(k, c, s, interleaved=interleaved)
     at = torch.arange(x.shape[1])
-    near = window_mask(at.unsqueeze(0), at, window=window)
+    near = (causal_mask if causal else window_mask)(at.unsqueeze(0), at, window=window)
     if not fused:
         mask = padding_mask(at, lengths).unsqueeze(1) & near
         y = attentions.attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
@@ -100,9 +113,11 @@ def self_attention(
     if window is not None:
         far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, hidden(x.dtype)).unsqueeze(1)
         bias = far if bias is None else bias + far
+    # The operator has as many keys as queries.
+    k, v = (y.unsqueeze(3).expand(-1, -1, -1, q.shape[2] // k.shape[2], -1).flatten(2, 3) for y in (k, v))
     q, k, v = (y.flatten(-2) for y in (q, k, v))
     share = head_size**-0.5 if scale is None else scale
-    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share)
+    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, causal)
     return ort.linear(y, wo, bo)
 
 
@@ -165,7 +180,7 @@ def refusals(config: Config) -> list[str]:
     for where, a in found:
         if a.softcap is not None:
             return [f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {a.softcap}"]
-        if a.groups != a.heads:
+        if a.groups != a.heads and where.startswith("cross"):
             got = f"got {a.groups} and {a.heads}"
             return [f"MultiHeadAttention in {where}: must have as many groups as heads, {got}"]
     return []

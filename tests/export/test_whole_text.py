@@ -40,6 +40,10 @@ LAYERS = tuple(
     for position, pattern in PLACES
 )
 RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
+LATE = replace(RICH, encoder=replace(RICH.encoder, causal=True), head=Classify(3, "last", bias=False))
+# As a decoder of our time reads: rotary, heads in groups, each normalized.
+LLAMA = tiny.llama(qk_norm=True)
+LLAMA = replace(LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True))
 GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
 GROUPED = replace(
     GROUPED,
@@ -52,6 +56,11 @@ GROUPED = replace(
     ),
 )
 CASES: dict[str, tuple[Config, str, str]] = {
+    "causal, rotary, windows, relative biases, float": (LATE, "ort-cpu", "fp32"),
+    "causal, rotary, windows, relative biases, int8-dynamic": (LATE, "ort-cpu", "int8-dynamic"),
+    "causal, grouped heads, float": (LLAMA, "ort-cpu", "fp32"),
+    "causal, grouped heads, int8": (LLAMA, "ort-cpu", "int8"),
+    "causal, half": (LLAMA, "standard", "fp16"),
     "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
     "masked, int4": (FORM, "ort-cpu", "int4"),
     "masked, int8-static": (FORM, "standard", "int8-static"),
