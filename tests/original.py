@@ -81,7 +81,7 @@ def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.n
 
 
 def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What transformers computes, wholly in float64: its head's output; of one without a head a decoder's last
+    """What transformers computes, wholly in float64: its head's output; without a head a decoder's last
     vector, an encoder's vectors and what its pooler makes of them, or without one their mean."""
     with Float64(), torch.no_grad():
         exact = type(model)(model.config).double().eval()
@@ -96,7 +96,7 @@ def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     states, real = got.last_hidden_state.numpy(), given["attention_mask"][:, :, None]
     if "pooler_output" in got:
         return [states, got.pooler_output.numpy()]
-    if ROWS[model.config.model_type].models[0] is not type(model):
+    if ROWS[model.config.model_type].models[0] is not type(model) and not hasattr(model, "encoder"):
         return [states[[0, 1], real.sum((1, 2)) - 1]]
     return [states, (states * real).sum(1) / real.sum(1)]
 

@@ -52,7 +52,7 @@ def decoders(
     return {name + lm: "lm", **read}
 
 
-# The heads of decoders that read whole texts: transformers names them alike in all families.
+# The heads of what could write and reads whole texts: transformers names them alike in all families.
 READING = """
     nothing <- lm_head.weight
     nothing <- embed_out.weight
@@ -118,11 +118,12 @@ def read_config(
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
     config, task = family.config(keys, task or said), task or said
-    if task != "lm" and config.encoder is None:
-        config = reading(config, keys, task)
     pair = config.encoder is not None and config.decoder is not None
-    if keys.get("is_encoder_decoder", bool, pair) != pair:
+    told = keys.get("is_encoder_decoder", bool, pair)
+    if told != pair and (told or task == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
+    if task != "lm" and config.decoder is not None:
+        config = reading(config, keys, task)
     # Those of generation are `generation.read_generation`'s.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family
@@ -131,7 +132,7 @@ def read_config(
 def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
     """The leaves of a Config that a family's checkpoint holds."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
-    if config.encoder is not None and config.encoder.causal and "decoder." in table:
+    if config.decoder is None and "decoder." in table:
         table += READING
         prefixes += ["transformer."] if isinstance(config.head, Answer) else []  # as in some classes for it
     return Leaves(config, source, table, prefixes)

@@ -86,10 +86,13 @@ def _answer(keys: Keys, dense: Dense | None) -> Answer:
 
 
 def reading(config: Config, keys: Keys, task: str) -> Config:
-    """The decoder of a Config as one that reads whole texts: with the head of a task, and without a cache.
+    """A model that writes as one that reads whole texts: with the head of a task, and without a cache.
 
-    The last token of a text stands for it, having seen all of it; its vector is multiplied without a bias.
+    Of a pair it is the encoder. In a decoder the last token of a text stands for it, having seen all of it,
+    and its vector is multiplied without a bias.
     """
+    if config.encoder is not None:
+        return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
     assert config.decoder is not None
     inner = config.embedding.inner
     out = None if inner is None else Dense(None, bias=False, width=inner.width)

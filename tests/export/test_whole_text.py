@@ -43,7 +43,9 @@ RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
 LATE = replace(RICH, encoder=replace(RICH.encoder, causal=True), head=Classify(3, "last", bias=False))
 # As a decoder of our time reads: rotary, heads in groups, each normalized.
 LLAMA = tiny.llama(qk_norm=True)
-LLAMA = replace(LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True))
+LLAMA = replace(
+    LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True)
+)
 GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
 GROUPED = replace(
     GROUPED,
