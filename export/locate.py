@@ -24,7 +24,7 @@ from ..refimpl.ops.quant import Blocks
 from ..runtime import windows
 from ..runtime.bundle import Bundle
 from ..runtime.golden import CODE_MOVE, FACTOR, SEED, TRIES, largest
-from ..runtime.ports import GRAPH
+from ..runtime.ports import GRAPH, cache_type
 from ..runtime.session import one_line, open_session, options
 from .graph import quiet
 from .ops import attention as mirror
@@ -136,8 +136,7 @@ def _replay(
         }
     for i, layer in enumerate(config.layers):
         a = layer.attention
-        dtype = np.int8 if a.kv == "int8" else bundle.dtype
-        empty = np.zeros((b, a.groups, t, a.head_size), dtype)
+        empty = np.zeros((b, a.groups, t, a.head_size), cache_type(a) or bundle.dtype)
         feeds |= {f"k.{i}": empty, f"v.{i}": empty}
     feeds |= {f"held.{size}": np.zeros(b, np.int64) for size in windows.sizes(config)}
     feeds |= {f"{value}.given": truth[name] for name, value in cut.items() if value in inner}
