@@ -47,8 +47,8 @@ def places(config: Config) -> list[Place]:
     residual stream reads too, and the encoder's output, which the decoder's layers share.
     """
     found = []
-    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        for i, layer in enumerate(() if stack is None else stack.layers):
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
             found += _layer(f"{name}.layers.{i}.", layer)
     return found
 
