@@ -35,6 +35,7 @@ from tfm.refimpl.config import (
     Plain,
     Pool,
     Position,
+    Reader,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -216,12 +217,15 @@ def configs(draw: st.DrawFn) -> Config:
 
 @st.composite
 def encoders(draw: st.DrawFn) -> Config:
-    """An encoder alone, with any of the heads."""
+    """An encoder with any of the heads, alone or with a reader."""
     width = draw(st.integers(1, 8))
     types = draw(st.sampled_from((None, 1, 2)))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(inners))
-    head = draw(fitting(embedding))
-    return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding), reads=True)))
+    head, reader = draw(fitting(embedding)), None
+    if embedding.inner is None and draw(st.booleans()):
+        start = draw(st.integers(0, embedding.vocabulary - 1))
+        reader = Reader(draw(stacks(width=width, crossed=True)), start)
+    return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding), reads=True)), reader)
 
 
 def entry(embedding: Embedding) -> int:

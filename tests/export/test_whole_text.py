@@ -17,7 +17,19 @@ from tfm.export.write import export
 from tfm.refimpl import params
 from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Answer, Classify, Config, Dense, Full, Pool, RelativeBias, Rope, Tag, Window
+from tfm.refimpl.config import (
+    Answer,
+    Classify,
+    Config,
+    Dense,
+    Full,
+    Pool,
+    Reader,
+    RelativeBias,
+    Rope,
+    Tag,
+    Window,
+)
 from tfm.refimpl.errors import BundleError, ConfigError, LimitError
 from tfm.runtime.bundle import open_bundle
 from tfm.runtime.engine import OrtEngine
@@ -46,6 +58,8 @@ LLAMA = tiny.llama(qk_norm=True)
 LLAMA = replace(
     LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True)
 )
+TWICE = tiny.reader()
+TWICE = replace(TWICE, decoder=None, reader=Reader(TWICE.decoder, 3), head=Classify(3, "last", Dense("tanh")))
 GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
 GROUPED = replace(
     GROUPED,
@@ -63,6 +77,9 @@ CASES: dict[str, tuple[Config, str, str]] = {
     "causal, grouped heads, float": (LLAMA, "ort-cpu", "fp32"),
     "causal, grouped heads, int8": (LLAMA, "ort-cpu", "int8"),
     "causal, half": (LLAMA, "standard", "fp16"),
+    "read twice, float": (TWICE, "ort-cpu", "fp32"),
+    "read twice, int8-dynamic": (TWICE, "ort-cpu", "int8-dynamic"),
+    "read twice, int8-static": (vocal(TWICE), "standard", "int8-static"),
     "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
     "masked, int4": (FORM, "ort-cpu", "int4"),
     "masked, int8-static": (FORM, "standard", "int8-static"),

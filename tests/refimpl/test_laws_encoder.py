@@ -36,7 +36,8 @@ def unplaced(config: Config) -> Config:
         replace(layer, attention=replace(layer.attention, position=None, pattern=Full()))
         for layer in config.encoder.layers
     )
-    return replace(config, encoder=replace(config.encoder, layers=layers, positions=None, causal=False))
+    bare = replace(config.encoder, layers=layers, positions=None, causal=False)
+    return replace(config, encoder=bare, reader=None)
 
 
 @given(encoders(), seeds, st.permutations(range(3)))
