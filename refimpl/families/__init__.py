@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -135,7 +136,7 @@ def read_config(
 def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
     """The leaves of a Config that a family's checkpoint holds."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
-    if config.decoder is None and "decoder." in table:
+    if config.decoder is None and re.search(r"(?m)^\s*decoder\.", table):
         table += READING
         prefixes += ["transformer."] if isinstance(config.head, Answer) else []  # as in some classes for it
     return Leaves(config, source, table, prefixes)

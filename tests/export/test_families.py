@@ -17,16 +17,16 @@ from whole import journeys
 
 QUANTS = ("fp32", "int8", "int8-dynamic")
 TURNS = ("fp32", "int8", "fp32", "int8-dynamic")
-HERE = (
-    "bart", "bert", "bloom", "cohere", "falcon", "gemma3_text", "gpt2", "mistral", "mixtral", "modernbert",
-    "roberta", "t5",
-)  # fmt: skip
+HERE = [
+    ("bart", 0), ("bert", 1), ("bloom", 0), ("cohere", 0), ("falcon", 0), ("gemma3_text", 0), ("gpt2", 0),
+    ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("t5", 1), ("qwen3", 2), ("bart", 1),
+    ("opt", 1), ("t5", 5),
+]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
+ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))
-    for turn, name in enumerate(sorted(ROWS) if COUNT else HERE)
-    for kind in range(len(ROWS[name].models))
-    if COUNT or kind == turn % len(ROWS[name].models)
+    for turn, (name, kind) in enumerate(ALL if COUNT else HERE)
 ]
 
 
