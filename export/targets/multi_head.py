@@ -30,12 +30,19 @@ def hidden(dtype: torch.dtype) -> float:
 
 
 def _multi_head(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, bias: Tensor | None, heads: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    scale: float,
+    bqkv: Tensor | None = None,
 ) -> Tensor:
     """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
-        (q, k, v, None, lengths.to(torch.int32), bias),
+        (q, k, v, bqkv, lengths.to(torch.int32), bias),
         {"num_heads": heads, "scale": scale, "mask_filter_value": hidden(q.dtype)},
         dtype=q.dtype,
         shape=q.shape,
@@ -72,8 +79,10 @@ def self_attention(
     interleaved: bool = False,
     fused: bool,
 ) -> Tensor:
+    # The operator adds it while it sets heads apart, which takes less time than not to add it.
+    late = fused and clip is None and q_norm is None and k_norm is None and cos is None
     if wqkv is not None:
-        y, width = ort.bounded(ort.linear(x, wqkv, bqkv), clip), ort.inputs(wo)
+        y, width = ort.bounded(ort.linear(x, wqkv, None if late else bqkv), clip), ort.inputs(wo)
         rest = (y.shape[-1] - width) // 2
         q, k, v = y.split([width, rest, rest], dim=-1)
     else:
@@ -102,7 +111,7 @@ def self_attention(
         bias = far if bias is None else bias + far
     q, k, v = (y.flatten(-2) for y in (q, k, v))
     share = head_size**-0.5 if scale is None else scale
-    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share)
+    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, bqkv if late else None)
     return ort.linear(y, wo, bo)
 
 

@@ -36,8 +36,8 @@ PLAIN = tiny.encoder(head=Pool("mean", Dense("tanh"), unit=True))
 ONE, NEAR = PLAIN.encoder.layers[0], Window(3)
 PLACES = ((None, Full()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
 LAYERS = tuple(
-    replace(ONE, attention=replace(ONE.attention, position=position, pattern=pattern))
-    for position, pattern in PLACES
+    replace(ONE, attention=replace(ONE.attention, position=position, pattern=pattern, clip=clip))
+    for (position, pattern), clip in zip(PLACES, (None, None, 0.5), strict=True)
 )
 RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
 GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
