@@ -19,7 +19,10 @@ from tfm.refimpl.array_engine import NumpyEngine
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Answer, Classify, Config, Dense, Full, Pool, RelativeBias, Rope, Tag, Window
 from tfm.refimpl.errors import BundleError, ConfigError, LimitError
+from tfm.runtime import encoder
+from tfm.runtime import engine as runtime_engine
 from tfm.runtime.bundle import open_bundle
+from tfm.runtime.encoder import Encoder
 from tfm.runtime.engine import OrtEngine
 from tfm.runtime.verify import verify
 
@@ -113,6 +116,40 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
         engine.start(1)
     with pytest.raises(LimitError, match="types must be"):
         engine.predict(ids, lengths, np.full_like(ids, 2))
+
+
+@pytest.mark.parametrize("head", [PLAIN.head, Tag(5)])
+def test_many_texts_are_read_in_pieces(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a piece are of nearly one length, and what is said stands where its text did."""
+    config = replace(PLAIN, head=head)
+    save_checkpoint(tmp_path / "source", config, tiny.weights(config))
+    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
+    engine, rng, seen = OrtEngine(open_bundle(tmp_path / "out"), threads=1), np.random.default_rng(0), []
+    ids, lengths, types = (
+        rng.integers(0, 97, (5, 11)),
+        np.array([11, 2, 0, 7, 2]),
+        rng.integers(0, 2, (5, 11)),
+    )
+    whole, run = engine.predict(ids, lengths, types), Encoder.run
+    monkeypatch.setattr(
+        Encoder, "run", lambda self, ids, *rest: (seen.append(ids.shape), run(self, ids, *rest))
+    )
+    for module in (encoder, runtime_engine):
+        monkeypatch.setattr(module, "PIECE", 8)
+    said = engine.predict(ids, lengths, types)
+    assert seen == [(3, 2), (1, 7), (1, 11)]
+    assert said.shape == whole.shape
+    real = np.arange(11) < lengths[:, None] if said.ndim == 3 else lengths > 0
+    np.testing.assert_allclose(said[real], whole[real], rtol=0, atol=2e-6)
+    assert np.isfinite(said).all()
+
+
+def test_pieces_hold_every_row_once() -> None:
+    for lengths in ([0], [600], [0, 0, 0], [512, 1, 512], [3] * 400, [*range(60)]):
+        made = encoder.pieces(np.array(lengths))
+        assert sorted(np.concatenate(made).tolist()) == [*range(len(lengths))]
+        assert all(len(rows) == 1 or len(rows) * lengths[rows[-1]] <= encoder.PIECE for rows in made)
+    assert [len(rows) for rows in encoder.pieces(np.full(32, 64))] == [8] * 4
 
 
 def reader(folder: Path) -> OrtEngine:
