@@ -157,8 +157,8 @@ def quantize_activations(
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
     """One scale a row, from its largest magnitude."""
-    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
-    return torch.round(x / largest / (1 / 127)).to(torch.int32), largest / 127
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return torch.round(x / scale).to(torch.int32), scale
 
 
 def dynamic_quantize(

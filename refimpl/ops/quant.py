@@ -181,14 +181,14 @@ def quantize_activations(
 
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
-    """Signed 8-bit codes and one scale a row: code = rint((x / r) / (1/127)), r = max|x|.
+    """Signed 8-bit codes and one scale s a row: code = rint(x / s), s = max|x| / 127.
 
-    Conventions: both divisions are rounded, as a graph of Div and QuantizeLinear does; r is at
-    least 1e-30, so that a row of zeros gives codes 0; the stored scale is r / 127.
+    Conventions: both divisions are rounded, as QuantizeLinear rounds the second; max|x| counts as at
+    least 1e-30, so that a row of zeros gives codes 0.
     """
     largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
-    codes = np.rint(x / largest / x.dtype.type(1 / 127))
-    return codes.astype(np.int32), largest / 127
+    scale = largest / 127
+    return np.rint(x / scale).astype(np.int32), scale
 
 
 def dynamic_quantize(
