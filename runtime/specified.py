@@ -84,8 +84,9 @@ class Run:
         minimum = None if leaf.minimum is None else leaf.minimum.astype(self.dtype)
         activations = "none" if self.plain else leaf.activations
         scale = leaf.scale.astype(self.dtype)
-        given = None if leaf.input_scale is None else leaf.input_scale.astype(self.dtype)
-        return replace(leaf, scale=scale, minimum=minimum, activations=activations, input_scale=given)
+        typed = lambda a: None if a is None else a.astype(self.dtype)  # noqa: E731
+        given = {"input_scale": typed(leaf.input_scale), "input_factor": typed(leaf.input_factor)}
+        return replace(leaf, scale=scale, minimum=minimum, activations=activations, **given)
 
 
 def outputs(

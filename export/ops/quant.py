@@ -41,9 +41,10 @@ class Blocks:
     bits: int
     block: int
     axis: int
-    activations: Literal["none", "block", "row", "static"]
+    activations: Literal["none", "block", "row", "smoothed", "static"]
     input_scale: Float[Array, ""] | None = None
     input_zero: UInt8[Array, ""] | None = None
+    input_factor: Float[Array, " D"] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,6 +178,9 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
     if weight.activations == "row":
         return quantize_rows(x)
+    if weight.activations == "smoothed":
+        assert weight.input_factor is not None
+        return quantize_rows(x * weight.input_factor)
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None

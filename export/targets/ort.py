@@ -77,6 +77,7 @@ def row_codes(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _row(x: Tensor, weight: Row) -> Tensor:
+    x = x if weight.input_factor is None else x * weight.input_factor
     scale = row_scale(x)
     y = onnx.symbolic(
         "com.microsoft::MatMulIntegerToFloat",

@@ -43,6 +43,7 @@ def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _row(x: Tensor, weight: Row) -> Tensor:
+    x = x if weight.input_factor is None else x * weight.input_factor
     scale = row_scale(x)
     codes, middle = row_codes(x, scale)
     dots = onnx.symbolic(

@@ -172,6 +172,10 @@ def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> Non
     if w.activations == "row":
         codes, steps = quant.quantize_rows(x)
         seen = codes * steps.astype(np.float64)
+    elif w.activations == "smoothed":
+        assert w.input_factor is not None
+        codes, steps = quant.quantize_rows(x * w.input_factor.astype(x.dtype))
+        seen = codes * steps.astype(np.float64)
     elif w.activations == "block":
         codes, steps = quant.quantize_activations(x, block=w.block)
         seen = codes * np.repeat(steps.astype(np.float64), w.block, 1)[:, : x.shape[1]]

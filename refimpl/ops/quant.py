@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+# What treats an input with one scale, for which a weight's block is the whole column.
+WHOLE = frozenset({"row", "smoothed", "static"})
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A matrix in codes of `bits` bits; `block` neighbours along `axis` share a scale.
@@ -37,7 +41,8 @@ class Blocks:
     Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
     codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
     treats its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
-    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), or with the given
+    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), the same once each
+    channel is multiplied by its `input_factor` ("smoothed"; only there is this), or with the given
     `input_scale` and `input_zero` in unsigned 8-bit codes ("static"; only there are these two).
     """
 
@@ -48,9 +53,10 @@ class Blocks:
     bits: int
     block: int
     axis: int
-    activations: Literal["none", "block", "row", "static"]
+    activations: Literal["none", "block", "row", "smoothed", "static"]
     input_scale: Float[Array, ""] | None = None
     input_zero: UInt8[Array, ""] | None = None
+    input_factor: Float[Array, " D"] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -213,6 +219,9 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
     if weight.activations == "row":
         return quantize_rows(x)
+    if weight.activations == "smoothed":
+        assert weight.input_factor is not None
+        return quantize_rows(x * weight.input_factor)
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None
@@ -228,6 +237,7 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     none:  x @ dequantize(W)
     block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
     row:   the same with codes and scale of the whole row (one block is the whole column)
+    smoothed: the same of x times the factor of each channel, which W was divided by
     static: the same with codes of a given scale for all rows, less their zero point
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """

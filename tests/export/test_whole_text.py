@@ -56,6 +56,7 @@ GROUPED = replace(
 )
 CASES: dict[str, tuple[Config, str, str]] = {
     "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
+    "masked, int8-dynamic, standard": (FORM, "standard", "int8-dynamic"),
     "masked, int4": (FORM, "ort-cpu", "int4"),
     "masked, int8-static": (FORM, "standard", "int8-static"),
     "rotary, windows, relative biases, float": (RICH, "ort-cpu", "fp32"),
