@@ -100,11 +100,11 @@ class Reading:
                 time = x.shape[1]
                 at, real = torch.arange(time), torch.tensor([time])
                 near: dict[Any, Any] = {r: (cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
-                both = name == "encoder"
+                both = name == "encoder" and not stack.causal
                 near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
                 with _recording(called, self._seen):
                     if name == "encoder":
-                        streams[j] = encoder_block(x, real, near, leaves, config=layer)
+                        streams[j] = encoder_block(x, real, near, leaves, config=layer, causal=stack.causal)
                         continue
                     read = None
                     if layer.cross is not None:

@@ -103,7 +103,10 @@ def export(
         progress(f"writing {manifest.size(tensors) // 2**20} MB of weights")
         _weights(checkpoint, new / DATA, groups, tensors, schemes, dtype, chosen)
         progress("tracing the graph")
-        _graphs(checkpoint, new, groups, tensors, target, dtype, opset)
+        made_for = targets.find(target)
+        emits = made_for.emits(checkpoint.config)
+        cache = "none" if checkpoint.config.decoder is None else emits.cache
+        _graphs(checkpoint, new, groups, tensors, made_for, cache, dtype, opset)
         progress("computing golden outputs with the specification")
         own = lazily(schemes, lambda name: quantize.leaf(checkpoint, name, schemes[name], dtype, chosen))
         quantized = None if quant == "fp32" else own
@@ -113,8 +116,6 @@ def export(
             if text is not None:
                 (new / name).write_bytes(text.encode("utf-8"))
         files = {file.name: _describe(file) for file in sorted(new.iterdir())}
-        emits = targets.find(target).emits(checkpoint.config)
-        cache = "none" if checkpoint.config.decoder is None else emits.cache
         made = Manifest(
             tfm=version("tfm-cli"),
             versions={name: version(name) for name in PACKAGES},
@@ -206,7 +207,8 @@ def _graphs(
     new: Path,
     groups: Mapping[str, Group],
     tensors: Mapping[str, Tensor],
-    target: str,
+    target: targets.Target,
+    cache: str,
     dtype: str,
     opset: int | None,
 ) -> None:
@@ -214,13 +216,12 @@ def _graphs(
 
     from .graph import build
 
-    made = targets.find(target)
-    parts = graphs(checkpoint.config, made.emits(checkpoint.config).cache == "windowed")
+    parts = graphs(checkpoint.config, cache == "windowed")
     if stray := [name for name in tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
     for part in parts:
         model = build(
-            checkpoint.config, part, tensors, groups, made, data=new / DATA, dtype=dtype, opset=opset
+            checkpoint.config, part, tensors, groups, target, data=new / DATA, dtype=dtype, opset=opset
         )
         onnx_ir.save(model, new / part.file)
 

@@ -25,8 +25,8 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
     stack = config.decoder if config.encoder is None else config.encoder
     assert stack is not None
     leaves, at, e = params[name], np.arange(len(tokens)), config.embedding
-    both = name == "encoder"
-    types = np.zeros_like(tokens)[None] if both and e.types is not None else None
+    both = name == "encoder" and not stack.causal
+    types = None if e.types is None else np.zeros_like(tokens)[None]
     x = embed(tokens[None], at[None], params["embedding"], leaves, types, config=e, stack=stack)
     tables: dict[Any, Any] = {
         rope: (cos.astype(x.dtype), sin.astype(x.dtype))
@@ -38,8 +38,9 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
         a = layer.attention
         given = normalize(x, own.get("attn_pre"), norm=a.pre)
         yield _weights(given, own["attn"], tables, a, bidirectional=both)[0]
-        if both:
-            x = encoder_block(x, np.array([len(tokens)]), tables, own, config=layer)
+        if name == "encoder":
+            lengths = np.array([len(tokens)])
+            x = encoder_block(x, lengths, tables, own, config=layer, causal=stack.causal)
         else:
             empty = np.zeros((1, a.groups, len(tokens), a.head_size), x.dtype)
             x, _ = block(x, (empty, empty), np.array([0]), tables, own, config=layer)

@@ -19,7 +19,7 @@ import numpy as np
 from .config import Config, to_json
 from .directory import Directory
 from .errors import CheckpointError
-from .families import read_config, read_gguf
+from .families import read_config, read_gguf, read_leaves
 from .generation import Generation, read_generation
 from .gguf import GGUF
 from .gguf.tokenizer import chat_template, tokenizer
@@ -148,7 +148,7 @@ def _open_directory(path: Path) -> Checkpoint:
     source = Shards(shards(directory))
     config, family = read_config(raw, where, source.names, "pool" if sentence else None)
     config = sentence.of(config) if sentence else config
-    leaves = Leaves(config, source, family.WEIGHTS, family.PREFIX)
+    leaves = read_leaves(config, source, family)
     own = directory.object(OWN)
     generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
     tokenizer = directory.text("tokenizer.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,13 +28,16 @@ class Source(Protocol):
 
 
 class Stripped:
-    """A Source whose names are without a prefix, where they have it."""
+    """A Source whose names are without a prefix, the first of those given that they have."""
 
-    def __init__(self, source: Source, prefix: str) -> None:
+    def __init__(self, source: Source, prefixes: Sequence[str]) -> None:
         self._source = source
-        self._of = {name.removeprefix(prefix): name for name in source.names}
-        if len(self._of) < len(source.names):
-            raise CheckpointError(f"tensors must not stand both with and without the prefix {prefix!r}")
+        self._of = {}
+        for name in source.names:
+            prefix = next(filter(name.startswith, prefixes), "")
+            other = self._of.setdefault(name.removeprefix(prefix), name)
+            if other != name:
+                raise CheckpointError(f"tensors must not be there twice: {other!r:.80} and {name!r:.80}")
 
     @property
     def names(self) -> tuple[str, ...]:

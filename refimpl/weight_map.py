@@ -9,6 +9,8 @@
     for Classify, Tag:                the lines after it are of these heads; with another head, their
                                       tensors are unused
 
+The lines of a decoder are its encoder's where it reads whole texts (`Stack.causal`).
+
 One line a tensor; `{i}` runs over the layers, `{e}` over a layer's experts; `{h}` on the right alone
 runs over the heads of ours, whose tensors are stacked. `theirs[{e}]` is a part of a tensor with an axis
 of experts. Lines for leaves that a Config doesn't need rest. `* <- *` reads leaves under our own
@@ -52,6 +54,8 @@ class Rule:
 def rules(table: str, config: Config) -> Iterator[Rule]:
     """The lines of a map, `{i}` and `*` written out for a Config."""
     wanted = True
+    if config.encoder is not None and config.encoder.causal and config.decoder is None:
+        table = re.sub(r"(?m)^(\s*)decoder\.", r"\1encoder.", table)
     for line in filter(None, (line.strip() for line in table.splitlines())):
         if heads := re.fullmatch(r"for (.+):", line):
             wanted = type(config.head).__name__ in heads[1].split(", ")

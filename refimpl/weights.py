@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -59,8 +59,8 @@ class Leaves:
     of the source is read or equals what we compute.
     """
 
-    def __init__(self, config: Config, source: Source, table: str, prefix: str = "") -> None:
-        self._config, self._source = config, Stripped(source, prefix) if prefix else source
+    def __init__(self, config: Config, source: Source, table: str, prefixes: Sequence[str] = ()) -> None:
+        self._config, self._source = config, Stripped(source, prefixes) if prefixes else source
         source = self._source
         self._shapes = shapes(config)
         self._reads: dict[str, tuple[Rule, slice]] = {}

@@ -26,7 +26,7 @@ from .cache import Cache, State
 from .encoder import PIECE, Encoder, pieces
 from .memory import Memory
 from .pieces import in_pieces
-from .ports import ENCODER, GRAPH, Graph, graphs
+from .ports import ENCODER, GRAPH, Graph, cache_type, graphs
 from .prepack import session as prepacked
 from .session import choose, in_float, one_line, open_session, options
 
@@ -225,7 +225,7 @@ class OrtEngine:
             for layer, size in zip(self.config.layers, self._windows[::2], strict=True):
                 a = layer.attention
                 shape = (batch, a.groups, windows.places(size, capacity, self.piece), a.head_size)
-                dtype = np.dtype(np.int8) if a.kv == "int8" else self.dtype
+                dtype = np.dtype(cache_type(a) or self.dtype)
                 made += [zeros(shape, dtype, self.device) for _ in "kv"]
             return made
 

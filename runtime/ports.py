@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..refimpl.config import LM, Answer, Classify, Config, MaskedLM, Pool, Stack, Tag
+from ..refimpl.config import LM, Answer, Attention, Classify, Config, MaskedLM, Pool, Stack, Tag
 from . import windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
@@ -89,6 +89,11 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
     return tuple(found)
 
 
+def cache_type(attention: Attention) -> Literal["int8"] | None:
+    """The type that a layer's keys and values are kept in, None for the bundle's floats."""
+    return "int8" if attention.kv == "int8" else None
+
+
 def _tables(config: Config, stack: Stack, rows: str) -> list[Port]:
     own = {layer.attention.position for layer in stack.layers}
     kinds = [(i, rope) for i, rope in enumerate(config.ropes) if rope in own]
@@ -101,8 +106,7 @@ def _cache(config: Config, suffix: str, windowed: bool) -> list[Port]:
         size = windows.of_layer(config, i) if windowed else None
         rows = "capacity" if size is None else f"rows{size}"
         axes = ("batch", layer.attention.groups, rows, layer.attention.head_size)
-        dtype = "int8" if layer.attention.kv == "int8" else None
-        made += [Port(f"{side}{suffix}.{i}", axes, dtype) for side in "kv"]
+        made += [Port(f"{side}{suffix}.{i}", axes, cache_type(layer.attention)) for side in "kv"]
     return made
 
 

@@ -84,9 +84,8 @@ class Run:
         minimum = None if leaf.minimum is None else leaf.minimum.astype(self.dtype)
         activations = "none" if self.plain else leaf.activations
         scale = leaf.scale.astype(self.dtype)
-        typed = lambda a: None if a is None else a.astype(self.dtype)  # noqa: E731
-        given = {"input_scale": typed(leaf.input_scale), "input_factor": typed(leaf.input_factor)}
-        return replace(leaf, scale=scale, minimum=minimum, activations=activations, **given)
+        given = None if leaf.input_scale is None else leaf.input_scale.astype(self.dtype)
+        return replace(leaf, scale=scale, minimum=minimum, activations=activations, input_scale=given)
 
 
 def outputs(
@@ -129,7 +128,8 @@ class Walk:
             leaves = self._load(own["layers"][i], f"encoder.layers.{i}.")
             for place, run in enumerate(self.runs):
                 near, real = self._near(run, stack, added, ids.shape[1]), run.copies(lengths)
-                x = encoder_block(streams[place], real, near, run.tree(leaves), config=layer)
+                tree = run.tree(leaves)
+                x = encoder_block(streams[place], real, near, tree, config=layer, causal=stack.causal)
                 streams[place] = run.round(x)
         return self._last("encoder", stack, streams)
 
@@ -229,7 +229,7 @@ class Walk:
 
     def _near(self, run: Run, stack: Stack, added: Any, time: int) -> dict[Any, Any]:
         """Tables and biases of the positions 0 … time − 1."""
-        at, both = np.arange(time), stack is self.config.encoder
+        at, both = np.arange(time), stack is self.config.encoder and not stack.causal
         tables = position_tables(at, config=self.config)
         near: dict[Any, Any] = {
             rope: (c.astype(run.dtype), s.astype(run.dtype)) for rope, (c, s) in tables.items()

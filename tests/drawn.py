@@ -159,8 +159,9 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
 
 
 @st.composite
-def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
-    """A stack, its positions of this width; `crossed` if its layers read another one."""
+def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = False) -> Stack:
+    """A stack, its positions of this width; `crossed` if its layers read another one, and it may be causal
+    if it `reads` whole texts."""
     shared = draw(st.one_of(st.none(), st.just(RelativeBias(6, 9))))
     heads = draw(st.integers(1, 3))
     layers = []
@@ -173,7 +174,9 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False) -> Stack:
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))
-    return Stack(tuple(layers), draw(norms), draw(st.one_of(places)), draw(norms))
+    return Stack(
+        tuple(layers), draw(norms), draw(st.one_of(places)), draw(norms), reads and draw(st.booleans())
+    )
 
 
 lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())
@@ -218,7 +221,7 @@ def encoders(draw: st.DrawFn) -> Config:
     types = draw(st.sampled_from((None, 1, 2)))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(inners))
     head = draw(fitting(embedding))
-    return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding))))
+    return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding), reads=True)))
 
 
 def entry(embedding: Embedding) -> int:
@@ -232,5 +235,5 @@ def pairs(draw: st.DrawFn) -> Config:
     """A decoder that reads an encoder; depths and heads differ."""
     width = draw(st.integers(1, 8))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
-    decoder, encoder = draw(stacks(width=width, crossed=True)), draw(stacks(width=width))
+    decoder, encoder = draw(stacks(width=width, crossed=True)), draw(stacks(width=width, reads=True))
     return Config(embedding, decoder, draw(lms), CONTEXT, encoder)

@@ -47,6 +47,8 @@ def make(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) -> torch
     build = ROWS[name].models[kind]
     if build.__name__.endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
+    if build.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:
+        keys = keys | {"pad_token_id": 0}  # a decoder tells by it where a text ends
     config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
     model = build(config).eval()
     noise = torch.Generator().manual_seed(len(json.dumps(keys)) + 1000 * seed)
@@ -67,7 +69,10 @@ def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.n
         return {"input_ids": tokens, "use_cache": np.array(False)}
     # A token that stands for padding is none of a text's: RoBERTa doesn't count it as a position.
     tokens[tokens == model.config.pad_token_id] = 2
-    given = {"input_ids": tokens, "attention_mask": (np.arange(12) < [[12], [length]]).astype(np.int64)}
+    real = np.arange(12) < [[12], [length]]
+    if model.config.pad_token_id is not None:
+        tokens[~real] = model.config.pad_token_id
+    given = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if config.decoder is not None:
         given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
     elif config.embedding.types is not None:
@@ -76,8 +81,8 @@ def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.n
 
 
 def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What transformers computes, wholly in float64: its head's output; of one without a head its vectors,
-    and what its pooler makes of them, or their mean where it has none."""
+    """What transformers computes, wholly in float64: its head's output; without a head a decoder's last
+    vector, an encoder's vectors and what its pooler makes of them, or without one their mean."""
     with Float64(), torch.no_grad():
         exact = type(model)(model.config).double().eval()
         exact.load_state_dict(model.state_dict())
@@ -89,8 +94,11 @@ def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
         if name in got:
             return [got[name].numpy()]
     states, real = got.last_hidden_state.numpy(), given["attention_mask"][:, :, None]
-    mean = (states * real).sum(1) / real.sum(1)
-    return [states, got.pooler_output.numpy() if "pooler_output" in got else mean]
+    if "pooler_output" in got:
+        return [states, got.pooler_output.numpy()]
+    if ROWS[model.config.model_type].models[0] is not type(model) and not hasattr(model, "encoder"):
+        return [states[[0, 1], real.sum((1, 2)) - 1]]
+    return [states, (states * real).sum(1) / real.sum(1)]
 
 
 def ours(engine: NumpyEngine, given: dict[str, np.ndarray], bare: bool) -> list[np.ndarray]:

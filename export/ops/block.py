@@ -129,12 +129,18 @@ def block(
     return _fed(x, given, middle, tree, config), (k_cache, v_cache)
 
 
-def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer) -> Array:
+def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer, causal: bool) -> Array:
     """Two sublayers and their sums."""
     a = config.attention
     given = normalize(x, tree.get("attn_pre"), norm=a.pre)
     attended = self_attention(
-        given, lengths, **tree["attn"], head_size=a.head_size, **_placed(a, tables), **_options(a)
+        given,
+        lengths,
+        **tree["attn"],
+        head_size=a.head_size,
+        causal=causal,
+        **_placed(a, tables),
+        **_options(a),
     )
     middle = _sum(x, given, attended, tree, "attn", config)
     return _fed(x, given, middle, tree, config)

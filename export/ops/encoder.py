@@ -32,9 +32,10 @@ def encode(
     at = torch.arange(tokens.shape[1], device=tokens.device)
     queries = at.unsqueeze(0)
     x = embed(tokens, queries, tree["embedding"], encoder, types, config=config.embedding, stack=stack)
-    near = {**tables, **score_biases(queries, at, encoder, x.dtype, stack=stack, bidirectional=True)}
+    both = not stack.causal
+    near = {**tables, **score_biases(queries, at, encoder, x.dtype, stack=stack, bidirectional=both)}
     for i, layer in enumerate(stack.layers):
-        x = encoder_block(x, lengths, near, encoder["layers"][i], config=layer)
+        x = encoder_block(x, lengths, near, encoder["layers"][i], config=layer, causal=stack.causal)
     return normalize(x, encoder.get("norm"), norm=stack.final_norm)
 
 

@@ -176,11 +176,8 @@ def dynamic_quantize(
 
 def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
-    if weight.activations == "row":
+    if weight.activations in ("row", "smoothed"):
         return quantize_rows(x)
-    if weight.activations == "smoothed":
-        assert weight.input_factor is not None
-        return quantize_rows(x * weight.input_factor)
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None
@@ -193,6 +190,8 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
 
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """Blocks as a batch axis: C products of whole numbers, exact in float64, scaled and summed."""
+    if weight.input_factor is not None:
+        x = x * weight.input_factor
     if weight.activations == "none":
         return x @ dequantize(weight)
     flat = x.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Self-attention without a cache: every token of a text sees the whole text, as in an encoder."""
+"""Self-attention without a cache: a text is there as a whole, and seen so, or up to each token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ..seam import seam
 from .attention import attend, heads
 from .linear import linear
-from .mask import padding_mask, window_mask
+from .mask import causal_mask, padding_mask, window_mask
 from .position import rotate
 from .quant import Blocks
 
@@ -41,6 +41,7 @@ def self_attention(
     bias: Float[Array, "B H T T"] | None = None,
     *,
     head_size: int,
+    causal: bool = False,
     norm_eps: float = 1e-6,
     norm_kind: Literal["rms", "layer"] = "rms",
     clip: float | None = None,
@@ -57,6 +58,7 @@ def self_attention(
         c, s = cos.unsqueeze(0), sin.unsqueeze(0)
         q, k = rotate(q, c, s, interleaved=interleaved), rotate(k, c, s, interleaved=interleaved)
     at = torch.arange(x.shape[1], device=x.device)
-    mask = padding_mask(at, lengths).unsqueeze(1) & window_mask(at.unsqueeze(0), at, window=window)
+    near = causal_mask if causal else window_mask
+    mask = padding_mask(at, lengths).unsqueeze(1) & near(at.unsqueeze(0), at, window=window)
     y = attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
     return linear(y.flatten(-2), wo, bo)

@@ -14,7 +14,7 @@ from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention, Config
 from ..ops import attention as attentions
-from ..ops.mask import padding_mask, window_mask
+from ..ops.mask import causal_mask, padding_mask, window_mask
 from ..ops.position import rotate
 from . import ort
 from .leaves import NBits, Row
@@ -37,13 +37,19 @@ def _multi_head(
     bias: Tensor | None,
     heads: int,
     scale: float,
+    causal: bool = False,
     bqkv: Tensor | None = None,
 ) -> Tensor:
     """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, k, v, bqkv, lengths.to(torch.int32), bias),
-        {"num_heads": heads, "scale": scale, "mask_filter_value": hidden(q.dtype)},
+        {
+            "num_heads": heads,
+            "scale": scale,
+            "mask_filter_value": hidden(q.dtype),
+            "unidirectional": int(causal),
+        },
         dtype=q.dtype,
         shape=q.shape,
         version=ort.MICROSOFT,
@@ -70,6 +76,7 @@ def self_attention(
     sin: Tensor | None = None,
     bias: Tensor | None = None,
     head_size: int,
+    causal: bool = False,
     norm_eps: float = 1e-6,
     norm_kind: Literal["rms", "layer"] = "rms",
     clip: float | None = None,
@@ -79,11 +86,13 @@ def self_attention(
     interleaved: bool = False,
     fused: bool,
 ) -> Tensor:
-    # The operator adds it while it sets heads apart, which takes less time than not to add it.
-    late = fused and clip is None and q_norm is None and k_norm is None and cos is None
+    late = False
     if wqkv is not None:
-        y, width = ort.bounded(ort.linear(x, wqkv, None if late else bqkv), clip), ort.inputs(wo)
+        y, width = ort.linear(x, wqkv), ort.inputs(wo)
         rest = (y.shape[-1] - width) // 2
+        # The operator adds it while it sets heads apart, which takes less time than not to add it.
+        late = fused and clip is None and q_norm is None and k_norm is None and cos is None and rest == width
+        y = ort.bounded(y if late or bqkv is None else y + bqkv, clip)
         q, k, v = y.split([width, rest, rest], dim=-1)
     else:
         assert wq is not None
@@ -101,7 +110,7 @@ def self_attention(
         c, s = cos.unsqueeze(0), sin.unsqueeze(0)
         q, k = rotate(q, c, s, interleaved=interleaved), rotate(k, c, s, interleaved=interleaved)
     at = torch.arange(x.shape[1])
-    near = window_mask(at.unsqueeze(0), at, window=window)
+    near = (causal_mask if causal else window_mask)(at.unsqueeze(0), at, window=window)
     if not fused:
         mask = padding_mask(at, lengths).unsqueeze(1) & near
         y = attentions.attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
@@ -109,9 +118,12 @@ def self_attention(
     if window is not None:
         far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, hidden(x.dtype)).unsqueeze(1)
         bias = far if bias is None else bias + far
+    if (times := q.shape[2] // k.shape[2]) > 1:
+        # The operator has as many keys as queries.
+        k, v = (y.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3) for y in (k, v))
     q, k, v = (y.flatten(-2) for y in (q, k, v))
     share = head_size**-0.5 if scale is None else scale
-    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, bqkv if late else None)
+    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, causal, bqkv if late else None)
     return ort.linear(y, wo, bo)
 
 
@@ -174,7 +186,7 @@ def refusals(config: Config) -> list[str]:
     for where, a in found:
         if a.softcap is not None:
             return [f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {a.softcap}"]
-        if a.groups != a.heads:
+        if a.groups != a.heads and where.startswith("cross"):
             got = f"got {a.groups} and {a.heads}"
             return [f"MultiHeadAttention in {where}: must have as many groups as heads, {got}"]
     return []

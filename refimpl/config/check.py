@@ -108,6 +108,7 @@ def _check_head(head: Head, width: int, tables: int) -> None:
 
 
 def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:
+    _need(name == "encoder" or not stack.causal, "a decoder is causal by itself, its stack must not be")
     _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
     match stack.positions:
         case Learned(size, offset):

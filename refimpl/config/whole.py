@@ -13,12 +13,17 @@ from .positions import Learned, Rope, Sinusoidal
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers in order, what comes before the first, and the norm after the last."""
+    """Layers in order, what comes before the first, and the norm after the last.
+
+    In an encoder that is `causal` a token sees no later one, as in a decoder, whose stack needn't say so: the
+    form of a decoder that reads whole texts, to classify them for one.
+    """
 
     layers: tuple[Layer, ...]
     final_norm: Norm | None
     positions: Learned | Sinusoidal | None = None
     first_norm: Norm | None = None
+    causal: bool = False
 
 
 @dataclass(frozen=True)

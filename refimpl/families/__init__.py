@@ -6,7 +6,8 @@ A family states
     ARCHITECTURES    transformers' class -> task, what the head says; the first stands where none is named
     config           (keys, task) -> Config
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors
-    WEIGHTS          the language of `refimpl.weight_map`, names without PREFIX; the lines of all heads
+    WEIGHTS          the language of `refimpl.weight_map`, names without PREFIX; the lines of all heads but
+                     those of decoders that read whole texts, which are `READING`
     GGUF             its dialect in that format, or None
 """
 
@@ -19,14 +20,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
 
-from ..config import Config
+from ..config import Answer, Config
 from ..errors import ConfigError
 from ..generation_keys import KEYS as GENERATION
 from ..keys import ANY, HARMLESS, Keys
+from ..keys.head import reading
 from ..source import Source
+from ..weights import Leaves
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
-# How transformers names an encoder's class for each task.
+# How transformers names the class of what reads whole texts for each task.
 HEADS: dict[str, Task] = {
     "Model": "pool",
     "ForMaskedLM": "masked",
@@ -39,6 +42,28 @@ HEADS: dict[str, Task] = {
 def heads(*names: str) -> dict[str, Task]:
     """The architectures of an encoder that has all heads, by what its classes' names begin with."""
     return {name + end: task for name in names for end, task in HEADS.items()}
+
+
+def decoders(
+    name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
+) -> dict[str, Task]:
+    """The architectures of a decoder, which writes, or where there are classes for it reads whole texts."""
+    read = {name + end: task for end, task in HEADS.items() if task == "pool" or task in tasks}
+    return {name + lm: "lm", **read}
+
+
+# The heads of what could write and reads whole texts: transformers names them alike in all families.
+READING = """
+    nothing <- lm_head.weight
+    nothing <- embed_out.weight
+    head.dense.weight <- decoder.project_out.weight : transpose
+    for Classify, Tag:
+    head.out.weight <- (score|classifier).weight : transpose
+    head.out.bias <- (score|classifier).bias
+    for Answer:
+    head.out.weight <- qa_outputs.weight : transpose
+    head.out.bias <- qa_outputs.bias
+"""
 
 
 @dataclass(frozen=True)
@@ -92,13 +117,25 @@ def read_config(
         raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
-    config = family.config(keys, task or said)
+    config, task = family.config(keys, task or said), task or said
     pair = config.encoder is not None and config.decoder is not None
-    if keys.get("is_encoder_decoder", bool, pair) != pair:
+    told = keys.get("is_encoder_decoder", bool, pair)
+    if told != pair and (told or task == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
+    if task != "lm" and config.decoder is not None:
+        config = reading(config, keys, task)
     # Those of generation are `generation.read_generation`'s.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family
+
+
+def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
+    """The leaves of a Config that a family's checkpoint holds."""
+    table, prefixes = family.WEIGHTS, [family.PREFIX]
+    if config.decoder is None and "decoder." in table:
+        table += READING
+        prefixes += ["transformer."] if isinstance(config.head, Answer) else []  # as in some classes for it
+    return Leaves(config, source, table, prefixes)
 
 
 def read_gguf(source: Any) -> tuple[Config, Gguf]:

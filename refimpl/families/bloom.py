@@ -8,10 +8,10 @@ from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import Keys
 from ..keys.layers import count, head_size
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("bloom",)
-ARCHITECTURES: dict[str, Task] = {"BloomForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Bloom")
 PREFIX = "transformer."
 
 

@@ -12,13 +12,13 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("cohere",)
-ARCHITECTURES: dict[str, Task] = {"CohereForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Cohere", tasks=())
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

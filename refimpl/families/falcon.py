@@ -13,10 +13,10 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("falcon",)
-ARCHITECTURES: dict[str, Task] = {"FalconForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Falcon")
 PREFIX = "transformer."
 
 

@@ -8,13 +8,13 @@ from ..config import Activation, Config
 from ..gguf.keys import STRAIGHT
 from ..keys import ACTIVATIONS, Keys
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("gemma",)
-ARCHITECTURES: dict[str, Task] = {"GemmaForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Gemma", tasks=("classify", "tag"))
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -25,13 +25,13 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import layer_types, patterns
 from ..keys.rope import exact_context, rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .gemma import causal, less_one
 from .llama import gguf_decoder, varied
 
 MODEL_TYPES = ("gemma2",)
-ARCHITECTURES: dict[str, Task] = {"Gemma2ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Gemma2", tasks=("classify", "tag"))
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -94,25 +94,25 @@ def sandwich(
 
 
 WEIGHTS = less_one("""
-    embedding.table <- model.embed_tokens.weight
-    decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn.wq <- model.layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- model.layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- model.layers.{i}.self_attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- model.layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- model.layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.bk <- model.layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.bv <- model.layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.bo <- model.layers.{i}.self_attn.o_proj.bias
-    decoder.layers.{i}.attn.q_norm <- model.layers.{i}.self_attn.q_norm.weight
-    decoder.layers.{i}.attn.k_norm <- model.layers.{i}.self_attn.k_norm.weight
-    decoder.layers.{i}.attn_post.weight <- model.layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp_pre.weight <- model.layers.{i}.pre_feedforward_layernorm.weight
-    decoder.layers.{i}.mlp.gate <- model.layers.{i}.mlp.gate_proj.weight : transpose
-    decoder.layers.{i}.mlp.up <- model.layers.{i}.mlp.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.down <- model.layers.{i}.mlp.down_proj.weight : transpose
-    decoder.layers.{i}.mlp_post.weight <- model.layers.{i}.post_feedforward_layernorm.weight
-    decoder.norm.weight <- model.norm.weight
+    embedding.table <- embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.wk <- layers.{i}.self_attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.wv <- layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
+    decoder.layers.{i}.attn.bq <- layers.{i}.self_attn.q_proj.bias
+    decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
+    decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
+    decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.o_proj.bias
+    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_norm.weight
+    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_norm.weight
+    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight
+    decoder.layers.{i}.mlp.gate <- layers.{i}.mlp.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
+    decoder.norm.weight <- norm.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """)

@@ -18,8 +18,12 @@ from .llama import gguf_decoder
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("gemma3_text",)
-ARCHITECTURES: dict[str, Task] = {"Gemma3ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = {
+    "Gemma3ForCausalLM": "lm",
+    "Gemma3TextModel": "pool",
+    "Gemma3TextForSequenceClassification": "classify",
+}
+PREFIX = "model."
 THETAS = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_local_base_freq", 10_000.0)}
 
 

@@ -8,10 +8,10 @@ from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("gpt2",)
-ARCHITECTURES: dict[str, Task] = {"GPT2LMHeadModel": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("GPT2", "LMHeadModel")
 PREFIX = "transformer."
 
 

@@ -9,10 +9,10 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("gpt_neox",)
-ARCHITECTURES: dict[str, Task] = {"GPTNeoXForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("GPTNeoX")
 PREFIX = "gpt_neox."
 OLDER = ("rotary_emb_base", "rotary_pct")
 

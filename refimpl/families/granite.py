@@ -8,14 +8,14 @@ from ..config import LM, Config
 from ..gguf.keys import PERMUTED
 from ..keys import Keys
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS, decoder, gguf_decoder, varied
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("granite",)
-ARCHITECTURES: dict[str, Task] = {"GraniteForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Granite", tasks=())
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -28,11 +28,11 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("llama",)
-ARCHITECTURES: dict[str, Task] = {"LlamaForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Llama")
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -123,32 +123,32 @@ def windowed(config: Config, size: int) -> Config:
 
 
 WEIGHTS = """
-    embedding.table <- model.embed_tokens.weight
-    decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn.wq <- model.layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- model.layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- model.layers.{i}.self_attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- model.layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- model.layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.bk <- model.layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.bv <- model.layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.bo <- model.layers.{i}.self_attn.o_proj.bias
-    decoder.layers.{i}.mlp_pre.weight <- model.layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp.gate <- model.layers.{i}.mlp.gate_proj.weight : transpose
-    decoder.layers.{i}.mlp.up <- model.layers.{i}.mlp.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.down <- model.layers.{i}.mlp.down_proj.weight : transpose
-    decoder.layers.{i}.mlp.bgate <- model.layers.{i}.mlp.gate_proj.bias
-    decoder.layers.{i}.mlp.bup <- model.layers.{i}.mlp.up_proj.bias
-    decoder.layers.{i}.mlp.bdown <- model.layers.{i}.mlp.down_proj.bias
-    decoder.norm.weight <- model.norm.weight
+    embedding.table <- embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.wk <- layers.{i}.self_attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.wv <- layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
+    decoder.layers.{i}.attn.bq <- layers.{i}.self_attn.q_proj.bias
+    decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
+    decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
+    decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.o_proj.bias
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp.gate <- layers.{i}.mlp.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.bgate <- layers.{i}.mlp.gate_proj.bias
+    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.up_proj.bias
+    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.down_proj.bias
+    decoder.norm.weight <- norm.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-    inv_freq == model.layers.{i}.self_attn.rotary_emb.inv_freq
+    inv_freq == layers.{i}.self_attn.rotary_emb.inv_freq
 """
 # Norms of queries and keys, as those have them that add some.
 QK_NORM = """
-    decoder.layers.{i}.attn.q_norm <- model.layers.{i}.self_attn.q_norm.weight
-    decoder.layers.{i}.attn.k_norm <- model.layers.{i}.self_attn.k_norm.weight
+    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_norm.weight
+    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_norm.weight
 """
 
 

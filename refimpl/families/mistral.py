@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..config import Config
 from ..keys import Keys
-from . import Task
+from . import Task, decoders
 from .llama import WEIGHTS, decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mistral",)
-ARCHITECTURES: dict[str, Task] = {"MistralForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Mistral")
+PREFIX = "model."
 GGUF = None
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from ..config import Config, Gated, MoE
 from ..keys import Keys
-from . import Task
+from . import Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, varied
 
 MODEL_TYPES = ("mixtral",)
-ARCHITECTURES: dict[str, Task] = {"MixtralForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Mixtral")
+PREFIX = "model."
 GGUF = None
 
 
@@ -41,7 +41,7 @@ def config(keys: Keys, task: Task) -> Config:
     return varied(plain, lambda _, layer: replace(layer, mlp=mixture))
 
 
-OURS, THEIRS = "decoder.layers.{i}.mlp", "model.layers.{i}.block_sparse_moe"
+OURS, THEIRS = "decoder.layers.{i}.mlp", "layers.{i}.block_sparse_moe"
 WEIGHTS = f"""
     {LLAMA}
     {OURS}.router <- {THEIRS}.gate.weight : transpose

@@ -11,10 +11,10 @@ from ..gguf.keys import embedding_rows, gguf_head_size
 from ..keys import HARMLESS, Keys
 from ..keys.layers import count, head_size
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("mpt",)
-ARCHITECTURES: dict[str, Task] = {"MptForCausalLM": "lm", "MPTForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("Mpt") | {"MPTForCausalLM": "lm"}
 PREFIX = "transformer."
 NORMS = {"low_precision_layernorm": None, "layernorm": None}
 

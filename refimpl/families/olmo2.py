@@ -8,13 +8,13 @@ from ..config import Config, HeadNorm, Layer
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import QK_NORM, decoder, gguf_decoder, varied
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("olmo2",)
-ARCHITECTURES: dict[str, Task] = {"Olmo2ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Olmo2", tasks=("classify",))
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -40,8 +40,8 @@ def _after(_: int, layer: Layer) -> Layer:
 WEIGHTS = f"""
     {LLAMA}
     {QK_NORM}
-    decoder.layers.{{i}}.attn_post.weight <- model.layers.{{i}}.post_attention_layernorm.weight
-    decoder.layers.{{i}}.mlp_post.weight <- model.layers.{{i}}.post_feedforward_layernorm.weight
+    decoder.layers.{{i}}.attn_post.weight <- layers.{{i}}.post_attention_layernorm.weight
+    decoder.layers.{{i}}.mlp_post.weight <- layers.{{i}}.post_feedforward_layernorm.weight
 """
 
 

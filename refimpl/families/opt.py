@@ -9,10 +9,10 @@ from __future__ import annotations
 from ..config import LM, Attention, Config, Embedding, Inner, Layer, LayerNorm, Learned, Plain, Stack
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
-from . import Task
+from . import Task, decoders
 
 MODEL_TYPES = ("opt",)
-ARCHITECTURES: dict[str, Task] = {"OPTForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = decoders("OPT", tasks=("classify", "answer"))
 PREFIX = "model."
 GGUF = None
 EPS = 1e-5  # no key states another

@@ -11,12 +11,12 @@ from ..config import Config
 from ..keys import Keys
 from ..keys.rope import rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import decoder, gguf_decoder, windowed
 
 MODEL_TYPES = ("phi3",)
-ARCHITECTURES: dict[str, Task] = {"Phi3ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Phi3", tasks=("classify", "tag"))
+PREFIX = "model."
 
 # What its older files call LongRoPE.
 KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
@@ -41,14 +41,14 @@ def config(keys: Keys, task: Task) -> Config:
 
 
 WEIGHTS = """
-    embedding.table <- model.embed_tokens.weight
-    decoder.layers.{i}.attn_pre.weight <- model.layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn.wq, wk, wv <- model.layers.{i}.self_attn.qkv_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- model.layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.mlp_pre.weight <- model.layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp.gate, up <- model.layers.{i}.mlp.gate_up_proj.weight : transpose
-    decoder.layers.{i}.mlp.down <- model.layers.{i}.mlp.down_proj.weight : transpose
-    decoder.norm.weight <- model.norm.weight
+    embedding.table <- embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.self_attn.qkv_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp.gate, up <- layers.{i}.mlp.gate_up_proj.weight : transpose
+    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
+    decoder.norm.weight <- norm.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
 """

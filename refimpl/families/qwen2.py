@@ -9,14 +9,14 @@ from ..config import Config, Full, Window
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..keys.layers import layer_types, patterns
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS, attending, decoder, gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("qwen2",)
-ARCHITECTURES: dict[str, Task] = {"Qwen2ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Qwen2")
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

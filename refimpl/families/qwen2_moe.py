@@ -14,13 +14,13 @@ from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..keys.layers import layer_types, patterns
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("qwen2_moe",)
-ARCHITECTURES: dict[str, Task] = {"Qwen2MoeForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Qwen2Moe")
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -72,7 +72,7 @@ def mixed(plain: Config, keys: Keys, attention: Attention, sees: list[Full | Win
     return varied(plain, layer)
 
 
-OURS, THEIRS = "decoder.layers.{i}.mlp", "model.layers.{i}.mlp"
+OURS, THEIRS = "decoder.layers.{i}.mlp", "layers.{i}.mlp"
 WEIGHTS = f"""
     {LLAMA}
     {OURS}.router <- {THEIRS}.gate.weight : transpose

@@ -8,14 +8,14 @@ from ..config import Config, HeadNorm
 from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import QK_NORM, attending, decoder, gguf_decoder
 from .llama import WEIGHTS as LLAMA
 from .qwen2 import windows
 
 MODEL_TYPES = ("qwen3",)
-ARCHITECTURES: dict[str, Task] = {"Qwen3ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Qwen3")
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -9,15 +9,15 @@ from ..gguf.keys import STRAIGHT
 from ..keys import Keys
 from ..keys.layers import count
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import QK_NORM, decoder, gguf_decoder
 from .qwen2_moe import WEIGHTS as QWEN2
 from .qwen2_moe import mixed
 from .qwen3 import normalized
 
 MODEL_TYPES = ("qwen3_moe",)
-ARCHITECTURES: dict[str, Task] = {"Qwen3MoeForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Qwen3Moe")
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -9,14 +9,14 @@ from ..gguf.keys import PERMUTED
 from ..keys import Keys
 from ..keys.layers import count, layer_types, patterns
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS, attending, decoder, gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("smollm3",)
-ARCHITECTURES: dict[str, Task] = {"SmolLM3ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("SmolLM3")
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -12,12 +12,12 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
 from ..source import Source
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("stablelm",)
-ARCHITECTURES: dict[str, Task] = {"StableLmForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("StableLm", tasks=("classify", "tag"))
+PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -66,11 +66,11 @@ def build(
 
 WEIGHTS = f"""
     {LLAMA}
-    decoder.layers.{{i}}.attn_pre.bias <- model.layers.{{i}}.input_layernorm.bias
-    decoder.layers.{{i}}.attn.q_norm <- model.layers.{{i}}.self_attn.q_layernorm.norms.{{h}}.weight
-    decoder.layers.{{i}}.attn.k_norm <- model.layers.{{i}}.self_attn.k_layernorm.norms.{{h}}.weight
-    decoder.layers.{{i}}.mlp_pre.bias <- model.layers.{{i}}.post_attention_layernorm.bias
-    decoder.norm.bias <- model.norm.bias
+    decoder.layers.{{i}}.attn_pre.bias <- layers.{{i}}.input_layernorm.bias
+    decoder.layers.{{i}}.attn.q_norm <- layers.{{i}}.self_attn.q_layernorm.norms.{{h}}.weight
+    decoder.layers.{{i}}.attn.k_norm <- layers.{{i}}.self_attn.k_layernorm.norms.{{h}}.weight
+    decoder.layers.{{i}}.mlp_pre.bias <- layers.{{i}}.post_attention_layernorm.bias
+    decoder.norm.bias <- norm.bias
 """
 
 

@@ -7,12 +7,12 @@ from ..config import LM, Attention, Config, Embedding, Full, Layer, LayerNorm, P
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
-from . import Gguf, Task
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("starcoder2",)
-ARCHITECTURES: dict[str, Task] = {"Starcoder2ForCausalLM": "lm"}
-PREFIX = ""
+ARCHITECTURES: dict[str, Task] = decoders("Starcoder2", tasks=("classify", "tag"))
+PREFIX = "model."
 GGUF: Gguf | None = None
 
 
@@ -44,7 +44,7 @@ def config(keys: Keys, task: Task) -> Config:
 
 WEIGHTS = f"""
     {LLAMA.replace("up_proj", "c_fc").replace("down_proj", "c_proj")}
-    decoder.layers.{{i}}.attn_pre.bias <- model.layers.{{i}}.input_layernorm.bias
-    decoder.layers.{{i}}.mlp_pre.bias <- model.layers.{{i}}.post_attention_layernorm.bias
-    decoder.norm.bias <- model.norm.bias
+    decoder.layers.{{i}}.attn_pre.bias <- layers.{{i}}.input_layernorm.bias
+    decoder.layers.{{i}}.mlp_pre.bias <- layers.{{i}}.post_attention_layernorm.bias
+    decoder.norm.bias <- norm.bias
 """

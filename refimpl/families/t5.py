@@ -30,8 +30,10 @@ ARCHITECTURES: dict[str, Task] = {
     "T5ForConditionalGeneration": "lm",
     "MT5ForConditionalGeneration": "lm",
     "T5WithLMHeadModel": "lm",  # its name before transformers 4
+    **dict.fromkeys(("T5EncoderModel", "MT5EncoderModel"), "pool"),
+    **dict.fromkeys(("T5ForTokenClassification", "MT5ForTokenClassification"), "tag"),
 }
-PREFIX = ""
+PREFIX = "transformer."
 GGUF = None
 
 # T5 has no last position: all distances from max_distance on share a bucket. It was trained on 512 tokens

@@ -1,10 +1,11 @@
-"""Heads of encoders as config.json states them: how many labels, how their logits are read."""
+"""Heads of what reads whole texts, as config.json states them: how many labels, how their logits are read."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-from ..config import Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from ..config import Answer, Classify, Config, Dense, Head, MaskedLM, Pool, Pooling, Tag
 from . import Keys
 
 Kind = Literal["single", "multi", "regression"]
@@ -56,21 +57,52 @@ def head(
     token: Dense | None = None,
     pooler: Dense | None = None,
 ) -> Head:
-    """The head of a task. `token` is what stands before the logits of each token; a model without a pooler
-    gives the mean of its vectors."""
+    """The head of an encoder for a task. `token` is what stands before the logits of each token; a model
+    without a pooler gives the mean of its vectors."""
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: tokens then see no later ones")
     match task:
         case "masked":
             return masked
         case "classify":
-            count = labels(keys)
-            return Classify(count, pooling, classify, kind=kind(keys, count))
+            return _classify(keys, pooling, classify)
         case "tag":
             return Tag(labels(keys), token)
         case "answer":
-            if labels(keys) != 2:
-                raise keys.fail("id2label", "two labels, start and end of an answer")
-            return Answer(token)
+            return _answer(keys, token)
         case _:
             return Pool("mean") if pooler is None else Pool("first", pooler)
+
+
+def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool = True) -> Classify:
+    count = labels(keys)
+    return Classify(count, pooling, dense, bias, kind(keys, count))
+
+
+def _answer(keys: Keys, dense: Dense | None) -> Answer:
+    if labels(keys) != 2:
+        raise keys.fail("id2label", "two labels, start and end of an answer")
+    return Answer(dense)
+
+
+def reading(config: Config, keys: Keys, task: str) -> Config:
+    """A model that writes as one that reads whole texts: with the head of a task, and without a cache.
+
+    Of a pair it is the encoder. In a decoder the last token of a text stands for it, having seen all of it,
+    and its vector is multiplied without a bias.
+    """
+    if config.encoder is not None:
+        return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
+    assert config.decoder is not None
+    inner = config.embedding.inner
+    out = None if inner is None else Dense(None, bias=False, width=inner.width)
+    match task:
+        case "classify":
+            head = _classify(keys, "last", out, bias=False)
+        case "tag":
+            head = Tag(labels(keys), out)
+        case "answer":
+            head = _answer(keys, out)
+        case _:
+            head = Pool("last", out)
+    return replace(config, encoder=replace(config.decoder, causal=True), decoder=None, head=head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..ops.attention import attention
 from . import Call, Draw, Subject, law
 from .kit.strategies import permutations
 
@@ -16,7 +17,7 @@ def _full(call: Call, letter: str) -> Call:
 @law("self_attention")
 def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> None:
     """Man eats shark, shark eats man: tokens in another order give the same vectors in that order."""
-    call = _full(draw(self_attention.calls(cos=None, bias=None, window=None)), "T")
+    call = _full(draw(self_attention.calls(cos=None, bias=None, window=None, causal=False)), "T")
     order = draw(permutations(call["x"].shape[1]))
     other = call.but(x=call["x"][:, order])
     self_attention.near(self_attention(other), self_attention(call)[:, order], other, call)
@@ -30,6 +31,19 @@ def padding_changes_nothing(self_attention: Subject, draw: Draw) -> None:
     other = call.but(x=np.where(past[:, :, None], call["x"] + 1, call["x"]))
     got, wanted = (np.where(past[:, :, None], 0, self_attention(c)) for c in (other, call))
     self_attention.near(got, wanted, other, call)
+
+
+@law("self_attention")
+def causal_it_is_a_decoders_without_a_past(self_attention: Subject, draw: Draw) -> None:
+    """A whole text read at once, up to each token, is what attention with an empty cache makes of it."""
+    call = draw(self_attention.calls(causal=True))
+    whole = {"lengths", "head_size", "causal"}
+    given = {n: a for n, a in (call.arrays | call.settings).items() if n not in whole}
+    b, t = call["x"].shape[:2]
+    empty = np.zeros((b, call.sizes["G"], t, call["head_size"]), call["x"].dtype)
+    wanted = attention(past_k=empty, past_v=empty, past=np.zeros(b, np.int64), **given)[0]
+    real = (np.arange(t) < call["lengths"][:, None])[:, :, None]
+    self_attention.near(*(np.where(real, y, 0) for y in (self_attention(call), wanted)), call)
 
 
 @law("self_attention", "cross_attention")

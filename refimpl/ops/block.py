@@ -160,14 +160,15 @@ def block(
     return y, (new[0], new[1])
 
 
-def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer) -> Array:
+def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer, causal: bool) -> Array:
     """One layer of an encoder over x [B, T, D], of whose rows the first `lengths` tokens are real.
 
-    As in `block`, but every token sees the whole text; a bias is [B, H, T, T], or [1, H, T, T] for all.
+    As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
+    [1, H, T, T] for all.
     """
     a, m = config.attention, config.mlp
     taken = {**tree["attn"], **_settings(a, tables)}
-    attend = lambda y: self_attention(y, lengths, **taken, head_size=a.head_size)  # noqa: E731
+    attend = lambda y: self_attention(y, lengths, **taken, head_size=a.head_size, causal=causal)  # noqa: E731
     h = _add(x, x, tree, "attn", config, a, attend)
     given = _beside(x, tree, config) if config.parallel else h
     return _add(h, given, tree, "mlp", config, m, lambda y: _feed(y, tree["mlp"], m))

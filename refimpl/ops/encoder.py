@@ -35,9 +35,9 @@ def encode(
         types = np.zeros_like(tokens)
     at = np.arange(tokens.shape[1])
     x = embed(tokens, at[None], tree["embedding"], leaves, types, config=e, stack=stack)
-    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=True)
+    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=not stack.causal)
     for layer, own in zip(stack.layers, leaves["layers"], strict=True):
-        x = encoder_block(x, lengths, near, own, config=layer)
+        x = encoder_block(x, lengths, near, own, config=layer, causal=stack.causal)
     return normalize(x, leaves.get("norm"), norm=stack.final_norm)
 
 

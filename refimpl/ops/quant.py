@@ -217,11 +217,8 @@ def dynamic_quantize(
 
 def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
-    if weight.activations == "row":
+    if weight.activations in ("row", "smoothed"):
         return quantize_rows(x)
-    if weight.activations == "smoothed":
-        assert weight.input_factor is not None
-        return quantize_rows(x * weight.input_factor)
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
     assert weight.input_scale is not None
@@ -237,11 +234,14 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     none:  x @ dequantize(W)
     block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
     row:   the same with codes and scale of the whole row (one block is the whole column)
-    smoothed: the same of x times the factor of each channel, which W was divided by
+    smoothed: as row
     static: the same with codes of a given scale for all rows, less their zero point
+    Where there is an `input_factor`, x is multiplied by it first: W was divided by it.
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """
     flat = x.reshape(-1, x.shape[-1])
+    if weight.input_factor is not None:
+        flat = flat * weight.input_factor
     if weight.activations == "none":
         return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
     codes, scale_x = _input_codes(flat, weight)

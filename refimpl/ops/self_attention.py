@@ -1,4 +1,4 @@
-"""Self-attention without a cache: every token of a text sees the whole text, as in an encoder."""
+"""Self-attention without a cache: a text is there as a whole, and seen so, or up to each token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from .attention import attend, heads
 from .linear import linear
-from .mask import padding_mask, window_mask
+from .mask import causal_mask, padding_mask, window_mask
 from .position import rotate
 from .quant import Blocks
 
@@ -39,6 +39,7 @@ def self_attention(
     bias: Float[Array, "B H T T"] | None = None,
     *,
     head_size: int,
+    causal: bool = False,
     norm_eps: float = 1e-6,
     norm_kind: Literal["rms", "layer"] = "rms",
     clip: float | None = None,
@@ -49,8 +50,9 @@ def self_attention(
 ) -> Float[Array, "B T D"]:
     """Project to queries, keys and values; each sees the first `lengths[b]` tokens; project back.
 
-    Conventions: as in `attention`, but a window reaches both ways. Rows are padded on the right:
-    no token sees padding, and what comes out at padding is unspecified.
+    Conventions: as in `attention`, but unless it is `causal` later tokens are seen, and a window reaches
+    both ways. Rows are padded on the right: no token sees padding, and what comes out at padding is
+    unspecified.
     """
     b, t, _ = x.shape
     q = heads(x, wq, bq, q_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=head_size)
@@ -60,6 +62,7 @@ def self_attention(
         q = rotate(q, cos[None], sin[None], interleaved=interleaved)
         k = rotate(k, cos[None], sin[None], interleaved=interleaved)
     at = np.arange(t)
-    mask = window_mask(at[None], at, window=window) & padding_mask(at, lengths)[:, None]
+    near = (causal_mask if causal else window_mask)(at[None], at, window=window)
+    mask = near & padding_mask(at, lengths)[:, None]
     y = attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
     return linear(y.reshape(b, t, -1), wo, bo)

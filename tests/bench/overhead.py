@@ -20,6 +20,7 @@ import typer
 from tfm import runtime
 from tfm.refimpl.ops.model import position_tables
 from tfm.runtime.engine import OrtEngine
+from tfm.runtime.ports import cache_type
 
 CAPACITY = 256
 
@@ -39,8 +40,8 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
     for i, layer in enumerate(config.decoder.layers):
         a = layer.attention
         for side in "kv":
-            dtype = np.int8 if a.kv == "int8" else engine.dtype
-            held[f"{side}.{i}"] = np.zeros((1, a.groups, CAPACITY, a.head_size), dtype)
+            shape = (1, a.groups, CAPACITY, a.head_size)
+            held[f"{side}.{i}"] = np.zeros(shape, cache_type(a) or engine.dtype)
     windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("held.")]
     held |= {name: np.zeros(1, np.int64) for name in windows}
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}

@@ -140,9 +140,10 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     stack, at = config.encoder, np.arange(t)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     own = tree["encoder"]
-    near = tables | spec_model.score_biases(at[None], at, own, np.float32, stack=stack, bidirectional=True)
-    given_ = x, lengths, near, own["layers"][0]
-    run = lambda change, f=spec_block.encoder_block: f(*map(change, given_), config=stack.layers[0])  # noqa: E731
+    both = not stack.causal
+    near = tables | spec_model.score_biases(at[None], at, own, np.float32, stack=stack, bidirectional=both)
+    given_, about = (x, lengths, near, own["layers"][0]), {"config": stack.layers[0], "causal": stack.causal}
+    run = lambda change, f=spec_block.encoder_block: f(*map(change, given_), **about)  # noqa: E731
     agree("encoder_block", run, mirror_block.encoder_block)
 
 

@@ -43,6 +43,14 @@ LAYERS = tuple(
     for (position, pattern), clip in zip(PLACES, (None, None, 0.5), strict=True)
 )
 RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
+SHARED = replace(ONE, attention=replace(ONE.attention, groups=2))
+SHARED = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=(SHARED, ONE)))
+LATE = replace(RICH, encoder=replace(RICH.encoder, causal=True), head=Classify(3, "last", bias=False))
+# As a decoder of our time reads: rotary, heads in groups, each normalized.
+LLAMA = tiny.llama(qk_norm=True)
+LLAMA = replace(
+    LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True)
+)
 GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
 GROUPED = replace(
     GROUPED,
@@ -55,6 +63,11 @@ GROUPED = replace(
     ),
 )
 CASES: dict[str, tuple[Config, str, str]] = {
+    "causal, rotary, windows, relative biases, float": (LATE, "ort-cpu", "fp32"),
+    "causal, rotary, windows, relative biases, int8-dynamic": (LATE, "ort-cpu", "int8-dynamic"),
+    "causal, grouped heads, float": (LLAMA, "ort-cpu", "fp32"),
+    "causal, grouped heads, int8": (LLAMA, "ort-cpu", "int8"),
+    "causal, half": (LLAMA, "standard", "fp16"),
     "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
     "masked, int8-dynamic, standard": (FORM, "standard", "int8-dynamic"),
     "masked, int4": (FORM, "ort-cpu", "int4"),
@@ -63,6 +76,7 @@ CASES: dict[str, tuple[Config, str, str]] = {
     "rotary, windows, relative biases, int8": (RICH, "ort-cpu", "int8"),
     "tagged, half": (replace(FORM, head=Tag(5)), "standard", "fp16"),
     "classified, int8": (replace(FORM, head=Classify(3, dense=Dense("tanh"))), "standard", "int8"),
+    "heads in groups and biases, float": (SHARED, "ort-cpu", "fp32"),
     "grouped heads, soft caps": (GROUPED, "ort-cpu", "fp32"),
     "read, int4": (vocal(tiny.pair()), "ort-cpu", "int4"),
     "read, int8-static": (vocal(tiny.reader()), "standard", "int8-static"),

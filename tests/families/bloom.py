@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import gelu
 from transformers.models.bloom import modeling_bloom
 
-from .kit import Row
+from .kit import decoder
 
 # There √(2/π) is written with eight digits.
 modeling_bloom.bloom_gelu_forward = lambda x: gelu(x, approximate="tanh")
@@ -29,9 +29,9 @@ def _bloom(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "bloom": Row(
+    "bloom": decoder(
         transformers.BloomConfig,
-        (transformers.BloomForCausalLM,),
+        transformers.BloomForCausalLM,
         _bloom(),
         {"vocab_size": 50, "hidden_size": 64, "n_layer": 2, "n_head": 8},
     )

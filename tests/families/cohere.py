@@ -3,12 +3,12 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 ROWS = {
-    "cohere": Row(
+    "cohere": decoder(
         transformers.CohereConfig,
-        (transformers.CohereForCausalLM,),
+        transformers.CohereForCausalLM,
         sizes(
             attention_bias=st.booleans(),
             eos_token_id=st.just(1),

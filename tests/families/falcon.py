@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, CONTEXT, Row, ropes
+from .kit import ACTIVATIONS, CONTEXT, decoder, ropes
 
 
 @st.composite
@@ -38,9 +38,9 @@ def _falcon(draw: st.DrawFn) -> dict[str, Any]:
 
 # transformers' eager way adds ALiBi's bias twice: once to the scores, once more in the mask.
 ROWS = {
-    "falcon": Row(
+    "falcon": decoder(
         transformers.FalconConfig,
-        (transformers.FalconForCausalLM,),
+        transformers.FalconForCausalLM,
         _falcon(),
         {"vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8},
         attention="sdpa",

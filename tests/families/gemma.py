@@ -3,12 +3,12 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 ROWS = {
-    "gemma": Row(
+    "gemma": decoder(
         transformers.GemmaConfig,
-        (transformers.GemmaForCausalLM,),
+        transformers.GemmaForCausalLM,
         sizes(attention_bias=st.booleans()),
         {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
         | {"num_attention_heads": 16},

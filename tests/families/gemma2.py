@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 CAPS = st.sampled_from([None, 0.7, 5.0])
 
@@ -28,9 +28,9 @@ def sandwich(layers: int, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[d
 
 
 ROWS = {
-    "gemma2": Row(
+    "gemma2": decoder(
         transformers.Gemma2Config,
-        (transformers.Gemma2ForCausalLM,),
+        transformers.Gemma2ForCausalLM,
         st.integers(1, 3).flatmap(sandwich),
     )
 }

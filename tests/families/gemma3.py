@@ -6,7 +6,7 @@ import transformers
 from hypothesis import strategies as st
 
 from .gemma2 import sandwich
-from .kit import Row, ropes
+from .kit import decoder, ropes
 
 
 @st.composite
@@ -22,9 +22,10 @@ def _keys(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "gemma3_text": Row(
+    "gemma3_text": decoder(
         transformers.Gemma3TextConfig,
-        (transformers.Gemma3ForCausalLM,),
+        transformers.Gemma3ForCausalLM,
         _keys(),
+        reads="Gemma3Text",
     )
 }

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, Row
+from .kit import ACTIVATIONS, decoder
 
 
 @st.composite
@@ -30,9 +30,9 @@ def _gpt2(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "gpt2": Row(
+    "gpt2": decoder(
         transformers.GPT2Config,
-        (transformers.GPT2LMHeadModel,),
+        transformers.GPT2LMHeadModel,
         _gpt2(),
         {"vocab_size": 50, "n_embd": 64, "n_layer": 2, "n_head": 8},
     )

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, CONTEXT, Row, ropes
+from .kit import ACTIVATIONS, CONTEXT, decoder, ropes
 
 
 @st.composite
@@ -30,4 +30,4 @@ def _gpt_neox(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-ROWS = {"gpt_neox": Row(transformers.GPTNeoXConfig, (transformers.GPTNeoXForCausalLM,), _gpt_neox())}
+ROWS = {"gpt_neox": decoder(transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM, _gpt_neox())}

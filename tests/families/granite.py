@@ -3,14 +3,14 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 multipliers = st.sampled_from([1.0, 0.3, 2, 12.0])
 
 ROWS = {
-    "granite": Row(
+    "granite": decoder(
         transformers.GraniteConfig,
-        (transformers.GraniteForCausalLM,),
+        transformers.GraniteForCausalLM,
         sizes(
             attention_bias=st.booleans(),
             mlp_bias=st.booleans(),

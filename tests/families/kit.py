@@ -1,9 +1,14 @@
 """What the rows of the families share."""
 
+from __future__ import annotations
+
+import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import transformers
 from hypothesis import strategies as st
 from tfm.refimpl import keys
 
@@ -74,6 +79,23 @@ def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
         "rope_parameters": draw(ropes(size)),
         **{key: draw(strategy) for key, strategy in more.items()},
     }
+
+
+def decoder(
+    config: Any,
+    model: Any,
+    keys: st.SearchStrategy[dict[str, Any]],
+    sizes: Mapping[str, Any] = SIZES,
+    reads: str = "",
+    **more: Any,
+) -> Row:
+    """A decoder's row: the class that writes, and as far as transformers has them those that read whole
+    texts, whose names begin with `reads`."""
+    name = reads or re.sub("ForCausalLM|LMHeadModel", "", model.__name__)
+    ends = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+    found = [getattr(transformers, name + end, None) for end in ends]
+    both = st.builds(operator.or_, keys, labelled())
+    return Row(config, (model, *filter(None, found)), both, sizes, **more)
 
 
 @st.composite

@@ -3,12 +3,12 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 ROWS = {
-    "llama": Row(
+    "llama": decoder(
         transformers.LlamaConfig,
-        (transformers.LlamaForCausalLM,),
+        transformers.LlamaForCausalLM,
         sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()),
     )
 }

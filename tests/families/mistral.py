@@ -3,12 +3,12 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 ROWS = {
-    "mistral": Row(
+    "mistral": decoder(
         transformers.MistralConfig,
-        (transformers.MistralForCausalLM,),
+        transformers.MistralForCausalLM,
         sizes(sliding_window=st.sampled_from([None, 1, 3, 5, 64])),
     )
 }

@@ -3,15 +3,15 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row, sizes
+from .kit import decoder, sizes
 
 # Their faster ways to run experts are float32.
 EAGER = st.just("eager")
 
 ROWS = {
-    "mixtral": Row(
+    "mixtral": decoder(
         transformers.MixtralConfig,
-        (transformers.MixtralForCausalLM,),
+        transformers.MixtralForCausalLM,
         sizes(
             num_local_experts=st.sampled_from([3, 4, 5]),
             num_experts_per_tok=st.integers(1, 3),

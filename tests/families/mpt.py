@@ -7,7 +7,7 @@ import transformers
 from hypothesis import strategies as st
 from transformers.models.mpt.modeling_mpt import MptModel, build_mpt_alibi_tensor
 
-from .kit import Row
+from .kit import decoder
 
 
 def _alibi(self: MptModel, num_heads: int, length: int, device: Any = None) -> torch.Tensor:
@@ -39,9 +39,9 @@ def _mpt(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "mpt": Row(
+    "mpt": decoder(
         transformers.MptConfig,
-        (transformers.MptForCausalLM,),
+        transformers.MptForCausalLM,
         _mpt(),
         {"vocab_size": 50, "d_model": 64, "n_layers": 2, "n_heads": 8},
     )

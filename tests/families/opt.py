@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, Row
+from .kit import ACTIVATIONS, decoder
 
 
 @st.composite
@@ -29,9 +29,9 @@ def _opt(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "opt": Row(
+    "opt": decoder(
         transformers.OPTConfig,
-        (transformers.OPTForCausalLM,),
+        transformers.OPTForCausalLM,
         _opt(),
         {
             "vocab_size": 50,

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import CONTEXT, IDS, Row, ropes, sizes
+from .kit import CONTEXT, IDS, decoder, ropes, sizes
 
 
 @st.composite
@@ -24,4 +24,4 @@ def _phi3(draw: st.DrawFn) -> dict[str, Any]:
     return found | IDS | {"max_position_embeddings": draw(st.sampled_from([CONTEXT, 12]))}
 
 
-ROWS = {"phi3": Row(transformers.Phi3Config, (transformers.Phi3ForCausalLM,), _phi3())}
+ROWS = {"phi3": decoder(transformers.Phi3Config, transformers.Phi3ForCausalLM, _phi3())}

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import SIZES, Row, sizes
+from .kit import SIZES, decoder, sizes
 
 TYPES = ("full_attention", "sliding_attention")
 
@@ -24,9 +24,9 @@ def windowed(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
 
 
 ROWS = {
-    "qwen2": Row(
+    "qwen2": decoder(
         transformers.Qwen2Config,
-        (transformers.Qwen2ForCausalLM,),
+        transformers.Qwen2ForCausalLM,
         windowed(),
         {**SIZES, "num_attention_heads": 32},
     )

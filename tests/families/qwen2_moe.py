@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import SIZES, Row, sizes
+from .kit import SIZES, decoder, sizes
 from .mixtral import EAGER
 
 
@@ -41,9 +41,9 @@ def _keys(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "qwen2_moe": Row(
+    "qwen2_moe": decoder(
         transformers.Qwen2MoeConfig,
-        (transformers.Qwen2MoeForCausalLM,),
+        transformers.Qwen2MoeForCausalLM,
         _keys(),
         {**SIZES, "num_attention_heads": 16},
     ),

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import IDS, Row, sizes
+from .kit import IDS, decoder, sizes
 from .qwen2 import TYPES
 
 
@@ -25,4 +25,4 @@ def _smollm3(draw: st.DrawFn) -> dict[str, Any]:
     return found | IDS
 
 
-ROWS = {"smollm3": Row(transformers.SmolLM3Config, (transformers.SmolLM3ForCausalLM,), _smollm3())}
+ROWS = {"smollm3": decoder(transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM, _smollm3())}

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import SIZES, Row, ropes
+from .kit import SIZES, decoder, ropes
 
 
 @st.composite
@@ -35,9 +35,9 @@ def _keys(draw: st.DrawFn) -> dict[str, Any]:
 
 
 ROWS = {
-    "stablelm": Row(
+    "stablelm": decoder(
         transformers.StableLmConfig,
-        (transformers.StableLmForCausalLM,),
+        transformers.StableLmForCausalLM,
         _keys(),
         {**SIZES, "hidden_size": 512, "num_attention_heads": 32},
     )

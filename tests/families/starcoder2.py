@@ -3,12 +3,12 @@
 import transformers
 from hypothesis import strategies as st
 
-from .kit import ACTIVATIONS, IDS, Row, sizes
+from .kit import ACTIVATIONS, IDS, decoder, sizes
 
 ROWS = {
-    "starcoder2": Row(
+    "starcoder2": decoder(
         transformers.Starcoder2Config,
-        (transformers.Starcoder2ForCausalLM,),
+        transformers.Starcoder2ForCausalLM,
         sizes(
             hidden_act=ACTIVATIONS,
             norm_epsilon=st.sampled_from([1e-5, 1e-2]),

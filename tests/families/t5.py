@@ -28,6 +28,7 @@ def t5(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
         "layer_norm_epsilon": draw(st.sampled_from([1e-6, 1e-2])),
         "feed_forward_proj": draw(st.sampled_from(KINDS)),
         "decoder_start_token_id": 0,
+        "num_labels": draw(st.sampled_from([1, 2, 5])),
         **{key: draw(strategy) for key, strategy in more.items()},
     }
 
@@ -47,10 +48,19 @@ def untied(model: Any) -> Any:
     return type(model.__name__, (model,), {"_tied_weights_keys": ties, "__init__": build})
 
 
+def reading(name: str) -> list[Any]:
+    """The classes of the encoder alone."""
+    return [getattr(transformers, f"{name}{end}") for end in ("EncoderModel", "ForTokenClassification")]
+
+
 V10, NEW = transformers.T5ForConditionalGeneration, transformers.MT5ForConditionalGeneration
 ROWS = {
     "t5": Row(
-        transformers.T5Config, (V10, untied(V10)), t5(tie_word_embeddings=st.booleans()), SIZES, stays=False
+        transformers.T5Config,
+        (V10, untied(V10), *reading("T5")),
+        t5(tie_word_embeddings=st.booleans()),
+        SIZES,
+        stays=False,
     ),
-    "mt5": Row(transformers.MT5Config, (NEW, untied(NEW)), t5(), SIZES),
+    "mt5": Row(transformers.MT5Config, (NEW, untied(NEW), *reading("MT5")), t5(), SIZES),
 }

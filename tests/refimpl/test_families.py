@@ -102,7 +102,7 @@ LLAMA3 = {
         ({"head_dim": 7}, "rotary dims must be even"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures must be one of"),
+        ({"architectures": ["LlamaForMaskedLM"]}, "architectures must be one of"),
         ({"model_type": "unknown"}, "model_type must be one of .*llama"),
     ],
 )

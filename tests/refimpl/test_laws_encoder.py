@@ -36,7 +36,7 @@ def unplaced(config: Config) -> Config:
         replace(layer, attention=replace(layer.attention, position=None, pattern=Full()))
         for layer in config.encoder.layers
     )
-    return replace(config, encoder=replace(config.encoder, layers=layers, positions=None))
+    return replace(config, encoder=replace(config.encoder, layers=layers, positions=None, causal=False))
 
 
 @given(encoders(), seeds, st.permutations(range(3)))

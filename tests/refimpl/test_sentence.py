@@ -109,6 +109,30 @@ def test_vectors_are_those_of_torch(bert, folder, pooling, unit, spelling):
     assert np.abs(got - want).max() <= 1e-9 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("kind", ["Model", "ForCausalLM"])
+def test_a_decoder_may_be_the_encoder(tmp_path, kind):
+    """Of a checkpoint that could write, too: its output table is left aside."""
+    config = transformers.Qwen3Config(
+        vocab_size=40, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, head_dim=6,
+        num_key_value_heads=2, intermediate_size=30, max_position_embeddings=32, tie_word_embeddings=False,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = random(getattr(transformers, f"Qwen3{kind}")(config), seed=3).float()
+    model.save_pretrained(tmp_path)
+    put(tmp_path, "modules.json", modules())
+    put(tmp_path, POOL, {"embedding_dimension": WIDTH, "pooling_mode": "lasttoken"})
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.leaves.unused == (() if kind == "Model" else ("lm_head.weight",))
+    params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    got = NumpyEngine(checkpoint.config, params).predict(IDS.numpy(), MASK.numpy().sum(1))
+    with Float64():  # the frequencies of its rotations too
+        exact = type(model)(config).double()
+    exact.load_state_dict(model.state_dict())
+    trunk = exact if kind == "Model" else exact.model
+    want = torch.nn.functional.normalize(vectors(trunk, IDS, MASK, "lasttoken")).numpy()
+    assert np.abs(got - want).max() <= 1e-9
+
+
 # In the order in which the library looks for them.
 NAMES = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
 

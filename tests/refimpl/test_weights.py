@@ -17,7 +17,7 @@ from tfm.refimpl.weights import Leaves, check_finite
 
 CONFIG = tiny.llama(layers=2, bias=True, tied=False)
 TIED = tiny.llama(layers=1)
-INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
+INV_FREQ = "layers.0.self_attn.rotary_emb.inv_freq"
 
 
 class Memory:
@@ -75,7 +75,7 @@ def test_a_missing_and_a_misshapen_tensor(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["extra", "model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.q_proj.bias"],
+    ["extra", "layers.2.input_layernorm.weight", "layers.0.self_attn.q_proj.bias"],
 )
 def test_an_unread_tensor(name):
     tensors = theirs(TIED, tiny.weights(TIED)) | {name: np.zeros(3, np.float32)}
@@ -90,7 +90,7 @@ def test_a_leaf_without_a_line():
 
 def test_a_tied_table_that_is_stored_twice():
     tensors = theirs(TIED, tiny.weights(TIED))
-    table = tensors["model.embed_tokens.weight"]
+    table = tensors["embed_tokens.weight"]
     Leaves(TIED, Memory({**tensors, "lm_head.weight": table.copy()}), llama.WEIGHTS)
     with pytest.raises(CheckpointError, match=r"'lm_head.weight' must equal embedding.table"):
         Leaves(TIED, Memory({**tensors, "lm_head.weight": table + 1}), llama.WEIGHTS)
@@ -257,7 +257,7 @@ def test_an_expert_is_a_part_of_one_tensor():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_not_finite(bad):
     tensors = theirs(TIED, tiny.weights(TIED))
-    name = "model.layers.0.mlp.up_proj.weight"
+    name = "layers.0.mlp.up_proj.weight"
     tensors[name] = tensors[name].copy()
     tensors[name][7, 3] = bad
     made = Leaves(TIED, Memory(tensors), llama.WEIGHTS)

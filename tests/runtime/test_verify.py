@@ -22,6 +22,7 @@ from tfm.runtime import engine, manifest, report, session
 from tfm.runtime import verify as module
 from tfm.runtime.bundle import open_bundle
 from tfm.runtime.report import INT8_FLAGS, Row, certify, judged
+from tfm.runtime.rungs import greedy, numbers
 from tfm.runtime.verify import verify
 
 QUANTS = ("fp32", "int8", "int8-dynamic", "int4")
@@ -75,7 +76,7 @@ def test_an_honest_bundle_climbs_to_the_top(copy, made, quant):
     assert ("against unquantized weights: RMS error" in rows) == (quant != "fp32")
     for name in ("whole: RMS error", "cached, token by token: largest error", "in chunks: largest error"):
         assert 0 < rows[name].figure <= rows[name].budget
-    assert rows["greedy tokens equal the specification's"].figure == module.GREEDY
+    assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY
     assert rows["weights equal the source's"].figure == len(params.shapes(CONFIG))
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
     assert (rows["KL divergence over a text"].budget is None) == (quant != "fp32")
@@ -94,7 +95,7 @@ def test_the_certificate_says_what_was_found(copy):
     assert held["machine"]["int8"] == report.int8_path()
     assert set(held["machine"]["flags"]) <= set(INT8_FLAGS)
     assert {"tfm", "python", "numpy", "onnxruntime"} == set(held["versions"])
-    assert held["seed"] == module.goldens.SEED
+    assert held["seed"] == module.SEED
     assert not [p for p in path.iterdir() if p.name.startswith(".")]
 
 
@@ -247,7 +248,7 @@ def test_a_device_that_is_missing_is_no_failure(copy, monkeypatch):
         raise DeviceError("CUDA can't start here")
 
     monkeypatch.setattr(engine, "choose", choose)
-    monkeypatch.setattr(module, "choose", choose)
+    monkeypatch.setattr(numbers, "choose", choose)
     found = verify(copy("int8"))
     assert not found.failed
     assert {"session", "sharp", "numbers", "greedy", "text"} <= set(names(found.unchecked))
