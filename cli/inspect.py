@@ -141,8 +141,7 @@ def active(config: Config) -> int:
     from ..refimpl.params import shapes
 
     total = sum(map(prod, shapes(config).values()))
-    stacks = [stack for stack in (config.encoder, config.decoder) if stack is not None]
-    mlps = [layer.mlp for stack in stacks for layer in stack.layers]
+    mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
     idle = sum(3 * m.width * (m.experts - m.top) for m in mlps if isinstance(m, MoE))
     return total - idle * config.embedding.width
 
@@ -224,8 +223,7 @@ def describe(config: Config) -> str:
 
     e, head = config.embedding, config.head
     tied = isinstance(head, LM | MaskedLM) and head.tied
-    stacks = (("encoder", config.encoder), ("decoder", config.decoder))
-    parts = [_stack(name, stack, e.width) for name, stack in stacks if stack is not None]
+    parts = [_stack(name, stack, e.width) for name, stack in config.stacks.items()]
     vocabulary = f"{e.vocabulary}{' (tied)' if tied else ''}"
     return f"{'; '.join(parts)}, context {config.context}, vocabulary {vocabulary}"
 

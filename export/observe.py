@@ -61,7 +61,7 @@ def observe(
     if config.decoder is not None:
         reading.language(reading.stack("decoder", states))
     else:
-        reading.head(states)
+        reading.head(states if config.reader is None else reading.stack("reader", states))
 
 
 class Reading:
@@ -79,16 +79,18 @@ class Reading:
         }
 
     def stack(self, name: str, states: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The last vectors of a stack; a decoder may read an encoder's."""
-        config = self.config
-        stack = config.encoder if name == "encoder" else config.decoder
-        assert stack is not None
+        """The last vectors of a stack; a decoder or a reader is given an encoder's."""
+        config, reader = self.config, self.config.reader
+        stack = config.stacks[name]
         parts = ("positions", "first_norm", "relative_bias")
         before = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
         own = params.unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
         table, called = self._tree("embedding.")
         streams = []
-        for window in self.windows:
+        for whole in self.windows:
+            window = whole
+            if name == "reader" and reader is not None:
+                window = torch.cat([torch.full_like(whole[:, :1], reader.start), whole[:, :-1]], 1)
             types = torch.zeros_like(window) if name == "encoder" and config.embedding.types else None
             with _recording(called, self._seen):
                 at = torch.arange(window.shape[1])[None]
@@ -103,14 +105,14 @@ class Reading:
                 both = name == "encoder" and not stack.causal
                 near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
                 with _recording(called, self._seen):
-                    if name == "encoder":
-                        streams[j] = encoder_block(x, real, near, leaves, config=layer, causal=stack.causal)
-                        continue
                     read = None
                     if layer.cross is not None:
                         cross = {n: leaf for n, leaf in leaves["cross"].items() if n in READ}
                         keys = cross_keys(states[j], **cross, head_size=layer.cross.head_size)
                         read = (*keys, real)
+                    if name != "decoder":
+                        streams[j] = encoder_block(x, real, near, leaves, read, config=layer, causal=not both)
+                        continue
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
                     empty = torch.zeros(1, a.groups, time, a.head_size)
                     streams[j], cache = block(x, (empty, empty), past, near, leaves, read, config=layer)

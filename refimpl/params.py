@@ -1,7 +1,7 @@
 """Params: a nested dict of arrays, and the one place that says which arrays a Config needs.
 
     embedding                       table N,D  types _,D  project E,D  project_bias D
-    encoder, decoder                positions _,D  first_norm  relative_bias W,H  layers  norm
+    encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
@@ -75,9 +75,8 @@ def shapes(config: Config) -> Shapes:
     if inner is not None:
         found["embedding.project"] = (inner.width, e.width)
         found |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
-    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        if stack is not None:
-            found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
+    for name, stack in config.stacks.items():
+        found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
     return found | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
 
 

@@ -9,7 +9,8 @@
     for Classify, Tag:                the lines after it are of these heads; with another head, their
                                       tensors are unused
 
-The lines of a decoder are its encoder's where it reads whole texts (`Stack.causal`).
+The lines of a decoder are those of what reads whole texts in its place: the encoder that is causal, or
+the reader.
 
 One line a tensor; `{i}` runs over the layers, `{e}` over a layer's experts; `{h}` on the right alone
 runs over the heads of ours, whose tensors are stacked. `theirs[{e}]` is a part of a tensor with an axis
@@ -54,8 +55,9 @@ class Rule:
 def rules(table: str, config: Config) -> Iterator[Rule]:
     """The lines of a map, `{i}` and `*` written out for a Config."""
     wanted = True
-    if config.encoder is not None and config.encoder.causal and config.decoder is None:
-        table = re.sub(r"(?m)^(\s*)decoder\.", r"\1encoder.", table)
+    *_, last = config.stacks
+    if last == "reader" or config.stacks[last].causal:
+        table = re.sub(r"(?m)^(\s*)decoder\.", rf"\1{last}.", table)
     for line in filter(None, (line.strip() for line in table.splitlines())):
         if heads := re.fullmatch(r"for (.+):", line):
             wanted = type(config.head).__name__ in heads[1].split(", ")
@@ -66,9 +68,7 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
         if text == "* <- *":
             yield from (Rule((name,), (name,), (), False) for name in shapes(config))
             continue
-        encoder = ours.startswith("encoder.") or config.decoder is None
-        stack = config.encoder if encoder else config.decoder
-        layers = () if stack is None else stack.layers
+        layers = config.stacks.get(ours.split(".")[0], config.stacks[last]).layers
         for i in range(len(layers)) if "{i}" in text else (0,):
             mlp = layers[i].mlp if "{e}" in text else None
             experts = mlp.experts if isinstance(mlp, MoE) else 0

@@ -156,10 +156,15 @@ class Leaves:
         """How the file stores the leaf: F32, BF16, Q4_1, …"""
         return self._source.kind(self._reads[name][0].theirs[0])
 
+    def _attention(self, name: str) -> Attention:
+        """That of the layer that has this leaf."""
+        stack, _, layer, *_ = name.split(".")
+        return self._config.stacks[stack].layers[int(layer)].attention
+
     def _place(self, name: str, weight: Weight) -> Weight:
         rule, part = self._reads[name]
         if "unpermute" in rule.steps:
-            layer = self._config.layers[int(name.split(".")[2])].attention
+            layer = self._attention(name)
             heads = layer.groups if name.endswith("k") else layer.heads
             order = _unpermute(weight.shape[0], heads)
             weight = _each(weight, lambda a: a[order])
@@ -169,10 +174,7 @@ class Leaves:
             assert isinstance(weight, np.ndarray)
             weight = weight[:, None]
         if "grouped" in rule.steps:
-            stack, _, layer, *_ = name.split(".")
-            held = self._config.encoder if stack == "encoder" else self._config.decoder
-            assert held is not None
-            columns = _ungroup(held.layers[int(layer)].attention)
+            columns = _ungroup(self._attention(name))
             weight = _each(weight, lambda a: a[..., columns])
         if "row" in rule.steps:
             assert isinstance(weight, np.ndarray)

@@ -4,7 +4,8 @@
     model.onnx    a decoder           tokens past at k.I v.I cos.J sin.J          logits k_out.I v_out.I
                   one that reads an   these, keys.I values.I source               the same
                   encoder
-                  an encoder alone    tokens lengths types cos.J sin.J            said
+                  an encoder alone,   tokens lengths types cos.J sin.J            said
+                  or with a reader
     encoder.onnx  an encoder that a   tokens lengths types cos.J sin.J            keys.I values.I
                   decoder reads
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..refimpl.config import LM, Answer, Attention, Classify, Config, MaskedLM, Pool, Stack, Tag
+from ..refimpl.config import LM, Answer, Attention, Classify, Config, MaskedLM, Pool, Tag
 from . import windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
@@ -51,14 +52,14 @@ class Graph:
     def owns(self, leaf: str) -> bool:
         """Whether this graph computes with a leaf of the tree, a group of them, or one of its tensors."""
         top = leaf.split(".", 1)[0]
+        if self.encodes and self.file == GRAPH:
+            return True
         if ".cross." in leaf:
             return (leaf.split(".cross.")[1].split(".")[0] in READ) == self.encodes
         if top == "embedding" and leaf != "embedding.types":
             # Where logits are another graph's, nothing multiplies the table here.
-            return self.file == GRAPH or not leaf.startswith("embedding.table.input_")
-        if not self.encodes:
-            return top in ("decoder", "head")
-        return top in ("encoder", "embedding") or self.file == GRAPH  # alone it has the head too
+            return not self.encodes or not leaf.startswith("embedding.table.input_")
+        return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
 
 
 def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
@@ -68,7 +69,7 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
         inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
         if config.embedding.types is not None:
             inputs.append(Port("types", ("batch", "time"), "int64"))
-        inputs += _tables(config, config.encoder, "time")
+        inputs += _tables(config, "encoder reader", "time")
         alone = config.decoder is None
         outputs = (Port("said", _said(config)),) if alone else _memory(config, "time")
         found.append(Graph(GRAPH if alone else ENCODER, True, tuple(inputs), tuple(outputs)))
@@ -78,7 +79,7 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
             Port("past", ("batch",), "int64"),
             Port("at", ("batch", "wanted"), "int64"),
             *_cache(config, "", windowed),
-            *_tables(config, config.decoder, "capacity"),
+            *_tables(config, "decoder", "capacity"),
         ]
         if windowed:
             inputs += [Port(f"held.{size}", ("batch",), "int64") for size in windows.sizes(config)]
@@ -94,8 +95,9 @@ def cache_type(attention: Attention) -> Literal["int8"] | None:
     return "int8" if attention.kv == "int8" else None
 
 
-def _tables(config: Config, stack: Stack, rows: str) -> list[Port]:
-    own = {layer.attention.position for layer in stack.layers}
+def _tables(config: Config, names: str, rows: str) -> list[Port]:
+    stacks = [stack for name, stack in config.stacks.items() if name in names.split()]
+    own = {layer.attention.position for stack in stacks for layer in stack.layers}
     kinds = [(i, rope) for i, rope in enumerate(config.ropes) if rope in own]
     return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in kinds for side in ("cos", "sin")]
 

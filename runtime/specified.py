@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..refimpl import params as trees
-from ..refimpl.config import LM, Config, MaskedLM, Stack
+from ..refimpl.config import LM, Config, Layer, MaskedLM, Stack
 from ..refimpl.ops.block import block, encoder_block, normalize
 from ..refimpl.ops.cross_attention import cross_keys
 from ..refimpl.ops.encoder import predict
@@ -120,18 +120,30 @@ class Walk:
         self.config, self.params, self.runs, self._seen = config, params, runs, seen
 
     def encode(self, ids: Array, lengths: Array, types: Array | None) -> list[Array]:
-        """The encoder's vectors."""
-        stack, own = self.config.encoder, self.params["encoder"]
-        assert stack is not None
-        streams, added = self._enter("encoder", stack, ids, types)
+        """The encoder's vectors, or those of what reads them for a head."""
+        states = self._whole("encoder", ids, lengths, types)
+        reader = self.config.reader
+        if reader is None:
+            return states
+        begun = np.concatenate([np.full_like(ids[:, :1], reader.start), ids[:, :-1]], axis=1)
+        return self._whole("reader", begun, lengths, None, states)
+
+    def _whole(
+        self, name: str, ids: Array, lengths: Array, types: Array | None, states: list[Array] | None = None
+    ) -> list[Array]:
+        """The vectors of a stack that sees whole texts."""
+        stack, own = self.config.stacks[name], self.params[name]
+        streams, added = self._enter(name, stack, ids, types)
         for i, layer in enumerate(stack.layers):
-            leaves = self._load(own["layers"][i], f"encoder.layers.{i}.")
+            leaves = self._load(own["layers"][i], f"{name}.layers.{i}.")
             for place, run in enumerate(self.runs):
                 near, real = self._near(run, stack, added, ids.shape[1]), run.copies(lengths)
                 tree = run.tree(leaves)
-                x = encoder_block(streams[place], real, near, tree, config=layer, causal=stack.causal)
+                read = None if states is None else _read(states[place], tree, layer, real)
+                causal = stack.causal or name == "reader"
+                x = encoder_block(streams[place], real, near, tree, read, config=layer, causal=causal)
                 streams[place] = run.round(x)
-        return self._last("encoder", stack, streams)
+        return self._last(name, stack, streams)
 
     def decode(self, tokens: Array, states: list[Array], lengths: Array) -> list[Float[Array, "B T N"]]:
         """Logits of a decoder that may read an encoder's vectors, of which `lengths` are real."""
@@ -145,9 +157,7 @@ class Walk:
             for place, run in enumerate(self.runs):
                 x, tree, read = streams[place], run.tree(leaves), None
                 if layer.cross is not None:
-                    cross = {name: leaf for name, leaf in tree["cross"].items() if name in READ}
-                    keys = cross_keys(states[place], **cross, head_size=layer.cross.head_size)
-                    read = (*keys, run.copies(lengths))
+                    read = _read(states[place], tree, layer, run.copies(lengths))
                 near = self._near(run, stack, added, time)
                 a = layer.attention
                 empty = np.zeros((len(x), a.groups, time, a.head_size), run.dtype)
@@ -240,6 +250,13 @@ class Walk:
         own = self.params[name]
         norm = self._load(own["norm"], f"{name}.norm.") if "norm" in own else None
         return [normalize(x, norm, norm=stack.final_norm) for x in streams]
+
+
+def _read(states: Array, tree: Any, layer: Layer, lengths: Array) -> tuple[Array, Array, Array]:
+    """What a layer reads of an encoder's vectors."""
+    assert layer.cross is not None
+    cross = {name: leaf for name, leaf in tree["cross"].items() if name in READ}
+    return (*cross_keys(states, **cross, head_size=layer.cross.head_size), lengths)
 
 
 def _rows(table: Array | Blocks, index: Any) -> Array | Blocks:

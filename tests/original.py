@@ -72,6 +72,9 @@ def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.n
     real = np.arange(12) < [[12], [length]]
     if model.config.pad_token_id is not None:
         tokens[~real] = model.config.pad_token_id
+    if config.reader is not None:  # its head is put where the text's last token, which ends it, stands
+        tokens[tokens == model.config.eos_token_id] = 3
+        tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id
     given = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if config.decoder is not None:
         given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}

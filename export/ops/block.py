@@ -95,6 +95,16 @@ def _fed(x: Array, beside: Array, middle: Array, tree: Any, layer: Layer) -> Arr
     return _sum(middle, given, fed, tree, "mlp", layer)
 
 
+def _crossed(x: Array, memory: tuple[Array, Array, Array], tree: Any, layer: Layer) -> Array:
+    """The sublayer in the middle and its sum."""
+    c = layer.cross
+    assert c is not None
+    leaves = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "qo"}
+    asking = normalize(x, tree.get("cross_pre"), norm=c.pre)
+    read = cross_attention(asking, *memory, **leaves, scale=c.scale, softcap=c.softcap)
+    return _sum(x, asking, read, tree, "cross", layer)
+
+
 def block(
     x: Array,
     cache: tuple[Array, Array],
@@ -107,7 +117,7 @@ def block(
     config: Layer,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Two sublayers or three, and their sums."""
-    a, c = config.attention, config.cross
+    a = config.attention
     given = normalize(x, tree.get("attn_pre"), norm=a.pre)
     attended, k_cache, v_cache = attention(
         given,
@@ -121,16 +131,22 @@ def block(
     if at is not None:
         index = at.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         x, given, middle = x.gather(1, index), given.gather(1, index), middle.gather(1, index)
-    if c is not None and memory is not None:
-        leaves = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "qo"}
-        asking = normalize(middle, tree.get("cross_pre"), norm=c.pre)
-        read = cross_attention(asking, *memory, **leaves, scale=c.scale, softcap=c.softcap)
-        middle = _sum(middle, asking, read, tree, "cross", config)
+    if memory is not None:
+        middle = _crossed(middle, memory, tree, config)
     return _fed(x, given, middle, tree, config), (k_cache, v_cache)
 
 
-def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer, causal: bool) -> Array:
-    """Two sublayers and their sums."""
+def encoder_block(
+    x: Array,
+    lengths: Array,
+    tables: Any,
+    tree: Any,
+    memory: tuple[Array, Array, Array] | None = None,
+    *,
+    config: Layer,
+    causal: bool,
+) -> Array:
+    """Two sublayers or three, and their sums."""
     a = config.attention
     given = normalize(x, tree.get("attn_pre"), norm=a.pre)
     attended = self_attention(
@@ -143,4 +159,6 @@ def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: L
         **_options(a),
     )
     middle = _sum(x, given, attended, tree, "attn", config)
+    if memory is not None:
+        middle = _crossed(middle, memory, tree, config)
     return _fed(x, given, middle, tree, config)

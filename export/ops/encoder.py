@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...refimpl.config import LM, Answer, Classify, Config, Dense, MaskedLM, Pool, Tag
+from ...refimpl.config import LM, Answer, Classify, Config, Dense, Layer, MaskedLM, Pool, Stack, Tag
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
@@ -24,29 +24,53 @@ __all__ = ["encode", "memory", "predict"]
 def encode(
     tokens: Array, lengths: Array, tables: Any, tree: Any, types: Array | None = None, *, config: Config
 ) -> Array:
-    """Embedding, layers in order, the last norm."""
-    stack, encoder = config.encoder, tree["encoder"]
-    assert stack is not None
+    """One stack, or two, the second over the text begun anew."""
     if config.embedding.types is not None and types is None:
         types = torch.zeros_like(tokens)
+    own, stack = tree["embedding"], config.encoder
+    assert stack is not None
+    x = _stacked(tokens, lengths, tables, own, tree["encoder"], types, None, config, stack)
+    if config.reader is None:
+        return x
     at = torch.arange(tokens.shape[1], device=tokens.device)
-    queries = at.unsqueeze(0)
-    x = embed(tokens, queries, tree["embedding"], encoder, types, config=config.embedding, stack=stack)
-    both = not stack.causal
-    near = {**tables, **score_biases(queries, at, encoder, x.dtype, stack=stack, bidirectional=both)}
+    begun = torch.where(at > 0, tokens.roll(1, dims=1), config.reader.start)
+    return _stacked(begun, lengths, tables, own, tree["reader"], None, x, config, config.reader.stack)
+
+
+def _stacked(
+    tokens: Array,
+    lengths: Array,
+    tables: Any,
+    own: Any,
+    tree: Any,
+    types: Array | None,
+    read: Array | None,
+    config: Config,
+    stack: Stack,
+) -> Array:
+    """Embedding, layers in order, the last norm."""
+    at = torch.arange(tokens.shape[1], device=tokens.device)
+    queries, causal = at.unsqueeze(0), stack.causal or read is not None
+    x = embed(tokens, queries, own, tree, types, config=config.embedding, stack=stack)
+    near = {**tables, **score_biases(queries, at, tree, x.dtype, stack=stack, bidirectional=not causal)}
     for i, layer in enumerate(stack.layers):
-        x = encoder_block(x, lengths, near, encoder["layers"][i], config=layer, causal=stack.causal)
-    return normalize(x, encoder.get("norm"), norm=stack.final_norm)
+        leaves = tree["layers"][i]
+        keys = None if read is None else (*_crossed(read, leaves["cross"], layer), lengths)
+        x = encoder_block(x, lengths, near, leaves, keys, config=layer, causal=causal)
+    return normalize(x, tree.get("norm"), norm=stack.final_norm)
+
+
+def _crossed(states: Array, leaves: Any, layer: Layer) -> tuple[Array, Array]:
+    """Two products."""
+    cross = {name: leaf for name, leaf in leaves.items() if name[-1] in "kv"}
+    assert layer.cross is not None
+    return cross_keys(states, **cross, head_size=layer.cross.head_size)
 
 
 def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
-    """Two products a layer."""
-    made = []
-    for layer, leaves in zip(config.layers, tree["decoder"]["layers"], strict=True):
-        cross = {name: leaf for name, leaf in leaves["cross"].items() if name[-1] in "kv"}
-        assert layer.cross is not None
-        made.append(cross_keys(states, **cross, head_size=layer.cross.head_size))
-    return made
+    """A pair a layer."""
+    layers = enumerate(config.layers)
+    return [_crossed(states, tree["decoder"]["layers"][i]["cross"], layer) for i, layer in layers]
 
 
 def _dense(x: Array, tree: Any, config: Dense | None) -> Array:

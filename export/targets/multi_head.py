@@ -176,13 +176,13 @@ def cross_attention(
 def refusals(config: Config) -> list[str]:
     """Why MultiHeadAttention can't take this Config's encoder and what reads it; empty when it can."""
     found: list[tuple[str, Attention]] = []
-    if config.encoder is not None:
-        found += [(f"encoder layer {i}", layer.attention) for i, layer in enumerate(config.encoder.layers)]
-    found += [
-        (f"cross-attention of layer {i}", layer.cross)
-        for i, layer in enumerate(config.layers)
-        if layer.cross is not None
-    ]
+    for name, stack in config.stacks.items():
+        layers = [*enumerate(stack.layers)]
+        if name != "decoder":
+            found += [(f"{name} layer {i}", layer.attention) for i, layer in layers]
+        found += [
+            (f"cross-attention of layer {i}", layer.cross) for i, layer in layers if layer.cross is not None
+        ]
     for where, a in found:
         if a.softcap is not None:
             return [f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {a.softcap}"]

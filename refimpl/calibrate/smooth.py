@@ -48,8 +48,8 @@ def places(config: Config) -> list[Place]:
     residual stream reads too (`streams`), and the encoder's output, which the decoder's layers share.
     """
     found = []
-    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        for i, layer in enumerate(() if stack is None else stack.layers):
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
             found += _layer(f"{name}.layers.{i}.", layer)
     return found
 
@@ -61,8 +61,8 @@ def streams(config: Config) -> list[Place]:
     stands after, whose large channels grow from layer to layer.
     """
     found = []
-    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        for i, layer in enumerate(() if stack is None else stack.layers):
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
             a, m, at = layer.attention, layer.mlp, f"{name}.layers.{i}."
             normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
             if normed and not layer.parallel and not isinstance(m, MoE):

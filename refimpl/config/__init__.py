@@ -37,7 +37,7 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-from .whole import Config, Embedding, Inner, Stack
+from .whole import Config, Embedding, Inner, Reader, Stack
 
 __all__ = [
     "LIMITS",
@@ -72,6 +72,7 @@ __all__ = [
     "Pooling",
     "Position",
     "RMSNorm",
+    "Reader",
     "RelativeBias",
     "Rope",
     "Scaling",

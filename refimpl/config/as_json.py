@@ -33,14 +33,14 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-from .whole import Config, Embedding, Inner, Stack
+from .whole import Config, Embedding, Inner, Reader, Stack
 
 TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, HeadNorm, Full, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal, Stack,
-        Inner, Embedding, Dense, LM, MaskedLM, Classify, Tag, Answer, Pool, Config,
+        Inner, Embedding, Reader, Dense, LM, MaskedLM, Classify, Tag, Answer, Pool, Config,
     )
 }  # fmt: skip
 

@@ -88,13 +88,17 @@ def check(config: Config) -> None:
     if config.embedding.inner is not None:
         tables = config.embedding.inner.width
         _bounded("width of the tables", tables, LIMITS["width"])
-        _need(encoder is None or decoder is None, "a model with two stacks has one width, got an inner one")
+        _need(len(config.stacks) == 1, "a model with two stacks has one width, got an inner one")
     _check_head(head, config.embedding.width, tables)
     if isinstance(head, Classify | Tag):
         _bounded("labels", head.labels, LIMITS["vocabulary"])
-    for name, stack in (("encoder", encoder), ("decoder", decoder)):
-        if stack is not None:
-            _check_stack(name, stack, config, crossed=name == "decoder" and encoder is not None)
+    if config.reader is not None:
+        alone = encoder is not None and decoder is None
+        _need(alone, "a reader must have an encoder whose output it reads, and no decoder beside it")
+        start, last = config.reader.start, config.embedding.vocabulary - 1
+        _bounded("the reader's start token", start, last, 0)
+    for name, stack in config.stacks.items():
+        _check_stack(name, stack, config, crossed=name != "encoder" and encoder is not None)
 
 
 def _check_head(head: Head, width: int, tables: int) -> None:
@@ -108,7 +112,7 @@ def _check_head(head: Head, width: int, tables: int) -> None:
 
 
 def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:
-    _need(name == "encoder" or not stack.causal, "a decoder is causal by itself, its stack must not be")
+    _need(name == "encoder" or not stack.causal, f"a {name} is causal by itself, its stack must not say so")
     _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
     match stack.positions:
         case Learned(size, offset):

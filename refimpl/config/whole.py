@@ -27,6 +27,18 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """A decoder that reads a text which its encoder has read, before a head says something of it.
+
+    It is given the text from the token `start` on, one place later than the encoder, so that its last vector
+    has seen all but the last token itself, and the encoder's output (Lewis et al. 2020, §3.1).
+    """
+
+    stack: Stack
+    start: int
+
+
+@dataclass(frozen=True)
 class Inner:
     """Tables of a width of their own, and a linear map from it to the model's, with `bias`.
 
@@ -57,7 +69,8 @@ class Config:
     """A model; `context` is the length in tokens that it was made for: no text is longer, and scalings
     of positions that depend on a length take this one.
 
-    A decoder alone, an encoder alone, or a decoder whose layers read an encoder by `cross`.
+    A decoder alone, an encoder alone, or a decoder whose layers read an encoder by `cross`: one that writes,
+    or a `reader`.
     """
 
     embedding: Embedding
@@ -65,9 +78,17 @@ class Config:
     head: Head
     context: int
     encoder: Stack | None = None
+    reader: Reader | None = None
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """Those that the model has, by the names of their trees, in the order in which they run."""
+        reader = None if self.reader is None else self.reader.stack
+        found = {"encoder": self.encoder, "reader": reader, "decoder": self.decoder}
+        return {name: stack for name, stack in found.items() if stack is not None}
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -89,6 +110,5 @@ class Config:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotary settings, in the order of their first layer."""
-        stacks = [stack for stack in (self.encoder, self.decoder) if stack is not None]
-        found = (layer.attention.position for stack in stacks for layer in stack.layers)
+        found = (layer.attention.position for stack in self.stacks.values() for layer in stack.layers)
         return tuple(dict.fromkeys(p for p in found if isinstance(p, Rope)))

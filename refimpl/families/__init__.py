@@ -48,18 +48,20 @@ def decoders(
     name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
 ) -> dict[str, Task]:
     """The architectures of a decoder, which writes, or where there are classes for it reads whole texts."""
-    read = {name + end: task for end, task in HEADS.items() if task == "pool" or task in tasks}
-    return {name + lm: "lm", **read}
+    found: dict[str, Task] = {name + lm: "lm"}
+    found.update((name + end, task) for end, task in HEADS.items() if task in ("pool", *tasks))
+    return found
 
 
 # The heads of what could write and reads whole texts: transformers names them alike in all families.
 READING = """
     nothing <- lm_head.weight
     nothing <- embed_out.weight
-    head.dense.weight <- decoder.project_out.weight : transpose
+    head.dense.weight <- (decoder.project_out|classification_head.dense).weight : transpose
+    head.dense.bias <- classification_head.dense.bias
     for Classify, Tag:
-    head.out.weight <- (score|classifier).weight : transpose
-    head.out.bias <- (score|classifier).bias
+    head.out.weight <- (score|classifier|classification_head.out_proj).weight : transpose
+    head.out.bias <- (score|classifier|classification_head.out_proj).bias
     for Answer:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
@@ -117,13 +119,14 @@ def read_config(
         raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
-    config, task = family.config(keys, task or said), task or said
+    asked = task or said
+    config = family.config(keys, asked)
     pair = config.encoder is not None and config.decoder is not None
     told = keys.get("is_encoder_decoder", bool, pair)
-    if told != pair and (told or task == "lm"):
+    if told != pair and (told or asked == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
-    if task != "lm" and config.decoder is not None:
-        config = reading(config, keys, task)
+    if asked != "lm" and config.decoder is not None:
+        config = reading(config, keys, asked)
     # Those of generation are `generation.read_generation`'s.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family

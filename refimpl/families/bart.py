@@ -14,7 +14,12 @@ from ..keys.layers import count, head_size
 from . import Task
 
 MODEL_TYPES = ("bart",)
-ARCHITECTURES: dict[str, Task] = {"BartForConditionalGeneration": "lm", "BartModel": "lm"}
+ARCHITECTURES: dict[str, Task] = {
+    "BartForConditionalGeneration": "lm",
+    "BartModel": "lm",
+    "BartForSequenceClassification": "classify",
+    "BartForQuestionAnswering": "answer",
+}
 PREFIX = "model."
 GGUF = None
 

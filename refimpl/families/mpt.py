@@ -14,7 +14,7 @@ from ..source import Source
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("mpt",)
-ARCHITECTURES: dict[str, Task] = decoders("Mpt") | {"MPTForCausalLM": "lm"}
+ARCHITECTURES: dict[str, Task] = {**decoders("Mpt"), "MPTForCausalLM": "lm"}
 PREFIX = "transformer."
 NORMS = {"low_precision_layernorm": None, "layernorm": None}
 

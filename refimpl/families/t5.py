@@ -32,6 +32,8 @@ ARCHITECTURES: dict[str, Task] = {
     "T5WithLMHeadModel": "lm",  # its name before transformers 4
     **dict.fromkeys(("T5EncoderModel", "MT5EncoderModel"), "pool"),
     **dict.fromkeys(("T5ForTokenClassification", "MT5ForTokenClassification"), "tag"),
+    **dict.fromkeys(("T5ForSequenceClassification", "MT5ForSequenceClassification"), "classify"),
+    **dict.fromkeys(("T5ForQuestionAnswering", "MT5ForQuestionAnswering"), "answer"),
 }
 PREFIX = "transformer."
 GGUF = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from ..config import Answer, Classify, Config, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from ..config import Answer, Classify, Config, Dense, Head, MaskedLM, Pool, Pooling, Reader, Tag
 from . import Keys
 
 Kind = Literal["single", "multi", "regression"]
@@ -88,12 +88,16 @@ def _answer(keys: Keys, dense: Dense | None) -> Answer:
 def reading(config: Config, keys: Keys, task: str) -> Config:
     """A model that writes as one that reads whole texts: with the head of a task, and without a cache.
 
-    Of a pair it is the encoder. In a decoder the last token of a text stands for it, having seen all of it,
-    and its vector is multiplied without a bias.
+    Of a pair it is the encoder for vectors and labels of tokens, both for the rest. In a decoder the last
+    token of a text stands for it, having seen all of it; alone it multiplies its vector without a bias.
     """
-    if config.encoder is not None:
-        return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
     assert config.decoder is not None
+    if config.encoder is not None:
+        if task in ("tag", "pool"):
+            return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
+        reader = Reader(config.decoder, keys.get("decoder_start_token_id", int))
+        head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
+        return replace(config, decoder=None, reader=reader, head=head)
     inner = config.embedding.inner
     out = None if inner is None else Dense(None, bias=False, width=inner.width)
     match task:

@@ -43,7 +43,8 @@ def causal_it_is_a_decoders_without_a_past(self_attention: Subject, draw: Draw) 
     empty = np.zeros((b, call.sizes["G"], t, call["head_size"]), call["x"].dtype)
     wanted = attention(past_k=empty, past_v=empty, past=np.zeros(b, np.int64), **given)[0]
     real = (np.arange(t) < call["lengths"][:, None])[:, :, None]
-    self_attention.near(*(np.where(real, y, 0) for y in (self_attention(call), wanted)), call)
+    got, wanted = (np.where(real, y, 0) for y in (self_attention(call), wanted))
+    self_attention.near(got, wanted, call)
 
 
 @law("self_attention", "cross_attention")

@@ -149,19 +149,36 @@ def block(
     h = _add(x, x, tree, "attn", config, config.attention, attend)
     if at is not None:
         x, h = (np.take_along_axis(a, at[:, :, None], axis=1) for a in (x, h))
-    if config.cross is not None and memory is not None:
-        settings = _settings(config.cross, tables)
-        cross = {name: leaf for name, leaf in tree["cross"].items() if name in ("wq", "bq", "wo", "bo")}
-        read = lambda given: cross_attention(given, *memory, **cross, **settings)  # noqa: E731
-        h = _add(h, h, tree, "cross", config, config.cross, read)
+    h = _read(h, memory, tables, tree, config)
     feed = lambda given: _feed(given, tree["mlp"], config.mlp)  # noqa: E731
     given = _beside(x, tree, config) if config.parallel else h
     y = _add(h, given, tree, "mlp", config, config.mlp, feed)
     return y, (new[0], new[1])
 
 
-def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: Layer, causal: bool) -> Array:
-    """One layer of an encoder over x [B, T, D], of whose rows the first `lengths` tokens are real.
+def _read(
+    h: Array, memory: tuple[Array, Array, Array] | None, tables: Any, tree: Any, config: Layer
+) -> Array:
+    """The sublayer between the two, where there is one."""
+    if config.cross is None or memory is None:
+        return h
+    settings = _settings(config.cross, tables)
+    cross = {name: leaf for name, leaf in tree["cross"].items() if name in ("wq", "bq", "wo", "bo")}
+    read = lambda given: cross_attention(given, *memory, **cross, **settings)  # noqa: E731
+    return _add(h, h, tree, "cross", config, config.cross, read)
+
+
+def encoder_block(
+    x: Array,
+    lengths: Array,
+    tables: Any,
+    tree: Any,
+    memory: tuple[Array, Array, Array] | None = None,
+    *,
+    config: Layer,
+    causal: bool,
+) -> Array:
+    """One layer over whole texts x [B, T, D], of whose rows the first `lengths` tokens are real.
 
     As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
     [1, H, T, T] for all.
@@ -169,6 +186,6 @@ def encoder_block(x: Array, lengths: Array, tables: Any, tree: Any, *, config: L
     a, m = config.attention, config.mlp
     taken = {**tree["attn"], **_settings(a, tables)}
     attend = lambda y: self_attention(y, lengths, **taken, head_size=a.head_size, causal=causal)  # noqa: E731
-    h = _add(x, x, tree, "attn", config, a, attend)
+    h = _read(_add(x, x, tree, "attn", config, a, attend), memory, tables, tree, config)
     given = _beside(x, tree, config) if config.parallel else h
     return _add(h, given, tree, "mlp", config, m, lambda y: _feed(y, tree["mlp"], m))

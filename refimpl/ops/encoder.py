@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import LM, Answer, Classify, Config, Dense, MaskedLM, Pool, Tag
+from ..config import LM, Answer, Classify, Config, Dense, Layer, MaskedLM, Pool, Tag
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
@@ -27,28 +27,52 @@ def encode(
     """The last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
 
     `types` [B, T] says of which text of a pair a token is; the first, where nothing is given.
-    `tables` are those of the positions 0 … T − 1.
+    `tables` are those of the positions 0 … T − 1. With a reader in the Config they are the reader's vectors.
     """
-    stack, leaves, e = config.encoder, tree["encoder"], config.embedding
-    assert stack is not None
-    if e.types is not None and types is None:
+    if config.embedding.types is not None and types is None:
         types = np.zeros_like(tokens)
+    states = _through("encoder", tokens, lengths, tables, tree, types, config=config)
+    if config.reader is None:
+        return states
+    first = np.full_like(tokens[:, :1], config.reader.start)
+    begun = np.concatenate([first, tokens[:, :-1]], axis=1)
+    return _through("reader", begun, lengths, tables, tree, states=states, config=config)
+
+
+def _through(
+    name: str,
+    tokens: Array,
+    lengths: Array,
+    tables: Any,
+    tree: Any,
+    types: Array | None = None,
+    states: Array | None = None,
+    *,
+    config: Config,
+) -> Array:
+    """The vectors that a stack makes of whole texts, which may read an encoder's `states` of them."""
+    stack, leaves, e = config.stacks[name], tree[name], config.embedding
+    causal = stack.causal or name == "reader"
     at = np.arange(tokens.shape[1])
     x = embed(tokens, at[None], tree["embedding"], leaves, types, config=e, stack=stack)
-    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=not stack.causal)
+    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=not causal)
     for layer, own in zip(stack.layers, leaves["layers"], strict=True):
-        x = encoder_block(x, lengths, near, own, config=layer, causal=stack.causal)
+        read = None if states is None else (*_keys(states, own, layer), lengths)
+        x = encoder_block(x, lengths, near, own, read, config=layer, causal=causal)
     return normalize(x, leaves.get("norm"), norm=stack.final_norm)
+
+
+def _keys(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
+    """Keys and values of an encoder's output for a layer that reads it."""
+    assert layer.cross is not None
+    leaves = {name: leaf for name, leaf in tree["cross"].items() if name in ("wk", "bk", "wv", "bv")}
+    return cross_keys(states, **leaves, head_size=layer.cross.head_size)
 
 
 def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
     """Keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that reads it."""
-    made = []
-    for layer, own in zip(config.layers, tree["decoder"]["layers"], strict=True):
-        assert layer.cross is not None
-        leaves = {name: leaf for name, leaf in own["cross"].items() if name in ("wk", "bk", "wv", "bv")}
-        made.append(cross_keys(states, **leaves, head_size=layer.cross.head_size))
-    return made
+    layers = zip(config.layers, tree["decoder"]["layers"], strict=True)
+    return [_keys(states, own, layer) for layer, own in layers]
 
 
 def _dense(x: Array, tree: Any, config: Dense | None) -> Array:

@@ -1,12 +1,13 @@
 """BART, and what Marian, mBART and Pegasus draw alike."""
 
+import operator
 from typing import Any
 
 import torch
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row
+from .kit import Row, labelled
 
 # The sizes under these classes' own names.
 SIZES: dict[str, Any] = {
@@ -47,8 +48,8 @@ def pairs(draw: st.DrawFn, vocabulary: int = 61, **more: st.SearchStrategy[Any])
 def amend(model: Any) -> None:
     """A bias of the logits, which the class has as zeros; one table of both sides, tied to the output's or
     not: without the tie transformers 5 makes three."""
-    noise = torch.randn(model.final_logits_bias.shape, generator=torch.Generator().manual_seed(7))
-    model.final_logits_bias.copy_(noise)
+    if (bias := getattr(model, "final_logits_bias", None)) is not None:
+        bias.copy_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(7)))
     if not model.config.tie_word_embeddings:
         for side in (model.model.encoder, model.model.decoder):
             side.embed_tokens.weight.copy_(model.model.shared.weight)
@@ -56,6 +57,14 @@ def amend(model: Any) -> None:
 
 ROWS = {
     "bart": Row(
-        transformers.BartConfig, (transformers.BartForConditionalGeneration,), pairs(), SIZES, amend=amend
+        transformers.BartConfig,
+        (
+            transformers.BartForConditionalGeneration,
+            transformers.BartForSequenceClassification,
+            transformers.BartForQuestionAnswering,
+        ),
+        st.builds(operator.or_, pairs(), labelled()),
+        SIZES,
+        amend=amend,
     )
 }

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import Row
+from .kit import Row, labelled
 
 SIZES: dict[str, Any] = {"vocab_size": 50, "d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 8}
 KINDS = ["relu", "gated-gelu", "gelu", "gated-silu", "gated-relu"]
@@ -28,7 +28,7 @@ def t5(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
         "layer_norm_epsilon": draw(st.sampled_from([1e-6, 1e-2])),
         "feed_forward_proj": draw(st.sampled_from(KINDS)),
         "decoder_start_token_id": 0,
-        "num_labels": draw(st.sampled_from([1, 2, 5])),
+        **draw(labelled()),
         **{key: draw(strategy) for key, strategy in more.items()},
     }
 
@@ -49,8 +49,9 @@ def untied(model: Any) -> Any:
 
 
 def reading(name: str) -> list[Any]:
-    """The classes of the encoder alone."""
-    return [getattr(transformers, f"{name}{end}") for end in ("EncoderModel", "ForTokenClassification")]
+    """The classes of the encoder alone, and those of both that read."""
+    kinds = "EncoderModel", "ForTokenClassification", "ForSequenceClassification", "ForQuestionAnswering"
+    return [getattr(transformers, f"{name}{kind}") for kind in kinds]
 
 
 V10, NEW = transformers.T5ForConditionalGeneration, transformers.MT5ForConditionalGeneration

@@ -107,8 +107,8 @@ def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
     for place in found:
         assert not place.made
         assert len({shapes[name][0] for name in place.read}) == 1
-    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        for i, layer in enumerate(() if stack is None else stack.layers):
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
             own = [n for n in read if n.startswith(f"{name}.layers.{i}.")]
             norms = [part.after for part in (layer.attention, layer.mlp) if part.pre is None]
             after = len(norms) == 2 and None not in norms
