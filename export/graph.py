@@ -107,7 +107,7 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
         return fakes.get(f"{group.name}.{name}")
 
     if group.kind == "row":
-        return Row(field("codes"), field("scale"))
+        return Row(field("codes"), field("scale"), field("input_factor"))
     if group.kind == "static":
         return Static(field("codes"), field("scale"), field("input_scale"), field("input_zero"))
     zero, minimum = field("zero"), field("minimum")

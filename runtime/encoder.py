@@ -1,4 +1,8 @@
-"""An encoder's graph on ONNX Runtime: one text a row, whole, in a single run."""
+"""An encoder's graph on ONNX Runtime: one text a row, whole, in a single run.
+
+On a CPU few texts a run are faster than many: those of nearly one length share little padding, and what
+passes from operator to operator stays in the caches.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,21 @@ from ..refimpl.ops.model import position_tables
 from .buffer import Buffer
 from .ports import Graph
 from .session import one_line
+
+# Tokens of a run, padding included. Of 32 sentences in int8-dynamic (six layers of 384, 35 to 56 tokens, two
+# cores with 1 MB of L2 each) runs of 16, 8 and 4 take 0.84, 0.76 and 0.81 times what a single one takes.
+PIECE = 512
+
+
+def pieces(lengths: np.ndarray) -> list[np.ndarray]:
+    """Rows that are read in one run, the shortest first: no more than `PIECE` tokens, or one row."""
+    order = np.argsort(lengths, kind="stable")
+    made, begin = [], 0
+    for end in range(1, len(order)):
+        if (end + 1 - begin) * lengths[order[end]] > PIECE:
+            made.append(order[begin:end])
+            begin = end
+    return [*made, order[begin:]]
 
 
 class Encoder:

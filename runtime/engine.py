@@ -23,7 +23,7 @@ from . import windows
 from .bound import Bound
 from .buffer import Buffer, zeros
 from .cache import Cache, State
-from .encoder import Encoder
+from .encoder import PIECE, Encoder, pieces
 from .memory import Memory
 from .pieces import in_pieces
 from .ports import ENCODER, GRAPH, Graph, cache_type, graphs
@@ -113,6 +113,23 @@ class OrtEngine:
         check_predict(self.config)
         assert self.encoder is not None
         ids, lengths, types = check_text(self.config, ids, lengths, types)
+        if self.device != "cpu" or ids.size <= PIECE:
+            return self._predicted(ids, lengths, types)
+        (shape,) = self.encoder.shapes(ids).values()
+        made = np.zeros(shape, np.float32)
+        for rows in pieces(lengths):
+            longest = max(1, lengths[rows].max())
+            kinds = None if types is None else types[rows, :longest]
+            said = self._predicted(ids[rows, :longest], lengths[rows], kinds)
+            if said.ndim == 3:
+                made[rows, :longest] = said
+            else:
+                made[rows] = said
+        return made
+
+    def _predicted(self, ids: np.ndarray, lengths: np.ndarray, types: np.ndarray | None) -> np.ndarray:
+        """What the head says, all rows in one run."""
+        assert self.encoder is not None
         ((name, shape),) = self.encoder.shapes(ids).items()
         said = np.empty(shape, np.float32)
         self.encoder.run(ids, lengths, types, {name: Buffer(said, "cpu")})

@@ -290,6 +290,8 @@ def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
         ]
         if leaf.activations == "static":
             parts += [(leaf.input_scale, dtype), (leaf.input_zero, np.uint8)]
+        if leaf.activations == "smoothed":
+            parts.append((leaf.input_factor, dtype))
     else:
         parts = [(leaf, dtype)]
     for part, kind in parts:

@@ -9,6 +9,7 @@ gate, up into gate_up), with their biases. For a group X of matrices [D, F], C b
     float    X [D, F]
     nbits    X.packed uint8 [F, C, block·bits/8], X.scale [F, C]         MatMulNBits; X.zero as below
     row      X.codes int8 [D, F], X.scale [F]                            one block is the whole column
+             smoothed: also X.input_factor [D]
     static   the same, X.input_scale and X.input_zero uint8, both []     the input's codes are given
     blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F]               DequantizeLinear
 
@@ -47,7 +48,7 @@ class Scheme:
 
     bits: int
     block: int
-    activations: Literal["none", "block", "row", "static"]
+    activations: Literal["none", "block", "row", "smoothed", "static"]
     symmetric: bool = True
     minimum: bool = False
     native: bool = False
@@ -128,8 +129,8 @@ def stored(config: Config, schemes: Mapping[str, Scheme | None], target: str) ->
 def _kind(scheme: Scheme | None, target: str) -> Kind:
     if scheme is None:
         return "float"
-    if scheme.activations in ("row", "static"):
-        return scheme.activations
+    if scheme.activations in quant.WHOLE:
+        return "static" if scheme.activations == "static" else "row"
     return "blocked" if target == "standard" else "nbits"
 
 
@@ -141,6 +142,8 @@ def specs(group: Group, dtype: str) -> dict[str, Spec]:
     if group.kind in ("row", "static"):
         width = group.shape[1 - group.axis]
         found = {f"{name}.codes": Spec("int8", group.shape), f"{name}.scale": Spec(dtype, (width,))}
+        if scheme.activations == "smoothed":
+            found[f"{name}.input_factor"] = Spec(dtype, (group.length,))
         if group.kind == "static":
             found |= {f"{name}.input_scale": Spec(dtype, ()), f"{name}.input_zero": Spec("uint8", ())}
         return found
@@ -191,6 +194,8 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
             found |= {k: _pack(found[k].reshape(1, -1), 4)[0] for k in found.keys() & {"codes", "zero"}}
     if scheme.input_scale is not None and scheme.input_zero is not None:
         found |= {"input_scale": scheme.input_scale, "input_zero": scheme.input_zero}
+    if scheme.input_factor is not None:
+        found["input_factor"] = scheme.input_factor
     if scheme.minimum is not None:
         minimum = stack("minimum")
         found["minimum"] = np.ascontiguousarray(minimum if group.axis == 1 else minimum.T)
@@ -223,11 +228,12 @@ def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
         else:
             zero = whole(get("zero"), per_block)
     minimum = get("minimum") if scheme.minimum else None
-    given = (get("input_scale"), get("input_zero")) if group.kind == "static" else ()
+    given = (get("input_scale"), get("input_zero")) if group.kind == "static" else (None, None)
+    factor = get("input_factor") if scheme.activations == "smoothed" else None
     cut = lambda a: np.split(a, ends, axis=-1)  # noqa: E731
     maybe = lambda a: [None] * len(group.leaves) if a is None else cut(a)  # noqa: E731
     return {
-        leaf: Blocks(c, s, z, m, bits, scheme.block, group.axis, scheme.activations, *given)
+        leaf: Blocks(c, s, z, m, bits, scheme.block, group.axis, scheme.activations, *given, factor)
         for leaf, c, s, z, m in zip(
             group.leaves, cut(codes), cut(scale), maybe(zero), maybe(minimum), strict=True
         )

@@ -43,6 +43,7 @@ from ..refimpl.beam import Search
 from ..refimpl.config import Classify, Config, Tag, from_json, to_json
 from ..refimpl.errors import BundleError, TfmError
 from ..refimpl.generation import MOST_BEAMS, Generation
+from ..refimpl.ops.quant import WHOLE
 from ..refimpl.sampling import TOKENS, Sampler
 from ..refimpl.strict_json import parse
 from . import layout, windows
@@ -192,7 +193,7 @@ def _check(m: Manifest) -> None:
     for name, scheme in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
-        row = scheme.activations in ("row", "static")
+        row = scheme.activations in WHOLE
         length = shapes[name][int(name.endswith(".table"))]
         fits = scheme.block == length if row else scheme.block > 0 == scheme.block * scheme.bits % 8
         # Only the target of QDQ graphs has static inputs, and their columns are even.

@@ -41,9 +41,10 @@ class Blocks:
     bits: int
     block: int
     axis: int
-    activations: Literal["none", "block", "row", "static"]
+    activations: Literal["none", "block", "row", "smoothed", "static"]
     input_scale: Float[Array, ""] | None = None
     input_zero: UInt8[Array, ""] | None = None
+    input_factor: Float[Array, " D"] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -157,8 +158,8 @@ def quantize_activations(
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
     """One scale a row, from its largest magnitude."""
-    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
-    return torch.round(x / largest / (1 / 127)).to(torch.int32), largest / 127
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return torch.round(x / scale).to(torch.int32), scale
 
 
 def dynamic_quantize(
@@ -175,7 +176,7 @@ def dynamic_quantize(
 
 def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
-    if weight.activations == "row":
+    if weight.activations in ("row", "smoothed"):
         return quantize_rows(x)
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
@@ -189,6 +190,8 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
 
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
     """Blocks as a batch axis: C products of whole numbers, exact in float64, scaled and summed."""
+    if weight.input_factor is not None:
+        x = x * weight.input_factor
     if weight.activations == "none":
         return x @ dequantize(weight)
     flat = x.flatten(0, 1)

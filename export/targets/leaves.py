@@ -29,10 +29,12 @@ class NBits:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Signed 8-bit codes [D, F] with one scale [F] a column; activations get one scale a row."""
+    """Signed 8-bit codes [D, F] with one scale [F] a column; activations get one scale a row, times a
+    factor [D] a channel before where there is one."""
 
     codes: torch.Tensor
     scale: torch.Tensor
+    input_factor: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,11 +38,12 @@ def _multi_head(
     heads: int,
     scale: float,
     causal: bool = False,
+    bqkv: Tensor | None = None,
 ) -> Tensor:
     """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
-        (q, k, v, None, lengths.to(torch.int32), bias),
+        (q, k, v, bqkv, lengths.to(torch.int32), bias),
         {
             "num_heads": heads,
             "scale": scale,
@@ -85,9 +86,13 @@ def self_attention(
     interleaved: bool = False,
     fused: bool,
 ) -> Tensor:
+    late = False
     if wqkv is not None:
-        y, width = ort.bounded(ort.linear(x, wqkv, bqkv), clip), ort.inputs(wo)
+        y, width = ort.linear(x, wqkv), ort.inputs(wo)
         rest = (y.shape[-1] - width) // 2
+        # The operator adds it while it sets heads apart, which takes less time than not to add it.
+        late = fused and clip is None and q_norm is None and k_norm is None and cos is None and rest == width
+        y = ort.bounded(y if late or bqkv is None else y + bqkv, clip)
         q, k, v = y.split([width, rest, rest], dim=-1)
     else:
         assert wq is not None
@@ -113,11 +118,12 @@ def self_attention(
     if window is not None:
         far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, hidden(x.dtype)).unsqueeze(1)
         bias = far if bias is None else bias + far
-    # The operator has as many keys as queries.
-    k, v = (y.unsqueeze(3).expand(-1, -1, -1, q.shape[2] // k.shape[2], -1).flatten(2, 3) for y in (k, v))
+    if (times := q.shape[2] // k.shape[2]) > 1:
+        # The operator has as many keys as queries.
+        k, v = (y.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3) for y in (k, v))
     q, k, v = (y.flatten(-2) for y in (q, k, v))
     share = head_size**-0.5 if scale is None else scale
-    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, causal)
+    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, causal, bqkv if late else None)
     return ort.linear(y, wo, bo)
 
 

@@ -25,6 +25,7 @@ Leaf = Tensor | NBits | Row
 MICROSOFT = 1  # version of the com.microsoft operator set
 # The smallest divisor of a row: a row of zeros gives codes of zero instead of 0 / 0.
 TINY = 1e-30
+MIDDLE = 128  # the zero point of a row's codes
 
 
 def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
@@ -59,24 +60,40 @@ def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
     return (block_sums(x.to(minimum.dtype), block) @ minimum).to(x.dtype)
 
 
-def row_codes(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Codes, their scale before the row's, their zero point, and the largest magnitude of each row."""
-    largest = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
-    unit, middle = torch.tensor(1 / 127), torch.tensor(128, dtype=torch.uint8)
-    codes = onnx.symbolic("::QuantizeLinear", (x / largest, unit, middle), dtype=torch.uint8, shape=x.shape)
-    return codes, unit, middle, largest
+def row_scale(x: Tensor) -> Tensor:
+    """One scale a row, [..., 1], which takes its largest magnitude to 127."""
+    return x.abs().amax(-1, keepdim=True).clamp(min=TINY) / 127
+
+
+def row_codes(x: Tensor, scale: Tensor) -> Tensor:
+    """Codes of a scale a row, with `MIDDLE` added: a row is one block, which takes half of Div's time."""
+    return onnx.symbolic(
+        "::QuantizeLinear",
+        (x, scale, torch.full(scale.shape, MIDDLE, dtype=torch.uint8)),
+        {"axis": -1, "block_size": x.shape[-1]},
+        dtype=torch.uint8,
+        shape=x.shape,
+    )
 
 
 def _row(x: Tensor, weight: Row) -> Tensor:
-    codes, unit, middle, largest = row_codes(x)
+    x = x if weight.input_factor is None else x * weight.input_factor
+    scale = row_scale(x)
     y = onnx.symbolic(
         "com.microsoft::MatMulIntegerToFloat",
-        (codes, weight.codes, unit, weight.scale, middle, None),
+        (
+            row_codes(x, scale),
+            weight.codes,
+            torch.tensor(1.0),  # the operator takes a scale a row too, but multiplies with one thread
+            weight.scale,
+            torch.tensor(MIDDLE, dtype=torch.uint8),
+            None,
+        ),
         dtype=x.dtype,
         shape=(*x.shape[:-1], weight.codes.shape[1]),
         version=MICROSOFT,
     )
-    return y * largest
+    return y * scale
 
 
 def inputs(weight: Leaf) -> int:

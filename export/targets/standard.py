@@ -20,7 +20,7 @@ from ..ops import norm as norms
 from ..seam import body
 from . import Emits, Target
 from .leaves import Blocked, Row, Static
-from .ort import block_sums, row_codes
+from .ort import MIDDLE, block_sums, row_scale
 
 Leaf = Tensor | Blocked | Row | Static
 
@@ -35,15 +35,24 @@ def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | No
     )
 
 
+def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of a scale a row, and their zero point; few runtimes take scales of rows that are computed."""
+    one, middle = torch.tensor(1.0), torch.tensor(MIDDLE, dtype=torch.uint8)
+    given = x / scale, one, middle
+    return onnx.symbolic("::QuantizeLinear", given, dtype=torch.uint8, shape=x.shape), middle
+
+
 def _row(x: Tensor, weight: Row) -> Tensor:
-    codes, unit, middle, largest = row_codes(x)
+    x = x if weight.input_factor is None else x * weight.input_factor
+    scale = row_scale(x)
+    codes, middle = row_codes(x, scale)
     dots = onnx.symbolic(
         "::MatMulInteger",
         (codes, weight.codes, middle),
         dtype=torch.int32,
         shape=(*x.shape[:-1], weight.codes.shape[1]),
     )
-    return dots.to(x.dtype) * (unit * weight.scale) * largest
+    return dots.to(x.dtype) * weight.scale * scale
 
 
 def _static(x: Tensor, weight: Static, axis: int) -> Tensor:

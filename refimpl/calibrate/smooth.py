@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["Place", "apply", "factors", "folded", "largest", "places", "powers"]
+__all__ = ["Place", "apply", "factors", "folded", "largest", "places", "powers", "streams"]
 
 
 class Place(NamedTuple):
     """An activation that can be smoothed: the leaves that make it, and the matrices that read it.
 
-    `made` are divided along their last axis, `read` multiplied along their first. Where query heads
-    share a value head, `repeats` channels of the activation, `head_size` wide blocks, share a factor.
+    `made` are divided along their last axis, `read` multiplied along their first. Where nothing is made,
+    the product itself divides its input. Where query heads share a value head, `repeats` channels of the
+    activation, `head_size` wide blocks, share a factor.
     """
 
     made: tuple[str, ...]
@@ -44,12 +45,29 @@ def places(config: Config) -> list[Place]:
     experts read it. The input of wo: attention is linear in the values, if they aren't clipped, so wv
     makes it. The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors;
     other activations of a plain mlp don't. Not among them: what a tied table or, with post-norms, the
-    residual stream reads too, and the encoder's output, which the decoder's layers share.
+    residual stream reads too (`streams`), and the encoder's output, which the decoder's layers share.
     """
     found = []
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
             found += _layer(f"{name}.layers.{i}.", layer)
+    return found
+
+
+def streams(config: Config) -> list[Place]:
+    """Every input that is a norm of a sum (post-norm), in layers without a mixture.
+
+    The next sum reads it too, so only the products can divide it. Not among them: sums that no norm
+    stands after, whose large channels grow from layer to layer.
+    """
+    found = []
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
+            a, m, at = layer.attention, layer.mlp, f"{name}.layers.{i}."
+            normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
+            if normed and not layer.parallel and not isinstance(m, MoE):
+                found.append(Place((), tuple(f"{at}attn.w{n}" for n in "qkv")))
+                found.append(Place((), _fed(f"{at}mlp.", m)))
     return found
 
 

@@ -168,8 +168,10 @@ def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> Non
     call = draw(linear_blocks.calls(largest=12))
     w = cast(call["weight"], np.float64)
     x = call["x"].reshape(-1, call["x"].shape[-1])
+    if w.input_factor is not None:
+        x = x * w.input_factor.astype(x.dtype)
     seen = x.astype(np.float64)
-    if w.activations == "row":
+    if w.activations in ("row", "smoothed"):
         codes, steps = quant.quantize_rows(x)
         seen = codes * steps.astype(np.float64)
     elif w.activations == "block":

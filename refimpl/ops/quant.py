@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+# What treats an input with one scale, for which a weight's block is the whole column.
+WHOLE = frozenset({"row", "smoothed", "static"})
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A matrix in codes of `bits` bits; `block` neighbours along `axis` share a scale.
@@ -37,7 +41,8 @@ class Blocks:
     Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
     codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
     treats its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
-    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), or with the given
+    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), the same once each
+    channel is multiplied by its `input_factor` ("smoothed"; only there is this), or with the given
     `input_scale` and `input_zero` in unsigned 8-bit codes ("static"; only there are these two).
     """
 
@@ -48,9 +53,10 @@ class Blocks:
     bits: int
     block: int
     axis: int
-    activations: Literal["none", "block", "row", "static"]
+    activations: Literal["none", "block", "row", "smoothed", "static"]
     input_scale: Float[Array, ""] | None = None
     input_zero: UInt8[Array, ""] | None = None
+    input_factor: Float[Array, " D"] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -181,14 +187,14 @@ def quantize_activations(
 
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
-    """Signed 8-bit codes and one scale a row: code = rint((x / r) / (1/127)), r = max|x|.
+    """Signed 8-bit codes and one scale s a row: code = rint(x / s), s = max|x| / 127.
 
-    Conventions: both divisions are rounded, as a graph of Div and QuantizeLinear does; r is at
-    least 1e-30, so that a row of zeros gives codes 0; the stored scale is r / 127.
+    Conventions: both divisions are rounded, as QuantizeLinear rounds the second; max|x| counts as at
+    least 1e-30, so that a row of zeros gives codes 0.
     """
     largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
-    codes = np.rint(x / largest / x.dtype.type(1 / 127))
-    return codes.astype(np.int32), largest / 127
+    scale = largest / 127
+    return np.rint(x / scale).astype(np.int32), scale
 
 
 def dynamic_quantize(
@@ -211,7 +217,7 @@ def dynamic_quantize(
 
 def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
     """Signed codes of a product's input and their scales, by the weight's rule."""
-    if weight.activations == "row":
+    if weight.activations in ("row", "smoothed"):
         return quantize_rows(x)
     if weight.activations == "block":
         return quantize_activations(x, block=weight.block)
@@ -228,10 +234,14 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     none:  x @ dequantize(W)
     block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
     row:   the same with codes and scale of the whole row (one block is the whole column)
+    smoothed: as row
     static: the same with codes of a given scale for all rows, less their zero point
+    Where there is an `input_factor`, x is multiplied by it first: W was divided by it.
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """
     flat = x.reshape(-1, x.shape[-1])
+    if weight.input_factor is not None:
+        flat = flat * weight.input_factor
     if weight.activations == "none":
         return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
     codes, scale_x = _input_codes(flat, weight)

@@ -75,12 +75,18 @@ def source(climb: Climb) -> Iterator[Row]:
 
 
 def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.Place, Array]:
-    """The factors that smoothing used, read off the leaves that it divided: powers of two, or none.
+    """The factors that smoothing used, as products hold them or read off the leaves that it divided: powers
+    of two, or none.
 
     Places are smoothed for 8-bit codes only, and where no leaf is a file's own.
     """
     found: dict[smooth.Place, Array] = {}
     schemes = bundle.manifest.schemes
+    for place in smooth.streams(origin.config):
+        for name in place.read:
+            held = bundle.leaf(name) if name in schemes else None
+            if isinstance(held, Blocks) and held.input_factor is not None:
+                found[smooth.Place((), (name,))] = 1 / held.input_factor
     for place in smooth.places(origin.config):
         read = [schemes[name] for name in (*place.made, *place.read) if name in schemes]
         if not read or any(scheme.native or scheme.bits != 8 for scheme in read):

@@ -1,13 +1,17 @@
-"""Codes of spec and mirror are equal to the integer, ties between two codes above all."""
+"""Codes of spec, mirror and graph are equal to the integer, ties between two codes above all."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from exported import TRACED, export
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export.ops import quant as mirror
+from tfm.export.targets import ort, standard
 from tfm.refimpl.ops import quant as spec
 
 seeds = st.integers(0, 2**32 - 1)
@@ -48,3 +52,29 @@ def test_weights(end: float, symmetric: bool, seed: int, dtype: type, bits: int,
     same(got.scale, wanted.scale)
     if not symmetric:
         same(got.zero, wanted.zero)
+
+
+@pytest.mark.parametrize("target", [ort, standard])
+@pytest.mark.parametrize("width", [1, 33, 64])
+def test_a_graph_gives_the_codes_of_rows(target: ModuleType, width: int):
+    """Rows of zeros among them, any number of rows, and rows that no vector register divides."""
+
+    def codes(x: torch.Tensor) -> list[torch.Tensor]:
+        scale = ort.row_scale(x)
+        made = target.row_codes(x, scale)
+        return [made[0] if isinstance(made, tuple) else made, scale]
+
+    given_ = {"x": (np.zeros((TRACED["B"], TRACED["T"], width), np.float32), ("B", "T", "D"))}
+    graph = export(codes, given_, 23)
+
+    @given(seeds, st.integers(1, 3))
+    def check(seed: int, b: int) -> None:
+        x = halves(seed, 127).astype(np.float32)[:, :width]
+        x[seed % 8] *= seed % 2
+        x = np.broadcast_to(x, (b, *x.shape)).copy()
+        got, scale = graph(x)
+        wanted, step = spec.quantize_rows(x.reshape(-1, width))
+        assert (got.reshape(-1, width).astype(int) - 128 == wanted).all()
+        assert (scale.reshape(-1, 1) == step).all()
+
+    check()

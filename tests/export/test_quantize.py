@@ -134,6 +134,32 @@ def test_queries_that_no_norm_stands_before_have_blocks():
         assert made[f"decoder.layers.1.attn.{leaf}"].activations == "row"
 
 
+def test_products_divide_a_stream_of_normed_sums_themselves():
+    """Where the next sum reads what a norm gives, the factors stand at the products, and are no more than
+    powers of two: in floating point the product is what it was."""
+    config = tiny.encoder(layers=1, width=64)
+    checkpoint, at = Leaves(config), "encoder.layers.0."
+    made = quantize.plan(checkpoint, "int8-dynamic", 8, False, "ort-cpu")
+    names = {f"{at}attn.wq", f"{at}attn.wk", f"{at}attn.wv", f"{at}mlp.up"}
+    assert {n for n, scheme in made.items() if scheme and scheme.activations == "smoothed"} == names
+    assert made[f"{at}attn.wo"].activations == made[f"{at}mlp.down"].activations == "row"
+    places = quantize.smoothed(config, "int8-dynamic", made)
+    assert {name for place in places if not place.made for name in place.read} == names
+    assert all(place.made for place in quantize.smoothed(config, "int8", made))
+    s = np.exp2(np.random.default_rng(0).integers(-3, 4, 64)).astype(np.float32)
+    chosen = quantize.Chosen({}, {place: s for place in places if not place.made})
+    leaf = quantize.leaf(checkpoint, f"{at}mlp.up", made[f"{at}mlp.up"], "float32", chosen)
+    assert (leaf.input_factor == 1 / s).all()
+    want = quantize.leaf(
+        Leaves(config, changed={f"{at}mlp.up": checkpoint.leaf(f"{at}mlp.up") * s[:, None]}),
+        f"{at}mlp.up",
+        Scheme(8, 64, "row"),
+        "float32",
+    )
+    assert (leaf.codes == want.codes).all()
+    assert (leaf.scale == want.scale).all()
+
+
 @pytest.mark.parametrize(
     ("quant", "target", "own", "lost"),
     [

@@ -261,6 +261,12 @@ def test_what_is_chosen_for_an_input_is_in_the_hash_of_its_leaf(field: str):
     assert digest(leaf, np.dtype(np.float32)) != digest(other, np.dtype(np.float32))
 
 
+def test_an_input_factor_is_in_the_hash_of_its_leaf():
+    leaf = replace(quantize_columns(np.ones((3, 2), np.float32)), activations="smoothed")
+    one, two = (replace(leaf, input_factor=np.array([1, 1, f], np.float32)) for f in (1, 2))
+    assert digest(one, np.dtype(np.float32)) != digest(two, np.dtype(np.float32))
+
+
 def test_an_expert_that_no_token_goes_to_has_no_range(tmp_path: Path):
     checkpoint = saved(tmp_path, MIXTURE)
     (tmp_path / "text.txt").write_text("a")

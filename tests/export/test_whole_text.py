@@ -31,7 +31,10 @@ from tfm.refimpl.config import (
     Window,
 )
 from tfm.refimpl.errors import BundleError, ConfigError, LimitError
+from tfm.runtime import encoder
+from tfm.runtime import engine as runtime_engine
 from tfm.runtime.bundle import open_bundle
+from tfm.runtime.encoder import Encoder
 from tfm.runtime.engine import OrtEngine
 from tfm.runtime.verify import verify
 
@@ -48,10 +51,12 @@ PLAIN = tiny.encoder(head=Pool("mean", Dense("tanh"), unit=True))
 ONE, NEAR = PLAIN.encoder.layers[0], Window(3)
 PLACES = ((None, Full()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
 LAYERS = tuple(
-    replace(ONE, attention=replace(ONE.attention, position=position, pattern=pattern))
-    for position, pattern in PLACES
+    replace(ONE, attention=replace(ONE.attention, position=position, pattern=pattern, clip=clip))
+    for (position, pattern), clip in zip(PLACES, (None, None, 0.5), strict=True)
 )
 RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
+SHARED = replace(ONE, attention=replace(ONE.attention, groups=2))
+SHARED = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=(SHARED, ONE)))
 LATE = replace(RICH, encoder=replace(RICH.encoder, causal=True), head=Classify(3, "last", bias=False))
 # As a decoder of our time reads: rotary, heads in groups, each normalized.
 LLAMA = tiny.llama(qk_norm=True)
@@ -81,12 +86,14 @@ CASES: dict[str, tuple[Config, str, str]] = {
     "read twice, int8-dynamic": (TWICE, "ort-cpu", "int8-dynamic"),
     "read twice, int8-static": (vocal(TWICE), "standard", "int8-static"),
     "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
+    "masked, int8-dynamic, standard": (FORM, "standard", "int8-dynamic"),
     "masked, int4": (FORM, "ort-cpu", "int4"),
     "masked, int8-static": (FORM, "standard", "int8-static"),
     "rotary, windows, relative biases, float": (RICH, "ort-cpu", "fp32"),
     "rotary, windows, relative biases, int8": (RICH, "ort-cpu", "int8"),
     "tagged, half": (replace(FORM, head=Tag(5)), "standard", "fp16"),
     "classified, int8": (replace(FORM, head=Classify(3, dense=Dense("tanh"))), "standard", "int8"),
+    "heads in groups and biases, float": (SHARED, "ort-cpu", "fp32"),
     "grouped heads, soft caps": (GROUPED, "ort-cpu", "fp32"),
     "read, int4": (vocal(tiny.pair()), "ort-cpu", "int4"),
     "read, int8-static": (vocal(tiny.reader()), "standard", "int8-static"),
@@ -141,6 +148,40 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
         engine.start(1)
     with pytest.raises(LimitError, match="types must be"):
         engine.predict(ids, lengths, np.full_like(ids, 2))
+
+
+@pytest.mark.parametrize("head", [PLAIN.head, Tag(5)])
+def test_many_texts_are_read_in_pieces(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a piece are of nearly one length, and what is said stands where its text did."""
+    config = replace(PLAIN, head=head)
+    save_checkpoint(tmp_path / "source", config, tiny.weights(config))
+    export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
+    engine, rng, seen = OrtEngine(open_bundle(tmp_path / "out"), threads=1), np.random.default_rng(0), []
+    ids, lengths, types = (
+        rng.integers(0, 97, (5, 11)),
+        np.array([11, 2, 0, 7, 2]),
+        rng.integers(0, 2, (5, 11)),
+    )
+    whole, run = engine.predict(ids, lengths, types), Encoder.run
+    monkeypatch.setattr(
+        Encoder, "run", lambda self, ids, *rest: (seen.append(ids.shape), run(self, ids, *rest))
+    )
+    for module in (encoder, runtime_engine):
+        monkeypatch.setattr(module, "PIECE", 8)
+    said = engine.predict(ids, lengths, types)
+    assert seen == [(3, 2), (1, 7), (1, 11)]
+    assert said.shape == whole.shape
+    real = np.arange(11) < lengths[:, None] if said.ndim == 3 else lengths > 0
+    np.testing.assert_allclose(said[real], whole[real], rtol=0, atol=2e-6)
+    assert np.isfinite(said).all()
+
+
+def test_pieces_hold_every_row_once() -> None:
+    for lengths in ([0], [600], [0, 0, 0], [512, 1, 512], [3] * 400, [*range(60)]):
+        made = encoder.pieces(np.array(lengths))
+        assert sorted(np.concatenate(made).tolist()) == [*range(len(lengths))]
+        assert all(len(rows) == 1 or len(rows) * lengths[rows[-1]] <= encoder.PIECE for rows in made)
+    assert [len(rows) for rows in encoder.pieces(np.full(32, 64))] == [8] * 4
 
 
 def reader(folder: Path) -> OrtEngine:

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl import params
 from tfm.refimpl.array_engine import NumpyEngine
-from tfm.refimpl.calibrate.smooth import Place, apply, factors, folded, largest, places, powers
+from tfm.refimpl.calibrate.smooth import (
+    Place,
+    apply,
+    factors,
+    folded,
+    largest,
+    places,
+    powers,
+    streams,
+)
 from tfm.refimpl.config import Config, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.errors import NumericError
 from tolerances import equal
@@ -86,6 +95,25 @@ def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
     for leaf in ("made", "read"):
         named = [name for place in found for name in getattr(place, leaf)]
         assert len(named) == len(set(named)), f"a leaf is {leaf} twice"
+
+
+@given(any_config)
+def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
+    """All that reads it is named once and can't be smoothed otherwise; a norm before has its place."""
+    found, shapes = streams(config), params.shapes(config)
+    read = [name for place in found for name in place.read]
+    assert len(read) == len(set(read))
+    assert not set(read) & {name for place in places(config) for name in place.read}
+    for place in found:
+        assert not place.made
+        assert len({shapes[name][0] for name in place.read}) == 1
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
+            own = [n for n in read if n.startswith(f"{name}.layers.{i}.")]
+            norms = [part.after for part in (layer.attention, layer.mlp) if part.pre is None]
+            after = len(norms) == 2 and None not in norms
+            wanted = {Gated: 5, Plain: 4, MoE: 0}[type(layer.mlp)]
+            assert len(own) == (wanted if after and not layer.parallel else 0)
 
 
 def test_equation_4_by_hand():

@@ -143,27 +143,29 @@ def unsigned(x: np.ndarray, w: Blocks) -> float:
 
 @given(seeds, st.integers(1, 9), st.integers(1, 150), st.integers(1, 40))
 def test_the_row_rule_is_its_graph(seed: int, rows: int, d: int, f: int):
-    """Div, QuantizeLinear, MatMulIntegerToFloat, Mul: codes to the integer, products within budget."""
+    """Div, QuantizeLinear by row, MatMulIntegerToFloat, Mul: codes to the integer, products within budget."""
     w = replace(drawn(seed, d, f, 8, d, zero=False), activations="row")
     x = tied(seed, rows, d) if seed % 2 else normal(seed, rows, d).astype(np.float32)
     x[rows // 2] *= 1000
     constants = {
         "axis": np.array([-1], np.int64),
         "tiny": np.array(1e-30, np.float32),
-        "unit": np.array(1 / 127, np.float32),
+        "steps": np.array(127, np.float32),
+        "one": np.array(1, np.float32),
         "middle": np.array(128, np.uint8),
+        "middles": np.full((rows, 1), 128, np.uint8),
         "w": (w.codes.astype(np.int16) - 128).astype(np.int8),
         "scale": w.scale[0],
     }
-    product = ["codes", "w", "unit", "scale", "middle", ""]
+    given_, product = ["x", "step", "middles"], ["codes", "w", "one", "scale", "middle", ""]
     steps = [
         helper.make_node("Abs", ["x"], ["abs"]),
         helper.make_node("ReduceMax", ["abs", "axis"], ["most"], keepdims=1),
         helper.make_node("Max", ["most", "tiny"], ["row"]),
-        helper.make_node("Div", ["x", "row"], ["unit_x"]),
-        helper.make_node("QuantizeLinear", ["unit_x", "unit", "middle"], ["codes"]),
+        helper.make_node("Div", ["row", "steps"], ["step"]),
+        helper.make_node("QuantizeLinear", given_, ["codes"], axis=1, block_size=d),
         helper.make_node("MatMulIntegerToFloat", product, ["y0"], domain="com.microsoft"),
-        helper.make_node("Mul", ["y0", "row"], ["y"]),
+        helper.make_node("Mul", ["y0", "step"], ["y"]),
     ]
     codes, y = nodes.graph(steps, {"x": x}, constants, ["codes", "y"])
     assert (codes.astype(np.int32) - 128 == quant.quantize_rows(x)[0]).all()

@@ -35,6 +35,10 @@ def random_blocks(rng, scheme: Scheme, shape: tuple[int, int], axis: int, dtype=
         block=scheme.block,
         axis=axis,
         activations=scheme.activations,
+        # Matrices that are stored together read one input.
+        input_factor=np.exp2(np.arange(shape[0]) % 5 - 2).astype(dtype)
+        if scheme.activations == "smoothed"
+        else None,
     )
 
 
@@ -54,7 +58,7 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
         made = {leaf: rng.standard_normal(s).astype(dtype) for leaf, s in zip(leaves, shapes, strict=True)}
         return Group(name, leaves, shapes, kind, None), made, dtype
     if kind == "row":
-        scheme = Scheme(8, length, "row")
+        scheme = Scheme(8, length, draw(st.sampled_from(["row", "smoothed"]), label="activations"))
     else:
         scheme = Scheme(
             bits=draw(st.sampled_from([4, 8]), label="bits"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tiny
+from onnx import helper
 from tfm import runtime
 from tfm.export.write import export
 from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
@@ -108,6 +110,36 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.get_session_config_entry("session.x64quantprecision") == "1"
     monkeypatch.setattr(machine, "threads", lambda: 7)
     assert session.options().intra_op_num_threads == 7
+
+
+def test_fusions_that_slow_a_cpu_are_off(tmp_path: Path) -> None:
+    """An Add and a norm, an Add and Gelu stay as they are; ONNX Runtime by itself joins each pair."""
+    floats = lambda name, *shape: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)  # noqa: E731
+    nodes = [
+        helper.make_node("Add", ["x", "y"], ["sum"]),
+        helper.make_node("LayerNormalization", ["sum", "w", "w"], ["norm"]),
+        helper.make_node("Add", ["norm", "w"], ["more"]),
+        helper.make_node("Gelu", ["more"], ["z"]),
+    ]
+    weights = [onnx.numpy_helper.from_array(np.ones(8, np.float32), "w")]
+    shape = (2, 3, 8)
+    graph = helper.make_graph(
+        nodes, "g", [floats("x", *shape), floats("y", *shape)], [floats("z", *shape)], weights
+    )
+    opsets = [helper.make_opsetid("", 23)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "model.onnx")
+
+    def kinds(opened: Callable[[ort.SessionOptions], Any]) -> list[str]:
+        made = session.options(1)
+        made.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        opened(made)
+        return [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+
+    path = tmp_path / "model.onnx"
+    fused = kinds(lambda made: ort.InferenceSession(path, made, providers=["CPUExecutionProvider"]))
+    assert fused == ["SkipLayerNormalization", "BiasGelu"]
+    own = kinds(lambda made: session.open_session(path, "cpu", made))
+    assert own == ["Add", "LayerNormalization", "Add", "Gelu"]
 
 
 def test_instructions_that_saturate() -> None:

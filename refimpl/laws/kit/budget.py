@@ -51,7 +51,7 @@ def each(change: Callable[[Any], Any], value: Any) -> Any:
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     """An argument, arrays, trees and `Blocks` alike, with `change` done to each array of floats."""
     if isinstance(value, Blocks):
-        named = ("scale", "minimum", "input_scale")
+        named = ("scale", "minimum", "input_scale", "input_factor")
         held = {n: a for n in named if (a := getattr(value, n)) is not None}
         return replace(value, **{n: change(a) for n, a in held.items()})
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ...ops.quant import Blocks
+from ...ops.quant import WHOLE, Blocks
 from .call import Call
 from .declare import UNFED, Declared, Function, Parameter, Tree, UnfedError, blocked, sizes, value
 from .domains import confined
@@ -119,7 +119,7 @@ def _blocks(
     bits, zero, minimum, activations = SCHEMES[scheme]
     dims, axis = blocked(p)
     shape = [value(d, size.__getitem__) for d in dims]
-    block = shape[axis] if activations in ("row", "static") else BLOCK
+    block = shape[axis] if activations in WHOLE else BLOCK
     few = list(shape)
     few[axis] = -(-shape[axis] // block)
     codes = lambda s: rng.integers(0, 2**bits, s).astype(np.uint8)  # noqa: E731
@@ -136,6 +136,9 @@ def _blocks(
         # About the range of x, some of which is to be cut off.
         input_scale=np.array(scale / 60, np.float32) if activations == "static" else None,
         input_zero=np.array(rng.integers(0, 256), np.uint8) if activations == "static" else None,
+        input_factor=np.exp2(rng.integers(-3, 4, shape[axis]), dtype=np.float32)
+        if activations == "smoothed"
+        else None,
     )
 
 

@@ -55,11 +55,12 @@ TOGETHER = {
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). Where a product may read
 # another one's output, only `PASSIVE` is: one activation code flipped by an ulp would hide all else.
-SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "static"]]] = {
+SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoothed", "static"]]] = {
     "8": (8, False, False, "block"),
     "4 zero": (4, True, False, "block"),
     "4 minimum": (4, False, True, "block"),
     "8 row": (8, False, False, "row"),
+    "8 smoothed": (8, False, False, "smoothed"),
     "8 static": (8, False, False, "static"),
     "8 plain": (8, True, False, "none"),
     "4 plain minimum": (4, True, True, "none"),
