@@ -35,8 +35,6 @@ LIMITS = {
     "heads": 4096,
     "experts": 2**16,  # of all layers together
 }
-
-
 SMALLEST = 2.0**-126  # of float32's numbers that have all their digits
 
 
@@ -151,10 +149,8 @@ def _check_attention(at: str, a: Attention) -> None:
     _bounded(at + "heads", a.heads, LIMITS["heads"])
     _bounded(at + "groups", a.groups, LIMITS["heads"])
     _bounded(at + "head_size", a.head_size, LIMITS["width"])
-    _need(
-        a.heads % a.groups == 0,
-        f"{at}heads must be a multiple of groups, got {a.heads} and {a.groups}",
-    )
+    whole = a.heads % a.groups == 0
+    _need(whole, f"{at}heads must be a multiple of groups, got {a.heads} and {a.groups}")
     if isinstance(a.qk_norm, HeadNorm):
         plain = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
         _need(plain, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
