@@ -10,6 +10,7 @@ from ..refimpl.errors import BundleError
 from ..runtime.ports import GRAPH
 from .pieces import followed
 
+CODES = ("QuantizeLinear", "DequantizeLinear")
 # What may stand between a product and the residual sum, each one node.
 PASSED = ("Add", "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
 
@@ -34,7 +35,8 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
             for node in uses.get(name, []):
                 if "Gather" in node.op_type:
                     continue
-                if node.output[0] not in constant and name in node.input[1:]:
+                made = node.output[0] not in constant
+                if made and name in node.input[1:] and node.op_type not in CODES:
                     return node
                 near += [n for n in node.output if n in constant]
         raise BundleError(f"{GRAPH}: no product with {' or '.join(leaves)}: export the model again")
@@ -42,9 +44,10 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
     def fed(node: onnx.NodeProto) -> str:
         """The activations that a product takes, before they were rounded to codes."""
         name = node.input[0]
-        while name in makers and makers[name].op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-            name = makers[makers[name].input[0]].input[0]  # codes of x / largest
-        return name
+        while name in makers and makers[name].op_type in CODES:
+            name = makers[name].input[0]
+        scaled = name in makers and makers[name].op_type == "Div"  # rows, where scales can't be computed
+        return makers[name].input[0] if scaled else name
 
     def summed(node: onnx.NodeProto) -> tuple[str, str]:
         """The residual sum that a product's output ends in, and the product's side of it, or nothing."""

@@ -44,6 +44,7 @@ MADE = [
     ("llama", "ort-cpu", "int8"),
     ("llama", "standard", "fp16"),
     ("everything", "ort-cpu", "int8-dynamic"),
+    ("llama", "standard", "int8-dynamic"),
     ("plain", "ort-cpu", "fp32"),
     ("plain", "standard", "int8"),
     ("added", "ort-cpu", "int8"),

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from texts import byte_tokenizer
 from tfm.export import calibrate
 from tfm.export.calibrate import choose
+from tfm.export.locate import locate
 from tfm.export.observe import observe
 from tfm.export.quantize import Calibration
 from tfm.export.write import export
@@ -77,6 +78,9 @@ def test_the_whole_road(config: Config, method, alpha: float | None, most: float
     assert rows["KL divergence over a text"].figure < most
 
     bundle = open_bundle(out)
+    parts = locate(bundle, np.random.default_rng(5).integers(0, 256, (2, 7)))
+    assert len(parts) > 3
+    assert not [part for part in parts if not part.ok], "inputs are compared before they are rounded"
     graph = onnx.load(out / "model.onnx", load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
     products = sum(scheme.activations == "static" for scheme in bundle.manifest.schemes.values())
