@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.gguf.tokenizer import PRE, chat_template, tokenizer
+from tfm.refimpl.gguf.cuts import PRE
+from tfm.refimpl.gguf.tokenizer import chat_template, tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 TEXT = [
@@ -213,6 +214,14 @@ def test_a_piece_too_long_for_its_merges():
     found = sentencepiece()
     found["tokenizer.ggml.tokens"][-2] = "x" * 10_000
     with pytest.raises(CheckpointError, match="tokens may have 256 letters"):
+        tokenizer(found, 1000, "x.gguf")
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_scores_without_an_order(score):
+    found = sentencepiece()
+    found["tokenizer.ggml.scores"][-1] = score
+    with pytest.raises(CheckpointError, match=f"scores must be finite, got {score} for token 276"):
         tokenizer(found, 1000, "x.gguf")
 
 
