@@ -11,13 +11,14 @@ from .vocabulary import CONTROL, UNKNOWN, USER, Vocabulary, tokenizer_json
 def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
     """The tokenizer.json, with "##" put back.
 
-    llama.cpp lowers capitals and strips accents whatever the model does, so the file doesn't say;
-    a token with capitals is one of a model that doesn't.
+    Older converters didn't say whether capitals are lowered, and llama.cpp lowered them whatever the
+    model does; a token with capitals is one of a model that doesn't.
     """
+    lower = vocabulary.get("normalizer.lowercase", bool, True)
     tokens, types = list(vocabulary.tokens), vocabulary.types
     for i, kind in enumerate(types):
         if kind not in (CONTROL, UNKNOWN, USER):
-            if tokens[i] != tokens[i].lower():
+            if lower and tokens[i] != tokens[i].lower():
                 raise vocabulary.fail(f"tokens must be without capitals, got {tokens[i]!r:.40}")
             tokens[i] = tokens[i][1:] if tokens[i].startswith("▁") else f"##{tokens[i]}"
     ids = {token: i for i, token in enumerate(tokens)}
@@ -30,7 +31,7 @@ def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
         tokens, types,
         normalizer={
             "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-            "strip_accents": None, "lowercase": True,
+            "strip_accents": vocabulary.get("normalizer.strip_accents", bool, None), "lowercase": lower,
         },
         pre_tokenizer={"type": "BertPreTokenizer"},
         post_processor=template(vocabulary, single, [*single, ("B", 1), (ids["[SEP]"], 1)]),
