@@ -11,18 +11,23 @@ from .frames import flagged
 from .vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, tokenizer_json
 
 LONGEST_PIECE = 256  # SentencePiece's own limit is 16; merges are found by all cuts of a piece
+# Phi-3's added tokens take white space after them along, but for these.
+PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
     """The tokenizer.json, with a space before the text unless the file denies it, as Gemma's does."""
     tokens, types = vocabulary.tokens, vocabulary.types
     prefix = vocabulary.get("add_space_prefix", bool, True)
+    phi3 = vocabulary.architecture == "phi3"
+    eager = [i for i, token in enumerate(tokens) if phi3 and token not in PHI3]
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
     start = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
     return tokenizer_json(
         tokens, types,
+        rstrip=eager,
         normalizer={"type": "Sequence", "normalizers": [*start, space]},
         pre_tokenizer=None,
         post_processor=flagged(vocabulary, bos=True, eos=False),
