@@ -7,7 +7,9 @@ ids in silence. "default" is llama.cpp's guess for files that say nothing, and n
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+Frame: TypeAlias = Literal["flags", "roberta", "bert"]
 
 
 class Cut(NamedTuple):
@@ -17,6 +19,7 @@ class Cut(NamedTuple):
     normalizer: str | None = None
     whole: bool = False  # whole words that are tokens skip the merges
     bos: bool = False  # where the file doesn't say
+    frame: Frame = "flags"
 
 
 def _byte_level(regex: bool) -> dict[str, Any]:
@@ -72,6 +75,8 @@ PRE: dict[str, Cut] = {
     **dict.fromkeys(("gpt-2", "phi-2"), Cut(_GPT2)),
     # GPT-NeoX's tokenizer, which MPT, OLMo and StableLM 1 share; the converter calls it "olmo".
     **dict.fromkeys(("mpt", "olmo"), Cut(_GPT2, "NFC")),
+    "roberta-bpe": Cut(_GPT2, frame="roberta"),
+    "modern-bert": Cut(_GPT2, "NFC", frame="bert"),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), Cut(_DIGITS)),  # Granite 3: refact
     "command-r": Cut(_DIGITS, "NFC"),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Cut(_CL100K, whole=True, bos=True)),

@@ -1,6 +1,7 @@
 """What stands around a text and between two: post-processors made of the flags and ids that a file states.
 
-A GGUF file doesn't hold the template itself.
+A GGUF file doesn't hold the template itself. Where its flags contradict the one that the kind of
+tokenizer has, that is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part
     }
 
 
-def flagged(vocabulary: Vocabulary, *, bos: bool, eos: bool) -> dict[str, Any] | None:
+def flagged(vocabulary: Vocabulary, *, bos: bool, eos: bool, second: int = 1) -> dict[str, Any] | None:
     """bos before each text and eos after it where the flags say so; they are what an absent flag means."""
 
     def around(text: str, segment: int) -> list[Part]:
@@ -43,4 +44,25 @@ def flagged(vocabulary: Vocabulary, *, bos: bool, eos: bool) -> dict[str, Any] |
         return [(part, segment) for part in (*before, text, *after) if part is not None]
 
     single = around("A", 0)
-    return template(vocabulary, single, [*single, *around("B", 1)])
+    return template(vocabulary, single, [*single, *around("B", second)])
+
+
+def ends(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
+    """The tokens around an encoder's text: bos, which is cls, and eos, which is the separator."""
+    for flag in ("add_bos_token", "add_eos_token"):
+        if (got := vocabulary.get(flag, bool, None)) is not True:
+            raise vocabulary.fail(f"{flag} must be true for {kind}, got {got}")
+    found = []
+    for name, other in (("bos", "cls"), ("eos", "seperator")):
+        one, two = vocabulary.id(name, None), vocabulary.id(other, None)
+        if one is None or two not in (one, None):
+            raise vocabulary.fail(f"{name}_token_id must be {other}_token_id for {kind}, got {one} and {two}")
+        found.append(one)
+    return found[0], found[1]
+
+
+def doubled(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
+    """The ends of <s> A </s></s> B </s>: one separator more, which the flag must not deny."""
+    if vocabulary.get("add_sep_token", bool, True) is not True:
+        raise vocabulary.fail(f"add_sep_token must be true for {kind}, got False")
+    return ends(vocabulary, kind)

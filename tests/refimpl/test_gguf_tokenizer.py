@@ -10,18 +10,13 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import BYTES, TEXT, UNICODE, learned, mixed, read, same
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.gguf.cuts import PRE
 from tfm.refimpl.gguf.tokenizer import chat_template, tokenizer
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers.tokenization_utils_base import generate_merges
 
-TEXT = [
-    "It's 2026: the quick brown foxes' naïve façade, they'LL say, WE'VE 12345 of them!",
-    "  leading  and   trailing \n\n\n lines\r\n\ttabs ... // /* code */ x_1 = 3.14159;",
-    "日本語とEnglish混在。Ελληνικά и кириллица 😀👍🏽 e\u0301 \u017ft'\u017f",
-    "a[b](c)|d\u060c e\u0964 f\u06d4 g… h\u3002i\uff0cj\u3001k [l] (m) $1+2<3>=4^5~6`7",
-]
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -38,7 +33,6 @@ TEKKEN = (
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPECIALS = ["<s>", "</s>"]
-BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
@@ -81,33 +75,11 @@ def bare(pre: str) -> Tokenizer:
     return made
 
 
-LETTERS = [c for text in TEXT for c in text] + list(" '0123456789\n/") * 5
-
-
-def mixed(count: int) -> list[str]:
-    rng = random.Random(count)
-    return ["".join(rng.choices(LETTERS, k=40)) for _ in range(count)]
-
-
-@cache
-def learned() -> models.BPE:
-    """Merges of texts that nothing cut, so that each border that a cut sets shows."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = BYTES
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=SPECIALS,
-        show_progress=False,
-    )  # fmt: skip
-    made.train_from_iterator(TEXT * 3 + mixed(500), trainer)
-    stated = json.loads(made.to_str())["model"]
-    return models.BPE(stated["vocab"], [tuple(merge) for merge in stated["merges"]])
-
-
 @cache
 def trained(pre: str) -> Tokenizer:
     """What was learned, with a model's own cut."""
     made = bare(pre)
-    made.model, made.decoder = learned(), decoders.ByteLevel()
+    made.model, made.decoder = models.BPE(*learned(*SPECIALS)), decoders.ByteLevel()
     made.add_special_tokens(SPECIALS)
     return made
 
@@ -122,15 +94,6 @@ def metadata(made: Tokenizer, pre: str, **more: object) -> dict:
         "eos_token_id": 1, **more,
     }  # fmt: skip
     return {f"tokenizer.ggml.{key}": value for key, value in keys.items() if value is not None}
-
-
-def read(found: dict, rows: int = 2000) -> Tokenizer:
-    text = tokenizer(found, rows, "x.gguf")
-    assert text is not None
-    return Tokenizer.from_str(text)
-
-
-UNICODE = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from(LETTERS), max_size=30)
 
 
 @pytest.mark.parametrize("pre", ORIGINALS)
@@ -149,12 +112,6 @@ def test_byte_level_on_any_unicode(pre, text):
 @cache
 def read_once(pre: str) -> Tokenizer:
     return read(metadata(trained(pre), pre, add_bos_token=False))
-
-
-def same(ours: Tokenizer, original: Tokenizer, *texts: str) -> None:
-    got, want = ours.encode(*texts), original.encode(*texts)
-    assert (got.ids, got.offsets, got.type_ids) == (want.ids, want.offsets, want.type_ids), texts
-    assert ours.decode(got.ids) == original.decode(want.ids)
 
 
 def test_the_texts_tell_the_cuts_apart():
