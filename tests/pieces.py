@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -43,6 +44,41 @@ def learned(*specials: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     made.train_from_iterator(TEXT * 3 + mixed(500), trainer)
     stated = json.loads(made.to_str())["model"]
     return stated["vocab"], [tuple(merge) for merge in stated["merges"]]
+
+
+def charsmap(rules: dict[bytes, str]) -> bytes:
+    """A precompiled_charsmap of rules: a double array, its nodes put wherever there is room."""
+    texts_, places = b"", {}
+    for key, new in rules.items():
+        places[key] = len(texts_)
+        texts_ += new.encode() + b"\0"
+    units: dict[int, int] = {0: 0}
+    taken = {0}
+
+    def children(prefix: bytes) -> list[int]:
+        return sorted(
+            {key[len(prefix)] for key in rules if key.startswith(prefix) and len(key) > len(prefix)}
+        )
+
+    def place(at: int, prefix: bytes) -> None:
+        labels = children(prefix)
+        leaf = prefix in rules
+        base = 1
+        while any((at ^ base ^ c) in taken for c in labels) or (leaf and (at ^ base) in taken):
+            base += 1
+        units[at] = units.get(at, 0) | base << 10 | leaf << 8
+        if leaf:
+            units[at ^ base] = places[prefix] | 1 << 31
+            taken.add(at ^ base)
+        taken.update(at ^ base ^ c for c in labels)
+        for c in labels:
+            units[at ^ base ^ c] = c
+            place(at ^ base ^ c, prefix + bytes([c]))
+
+    place(0, b"")
+    size = (max(units) | 255) + 1
+    array = struct.pack(f"<{size}I", *(units.get(i, 0) for i in range(size)))
+    return struct.pack("<I", len(array)) + array + texts_
 
 
 def read(metadata: dict, rows: int = 2000) -> Tokenizer:

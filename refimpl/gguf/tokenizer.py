@@ -1,7 +1,7 @@
 """GGUF's tokenizer as the text of a tokenizer.json, and its chat template.
 
-`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama") and
-BERT's WordPiece ("bert").
+`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama") and its
+Unigram ("t5"), and BERT's WordPiece ("bert").
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 from ..errors import CheckpointError
 from .byte_level import byte_level
 from .sentencepiece import sentencepiece
+from .unigram import unigram
 from .vocabulary import Vocabulary
 from .wordpiece import wordpiece
 
-KINDS = {"gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece}
+KINDS = {"gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece, "t5": unigram}
 TEMPLATE_LIMIT = 256 * 1024
 
 

@@ -257,8 +257,8 @@ PLAIN = metadata(trained("gpt-2"), "gpt-2")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "rwkv"}, "model must be gpt2, llama or bert, got 'rwkv'"),
-        ({"model": 3}, "model must be gpt2, llama or bert, got 3"),
+        ({"model": "rwkv"}, "model must be gpt2, llama, bert or t5, got 'rwkv'"),
+        ({"model": 3}, "model must be gpt2, llama, bert or t5, got 3"),
         ({"pre": "default"}, "pre must be one of .* got 'default'"),
         ({"pre": ["gpt-2"]}, "pre must be of type str"),
         ({"tokens": None}, "tokens must be a list of str"),
