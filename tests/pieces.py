@@ -10,6 +10,7 @@ from pathlib import Path
 import gguf
 import transformers
 from hypothesis import strategies as st
+from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.gguf import GGUF
 from tfm.refimpl.gguf.tokenizer import tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -86,6 +87,26 @@ def read(metadata: dict, rows: int = 2000) -> Tokenizer:
     text = tokenizer(metadata, rows, "x.gguf")
     assert text is not None
     return Tokenizer.from_str(text)
+
+
+ODD = [None, "", "x", -1, 0, 3, 2**63, 1.5, True, False, [], [[]], [None], ["a"], [1], [-1], [2**40], [True]]
+
+
+def survives(metadata: dict) -> int:
+    """Odd values for each of a tokenizer's: how many files are refused, each by a CheckpointError."""
+    messages = []
+    for key in metadata:
+        for value in ODD if key.startswith("tokenizer.") else ():
+            changed = {k: v for k, v in (metadata | {key: value}).items() if v is not None}
+            try:
+                tokenizer(changed, 2000, "x.gguf")
+            except CheckpointError as error:
+                messages.append(str(error))
+    for message in messages:
+        assert message.startswith("x.gguf: tokenizer.ggml."), message
+        assert "\n" not in message
+        assert len(message) < 500, message
+    return len(messages)
 
 
 def same(ours: Tokenizer, original: Tokenizer, *texts: str) -> None:

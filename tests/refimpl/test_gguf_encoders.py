@@ -9,7 +9,7 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import CONTROL, NORMAL, TEXT, UNICODE, USER, converted, learned, mixed, read, same
+from pieces import CONTROL, NORMAL, TEXT, UNICODE, USER, converted, learned, mixed, read, same, survives
 from tfm.refimpl.errors import CheckpointError
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -136,3 +136,8 @@ def test_what_versions_of_the_converter_say_of_one_separator_more(pre, flags):
         found = stated(pre)[1] | {"tokenizer.ggml.add_sep_token": flag}
         ours = read({key: value for key, value in found.items() if value is not None})
         assert ours.to_str() == both(pre)[0].to_str()
+
+
+@pytest.mark.parametrize("pre", KINDS)
+def test_odd_values(pre):
+    assert survives(stated(pre)[1]) > 100

@@ -24,6 +24,7 @@ from pieces import (
     mixed,
     read,
     same,
+    survives,
 )
 from tfm.refimpl.errors import CheckpointError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -223,6 +224,7 @@ def replaced(kind: str, key: str, at: int, value: object) -> dict:
         ("t5", {"add_bos_token": True}, "add_bos_token must be false for T5"),
         ("t5", {"add_sep_token": True}, "add_sep_token must be false for T5"),
         ("t5", {"add_eos_token": 1}, "add_eos_token must be of type bool"),
+        ("t5", {"eos_token_id": True}, "eos_token_id must be of type int, got True"),
         ("t5", {"eos_token_id": 10**6}, "eos_token_id must be 0 to"),
         ("t5", {"remove_extra_whitespaces": False}, "remove_extra_whitespaces must be true for T5"),
         ("t5", {"remove_extra_whitespaces": None}, "remove_extra_whitespaces must be there"),
@@ -263,3 +265,8 @@ def test_two_masks():
     found = replaced("xlm-roberta", "tokens", 9, "<mask>")
     with pytest.raises(CheckpointError, match="mask_token_id must be that of <mask>, got"):
         read(changed("xlm-roberta", **found))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_values(kind):
+    assert survives(stated(kind)[1]) > 100
