@@ -91,10 +91,10 @@ def test_both_dialects_give_equal_configs_and_leaves(both):
     assert not leaves
 
 
-def library() -> Tokenizer:
+def library(words: list[str] = WORDS, lower: bool = True, strip: bool | None = None) -> Tokenizer:
     """The tokenizer that the vocabulary is of, put together by the library's own parts."""
-    made = Tokenizer(models.WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=strip)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     made.decoder = decoders.WordPiece()
@@ -118,6 +118,19 @@ def test_the_ids_are_those_of_the_vocabulary(both):
     assert (pair.ids, pair.type_ids) == (
         want.encode("the cat", "the mat").ids, want.encode("the cat", "the mat").type_ids,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("strip", [True, False, None])
+def test_capitals_and_accents_as_the_file_says(lower, strip):
+    words = [*WORDS, "naïve"] if lower else [*WORDS, "naïve", "ON"]
+    flags = {"normalizer.lowercase": lower, "normalizer.strip_accents": strip}
+    stated = metadata(words, **{key: flag for key, flag in flags.items() if flag is not None})
+    text = tokenizer(stated, 60, "x.gguf")
+    assert text is not None
+    got, want = Tokenizer.from_str(text), library(words, lower, strip)
+    for one in TEXTS:
+        assert got.encode(one).ids == want.encode(one).ids
 
 
 @pytest.mark.parametrize(

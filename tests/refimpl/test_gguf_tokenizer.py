@@ -4,56 +4,83 @@ import itertools
 import json
 import random
 import re
+from functools import cache
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import BYTES, TEXT, UNICODE, learned, mixed, read, same
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.gguf.tokenizer import PRE, chat_template, tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tfm.refimpl.gguf.cuts import PRE
+from tfm.refimpl.gguf.tokenizer import chat_template, tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers.tokenization_utils_base import generate_merges
 
-TEXT = [
-    "It's 2026: the quick brown foxes' naïve façade, they'LL say, WE'VE 12345 of them!",
-    "  leading  and   trailing \n\n\n lines\r\n\ttabs ... // /* code */ x_1 = 3.14159;",
-    "日本語とEnglish混在。Ελληνικά и кириллица 😀👍🏽 e\u0301 \u017ft'\u017f",
-]
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# The cuts as the models' own tokenizers state them, each written out once more.
-CUTS = {
-    "gpt-2": GPT2,
-    "smollm": rf"\p{{N}}|{GPT2}",
-    "llama-bpe": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-    "qwen2": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-    "tekken": (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIALS = ["<s>", "</s>"]
+WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
-def trained(cut: str) -> Tokenizer:
-    """A byte-level BPE that was trained on TEXT with a given cut."""
-    from tokenizers import Regex
+def split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
 
-    made = Tokenizer(models.BPE())
-    steps = [pre_tokenizers.Split(Regex(part), "isolated") for part in cut.split("|" + GPT2) if part]
-    if cut.endswith("|" + GPT2):  # digits first, then words: two steps
-        steps.append(pre_tokenizers.Split(Regex(GPT2), "isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    made.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
-    )
-    made.train_from_iterator(TEXT * 3, trainer)
+
+# What the models' own tokenizers do, each written out once more; transformers' class where it has one.
+ORIGINALS = {
+    "gpt-2": WORDS,
+    "olmo": transformers.GPTNeoXTokenizer(),
+    "smollm": [split(r"\p{N}"), split(GPT2), BYTES],
+    "command-r": transformers.CohereTokenizer(),
+    "llama-bpe": [split(CL100K), BYTES],
+    "smaug-bpe": [split(CL100K), BYTES],
+    "dbrx": [pre_tokenizers.Split(Regex(CL100K), "removed", invert=True), BYTES],
+    "gpt-4o": [pre_tokenizers.Split(Regex(O200K), "removed", invert=True), BYTES],
+    "qwen2": transformers.Qwen2Tokenizer(),
+    "stablelm2": transformers.Qwen2Tokenizer(),
+    "tekken": [split(TEKKEN), BYTES],
+    "falcon": [
+        pre_tokenizers.Punctuation("contiguous"), WORDS, pre_tokenizers.Digits(), split("[0-9]{3}"),
+    ],
+    "bloom": [split(r" ?[^()\s|.,!?…。，、।۔،]+"), BYTES],
+    "deepseek-coder": [
+        split(r"[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split("[\u0800-\u9fa5\uac00-\ud7ff]+"),
+        split(r"\p{N}"), BYTES,
+    ],
+}  # fmt: skip
+
+
+def bare(pre: str) -> Tokenizer:
+    """The original's normalizer and cut around no vocabulary yet."""
+    made, stated = Tokenizer(models.BPE()), ORIGINALS[pre]
+    if isinstance(stated, transformers.PreTrainedTokenizerBase):
+        backend = stated.backend_tokenizer
+        made.normalizer, made.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    else:
+        made.pre_tokenizer = pre_tokenizers.Sequence(stated) if isinstance(stated, list) else stated
+    return made
+
+
+@cache
+def trained(pre: str) -> Tokenizer:
+    """What was learned, with a model's own cut."""
+    made = bare(pre)
+    made.model, made.decoder = models.BPE(*learned(*SPECIALS)), decoders.ByteLevel()
+    made.add_special_tokens(SPECIALS)
     return made
 
 
@@ -63,40 +90,51 @@ def metadata(made: Tokenizer, pre: str, **more: object) -> dict:
     merges = json.loads(made.to_str())["model"]["merges"]
     keys = {
         "model": "gpt2", "pre": pre, "tokens": tokens, "merges": [" ".join(m) for m in merges],
-        "token_type": [3 if t in ("<s>", "</s>") else 1 for t in tokens], "bos_token_id": 0,
+        "token_type": [3 if t in SPECIALS else 1 for t in tokens], "bos_token_id": 0,
         "eos_token_id": 1, **more,
     }  # fmt: skip
     return {f"tokenizer.ggml.{key}": value for key, value in keys.items() if value is not None}
 
 
-def read(found: dict, rows: int = 1000) -> Tokenizer:
-    text = tokenizer(found, rows, "x.gguf")
-    assert text is not None
-    return Tokenizer.from_str(text)
-
-
-@pytest.mark.parametrize("pre", CUTS)
+@pytest.mark.parametrize("pre", ORIGINALS)
 def test_byte_level(pre):
-    original = trained(CUTS[pre])
-    if PRE[pre][1] is not None:
-        original.normalizer = normalizers.NFC()
-    ours = read(metadata(original, pre, add_bos_token=False))
-    rng = random.Random(0)
-    letters = [c for text in TEXT for c in text] + list(" '0123456789\n/") * 5
-    for text in TEXT + ["".join(rng.choices(letters, k=40)) for _ in range(300)]:
-        want = original.encode(text).ids
-        assert ours.encode(text).ids == want, f"{pre}: {text!r}"
-        assert ours.decode(want) == original.decode(want)
+    original, ours = trained(pre), read(metadata(trained(pre), pre, add_bos_token=False))
+    for text in TEXT + mixed(300):
+        same(ours, original, text)
 
 
-def test_each_cut_differs():
-    """Else the test above couldn't tell a wrong table from a right one."""
-    cuts = {json.dumps(PRE[pre][0]) for pre in CUTS}
-    assert len(cuts) == len(CUTS)
+@pytest.mark.parametrize("pre", ORIGINALS)
+@given(text=UNICODE)
+def test_byte_level_on_any_unicode(pre, text):
+    same(read_once(pre), trained(pre), text)
+
+
+@cache
+def read_once(pre: str) -> Tokenizer:
+    return read(metadata(trained(pre), pre, add_bos_token=False))
+
+
+def test_the_texts_tell_the_cuts_apart():
+    """Else the tests above couldn't tell a wrong table from a right one."""
+    seen = {}
+    for pre in ORIGINALS:
+        cutter = bare(pre)
+        words = [cutter.normalizer.normalize_str(t) if cutter.normalizer else t for t in TEXT]
+        seen.setdefault(str([cutter.pre_tokenizer.pre_tokenize_str(word) for word in words]), []).append(pre)
+    twins = [names for names in seen.values() if len(names) > 1]
+    assert twins == [["llama-bpe", "smaug-bpe", "dbrx"], ["qwen2", "stablelm2"]]
+
+
+def test_names_for_the_same_cut():
+    for names in (
+        ("gpt-2", "phi-2"), ("mpt", "olmo"), ("smollm", "starcoder", "refact", "codeshell"),
+        ("llama-bpe", "llama3", "llama-v3"), ("qwen2", "stablelm2", "deepseek-r1-qwen"),
+    ):  # fmt: skip
+        assert len({json.dumps(PRE[name]) for name in names}) == 1, names
 
 
 def test_special_tokens_stay_whole_and_user_tokens_are_not_special():
-    found = metadata(trained(GPT2), "gpt-2")
+    found = metadata(trained("gpt-2"), "gpt-2")
     tokens = found["tokenizer.ggml.tokens"]
     tokens.append("<think>")
     found["tokenizer.ggml.token_type"].append(4)
@@ -115,15 +153,16 @@ def test_special_tokens_stay_whole_and_user_tokens_are_not_special():
     ],
 )
 def test_what_stands_around_a_text(pre, flags, frame):
-    ours = read(metadata(trained(GPT2), pre, **flags))
+    ours = read(metadata(trained("gpt-2"), pre, **flags))
     bare = ours.encode("quick", add_special_tokens=False).ids
     assert ours.encode("quick").ids == frame[0] + bare + frame[1]
     assert ours.encode("quick", "quick").ids == (frame[0] + bare + frame[1]) * 2
 
 
 def test_a_whole_word_that_is_a_token_skips_the_merges():
-    for pre, skips in (("gpt-2", False), ("llama-bpe", True)):
-        found = metadata(trained(CUTS[pre]), pre, add_bos_token=False)
+    skip = {"gpt-2": False, "dbrx": False, "llama-bpe": True, "smaug-bpe": True, "tekken": True}
+    for pre, skips in skip.items():
+        found = metadata(trained(pre), pre, add_bos_token=False)
         found["tokenizer.ggml.tokens"].append("zqzq")
         found["tokenizer.ggml.token_type"].append(1)
         assert (read(found).encode("zqzq").tokens == ["zqzq"]) is skips, pre
@@ -177,20 +216,55 @@ def test_sentencepiece_without_prefix_and_with_user_pieces():
     assert "<user>" in read(sentencepiece()).encode("a<user>b").tokens
 
 
-BYTES = metadata(trained(GPT2), "gpt-2")
+@cache
+def gemma() -> tuple[Tokenizer, Tokenizer]:
+    """The same pieces as Gemma's file states them, and as transformers builds Gemma's tokenizer of them."""
+    found = sentencepiece(add_space_prefix=False, add_bos_token=True)
+    tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
+    ids = {token: i for i, token in enumerate(tokens)}
+    merges = generate_merges(ids, dict(zip(tokens, scores, strict=True)), skip_tokens=["<user>"])
+    made = transformers.GemmaTokenizer(
+        vocab=ids, merges=merges, bos_token="<s>", eos_token="</s>", pad_token="</s>", mask_token="<unk>",
+        add_bos_token=True,
+    )  # fmt: skip
+    return read(found), made.backend_tokenizer
+
+
+@given(text=st.text(st.sampled_from("abcd é😀▁\n") | st.characters(exclude_categories=("Cs",)), max_size=30))
+def test_gemma_has_no_space_before_a_text(text):
+    ours, theirs = gemma()
+    same(ours, theirs, text)
+    assert ours.encode(text, "ab").type_ids == theirs.encode(text, "ab").type_ids
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tokens"),
+    [
+        ("llama", ["▁a", "<|end|>", "▁▁", "<0x0A>", "d", "<s>", "▁▁", "d"]),
+        ("phi3", ["▁a", "<|end|>", "▁", "d", "<s>", "▁▁", "d"]),
+    ],
+)
+def test_phi3_s_added_tokens_take_white_space_along(architecture, tokens):
+    found = sentencepiece() | {"general.architecture": architecture}
+    found["tokenizer.ggml.tokens"][-1] = "<|end|>"
+    ours = read(found)
+    assert [ours.id_to_token(i) for i in ours.encode("a<|end|> \nd<s> d").ids] == tokens
+
+
+PLAIN = metadata(trained("gpt-2"), "gpt-2")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "rwkv"}, "model must be gpt2, llama or bert, got 'rwkv'"),
-        ({"model": 3}, "model must be gpt2, llama or bert, got 3"),
+        ({"model": "rwkv"}, "model must be gpt2, llama, bert or t5, got 'rwkv'"),
+        ({"model": 3}, "model must be gpt2, llama, bert or t5, got 3"),
         ({"pre": "default"}, "pre must be one of .* got 'default'"),
         ({"pre": ["gpt-2"]}, "pre must be of type str"),
         ({"tokens": None}, "tokens must be a list of str"),
         ({"tokens": [1, 2]}, "tokens must be a list of str"),
-        ({"tokens": []}, "tokens must be 1 to 1000"),
-        ({"tokens": [str(i) for i in range(1001)]}, "tokens must be 1 to 1000, .* got 1001"),
+        ({"tokens": []}, "tokens must be 1 to 2000"),
+        ({"tokens": [str(i) for i in range(2001)]}, "tokens must be 1 to 2000, .* got 2001"),
         ({"tokens": ["a", "b", "a"]}, "tokens must differ, 'a' stands twice"),
         ({"token_type": [1]}, "token_type must have .* items"),
         ({"merges": ["a"]}, "merges must join two tokens"),
@@ -203,9 +277,9 @@ BYTES = metadata(trained(GPT2), "gpt-2")
     ],
 )
 def test_refused(change, message):
-    found = {**BYTES, **{f"tokenizer.ggml.{key}": value for key, value in change.items()}}
+    found = {**PLAIN, **{f"tokenizer.ggml.{key}": value for key, value in change.items()}}
     with pytest.raises(CheckpointError, match=message) as caught:
-        tokenizer({k: v for k, v in found.items() if v is not None}, 1000, "x.gguf")
+        tokenizer({k: v for k, v in found.items() if v is not None}, 2000, "x.gguf")
     assert "\n" not in str(caught.value)
 
 
@@ -213,6 +287,14 @@ def test_a_piece_too_long_for_its_merges():
     found = sentencepiece()
     found["tokenizer.ggml.tokens"][-2] = "x" * 10_000
     with pytest.raises(CheckpointError, match="tokens may have 256 letters"):
+        tokenizer(found, 1000, "x.gguf")
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_scores_without_an_order(score):
+    found = sentencepiece()
+    found["tokenizer.ggml.scores"][-1] = score
+    with pytest.raises(CheckpointError, match=f"scores must be finite, got {score} for token 276"):
         tokenizer(found, 1000, "x.gguf")
 
 

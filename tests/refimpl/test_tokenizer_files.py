@@ -1,6 +1,6 @@
 """tokenizer.json from strangers: everything unknown is named, and nothing runs long.
 
-Also SentencePiece's charsmap against the library, on a double array built here.
+Also SentencePiece's charsmap against the library, on a double array that the tests build.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import texts
 import unicode_tables
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import charsmap
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.tokenizers import tokenizer as module
 from tfm.refimpl.tokenizers.tokenizer import Tokenizer, dumps, load, read, save
@@ -204,55 +205,20 @@ def test_a_file_written_is_the_file_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
-def charsmap(rules: dict[bytes, str]) -> str:
-    """A precompiled_charsmap of rules: a double array, its nodes put wherever there is room."""
-    texts_, places = b"", {}
-    for key, new in rules.items():
-        places[key] = len(texts_)
-        texts_ += new.encode() + b"\0"
-    units: dict[int, int] = {0: 0}
-    taken = {0}
-
-    def children(prefix: bytes) -> list[int]:
-        return sorted(
-            {key[len(prefix)] for key in rules if key.startswith(prefix) and len(key) > len(prefix)}
-        )
-
-    def place(at: int, prefix: bytes) -> None:
-        labels = children(prefix)
-        leaf = prefix in rules
-        base = 1
-        while any((at ^ base ^ c) in taken for c in labels) or (leaf and (at ^ base) in taken):
-            base += 1
-        units[at] = units.get(at, 0) | base << 10 | leaf << 8
-        if leaf:
-            units[at ^ base] = places[prefix] | 1 << 31
-            taken.add(at ^ base)
-        taken.update(at ^ base ^ c for c in labels)
-        for c in labels:
-            units[at ^ base ^ c] = c
-            place(at ^ base ^ c, prefix + bytes([c]))
-
-    place(0, b"")
-    size = (max(units) | 255) + 1
-    array = struct.pack(f"<{size}I", *(units.get(i, 0) for i in range(size)))
-    return base64.b64encode(struct.pack("<I", len(array)) + array + texts_).decode()
-
-
 RULES = {
     "ﬁ": "fi", "①": "1", "é": "e", "e\u0301": "E!", "\u200b": "", "½": "1⁄2", "\r\n": "\n", "ａ": "a",
     "e": "é", "a\u0301\u0327": "x", "\u0301": "",
 }  # fmt: skip
-CHARSMAP = charsmap({key.encode(): new for key, new in RULES.items()})
+CHARSMAP = base64.b64encode(charsmap({key.encode(): new for key, new in RULES.items()})).decode()
 CLUSTERS = [*"ﬁ①éea½ａb \u0301\u0327\u200b\u200d中각\r\n", "e\u0301", "a\u0301\u0327", "\u0600a"]
 # Characters newer than the grapheme tables of either side aren't drawn.
 OTHERS = st.characters(exclude_categories=("Cs", "Cn"), exclude_characters=unicode_tables.disputed("marks"))
 MODEL = {"type": "BPE", "unk_token": "?", "vocab": {"?": 0, "e": 1}, "merges": []}
 
 
-def normalized_by(charsmap: str) -> dict[str, Any]:
+def normalized_by(coded: str) -> dict[str, Any]:
     steps = dict.fromkeys(("pre_tokenizer", "post_processor", "decoder"))
-    rules = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    rules = {"type": "Precompiled", "precompiled_charsmap": coded}
     return {"version": "1.0", "added_tokens": [], **steps, "normalizer": rules, "model": MODEL}
 
 
