@@ -8,7 +8,7 @@ from ..keys import Keys
 from ..source import Source
 from .keys import rows
 
-POOLINGS: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}
+POOLINGS: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}  # a classifier has the first two only
 RANK = 4  # a classifier; the converter leaves it to the tensors to say so
 OUT = "cls.output.weight"
 
@@ -28,8 +28,8 @@ def gguf_head(keys: Keys, source: Source, dense: Dense, pooling: int | None = 2)
     labels = keys.get("classifier.output_labels", list, None)  # of a head that the file may not hold
     if number in POOLINGS:
         return Pool(POOLINGS[number])
-    if pooling not in POOLINGS:
-        raise keys.fail("classifier.pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
+    if pooling not in (1, 2):
+        raise keys.fail("classifier.pooling_type", "1 or 2")
     count = rows(source, OUT)
     if labels is not None and len(labels) != count:
         raise keys.fail("classifier.output_labels", f"as many names as {OUT} has rows, {count}")

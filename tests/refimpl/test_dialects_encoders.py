@@ -1,4 +1,4 @@
-"""Encoders beside BERT in both dialects: RoBERTa and DistilBERT, their vectors and classifiers."""
+"""Encoders beside BERT in both dialects: RoBERTa, DistilBERT, ModernBERT; their vectors and classifiers."""
 
 from __future__ import annotations
 
@@ -188,4 +188,105 @@ def test_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], wit
     tensors = {k: v for k, v in chopped(saved(tmp_path, model)).items() if k not in without}
     gguf_file.write(tmp_path / "x.gguf", "bert", METADATA | metadata, tensors)
     with pytest.raises(TfmError, match=message):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+MODERN = {
+    "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3,
+    "intermediate_size": 40, "max_position_embeddings": 12, "norm_eps": EPS, "pad_token_id": PAD,
+    "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2,
+}  # fmt: skip
+OWN = {
+    "local_attention": 6, "global_attn_every_n_layers": 2, "global_rope_theta": 5e5, "local_rope_theta": 2e4,
+    "hidden_activation": "silu",
+}  # fmt: skip
+BIASES = {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True}
+MODERN_METADATA = {
+    **METADATA, "block_count": 5, ":tokenizer.ggml.add_bos_token": True, "attention.sliding_window": 128,
+    "rope.freq_base": 160_000.0, "rope.scaling.type": "none", "vocab_size": 61,
+    "attention.layer_norm_rms_epsilon": EPS,
+}  # fmt: skip
+OWN_METADATA = {
+    "attention.sliding_window": 6, "attention.sliding_window_pattern": 2, "rope.freq_base": 5e5,
+    "rope.freq_base_swa": 2e4, "hidden_activation": "silu",
+}  # fmt: skip
+
+
+def modernbert(end: str, **more: Any) -> Any:
+    return getattr(transformers, f"ModernBert{end}")(transformers.ModernBertConfig(**{**MODERN, **more}))
+
+
+def directly(tensors: Tensors) -> Tensors:
+    """What the converter makes of ModernBERT's where labels have names: a row of names of its own."""
+    names = {f"classifier.{end}": f"classifier.out_proj.{end}" for end in ("weight", "bias")}
+    named = {names.get(name, name): array for name, array in tensors.items()}
+    return gguf_file.renamed(gguf.MODEL_ARCH.MODERN_BERT, named)
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata", "pooling"),
+    [
+        ({}, {}, "mean"),
+        (OWN, OWN_METADATA, "cls"),
+        (BIASES, {"classifier.pooling_type": 2, "classifier.output_labels": LABELS}, "lasttoken"),
+    ],
+)
+def test_modernberts_vectors(tmp_path: Path, keys: Any, metadata: Any, pooling: str):
+    tensors = directly(saved(tmp_path, modernbert("Model", **keys), pooling))
+    metadata = {**MODERN_METADATA, "pooling_type": POOLINGS[pooling], **metadata}
+    gguf_file.write(tmp_path / "x.gguf", "modern-bert", metadata, tensors)
+    same(open_checkpoint(tmp_path), open_checkpoint(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "pooling", "labels"), [({}, 2, LABELS), (BIASES, 1, LABELS), (OWN, 1, LABELS[:1])]
+)
+def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels: list[str]):
+    said = {1: "mean", 2: "cls"}[pooling]
+    model = modernbert(
+        "ForSequenceClassification", id2label=dict(enumerate(labels)), classifier_pooling=said, **keys
+    )
+    tensors = directly(saved(tmp_path, model))
+    metadata = {**MODERN_METADATA, "classifier.pooling_type": pooling, "classifier.output_labels": labels}
+    metadata |= OWN_METADATA if keys is OWN else {}
+    gguf_file.write(tmp_path / "x.gguf", "modern-bert", metadata, tensors)
+    one, other = open_checkpoint(tmp_path), open_checkpoint(tmp_path / "x.gguf")
+    assert isinstance(one.config.head, Classify)
+    head = replace(one.config.head, kind="regression")
+    same(replace(one, config=replace(one.config, head=head)), other)
+    assert other.labels == tuple(labels)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"classifier.pooling_type": 3}, "classifier.pooling_type must be 1 or 2, got 3"),
+        ({}, "classifier.pooling_type must be 1 or 2, got None"),
+        ({"attention.causal": True}, "attention.causal must be false"),
+        (
+            {"attention.layer_norm_rms_epsilon": 0.5},
+            "layer_norm_rms_epsilon must be the same as attention.layer_norm_epsilon",
+        ),
+        ({"hidden_activation": "geglu"}, "hidden_activation must be one of"),
+        ({"attention.sliding_window": 0}, "attention.sliding_window must be at least 1"),
+        ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern must be of type int"),
+        ({"rope.freq_base_swa": 0.0}, "rope.freq_base_swa must be greater than 0"),
+        ({"vocab_size": 60}, "vocab_size must be the rows of token_embd.weight, 61"),
+        ({"attention.head_count_kv": 3, "pooling_type": 1}, "'attention.head_count_kv' isn't known"),
+    ],
+)
+def test_modernberts_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], message: str):
+    model = modernbert("ForSequenceClassification", id2label=dict(enumerate(LABELS)))
+    tensors = directly(saved(tmp_path, model))
+    gguf_file.write(tmp_path / "x.gguf", "modern-bert", MODERN_METADATA | metadata, tensors)
+    with pytest.raises(TfmError, match=message):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+def test_modernberts_first_layer_has_no_norm_of_its_own(tmp_path: Path):
+    tensors = directly(saved(tmp_path, modernbert("Model"), "mean"))
+    tensors["blk.0.attn_norm.weight"] = tensors["blk.1.attn_norm.weight"]
+    metadata = {**MODERN_METADATA, "pooling_type": 1}
+    gguf_file.write(tmp_path / "x.gguf", "modern-bert", metadata, tensors)
+    with pytest.raises(TfmError, match=r"every tensor must be known.*blk.0.attn_norm.weight"):
         open_checkpoint(tmp_path / "x.gguf")
