@@ -33,6 +33,7 @@ def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
     return {
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": [end for end in ends if end is not None],
+        "decoder_start_token_id": metadata.get(f"{architecture}.decoder_start_token_id"),
         "id2label": None if labels is None else {str(i): label for i, label in enumerate(labels)},
     }
 
