@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from .errors import CheckpointError
 from .families import read_config, read_gguf, read_leaves
 from .generation import Generation, read_generation
 from .gguf import GGUF
+from .gguf.keys import as_config_json
 from .gguf.tokenizer import chat_template, tokenizer
 from .labels import mask_id, read_labels
 from .languages import read_languages
@@ -117,23 +118,17 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     file = GGUF(path)
     config, dialect = read_gguf(file)
-    get = file.metadata.get
-    ids = [get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom")]
+    stated = as_config_json(file.metadata, dialect.architecture)
     return Checkpoint(
         path=path,
         config=config,
         leaves=Leaves(config, file, dialect.weights),
         tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
         chat_template=chat_template(file.metadata, str(path)),
-        generation=read_generation(
-            {"bos_token_id": ids[0], "eos_token_id": _present(ids[1:])}, None, config, str(path)
-        ),
+        generation=read_generation(stated, None, config, str(path)),
         files={path.name: path},
+        labels=read_labels(stated, config, str(path)),
     )
-
-
-def _present(values: Iterable[Any]) -> list[Any]:
-    return [value for value in values if value is not None]
 
 
 def _open_directory(path: Path) -> Checkpoint:

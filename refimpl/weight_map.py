@@ -23,6 +23,7 @@ names. Steps:
     grouped       queries, keys and values fused group by group, [G, R + 2, K], as GPT-NeoX, BLOOM (R = 1)
                   and Falcon have them; ours come in this order
     plus_one      a norm's weight stored as its difference from one (Gemma)
+    table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
     row           a vector stored as a matrix of one row (BART)
 """

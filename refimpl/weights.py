@@ -101,10 +101,11 @@ class Leaves:
         want = shape[::-1] if "transpose" in rule.steps else shape[:-1] if "column" in rule.steps else shape
         want = want if rule.part is None else (rule.parts, *want)
         want = (1, *want) if "row" in rule.steps else want
+        same = (want, want[1:]) if "table" in rule.steps and want[0] == 1 else (want,)
         for name in rule.theirs:
             if (kind := self._source.kind(name)) in WHOLE:
                 raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is {kind}")
-            if (got := self._source.shape(name)) != want:
+            if (got := self._source.shape(name)) not in same:
                 raise CheckpointError(f"tensor {name!r} must have shape {list(want)}, has {list(got)}")
         for name, begin, end in zip(rule.ours, [0, *ends], ends, strict=False):
             self._reads[name] = (rule, slice(begin, end))
@@ -168,6 +169,8 @@ class Leaves:
             heads = layer.groups if name.endswith("k") else layer.heads
             order = _unpermute(weight.shape[0], heads)
             weight = _each(weight, lambda a: a[order])
+        if "table" in rule.steps and isinstance(weight, np.ndarray):
+            weight = np.atleast_2d(weight)
         if "transpose" in rule.steps:
             weight = weight.T if isinstance(weight, np.ndarray) else transpose(weight)
         if "column" in rule.steps:

@@ -80,7 +80,7 @@ def row(name: str, examples: int, exports: int) -> dict[str, Any]:
     original = [found["original"] for found in went]
     return {
         "tasks": tasks(name),
-        "gguf": None if dialect is None else dialect.architecture,
+        "gguf": None if dialect is None else ", ".join(dialect.dialects),
         "drawn": len(errors) + refused.total(),
         "refused": dict(refused),
         "error": float(f"{max(errors):.2g}"),

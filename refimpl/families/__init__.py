@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 from ..config import Answer, Config
@@ -71,11 +72,18 @@ READING = """
 
 @dataclass(frozen=True)
 class Gguf:
-    """A family's dialect in GGUF: its architecture's name, how its metadata reads, its tensors."""
+    """A family's dialect in GGUF: its architecture's name, how its metadata reads, its tensors; `encoder`
+    is that of its encoder alone, where it is an architecture of its own."""
 
     architecture: str
     config: Callable[[Keys, Source], Config]
     weights: str
+    encoder: Gguf | None = None
+
+    @property
+    def dialects(self) -> dict[str, Gguf]:
+        """Both by their architectures."""
+        return {self.architecture: self} | (self.encoder.dialects if self.encoder else {})
 
 
 class Family(Protocol):
@@ -144,9 +152,9 @@ def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
 
 def read_gguf(source: Any) -> tuple[Config, Gguf]:
     """The Config that a GGUF file's metadata state, and the dialect that they are in."""
-    dialects = {f.GGUF.architecture: f.GGUF for f in families().values() if f.GGUF is not None}
-    where = str(source.path)
-    dialect = Keys(source.metadata, where).choice("general.architecture", dialects)
+    dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
+    known, where = dict(chain.from_iterable(dialects)), str(source.path)
+    dialect = Keys(source.metadata, where).choice("general.architecture", known)
     prefix = dialect.architecture + "."
     for key, value in source.metadata.items():
         if not key.startswith((prefix, "general.", "tokenizer.", "quantize.", "split.")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..config import (
     Activation,
     Attention,
+    Classify,
     Config,
     Dense,
     Embedding,
@@ -14,11 +15,10 @@ from ..config import (
     Learned,
     MaskedLM,
     Plain,
-    Pool,
-    Pooling,
     Stack,
 )
-from ..gguf.keys import embedding_rows, gguf_head_size
+from ..gguf.encoders import CLASSIFIER, gguf_head
+from ..gguf.keys import embedding_rows, gguf_head_size, rows
 from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
 from ..keys.layers import count, head_size
@@ -143,23 +143,21 @@ WEIGHTS = f"""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """
-
-
-POOLINGS: dict[int, Pooling] = {1: "mean", 2: "first", 3: "last"}
+TYPES = "token_types.weight"
 
 
 def gguf_config(keys: Keys, source: Source) -> Config:
-    """From GGUF's metadata: an encoder with its pooling, as the converter knows no other head of it."""
-    if keys.get("attention.causal", bool, False):
-        raise keys.fail("attention.causal", "false: tokens then see no later ones")
-    if (pooling := keys.get("pooling_type", int)) not in POOLINGS:
-        raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
-    width = keys.size("embedding_length")
-    types = (*(source.shape("token_types.weight") if "token_types.weight" in source.names else ()), None)
+    """From GGUF's metadata: the encoder of BERT, DistilBERT or RoBERTa, whose rows of positions before the
+    first the converter cuts off."""
+    types = rows(source, TYPES) if TYPES in source.names else None
+    made = gguf_head(keys, source, Dense("tanh"))
+    if isinstance(made, Classify) and (types is None or "cls.weight" not in source.names):
+        must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
+        raise keys.fail("pooling_type", must)
     return build(
-        Embedding(embedding_rows(keys, source), width, types=types[0]),
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), types=types),
         Learned(keys.size("context_length")),
-        Pool(POOLINGS[pooling]),
+        made,
         layers=count(keys, "block_count"),
         size=gguf_head_size(keys),
         inner=keys.size("feed_forward_length"),
@@ -173,7 +171,7 @@ GGUF = Gguf(
     gguf_config,
     """
     embedding.table <- token_embd.weight
-    embedding.types <- token_types.weight
+    embedding.types <- token_types.weight : table
     encoder.positions <- position_embd.weight
     encoder.first_norm.weight <- token_embd_norm.weight
     encoder.first_norm.bias <- token_embd_norm.bias
@@ -193,5 +191,6 @@ GGUF = Gguf(
     encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
     encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
     encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
-    """,
+    """
+    + CLASSIFIER,
 )

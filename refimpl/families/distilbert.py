@@ -10,11 +10,13 @@ from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
 from ..keys.layers import count, head_size
 from . import Task, heads
+from .bert import GGUF
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("distilbert",)
 ARCHITECTURES = heads("DistilBert")
 PREFIX = "distilbert."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -5,6 +5,8 @@ The first norm stands behind the tables, so the first attention has none of its 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import (
     Attention,
     Config,
@@ -12,22 +14,27 @@ from ..config import (
     Embedding,
     Full,
     Gated,
+    Head,
     Layer,
     LayerNorm,
     MaskedLM,
+    Rope,
     Stack,
     Window,
 )
+from ..gguf.encoders import CLASSIFIER, gguf_head
+from ..gguf.keys import FUSED, embedding_rows, gguf_head_size
+from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
 from ..keys.head import head
-from ..keys.layers import head_size, layer_types
+from ..keys.layers import count, head_size, layer_types
 from ..keys.rope import exact_context, ropes
-from . import Task, heads
+from ..source import Source
+from . import Gguf, Task, heads
 
 MODEL_TYPES = ("modernbert",)
 ARCHITECTURES = heads("ModernBert")
 PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -44,39 +51,24 @@ def config(keys: Keys, task: Task) -> Config:
         "sliding_attention": ("local_rope_theta", 10_000.0),
     }
     turned = ropes(keys, size, context, thetas, scaled=tuple(thetas))
-    # Half of the window lies before a token, half behind it, and the token itself between the two.
-    seen = {"full_attention": Full(), "sliding_attention": Window(keys.size("local_attention", 128) // 2 + 1)}
-    mlp = Gated(
-        keys.size("intermediate_size", 1152),
-        keys.choice("hidden_activation", ACTIVATIONS, "gelu"),
-        bias=keys.get("mlp_bias", bool, False),
-        pre=norm,
-    )
-    layers = [
-        Layer(
-            Attention(
-                heads,
-                heads,
-                size,
-                turned[kind],
-                seen[kind],
-                qkv_bias=bias,
-                out_bias=bias,
-                pre=norm if i else None,
-            ),
-            mlp,
-        )
-        for i, kind in enumerate(types)
-    ]
+    seen = {"full_attention": None, "sliding_attention": keys.size("local_attention", 128)}
     dense = Dense(
         keys.choice("classifier_activation", ACTIVATIONS, "gelu"),
         bias=keys.get("classifier_bias", bool, False),
         norm=norm,
     )
-    return Config(
-        embedding=Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
-        decoder=None,
-        head=head(
+    return _build(
+        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
+        Attention(heads, heads, size, qkv_bias=bias, out_bias=bias),
+        Gated(
+            keys.size("intermediate_size", 1152),
+            keys.choice("hidden_activation", ACTIVATIONS, "gelu"),
+            bias=keys.get("mlp_bias", bool, False),
+            pre=norm,
+        ),
+        norm,
+        [(turned[kind], seen[kind]) for kind in types],
+        head(
             keys,
             task,
             masked=MaskedLM(
@@ -86,9 +78,32 @@ def config(keys: Keys, task: Task) -> Config:
             pooling=keys.choice("classifier_pooling", {"cls": "first", "mean": "mean"}, "cls"),
             token=dense,
         ),
-        context=exact_context(context, *turned.values()),
-        encoder=Stack(tuple(layers), norm, first_norm=norm),
+        exact_context(context, *turned.values()),
     )
+
+
+def _build(
+    embedding: Embedding,
+    attention: Attention,
+    mlp: Gated,
+    norm: LayerNorm,
+    layers: list[tuple[Rope, int | None]],
+    head: Head,
+    context: int,
+) -> Config:
+    """A layer for each way to turn and each width of a window. Half of a window lies before a token, half
+    behind it, and the token itself between the two."""
+    made = [
+        replace(
+            attention,
+            position=position,
+            pattern=Full() if window is None else Window(window // 2 + 1),
+            pre=norm if i else None,
+        )
+        for i, (position, window) in enumerate(layers)
+    ]
+    stack = Stack(tuple(Layer(one, mlp) for one in made), norm, first_norm=norm)
+    return Config(embedding, decoder=None, head=head, context=context, encoder=stack)
 
 
 def _unused(keys: Keys) -> None:
@@ -131,3 +146,44 @@ WEIGHTS = """
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know the usual activation of a classifier only; biases show in the tensors.
+
+    The converter states the original's epsilon under the name of another norm's, and llama.cpp reads one
+    that the original leaves unread: they must agree.
+    """
+    eps = keys.positive(keys.spelled("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"))
+    names, norm = set(source.names), LayerNorm(eps, bias="output_norm.bias" in source.names)
+    size, heads = gguf_head_size(keys), keys.size("attention.head_count")
+    whole, local = gguf_rope(keys, source, size), Rope(keys.positive("rope.freq_base_swa", 10_000.0), size)
+    window = keys.size("attention.sliding_window", None)
+    every = keys.size("attention.sliding_window_pattern", 3)
+    slides = (window is not None and i % every != 0 for i in range(count(keys, "block_count")))
+    bias = "blk.0.attn_qkv.bias" in names
+    return _build(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        Attention(heads, heads, size, qkv_bias=bias, out_bias=bias),
+        Gated(
+            keys.size("feed_forward_length"),
+            keys.choice("hidden_activation", ACTIVATIONS, "gelu"),
+            bias="blk.0.ffn_up.bias" in names,
+            pre=norm,
+        ),
+        norm,
+        [(local, window) if here else (whole, None) for here in slides],
+        gguf_head(
+            keys,
+            source,
+            Dense("gelu", bias="cls.bias" in names, norm=norm),
+            keys.get("classifier.pooling_type", int, None),
+        ),
+        exact_context(keys.size("context_length"), whole),
+    )
+
+
+# Both halves of the gated mlp are one tensor.
+GGUF_WEIGHTS = FUSED.replace("decoder.", "encoder.").replace("mlp.up", "mlp.gate, up")
+GGUF_WEIGHTS = GGUF_WEIGHTS.replace("mlp.bup", "mlp.bgate, bup") + CLASSIFIER
+GGUF = Gguf("modern-bert", gguf_config, GGUF_WEIGHTS)

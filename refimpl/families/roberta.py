@@ -9,12 +9,13 @@ from ..config import Config, Dense, Embedding, Learned, MaskedLM
 from ..keys import Keys
 from ..keys.head import head
 from . import Task, heads
-from .bert import TRUNK, encoder, layer_norm
+from .bert import GGUF, TRUNK, encoder, layer_norm
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("roberta", "xlm-roberta")
 ARCHITECTURES = heads("Roberta", "XLMRoberta")
 PREFIX = "roberta."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:

@@ -3,17 +3,22 @@ all layers may see a window only."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import LM, Attention, Config, Embedding, Full, Layer, LayerNorm, Plain, Stack, Window
+from ..gguf.keys import embedding_rows, own_head_size
+from ..gguf.rope import gguf_rope
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count, head_size
 from ..keys.rope import exact_context, rope
+from ..source import Source
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
+from .stablelm import GGUF_WEIGHTS
 
 MODEL_TYPES = ("starcoder2",)
 ARCHITECTURES: dict[str, Task] = decoders("Starcoder2", tasks=("classify", "tag"))
 PREFIX = "model."
-GGUF: Gguf | None = None
 
 
 def config(keys: Keys, task: Task) -> Config:
@@ -22,24 +27,34 @@ def config(keys: Keys, task: Task) -> Config:
     size = head_size(keys) if size is None else size
     norm, bias = LayerNorm(keys.positive("norm_epsilon", 1e-5)), keys.get("use_bias", bool, True)
     position, window = rope(keys, size, context), keys.size("sliding_window", None)
-    attention = Attention(
-        keys.size("num_attention_heads"),
-        keys.size("num_key_value_heads", 2),
-        size,
-        position,
-        pattern=Full() if window is None else Window(window),
-        qkv_bias=bias,
-        out_bias=bias,
-        pre=norm,
-    )
     activation = keys.choice("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
-    layer = Layer(attention, Plain(keys.size("intermediate_size"), activation, bias=bias, pre=norm))
-    return Config(
+    return _build(
         Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
-        Stack((layer,) * count(keys), norm),
-        LM(keys.get("tie_word_embeddings", bool, True)),
-        exact_context(context, position),
+        Attention(
+            keys.size("num_attention_heads"), keys.size("num_key_value_heads", 2), size, position, pre=norm
+        ),
+        Plain(keys.size("intermediate_size"), activation, bias=bias, pre=norm),
+        count(keys),
+        window,
+        tied=keys.get("tie_word_embeddings", bool, True),
+        context=exact_context(context, position),
     )
+
+
+def _build(
+    embedding: Embedding,
+    attention: Attention,
+    mlp: Plain,
+    layers: int,
+    window: int | None,
+    *,
+    tied: bool,
+    context: int,
+) -> Config:
+    """Equal layers, biases in both of their parts or in none."""
+    pattern = Full() if window is None else Window(window)
+    attention = replace(attention, pattern=pattern, qkv_bias=mlp.bias, out_bias=mlp.bias)
+    return Config(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
 
 
 WEIGHTS = f"""
@@ -48,3 +63,24 @@ WEIGHTS = f"""
     decoder.layers.{{i}}.mlp_pre.bias <- layers.{{i}}.post_attention_layernorm.bias
     decoder.norm.bias <- norm.bias
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    """From GGUF's metadata, which know the usual activation only."""
+    # llama.cpp's converter leaves the window out and its graph has none: tokens of such a file see further
+    # than the original's where a text is longer than that. A window that is stated counts.
+    norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
+    size = own_head_size(keys)
+    position, bias = gguf_rope(keys, source, size), "blk.0.ffn_up.bias" in source.names
+    return _build(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        Attention(heads, keys.size("attention.head_count_kv", heads), size, position, pre=norm),
+        Plain(keys.size("feed_forward_length"), "gelu_tanh", bias=bias, pre=norm),
+        count(keys, "block_count"),
+        keys.size("attention.sliding_window", None),
+        tied="output.weight" not in source.names,
+        context=exact_context(keys.size("context_length"), position),
+    )
+
+
+GGUF = Gguf("starcoder2", gguf_config, GGUF_WEIGHTS)

@@ -8,22 +8,14 @@ transformers 5 wrote it; whether there is a table of its own then shows in the t
 
 from __future__ import annotations
 
-from ..config import (
-    LM,
-    Attention,
-    Config,
-    Embedding,
-    Gated,
-    Layer,
-    Mlp,
-    Plain,
-    RelativeBias,
-    RMSNorm,
-    Stack,
-)
+from dataclasses import replace
+
+from ..config import LM, Attention, Config, Embedding, Gated, Layer, Plain, Pool, RelativeBias, RMSNorm, Stack
+from ..gguf.keys import embedding_rows, own_head_size
 from ..keys import ACTIVATIONS, Keys
 from ..keys.layers import count
-from . import Task
+from ..source import Source
+from . import Gguf, Task
 
 MODEL_TYPES = ("t5", "mt5")
 ARCHITECTURES: dict[str, Task] = {
@@ -36,7 +28,6 @@ ARCHITECTURES: dict[str, Task] = {
     **dict.fromkeys(("T5ForQuestionAnswering", "MT5ForQuestionAnswering"), "answer"),
 }
 PREFIX = "transformer."
-GGUF = None
 
 # T5 has no last position: all distances from max_distance on share a bucket. It was trained on 512 tokens
 # (n_positions, which transformers doesn't read) and is used on some thousand; the bound keeps an
@@ -58,21 +49,38 @@ def config(keys: Keys, task: Task) -> Config:
     size = keys.size("d_kv", 64)
     buckets = keys.size("relative_attention_num_buckets", 32)
     position = RelativeBias(buckets, keys.size("relative_attention_max_distance", 128))
-    attention = Attention(heads, heads, size, position=position, scale=1.0, pre=norm)
-    cross = Attention(heads, heads, size, scale=1.0, pre=norm)
-    mlp = _mlp(keys, norm, "gated-gelu" if new else "relu")
-    tied, scale = _output(keys, new, width)
-    decoder = count(keys, "num_decoder_layers", depth)
-    return Config(
-        embedding=Embedding(keys.size("vocab_size"), width),
-        decoder=Stack((Layer(attention, mlp, cross=cross),) * decoder, norm),
-        head=LM(tied, scale=scale),
-        context=max(CONTEXT, keys.size("n_positions", 512)),
-        encoder=Stack((Layer(attention, mlp),) * depth, norm),
+    return _build(
+        Embedding(keys.size("vocab_size"), width),
+        Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
+        _mlp(keys, norm, "gated-gelu" if new else "relu"),
+        depth,
+        count(keys, "num_decoder_layers", depth),
+        _output(keys, new, width),
+        keys.size("n_positions", 512),
     )
 
 
-def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Mlp:
+def _build(
+    embedding: Embedding,
+    attention: Attention,
+    mlp: Gated | Plain,
+    encoder: int,
+    decoder: int,
+    head: LM,
+    trained: int,
+) -> Config:
+    """Stacks of so many equal layers. No position stands between a token and those of the other stack."""
+    reads = Layer(attention, mlp, cross=replace(attention, position=None))
+    return Config(
+        embedding=embedding,
+        decoder=Stack((reads,) * decoder, attention.pre),
+        head=head,
+        context=max(CONTEXT, trained),
+        encoder=Stack((Layer(attention, mlp),) * encoder, attention.pre),
+    )
+
+
+def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
     """`relu`, `gated-silu`, …; a gated gelu is the one by tanh, and the derived keys say the same."""
     width = keys.size("d_ff")
     told = keys.get("feed_forward_proj", str, default)
@@ -89,20 +97,16 @@ def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Mlp:
     return Plain(width, activation, bias=False, pre=norm)
 
 
-def _output(keys: Keys, new: bool, width: int) -> tuple[bool, float | None]:
+def _output(keys: Keys, new: bool, width: int) -> LM:
     """Whether the output table is the input's, and what logits are multiplied with."""
     told = keys.get("tie_word_embeddings", bool, True)
     scaled = False if new else keys.get("scale_decoder_outputs", bool, told)
     if keys.tensors is not None:
         told = (told and scaled) or "lm_head.weight" not in keys.tensors
-    return told, width**-0.5 if scaled else None
+    return LM(told, scale=width**-0.5 if scaled else None)
 
 
-# Old checkpoints hold a bias of cross-attention that was never used.
-WEIGHTS = """
-    embedding.table <- (shared|encoder.embed_tokens|decoder.embed_tokens).weight
-    embedding.table == encoder.embed_tokens.weight
-    embedding.table == decoder.embed_tokens.weight
+_STACK = """
     encoder.relative_bias <- encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight
     encoder.layers.{i}.attn_pre.weight <- encoder.block.{i}.layer.0.layer_norm.weight
     encoder.layers.{i}.attn.wq <- encoder.block.{i}.layer.0.SelfAttention.q.weight : transpose
@@ -114,23 +118,81 @@ WEIGHTS = """
     encoder.layers.{i}.mlp.up <- encoder.block.{i}.layer.1.DenseReluDense.(wi_1|wi).weight : transpose
     encoder.layers.{i}.mlp.down <- encoder.block.{i}.layer.1.DenseReluDense.wo.weight : transpose
     encoder.norm.weight <- encoder.final_layer_norm.weight
-    decoder.relative_bias <- decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight
-    decoder.layers.{i}.attn_pre.weight <- decoder.block.{i}.layer.0.layer_norm.weight
-    decoder.layers.{i}.attn.wq <- decoder.block.{i}.layer.0.SelfAttention.q.weight : transpose
-    decoder.layers.{i}.attn.wk <- decoder.block.{i}.layer.0.SelfAttention.k.weight : transpose
-    decoder.layers.{i}.attn.wv <- decoder.block.{i}.layer.0.SelfAttention.v.weight : transpose
-    decoder.layers.{i}.attn.wo <- decoder.block.{i}.layer.0.SelfAttention.o.weight : transpose
-    decoder.layers.{i}.cross_pre.weight <- decoder.block.{i}.layer.1.layer_norm.weight
-    decoder.layers.{i}.cross.wq <- decoder.block.{i}.layer.1.EncDecAttention.q.weight : transpose
-    decoder.layers.{i}.cross.wk <- decoder.block.{i}.layer.1.EncDecAttention.k.weight : transpose
-    decoder.layers.{i}.cross.wv <- decoder.block.{i}.layer.1.EncDecAttention.v.weight : transpose
-    decoder.layers.{i}.cross.wo <- decoder.block.{i}.layer.1.EncDecAttention.o.weight : transpose
-    decoder.layers.{i}.mlp_pre.weight <- decoder.block.{i}.layer.2.layer_norm.weight
-    decoder.layers.{i}.mlp.gate <- decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight : transpose
-    decoder.layers.{i}.mlp.up <- decoder.block.{i}.layer.2.DenseReluDense.(wi_1|wi).weight : transpose
-    decoder.layers.{i}.mlp.down <- decoder.block.{i}.layer.2.DenseReluDense.wo.weight : transpose
-    decoder.norm.weight <- decoder.final_layer_norm.weight
+"""
+# Old checkpoints hold a bias of cross-attention that was never used.
+WEIGHTS = f"""
+    embedding.table <- (shared|encoder.embed_tokens|decoder.embed_tokens).weight
+    embedding.table == encoder.embed_tokens.weight
+    embedding.table == decoder.embed_tokens.weight
+    {_STACK}
+    {_STACK.replace("encoder.", "decoder.").replace("layer.1.", "layer.2.")}
+    decoder.layers.{{i}}.cross_pre.weight <- decoder.block.{{i}}.layer.1.layer_norm.weight
+    decoder.layers.{{i}}.cross.wq <- decoder.block.{{i}}.layer.1.EncDecAttention.q.weight : transpose
+    decoder.layers.{{i}}.cross.wk <- decoder.block.{{i}}.layer.1.EncDecAttention.k.weight : transpose
+    decoder.layers.{{i}}.cross.wv <- decoder.block.{{i}}.layer.1.EncDecAttention.v.weight : transpose
+    decoder.layers.{{i}}.cross.wo <- decoder.block.{{i}}.layer.1.EncDecAttention.o.weight : transpose
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
     nothing <- decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight
 """
+
+
+def gguf_config(keys: Keys, source: Source) -> Config:
+    keys.get("decoder_start_token_id", int, None)  # of generation
+    return _gguf(keys, source, count(keys, "decoder_block_count", count(keys, "block_count")))
+
+
+def gguf_encoder(keys: Keys, source: Source) -> Config:
+    return replace(_gguf(keys, source, 1), decoder=None, head=Pool("mean"))
+
+
+def _gguf(keys: Keys, source: Source, decoder: int) -> Config:
+    """From GGUF's metadata, which say neither activation nor largest distance: here they are llama.cpp's.
+
+    Nor do they say which output it is. A plain mlp is 1.0's, and a table of its own must then equal the
+    input's; a gated one is that of 1.1 and its kin, and the table must be there. 1.0's logits are scaled as
+    the original's are; llama.cpp leaves the scale out, which changes no greedy text.
+    """
+    eps = keys.positive(keys.spelled("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"))
+    norm, size, heads = RMSNorm(eps), own_head_size(keys), keys.size("attention.head_count")
+    width, inner = keys.size("embedding_length"), keys.size("feed_forward_length")
+    position = RelativeBias(keys.size("attention.relative_buckets_count"), 128)
+    gated = "enc.blk.0.ffn_gate.weight" in source.names
+    return _build(
+        Embedding(embedding_rows(keys, source), width),
+        Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
+        Gated(inner, "gelu_tanh", pre=norm) if gated else Plain(inner, "relu", bias=False, pre=norm),
+        count(keys, "block_count"),
+        decoder,
+        LM(tied=not gated, scale=None if gated else width**-0.5),
+        keys.size("context_length"),
+    )
+
+
+_GGUF_STACK = """
+    encoder.relative_bias <- enc.blk.0.attn_rel_b.weight
+    encoder.layers.{i}.attn_pre.weight <- enc.blk.{i}.attn_norm.weight
+    encoder.layers.{i}.attn.wq <- enc.blk.{i}.attn_q.weight : transpose
+    encoder.layers.{i}.attn.wk <- enc.blk.{i}.attn_k.weight : transpose
+    encoder.layers.{i}.attn.wv <- enc.blk.{i}.attn_v.weight : transpose
+    encoder.layers.{i}.attn.wo <- enc.blk.{i}.attn_o.weight : transpose
+    encoder.layers.{i}.mlp_pre.weight <- enc.blk.{i}.ffn_norm.weight
+    encoder.layers.{i}.mlp.gate <- enc.blk.{i}.ffn_gate.weight : transpose
+    encoder.layers.{i}.mlp.up <- enc.blk.{i}.ffn_up.weight : transpose
+    encoder.layers.{i}.mlp.down <- enc.blk.{i}.ffn_down.weight : transpose
+    encoder.norm.weight <- enc.output_norm.weight
+"""
+GGUF_WEIGHTS = f"""
+    embedding.table <- token_embd.weight
+    {_GGUF_STACK}
+    {_GGUF_STACK.replace("encoder.", "decoder.").replace("enc.", "dec.")}
+    decoder.layers.{{i}}.cross_pre.weight <- dec.blk.{{i}}.cross_attn_norm.weight
+    decoder.layers.{{i}}.cross.wq <- dec.blk.{{i}}.cross_attn_q.weight : transpose
+    decoder.layers.{{i}}.cross.wk <- dec.blk.{{i}}.cross_attn_k.weight : transpose
+    decoder.layers.{{i}}.cross.wv <- dec.blk.{{i}}.cross_attn_v.weight : transpose
+    decoder.layers.{{i}}.cross.wo <- dec.blk.{{i}}.cross_attn_o.weight : transpose
+    head.table <- output.weight
+    embedding.table == output.weight
+    nothing <- dec.blk.0.cross_attn_rel_b.weight
+"""
+GGUF = Gguf("t5", gguf_config, GGUF_WEIGHTS, Gguf("t5encoder", gguf_encoder, GGUF_WEIGHTS))

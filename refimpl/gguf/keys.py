@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..errors import ConfigError
 from ..keys import Keys
 from ..keys.layers import head_size
@@ -15,6 +18,24 @@ def embedding_rows(keys: Keys, source: Source) -> int:
         raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
     keys.restated("vocab_size", table[0], f"the rows of token_embd.weight, {table[0]}")
     return table[0]
+
+
+def rows(source: Source, name: str) -> int:
+    """How many rows a table has: one where llama.cpp's tools, which drop such an axis, made it a vector."""
+    shape = source.shape(name)
+    return shape[0] if len(shape) > 1 else 1
+
+
+def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Special ids and the names of labels, as config.json would state them."""
+    ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    labels = metadata.get(f"{architecture}.classifier.output_labels")
+    return {
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": [end for end in ends if end is not None],
+        "decoder_start_token_id": metadata.get(f"{architecture}.decoder_start_token_id"),
+        "id2label": None if labels is None else {str(i): label for i, label in enumerate(labels)},
+    }
 
 
 def gguf_head_size(keys: Keys) -> int:

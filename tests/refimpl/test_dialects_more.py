@@ -1,4 +1,4 @@
-"""Both dialects of mixtures of experts, the Gemmas, StableLM, OLMo 2 and Command R."""
+"""Both dialects of mixtures of experts, the Gemmas, StableLM, OLMo 2, Command R and StarCoder 2."""
 
 from __future__ import annotations
 
@@ -111,6 +111,17 @@ DIALECTS = {
         "cohere", ARCH.COMMAND_R, {"rope_parameters": THETA, "logit_scale": 0.25, "use_qk_norm": True},
         {**LAYER, "rope.freq_base": 5e5, "logit_scale": 0.25, "rope.scaling.type": "none"}, "layer_norm_eps",
     ),
+    "starcoder2": Dialect(
+        "starcoder2", ARCH.STARCODER2, {"rope_parameters": THETA}, {**LAYER, "rope.freq_base": 5e5},
+        "norm_epsilon",
+    ),
+    "starcoder2, without biases": Dialect(
+        "starcoder2", ARCH.STARCODER2,
+        {"rope_parameters": LOCAL, "use_bias": False, "head_dim": 16, "sliding_window": 7,
+         "tie_word_embeddings": False},
+        {**LAYER, "attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 7},
+        "norm_epsilon",
+    ),
 }  # fmt: skip
 
 
@@ -209,6 +220,8 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ("qwen2_moe", {"expert_weights_norm": True}, "expert_weights_norm must be false"),
         ("qwen2_moe", {"expert_group_count": 2}, "'expert_group_count' isn't known"),
         ("olmo2", {"attention.sliding_window": 7}, "'attention.sliding_window' isn't known"),
+        ("starcoder2", {"attention.causal": False}, "'attention.causal' isn't known"),
+        ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
         ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),
         (

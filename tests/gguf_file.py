@@ -1,0 +1,39 @@
+"""A GGUF file by gguf's own writer: metadata under an architecture's name, tensors as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+
+def write(path: Path, arch: str, metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
+    """Keys with a colon in front are written as they are."""
+    writer = gguf.GGUFWriter(path, arch)
+    add = {
+        int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
+        list: writer.add_array,
+    }  # fmt: skip
+    for key, value in metadata.items():
+        add[type(value)](key[1:] if key.startswith(":") else f"{arch}.{key}", value)
+    for name, array in tensors.items():
+        writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def renamed(
+    arch: gguf.MODEL_ARCH, tensors: Mapping[str, np.ndarray], layers: int = 9
+) -> dict[str, np.ndarray]:
+    """The tensors under the names of gguf's own table, which must know each."""
+    names = gguf.get_tensor_name_map(arch, layers)
+    found = {names.get_name(name, (".weight", ".bias")): array for name, array in tensors.items()}
+    assert None not in found, tensors.keys()
+    assert len(found) == len(tensors), tensors.keys()
+    return {str(name): array for name, array in found.items()}
