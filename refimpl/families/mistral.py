@@ -5,14 +5,13 @@ from __future__ import annotations
 from ..config import Config
 from ..keys import Keys
 from . import Task, decoders
-from .llama import WEIGHTS, decoder
+from .llama import GGUF, WEIGHTS, decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mistral",)
 ARCHITECTURES: dict[str, Task] = decoders("Mistral")
 PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:

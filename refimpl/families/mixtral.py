@@ -10,13 +10,14 @@ from dataclasses import replace
 from ..config import Config, Gated, MoE
 from ..keys import Keys
 from . import Task, decoders
+from .llama import GGUF, decoder, varied
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, varied
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("mixtral",)
 ARCHITECTURES: dict[str, Task] = decoders("Mixtral")
 PREFIX = "model."
-GGUF = None
 
 
 def config(keys: Keys, task: Task) -> Config:
