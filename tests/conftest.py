@@ -1,12 +1,18 @@
 """Profiles for all tests: derandomized and short by default, `HYPOTHESIS_PROFILE=deep` for long runs."""
 
 import fcntl
+import gc
 import os
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+# What slows a long process that exports hundreds of graphs: torch's memory of operators on fake tensors,
+# which grows with each, and looking through all its objects again and again for what can be freed.
+os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
+gc.set_threshold(100_000, 20, 20)
 
 hypothesis.settings.register_profile(
     "ci",
