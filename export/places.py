@@ -11,8 +11,9 @@ from ..runtime.ports import GRAPH
 from .pieces import followed
 
 CODES = ("QuantizeLinear", "DequantizeLinear")
+SUMS = ("Add", "Sum")  # of a Sum the stream is the first
 # What may stand between a product and the residual sum, each one node.
-PASSED = ("Add", "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
+PASSED = (*SUMS, "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
 
 
 def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
@@ -28,8 +29,9 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
 
     def product(*leaves: str) -> onnx.NodeProto:
         """The node that multiplies activations with one of these leaves."""
-        near = [v.name for v in graph.initializer if v.name.startswith(tuple(f"{leaf}." for leaf in leaves))]
-        near += [v.name for v in graph.initializer if v.name in leaves]
+        own = tuple(f"{leaf}." for leaf in leaves)
+        near = [v.name for v in graph.initializer if v.name.startswith(own) or v.name in leaves]
+        near = [name for name in near if not name.endswith(".minimum")]  # the product's smaller half
         while near:
             name = near.pop(0)
             for node in uses.get(name, []):
@@ -54,7 +56,7 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         name, side, total = node.output[0], "", ""
         while len(uses.get(name, [])) == 1 and uses[name][0].op_type in PASSED:
             node = uses[name][0]
-            if node.op_type == "Add":
+            if node.op_type in SUMS:
                 side, total = name, node.output[0]
             name = node.output[0]
         return total, side
@@ -70,7 +72,7 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
             return found if i else {}  # without the first sum nobody knows the embedding
         found[f"{at}attention, output"] = total
         if i == 0:
-            (found["embedding"],) = {*makers[total].input} - {side}
+            found["embedding"] = next(value for value in makers[total].input if value != side)
         if isinstance(layer.mlp, MoE):
             break
         down = product(f"{leaf}mlp.down")

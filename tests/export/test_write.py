@@ -19,6 +19,7 @@ import onnx
 import pytest
 import tiny
 from tfm.export import write
+from tfm.export.locate import locate
 from tfm.refimpl import params
 from tfm.refimpl.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import ExportError, NumericError, VerifyError
@@ -353,3 +354,8 @@ def test_kept_minima_give_a_graph_of_equal_types(checkpoint, tmp_path, monkeypat
     for node in products:
         found = {node.input[i]: types.get(node.input[i]) for i in one_type[node.op_type]}
         assert len(set(found.values()) - {None}) == 1, f"{node.op_type} of {found}"
+    sums = [node for node in model.graph.node if node.op_type == "Sum"]
+    assert {len(node.input) for node in sums} == ({3} if target == "ort-cpu" else set())
+    parts = locate(opened, np.random.default_rng(5).integers(0, 50, (2, 7)))
+    assert len(parts) > 3
+    assert all(part.ok for part in parts)
