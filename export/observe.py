@@ -15,11 +15,9 @@ import torch
 
 from ..refimpl import params
 from ..refimpl.config import LM, Config
-from ..runtime.ports import READ
 from .engine import tensors
 from .ops.block import block, encoder_block, normalize
-from .ops.cross_attention import cross_keys
-from .ops.encoder import predict
+from .ops.encoder import begun, keys_of, predict
 from .ops.linear import linear
 from .ops.model import embed, position_tables, score_biases
 from .seam import body, exporting
@@ -88,9 +86,7 @@ class Reading:
         table, called = self._tree("embedding.")
         streams = []
         for whole in self.windows:
-            window = whole
-            if name == "reader" and reader is not None:
-                window = torch.cat([torch.full_like(whole[:, :1], reader.start), whole[:, :-1]], 1)
+            window = begun(whole, reader.start) if name == "reader" and reader is not None else whole
             types = torch.zeros_like(window) if name == "encoder" and config.embedding.types else None
             with _recording(called, self._seen):
                 at = torch.arange(window.shape[1])[None]
@@ -102,16 +98,16 @@ class Reading:
                 time = x.shape[1]
                 at, real = torch.arange(time), torch.tensor([time])
                 near: dict[Any, Any] = {r: (cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
-                both = name == "encoder" and not stack.causal
+                both = name != "decoder" and not stack.causal
                 near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
                 with _recording(called, self._seen):
                     read = None
                     if layer.cross is not None:
-                        cross = {n: leaf for n, leaf in leaves["cross"].items() if n in READ}
-                        keys = cross_keys(states[j], **cross, head_size=layer.cross.head_size)
-                        read = (*keys, real)
+                        read = (*keys_of(states[j], leaves, layer), real)
                     if name != "decoder":
-                        streams[j] = encoder_block(x, real, near, leaves, read, config=layer, causal=not both)
+                        streams[j] = encoder_block(
+                            x, real, near, leaves, read, config=layer, causal=stack.causal
+                        )
                         continue
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
                     empty = torch.zeros(1, a.groups, time, a.head_size)

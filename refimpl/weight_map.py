@@ -57,7 +57,7 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
     """The lines of a map, `{i}` and `*` written out for a Config."""
     wanted = True
     *_, last = config.stacks
-    if last == "reader" or config.stacks[last].causal:
+    if config.stacks[last].causal:
         table = re.sub(r"(?m)^(\s*)decoder\.", rf"\1{last}.", table)
     for line in filter(None, (line.strip() for line in table.splitlines())):
         if heads := re.fullmatch(r"for (.+):", line):

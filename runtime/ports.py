@@ -69,7 +69,7 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
         inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
         if config.embedding.types is not None:
             inputs.append(Port("types", ("batch", "time"), "int64"))
-        inputs += _tables(config, "encoder reader", "time")
+        inputs += _tables(config, ("encoder", "reader"), "time")
         alone = config.decoder is None
         outputs = (Port("said", _said(config)),) if alone else _memory(config, "time")
         found.append(Graph(GRAPH if alone else ENCODER, True, tuple(inputs), tuple(outputs)))
@@ -79,7 +79,7 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
             Port("past", ("batch",), "int64"),
             Port("at", ("batch", "wanted"), "int64"),
             *_cache(config, "", windowed),
-            *_tables(config, "decoder", "capacity"),
+            *_tables(config, ("decoder",), "capacity"),
         ]
         if windowed:
             inputs += [Port(f"held.{size}", ("batch",), "int64") for size in windows.sizes(config)]
@@ -95,8 +95,8 @@ def cache_type(attention: Attention) -> Literal["int8"] | None:
     return "int8" if attention.kv == "int8" else None
 
 
-def _tables(config: Config, names: str, rows: str) -> list[Port]:
-    stacks = [stack for name, stack in config.stacks.items() if name in names.split()]
+def _tables(config: Config, names: tuple[str, ...], rows: str) -> list[Port]:
+    stacks = [stack for name, stack in config.stacks.items() if name in names]
     own = {layer.attention.position for stack in stacks for layer in stack.layers}
     kinds = [(i, rope) for i, rope in enumerate(config.ropes) if rope in own]
     return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in kinds for side in ("cos", "sin")]

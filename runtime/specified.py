@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..refimpl import params as trees
-from ..refimpl.config import LM, Config, Layer, MaskedLM, Stack
+from ..refimpl.config import LM, Config, MaskedLM, Stack
 from ..refimpl.ops.block import block, encoder_block, normalize
-from ..refimpl.ops.cross_attention import cross_keys
-from ..refimpl.ops.encoder import predict
+from ..refimpl.ops.encoder import begun, keys_of, predict
 from ..refimpl.ops.linear import linear
 from ..refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ..refimpl.ops.quant import Blocks
-from .ports import READ
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -125,8 +123,7 @@ class Walk:
         reader = self.config.reader
         if reader is None:
             return states
-        begun = np.concatenate([np.full_like(ids[:, :1], reader.start), ids[:, :-1]], axis=1)
-        return self._whole("reader", begun, lengths, None, states)
+        return self._whole("reader", begun(ids, reader.start), lengths, None, states)
 
     def _whole(
         self, name: str, ids: Array, lengths: Array, types: Array | None, states: list[Array] | None = None
@@ -139,9 +136,8 @@ class Walk:
             for place, run in enumerate(self.runs):
                 near, real = self._near(run, stack, added, ids.shape[1]), run.copies(lengths)
                 tree = run.tree(leaves)
-                read = None if states is None else _read(states[place], tree, layer, real)
-                causal = stack.causal or name == "reader"
-                x = encoder_block(streams[place], real, near, tree, read, config=layer, causal=causal)
+                read = None if states is None else (*keys_of(states[place], tree, layer), real)
+                x = encoder_block(streams[place], real, near, tree, read, config=layer, causal=stack.causal)
                 streams[place] = run.round(x)
         return self._last(name, stack, streams)
 
@@ -157,7 +153,7 @@ class Walk:
             for place, run in enumerate(self.runs):
                 x, tree, read = streams[place], run.tree(leaves), None
                 if layer.cross is not None:
-                    read = _read(states[place], tree, layer, run.copies(lengths))
+                    read = (*keys_of(states[place], tree, layer), run.copies(lengths))
                 near = self._near(run, stack, added, time)
                 a = layer.attention
                 empty = np.zeros((len(x), a.groups, time, a.head_size), run.dtype)
@@ -250,13 +246,6 @@ class Walk:
         own = self.params[name]
         norm = self._load(own["norm"], f"{name}.norm.") if "norm" in own else None
         return [normalize(x, norm, norm=stack.final_norm) for x in streams]
-
-
-def _read(states: Array, tree: Any, layer: Layer, lengths: Array) -> tuple[Array, Array, Array]:
-    """What a layer reads of an encoder's vectors."""
-    assert layer.cross is not None
-    cross = {name: leaf for name, leaf in tree["cross"].items() if name in READ}
-    return (*cross_keys(states, **cross, head_size=layer.cross.head_size), lengths)
 
 
 def _rows(table: Array | Blocks, index: Any) -> Array | Blocks:

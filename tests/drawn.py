@@ -224,7 +224,7 @@ def encoders(draw: st.DrawFn) -> Config:
     head, reader = draw(fitting(embedding)), None
     if embedding.inner is None and draw(st.booleans()):
         start = draw(st.integers(0, embedding.vocabulary - 1))
-        reader = Reader(draw(stacks(width=width, crossed=True)), start)
+        reader = Reader(replace(draw(stacks(width=width, crossed=True)), causal=True), start)
     return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding), reads=True)), reader)
 
 

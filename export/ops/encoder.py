@@ -32,9 +32,14 @@ def encode(
     x = _stacked(tokens, lengths, tables, own, tree["encoder"], types, None, config, stack)
     if config.reader is None:
         return x
+    text = begun(tokens, config.reader.start)
+    return _stacked(text, lengths, tables, own, tree["reader"], None, x, config, config.reader.stack)
+
+
+def begun(tokens: Array, start: int) -> Array:
+    """A roll, as every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
-    begun = torch.where(at > 0, tokens.roll(1, dims=1), config.reader.start)
-    return _stacked(begun, lengths, tables, own, tree["reader"], None, x, config, config.reader.stack)
+    return torch.where(at > 0, tokens.roll(1, dims=1), start)
 
 
 def _stacked(
@@ -50,19 +55,19 @@ def _stacked(
 ) -> Array:
     """Embedding, layers in order, the last norm."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
-    queries, causal = at.unsqueeze(0), stack.causal or read is not None
+    queries = at.unsqueeze(0)
     x = embed(tokens, queries, own, tree, types, config=config.embedding, stack=stack)
-    near = {**tables, **score_biases(queries, at, tree, x.dtype, stack=stack, bidirectional=not causal)}
+    near = {**tables, **score_biases(queries, at, tree, x.dtype, stack=stack, bidirectional=not stack.causal)}
     for i, layer in enumerate(stack.layers):
         leaves = tree["layers"][i]
-        keys = None if read is None else (*_crossed(read, leaves["cross"], layer), lengths)
-        x = encoder_block(x, lengths, near, leaves, keys, config=layer, causal=causal)
+        keys = None if read is None else (*keys_of(read, leaves, layer), lengths)
+        x = encoder_block(x, lengths, near, leaves, keys, config=layer, causal=stack.causal)
     return normalize(x, tree.get("norm"), norm=stack.final_norm)
 
 
-def _crossed(states: Array, leaves: Any, layer: Layer) -> tuple[Array, Array]:
+def keys_of(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
     """Two products."""
-    cross = {name: leaf for name, leaf in leaves.items() if name[-1] in "kv"}
+    cross = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "kv"}
     assert layer.cross is not None
     return cross_keys(states, **cross, head_size=layer.cross.head_size)
 
@@ -70,7 +75,7 @@ def _crossed(states: Array, leaves: Any, layer: Layer) -> tuple[Array, Array]:
 def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
     """A pair a layer."""
     layers = enumerate(config.layers)
-    return [_crossed(states, tree["decoder"]["layers"][i]["cross"], layer) for i, layer in layers]
+    return [keys_of(states, tree["decoder"]["layers"][i], layer) for i, layer in layers]
 
 
 def _dense(x: Array, tree: Any, config: Dense | None) -> Array:

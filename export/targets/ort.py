@@ -65,6 +65,12 @@ def row_scale(x: Tensor) -> Tensor:
     return x.abs().amax(-1, keepdim=True).clamp(min=TINY) / 127
 
 
+def row_input(x: Tensor, weight: Row) -> tuple[Tensor, Tensor]:
+    """The input of a product, times its factors, and the scales of its rows."""
+    x = x if weight.input_factor is None else x * weight.input_factor
+    return x, row_scale(x)
+
+
 def row_codes(x: Tensor, scale: Tensor) -> Tensor:
     """Codes of a scale a row, with `MIDDLE` added: a row is one block, which takes half of Div's time."""
     return onnx.symbolic(
@@ -77,8 +83,7 @@ def row_codes(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _row(x: Tensor, weight: Row) -> Tensor:
-    x = x if weight.input_factor is None else x * weight.input_factor
-    scale = row_scale(x)
+    x, scale = row_input(x, weight)
     y = onnx.symbolic(
         "com.microsoft::MatMulIntegerToFloat",
         (

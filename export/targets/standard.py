@@ -20,7 +20,7 @@ from ..ops import norm as norms
 from ..seam import body
 from . import Emits, Target
 from .leaves import Blocked, Row, Static
-from .ort import MIDDLE, block_sums, row_scale
+from .ort import MIDDLE, block_sums, row_input
 
 Leaf = Tensor | Blocked | Row | Static
 
@@ -43,8 +43,7 @@ def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _row(x: Tensor, weight: Row) -> Tensor:
-    x = x if weight.input_factor is None else x * weight.input_factor
-    scale = row_scale(x)
+    x, scale = row_input(x, weight)
     codes, middle = row_codes(x, scale)
     dots = onnx.symbolic(
         "::MatMulInteger",

@@ -110,7 +110,8 @@ def _check_head(head: Head, width: int, tables: int) -> None:
 
 
 def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:
-    _need(name == "encoder" or not stack.causal, f"a {name} is causal by itself, its stack must not say so")
+    _need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
+    _need(name != "reader" or stack.causal, "a reader's stack must be causal")
     _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
     match stack.positions:
         case Learned(size, offset):

@@ -15,8 +15,8 @@ from .positions import Learned, Rope, Sinusoidal
 class Stack:
     """Layers in order, what comes before the first, and the norm after the last.
 
-    In an encoder that is `causal` a token sees no later one, as in a decoder, whose stack needn't say so: the
-    form of a decoder that reads whole texts, to classify them for one.
+    Where whole texts are read, in an encoder or a reader, a token sees no later one if the stack is `causal`:
+    the form of a decoder that reads, to classify for one. A decoder that writes needn't say so.
     """
 
     layers: tuple[Layer, ...]

@@ -27,7 +27,7 @@ from ..keys.rope import exact_context, rope
 from ..source import Source
 from . import Gguf, Task, decoders
 from .gemma import causal, less_one
-from .llama import gguf_decoder, varied
+from .llama import QK_NORM, TRUNK, gguf_decoder, varied
 
 MODEL_TYPES = ("gemma2",)
 ARCHITECTURES: dict[str, Task] = decoders("Gemma2", tasks=("classify", "tag"))
@@ -93,28 +93,12 @@ def sandwich(
     )
 
 
-WEIGHTS = less_one("""
-    embedding.table <- embed_tokens.weight
-    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
-    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
-    decoder.layers.{i}.attn.wk <- layers.{i}.self_attn.k_proj.weight : transpose
-    decoder.layers.{i}.attn.wv <- layers.{i}.self_attn.v_proj.weight : transpose
-    decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.o_proj.weight : transpose
-    decoder.layers.{i}.attn.bq <- layers.{i}.self_attn.q_proj.bias
-    decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
-    decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
-    decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.o_proj.bias
-    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_norm.weight
-    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_norm.weight
-    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
-    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight
-    decoder.layers.{i}.mlp.gate <- layers.{i}.mlp.gate_proj.weight : transpose
-    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.up_proj.weight : transpose
-    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
-    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
-    decoder.norm.weight <- norm.weight
-    head.table <- lm_head.weight
-    embedding.table == lm_head.weight
+WEIGHTS = less_one(f"""
+    {TRUNK}
+    {QK_NORM}
+    decoder.layers.{{i}}.attn_post.weight <- layers.{{i}}.post_attention_layernorm.weight
+    decoder.layers.{{i}}.mlp_pre.weight <- layers.{{i}}.pre_feedforward_layernorm.weight
+    decoder.layers.{{i}}.mlp_post.weight <- layers.{{i}}.post_feedforward_layernorm.weight
 """)
 
 

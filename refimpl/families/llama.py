@@ -122,7 +122,8 @@ def windowed(config: Config, size: int) -> Config:
     return attending(config, lambda _, a: replace(a, pattern=Window(size)))
 
 
-WEIGHTS = """
+# What Gemma 2 has too, whose norms stand elsewhere.
+TRUNK = """
     embedding.table <- embed_tokens.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
     decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
@@ -133,17 +134,20 @@ WEIGHTS = """
     decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
     decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
     decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.o_proj.bias
-    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
     decoder.layers.{i}.mlp.gate <- layers.{i}.mlp.gate_proj.weight : transpose
     decoder.layers.{i}.mlp.up <- layers.{i}.mlp.up_proj.weight : transpose
     decoder.layers.{i}.mlp.down <- layers.{i}.mlp.down_proj.weight : transpose
-    decoder.layers.{i}.mlp.bgate <- layers.{i}.mlp.gate_proj.bias
-    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.up_proj.bias
-    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.down_proj.bias
     decoder.norm.weight <- norm.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-    inv_freq == layers.{i}.self_attn.rotary_emb.inv_freq
+"""
+WEIGHTS = f"""
+    {TRUNK}
+    decoder.layers.{{i}}.mlp_pre.weight <- layers.{{i}}.post_attention_layernorm.weight
+    decoder.layers.{{i}}.mlp.bgate <- layers.{{i}}.mlp.gate_proj.bias
+    decoder.layers.{{i}}.mlp.bup <- layers.{{i}}.mlp.up_proj.bias
+    decoder.layers.{{i}}.mlp.bdown <- layers.{{i}}.mlp.down_proj.bias
+    inv_freq == layers.{{i}}.self_attn.rotary_emb.inv_freq
 """
 # Norms of queries and keys, as those have them that add some.
 QK_NORM = """

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cuts import PRE, Cut
+from .cuts import BYTE_LEVEL, PRE, Cut
 from .frames import doubled, ends, flagged, template
 from .vocabulary import Vocabulary, tokenizer_json
-
-DECODER = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
 def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
             "type": "Sequence", "pretokenizers": cut.steps,
         },
         post_processor=_frame(vocabulary, name, cut),
-        decoder=DECODER,
+        decoder=BYTE_LEVEL,
         model={
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": cut.whole,

@@ -47,8 +47,9 @@ def _cased(after: str) -> str:
     return rf"{start}{_UPPER}*{_LOWER}+{after}|{start}{_UPPER}+{_LOWER}*{after}"
 
 
-_GPT2 = [_byte_level(True)]
-_DIGITS = [_digits(True), _byte_level(True)]
+BYTE_LEVEL = _byte_level(True)
+_GPT2 = [BYTE_LEVEL]
+_DIGITS = [_digits(True), BYTE_LEVEL]
 _CL100K = [_split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _byte_level(False)]
 _O200K = [_split(rf"{_cased(f'{_ENGLISH}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}"), _byte_level(False)]
 _QWEN2 = [_split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}|{_REST}"), _byte_level(False)]
@@ -56,7 +57,7 @@ _TEKKEN = [_split(rf"{_cased('')}|\p{{N}}|{_REST_SLASH}"), _byte_level(False)]
 # The digits' step sets the space before a number apart, which llama.cpp's expressions don't.
 _FALCON = [
     {"type": "Punctuation", "behavior": "Contiguous"},
-    _byte_level(True),
+    BYTE_LEVEL,
     _digits(False),
     _split("[0-9][0-9][0-9]"),
 ]

@@ -95,7 +95,7 @@ def reading(config: Config, keys: Keys, task: str) -> Config:
     if config.encoder is not None:
         if task in ("tag", "pool"):
             return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
-        reader = Reader(config.decoder, keys.get("decoder_start_token_id", int))
+        reader = Reader(replace(config.decoder, causal=True), keys.get("decoder_start_token_id", int))
         head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
         return replace(config, decoder=None, reader=reader, head=head)
     inner = config.embedding.inner

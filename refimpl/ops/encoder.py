@@ -34,9 +34,13 @@ def encode(
     states = _through("encoder", tokens, lengths, tables, tree, types, config=config)
     if config.reader is None:
         return states
-    first = np.full_like(tokens[:, :1], config.reader.start)
-    begun = np.concatenate([first, tokens[:, :-1]], axis=1)
-    return _through("reader", begun, lengths, tables, tree, states=states, config=config)
+    shifted = begun(tokens, config.reader.start)
+    return _through("reader", shifted, lengths, tables, tree, states=states, config=config)
+
+
+def begun(tokens: Array, start: int) -> Array:
+    """The text from the token `start` on, one place later, as a reader is given it."""
+    return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
 
 def _through(
@@ -52,17 +56,16 @@ def _through(
 ) -> Array:
     """The vectors that a stack makes of whole texts, which may read an encoder's `states` of them."""
     stack, leaves, e = config.stacks[name], tree[name], config.embedding
-    causal = stack.causal or name == "reader"
     at = np.arange(tokens.shape[1])
     x = embed(tokens, at[None], tree["embedding"], leaves, types, config=e, stack=stack)
-    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=not causal)
+    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=not stack.causal)
     for layer, own in zip(stack.layers, leaves["layers"], strict=True):
-        read = None if states is None else (*_keys(states, own, layer), lengths)
-        x = encoder_block(x, lengths, near, own, read, config=layer, causal=causal)
+        read = None if states is None else (*keys_of(states, own, layer), lengths)
+        x = encoder_block(x, lengths, near, own, read, config=layer, causal=stack.causal)
     return normalize(x, leaves.get("norm"), norm=stack.final_norm)
 
 
-def _keys(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
+def keys_of(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
     """Keys and values of an encoder's output for a layer that reads it."""
     assert layer.cross is not None
     leaves = {name: leaf for name, leaf in tree["cross"].items() if name in ("wk", "bk", "wv", "bv")}
@@ -72,7 +75,7 @@ def _keys(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
 def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
     """Keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that reads it."""
     layers = zip(config.layers, tree["decoder"]["layers"], strict=True)
-    return [_keys(states, own, layer) for layer, own in layers]
+    return [keys_of(states, own, layer) for layer, own in layers]
 
 
 def _dense(x: Array, tree: Any, config: Dense | None) -> Array:

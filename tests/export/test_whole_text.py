@@ -64,7 +64,8 @@ LLAMA = replace(
     LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True)
 )
 TWICE = tiny.reader()
-TWICE = replace(TWICE, decoder=None, reader=Reader(TWICE.decoder, 3), head=Classify(3, "last", Dense("tanh")))
+LAST = Reader(replace(TWICE.decoder, causal=True), 3)
+TWICE = replace(TWICE, decoder=None, reader=LAST, head=Classify(3, "last", Dense("tanh")))
 GROUPED = replace(tiny.reader(), decoder=None, head=Answer())
 GROUPED = replace(
     GROUPED,

@@ -33,6 +33,7 @@ from tfm.refimpl.config import (
     LongRope,
     MaskedLM,
     MoE,
+    Reader,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -113,8 +114,14 @@ def mixed(**changed: Any) -> Any:
     return lambda: layer(LLAMA, mlp=replace(MoE(4, 2, 9, "silu", shared=8), **changed))
 
 
+def read_twice(reader: Reader) -> Config:
+    """A text that the decoder reads again, to say one of three things of it."""
+    return replace(PAIR, decoder=None, reader=reader, head=Classify(3, "last"))
+
+
 LLAMA, ENCODER, PAIR = tiny.llama(), tiny.encoder(), tiny.pair()
 CROSS = Attention(2, 2, 8)
+LAST = Reader(replace(PAIR.decoder, causal=True), 3)
 HUGE = 2**40
 
 WRONG: list[tuple[Any, str]] = [
@@ -241,6 +248,11 @@ WRONG: list[tuple[Any, str]] = [
         lambda: attention(LLAMA, position=Rope(1.0, 16, scaling=Yarn(2.0, 8))),
         "layer 0: yarn needs a rotary theta above 1, got 1.0",
     ),
+    (lambda: replace(LLAMA, decoder=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
+    (lambda: read_twice(Reader(PAIR.decoder, 3)), "a reader's stack must be causal"),
+    (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
+    (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
+    (lambda: replace(PAIR, reader=LAST), "a reader must have an encoder whose output it reads, and no"),
 ]
 
 
