@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
-from . import (
+from .commands import (
     answer,
     attention,
     bench,

@@ -124,8 +124,8 @@ Draft = Annotated[
 
 def checked(**given: Any) -> dict[str, Any]:
     """Keywords of `Model.options`, refused as usage errors before a model is fetched or loaded for them."""
+    from ..refimpl.checkpoint.generation_config import Generation
     from ..refimpl.errors import LimitError
-    from ..refimpl.generation import Generation
     from ..runtime.tasks import options
 
     # Whether a model has beams of its own, which a length penalty would go with, is known later.

@@ -32,7 +32,7 @@ def smollm2_gguf() -> Path:
     """The real checkpoint: the file that TFM_TEST_MODEL names, or fetched once into tfm's cache."""
     if named := os.environ.get("TFM_TEST_MODEL"):
         return Path(named)
-    from tfm.runtime.sources import cache_dir, fetch
+    from tfm.runtime.hub.model_names import cache_dir, fetch
 
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:
@@ -45,7 +45,7 @@ def minilm() -> Path:
     """The real sentence encoder: the directory that TFM_TEST_MINILM names, or fetched once."""
     if named := os.environ.get("TFM_TEST_MINILM"):
         return Path(named)
-    from tfm.runtime.sources import cache_dir, fetch
+    from tfm.runtime.hub.model_names import cache_dir, fetch
 
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:
@@ -56,17 +56,17 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """One tiny model on each engine: NumPy first, torch, and both kinds of ONNX cache."""
-    import tiny
-    from tfm.export.engine import TorchEngine
-    from tfm.export.write import export
-    from tfm.refimpl.array_engine import NumpyEngine
-    from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
-    from tfm.runtime.bundle import open_bundle
-    from tfm.runtime.engine import OrtEngine
+    from helpers import tiny_models
+    from tfm.export.bundle_writer import export
+    from tfm.export.torch_engine import TorchEngine
+    from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+    from tfm.refimpl.engine.numpy_engine import NumpyEngine
+    from tfm.runtime.bundle.bundle import open_bundle
+    from tfm.runtime.ort.engine import OrtEngine
 
     tmp_path = tmp_path_factory.mktemp("engines")
-    config = tiny.llama(context=40)
-    params = tiny.weights(config, seed=4)
+    config = tiny_models.llama(context=40)
+    params = tiny_models.weights(config, seed=4)
     save_checkpoint(tmp_path / "model", config, params)
     found: list[Any] = [NumpyEngine(config, params), TorchEngine(config, params)]
     for target in ("standard", "ort-cpu"):

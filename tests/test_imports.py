@@ -39,7 +39,7 @@ MIRROR = (
     "tfm.refimpl.errors",
     "tfm.export.ops",
     "tfm.export.scan",
-    "tfm.export.seam",
+    "tfm.export.dispatch",
 )
 # Never, anywhere: they run code that a model file could bring along.
 CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
@@ -217,18 +217,3 @@ def test_packages_are_all_listed():
     for folder in folders:
         assert (folder / "__init__.py").exists(), f"{folder} is no package"
     assert project["package-dir"] == {f"tfm.{f}": f for f in FOLDERS}
-
-
-# Specification files above 200 lines, each with its reason.
-LONG = {
-    "laws/kit/declare.py": "what a declaration may be, and its reading: one grammar",
-    "ops/quant.py": "weights and inputs in codes meet in one product; the mirror pairs with it name by name",
-    "params.py": "the one table of all leaves: whoever adds one looks in one place",
-}
-
-
-def test_specification_files_can_be_read_in_one_sitting():
-    lines = {
-        f.relative_to(ROOT / "refimpl").as_posix(): len(f.read_text().splitlines()) for f in files("refimpl")
-    }
-    assert {name for name, count in lines.items() if count > 200} == set(LONG)

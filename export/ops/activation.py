@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ..seam import seam
+from ..dispatch import seam
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional
 
-from ..seam import seam
+from ..dispatch import seam
 from .cache import append
 from .linear import linear
 from .mask import causal_mask

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...refimpl.config import (
-    Attention,
-    Gated,
-    Layer,
-    LayerNorm,
-    MoE,
-    Norm,
-    Plain,
-    RMSNorm,
-    Rope,
-    Window,
-)
+from ...refimpl.config import Attention, Gated, Layer, LayerNorm, MoE, Norm, Plain, RMSNorm, Rope, Window
 from .attention import attention
 from .cross_attention import cross_attention
 from .mlp import gated_mlp, plain_mlp

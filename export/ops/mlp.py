@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..seam import seam
+from ..dispatch import seam
 from .activation import activation
 from .linear import linear
 from .quant import Blocks

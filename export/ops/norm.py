@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from ..seam import seam
+from ..dispatch import seam
 
 if TYPE_CHECKING:
     from jaxtyping import Float

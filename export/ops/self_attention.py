@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ..seam import seam
+from ..dispatch import seam
 from .attention import attend, heads
 from .linear import linear
 from .mask import causal_mask, padding_mask, window_mask

@@ -15,12 +15,12 @@ from torch.nn import functional
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Config
+from ..dispatch import body
 from ..ops import attention as attentions
 from ..ops import norm as norms
-from ..seam import body
-from . import Emits, Target
-from .leaves import Blocked, Row, Static
-from .ort import MIDDLE, block_sums, row_input
+from .group_query_attention import MIDDLE, block_sums, row_input
+from .packed_weights import Blocked, Row, Static
+from .target import Emits, Target
 
 Leaf = Tensor | Blocked | Row | Static
 

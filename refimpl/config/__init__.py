@@ -5,9 +5,8 @@ sense from being written. `to_json` and `from_json` are exact inverses; as JSON 
 its class name as `type`, and a field that isn't known is a `ConfigError`.
 """
 
-from .as_json import TYPES, from_json, to_json
-from .check import LIMITS, check
 from .heads import LM, Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from .json_form import TYPES, from_json, to_json
 from .layers import (
     Activation,
     Attention,
@@ -23,6 +22,7 @@ from .layers import (
     RMSNorm,
     Window,
 )
+from .model import Config, Embedding, Inner, Reader, Stack
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -37,7 +37,7 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-from .whole import Config, Embedding, Inner, Reader, Stack
+from .validate import LIMITS, check
 
 __all__ = [
     "LIMITS",

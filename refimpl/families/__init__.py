@@ -6,7 +6,7 @@ A family states
     ARCHITECTURES    transformers' class -> task, what the head says; the first stands where none is named
     config           (keys, task) -> Config
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors
-    WEIGHTS          the language of `refimpl.weight_map`, names without PREFIX; the lines of all heads but
+    WEIGHTS          the language of `refimpl.weights.weight_map`, names without PREFIX; the lines of all heads but
                      those of decoders that read whole texts, which are `READING`
     GGUF             its dialect in that format, or None
 """
@@ -23,12 +23,12 @@ from itertools import chain
 from typing import Any, Literal, Protocol
 
 from ..config import Answer, Config
+from ..config_readers.generation_keys import KEYS as GENERATION
+from ..config_readers.heads import reading
+from ..config_readers.keys import ANY, HARMLESS, Keys
 from ..errors import ConfigError
-from ..generation_keys import KEYS as GENERATION
-from ..keys import ANY, HARMLESS, Keys
-from ..keys.head import reading
-from ..source import Source
-from ..weights import Leaves
+from ..formats.tensor_source import Source
+from ..weights.loader import Leaves
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
 # How transformers names the class of what reads whole texts for each task.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..config import LM, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Sinusoidal, Stack
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count, head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
 from . import Task
 
 MODEL_TYPES = ("bart",)

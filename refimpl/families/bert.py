@@ -17,12 +17,12 @@ from ..config import (
     Plain,
     Stack,
 )
-from ..gguf.encoders import CLASSIFIER, gguf_head
-from ..gguf.keys import embedding_rows, gguf_head_size, rows
-from ..keys import ACTIVATIONS, Keys
-from ..keys.head import head
-from ..keys.layers import count, head_size
-from ..source import Source
+from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
+from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
+from ..config_readers.heads import head
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
+from ..formats.tensor_source import Source
 from . import Gguf, Task, heads
 
 MODEL_TYPES = ("bert",)

@@ -6,9 +6,9 @@ Sinusoidal positions stand in the checkpoint as a table, and that table is what 
 from __future__ import annotations
 
 from ..config import Attention, Config, Dense, Embedding, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
-from ..keys import ACTIVATIONS, Keys
-from ..keys.head import head
-from ..keys.layers import count, head_size
+from ..config_readers.heads import head
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
 from . import Task, heads
 from .bert import GGUF
 

@@ -7,8 +7,8 @@ tells replaced tokens from others, is none of the tasks here.
 from __future__ import annotations
 
 from ..config import Config, Dense, Embedding, Inner, Learned, MaskedLM
-from ..keys import Keys
-from ..keys.head import head
+from ..config_readers.heads import head
+from ..config_readers.keys import Keys
 from . import Task, heads
 from .bert import TRUNK, encoder, layer_norm
 from .roberta import LABELS

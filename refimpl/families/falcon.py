@@ -8,11 +8,11 @@ or under one (11B).
 from __future__ import annotations
 
 from ..config import LM, Activation, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
-from ..gguf.keys import embedding_rows, gguf_head_size
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count, head_size
-from ..keys.rope import exact_context, rope
-from ..source import Source
+from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("falcon",)

@@ -20,11 +20,11 @@ from ..config import (
     Stack,
     Window,
 )
-from ..gguf.keys import STRAIGHT
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import layer_types, patterns
-from ..keys.rope import exact_context, rope
-from ..source import Source
+from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import layer_types, patterns
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .gemma import causal, less_one
 from .llama import QK_NORM, TRUNK, gguf_decoder, varied

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Config, HeadNorm, Rope, Window
-from ..keys import Keys
-from ..keys.layers import layer_types
-from ..keys.rope import exact_context, ropes
-from ..source import Source
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_types
+from ..config_readers.rope import exact_context, ropes
+from ..formats.tensor_source import Source
 from . import Gguf, Task
 from .gemma import causal
 from .gemma2 import GGUF_WEIGHTS, WEIGHTS, gguf_sandwich, sandwich

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Stack
-from ..gguf.keys import FUSED as GGUF_WEIGHTS
-from ..gguf.keys import embedding_rows, gguf_head_size
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count, head_size
-from ..source import Source
+from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
+from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("gpt2",)

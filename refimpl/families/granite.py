@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Config
-from ..gguf.keys import PERMUTED
-from ..keys import Keys
-from ..source import Source
+from ..config_readers.gguf_metadata import PERMUTED
+from ..config_readers.keys import Keys
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS, decoder, gguf_decoder, varied
 

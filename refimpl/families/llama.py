@@ -8,26 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import (
-    LM,
-    Attention,
-    Config,
-    Embedding,
-    Full,
-    Gated,
-    Layer,
-    RMSNorm,
-    Rope,
-    Stack,
-    Window,
-)
-from ..gguf.experts import EXPERTS, mixed
-from ..gguf.keys import PERMUTED, embedding_rows, own_head_size
-from ..gguf.rope import gguf_rope
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count, head_size
-from ..keys.rope import exact_context, rope
-from ..source import Source
+from ..config import LM, Attention, Config, Embedding, Full, Gated, Layer, RMSNorm, Rope, Stack, Window
+from ..config_readers.gguf_metadata import PERMUTED, embedding_rows, own_head_size
+from ..config_readers.gguf_moe import EXPERTS, mixed
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("llama",)

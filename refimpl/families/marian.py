@@ -6,7 +6,7 @@ BART's form without the norm of the embedding, on sinusoidal positions.
 from __future__ import annotations
 
 from ..config import Config
-from ..keys import Keys
+from ..config_readers.keys import Keys
 from . import Task
 from .bart import PREFIX, WEIGHTS, pair
 

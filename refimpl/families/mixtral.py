@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, Gated, MoE
-from ..keys import Keys
+from ..config_readers.keys import Keys
 from . import Task, decoders
 from .llama import GGUF, decoder, varied
 from .llama import WEIGHTS as LLAMA

@@ -22,14 +22,14 @@ from ..config import (
     Stack,
     Window,
 )
-from ..gguf.encoders import CLASSIFIER, gguf_head
-from ..gguf.keys import FUSED, embedding_rows, gguf_head_size
-from ..gguf.rope import gguf_rope
-from ..keys import ACTIVATIONS, Keys
-from ..keys.head import head
-from ..keys.layers import count, head_size, layer_types
-from ..keys.rope import exact_context, ropes
-from ..source import Source
+from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
+from ..config_readers.gguf_metadata import FUSED, embedding_rows, gguf_head_size
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.heads import head
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size, layer_types
+from ..config_readers.rope import exact_context, ropes
+from ..formats.tensor_source import Source
 from . import Gguf, Task, heads
 
 MODEL_TYPES = ("modernbert",)

@@ -6,11 +6,11 @@ alibi_bias_max means what MosaicML's code and llama.cpp make of it; transformers
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
-from ..gguf.keys import FUSED as GGUF_WEIGHTS
-from ..gguf.keys import embedding_rows, gguf_head_size
-from ..keys import HARMLESS, Keys
-from ..keys.layers import count, head_size
-from ..source import Source
+from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
+from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
+from ..config_readers.keys import HARMLESS, Keys
+from ..config_readers.layers import count, head_size
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("mpt",)

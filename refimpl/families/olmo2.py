@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, HeadNorm, Layer
-from ..gguf.keys import STRAIGHT
-from ..keys import Keys
-from ..source import Source
+from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.keys import Keys
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import QK_NORM, decoder, gguf_decoder, varied
 from .llama import WEIGHTS as LLAMA

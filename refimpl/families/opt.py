@@ -7,8 +7,8 @@ and a token table of half the width.
 from __future__ import annotations
 
 from ..config import LM, Attention, Config, Embedding, Inner, Layer, LayerNorm, Learned, Plain, Stack
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count, head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
 from . import Task, decoders
 
 MODEL_TYPES = ("opt",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..keys import Keys
+from ..config_readers.keys import Keys
 from . import Task
 from .bart import PREFIX, WEIGHTS, pair
 

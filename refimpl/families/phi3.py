@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import Config
-from ..keys import Keys
-from ..keys.rope import rope
-from ..source import Source
+from ..config_readers.keys import Keys
+from ..config_readers.rope import rope
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import decoder, gguf_decoder, windowed
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config, Full, Window
-from ..gguf.keys import STRAIGHT
-from ..keys import Keys
-from ..keys.layers import layer_types, patterns
+from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_types, patterns
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS, attending, decoder, gguf_decoder
 

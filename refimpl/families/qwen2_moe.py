@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Config, Full, Gated, Layer, MoE, Window
-from ..gguf.experts import EXPERTS
-from ..gguf.experts import mixed as gguf_mixed
-from ..gguf.keys import STRAIGHT
-from ..keys import Keys
-from ..keys.layers import layer_types, patterns
-from ..source import Source
+from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_moe import mixed as gguf_mixed
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_types, patterns
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..config import Config, Full, Gated, MoE, Window
-from ..gguf.experts import EXPERTS
-from ..gguf.experts import mixed as gguf_mixed
-from ..gguf.keys import STRAIGHT
-from ..keys import Keys
-from ..keys.layers import count
-from ..source import Source
+from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.gguf_moe import EXPERTS
+from ..config_readers.gguf_moe import mixed as gguf_mixed
+from ..config_readers.keys import Keys
+from ..config_readers.layers import count
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import QK_NORM, decoder, gguf_decoder
 from .qwen2_moe import WEIGHTS as QWEN2

@@ -6,8 +6,8 @@ A padding token within a text takes a position here, as any other; in transforme
 from __future__ import annotations
 
 from ..config import Config, Dense, Embedding, Learned, MaskedLM
-from ..keys import Keys
-from ..keys.head import head
+from ..config_readers.heads import head
+from ..config_readers.keys import Keys
 from . import Task, heads
 from .bert import GGUF, TRUNK, encoder, layer_norm
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Config
-from ..gguf.keys import PERMUTED
-from ..keys import Keys
-from ..keys.layers import count, layer_types, patterns
-from ..source import Source
+from ..config_readers.gguf_metadata import PERMUTED
+from ..config_readers.keys import Keys
+from ..config_readers.layers import count, layer_types, patterns
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS, attending, decoder, gguf_decoder
 

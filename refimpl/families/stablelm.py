@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
-from ..gguf.keys import STRAIGHT, embedding_rows, gguf_head_size
-from ..gguf.rope import gguf_rope
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count, head_size
-from ..keys.rope import exact_context, rope
-from ..source import Source
+from ..config_readers.gguf_metadata import STRAIGHT, embedding_rows, gguf_head_size
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count, head_size
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 

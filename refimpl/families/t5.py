@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Config, Embedding, Gated, Layer, Plain, Pool, RelativeBias, RMSNorm, Stack
-from ..gguf.keys import embedding_rows, own_head_size
-from ..keys import ACTIVATIONS, Keys
-from ..keys.layers import count
-from ..source import Source
+from ..config_readers.gguf_metadata import embedding_rows, own_head_size
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import count
+from ..formats.tensor_source import Source
 from . import Gguf, Task
 
 MODEL_TYPES = ("t5", "mt5")

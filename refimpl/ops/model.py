@@ -29,13 +29,7 @@ from .embedding import embedding, unembedding
 from .linear import linear
 from .position import learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
-from .rope_scaling import (
-    dynamic_ntk_scaling,
-    linear_scaling,
-    llama3_scaling,
-    longrope_scaling,
-    yarn_scaling,
-)
+from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, longrope_scaling, yarn_scaling
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array

@@ -3,7 +3,7 @@
 General categories are those of the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
 `tokenizers` library carries tables of its own, of five ages: Oniguruma's and Rust's are newer,
 `unicode_categories` (its punctuation and its controls) stands at Unicode 8. Where the two disagree
-about a character, so may the tokens; tests/refimpl/test_oracles_tokenizers.py counts those
+about a character, so may the tokens; tests/refimpl/tokenizers/test_oracles.py counts those
 characters, nearly all of them assigned after the older of the two tables.
 """
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, LimitError
-from ..mapped import read_file
-from ..strict_json import parse
+from ..formats.mapped_file import read_file
+from ..formats.strict_json import parse
 from . import bpe, unigram, wordpiece
 from .added import Finder, read_added
 from .aligned import Aligned, Span

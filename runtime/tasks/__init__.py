@@ -5,7 +5,7 @@ Everything here works on any engine of the seam, and on anything that carries `t
 """
 
 from .conversation import Conversation
-from .generation import Answer, Options, cut, options, sampler
+from .generate import Answer, Options, cut, options, sampler
 from .model import Model, load, read_tokenizer
 
 __all__ = [

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...refimpl.config import Answer
 from ...refimpl.errors import LimitError
-from ..respelled import Encoding
-from .rows import BATCH, Progress, predicted, silent, softmax
+from ..text.control_tokens import Encoding
+from .encoder_batches import BATCH, Progress, predicted, silent, softmax
 
 if TYPE_CHECKING:
     from .model import Model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...refimpl.config import Classify
-from .rows import BATCH, Progress, Texts, encoded, predicted, silent, softmax
+from .encoder_batches import BATCH, Progress, Texts, encoded, predicted, silent, softmax
 
 if TYPE_CHECKING:
     from .model import Model

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ...refimpl.decoding.loop import room
 from ...refimpl.errors import CheckpointError
-from ...refimpl.generate import room
-from ..chat import common_prefix
-from .generation import Answer, options
+from ..text.chat_template import common_prefix
+from .generate import Answer, options
 from .model import Model
 
 

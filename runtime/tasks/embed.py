@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...refimpl.config import Pool
-from .rows import BATCH, Progress, Texts, encoded, predicted, silent
+from .encoder_batches import BATCH, Progress, Texts, encoded, predicted, silent
 
 if TYPE_CHECKING:
     from .model import Model

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...refimpl.config import MaskedLM
-from ...refimpl.cuts import largest
+from ...refimpl.decoding.filters import largest
 from ...refimpl.errors import CheckpointError, LimitError
-from .rows import Progress, encoded, predicted, silent, singles, softmax
+from .encoder_batches import Progress, encoded, predicted, silent, singles, softmax
 
 if TYPE_CHECKING:
     from .model import Model

@@ -9,20 +9,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...refimpl import config as configs
+from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import Config
-from ...refimpl.engine import Engine
+from ...refimpl.decoding.loop import CHUNK
+from ...refimpl.decoding.sampling import Sampler
+from ...refimpl.decoding.speculative import DraftModel
+from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError, LimitError, TfmError
-from ...refimpl.generate import CHUNK
-from ...refimpl.generation import Generation
-from ...refimpl.sampling import Sampler
-from ...refimpl.speculative import DraftModel
-from ..bundle import open_bundle
-from ..chat import ChatTemplate
-from ..engine import OrtEngine
-from ..tokenizer import Tokenizer
-from . import answer, classify, embed, fill, many, tag, translate
-from .generation import Answer, Asked, Options, options, sampler
-from .rows import Progress, Texts, silent
+from ..bundle.bundle import open_bundle
+from ..ort.engine import OrtEngine
+from ..text.chat_template import ChatTemplate
+from ..text.tokenizer import Tokenizer
+from . import answer, classify, embed, fill, generate_batch, tag, translate
+from .encoder_batches import Progress, Texts, silent
+from .generate import Answer, Asked, Options, options, sampler
 
 # The method and the command for each head.
 METHODS = {
@@ -78,13 +78,13 @@ class Model:
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> Any:
-        """An empty cache, as `refimpl.engine` defines it."""
+        """An empty cache, as `refimpl.engine.protocol` defines it."""
         return self.engine.start(batch, encoder_ids, encoder_lengths)
 
     def step(
         self, tokens: np.ndarray, cache: Any, lengths: Any = None, at: Any = None
     ) -> tuple[np.ndarray, Any]:
-        """Logits and the new cache, as `refimpl.engine` defines it."""
+        """Logits and the new cache, as `refimpl.engine.protocol` defines it."""
         return self.engine.step(tokens, cache, lengths, at)
 
     def prompt(self, text: str, *, raw: bool = False) -> list[int]:
@@ -152,15 +152,15 @@ class Model:
         *,
         raw: bool = False,
         task: str | None = None,
-        batch: int = many.BATCH,
+        batch: int = generate_batch.BATCH,
         progress: Progress = silent,
         **given: Any,
-    ) -> list[many.Made]:
+    ) -> list[generate_batch.Made]:
         """The answers to many prompts, each as `generate` would give it with the random numbers of (seed, its
         place); see `tasks.many`."""
         asked = [self.ask(text, raw=raw, task=task) for text in prompts]
         how = self.options(task=task, **given)
-        return many.generate_many(self, asked, how, batch=batch, progress=progress)
+        return generate_batch.generate_many(self, asked, how, batch=batch, progress=progress)
 
     def options(self, task: str | None = None, **given: Any) -> Options:
         """`options` over this model's defaults."""

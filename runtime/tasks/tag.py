@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 
+from ...refimpl.checkpoint.labels import Aggregation
 from ...refimpl.config import Tag
 from ...refimpl.errors import LimitError
-from ...refimpl.labels import Aggregation
-from .rows import BATCH, Progress, encoded, predicted, silent, singles, softmax
+from .encoder_batches import BATCH, Progress, encoded, predicted, silent, singles, softmax
 
 if TYPE_CHECKING:
     from .model import Model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...refimpl.checkpoint.languages import directed
 from ...refimpl.errors import ConfigError, LimitError
-from ...refimpl.languages import directed
-from .generation import Answer, Asked, options
+from .generate import Answer, Asked, options
 
 if TYPE_CHECKING:
     from .model import Model
@@ -17,7 +17,7 @@ def translate(model: Model, text: str, to: str | None, origin: str | None, **giv
 
     A checkpoint with tasks of that kind (T5) has languages as it writes them, and its task's prefix and
     options are taken: translation_en_to_de is "en" and "de". One with tokens of them (mBART, Marian) has
-    their names: `refimpl.languages.directed` says where they go. A model of one pair takes no names.
+    their names: `refimpl.checkpoint.languages.directed` says where they go. A model of one pair takes no names.
     """
     reads(model, "translate")
     named = [task for task in model.generation.tasks if task.startswith("translation_")]

@@ -24,11 +24,11 @@ import torch
 import transformers
 import typer
 from onnxruntime.quantization import quantize_dynamic
-from tfm.export.write import export
-from tfm.refimpl.checkpoint import open_checkpoint
-from tfm.runtime.bundle import open_bundle
-from tfm.runtime.engine import OrtEngine
-from tfm.runtime.session import open_session, options
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.ort.session import open_session, options
 from tfm.runtime.tasks import read_tokenizer
 
 Texts = tuple[np.ndarray, np.ndarray]

@@ -46,7 +46,7 @@ class Stepwise:
 
 
 class Seam(Stepwise):
-    """tfm's own engines: `start` and `step`, as refimpl/engine.py has them."""
+    """tfm's own engines: `start` and `step`, as refimpl/engine/protocol.py has them."""
 
     engine: Any
 
@@ -77,8 +77,8 @@ class Numpy(Seam):
     """The specification over a checkpoint's float32 numbers."""
 
     def __init__(self, model: str, threads: int) -> None:
-        from tfm.refimpl.array_engine import NumpyEngine
-        from tfm.refimpl.checkpoint import materialize, open_checkpoint
+        from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+        from tfm.refimpl.engine.numpy_engine import NumpyEngine
 
         checkpoint = open_checkpoint(Path(model))
         self.engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))
@@ -90,8 +90,8 @@ class Torch(Seam):
 
     def __init__(self, model: str, threads: int) -> None:
         import torch
-        from tfm.export.engine import TorchEngine
-        from tfm.refimpl.checkpoint import materialize, open_checkpoint
+        from tfm.export.torch_engine import TorchEngine
+        from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 
         torch.set_num_threads(threads)
         checkpoint = open_checkpoint(Path(model))

@@ -19,9 +19,9 @@ import numpy as np
 import typer
 from peers import named
 from tfm import runtime
-from tfm.refimpl.array_engine import NumpyEngine
-from tfm.refimpl.checkpoint import materialize, open_checkpoint
-from tfm.runtime.fidelity import fidelity
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.verification.metrics import fidelity
 from workers import head
 
 # Name -> (largest KL, smallest agreement).

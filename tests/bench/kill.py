@@ -16,14 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from tfm.runtime.report import manifest_hash
-from tfm.runtime.verify import verify
+from tfm.runtime.verification.report import manifest_hash
+from tfm.runtime.verification.verify import verify
 
 EXPORT = """
 import sys
 from pathlib import Path
-from tfm.export.write import export
-from tfm.refimpl.checkpoint import open_checkpoint
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint
 export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant=sys.argv[3])
 """
 BETWEEN = """

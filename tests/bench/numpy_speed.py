@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 from peers import row
-from tfm.refimpl.checkpoint import open_checkpoint
+from tfm.refimpl.checkpoint.open import open_checkpoint
 from workers import Series, Worker, head, interleave, quiet, ratio
 
 

@@ -19,8 +19,8 @@ import onnxruntime as ort
 import typer
 from tfm import runtime
 from tfm.refimpl.ops.model import position_tables
-from tfm.runtime.engine import OrtEngine
-from tfm.runtime.ports import cache_type
+from tfm.runtime.bundle.graph_io import cache_type
+from tfm.runtime.ort.engine import OrtEngine
 
 CAPACITY = 256
 

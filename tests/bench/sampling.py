@@ -17,9 +17,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from tfm import runtime
-from tfm.refimpl import params
-from tfm.refimpl.checkpoint import save_checkpoint
+from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import LM, Attention, Config, Embedding, Gated, Layer, RMSNorm, Rope, Stack
+from tfm.refimpl.params import shapes as params
 
 TOKENS = 128
 LOOPS = {"greedy": {"greedy": True}, "sampled": {"temperature": 0.8, "top_k": 50, "top_p": 0.95}}

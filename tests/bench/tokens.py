@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from engines import Numpy
-from tfm.refimpl.array_engine import NumpyEngine
-from tfm.refimpl.checkpoint import open_checkpoint
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.laws.kit.budget import budgets, cast
 from tfm.runtime.tasks import Model
 from workers import Worker

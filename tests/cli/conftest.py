@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tiny
 import tokenizers
+from helpers import tiny_models
 from tfm.cli.main import main
-from tfm.refimpl.checkpoint import save_checkpoint
+from tfm.refimpl.checkpoint.open import save_checkpoint
 
 CONTROL = ("<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -37,8 +37,8 @@ def tokenizer() -> str:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny model of model_type tfm."""
     path = tmp_path_factory.mktemp("models") / "tiny"
-    config = tiny.llama(vocabulary=256 + len(CONTROL), width=64, context=16384)
-    save_checkpoint(path, config, tiny.weights(config), tokenizer(), TEMPLATE)
+    config = tiny_models.llama(vocabulary=256 + len(CONTROL), width=64, context=16384)
+    save_checkpoint(path, config, tiny_models.weights(config), tokenizer(), TEMPLATE)
     return path
 
 

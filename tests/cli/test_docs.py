@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from tfm.cli import main
-from tfm.export import quantize
+from tfm.export.quantization import plan
 from tfm.refimpl import errors
 
 ROOT = Path(__file__).parents[2]
@@ -91,9 +91,9 @@ def test_the_cells_that_are_refused_say_so():
     cells = {
         (row[0].split("`")[0], t): cell for row in rows[2:] for t, cell in zip(targets, row[1:], strict=True)
     }
-    assert {q for q, _ in cells} == set(quantize.QUANTS)
-    assert set(targets) == set(quantize.TARGETS)
-    assert {key for key, cell in cells.items() if cell.startswith("no: ")} == set(quantize.REFUSED)
+    assert {q for q, _ in cells} == set(plan.QUANTS)
+    assert set(targets) == set(plan.TARGETS)
+    assert {key for key, cell in cells.items() if cell.startswith("no: ")} == set(plan.REFUSED)
 
 
 def test_every_op_is_in_the_reading_order():

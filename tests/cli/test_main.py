@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from tfm.cli import console, main, models
+from tfm.cli import console, main
+from tfm.cli.commands import models
 from tfm.refimpl import errors
 
 COMMANDS = ("generate", "chat", "export", "verify", "inspect", "pull", "models", "doctor", "bench")
@@ -19,7 +20,7 @@ COMMANDS += ("translate", "summarize")
 
 def raising(monkeypatch, error):
     """Make `tfm-cli doctor` fail with this."""
-    from tfm.cli import doctor
+    from tfm.cli.commands import doctor
 
     def report():
         raise error

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from families import ROWS
+from helpers.end_to_end import journeys
+from helpers.hf_oracle import draws
 from hypothesis import settings
-from original import draws
-from whole import journeys
 
 QUANTS = ("fp32", "int8", "int8-dynamic")
 TURNS = ("fp32", "int8", "fp32", "int8-dynamic")

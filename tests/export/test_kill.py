@@ -11,18 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-import tiny
-from tfm.export.write import export
-from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
-from tfm.runtime.report import manifest_hash
-from tfm.runtime.verify import verify
+from helpers import tiny_models
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.runtime.verification.report import manifest_hash
+from tfm.runtime.verification.verify import verify
 
 KILLS = 8
 EXPORT = """
 import shutil, sys
 from pathlib import Path
 from tfm.export import write
-from tfm.refimpl.checkpoint import open_checkpoint
+from tfm.refimpl.checkpoint.open import open_checkpoint
 checkpoint, ready, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 write._graphs = lambda _, new, *__: shutil.copy(ready / "model.onnx", new) and []
 print("begun", flush=True)
@@ -31,8 +31,8 @@ write.export(checkpoint, out, quant=ready.name, verify=False)
 
 
 def test_an_export_killed_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path):
-    config = tiny.llama(layers=12, vocabulary=2000)
-    save_checkpoint(tmp_path / "checkpoint", config, tiny.weights(config))
+    config = tiny_models.llama(layers=12, vocabulary=2000)
+    save_checkpoint(tmp_path / "checkpoint", config, tiny_models.weights(config))
     checkpoint, known = open_checkpoint(tmp_path / "checkpoint"), {}
     for quant in ("fp32", "int8"):
         export(checkpoint, tmp_path / quant, quant=quant, verify=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tiny
-from tfm.refimpl.checkpoint import save_checkpoint
+from helpers import tiny_models
+from tfm.refimpl.checkpoint.open import save_checkpoint
 
 # Tracing is left out: it knows shapes only. torch is there from the start, or its import, which takes 150 MB
 # for a moment, would hide what the weights need.
@@ -18,7 +18,7 @@ import sys
 import torch
 from pathlib import Path
 from tfm.export import write
-from tfm.refimpl.checkpoint import open_checkpoint
+from tfm.refimpl.checkpoint.open import open_checkpoint
 write._graphs = lambda _, new, *__: (new / "model.onnx").write_bytes(b"graph") and []
 write.export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant=sys.argv[3], verify=False)
 """
@@ -43,10 +43,12 @@ def peak(command: list[str]) -> int:
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
 def test_no_copy_of_the_model_is_held(tmp_path: Path, quant: str):
-    config = tiny.llama(layers=16, vocabulary=2000, width=384, heads=6, groups=2, head_size=64, mlp=1024)
-    small = tiny.llama()
+    config = tiny_models.llama(
+        layers=16, vocabulary=2000, width=384, heads=6, groups=2, head_size=64, mlp=1024
+    )
+    small = tiny_models.llama()
     for name, made in (("small", small), ("large", config)):
-        save_checkpoint(tmp_path / name, made, tiny.weights(made))
+        save_checkpoint(tmp_path / name, made, tiny_models.weights(made))
     run = lambda name: peak(  # noqa: E731
         [sys.executable, "-c", EXPORT, str(tmp_path / name), str(tmp_path / f"{name}-out"), quant]
     )

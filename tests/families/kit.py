@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 from hypothesis import strategies as st
-from tfm.refimpl import keys
+from tfm.refimpl.config_readers import keys
 
 ACTIVATIONS = st.sampled_from(sorted(keys.ACTIVATIONS))
 # The sizes that a config can't do without, by their usual names.

@@ -29,14 +29,14 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
 LAWS = ["by_hand", "oracles", "oracles_quant", "onnx_cases", "laws", "laws_model", "laws_encoder"]
 LAWS = [f"tests/refimpl/test_{name}.py" for name in LAWS]
-MIRROR = ["tests/export/test_mirror.py", "-k", "not test_graph"]
-MODEL = ["tests/export/test_model.py", "tests/export/test_encoder.py"]
-TARGETS = ["tests/export/test_targets.py", "tests/export/test_graph.py"]
-WHOLE = ["tests/export/test_whole_text.py", "tests/export/test_static.py"]
+MIRROR = ["tests/export/ops/test_mirror.py", "-k", "not test_graph"]
+MODEL = ["tests/export/ops/test_model.py", "tests/export/ops/test_encoder.py"]
+TARGETS = ["tests/export/targets/test_targets.py", "tests/export/graph/test_trace.py"]
+WHOLE = ["tests/export/test_end_to_end_text.py", "tests/export/quantization/test_int8_static.py"]
 # Where a mutation stands -> what should see it, the quickest first.
 RUNS: dict[str, list[list[str]]] = {
     "refimpl/ops": [LAWS, MIRROR, MODEL],
-    "export/ops": [MIRROR, MODEL, ["tests/export/test_mirror.py", "-k", "test_graph"]],
+    "export/ops": [MIRROR, MODEL, ["tests/export/ops/test_mirror.py", "-k", "test_graph"]],
     "export/targets": [TARGETS, WHOLE],
 }
 TIMEOUT = 600
@@ -198,7 +198,11 @@ def near(mutation: Mutation) -> list[list[str]]:
     ]
     wanted = inside if inside and inside[0] in names else names
     select = f"({' or '.join(wanted)}) and not test_graph"
-    return [["tests/refimpl/test_laws.py", "tests/export/test_mirror.py", "-k", select]] if wanted else []
+    return (
+        [["tests/refimpl/laws/test_laws.py", "tests/export/ops/test_mirror.py", "-k", select]]
+        if wanted
+        else []
+    )
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from exported import export
-from mirrored import check_graph, check_values, declared, mirror
+from helpers.mirror import check_graph, check_values, declared, mirror
+from helpers.onnx_graph import export
 from tfm.export.ops import activation, attention, cache, mask, mlp, norm, position, quant
 from tfm.refimpl.laws.kit.declare import Declared, UnfedError, read, sizes
 from tfm.refimpl.laws.kit.draw import factors, make, singly

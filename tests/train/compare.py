@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tfm import runtime
-from tfm.export.engine import TorchEngine
-from tfm.export.write import export
-from tfm.refimpl.array_engine import NumpyEngine
-from tfm.refimpl.checkpoint import materialize, open_checkpoint
+from tfm.export.bundle_writer import export
+from tfm.export.torch_engine import TorchEngine
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.tasks import Model
 
 

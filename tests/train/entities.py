@@ -14,7 +14,7 @@ from loop import Row
 from task import NORM, WIDTH, Example, Task
 from tfm.refimpl.config import Config, Embedding, Rope, Stack, Tag
 from tfm.runtime.tasks import Model
-from tfm.runtime.tokenizer import Tokenizer
+from tfm.runtime.text.tokenizer import Tokenizer
 
 KINDS = ("PER", "ORG", "LOC")
 LABELS = ("O", *(f"{part}-{kind}" for kind in KINDS for part in "BI"))

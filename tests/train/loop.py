@@ -1,6 +1,6 @@
 """The training loop: the mirror's own graphs, their leaves moved down the gradient.
 
-What is trained is `export.module.Part`, the module that an export traces; a decoder reads a whole text
+What is trained is `export.graph.module.Part`, the module that an export traces; a decoder reads a whole text
 with an empty cache in one step.
 """
 
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tfm.export.engine import tensors
-from tfm.export.module import Part
+from tfm.export.graph.module import Part
 from tfm.export.ops.model import position_tables
-from tfm.refimpl import params
+from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
-from tfm.runtime.ports import graphs
-from tfm.runtime.tasks.rows import Progress, silent
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle.graph_io import graphs
+from tfm.runtime.tasks.encoder_batches import Progress, silent
 from torch.nn import functional
 
 IGNORED = -100

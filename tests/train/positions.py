@@ -12,7 +12,7 @@ import task
 from compare import models
 from loop import Row, train
 from task import HEADS, NORM, WIDTH
-from tfm.refimpl.checkpoint import open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import (
     LM,
     Alibi,
@@ -26,9 +26,9 @@ from tfm.refimpl.config import (
     Stack,
 )
 from tfm.refimpl.errors import ConfigError
-from tfm.runtime.fidelity import log_softmax
 from tfm.runtime.tasks import Model
-from tfm.runtime.tasks.rows import Progress, silent
+from tfm.runtime.tasks.encoder_batches import Progress, silent
+from tfm.runtime.verification.metrics import log_softmax
 
 TRAINED = 128
 EDGES = (0, TRAINED, 256, 512, 1024)

@@ -13,7 +13,7 @@ from task import NORM, WIDTH, Example, Task
 from tfm.refimpl.config import LM, Config, Embedding, Layer, Sinusoidal, Stack
 from tfm.refimpl.tokenizers import training
 from tfm.runtime.tasks import Model
-from tfm.runtime.tokenizer import Tokenizer
+from tfm.runtime.text.tokenizer import Tokenizer
 
 START, END = "<s>", "</s>"
 LONGEST = 10

@@ -10,7 +10,7 @@ from loop import Row
 from task import NORM, WIDTH, Example, Task
 from tfm.refimpl.config import Classify, Config, Embedding, Rope, Stack
 from tfm.runtime.tasks import Model
-from tfm.runtime.tokenizer import Tokenizer
+from tfm.runtime.text.tokenizer import Tokenizer
 
 LABELS = ("negative", "mixed", "positive")
 NOUNS = ("food", "room", "staff", "view", "music", "price", "garden", "film", "story", "coffee")

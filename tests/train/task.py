@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from compare import models
 from loop import Row, train
-from tfm.refimpl.checkpoint import save_checkpoint
+from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import Attention, Config, Layer, Plain, RMSNorm
 from tfm.refimpl.tokenizers import training
 from tfm.refimpl.tokenizers.tokenizer import dumps, read
 from tfm.runtime.tasks import Model
-from tfm.runtime.tasks.rows import Progress, silent
-from tfm.runtime.tokenizer import Tokenizer
+from tfm.runtime.tasks.encoder_batches import Progress, silent
+from tfm.runtime.text.tokenizer import Tokenizer
 
 WIDTH, HEADS = 64, 4
 BATCH = 32

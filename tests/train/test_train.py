@@ -17,7 +17,7 @@ import reversal
 import sentiment
 import task
 from story import story
-from tfm.refimpl.params import flatten, random
+from tfm.refimpl.params.shapes import flatten, random
 
 # Each with fewer steps than train.py has, the share that is right by chance, and the least that is asked.
 SMALL = {

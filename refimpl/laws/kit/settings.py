@@ -73,7 +73,7 @@ EMPTY = frozenset("OUP")
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation"})
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
-# Functions of a whole tree: an annotation can't say which one, so tests/export/test_model.py feeds them.
+# Functions of a whole tree: an annotation can't say which one, so tests/export/ops/test_model.py feeds them.
 HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",

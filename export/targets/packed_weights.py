@@ -1,0 +1,65 @@
+"""How weights stand in a graph: the leaf types that a target's emits tell apart.
+
+`runtime.bundle.weight_layout` writes the tensors; a leaf's field names are the last part of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class NBits:
+    """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob], a table [N, C·blob].
+
+    scale [F, C], zero packed [F, …], minimum [C, F], a table's [N, C]. `length` is the size of the
+    blocked axis.
+    """
+
+    packed: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    minimum: torch.Tensor | None
+    bits: int
+    block: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Signed 8-bit codes [D, F] with one scale [F] a column; activations get one scale a row, times a
+    factor [D] a channel before where there is one."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    input_factor: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Static:
+    """Signed 8-bit codes [D, F] with one scale [F] a column, or [N, D] and [N] a row of a table.
+
+    The input of their product has 8-bit codes too, of a scale and zero point that are given.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    input_scale: torch.Tensor
+    input_zero: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Blocked:
+    """Codes [D, F] for DequantizeLinear, or a table's [N, D]; products are in float.
+
+    Codes are signed where `zero` is None, unsigned otherwise.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+    minimum: torch.Tensor | None
+    bits: int
+    block: int

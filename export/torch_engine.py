@@ -1,0 +1,66 @@
+"""The torch engine: the mirror, run eagerly over the same cache as the specification."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..refimpl.config import Config
+from ..refimpl.engine.numpy_engine import ArrayEngine, Forward
+from ..refimpl.ops.quant import Blocks as ArrayBlocks
+from ..refimpl.params import shapes as trees
+from .ops import encoder, model
+from .ops.quant import Blocks
+
+
+def tensors(leaf: np.ndarray | ArrayBlocks) -> Any:
+    """A leaf of the specification's tree as the mirror's: memory is shared where torch allows it."""
+    if isinstance(leaf, ArrayBlocks):
+        values: dict[str, Any] = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
+        values |= {k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)}
+        return Blocks(**values)
+    return _shared(leaf)
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # Weights mapped from a file are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_arrays, value))
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_tensors, value))
+    if isinstance(value, dict):
+        return {key: _tensors(held) for key, held in value.items()}
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+class TorchEngine(ArrayEngine):
+    """`ops.model` and `ops.encoder` of the mirror; arrays cross to torch and back without a copy."""
+
+    def __init__(self, config: Config, params: Any) -> None:
+        leaves = trees.map_leaves(lambda _, leaf: tensors(leaf), params)
+
+        def crossing(function: Callable[..., Any]) -> Callable[..., Any]:
+            @torch.no_grad()
+            def call(*given: Any, config: Config) -> Any:
+                mapped = (leaves if value is params else _tensors(value) for value in given)
+                return _arrays(function(*mapped, config=config))
+
+            return call
+
+        functions = (model.model, encoder.encode, encoder.memory, encoder.predict)
+        super().__init__(config, params, Forward(*map(crossing, functions)))

@@ -1,0 +1,200 @@
+"""How a checkpoint wants to be run: generation_config.json, or the same keys in an old config.json.
+
+A key is honoured, or harmless at its value, or an error that names it. transformers' ways of saying
+"off" (top_k 0, top_p 1, no_repeat_ngram_size 0) become absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..config import Config
+from ..config_readers.generation_keys import HARMLESS, IDS, KEYS, OFF, PENALTIES
+from ..config_readers.keys import Keys
+from ..decoding.beam import Search
+from ..decoding.sampling import Sampler
+from ..errors import CheckpointError, ConfigError, LimitError
+from .languages import Languages
+
+MOST_BEAMS = 64
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the checkpoint wants to be run.
+
+    Its special ids; `start` is the first token of a decoder that reads an encoder. `defaults` are for a
+    Sampler and `search` for a `beam.Search`, as keywords, lists in place of tuples; `max_new_tokens` is
+    the length of a decoder that reads an encoder. `prefix` is put before a text that such a model reads.
+    `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de);
+    `languages` are tokens for a translator, to be used by `languages.directed`.
+    """
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    mask: int | None = None
+    start: int | None = None
+    search: dict[str, Any] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+    prefix: str = ""
+    tasks: dict[str, Generation] = field(default_factory=dict)
+    languages: Languages | None = None
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What a decoder that reads an encoder begins with."""
+        if self.start is None:
+            raise ConfigError("the model must name a decoder_start_token_id to write what it reads, got none")
+        return (self.start,)
+
+
+def read_generation(
+    stated: Mapping[str, Any], own: Mapping[str, Any] | None, config: Config, where: str
+) -> Generation:
+    """What config.json (`stated`) and generation_config.json (`own`, where there is one) say together.
+
+    As in transformers the second replaces the first, and ids are what the files state, whatever a class of
+    configs has by default; only an id that the second leaves out is the first's, where transformers has none.
+    """
+    pair = config.encoder is not None and config.decoder is not None
+    base = {key: stated[key] for key in (KEYS if own is None else IDS) if key in stated}
+    base |= {"_from_model_config": True} if own is None else {}
+    more = {key: stated[key] for key in ("prefix", "task_specific_params") if key in stated}
+    wants = base | dict(own or {}) | more
+    made = _read(wants, config, where, pair=pair)
+    named = Keys(wants, where).get("task_specific_params", dict, None) if pair else None
+    tasks = {}
+    for name, changes in (named or {}).items():
+        listed = f"task_specific_params.{name:.40}"
+        if not isinstance(changes, dict):
+            raise ConfigError(f"{where}: {listed} must be an object, got {changes!r:.80}")
+        tasks[name] = _read(wants | changes, config, f"{where}: {name:.40}", pair=pair)
+    return replace(made, tasks=tasks)
+
+
+def _read(wants: Mapping[str, Any], config: Config, where: str, *, pair: bool) -> Generation:
+    keys = Keys(wants, where)
+    keys.get("task_specific_params", dict, None)
+    bos, start = _id(keys, "bos_token_id", config), _id(keys, "decoder_start_token_id", config)
+    eos = _ids(keys, "eos_token_id", config)
+    defaults = _sampler(keys, config, bos, ends={(i,) for i in eos}, pair=pair)
+    search = _search(keys)
+    if search.get("beams", 1) > 1 and "temperature" in defaults:
+        raise keys.fail("do_sample", "false with several beams: nothing is drawn then")
+    most, total = keys.size("max_new_tokens", None), keys.size("max_length", None)
+    if most is None and total is not None:
+        most = max(total - 1, 1)  # the first token of a decoder counts there
+    prefix = keys.get("prefix", str, None) or ""
+    keys.finish(HARMLESS)
+    try:
+        Sampler(**defaults)
+        beams: dict[str, Any] = {"beams": 1, **search}
+        Search((), **beams)
+    except (LimitError, TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not pair:
+        return Generation(bos, eos, defaults, search=search)
+    start = bos if start is None else start
+    return Generation(bos, eos, defaults, None, start, search, most, prefix)
+
+
+def _sampler(
+    keys: Keys, config: Config, bos: int | None, *, ends: set[tuple[int, ...]], pair: bool
+) -> dict[str, Any]:
+    """Keywords of a Sampler; what makes it draw counts only with do_sample.
+
+    transformers' own defaults stand in for what a sampling checkpoint leaves open.
+    """
+    given = {name: _number(keys, name) for name in (*OFF, *PENALTIES)}
+    start = {"temperature": 1.0, "top_k": 50} if keys.get("do_sample", bool, False, null=True) else {}
+    off = (OFF if start else {}) | PENALTIES
+    found = start | {name: given[name] for name in off if given[name] is not None}
+    made = {name: value for name, value in found.items() if value != off[name]}
+    if (ngram := made.pop("no_repeat_ngram_size", None)) is not None:
+        made["no_repeat_ngram"] = ngram
+    least, all_least = _number(keys, "min_new_tokens"), _number(keys, "min_length") or 0
+    if all_least and not pair:
+        raise keys.fail("min_length", "0, as it counts the prompt: min_new_tokens doesn't")
+    least = all_least - 1 if least is None else least  # the first token of a decoder counts there
+    made |= {"min_new_tokens": least} if least > 0 else {}
+    if ids := _ids(keys, "suppress_tokens", config):
+        made["suppress_tokens"] = [*ids]
+    if ids := _ids(keys, "begin_suppress_tokens", config):
+        made["begin_suppress_tokens"] = [*ids]
+    if words := keys.get("bad_words_ids", list, None):
+        # A stop token alone isn't bad, as in transformers: nothing could end.
+        made["bad_words"] = [[*word] for w in words if (word := _word(keys, w, config)) not in ends]
+    first = _id(keys, "forced_bos_token_id", config)
+    if keys.get("force_bos_token_to_be_generated", bool, False, null=True) and bos is not None:
+        # As in transformers: the old key wins, but only of what stood in a config.json.
+        first = bos if keys.get("_from_model_config", bool, False, null=True) else first
+    if first is not None and not pair:
+        raise keys.fail("forced_bos_token_id", "null without an encoder: a prompt comes first there")
+    made |= {} if first is None else {"forced_tokens": [first]}
+    last = _ids(keys, "forced_eos_token_id", config)
+    return made | ({"forced_last": [*last]} if last else {})
+
+
+def _search(keys: Keys) -> dict[str, Any]:
+    """Keywords of a Search, where they aren't its defaults."""
+    early = _raw(keys, "early_stopping")
+    early = False if early is None else early
+    if type(early) is not bool and early != "never":
+        raise keys.fail("early_stopping", 'true, false or "never"')
+    penalty = _number(keys, "length_penalty")
+    beams = keys.size("num_beams", None) or 1
+    if beams > MOST_BEAMS:
+        raise keys.fail("num_beams", f"1 to {MOST_BEAMS}")
+    found = {
+        "beams": beams,
+        "length_penalty": 1.0 if penalty is None else penalty,
+        "early_stopping": early,
+        "renormalize": keys.get("renormalize_logits", bool, False, null=True) or False,
+    }
+    off = {"beams": 1, "length_penalty": 1.0, "early_stopping": False, "renormalize": False}
+    return {name: value for name, value in found.items() if value != off[name]}
+
+
+def _raw(keys: Keys, name: str) -> Any:
+    """The value of whatever type, which the caller checks; None where it is absent."""
+    return keys.get(name, type(keys.values.get(name)), None)
+
+
+def _number(keys: Keys, name: str) -> Any:
+    value = _raw(keys, name)
+    if value is not None and type(value) not in (int, float):
+        raise keys.fail(name, "a number")
+    if value is not None and not abs(value) < 2**53:
+        raise keys.fail(name, "below 2^53")
+    return value
+
+
+def _check(keys: Keys, name: str, ids: list[Any], config: Config) -> tuple[int, ...]:
+    n = config.embedding.vocabulary
+    for one in ids:
+        if type(one) is not int or not 0 <= one < n:
+            raise CheckpointError(f"{keys.where}: ids of {name} must be 0 to {n - 1}, got {one!r:.40}")
+    return tuple(ids)
+
+
+def _ids(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
+    """Token ids: one, a list of them, or none."""
+    value = _raw(keys, name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(dict.fromkeys(_check(keys, name, ids, config)))
+
+
+def _id(keys: Keys, name: str, config: Config) -> int | None:
+    found = _ids(keys, name, config)
+    if len(found) > 1:
+        raise keys.fail(name, "one id")
+    return found[0] if found else None
+
+
+def _word(keys: Keys, word: Any, config: Config) -> tuple[int, ...]:
+    if not isinstance(word, list) or not word:
+        raise keys.fail("bad_words_ids", "null or lists of ids")
+    return _check(keys, "bad_words_ids", word, config)

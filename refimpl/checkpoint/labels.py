@@ -1,0 +1,59 @@
+"""What the numbers of a head are called: a checkpoint's `id2label`, and its mask token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..config import Classify, Config, MaskedLM, Tag
+from ..errors import CheckpointError
+from ..formats.strict_json import parse
+
+# How the labels of tokens become those of entities, see `runtime.tasks.tag`.
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+
+
+def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[str, ...]:
+    """The label of each number of a head that has labels, in order; `LABEL_0` … where none are named.
+
+    Raises CheckpointError unless each number has one name of its own: two labels of one name could
+    not be told apart.
+    """
+    if not isinstance(config.head, Classify | Tag):
+        return ()
+    count = config.head.labels
+    given = values.get("id2label")
+    if given is None:
+        return tuple(f"LABEL_{i}" for i in range(count))
+    if not isinstance(given, Mapping) or given.keys() != {str(i) for i in range(count)}:
+        raise CheckpointError(
+            f"{where}: id2label must name the labels 0 to {count - 1} of the head, got {given!r:.80}"
+        )
+    labels = tuple(given[str(i)] for i in range(count))
+    if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) != count:
+        raise CheckpointError(f"{where}: id2label must give each label its own name, got {given!r:.80}")
+    return labels
+
+
+def mask_id(values: Mapping[str, Any], tokenizer: str | None, config: Config, where: str) -> int | None:
+    """The id of tokenizer_config.json's `mask_token`, a name or an object that states one, for a head that
+    says what stands there.
+
+    Raises CheckpointError for a name that tokenizer.json doesn't have among its added tokens.
+    """
+    name = values.get("mask_token")
+    if isinstance(name, Mapping):
+        name = name.get("content")
+    if name is None or tokenizer is None or not isinstance(config.head, MaskedLM):
+        return None
+    vocabulary = config.embedding.vocabulary
+    plan = parse(tokenizer, "tokenizer.json")
+    added = plan.get("added_tokens") if isinstance(plan, dict) else None
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict) and token.get("content") == name:
+            number = token.get("id")
+            if type(number) is int and 0 <= number < vocabulary:
+                return number
+    raise CheckpointError(
+        f"{where}: mask_token {name!r:.60} must be an added token of tokenizer.json, below {vocabulary}"
+    )

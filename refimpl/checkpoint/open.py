@@ -1,0 +1,194 @@
+"""A checkpoint, whatever its format: `open_checkpoint(path)` gives Config, params and tokenizer.
+
+Read are directories with config.json and safetensors, and .gguf files. Formats that run code when
+they are opened (.bin, .pt, …) aren't. Weights stay in the file until they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import Config, to_json
+from ..config_readers.gguf_metadata import as_config_json
+from ..errors import CheckpointError
+from ..families import read_config, read_gguf, read_leaves
+from ..formats.gguf import GGUF
+from ..formats.mapped_file import map_file
+from ..formats.model_directory import Directory
+from ..formats.safetensors import save
+from ..formats.tensor_source import CODE, SINGLE, Shards, shards
+from ..ops.quant import Blocks
+from ..params.lazy import lazily, materialize
+from ..params.shapes import Tree, flatten, shapes
+from ..tokenizers.from_gguf.reader import chat_template, tokenizer
+from ..weights.loader import Leaves, check_finite
+from .generation_config import Generation, read_generation
+from .labels import mask_id, read_labels
+from .languages import read_languages
+from .sentence_transformers import read_sentence
+
+__all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
+
+OWN = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model. `params` is lazy: a leaf is read each time it is asked for.
+
+    `labels` are the names of what the head says, if it says labels. `added` are leaves that no file holds.
+    """
+
+    path: Path
+    config: Config
+    leaves: Leaves
+    tokenizer: str | None
+    chat_template: str | None
+    generation: Generation
+    files: Mapping[str, Path]
+    labels: tuple[str, ...] = ()
+    added: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def params(self) -> Tree:
+        return lazily(shapes(self.config), self.leaf)
+
+    def leaf(self, name: str) -> np.ndarray:
+        """One leaf by its dotted name, as float32."""
+        return self.added[name] if name in self.added else self.leaves.load(name)
+
+    def native(self, name: str) -> Blocks | None:
+        """One leaf in the file's own blocks, or None."""
+        return None if name in self.added else self.leaves.native(name)
+
+    def for_context(self, context: int | None) -> Checkpoint:
+        """The same for texts of up to `context` tokens; ConfigError where its positions don't reach that far.
+
+        Scalings that depend on a length take this one for every text. Past LongRoPE's original context
+        these are its long divisors, past dynamic NTK's a larger theta: a text that is shorter than that is
+        then turned otherwise than by transformers, one of more tokens as there.
+        """
+        return self if context is None else replace(self, config=replace(self.config, context=context))
+
+    @property
+    def float_dtype(self) -> str:
+        """How most of the numbers are stored: F32, F16, BF16, Q4_1, …"""
+        sizes: dict[str, int] = {}
+        for name in self.leaves.names:
+            kind = self.leaves.kind(name)
+            sizes[kind] = sizes.get(kind, 0) + int(np.prod(self.leaves.shape(name)))
+        return max(sizes, key=lambda kind: sizes[kind])
+
+    @cached_property
+    def source(self) -> dict[str, str]:
+        """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
+        digests = {name: hashlib.sha256(map_file(file).data).hexdigest() for name, file in self.files.items()}
+        if len(digests) == 1:
+            return {"name": self.path.name, "sha256": next(iter(digests.values()))}
+        listed = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+        return {"name": self.path.resolve().name, "sha256": hashlib.sha256(listed.encode()).hexdigest()}
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a model directory or a .gguf file; nothing is read but headers, config and tokenizer.
+
+    Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
+    a model that isn't known in full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_directory(path)
+    if path.suffix == ".gguf":
+        return _open_gguf(path)
+    if path.suffix in CODE:
+        raise CheckpointError(
+            f"{path}: {path.suffix} files can run code and aren't opened: convert to safetensors"
+        )
+    raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and safetensors")
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = GGUF(path)
+    config, dialect = read_gguf(file)
+    stated = as_config_json(file.metadata, dialect.architecture)
+    return Checkpoint(
+        path=path,
+        config=config,
+        leaves=Leaves(config, file, dialect.weights),
+        tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
+        chat_template=chat_template(file.metadata, str(path)),
+        generation=read_generation(stated, None, config, str(path)),
+        files={path.name: path},
+        labels=read_labels(stated, config, str(path)),
+    )
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    directory = Directory(path)
+    raw = directory.object("config.json")
+    if raw is None:
+        found = [file.name for file in path.glob("*.gguf")]
+        hint = f": name the file itself, {found[0]}" if found else ""
+        raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
+    where = str(path / "config.json")
+    sentence = read_sentence(directory)
+    source = Shards(shards(directory))
+    config, family = read_config(raw, where, source.names, "pool" if sentence else None)
+    config = sentence.of(config) if sentence else config
+    leaves = read_leaves(config, source, family)
+    own = directory.object(OWN)
+    generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
+    tokenizer = directory.text("tokenizer.json")
+    about = directory.object("tokenizer_config.json") or {}
+    mask = mask_id(about, tokenizer, config, str(path / "tokenizer_config.json"))
+    return Checkpoint(
+        path=path,
+        config=config,
+        leaves=leaves,
+        tokenizer=tokenizer,
+        chat_template=directory.text("chat_template.jinja") or directory.old_template(about),
+        generation=replace(
+            generation, mask=mask, languages=read_languages(tokenizer, generation.start, config)
+        ),
+        files=directory.files,
+        labels=read_labels(raw, config, where),
+    )
+
+
+def save_checkpoint(
+    directory: Path,
+    config: Config,
+    params: Tree,
+    tokenizer: str | None = None,
+    template: str | None = None,
+    *,
+    labels: Sequence[str] = (),
+    mask: str | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint of model_type `tfm`; the same values give the same bytes.
+
+    `generation` are keys of generation_config.json: special ids, and how the model wants to be run.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    save(directory / SINGLE, dict(flatten(params)))
+    stated: dict[str, Any] = {"model_type": "tfm", "config": to_json(config)}
+    if labels:
+        stated["id2label"] = {str(i): label for i, label in enumerate(labels)}
+    files = {"tokenizer.json": tokenizer, "chat_template.jinja": template}
+    files["config.json"] = json.dumps(stated, indent=1)
+    if mask is not None:
+        files["tokenizer_config.json"] = json.dumps({"mask_token": mask}, indent=1)
+    if generation is not None:
+        files[OWN] = json.dumps(dict(generation), indent=1)
+    for name, text in files.items():
+        if text is not None:
+            (directory / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,152 @@
+"""Sentence encoders: what a directory of the sentence-transformers library says beside config.json.
+
+modules.json names the steps from a text to its vector, each with a folder of its own (Reimers & Gurevych
+2019). Read are an encoder, a pooling and, where it stands, a normalization; a step or an option that
+would give other vectors is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..config import Config, Pool, Pooling
+from ..config_readers.keys import Keys
+from ..errors import CheckpointError
+from ..formats.model_directory import ENCODERS, Directory
+
+POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
+# The older spelling: a key for each way, of which one is true.
+FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence encoder's head, the width that it expects, the longest text, and what says so."""
+
+    head: Pool
+    width: int
+    longest: int | None
+    where: str
+
+    def of(self, config: Config) -> Config:
+        """The encoder's Config with this head."""
+        if config.embedding.width != self.width:
+            raise CheckpointError(
+                f"{self.where}: the pooling's width must be the model's, {config.embedding.width}, "
+                f"got {self.width}"
+            )
+        context = config.context if self.longest is None else min(config.context, self.longest)
+        return replace(config, head=self.head, context=context)
+
+
+def read_sentence(directory: Directory) -> Sentence | None:
+    """What modules.json and the files that it names say; None in a directory without it.
+
+    Raises CheckpointError or ConfigError for steps, poolings and options that aren't known.
+    """
+    modules, path = directory.value("modules.json"), directory.path
+    if modules is None:
+        return None
+    steps = _steps(modules, where := str(path / "modules.json"))
+
+    def keys(*names: str, folder: str = "", need: bool = False) -> Keys:
+        """Those of the first file that is there, none without one."""
+        for name in names:
+            if (found := directory.object(name, folder)) is not None:
+                return Keys(found, str(path / folder / name))
+        if need:
+            raise CheckpointError(f"{path / folder / names[0]} is missing: modules.json names its folder")
+        return Keys({}, str(path / folder / names[0]))
+
+    longest = _transformer(keys(*ENCODERS))
+    _whole(keys("config_sentence_transformers.json"))
+    pooling, width = _pooling(keys("config.json", folder=steps["Pooling"], need=True))
+    if unit := "Normalize" in steps:
+        _normalize(keys("config.json", folder=steps["Normalize"]))
+    return Sentence(Pool(pooling, unit=unit), width, longest, where)
+
+
+def _steps(modules: Any, where: str) -> dict[str, str]:
+    """The folder of each step, by the step's name."""
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise CheckpointError(f"{where}: must be a list of objects, got {modules!r:.80}")
+    found = {}
+    for module in modules:
+        keys = Keys(module, where)
+        named = re.fullmatch(r"sentence_transformers\.(?:\w+\.)*(\w+)", keys.get("type", str))
+        if named is None or named[1] not in ("Transformer", "Pooling", "Normalize") or named[1] in found:
+            raise keys.fail("type", "Transformer, Pooling or Normalize of sentence_transformers, each once")
+        found[named[1]] = keys.get("path", str)
+        keys.get("name", str, None)
+        keys.get("idx", int, None)
+        if keys.get("kwargs", list, []):
+            raise keys.fail("kwargs", "empty")
+        keys.finish({})
+    if list(found) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise CheckpointError(
+            f"{where}: the steps must be Transformer, Pooling and perhaps Normalize, got {list(found)}"
+        )
+    if found["Transformer"] or not found["Pooling"]:
+        raise CheckpointError(f"{where}: path must be empty for Transformer and a folder for Pooling")
+    return found
+
+
+def _transformer(keys: Keys) -> int | None:
+    """The longest text in tokens, where one is stated."""
+    if keys.get("do_lower_case", bool, False):
+        raise keys.fail("do_lower_case", "false: the tokenizer says itself what it does to capitals")
+    keys.choice("transformer_task", {"feature-extraction": None}, "feature-extraction")
+    keys.choice("module_output_name", {"token_embeddings": None}, "token_embeddings")
+    if keys.get("modality_config", dict, PLAIN_TEXT) != PLAIN_TEXT:
+        raise keys.fail("modality_config", f"{PLAIN_TEXT}")
+    longest = keys.size("max_seq_length", None)
+    keys.finish({"unpad_inputs": (None, False, True)})
+    return longest
+
+
+def _whole(keys: Keys) -> None:
+    """What the library notes of a model as a whole: versions, prompts that a user may ask for."""
+    keys.choice("model_type", {"SentenceTransformer": None}, "SentenceTransformer")
+    for key in ("__version__", "prompts"):
+        keys.get(key, dict, None)
+    if keys.get("default_prompt_name", str, None) is not None:
+        raise keys.fail("default_prompt_name", "null: no prompt is put before texts")
+    keys.get("similarity_fn_name", str, None)
+    keys.finish({})
+
+
+def _pooling(keys: Keys) -> tuple[Pooling, int]:
+    width = keys.size("embedding_dimension", None) or keys.size("word_embedding_dimension")
+    set_flags = [key for key in FLAGS if keys.get(key, bool, False)]
+    keys.get("include_prompt", bool, True)
+    if "pooling_mode" in keys:
+        if set_flags:
+            raise keys.fail(set_flags[0], "absent where pooling_mode stands")
+        pooling = keys.choice("pooling_mode", POOLINGS)
+    else:
+        if keys.get("pooling_mode_mean_tokens", bool, True) and "pooling_mode_mean_tokens" not in keys:
+            set_flags.append("pooling_mode_mean_tokens")  # the library's default
+        if len(set_flags) != 1 or FLAGS[set_flags[0]] not in POOLINGS:
+            known = [key for key, name in FLAGS.items() if name in POOLINGS]
+            raise CheckpointError(
+                f"{keys.where}: just one of {', '.join(known)} must be true, got {set_flags or 'none'}"
+            )
+        pooling = POOLINGS[FLAGS[set_flags[0]]]
+    keys.finish({})
+    return pooling, width
+
+
+def _normalize(keys: Keys) -> None:
+    for key in ("module_input_name", "module_output_name"):
+        keys.choice(key, {"sentence_embedding": None}, "sentence_embedding")
+    keys.finish({})

@@ -1,0 +1,87 @@
+"""A Config as JSON and back, exact inverses: each value carries its class name as `type`."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from .heads import LM, Answer, Classify, Dense, MaskedLM, Pool, Tag
+from .layers import Attention, Full, Gated, HeadNorm, Layer, LayerNorm, MoE, Plain, RMSNorm, Window
+from .model import Config, Embedding, Inner, Reader, Stack
+from .positions import (
+    Alibi,
+    DynamicNTK,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    RelativeBias,
+    Rope,
+    Sinusoidal,
+    Yarn,
+)
+
+TYPES: dict[str, type] = {
+    t.__name__: t
+    for t in (
+        RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
+        RelativeBias, HeadNorm, Full, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal, Stack,
+        Inner, Embedding, Reader, Dense, LM, MaskedLM, Classify, Tag, Answer, Pool, Config,
+    )
+}  # fmt: skip
+
+
+def to_json(value: Any) -> Any:
+    """The value as what `json.dumps` takes: dataclasses as dicts with a `type`."""
+    if is_dataclass(value):
+        items = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {"type": type(value).__name__, **items}
+    if isinstance(value, tuple):
+        return [to_json(v) for v in value]
+    return value
+
+
+def from_json(value: Any) -> Config:
+    """The Config that `to_json` wrote; ConfigError on anything that it can't have written."""
+    config = _read(value, Config, "config")
+    assert isinstance(config, Config)
+    return config
+
+
+def _read(value: Any, kind: Any, path: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{path} must be a list, got {value!r:.80}")
+        item = typing.get_args(kind)[0]
+        return tuple(_read(v, item, f"{path}[{i}]") for i, v in enumerate(value))
+    options = typing.get_args(kind) if origin in (typing.Union, types.UnionType) else (kind,)
+    if isinstance(value, dict):
+        named = {o.__name__: o for o in options if o in TYPES.values()}
+        got = value.get("type")
+        if not isinstance(got, str) or got not in named:
+            raise ConfigError(f"{path}.type must be one of {sorted(named)}, got {got!r:.80}")
+        made = named[got]
+        known = {f.name: f for f in fields(made)}
+        hints = typing.get_type_hints(made)
+        given = {k: v for k, v in value.items() if k != "type"}
+        if unknown := sorted(set(given) - set(known)):
+            raise ConfigError(f"{path} has unknown fields {unknown}")
+        read = {k: _read(v, hints[k], f"{path}.{k}") for k, v in given.items()}
+        try:
+            return made(**read)
+        except TypeError as error:
+            raise ConfigError(f"{path} lacks a field: {error}") from None
+    for option in options:
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if option is float and type(value) in (int, float) and abs(value) < 2**128:
+            return float(value)
+        if option in (int, bool, str, type(None)) and type(value) is option:
+            return value
+    if origin is Literal:
+        raise ConfigError(f"{path} must be one of {typing.get_args(kind)}, got {value!r:.80}")
+    raise ConfigError(f"{path} must be {kind}, got {value!r:.80}")

@@ -1,0 +1,198 @@
+"""Sizes that contradict each other, or leave their bounds, are a ConfigError before a weight was seen."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from .heads import LM, Classify, Head, MaskedLM, Tag
+from .layers import Attention, Full, HeadNorm, LayerNorm, Mlp, MoE, Window
+from .positions import (
+    Alibi,
+    DynamicNTK,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    RelativeBias,
+    Rope,
+    Scaling,
+    Sinusoidal,
+    Yarn,
+)
+
+if TYPE_CHECKING:
+    from .model import Config, Stack
+
+# What a size may be: wide enough for any model that this code could run, narrow enough that a
+# hostile file can't ask for absurd memory before a weight has been seen.
+LIMITS = {
+    "vocabulary": 2**20,
+    "width": 2**20,
+    "context": 2**24,
+    "layers": 1024,
+    "heads": 4096,
+    "experts": 2**16,  # of all layers together
+}
+SMALLEST = 2.0**-126  # of float32's numbers that have all their digits
+
+
+def _need(true: bool, message: str) -> None:
+    if not true:
+        raise ConfigError(message)
+
+
+def _bounded(name: str, value: int, limit: int, least: int = 1) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    _need(whole and least <= value <= limit, f"{name} must be {least} to {limit}, got {value!r:.40}")
+
+
+def _check_numbers(path: str, value: Any, known: set[int]) -> None:
+    """Numbers with decimals, of whatever kind, are above 0, and such that float32 can compute with them."""
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _check_numbers(f"{path}[{i}]", item, known)
+    elif isinstance(value, float):
+        fits = SMALLEST <= value <= 1 / SMALLEST
+        _need(fits, f"{path} must be positive, 2^-126 to 2^126, got {value!r}")
+    elif is_dataclass(value) and id(value) not in known:
+        known.add(id(value))  # layers are mostly one and the same
+        for f in fields(value):
+            _check_numbers(f"{path}.{f.name}" if path else f.name, getattr(value, f.name), known)
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError when sizes contradict each other, or a number leaves its bounds."""
+    _check_numbers("", config, set())
+    _bounded("vocabulary", config.embedding.vocabulary, LIMITS["vocabulary"])
+    _bounded("width", config.embedding.width, LIMITS["width"])
+    _bounded("context", config.context, LIMITS["context"])
+    if config.embedding.types is not None:
+        _bounded("token types", config.embedding.types, LIMITS["vocabulary"])
+    encoder, decoder, head = config.encoder, config.decoder, config.head
+    _need(
+        encoder is not None or decoder is not None, "a model must have an encoder or a decoder, got neither"
+    )
+    _need(
+        isinstance(head, LM) == (decoder is not None),
+        f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
+    )
+    _need(
+        encoder is not None or config.embedding.types is None,
+        f"token types are an encoder's, got {config.embedding.types} for a decoder alone",
+    )
+    tables = config.embedding.width
+    if config.embedding.inner is not None:
+        tables = config.embedding.inner.width
+        _bounded("width of the tables", tables, LIMITS["width"])
+        _need(len(config.stacks) == 1, "a model with two stacks has one width, got an inner one")
+    _check_head(head, config.embedding.width, tables)
+    if isinstance(head, Classify | Tag):
+        _bounded("labels", head.labels, LIMITS["vocabulary"])
+    if config.reader is not None:
+        alone = encoder is not None and decoder is None
+        _need(alone, "a reader must have an encoder whose output it reads, and no decoder beside it")
+        start, last = config.reader.start, config.embedding.vocabulary - 1
+        _bounded("the reader's start token", start, last, 0)
+    for name, stack in config.stacks.items():
+        _check_stack(name, stack, config, crossed=name != "encoder" and encoder is not None)
+
+
+def _check_head(head: Head, width: int, tables: int) -> None:
+    if isinstance(head, LM) or head.dense is None:
+        made = width
+    else:
+        made = width if head.dense.width is None else head.dense.width
+        _bounded("width of the head's dense map", made, LIMITS["width"])
+    if isinstance(head, MaskedLM) and head.tied:
+        _need(made == tables, f"a tied output must have the width of the tables, {tables}, got {made}")
+
+
+def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:
+    _need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
+    _need(name != "reader" or stack.causal, "a reader's stack must be causal")
+    _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
+    match stack.positions:
+        case Learned(size, offset):
+            _bounded(f"{name}: number of learned positions", size, LIMITS["context"], config.context)
+            _bounded(f"{name}: offset of the learned positions", offset, LIMITS["context"], 0)
+        case Sinusoidal():
+            inner = config.embedding.inner
+            width = inner.width if inner is not None and inner.late else config.embedding.width
+            _need(width % 2 == 0, f"{name}: sinusoidal positions need an even width, got {width}")
+        case None:
+            pass
+    for i, layer in enumerate(stack.layers):
+        at = f"{name} layer {i}: "
+        _check_attention(at, layer.attention)
+        kept = name == "decoder" or layer.attention.kv == "float"
+        _need(kept, f"{at}only a decoder keeps keys and values, got kv {layer.attention.kv!r}")
+        _check_mlp(at, layer.mlp)
+        needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
+        alone = layer.residual == "input" or not layer.parallel
+        _need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
+        _need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
+        if layer.cross is not None:
+            _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
+            _check_attention(f"{at}cross-attention: ", layer.cross)
+            c = layer.cross
+            plain = (c.position, c.pattern, c.qk_norm, c.clip, c.kv) == (None, Full(), None, None, "float")
+            _need(plain, f"{at}cross-attention must have no position, pattern, clip or norm of heads, nor kv")
+    experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
+    _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
+    attentions = [layer.attention for layer in stack.layers]
+    shared = {(a.position, a.heads) for a in attentions if isinstance(a.position, RelativeBias)}
+    _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
+
+
+def _check_attention(at: str, a: Attention) -> None:
+    _bounded(at + "heads", a.heads, LIMITS["heads"])
+    _bounded(at + "groups", a.groups, LIMITS["heads"])
+    _bounded(at + "head_size", a.head_size, LIMITS["width"])
+    whole = a.heads % a.groups == 0
+    _need(whole, f"{at}heads must be a multiple of groups, got {a.heads} and {a.groups}")
+    if isinstance(a.qk_norm, HeadNorm):
+        plain = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
+        _need(plain, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
+    if isinstance(a.pattern, Window):
+        _bounded(at + "window", a.pattern.size, LIMITS["context"])
+    match a.position:
+        case Rope(theta, dims, scaling=scaling):
+            _bounded(at + "rotary dims", dims, a.head_size)
+            _need(dims % 2 == 0, f"{at}rotary dims must be even, got {dims}")
+            _check_scaling(at, scaling, theta, dims // 2)
+        case RelativeBias(buckets, distance):
+            _bounded(at + "buckets of the relative bias", buckets, LIMITS["context"], 4)
+            _bounded(at + "max_distance of the relative bias", distance, LIMITS["context"], buckets // 2 + 1)
+        case Alibi() | None:
+            pass
+
+
+def _check_mlp(at: str, mlp: Mlp) -> None:
+    _bounded(at + "mlp width", mlp.width, LIMITS["width"])
+    if isinstance(mlp, MoE):
+        _bounded(at + "experts", mlp.experts, LIMITS["experts"])
+        _bounded(at + "chosen experts", mlp.top, mlp.experts)
+        if mlp.shared is not None:
+            _bounded(at + "width of the shared expert", mlp.shared, LIMITS["width"])
+        _need(
+            mlp.shared is not None or not mlp.shared_gate,
+            f"{at}a shared expert's gate needs a shared expert, got none",
+        )
+
+
+def _check_scaling(at: str, scaling: Scaling | None, theta: float, pairs: int) -> None:
+    if scaling is not None and not isinstance(scaling, LinearScaling):
+        _bounded(at + "original context of the rotary scaling", scaling.original_context, LIMITS["context"])
+    match scaling:
+        case Yarn():
+            _need(theta > 1, f"{at}yarn needs a rotary theta above 1, got {theta!r}")
+        case Llama3Scaling(low_freq_factor=low, high_freq_factor=high):
+            _need(low < high, f"{at}low_freq_factor must be below high_freq_factor, got {low!r} and {high!r}")
+        case LongRope(short, long):
+            for divisors in (short, long):
+                fit = len(divisors) == pairs
+                _need(fit, f"{at}the rotary scaling needs {pairs} divisors, got {divisors!r:.80}")
+        case LinearScaling() | DynamicNTK() | None:
+            pass

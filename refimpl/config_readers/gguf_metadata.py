@@ -1,0 +1,111 @@
+"""What GGUF's metadata state in the same way for several families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from ..formats.tensor_source import Source
+from .keys import Keys
+from .layers import head_size
+
+
+def embedding_rows(keys: Keys, source: Source) -> int:
+    """The size of the vocabulary, which only the token table states for sure."""
+    table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
+    if len(table) != 2:
+        raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
+    keys.restated("vocab_size", table[0], f"the rows of token_embd.weight, {table[0]}")
+    return table[0]
+
+
+def rows(source: Source, name: str) -> int:
+    """How many rows a table has: one where llama.cpp's tools, which drop such an axis, made it a vector."""
+    shape = source.shape(name)
+    return shape[0] if len(shape) > 1 else 1
+
+
+def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Special ids and the names of labels, as config.json would state them."""
+    ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    labels = metadata.get(f"{architecture}.classifier.output_labels")
+    return {
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": [end for end in ends if end is not None],
+        "decoder_start_token_id": metadata.get(f"{architecture}.decoder_start_token_id"),
+        "id2label": None if labels is None else {str(i): label for i, label in enumerate(labels)},
+    }
+
+
+def gguf_head_size(keys: Keys) -> int:
+    """The width of a head that is its share of the whole width."""
+    return head_size(keys, "embedding_length", "attention.head_count")
+
+
+def own_head_size(keys: Keys) -> int:
+    """The width of a head where a key may state another than its share; values have the same."""
+    size = keys.size("attention.key_length", None) or gguf_head_size(keys)
+    keys.restated("attention.value_length", size, f"the head's size, {size}")
+    return size
+
+
+# Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. Groups are undone.
+FUSED = """
+    embedding.table <- token_embd.weight
+    decoder.positions <- position_embd.weight
+    decoder.first_norm.weight <- token_embd_norm.weight
+    decoder.first_norm.bias <- token_embd_norm.bias
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    decoder.norm.weight <- output_norm.weight
+    decoder.norm.bias <- output_norm.bias
+    head.table <- output.weight
+"""
+
+# Decoders of Llama's form, but for their queries and keys.
+_LLAMA = """
+    embedding.table <- token_embd.weight
+    decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
+    decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    decoder.layers.{i}.attn.bv <- blk.{i}.attn_v.bias
+    decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight
+    decoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
+    decoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    decoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    decoder.layers.{i}.mlp.bgate <- blk.{i}.ffn_gate.bias
+    decoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+    decoder.norm.weight <- output_norm.weight
+    head.table <- output.weight
+"""
+# As Qwen has them; and as the converter permutes Llama's, SmolLM3's and Granite's.
+STRAIGHT = f"""
+    {_LLAMA}
+    decoder.layers.{{i}}.attn.wq <- blk.{{i}}.attn_q.weight : transpose
+    decoder.layers.{{i}}.attn.wk <- blk.{{i}}.attn_k.weight : transpose
+    decoder.layers.{{i}}.attn.bq <- blk.{{i}}.attn_q.bias
+    decoder.layers.{{i}}.attn.bk <- blk.{{i}}.attn_k.bias
+    decoder.layers.{{i}}.attn.q_norm <- blk.{{i}}.attn_q_norm.weight
+    decoder.layers.{{i}}.attn.k_norm <- blk.{{i}}.attn_k_norm.weight
+"""
+PERMUTED = f"""
+    {_LLAMA}
+    decoder.layers.{{i}}.attn.wq <- blk.{{i}}.attn_q.weight : unpermute transpose
+    decoder.layers.{{i}}.attn.wk <- blk.{{i}}.attn_k.weight : unpermute transpose
+    decoder.layers.{{i}}.attn.bq <- blk.{{i}}.attn_q.bias : unpermute
+    decoder.layers.{{i}}.attn.bk <- blk.{{i}}.attn_k.bias : unpermute
+    rope_freqs == rope_freqs.weight
+"""

@@ -1,0 +1,60 @@
+"""Mixtures of experts as GGUF states them: counts among the metadata, a layer's experts in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..config import Config, Gated, MoE
+from ..formats.tensor_source import Source
+from .keys import Keys
+
+
+def mixed(
+    plain: Config,
+    keys: Keys,
+    source: Source,
+    width: Callable[[int, int], int],
+    *,
+    renormalize: bool,
+    shared: bool = False,
+) -> Config:
+    """The decoder with experts in each layer that has a router.
+
+    Where the metadata leave the experts' width open, `width` makes it from the dense one and the number
+    of chosen experts. `renormalize` is what llama.cpp does to the weights in this architecture.
+    """
+    if keys.get("expert_weights_norm", bool, renormalize) != renormalize:
+        raise keys.fail("expert_weights_norm", f"{str(renormalize).lower()}, as llama.cpp runs it")
+    dense, top = plain.layers[0].mlp, keys.size("expert_used_count")
+    assert isinstance(dense, Gated)
+    mixture = MoE(
+        keys.size("expert_count"),
+        top,
+        keys.size("expert_feed_forward_length", None) or width(dense.width, top),
+        dense.activation,
+        renormalize=renormalize,
+        shared=keys.size("expert_shared_feed_forward_length", dense.width) if shared else None,
+        shared_gate=shared,
+        pre=dense.pre,
+    )
+
+    names, stack = set(source.names), plain.decoder
+    assert stack is not None
+    layers = tuple(
+        replace(layer, mlp=mixture) if f"blk.{i}.ffn_gate_inp.weight" in names else layer
+        for i, layer in enumerate(stack.layers)
+    )
+    return replace(plain, decoder=replace(stack, layers=layers))
+
+
+EXPERTS = """
+    decoder.layers.{i}.mlp.router <- blk.{i}.ffn_gate_inp.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.gate <- blk.{i}.ffn_gate_exps.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.up <- blk.{i}.ffn_up_exps.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- blk.{i}.ffn_down_exps.weight[{e}] : transpose
+    decoder.layers.{i}.mlp.shared.gate <- blk.{i}.ffn_gate_shexp.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- blk.{i}.ffn_up_shexp.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- blk.{i}.ffn_down_shexp.weight : transpose
+    decoder.layers.{i}.mlp.shared_gate <- blk.{i}.ffn_gate_inp_shexp.weight : column
+"""

@@ -1,0 +1,112 @@
+"""Heads of what reads whole texts, as config.json states them: how many labels, how their logits are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ..config import Answer, Classify, Config, Dense, Head, MaskedLM, Pool, Pooling, Reader, Tag
+from .keys import Keys
+
+Kind = Literal["single", "multi", "regression"]
+KINDS: dict[str, Kind] = {
+    "regression": "regression",
+    "single_label_classification": "single",
+    "multi_label_classification": "multi",
+}
+
+FUNCTIONS: dict[str, Kind] = {
+    "torch.nn.modules.linear.Identity": "regression",
+    "torch.nn.modules.activation.Sigmoid": "multi",
+}
+
+
+def labels(keys: Keys) -> int:
+    """How many labels a head has: as many as have names, two where the config says nothing."""
+    named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
+    if named is None:
+        return count or 2
+    if count not in (None, len(named)):
+        raise keys.fail("num_labels", f"the number of names in id2label, {len(named)}")
+    return len(named)
+
+
+def kind(keys: Keys, count: int) -> Kind:
+    """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
+
+    What a config doesn't say is what transformers' pipeline does: a sigmoid of a single label, else softmax.
+    A cross-encoder of the sentence-transformers library names a module of torch instead.
+    """
+    rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
+    rerank.unused("version")
+    read = rerank.choice("activation_fn", FUNCTIONS) if "activation_fn" in rerank else None
+    rerank.finish({})
+    if keys.get("problem_type", str, None) is not None:
+        known = {name: kind for name, kind in KINDS.items() if count > 1 or kind != "single"}
+        return keys.choice("problem_type", known)
+    return read or ("single" if count > 1 else "multi")
+
+
+def head(
+    keys: Keys,
+    task: str,
+    *,
+    masked: MaskedLM,
+    classify: Dense | None,
+    pooling: Pooling = "first",
+    token: Dense | None = None,
+    pooler: Dense | None = None,
+) -> Head:
+    """The head of an encoder for a task. `token` is what stands before the logits of each token; a model
+    without a pooler gives the mean of its vectors."""
+    if keys.get("is_decoder", bool, False):
+        raise keys.fail("is_decoder", "false: tokens then see no later ones")
+    match task:
+        case "masked":
+            return masked
+        case "classify":
+            return _classify(keys, pooling, classify)
+        case "tag":
+            return Tag(labels(keys), token)
+        case "answer":
+            return _answer(keys, token)
+        case _:
+            return Pool("mean") if pooler is None else Pool("first", pooler)
+
+
+def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool = True) -> Classify:
+    count = labels(keys)
+    return Classify(count, pooling, dense, bias, kind(keys, count))
+
+
+def _answer(keys: Keys, dense: Dense | None) -> Answer:
+    if labels(keys) != 2:
+        raise keys.fail("id2label", "two labels, start and end of an answer")
+    return Answer(dense)
+
+
+def reading(config: Config, keys: Keys, task: str) -> Config:
+    """A model that writes as one that reads whole texts: with the head of a task, and without a cache.
+
+    Of a pair it is the encoder for vectors and labels of tokens, both for the rest. In a decoder the last
+    token of a text stands for it, having seen all of it; alone it multiplies its vector without a bias.
+    """
+    assert config.decoder is not None
+    if config.encoder is not None:
+        if task in ("tag", "pool"):
+            return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
+        reader = Reader(replace(config.decoder, causal=True), keys.get("decoder_start_token_id", int))
+        head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
+        return replace(config, decoder=None, reader=reader, head=head)
+    inner = config.embedding.inner
+    out = None if inner is None else Dense(None, bias=False, width=inner.width)
+    match task:
+        case "classify":
+            head = _classify(keys, "last", out, bias=False)
+        case "tag":
+            head = Tag(labels(keys), out)
+        case "answer":
+            head = _answer(keys, out)
+        case _:
+            head = Pool("last", out)
+    return replace(config, encoder=replace(config.decoder, causal=True), decoder=None, head=head)

@@ -1,0 +1,45 @@
+"""Layers as config.json states them: how many, how wide their heads, which see a window only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..config import Full, Window
+from .keys import Keys
+
+KINDS = ("full_attention", "sliding_attention")
+
+
+def count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
+    """The number of layers; one that no Config allows stays too large, but small enough to be built."""
+    return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
+
+
+def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
+    """The width of a head that is its share of the whole width, by the names of the two sizes."""
+    whole, parts = keys.size(width), keys.size(heads)
+    if whole % parts:
+        raise keys.fail(width, f"a multiple of {heads}, {parts!r:.40}")
+    return whole // parts
+
+
+def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
+    """The type of each layer; `slides` is the family's default for layer i, counted from 0."""
+    layers, given = count(keys), keys.get("layer_types", list, None)
+    if given is None:
+        return [KINDS[slides(i)] for i in range(layers)]
+    if len(given) != layers or any(kind not in KINDS for kind in given):
+        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(KINDS)}")
+    return given
+
+
+def patterns(keys: Keys, types: list[str], default: int | None, *, used: bool = True) -> list[Full | Window]:
+    """What each layer sees, by its type; `default` is the family's sliding_window, `used` its switch."""
+    size = keys.get("sliding_window", int, default, null=True)
+    if "sliding_attention" in types:
+        if not used:
+            raise keys.fail("use_sliding_window", "true where layers slide")
+        if size is None or size < 1:
+            raise keys.fail("sliding_window", "at least 1 where layers slide")
+        return [Window(size) if kind == "sliding_attention" else Full() for kind in types]
+    return [Full()] * len(types)

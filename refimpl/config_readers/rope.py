@@ -1,0 +1,188 @@
+"""Rotary positions as config.json states them: rope_theta with rope_scaling, or rope_parameters.
+
+transformers takes the frequencies of two kinds by the length of the text so far: `dynamic` stretches
+them past max_position_embeddings, and `longrope` changes its divisors past the original context. Ours
+are those for a Config's context, so a family states `exact_context` as its context: every text that
+fits it is rotated as there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import LIMITS, DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
+from ..errors import ConfigError
+from .keys import Keys
+
+KINDS = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3")}
+ORIGINAL = "original_max_position_embeddings"
+
+
+def rope(
+    keys: Keys,
+    head_size: int,
+    context: int,
+    *,
+    theta: float = 10_000.0,
+    partial: float | None = None,
+    original: int | None = None,
+    kinds: Mapping[str, str] = KINDS,
+    names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
+) -> Rope:
+    """Rotary positions of all layers, from either spelling.
+
+    `context` is max_position_embeddings; `theta`, `partial` and `original` (the trained context) are the
+    family's defaults, and without `partial` it turns whole heads. `names` are the keys that stand for
+    theta and the partial factor outside of rope_parameters, `kinds` what its names of types mean.
+    """
+    old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
+    if old and new and old != new:
+        raise keys.fail("rope_parameters", "the same as rope_scaling where both stand")
+    inner = Keys(new or old or {}, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
+    # Of two trained contexts the outer one counts, as in transformers.
+    original = keys.size(ORIGINAL, original)
+    theta = _one(keys.positive(names[0], None), inner, "rope_theta", theta)
+    share = _one(keys.get(names[1], float, None), inner, "partial_rotary_factor", partial or 1.0)
+    if share != 1 if partial is None else not 0 < share <= 1:
+        must = "1: heads are turned whole" if partial is None else "above 0 and at most 1"
+        raise ConfigError(f"{keys.where}: {names[1]} must be {must}, got {share!r:.80}")
+    dims = head_size if share == 1 else int(min(head_size, LIMITS["width"]) * share)
+    return _rope(inner, head_size, dims, theta, context, original, kinds)
+
+
+def ropes(
+    keys: Keys,
+    head_size: int,
+    context: int,
+    thetas: Mapping[str, tuple[str, float]],
+    *,
+    scaled: tuple[str, ...],
+) -> dict[str, Rope]:
+    """Rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
+
+    `thetas` says of each type the older key of its theta and the family's default. rope_parameters
+    holds a dict for each type; the older rope_scaling holds for the types `scaled`.
+    """
+    old, new = keys.get("rope_scaling", dict, None) or {}, keys.get("rope_parameters", dict, None) or {}
+    if old and new:
+        raise keys.fail("rope_scaling", "absent where rope_parameters stands")
+    nested = Keys(new, f"{keys.where}: rope_parameters")
+    found = {}
+    for kind, (name, default) in thetas.items():
+        own = nested.get(kind, dict, None)
+        where = f"{keys.where}: {f'rope_parameters.{kind}' if own else 'rope_scaling'}"
+        inner = Keys(own or (old if kind in scaled else {}), where)
+        # transformers looks for it beside the types, where it can't stand.
+        if not inner.get("truncate", bool, True):
+            raise inner.fail("truncate", "true where types of layers differ")
+        if inner.get("partial_rotary_factor", float, 1.0) != 1:
+            raise inner.fail("partial_rotary_factor", "1: heads are turned whole")
+        theta = _one(keys.positive(name, None), inner, "rope_theta", default)
+        found[kind] = _rope(inner, head_size, head_size, theta, context, None, KINDS)
+    nested.finish({})
+    return found
+
+
+def exact_context(context: int, *ropes: Rope) -> int:
+    """The longest text up to which transformers' frequencies don't depend on its length.
+
+    `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short
+    divisors up to the original context.
+    """
+    return min([context, *(r.scaling.original_context for r in ropes if isinstance(r.scaling, LongRope))])
+
+
+def _one(outer: Any, inner: Keys, key: str, default: Any) -> Any:
+    """A number that may stand in rope_parameters and outside of it, once or twice the same."""
+    own = inner.positive(key, None)
+    if own is not None and outer is not None and own != outer:
+        raise inner.fail(key, f"the same as outside of it, {outer}")
+    return next((value for value in (own, outer) if value is not None), default)
+
+
+def _rope(
+    inner: Keys,
+    head_size: int,
+    dims: int,
+    theta: float,
+    context: int,
+    original: int | None,
+    kinds: Mapping[str, str],
+) -> Rope:
+    kind, alias = inner.get("rope_type", str, None), inner.get("type", str, None)
+    if kind and alias and kind != alias:
+        raise inner.fail("type", f"the same as rope_type, {kind!r}")
+    kind = kind or alias or "default"
+    if kind not in kinds:
+        raise ConfigError(f"{inner.where}: rope_type must be one of {', '.join(kinds)}, got {kind!r:.80}")
+    if context > (limit := LIMITS["context"]):
+        raise ConfigError(f"{inner.where}: the context must be at most {limit}, got {context!r:.40}")
+    scaling = _scaling(inner, kinds[kind], context, original)
+    inner.finish({})
+    if dims % 2 == 0 or dims == head_size:
+        return Rope(theta, dims, scaling=scaling)
+    # Of an odd number one dim more is turned, by frequencies that are still theta^(-2j / odd number).
+    if isinstance(scaling, Yarn):
+        raise ConfigError(f"{inner.where}: rotary dims must be even with yarn, got {dims}")
+    return Rope(theta * theta ** (1 / dims), dims + 1, scaling=scaling)
+
+
+def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scaling | None:
+    """The scaling of a type; keys of other types stay unread."""
+    match kind:
+        case "default":
+            return None
+        case "linear":
+            return LinearScaling(inner.positive("factor"))
+        case "dynamic":
+            return DynamicNTK(inner.positive("factor"), context)
+    own = inner.size(ORIGINAL, context)
+    trained = own if original is None else original
+    match kind:
+        case "yarn":
+            return _yarn(inner, context, trained)
+        case "longrope":
+            return _longrope(inner, context, trained)
+    factor, low = inner.positive("factor"), inner.positive("low_freq_factor")
+    high = inner.positive("high_freq_factor")
+    if high <= low:
+        raise inner.fail("high_freq_factor", f"greater than low_freq_factor, {low}")
+    return Llama3Scaling(factor, low, high, trained)
+
+
+def _yarn(inner: Keys, context: int, original: int) -> Yarn:
+    """A factor of null is the ratio of the contexts; of two mscales the ratio of their magnitudes counts."""
+    factor = inner.get("factor", float, null=True)
+    factor = context / original if factor is None else inner.positive("factor")
+    magnitude = inner.positive("attention_factor", None)
+    scales = inner.positive("mscale", None), inner.positive("mscale_all_dim", None)
+    if magnitude is None and scales[0] and scales[1]:
+        one, other = (1 + 0.1 * scale * math.log(max(factor, 1.0)) for scale in scales)
+        magnitude = one / other
+    return Yarn(
+        factor,
+        original,
+        inner.positive("beta_fast", None) or 32.0,
+        inner.positive("beta_slow", None) or 1.0,
+        inner.get("truncate", bool, True),
+        magnitude,
+    )
+
+
+def _longrope(inner: Keys, context: int, original: int) -> LongRope:
+    """The magnitude is sqrt(1 + ln(factor) / ln(original)) where none is stated (Ding et al. 2024)."""
+    factor = inner.positive("factor", None) or context / original
+    magnitude = inner.positive("attention_factor", None)
+    if magnitude is None and factor > 1:
+        if original == 1:
+            raise ConfigError(f"{inner.where}: {ORIGINAL} must be greater than 1, got 1")
+        magnitude = math.sqrt(1 + math.log(factor) / math.log(original))
+    divisors = []
+    for key in ("short_factor", "long_factor"):
+        numbers = inner.get(key, list)
+        if not all(type(n) in (int, float) and 0 < n < 2**53 for n in numbers):
+            raise inner.fail(key, "a list of positive numbers")
+        divisors.append(tuple(map(float, numbers)))
+    return LongRope(divisors[0], divisors[1], original, magnitude or 1.0)

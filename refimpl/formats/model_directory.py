@@ -1,0 +1,98 @@
+"""The files of a model directory: bounded, and never outside of it, whatever a file there says; and which
+of them were read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .mapped_file import read_file
+from .strict_json import parse
+
+KILO = 1024
+# What the sentence-transformers library says of an encoder: it takes the first of them that is there.
+ENCODERS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+LIMITS = {
+    "config.json": 1024 * KILO,
+    "generation_config.json": 1024 * KILO,
+    "chat_template.jinja": 256 * KILO,
+    "tokenizer_config.json": 16 * 1024 * KILO,
+    "model.safetensors.index.json": 64 * 1024 * KILO,
+    "tokenizer.json": 64 * 1024 * KILO,
+    "modules.json": 64 * KILO,
+    **dict.fromkeys(ENCODERS, 64 * KILO),
+    "config_sentence_transformers.json": 256 * KILO,
+}
+
+
+class Directory:
+    """A model directory. `files` are those that were found in it so far, by their names there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: dict[str, Path] = {}
+
+    def find(self, name: str, folder: str = "") -> Path | None:
+        """A file of the directory, or of a folder in it, None if it isn't there.
+
+        A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
+        snapshot the directory is. CheckpointError for a name or a link that leads out.
+        """
+        for part in (name, *([folder] if folder else [])):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", part):
+                raise CheckpointError(
+                    f"{self.path}: a file's name must be plain, without folders, got {part!r:.80}"
+                )
+        stated = self.path / folder / name
+        try:
+            home, target = self.path.resolve(), stated.resolve()
+            there = target.exists()
+        except (OSError, RuntimeError) as error:  # a loop of links is either; a folder may not be searched
+            why = getattr(error, "strerror", None) or "a loop of links"
+            raise CheckpointError(f"{stated}: can't be found: {why}") from None
+        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        if target.parent not in (home / folder, home, blobs):
+            raise CheckpointError(f"{stated}: links out of the model's directory, to {target}")
+        if not there:
+            return None
+        self.files[stated.relative_to(self.path).as_posix()] = target
+        return target
+
+    def text(self, name: str, folder: str = "") -> str | None:
+        """The text of a file, None if it isn't there; CheckpointError if it isn't UTF-8."""
+        file = self.find(name, folder)
+        try:
+            return None if file is None else read_file(file, LIMITS[name]).decode("utf-8")
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{self.path / folder / name}: must be UTF-8") from None
+
+    def value(self, name: str, folder: str = "") -> Any:
+        """The JSON value of a file, None if it isn't there."""
+        found = self.text(name, folder)
+        return None if found is None else parse(found, str(self.path / folder / name))
+
+    def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
+        """The JSON object of a file, None if it isn't there; CheckpointError if it is another value."""
+        found = self.value(name, folder)
+        if found is not None and not isinstance(found, dict):
+            raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {found!r:.80}")
+        return found
+
+    def old_template(self, about: dict[str, Any]) -> str | None:
+        """The chat template where older checkpoints have it, in tokenizer_config.json: a string, or a list of
+        named ones."""
+        found = about.get("chat_template")
+        if isinstance(found, list):
+            named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+            found = named.get("default")
+        if found is None:
+            return None
+        if not isinstance(found, str) or len(found) > LIMITS["chat_template.jinja"]:
+            where = self.path / "tokenizer_config.json"
+            raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
+        return found

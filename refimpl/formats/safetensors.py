@@ -1,0 +1,143 @@
+"""safetensors: a length, a JSON header, then the tensors' bytes, end to end.
+
+    u64  n ≤ 100,000,000 and ≤ what is left of the file
+    n    bytes of JSON, starting with "{": name -> {"dtype", "shape", "data_offsets": [begin, end]},
+         and "__metadata__" -> {str: str}
+    …    the tensors, little-endian, row-major
+
+The offsets MUST cover the rest of the file without hole or overlap, and a name MUST stand once (the
+format says so; the library lets duplicates pass, the last one winning). All of it is checked
+against the file's real size before anything is read or allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..ops.quant import Blocks
+from .dtypes import KINDS, WHOLE, slab, widen
+from .mapped_file import map_file
+from .strict_json import parse
+
+HEADER_LIMIT = 100_000_000
+READABLE = ("F32", "F16", "BF16", *WHOLE)
+SKIPPABLE = ("I8", "I16", "U16", "I32", "U32", "U64", "F64")
+
+
+class SafeTensors:
+    """The tensors of one file, by name; a tensor is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        data = map_file(path)
+        if len(data) < 8:
+            raise CheckpointError(f"{path}: a safetensors file has at least 8 bytes, this has {len(data)}")
+        length = int.from_bytes(data[:8].tobytes(), "little")
+        if length > min(HEADER_LIMIT, len(data) - 8):
+            left = len(data) - 8
+            raise CheckpointError(
+                f"{path}: the header claims {length} bytes, {left} follow: truncated or not safetensors"
+            )
+        header = data[8 : 8 + length].tobytes()
+        if not header.startswith(b"{"):
+            raise CheckpointError(f"{path}: the header must start with '{{', got {header[:8]!r}")
+        self._data = data[8 + length :]
+        entries = parse(header, str(path))
+        _metadata(entries.pop("__metadata__", {}), path)
+        self._entries = {name: self._entry(name, entry) for name, entry in entries.items()}
+        at = 0
+        for name, (_, _, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
+            if begin != at:
+                raise CheckpointError(
+                    f"{path}: {name!r:.80} must begin at byte {at}, begins at {begin}: a hole or an overlap"
+                )
+            at = end
+        if at != len(self._data):
+            raise CheckpointError(
+                f"{path}: the tensors need {at} bytes, the file has {len(self._data)}: truncated or padded"
+            )
+
+    def _entry(self, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+        at = f"{self.path}: {name!r:.80}"
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise CheckpointError(f"{at} must have dtype, shape and data_offsets, got {entry!r:.80}")
+        kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if kind not in READABLE + SKIPPABLE:
+            raise CheckpointError(f"{at}: dtype must be one of {', '.join(READABLE)}, got {kind!r:.40}")
+        if not _whole(shape) or len(shape) > 8:
+            raise CheckpointError(f"{at}: shape must be at most 8 whole numbers, got {shape!r:.80}")
+        if not _whole(offsets) or len(offsets) != 2:
+            raise CheckpointError(f"{at}: data_offsets must be two whole numbers, got {offsets!r:.80}")
+        begin, end = offsets
+        if not begin <= end <= len(self._data):
+            raise CheckpointError(
+                f"{at}: data_offsets {offsets} must lie in the {len(self._data)} bytes of data: truncated?"
+            )
+        need = math.prod(shape) * KINDS[kind].record.itemsize
+        if need != end - begin:
+            raise CheckpointError(f"{at}: {kind} {shape} needs {need} bytes, data_offsets give {end - begin}")
+        return kind, tuple(shape), begin, end
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
+    def kind(self, name: str) -> str:
+        """How the tensor is stored: F32, BF16, …"""
+        return self._entries[name][0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name][1]
+
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        """The tensor as float32, or one part along its first axis."""
+        kind, whole, begin, end = self._entries[name]
+        if kind not in READABLE:
+            raise CheckpointError(
+                f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
+            )
+        data, shape = slab(self._data[begin:end], whole, part)
+        if kind in WHOLE:
+            return data.view(WHOLE[kind]).astype(np.float32).reshape(shape)
+        return widen(data, kind, shape)
+
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        """A safetensors file has no blocks of its own."""
+        return None
+
+
+def _whole(value: Any) -> bool:
+    # Sizes beyond 2^48 would only make the product below slow.
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**48 for v in value)
+
+
+def _metadata(value: Any, path: Path) -> None:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise CheckpointError(f"{path}: __metadata__ must map strings to strings, got {value!r:.80}")
+
+
+def save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write float32 and float16 arrays, sorted by name: the same tensors give the same bytes."""
+    names = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
+    header: dict[str, Any] = {}
+    at = 0
+    for name in sorted(tensors):
+        array = tensors[name]
+        if array.dtype not in names:
+            raise CheckpointError(f"{path}: {name} must be float32 or float16, got {array.dtype}")
+        offsets = [at, at + array.nbytes]
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
+        at += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(tensors):
+            file.write(np.ascontiguousarray(tensors[name]).data)

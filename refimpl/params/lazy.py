@@ -1,0 +1,51 @@
+"""A tree of weights whose leaves are made when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..ops.quant import Blocks
+from .shapes import Tree, unflatten
+
+
+class Lazy(Mapping[str, Any]):
+    """A nested mapping whose leaves are made anew each time they are asked for."""
+
+    def __init__(self, tree: Mapping[str, Any], load: Callable[[str], np.ndarray | Blocks]) -> None:
+        self._tree, self._load = tree, load
+
+    def __getitem__(self, key: str) -> Any:
+        return self._wrap(self._tree[key])
+
+    def _wrap(self, item: Any) -> Any:
+        if isinstance(item, list):
+            return [self._wrap(i) for i in item]
+        return self._load(item) if isinstance(item, str) else Lazy(item, self._load)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tree)
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tree
+
+
+def lazily(names: Iterable[str], load: Callable[[str], np.ndarray | Blocks]) -> Lazy:
+    """The tree of these dotted names, each leaf loaded by its name."""
+    return Lazy(unflatten({name: name for name in names}), load)
+
+
+def materialize(tree: Tree) -> dict[str, Any]:
+    """The tree with all its leaves in memory."""
+
+    def made(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {key: made(item[key]) for key in item}
+        return [made(i) for i in item] if isinstance(item, list) else item
+
+    return made(tree)

@@ -1,0 +1,234 @@
+"""Params: a nested dict of arrays, and the one place that says which arrays a Config needs.
+
+    embedding                       table N,D  types _,D  project E,D  project_bias D
+    encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
+    decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
+    decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
+                                    q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
+                                    k_scale, v_scale: G,K where keys and values are kept in 8 bits
+    decoder.layers.I.cross          the same, over the encoder's output
+    decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
+                                    of a mixture: router D,E  experts.E and shared (gate up down each)
+                                    bias E  shared_gate D,1
+    head.dense                      weight D,D  bias D    (and head.norm)
+    head.project                    D,E                   (with an inner width, of a language model)
+    head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
+    head.out                        weight D,F  bias F    (F labels, or 2 for Answer)
+
+Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
+functions in `ops`, so a call reads `gated_mlp(x, **tree["mlp"])`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..config import (
+    LM,
+    Answer,
+    Attention,
+    Classify,
+    Config,
+    Embedding,
+    Gated,
+    Head,
+    HeadNorm,
+    LayerNorm,
+    Learned,
+    MaskedLM,
+    Mlp,
+    MoE,
+    Norm,
+    Pool,
+    RelativeBias,
+    Stack,
+    Tag,
+)
+
+Tree = Mapping[str, Any]
+Shapes = dict[str, tuple[int, ...]]
+
+# Small tables whose rows are added to vectors or scores, never multiplied: they stay in float.
+ADDED = ("positions", "types", "relative_bias")
+# Small matrices whose products choose or weigh experts: they stay in float too, since a code that is off
+# by one could choose another expert.
+ROUTING = (".router", ".shared_gate")
+# Weights of norms, which may have a row for each head.
+NORMS = (".q_norm", ".k_norm")
+# What codes of kept keys and values are multiplied by, channel by channel.
+SCALES = (".k_scale", ".v_scale")
+# The last map to labels: small, and what it rounds nothing after it evens out.
+LABELS = ("head.out.weight",)
+
+
+def shapes(config: Config) -> Shapes:
+    """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
+    e, inner = config.embedding, config.embedding.inner
+    tables = e.width if inner is None else inner.width
+    entry = tables if inner is not None and inner.late else e.width
+    found: Shapes = {"embedding.table": (e.vocabulary, tables)}
+    if e.types is not None:
+        found["embedding.types"] = (e.types, entry)
+    if inner is not None:
+        found["embedding.project"] = (inner.width, e.width)
+        found |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
+    for name, stack in config.stacks.items():
+        found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
+    return found | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
+
+
+def _stack(stack: Stack, d: int, entry: int) -> Shapes:
+    found: Shapes = {}
+    if isinstance(stack.positions, Learned):
+        found["positions"] = (stack.positions.offset + stack.positions.size, entry)
+    found |= _norm("first_norm.", stack.first_norm, entry)
+    for a in (layer.attention for layer in stack.layers):
+        if isinstance(a.position, RelativeBias):
+            found["relative_bias"] = (a.position.buckets, a.heads)
+    for i, layer in enumerate(stack.layers):
+        at = f"layers.{i}."
+        cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
+        for part, sublayer, leaves in (
+            ("attn", layer.attention, _attention(layer.attention, d)),
+            *cross,
+            ("mlp", layer.mlp, _mlp(layer.mlp, d)),
+        ):
+            found |= _norm(f"{at}{part}_pre.", sublayer.pre, d)
+            found |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
+            found |= _norm(f"{at}{part}_post.", sublayer.post, d)
+            found |= _norm(f"{at}{part}_after.", sublayer.after, d)
+    return found | _norm("norm.", stack.final_norm, d)
+
+
+def _head(head: Head, e: Embedding) -> Shapes:
+    n, d = e.vocabulary, e.width
+    found: Shapes = {}
+    if isinstance(head, LM):
+        found |= {} if e.inner is None else {"project": (d, e.inner.width)}
+        d = d if e.inner is None else e.inner.width
+    elif head.dense is not None:
+        f = head.dense.width or d
+        found |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
+        found |= _norm("norm.", head.dense.norm, f)
+        d = f
+    match head:
+        case LM(tied=tied, bias=bias) | MaskedLM(tied=tied, bias=bias):
+            return found | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
+        case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
+            return found | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
+        case Answer(bias=bias):
+            return found | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
+        case Pool():
+            return found
+
+
+def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
+    if norm is None:
+        return {}
+    weight, bias = (norm.weight, norm.bias) if isinstance(norm, LayerNorm) else (True, False)
+    found: Shapes = {f"{prefix}weight": (d,)} if weight else {}
+    return found | ({f"{prefix}bias": (d,)} if bias else {})
+
+
+def _attention(a: Attention, d: int) -> Shapes:
+    q, kv = a.heads * a.head_size, a.groups * a.head_size
+    found: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
+    if a.qkv_bias:
+        found |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
+    if a.out_bias:
+        found["bo"] = (d,)
+    for name, heads in (("q_norm", a.heads), ("k_norm", a.groups)):
+        match a.qk_norm:
+            case HeadNorm(over="head"):
+                found[name] = (a.head_size,)
+            case HeadNorm(over="each"):
+                found[name] = (heads, a.head_size)
+            case HeadNorm(over="all"):
+                found[name] = (heads * a.head_size,)
+            case _:
+                pass
+    if a.kv == "int8":
+        found |= dict.fromkeys(("k_scale", "v_scale"), (a.groups, a.head_size))
+    return found
+
+
+def _mixture(m: MoE, d: int) -> Shapes:
+    found: Shapes = {"router": (d, m.experts)}
+    experts = {f"experts.{i}": m.width for i in range(m.experts)}
+    for name, f in (experts | ({} if m.shared is None else {"shared": m.shared})).items():
+        found |= {f"{name}.gate": (d, f), f"{name}.up": (d, f), f"{name}.down": (f, d)}
+    bias: Shapes = {"bias": (m.experts,)} if m.choice_bias else {}
+    return found | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
+
+
+def _mlp(mlp: Mlp, d: int) -> Shapes:
+    if isinstance(mlp, MoE):
+        return _mixture(mlp, d)
+    f = mlp.width
+    gate: Shapes = {"gate": (d, f)} if isinstance(mlp, Gated) else {}
+    bias: Shapes = {}
+    if mlp.bias:
+        bias = ({"bgate": (f,)} if gate else {}) | {"bup": (f,), "bdown": (d,)}
+    return gate | {"up": (d, f), "down": (f, d)} | bias
+
+
+def multiplied(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
+    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS, *SCALES, *LABELS))
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, leaf) of every leaf, in the tree's own order."""
+    if isinstance(tree, Mapping):
+        for key in tree:
+            yield from flatten(tree[key], f"{prefix}{key}.")
+    elif isinstance(tree, list):
+        for i, item in enumerate(tree):
+            yield from flatten(item, f"{prefix}{i}.")
+    else:
+        yield prefix[:-1], tree
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split(".")
+        level = tree
+        for key in path:
+            level = level.setdefault(key, {})
+        level[last] = leaf
+    return _lists(tree)
+
+
+def _lists(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    made = {k: _lists(v) for k, v in tree.items()}
+    if made and list(made) == [str(i) for i in range(len(made))]:
+        return list(made.values())
+    return made
+
+
+def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]:
+    """The same tree with `function(dotted name, leaf)` in place of each leaf."""
+    return unflatten({name: function(name, leaf) for name, leaf in flatten(tree)})
+
+
+def random(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
+    """Random weights of a sensible size: norms near one, biases not zero, scales above it, no two alike."""
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        last = name.rsplit(".", 1)[-1]
+        normal = rng.standard_normal(shape)
+        if len(shape) == 1 or name.endswith(NORMS):
+            return (0.2 * normal + (last == "weight" or name.endswith(NORMS))).astype(dtype)
+        if name.endswith(SCALES):
+            return ((1 + np.abs(normal)) / 32).astype(dtype)
+        fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
+        return (normal * fan_in**-0.5).astype(dtype)
+
+    return unflatten({name: draw(name, shape) for name, shape in shapes(config).items()})

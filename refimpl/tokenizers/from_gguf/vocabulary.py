@@ -1,0 +1,84 @@
+"""The tokens that a GGUF file holds; each key of its tokenizer is checked as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from ...errors import CheckpointError
+
+UNKNOWN, CONTROL, USER, UNUSED, BYTE = 2, 3, 4, 5, 6  # token types; 1 is a normal piece
+
+
+class Vocabulary:
+    """Tokens by id with their types; errors name the file and the key."""
+
+    def __init__(self, metadata: Mapping[str, Any], rows: int, where: str) -> None:
+        self._metadata, self._where = metadata, where
+        self.architecture = metadata.get("general.architecture")
+        self.tokens: list[str] = self.listed("tokens", str)
+        if not 1 <= len(self.tokens) <= rows:
+            raise self.fail(f"tokens must be 1 to {rows}, the rows of the table, got {len(self.tokens)}")
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        if len(self.ids) < len(self.tokens):
+            twice = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
+            raise self.fail(f"tokens must differ, {twice!r:.40} stands twice")
+        self.types: list[int] = self.listed("token_type", int, len(self.tokens))
+
+    def fail(self, message: str) -> CheckpointError:
+        return CheckpointError(f"{self._where}: tokenizer.ggml.{message}")
+
+    def get(self, key: str, kind: type, default: Any) -> Any:
+        """What the file says under a key; `default` where it says nothing."""
+        value = self._metadata.get(f"tokenizer.ggml.{key}", default)
+        if value is not default and type(value) is not kind:
+            raise self.fail(f"{key} must be of type {kind.__name__}, got {value!r:.40}")
+        return value
+
+    def listed(self, key: str, item: type, length: int | None = None) -> list[Any]:
+        """A list whose items are all of one type."""
+        values = self.get(key, list, None)
+        if values is None or not all(type(v) is item for v in values):
+            raise self.fail(f"{key} must be a list of {item.__name__}")
+        if length is not None and len(values) != length:
+            raise self.fail(f"{key} must have {length} items, one a token, got {len(values)}")
+        return values
+
+    def scores(self) -> list[float]:
+        """A finite number for each token: order among NaNs would be chance."""
+        scores = self.listed("scores", float, len(self.tokens))
+        for i, score in enumerate(scores):
+            if not isfinite(score):
+                raise self.fail(f"scores must be finite, got {score} for token {i}")
+        return scores
+
+    def id(self, name: str, default: int | None = -1) -> int | None:
+        """The id of the token that the file calls bos, eos, mask …; `default` may be None, for none."""
+        i = self.get(f"{name}_token_id", int, default)
+        if i is not None and not 0 <= i < len(self.tokens):
+            raise self.fail(f"{name}_token_id must be 0 to {len(self.tokens) - 1}, got {i}")
+        return i
+
+
+def tokenizer_json(
+    tokens: Sequence[str],
+    types: Sequence[int],
+    *,
+    lstrip: Collection[int | None] = (),
+    rstrip: Collection[int] = (),
+    **parts: Any,
+) -> dict[str, Any]:
+    """The parts of a tokenizer.json together, its control and user's tokens kept whole.
+
+    `lstrip` and `rstrip` are ids of those that take the white space before and after them along.
+    """
+    added = [
+        {
+            "id": i, "content": tokens[i], "single_word": False, "lstrip": i in lstrip, "rstrip": i in rstrip,
+            "normalized": False, "special": kind != USER,
+        }
+        for i, kind in enumerate(types)
+        if kind in (CONTROL, UNKNOWN, USER) and tokens[i]
+    ]  # fmt: skip
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **parts}

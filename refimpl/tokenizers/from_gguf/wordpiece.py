@@ -1,0 +1,43 @@
+"""BERT's WordPiece: "▁" stands before what begins a word, nothing where a vocabulary has "##"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .post_processors import template
+from .vocabulary import CONTROL, UNKNOWN, USER, Vocabulary, tokenizer_json
+
+
+def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The tokenizer.json, with "##" put back.
+
+    Older converters didn't say whether capitals are lowered, and llama.cpp lowered them whatever the
+    model does; a token with capitals is one of a model that doesn't.
+    """
+    lower = vocabulary.get("normalizer.lowercase", bool, True)
+    tokens, types = list(vocabulary.tokens), vocabulary.types
+    for i, kind in enumerate(types):
+        if kind not in (CONTROL, UNKNOWN, USER):
+            if lower and tokens[i] != tokens[i].lower():
+                raise vocabulary.fail(f"tokens must be without capitals, got {tokens[i]!r:.40}")
+            tokens[i] = tokens[i][1:] if tokens[i].startswith("▁") else f"##{tokens[i]}"
+    ids = {token: i for i, token in enumerate(tokens)}
+    for token, *keys in (("[CLS]", "cls", "bos"), ("[SEP]", "seperator", "eos"), ("[UNK]", "unknown")):
+        for key in (f"{name}_token_id" for name in keys):
+            if token not in ids or vocabulary.get(key, int, ids[token]) != ids[token]:
+                raise vocabulary.fail(f"{key} must be that of {token}, a token")
+    single = [(ids["[CLS]"], 0), ("A", 0), (ids["[SEP]"], 0)]
+    return tokenizer_json(
+        tokens, types,
+        normalizer={
+            "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+            "strip_accents": vocabulary.get("normalizer.strip_accents", bool, None), "lowercase": lower,
+        },
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        post_processor=template(vocabulary, single, [*single, ("B", 1), (ids["[SEP]"], 1)]),
+        decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
+        model={
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": ids,
+        },
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""What a checkpoint may state again, and must state as we know it: frequencies, positions, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..config import Config, Learned, LongRope, Sinusoidal
+from ..ops.model import position_tables
+from ..ops.position import rope_frequencies, sinusoidal
+
+
+def _inv_freq(config: Config) -> np.ndarray:
+    """Rotary frequencies of the first layer that has them: the angles at position 1."""
+    if not config.ropes:
+        return np.zeros(0)
+    cos, sin = position_tables(np.array([1]), config=config)[config.ropes[0]]
+    return np.arctan2(sin, cos)[0]
+
+
+def _rope_freqs(config: Config) -> np.ndarray:
+    """What divides the plain frequencies to give the scaled ones: GGUF's form of a scaling."""
+    if not config.ropes:
+        return np.zeros(0)
+    rope = config.ropes[0]
+    pairs = np.arange(rope.dims // 2)
+    return rope_frequencies(pairs, theta=rope.theta) / _inv_freq(config)
+
+
+def _waves(config: Config) -> np.ndarray:
+    """Sinusoidal positions, which older checkpoints of Marian and Pegasus store as a table."""
+    stack = config.decoder or config.encoder
+    assert stack is not None
+    assert isinstance(stack.positions, Sinusoidal)
+    frequencies = rope_frequencies(np.arange(config.embedding.width // 2), theta=stack.positions.theta)
+    return sinusoidal(np.arange(config.context)[None], frequencies)[0]
+
+
+def _position_rows(config: Config) -> int:
+    stack = config.encoder or config.decoder
+    assert stack is not None
+    return stack.positions.offset + stack.positions.size if isinstance(stack.positions, Learned) else 0
+
+
+def _divisors(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """LongRoPE's short and long divisors, none where no layer has them."""
+    found = [rope.scaling for rope in config.ropes if isinstance(rope.scaling, LongRope)]
+    return (np.array(found[0].short), np.array(found[0].long)) if found else (np.zeros(0), np.zeros(0))
+
+
+COMPUTED = {
+    "inv_freq": _inv_freq,
+    "rope_freqs": _rope_freqs,
+    "short_divisors": lambda config: _divisors(config)[0],
+    "long_divisors": lambda config: _divisors(config)[1],
+    "waves": _waves,
+    # The rows of the table of positions, which older checkpoints store beside it.
+    "position_ids": lambda config: np.arange(_position_rows(config))[None],
+}
+LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
+    "waves": lambda config: (config.context, config.embedding.width),
+    "position_ids": lambda config: (1, _position_rows(config)),
+}
+
+
+def _causal(config: Config, got: np.ndarray) -> bool:
+    """Which token sees which, as GPT-2 and GPT-NeoX stored it in each layer."""
+    n = config.context
+    return got.shape == (1, 1, n, n) and np.array_equal(got[0, 0], np.tri(n, dtype=bool))
+
+
+def _masked_score(config: Config, got: np.ndarray) -> bool:
+    """The score of what isn't seen: any number so low that its softmax is 0 to all purposes."""
+    return got.size == 1 and got.item() <= -1e4
+
+
+PLAIN = {"causal": _causal, "masked_score": _masked_score}

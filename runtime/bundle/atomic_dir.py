@@ -1,0 +1,151 @@
+"""A directory that is replaced whole or not at all, whatever is interrupted.
+
+Beside NAME there may be, for a while:
+
+    .NAME.tfm-lock            locked by the process that replaces NAME, until it ends or dies
+    .NAME.tfm-new-PID-RANDOM  what will be NAME; nobody reads it before it is complete and on disk
+    .NAME.tfm-old-PID-RANDOM  what was NAME: it exists only once the new one is complete
+
+The swap renames NAME to old, new to NAME, and removes old. Where it stopped shows in what is left:
+without NAME and with an old one, the new one was complete, so it becomes NAME (or, if it is gone,
+the old one does); all else that is left is removed. The lock belongs to the operating system, which
+frees it when its owner dies, so the leftovers of the dead are told from the work of the living.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ...refimpl.errors import BundleError, ExportError
+
+# How long a reader waits for the moment between the two renames of a living writer to pass.
+PATIENCE_S = 2.0
+
+
+class BusyError(ExportError):
+    """Another process is writing the same directory."""
+
+
+def recover(path: Path | str) -> None:
+    """Finish or undo an interrupted replacement of `path`; the work of a living process is left alone."""
+    path = Path(path).resolve()
+    if not _left(path):
+        return
+    try:
+        with _locked(path):
+            _settle(path)
+    except BusyError:
+        until = time.monotonic() + PATIENCE_S
+        while not path.exists() and _left(path, "old") and time.monotonic() < until:
+            time.sleep(0.01)
+    except OSError as error:
+        # A place that can't be written can't be repaired, but what stands in it may be read.
+        if not path.exists() and _left(path, "old"):
+            raise BundleError(
+                f"{path}: an interrupted export can't be finished: {error.strerror}; make its folder writable"
+            ) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new directory that takes the place of `path` at the end of the block, or never existed.
+
+    Raises BusyError, an ExportError, when another process is replacing the same directory.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        _settle(path)
+        tag = f"{os.getpid()}-{secrets.token_hex(4)}"
+        new, old = (path.with_name(f".{path.name}.tfm-{state}-{tag}") for state in ("new", "old"))
+        try:
+            new.mkdir()
+            yield new
+            sync(new)
+            if path.exists():
+                os.rename(path, old)
+            os.rename(new, path)
+            sync(path.parent)
+        finally:
+            _settle(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or the entries of a directory are on disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle on a directory; its renames are journalled
+    fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _left(path: Path, state: str = "*") -> list[Path]:
+    start = f".{path.name}.tfm-" + ("" if state == "*" else f"{state}-")
+    try:
+        return sorted(p for p in path.parent.iterdir() if p.name.startswith(start))
+    except OSError:
+        return []
+
+
+def _settle(path: Path) -> None:
+    """Decide by what is left; the caller holds the lock."""
+    old, new = _left(path, "old"), _left(path, "new")
+    if not path.exists() and old:
+        os.rename(new[0] if new else old[0], path)
+        sync(path.parent)
+    for directory in (*_left(path, "new"), *_left(path, "old")):
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock beside `path`; BusyError when another process does."""
+    lock = path.with_name(f".{path.name}.tfm-lock")
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            _lock(fd)
+            mine = os.fstat(fd)
+            # The owner before us removes the file as it leaves: a lock on a removed file is none.
+            if lock.exists() and os.path.samestat(mine, lock.stat()):
+                break
+        except BlockingIOError:
+            os.close(fd)
+            raise BusyError(
+                f"{path}: another process is writing it; wait for that one, or choose another place"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps an open file; the next owner finds it unlocked
+            lock.unlink()
+        os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock without waiting; BlockingIOError when it is taken."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        system: Any = msvcrt
+        try:
+            system.locking(fd, system.LK_NBLCK, 1)
+        except OSError:
+            raise BlockingIOError from None
+    else:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,230 @@
+"""The on-disk format of an exported model, version 1.
+
+A bundle is a directory. It MUST hold
+
+    tfm.json          the manifest (`runtime.bundle.manifest`)
+    model.onnx        the graph; its weights MUST lie in model.onnx.data
+    model.onnx.data   the weights, and nothing but the weights
+    golden.npz        inputs with the specification's outputs (`runtime.verification.golden`)
+
+and, if its model is a decoder that reads an encoder, and only then,
+
+    encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
+
+and MAY hold tokenizer.json, chat_template.jinja and certificate.json. These MUST be regular files,
+not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
+`runtime.bundle.graph_io` names for the model's kind: a decoder, an encoder alone, or a decoder that reads an encoder.
+
+The same export gives the same bytes in all files but certificate.json. Hashes guard against
+accident, not against an attacker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ...refimpl.checkpoint.open import Generation
+from ...refimpl.config import Config
+from ...refimpl.errors import BundleError
+from ...refimpl.ops.quant import Blocks
+from ...refimpl.params import shapes as params
+from ...refimpl.params.lazy import lazily
+from . import manifest, weight_layout
+from .atomic_dir import recover
+from .graph_io import ENCODER, GRAPH
+from .manifest import AGAIN, CERTIFICATE, DATA, MANIFEST, OPTIONAL, TEMPLATE, TOKENIZER, File, Manifest
+
+GRAPHS = (GRAPH, ENCODER)
+__all__ = ["Bundle", "open_bundle", "recover"]
+
+LIMITS: dict[str, int] = {
+    GRAPH: 2**30,
+    ENCODER: 2**30,
+    MANIFEST: 2**26,
+    CERTIFICATE: 2**26,
+    TOKENIZER: 2**26,
+    TEMPLATE: 2**18,
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: a manifest that holds, and files of the sizes that it names."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def config(self) -> Config:
+        return self.manifest.config
+
+    @property
+    def target(self) -> str:
+        return self.manifest.target
+
+    @property
+    def quant(self) -> str:
+        return self.manifest.quant
+
+    @property
+    def dtype(self) -> str:
+        return self.manifest.dtype
+
+    @property
+    def cache(self) -> str:
+        return self.manifest.cache
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Why fused operators of the target were not used."""
+        return self.manifest.refused
+
+    @property
+    def generation(self) -> Generation:
+        return self.manifest.generation
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of what the head says, if it says labels."""
+        return self.manifest.labels
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The text of tokenizer.json."""
+        return self._text(TOKENIZER)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of chat_template.jinja."""
+        return self._text(TEMPLATE)
+
+    @cached_property
+    def _data(self) -> np.ndarray:
+        return np.asarray(np.memmap(self.path / DATA, np.uint8, "r"))
+
+    @cached_property
+    def _owners(self) -> dict[str, weight_layout.Group]:
+        return {leaf: group for group in self.manifest.groups.values() for leaf in group.leaves}
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A stored tensor, mapped from the file; one of int4 or uint4 as its bytes."""
+        entry = self.manifest.tensors[name]
+        raw = self._data[entry.offset : entry.offset + entry.length]
+        if entry.dtype in ("int4", "uint4"):
+            return raw
+        return raw.view(entry.dtype).reshape(entry.shape)
+
+    def leaf(self, name: str) -> np.ndarray | Blocks:
+        """One leaf of the tree, in the types that it is stored in."""
+        group = self._owners[name]
+        names = weight_layout.specs(group, self.dtype)
+        return weight_layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})[name]
+
+    def params(self) -> params.Tree:
+        """The tree that the graph computes with, floats as float32; a leaf is read when it is asked for."""
+
+        def load(name: str) -> np.ndarray | Blocks:
+            leaf = self.leaf(name)
+            if isinstance(leaf, Blocks):
+                return replace(leaf, scale=leaf.scale.astype(np.float32, copy=False))
+            return leaf.astype(np.float32, copy=False)
+
+        return lazily(params.shapes(self.config), load)
+
+    def check_hashes(self) -> None:
+        """Read every file; BundleError names the first whose bytes aren't those of the manifest."""
+        for name in self.manifest.files:
+            _check_hash(self.path, name, self.manifest.files[name])
+
+    def checking(self) -> Callable[[], None]:
+        """Start `check_hashes` beside other work; the function given back waits and raises."""
+        found: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self.check_hashes()
+            except Exception as error:  # raised again by whoever waits
+                found.append(error)
+
+        thread = threading.Thread(target=run, name="tfm-hashes", daemon=True)
+        thread.start()
+
+        def wait() -> None:
+            thread.join()
+            if found:
+                raise found[0]
+
+        return wait
+
+    def _text(self, name: str) -> str | None:
+        if name not in self.manifest.files:
+            return None
+        try:
+            return (self.path / name).read_bytes().decode("utf-8")
+        except UnicodeDecodeError:
+            raise BundleError(f"{self.path / name}: must be UTF-8; {AGAIN}") from None
+
+
+def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
+    """Open a bundle, after finishing or undoing an interrupted export to its place.
+
+    The graphs' bytes are compared with the manifest here, those of the other files by
+    `check_hashes`. Raises BundleError for anything that the format doesn't allow.
+    """
+    path = Path(path)
+    recover(path)
+    if not path.is_dir():
+        raise BundleError(
+            f"{path}: must be a bundle, the directory that `tfm-cli export` writes; there is none"
+        )
+    _regular(path, MANIFEST)
+    held = manifest.load((path / MANIFEST).read_bytes(), str(path / MANIFEST))
+    for name, file in held.files.items():
+        if (got := _regular(path, name)) != file.size:
+            raise BundleError(f"{path / name}: must have {file.size} bytes, has {got}: truncated? {AGAIN}")
+    if os.path.lexists(path / CERTIFICATE):
+        _regular(path, CERTIFICATE)
+    for name in (ENCODER, *OPTIONAL):
+        if name not in held.files and os.path.lexists(path / name):
+            raise BundleError(f"{path / name}: the manifest doesn't know this file: remove it, or {AGAIN}")
+    bundle = Bundle(path, held)
+    for name in (name for name in GRAPHS if name in held.files):
+        _check_hash(path, name, held.files[name])
+    if check_hashes:
+        bundle.check_hashes()
+    return bundle
+
+
+def _regular(directory: Path, name: str) -> int:
+    """The size of a regular file; links aren't followed: a bundle is complete in itself."""
+    path, limit = directory / name, LIMITS.get(name)
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; a bundle holds this file; {AGAIN}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path}: must be a regular file, no link, no folder; {AGAIN}")
+    if limit is not None and status.st_size > limit:
+        raise BundleError(f"{path}: may have {limit} bytes, has {status.st_size}; {AGAIN}")
+    return status.st_size
+
+
+def _check_hash(path: Path, name: str, file: File) -> None:
+    try:
+        with open(path / name, "rb") as opened:
+            got = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path / name}: can't be read: {error.strerror}") from None
+    if got != file.sha256:
+        raise BundleError(
+            f"{path / name}: its bytes aren't those that were exported (SHA-256 differs); {AGAIN}"
+        )

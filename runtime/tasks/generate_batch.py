@@ -1,0 +1,67 @@
+"""Many texts generated at a time, each as it would be alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...refimpl.decoding.loop import FinishReason, Row
+from ...refimpl.errors import LimitError
+from .continuous_batching import run
+from .encoder_batches import Progress, silent
+from .generate import Asked, Options, Written
+
+if TYPE_CHECKING:
+    from .model import Model
+
+BATCH = 8
+
+
+class Made(NamedTuple):
+    """A text that was generated, its tokens, and why it ended; without a tokenizer the text is empty."""
+
+    tokens: list[int]
+    text: str
+    finish_reason: FinishReason | None
+
+
+def generate_many(
+    model: Model,
+    asked: Sequence[Asked],
+    options: Options,
+    *,
+    batch: int = BATCH,
+    progress: Progress = silent,
+) -> list[Made]:
+    """The answers to what was asked, in its order; `batch` are on their way at a time.
+
+    The random numbers of a text are those of (seed, its place among the others), so a text depends
+    neither on its neighbours nor on the size of the batch. Beams and drafts are for single texts.
+    """
+    if options.beams is not None or options.draft is not None:
+        raise LimitError(
+            "a batch takes no beams and no draft: both make several rows or steps of one text; greedy leaves "
+            "out the beams that are a model's own"
+        )
+    stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
+    rows = [
+        Row(a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, source=a.source)
+        for i, a in enumerate(asked)
+    ]
+    tokenizer = model.tokenizer
+    texts = [None if tokenizer is None else Written(tokenizer, options.stop) for _ in rows]
+    done = 0
+    for row, token in run(model.engine, rows, batch):
+        written = texts[row.row]
+        if written is not None and token is not None:
+            written.push(token)
+        if written is not None and (row.finished is not None or written.ended):
+            written.finish()
+            row.finished = "stop" if written.ended else row.finished
+        if row.finished is not None:
+            done += 1
+            progress(done, len(rows))
+    return [
+        Made(row.tokens, "" if written is None else written.text, row.finished)
+        for row, written in zip(rows, texts, strict=True)
+    ]

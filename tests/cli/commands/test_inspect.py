@@ -1,0 +1,145 @@
+"""What `inspect` says of models of each shape: parts that add up, and positions by their names."""
+
+import json
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from helpers import tiny_models
+from tfm.cli.commands import inspect
+from tfm.export.quantization.plan import QUANTS
+from tfm.refimpl.config import to_json
+from tfm.refimpl.params.shapes import shapes
+
+MODELS = {
+    "rotary 10000": tiny_models.llama(),
+    "32 learned positions": tiny_models.encoder(),
+    "sinusoidal positions": tiny_models.encoder(positions=tiny_models.Sinusoidal()),
+    "no positions": tiny_models.encoder(positions=None),
+    "relative bias of 8 buckets": tiny_models.pair(),
+    "ALiBi": tiny_models.added(),
+}
+
+
+@pytest.mark.parametrize("position", MODELS)
+def test_a_model_is_described_and_counted(tfm, tmp_path, position):
+    config = MODELS[position]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    told = tfm("inspect", path, "--json").json
+    assert told["parameters"]["total"] == sum(math.prod(s) for s in shapes(config).values())
+    assert position in (text := inspect.describe(config))
+    assert [name for name in ("encoder", "decoder") if f"{name}, " in text] == [
+        name for name in ("encoder", "decoder") if getattr(config, name) is not None
+    ]
+
+
+def test_parts_have_what_belongs_to_them():
+    config = tiny_models.encoder(layers=1)
+    parts = inspect.parameters(config)
+    assert parts["embedding"] == (97 + 2 + 32) * 48
+    assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
+    assert parts["norms"] == 3 * 2 * 48
+    cross, own = (inspect.parameters(tiny_models.pair(layers=1))["attention"] - 2 * 8 * 6, 4 * 48 * 48)
+    assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
+
+
+def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
+    """Parameters of the experts that a token isn't sent to are counted, but aren't active."""
+    config = tiny_models.mixture()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    told = tfm("inspect", path, "--json").json["parameters"]
+    assert told["total"] - told["active"] == 3 * 40 * (24 * (3 - 2) + 28 * (4 - 3))
+    assert told["mlp"] == 40 * (3 + 3 * 3 * 24) + 40 * (4 + 4 * 3 * 28 + 3 * 36 + 1) + 4
+    text = tfm("inspect", path).out
+    assert f"{told['total']:,} in all, {told['active']:,} of them for a token" in text
+    assert "2 of 3 gated mlps 24 (silu)" in text
+    saved = tfm("inspect", path, "--json").json["savings"]["mixture, weights a token"]
+    assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
+    one = tiny_models.llama()
+    assert "mixture, weights a token" not in inspect.savings(one, dict.fromkeys(QUANTS, 1))
+    assert inspect.active(one) == sum(inspect.parameters(one).values())
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
+    assert "for a token" not in tfm("inspect", path).out
+
+
+def test_an_encoder_keeps_no_cache():
+    config = tiny_models.encoder()
+    assert inspect.cache_bytes(config, 100, 4) == 0
+    assert inspect.need(config, 5000, 10**9)["longest_context"] == config.context
+    assert inspect.cache_bytes(tiny_models.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
+
+
+def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
+    """Windows keep few tokens, a cache that is copied exists twice."""
+    config = tiny_models.mixed(context=5000)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    told = tfm("inspect", path, "--json").json
+    assert told["cache"] == "windowed"
+    token, few = 2 * 2 * 16 * 4, 4 * (5 - 1 + 32 + 128) + (3 - 1 + 32 + 128)
+    assert told["cache_bytes"]["4096"]["fp32"] == token * (4096 + few)
+    assert told["cache_bytes"]["5000"]["fp32"] == token * (5000 + few)
+    room = inspect.RUNNER_BYTES + token * (3000 + few)
+    assert inspect.need(config, 0, room, "windowed")["longest_context"] == 3000
+    path.write_text(
+        json.dumps({"model_type": "tfm", "config": to_json(tiny_models.llama(head_size=12, window=9))})
+    )
+    told = tfm("inspect", path, "--json").json
+    assert told["cache"] == "copied"
+    assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * 2 * 2 * 12 * 2 * 128
+
+
+def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
+    config = tiny_models.llama().keeping("int8")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+    assert tfm("inspect", tmp_path / "config.json", "--json").json["cache_bytes"] == {
+        "128": {"int8": 2 * 2 * 2 * 16 * 128}
+    }
+    room = inspect.RUNNER_BYTES + 2 * 2 * 2 * 16 * 100
+    assert inspect.need(config, 0, room)["longest_context"] == 100
+    assert re.search(r"CACHE AT +INT8\n128 tokens +16.4 kB\n", tfm("inspect", tmp_path / "config.json").out)
+
+
+def test_llama_3_70b(tfm):
+    """Its public figures: 70.6 billion parameters, 141 GB in 16 bits; 8 of 64 heads have keys."""
+    told = tfm("inspect", "llama-3-70b", "--json").json
+    assert told["parameters"]["total"] == 70_553_706_496
+    assert 141.0e9 < told["quantizations"]["fp16"]["bytes"] < 141.2e9
+    saved = told["savings"]
+    token = 2 * 80 * 8 * 128 * 2
+    assert saved["grouped queries, cache"] == {"without": 8 * 8192 * token, "with": 8192 * token}
+    assert saved["int8 cache"]["with"] == 8192 * token // 2 + 8192 * 2 * 80 * 8 * 2
+    assert saved["int4 cache"]["with"] == 8192 * token // 4 + 8192 * 2 * 80 * 8 * 2
+    assert "window, cache" not in saved
+    text = tfm("inspect", "llama-3-70b").out
+    assert "141.1 GB" in text
+    assert "grouped queries, cache" in text
+
+
+def test_the_example_ships():
+    root = Path(__file__).parents[3]
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {file for pattern in data["tfm.cli"] for file in (root / "cli").glob(pattern)}
+    assert set(inspect.EXAMPLES.iterdir()) <= shipped
+
+
+def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama-3-70b").mkdir()
+    tfm("inspect", "llama-3-70b").failed(3, "must be a bundle")
+
+
+def test_a_window_saves_cache_where_it_is_shorter():
+    weights = dict.fromkeys(QUANTS, 100)
+    saved = inspect.savings(tiny_models.llama(window=32, groups=6), weights)
+    assert saved["window, cache"] == {"without": 2 * 2 * 6 * 16 * 2 * 128, "with": 2 * 2 * 6 * 16 * 2 * 32}
+    assert "grouped queries, cache" not in saved, "each head has its own keys"
+    assert "int8 weights" not in saved, "as many bytes are no saving"
+    assert "window, cache" not in inspect.savings(tiny_models.llama(window=500), weights)
+    assert inspect.savings(tiny_models.encoder(), {**weights, "int4": 30}) == {
+        "int4 weights": {"without": 100, "with": 30}
+    }

@@ -1,0 +1,95 @@
+"""`tfm-cli scaling`: memory's exponents are exact enough to be asserted, times are not."""
+
+from __future__ import annotations
+
+import sys
+from math import ceil
+
+import numpy as np
+import pytest
+from tfm.cli.commands import scaling
+
+MEMORY = {"plain": 2, "flash": 1, "window": 1, "sparse": 1, "linear": 1, "lstm": 1}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scaling, "LEAST", 0.01)
+    monkeypatch.setattr(scaling, "DISTANCES", (2, 4, 8, 16, 256))
+
+
+def test_memory_grows_as_it_must(tfm):
+    told = tfm("scaling", "--max-n", 4096, "--json").json
+    assert told["lengths"] == [64, 128, 256, 512, 1024, 2048, 4096]
+    assert told["kinds"].keys() == MEMORY.keys()
+    for name, row in told["kinds"].items():
+        assert len(row["seconds"]) == len(row["bytes"]) == 7, name
+        # Two tiles of scores, 80 kB, are most of what flash attention needs at such lengths.
+        assert name == "flash" or abs(row["memory_exponent"] - MEMORY[name]) <= 0.2, (name, row)
+        assert row["time_exponent"] is not None
+        upper = told["lengths"][3:], row["bytes"][3:]
+        assert row["memory_exponent"] == pytest.approx(np.polyfit(*np.log(upper), 1)[0])
+    assert told["kinds"]["lstm"]["steps"] == told["kinds"]["lstm"]["path"] == told["lengths"]
+    assert told["kinds"]["window"]["path"][-1] == ceil(4095 / 63)
+    assert told["kinds"]["flash"]["steps"][-1] == 64
+
+
+def test_flash_attention_is_linear_where_tiles_are_small():
+    make = scaling.kinds()["flash"].make
+    peaks = [scaling.peak(make(n)) for n in (4096, 8192)]
+    assert 2**0.8 <= peaks[1] / peaks[0] <= 2**1.2
+
+
+def test_an_lstm_forgets_and_attention_thins():
+    """exp(−N) for the one until it can't be told from rounding, 1/N for the other."""
+    found = scaling.dependence([2, 4, 8, 16, 32, 256])
+    assert found["lstm"][-1] is None
+    assert found["lstm"][:5] == sorted(found["lstm"][:5], reverse=True)
+    assert 0.5 < found["lstm_a_token"] < 0.95
+    assert -1.5 < found["attention_exponent"] < -0.5
+
+
+def test_the_difference_is_the_derivative(monkeypatch):
+    """Of a layer whose derivative is known, and whose later inputs count for more."""
+    from tfm.refimpl.ops import lstm as spec
+
+    def summed(x, *_):
+        return None, np.sum(np.arange(1, x.shape[1] + 1)[None, :, None] * np.sin(x), axis=1)
+
+    monkeypatch.setattr(spec, "lstm", summed)
+    got = scaling.dependence([3, 5])["lstm"]
+    assert all(0.2 < value < 1 for value in got), "a cosine a number, along a unit direction"
+
+
+def test_what_would_take_too_long_or_too_much_is_left_out(tfm, monkeypatch):
+    from tfm.runtime import hardware
+
+    monkeypatch.setattr(hardware, "memory", lambda: 10**7)
+    ran = tfm("scaling", "--max-n", 4096)
+    assert ran.code == 0
+    assert "plain ends before 1024 tokens: memory would run out" in ran.err
+    rows = {line.split()[0]: line.split() for line in ran.out.splitlines()[1:7]}
+    assert rows["plain"][3] == "512"
+    assert rows["linear"][3] == "4096"
+
+
+def test_time_is_bounded(tfm, monkeypatch):
+    monkeypatch.setattr(scaling, "LEAST", 0.3)
+    told = tfm("scaling", "--max-n", 1024, "--seconds", 1, "--json").json
+    assert all(1 <= len(row["seconds"]) < 5 for row in told["kinds"].values())
+    assert told["kinds"]["plain"]["time_exponent"] is None
+
+
+def test_the_picture(tfm, tmp_path):
+    path = tmp_path / "made.png"
+    assert tfm("scaling", "--max-n", 1024, "--plot", path).code == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["made.png"]
+
+
+def test_a_picture_that_can_not_be_made(tfm, tmp_path, monkeypatch):
+    """Is refused before the work."""
+    monkeypatch.setattr(scaling, "measure", None)
+    tfm("scaling", "--plot", tmp_path / "made.gif").failed(2, "a picture ends in .png, .svg, .pdf")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    tfm("scaling", "--plot", tmp_path / "made.png").failed(1, "pip install 'tfm-cli[plot]'")

@@ -1,0 +1,182 @@
+"""classify, tag, fill, embed and answer on tiny models: what they print and refuse, and where they read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import task_models, tiny_models
+from tfm.cli import console
+from tfm.refimpl.checkpoint.open import save_checkpoint
+from tfm.refimpl.config import Answer, Classify, Head, MaskedLM, Pool, Tag
+
+LABELS = ("O", "B-X", "I-X")
+HEADS: dict[str, Head] = {
+    "classify": Classify(3),
+    "tag": Tag(3),
+    "fill": MaskedLM(tied=True),
+    "embed": Pool("mean", unit=True),
+    "answer": Answer(),
+}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint for each task, in a folder of its name."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, head in HEADS.items():
+        config = task_models.config(head)
+        labels = LABELS if name in ("classify", "tag") else ()
+        made = task_models.WORDS.to_str()
+        save_checkpoint(
+            folder / name, config, tiny_models.weights(config, 5), made, labels=labels, mask="[MASK]"
+        )
+    return folder
+
+
+@pytest.fixture
+def run(tfm, models):
+    """Runs a command on the model of its task, by the specification."""
+    return lambda name, *given, **more: tfm(
+        name, *given, "--model", models / name, "--engine", "numpy", **more
+    )
+
+
+def test_classify(run) -> None:
+    told = run("classify", "the cat", "is", "--json").json
+    assert [one["text"] for one in told] == ["the cat", "is"]
+    want = task_models.tiny_reader(HEADS["classify"], LABELS).classify(["the cat", "is"])
+    assert [[tuple(label.values()) for label in one["labels"]] for one in told] == [
+        [(label.label, pytest.approx(label.score, rel=1e-4)) for label in labels] for labels in want
+    ]
+    lines = run("classify", "the cat", "is", "--top", 1).out.splitlines()
+    assert lines[0].split() == ["TEXT", "LABEL", "SCORE"]
+    assert [line.split()[-2:] for line in lines[1:]] == [
+        [labels[0].label, f"{labels[0].score:.4f}"] for labels in want
+    ]
+    pair = run("classify", "the cat", "--pair", "is", "--json").json
+    assert pair[0]["labels"] != told[0]["labels"]
+
+
+def test_texts_come_from_arguments_a_file_or_stdin(run, tmp_path) -> None:
+    (tmp_path / "texts").write_bytes(b"the cat\r\nis\n")
+    want = run("classify", "the cat", "is", "--json").json
+    assert run("classify", "--file", tmp_path / "texts", "--json").json == want
+    assert run("classify", "--json", stdin=b"the cat\nis").json == want
+    run("classify", "x", "--file", tmp_path / "texts").failed(2, "not both")
+    run("classify", stdin=b"the\n \nis\n").failed(2, "text 2 is empty")
+    run("classify", stdin=b"").failed(2, "give a text")
+    assert len(run("classify", "a", "b", "c", "--batch", 2, "--top", 1).out.splitlines()) == 4
+    run("classify", "--file", tmp_path / "none").failed(2, "does not exist")
+    run("classify", stdin=b"\xff").failed(2, "UTF-8")
+
+
+def test_tag(run) -> None:
+    text = "the cat is catting"
+    [told] = run("tag", text, "--json", "--aggregation", "none", "--outside", "nothing").json
+    assert [text[e["start"] : e["end"]] for e in told["entities"]] == ["the", "cat", "is", "cat", "t", "ing"]
+    assert {e["label"] for e in told["entities"]} <= set(LABELS)
+    for strategy in ("simple", "first", "average", "max"):
+        found = task_models.tiny_reader(HEADS["tag"], LABELS).tag(text, aggregation=strategy)[0]
+        lines = run("tag", text, "--aggregation", strategy).out.splitlines()[1:]
+        assert [line.split()[-4:-2] for line in lines] == [[f"{e.score:.4f}", str(e.start)] for e in found]
+
+
+def test_fill(run) -> None:
+    [told] = run("fill", "the [MASK] [MASK]", "--top", 3, "--json").json
+    assert [len(mask) for mask in told["masks"]] == [3, 3]
+    assert set(told["masks"][0][0]) == {"token", "text", "score"}
+    lines = run("fill", "the [MASK] [MASK]", "--top", 3).out.splitlines()[1:]
+    assert [line.split()[-2:] for line in lines] == [["1", "1"]] * 3 + [["2", "1"]] * 3
+    run("fill", "the cat").failed(9, "must hold the mask, which this model writes [MASK]")
+
+
+def test_embed(run, tmp_path) -> None:
+    texts = ["the cat", "is", "catting"]
+    vectors = np.array(run("embed", *texts, "--json").json["vectors"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    plain = [[float(x) for x in line.split()] for line in run("embed", *texts).out.splitlines()]
+    np.testing.assert_allclose(plain, vectors, rtol=1e-4)
+    assert run("embed", *texts, "--npy", tmp_path / "v").out == ""
+    np.testing.assert_allclose(np.load(tmp_path / "v"), vectors, rtol=1e-5)
+    cosines = vectors @ vectors.T
+    assert float(run("embed", *texts[:2], "--similarity").out) == pytest.approx(cosines[0, 1], abs=1e-4)
+    rows = [line.split()[-3:] for line in run("embed", *texts, "--similarity").out.splitlines()[1:]]
+    np.testing.assert_allclose(np.array(rows, float), cosines, atol=1e-3)
+    run("embed", "x", "--similarity").failed(2, "at least two texts")
+    run("embed", "x", "--npy", tmp_path / "w", "--json").failed(2, "not both")
+
+
+def test_answer(run, tmp_path) -> None:
+    context = "the cat is catting " * 9
+    (tmp_path / "context").write_text(context)
+    (tmp_path / "questions").write_text("the\nis\n")
+    [told] = run("answer", "the", context, "--json", "--top", 2).json
+    assert told["question"] == "the"
+    assert all(context[a["start"] : a["end"]] == a["text"] for a in told["answers"])
+    same = ("--top", 2, "--json")
+    assert run("answer", "the", "--file", tmp_path / "context", *same).json == [told]
+    assert run("answer", "the", *same, stdin=context.encode()).json == [told]
+    both = run("answer", "--questions", tmp_path / "questions", context, *same).json
+    assert both[0]["answers"][0]["text"] == told["answers"][0]["text"]
+    lines = run("answer", "the", "cat", "--may-be-none", "--top", 2).out.splitlines()
+    assert {line.split()[0] for line in lines[1:]} == {"cat", "(none)"}
+    run("answer").failed(2, "give a question")
+    run("answer", "a", "b", "--questions", tmp_path / "questions").failed(2, "not both")
+    run("answer", "a", "b", "--file", tmp_path / "context").failed(2, "not both")
+    run("answer", "the", context, "--window", 8, "--stride", 5).failed(9, "leaves 4 of a window of 8")
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_command_that_the_model_is_not_for_names_the_right_one(tfm, models, name) -> None:
+    other = "tag" if name != "tag" else "fill"
+    ran = tfm(other, "the [MASK]", "--model", models / name, "--engine", "numpy")
+    ran.failed(4, f"this model can't {other}, its head is for {name}")
+    tfm("generate", "x", "--model", models / name, "--engine", "numpy").failed(4, f"its head is for {name}")
+
+
+def test_translate_and_summarize(tfm, tmp_path) -> None:
+    made = task_models.WORDS
+    config = tiny_models.pair(layers=1, vocabulary=task_models.SIZE)
+    rules = {"decoder_start_token_id": 2, "eos_token_id": 3, "max_new_tokens": 4}
+    save_checkpoint(
+        tmp_path / "pair", config, tiny_models.weights(config, 5), made.to_str(), generation=rules
+    )
+    options = ("--model", tmp_path / "pair", "--engine", "numpy")
+    told = tfm("generate", "the cat", *options, "--json").json
+    assert len(told["tokens"]) <= 4
+    for name in ("translate", "summarize"):
+        assert tfm(name, "the cat", *options, "--json").json["tokens"] == told["tokens"]
+        assert tfm(name, *options, stdin=b"the cat\n").out == told["text"] + "\n"
+        tfm(name, *options, stdin=b"").failed(2, "empty")
+    tfm("translate", "the cat", *options, "--to", "de").failed(9, "no tokens of languages", "'de'")
+
+
+def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:
+    config = tiny_models.llama(layers=1, vocabulary=task_models.SIZE, context=12)
+    save_checkpoint(tmp_path / "short", config, tiny_models.weights(config, 5), task_models.WORDS.to_str())
+    options = ("--model", tmp_path / "short", "--engine", "numpy", "--max-new-tokens", 6)
+    ran = tfm("generate", "--batch", 2, *options, stdin=b"cat\n" + b"cat " * 6)
+    assert ran.err == "clipped 1 of 2 answers: their prompts leave no 6 tokens of the context of 12\n"
+    assert ran.out.count("\n") == 2
+    assert tfm("generate", "--batch", 2, *options, stdin=b"cat\ncat").err == ""
+
+
+def test_progress_is_a_bar_at_a_terminal_and_seldom_a_line(capsys, monkeypatch) -> None:
+    tell = console.progress()
+    tell(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console, "QUIET_S", 0)
+    tell(1, 3)
+    tell(3, 3)
+    assert capsys.readouterr().err == "1 of 3\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    once = console.progress()
+    once(3, 3)
+    assert capsys.readouterr().err == ""
+    bar = console.progress()
+    bar(1, 2)
+    bar(2, 2)
+    half = "#" * 15 + "." * 15
+    assert capsys.readouterr().err == f"\r[{half}] 1 of 2\r[{'#' * 30}] 2 of 2\n"

@@ -1,0 +1,195 @@
+"""Bugs planted in a graph are found in the part where they were planted, and nowhere else."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import tiny_models
+from tfm.cli.commands.verify import divergence
+from tfm.export.bundle_writer import _describe, export
+from tfm.export.diagnose.locate import first, locate
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import BundleError
+from tfm.runtime.bundle import manifest
+from tfm.runtime.bundle.bundle import open_bundle
+
+
+def sandwich() -> Config:
+    """Norms on both sides of each sublayer, as in Gemma 2."""
+    config, norm = tiny_models.llama(), tiny_models.RMSNorm(1e-5)
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))
+        for layer in config.layers
+    )
+    return replace(config, decoder=replace(config.decoder, layers=layers))
+
+
+TOKENS = np.random.default_rng(5).integers(0, 97, (2, 7))
+CONFIGS = {
+    "llama": tiny_models.llama(),
+    "everything": tiny_models.llama(tied=False, bias=True, qk_norm=True, window=3),
+    "plain": tiny_models.llama(plain=True, kind="gelu", head_size=12),
+    "added": tiny_models.added(),
+    "mixture": tiny_models.mixture(),
+    "rare": tiny_models.rare(),
+    "sandwich": sandwich(),
+    "codes": tiny_models.llama(qk_norm=True).keeping("int8"),
+}
+MADE = [
+    ("llama", "ort-cpu", "int8"),
+    ("llama", "standard", "fp16"),
+    ("everything", "ort-cpu", "int8-dynamic"),
+    ("llama", "standard", "int8-dynamic"),
+    ("plain", "ort-cpu", "fp32"),
+    ("plain", "standard", "int8"),
+    ("added", "ort-cpu", "int8"),
+    ("sandwich", "ort-cpu", "fp32"),
+    ("codes", "ort-cpu", "int8"),
+]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> Callable[..., Path]:
+    """Bundles by config, target and quantization, each exported once."""
+    path = tmp_path_factory.mktemp("locate")
+
+    def bundle(name: str, target: str, quant: str) -> Path:
+        out = path / f"{name}-{target}-{quant}"
+        if not out.exists():
+            save_checkpoint(path / name, CONFIGS[name], tiny_models.weights(CONFIGS[name]))
+            export(open_checkpoint(path / name), out, target=target, quant=quant, verify=False)
+            shutil.rmtree(path / name)
+        return out
+
+    return bundle
+
+
+def nodes(graph: onnx.GraphProto, kind: str) -> list[onnx.NodeProto]:
+    return [node for node in graph.node if node.op_type == kind]
+
+
+def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
+    return next(a for a in node.attribute if a.name == name)
+
+
+def plant(source: Path, out: Path, bug: Callable[[onnx.GraphProto], None]) -> Path:
+    """A copy of the bundle with a bug in its graph, hashes renewed."""
+    shutil.copytree(source, out)
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    bug(model.graph)
+    onnx.save(model, out / "model.onnx")
+    held = manifest.load((out / "tfm.json").read_bytes(), "tfm.json")
+    held.files["model.onnx"] = _describe(out / "model.onnx")
+    (out / "tfm.json").write_text(manifest.dump(held))
+    return out
+
+
+@pytest.mark.parametrize("made", MADE, ids="-".join)
+def test_every_part_of_an_honest_graph_is_within_budget(bundles, made):
+    layers = len(CONFIGS[made[0]].layers)
+    parts = locate(open_bundle(bundles(*made)), TOKENS)
+    assert [part.name for part in parts[:3]] == [
+        "embedding",
+        "layer 0, attention, input",
+        "layer 0, attention, heads",
+    ]
+    assert [part.name for part in parts[-3:]] == [f"layer {layers - 1}, mlp, output", "head, input", "logits"]
+    assert len(parts) == 1 + layers * 6 + 2
+    assert first(parts) is None, first(parts)
+    assert any(part.error > 0 for part in parts)
+
+
+def test_a_mixture_is_located_up_to_it(bundles):
+    """What goes to which expert isn't one value: the parts before the first mixture are told apart."""
+    parts = locate(open_bundle(bundles("mixture", "ort-cpu", "int8")), TOKENS)
+    assert [part.name for part in parts] == [
+        "embedding",
+        *(f"layer 0, attention, {part}" for part in ("input", "heads", "output")),
+    ]
+    assert first(parts) is None, first(parts)
+
+
+def test_what_has_another_form_is_not_told_apart(bundles):
+    """A residual at the norm ends the streams that are followed; a norm in many operators hides them all."""
+    parts = locate(open_bundle(bundles("rare", "ort-cpu", "int8")), TOKENS)
+    assert [part.name for part in parts[-3:]] == [
+        "layer 0, mlp, output",
+        "layer 1, attention, input",
+        "layer 1, attention, heads",
+    ]
+    assert len(parts) == 1 + 6 + 2
+    assert first(parts) is None, first(parts)
+    assert locate(open_bundle(bundles("sandwich", "standard", "fp32")), TOKENS) == []
+
+
+def wrong_eps(graph: onnx.GraphProto) -> None:
+    attribute(nodes(graph, "RMSNormalization")[2], "epsilon").f = 1e-3
+
+
+def wrong_scale(graph: onnx.GraphProto) -> None:
+    attribute(nodes(graph, "GroupQueryAttention")[1], "scale").f *= 1.01
+
+
+def swapped_gate(graph: onnx.GraphProto) -> None:
+    outputs = nodes(graph, "Split")[0].output
+    outputs[0], outputs[1] = outputs[1], outputs[0]
+
+
+def lost_residual(graph: onnx.GraphProto) -> None:
+    """The mlp's sum takes the stream from before the attention."""
+    sums = [node for node in nodes(graph, "Add") if any("symbolic" in name for name in node.input)]
+    sums[1].input[0] = sums[0].input[0]
+
+
+def wrong_head(graph: onnx.GraphProto) -> None:
+    attribute(nodes(graph, "RMSNormalization")[-1], "epsilon").f = 1e-2
+
+
+@pytest.mark.parametrize(
+    ("bug", "place"),
+    [
+        (wrong_eps, "layer 1, attention, input"),
+        (wrong_scale, "layer 1, attention, heads"),
+        (swapped_gate, "layer 0, mlp, hidden"),
+        (lost_residual, "layer 0, mlp, output"),
+        (wrong_head, "head, input"),
+    ],
+)
+def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
+    path = plant(bundles("llama", "ort-cpu", "int8"), tmp_path / "out", bug)
+    parts = locate(open_bundle(path), TOKENS)
+    assert [part.name for part in parts if not part.ok] == [place]
+    found = first(parts)
+    assert found is not None
+    assert ("fused operator or its attributes: exported as standard" in found.note) == (bug is wrong_scale)
+
+
+def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
+    found = first(locate(open_bundle(plant(bundles(*MADE[-1]), tmp_path / "out", wrong_scale)), TOKENS))
+    assert found is not None
+    assert found.name == "layer 1, attention, heads"
+    assert "fused operator or its attributes: exported as standard" in found.note
+
+
+def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):
+    def rename(graph: onnx.GraphProto) -> None:
+        for value in graph.initializer:
+            value.name = value.name.replace("mlp.down", "mlp.other")
+
+    path = plant(bundles("llama", "ort-cpu", "int8"), tmp_path / "out", rename)
+    with pytest.raises(BundleError, match=r"no product with decoder\.layers\.0\.mlp\.down"):
+        locate(open_bundle(path), TOKENS)
+
+
+def test_the_command_names_the_first_divergence(bundles, tmp_path):
+    honest = bundles("llama", "ort-cpu", "int8")
+    path = plant(honest, tmp_path / "out", swapped_gate)
+    assert divergence(path).startswith("; first divergence: layer 0, mlp, hidden, error ")
+    assert divergence(honest) == ""
+    (path / "model.onnx").write_bytes(b"damaged")
+    assert divergence(path) == ""

@@ -1,0 +1,142 @@
+"""The graph of each target: which operators it is made of, and that no promise was relaxed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from helpers import tiny_models
+from tfm.export.bundle_writer import export
+from tfm.export.graph import trace
+from tfm.export.quantization import plan
+from tfm.export.targets import target as targets
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import ExportError
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle import manifest, weight_layout
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.graph_io import graphs
+
+
+def exported(folder: Path, config: Config, target: str, quant: str, **options: object) -> ir.Model:
+    save_checkpoint(folder / "source", config, tiny_models.weights(config))
+    export(
+        open_checkpoint(folder / "source"),
+        folder / "out",
+        target=target,
+        quant=quant,
+        verify=False,
+        **options,  # pyright: ignore[reportArgumentType]
+    )
+    return ir.load(folder / "out" / "model.onnx")
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    return Counter(f"{node.domain}::{node.op_type}" for node in model.graph)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4", "fp16"])
+def test_cuda_graph_is_half_precision_and_fused(tmp_path: Path, quant: str) -> None:
+    config = tiny_models.llama(layers=2)
+    model = exported(tmp_path, config, "ort-cuda", quant)
+    found = operators(model)
+    assert found["com.microsoft::GroupQueryAttention"] == 2
+    assert found["com.microsoft::MatMulNBits"] == (0 if quant == "fp16" else 9)
+    floats = {v.dtype for v in (*model.graph.inputs, *model.graph.initializers.values())}
+    assert ir.DataType.FLOAT16 in floats
+    assert ir.DataType.FLOAT not in floats
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT, "logits leave in float32"
+    assert open_bundle(tmp_path / "out").manifest.cache == "shared"
+
+
+def test_cpu_graph_merges_matmuls_of_one_input(tmp_path: Path) -> None:
+    found = operators(exported(tmp_path, tiny_models.llama(layers=2), "ort-cpu", "int8"))
+    assert found["com.microsoft::MatMulNBits"] == 2 * 4 + 1
+    assert found["com.microsoft::GroupQueryAttention"] == 2
+    assert found["::RMSNormalization"] == 5
+    assert found["::Transpose"] == 0
+
+
+@pytest.mark.parametrize("quant", ["fp32", "fp16", "int8", "int8-dynamic", "int4"])
+def test_standard_graph_has_standard_operators_only(tmp_path: Path, quant: str) -> None:
+    model = exported(tmp_path, tiny_models.llama(layers=1), "standard", quant)
+    assert set(model.opset_imports) == {""}
+    assert model.opset_imports[""] == 21
+    assert {node.domain for node in model.graph} == {""}
+
+
+def test_opset_can_be_raised(tmp_path: Path) -> None:
+    model = exported(tmp_path, tiny_models.llama(layers=1), "standard", "fp32", opset=23)
+    assert model.opset_imports[""] == 23
+
+
+def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
+    found = operators(exported(tmp_path, tiny_models.llama(layers=2, head_size=12), "ort-cpu", "fp32"))
+    assert "com.microsoft::GroupQueryAttention" not in found
+    made = open_bundle(tmp_path / "out").manifest
+    assert made.cache == "copied"
+    assert made.refused == (
+        "GroupQueryAttention in layer 0: head size with rotary positions must be a multiple of 16, got 12",
+    )
+
+
+@pytest.mark.parametrize(("target", "quant"), [("ort-cpu", "int8"), ("ort-cuda", "fp16")])
+def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: str, quant: str) -> None:
+    model = exported(tmp_path, tiny_models.mixed(), target, quant)
+    made = open_bundle(tmp_path / "out").manifest
+    assert (made.cache, made.refused) == ("windowed", ())
+    held = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
+    assert (held["held.3"], held["held.5"]) == (["batch"], ["batch"])
+    assert [held[f"k.{i}"][2] for i in range(4)] == ["rows5", "capacity", "rows3", "rows5"]
+    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    given = [len([v for v in node.inputs if v is not None]) for node in nodes]
+    assert given == [10, 9, 10, 7], "positions where the window's layers rotate, and there alone"
+
+
+def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:
+    exported(tmp_path, tiny_models.llama(layers=1, window=3, head_size=12), "ort-cpu", "fp32")
+    made = open_bundle(tmp_path / "out").manifest
+    assert made.cache == "copied"
+    assert made.refused[1:] == ("caches as short as windows: they need GroupQueryAttention",)
+
+
+def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> None:
+    found = operators(exported(tmp_path, tiny_models.added(), "ort-cpu", "int8"))
+    assert "com.microsoft::GroupQueryAttention" not in found
+    made = open_bundle(tmp_path / "out").manifest
+    assert made.cache == "copied"
+    assert made.refused == (
+        "GroupQueryAttention in layer 0: scores with a bias need the standard form, got Alibi",
+    )
+    kinds = {name: spec.dtype for name, spec in made.tensors.items() if name.endswith(params.ADDED)}
+    assert kinds == {"decoder.positions": "float32", "decoder.relative_bias": "float32"}
+
+
+def test_weights_lie_in_the_data_file_and_notes_are_gone(tmp_path: Path) -> None:
+    model = exported(tmp_path, tiny_models.llama(layers=1, tied=False), "ort-cpu", "int4")
+    stored = set(open_bundle(tmp_path / "out").manifest.tensors)
+    outside = {n for n, v in model.graph.initializers.items() if isinstance(v.const_value, ir.ExternalTensor)}
+    assert outside == stored
+    text = (tmp_path / "out" / "model.onnx").read_bytes()
+    for note in (b"site-packages", b".py", b"stack_trace", str(tmp_path).encode()):
+        assert note not in text, f"the graph names {note!r}"
+
+
+def test_unknown_target() -> None:
+    with pytest.raises(ExportError, match="ort-cpu, ort-cuda, standard, got 'tpu'"):
+        targets.find("tpu")
+
+
+def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
+    config = tiny_models.llama(layers=1)
+    save_checkpoint(tmp_path, config, tiny_models.weights(config))
+    schemes = plan.plan(open_checkpoint(tmp_path), "fp32", 8, False, "ort-cpu")
+    groups = weight_layout.stored(config, schemes, "ort-cpu")
+    tensors = manifest.arrange(groups, "float32")
+    tensors["decoder.stray"] = tensors["decoder.norm.weight"]
+    (part,) = graphs(config)
+    with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
+        trace.build(config, part, tensors, groups, targets.find("ort-cpu"), data=tmp_path / "model.onnx.data")

@@ -1,0 +1,82 @@
+"""Each public function of refimpl/ops has its mirror in export/ops: name, signature, values, graph."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.mirror import check_graph, check_values, declared, mirror, variants_of
+from hypothesis import given
+from tfm.export import ops as mirror_ops
+from tfm.export.ops.quant import Blocks as TorchBlocks
+from tfm.refimpl import ops
+from tfm.refimpl.laws import Call
+from tfm.refimpl.laws.kit.budget import cast
+from tfm.refimpl.laws.kit.declare import modules, read, specified
+from tfm.refimpl.laws.kit.draw import Variant, calls
+from tfm.refimpl.laws.kit.results import check_result
+from tfm.refimpl.ops.quant import Blocks
+
+FUNCTIONS = list(specified())
+
+
+def graphs() -> list[Any]:
+    """One graph a function and variant; opset 21 and 23 take turns."""
+    found = [(name, i, variant) for name in FUNCTIONS for i, variant in enumerate(variants_of(name))]
+    return [
+        pytest.param(name, variant, (21, 23)[turn % 2], id=f"{name}-{i}")
+        for turn, (name, i, variant) in enumerate(found)
+    ]
+
+
+def test_discovery_finds_the_functions():
+    """Pairing by name is worth something only if it found the files and names that are there."""
+    assert len(FUNCTIONS) >= 28
+    assert {m.__name__.rsplit(".", 1)[-1] for m in modules(ops)} >= {
+        "linear", "embedding", "norm", "activation", "position", "mask",
+        "cache", "attention", "mlp", "quant", "block", "model",
+    }  # fmt: skip
+
+
+def test_same_files_and_names():
+    spec, mirrored = modules(ops), modules(mirror_ops)
+    short = [m.__name__.rsplit(".", 1)[-1] for m in spec]
+    assert [m.__name__.rsplit(".", 1)[-1] for m in mirrored] == short
+    for a, b in zip(spec, mirrored, strict=True):
+        assert b.__all__ == a.__all__, f"{b.__name__}.__all__ is {b.__all__}, the spec's {a.__all__}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_same_signature(name: str):
+    assert read(mirror(name)).signature == declared(name).signature
+
+
+def test_same_blocks():
+    describe = lambda kind: [(f.name, str(f.type)) for f in fields(kind)]  # noqa: E731
+    assert describe(TorchBlocks) == describe(Blocks)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_declared_results(name: str):
+    """The spec's results have the declared shapes and types, in both precisions."""
+    f = declared(name)
+
+    @given(calls(f))
+    def check(call: Call) -> None:
+        for dtype in (np.float32, np.float64):
+            typed = Call({n: cast(a, dtype) for n, a in call.arrays.items()}, call.settings, call.sizes)
+            check_result(f, typed, typed.run(f.body))
+
+    check()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values(name: str):
+    check_values(name, mirror(name))
+
+
+@pytest.mark.parametrize(("name", "variant", "opset"), graphs())
+def test_graph(name: str, variant: Variant, opset: int):
+    check_graph(name, mirror(name), variant, opset)

@@ -1,0 +1,174 @@
+"""The mirror's functions of whole trees against the specification's: values, then graphs.
+
+refimpl/laws can't draw these from their annotations, which don't say which subtree of which
+Config is meant, so they are fed from drawn Configs here; `HAND` names them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_models
+from helpers.config_strategies import configs
+from helpers.onnx_graph import TRACED, Graph, export
+from helpers.tree_inputs import budget, flat_inputs, inputs, quantized, tensor
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tfm.export.ops import block as mirror_block
+from tfm.export.ops import encoder as mirror_encoder
+from tfm.export.ops import model as mirror_model
+from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm
+from tfm.refimpl.laws.kit.budget import FINE, budgets, cast, expected
+from tfm.refimpl.laws.kit.results import compare, flat, largest
+from tfm.refimpl.laws.kit.settings import HAND
+from tfm.refimpl.ops import block as spec_block
+from tfm.refimpl.ops import encoder as spec_encoder
+from tfm.refimpl.ops import model as spec_model
+
+seeds = st.integers(0, 2**32 - 1)
+SPECS = {"block": spec_block, "encoder": spec_encoder, "model": spec_model}
+MIRRORS = {"block": mirror_block, "encoder": mirror_encoder, "model": mirror_model}
+
+
+def test_these_are_the_functions_fed_by_hand():
+    assert {name.split(".")[0] for name in HAND} == set(SPECS)
+    for name in HAND:
+        module, function = name.split(".")
+        spec, mirror = (getattr(m[module], function) for m in (SPECS, MIRRORS))
+        parameters = [list(inspect.signature(f).parameters.values()) for f in (spec, mirror)]
+        assert parameters[0] == parameters[1], f"{name}: the mirror's signature is another one"
+
+
+@given(configs(), seeds, *(st.integers(1, 4) for _ in range(2)), st.integers(0, 5), st.integers(0, 3))
+def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
+    """Logits and caches of any Config, quantized or not, float64 and float32."""
+    tree = tiny_models.weights(config, seed)
+    tree = quantized(tree, seed) if seed % 3 == 0 else tree
+    given_ = [*inputs(config, seed, b, t, old, p).values(), tree]
+    run = lambda change, f=spec_model.model: f(*(change(a) for a in given_), config=config)  # noqa: E731
+    allowed = budget(run)
+    for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):
+        typed = lambda a, dtype=dtype: tensor(cast(a, dtype))  # noqa: E731
+        got = dict(flat(run(typed, mirror_model.model)))
+        assert {a.dtype for a in got.values()} == {torch.from_numpy(np.zeros(0, dtype)).dtype}
+        compare(f"model {dtype.__name__}", got, expected(run, dtype), allowed, share)
+
+
+def biases(config: Config, tree: Any, past: np.ndarray, t: int, capacity: int) -> dict[Any, np.ndarray]:
+    """What a decoder's layers add to scores."""
+    queries, keys, own = past[:, None] + np.arange(t), np.arange(capacity), tree["decoder"]
+    return spec_model.score_biases(queries, keys, own, np.float32, stack=config.decoder, bidirectional=False)
+
+
+@given(configs(), seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
+def test_block(config: Config, seed: int, b: int, t: int, old: int):
+    """One layer alone; also that it is what the model does between table and final norm."""
+    layer, tree = config.decoder.layers[0], tiny_models.weights(config, seed)
+    whole = inputs(config, seed, b, t, old, 1)
+    x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
+    leaves = tree["decoder"]["layers"][0]
+    near = whole["tables"] | biases(config, tree, whole["past"], t, old + t)
+    given_ = [x, whole["cache"][0], whole["past"], near, leaves]
+    run = lambda change, f=spec_block.block: f(*(change(a) for a in given_), config=layer)  # noqa: E731
+    allowed = budget(run)
+    for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):
+        typed = lambda a, dtype=dtype: tensor(cast(a, dtype))  # noqa: E731
+        compare("block", dict(flat(run(typed, mirror_block.block))), expected(run, dtype), allowed, share)
+
+
+@given(
+    seeds,
+    st.one_of(
+        st.sampled_from((None, RMSNorm(0.1))),
+        st.builds(LayerNorm, st.sampled_from((0.1, 1e-5)), st.booleans(), st.booleans()),
+    ),
+)
+def test_normalize(seed: int, norm: Any):
+    rng = np.random.default_rng(seed)
+    x, weight, bias = rng.standard_normal((2, 3, 5)), rng.standard_normal(5), rng.standard_normal(5)
+    tree = {"weight": weight} | ({"bias": bias} if isinstance(norm, LayerNorm) and norm.bias else {})
+    if isinstance(norm, LayerNorm) and not norm.weight:
+        del tree["weight"]
+    tree = tree or None
+    run = lambda change, f=spec_block.normalize: f(change(x), change(tree), norm=norm)  # noqa: E731
+    got = run(lambda a: tensor(cast(a, np.float64)), mirror_block.normalize)
+    compare("normalize", dict(flat(got)), expected(run, np.float64), budgets(run), FINE)
+
+
+@given(configs(), st.lists(st.integers(0, 10_000), min_size=1, max_size=5))
+def test_position_tables(config: Config, positions: list[int]):
+    """Float64 in both, rope by rope."""
+    spec = spec_model.position_tables(np.array(positions), config=config)
+    mirror = mirror_model.position_tables(torch.tensor(positions), config=config)
+    assert list(mirror) == list(spec)
+    for rope, pair in spec.items():
+        for wanted, got in zip(pair, mirror[rope], strict=True):
+            assert (got.dtype, wanted.dtype) == (torch.float64, np.float64)
+            # A frequency is off by an ulp, the angle by an ulp of up to 10,000.
+            assert largest(got.numpy() - wanted) <= 10_000 * 2.0**-50
+
+
+def odd() -> Config:
+    """What no llama has, in one model: both norms everywhere, partial rotary, caps, scales, parallel."""
+    config = tiny_models.llama(window=3, bias=True, qk_norm=True, tied=False)
+    first = config.decoder.layers[0]
+    rope = replace(first.attention.position, dims=8, interleaved=True, scaling=Llama3Scaling(8, 1, 4, 64))
+    norms = {"pre": LayerNorm(1e-5, bias=False), "post": RMSNorm(1e-5), "after": LayerNorm(1e-5)}
+    attention = replace(first.attention, position=rope, scale=0.3, softcap=2.0, **norms)
+    second = replace(first, attention=attention, mlp=Plain(24, "gelu_tanh", True, **norms), parallel=True)
+    third = replace(first, attention=replace(first.attention, position=None))
+    return replace(
+        config,
+        embedding=replace(config.embedding, scale=3.0),
+        decoder=replace(config.decoder, layers=(first, second, third)),
+        head=LM(tied=False, softcap=2.0),
+    )
+
+
+def graph(config: Config, tree: Any, opset: int) -> Graph:
+    """`model` exported as a graph of all its arrays but the tree."""
+    traced = inputs(config, 0, TRACED["B"], TRACED["T"], TRACED["O"], TRACED["P"])
+    axes = {"tokens": ("B", "T"), "past": ("B",), "at": ("B", "P"), "tables": ("L", "J")}
+    named = {n: (a, axes.get(n.split(".")[0], ("B", "G", "L", "K"))) for n, a in flat_inputs(traced).items()}
+    weights = tensor(tree)
+
+    def call(*given_: torch.Tensor) -> list[torch.Tensor]:
+        tokens, past, at, *rest = given_
+        pairs = list(zip(rest[0::2], rest[1::2], strict=True))
+        ropes = len(config.ropes)
+        tables = dict(zip(config.ropes, pairs[:ropes], strict=True))
+        result = mirror_model.model(tokens, past, at, tables, pairs[ropes:], weights, config=config)
+        return [a for _, a in flat(result)]
+
+    return export(call, named, opset)
+
+
+@pytest.mark.parametrize(
+    ("make", "opset"),
+    [(tiny_models.llama, 23), (odd, 21), (tiny_models.added, 23), (tiny_models.mixture, 23)],
+)
+def test_model_graph(make: Any, opset: int):
+    """The whole model on ONNX Runtime: prompt, one token, any past, any number of wanted positions."""
+    config = make()
+    tree = tiny_models.weights(config)
+    model = graph(config, tree, opset)
+
+    @settings(max_examples=20)
+    @given(seeds, st.integers(1, 4), st.integers(1, 6), st.integers(0, 7), st.integers(0, 3))
+    @example(0, 1, 1, 5, 1)
+    @example(1, 2, 1, 0, 1)
+    def check(seed: int, b: int, t: int, old: int, p: int) -> None:
+        named = inputs(config, seed, b, t, old, p)
+        run = lambda change: spec_model.model(  # noqa: E731
+            *(change(a) for a in named.values()), change(tree), config=config
+        )
+        wanted = expected(run, np.float32)
+        got = model(*flat_inputs(named).values())
+        compare("model", dict(zip(wanted, got, strict=True)), wanted, budget(run))
+
+    check()

@@ -1,0 +1,281 @@
+"""int8-static, the whole road: calibrate, smooth, export, verify, run; codes are the specification's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers import task_models, tiny_models
+from helpers.text_strategies import byte_tokenizer
+from onnx import TensorProto, helper
+from tfm.export.bundle_writer import export
+from tfm.export.diagnose.locate import locate
+from tfm.export.quantization import calibrate
+from tfm.export.quantization.activation_recorder import observe
+from tfm.export.quantization.calibrate import choose
+from tfm.export.quantization.plan import Calibration
+from tfm.refimpl.calibrate import ranges, smooth
+from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config, Inner, Pool
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import ExportError
+from tfm.refimpl.ops import linear as linears
+from tfm.refimpl.ops.quant import quantize_columns
+from tfm.refimpl.ops.static_quant import static_quantize
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.verification.golden import digest
+from tfm.runtime.verification.verify import verify
+
+GATED = tiny_models.llama(vocabulary=256, bias=True)
+PLAIN = tiny_models.llama(vocabulary=256, bias=True, plain=True, kind="relu", tied=False, groups=6)
+MIXTURE = tiny_models.mixture(256)
+TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
+
+
+def saved(path: Path, config: Config) -> Checkpoint:
+    """A checkpoint with channels of very different sizes, as smoothing wants them."""
+    rng = np.random.default_rng(5)
+
+    def loud(name: str, leaf: np.ndarray) -> np.ndarray:
+        if not name.endswith("_pre.weight"):
+            return leaf
+        return (leaf * np.exp(rng.standard_normal(leaf.shape))).astype(np.float32)
+
+    save_checkpoint(
+        path / "model", config, params.map_leaves(loud, tiny_models.weights(config)), byte_tokenizer()
+    )
+    (path / "text.txt").write_text(TEXT)
+    return open_checkpoint(path / "model")
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "alpha", "most"),
+    [
+        (GATED, "minmax", 0.5, 0.05),
+        (PLAIN, "entropy", None, 0.3),
+        (PLAIN, "percentile", 0.8, 0.05),
+        (MIXTURE, "minmax", 0.5, 0.05),
+    ],
+    ids=["gated", "plain", "smooth", "mixture"],
+)
+def test_the_whole_road(config: Config, method, alpha: float | None, most: float, tmp_path: Path):
+    checkpoint = saved(tmp_path, config)
+    said: list[str] = []
+    calibration = Calibration(tmp_path / "text.txt", method, alpha)
+    out = tmp_path / "bundle"
+    export(
+        checkpoint, out, target="standard", quant="int8-static", calibration=calibration, progress=said.append
+    )
+    assert any("ranges of activations" in line for line in said)
+    report = verify(out, source=checkpoint.path)
+    assert not report.failed
+    rows = {row.name: row for row in report.rows}
+    assert rows["weights equal the source's"].ok, "smoothing can be read off the bundle"
+    assert rows["KL divergence over a text"].figure < most
+
+    bundle = open_bundle(out)
+    parts = locate(bundle, np.random.default_rng(5).integers(0, 256, (2, 7)))
+    assert len(parts) > 3
+    assert not [part for part in parts if not part.ok], "inputs are compared before they are rounded"
+    graph = onnx.load(out / "model.onnx", load_external_data=False).graph
+    kinds = [node.op_type for node in graph.node]
+    products = sum(scheme.activations == "static" for scheme in bundle.manifest.schemes.values())
+    assert kinds.count("QuantizeLinear") == products
+    blocks = not config.head.tied  # a table that is only read
+    assert kinds.count("DequantizeLinear") == 2 * products + blocks
+    assert {"MatMulInteger", "DynamicQuantizeLinear"}.isdisjoint(kinds)
+    assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
+    for name, scheme in bundle.manifest.schemes.items():
+        leaf = bundle.leaf(name)
+        assert scheme.activations == leaf.activations
+        if scheme.activations != "static":
+            assert name == "embedding.table"
+            continue
+        assert (leaf.scale > 0).all()
+        assert leaf.codes.min() >= 1
+
+
+def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
+    """The first product's input, read out of the graph on ONNX Runtime: equal to the integer."""
+    checkpoint = saved(tmp_path, GATED)
+    out = tmp_path / "bundle"
+    calibration = Calibration(tmp_path / "text.txt")
+    export(checkpoint, out, target="standard", quant="int8-static", calibration=calibration, verify=False)
+    bundle = open_bundle(out)
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    first = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    model.graph.output.append(helper.make_tensor_value_info(first.output[0], TensorProto.UINT8, None))
+    model.graph.output.append(helper.make_tensor_value_info(first.input[0], TensorProto.FLOAT, None))
+    onnx.save(model, out / "seen.onnx")
+    session = onnxruntime.InferenceSession(out / "seen.onnx", providers=["CPUExecutionProvider"])
+    ids = np.random.default_rng(0).integers(0, 256, (2, 7))
+    seen: list[np.ndarray] = []
+    plain = linears.linear_blocks
+
+    def spy(x, weight):
+        seen.append(x)
+        return plain(x, weight)
+
+    monkeypatch.setattr(linears, "linear_blocks", spy)
+    engine = NumpyEngine(GATED, bundle.params())
+    engine.step(ids, engine.start(2))
+    feeds = {"tokens": ids, "past": np.zeros(2, np.int64), "at": np.zeros((2, 1), np.int64)}
+    for value in session.get_inputs():
+        if value.name.startswith(("cos", "sin")):
+            feeds[value.name] = np.ones((7, value.shape[1]), np.float32)
+        elif value.name.startswith(("k.", "v.")):
+            feeds[value.name] = np.zeros((2, value.shape[1], 7, value.shape[3]), np.float32)
+    got, given = session.run([first.output[0], first.input[0]], feeds)
+    np.testing.assert_allclose(given, seen[0], rtol=1e-5, atol=1e-6)
+    leaf = bundle.leaf("decoder.layers.0.attn.wq")
+    width = GATED.embedding.width
+    scale, zero = np.full(width, leaf.input_scale), np.full(width, leaf.input_zero, np.int32)
+    wanted = static_quantize(given.reshape(-1, width), scale, zero, bits=8, signed=False)
+    np.testing.assert_array_equal(got.reshape(-1, width), wanted)
+    assert len(np.unique(got)) > 50
+
+
+@pytest.mark.parametrize("inner", [None, Inner(32, bias=True), Inner(32, late=True)])
+def test_every_product_is_observed_once_with_what_it_multiplies(inner: Inner | None):
+    """The inputs are those that the specification's products are given, from every window."""
+    config = replace(GATED, embedding=replace(GATED.embedding, inner=inner))
+    tree = tiny_models.weights(config)
+    leaves = dict(params.flatten(tree))
+    ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
+    found: dict[tuple[str, ...], list[np.ndarray]] = {}
+    windows = [ids[begin : begin + 30] for begin in range(0, 100, 30)]
+    observe(config, leaves.__getitem__, windows=windows, seen=lambda n, x: found.setdefault(n, []).append(x))
+    layers = [f"decoder.layers.{i}." for i in range(2)]
+    wanted = [
+        (*(f"{at}{leaf}" for leaf in group.split()),)
+        for at in layers
+        for group in ("attn.wq attn.wk attn.wv", "attn.wo", "mlp.gate mlp.up", "mlp.down")
+    ]
+    if inner is not None:
+        wanted = [("embedding.project",), *wanted, ("head.project",)]
+    assert [tuple(names) for names in found] == [*wanted, ("embedding.table",)]
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    plain = linears.linear
+
+    def spy(x, weight, bias=None):
+        seen.append((x, weight))
+        return plain(x, weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("attention", "mlp", "embedding", "model"):
+            patch.setattr(f"tfm.refimpl.ops.{module}.linear", spy)
+        engine = NumpyEngine(config, tree)
+        for begin in range(0, 100, 30):
+            part = np.array([ids[begin : begin + 30]])
+            engine.step(part, engine.start(1), at=np.arange(part.shape[1])[None])
+    for names, parts in found.items():
+        assert sum(map(len, parts)) == 100
+        for name in names:
+            same = [x for x, w in seen if w is leaves[name] or w.base is leaves[name]]
+            for got, want in zip(parts, same, strict=True):
+                np.testing.assert_allclose(got, want.reshape(got.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
+    checkpoint = saved(tmp_path, GATED)
+    said = lambda _: None  # noqa: E731
+    plain = choose(checkpoint, Calibration(tmp_path / "text.txt"), said)
+    smoothed = choose(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), said)
+    assert set(plain.inputs) == {n for n, s in params.shapes(GATED).items() if len(s) == 2}
+    assert plain.factors == {}
+    assert list(smoothed.factors) == smooth.places(GATED)
+    for s in smoothed.factors.values():
+        assert (np.frexp(s)[0] == 0.5).all()
+    x = []
+    observe(
+        GATED,
+        lambda name: smooth.apply(name, checkpoint.leaf(name), smoothed.factors),
+        windows=[list(TEXT.encode())[:1]],
+        seen=lambda names, part: x.append((names, part)),
+    )
+    scales = {name: float(scale) for name, (scale, _) in smoothed.inputs.items()}
+    for names, part in x:
+        own = ranges.parameters(ranges.minmax(None, part.reshape(-1)))[0]
+        assert own <= scales[names[0]] * 1.0001
+
+
+def refused(match: str, checkpoint: Checkpoint, out: Path, **options) -> None:
+    with pytest.raises(ExportError, match=match):
+        export(checkpoint, out, **({"quant": "int8-static", "target": "standard"} | options))
+    assert not out.exists()
+
+
+def test_what_is_missing_or_useless_is_said(tmp_path: Path):
+    checkpoint, out = saved(tmp_path, GATED), tmp_path / "bundle"
+    text = tmp_path / "text.txt"
+    good = Calibration(text)
+    refused("needs --calibrate FILE: a text", checkpoint, out)
+    refused("--kv int8, got --quant int8 --kv float", checkpoint, out, quant="int8", calibration=good)
+    refused("use --target standard", checkpoint, out, target="ort-cpu", calibration=good)
+    refused("use --quant int8", checkpoint, out, target="ort-cuda", calibration=good)
+    for name, data in (("empty", b""), ("bad", b"\xff\xfe text"), ("missing", None)):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        why = "it is empty" if name == "empty" else "must be a text in UTF-8"
+        refused(why, checkpoint, out, calibration=Calibration(tmp_path / name))
+    refused("has no tokenizer", replace(checkpoint, tokenizer=None), out, calibration=good)
+    with pytest.raises(ExportError, match="--ranges must be one of minmax"):
+        Calibration(text, "mean")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ExportError, match=r"--smooth must be 0 to 1, got 1\.5"):
+        Calibration(text, "minmax", 1.5)
+
+
+def test_a_text_is_read_to_a_bound(tmp_path: Path, monkeypatch):
+    """A long one is cut, within a character too."""
+    checkpoint = saved(tmp_path, GATED)
+    (tmp_path / "long.txt").write_text("ä" * 5000)
+    monkeypatch.setattr(calibrate, "LARGEST", 1001)
+    lengths = lambda: [len(window) for window in calibrate._windows(checkpoint, tmp_path / "long.txt")]  # noqa: E731
+    context = GATED.context
+    assert lengths() == [context] * (1000 // context) + [1000 % context]
+    monkeypatch.setattr(calibrate, "WINDOW", 10)
+    assert lengths() == [10] * 8
+
+
+def test_an_encoder_is_calibrated_with_what_its_task_will_feed(tmp_path: Path):
+    """Windows of a text with the tokens around a text, which no text's own tokens are."""
+    config = replace(task_models.config(Pool("mean")), context=9)
+    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config), task_models.WORDS.to_str())
+    (tmp_path / "text.txt").write_text("the cat is catting " * 5)
+    windows = calibrate._windows(open_checkpoint(tmp_path / "model"), tmp_path / "text.txt")
+    first, last = (task_models.WORDS.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    own = task_models.WORDS.encode("the cat is catting " * 5, add_special_tokens=False).ids
+    assert [[first, *own[i : i + 7], last] for i in range(0, len(own), 7)] == windows
+    with pytest.raises(ExportError, match="a context of 2 has no room"):
+        calibrate._windows(
+            replace(open_checkpoint(tmp_path / "model"), config=replace(config, context=2)),
+            tmp_path / "text.txt",
+        )
+
+
+@pytest.mark.parametrize("field", ["input_scale", "input_zero"])
+def test_what_is_chosen_for_an_input_is_in_the_hash_of_its_leaf(field: str):
+    leaf = quantize_columns(np.ones((3, 2), np.float32))
+    leaf = replace(leaf, input_scale=np.array(0.5, np.float32), input_zero=np.array(3, np.uint8))
+    other = replace(leaf, **{field: getattr(leaf, field) * 2})
+    assert digest(leaf, np.dtype(np.float32)) != digest(other, np.dtype(np.float32))
+
+
+def test_an_input_factor_is_in_the_hash_of_its_leaf():
+    leaf = replace(quantize_columns(np.ones((3, 2), np.float32)), activations="smoothed")
+    one, two = (replace(leaf, input_factor=np.array([1, 1, f], np.float32)) for f in (1, 2))
+    assert digest(one, np.dtype(np.float32)) != digest(two, np.dtype(np.float32))
+
+
+def test_an_expert_that_no_token_goes_to_has_no_range(tmp_path: Path):
+    checkpoint = saved(tmp_path, MIXTURE)
+    (tmp_path / "text.txt").write_text("a")
+    with pytest.raises(
+        ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
+    ):
+        choose(checkpoint, Calibration(tmp_path / "text.txt"), lambda _: None)

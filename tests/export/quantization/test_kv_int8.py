@@ -1,0 +1,213 @@
+"""Keys and values in 8 bits, calibrated, exported, verified, run; codes are the specification's."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import task_models, tiny_models
+from helpers.text_strategies import byte_tokenizer
+from tfm.export.bundle_writer import export
+from tfm.export.quantization import calibrate
+from tfm.export.quantization.plan import Calibration
+from tfm.export.targets import gqa_limits
+from tfm.export.torch_engine import TorchEngine
+from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import BundleError, ExportError
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.text.tokenizer import Tokenizer
+from tfm.runtime.verification.verify import verify
+
+FULL, MIXED = tiny_models.llama(vocabulary=256, bias=True), tiny_models.mixed(vocabulary=256)
+COST = "KL divergence over a text, of the cache's rounding"
+TEXT = "A quick brown fox jumps over 13 lazy dogs, and nobody knows why. "
+
+
+def saved(path: Path, config: Config) -> Checkpoint:
+    if not path.exists():
+        save_checkpoint(path, config, tiny_models.weights(config, 1), byte_tokenizer())
+    return open_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and its bundle of codes."""
+    folder = tmp_path_factory.mktemp("kv")
+    export(saved(folder / "model", FULL), folder / "bundle", quant="int8", kv="int8", verify=False)
+    return folder
+
+
+@pytest.mark.parametrize(("config", "quant"), [(FULL, "int8"), (MIXED, "fp32")], ids=["full", "windows"])
+def test_the_whole_road(config: Config, quant: str, tmp_path: Path):
+    checkpoint, out = saved(tmp_path / "model", config), tmp_path / "bundle"
+    said: list[str] = []
+    export(checkpoint, out, quant=quant, kv="int8", progress=said.append, verify=False)
+    assert any("ranges of keys and values" in line for line in said)
+    opened = open_bundle(out)
+    assert opened.config == config.keeping("int8")
+    report = verify(out, source=checkpoint.path)
+    assert not report.failed
+    rows = {row.name: row for row in report.rows}
+    assert rows["weights equal the source's"].figure == len(params.shapes(config))
+    assert 1e-6 < rows[COST].figure < 1e-4
+    held = json.loads((out / "certificate.json").read_bytes())
+    assert COST in [row["name"] for row in held["rows"]]
+    assert rows["KL divergence over a text"].budget is None, "the source's cache doesn't round"
+    graph = onnx.load(out / "model.onnx", load_external_data=False).graph
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)}
+    assert {kinds[n] for n in kinds if n.startswith(("k.", "v.", "k_out.", "v_out."))} == {
+        onnx.TensorProto.INT8
+    }
+
+
+def test_without_the_source_the_bundles_own_rounding_is_the_truth(made: Path):
+    rows = {row.name: row for row in verify(made / "bundle").rows}
+    assert rows["KL divergence over a text"].ok
+    assert rows[COST].figure > 3 * rows["KL divergence over a text"].figure
+
+
+def test_all_engines_keep_the_same(made: Path):
+    """Steps of several tokens, in pieces where ONNX Runtime reads codes, and of one: logits and caches."""
+    opened = open_bundle(made / "bundle")
+    config, tree = opened.config, materialize(opened.params())
+    ids = np.random.default_rng(0).integers(0, 256, (2, 9))
+    runner, pieces = OrtEngine(opened, threads=1, piece=3), []
+    once = runner._once
+    runner._once = lambda state, part, *rest: pieces.append(part.shape[1]) or once(state, part, *rest)
+    engines = [NumpyEngine(config, tree), TorchEngine(config, tree), runner]
+    said, caches = [], []
+    for engine in engines:
+        _, cache = engine.step(ids[:, :5], engine.start(2))
+        logits, cache = engine.step(ids[:, 5:6], cache)
+        said.append(logits)
+        caches.append(cache.take())
+    assert pieces == [3, 2, 1]
+    exact, mirrored, state = caches
+    for i, buffer in enumerate(state.now):
+        layer, side = divmod(i, 2)
+        scale = tree["decoder"]["layers"][layer]["attn"]["kv"[side] + "_scale"][:, None, :]
+        codes = buffer.read()[:, :, :6]
+        assert codes.dtype == np.int8
+        assert np.abs(codes).max() > 60, "most of the range is used"
+        for held in (exact, mirrored):
+            off = np.abs(codes - np.rint(held[layer][side] / scale))
+            assert off.max() <= 1, "a number at the edge of two codes may fall to either side"
+            assert (off > 0).mean() < 0.02
+            np.testing.assert_array_equal(np.rint(held[layer][side] / scale) * scale, held[layer][side])
+    for other in said[1:]:
+        np.testing.assert_allclose(other, said[0], atol=0.01)
+    without = NumpyEngine(FULL, params.unflatten({name: opened.leaf(name) for name in params.shapes(FULL)}))
+    _, cache = without.step(ids[:, :5], without.start(2))
+    assert np.abs(without.step(ids[:, 5:6], cache)[0] - said[0]).max() > 0.01, "rounding shows"
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["ours", "calibrate"])
+def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
+    """The cache of the specification after the text, rotated keys and all."""
+    checkpoint, text = saved(tmp_path / "model", MIXED), tmp_path / "text.txt"
+    text.write_text(TEXT)
+    told = calibrate.TEXT.read_text() if own else TEXT
+    found = calibrate.cached(checkpoint, None if own else text, lambda _: None)
+    assert found.config == MIXED.keeping("int8")
+    assert checkpoint.tokenizer is not None
+    ids = np.array(Tokenizer(checkpoint.tokenizer, 256).encode(told))
+    engine = NumpyEngine(MIXED, materialize(checkpoint.params))
+    most: list[np.ndarray] = []
+    for start in range(0, len(ids), MIXED.context):
+        _, cache = engine.step(ids[None, start : start + MIXED.context], engine.start())
+        here = [np.abs(side).max((0, 2)) for pair in cache.take() for side in pair]
+        most = [np.maximum(a, b) for a, b in zip(most, here, strict=True)] if most else here
+    names = [f"decoder.layers.{i}.attn.{side}_scale" for i in range(4) for side in "kv"]
+    assert list(found.added) == names
+    for name, largest in zip(names, most, strict=True):
+        assert found.leaf(name).shape == params.shapes(found.config)[name]
+        np.testing.assert_allclose(found.leaf(name), 1.5 * largest / 127, rtol=1e-4)
+
+
+def test_scales_of_values_are_smoothed_with_them(made: Path):
+    """What a column of wv was divided by, its channel's scale is."""
+    opened, checkpoint = open_bundle(made / "bundle"), open_checkpoint(made / "model")
+    found = calibrate.cached(checkpoint, None, lambda _: None)
+    for name in found.added:
+        kept, biases = opened.leaf(name), name.removesuffix("k_scale").removesuffix("v_scale") + "bv"
+        ratio = found.leaf(name) / kept
+        if name.endswith("k_scale"):
+            assert (ratio == 1).all()
+        else:
+            assert (ratio != 1).any()
+            np.testing.assert_array_equal(ratio.ravel(), checkpoint.leaf(biases) / opened.leaf(biases))
+
+
+def test_a_checkpoint_may_have_scales_of_its_own(tmp_path: Path):
+    config = FULL.keeping("int8")
+    checkpoint, out = saved(tmp_path / "model", config), tmp_path / "bundle"
+    export(checkpoint, out, quant="int8", kv="int8", verify=False)
+    report = verify(out, source=checkpoint.path)
+    assert not report.failed
+    rows = {row.name: row for row in report.rows}
+    assert rows["weights equal the source's"].figure == len(params.shapes(config))
+    with pytest.raises(ExportError, match="--kv int8 isn't made for --target standard"):
+        export(checkpoint, tmp_path / "other", target="standard", quant="int8")
+
+
+def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
+    checkpoint, out = open_checkpoint(made / "model"), tmp_path / "bundle"
+    (tmp_path / "text.txt").write_text(TEXT)
+    text = tmp_path / "text.txt"
+
+    def refused(match: str, checkpoint: Checkpoint = checkpoint, **options) -> None:
+        with pytest.raises(ExportError, match=match):
+            export(checkpoint, out, **{"kv": "int8", **options})
+        assert not out.exists()
+
+    refused("--target standard: its attention reads a cache of floats", target="standard")
+    refused("--target ort-cuda: it was never tried on a GPU", target="ort-cuda")
+    refused("--kv must be float or int8, got 'int4'", kv="int4")
+    for config, why in (
+        (tiny_models.added(), "scores with a bias need the standard form, got Alibi"),
+        (tiny_models.rare(head_size=12), "head size with rotary positions must be a multiple of 16, got 12"),
+    ):
+        assert why in gqa_limits.refusals(config)[0]
+        refused(f"needs a fused attention, .* layer 0: {why}", replace(checkpoint, config=config))
+    encoder = saved(tmp_path / "encoder", task_models.config(tiny_models.WORDS))
+    refused("this model has no decoder", encoder)
+    refused(
+        "calibration reads a text, and the checkpoint has no tokenizer", replace(checkpoint, tokenizer=None)
+    )
+    for options in ({"method": "entropy"}, {"alpha": 0.5}):
+        refused("--ranges and --smooth go with --quant int8-static", calibration=Calibration(text, **options))
+
+
+@pytest.mark.parametrize(("field", "value"), [("target", "ort-cuda"), ("cache", "copied")])
+def test_a_manifest_cannot_ask_for_codes_elsewhere(field: str, value: str, made: Path, tmp_path: Path):
+    (tmp_path / "tfm.json").write_text(
+        json.dumps(json.loads((made / "bundle" / "tfm.json").read_bytes()) | {field: value})
+    )
+    with pytest.raises(BundleError, match=r"kv can't be int8 on ort-c.* in a \w+ cache"):
+        open_bundle(tmp_path)
+
+
+def test_no_more_than_a_layer_of_the_cache_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Ranges are taken while the text passes a layer, whose leaves are then let go."""
+    checkpoint, loaded = saved(tmp_path / "model", FULL), []
+    monkeypatch.setattr(Checkpoint, "leaf", lambda self, name: loaded.append(name) or self.leaves.load(name))
+    calibrate.cached(checkpoint, None, lambda _: None)
+    layers = [name.split(".")[2] for name in loaded if ".layers." in name]
+    assert layers == sorted(layers)
+    assert len(loaded) == len(set(loaded))
+
+
+def test_the_text_ships():
+    root = Path(__file__).parents[3]
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert calibrate.TEXT.name in data["tfm.export"]
+    assert (root / "export" / calibrate.TEXT.name).is_file()

@@ -1,0 +1,341 @@
+"""The plan cell by cell, and leaves in their schemes."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.export.quantization import plan
+from tfm.refimpl.calibrate import smooth
+from tfm.refimpl.calibrate.least_error import least_error
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import ExportError, NumericError
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle.weight_layout import Scheme
+
+CONFIG = tiny_models.llama(layers=1, bias=True, tied=False)
+TWO = tiny_models.llama(layers=2)
+
+
+@dataclass
+class Leaves:
+    """A checkpoint's leaves: arrays, and blocks for those that a GGUF file would have them for."""
+
+    config: Config = CONFIG
+    blocks: dict[str, Blocks] = field(default_factory=dict)
+    changed: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arrays = dict(params.flatten(tiny_models.weights(self.config))) | self.changed
+
+    def leaf(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def native(self, name: str) -> Blocks | None:
+        return self.blocks.get(name)
+
+
+def q4_1(shape: tuple[int, int], axis: int = 0, seed: int = 0) -> Blocks:
+    """Random weights in blocks as llama.cpp makes Q4_1: scale (max − min) / 15, float16, zero point 0."""
+    rng = np.random.default_rng(seed)
+    weight = np.moveaxis(rng.standard_normal(shape), axis, -1)
+    parts = weight.reshape(*weight.shape[:-1], -1, 16)
+    half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
+    low, high = half(parts.min(-1)), parts.max(-1)
+    scale = half((high - low) / 15)
+    codes = np.clip(np.rint((parts - low[..., None]) / scale[..., None]), 0, 15).astype(np.uint8)
+    back = lambda a: np.moveaxis(a, -1, axis)  # noqa: E731
+    codes, scale, low = back(codes.reshape(weight.shape)), back(scale), back(low)
+    return Blocks(codes, scale, np.zeros(scale.shape, np.uint8), low, 4, 16, axis, "block")
+
+
+def q8_0(shape: tuple[int, ...]) -> Blocks:
+    """Random weights in blocks of 32, 8 bits each."""
+    return quant.quantize(
+        np.random.default_rng(0).standard_normal(shape).astype(np.float32), bits=8, block=32
+    )
+
+
+DOWN = "decoder.layers.0.mlp.down"
+EIGHT = {
+    target: Scheme(8, 32, "none" if target == "standard" else "block", symmetric=False)
+    for target in plan.TARGETS
+}
+CELLS = {
+    ("fp32", "ort-cpu"): "float",
+    ("fp32", "ort-cuda"): "no float32",
+    ("fp32", "standard"): "float",
+    ("fp16", "ort-cpu"): "slower",
+    ("fp16", "ort-cuda"): "float",
+    ("fp16", "standard"): "float",
+    ("int8", "ort-cpu"): "eight",
+    ("int8", "ort-cuda"): "eight",
+    ("int8", "standard"): "eight",
+    ("int8-dynamic", "ort-cpu"): "row",
+    ("int8-dynamic", "ort-cuda"): "run on the CPU",
+    ("int8-dynamic", "standard"): "row",
+    ("int8-static", "ort-cpu"): "one scale for all rows is for devices",
+    ("int8-static", "ort-cuda"): "run on the CPU",
+    ("int8-static", "standard"): "static",
+    ("int4", "ort-cpu"): "four",
+    ("int4", "ort-cuda"): "four",
+    ("int4", "standard"): "four",
+    ("keep", "ort-cpu"): "keep",
+    ("keep", "ort-cuda"): "keep",
+    ("keep", "standard"): "keep",
+}
+
+
+def test_every_cell_is_listed():
+    assert set(CELLS) == {(q, t) for q in plan.QUANTS for t in plan.TARGETS}
+
+
+@pytest.mark.parametrize(("name", "target"), CELLS)
+def test_cell(name, target):
+    want = CELLS[name, target]
+    checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
+    if want not in ("float", "eight", "row", "static", "four", "keep"):
+        with pytest.raises(ExportError, match=want):
+            plan.plan(checkpoint, name, 8, False, target)
+        return
+    made = plan.plan(checkpoint, name, 8, False, target)
+    shapes = params.shapes(CONFIG)
+    assert list(made) == list(shapes)
+    eight = EIGHT[target]
+    for leaf, scheme in made.items():
+        if want == "float" or len(shapes[leaf]) == 1:
+            assert scheme is None, leaf
+        elif want == "row" and not leaf.endswith(".table"):
+            assert scheme == Scheme(8, shapes[leaf][0], "row"), leaf
+        elif want == "static" and leaf != "embedding.table":
+            length = shapes[leaf][int(leaf.endswith(".table"))]
+            assert scheme == Scheme(8, length, "static"), leaf
+        elif want == "four" and not leaf.endswith(".table"):
+            assert scheme == replace(eight, bits=4, block=64 if ".attn." in leaf else 128), leaf
+        elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
+            assert scheme == Scheme(4, 16, eight.activations, minimum=True, native=True), leaf
+        else:
+            long = name == "int8" and target != "standard" and not leaf.endswith(".table")
+            assert scheme == replace(eight, block=64 if long else 32), leaf
+
+
+def test_queries_that_no_norm_stands_before_have_blocks():
+    """What can't be smoothed keeps its large channels, and a row's one scale would have to reach them."""
+    first, second = TWO.decoder.layers
+    bare = replace(first, attention=replace(first.attention, pre=None))
+    config = replace(TWO, decoder=replace(TWO.decoder, layers=(bare, second)))
+    made = plan.plan(Leaves(config), "int8-dynamic", 8, False, "ort-cpu")
+    for leaf in ("wq", "wk", "wv"):
+        assert made[f"decoder.layers.0.attn.{leaf}"] == EIGHT["ort-cpu"]
+        assert made[f"decoder.layers.1.attn.{leaf}"].activations == "row"
+
+
+def test_products_divide_a_stream_of_normed_sums_themselves():
+    """Where the next sum reads what a norm gives, the factors stand at the products, and are no more than
+    powers of two: in floating point the product is what it was."""
+    config = tiny_models.encoder(layers=1, width=64)
+    checkpoint, at = Leaves(config), "encoder.layers.0."
+    made = plan.plan(checkpoint, "int8-dynamic", 8, False, "ort-cpu")
+    names = {f"{at}attn.wq", f"{at}attn.wk", f"{at}attn.wv", f"{at}mlp.up"}
+    assert {n for n, scheme in made.items() if scheme and scheme.activations == "smoothed"} == names
+    assert made[f"{at}attn.wo"].activations == made[f"{at}mlp.down"].activations == "row"
+    places = plan.smoothed(config, "int8-dynamic", made)
+    assert {name for place in places if not place.made for name in place.read} == names
+    assert all(place.made for place in plan.smoothed(config, "int8", made))
+    s = np.exp2(np.random.default_rng(0).integers(-3, 4, 64)).astype(np.float32)
+    chosen = plan.Chosen({}, {place: s for place in places if not place.made})
+    leaf = plan.leaf(checkpoint, f"{at}mlp.up", made[f"{at}mlp.up"], "float32", chosen)
+    assert (leaf.input_factor == 1 / s).all()
+    want = plan.leaf(
+        Leaves(config, changed={f"{at}mlp.up": checkpoint.leaf(f"{at}mlp.up") * s[:, None]}),
+        f"{at}mlp.up",
+        Scheme(8, 64, "row"),
+        "float32",
+    )
+    assert (leaf.codes == want.codes).all()
+    assert (leaf.scale == want.scale).all()
+
+
+@pytest.mark.parametrize(
+    ("quant", "target", "own", "lost"),
+    [
+        ("int8", "ort-cpu", (), ()),
+        ("int8", "ort-cuda", (), ()),
+        ("int8-dynamic", "standard", (), ()),
+        ("int8", "standard", (), None),
+        ("int4", "ort-cpu", (), None),
+        ("fp32", "ort-cpu", (), None),
+        ("int8", "ort-cpu", ("mlp.down",), ("mlp.down",)),
+        ("int8", "ort-cpu", ("attn.wk",), ("attn.wq", "attn.wk", "attn.wv")),
+    ],
+)
+def test_what_is_smoothed(quant, target, own, lost):
+    """All that can be, where inputs are rounded; not what has to stay as the file has it."""
+    blocks = {
+        f"decoder.layers.0.{leaf}": q8_0(params.shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
+    }
+    schemes = plan.plan(Leaves(TWO, blocks), quant, 8, False, target)
+    found = {name for place in plan.smoothed(TWO, quant, schemes) for name in place.read}
+    every = {name for place in smooth.places(TWO) for name in place.read}
+    if lost is None:
+        assert not found
+    else:
+        assert every - found == {f"decoder.layers.0.{leaf}" for leaf in lost}
+
+
+@pytest.mark.parametrize("target", plan.TARGETS)
+def test_the_default_is_never_refused(target):
+    for config in (CONFIG, tiny_models.pair(), tiny_models.encoder()):
+        plan.plan(Leaves(config), plan.default(config, target), 8, False, target)
+    assert plan.default(tiny_models.encoder(), "ort-cpu") == "int8-dynamic"
+
+
+@pytest.mark.parametrize("target", plan.TARGETS)
+def test_table_of_four_bits(target):
+    made = plan.plan(Leaves(), "int4", 4, False, target)
+    assert made["head.table"] == replace(EIGHT[target], bits=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("int9", 8, False, "ort-cpu"), "--quant must be one of fp32"),
+        (("int8", 8, False, "tpu"), "--target must be one of ort-cpu"),
+        (("int4", 2, False, "ort-cpu"), "--table must be 4 or 8, got 2"),
+        (("int8", 4, False, "ort-cpu"), "--table 4 goes with --quant int4"),
+        (("int8", 8, True, "ort-cpu"), "--strict goes with --quant keep"),
+        (("keep", 8, False, "ort-cpu"), "needs a GGUF file"),
+        (("keep", 8, True, "ort-cpu"), "--strict: embedding.table has no blocks"),
+    ],
+)
+def test_impossible_options_say_why(arguments, match):
+    with pytest.raises(ExportError, match=match):
+        plan.plan(Leaves(), *arguments)
+
+
+def test_strict_accepts_a_file_that_has_blocks_for_all():
+    shapes = params.shapes(CONFIG)
+    blocks = {n: q4_1(s, int(n.endswith(".table"))) for n, s in shapes.items() if len(s) == 2}
+    made = plan.plan(Leaves(blocks=blocks), "keep", 8, True, "ort-cpu")
+    assert all(scheme is None or scheme.native for scheme in made.values())
+
+
+@pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric, monkeypatch):
+    monkeypatch.setattr(plan, "CHUNK", 500)  # several pieces, the last one short
+    checkpoint = Leaves()
+    weight = checkpoint.leaf(name)
+    want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")), symmetric=symmetric)
+    got = plan.leaf(checkpoint, name, Scheme(bits, 32, "block", symmetric), "float32")
+    np.testing.assert_array_equal(got.codes, want.codes)
+    np.testing.assert_array_equal(got.scale, want.scale)
+    assert (got.axis, got.block, got.bits, got.activations) == (want.axis, 32, bits, "block")
+    assert got.minimum is None
+    if symmetric:
+        assert got.zero is None
+    else:
+        np.testing.assert_array_equal(got.zero, want.zero)
+
+
+@pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
+def test_an_importance_chooses_scales(name, monkeypatch):
+    """In pieces as for the whole matrix, for both orientations; and without one it is rounding."""
+    monkeypatch.setattr(plan, "CHUNK", 500)
+    weight, table = Leaves().leaf(name), name.endswith(".table")
+    columns = weight.T if table else weight
+    importance = np.random.default_rng(0).random(len(columns)) ** 4
+    chosen = plan.Chosen({}, {}, {name: importance})
+    got = plan.leaf(Leaves(), name, Scheme(4, 32, "block", symmetric=False), "float32", chosen)
+    want = least_error(columns, importance, bits=4, block=32)
+    for array, said in ((got.codes, want.codes), (got.scale, want.scale), (got.zero, want.zero)):
+        np.testing.assert_array_equal(array, said.T if table else said)
+    rounded = plan.leaf(Leaves(), name, Scheme(4, 32, "block", symmetric=False), "float32")
+    assert (rounded.codes != got.codes).any()
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-dynamic", "int4"])
+def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
+    shapes = params.shapes(CONFIG)
+    blocks = {
+        leaf: quant.quantize(Leaves().leaf(leaf), bits=8, block=32, axis=int(leaf.endswith(".table")))
+        for leaf, shape in shapes.items()
+        if len(shape) == 2
+    }
+    made = plan.plan(Leaves(blocks=blocks), name, 8, False, "ort-cpu")
+    assert made["embedding.table"] == Scheme(8, 32, "block", native=True)
+    assert (
+        made[DOWN]
+        == {
+            "int8": Scheme(8, 32, "block", native=True),
+            "int8-dynamic": Scheme(8, 80, "row"),
+            "int4": Scheme(4, 128, "block", symmetric=False),
+        }[name]
+    )
+
+
+def test_row_scheme_has_one_block_a_column():
+    got = plan.leaf(Leaves(), "decoder.layers.0.mlp.down", Scheme(8, 80, "row"), "float32")
+    assert got.scale.shape == (1, 48)
+
+
+def kept(own: Blocks, dtype: str = "float32") -> Blocks:
+    checkpoint = Leaves(blocks={DOWN: own})
+    scheme = plan.plan(checkpoint, "keep", 8, False, "ort-cpu")[DOWN]
+    got = plan.leaf(checkpoint, DOWN, scheme, dtype)
+    assert isinstance(got, Blocks)
+    assert got.zero is None
+    assert got.scale.dtype == dtype
+    return replace(got, scale=got.scale.astype(np.float32))
+
+
+@given(st.integers(0, 2**32))
+def test_keep_changes_no_weight(seed):
+    own = q4_1((80, 48), seed=seed)
+    for dtype in ("float32", "float16"):
+        np.testing.assert_array_equal(
+            quant.dequantize(kept(own, dtype)), quant.dequantize(own), err_msg=dtype
+        )
+
+
+@given(st.integers(0, 2**32))
+def test_keep_rounds_at_most_the_last_bit_whatever_a_file_holds(seed):
+    rng = np.random.default_rng(seed)
+    bits = lambda: rng.integers(0, 0x7C00, (5, 48), np.uint16).view(np.float16)  # noqa: E731  any finite half
+    d, m = bits().astype(np.float32), -bits().astype(np.float32)
+    own = replace(q4_1((80, 48)), scale=d, minimum=m)
+    want = quant.dequantize(replace(own, scale=d.astype(np.float64), minimum=m.astype(np.float64)))
+    got = quant.dequantize(kept(own)).astype(np.float64)
+    limit = 2.0**-23 * np.repeat(np.abs(m) + 16 * np.abs(d), 16, axis=0)
+    assert (np.abs(got - want) <= limit).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_keep_takes_symmetric_blocks_as_they_are(bits):
+    own = quant.quantize(Leaves().leaf(DOWN), bits=bits, block=32)
+    scheme = plan.plan(Leaves(blocks={DOWN: own}), "keep", 8, False, "standard")[DOWN]
+    assert scheme == Scheme(bits, 32, "none", native=True)
+    got = plan.leaf(Leaves(blocks={DOWN: own}), DOWN, scheme, "float32")
+    np.testing.assert_array_equal(got.codes, own.codes)
+    np.testing.assert_array_equal(got.scale, own.scale)
+    assert got.activations == "none"
+
+
+def test_a_number_beyond_float16_is_named():
+    weight = np.ones(48, np.float32)
+    weight[5] = 1e5
+    checkpoint = Leaves(changed={"decoder.norm.weight": weight})
+    assert plan.leaf(checkpoint, "decoder.norm.weight", None, "float32") is weight
+    with pytest.raises(NumericError, match=r"decoder.norm.weight\[5\] must fit float16"):
+        plan.leaf(checkpoint, "decoder.norm.weight", None, "float16")
+
+
+def test_float_types():
+    assert {cell for cell in CELLS if plan.dtype(*cell) == "float16"} == {
+        cell for cell in CELLS if cell[0] == "fp16" or cell[1] == "ort-cuda"
+    }

@@ -1,0 +1,202 @@
+"""What targets put in the place of mirror functions, against the specification over the same weights.
+
+Symbolic operators give zeros in torch, so graphs are compared: whole ones, each through the real
+export. The expected logits come from the leaves that the bundle itself holds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers import tiny_models
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.laws.kit.budget import budgets, cast
+from tfm.refimpl.laws.kit.results import largest
+from tfm.refimpl.ops.model import model, position_tables
+from tfm.refimpl.ops.quant import Blocks, quantize
+from tfm.refimpl.params.shapes import map_leaves
+from tfm.runtime.bundle import window_sizes
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+
+BASE = tiny_models.llama()
+RICH = tiny_models.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)
+(LAYER,) = RICH.decoder.layers
+TURNED = replace(LAYER.attention.position, interleaved=True)
+CAPPED = replace(LAYER.attention, position=TURNED, scale=0.3, softcap=2.0)
+RICH = replace(RICH, decoder=replace(RICH.decoder, layers=(LAYER, replace(LAYER, attention=CAPPED))))
+# A head size that the fused attention refuses, and sizes that are no multiple of a block.
+SMALL = tiny_models.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
+ADDED = tiny_models.added()
+MIXTURE = tiny_models.mixture()
+RARE, RARER = tiny_models.rare(), tiny_models.rare(head_size=12)
+PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)
+
+
+def blocks(shape: tuple[int, ...], axis: int, seed: int, minimum: bool, bits: int) -> Blocks:
+    """Blocks as a GGUF file has them: Q4_1 (with minima), Q4_0 or Q8_0."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal(shape).astype(np.float32) / 6
+    made = quantize(weight, bits=bits, block=16, axis=axis)
+    half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
+    if not minimum:
+        return replace(made, scale=half(made.scale))
+    zero, scale = np.zeros(made.scale.shape, np.uint8), half(np.abs(made.scale))
+    # Not just at the middle: what is left of a minimum there is stored, and must be added.
+    low = half((rng.uniform(-2, 2, scale.shape) - 8) * scale)
+    return replace(made, scale=scale, zero=zero, minimum=low)
+
+
+def natives(kinds: dict[str, tuple[bool, int]]) -> Any:
+    """`Leaves.native` of a file whose leaves end in these names, with minima or not, in these bits."""
+
+    def native(self: Any, name: str) -> Blocks | None:
+        kind = kinds.get(name.rsplit(".", 1)[-1])
+        shape = self.shape(name)
+        return (
+            None
+            if kind is None
+            else blocks(shape, int(name.endswith("table")), zlib.crc32(name.encode()), *kind)
+        )
+
+    return native
+
+
+MERGED = natives(dict.fromkeys(("table", "wq", "wk", "wv", "wo", "gate", "up", "down"), (True, 4)))
+MIXED = natives({"table": (False, 8), "wq": (True, 4), "wk": (False, 4), "gate": (True, 4), "up": (False, 8)})
+
+# Where products round activations to codes, one code flipped by an ulp moves a logit by about 1/127 of
+# one term of some fifty; where all is float16, by its ulps. As a share of the largest logit.
+FLIPS, HALF = 1e-2, 1e-2
+
+# Other weights, where those of seed 0 bring a code to within an ulp of a tie: one of a routed token's few
+# terms flips there, and the whole row after it moves by more than `FLIPS` allows.
+SEEDS = {"ort-cpu int4, mixture": 1}
+
+CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
+    "ort-cpu float": ("ort-cpu", "fp32", BASE, None, None),
+    "ort-cpu float, all options": ("ort-cpu", "fp32", RICH, None, None),
+    "ort-cpu float, attention in parts": ("ort-cpu", "fp32", SMALL, None, None),
+    "ort-cpu float, positions that are added": ("ort-cpu", "fp32", ADDED, None, None),
+    "ort-cpu float, mixture": ("ort-cpu", "fp32", MIXTURE, None, None),
+    "ort-cpu int8, mixture": ("ort-cpu", "int8", MIXTURE, None, FLIPS),
+    "ort-cpu int4, mixture": ("ort-cpu", "int4", MIXTURE, None, FLIPS),
+    "ort-cpu int8-dynamic, mixture": ("ort-cpu", "int8-dynamic", MIXTURE, None, FLIPS),
+    "ort-cpu int8": ("ort-cpu", "int8", BASE, None, FLIPS),
+    "ort-cpu int4, short blocks": ("ort-cpu", "int4", SMALL, None, FLIPS),
+    "ort-cpu int8-dynamic": ("ort-cpu", "int8-dynamic", PLAIN, None, FLIPS),
+    "ort-cpu keep": ("ort-cpu", "keep", BASE, MERGED, FLIPS),
+    "ort-cpu keep, mixed": ("ort-cpu", "keep", BASE, MIXED, FLIPS),
+    "ort-cpu float, rare words": ("ort-cpu", "fp32", RARE, None, None),
+    "ort-cpu int8, rare words in parts": ("ort-cpu", "int8", RARER, None, FLIPS),
+    "standard fp16, rare words": ("standard", "fp16", RARE, None, HALF),
+    "standard fp16": ("standard", "fp16", RICH, None, HALF),
+    "standard fp16, positions that are added": ("standard", "fp16", ADDED, None, HALF),
+    "standard int8, positions that are added": ("standard", "int8", ADDED, None, None),
+    "standard float, mixture": ("standard", "fp32", MIXTURE, None, None),
+    "standard fp16, mixture": ("standard", "fp16", MIXTURE, None, HALF),
+    "standard int8, mixture": ("standard", "int8", MIXTURE, None, None),
+    "standard int8-dynamic, mixture": ("standard", "int8-dynamic", MIXTURE, None, FLIPS),
+    "standard int8": ("standard", "int8", PLAIN, None, None),
+    "standard int4, short blocks": ("standard", "int4", SMALL, None, None),
+    "standard int8-dynamic": ("standard", "int8-dynamic", BASE, None, FLIPS),
+    "standard keep": ("standard", "keep", BASE, MERGED, None),
+    "standard keep, mixed": ("standard", "keep", BASE, MIXED, None),
+}
+
+
+def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, Any]:
+    """Arguments of `model` but the tree; the capacity is more than what is needed."""
+    rng, rows = np.random.default_rng(seed), max(past) + time + 2
+    tables = position_tables(np.arange(rows), config=config)
+    b = len(past)
+    shapes = [(b, layer.attention.groups, rows, layer.attention.head_size) for layer in config.decoder.layers]
+    floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
+    return {
+        "tokens": rng.integers(0, config.embedding.vocabulary, (b, time)),
+        "past": np.array(past),
+        "at": np.stack([np.arange(time)] * b),
+        "tables": {rope: tuple(a.astype(np.float32) for a in pair) for rope, pair in tables.items()},
+        "cache": [(floats(*s), floats(*s)) for s in shapes],
+    }
+
+
+def fed(given: dict[str, Any], dtype: str, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The graph's inputs by name."""
+    named = {n: given[n] for n in ("tokens", "past", "at")}
+    named |= {f"held.{size}": given["past"] for size in sizes}
+    for i, (cos, sin) in enumerate(given["tables"].values()):
+        named |= {f"cos.{i}": cos.astype(dtype), f"sin.{i}": sin.astype(dtype)}
+    for i, (k, v) in enumerate(given["cache"]):
+        named |= {f"k.{i}": k.astype(dtype), f"v.{i}": v.astype(dtype)}
+    return named
+
+
+def single(bundle: Bundle) -> Any:
+    return map_leaves(lambda _, leaf: cast(leaf, np.float32), bundle.params())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Prompts, a chunk on a past, single tokens on pasts of their own: logits and the new cache rows."""
+    target, quant, config, native, share = CASES[case]
+    save_checkpoint(tmp_path / "source", config, tiny_models.weights(config, SEEDS.get(case, 0)))
+    checkpoint = open_checkpoint(tmp_path / "source")
+    if native is not None:
+        monkeypatch.setattr(type(checkpoint.leaves), "native", native)
+    export(checkpoint, tmp_path / "out", target=target, quant=quant, verify=False)
+    bundle = open_bundle(tmp_path / "out")
+    tree, dtype = single(bundle), bundle.manifest.dtype
+    options = onnxruntime.SessionOptions()
+    # ONNX Runtime would make MatMulNBits of DequantizeLinear and MatMul, and round activations in it.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(
+        tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    names = [o.name for o in session.get_outputs()]
+    sizes = window_sizes.sizes(config) if bundle.cache == "windowed" else ()
+    for seed, (past, time) in enumerate((([0, 0], 5), ([4], 3), ([0], 1), ([6, 1, 3], 1))):
+        given = inputs(config, seed, past, time)
+        got = dict(zip(names, session.run(None, fed(given, dtype, sizes)), strict=True))
+
+        def run(change: Any, given: dict[str, Any] = given) -> Any:
+            return model(*(change(a) for a in given.values()), change(tree), config=config)
+
+        allowed = budgets(run)
+        logits, cache = run(lambda a: cast(a, np.float64))
+        close(f"{case}: logits", got["logits"], logits, allowed["out.0"], share)
+        for i, pair in enumerate(cache):
+            for j, (name, wanted) in enumerate(zip("kv", pair, strict=True)):
+                for row, held in enumerate(past):
+                    new = np.s_[row, :, held : held + time]
+                    found = got[f"{name}_out.{i}"][new]
+                    close(f"{case}: {name}.{i}", found, wanted[new], allowed[f"out.1.{i}.{j}"], share)
+
+
+def close(label: str, got: np.ndarray, wanted: np.ndarray, budget: float, share: float | None) -> None:
+    """Within the computed budget, or a share of the largest number where codes or halves are rounded."""
+    allowed = budget + 1e-6 if share is None else max(budget, share * largest(wanted))
+    error = largest(got.astype(np.float64) - wanted)
+    assert error <= allowed, f"{label}: off by {error:.3g}, allowed {allowed:.3g}"
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "standard"])
+def test_equal_weights_stay_two(target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Norms of ones, biases of zeros: the optimizer would make one initializer of them all."""
+    config = tiny_models.llama(bias=True, layers=1)
+    ones = map_leaves(lambda _, a: np.ones_like(a) if a.ndim == 1 else a, tiny_models.weights(config))
+    save_checkpoint(tmp_path / "source", config, ones)
+    checkpoint = open_checkpoint(tmp_path / "source")
+    export(checkpoint, tmp_path / "out", target=target, quant="fp32", verify=False)
+    model = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    stored = set(open_bundle(tmp_path / "out").manifest.tensors)
+    assert stored <= {i.name for i in model.graph.initializer}
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,361 @@
+"""Exports are whole or nothing, and the same inputs give the same bytes."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from helpers import tiny_models
+from tfm.export import bundle_writer
+from tfm.export.diagnose.locate import locate
+from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
+from tfm.refimpl.errors import ExportError, NumericError, VerifyError
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.params import shapes as params
+from tfm.refimpl.weights.loader import Leaves
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.verification.verify import verify
+
+CONFIG = tiny_models.llama(layers=1, bias=True)
+
+# An export with stand-ins for graph and golden inputs, in a process of its own.
+STUBBED = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+from tfm.export import write
+from tfm.refimpl.checkpoint.open import open_checkpoint
+def graph(_, new, *__):
+    (new / "model.onnx").write_bytes(b"graph")
+write._graphs = graph
+write.golden = lambda *_: {"tokens": np.zeros(3, np.int64)}
+checkpoint, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2])
+"""
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    def graph(_, new, *__):
+        (new / "model.onnx").write_bytes(b"graph")
+
+    monkeypatch.setattr(bundle_writer, "_graphs", graph)
+    monkeypatch.setattr(bundle_writer, "golden", lambda *_: {"tokens": np.zeros(3, np.int64)})
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Checkpoint:
+    return save(tmp_path / "checkpoint")
+
+
+def save(path: Path, seed: int = 0, **changed) -> Checkpoint:
+    leaves = dict(params.flatten(tiny_models.weights(CONFIG, seed))) | changed
+    save_checkpoint(path, CONFIG, params.unflatten(leaves))
+    return open_checkpoint(path)
+
+
+def tree_hash(path: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.iterdir())}
+
+
+def child(code: str, *arguments) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+
+
+def left(path: Path) -> list[str]:
+    """What stands beside the output, but for the checkpoints."""
+    return sorted(p.name for p in path.parent.iterdir() if p != path and not p.name.startswith("checkpoint"))
+
+
+def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
+    out, said = tmp_path / "deep" / "out", []
+    bundle_writer.export(checkpoint, out, verify=False, progress=said.append)
+    first = open_bundle(out, check_hashes=True).manifest
+    assert first.source.sha256 == checkpoint.source["sha256"]
+    assert any(line.startswith("writing") for line in said)
+    bundle_writer.export(checkpoint, out, quant="int4", verify=False)
+    assert open_bundle(out, check_hashes=True).quant == "int4"
+    assert left(out) == []
+
+
+def test_same_inputs_same_bytes(checkpoint, tmp_path):
+    code = """
+    import sys
+    from pathlib import Path
+    from tfm.export.bundle_writer import export
+    from tfm.refimpl.checkpoint.open import open_checkpoint
+    export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant="int4", verify=False)
+    """
+    found = []
+    for i, (seed, threads) in enumerate((("1", "1"), ("2", "2"))):
+        out, cwd = tmp_path / f"out{i}", tmp_path / f"cwd{i}"
+        cwd.mkdir()
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        env = os.environ | {"PYTHONHASHSEED": seed} | dict.fromkeys(names, threads)
+        given = os.path.relpath(checkpoint.path, cwd) if i else checkpoint.path
+        subprocess.run(child(code, given, out), env=env, cwd=cwd, check=True)
+        found.append(tree_hash(out))
+    assert found[0] == found[1]
+    assert set(found[0]) == {"tfm.json", "model.onnx", "model.onnx.data", "golden.npz", "certificate.json"}
+    every = b"".join(p.read_bytes() for p in (tmp_path / "out0").iterdir())
+    assert str(tmp_path).encode() not in every
+
+
+def test_arrays_are_stored_without_the_time(tmp_path, monkeypatch):
+    arrays = {"b": np.arange(6).reshape(2, 3), "a": np.float32([1.5])}
+    bundle_writer.write_arrays(tmp_path / "one.npz", arrays)
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(2e9))
+    bundle_writer.write_arrays(tmp_path / "two.npz", dict(reversed(arrays.items())))
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    with np.load(tmp_path / "one.npz") as read:
+        assert sorted(read) == ["a", "b"]
+        np.testing.assert_array_equal(read["b"], arrays["b"])
+
+
+@pytest.mark.parametrize("quant", ["fp32", "int8"])
+def test_a_nan_is_named_and_nothing_is_left(stubbed, tmp_path, quant):
+    weight = tiny_models.weights(CONFIG)["decoder"]["layers"][0]["mlp"]["down"].copy()
+    weight[3, 7] = np.nan
+    checkpoint = save(tmp_path / "checkpoint", **{"decoder.layers.0.mlp.down": weight})
+    with pytest.raises(NumericError, match=r"decoder.layers.0.mlp.down\[3, 7\]"):
+        bundle_writer.export(checkpoint, tmp_path / "out", quant=quant, verify=False)
+    assert left(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_bundle_is_not_replaced(stubbed, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    out.write_text("mine")
+    with pytest.raises(ExportError, match="is a file"):
+        bundle_writer.export(checkpoint, out, verify=False)
+    assert out.read_text() == "mine"
+    out.unlink()
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"only a bundle is replaced, and here is 'thesis.txt'"):
+        bundle_writer.export(checkpoint, out, verify=False)
+    (out / "tfm.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"here is 'thesis.txt'"):
+        bundle_writer.export(checkpoint, out, verify=False)
+    (out / "thesis.txt").unlink()
+    (out / ".certificate.json.12-ab").touch()
+    bundle_writer.export(checkpoint, out, verify=False)
+    open_bundle(out)
+
+
+def test_no_room_is_seen_before_a_byte_is_written(stubbed, checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    bundle_writer.export(checkpoint, out, verify=False)
+    before = tree_hash(out)
+    monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(bundle_writer, "_weights", lambda *_: pytest.fail("wrote"))
+    with pytest.raises(ExportError, match=r"needs \d+ bytes, 1000 are free"):
+        bundle_writer.export(checkpoint, out, quant="fp32", verify=False)
+    assert tree_hash(out) == before
+    assert left(out) == []
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4096, 40_000])
+def test_a_limit_on_files_is_named_and_nothing_is_left(checkpoint, tmp_path, limit):
+    out = tmp_path / "out"
+    code = STUBBED + textwrap.dedent("""
+    from tfm.refimpl.errors import TfmError
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+    try:
+        write.export(checkpoint, out, verify=False)
+    except TfmError as error:
+        print(error)
+        sys.exit(error.exit_code)
+    """)
+    done = subprocess.run(child(code, checkpoint.path, out, limit), capture_output=True, text=True)
+    assert done.returncode == ExportError.exit_code, done.stderr
+    assert "needs" in done.stdout
+    assert "File too large" in done.stdout
+    assert left(out) == []
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_failures_to_write_are_export_errors(stubbed, checkpoint, tmp_path, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(bundle_writer, "_weights", fail)
+    match = (
+        "can't be written: Permission denied" if code == errno.EACCES else r"needs \d+ bytes, \d+ are free"
+    )
+    with pytest.raises(ExportError, match=match):
+        bundle_writer.export(checkpoint, tmp_path / "out", verify=False)
+    assert left(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_clean_up(checkpoint, tmp_path, number):
+    out = tmp_path / "out"
+    code = STUBBED + textwrap.dedent("""
+    def slow(*_):
+        print("ready", flush=True)
+        time.sleep(60)
+    write._weights = slow
+    write.export(checkpoint, out, verify=False)
+    """)
+    process = subprocess.Popen(
+        child(code, checkpoint.path, out), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert any("tfm-new" in name for name in left(out))
+        process.send_signal(number)
+        code = process.wait(timeout=30)
+    assert code == (128 + number if number == signal.SIGTERM else -number)
+    assert left(out) == []
+
+
+def test_the_handler_of_sigterm_comes_back_and_threads_may_export(stubbed, checkpoint, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    bundle_writer.export(checkpoint, tmp_path / "out", verify=False)
+    assert signal.getsignal(signal.SIGTERM) is before
+    thread = threading.Thread(
+        target=bundle_writer.export, args=(checkpoint, tmp_path / "other"), kwargs={"verify": False}
+    )
+    thread.start()
+    thread.join()
+    open_bundle(tmp_path / "other")
+
+
+def test_a_second_export_to_the_same_place_is_refused(stubbed, checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    real = bundle_writer._weights
+
+    def meanwhile(*arguments):
+        code = STUBBED + textwrap.dedent("""
+        from tfm.refimpl.errors import TfmError
+        try:
+            write.export(checkpoint, out, verify=False)
+        except TfmError as error:
+            sys.exit(str(error))
+        """)
+        done = subprocess.run(child(code, checkpoint.path, out), capture_output=True, text=True)
+        assert "another process is writing it" in done.stderr
+        real(*arguments)
+
+    monkeypatch.setattr(bundle_writer, "_weights", meanwhile)
+    bundle_writer.export(checkpoint, out, verify=False)
+    open_bundle(out, check_hashes=True)
+    assert left(out) == []
+
+
+ROWS = [
+    {"name": "hashes", "ok": True},
+    {"name": "logits", "figure": 3.0, "budget": 0.1, "note": "", "ok": False},
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "match"),
+    [
+        (10, json.dumps({"rows": ROWS}), "", "nothing is left of it: logits: 3.0, budget 0.1"),
+        (5, "", "noise\ntfm.json: odd\n", "nothing is left of it: tfm.json: odd"),
+        (-9, "", "", "nothing is left of it: verify ended with code -9"),
+    ],
+)
+def test_a_bundle_that_fails_its_check_is_not_left(
+    stubbed, checkpoint, tmp_path, monkeypatch, code, out, err, match
+):
+    path, ran = tmp_path / "out", []
+    bundle_writer.export(checkpoint, path, verify=False)
+    before = tree_hash(path)
+
+    def run(command, **_):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, code, out, err)
+
+    monkeypatch.setattr(bundle_writer.subprocess, "run", run)
+    with pytest.raises(VerifyError, match=match):
+        bundle_writer.export(checkpoint, path, quant="fp32")
+    assert len(ran) == 1
+    assert tree_hash(path) == before
+    assert left(path) == []
+
+
+def test_an_unverified_bundle_says_so(stubbed, checkpoint, tmp_path):
+    bundle_writer.export(checkpoint, tmp_path / "out", verify=False)
+    certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert certificate["ok"] is None
+    assert certificate["manifest"] == tree_hash(tmp_path / "out")["tfm.json"]
+    assert certificate["not_checked"] == ["all: --no-verify"]
+
+
+def test_an_export_is_verified_and_certified(checkpoint, tmp_path):
+    bundle_writer.export(checkpoint, tmp_path / "out")
+    certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert certificate["ok"] is True
+    assert open_bundle(tmp_path / "out", check_hashes=True).refused == ()
+
+
+def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
+    """Half of a weight stands where the other half belongs; the manifest's hashes are of these bytes."""
+    real = bundle_writer._weights
+
+    def swapped(checkpoint, path, *rest):
+        real(checkpoint, path, *rest)
+        data = bytearray(path.read_bytes())
+        tensor = rest[1]["decoder.layers.0.attn.wqkv"]
+        half = tensor.length // 2
+        at = slice(tensor.offset, tensor.offset + 2 * half)
+        data[at] = data[at][half:] + data[at][:half]
+        path.write_bytes(data)
+
+    monkeypatch.setattr(bundle_writer, "_weights", swapped)
+    with pytest.raises(VerifyError, match="nothing is left of it"):
+        bundle_writer.export(checkpoint, tmp_path / "out", quant="fp32")
+    assert left(tmp_path / "out") == []
+
+
+def q4_1(self: Leaves, name: str) -> Blocks | None:
+    """Blocks as a GGUF file has them for Q4_1, for each matrix."""
+    weight = self.load(name)
+    if weight.ndim == 1:
+        return None
+    made = quant.quantize(weight, bits=4, block=32, axis=int(name.endswith(".table")))
+    scale = np.abs(made.scale).astype(np.float16).astype(np.float32)
+    return replace(made, scale=scale, zero=np.zeros(scale.shape, np.uint8), minimum=-8 * scale)
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda", "standard"])
+def test_kept_minima_give_a_graph_of_equal_types(checkpoint, tmp_path, monkeypatch, target):
+    monkeypatch.setattr(Leaves, "native", q4_1)
+    out = tmp_path / "out"
+    bundle_writer.export(checkpoint, out, quant="keep", target=target, strict=True, verify=False)
+    assert not verify(out).failed  # in this process, which knows the patched blocks
+    opened = open_bundle(out, check_hashes=True)
+    assert all(scheme.minimum for scheme in opened.manifest.schemes.values())
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.value_info)}
+    types |= {i.name: i.data_type for i in model.graph.initializer}
+    one_type = {"MatMul": (0, 1), "Add": (0, 1), "Mul": (0, 1), "MatMulNBits": (0, 2)}
+    products = [n for n in model.graph.node if n.op_type in one_type]
+    assert products
+    for node in products:
+        found = {node.input[i]: types.get(node.input[i]) for i in one_type[node.op_type]}
+        assert len(set(found.values()) - {None}) == 1, f"{node.op_type} of {found}"
+    sums = [node for node in model.graph.node if node.op_type == "Sum"]
+    assert {len(node.input) for node in sums} == ({3} if target == "ort-cpu" else set())
+    parts = locate(opened, np.random.default_rng(5).integers(0, 50, (2, 7)))
+    assert len(parts) > 3
+    assert all(part.ok for part in parts)

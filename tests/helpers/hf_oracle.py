@@ -1,0 +1,147 @@
+"""A drawn model of a family and what transformers computes with it, wholly in float64."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from families import ROWS
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.families import read_config
+from tfm.refimpl.params.shapes import map_leaves
+
+from helpers.float64 import Float64
+
+WORST = 1e-9  # of float64 against float64, relative to the largest number
+
+
+def draws(name: str, count: int) -> list[dict[str, Any]]:
+    """Keys of that many configs, the same each time; the first ones, which are the simplest, aren't among
+    them."""
+    found: list[dict[str, Any]] = []
+
+    @settings(
+        max_examples=count + 3, derandomize=True, database=None, deadline=None, phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(ROWS[name].keys)
+    def draw(keys: dict[str, Any]) -> None:
+        found.append(keys)
+
+    draw()
+    return found[3:]
+
+
+def make(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) -> torch.nn.Module:
+    """transformers' model in float32, all of its weights random: norms and biases too.
+
+    Vectors are of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
+    """
+    build = ROWS[name].models[kind]
+    if build.__name__.endswith("QuestionAnswering"):
+        keys = keys | {"num_labels": 2}
+    if build.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:
+        keys = keys | {"pad_token_id": 0}  # a decoder tells by it where a text ends
+    config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
+    model = build(config).eval()
+    noise = torch.Generator().manual_seed(len(json.dumps(keys)) + 1000 * seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            drawn = torch.randn(weight.shape, generator=noise)
+            vector = (drawn * 0.3 + 1).mul(2**16).round() / 2**16
+            weight.copy_(vector if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
+        ROWS[name].amend(model)
+    return model
+
+
+def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.ndarray]:
+    """Two rows of tokens, as transformers takes them; an encoder's second row is padded from `length` on."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, config.embedding.vocabulary, (2, 12))
+    if config.encoder is None:
+        return {"input_ids": tokens, "use_cache": np.array(False)}
+    # A token that stands for padding is none of a text's: RoBERTa doesn't count it as a position.
+    tokens[tokens == model.config.pad_token_id] = 2
+    real = np.arange(12) < [[12], [length]]
+    if model.config.pad_token_id is not None:
+        tokens[~real] = model.config.pad_token_id
+    if config.reader is not None:  # its head is put where the text's last token, which ends it, stands
+        tokens[tokens == model.config.eos_token_id] = 3
+        tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id
+    given = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
+    if config.decoder is not None:
+        given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
+    elif config.embedding.types is not None:
+        given |= {"token_type_ids": rng.integers(0, config.embedding.types, (2, 12))}
+    return given
+
+
+def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What transformers computes, wholly in float64: its head's output; without a head a decoder's last
+    vector, an encoder's vectors and what its pooler makes of them, or without one their mean."""
+    with Float64(), torch.no_grad():
+        exact = type(model)(model.config).double().eval()
+        exact.load_state_dict(model.state_dict())
+        ROWS[model.config.model_type].amend(exact)
+        got = exact(**{name: torch.from_numpy(value) for name, value in given.items()})
+    if "start_logits" in got:
+        return [torch.stack([got.start_logits, got.end_logits], -1).numpy()]
+    for name in ("logits", "prediction_logits"):
+        if name in got:
+            return [got[name].numpy()]
+    states, real = got.last_hidden_state.numpy(), given["attention_mask"][:, :, None]
+    if "pooler_output" in got:
+        return [states, got.pooler_output.numpy()]
+    if ROWS[model.config.model_type].models[0] is not type(model) and not hasattr(model, "encoder"):
+        return [states[[0, 1], real.sum((1, 2)) - 1]]
+    return [states, (states * real).sum(1) / real.sum(1)]
+
+
+def ours(engine: NumpyEngine, given: dict[str, np.ndarray], bare: bool) -> list[np.ndarray]:
+    """The same from the specification; `bare` asks for an encoder's vectors too."""
+    config, tokens, types = engine.config, given["input_ids"], given.get("token_type_ids")
+    lengths = given["attention_mask"].sum(1) if "attention_mask" in given else None
+    if config.decoder is None:
+        vectors = [engine.encode(tokens, lengths, types)] if bare else []
+        return [*vectors, engine.predict(tokens, lengths, types)]
+    encoded = () if config.encoder is None else (tokens, lengths)
+    tokens = given.get("decoder_input_ids", tokens)
+    at = np.tile(np.arange(tokens.shape[1]), (2, 1))
+    return [engine.step(tokens, engine.start(2, *encoded), at=at)[0]]
+
+
+def compare(name: str, kind: int, data: st.DataObject) -> float:
+    """One drawn model, through its files, against the original: the relative error, at most `WORST`."""
+    keys = data.draw(ROWS[name].keys, label="keys")
+    drawn = {"model_type": name, **copy.deepcopy(keys)}
+    drawn.pop("experts_implementation", None)  # says how, not what
+    model = make(name, keys, kind)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        checkpoint = open_checkpoint(folder)
+        params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    if kind == 0 and ROWS[name].stays:
+        # transformers writes more than was drawn, for one the type of each layer: both say the same.
+        assert read_config(drawn)[0] == checkpoint.config
+    seed = data.draw(st.integers(0, 2**32 - 1), label="tokens")
+    length = data.draw(st.integers(1, 12), label="length")
+    given = inputs(model, checkpoint.config, seed, length)
+    wanted = theirs(model, given)
+    found = ours(NumpyEngine(checkpoint.config, params), given, bare=len(wanted) == 2)
+    errors = []
+    for got, want in zip(found, wanted, strict=True):
+        assert got.shape == want.shape
+        if "attention_mask" in given and want.shape[1:-1] == given["input_ids"].shape[1:]:
+            real = given["attention_mask"] == 1
+            got, want = got[real], want[real]
+        errors.append(float(np.abs(got - want).max() / np.abs(want).max()))
+        assert errors[-1] <= WORST, f"{type(model).__name__}: relative error {errors[-1]:.3g}"
+    return max(errors)

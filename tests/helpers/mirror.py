@@ -1,0 +1,117 @@
+"""A function of refimpl/ops against its mirror: the same draws, the computed budget, three legs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import example, given, settings
+from tfm.export import ops as mirror_ops
+from tfm.export.ops.quant import Blocks as TorchBlocks
+from tfm.export.torch_engine import tensors
+from tfm.refimpl import laws
+from tfm.refimpl.laws import Call
+from tfm.refimpl.laws.kit.budget import budget, expected
+from tfm.refimpl.laws.kit.checking import EQUALS
+from tfm.refimpl.laws.kit.declare import Function, UnfedError, axes, read, sizes, specified
+from tfm.refimpl.laws.kit.draw import Variant, calls, factors, make, singly
+from tfm.refimpl.laws.kit.results import compare, flat
+from tfm.refimpl.ops.quant import Blocks
+
+from helpers.onnx_graph import FIXED, FREE, TRACED, Graph, export
+
+
+def mirror(name: str) -> Any:
+    """The function of export/ops with that `module.name`."""
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"{mirror_ops.__name__}.{module}"), function)
+
+
+def tensor(value: Any) -> Any:
+    return tensors(value) if isinstance(value, np.ndarray | Blocks) else value
+
+
+def declared(name: str) -> Function:
+    """What the function of refimpl/ops with that `module.name` declares."""
+    return read(specified()[name])
+
+
+def variants_of(name: str) -> list[Variant]:
+    """Each choice in one graph; pairs of choices are checked by values alone, as a graph takes seconds.
+
+    Where a declaration can't be fed, one variant that will say so as a test.
+    """
+    try:
+        choices = factors(declared(name))
+        if name != "activation.activation" and "kind" in choices:
+            choices["kind"] = choices["kind"][:3]  # its own graphs have each kind
+        return singly(choices)
+    except UnfedError:
+        return [()]
+
+
+def check_values(name: str, g: Callable[..., Any]) -> None:
+    """Spec against mirror in float64 and in float32, over all variants."""
+    few = settings.default.max_examples  # pyright: ignore[reportOptionalMemberAccess]
+    # Codes differ only at ties, so rounding needs many draws.
+    for dtype, draws in ((np.float64, few), (np.float32, few * 6 if name.startswith("quant.") else few)):
+        short = name.split(".")[1]
+        laws.check(short, g, dtype=dtype, arrays=tensor, quantized=True, only=EQUALS, examples=draws)
+
+
+def check_graph(name: str, g: Callable[..., Any], variant: Variant, opset: int) -> None:
+    """Spec against the mirror's graph on ONNX Runtime; one token (T = 1) always, else as drawn."""
+    f = declared(name)
+    fixed = {k: v for k, v in FIXED.items() if k not in FREE}
+    traced = sizes(f.letters, {**FIXED, **TRACED}.__getitem__)
+    model = graph(f, g, make(f, variant, traced, 0, 1.0), opset)
+    one = sizes(f.letters, {**FIXED, **TRACED, "T": 1, "B": 1}.__getitem__)
+
+    @settings(max_examples=settings.default.max_examples // 2)  # pyright: ignore[reportOptionalMemberAccess]
+    @given(calls(f, variant, fixed))
+    @example(make(f, variant, one, 1, 1.0))
+    def check(call: Call) -> None:
+        got = model(*(a for a, _ in parts(call, f).values()))
+        wanted = expected(lambda change: call.run(f.body, change), np.float32)
+        compare(name, dict(zip(wanted, got, strict=True)), wanted, budget(f, call))
+
+    check()
+
+
+def parts(call: Call, f: Function) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """The arrays of a call as graph inputs: quantized weights give one input a field."""
+    found: dict[str, tuple[Any, tuple[str, ...]]] = {}
+    for p in f.parameters:
+        held = call.arrays.get(p.name)
+        if isinstance(held, Blocks | list | dict):
+            found |= {p.name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(held)}
+        elif held is not None:
+            found[p.name] = held, axes(p, held, call.sizes)
+    return found
+
+
+def graph(f: Function, function: Callable[..., Any], call: Call, opset: int) -> Graph:
+    """The function exported for the variant that a call stands for."""
+    inputs = parts(call, f)
+
+    def rebuilt(*held: torch.Tensor) -> list[torch.Tensor]:
+        named = dict(zip(inputs, held, strict=True))
+
+        def one(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [one(f"{name}.{i}", v) for i, v in enumerate(value)]
+            if isinstance(value, dict):
+                return {k: one(f"{name}.{i}", v) for i, (k, v) in enumerate(value.items())}
+            if not isinstance(value, Blocks):
+                return named.get(name)
+            statics = {x.name: getattr(value, x.name) for x in fields(value)}
+            return TorchBlocks(**{n: named.get(f"{name}.{n}", v) for n, v in statics.items()})
+
+        result = function(*(one(n, a) for n, a in call.arrays.items()), **call.settings)
+        return [a for _, a in flat(result)]
+
+    return export(rebuilt, inputs, opset)

@@ -1,0 +1,84 @@
+"""Models that read a text, for tests of tasks: a tiny encoder of any head, or one that says random logits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from tfm.refimpl.checkpoint.open import Generation
+from tfm.refimpl.config import Config, Head
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.tasks import Model
+
+from helpers import text_strategies, tiny_models
+
+WORDS = text_strategies.wordpiece()
+SIZE = WORDS.get_vocab_size()
+MASK = WORDS.token_to_id("[MASK]")
+
+
+def config(head: Head) -> Config:
+    return tiny_models.encoder(vocabulary=SIZE, head=head, layers=1)
+
+
+class Oracle:
+    """Says what a generator draws; the same rows get the same logits, whatever their batch."""
+
+    def __init__(self, config: Config, outputs: int, seed: int, of_tokens: bool = True) -> None:
+        self.config, self.outputs, self.seed, self.of_tokens = config, outputs, seed, of_tokens
+
+    def row(self, ids: list[int]) -> np.ndarray:
+        shape = (len(ids), self.outputs) if self.of_tokens else (self.outputs,)
+        return np.random.default_rng([self.seed, *ids]).normal(0, 2, shape).astype(np.float32)
+
+    def predict(self, ids: np.ndarray, lengths: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
+        shape = (*ids.shape, self.outputs) if self.of_tokens else (len(ids), self.outputs)
+        said = np.full(shape, np.nan, np.float32)  # nobody may read what stands at padding
+        for i, length in enumerate(lengths):
+            own = said[i, :length] if self.of_tokens else said[i]
+            own[...] = self.row(ids[i, :length].tolist())
+        return said
+
+
+def reader(
+    engine: Any, labels: tuple[str, ...] = (), tokenizer: Any = WORDS, mask: int | None = MASK
+) -> Model:
+    """A Model on an engine."""
+    source = SimpleNamespace(
+        tokenizer=tokenizer.to_str(), chat_template=None, generation=Generation(mask=mask), labels=labels
+    )
+    return Model(engine, source)
+
+
+def tiny_reader(head: Head, labels: tuple[str, ...] = ()) -> Model:
+    """A Model on the specification, with random weights."""
+    made = config(head)
+    return reader(NumpyEngine(made, tiny_models.weights(made, seed=5)), labels)
+
+
+def pipeline(
+    kind: str, oracle: Oracle, labels: tuple[str, ...] = (), tokenizer: Any = WORDS, **config: Any
+) -> Any:
+    """transformers' pipeline of that kind, over the same logits."""
+    import torch
+    import transformers
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    base = {
+        "token-classification": transformers.BertForTokenClassification,
+        "text-classification": transformers.BertForSequenceClassification,
+        "fill-mask": transformers.BertForMaskedLM,
+    }[kind]
+
+    class Speaking(base):
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+            said = np.stack([oracle.row(row) for row in input_ids.tolist()])
+            return transformers.modeling_outputs.TokenClassifierOutput(logits=torch.from_numpy(said))
+
+    Speaking.__name__ = base.__name__
+    named = {"id2label": dict(enumerate(labels))} if labels else {}
+    model = Speaking(transformers.BertConfig(vocab_size=SIZE, **sizes, **named, **config))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "mask", "pad")}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return transformers.pipeline(kind, model=model, tokenizer=fast, device="cpu")

@@ -1,0 +1,190 @@
+"""Tiny models for tests: random weights, biases and norms too, all axis sizes different."""
+
+from dataclasses import replace
+
+import numpy as np
+from tfm.refimpl.config import (
+    LM,
+    Activation,
+    Alibi,
+    Attention,
+    Config,
+    Dense,
+    Embedding,
+    Full,
+    Gated,
+    Head,
+    HeadNorm,
+    Inner,
+    Layer,
+    LayerNorm,
+    Learned,
+    MaskedLM,
+    MoE,
+    Plain,
+    Position,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+    Sinusoidal,
+    Stack,
+    Window,
+)
+from tfm.refimpl.params import shapes as params
+
+
+def llama(
+    *,
+    layers: int = 2,
+    vocabulary: int = 97,
+    width: int = 48,
+    heads: int = 6,
+    groups: int = 2,
+    head_size: int = 16,
+    mlp: int = 80,
+    window: int | None = None,
+    tied: bool = True,
+    bias: bool = False,
+    qk_norm: bool = False,
+    plain: bool = False,
+    kind: Activation = "silu",
+    context: int = 128,
+) -> Config:
+    """A Llama-type decoder; the defaults satisfy the fused attention operator (head size 16)."""
+    norm = LayerNorm(1e-5) if plain else RMSNorm(1e-5)
+    attention = Attention(
+        heads=heads,
+        groups=groups,
+        head_size=head_size,
+        position=Rope(10_000.0, head_size),
+        pattern=Full() if window is None else Window(window),
+        qkv_bias=bias,
+        out_bias=bias,
+        qk_norm=HeadNorm(RMSNorm(1e-6)) if qk_norm else None,
+        pre=norm,
+    )
+    feed = Plain(mlp, kind, bias=bias, pre=norm) if plain else Gated(mlp, kind, bias=bias, pre=norm)
+    return Config(
+        embedding=Embedding(vocabulary, width),
+        decoder=Stack((Layer(attention, feed),) * layers, norm),
+        head=LM(tied),
+        context=context,
+    )
+
+
+def mixed(context: int = 128, vocabulary: int = 97) -> Config:
+    """A decoder of layers that see all and of two windows, one of them without positions of its own."""
+    base = llama(layers=4, vocabulary=vocabulary, tied=False, bias=True, qk_norm=True, context=context)
+    assert base.decoder is not None
+    first, second, third, fourth = base.decoder.layers
+    theta = Rope(100.0, 16, interleaved=True)
+    kinds = (
+        replace(first.attention, pattern=Window(5)),
+        second.attention,
+        replace(third.attention, pattern=Window(3), position=theta, softcap=2.0),
+        replace(fourth.attention, pattern=Window(5), position=None, groups=6),
+    )
+    layers = tuple(replace(first, attention=kind) for kind in kinds)
+    return replace(base, decoder=replace(base.decoder, layers=layers))
+
+
+def added(context: int = 128) -> Config:
+    """A decoder whose positions are added: to the tokens' vectors, and in two ways to scores."""
+    base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
+    assert base.decoder is not None
+    first, norm = base.decoder.layers[0], LayerNorm(1e-5)
+    kinds = Alibi(scale=0.3), RelativeBias(8, 20), None
+    layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
+    stack = replace(base.decoder, layers=layers, positions=Learned(context, 2), first_norm=norm)
+    return replace(base, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
+
+
+def mixture(vocabulary: int = 97) -> Config:
+    """A decoder of two mixtures of experts: Mixtral's kind, and one with all that others have."""
+    base = llama(width=40, vocabulary=vocabulary)
+    assert base.decoder is not None
+    first, norm = base.decoder.layers[0], RMSNorm(1e-5)
+    kinds = (
+        MoE(3, 2, 24, "silu", pre=norm),
+        MoE(
+            4, 3, 28, "gelu", score="sigmoid", renormalize=False, scale=2.5, choice_bias=True, shared=36,
+            shared_gate=True, pre=norm,
+        ),
+    )  # fmt: skip
+    layers = tuple(replace(first, mlp=kind) for kind in kinds)
+    return replace(base, decoder=replace(base.decoder, layers=layers))
+
+
+def rare(head_size: int = 16) -> Config:
+    """A decoder of words that few families use: tables of their own width, norms of heads of each kind,
+    clipping, a residual at the norm, sublayers side by side on one norm, norms without weights."""
+    base = llama(layers=3, head_size=head_size, width=40, tied=False)
+    assert base.decoder is not None
+    one, bare, layer = base.decoder.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
+    each, whole = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
+    layers = (
+        Layer(replace(one.attention, qk_norm=each, clip=1.5, pre=layer), one.mlp, scale=0.3),
+        Layer(replace(one.attention, qk_norm=whole), replace(one.mlp, activation="mish"), residual="norm"),
+        Layer(replace(one.attention, pre=bare), replace(one.mlp, pre=None), parallel=True),
+    )
+    embedding = replace(base.embedding, inner=Inner(32, bias=True), scale=2.0)
+    return replace(base, embedding=embedding, decoder=replace(base.decoder, layers=layers, final_norm=bare))
+
+
+WORDS = MaskedLM(tied=True, dense=Dense("tanh", norm=LayerNorm(1e-5)))
+LEARNED = Learned(32)
+
+
+def encoder(
+    *,
+    layers: int = 2,
+    vocabulary: int = 97,
+    width: int = 48,
+    heads: int = 6,
+    head_size: int = 8,
+    mlp: int = 80,
+    positions: Learned | Sinusoidal | None = LEARNED,
+    head: Head = WORDS,
+) -> Config:
+    """An encoder of BERT's form: token types, post-norm, biases everywhere."""
+    norm = LayerNorm(1e-5)
+    attention = Attention(heads, heads, head_size, qkv_bias=True, out_bias=True, after=norm)
+    stack = Stack((Layer(attention, Plain(mlp, "relu", after=norm)),) * layers, None, positions, norm)
+    return Config(Embedding(vocabulary, width, types=2), None, head, 32, stack)
+
+
+def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> Config:
+    """An encoder and a decoder of T5's form, of unequal depth."""
+    norm = RMSNorm(1e-5)
+    attention = Attention(6, 6, 8, position=RelativeBias(8, 20), scale=1.0, pre=norm)
+    mlp = Plain(80, "relu", bias=False, pre=norm)
+    reading = Layer(attention, mlp, cross=Attention(6, 6, 8, scale=1.0, pre=norm))
+    stack = Stack((Layer(attention, mlp),) * (layers + 1), norm)
+    return Config(Embedding(vocabulary, width), Stack((reading,) * layers, norm), LM(tied=True), 32, stack)
+
+
+def reader(context: int = 128) -> Config:
+    """A decoder whose attentions the fused operators take, and its encoder's, under a window."""
+    base = llama(layers=2, bias=True, context=context)
+    assert base.decoder is not None
+    layer, norm = base.decoder.layers[0], LayerNorm(1e-5)
+    reading = replace(layer, cross=Attention(4, 4, 8, qkv_bias=True, out_bias=True, pre=norm))
+    own = replace(layer.attention, groups=6, pattern=Window(4))
+    encoder = Stack((replace(layer, attention=own),) * 3, norm)
+    return replace(base, encoder=encoder, decoder=replace(base.decoder, layers=(reading,) * 2))
+
+
+def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoidal | None]]:
+    """One of each kind: of an attention, and of its stack."""
+    return [
+        (Rope(10.0, head_size), None),
+        (Alibi(), None),
+        (RelativeBias(8, 20), None),
+        (None, Learned(32)),
+        (None, Sinusoidal()),
+    ]
+
+
+def weights(config: Config, seed: int = 0, dtype: type = np.float32) -> dict:
+    """Random parameters of a Config."""
+    return params.random(config, np.random.default_rng(seed), dtype)

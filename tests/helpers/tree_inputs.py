@@ -1,0 +1,63 @@
+"""Arguments of the functions of whole trees, which no annotation can draw, and what they may be off by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tfm.export.torch_engine import tensors
+from tfm.refimpl.config import Config
+from tfm.refimpl.laws.kit.budget import budgets
+from tfm.refimpl.laws.kit.results import flat
+from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.quant import Blocks, quantize
+from tfm.refimpl.params import shapes as params
+
+
+def tensor(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: tensor(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(tensor(v) for v in value)
+    return tensors(value) if isinstance(value, np.ndarray | Blocks) else value
+
+
+def inputs(config: Config, seed: int, b: int, t: int, old: int, p: int) -> dict[str, Any]:
+    """The arguments of `model` but the tree, by name; `old` is the longest past, L = old + T."""
+    rng = np.random.default_rng(seed)
+    floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
+    tables = position_tables(np.arange(old + t), config=config)
+    heads = [(layer.attention.groups, layer.attention.head_size) for layer in config.layers]
+    return {
+        "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
+        "past": rng.integers(0, old + 1, b),
+        "at": rng.integers(0, t, (b, p)),
+        "tables": {rope: tuple(a.astype(np.float32) for a in pair) for rope, pair in tables.items()},
+        "cache": [(floats(b, g, old + t, k), floats(b, g, old + t, k)) for g, k in heads],
+    }
+
+
+def quantized(tree: Any, seed: int) -> Any:
+    """The tree with its matrices as Blocks whose products don't round activations."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(name: str, a: np.ndarray) -> Any:
+        if not params.multiplied(name, a.shape) or rng.random() < 0.3:
+            return a
+        axis = int(name.endswith("table"))
+        return quantize(a, bits=8, block=4, axis=axis, symmetric=bool(seed % 2), activations="none")
+
+    return params.map_leaves(leaf, tree)
+
+
+# An activation's error of 1e-7 · |input| (`budget.APPROXIMATE`), through norms and an output table.
+ACTIVATIONS = 1e-6
+
+
+def budget(run: Any) -> dict[str, float]:
+    """The computed budget, and what the kernels of activations approximate."""
+    return {n: b + ACTIVATIONS for n, b in budgets(run).items()}
+
+
+def flat_inputs(given_: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {m: a for n, value in given_.items() for m, a in flat(value, n)}

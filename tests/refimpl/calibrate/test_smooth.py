@@ -1,0 +1,150 @@
+"""SmoothQuant: the smoothed model is the model; its factors are the paper's.
+
+There is no outside oracle: no test dependency implements it. Equation 4 is checked by hand, and that a
+model doesn't change is a law with no freedom left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.config_strategies import configs, encoders, pairs
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.calibrate.smooth import Place, apply, factors, folded, largest, places, powers, streams
+from tfm.refimpl.config import Config, Gated, MoE, Plain, RMSNorm
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import NumericError
+from tfm.refimpl.params import shapes as params
+
+seeds = st.integers(0, 2**32 - 1)
+any_config = st.one_of(configs(), encoders(), pairs())
+
+
+def said(config: Config, tree: dict, ids: np.ndarray) -> np.ndarray:
+    """What a model of any kind makes of the ids."""
+    engine = NumpyEngine(config, tree)
+    if config.decoder is None:
+        return engine.predict(ids, np.array([ids.shape[1], 1]))
+    cache = engine.start(len(ids)) if config.encoder is None else engine.start(len(ids), ids)
+    return engine.step(ids, cache, at=np.broadcast_to(np.arange(ids.shape[1]), ids.shape))[0]
+
+
+def smoothed(config: Config, tree: dict, seed: int, whole: bool) -> dict:
+    """The tree with random factors, far from 1, at every place; powers of two if `whole`."""
+    rng = np.random.default_rng(seed)
+    leaves = dict(params.flatten(tree))
+    found = {}
+    for place in places(config):
+        s = np.exp(rng.standard_normal(leaves[place.made[0]].shape[-1]))
+        found[place] = powers(s) if whole else s
+    return params.map_leaves(lambda name, leaf: apply(name, leaf, found), tree)
+
+
+@given(any_config, seeds)
+def test_the_smoothed_model_is_the_model(config: Config, seed: int):
+    """In float64 to rounding, whatever the factors; norms of tiny vectors amplify it."""
+    rng = np.random.default_rng(seed)
+    tree = params.random(config, rng, np.float64)
+    ids = rng.integers(0, config.embedding.vocabulary, (2, 5))
+    equal(said(config, smoothed(config, tree, seed, False), ids), said(config, tree, ids), 1e-8)
+
+
+@given(any_config, seeds)
+def test_with_powers_of_two_not_a_bit_changes(config: Config, seed: int):
+    rng = np.random.default_rng(seed)
+    tree = params.random(config, rng, np.float32)
+    ids = rng.integers(0, config.embedding.vocabulary, (2, 5))
+    other = smoothed(config, tree, seed, True)
+    np.testing.assert_array_equal(said(config, other, ids), said(config, tree, ids))
+
+
+@given(any_config)
+def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
+    """And all leaves named are there, each with the channels of the others."""
+    found, shapes = places(config), params.shapes(config)
+    stacks = [s for s in (config.encoder, config.decoder) if s is not None]
+    wanted = 0
+    for layer in (layer for stack in stacks for layer in stack.layers):
+        attentions = [a for a in (layer.attention, layer.cross) if a is not None]
+        wanted += sum(a.clip is None for a in attentions)
+        norms = [part.pre for part in (*attentions, layer.mlp) if part.pre is not None]
+        if layer.residual == "input":
+            wanted += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)
+        match layer.mlp:
+            case Gated():
+                wanted += 1
+            case Plain():
+                wanted += layer.mlp.activation == "relu"
+            case MoE():
+                wanted += layer.mlp.experts + (layer.mlp.shared is not None)
+    assert len(found) == wanted
+    for place in found:
+        widths = {shapes[name][-1] * place.repeats for name in place.made}
+        assert widths == {shapes[name][0] for name in place.read}
+    for leaf in ("made", "read"):
+        named = [name for place in found for name in getattr(place, leaf)]
+        assert len(named) == len(set(named)), f"a leaf is {leaf} twice"
+
+
+@given(any_config)
+def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
+    """All that reads it is named once and can't be smoothed otherwise; a norm before has its place."""
+    found, shapes = streams(config), params.shapes(config)
+    read = [name for place in found for name in place.read]
+    assert len(read) == len(set(read))
+    assert not set(read) & {name for place in places(config) for name in place.read}
+    for place in found:
+        assert not place.made
+        assert len({shapes[name][0] for name in place.read}) == 1
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
+            own = [n for n in read if n.startswith(f"{name}.layers.{i}.")]
+            norms = [part.after for part in (layer.attention, layer.mlp) if part.pre is None]
+            after = len(norms) == 2 and None not in norms
+            wanted = {Gated: 5, Plain: 4, MoE: 0}[type(layer.mlp)]
+            assert len(own) == (wanted if after and not layer.parallel else 0)
+
+
+def test_equation_4_by_hand():
+    s = factors(np.array([16.0, 4.0, 0.0, 5.0]), np.array([4.0, 0.25, 3.0, 0.0]), alpha=0.5)
+    assert s.tolist() == [2.0, 4.0, 1.0, 1.0]
+    s = factors(np.array([16.0, 4.0]), np.array([16.0, 1.0]), alpha=0.75)
+    assert s.tolist() == [4.0, 4**0.75]
+    assert powers(np.array([1.0, 1.4, 1.5, 0.3])).tolist() == [1.0, 1.0, 2.0, 0.25]
+
+
+@given(seeds, st.floats(0, 1))
+def test_smoothing_leaves_both_sides_in_proportion(seed: int, alpha: float):
+    """After it, channel j has max|X_j|^(1−α) · max|W_j|^(1−α) and W the α-th powers: 0.5 makes them equal."""
+    x, w = np.exp(np.random.default_rng(seed).standard_normal((2, 9)) * 3)
+    s = factors(x, w, alpha=alpha)
+    equal(x / s, (x * w) ** (1 - alpha), 1e-9 * (x * w).max())
+    equal(w * s, (x * w) ** alpha, 1e-9 * max((x * w).max(), 1))
+
+
+def test_heads_that_share_a_value_share_its_factor():
+    """Of the query heads of one group the largest channel counts, on either side."""
+    place = Place(("v",), ("o",), repeats=2, head_size=3)
+    x = np.array([1, 1, 16, 1, 4, 1, 9, 1, 1, 1, 1, 25.0])
+    s = folded(place, x, lambda _: np.ones((12, 5)))
+    assert s.tolist() == [1, 2, 4, 3, 1, 5]
+    tree = {name: np.ones((12, 5)) if name == "o" else np.ones((2, 6)) for name in ("v", "o")}
+    assert apply("v", tree["v"], {place: s})[0].tolist() == (1 / s).tolist()
+    assert apply("o", tree["o"], {place: s})[:, 0].tolist() == [1, 2, 4, 1, 2, 4, 3, 1, 5, 3, 1, 5]
+
+
+@given(seeds)
+def test_largest_is_that_of_all_batches(seed: int):
+    x = np.random.default_rng(seed).standard_normal((9, 4)).astype(np.float32)
+    state = None
+    for part in np.split(x, [0, 2, 7]):
+        state = largest(state, part)
+    assert state is not None
+    assert (state == np.abs(x).max(0)).all()
+
+
+def test_what_is_not_finite_is_refused():
+    with pytest.raises(NumericError, match="must be finite"):
+        largest(None, np.array([[1.0, np.nan]]))

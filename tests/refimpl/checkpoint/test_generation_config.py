@@ -1,0 +1,220 @@
+"""How a checkpoint wants to be run: each key is honoured, harmless at its value, or named in an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from helpers import tiny_models
+from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
+from tfm.refimpl.config_readers.generation_keys import HARMLESS, KEYS
+from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.families import read_config
+
+PAIR, ALONE = tiny_models.pair(), tiny_models.llama()
+
+
+def read(own: dict[str, Any] | None, stated: dict[str, Any] | None = None, config: Any = PAIR) -> Generation:
+    return read_generation(stated or {}, own, config, "g.json")
+
+
+def test_every_key_of_transformers_is_known():
+    """What its GenerationConfig has, and what its defaults are: nothing then is asked for."""
+    theirs = transformers.GenerationConfig().to_dict()
+    unknown = set(theirs) | set(transformers.GenerationConfig._get_default_generation_params())
+    assert unknown - KEYS == set()
+    defaults = {**theirs, **transformers.GenerationConfig._get_default_generation_params()}
+    for config in (PAIR, ALONE):
+        found = read(defaults, config=config)
+        assert (found.defaults, found.search, found.tasks) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    "key", sorted(key for key, allowed in HARMLESS.items() if isinstance(allowed, tuple))
+)
+def test_harmless_at_its_value_only(key: str):
+    for value in HARMLESS[key]:
+        assert read({key: value}) == Generation()
+    with pytest.raises(ConfigError, match=f"g.json: {key} must be one of"):
+        read({key: 0.75})
+
+
+BART = {  # bart-large-cnn's, as it was written by versions 2 and 4
+    "bos_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 2, "forced_bos_token_id": 0,
+    "forced_eos_token_id": 2, "early_stopping": True, "length_penalty": 2.0, "max_length": 142,
+    "min_length": 56, "no_repeat_ngram_size": 3, "num_beams": 4, "pad_token_id": 1,
+}  # fmt: skip
+
+
+def test_a_summarizer():
+    wanted = Generation(
+        bos=0, eos=(2,), start=2, max_new_tokens=141,
+        defaults={"no_repeat_ngram": 3, "min_new_tokens": 55, "forced_tokens": [0], "forced_last": [2]},
+        search={"beams": 4, "length_penalty": 2.0, "early_stopping": True},
+    )  # fmt: skip
+    assert read(BART) == read(None, BART) == wanted
+    old = {k: v for k, v in BART.items() if k != "forced_bos_token_id"}
+    assert read(None, old | {"force_bos_token_to_be_generated": True}) == wanted
+    # A file of its own replaces what config.json says, but for the ids that it leaves out.
+    assert read({"num_beams": 2}, BART) == Generation(bos=0, eos=(2,), start=2, search={"beams": 2})
+    assert wanted.prompt == (2,)
+    # Lists, as JSON has them, make the same sampler as tuples.
+    assert Sampler(**wanted.defaults).forced_tokens == (0,)
+    assert json.loads(json.dumps(wanted.defaults)) == wanted.defaults
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A tiny BART's files, and its config.json without the ids that its class states."""
+    sizes = {f"{side}_{key}": 1 for side in ("encoder", "decoder") for key in ("layers", "attention_heads")}
+    sizes |= {"encoder_ffn_dim": 4, "decoder_ffn_dim": 4, "d_model": 4, "vocab_size": 97}
+    folder = tmp_path_factory.mktemp("bart")
+    transformers.BartForConditionalGeneration(transformers.BartConfig(**sizes)).save_pretrained(folder)
+    stated = json.loads((folder / "config.json").read_text())
+    return folder, {key: value for key, value in stated.items() if not key.endswith("_token_id")}
+
+
+FORCED = {"force_bos_token_to_be_generated": True, "forced_bos_token_id": 7}
+
+
+@pytest.mark.parametrize(
+    ("stated", "own"),
+    [
+        ({}, None),
+        ({"bos_token_id": 5, "eos_token_id": 6}, None),
+        ({"bos_token_id": 5, "decoder_start_token_id": 6}, None),
+        ({"bos_token_id": 5} | FORCED, None),
+        ({"bos_token_id": None} | FORCED, None),
+        ({"bos_token_id": 5} | FORCED | {"force_bos_token_to_be_generated": False}, None),
+        (FORCED, {"bos_token_id": 5, "eos_token_id": 6}),
+        ({}, {"bos_token_id": 5} | FORCED),
+        ({}, {"bos_token_id": 5, "force_bos_token_to_be_generated": True}),
+        ({}, {"bos_token_id": 5, "_from_model_config": True} | FORCED),
+    ],
+)
+def test_ids_are_those_that_transformers_opens(bart, stated: dict[str, Any], own: dict[str, Any] | None):
+    """Of what the files state: those that BART's class has by default are nobody's there."""
+    folder, base = bart
+    (folder / "config.json").write_text(json.dumps(base | stated))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if own is not None:
+        (folder / "generation_config.json").write_text(json.dumps(own))
+    theirs = transformers.BartForConditionalGeneration.from_pretrained(folder).generation_config
+    found = read(own, base | stated)
+    start = theirs.bos_token_id if theirs.decoder_start_token_id is None else theirs.decoder_start_token_id
+    assert (found.bos, found.start) == (theirs.bos_token_id, start)
+    assert found.eos == (() if theirs.eos_token_id is None else (theirs.eos_token_id,))
+    assert found.defaults.get("forced_tokens", [None]) == [theirs.forced_bos_token_id]
+    assert found.defaults.get("forced_last") == theirs.forced_eos_token_id
+
+
+def test_a_translator():
+    found = read({
+        "bad_words_ids": [[58], [3, 4], [0]], "bos_token_id": 0, "decoder_start_token_id": 58,
+        "eos_token_id": 0, "forced_eos_token_id": 0, "max_length": 512, "num_beams": 6,
+        "renormalize_logits": True, "suppress_tokens": [7], "begin_suppress_tokens": [8, 9],
+    })  # fmt: skip
+    # The end alone is no bad word: nothing could end.
+    bad = {"bad_words": [[58], [3, 4]], "suppress_tokens": [7], "begin_suppress_tokens": [8, 9]}
+    assert found.defaults == bad | {"forced_last": [0]}
+    assert found.search == {"beams": 6, "renormalize": True}
+    assert Sampler(**found.defaults).bad_words == ((58,), (3, 4))
+
+
+def test_tasks_have_prefixes_and_settings_of_their_own():
+    """T5's."""
+    shared = {"early_stopping": True, "max_length": 300, "num_beams": 4}
+    stated = {
+        "decoder_start_token_id": 0,
+        "eos_token_id": 1,
+        "prefix": None,
+        "task_specific_params": {
+            "summarization": {
+                **shared, "length_penalty": 2.0, "max_length": 200, "min_length": 30,
+                "no_repeat_ngram_size": 3, "prefix": "summarize: ",
+            },
+            "translation_en_to_de": {**shared, "prefix": "translate English to German: "},
+        },
+    }  # fmt: skip
+    for own in (None, {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}):
+        found = read(own, stated)
+        assert (found.prefix, found.search, found.start) == ("", {}, 0)
+        summary, german = found.tasks["summarization"], found.tasks["translation_en_to_de"]
+        assert (summary.prefix, summary.max_new_tokens, summary.eos) == ("summarize: ", 199, (1,))
+        assert summary.defaults == {"no_repeat_ngram": 3, "min_new_tokens": 29}
+        assert summary.search == {"beams": 4, "length_penalty": 2.0, "early_stopping": True}
+        assert (german.prefix, german.start, german.tasks) == ("translate English to German: ", 0, {})
+    # A decoder alone has no such tasks: GPT-2's says that its texts are sampled, which we leave to the user.
+    assert read(None, {"task_specific_params": {"text-generation": {"do_sample": True}}}, ALONE).tasks == {}
+
+
+def test_lengths():
+    assert read({"max_new_tokens": 7, "max_length": 30}).max_new_tokens == 7
+    assert read({"min_new_tokens": 3, "min_length": 30}).defaults == {"min_new_tokens": 3}
+    assert read({"min_length": 1}).defaults == {}
+    assert read({"max_length": 30}, config=ALONE) == Generation()
+
+
+def test_a_decoder_begins_with_something():
+    assert read({"bos_token_id": 5}).prompt == (5,)
+    with pytest.raises(ConfigError, match="must name a decoder_start_token_id"):
+        _ = read({}).prompt
+
+
+@pytest.mark.parametrize(
+    ("own", "config", "message"),
+    [
+        ({"unheard_of": 1}, PAIR, "g.json: key 'unheard_of' isn't known"),
+        (
+            {"encoder_no_repeat_ngram_size": 3},
+            PAIR,
+            r"encoder_no_repeat_ngram_size must be one of \(0, None\)",
+        ),
+        ({"early_stopping": "soon"}, PAIR, "early_stopping must be true, false or \"never\", got 'soon'"),
+        ({"early_stopping": 3}, PAIR, "early_stopping must be"),
+        ({"early_stopping": 1}, PAIR, "early_stopping must be"),
+        ({"early_stopping": []}, PAIR, "early_stopping must be"),
+        ({"early_stopping": ""}, PAIR, "early_stopping must be"),
+        ({"length_penalty": 10**400}, PAIR, "length_penalty must be below 2\\^53"),
+        ({"repetition_penalty": 10**400}, PAIR, "repetition_penalty must be below 2\\^53"),
+        ({"length_penalty": -41.0}, PAIR, "a length penalty of -40 to 40"),
+        ({"top_k": 50.0, "do_sample": True}, PAIR, "top_k is out of its range"),
+        ({"length_penalty": "long"}, PAIR, "length_penalty must be a number"),
+        ({"num_beams": 0}, PAIR, "num_beams must be at least 1"),
+        ({"num_beams": 65}, PAIR, "num_beams must be 1 to 64, got 65"),
+        ({"num_beams": 2, "do_sample": True}, PAIR, "do_sample must be false with several beams"),
+        ({"renormalize_logits": 1}, PAIR, "renormalize_logits must be of type bool"),
+        ({"no_repeat_ngram_size": -1}, PAIR, "no_repeat_ngram is out of its range"),
+        ({"forced_bos_token_id": [1, 2]}, PAIR, "forced_bos_token_id must be one id"),
+        ({"forced_bos_token_id": 1}, ALONE, "forced_bos_token_id must be null without an encoder"),
+        ({"min_length": 4}, ALONE, "min_length must be 0, as it counts the prompt"),
+        ({"bad_words_ids": [[]]}, PAIR, "bad_words_ids must be null or lists of ids"),
+        ({"bad_words_ids": [3]}, PAIR, "bad_words_ids must be null or lists of ids"),
+        ({"prefix": 3}, PAIR, "prefix must be of type str"),
+        ({"task_specific_params": {"a": 1}}, PAIR, "task_specific_params.a must be an object"),
+        ({"task_specific_params": {"a": {"odd": 1}}}, PAIR, "g.json: a: key 'odd' isn't known"),
+    ],
+)
+def test_refused(own: dict[str, Any], config: Any, message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(own, own if "task_specific_params" in own else None, config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["forced_eos_token_id", "suppress_tokens", "bad_words_ids", "eos_token_id"])
+def test_ids_are_of_the_vocabulary(key: str):
+    for bad in (97, -1, "2", True, 1.0):
+        with pytest.raises(CheckpointError, match=f"ids of {key} must be 0 to 96"):
+            read({key: [[bad]] if key == "bad_words_ids" else [bad]})
+
+
+def test_a_config_json_may_hold_them_all():
+    """Their values are another reader's; but with a model_type that we know, no key of theirs is unknown."""
+    sizes = {"vocab_size": 50, "d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 8}
+    plain = read_config({"model_type": "t5", **sizes})[0]
+    free = KEYS - set(HARMLESS)
+    assert read_config({"model_type": "t5", **sizes, **dict.fromkeys(free)})[0] == plain

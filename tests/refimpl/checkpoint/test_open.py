@@ -1,0 +1,318 @@
+"""Opening checkpoints: directories, shards, links, side files; what may not be opened."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.refimpl.checkpoint.open import Generation, materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.formats.model_directory import LIMITS, Directory
+from tfm.refimpl.formats.safetensors import save
+from tfm.refimpl.params import shapes as params
+
+CONFIG = tiny_models.llama(plain=True, tied=False, bias=True, qk_norm=True)
+TREE = tiny_models.weights(CONFIG)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path / "model", CONFIG, TREE, tokenizer="{}", template="{{ x }}")
+    return tmp_path / "model"
+
+
+def write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value))
+
+
+def shard(model: Path) -> dict[str, str]:
+    """Split the single file into two, with an index."""
+    leaves = dict(params.flatten(TREE))
+    names = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(leaves)}
+    for file in sorted(set(names.values())):
+        save(model / file, {name: leaves[name] for name in leaves if names[name] == file})
+    (model / "model.safetensors").unlink()
+    write(model / "model.safetensors.index.json", {"metadata": {}, "weight_map": names})
+    return names
+
+
+def equal(checkpoint) -> bool:
+    got = dict(params.flatten(materialize(checkpoint.params)))
+    return all(np.array_equal(got[name], leaf) for name, leaf in params.flatten(TREE))
+
+
+def test_saved_and_opened(model, tmp_path):
+    checkpoint = open_checkpoint(model)
+    assert checkpoint.config == CONFIG
+    assert equal(checkpoint)
+    assert (checkpoint.tokenizer, checkpoint.chat_template) == ("{}", "{{ x }}")
+    assert (checkpoint.generation, checkpoint.float_dtype) == (Generation(), "F32")
+    assert np.array_equal(checkpoint.leaf("head.table"), TREE["head"]["table"])
+    assert checkpoint.native("head.table") is None
+    again = tmp_path / "again"
+    save_checkpoint(
+        again, checkpoint.config, checkpoint.params, checkpoint.tokenizer, checkpoint.chat_template
+    )
+    for file in model.iterdir():
+        assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+    assert open_checkpoint(again).source["sha256"] == checkpoint.source["sha256"]
+    (again / "tokenizer.json").write_text("[]")
+    assert open_checkpoint(again).source["sha256"] != checkpoint.source["sha256"]
+
+
+def test_saved_with_how_it_wants_to_be_run(tmp_path):
+    rules = {"eos_token_id": [3, 5], "temperature": 0.5, "do_sample": True}
+    save_checkpoint(tmp_path, CONFIG, TREE, generation=rules)
+    want = Generation(None, (3, 5), {"temperature": 0.5, "top_k": 50})
+    assert open_checkpoint(tmp_path).generation == want
+
+
+READ = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+READ += ["chat_template.jinja", "model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_source_is_every_file_that_was_read(model, name):
+    shard(model)
+    write(model / "generation_config.json", {"eos_token_id": 1})
+    write(model / "tokenizer_config.json", {"model_max_length": 8})
+    before = open_checkpoint(model)
+    assert set(before.files) == {file.name for file in model.iterdir()}
+    stated = before.source["sha256"]
+    (model / name).write_text((model / name).read_text() + "\n")
+    assert open_checkpoint(model).source["sha256"] != stated
+
+
+def test_shards(model):
+    shard(model)
+    assert equal(open_checkpoint(model))
+
+
+OUTSIDE = [
+    "../secret.safetensors", "a/../../secret.safetensors", "/secret.safetensors", "C:\\secret", "\\\\srv\\x",
+    "file:secret", "", ".", "..", "a\0b", "x" * 5000, "sub/secret.safetensors", "-x", "link.safetensors",
+    "pipe.safetensors", "sub.safetensors", "absent.safetensors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_weight_map_may_not_leave_the_directory(model, name):
+    import os
+
+    names = shard(model)
+    secret = model.parent / "secret.safetensors"
+    moved = next(iter(names))
+    save(secret, {moved: dict(params.flatten(TREE))[moved]})
+    (model / "link.safetensors").symlink_to(secret)
+    (model / "sub.safetensors").mkdir()
+    os.mkfifo(model / "pipe.safetensors")
+    write(model / "model.safetensors.index.json", {"weight_map": {**names, moved: name}})
+    with pytest.raises(
+        CheckpointError, match=r"must be plain|links out|regular file|can't be opened"
+    ) as caught:
+        open_checkpoint(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "generation_config.json"])
+def test_a_link_to_itself(model, file):
+    (model / file).unlink(missing_ok=True)
+    (model / file).symlink_to(file)
+    with pytest.raises(CheckpointError, match=r"can't be found|must hold model.safetensors") as caught:
+        open_checkpoint(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_searched(model, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    with pytest.raises(CheckpointError, match=r"config.json: can't be found: Permission denied"):
+        Directory(model).text("config.json")
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"]
+)
+def test_links_out_are_refused_and_links_into_the_hub_cache_followed(model, tmp_path, file):
+    outside = tmp_path / "elsewhere"
+    (model / file).rename(outside)
+    (model / file).symlink_to(outside)
+    with pytest.raises(CheckpointError, match="links out of the model's directory"):
+        open_checkpoint(model)
+    entry = tmp_path / "models--x--y"
+    (entry / "blobs").mkdir(parents=True)
+    (entry / "snapshots").mkdir()
+    (model / file).unlink()
+    outside.rename(entry / "blobs" / "abc123")
+    snapshot = model.rename(entry / "snapshots" / "rev")
+    (snapshot / file).symlink_to("../../blobs/abc123")
+    assert equal(open_checkpoint(snapshot))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({}, "weight_map must map names to files"),
+        ({"weight_map": {"a": 1}}, "weight_map must map names to files"),
+        ([], "must be a JSON object"),
+        ({"weight_map": {"ghost": "model-00001-of-00002.safetensors"}}, "disagree on"),
+    ],
+)
+def test_bad_index(model, index, message):
+    shard(model)
+    write(model / "model.safetensors.index.json", index)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(model)
+
+
+def test_a_tensor_in_two_shards(model):
+    names = shard(model)
+    first, second = sorted(set(names.values()))
+    leaves = dict(params.flatten(TREE))
+    twice = next(name for name in leaves if names[name] == first)
+    save(model / second, {n: leaves[n] for n in leaves if names[n] == second or n == twice})
+    with pytest.raises(CheckpointError, match=f"disagree on '{twice}'"):
+        open_checkpoint(model)
+
+
+def test_formats_that_run_code(model):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"must hold model.safetensors .* pytorch_model.bin can run code"
+    ):
+        open_checkpoint(model)
+    for name in ("x.bin", "x.pt", "x.pth", "x.ckpt", "x.pkl", "x.npz"):
+        (model / name).touch()
+        with pytest.raises(CheckpointError, match="can run code"):
+            open_checkpoint(model / name)
+
+
+def test_not_a_checkpoint(model, tmp_path):
+    with pytest.raises(CheckpointError, match=r"must be a .gguf file, or a directory"):
+        open_checkpoint(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds config.json$"):
+        open_checkpoint(tmp_path / "empty")
+    (tmp_path / "empty" / "a.gguf").touch()
+    with pytest.raises(CheckpointError, match=r"name the file itself, a.gguf"):
+        open_checkpoint(tmp_path / "empty")
+    (model / "model.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"must hold model.safetensors or model.safetensors.index.json$"
+    ):
+        open_checkpoint(model)
+
+
+@pytest.mark.parametrize("name", [n for n in LIMITS if "index" not in n])
+def test_side_files_are_bounded(model, name):
+    with open(model / name, "wb") as file:
+        file.truncate(LIMITS[name] + 1)
+    if name == "tokenizer_config.json":
+        (model / "chat_template.jinja").unlink()
+    if "sentence" in name:
+        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+        steps = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]
+        write(model / "modules.json", steps)
+    with pytest.raises(CheckpointError, match=f"{name}: may have {LIMITS[name]} bytes"):
+        open_checkpoint(model)
+
+
+def test_side_files_are_text(model):
+    (model / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match="must be UTF-8"):
+        open_checkpoint(model)
+
+
+@pytest.mark.parametrize("key", ["model_type", "config", "extra"])
+@pytest.mark.parametrize("value", [0, -1, 2**31, 2**63, "4", None, [], {}, True])
+def test_config_of_any_type(model, key, value):
+    raw = json.loads((model / "config.json").read_text())
+    write(model / "config.json", {**raw, key: value})
+    with pytest.raises(ConfigError) as caught:
+        open_checkpoint(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "want"),
+    [
+        ({}, Generation()),
+        ({"bos_token_id": 1, "eos_token_id": 2}, Generation(1, (2,))),
+        ({"eos_token_id": [3, 2, 3]}, Generation(None, (3, 2))),
+        ({"temperature": 0.5, "top_k": 3}, Generation()),
+        ({"do_sample": True}, Generation(defaults={"temperature": 1.0, "top_k": 50})),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "min_p": None},
+            Generation(defaults={"temperature": 0.6, "top_p": 0.9}),
+        ),
+        (
+            {"do_sample": False, "repetition_penalty": 1.1, "top_p": 0.5},
+            Generation(defaults={"repetition_penalty": 1.1}),
+        ),
+    ],
+)
+def test_generation(model, found, want):
+    write(model / "generation_config.json", found)
+    assert open_checkpoint(model).generation == want
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"eos_token_id": 97},
+        {"eos_token_id": -1},
+        {"eos_token_id": [1, "2"]},
+        {"bos_token_id": True},
+        {"do_sample": True, "temperature": -1},
+        {"do_sample": True, "temperature": "hot"},
+        {"do_sample": True, "top_k": [1]},
+        {"repetition_penalty": 0},
+    ],
+)
+def test_bad_generation(model, found):
+    write(model / "generation_config.json", found)
+    with pytest.raises((CheckpointError, ConfigError), match=r"generation_config.json: "):
+        open_checkpoint(model)
+
+
+def test_generation_config_goes_before_config(model):
+    raw = json.loads((model / "config.json").read_text())
+    write(model / "config.json", {**raw, "bos_token_id": 5, "eos_token_id": 6})
+    assert open_checkpoint(model).generation == Generation(5, (6,))
+    write(model / "generation_config.json", {"eos_token_id": [7]})
+    assert open_checkpoint(model).generation == Generation(5, (7,))
+
+
+@pytest.mark.parametrize(
+    ("found", "want"),
+    [
+        ("old", "old"),
+        ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], "d"),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_templates_of_older_checkpoints(model, found, want):
+    (model / "chat_template.jinja").unlink()
+    write(model / "tokenizer_config.json", {"chat_template": found})
+    assert open_checkpoint(model).chat_template == want
+
+
+@pytest.mark.parametrize("found", [1, "x" * (LIMITS["chat_template.jinja"] + 1)])
+def test_bad_templates(model, found):
+    (model / "chat_template.jinja").unlink()
+    write(model / "tokenizer_config.json", {"chat_template": found})
+    with pytest.raises(CheckpointError, match="chat_template must be a text"):
+        open_checkpoint(model)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_truncated_at_many_offsets(model, name):
+    whole = (model / name).read_bytes()
+    for size in sorted({*range(40), *range(0, len(whole), max(len(whole) // 100, 1))}):
+        (model / name).write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            open_checkpoint(model)

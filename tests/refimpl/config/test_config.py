@@ -1,0 +1,313 @@
+"""What a Config may say, what it may not, and that JSON says the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from helpers.config_strategies import configs, encoders, pairs
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.config import (
+    LM,
+    Alibi,
+    Answer,
+    Attention,
+    Classify,
+    Config,
+    Dense,
+    DynamicNTK,
+    Embedding,
+    HeadNorm,
+    Inner,
+    LayerNorm,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    MaskedLM,
+    MoE,
+    Reader,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+    Sinusoidal,
+    Tag,
+    Window,
+    Yarn,
+    from_json,
+    to_json,
+)
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.params import shapes as params
+
+any_config = st.builds(
+    Config.keeping, st.one_of(configs(), encoders(), pairs()), st.sampled_from(("float", "int8"))
+)
+
+
+@given(any_config)
+def test_json_and_back(config: Config):
+    """Through text, too: nothing is lost and nothing has another type."""
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@given(any_config)
+def test_every_leaf_has_a_name_of_its_own(config: Config):
+    """Names and shapes are the same after a tree was made and flattened again."""
+    shapes = params.shapes(config)
+    tree = params.unflatten({name: name for name in shapes})
+    assert sorted(name for name, _ in params.flatten(tree)) == sorted(shapes)
+    assert all(name == leaf for name, leaf in params.flatten(tree))
+
+
+def test_a_config_of_before_still_reads():
+    """Bundles were written with a decoder alone, and without the fields that came later."""
+    later = {"encoder", "positions", "first_norm", "cross", "types", "bias", "scale", "kv"}
+
+    def old(value: Any) -> Any:
+        if isinstance(value, dict):
+            keep = {"Embedding": {"scale"}, "Attention": {"scale"}, "Gated": {"bias"}}.get(
+                value["type"], set()
+            )
+            return {k: old(v) for k, v in value.items() if k not in later - keep}
+        return [old(v) for v in value] if isinstance(value, list) else value
+
+    config = tiny_models.llama()
+    said = old(to_json(config))
+    assert "encoder" not in said
+    assert from_json(said) == config
+
+
+def layer(config: Config, which: str = "decoder", **changed: Any) -> Config:
+    """The model with its first layer changed."""
+    stack = getattr(config, which)
+    layers = (replace(stack.layers[0], **changed), *stack.layers[1:])
+    return replace(config, **{which: replace(stack, layers=layers)})
+
+
+def attention(config: Config, which: str = "decoder", **changed: Any) -> Config:
+    """The model with its first attention changed."""
+    first = getattr(config, which).layers[0].attention
+    return layer(config, which, attention=replace(first, **changed))
+
+
+def stack(config: Config, which: str = "decoder", **changed: Any) -> Config:
+    return replace(config, **{which: replace(getattr(config, which), **changed)})
+
+
+def embedding(config: Config, **changed: Any) -> Config:
+    return replace(config, embedding=replace(config.embedding, **changed))
+
+
+def scaled(scaling: Any) -> Any:
+    return lambda: attention(tiny_models.llama(), position=Rope(1e4, 16, scaling=scaling))
+
+
+def mixed(**changed: Any) -> Any:
+    return lambda: layer(LLAMA, mlp=replace(MoE(4, 2, 9, "silu", shared=8), **changed))
+
+
+def read_twice(reader: Reader) -> Config:
+    """A text that the decoder reads again, to say one of three things of it."""
+    return replace(PAIR, decoder=None, reader=reader, head=Classify(3, "last"))
+
+
+LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.pair()
+CROSS = Attention(2, 2, 8)
+LAST = Reader(replace(PAIR.decoder, causal=True), 3)
+HUGE = 2**40
+
+WRONG: list[tuple[Any, str]] = [
+    (lambda: replace(LLAMA, context=0), "context must be 1 to 16777216, got 0"),
+    (lambda: replace(LLAMA, embedding=Embedding(HUGE, 8)), "vocabulary must be 1 to"),
+    (lambda: replace(LLAMA, embedding=Embedding(8, HUGE)), "width must be 1 to"),
+    (lambda: replace(ENCODER, embedding=Embedding(97, 48, types=0)), "token types must be 1 to"),
+    (lambda: replace(ENCODER, encoder=None), "a model must have an encoder or a decoder, got neither"),
+    (
+        lambda: replace(ENCODER, head=LM(True)),
+        "a decoder's head must be LM, an encoder's another one, got LM",
+    ),
+    (lambda: replace(LLAMA, head=Answer()), "an encoder's another one, got Answer"),
+    (lambda: replace(ENCODER, head=Tag(0)), "labels must be 1 to 1048576, got 0"),
+    (lambda: replace(ENCODER, head=Classify(HUGE)), "labels must be 1 to"),
+    (lambda: stack(LLAMA, layers=()), "decoder: number of layers must be 1 to 1024, got 0"),
+    (lambda: stack(ENCODER, "encoder", layers=()), "encoder: number of layers must be 1 to"),
+    (lambda: stack(LLAMA, positions=Learned(127)), "decoder: number of learned positions must be 128 to"),
+    (lambda: stack(LLAMA, positions=Learned(128, -1)), "offset of the learned positions must be 0 to"),
+    (
+        lambda: stack(LLAMA, positions=Sinusoidal(0.0)),
+        "decoder.positions.theta must be positive, 2^-126 to",
+    ),
+    (
+        lambda: replace(stack(LLAMA, positions=Sinusoidal()), embedding=Embedding(97, 47)),
+        "sinusoidal positions need an even width, got 47",
+    ),
+    (lambda: attention(LLAMA, heads=7), "decoder layer 0: heads must be a multiple of groups, got 7 and 2"),
+    (lambda: attention(LLAMA, heads=0), "layer 0: heads must be 1 to 4096, got 0"),
+    (lambda: attention(LLAMA, groups=True), "layer 0: groups must be 1 to 4096, got True"),
+    (lambda: attention(LLAMA, head_size=HUGE), "layer 0: head_size must be"),
+    (lambda: attention(LLAMA, pattern=Window(0)), "layer 0: window must be"),
+    (lambda: layer(LLAMA, mlp=replace(LLAMA.decoder.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
+    (mixed(width=0), "layer 0: mlp width must be 1 to"),
+    (mixed(experts=0), "layer 0: experts must be 1 to 65536, got 0"),
+    (mixed(top=5), "layer 0: chosen experts must be 1 to 4, got 5"),
+    (mixed(top=0), "layer 0: chosen experts must be 1 to 4, got 0"),
+    (mixed(scale=0.0), "decoder.layers[0].mlp.scale must be positive"),
+    (mixed(shared=0), "layer 0: width of the shared expert must be 1 to"),
+    (mixed(shared=None, shared_gate=True), "a shared expert's gate needs a shared expert, got none"),
+    (
+        lambda: stack(LLAMA, layers=(replace(LLAMA.layers[0], mlp=MoE(2**15, 1, 9, "silu")),) * 3),
+        "decoder: experts of all layers must be 0 to 65536, got 98304",
+    ),
+    (lambda: attention(LLAMA, position=Rope(1e4, 18)), "layer 0: rotary dims must be 1 to 16, got 18"),
+    (lambda: attention(LLAMA, position=Rope(1e4, 7)), "layer 0: rotary dims must be even, got 7"),
+    (lambda: attention(LLAMA, position=Rope(0.0, 8)), "attention.position.theta must be positive"),
+    (lambda: attention(LLAMA, position=Rope(float("nan"), 8)), "position.theta must be positive"),
+    (lambda: attention(LLAMA, position=Alibi(0.0)), "position.max_bias must be positive"),
+    (lambda: attention(LLAMA, position=RelativeBias(3, 9)), "buckets of the relative bias must be 4 to"),
+    (lambda: attention(LLAMA, position=RelativeBias(8, 4)), "max_distance of the relative bias must be 5 to"),
+    (scaled(LinearScaling(0.0)), "decoder.layers[0].attention.position.scaling.factor must be positive"),
+    (scaled(DynamicNTK(-1.0, 8)), "position.scaling.factor must be positive"),
+    (scaled(DynamicNTK(2.0, 0)), "original context of the rotary scaling must be 1 to"),
+    (scaled(Yarn(0.0, 8)), "position.scaling.factor must be positive"),
+    (scaled(Llama3Scaling(2.0, 1.0, 4.0, 0)), "original context of the rotary scaling must be"),
+    (scaled(LongRope((1.0,) * 8, (1.0,) * 8, 0)), "original context of the rotary scaling must be"),
+    (scaled(LongRope((1.0,) * 7, (1.0,) * 8, 8)), "needs 8 divisors, got"),
+    (scaled(LongRope((1.0,) * 8, (1.0, 0.0) * 4, 8)), "position.scaling.long[1] must be positive"),
+    (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
+    (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),
+    (lambda: layer(PAIR, cross=None), "cross-attention must be there, as the model has an encoder"),
+    (lambda: layer(PAIR, parallel=True), "cross-attention stands between the others, got parallel"),
+    (
+        lambda: layer(PAIR, cross=replace(CROSS, heads=3)),
+        "layer 0: cross-attention: heads must be a multiple",
+    ),
+    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, pattern, clip"),
+    (lambda: layer(PAIR, cross=replace(CROSS, pattern=Window(2))), "must have no position, pattern, clip"),
+    (
+        lambda: layer(PAIR, cross=replace(CROSS, qk_norm=HeadNorm(RMSNorm(1e-6)))),
+        "must have no position, pattern, clip",
+    ),
+    (
+        lambda: attention(PAIR, position=RelativeBias(8, 9)),
+        "decoder: layers share one table of relative biases, got 2 kinds",
+    ),
+    (lambda: layer(LLAMA, parallel=True, residual="norm"), "one sublayer after the other, got parallel"),
+    (lambda: layer(LLAMA, scale=0.0), "decoder.layers[0].scale must be positive"),
+    (lambda: attention(LLAMA, clip=0.0), "attention.clip must be positive"),
+    (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "position.scale must be positive"),
+    (lambda: layer(PAIR, cross=replace(CROSS, clip=1.0)), "must have no position, pattern, clip or norm"),
+    (
+        lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5))),
+        "layer 0: a norm of queries and keys must have a weight and no bias, got LayerNorm(eps=1e-05, bias",
+    ),
+    (lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5, False, False))), "must have a weight and no"),
+    (lambda: embedding(LLAMA, types=2), "token types are an encoder's, got 2 for a decoder alone"),
+    (lambda: embedding(LLAMA, inner=Inner(0)), "width of the tables must be 1 to 1048576, got 0"),
+    (lambda: embedding(PAIR, inner=Inner(8)), "a model with two stacks has one width, got an inner one"),
+    (
+        lambda: embedding(ENCODER, inner=Inner(8)),
+        "a tied output must have the width of the tables, 8, got 48",
+    ),
+    (
+        lambda: replace(ENCODER, head=MaskedLM(True, Dense(None, width=9))),
+        "a tied output must have the width of the tables, 48, got 9",
+    ),
+    (lambda: replace(ENCODER, head=Tag(2, Dense(None, width=0))), "head's dense map must be 1 to 1048576"),
+    (
+        lambda: embedding(stack(LLAMA, positions=Sinusoidal()), inner=Inner(7, late=True)),
+        "decoder: sinusoidal positions need an even width, got 7",
+    ),
+    (lambda: attention(ENCODER, "encoder", kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
+    (
+        lambda: layer(PAIR, cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
+        "pattern, clip or norm of heads, nor kv",
+    ),
+    (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
+    (lambda: stack(LLAMA, final_norm=RMSNorm(0.0)), "decoder.final_norm.eps must be positive"),
+    (lambda: stack(ENCODER, "encoder", first_norm=LayerNorm(-1e-5)), "encoder.first_norm.eps must be"),
+    (lambda: attention(LLAMA, pre=RMSNorm(float("inf"))), "attention.pre.eps must be positive"),
+    (lambda: attention(LLAMA, qk_norm=HeadNorm(RMSNorm(float("nan")))), "qk_norm.norm.eps must be positive"),
+    (lambda: attention(LLAMA, scale=-0.5), "attention.scale must be positive"),
+    (lambda: attention(LLAMA, softcap=0.0), "attention.softcap must be positive"),
+    (lambda: replace(LLAMA, head=LM(True, softcap=float("nan"))), "head.softcap must be positive"),
+    (lambda: replace(LLAMA, head=LM(True, scale=1e39)), "head.scale must be positive, 2^-126"),
+    (lambda: embedding(LLAMA, scale=-2.0), "embedding.scale must be positive"),
+    (lambda: replace(ENCODER, head=Tag(2, Dense(None, norm=LayerNorm(0.0)))), "head.dense.norm.eps must be"),
+    (scaled(Yarn(2.0, 8, beta_slow=0.0)), "position.scaling.beta_slow must be positive"),
+    (scaled(Yarn(2.0, 8, beta_fast=1e308)), "position.scaling.beta_fast must be positive, 2^-126"),
+    (scaled(Llama3Scaling(2.0, 4.0, 4.0, 8)), "low_freq_factor must be below high_freq_factor, got 4.0 and"),
+    (
+        lambda: attention(LLAMA, position=Rope(1.0, 16, scaling=Yarn(2.0, 8))),
+        "layer 0: yarn needs a rotary theta above 1, got 1.0",
+    ),
+    (lambda: replace(LLAMA, decoder=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
+    (lambda: read_twice(Reader(PAIR.decoder, 3)), "a reader's stack must be causal"),
+    (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
+    (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
+    (lambda: replace(PAIR, reader=LAST), "a reader must have an encoder whose output it reads, and no"),
+]
+
+
+def test_the_least_and_the_largest_numbers_compute():
+    """What the bounds let through ends in numbers, not in Python's errors."""
+    for theta in (math.nextafter(1, 2), 2.0**126):
+        for one in (2.0**-126, 2.0**126):
+            yarn = Yarn(one, 8, one, one)
+            for scaling in (None, LinearScaling(one), DynamicNTK(one, 8), yarn, Llama3Scaling(one, 1, 4, 8)):
+                config = attention(LLAMA, position=Rope(theta, 16, scaling=scaling))
+                position_tables(np.array([1]), config=config)
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG, ids=[m for _, m in WRONG])
+def test_refused(make: Any, message: str):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": {"type": "Choose"}}, "config.head.type must be one of ['Answer', 'Classify', 'LM',"),
+        ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling must be one of ('first',"),
+        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head has unknown fields ['size']"),
+        ({"head": {"type": "Tag"}}, "config.head lacks a field"),
+        ({"head": {"type": "Tag", "labels": 2.0}}, "config.head.labels must be"),
+        ({"decoder": 3}, "config.decoder must be"),
+        ({"encoder": {"type": "Stack", "layers": {}, "final_norm": None}}, "layers must be a list"),
+    ],
+)
+def test_json_refused(change: dict[str, Any], message: str):
+    with pytest.raises(ConfigError) as error:
+        from_json(to_json(ENCODER) | change)
+    assert message in str(error.value)
+
+
+def test_an_activation_may_be_absent():
+    """A literal in a union with nothing: either is read, another name isn't."""
+    said = to_json(ENCODER)
+    said["head"]["dense"]["activation"] = None
+    head = from_json(said).head
+    assert not isinstance(head, LM)
+    assert head.dense is not None
+    assert head.dense.activation is None
+    said["head"]["dense"]["activation"] = "step"
+    with pytest.raises(ConfigError, match=r"config.head.dense.activation must be .*, got 'step'"):
+        from_json(said)
+
+
+def test_ropes_of_both_stacks():
+    rope, other = Rope(10.0, 8), Rope(20.0, 8)
+    made = attention(attention(PAIR, "encoder", position=other), position=rope)
+    assert made.ropes == (other, rope)
+    assert ENCODER.layers == ()
+    assert LLAMA.layers == LLAMA.decoder.layers

@@ -1,0 +1,126 @@
+"""The weights that a model's layers use, against transformers' own and against what the layers compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from families import ROWS
+from helpers import tiny_models
+from helpers.float64 import Float64
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.config import Sinusoidal, Window
+from tfm.refimpl.engine.attention_maps import attention_maps
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.ops import attention
+from tfm.refimpl.params import shapes as params
+
+TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
+
+
+# Where transformers' eager way isn't the model (Falcon's ALiBi), its weights are nobody's.
+EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager")
+
+
+@pytest.mark.parametrize("name", EAGER)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
+    keys = data.draw(ROWS[name].keys, label="keys")
+    row, folder = ROWS[name], tmp_path_factory.mktemp("model")
+    torch.manual_seed(1)
+    model = row.models[0](row.config(**keys, attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            # Of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
+            weight.normal_(0.0, 0.5).mul_(2**16).round_().div_(2**16)
+        row.amend(model)
+    model.save_pretrained(folder)
+    checkpoint = open_checkpoint(folder)
+    leaves = params.map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    got = list(attention_maps(checkpoint.config, leaves, TOKENS))
+    with Float64(), torch.no_grad():
+        exact = row.models[0](model.config).double().eval()
+        exact.load_state_dict(model.state_dict())
+        row.amend(exact)
+        looks = exact.get_encoder() if exact.config.is_encoder_decoder else exact
+        want = looks(torch.from_numpy(TOKENS)[None], output_attentions=True).attentions
+    assert len(got) == len(want)
+    for ours, theirs in zip(got, want, strict=True):
+        assert np.abs(ours - theirs[0].numpy()).max() <= 1e-9
+    lazy = attention_maps(checkpoint.config, checkpoint.params, TOKENS)
+    assert np.abs(next(lazy) - got[0]).max() <= 1e-4, "leaf by leaf, in float32"
+
+
+MODELS = {
+    "q/k norm": tiny_models.llama(qk_norm=True, bias=True),
+    "window": tiny_models.llama(window=3),
+    "parallel": tiny_models.llama(layers=3),
+    "ALiBi, relative, learned": tiny_models.added(),
+    "rare words": tiny_models.rare(),
+    "encoder": tiny_models.encoder(),
+    "encoder, sinusoidal": tiny_models.encoder(positions=Sinusoidal()),
+    "encoder, relative": tiny_models.pair(),
+}
+first = tiny_models.encoder().encoder
+assert first is not None
+near = dataclasses.replace(first.layers[0].attention, pattern=Window(2), scale=0.3, softcap=2.0)
+MODELS["encoder, window"] = dataclasses.replace(
+    tiny_models.encoder(),
+    encoder=dataclasses.replace(first, layers=(dataclasses.replace(first.layers[0], attention=near),)),
+)
+decoder = MODELS["parallel"].decoder
+assert decoder is not None
+MODELS["parallel"] = dataclasses.replace(
+    MODELS["parallel"],
+    embedding=dataclasses.replace(MODELS["parallel"].embedding, scale=3.0),
+    decoder=dataclasses.replace(
+        decoder, layers=tuple(dataclasses.replace(layer, parallel=True) for layer in decoder.layers)
+    ),
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_those_that_the_layers_use(monkeypatch, name):
+    """What `attend` computes inside an ordinary run of the same model."""
+    config = MODELS[name]
+    leaves = tiny_models.weights(config, dtype=np.float64)
+    got = list(attention_maps(config, leaves, TOKENS))
+    used = []
+    plain = attention.attention_weights
+
+    def noted(*given, **settings):
+        used.append(plain(*given, **settings))
+        return used[-1]
+
+    monkeypatch.setattr(attention, "attention_weights", noted)
+    engine = NumpyEngine(config, leaves)
+    if config.encoder is None:
+        engine.step(TOKENS[None], engine.start())
+    else:
+        engine.encode(TOKENS[None])
+    assert len(got) == len(used) > 0
+    for ours, theirs in zip(got, used, strict=True):
+        assert ours.shape == theirs[0].shape
+        assert np.allclose(ours, theirs[0], rtol=1e-12, atol=1e-14)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(got)), "layers differ"
+
+
+@pytest.mark.real
+def test_minilm_is_transformers(minilm):
+    """The real model, its vectors and its weights."""
+    checkpoint = open_checkpoint(minilm)
+    model = transformers.BertModel.from_pretrained(minilm, attn_implementation="eager").eval()
+    with torch.no_grad():
+        want = model(torch.from_numpy(TOKENS)[None], output_attentions=True)
+    maps = list(attention_maps(checkpoint.config, checkpoint.params, TOKENS))
+    for ours, theirs in zip(maps, want.attentions, strict=True):
+        assert np.abs(ours - theirs[0].numpy()).max() <= 1e-5
+    engine = NumpyEngine(checkpoint.config, params.map_leaves(lambda _, leaf: leaf, checkpoint.params))
+    assert np.abs(engine.encode(TOKENS[None]) - want.last_hidden_state.numpy()).max() <= 1e-4

@@ -1,0 +1,325 @@
+"""Families against transformers: random weights, float64, through files and the production loader."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from families import ROWS
+from families.kit import SIZES
+from helpers import tiny_models
+from helpers.hf_oracle import compare, make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
+from tfm.refimpl.config_readers.keys import HARMLESS
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.families import families, read_config
+
+HF = sorted(set(families()) - {"tfm"})
+HEADS = [(name, kind) for name in HF for kind in range(1, len(ROWS[name].models))]
+
+
+def test_every_family_has_a_row():
+    assert set(HF) == set(ROWS), "each family has a row in tests/families"
+
+
+@pytest.mark.parametrize("name", HF)
+@settings(max_examples=settings.default.max_examples // 3)
+@given(data=st.data())
+def test_outputs_equal_transformers(name, data):
+    compare(name, 0, data)
+
+
+@pytest.mark.parametrize(("name", "kind"), HEADS, ids=[ROWS[n].models[k].__name__ for n, k in HEADS])
+@settings(max_examples=settings.default.max_examples // 8)
+@given(data=st.data())
+def test_heads_equal_transformers(name, kind, data):
+    compare(name, kind, data)
+
+
+@pytest.mark.parametrize("name", HF)
+def test_defaults_are_those_of_transformers(name):
+    row = ROWS[name]
+    stated, _ = read_config(row.config(**row.sizes).to_dict())
+    bare, _ = read_config({"model_type": name, **row.sizes})
+    assert bare == stated
+
+
+@pytest.mark.parametrize("name", HF)
+@pytest.mark.parametrize("key", sorted(HARMLESS))
+def test_harmless_keys_have_harmless_values_only(name, key):
+    allowed = HARMLESS[key]
+    keys = {"model_type": name, **ROWS[name].sizes}
+    if key != "model_type" and isinstance(allowed, tuple):
+        writes = read_config(keys)[0].decoder is not None
+        for value in allowed:
+            if (key, value) == ("is_decoder", True) and not writes:
+                with pytest.raises(ConfigError, match="is_decoder must be false"):
+                    read_config({**keys, key: value})  # an encoder that writes is another model
+            else:
+                read_config({**keys, key: value})
+        with pytest.raises(ConfigError, match=key):
+            read_config({**keys, key: "something else"})
+    elif key in ROWS[name].reads:
+        with pytest.raises(ConfigError, match=key):
+            read_config({**keys, key: "anything"})
+    else:
+        read_config({key: "anything", **keys})
+
+
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"unheard_of": 1}, "'unheard_of' isn't known"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_scaling": {"rope_type": "axial", "factor": 2.0}}, "rope_type must be .* got 'axial'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be greater than 0"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "rope_scaling: key 'beta'"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "llama3", **LLAMA3}}, "the same as rope_type"),
+        ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta must be the same"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "where both stand"),
+        ({"hidden_act": "laplace"}, "hidden_act must be one of"),
+        ({"hidden_size": 65}, "hidden_size must be a multiple"),
+        ({"hidden_size": "64"}, "hidden_size must be of type int"),
+        ({"hidden_size": True}, "hidden_size must be of type int"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1"),
+        ({"hidden_size": 2**40, "head_dim": 8}, "width must be 1 to"),
+        ({"num_hidden_layers": 2**62}, "number of layers"),
+        ({"num_key_value_heads": 3}, "heads must be a multiple of groups"),
+        ({"head_dim": 7}, "rotary dims must be even"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
+        ({"architectures": ["LlamaForMaskedLM"]}, "architectures must be one of"),
+        ({"model_type": "unknown"}, "model_type must be one of .*llama"),
+    ],
+)
+def test_refused(keys, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config({"model_type": "llama", **SIZES, **keys})
+    assert "\n" not in str(caught.value)
+
+
+BAD = [0, -1, 1.5, 2**31, 2**63, 10**400, "4", "", None, True, [], {}, [[]], {"type": []}, {"type": "Rope"}]
+
+
+def places(value, path=()):
+    """The path of every value inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def changed(value, path, new):
+    """A copy with another value at a path."""
+    made = copy.copy(value)
+    made[path[0]] = new if len(path) == 1 else changed(value[path[0]], path[1:], new)
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(families()))
+def test_any_value_in_any_field_is_read_or_refused(name):
+    keys = {} if name == "tfm" else ROWS[name].config(**ROWS[name].sizes).to_dict()
+    if name == "llama":
+        keys |= {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3}, "head_dim": 8}
+    if name == "tfm":
+        scaled = Rope(1e4, 16, scaling=LinearScaling(2.0))
+        tiny_llama = tiny_models.llama(layers=1, window=5)
+        keys = {"model_type": name, "config": to_json(tiny_llama)}
+        keys = changed(keys, ("config", "decoder", "layers", 0, "attention", "position"), to_json(scaled))
+    read_config(keys)
+    refused = 0
+    for path in places(keys):
+        for bad in BAD:
+            try:
+                read_config(changed(keys, path, bad))
+            except ConfigError as error:
+                refused += 1
+                assert "\n" not in str(error)  # noqa: PT017
+                assert len(str(error)) < 400, error  # noqa: PT017
+    assert refused > 80
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("bert", {"is_decoder": True}, "is_decoder must be false"),
+        (
+            "bert",
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type must be one of absolute",
+        ),
+        ("bert", {"hidden_size": 65}, "hidden_size must be a multiple"),
+        ("bert", {"rope_theta": 1e4}, "'rope_theta' isn't known"),
+        (
+            "bert",
+            {"architectures": ["BertForNextSentencePrediction"]},
+            "architectures must be one of BertModel",
+        ),
+        (
+            "bert",
+            {"architectures": ["BertModel", "BertForMaskedLM"]},
+            "architectures must be one of BertModel",
+        ),
+        ("bert", {"pooler_type": "mean"}, "pooler_type must be one of first_token_transform"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id must be of type int"),
+        ("roberta", {"pad_token_id": 511}, "pad_token_id must be 0 to 510: positions begin after it"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id must be 0 to 510"),
+        (
+            "electra",
+            {"architectures": ["ElectraForPreTraining"]},
+            "architectures must be one of ElectraModel",
+        ),
+        ("distilbert", {"dim": 65}, "dim must be a multiple of n_heads"),
+        ("distilbert", {"is_decoder": True}, "is_decoder must be false"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be at least 1"),
+        ("modernbert", {"local_rope_theta": None}, "local_rope_theta must be a number"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be one of cls, mean"),
+        ("modernbert", {"local_attention": -1}, "local_attention must be at least 1"),
+    ],
+)
+def test_refused_of_encoders(name, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config({"model_type": name, **ROWS[name].sizes, **keys})
+
+
+# What checkpoints of the hub say beyond the keys of transformers' classes.
+OLDER = {
+    "bert": {
+        "directionality": "bidi",
+        "pooler_fc_size": 768,
+        "pooler_num_attention_heads": 12,
+        "pooler_num_fc_layers": 3,
+        "pooler_size_per_head": 128,
+        "pooler_type": "first_token_transform",
+        "position_embedding_type": "absolute",
+        "gradient_checkpointing": False,
+        "_num_labels": 9,
+    },
+    "roberta": {"output_past": True, "language": "english", "name": "Roberta", "finetuning_task": "mnli"},
+    "distilbert": {"tie_weights_": True, "sinusoidal_pos_embds": False, "output_past": True},
+    "modernbert": {
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "global_attn_every_n_layers": 3,
+        "layer_norm_eps": 1e-5,
+        "position_embedding_type": "absolute",
+        "gradient_checkpointing": False,
+        "reference_compile": None,
+        "repad_logits_with_grad": False,
+        "sparse_prediction": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(OLDER))
+def test_what_older_checkpoints_say_beside_changes_nothing(name):
+    keys = {"model_type": name, **ROWS[name].sizes}
+    assert read_config({**keys, **OLDER[name]})[0] == read_config(keys)[0]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_positions_that_a_file_states_are_checked(tmp_path, wrong):
+    model = make("bert", SIZES)
+    ids = torch.arange(512)[None]
+    model.save_pretrained(tmp_path)
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
+    ids[0, -1] += wrong
+    save_file({**tensors, "embeddings.position_ids": ids}, tmp_path / "model.safetensors")
+    if wrong:
+        with pytest.raises(CheckpointError, match=r"'embeddings.position_ids' must equal position_ids"):
+            open_checkpoint(tmp_path)
+    else:
+        open_checkpoint(tmp_path)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    model = make("bert", SIZES)
+    model.save_pretrained(tmp_path)
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
+    tensors["embeddings.LayerNorm.bias"] = torch.arange(64)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"'embeddings.LayerNorm.bias' must be of a type with decimals"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("raw", [[], None, "llama", 1])
+def test_a_config_is_an_object(raw):
+    with pytest.raises(ConfigError, match=r"config.json: must be a JSON object"):
+        read_config(raw)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bert", 1), ("bert", 2), ("roberta", 1), ("xlm-roberta", 1)])
+def test_a_bias_under_two_names_is_one(name, kind, tmp_path):
+    """Which of two different ones a checkpoint means can't be told."""
+    model = make(name, dict(ROWS[name].sizes), kind)
+    model.save_pretrained(tmp_path)
+    state = {key: value.clone() for key, value in model.state_dict().items() if "decoder.weight" not in key}
+    twice = next(key for key in state if key.endswith("decoder.bias"))
+    save_file(state, tmp_path / "model.safetensors")
+    assert twice.replace("decoder.", "") not in open_checkpoint(tmp_path).leaves.unused
+    state[twice][3] += 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"bias' must equal head.bias, it doesn't"):
+        open_checkpoint(tmp_path)
+
+
+def test_sizes_are_required():
+    for key in SIZES:
+        with pytest.raises(ConfigError, match=f"{key} is missing"):
+            read_config({"model_type": "llama", **{k: v for k, v in SIZES.items() if k != key}})
+
+
+def test_a_scaling_that_divides_by_nothing():
+    keys = {"model_type": "tfm", "config": to_json(tiny_models.llama(layers=1))}
+    scaled = to_json(Rope(1e4, 16, scaling=LinearScaling(0.0)))
+    with pytest.raises(ConfigError, match=r"position\.scaling\.factor must be positive, .* got 0\.0"):
+        read_config(changed(keys, ("config", "decoder", "layers", 0, "attention", "position"), scaled))
+
+
+def test_both_spellings_of_rope():
+    old, _ = read_config(
+        {"model_type": "llama", **SIZES, "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}}
+    )
+    inner = {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}
+    new, _ = read_config({"model_type": "llama", **SIZES, "rope_parameters": inner})
+    assert old == new
+    assert old.ropes == (Rope(5e5, 8, scaling=LinearScaling(2.0)),)
+
+
+def test_window_absent_null_and_given():
+    windows = {
+        label: read_config({"model_type": "mistral", **SIZES, **keys})[0].decoder.layers[0].attention.pattern
+        for label, keys in {
+            "absent": {},
+            "null": {"sliding_window": None},
+            "given": {"sliding_window": 7},
+        }.items()
+    }
+    assert windows["absent"] == Window(4096)
+    assert windows["given"] == Window(7)
+    assert not isinstance(windows["null"], Window)
+
+
+def test_leaves_on_disk_are_float32_views(tmp_path: Path):
+    make("llama", SIZES).save_pretrained(tmp_path)
+    leaves = open_checkpoint(tmp_path).leaves
+    wq = leaves.load("decoder.layers.0.attn.wq")
+    assert wq.shape == (64, 64)
+    assert wq.flags.f_contiguous, "a transposed view, not a copy"
+    assert not wq.flags.writeable, "a view of the file"
+    assert isinstance(materialize(open_checkpoint(tmp_path).params)["decoder"]["layers"], list)

@@ -1,0 +1,103 @@
+"""The types of number in files, bit for bit against gguf's own dequantizer and torch's BF16."""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf.quants import dequantize as gguf_dequantize
+from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.formats.dtypes import CHUNK, KINDS, native, widen
+from tfm.refimpl.formats.mapped_file import map_file, read_file
+from tfm.refimpl.ops.quant import dequantize
+
+READ = sorted(name for name, kind in KINDS.items() if kind.decode is not None)
+
+
+def records(kind: str, count: int, seed: int = 0) -> np.ndarray:
+    """Random well-formed bytes: any codes, finite scales of both signs, zeros among them."""
+    rng = np.random.default_rng(seed)
+    record = KINDS[kind].record
+    made = rng.integers(0, 256, count * record.itemsize, dtype=np.uint8).view(record)
+    for field in {"d", "m", "x"} & set(record.names):
+        values = rng.standard_normal(made[field].shape) * 10.0 ** rng.integers(-6, 4, made[field].shape)
+        values[rng.random(values.shape) < 0.05] = 0
+        if kind == "BF16":
+            made[field] = values.astype("<f4").view("<u4") >> 16
+        else:
+            made[field] = values
+    return made.view(np.uint8)
+
+
+@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("count", [2, 3, CHUNK // 32 + 5])
+def test_widen_equals_gguf(kind, count):
+    raw = records(kind, count, seed=count)
+    shape = (count, KINDS[kind].size)
+    want = gguf_dequantize(raw.reshape(count, -1), gguf.GGMLQuantizationType[kind]).reshape(shape)
+    got = widen(raw, kind, shape)
+    assert got.dtype == np.float32
+    assert np.array_equal(got.view(np.uint32), want.view(np.uint32)), f"{kind} differs from gguf"
+    assert len(np.unique(got)) > 1, "well-formed data hold different numbers"
+
+
+def test_sizes_equal_those_of_gguf():
+    for name in READ:
+        size, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+        assert (KINDS[name].size, KINDS[name].record.itemsize) == (size, width), name
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_every_half_equals_torch(kind):
+    every = np.arange(2**16, dtype="<u2")
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16}[kind]
+    want = torch.from_numpy(every.view(np.int16)).view(dtype).float().numpy()
+    got = widen(every.view(np.uint8), kind, (2**16,))
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    assert np.array_equal(got[~np.isnan(got)].view(np.uint32), want[~np.isnan(want)].view(np.uint32))
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_native_blocks_are_the_same_numbers(kind):
+    raw = records(kind, 5 * 3)
+    blocks = native(raw, kind, (5, 96))
+    assert blocks is not None
+    assert (blocks.codes.dtype, blocks.scale.shape, blocks.block) == (np.uint8, (5, 3), 32)
+    assert np.array_equal(dequantize(blocks), widen(raw, kind, (5, 96)))
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q5_0", "Q4_K"])
+def test_other_types_have_no_native_blocks(kind):
+    assert native(records(kind, 2), kind, (2, KINDS[kind].size)) is None
+
+
+def test_float32_is_a_view_unless_it_stands_askew():
+    raw = np.arange(17, dtype=np.uint8)
+    assert np.shares_memory(widen(raw[:16], "F32", (4,)), raw)
+    askew = widen(raw[1:17], "F32", (4,))
+    assert askew.flags.aligned
+    assert askew.tobytes() == raw[1:17].tobytes()
+
+
+def test_integers_are_no_weights():
+    with pytest.raises(CheckpointError, match="type with decimals, got I64"):
+        widen(np.zeros(8, np.uint8), "I64", (1,))
+
+
+def test_files_must_be_regular_and_small(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "big").write_bytes(b"12345")
+    for name, message in {
+        "pipe": "regular",
+        "absent": "can't be opened",
+        "": "regular",
+        "a\0b": "null",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            map_file(tmp_path / name)
+    assert len(map_file(tmp_path / "empty")) == 0
+    assert read_file(tmp_path / "big", 5) == b"12345"
+    with pytest.raises(CheckpointError, match="may have 4 bytes, has 5"):
+        read_file(tmp_path / "big", 4)

@@ -1,0 +1,164 @@
+"""Thousands of damaged files: each is read or refused with a CheckpointError, quickly, never otherwise."""
+
+import json
+import random
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.formats.dtypes import KINDS
+from tfm.refimpl.formats.gguf import GGUF
+from tfm.refimpl.formats.safetensors import SafeTensors, save
+from tfm.refimpl.tokenizers.from_gguf.reader import chat_template, tokenizer
+
+MUTANTS = 3000
+NUMBERS = [0, 1, 2, 3, 4, 8, 13, 31, 32, 33, 63, 64, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32]
+NUMBERS += [2**48, 2**60, 2**62, 2**63 - 1, 2**63, 2**64 - 64, 2**64 - 1]
+
+
+def write_gguf(path: Path) -> None:
+    """A small file with every kind of value and several types of tensor."""
+    writer, rng = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0)
+    writer.add_uint32("llama.block_count", 2)
+    writer.add_float32("llama.rope.freq_base", 10_000.0)
+    writer.add_bool("flag", True)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "a", "b", "ab"])
+    writer.add_token_scores([0.0, -1.0, -2.0, -3.0])
+    writer.add_token_types([2, 1, 1, 1])
+    writer.add_bos_token_id(1)
+    writer.add_chat_template("{{ messages }}")
+    for i, kind in enumerate(["F32", "F16", "Q4_1", "Q8_0", "Q4_K", "Q6_K"]):
+        stored = gguf.GGMLQuantizationType[kind]
+        raw = rng.integers(0, 256, (3, 256 // KINDS[kind].size * KINDS[kind].record.itemsize), dtype=np.uint8)
+        writer.add_tensor(f"blk.{i}.weight", raw, raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_safetensors(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    save(
+        path, {f"layer.{i}": rng.standard_normal((i + 1, 5)).astype(["<f4", "<f2"][i % 2]) for i in range(6)}
+    )
+
+
+def read_gguf(path: Path) -> None:
+    made = GGUF(path)
+    for name in made.names:
+        made.load(name)
+        made.native(name)
+    tokenizer(made.metadata, 4, "x")
+    chat_template(made.metadata, "x")
+
+
+def read_safetensors(path: Path) -> None:
+    made = SafeTensors(path)
+    for name in made.names:
+        made.load(name)
+
+
+def any_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, cut out or put in, anywhere."""
+    made = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(len(made))
+        match rng.randrange(4):
+            case 0:
+                made[at] = rng.randrange(256)
+            case 1:
+                made[at] ^= 1 << rng.randrange(8)
+            case 2:
+                del made[at : at + rng.choice([1, 4, 8, 100])]
+            case _:
+                made[at:at] = rng.randbytes(rng.choice([1, 4, 8]))
+    return bytes(made[: rng.randrange(len(made))] if rng.random() < 0.1 else made)
+
+
+def gguf_field(data: bytes, rng: random.Random) -> bytes:
+    """A length, count, type, size or offset replaced by a number that has hurt readers before."""
+    marks = [b"llama.", b"flag", b"tokenizer.", b"blk.", b"GGUF", b"general."]
+    spots = [i for mark in marks for i in range(len(data)) if data.startswith(mark, i)]
+    at = max(rng.choice(spots) + rng.randrange(-8, 60), 0)
+    number = rng.choice(NUMBERS)
+    width = rng.choice([4, 8])
+    packed = struct.pack("<Q", number)[:width]
+    return data[:at] + packed + data[at + width :]
+
+
+def json_field(data: bytes, rng: random.Random) -> bytes:
+    """One value of the header replaced, its length kept right most of the time."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    entry = header[rng.choice(list(header))]
+    key = rng.choice(list(entry))
+    if isinstance(entry[key], list) and rng.random() < 0.8:
+        entry[key][rng.randrange(len(entry[key]))] = rng.choice([*NUMBERS, -1, 1.5, None, "4", [], True])
+    else:
+        entry[key] = rng.choice([*NUMBERS, "F32", "BF16", "I64", "Q4", None, [], [[]], {}, "x" * 99])
+    if rng.random() < 0.2:
+        del entry[rng.choice(list(entry))]
+    text = json.dumps(header).encode()
+    length = rng.choice(NUMBERS) if rng.random() < 0.1 else len(text)
+    return struct.pack("<Q", length) + text + data[8 + size :]
+
+
+FORMATS: dict[str, tuple[Callable, Callable, Callable, type, str]] = {
+    "gguf": (write_gguf, read_gguf, gguf_field, GGUF, "_tensor"),
+    "safetensors": (write_safetensors, read_safetensors, json_field, SafeTensors, "_entry"),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_mutants(tmp_path, monkeypatch, kind):
+    write, read, field, reader, parse = FORMATS[kind]
+    path, seen = tmp_path / "x", Counter()
+    write(path)
+    data, step = path.read_bytes(), getattr(reader, parse)
+    reached = set()
+
+    def counting(self, *args):
+        reached.add(id_)
+        return step(self, *args)
+
+    monkeypatch.setattr(reader, parse, counting)
+    for id_ in range(MUTANTS):
+        rng = random.Random(id_)
+        mutant = (any_bytes if id_ % 2 else field)(data, rng)
+        path.write_bytes(mutant)
+        start = time.perf_counter()
+        try:
+            read(path)
+            seen["read"] += 1
+        except CheckpointError as error:
+            seen["refused" if "\n" not in str(error) else "several lines"] += 1
+        except Exception as error:
+            raise AssertionError(f"mutant {id_} raised {type(error).__name__}: {error}") from error
+        assert time.perf_counter() - start < 2, f"mutant {id_} hangs"
+        path.unlink()  # the mapped bytes live on until the reader is gone
+    share = len(reached) / MUTANTS
+    print(f"{kind}: {dict(seen)}, {share:.0%} reached the tensors")  # noqa: T201
+    assert share >= 0.3, f"only {share:.0%} of the mutants reach the parsing of tensors"
+    assert set(seen) == {"read", "refused"}
+    assert min(seen.values()) >= 0.02 * MUTANTS, f"mutants should fall on both sides, got {seen}"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_truncated_at_many_offsets(tmp_path, kind):
+    write, read, *_ = FORMATS[kind]
+    path = tmp_path / "x"
+    write(path)
+    data = path.read_bytes().rstrip(b"\0")
+    for size in sorted({*range(64), *range(0, len(data), max(len(data) // 200, 1))}):
+        path.write_bytes(data[:size])
+        with pytest.raises(CheckpointError):
+            read(path)
+        path.unlink()

@@ -1,0 +1,33 @@
+"""JSON that Python's parser lets pass and ours doesn't."""
+
+import pytest
+from tfm.refimpl.errors import BundleError, CheckpointError
+from tfm.refimpl.formats.strict_json import DEPTH, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
+        ("[NaN]", "finite, got NaN"),
+        ("[-Infinity]", "finite, got -Infinity"),
+        ("[1e999]", "finite, got 1e999"),
+        ("[" * 100_000, "nested"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested 32 deep"),
+        ("9" * 5000, "must be JSON"),
+        ("{", "must be JSON"),
+        (b"\xff", "must be JSON in UTF-8"),
+    ],
+)
+def test_refused(text, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        parse(text, "x.json")
+    assert str(caught.value).startswith("x.json: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_read():
+    assert parse(b'{"a": [1, 2.5, null, true, "\\u00e9"]}', "x.json") == {"a": [1, 2.5, None, True, "é"]}
+    assert parse("[" * DEPTH + "]" * DEPTH, "x.json")
+    with pytest.raises(BundleError):
+        parse("", "x.json", BundleError)

@@ -1,0 +1,212 @@
+"""Laws of whole encoders, and of decoders that read one, in float64, over any Config."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from helpers.config_strategies import encoders, pairs
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.config import Classify, Config, Full, Learned, MaskedLM, Pool
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import ConfigError, LimitError
+from tfm.refimpl.ops.encoder import predict
+
+seeds = st.integers(0, 2**32 - 1)
+# Two passes of one model in float64: norms of tiny vectors and softcaps amplify rounding.
+MODEL = 1e-8
+
+
+def engine(config: Config, dtype: type = np.float64) -> NumpyEngine:
+    return NumpyEngine(config, tiny_models.weights(config, dtype=dtype))
+
+
+def tokens(seed: int, config: Config, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.embedding.vocabulary, shape)
+
+
+def unplaced(config: Config) -> Config:
+    """The encoder without anything that tells of an order."""
+    assert config.encoder is not None
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, position=None, pattern=Full()))
+        for layer in config.encoder.layers
+    )
+    bare = replace(config.encoder, layers=layers, positions=None, causal=False)
+    return replace(config, encoder=bare, reader=None)
+
+
+@given(encoders(), seeds, st.permutations(range(3)))
+def test_without_positions_a_text_is_a_bag(config: Config, seed: int, order: list[int]):
+    """Man eats shark, shark eats man: each word's vector is the same, wherever the word stands."""
+    numpy = engine(unplaced(config))
+    ids = tokens(seed, config, 2, 3)
+    equal(numpy.encode(ids[:, order]), numpy.encode(ids)[:, order], MODEL)
+
+
+def test_with_positions_the_order_counts():
+    """Of each kind: the same words in another order have other vectors. (Read backwards, ALiBi's don't.)"""
+    base = tiny_models.encoder(positions=None)
+    layer = base.encoder.layers[0]
+    for position, stack in tiny_models.positions(layer.attention.head_size):
+        attention = replace(layer.attention, position=position)
+        made = replace(base.encoder, layers=(replace(layer, attention=attention),), positions=stack)
+        numpy = engine(replace(base, encoder=made))
+        one, other = numpy.encode(np.array([[1, 2, 3]])), numpy.encode(np.array([[2, 1, 3]]))
+        assert np.abs(one - other[:, [1, 0, 2]]).max() > 1e-3, f"{position} {stack} don't tell an order"
+
+
+@given(encoders(), seeds, st.lists(st.integers(1, 5), min_size=2, max_size=3))
+def test_padding_and_neighbours_change_nothing(config: Config, seed: int, lengths: list[int]):
+    """A row of a batch, padded on the right, is the row alone: its vectors, and what the head says."""
+    numpy, ids = engine(config), tokens(seed, config, len(lengths), max(lengths))
+    types = None
+    if config.embedding.types is not None:
+        types = np.random.default_rng(seed).integers(0, config.embedding.types, ids.shape)
+    states, said = (f(ids, np.array(lengths), types) for f in (numpy.encode, numpy.predict))
+    for row, n in enumerate(lengths):
+        alone = ids[row : row + 1, :n], None, None if types is None else types[row : row + 1, :n]
+        equal(states[row, :n], numpy.encode(*alone)[0], MODEL)
+        whole_text = isinstance(config.head, Classify | Pool)
+        equal(said[row] if whole_text else said[row, :n], numpy.predict(*alone)[0], MODEL)
+
+
+@given(pairs(), seeds, st.lists(st.integers(1, 3), min_size=1, max_size=3))
+def test_any_split_of_the_tokens_is_one_pass(config: Config, seed: int, chunks: list[int]):
+    """Of a decoder that reads an encoder: whole = chunks = one by one."""
+    numpy, total = engine(config), sum(chunks)
+    source, ids = tokens(seed, config, 2, 4), tokens(seed + 1, config, 2, total)
+    every = np.broadcast_to(np.arange(total), (2, total))
+    wanted, _ = numpy.step(ids, numpy.start(2, source, np.array([4, 2])), at=every)
+    for sizes in (chunks, [1] * total):
+        cache, at, found = numpy.start(2, source, np.array([4, 2])), 0, []
+        for size in sizes:
+            logits, cache = numpy.step(ids[:, at : at + size], cache, at=every[:, :size])
+            found.append(logits)
+            at += size
+        equal(np.concatenate(found, 1), wanted, MODEL)
+
+
+@given(pairs(), seeds, st.lists(st.integers(0, 2), min_size=1, max_size=4))
+def test_a_row_brings_its_source_along(config: Config, seed: int, rows: list[int]):
+    """Selected, cut back, or alone: each row goes on reading its own text, padding unseen."""
+    numpy, lengths = engine(config), np.array([3, 1, 2])
+    source, ids, more = (tokens(seed + i, config, 3, n) for i, n in enumerate((3, 4, 2)))
+    every = np.broadcast_to(np.arange(2), (len(rows), 2))
+    _, cache = numpy.step(ids, numpy.start(3, source, lengths))
+    cache = cache.select(np.array(rows)).truncate(np.full(len(rows), 3))
+    got, _ = numpy.step(more[rows], cache, at=every)
+    for at, row in enumerate(rows):
+        one = source[row : row + 1, : lengths[row]]
+        text = np.concatenate([ids[row, :3], more[row]])[None]
+        alone, _ = numpy.step(text, numpy.start(1, one), at=np.array([[3, 4]]))
+        equal(got[at], alone[0], MODEL)
+
+
+def norm(x: np.ndarray, tree: dict) -> np.ndarray:
+    scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return scaled * tree["weight"] + tree["bias"]
+
+
+def test_an_encoder_is_its_formula():
+    """One post-norm layer written out: where sums, norms, positions and types stand."""
+    config = tiny_models.encoder(layers=1, heads=1, head_size=16, width=16, vocabulary=11)
+    numpy = engine(config)
+    tree = numpy.params
+    e, s = tree["embedding"], tree["encoder"]
+    x = norm(e["table"][[3, 5]] + e["types"][[0, 1]] + s["positions"][:2], s["first_norm"])
+    layer = s["layers"][0]
+    q, k, v = (x @ layer["attn"][f"w{n}"] + layer["attn"][f"b{n}"] for n in "qkv")
+    weights = np.exp(q @ k.T / 4)
+    mixed = weights / weights.sum(-1, keepdims=True) @ v @ layer["attn"]["wo"] + layer["attn"]["bo"]
+    h = norm(x + mixed, layer["attn_after"])
+    hidden = np.maximum(h @ layer["mlp"]["up"] + layer["mlp"]["bup"], 0)
+    y = norm(h + hidden @ layer["mlp"]["down"] + layer["mlp"]["bdown"], layer["mlp_after"])
+    equal(numpy.encode(np.array([[3, 5]]), types=np.array([[0, 1]]))[0], y)
+    head = tree["head"]
+    z = norm(np.tanh(y @ head["dense"]["weight"] + head["dense"]["bias"]), head["norm"])
+    equal(numpy.predict(np.array([[3, 5]]), types=np.array([[0, 1]]))[0], z @ e["table"].T + head["bias"])
+
+
+def test_float32_stays_float32():
+    """No operation of a float32 model is done in float64."""
+    base = tiny_models.encoder()
+    for position, positions in tiny_models.positions(base.encoder.layers[0].attention.head_size):
+        layer = base.encoder.layers[0]
+        layer = replace(layer, attention=replace(layer.attention, position=position))
+        stack = replace(base.encoder, layers=(layer,), positions=positions)
+        for head in (base.head, Pool(unit=True), Classify(3, "max")):
+            numpy = engine(replace(base, encoder=stack, head=head), np.float32)
+            assert numpy.encode(np.array([[1, 2]])).dtype == np.float32, f"{position} {positions}"
+            assert numpy.predict(np.array([[1, 2]])).dtype == np.float32, f"{head}"
+
+
+def test_what_has_no_steps_and_what_has_nothing_to_read():
+    ids = np.array([[1, 2]])
+    encoder, decoder = engine(tiny_models.encoder()), engine(tiny_models.llama())
+    both = engine(tiny_models.pair())
+    with pytest.raises(ConfigError, match="a model without a decoder has no steps: use predict"):
+        encoder.start(1)
+    with pytest.raises(ConfigError, match="a model without an encoder can't encode"):
+        decoder.encode(ids)
+    with pytest.raises(ConfigError, match="a model with a decoder predicts step by step"):
+        both.predict(ids)
+    with pytest.raises(ConfigError, match="start takes no encoder_ids for this model, got some"):
+        decoder.start(1, ids)
+    with pytest.raises(ConfigError, match="start needs encoder_ids for this model, got none"):
+        both.start(1)
+    with pytest.raises(LimitError, match="encoder_ids must have 2 rows, got 1"):
+        both.start(2, ids)
+    with pytest.raises(AssertionError, match="LM for decoders"):
+        predict(np.zeros((1, 1, 1)), np.array([1]), {}, config=tiny_models.llama())
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths", "types", "message"),
+    [
+        ([[1, 97]], None, None, "token ids must be 0 to 96"),
+        ([[1] * 33], None, None, "the text would be 33 tokens long, the model's context is 32"),
+        ([[1, 2]], [3], None, "lengths must be"),
+        ([[1, 2]], None, [[0, 2]], r"types must be \[1, 2\] numbers from 0 to 1, got"),
+        ([[1, 2]], None, [[0, -1]], "types must be"),
+        ([[1, 2]], None, [[0]], "types must be"),
+    ],
+)
+def test_encode_refuses(ids: list, lengths: list | None, types: list | None, message: str):
+    numpy = engine(tiny_models.encoder())
+    with pytest.raises(LimitError, match=message):
+        numpy.encode(np.array(ids), lengths and np.array(lengths), types and np.array(types))
+
+
+def test_a_table_of_no_types():
+    with pytest.raises(LimitError, match=r"types must be .* numbers from 0 to -1"):
+        engine(replace(tiny_models.encoder(), embedding=tiny_models.Embedding(97, 48))).encode(
+            np.array([[1]]), None, np.array([[0]])
+        )
+
+
+def test_learned_positions_end_where_padding_may_stand():
+    """A padded row reaches past the table; its real tokens don't."""
+    config = tiny_models.encoder()
+    assert isinstance(config.encoder.positions, Learned)
+    llama = tiny_models.llama(context=8)
+    config = replace(llama, decoder=replace(llama.decoder, positions=Learned(8)))
+    numpy = engine(config)
+    _, cache = numpy.step(np.ones((2, 6), np.int64), numpy.start(2))
+    logits, _ = numpy.step(np.ones((2, 4), np.int64), cache, np.array([2, 1]))
+    assert np.isfinite(logits).all()
+
+
+def test_heads_without_weights_of_their_own():
+    """Pool may have no leaf at all, MaskedLM just the shared table."""
+    for head in (Pool("first"), MaskedLM(tied=True, bias=False)):
+        config = replace(tiny_models.encoder(), head=head)
+        numpy = engine(config)
+        assert "head" not in numpy.params
+        said = numpy.predict(np.array([[1, 2]]))
+        wanted = numpy.encode(np.array([[1, 2]]))
+        equal(said, wanted[:, 0] if isinstance(head, Pool) else wanted @ numpy.params["embedding"]["table"].T)

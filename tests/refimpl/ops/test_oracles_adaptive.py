@@ -1,0 +1,50 @@
+"""Adaptive softmax against torch.nn.AdaptiveLogSoftmaxWithLoss, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.ops.adaptive_softmax import (
+    adaptive_log_probs,
+    adaptive_predict,
+    adaptive_target_log_probs,
+    log_softmax,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+cuts = st.sets(st.integers(1, 28), min_size=1, max_size=4).map(sorted)
+
+
+@given(seeds, cuts, st.booleans(), st.sampled_from((0.1, 1.0, 8.0)))
+def test_adaptive_softmax_is_torchs(seed: int, cutoffs: list[int], biased: bool, scale: float):
+    """log_prob, forward and predict, with clusters of unequal size and width."""
+    rng = np.random.default_rng(seed)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(
+        16, 29, cutoffs, div_value=2.0, head_bias=biased, dtype=torch.float64
+    )
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.copy_(torch.from_numpy(rng.standard_normal(p.shape) * scale))
+    matrix = lambda part: part.weight.detach().numpy().T  # noqa: E731
+    tails = [{"down": matrix(down), "up": matrix(up)} for down, up in theirs.tail]
+    head = matrix(theirs.head)
+    bias = theirs.head.bias.detach().numpy() if biased else None
+    x, targets = rng.standard_normal((3, 5, 16)), rng.integers(0, 29, (3, 5))
+    rows = torch.from_numpy(x).flatten(0, 1)
+    with torch.no_grad():
+        full, best = theirs.log_prob(rows), theirs.predict(rows)
+        forward = theirs(rows, torch.from_numpy(targets).flatten())
+    equal(adaptive_log_probs(x, head, tails, bias), full.unflatten(0, (3, 5)))
+    found = adaptive_target_log_probs(x, targets, head, tails, bias)
+    equal(found, forward.output.unflatten(0, (3, 5)))
+    equal(-found.mean(), forward.loss)
+    assert (adaptive_predict(x, head, tails, bias).flatten() == best.numpy()).all()
+
+
+@given(seeds, st.sampled_from((0.1, 1.0, 300.0)))
+def test_log_softmax_is_torchs(seed: int, scale: float):
+    logits = np.random.default_rng(seed).standard_normal((2, 3, 7)) * scale
+    equal(log_softmax(logits), torch.log_softmax(torch.from_numpy(logits), -1))

@@ -1,0 +1,147 @@
+"""Mixtures of experts against transformers' blocks and models with random weights, in float64.
+
+Their routers compute softmax in float32: the weights of a block are compared to that precision, or it is
+given ours, and then the experts agree to float64. Whole models are those of the families. The queue of
+`seated` is Switch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.ops.attention import softmax
+from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, seated
+from transformers import (
+    DeepseekV3Config,
+    MixtralConfig,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
+from transformers import SwitchTransformersConfig as SwitchConfig
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.mixtral import modeling_mixtral as mixtral
+from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+from transformers.models.switch_transformers import modeling_switch_transformers as switch
+
+# Their routers' softmax and sigmoid are float32: 2⁻²³ of weights up to 1, times the experts' outputs.
+SINGLE = 2e-6
+D, F, E = 6, 9, 5
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random(block: torch.nn.Module, seed: int) -> Any:
+    """The block in float64 with weights of a sensible size."""
+    made = torch.Generator().manual_seed(seed)
+    block = block.double().eval()
+    with torch.no_grad():
+        for weight in (*block.parameters(), *block.buffers()):
+            weight.copy_(torch.randn(weight.shape, generator=made, dtype=torch.float64) * 0.5)
+    return block
+
+
+def linear_of(*modules: torch.nn.Linear) -> list[np.ndarray]:
+    return [m.weight.detach().numpy().T for m in modules]
+
+
+def ours(block: Any) -> dict[str, Any]:
+    """The leaves of a block of theirs: each expert's gate and up lie in one array there."""
+    held = [p.detach().numpy() for p in (block.experts.gate_up_proj, block.experts.down_proj)]
+    experts = [{"gate": gu[:F].T, "up": gu[F:].T, "down": d.T} for gu, d in zip(*held, strict=True)]
+    return {"router": block.gate.weight.detach().numpy().T, "experts": experts}
+
+
+def shared_of(mlp: Any) -> dict[str, np.ndarray]:
+    return dict(
+        zip(("gate", "up", "down"), linear_of(mlp.gate_proj, mlp.up_proj, mlp.down_proj), strict=True)
+    )
+
+
+def agree(block: Any, seed: int, leaves: dict[str, Any], **settings: Any) -> None:
+    """Codes first, then weights, then the experts given codes and weights, then the whole."""
+    x = np.random.default_rng(seed).standard_normal((2, 7, D))
+    flat = torch.from_numpy(x).flatten(0, 1)
+    with torch.no_grad():
+        _, weights, index = block.gate(flat)
+        given_codes = block.experts(flat, index, weights.double())
+        whole = block(torch.from_numpy(x))
+    routing = {n: v for n, v in settings.items() if n != "kind"}
+    mine, scores = route(x.reshape(-1, D) @ leaves["router"], leaves.get("bias"), **routing)
+    order = np.argsort(mine, axis=1), np.argsort(index.numpy(), axis=1)
+    sort = lambda a, b: np.take_along_axis(np.asarray(a), b, axis=1)  # noqa: E731
+    assert (sort(mine, order[0]) == sort(index, order[1])).all()
+    equal(sort(scores, order[0]), sort(weights, order[1]), SINGLE)
+    got = mixture(x.reshape(-1, D), index.numpy(), weights.double().numpy(), leaves["experts"], kind="silu")
+    equal(got, given_codes)
+    equal(moe(x, **leaves, **settings), whole, 10 * SINGLE)
+
+
+@given(seeds, st.integers(1, 3))
+def test_mixtral(seed: int, top: int):
+    config = MixtralConfig(hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=top)
+    block = random(mixtral.MixtralSparseMoeBlock(config), seed)
+    agree(block, seed, ours(block), kind="silu", top=top, score="softmax", renormalize=True)
+
+
+@given(seeds, st.integers(1, 3), st.booleans())
+def test_qwen2_moe(seed: int, top: int, renormalize: bool):
+    config = Qwen2MoeConfig(
+        hidden_size=D, moe_intermediate_size=F, shared_expert_intermediate_size=4, num_experts=E,
+        num_experts_per_tok=top, norm_topk_prob=renormalize,
+    )  # fmt: skip
+    block = random(Qwen2MoeSparseMoeBlock(config), seed)
+    (shared_gate,) = linear_of(block.shared_expert_gate)
+    leaves = ours(block) | {"shared": shared_of(block.shared_expert), "shared_gate": shared_gate}
+    agree(block, seed, leaves, kind="silu", top=top, score="softmax", renormalize=renormalize)
+
+
+@given(seeds, st.integers(1, 3), st.booleans())
+def test_qwen3_moe(seed: int, top: int, renormalize: bool):
+    config = Qwen3MoeConfig(
+        hidden_size=D, moe_intermediate_size=F, num_experts=E, num_experts_per_tok=top,
+        norm_topk_prob=renormalize,
+    )  # fmt: skip
+    block = random(Qwen3MoeSparseMoeBlock(config), seed)
+    agree(block, seed, ours(block), kind="silu", top=top, score="softmax", renormalize=renormalize)
+
+
+@given(seeds, st.integers(1, 3), st.booleans())
+def test_deepseek_v3(seed: int, top: int, renormalize: bool):
+    """Sigmoid scores, a bias for the choice, a scale, one shared expert; groups of experts aren't ours."""
+    config = DeepseekV3Config(
+        hidden_size=D, moe_intermediate_size=F, n_routed_experts=6, num_experts_per_tok=top, n_group=1,
+        topk_group=1, n_shared_experts=2, norm_topk_prob=renormalize, routed_scaling_factor=2.5,
+    )  # fmt: skip
+    block = random(DeepseekV3MoE(config), seed)
+    bias = block.gate.e_score_correction_bias.detach().numpy()
+    leaves = ours(block) | {"bias": bias, "shared": shared_of(block.shared_experts)}
+    agree(block, seed, leaves, kind="silu", top=top, score="sigmoid", renormalize=renormalize, scale=2.5)
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 9))
+def test_seats_are_switchs(seed: int, capacity: int, tokens: int):
+    config = SwitchConfig(d_model=D, num_experts=E, expert_capacity=capacity)
+    router = random(switch.SwitchTransformersTop1Router(config), seed)
+    x = np.random.default_rng(seed).standard_normal((1, tokens, D))
+    with torch.no_grad():
+        dispatched, probability, logits = router(torch.from_numpy(x))
+    index, weights = route(logits[0].numpy(), top=1, score="softmax", renormalize=False)
+    equal(weights, probability[0], SINGLE)
+    kept = seated(index, np.full(E, min(capacity, tokens)))
+    assert (kept * (index == np.arange(E)) == dispatched[0].numpy()).all()
+
+
+@given(seeds, st.integers(1, 9), st.integers(1, 3), st.sampled_from((0.1, 1.0, 30.0)))
+def test_losses_are_transformers(seed: int, tokens: int, top: int, scale: float):
+    logits = np.random.default_rng(seed).standard_normal((tokens, E)) * scale
+    index, _ = route(logits, top=top, score="softmax", renormalize=False)
+    wanted = mixtral.load_balancing_loss_func((torch.from_numpy(logits),), E, top)
+    equal(load_balancing_loss(logits, index), wanted, SINGLE)
+    equal(router_z_loss(logits), switch.router_z_loss_func(torch.from_numpy(logits)[None]))
+    first = torch.from_numpy(softmax(logits))[None], torch.from_numpy(index[None, :, :1])
+    equal(load_balancing_loss(logits, index[:, :1]), switch.load_balancing_loss_func(*first), SINGLE)

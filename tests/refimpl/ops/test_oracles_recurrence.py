@@ -1,0 +1,135 @@
+"""The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from helpers import onnx_nodes
+from helpers.tolerances import equal
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.ops.lstm import bidirectional_lstm, lstm, lstm_cell
+
+seeds = st.integers(0, 2**32 - 1)
+scales = st.sampled_from((0.1, 1.0, 4.0))
+
+
+def t(a: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(a)
+
+
+def weights(rng: np.random.Generator, d: int, f: int, scale: float) -> dict[str, np.ndarray]:
+    """Ours of one direction: columns i, f, g, o."""
+    draw = lambda *shape: rng.standard_normal(shape) * scale  # noqa: E731
+    return {"wx": draw(d, 4 * f), "wh": draw(f, 4 * f), "bias": draw(4 * f)}
+
+
+def theirs(rng: np.random.Generator, d: int, *directions: dict[str, np.ndarray]) -> torch.nn.LSTM:
+    """torch's layer of the same weights; its two biases sum up to ours."""
+    f = directions[0]["wh"].shape[0]
+    made = torch.nn.LSTM(d, f, batch_first=True, bidirectional=len(directions) == 2, dtype=torch.float64)
+    with torch.no_grad():
+        for end, held in zip(("", "_reverse"), directions, strict=False):
+            part = rng.standard_normal(4 * f)
+            for name, value in (
+                ("weight_ih", held["wx"].T), ("weight_hh", held["wh"].T),
+                ("bias_ih", held["bias"] - part), ("bias_hh", part),
+            ):  # fmt: skip
+                getattr(made, f"{name}_l0{end}").copy_(t(value))
+    return made
+
+
+def states(rng: np.random.Generator, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    return rng.standard_normal(shape), rng.standard_normal(shape)
+
+
+@given(seeds, scales)
+def test_cell_is_torchs(seed: int, scale: float):
+    rng = np.random.default_rng(seed)
+    ours, (h, c), x = weights(rng, 3, 4, scale), states(rng, 2, 4), rng.standard_normal((2, 3))
+    cell = torch.nn.LSTMCell(3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        cell.weight_ih.copy_(t(ours["wx"].T))
+        cell.weight_hh.copy_(t(ours["wh"].T))
+        cell.bias_ih.copy_(t(ours["bias"]))
+        cell.bias_hh.zero_()
+        wanted = cell(t(x), (t(h), t(c)))
+    for got, want in zip(lstm_cell(x, h, c, **ours), wanted, strict=True):
+        equal(got, want)
+
+
+@given(seeds, scales, st.integers(1, 7), st.booleans())
+def test_layer_is_torchs(seed: int, scale: float, tokens: int, start: bool):
+    rng = np.random.default_rng(seed)
+    ours, x = weights(rng, 3, 4, scale), rng.standard_normal((2, tokens, 3))
+    h, c = states(rng, 2, 4)
+    with torch.no_grad():
+        y, (h1, c1) = theirs(rng, 3, ours)(t(x), (t(h)[None], t(c)[None]) if start else None)
+    got = lstm(x, **ours, h0=h, c0=c) if start else lstm(x, **ours)
+    for one, want in zip(got, (y, h1[0], c1[0]), strict=True):
+        equal(one, want)
+
+
+@given(seeds, scales, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.booleans())
+def test_packed_rows_are_torchs(seed: int, scale: float, lengths: list[int], start: bool):
+    """Both directions over rows of unequal length, as a packed sequence."""
+    rng, rows = np.random.default_rng(seed), len(lengths)
+    ours, back = weights(rng, 3, 4, scale), weights(rng, 3, 4, scale)
+    x, (h, c) = rng.standard_normal((rows, max(lengths), 3)), states(rng, 2, rows, 4)
+    with torch.no_grad():
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            t(x), torch.tensor(lengths), batch_first=True, enforce_sorted=False
+        )
+        out, (h1, c1) = theirs(rng, 3, ours, back)(packed, (t(h), t(c)) if start else None)
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+    given_states = {"h0": h, "c0": c} if start else {}
+    second = {f"{name}_back": value for name, value in back.items()}
+    got = bidirectional_lstm(x, **ours, **second, **given_states, lengths=np.array(lengths))
+    for one, want in zip(got, (y, h1, c1), strict=True):
+        equal(one, want)
+
+
+def onnx_order(columns: np.ndarray, parts: int) -> np.ndarray:
+    """Our columns i, f, g, o (peepholes i, f, o) as ONNX's rows i, o, f, c (i, o, f)."""
+    split = np.split(columns, parts, axis=-1)
+    return np.concatenate([split[i] for i in ((0, 3, 1, 2) if parts == 4 else (0, 2, 1))], axis=-1).T
+
+
+@given(seeds, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.booleans())
+def test_layer_is_onnx_runtimes(seed: int, lengths: list[int], peepholes: bool):
+    """Its fused kernel, with sequence_lens, initial states and peepholes, forward, reverse and both.
+
+    Rows of length 0 aren't drawn: torch refuses them, and ONNX Runtime forgets their initial state.
+    """
+    rng, rows = np.random.default_rng(seed), len(lengths)
+    single = lambda a: a.astype(np.float32)  # noqa: E731
+    x, (h, c) = rng.standard_normal((rows, max(lengths) + 1, 3)), states(rng, 2, rows, 4)
+    pair = [weights(rng, 3, 4, 0.5) for _ in range(2)]
+    if peepholes:
+        for held in pair:
+            held["peephole"] = rng.standard_normal(12) * 0.5
+
+    def run(direction: str, chosen: list[int]) -> list[Any]:
+        stack = lambda name, parts: np.stack([onnx_order(pair[i][name], parts) for i in chosen])  # noqa: E731
+        bias = stack("bias", 4)
+        given_arrays = [
+            x.transpose(1, 0, 2), stack("wx", 4), stack("wh", 4), np.concatenate((bias, bias * 0), axis=1),
+            None, h[chosen], c[chosen], stack("peephole", 3) if peepholes else None,
+        ]  # fmt: skip
+        inputs = [None if a is None else single(a) for a in given_arrays]
+        inputs[4] = np.array(lengths, np.int32)
+        return onnx_nodes.run("LSTM", inputs, 3, hidden_size=4, direction=direction)
+
+    for direction, i in (("forward", 0), ("reverse", 1)):
+        y, h1, c1 = run(direction, [i])
+        got = lstm(x, **pair[i], h0=h[i], c0=c[i], lengths=np.array(lengths), reverse=bool(i))
+        for one, want in zip(got, (y[:, 0].transpose(1, 0, 2), h1[0], c1[0]), strict=True):
+            equal(one, want, 2e-6)
+    y, h1, c1 = run("bidirectional", [0, 1])
+    back = {f"{name}_back": value for name, value in pair[1].items()}
+    got = bidirectional_lstm(x, **pair[0], **back, h0=h, c0=c, lengths=np.array(lengths))
+    y = y.transpose(2, 0, 1, 3).reshape(*x.shape[:2], 8)
+    for one, want in zip(got, (y, h1, c1), strict=True):
+        equal(one, want, 2e-6)

@@ -1,0 +1,236 @@
+"""tokenizer.json from strangers: everything unknown is named, and nothing runs long.
+
+Also SentencePiece's charsmap against the library, on a double array that the tests build.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import text_strategies, unicode_tables
+from helpers.gguf_tokenizers import charsmap
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.refimpl.tokenizers import tokenizer as module
+from tfm.refimpl.tokenizers.tokenizer import Tokenizer, dumps, load, read, save
+from tokenizers import Tokenizer as Library
+from tokenizers import normalizers
+
+PLAN = json.loads(text_strategies.byte_level().to_str())
+UNIGRAM = json.loads(text_strategies.unigram().to_str())
+REPLACE = {"type": "Replace", "content": "x"}
+
+
+def changed(path: str, value: Any, plan: dict[str, Any] = PLAN) -> dict[str, Any]:
+    """The plan with one value replaced."""
+    made = copy.deepcopy(plan)
+    *outer, last = path.split(".")
+    place: Any = made
+    for key in outer:
+        place = place[int(key) if isinstance(place, list) else key]
+    place[int(last) if isinstance(place, list) else last] = value
+    return made
+
+
+def split(pattern: Any) -> dict[str, Any]:
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("secret", 1, "has no key 'secret'"),
+        ("version", "2.0", "version must be '1.0', got '2.0'"),
+        ("model", None, "model must be an object"),
+        ("model.type", "WordLevel", "model: type must be one of BPE, Unigram, WordPiece, got 'WordLevel'"),
+        ("model.speed", 9, "model: BPE has no option 'speed'"),
+        ("model.dropout", 0.1, "model.dropout must be null"),
+        ("model.fuse_unk", 1, "model.fuse_unk must be true or false, got 1"),
+        ("model.vocab", {"a": 0, "b": 0}, "'a' and 'b' must have two ids"),
+        ("model.vocab", {"a": -1}, "'a' must have a number from 0, got -1"),
+        ("model.vocab", {"a" * 2000: 0}, "a piece may have 1024 characters"),
+        ("model.vocab", ["a"], "model.vocab must be an object"),
+        ("model.merges", [["a", "zzzz"]], r"model.merges\[0\] must join two pieces"),
+        ("model.merges", ["abc"], r"model.merges\[0\] must be two pieces, got 'abc'"),
+        ("model.merges", 3, "model.merges must be a list"),
+        ("model.byte_fallback", None, "model.byte_fallback must be true or false"),
+        ("normalizer", {"type": "Nmt"}, "normalizer: type must be one of NFC, .* got 'Nmt'"),
+        ("normalizer", {"type": "NFC", "x": 1}, "normalizer: NFC has no option 'x'"),
+        ("normalizer", {"type": "Prepend"}, "normalizer: Prepend must have prepend"),
+        ("normalizer", {"type": "Prepend", "prepend": "x" * 300}, "a text of at most 256 characters"),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 65}, "a list of at most 64"),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": 3}]}, r"normalizers\[0\]: type"),
+        ("normalizer", {**REPLACE, "pattern": {"String": ""}}, "must be a String or a Regex"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "?"}, "must be a charsmap in base64"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}, "must be a charsmap"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, "at least one unit"),
+        ("pre_tokenizer", {"type": "UnicodeScripts"}, "pre_tokenizer: type must be one of"),
+        ("pre_tokenizer", {"type": "Punctuation", "behavior": "Gone"}, "behavior must be one of Removed"),
+        ("pre_tokenizer", {"type": "CharDelimiterSplit", "delimiter": "ab"}, "must be one character"),
+        ("pre_tokenizer", {"type": "Metaspace", "replacement": "_", "add_prefix_space": False}, "must agree"),
+        ("pre_tokenizer", split({"Regex": "(a+)+b"}), "that is known here must stand at 0"),
+        ("pre_tokenizer", split({"Regex": "(?:a+)+b"}), "no repetition of a group must stand at 6"),
+        ("pre_tokenizer", split({"Regex": "a*a*a*a*b"}), "at most 3 repetitions without bound"),
+        ("pre_tokenizer", split({"Regex": "a*"}), "must not match the empty text"),
+        ("pre_tokenizer", split({"Regex": "a|(?=b)"}), "must not match the empty text"),
+        ("pre_tokenizer", split({"Regex": r"\w+"}), "an escape that is known before what must stand at 2"),
+        ("pre_tokenizer", split({"Regex": r"\p{Han}"}), "a general category must stand at 2"),
+        ("pre_tokenizer", split({"Regex": "[a&&b]"}), "a plain class"),
+        ("pre_tokenizer", split({"Regex": "[[:alpha:]]"}), "a plain class"),
+        ("pre_tokenizer", split({"Regex": "[b-a]"}), "a range that ascends"),
+        ("pre_tokenizer", split({"Regex": r"[\s\S]|[^\s\S]"}), "a class that holds something"),
+        ("pre_tokenizer", split({"Regex": "[ab"}), "a character must stand at 3, got 'the end'"),
+        ("pre_tokenizer", split({"Regex": "(?:ab"}), "a closing bracket must stand at 5"),
+        ("pre_tokenizer", split({"Regex": "ab)"}), "an opening bracket before must stand at 2"),
+        ("pre_tokenizer", split({"Regex": "a{,}"}), "a bound before what"),
+        ("pre_tokenizer", split({"Regex": "a{3,2}"}), "a bound that isn't repeated"),
+        ("pre_tokenizer", split({"Regex": "a{2}+"}), "a bound that isn't repeated"),
+        ("pre_tokenizer", split({"Regex": "a++*"}), "no second quantifier"),
+        ("pre_tokenizer", split({"Regex": "(?:" * 9 + "a" + ")" * 9}), "no group below depth 8"),
+        ("pre_tokenizer", split({"Regex": "[" * 10 + "a" + "]" * 10}), "no class below depth 8"),
+        ("pre_tokenizer", split({"Regex": "a" * 5000}), "may have 4096 characters"),
+        ("post_processor.single", [{"Sequence": {"id": "C", "type_id": 0}}], "must be a Sequence"),
+        ("post_processor.special_tokens", {}, "special_tokens must have '<s>'"),
+        ("post_processor.special_tokens", [], "special_tokens must be an object"),
+        ("post_processor.special_tokens", {"<s>": {"id": "<s>", "ids": [], "tokens": ["a"]}}, "its ids"),
+        ("post_processor", {"type": "BertProcessing", "sep": ["a"], "cls": ["b", 1]}, "a token and its id"),
+        ("decoder", {"type": "CTC"}, "decoder: type must be one of"),
+        ("added_tokens", {}, "added_tokens must be a list"),
+        ("added_tokens.0.id", 5, r"added_tokens\[0\]: the id of .* must be \d+, got 5"),
+        ("added_tokens.0.content", "", "content must be a text that isn't empty"),
+        ("added_tokens.0.magic", True, r"added_tokens\[0\] must have"),
+        ("added_tokens.1", PLAN["added_tokens"][0], "must stand once"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(path: str, value: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read(json.dumps(changed(path, value)))
+    assert str(caught.value).startswith("tokenizer.json: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.unk_id", 999, "model.unk_id must be below"),
+        ("model.vocab", [["a"]], r"model.vocab\[0\] must be a piece"),
+        ("model.vocab", [["a", "b"]], r"model.vocab\[0\] must be a piece"),
+        ("model.vocab", {}, "model.vocab must be a list"),
+        ("model.byte_fallback", 0, "model.byte_fallback must be true or false"),
+    ],
+)
+def test_what_is_refused_of_unigram(path: str, value: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read(json.dumps(changed(path, value, UNIGRAM)))
+
+
+def test_two_tokens_that_normalize_to_one() -> None:
+    plan = changed("normalizer", {"type": "Lowercase"})
+    flags = {**plan["added_tokens"][0], "normalized": True}
+    first = max(token["id"] for token in plan["added_tokens"]) + 1
+    plan["added_tokens"] += [
+        {**flags, "id": first, "content": "AB"},
+        {**flags, "id": first + 1, "content": "ab"},
+    ]
+    with pytest.raises(CheckpointError, match="normalized, 'ab' must be one token's alone"):
+        Tokenizer(plan)
+
+
+def test_an_unknown_token_that_is_not_there_is_an_error_when_it_is_needed() -> None:
+    """Published files name one that their text never needs."""
+    for model in (
+        {"type": "BPE", "unk_token": "?", "vocab": {"a": 0}, "merges": []},
+        {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##",
+         "max_input_chars_per_word": 9, "vocab": {"a": 0}},
+        {"type": "Unigram", "unk_id": None, "vocab": [["a", 0.0]]},
+    ):  # fmt: skip
+        made = Tokenizer({"model": model})
+        assert made.encode("a").ids == [0]
+        with pytest.raises(CheckpointError, match="unk_"):
+            made.encode("b")
+
+
+def test_limits_of_texts_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = Tokenizer(PLAN)
+    with pytest.raises(LimitError, match="lone surrogates"):
+        made.encode("a\ud800")
+    monkeypatch.setattr(module, "TEXT", 3)
+    with pytest.raises(LimitError, match="may have 3 characters, this one has 4"):
+        made.encode("abcd")
+    monkeypatch.setattr(module, "FILE_BYTES", 3)
+    with pytest.raises(LimitError, match="may have 3 bytes, it has 4"):
+        read("abcd")
+    with pytest.raises(CheckpointError, match="must be an object"):
+        read("[]")
+
+
+def test_texts_that_grow_are_stopped() -> None:
+    grow = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 256}] * 60
+    plan = changed("normalizer", {"type": "Sequence", "normalizers": grow})
+    made = Tokenizer({**plan, "added_tokens": []})
+    with pytest.raises(LimitError, match="a normalized text may have"):
+        made.encode("aa")
+
+
+@pytest.mark.parametrize("letter", ["a", " ", "\u0301", "1", "\n"])
+def test_encoding_is_not_quadratic(letter: str) -> None:
+    """Twenty times the text takes far less than four hundred times as long, in one word and in many."""
+    ids = {"a": 0, "aa": 1, "aaaa": 2, "aaaaaaaa": 3, "Ġ": 4, "ĠĠ": 5}
+    merges = [["a", "a"], ["aa", "aa"], ["aaaa", "aaaa"], ["Ġ", "Ġ"]]
+    bare = {"model": {"type": "BPE", "vocab": ids, "merges": merges}}
+    for made in (Tokenizer(bare), Tokenizer({**PLAN, "added_tokens": []})):
+        seconds = [min(timed(made, letter * count) for _ in range(3)) for count in (2_000, 40_000)]
+        assert seconds[1] < 100 * seconds[0] + 0.1, seconds
+
+
+def timed(made: Tokenizer, text: str) -> float:
+    begin = time.process_time()
+    made.encode(text)
+    return time.process_time() - begin
+
+
+def test_a_file_written_is_the_file_read(tmp_path: Path) -> None:
+    made = Tokenizer(PLAN)
+    save(made, tmp_path / "tokenizer.json")
+    assert load(tmp_path).plan == PLAN == json.loads(dumps(made))
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+RULES = {
+    "ﬁ": "fi", "①": "1", "é": "e", "e\u0301": "E!", "\u200b": "", "½": "1⁄2", "\r\n": "\n", "ａ": "a",
+    "e": "é", "a\u0301\u0327": "x", "\u0301": "",
+}  # fmt: skip
+CHARSMAP = base64.b64encode(charsmap({key.encode(): new for key, new in RULES.items()})).decode()
+CLUSTERS = [*"ﬁ①éea½ａb \u0301\u0327\u200b\u200d中각\r\n", "e\u0301", "a\u0301\u0327", "\u0600a"]
+# Characters newer than the grapheme tables of either side aren't drawn.
+OTHERS = st.characters(exclude_categories=("Cs", "Cn"), exclude_characters=unicode_tables.disputed("marks"))
+MODEL = {"type": "BPE", "unk_token": "?", "vocab": {"?": 0, "e": 1}, "merges": []}
+
+
+def normalized_by(coded: str) -> dict[str, Any]:
+    steps = dict.fromkeys(("pre_tokenizer", "post_processor", "decoder"))
+    rules = {"type": "Precompiled", "precompiled_charsmap": coded}
+    return {"version": "1.0", "added_tokens": [], **steps, "normalizer": rules, "model": MODEL}
+
+
+@given(text=st.lists(st.sampled_from(CLUSTERS) | OTHERS, max_size=12).map("".join))
+def test_a_charsmap_does_what_the_library_s_does(text: str) -> None:
+    plan = normalized_by(CHARSMAP)
+    got, want = Tokenizer(plan).encode(text), Library.from_str(json.dumps(plan)).encode(text)
+    assert (got.ids, got.offsets) == (want.ids, want.offsets)
+    words = "".join(word.text for word in Tokenizer(plan).words(text))
+    assert words == normalizers.Precompiled(base64.b64decode(CHARSMAP)).normalize_str(text)
+
+
+def test_a_charsmap_that_points_outside() -> None:
+    made = Tokenizer(normalized_by(base64.b64encode(struct.pack("<II", 4, 1 << 20)).decode()))
+    with pytest.raises(CheckpointError, match="a node points to unit 1121 of 1"):
+        made.encode("a")

@@ -1,0 +1,244 @@
+"""The table of components: what each has, beside its specification.
+
+    python tests/reports/components.py [--json]
+
+A component is a file of refimpl/ops: its functions, mirrors, graphs and laws are found, not listed.
+What can't be found is stated here: the test that holds a component against somebody else's code, and
+components that are no functions of arrays. A cell without a yes has its reason.
+"""
+
+# ruff: noqa: T201  (a script: what it prints is its result)
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from helpers.mirror import mirror_ops, variants_of
+from rich.console import Console
+from rich.table import Column, Table
+from tfm.refimpl import laws, ops
+from tfm.refimpl.laws.kit.checking import EQUALS
+from tfm.refimpl.laws.kit.declare import modules, public, specified
+
+ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
+NONE = "none: "
+
+# Component -> the tests that hold it against others' code, or why there is none.
+ORACLES: dict[str, tuple[str, ...] | str] = {
+    "activation": ("refimpl/test_oracles.py::test_activations_are_torchs", "Gelu", "Swish"),
+    "attention": ("refimpl/test_oracles.py::test_attend_is_torchs", "Attention", "Softmax"),
+    "banded": ("refimpl/test_oracles_attention.py::test_banded_is_flex_attention",),
+    "bias": (
+        "refimpl/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
+        "refimpl/test_oracles_positions.py::test_buckets_are_t5s",
+    ),
+    "block": ("refimpl/test_families.py::test_outputs_equal_transformers",),
+    "cache": ("refimpl/test_oracles_cache.py::test_growing_is_the_operators_present", "TensorScatter"),
+    "cross_attention": ("refimpl/test_oracles_models.py::test_decoder_layer_is_torchs",),
+    "delta": ("LinearAttention",),
+    "embedding": f"{NONE}a row of a table, and a product with it; whole models are held to transformers'",
+    "encoder": (
+        "refimpl/test_oracles_models.py::test_encoder_layer_is_torchs",
+        "refimpl/test_oracles_models.py::test_bert_is_transformers",
+    ),
+    "flash": (
+        "refimpl/test_oracles_attention.py::test_flash_is_torchs_kernel",
+        "refimpl/test_oracles_attention.py::test_flash_backward_is_autograds",
+    ),
+    "head": ("refimpl/test_oracles_models.py::test_bert_is_transformers",),
+    "linear": f"{NONE}one product of matrices, the numbers of a library underneath",
+    "linear_attention": (
+        "refimpl/test_oracles_attention.py::test_random_features_estimate_softmax_attention",
+    ),
+    "lstm": ("refimpl/test_oracles_recurrence.py::test_layer_is_torchs", "LSTM"),
+    "moe": ("refimpl/test_oracles_moe.py::test_mixtral",),
+    "adaptive_softmax": ("refimpl/test_oracles_adaptive.py::test_adaptive_softmax_is_torchs",),
+    "mask": ("refimpl/test_oracles_positions.py::test_masks_are_transformers",),
+    "mlp": ("refimpl/test_oracles.py::test_mlps_are_torchs",),
+    "model": ("refimpl/test_families.py::test_outputs_equal_transformers",),
+    "norm": (
+        "refimpl/test_oracles.py::test_norms_are_torchs",
+        "RMSNormalization",
+        "LayerNormalization",
+    ),
+    "position": (
+        "refimpl/test_oracles_positions.py::test_sinusoids_are_marians_and_distilberts",
+        "RotaryEmbedding",
+    ),
+    "quant": (
+        "refimpl/test_oracles_quant.py::test_linear_blocks_is_the_kernel",
+        "DynamicQuantizeLinear",
+    ),
+    "quantized_cache": ("refimpl/test_oracles_cache.py::test_codes_by_channel",),
+    "ring": ("refimpl/test_oracles_attention.py::test_ring_is_torchs_attention",),
+    "rope_scaling": ("refimpl/test_oracles_positions.py::test_rotary_scalings_are_transformers",),
+    "self_attention": ("refimpl/test_oracles_models.py::test_attention_is_torchs",),
+    "sparse": (
+        "refimpl/test_oracles_attention.py::test_bigbird_is_flex_attention",
+        "refimpl/test_oracles_attention.py::test_sparse_is_longformer",
+    ),
+    "static_quant": ("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "QLinearMatMul"),
+    "window_cache": ("refimpl/test_oracles_cache.py::test_a_ring_gives_the_same_attention",),
+}
+# Components of functions over whole trees: where their graphs are exported and run, and their laws.
+WHOLE = {
+    "block": ("export/test_model.py::test_model_graph", "refimpl/test_laws_model.py"),
+    "encoder": ("export/test_encoder.py::test_encoder_graph", "refimpl/test_laws_encoder.py"),
+    "model": ("export/test_model.py::test_model_graph", "refimpl/test_laws_model.py"),
+}
+LOOP = f"{NONE}it chooses tokens outside the graph, and every engine uses this code"
+TEXT = f"{NONE}it works on text, not on arrays"
+ONCE = f"{NONE}it runs once, before an export, and its result is in the weights"
+
+
+@dataclass(frozen=True)
+class Other:
+    """A component that isn't functions of arrays: its files, why it has no mirror, its tests."""
+
+    files: tuple[str, ...]
+    mirrorless: str
+    laws: str
+    oracle: tuple[str, ...] | str
+
+
+OTHERS = {
+    "samplers": Other(
+        ("sampling.py", "cuts.py"), LOOP, "refimpl/test_sampling.py",
+        ("refimpl/test_sampling.py::test_cuts_are_transformers", "TopK"),
+    ),
+    "penalties": Other(
+        ("penalties.py",), LOOP, "refimpl/test_penalties.py",
+        ("refimpl/test_penalties.py::test_the_chain",),
+    ),
+    "generation": Other(
+        ("generate.py",), LOOP, "refimpl/test_generate.py",
+        f"{NONE}the loop is held to whole passes; beam search, built on it, to transformers' own",
+    ),
+    "beam search": Other(
+        ("beam.py",), LOOP, "refimpl/test_beam.py",
+        ("refimpl/test_beam.py::test_hypotheses_are_transformers",),
+    ),
+    "speculative decoding": Other(
+        ("speculative.py",), LOOP, "refimpl/test_speculative.py",
+        f"{NONE}its distribution is proved equal to the model's by summing all outcomes",
+    ),
+    "tokenizers": Other(
+        ("tokenizers",), TEXT, "refimpl/test_oracles_tokenizers.py",
+        ("refimpl/test_oracles_tokenizers.py::test_models",),
+    ),
+    "calibration": Other(
+        ("calibrate",), ONCE, "refimpl/test_calibrate_ranges.py",
+        ("refimpl/test_calibrate_ranges.py::test_onnxruntime_cuts_the_same_percentiles",),
+    ),
+    "attention maps": Other(
+        ("attention_maps.py",), f"{NONE}it shows the weights of `attention`, which has one",
+        "refimpl/test_attention_maps.py",
+        ("refimpl/test_attention_maps.py::test_weights_are_those_of_transformers",),
+    ),
+}  # fmt: skip
+# Files of refimpl that are no component: configs, weights, files, and the engine that runs the model.
+PLUMBING = {
+    "__init__.py", "array_engine.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py",
+    "errors.py", "families", "generation.py", "generation_keys.py", "gguf", "keys", "labels.py",
+    "languages.py", "laws", "lazy.py", "mapped.py", "ops", "params.py", "restated.py", "safetensors.py",
+    "sentence.py", "source.py", "storage.py", "strict_json.py", "weight_map.py", "weights.py",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    component: str
+    spec: str
+    mirror: str
+    export: str
+    runtime: str
+    laws: str
+    oracle: str
+
+
+def rows() -> list[Row]:
+    """All components, those of refimpl/ops first."""
+    return [_row(module.__name__.rsplit(".", 1)[-1]) for module in modules(ops)] + [
+        Row(
+            name,
+            ", ".join(f"refimpl/{f}" for f in other.files),
+            *[other.mirrorless] * 3,
+            f"tests/{other.laws}: {tests_in(other.laws)}",
+            _oracle(other.oracle),
+        )
+        for name, other in OTHERS.items()
+    ]
+
+
+def _row(name: str) -> Row:
+    there = public(importlib.import_module(f"{ops.__name__}.{name}"))
+    mirrored = importlib.import_module(f"{mirror_ops.__name__}.{name}")
+    drawn = [f for f in there if f"{name}.{f}" in specified()]
+    counted = graphs()
+    made = sum(counted[f"{name}.{f}"] for f in drawn)
+    export, law = [f"{made} graphs"] if drawn else [], [str(own_laws(drawn))] if drawn else []
+    if name in WHOLE:
+        export.append(f"in whole models: tests/{WHOLE[name][0]}")
+        law.append(f"tests/{WHOLE[name][1]}: {tests_in(WHOLE[name][1])}")
+    return Row(
+        name,
+        f"refimpl/ops/{name}.py: {len(there)}",
+        f"export/ops/{name}.py: {sum(callable(getattr(mirrored, f, None)) for f in there)}",
+        ", ".join(export),
+        "each graph, " + ("drawn inputs" if drawn else "drawn models"),
+        ", ".join(law),
+        _oracle(ORACLES[name]),
+    )
+
+
+@functools.cache
+def graphs() -> Counter[str]:
+    """How many graphs of each function are exported by itself, at opsets 21 and 23 in turns."""
+    found = Counter({name: len(variants_of(name)) for name in specified()})
+    return Counter({name: max(count, 2) for name, count in found.items()})
+
+
+def own_laws(functions: list[str]) -> int:
+    """Laws of these functions, without the equality with themselves."""
+    return len({(law, f) for f in functions for law in laws.names()[f] if law != EQUALS})
+
+
+def tests_in(file: str) -> int:
+    """How many test functions a file has."""
+    return sum(name.startswith("test_") for name in functions_of(file))
+
+
+def functions_of(file: str) -> set[str]:
+    """The names of a test file's functions."""
+    tree = ast.parse((TESTS / file).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _oracle(oracle: tuple[str, ...] | str) -> str:
+    if isinstance(oracle, str):
+        return oracle
+    return ", ".join(f"tests/{o}" if "::" in o else f"ONNX's cases of {o}" for o in oracle)
+
+
+def main(arguments: list[str]) -> None:
+    if "--json" in arguments:
+        print(json.dumps([asdict(row) for row in rows()], indent=2))
+    else:
+        made = Table(*(Column(name, overflow="fold") for name in Row.__dataclass_fields__), show_lines=True)
+        for row in rows():
+            made.add_row(*asdict(row).values())
+        Console().print(made)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

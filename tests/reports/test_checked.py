@@ -1,0 +1,64 @@
+"""What is kept of the long run over all families: whole, not stale, and what the README shows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import ROWS
+from hypothesis import strategies as st
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.families import families
+
+from reports import checked
+
+HELD: dict[str, Any] = json.loads(checked.FILE.read_text())
+FAMILIES: dict[str, dict[str, Any]] = HELD["families"]
+
+
+def test_every_family_has_its_row_and_no_other():
+    assert set(FAMILIES) == set(ROWS) == set(families()) - {"tfm"}
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_row_is_of_the_family_as_it_is(name: str):
+    row, dialect = FAMILIES[name], families()[name].GGUF
+    assert row["tasks"] == checked.tasks(name)
+    assert row["gguf"] == (None if dialect is None else ", ".join(dialect.dialects))
+    assert row["exported"] >= len(ROWS[name].models), "each head went all the way"
+    assert row["error"] <= HELD["budget"] == checked.WORST
+    assert max(row["share"], *(row[quant]["share"] for quant in checked.QUANTS[1:])) <= 1
+
+
+def test_the_run_was_long_enough():
+    drawn = sum(row["drawn"] for row in FAMILIES.values())
+    refused = sum(count for row in FAMILIES.values() for count in row["refused"].values())
+    assert drawn >= 500
+    assert refused <= drawn / 20
+    assert HELD["beams"] >= 50
+
+
+def test_the_readme_shows_it():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    block = text.split("<!-- families: python tests/reports/checked.py --table -->\n")[1].split(
+        "\n<!-- end -->"
+    )[0]
+    assert block == checked.table(HELD)
+
+
+def test_what_is_refused_is_counted_and_what_is_wrong_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    def refuse(name: str, kind: int, data: Any) -> float:
+        data.draw(st.integers())
+        raise ConfigError("config.json: head_dim must be even")
+
+    errors: list[float] = []
+    refused: Counter[str] = Counter()
+    monkeypatch.setattr(checked, "compare", refuse)
+    checked.drawn("llama", 0, 3, errors, refused)
+    assert (errors, refused) == ([], {"head_dim must be even": 3})
+    monkeypatch.setattr(checked, "compare", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checked.drawn("llama", 0, 3, errors, refused)

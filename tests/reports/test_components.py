@@ -1,0 +1,86 @@
+"""The table of components has no empty cell, nothing is missing from it, and what it names exists."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+from tfm.refimpl import laws, ops
+from tfm.refimpl.laws.kit.checking import EQUALS
+from tfm.refimpl.laws.kit.declare import modules, public, specified
+from tfm.refimpl.laws.kit.settings import HAND
+
+from reports import components
+from reports.components import NONE, ORACLES, OTHERS, PLUMBING, ROOT, TESTS, WHOLE, functions_of
+from reports.onnx_cases import ADAPTERS
+
+SHORT = {m.__name__.rsplit(".", 1)[-1]: m for m in modules(ops)}
+
+
+def test_every_file_is_a_component_or_plumbing():
+    """A new file of refimpl gets a row, or stands among those that need none."""
+    there = {
+        p.name for p in (ROOT / "refimpl").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
+    named = [f for other in OTHERS.values() for f in other.files] + sorted(PLUMBING)
+    assert len(named) == len(set(named))
+    assert there == set(named)
+    assert set(SHORT) == set(ORACLES), "each file of refimpl/ops needs a line in components.ORACLES"
+    assert set(WHOLE) == {name.split(".")[0] for name in HAND}
+
+
+@pytest.mark.parametrize("name", specified())
+def test_every_function_has_a_law(name: str):
+    """One that isn't only its equality with itself."""
+    assert set(laws.names()[name.split(".")[1]]) > {EQUALS}, f"{name} has no law in refimpl/laws"
+
+
+def test_every_function_is_specified_or_fed_by_hand():
+    everything = {f"{short}.{name}" for short, module in SHORT.items() for name in public(module)}
+    assert everything == {*specified(), *HAND}
+    assert set(components.graphs()) == set(specified()), "each specified function is exported by itself"
+
+
+def named_tests() -> list[str]:
+    """Every test that the table names."""
+    oracles = [*ORACLES.values(), *(other.oracle for other in OTHERS.values())]
+    found = [o for oracle in oracles if not isinstance(oracle, str) for o in oracle]
+    return sorted({*found, *(f for f, _ in WHOLE.values())})
+
+
+@pytest.mark.parametrize("test", named_tests())
+def test_what_the_table_names_exists(test: str):
+    if "::" not in test:
+        assert test in ADAPTERS, f"ONNX's cases of {test} aren't run"
+        return
+    file, name = test.split("::")
+    assert name in functions_of(file), f"tests/{test} doesn't exist"
+
+
+def test_no_cell_is_empty():
+    """A yes that counts something, or a reason."""
+    rows = components.rows()
+    assert len(rows) == len(SHORT) + len(OTHERS)
+    for row in rows:
+        for column, cell in asdict(row).items():
+            assert cell, f"{row.component} has nothing under {column}"
+            assert not cell.startswith(NONE) or len(cell) > len(NONE) + 10, f"{row.component}: {cell!r}"
+            assert not cell.endswith(": 0"), f"{row.component}: {column} counts nothing"
+            assert cell not in ("0", "0 graphs"), f"{row.component}: {column} counts nothing"
+        spec, mirror = (cell.rsplit(": ", 1)[-1] for cell in (row.spec, row.mirror))
+        assert spec == mirror or row.mirror.startswith(NONE), f"{row.component} lacks mirrors"
+    for name in ORACLES:
+        assert (ROOT / "refimpl" / "ops" / f"{name}.py").exists()
+    for other in OTHERS.values():
+        assert (TESTS / other.laws).exists()
+
+
+def test_one_command_prints_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    components.main([])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*SHORT, *OTHERS))
+    components.main(["--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert {row["component"] for row in printed} == {*SHORT, *OTHERS}

@@ -1,0 +1,130 @@
+"""Layers with a window keep its tokens alone, and every way to make a text gives the specification's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import text_strategies, tiny_models
+from tfm.cli.commands import inspect
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
+from tfm.refimpl.decoding.beam import Search, search
+from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.speculative import DraftModel, Lookup, speculate
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import LimitError
+from tfm.runtime.bundle import window_sizes
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.tasks import Conversation, Model
+from tfm.runtime.tasks.continuous_batching import run
+from tfm.runtime.verification.verify import verify
+
+WORDS = text_strategies.byte_level()
+CONFIG = tiny_models.mixed(context=400, vocabulary=WORDS.get_vocab_size())
+PARAMS = tiny_models.weights(CONFIG, seed=2)
+SPEC = NumpyEngine(CONFIG, PARAMS)
+PROMPT = list(range(5, 36))
+# Not all of a chat's past stays what it was.
+COUNTED = "chat: {{ messages | length }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}:"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> OrtEngine:
+    path = tmp_path_factory.mktemp("windows")
+    save_checkpoint(path / "model", CONFIG, PARAMS)
+    export(open_checkpoint(path / "model"), path / "out", quant="fp32", verify=False)
+    bundle = open_bundle(path / "out")
+    assert (bundle.cache, bundle.refused) == ("windowed", ())
+    return OrtEngine(bundle, threads=1)
+
+
+@pytest.fixture
+def small(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers that are full soon."""
+    monkeypatch.setattr(window_sizes, "SLACK", 4)
+    monkeypatch.setattr(engine, "piece", 4)
+
+
+def row(seed: int = 0) -> Row:
+    return Row(np.roll(PROMPT, seed)[: 31 - 6 * seed].tolist(), max_new_tokens=40)
+
+
+def spoken(engine: Any) -> dict[str, list[int]]:
+    """The text that each driver makes."""
+    made = {"single": list(single(engine, row(), chunk=7))}
+    for name, drafter in (("lookup", Lookup()), ("draft", DraftModel(engine, engine))):
+        made[name] = list(speculate(engine, row(), drafter))
+    made["beams"] = search(engine, Search(PROMPT, 3, max_new_tokens=40))[0].tokens
+    rows = [row(seed) for seed in range(3)]
+    for _ in run(engine, rows, 2, chunk=7):
+        pass
+    return made | {f"row {i}": each.tokens for i, each in enumerate(rows)}
+
+
+def test_every_driver_makes_the_specifications_text(small: None, engine: OrtEngine) -> None:
+    want = spoken(SPEC)
+    assert spoken(engine) == want
+    assert want["single"] == want["lookup"] == want["draft"] == want["row 0"]
+    assert all(len(tokens) == 40 for tokens in want.values())
+
+
+def test_a_chat_whose_past_changes_is_read_again(small: None, engine: OrtEngine) -> None:
+    source = SimpleNamespace(
+        tokenizer=WORDS.to_str(), chat_template=COUNTED, generation=Generation(), labels=()
+    )
+    ours, spec = (Conversation(Model(e, source)) for e in (engine, SPEC))
+    cached = []
+    for message in ("the cat sat on a mat", "and?"):
+        answers = [talk.say(message, max_new_tokens=25) for talk in (ours, spec)]
+        assert "".join(answers[0]) == "".join(answers[1])
+        cached = [answer.timings["cached_tokens"] for answer in answers]
+    assert cached[0] == 0 < cached[1]
+
+
+def test_a_draft_model_reads_another_text_anew(small: None, engine: OrtEngine) -> None:
+    """One whose beginning it holds, but no more what its windows saw there."""
+    drafter = DraftModel(engine, SPEC)
+    for prompt in (PROMPT, [*PROMPT[:3], *PROMPT[:2:-1]]):
+        drafted = speculate(engine, Row(prompt, max_new_tokens=30), drafter)
+        assert list(drafted) == list(single(SPEC, Row(prompt, max_new_tokens=30)))
+
+
+def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:
+    """With the room that is really given, which `inspect` foretells."""
+    rng = np.random.default_rng(0)
+    tokens, lengths = rng.integers(0, 97, (2, 330)), np.array([330, 290])
+    at = np.array([[3, 140, 329], [200, 100, 289]])
+    logits, cache = engine.step(tokens, engine.start(2), lengths, at)
+    wanted, _ = SPEC.step(tokens, SPEC.start(2), lengths, at)
+    assert np.array_equal(logits.argmax(-1), wanted.argmax(-1))
+    assert (cache.floor > 0).all()
+    assert (cache.floor < lengths - window_sizes.SLACK).all()
+    low = int(cache.floor[1])
+    with pytest.raises(LimitError, match=rf"row 1 can be cut to {low} tokens or more, .* got {low - 1}:"):
+        cache.truncate(np.array([330, low - 1]))
+    cache = cache.truncate(np.array([0, low]))
+    logits, cache = engine.step(tokens[:, :1], cache)
+    for i, length in enumerate((0, low)):
+        text = np.append(tokens[i, :length], tokens[i, 0])[None]
+        assert logits[i, 0].argmax() == SPEC.step(text, SPEC.start())[0].argmax()
+    assert cache.floor[0] == 0
+    capacity, held = cache.capacity, cache.take().now
+    held_bytes = sum(buffer.read()[0].nbytes for buffer in held)
+    assert held_bytes == inspect.cache_bytes(CONFIG, capacity, 4, "windowed")
+    assert held_bytes < inspect.cache_bytes(CONFIG, capacity, 4)
+
+
+def test_verify_sees_that_a_token_too_many_is_dropped(
+    engine: OrtEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "caches of windows, tokens dropped: largest error"
+    rows = {row.name: row for row in verify(engine.model.parent).rows}
+    assert rows[name].ok
+    assert rows[name].note == "after 292 tokens"
+    monkeypatch.setattr(window_sizes, "kept", lambda size: size - 2)
+    assert [row.name for row in verify(engine.model.parent).failed] == [name]
+    assert {row.name for row in verify(engine.model.parent, seconds=0).unchecked} >= {"windows"}

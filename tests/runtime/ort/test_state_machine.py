@@ -1,0 +1,294 @@
+"""Any engine beside the specification: whatever is done to a cache, logits and lengths stay the same.
+
+A step's budget is that of refimpl/laws/kit/budget.py, and as a cache carries errors on, its terms only grow
+within a run. Where activations or a cache are quantized, a code at the edge of two integers may fall to
+either side; a few such codes move a result less than all roundings together, which is what the spec itself
+moves by when they stay in floating point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from helpers import tiny_models
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tfm.export.bundle_writer import export
+from tfm.export.torch_engine import TorchEngine
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import LimitError, TfmError
+from tfm.refimpl.laws.kit.budget import FACTOR, TRIES, cast, map_floats
+from tfm.refimpl.laws.kit.results import largest
+from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.ops.window_cache import window_floor
+from tfm.refimpl.params import shapes as trees
+from tfm.runtime.bundle import window_sizes
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort import engine as runtime
+
+CONFIGS = {
+    "full": tiny_models.llama(context=40),
+    "window": tiny_models.llama(context=40, window=5, heads=4, groups=4, tied=False, bias=True),
+    "mixed": tiny_models.mixed(context=60),
+    "added": tiny_models.added(context=40),
+    "pair": replace(tiny_models.pair(), context=40),
+    "reader": tiny_models.reader(context=40),
+    "codes": tiny_models.mixed(context=60).keeping("int8"),
+}
+LONGEST = 9  # of an encoder's text
+
+
+@dataclass(frozen=True)
+class World:
+    """The engine under test, and the specification: in float64, in the engine's type, moved by its ulp."""
+
+    config: Config
+    engine: Any
+    exact: NumpyEngine
+    typed: NumpyEngine
+    moved: tuple[NumpyEngine, ...]
+    unrounded: NumpyEngine | None
+    ulp: float
+
+
+def world(config: Config, engine: Any, params: Any, dtype: str = "float32") -> World:
+    rng = np.random.default_rng(0)
+
+    def moved(a: np.ndarray) -> np.ndarray:
+        towards = np.where(rng.random(a.shape) < 0.5, np.inf, -np.inf).astype(dtype)
+        return np.nextafter(a.astype(dtype), towards).astype(np.float64)
+
+    def plain(leaf: Any) -> Any:
+        return replace(leaf, activations="none") if isinstance(leaf, Blocks) else leaf
+
+    leaves = dict(trees.flatten(params))
+
+    def spec(change: Callable[[Any], Any], config: Config = config) -> NumpyEngine:
+        return NumpyEngine(
+            config, trees.unflatten({name: change(leaves[name]) for name in trees.shapes(config)})
+        )
+
+    blocks = [leaf for leaf in leaves.values() if isinstance(leaf, Blocks)]
+    rounds = config.rounds_cache or any(leaf.activations != "none" for leaf in blocks)
+    floats = config.keeping("float")
+    return World(
+        config,
+        engine,
+        exact=spec(lambda leaf: cast(leaf, np.float64)),
+        typed=spec(lambda leaf: cast(leaf, dtype)),
+        moved=tuple(spec(lambda leaf: map_floats(leaf, moved)) for _ in range(TRIES)),
+        unrounded=spec(lambda leaf: plain(cast(leaf, np.float64)), floats) if rounds else None,
+        ulp=float(np.finfo(dtype).eps),
+    )
+
+
+class Machine(RuleBasedStateMachine):
+    """All engines of a world do the same; after each step their logits are compared."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.engines = [world.engine, world.exact, world.typed, *world.moved]
+        self.engines += [world.unrounded] if world.unrounded is not None else []
+        self.lengths = self.written = np.zeros(0, np.int64)
+        self.terms = self.rounding = 0.0
+        self.kept: tuple[np.ndarray, np.ndarray] | None = None
+
+    @initialize(batch=st.integers(1, 3), seed=st.integers(0, 2**16))
+    def begin(self, batch: int, seed: int) -> None:
+        rng, config = np.random.default_rng(seed), self.world.config
+        read: tuple[np.ndarray, ...] = ()
+        if config.encoder is not None:
+            text = rng.integers(0, config.embedding.vocabulary, (batch, rng.integers(1, LONGEST + 1)))
+            read = text, rng.integers(0, text.shape[1] + 1, batch)
+        self.caches = [engine.start(batch, *read) for engine in self.engines]
+        self.lengths = self.written = np.zeros(batch, np.int64)
+
+    @precondition(lambda self: len(self.lengths) and self.lengths.min() < self.world.config.context)
+    @rule(
+        data=st.data(),
+        t=st.integers(1, 12),
+        seed=st.integers(0, 2**16),
+        ragged=st.booleans(),
+        last=st.booleans(),
+    )
+    def step(self, data: st.DataObject, t: int, seed: int, ragged: bool, last: bool) -> None:
+        rng = np.random.default_rng(seed)
+        free = np.minimum(t, self.world.config.context - self.lengths)
+        lengths = rng.integers(0, free + 1) if ragged else free
+        tokens = rng.integers(0, self.world.config.embedding.vocabulary, (len(lengths), t))
+        wanted = 1 if last else data.draw(st.integers(1, 4), label="wanted")
+        at = None if last else rng.integers(0, np.maximum(lengths, 1)[:, None], (len(lengths), wanted))
+        dead = self.caches[0]
+        results = [e.step(tokens, c, lengths, at) for e, c in zip(self.engines, self.caches, strict=True)]
+        self.caches = [made for _, made in results]
+        self.lengths = self.lengths + lengths
+        self.written = np.maximum(self.written, self.lengths)
+        self.compare([logits[lengths > 0] for logits, _ in results])
+        if self.kept is not None:
+            assert np.array_equal(*self.kept), "a step changed the logits that an earlier one gave"
+        self.kept = results[0][0], results[0][0].copy()
+        with pytest.raises(TfmError, match="used already"):
+            dead.truncate(dead.lengths)
+
+    def compare(self, logits: list[np.ndarray]) -> None:
+        got, exact, typed, *others = logits
+        apart = [largest(other - exact) for other in others]
+        terms = largest(typed - exact) + max(apart[:TRIES])
+        self.terms = max(self.terms, terms + self.world.ulp * largest(exact))
+        self.rounding = max([self.rounding, *apart[TRIES:]])
+        assert got.shape == exact.shape, f"logits have shape {got.shape}, expected {exact.shape}"
+        error = largest(got - exact)
+        budget = FACTOR * self.terms + self.rounding
+        assert error <= budget, (
+            f"at lengths {self.lengths} logits are off by {error:.3g}, budget {budget:.3g}"
+        )
+
+    @precondition(lambda self: len(self.lengths))
+    @rule(data=st.data())
+    def truncate(self, data: st.DataObject) -> None:
+        lengths = np.array([data.draw(st.integers(0, int(n)), label="length") for n in self.lengths])
+        tested, *others = self.caches
+        lost = (lengths > 0) & (lengths < tested.floor)
+        if lost.any():
+            row = int(np.flatnonzero(lost)[0])
+            words = (
+                f"row {row} can be cut to {tested.floor[row]} tokens or more, or to none, got {lengths[row]}:"
+            )
+            with pytest.raises(LimitError, match=words):
+                tested.truncate(lengths)
+            lengths = np.where(lost, tested.floor, lengths)
+        self.lengths, self.written = lengths, np.where(lengths > 0, self.written, 0)
+        self.caches = [made.truncate(lengths) for made in (tested, *others)]
+
+    @precondition(lambda self: len(self.lengths))
+    @rule(data=st.data())
+    def select(self, data: st.DataObject) -> None:
+        number = st.integers(0, len(self.lengths) - 1)
+        self.take(np.array(data.draw(st.lists(number, min_size=1, max_size=4), label="rows")))
+
+    @precondition(lambda self: len(self.lengths) > 1)
+    @rule(data=st.data())
+    def rearrange(self, data: st.DataObject) -> None:
+        """As many rows as before, which is another way through the engine."""
+        self.take(np.array(data.draw(st.permutations(range(len(self.lengths))), label="rows")))
+
+    def take(self, rows: np.ndarray) -> None:
+        self.caches = [made.select(rows) for made in self.caches]
+        self.lengths, self.written = self.lengths[rows], self.written[rows]
+
+    @precondition(lambda self: len(self.lengths))
+    @rule()
+    def overflow(self) -> None:
+        """What doesn't fit is refused before anything is touched."""
+        t = self.world.config.context - int(self.lengths.max()) + 1
+        with pytest.raises(LimitError, match="context"):
+            self.world.engine.step(np.zeros((len(self.lengths), t), np.int64), self.caches[0])
+
+    @invariant()
+    def same_lengths(self) -> None:
+        for made in self.caches if len(self.lengths) else ():
+            assert np.array_equal(made.lengths, self.lengths), f"{made.lengths}, expected {self.lengths}"
+            assert made.capacity >= self.lengths.max()
+
+    @invariant()
+    def cuts_as_specified(self) -> None:
+        """What a ring of the same slack lets be cut back, this cache does too."""
+        if len(self.lengths):
+            floors = [
+                window_floor(
+                    np.zeros((1, 1, size + window_sizes.SLACK, 1)), self.written, slack=window_sizes.SLACK
+                )
+                for size in window_sizes.sizes(self.world.config)
+            ]
+            assert (self.caches[0].floor <= np.max([0 * self.written, *floors], axis=0)).all()
+
+
+def drive(made: World) -> None:
+    settings = hypothesis.settings(max_examples=12, stateful_step_count=20)
+    run_state_machine_as_test(lambda: Machine(made), settings=settings)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"mixed", "codes"}))  # kept like "window" there
+def test_torch_engine(name: str) -> None:
+    params = tiny_models.weights(CONFIGS[name], seed=1)
+    drive(world(CONFIGS[name], TorchEngine(CONFIGS[name], params), params))
+
+
+@pytest.fixture
+def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches that are outgrown at once, buffers of windows that are full soon."""
+    monkeypatch.setattr(runtime, "FIRST_CAPACITY", 3)
+    monkeypatch.setattr(window_sizes, "SLACK", 2)
+    monkeypatch.setattr(window_sizes, "PIECE", 4)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Any]:
+    """(config, target, quant) -> an exported bundle, made once."""
+    folder = tmp_path_factory.mktemp("machine")
+
+    @cache
+    def made(name: str, target: str, quant: str) -> Any:
+        if not (source := folder / name).exists():
+            save_checkpoint(source, CONFIGS[name], tiny_models.weights(CONFIGS[name], seed=1))
+        out = folder / f"{name}-{target}-{quant}"
+        export(open_checkpoint(source), out, target=target, quant=quant, verify=False)
+        return open_bundle(out)
+
+    return made
+
+
+CELLS = [
+    *(
+        (name, *cell)
+        for name in ("full", "window")
+        for cell in (("ort-cpu", "fp32"), ("ort-cpu", "int8"), ("standard", "fp32"))
+    ),
+    ("mixed", "ort-cpu", "fp32"),
+    ("added", "ort-cpu", "fp32"),
+    *(("codes", "ort-cpu", quant) for quant in ("fp32", "int8")),
+    ("pair", "ort-cpu", "fp32"),
+    *(("reader", *cell) for cell in (("ort-cpu", "fp32"), ("standard", "int8"))),
+    *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
+    *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
+]
+CUDA = [
+    ("ort-cuda", "fp16"),
+    ("ort-cuda", "int8"),
+    ("ort-cuda", "int4"),
+    ("standard", "fp32"),
+    ("standard", "fp16"),
+]
+
+
+def run(bundle: Any, device: str) -> None:
+    engine = runtime.OrtEngine(bundle, device, threads=1)
+    drive(world(bundle.config, engine, materialize(bundle.params()), bundle.dtype))
+
+
+@pytest.mark.parametrize(("name", "target", "quant"), CELLS)
+def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:
+    run(bundles(name, target, quant), "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"codes"}))
+@pytest.mark.parametrize(("target", "quant"), CUDA)
+def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:
+    run(bundles(name, target, quant), "cuda")

@@ -1,0 +1,52 @@
+"""What stands for a mask: as transformers' pipeline fills it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import task_models
+from tfm.refimpl.config import MaskedLM
+from tfm.refimpl.errors import CheckpointError, LimitError
+
+CONFIG = task_models.config(MaskedLM(tied=True))
+
+
+@pytest.mark.parametrize("text", ["the [MASK] is", "[MASK]", "the[MASK] [MASK], cat"])
+def test_fillings_are_those_of_the_pipeline(text: str) -> None:
+    oracle = task_models.Oracle(CONFIG, task_models.SIZE, 3)
+    wanted = task_models.pipeline("fill-mask", oracle)(text, top_k=4)
+    masks = wanted if isinstance(wanted[0], list) else [wanted]
+    [got] = task_models.reader(oracle).fill(text, count=4)
+    assert len(got) == text.count("[MASK]")
+    for mine, theirs in zip(got, masks, strict=True):
+        assert [f.token for f in mine] == [w["token"] for w in theirs]
+        # Special tokens say nothing as text.
+        assert all(f.text in ("", w["token_str"]) for f, w in zip(mine, theirs, strict=True))
+        np.testing.assert_allclose([f.score for f in mine], [w["score"] for w in theirs], rtol=1e-5)
+
+
+def test_only_the_mask_is_read_in_a_text() -> None:
+    model = task_models.tiny_reader(MaskedLM(tied=True))
+    spelled, control = "cat [SEP] [MASK]", [2, 4]
+    row = model.text.read(spelled, meant="[MASK]")
+    assert [row.ids[0], row.ids[-2]] == control
+    assert row.ids[1:-2].count(3) == 0
+    many = model.fill(["the [MASK]", spelled, "[MASK] [MASK] is"], count=2, batch=2)
+    assert [len(masks) for masks in many] == [1, 1, 2]
+    alone = model.fill(spelled, count=2)[0][0]
+    assert [f.token for f in many[1][0]] == [f.token for f in alone]
+    assert [f.score for f in many[1][0]] == pytest.approx([f.score for f in alone], rel=1e-5)
+    assert len(model.fill("[MASK]", count=10_000)[0][0]) == task_models.SIZE
+
+
+def test_what_is_refused() -> None:
+    model = task_models.tiny_reader(MaskedLM(tied=True))
+    with pytest.raises(LimitError, match=r"text 2 must hold the mask, which this model writes \[MASK\]"):
+        model.fill(["[MASK]", "the <mask>"])
+    with pytest.raises(LimitError, match="text 2 must be a text alone"):
+        model.fill(["[MASK]", ("[MASK]", "cat")])
+    assert len(model.fill(("[MASK]", "the [MASK]"))) == 2
+    with pytest.raises(LimitError, match="count must be at least 1, got 0"):
+        model.fill("[MASK]", count=0)
+    with pytest.raises(CheckpointError, match="doesn't say which token is the mask"):
+        task_models.reader(model.engine, mask=None).fill("[MASK]")

@@ -1,0 +1,280 @@
+"""Text after text: options, stop strings, conversations and logits, over the specification's own engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import text_strategies, tiny_models
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.checkpoint.open import Generation
+from tfm.refimpl.decoding.beam import Search, search
+from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.speculative import Lookup
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
+from tfm.runtime.tasks.generate import Asked
+from tfm.runtime.tasks.generate_batch import generate_many
+
+TEXT = text_strategies.byte_level().to_str()
+SIZE = text_strategies.byte_level().get_vocab_size()
+CONFIG = tiny_models.llama(vocabulary=SIZE, context=96, layers=1)
+ENGINE = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=3))
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+
+
+def model(
+    eos: tuple[int, ...] = (),
+    template: str | None = CHAT,
+    text: str | None = TEXT,
+    engine: Any = ENGINE,
+    **defaults: Any,
+) -> Model:
+    source = SimpleNamespace(
+        tokenizer=text,
+        chat_template=template,
+        generation=Generation(None, eos, defaults),
+        labels=(),
+    )
+    return Model(engine, source)
+
+
+MODEL = model()
+
+
+def plain(prompt: list[int], new: int, eos: tuple[int, ...] = ()) -> list[int]:
+    """Greedy tokens, the whole text computed anew for each."""
+    made: list[int] = []
+    for _ in range(new):
+        token = int(MODEL.logits([*prompt, *made])[-1].argmax())
+        if token in eos:
+            break
+        made.append(token)
+    return made
+
+
+def test_answer_is_the_plain_loop() -> None:
+    prompt = MODEL.prompt("the cat")
+    want = plain(prompt, 12)
+    answer = MODEL.generate("the cat", max_new_tokens=12)
+    assert "".join(answer) == answer.text == MODEL.text.decode(want)
+    assert (answer.tokens, answer.finish_reason) == (want, "length")
+    assert MODEL.generate_ids(prompt, max_new_tokens=12) == want
+    assert answer.timings["prompt_tokens"] == len(prompt)
+    assert answer.timings["new_tokens"] == 12
+    assert answer.timings["decode_tokens_per_s"] > 0
+
+
+def test_stop_token_ends_and_is_not_kept() -> None:
+    prompt = MODEL.prompt("the cat")
+    want = plain(prompt, 12)
+    stop = want[5]
+    answer = model(eos=(stop,)).generate("the cat", max_new_tokens=12)
+    list(answer)
+    assert (answer.tokens, answer.finish_reason) == (want[: want.index(stop)], "stop")
+    assert model(eos=(stop,)).generate_ids(prompt, max_new_tokens=12, stop_on_eos=False) == want
+
+
+def test_stop_string_ends_the_text_before_it() -> None:
+    whole = "".join(MODEL.generate("the cat", max_new_tokens=20))
+    stop = whole[4:7]
+    answer = MODEL.generate("the cat", max_new_tokens=20, stop=(stop,))
+    assert "".join(answer) == answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+    assert len(answer.tokens) < 20
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), st.data())
+def test_cut_is_the_same_in_pieces(text: str, stops: list[str], data: st.DataObject) -> None:
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    want = text[: min(ends)] if ends else text
+    given_out, held = "", ""
+    rest = text
+    while rest:
+        n = data.draw(st.integers(1, len(rest)), label="piece")
+        sure, held, ended = cut(held + rest[:n], stops)
+        given_out, rest = given_out + sure, rest[n:]
+        if ended:
+            assert given_out == want
+            return
+        assert held == "" or any(stop.startswith(held) for stop in stops)
+    assert given_out + held == want
+
+
+def test_sampling_defaults() -> None:
+    assert sampler({}) == Sampler()
+    assert sampler({}, top_k=5, top_p=None) == Sampler(temperature=1.0, top_k=5)
+    assert sampler({"temperature": 0.5, "top_k": 50}) == Sampler(0.5, 50)
+    assert sampler({"temperature": 0.5, "top_k": 50}, top_p=0.9) == Sampler(0.5, 50, 0.9)
+    assert sampler({"temperature": 0.5}, greedy=True) == Sampler()
+    assert sampler({}, repetition_penalty=1.2) == Sampler(repetition_penalty=1.2)
+    with pytest.raises(LimitError, match="greedy decoding and beam search draw nothing: leave out top_k"):
+        sampler({}, greedy=True, top_k=3)
+    assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(Sampler(0.5), stop=("x",))
+
+
+def test_beams_give_the_likeliest_text_they_find() -> None:
+    prompt = MODEL.prompt("the cat")
+    best, *_ = search(ENGINE, Search(prompt, 3, max_new_tokens=10, length_penalty=0.5))
+    answer = model(temperature=0.5).generate("the cat", beams=3, length_penalty=0.5, max_new_tokens=10)
+    assert "".join(answer) == answer.text == MODEL.text.decode(best.tokens)
+    assert (answer.tokens, answer.finish_reason, answer.cache) == (best.tokens, "length", None)
+    assert answer.timings["decode_tokens_per_s"] == 0
+    assert answer.timings["total_s"] == answer.timings["first_token_s"] > 0
+    stopped = MODEL.generate(
+        "the cat", beams=3, length_penalty=0.5, max_new_tokens=10, stop=(answer.text[3:5],)
+    )
+    assert "".join(stopped) == answer.text[: answer.text.index(answer.text[3:5])]
+    assert stopped.finish_reason == "stop"
+    ends, made = tuple(range(0, SIZE, 3)), []
+    for penalty in (-4.0, 4.0):
+        wanted = Search(prompt, 3, Sampler(), frozenset(ends), 10, penalty)
+        made.append(model(eos=ends).generate("the cat", beams=3, length_penalty=penalty, max_new_tokens=10))
+        list(made[-1])
+        assert made[-1].tokens == search(ENGINE, wanted)[0].tokens
+    assert made[0].tokens != made[1].tokens
+    for wrong in ({"length_penalty": 0.5}, {"early_stopping": True}, {"renormalize": True}):
+        with pytest.raises(LimitError, match=f"{next(iter(wrong))} goes with beams, got none"):
+            MODEL.options(**wrong)
+    for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, {"beams": 2, "draft": Lookup()}):
+        with pytest.raises(LimitError, match="beam"):
+            MODEL.options(**wrong)
+
+
+def test_drafts_change_no_text() -> None:
+    want = plain(MODEL.prompt("the cat the cat"), 16)
+    other = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=4))
+    for draft in (Lookup(), MODEL.drafter(MODEL), MODEL.drafter(model(engine=other))):
+        answer = MODEL.generate("the cat the cat", draft=draft, max_new_tokens=16)
+        assert "".join(answer) == MODEL.text.decode(want)
+        assert (answer.tokens, answer.finish_reason) == (want, "length")
+    with pytest.raises(LimitError, match="a draft model must have the model's own tokenizer"):
+        MODEL.drafter(model(text=None))
+
+
+def test_a_conversation_goes_on_after_beams_and_drafts() -> None:
+    talk, kinds = Conversation(MODEL), ({"beams": 2}, {"draft": Lookup()}, {})
+    for question, more in zip(("the cat", "the dog", "the cow"), kinds, strict=True):
+        prompt = talk.template.encode([*talk.messages, {"role": "user", "content": question}])
+        answer = talk.say(question, max_new_tokens=6, **more)
+        "".join(answer)
+        if "beams" not in more:
+            assert answer.tokens == plain(prompt, 6), "the kept cache changed the answer"
+    assert answer.timings["cached_tokens"] > 10
+
+
+def test_a_seed_gives_the_text_again() -> None:
+    texts_made = [MODEL.generate("the", temperature=2.0, seed=seed, max_new_tokens=16) for seed in (1, 1, 2)]
+    one, again, other = ("".join(answer) for answer in texts_made)
+    assert one == again != other
+
+
+def test_raw_and_template() -> None:
+    assert MODEL.prompt("the cat", raw=True) == MODEL.text.encode("the cat", start=True)
+    assert model(template=None).prompt("the cat") == MODEL.prompt("the cat", raw=True)
+    assert MODEL.prompt("the cat") == MODEL.text.encode_template(
+        "<|im_start|>user: the cat<|im_end|><|im_start|>"
+    )
+
+
+def test_conversation_reads_only_what_is_new() -> None:
+    talk = Conversation(MODEL, system="be kind")
+    for question in ("the cat", "the dog"):
+        asked = [*talk.messages, {"role": "user", "content": question}]
+        answer = talk.say(question, max_new_tokens=6)
+        "".join(answer)
+        assert MODEL.template is not None
+        prompt = MODEL.template.encode(asked)
+        assert answer.tokens == plain(prompt, 6), "the kept cache changed the answer"
+        assert talk.messages == [*asked, {"role": "assistant", "content": answer.text}]
+    assert answer.timings["cached_tokens"] > 10
+
+
+def test_conversation_survives_what_was_not_read_to_its_end() -> None:
+    talk, fresh = Conversation(MODEL), Conversation(MODEL)
+    list(talk.say("the cat", max_new_tokens=4))
+    list(fresh.say("the cat", max_new_tokens=4))
+    next(talk.say("never mind", max_new_tokens=4))
+    with pytest.raises(LimitError, match="context is 96"):
+        talk.say("the cat sat on the mat " * 40)
+    assert list(talk.say("the dog", max_new_tokens=6)) == list(fresh.say("the dog", max_new_tokens=6))
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.data())
+def test_masked_tokens_are_not_there(batch: int, t: int, data: st.DataObject) -> None:
+    mask = np.array([data.draw(st.lists(st.booleans(), min_size=t, max_size=t)) for _ in range(batch)])
+    ids = np.random.default_rng(t).integers(0, SIZE, (batch, t))
+    got = MODEL.logits(ids, mask)
+    for row in range(batch):
+        assert not got[row, ~mask[row]].any()
+        if mask[row].any():
+            want = MODEL.logits(ids[row, mask[row]])
+            assert np.abs(got[row, mask[row]] - want).max() < 1e-4 * max(1, np.abs(want).max())
+
+
+def test_logits_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.random.default_rng(0).integers(0, SIZE, (2, 11))
+    mask = np.arange(11) < np.array([[11], [6]])
+    whole = MODEL.logits(ids, mask)
+    monkeypatch.setattr("tfm.runtime.tasks.model.CHUNK", 4)
+    assert np.abs(MODEL.logits(ids, mask) - whole).max() < 1e-4
+
+
+def test_refusals() -> None:
+    with pytest.raises(LimitError, match=r"prompt has \d+ tokens, the model's context is 96"):
+        MODEL.generate("the cat sat on the mat " * 40)
+    with pytest.raises(LimitError, match="max_new_tokens must be at least 1, got 0"):
+        MODEL.generate("the", max_new_tokens=0)
+    for stop in (("",), ("x" * 2000,), ("x",) * 40):
+        with pytest.raises(LimitError, match="stop takes"):
+            MODEL.generate("the", stop=stop)
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        model(text=None).generate("the")
+    with pytest.raises(TypeError, match="task"):
+        Conversation(MODEL).say("the", task="summarization")
+    with pytest.raises(CheckpointError, match="no chat template"):
+        Conversation(model(template=None))
+    for ids, mask in (([], None), ([1, 2], [1]), (np.zeros((1, 1, 1)), None)):
+        with pytest.raises(LimitError, match=r"ids must be \[T\] or \[B, T\]"):
+            MODEL.logits(ids, mask)
+    assert model(text=None).generate_ids([1, 2, 3], max_new_tokens=2)
+
+
+def test_output_is_clipped_to_the_room_left() -> None:
+    prompt = list(range(90))
+    assert len(MODEL.generate_ids(prompt, max_new_tokens=50)) == 6
+    with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 3 of 3"):
+        list(single(ENGINE, Row([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]))
+
+
+def test_many_texts_are_as_each_alone() -> None:
+    prompts = ["the cat", "привет", "a", "def f(x):"]
+    options: dict[str, Any] = {"temperature": 1.5, "seed": 5, "max_new_tokens": 12, "stop": ("t",)}
+    ends = tuple(range(0, SIZE, 40))
+    many = model(eos=ends)
+    seen: list[tuple[int, int]] = []
+    got = many.generate_many(prompts, batch=2, progress=lambda *at: seen.append(at), **options)
+    assert seen == [(i + 1, 4) for i in range(4)]
+    first = many.generate(prompts[0], **options)
+    list(first)
+    assert got[0] == (first.tokens, first.text, first.finish_reason)
+    for i, (prompt, made) in enumerate(zip(prompts, got, strict=True)):
+        row = Row(many.prompt(prompt), many.sampler(temperature=1.5), frozenset(ends), 12, 5, i)
+        tokens = list(single(ENGINE, row))
+        assert made.tokens == tokens[: len(made.tokens)]
+        whole = many.text.decode(tokens)
+        assert made.text == whole.split("t")[0]
+        assert made.finish_reason == ("stop" if "t" in whole else row.finished)
+    assert {made.finish_reason for made in got} == {"stop", "length"}
+    assert many.generate_many([], batch=2) == []
+    bare = model(text=None)
+    [made] = generate_many(bare, [Asked([1, 2, 3], None)], bare.options(max_new_tokens=3))
+    assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
+    for wrong in ({"beams": 2}, {"draft": Lookup()}):
+        with pytest.raises(LimitError, match="a batch takes no beams and no draft"):
+            many.generate_many(prompts, **wrong)

@@ -1,0 +1,214 @@
+"""Chat templates: what transformers renders, in bounded work, and no message that turns into markup."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from helpers import text_strategies
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.runtime.text import chat_template
+from tfm.runtime.text.chat_template import ChatTemplate, common_prefix
+from tfm.runtime.text.tokenizer import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+# Templates in the manner of the families that they are named after.
+TEMPLATES = {
+    "smollm2": """{% for message in messages %}\
+{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}""",
+    "chatml": """{%- for message in messages %}
+    {{- '<|im_start|>' ~ message.role ~ '\n' ~ message.content ~ '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}""",
+    "llama3": """{{- bos_token }}
+{%- if not date_string is defined %}{% set date_string = "26 Jul 2024" %}{% endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\n" }}
+{%- if tools is not none %}
+    {{- "Environment: ipython\n" }}
+{%- endif %}
+{{- "Today Date: " + date_string + "\n\n" }}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}""",
+    "mistral": """{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('After the optional system message, roles must alternate user/assistant') }}
+    {%- endif %}
+    {%- if message["role"] == "user" %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST] " + system_message + "\n\n" + message["content"] + " [/INST]" }}
+        {%- else %}
+            {{- "[INST] " + message["content"] + " [/INST]" }}
+        {%- endif %}
+    {%- else %}
+        {{- " " + message["content"]|trim + eos_token }}
+    {%- endif %}
+{%- endfor %}""",
+    "zephyr": """{% for message in messages %}
+{% if message['role'] == 'user' %}
+{{ '<|user|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'system' %}
+{{ '<|system|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\n'  + message['content'] + eos_token }}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+{% endif %}
+{% endfor %}""",
+    "odd": """{%- set ns = namespace(n=0) %}{% for m in messages %}
+{%- if m.role == 'tool' %}{% continue %}{% endif %}
+{%- set ns.n = ns.n + 1 %}{% generation %}{{ ns.n }}: {% endgeneration %}
+{{ m.content.strip().split('</think>')[-1] | tojson }}
+{% endfor %}{{ {'a': ['<b>', 1, none, true]} | tojson(indent=2) }}{{ messages | length }}{{ missing }}""",
+}
+MADE = {name: make() for name, make in text_strategies.KINDS.items()}
+OURS = {name: Tokenizer(made.to_str(), 1000) for name, made in MADE.items()}
+WORDS = st.sampled_from(
+    ["the cat", " ", "\n", "    ", "é😀", "{{ x }}", "{% if", "a<b", '"', "'", "\\", "[INST]", "</think>"]
+)
+# Python's strip takes these four separators for white space, minijinja's doesn't.
+CHARACTERS = st.characters(codec="utf-8", exclude_characters="\x1c\x1d\x1e\x1f")
+CONTENTS = st.lists(WORDS | st.text(CHARACTERS, max_size=3), max_size=5).map("".join)
+
+
+def template(source: str, kind: str) -> ChatTemplate:
+    made = MADE[kind]
+    return ChatTemplate(source, OURS[kind], bos=made.token_to_id("<s>"), eos=[made.token_to_id("</s>")])
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_ordinary_chats_equal_transformers(name: str, kind: str) -> None:
+    theirs = PreTrainedTokenizerFast(tokenizer_object=MADE[kind], bos_token="<s>", eos_token="</s>")
+    ours = template(TEMPLATES[name], kind)
+
+    @given(st.booleans(), st.lists(CONTENTS, min_size=1, max_size=5), st.booleans())
+    def run(system: bool, contents: list[str], prompt: bool) -> None:
+        roles = ["user", "assistant"] * 3
+        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+        if system:
+            messages.insert(0, {"role": "system", "content": "be kind"})
+        options: Any = {"chat_template": TEMPLATES[name], "add_generation_prompt": prompt}
+        want = theirs.apply_chat_template(messages, tokenize=False, **options)
+        assert ours.render(messages, prompt=prompt) == want
+        ids = theirs.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+        assert ours.encode(messages, prompt=prompt) == ids
+
+    run()
+
+
+@pytest.mark.parametrize("kind", text_strategies.KINDS)
+@pytest.mark.parametrize("name", ["smollm2", "chatml", "llama3", "mistral"])
+def test_a_message_is_never_markup(name: str, kind: str) -> None:
+    ours, tokenizer, made = template(TEMPLATES[name], kind), OURS[kind], MADE[kind]
+    control = set(tokenizer.control.values())
+    evil = st.lists(
+        st.sampled_from([*text_strategies.CONTROL, "<tool_call>", "the", " ", "<", "/s>"]), max_size=4
+    ).map("".join)
+
+    @given(st.lists(evil, min_size=1, max_size=3))
+    def run(contents: list[str]) -> None:
+        def ids(contents: list[str]) -> list[int]:
+            roles = ["user", "assistant", "user"]
+            return ours.encode([{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)])
+
+        got = ids(contents)
+        harmless = ids(["a"] * len(contents))
+        assert [i for i in got if i in control] == [i for i in harmless if i in control]
+        if kind == "byte_level":
+            roles = ["user", "assistant", "user"]
+            text = ours.render([{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)])
+            assert made.decode(got, skip_special_tokens=False) == text
+
+    run()
+
+
+def test_a_template_that_rewrites_messages_takes_no_markup() -> None:
+    ours = template("{% for m in messages %}{{ m.content | upper }}{{ m.content }}{% endfor %}", "byte_level")
+    assert ours.encode([{"role": "user", "content": "cat"}])
+    with pytest.raises(LimitError, match="name of a control token"):
+        ours.encode([{"role": "user", "content": "cat<|im_end|>"}])
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% for %}", "syntax error"),
+        ("{{ messages.append(1) }}", "can't render"),
+        ("{% for i in range(40) %}{{ messages.extend(messages) }}{% endfor %}", "can't render"),
+        ("{{ messages[0].update(x=1) }}", "can't render"),
+        ("{% include '/etc/passwd' %}", "can't render"),
+        ("{{ ''.__class__.__mro__ }}", "can't render"),
+        ("{{ cycler.__init__.__globals__ }}", "can't render"),
+        ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "fuel"),
+        ("{{ 'x' * 200000000 }}", "fuel"),
+        (
+            "{% set n = namespace(s='x') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "fuel",
+        ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    ],
+)
+def test_hostile_templates_end(source: str, reason: str) -> None:
+    begin = time.perf_counter()
+    with pytest.raises(CheckpointError, match=reason):
+        template(source, "byte_level").render([{"role": "user", "content": "hi"}])
+    assert time.perf_counter() - begin < 2
+
+
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LimitError, match="role must be one of"):
+        template("x", "byte_level").render([{"role": "<|im_end|>", "content": ""}])
+    monkeypatch.setitem(chat_template.LIMITS, "output", 3)
+    with pytest.raises(LimitError, match="3 characters, this gave 4"):
+        template("abcd", "byte_level").render([])
+    monkeypatch.setitem(chat_template.LIMITS, "template", 3)
+    with pytest.raises(LimitError, match="3 characters, it has 4"):
+        template("abcd", "byte_level")
+
+
+def test_time_and_json() -> None:
+    made = template("{{ strftime_now('%Y') }} {{ messages | tojson(sort_keys=true) }}", "byte_level")
+    year, rest = made.render([{"role": "user", "content": "é"}]).split(" ", 1)
+    assert int(year) >= 2025
+    assert json.loads(rest) == [{"content": "é", "role": "user"}]
+    assert "é" in rest
+
+
+@given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
+def test_common_prefix(a: list[int], b: list[int]) -> None:
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n]
+    assert a[n : n + 1] != b[n : n + 1] or n == len(a) == len(b)

@@ -1,0 +1,196 @@
+"""Text to ids and back: no user text is control, streams are what decoding at once gives, no panic leaks."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import tokenizers
+from helpers import text_strategies
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.runtime.text import tokenizer as module
+from tfm.runtime.text.tokenizer import Stream, Tokenizer
+
+MADE = {name: make() for name, make in text_strategies.KINDS.items()}
+OURS = {name: Tokenizer(made.to_str(), 1000) for name, made in MADE.items()}
+CONTROL = [*text_strategies.CONTROL, "<tool_call>"]
+PIECES = st.lists(
+    st.sampled_from([*CONTROL, "    ", "the cat ", "<", "/", "s>", "😀", "é", "\n"]) | st.text(max_size=5)
+)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_user_text_is_never_control(name: str) -> None:
+    ours, made = OURS[name], MADE[name]
+    forbidden = {made.token_to_id(token) for token in CONTROL}
+    assert set(ours.control) == set(CONTROL)
+
+    @given(PIECES)
+    def run(pieces: list[str]) -> None:
+        text = "".join(pieces)
+        ids = ours.encode(text)
+        assert not forbidden & set(ids), f"{text!r} gave control tokens: {ids}"
+        whole = made.encode(text, add_special_tokens=False).ids
+        if not forbidden & set(whole):
+            assert ids == whole, f"{text!r} gave {ids}, the library gives {whole}"
+        if name == "byte_level":  # it can spell everything
+            assert ours.decode(ids) == text
+
+    run()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_stream_is_decode(name: str) -> None:
+    ours = OURS[name]
+    # Single bytes, cut characters and control tokens among ordinary ids.
+    ids = st.lists(st.integers(0, MADE[name].get_vocab_size() - 1), max_size=12)
+
+    @given(st.text(max_size=12), ids)
+    def run(text: str, more: list[int]) -> None:
+        given_ids = [*ours.encode(text), *(more if name == "byte_level" else [])]
+        stream = Stream(ours)
+        pieces = [stream.push(number) for number in given_ids]
+        assert not any(piece.endswith("\ufffd") for piece in pieces)
+        assert "".join([*pieces, stream.finish()]) == ours.decode(given_ids)
+
+    run()
+
+
+def test_a_character_comes_when_its_last_byte_does() -> None:
+    ours = OURS["byte_level"]
+    ids = ours.encode("a😀b")
+    stream = Stream(ours)
+    assert [p for p in map(stream.push, ids) if p] == ["a", "😀", "b"]
+    cut = Stream(ours)
+    assert "".join(map(cut.push, ids[:3])) == "a"
+    assert "\ufffd" in cut.finish()
+
+
+def test_begin_token_where_asked() -> None:
+    ours, made = OURS["byte_level"], MADE["byte_level"]
+    assert ours.encode("the <s>", start=True)[0] == made.token_to_id("<s>")
+    assert ours.encode("the", start=True) == made.encode("the").ids
+    assert ours.encode("the") == made.encode("the", add_special_tokens=False).ids
+
+
+def test_ids_stay_in_the_vocabulary() -> None:
+    text = MADE["byte_level"].to_str()
+    with pytest.raises(CheckpointError, match="below the model's vocabulary 10"):
+        Tokenizer(text, 10).encode("the cat")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "",
+        "{}",
+        "[" * 100,
+        json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}),
+        json.dumps({"model": {"type": "Unigram", "vocab": [], "unk_id": 7}, "added_tokens": []}),
+    ],
+)
+def test_broken_files_are_one_error(broken: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        Tokenizer(broken, 10)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_panic_is_an_error_and_ctrl_c_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+    class Panic(BaseException):
+        """Like pyo3's PanicException, which is no Exception."""
+
+    def fail(error: BaseException) -> None:
+        with module.guarded("can't be tried"):
+            os.write(2, b"thread '<unnamed>' panicked")
+            raise error
+
+    with pytest.raises(CheckpointError, match="can't be tried: boom"):
+        fail(Panic("boom"))
+    with pytest.raises(KeyboardInterrupt):
+        fail(KeyboardInterrupt())
+    assert capfd.readouterr().err == ""
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after", "stderr must come back"
+
+
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.LIMITS, "text", 3)
+    with pytest.raises(LimitError, match="3 characters, this one has 4"):
+        OURS["byte_level"].encode("abcd")
+    monkeypatch.setitem(module.LIMITS, "tokenizer.json", 3)
+    with pytest.raises(LimitError, match=r"tokenizer\.json may have 3 characters, it has 4"):
+        Tokenizer("abcd", 10)
+
+
+def test_a_control_token_of_one_character_is_refused() -> None:
+    made = text_strategies.unigram()
+    made.add_special_tokens(["|"])
+    with pytest.raises(LimitError, match="can't be spelled"):
+        Tokenizer(made.to_str(), 1000).encode("a|b")
+
+
+READERS = {
+    "wordpiece": (text_strategies.wordpiece, "[MASK]"),
+    "roberta": (text_strategies.roberta, "<mask>"),
+    "sentencepiece": (text_strategies.sentencepiece, "<s>"),  # characters that merge to "</s>" are kept apart
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_texts_and_pairs_are_read_as_the_library_reads_them(name: str) -> None:
+    made = READERS[name][0]()
+    ours = Tokenizer(made.to_str(), 1000)
+    words = st.sampled_from(["the cat", " is", "catting", "é.", "  ", "x,y", "不", "Is it?"])
+    some = st.lists(words, max_size=5).map("".join)
+
+    @given(some, st.none() | some)
+    def run(text: str, pair: str | None) -> None:
+        want = made.encode(text, pair)
+        got = ours.read(text, pair)
+        assert (got.ids, got.types, got.texts) == (want.ids, want.type_ids, want.sequence_ids)
+        assert (got.spans, got.words) == (want.offsets, want.word_ids)
+        assert ours.encode(text, start=True) == made.encode(text).ids
+
+    run()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_places_of_a_text_that_names_control_tokens(name: str) -> None:
+    make, mask = READERS[name]
+    made = make()
+    ours = Tokenizer(made.to_str(), 1000)
+    forbidden, around = set(ours.control.values()), made.encode("", "").ids
+    some = st.lists(st.sampled_from(["cat ", mask, *list(ours.control)[:4], "'", "\n"]), max_size=6)
+
+    @given(some, some)
+    def run(one: list[str], two: list[str]) -> None:
+        a, b = "".join(one), "".join(two)
+        got = ours.read(a, b, meant=mask)
+        own = [i for i, text in enumerate(got.texts) if text is not None]
+        masks = [i for i in own if got.ids[i] in forbidden]
+        assert {got.ids[i] for i in masks} <= {made.token_to_id(mask)}
+        assert len(masks) == (*one, *two).count(mask)
+        for i in masks:
+            start, end = got.spans[i]
+            assert (a, b)[got.texts[i] or 0][start:end].strip() == mask
+        for text, whole in enumerate((a, b)):
+            told = {c for i in own if got.texts[i] == text for c in range(*got.spans[i])}
+            assert all(i in told or c.isspace() for i, c in enumerate(whole)), (whole, got)
+        assert [got.ids[i] for i in range(len(got.ids)) if i not in own] == around
+        plain = ours.read(a, b)
+        pairs = zip(plain.ids, plain.texts, strict=True)
+        assert not forbidden & {number for number, text in pairs if text is not None}
+
+    run()
+
+
+def test_a_processor_that_changes_the_order_of_a_pair_is_refused() -> None:
+    made = text_strategies.wordpiece()
+    made.post_processor = tokenizers.processors.TemplateProcessing("$A", "$B [SEP] $A", [("[SEP]", 3)])
+    ours = Tokenizer(made.to_str(), 1000)
+    assert ours.read("the cat").ids == made.encode("the cat").ids
+    with pytest.raises(CheckpointError, match="must keep the texts whole and in order"):
+        ours.read("the", "cat")

@@ -1,0 +1,169 @@
+"""Golden inputs: what the specification says, run leaf by leaf, and budgets that honest engines keep."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.refimpl.config import Answer, Classify, Config, Dense, Embedding, Inner, Pool
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import BundleError
+from tfm.refimpl.ops.quant import Blocks, quantize
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.verification.golden import Golden, digest, divergence, golden, largest, read, rms
+from tfm.runtime.verification.streamed_reference import Given, Run, outputs
+
+CONFIGS = {
+    "llama": tiny_models.llama(),
+    "everything": tiny_models.llama(window=3, tied=False, bias=True, qk_norm=True),
+    "plain": tiny_models.llama(plain=True, kind="gelu"),
+    "short": tiny_models.llama(context=1),
+    "added": tiny_models.added(),
+    "mixture": tiny_models.mixture(),
+    "rare": tiny_models.rare(),
+    "codes": tiny_models.llama(qk_norm=True).keeping("int8"),
+    "late": dataclasses.replace(tiny_models.llama(), embedding=Embedding(97, 48, inner=Inner(24, late=True))),
+    "encoder": tiny_models.encoder(),
+    "classify": tiny_models.encoder(head=Classify(3, "mean", Dense("gelu"))),
+    "answer": tiny_models.encoder(positions=None, head=Answer()),
+    "pool": tiny_models.encoder(head=Pool("mean", unit=True)),
+    "pair": tiny_models.pair(),
+}
+
+
+def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
+    def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
+        if not params.multiplied(name, value.shape):
+            return value
+        axis = 1 if name.endswith("table") else 0
+        return quantize(value, bits=bits, block=32, axis=axis, activations=activations)
+
+    return params.map_leaves(leaf, tree)
+
+
+def whole(engine: NumpyEngine, given: Given | Golden) -> np.ndarray:
+    if engine.config.decoder is None:
+        return engine.predict(given.tokens, given.lengths, given.types)
+    at = np.tile(np.arange(given.tokens.shape[1]), (len(given.tokens), 1))
+    cache = engine.start(len(given.tokens), given.source, given.source_lengths)
+    return engine.step(given.tokens, cache, at=at)[0]
+
+
+def some(config: Config, time: int) -> Given:
+    """A text of two rows, and one that an encoder reads before."""
+    rng = np.random.default_rng(1)
+    ids, lengths = rng.integers(0, 97, (2, 2, time)), np.array([time, max(1, time - 2)])
+    if config.encoder is None:
+        return Given(ids[0], lengths)
+    if config.decoder is None:
+        return Given(ids[0], lengths, types=ids[1] % 2)
+    return Given(ids[0], lengths, ids[1], lengths[::-1])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("activations", [None, "none", "block"])
+def test_an_honest_engine_stays_within_the_budget(name, activations):
+    config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name])
+    own = None if activations is None else quantized(tree, activations)
+    held = read(golden(config, tree, own), config)
+    engine = NumpyEngine(config, tree if own is None else own)
+    logits = held.real(whole(engine, held))
+    found = held.view(logits)
+    assert 0 < largest(found, held.own.logits) <= held.own.budget
+    assert rms(found, held.own.logits) <= held.own.rms_budget
+    assert (held.own.kl is None) == (name in ("classify", "answer", "pool"))
+    assert held.own.kl is None or held.own.kl_budget > 0
+    assert (held.plain is not None) == (activations == "block")
+    sharp = name != "codes"  # what a cache rounds can flip in any run
+    if activations != "block":
+        assert (held.own.budget < 1e-4) == sharp
+    elif held.plain is not None:
+        assert (held.plain.budget < 1e-4) == sharp
+        assert held.own.budget > 1e-4
+    assert (own is None) == np.array_equal(held.floats, held.own.logits)
+    assert np.array_equal(held.best[:, 0], logits.argmax(-1))
+    assert (held.gap >= 0).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layer_by_layer_is_the_model(name):
+    """The streamed run in float64 equals the engine in float64, bit for bit but for products' order."""
+    config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name], dtype=np.float64)
+    given = some(config, min(7, config.context))
+    (found,) = outputs(config, tree, given, [Run(np.dtype(np.float64))])
+    assert np.allclose(found, whole(NumpyEngine(config, tree), given), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["everything", "added", "rare", "late", "encoder", "classify", "pair"])
+def test_each_leaf_is_loaded_once_and_shown(name):
+    config, seen = CONFIGS[name], []
+    outputs(
+        config,
+        tiny_models.weights(config),
+        some(config, 2),
+        [Run(np.dtype(np.float32))],
+        lambda leaf, _: seen.append(leaf),
+    )
+    assert seen == list(params.shapes(config))
+
+
+def test_budgets_notice_small_bugs():
+    """An engine whose eps is ten times too large is out of the sharp budget, and not by little."""
+    config, tree = tiny_models.llama(), tiny_models.weights(tiny_models.llama())
+    held = read(golden(config, tree), config)
+    layer = config.decoder.layers[0]
+    wrong = dataclasses.replace(
+        layer, attention=dataclasses.replace(layer.attention, pre=tiny_models.RMSNorm(1e-4))
+    )
+    stack = dataclasses.replace(config.decoder, layers=(wrong, *config.decoder.layers[1:]))
+    engine = NumpyEngine(dataclasses.replace(config, decoder=stack), tree)
+    found = held.view(held.real(whole(engine, held)))
+    assert largest(found, held.own.logits) > held.own.budget
+    assert rms(found, held.own.logits) > held.own.rms_budget
+
+
+def test_large_vocabularies_keep_some_columns():
+    config = tiny_models.llama(vocabulary=1000, width=16, heads=2, groups=1, head_size=8, mlp=16)
+    arrays = golden(config, tiny_models.weights(config))
+    held = read(arrays, config)
+    assert 256 < held.own.logits.shape[1] < 320
+    assert np.isin(held.best, held.columns).all()
+    assert sum(a.nbytes for a in arrays.values()) < 130_000
+    again = golden(config, tiny_models.weights(config))
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
+
+
+def test_a_digest_sees_numbers_and_no_memory_order():
+    w = np.arange(12, dtype=np.float32).reshape(3, 4)
+    kind = np.dtype(np.float32)
+    assert digest(w, kind) == digest(np.asfortranarray(w), kind)
+    assert digest(w, kind) != digest(w + np.float32(1e-6), kind)
+    blocks = quantize(w, bits=8, block=2)
+    assert digest(blocks, kind) != digest(dataclasses.replace(blocks, scale=blocks.scale * 2), kind)
+    flipped = blocks.codes.copy()
+    flipped[0, 0] ^= 1
+    assert digest(blocks, kind) != digest(dataclasses.replace(blocks, codes=flipped), kind)
+    shifted = dataclasses.replace(blocks, zero=np.zeros(blocks.scale.shape, np.uint8))
+    assert digest(blocks, kind) != digest(shifted, kind)
+
+
+def test_divergence_is_kl():
+    p = np.array([[0.5, 0.25, 0.25]])
+    q = np.array([[0.25, 0.25, 0.5]])
+    assert divergence(np.log(q), np.log(p) + 3) == pytest.approx(0.25 * np.log(2))
+    assert divergence(np.log(p), np.log(p)) == 0
+
+
+def test_other_arrays_are_refused():
+    config = tiny_models.llama()
+    arrays = golden(config, tiny_models.weights(config))
+    with pytest.raises(BundleError, match="wrong: spare"):
+        read(arrays | {"spare": np.zeros(1)}, config)
+    with pytest.raises(BundleError, match=r"wrong: own\.rms"):
+        read({name: a for name, a in arrays.items() if name != "own.rms"}, config)
+    with pytest.raises(BundleError, match=r"wrong: plain\.rms"):
+        read(arrays | {"plain.rms": np.zeros(1)}, config)
+    with pytest.raises(BundleError, match=r"wrong: source, source_lengths$"):
+        read(arrays, tiny_models.pair())
+    with pytest.raises(BundleError, match=r"wrong: types$"):
+        read(arrays, tiny_models.encoder())

@@ -1,0 +1,331 @@
+"""verify accepts honest bundles and refuses each kind of damage, hashes renewed or not."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import text_strategies, tiny_models
+from tfm.export import bundle_writer
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.errors import BundleError, CheckpointError, DeviceError, VerifyError
+from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle import manifest
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort import engine, session
+from tfm.runtime.verification import report
+from tfm.runtime.verification import verify as module
+from tfm.runtime.verification.checks import greedy, logits
+from tfm.runtime.verification.report import INT8_FLAGS, Row, certify, judged
+from tfm.runtime.verification.verify import verify
+
+QUANTS = ("fp32", "int8", "int8-dynamic", "int4")
+TOKENIZER = text_strategies.byte_level()
+CONFIG = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A checkpoint, and its bundles by --quant."""
+    path = tmp_path_factory.mktemp("made")
+    save_checkpoint(path / "checkpoint", CONFIG, tiny_models.weights(CONFIG), TOKENIZER.to_str())
+    for quant in QUANTS:
+        bundle_writer.export(open_checkpoint(path / "checkpoint"), path / quant, quant=quant, verify=False)
+        (path / quant / "certificate.json").unlink()
+    return path
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A bundle of one's own, to be damaged."""
+    return lambda quant: Path(shutil.copytree(made / quant, tmp_path / quant))
+
+
+def rehash(path: Path) -> None:
+    """Make the manifest agree with files that were changed."""
+    held = manifest.load((path / "tfm.json").read_bytes(), "tfm.json")
+    files = {name: bundle_writer._describe(path / name) for name in held.files}
+    (path / "tfm.json").write_text(manifest.dump(replace(held, files=files)))
+
+
+def write_tensor(path: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
+    entry = open_bundle(path).manifest.tensors[name]
+    data = np.memmap(path / "model.onnx.data", np.uint8, "r+")
+    change(data[entry.offset : entry.offset + entry.length].view(entry.dtype).reshape(entry.shape))
+    data.flush()
+
+
+def names(rows: list[Row]) -> list[str]:
+    return [row.name for row in rows]
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_an_honest_bundle_climbs_to_the_top(copy, made, quant):
+    path, said = copy(quant), []
+    found = verify(path, source=made / "checkpoint", progress=said.append)
+    assert not found.failed, found.failed
+    assert not found.unchecked, found.unchecked
+    rows = {row.name: row for row in found.rows}
+    assert ("products in float: largest error" in rows) == (quant in ("int8", "int4"))
+    assert ("against unquantized weights: RMS error" in rows) == (quant != "fp32")
+    for name in ("whole: RMS error", "cached, token by token: largest error", "in chunks: largest error"):
+        assert 0 < rows[name].figure <= rows[name].budget
+    assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY
+    assert rows["weights equal the source's"].figure == len(params.shapes(CONFIG))
+    assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
+    assert (rows["KL divergence over a text"].budget is None) == (quant != "fp32")
+    assert said == [f"verify: {name}" for name in module.RUNGS]
+    assert verify(path).failed == []  # and its own certificate doesn't disturb
+
+
+def test_the_certificate_says_what_was_found(copy):
+    path = copy("int8")
+    found = verify(path)
+    held = json.loads((path / "certificate.json").read_bytes())
+    assert held["manifest"] == report.manifest_hash(path)
+    assert held["ok"] is True
+    assert [row["name"] for row in held["rows"]] == names(list(found.rows))
+    assert held["not_checked"] == ["weights equal the source's: no --source given"]
+    assert held["machine"]["int8"] == report.int8_path()
+    assert set(held["machine"]["flags"]) <= set(INT8_FLAGS)
+    assert {"tfm", "python", "numpy", "onnxruntime"} == set(held["versions"])
+    assert held["seed"] == module.SEED
+    assert not [p for p in path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_flipped_bit_is_refused(copy):
+    path = copy("int8")
+    data = np.memmap(path / "model.onnx.data", np.uint8, "r+")
+    data[len(data) // 2] ^= 1
+    data.flush()
+    found = verify(path)
+    assert names(found.failed) == ["files"]
+    assert "SHA-256" in found.failed[0].note
+    assert names(list(found.rows)) == ["files"]
+    assert not (path / "certificate.json").exists()
+
+
+def test_a_flipped_bit_in_the_graph_is_refused(copy):
+    path = copy("int8")
+    graph = bytearray((path / "model.onnx").read_bytes())
+    graph[len(graph) // 2] ^= 1
+    (path / "model.onnx").write_bytes(graph)
+    assert names(verify(path).failed) == ["files"]
+
+
+@pytest.mark.parametrize("quant", ["int8", "int8-dynamic"])
+def test_a_changed_scale_with_new_hashes_is_refused(copy, quant):
+    path = copy(quant)
+
+    def change(scale: np.ndarray) -> None:
+        scale.reshape(-1)[3] *= 3
+
+    write_tensor(path, "decoder.layers.1.mlp.down.scale", change)
+    rehash(path)
+    failed = names(verify(path).failed)
+    assert "weights equal the specification's" in failed
+    assert ("products in float: largest error" in failed) == (quant == "int8")
+    assert not (path / "certificate.json").exists()
+
+
+def test_a_changed_code_with_new_hashes_is_refused(copy, made):
+    path = copy("int8")
+
+    def change(codes: np.ndarray) -> None:
+        codes.reshape(-1)[5] ^= 64
+
+    write_tensor(path, "decoder.layers.0.attn.wqkv.packed", change)
+    rehash(path)
+    failed = verify(path, source=made / "checkpoint").failed
+    assert {"weights equal the specification's", "weights equal the source's"} <= set(names(failed))
+    assert "decoder.layers.0.attn.wq" in failed[0].note
+
+
+@pytest.mark.parametrize(
+    ("quant", "tensor"), [("fp32", "decoder.layers.0.mlp.down"), ("int8", "decoder.layers.0.mlp.down.scale")]
+)
+def test_nan_with_new_hashes_is_refused(copy, quant, tensor):
+    path = copy(quant)
+
+    def change(values: np.ndarray) -> None:
+        values.reshape(-1)[0] = np.nan
+
+    write_tensor(path, tensor, change)
+    rehash(path)
+    failed = {row.name: row for row in verify(path).failed}
+    assert failed["weights"].figure == "NumericError"
+    assert "whole: largest error" in failed
+    assert failed["greedy"].figure == "NumericError"
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_a_bug_in_the_graph_with_new_hashes_is_refused(copy, quant):
+    """One eps of the graph is wrong, and no weight is."""
+    path = copy(quant)
+    graph = onnx.load(path / "model.onnx", load_external_data=False)
+    assert plant_eps(graph, 1e-2)
+    onnx.save(graph, path / "model.onnx")
+    rehash(path)
+    failed = names(verify(path).failed)
+    assert "weights equal the specification's" not in failed
+    assert "whole: largest error" in failed or quant != "fp32"
+    assert "products in float: RMS error" in failed or quant != "int8"
+    assert failed
+
+
+def plant_eps(model: onnx.ModelProto, eps: float) -> bool:
+    """Change the eps of the first norm, wherever the graph keeps it."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = eps
+                return True
+    for value in model.graph.initializer:
+        if value.data_location != onnx.TensorProto.EXTERNAL and value.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(value)
+            if array.size == 1 and 0 < float(array.reshape(-1)[0]) < 1e-4:
+                value.CopyFrom(onnx.numpy_helper.from_array(np.full_like(array, eps), value.name))
+                return True
+    return False
+
+
+def test_another_source_is_refused(copy, tmp_path):
+    other = dict(params.flatten(tiny_models.weights(CONFIG)))
+    other["decoder.layers.1.attn.wo"] = other["decoder.layers.1.attn.wo"] * np.float32(1.1)
+    save_checkpoint(tmp_path / "other", CONFIG, params.unflatten(other))
+    (row,) = verify(copy("int8"), source=tmp_path / "other").failed
+    assert row.name == "weights equal the source's"
+    assert row.note == "different: decoder.layers.1.attn.wo"
+    capped = replace(CONFIG, head=replace(CONFIG.head, softcap=3.0))
+    save_checkpoint(tmp_path / "capped", capped, tiny_models.weights(capped))
+    with pytest.raises(CheckpointError, match="its config is another one"):
+        verify(copy("fp32"), source=tmp_path / "capped")
+
+
+def test_a_source_may_be_made_for_other_lengths(copy, tmp_path):
+    longer = replace(CONFIG, context=64)
+    save_checkpoint(tmp_path / "longer", longer, tiny_models.weights(longer))
+    assert not verify(copy("fp32"), source=tmp_path / "longer").failed
+
+
+def test_a_certificate_of_another_manifest_is_refused(copy):
+    path = copy("fp32")
+    verify(path)
+    held = manifest.load((path / "tfm.json").read_bytes(), "tfm.json")
+    changed = replace(held, generation=replace(held.generation, eos=(5,)))
+    (path / "tfm.json").write_text(manifest.dump(changed))
+    (row,) = verify(path).failed
+    assert row.name == "certificate names the manifest"
+    (path / "certificate.json").write_text("[]")
+    assert names(verify(path).failed) == ["certificate names the manifest"]
+
+
+def test_time_is_respected_and_told(copy, monkeypatch):
+    path = copy("int8")
+    found = verify(path, seconds=0)
+    assert not found.failed
+    assert names(found.unchecked) == list(module.RUNGS)
+    assert (
+        json.loads((path / "certificate.json").read_bytes())["not_checked"][0] == "files: not reached in 0 s"
+    )
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    found = verify(path, seconds=8)  # each look at the clock takes a second
+    assert "hashes of all files" in names(list(found.rows))
+    assert "text" in names(found.unchecked)
+    weights = next(row for row in found.rows if row.name == "weights equal the specification's")
+    assert weights.note == "out of time"
+
+
+def test_a_device_that_is_missing_is_no_failure(copy, monkeypatch):
+    def choose(*_):
+        raise DeviceError("CUDA can't start here")
+
+    monkeypatch.setattr(engine, "choose", choose)
+    monkeypatch.setattr(logits, "choose", choose)
+    found = verify(copy("int8"))
+    assert not found.failed
+    assert {"session", "sharp", "numbers", "greedy", "text"} <= set(names(found.unchecked))
+    assert {row.note for row in found.unchecked if row.name == "session"} == {"CUDA can't start here"}
+
+
+def test_a_text_of_ones_own(copy, tmp_path):
+    (tmp_path / "text").write_text("the cat sat on the mat")
+    found = {row.name: row for row in verify(copy("int8"), text=tmp_path / "text").rows}
+    assert re.match(r"(\d) of \1 tokens", found["KL divergence over a text"].note)
+    assert 0 <= found["KL divergence over a text"].figure <= found["KL divergence over a text"].budget
+    for content in (b"\xff", None):
+        (tmp_path / "bad").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(VerifyError, match="UTF-8"):
+            verify(copy("fp32") if content else tmp_path / "fp32", text=tmp_path / "bad")
+
+
+def test_a_text_of_nothing_is_refused(copy, tmp_path):
+    (tmp_path / "text").write_text(" \n\t\n")
+    with pytest.raises(VerifyError, match="must hold a text to compare over, it is blank"):
+        verify(copy("int8"), text=tmp_path / "text")
+
+
+def test_a_text_may_not_be_huge(copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_TEXT", 3)
+    (tmp_path / "text").write_text("four")
+    with pytest.raises(VerifyError, match="may have 3 bytes, it has 4"):
+        verify(copy("fp32"), text=tmp_path / "text")
+
+
+def test_without_golden_inputs_it_is_refused(copy):
+    path = copy("fp32")
+    (path / "golden.npz").write_bytes(b"PK")
+    rehash(path)
+    failed = verify(path).failed
+    assert (failed[0].name, failed[0].figure) == ("weights", "BundleError")
+    assert "golden.npz can't be read" in failed[0].note
+
+
+def test_there_must_be_a_bundle(tmp_path):
+    with pytest.raises(BundleError, match="must be a bundle"):
+        verify(tmp_path / "nothing")
+
+
+def test_as_a_process_it_answers_in_json(copy, capsys):
+    path = copy("fp32")
+    ran = subprocess.run(
+        [sys.executable, "-m", "tfm.runtime.verification.verify", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(ran.stdout)["ok"] is True
+    assert ran.stderr == ""
+    (path / "model.onnx").write_bytes(b"other")
+    assert module.main([str(path)]) == VerifyError.exit_code
+    assert json.loads(capsys.readouterr().out)["rows"][0]["ok"] is False
+    assert module.main([str(path / "nothing")]) == BundleError.exit_code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_products_in_float_are_one_byte_away():
+    node = onnx.helper.make_node(
+        "MatMulNBits", ["x"], ["y"], domain="com.microsoft", accuracy_level=4, bits=8
+    )
+    changed = onnx.NodeProto.FromString(session.in_float(node.SerializeToString()))
+    assert {a.name: a.i for a in changed.attribute} == {"accuracy_level": 0, "bits": 8}
+    assert session.in_float(b"nothing") == b"nothing"
+
+
+def test_nan_is_out_of_any_budget(tmp_path):
+    assert judged("x", float("nan"), 1.0).result == "OUT"
+    assert judged("x", 1.0, 1.0).result == "ok"
+    assert (Row("x").result, Row("x", 1.0).result) == ("not checked", "measured")
+    (tmp_path / "tfm.json").write_text("{}")
+    held = certify(tmp_path, report.Report((judged("x", float("nan"), 1.0),), 0.1, "cpu", 1))
+    assert (held["ok"], held["rows"][0]["figure"]) == (False, "nan")
