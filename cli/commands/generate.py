@@ -13,7 +13,7 @@ from ..console import generated, line, out, out_json, progress, say
 from ..inputs import read, whole
 
 if TYPE_CHECKING:
-    from ...runtime.tasks import Answer
+    from ...runtime.tasks import TextStream
 
 
 def command(
@@ -109,7 +109,7 @@ def command(
         say(f"clipped to {made} tokens: the prompt leaves no more of the context of {context}")
 
 
-def give(answer: Answer, *, as_json: bool, no_escape: bool, load_s: float) -> None:
+def give(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float) -> None:
     """An answer as it comes, or at its end as one JSON object."""
     for piece in answer:
         if not as_json:

@@ -179,7 +179,7 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
         tokens = window_sizes.places(
             window_sizes.of_layer(config, i) if kind == "windowed" else None, context
         )
-        total += 2 * a.groups * a.head_size * tokens * (1 if a.kv == "int8" else width)
+        total += 2 * a.kv_heads * a.head_size * tokens * (1 if a.kv == "int8" else width)
     return 2 * total if kind == "copied" else total
 
 
@@ -195,8 +195,8 @@ def savings(config: Config, weights: dict[str, int]) -> dict[str, dict[str, int]
 
     def cache(groups: bool = True, window: bool = False, bits: int = 16) -> int:
         def one(a: Attention) -> int:
-            tokens = min(a.pattern.size, config.context) if window and isinstance(a.pattern, Window) else None
-            heads = a.groups if groups else a.heads
+            tokens = min(a.mask.size, config.context) if window and isinstance(a.mask, Window) else None
+            heads = a.kv_heads if groups else a.heads
             scale = 0 if bits == 16 else SCALE_BYTES
             return 2 * heads * (tokens or config.context) * (a.head_size * bits // 8 + scale)
 
@@ -257,5 +257,5 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     mlp = f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({m.activation})"
     return (
         f"{name}, {len(layers)} layers{mixed} width {width}, {a.heads} heads of "
-        f"{a.head_size} in {a.groups} groups, {mlp}, {norm}, {position}"
+        f"{a.head_size} in {a.kv_heads} groups, {mlp}, {norm}, {position}"
     )

@@ -29,7 +29,7 @@ from ...runtime.verification.golden import CODE_MOVE, FACTOR, SEED, TRIES, large
 from ..graph.trace import quiet
 from ..ops import attention as mirror
 from .graph_values import places_of
-from .reference_parts import Piece, attention_inputs, pieces_of
+from .reference_parts import ReferencePart, attention_inputs, pieces_of
 
 Array = np.ndarray
 Values = dict[str, Array]
@@ -81,7 +81,7 @@ def first(parts: list[Part]) -> Part | None:
     return next((part for part in parts if not part.ok), None)
 
 
-def _specification(pieces: list[Piece], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
+def _specification(pieces: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
     """What stands between the parts, and each part's budget 4 · (A + J + u), activations unrounded."""
     truth: Values = {}
     budgets = {}
@@ -136,9 +136,9 @@ def _replay(
         }
     for i, layer in enumerate(config.layers):
         a = layer.attention
-        empty = np.zeros((b, a.groups, t, a.head_size), cache_type(a) or bundle.dtype)
+        empty = np.zeros((b, a.kv_heads, t, a.head_size), cache_type(a) or bundle.dtype)
         feeds |= {f"k.{i}": empty, f"v.{i}": empty}
-    feeds |= {f"held.{size}": np.zeros(b, np.int64) for size in window_sizes.sizes(config)}
+    feeds |= {f"window_length.{size}": np.zeros(b, np.int64) for size in window_sizes.sizes(config)}
     feeds |= {f"{value}.given": truth[name] for name, value in cut.items() if value in inner}
     wanted = {v.name for v in session.get_inputs()}
     with one_line(f"{GRAPH} can't be run in parts"):
@@ -146,7 +146,7 @@ def _replay(
     return {name: np.asarray(value).astype(np.float64) for name, value in zip(cut, values, strict=True)}
 
 
-def _as_standard(config: Config, piece: Piece, truth: Values, budget: float) -> str:
+def _as_standard(config: Config, piece: ReferencePart, truth: Values, budget: float) -> str:
     """Whether the operator is wrong or what it is given: the same attention, exported as standard."""
     index = int(piece.name.split(",")[0].removeprefix("layer "))
     layer = config.layers[index]

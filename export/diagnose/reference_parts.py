@@ -20,7 +20,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Piece:
+class ReferencePart:
     """A part as the specification states it: its output's name, its inputs' names, and the function."""
 
     name: str
@@ -29,7 +29,7 @@ class Piece:
     tree: Any
 
 
-def pieces_of(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
+def pieces_of(config: Config, params: Any, tokens: Array) -> Iterator[ReferencePart]:
     """The pieces on the tokens [B, T], in order, as far as the streams between them are told apart."""
     stack, decoder = config.decoder, params["decoder"]
     assert stack is not None
@@ -43,40 +43,40 @@ def pieces_of(config: Config, params: Any, tokens: Array) -> Iterator[Piece]:
         return embed(tokens, at, tree["own"], tree["stack"], config=config.embedding, stack=stack)
 
     own = dict(trees.flatten(params["embedding"]))
-    yield Piece("embedding", (), embedded, {"own": own, "stack": {**added, **first}})
+    yield ReferencePart("embedding", (), embedded, {"own": own, "stack": {**added, **first}})
     stream = "embedding"
     for i, layer in enumerate(config.layers):
         tree = trees.unflatten(dict(trees.flatten(decoder["layers"][i])))
         attn, mlp, at = tree["attn"] | added, tree["mlp"], f"layer {i}, "
         a, heads, h = f"{at}attention, input", f"{at}attention, heads", f"{at}attention, output"
         norm = lambda x, t, norm: normalize(x, t, norm=norm)  # noqa: E731
-        yield Piece(a, (stream,), _with(norm, norm=layer.attention.pre), tree.get("attn_pre"))
-        yield Piece(heads, (a,), _with(_heads, layer=layer, config=config), attn)
+        yield ReferencePart(a, (stream,), _with(norm, norm=layer.attention.pre), tree.get("attn_pre"))
+        yield ReferencePart(heads, (a,), _with(_heads, layer=layer, config=config), attn)
         if not followed(layer):
             return
         out = {"w": attn["wo"], "b": attn.get("bo"), "post": tree.get("attn_post", {})}
-        yield Piece(h, (stream, heads), _with(_added, layer=layer, norm=layer.attention.post), out)
+        yield ReferencePart(h, (stream, heads), _with(_added, layer=layer, norm=layer.attention.post), out)
         if isinstance(layer.mlp, MoE):
             return  # which expert a vector goes to is decided inside: no one value is a mixture's hidden one
         m, hidden, y = f"{at}mlp, input", f"{at}mlp, hidden", f"{at}mlp, output"
-        yield Piece(m, (h,), _with(norm, norm=layer.mlp.pre), tree.get("mlp_pre"))
-        yield Piece(hidden, (m,), _with(_hidden, layer=layer), mlp)
+        yield ReferencePart(m, (h,), _with(norm, norm=layer.mlp.pre), tree.get("mlp_pre"))
+        yield ReferencePart(hidden, (m,), _with(_hidden, layer=layer), mlp)
         out = {"w": mlp["down"], "b": mlp.get("bdown"), "post": tree.get("mlp_post", {})}
-        yield Piece(y, (h, hidden), _with(_added, layer=layer, norm=layer.mlp.post), out)
+        yield ReferencePart(y, (h, hidden), _with(_added, layer=layer, norm=layer.mlp.post), out)
         stream = y
     last = {"norm": dict(trees.flatten(decoder.get("norm", {})))}
-    last |= {} if config.embedding.inner is None else {"project": params["head"]["project"]}
+    last |= {} if config.embedding.projection is None else {"project": params["head"]["project"]}
 
     def leaving(x: Array, tree: Any) -> Array:
         y = normalize(x, tree["norm"], norm=stack.final_norm)
         return linear(y, tree["project"]) if "project" in tree else y
 
-    yield Piece("head, input", (stream,), leaving, last)
+    yield ReferencePart("head, input", (stream,), leaving, last)
     tree = {"table": params["embedding" if lm.tied else "head"]["table"]}
     if lm.bias:
         tree["bias"] = params["head"]["bias"]
     head = lambda x, t: lm_logits(x, t["table"], t.get("bias"), head=lm)  # noqa: E731
-    yield Piece("logits", ("head, input",), head, tree)
+    yield ReferencePart("logits", ("head, input",), head, tree)
 
 
 def _with(function: Callable[..., Array], **settings: Any) -> Callable[..., Array]:
@@ -99,7 +99,7 @@ def attention_inputs(
 ) -> tuple[list[Array | None], dict[str, Any]]:
     """What cached attention takes: queries, keys and values of x, an empty cache, positions; and settings."""
     a, (b, t, *_) = layer.attention, x.shape
-    empty = np.zeros((b, a.groups, t, a.head_size), x.dtype)
+    empty = np.zeros((b, a.kv_heads, t, a.head_size), x.dtype)
     at, stack = np.arange(t), config.decoder
     assert stack is not None
     cos, sin = None, None
@@ -107,7 +107,7 @@ def attention_inputs(
         cos, sin = (y.astype(x.dtype) for y in position_tables(at, config=config)[a.position])
     biases = score_biases(np.tile(at, (b, 1)), at, tree, x.dtype, stack=stack, bidirectional=False)
     settings = {
-        "window": a.pattern.size if isinstance(a.pattern, Window) else None,
+        "window": a.mask.size if isinstance(a.mask, Window) else None,
         "scale": a.scale,
         "softcap": a.softcap,
         "interleaved": isinstance(a.position, Rope) and a.position.interleaved,

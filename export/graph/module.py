@@ -82,7 +82,11 @@ class Part(nn.Module):
             return [side for pair in memory(states, tree, config=config) for side in pair]
         read = (pairs("keys", "values"), given["source"]) if "source" in given else None
         cache = pairs("k", "v")
-        held = {size: given[f"held.{size}"] for size in window_sizes.sizes(config) if f"held.{size}" in given}
+        held = {
+            size: given[f"window_length.{size}"]
+            for size in window_sizes.sizes(config)
+            if f"window_length.{size}" in given
+        }
         with dispatch.given("attention", held=held) if held else nullcontext():
             logits, new = model(tokens, given["past"], given["at"], tables, cache, tree, read, config=config)
         return [_wide(logits), *(side for pair in new for side in pair)]

@@ -27,7 +27,7 @@ from ...refimpl.params import shapes as trees
 from ...runtime.bundle.graph_io import Graph
 from ...runtime.bundle.weight_layout import Group
 from ..dispatch import exporting
-from ..targets.packed_weights import Blocked, NBits, Row, Static
+from ..targets.packed_weights import Blocked, NBits, RowQuantized, Static
 from ..targets.target import Target
 from .module import Part
 
@@ -109,7 +109,7 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
         return fakes.get(f"{group.name}.{name}")
 
     if group.kind == "row":
-        return Row(field("codes"), field("scale"), field("input_factor"))
+        return RowQuantized(field("codes"), field("scale"), field("input_factor"))
     if group.kind == "static":
         return Static(field("codes"), field("scale"), field("input_scale"), field("input_zero"))
     zero, minimum = field("zero"), field("minimum")

@@ -44,7 +44,7 @@ def _options(a: Attention) -> dict[str, Any]:
         "norm_eps": a.qk_norm.norm.eps if a.qk_norm is not None else 1e-6,
         "norm_kind": "layer" if a.qk_norm is not None and isinstance(a.qk_norm.norm, LayerNorm) else "rms",
         "clip": a.clip,
-        "window": a.pattern.size if isinstance(a.pattern, Window) else None,
+        "window": a.mask.size if isinstance(a.mask, Window) else None,
         "scale": a.scale,
         "softcap": a.softcap,
     }

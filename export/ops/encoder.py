@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...refimpl.config import LM, Answer, Classify, Config, Dense, Layer, MaskedLM, Pool, Stack, Tag
+from ...refimpl.config import (
+    LM,
+    Classify,
+    Config,
+    Dense,
+    Layer,
+    MaskedLM,
+    Pool,
+    QuestionAnswering,
+    Stack,
+    Tag,
+)
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
@@ -25,7 +36,7 @@ def encode(
     tokens: Array, lengths: Array, tables: Any, tree: Any, types: Array | None = None, *, config: Config
 ) -> Array:
     """One stack, or two, the second over the text begun anew."""
-    if config.embedding.types is not None and types is None:
+    if config.embedding.token_types is not None and types is None:
         types = torch.zeros_like(tokens)
     own, stack = tree["embedding"], config.encoder
     assert stack is not None
@@ -98,7 +109,7 @@ def predict(states: Array, lengths: Array, tree: Any, *, config: Config) -> Arra
         case MaskedLM():
             logits = unembedding(x, tree["embedding" if head.tied else "head"]["table"])
             return logits + own["bias"] if head.bias else logits
-        case Tag() | Answer():
+        case Tag() | QuestionAnswering():
             return linear(x, **own["out"])
         case Classify():
             return linear(x, **own["out"]).squeeze(1)

@@ -95,14 +95,14 @@ def embed(
     stack: Stack,
 ) -> Array:
     """Rows of tables, a map to the model's width before or after what is added, the first norm."""
-    x, inner = embedding(tokens, own["table"]), config.inner
+    x, inner = embedding(tokens, own["table"]), config.projection
     if config.scale is not None:
         x = config.scale * x
     early = inner is not None and not inner.late
     if early:
         x = linear(x, own["project"], own.get("project_bias"))
     if types is not None:
-        x = x + embedding(types, own["types"])
+        x = x + embedding(types, own["token_types"])
     if isinstance(stack.positions, Learned):
         x = x + learned(positions, tree["positions"], offset=stack.positions.offset)
     if isinstance(stack.positions, Sinusoidal):
@@ -167,7 +167,7 @@ def model(
         x, pair = block(x, cache[i], past, near, decoder["layers"][i], memory, only, config=layer)
         new.append(pair)
     wanted = normalize(x, decoder.get("norm"), norm=stack.final_norm)
-    if config.embedding.inner is not None:
+    if config.embedding.projection is not None:
         wanted = linear(wanted, tree["head"]["project"])
     table = tree["embedding" if head.tied else "head"]["table"]
     return lm_logits(wanted, table, tree.get("head", {}).get("bias"), head=head), new

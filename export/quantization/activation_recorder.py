@@ -87,7 +87,7 @@ class Reading:
         streams = []
         for whole in self.windows:
             window = begun(whole, reader.start) if name == "reader" and reader is not None else whole
-            types = torch.zeros_like(window) if name == "encoder" and config.embedding.types else None
+            types = torch.zeros_like(window) if name == "encoder" and config.embedding.token_types else None
             with _recording(called, self._seen):
                 at = torch.arange(window.shape[1])[None]
                 streams.append(embed(window, at, table, own, types, config=config.embedding, stack=stack))
@@ -110,7 +110,7 @@ class Reading:
                         )
                         continue
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
-                    empty = torch.zeros(1, a.groups, time, a.head_size)
+                    empty = torch.zeros(1, a.kv_heads, time, a.head_size)
                     streams[j], cache = block(x, (empty, empty), past, near, leaves, read, config=layer)
                 self._kept(i, *(side[0].numpy() for side in cache))
         norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None
@@ -120,7 +120,7 @@ class Reading:
         """A decoder's head; logits themselves aren't needed."""
         head = self.config.head
         assert isinstance(head, LM)
-        back = tensors(self._load("head.project")) if self.config.embedding.inner is not None else None
+        back = tensors(self._load("head.project")) if self.config.embedding.projection is not None else None
         for x in states:
             if back is not None:
                 with _recording({id(back): "head.project"}, self._seen):

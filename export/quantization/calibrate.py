@@ -69,8 +69,8 @@ def choose(checkpoint: Checkpoint, calibration: Calibration, progress: Callable[
 
 
 def _factors(
-    checkpoint: Checkpoint, places: list[smooth.Place], windows: list[list[int]], alpha: float
-) -> dict[smooth.Place, np.ndarray]:
+    checkpoint: Checkpoint, places: list[smooth.SmoothingSite], windows: list[list[int]], alpha: float
+) -> dict[smooth.SmoothingSite, np.ndarray]:
     """The factors of these places, powers of two, from what the model computes of `windows`."""
     states: dict[str, Any] = {}
 
@@ -88,8 +88,8 @@ def _factors(
 
 
 def smoothing(
-    checkpoint: Checkpoint, places: list[smooth.Place], progress: Callable[[str], None]
-) -> dict[smooth.Place, np.ndarray]:
+    checkpoint: Checkpoint, places: list[smooth.SmoothingSite], progress: Callable[[str], None]
+) -> dict[smooth.SmoothingSite, np.ndarray]:
     """Factors for a model whose inputs are rounded too, from random tokens, as in `importance`.
 
     On SmolLM2 128 tokens serve as well as 512. KL at alpha 0.4, 0.5, 0.6, 0.75 is 0.0217, 0.0180, 0.0206,

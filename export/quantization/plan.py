@@ -124,7 +124,7 @@ class Chosen:
     much each coordinate of that input matters to a product with 4-bit weights (its mean square)."""
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    factors: Mapping[smooth.Place, np.ndarray]
+    factors: Mapping[smooth.SmoothingSite, np.ndarray]
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -196,7 +196,7 @@ def plan(
     return made
 
 
-def smoothed(config: Config, quant: str, schemes: Mapping[str, Scheme | None]) -> list[smooth.Place]:
+def smoothed(config: Config, quant: str, schemes: Mapping[str, Scheme | None]) -> list[smooth.SmoothingSite]:
     """The places whose large channels are smoothed: inputs are rounded too, and no leaf is a file's own."""
 
     def fits(name: str) -> bool:

@@ -18,9 +18,9 @@ from torch.onnx import ops as onnx
 
 from ..ops import activation as activations
 from ..ops.attention import cached_attention, normed
-from .packed_weights import NBits, Row
+from .packed_weights import NBits, RowQuantized
 
-Leaf = Tensor | NBits | Row
+Leaf = Tensor | NBits | RowQuantized
 
 MICROSOFT = 1  # version of the com.microsoft operator set
 # The smallest divisor of a row: a row of zeros gives codes of zero instead of 0 / 0.
@@ -65,7 +65,7 @@ def row_scale(x: Tensor) -> Tensor:
     return x.abs().amax(-1, keepdim=True).clamp(min=TINY) / 127
 
 
-def row_input(x: Tensor, weight: Row) -> tuple[Tensor, Tensor]:
+def row_input(x: Tensor, weight: RowQuantized) -> tuple[Tensor, Tensor]:
     """The input of a product, times its factors, and the scales of its rows."""
     x = x if weight.input_factor is None else x * weight.input_factor
     return x, row_scale(x)
@@ -82,7 +82,7 @@ def row_codes(x: Tensor, scale: Tensor) -> Tensor:
     )
 
 
-def _row(x: Tensor, weight: Row) -> Tensor:
+def _row(x: Tensor, weight: RowQuantized) -> Tensor:
     x, scale = row_input(x, weight)
     y = onnx.symbolic(
         "com.microsoft::MatMulIntegerToFloat",
@@ -106,7 +106,7 @@ def inputs(weight: Leaf) -> int:
     match weight:
         case NBits():
             return weight.length
-        case Row():
+        case RowQuantized():
             return weight.codes.shape[0]
         case _:
             return weight.shape[0]
@@ -119,7 +119,7 @@ def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
             if weight.minimum is not None:
                 # As a float zero point it would leave the kernel's fast path.
                 y = y + _minima(x, weight.minimum, weight.block)
-        case Row():
+        case RowQuantized():
             y = _row(x, weight)
         case _:
             y = x @ weight

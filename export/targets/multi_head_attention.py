@@ -17,9 +17,9 @@ from ..ops import attention as attentions
 from ..ops.mask import causal_mask, padding_mask, window_mask
 from ..ops.position import rotate
 from . import group_query_attention
-from .packed_weights import NBits, Row
+from .packed_weights import NBits, RowQuantized
 
-Leaf = Tensor | NBits | Row
+Leaf = Tensor | NBits | RowQuantized
 
 HIDDEN = -1e30
 
@@ -189,7 +189,7 @@ def refusals(config: Config) -> list[str]:
     for where, a in found:
         if a.softcap is not None:
             return [f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {a.softcap}"]
-        if a.groups != a.heads and where.startswith("cross"):
-            got = f"got {a.groups} and {a.heads}"
+        if a.kv_heads != a.heads and where.startswith("cross"):
+            got = f"got {a.kv_heads} and {a.heads}"
             return [f"MultiHeadAttention in {where}: must have as many groups as heads, {got}"]
     return []

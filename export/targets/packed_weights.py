@@ -28,7 +28,7 @@ class NBits:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class RowQuantized:
     """Signed 8-bit codes [D, F] with one scale [F] a column; activations get one scale a row, times a
     factor [D] a channel before where there is one."""
 

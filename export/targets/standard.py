@@ -19,10 +19,10 @@ from ..dispatch import body
 from ..ops import attention as attentions
 from ..ops import norm as norms
 from .group_query_attention import MIDDLE, block_sums, row_input
-from .packed_weights import Blocked, Row, Static
+from .packed_weights import Blocked, RowQuantized, Static
 from .target import Emits, Target
 
-Leaf = Tensor | Blocked | Row | Static
+Leaf = Tensor | Blocked | RowQuantized | Static
 
 
 def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:
@@ -42,7 +42,7 @@ def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return onnx.symbolic("::QuantizeLinear", given, dtype=torch.uint8, shape=x.shape), middle
 
 
-def _row(x: Tensor, weight: Row) -> Tensor:
+def _row(x: Tensor, weight: RowQuantized) -> Tensor:
     x, scale = row_input(x, weight)
     codes, middle = row_codes(x, scale)
     dots = onnx.symbolic(
@@ -78,7 +78,7 @@ def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
             y = x @ _dequantize(weight, weight.codes, weight.scale, weight.zero, 0)
             if weight.minimum is not None:
                 y = y + block_sums(x, weight.block) @ weight.minimum
-        case Row():
+        case RowQuantized():
             y = _row(x, weight)
         case Static():
             y = _static(x, weight, 1)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["Place", "apply", "factors", "folded", "largest", "places", "powers", "streams"]
+__all__ = ["SmoothingSite", "apply", "factors", "folded", "largest", "places", "powers", "streams"]
 
 
-class Place(NamedTuple):
+class SmoothingSite(NamedTuple):
     """An activation that can be smoothed: the leaves that make it, and the matrices that read it.
 
     `made` are divided along their last axis, `read` multiplied along their first. Where nothing is made,
@@ -37,7 +37,7 @@ class Place(NamedTuple):
     head_size: int = 1
 
 
-def places(config: Config) -> list[Place]:
+def places(config: Config) -> list[SmoothingSite]:
     """Every activation of the model that can be smoothed exactly.
 
     A sublayer's input, where a norm with a weight stands before it (`pre`) that nothing else reads: not
@@ -54,7 +54,7 @@ def places(config: Config) -> list[Place]:
     return found
 
 
-def streams(config: Config) -> list[Place]:
+def streams(config: Config) -> list[SmoothingSite]:
     """Every input that is a norm of a sum (post-norm), in layers without a mixture.
 
     The next sum reads it too, so only the products can divide it. Not among them: sums that no norm
@@ -66,12 +66,12 @@ def streams(config: Config) -> list[Place]:
             a, m, at = layer.attention, layer.mlp, f"{name}.layers.{i}."
             normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
             if normed and not layer.parallel and not isinstance(m, MoE):
-                found.append(Place((), tuple(f"{at}attn.w{n}" for n in "qkv")))
-                found.append(Place((), _fed(f"{at}mlp.", m)))
+                found.append(SmoothingSite((), tuple(f"{at}attn.w{n}" for n in "qkv")))
+                found.append(SmoothingSite((), _fed(f"{at}mlp.", m)))
     return found
 
 
-def _layer(at: str, layer: Layer) -> list[Place]:
+def _layer(at: str, layer: Layer) -> list[SmoothingSite]:
     projections, fed = tuple(f"{at}attn.w{n}" for n in "qkv"), _fed(f"{at}mlp.", layer.mlp)
     beside = fed if layer.parallel and layer.mlp.pre is None else ()
     found = []
@@ -85,17 +85,17 @@ def _layer(at: str, layer: Layer) -> list[Place]:
     return found + _hidden(f"{at}mlp", layer.mlp)
 
 
-def _normed(at: str, norm: Norm | None, read: tuple[str, ...]) -> list[Place]:
+def _normed(at: str, norm: Norm | None, read: tuple[str, ...]) -> list[SmoothingSite]:
     if norm is None or (isinstance(norm, LayerNorm) and not norm.weight):
         return []
     bias = [f"{at}.bias"] if isinstance(norm, LayerNorm) and norm.bias else []
-    return [Place((f"{at}.weight", *bias), read)]
+    return [SmoothingSite((f"{at}.weight", *bias), read)]
 
 
-def _values(at: str, a: Attention) -> list[Place]:
+def _values(at: str, a: Attention) -> list[SmoothingSite]:
     kept = [f"{at}.v_scale"] if a.kv == "int8" else []
     made = (f"{at}.wv", *([f"{at}.bv"] if a.qkv_bias else []), *kept)
-    return [Place(made, (f"{at}.wo",), a.heads // a.groups, a.head_size)] if a.clip is None else []
+    return [SmoothingSite(made, (f"{at}.wo",), a.heads // a.kv_heads, a.head_size)] if a.clip is None else []
 
 
 def _experts(m: MoE) -> list[str]:
@@ -115,14 +115,14 @@ def _fed(at: str, mlp: Mlp) -> tuple[str, ...]:
     return tuple(at + leaf for leaf in leaves)
 
 
-def _hidden(at: str, mlp: Mlp) -> list[Place]:
+def _hidden(at: str, mlp: Mlp) -> list[SmoothingSite]:
     match mlp:
         case MoE():
-            return [Place((f"{at}.{e}.up",), (f"{at}.{e}.down",)) for e in _experts(mlp)]
+            return [SmoothingSite((f"{at}.{e}.up",), (f"{at}.{e}.down",)) for e in _experts(mlp)]
         case Plain() if mlp.activation != "relu":
             return []
         case _:
-            return [Place((f"{at}.up", *([f"{at}.bup"] if mlp.bias else [])), (f"{at}.down",))]
+            return [SmoothingSite((f"{at}.up", *([f"{at}.bup"] if mlp.bias else [])), (f"{at}.down",))]
 
 
 def largest(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:
@@ -154,7 +154,7 @@ def powers(s: Float[Array, " D"]) -> Float[Array, " D"]:
 
 
 def folded(
-    place: Place,
+    place: SmoothingSite,
     activation: Float[Array, " D"],
     leaf: Callable[[str], Float[Array, "D F"]],
     *,
@@ -166,7 +166,7 @@ def folded(
     return factors(share(activation), share(weight), alpha=alpha)
 
 
-def apply(name: str, leaf: Array, found: Mapping[Place, Float[Array, " D"]]) -> Array:
+def apply(name: str, leaf: Array, found: Mapping[SmoothingSite, Float[Array, " D"]]) -> Array:
     """The leaf of that name in the smoothed model; all factors are those of the model as it was."""
     for place, s in found.items():
         if name in place.made:

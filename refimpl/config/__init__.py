@@ -5,12 +5,12 @@ sense from being written. `to_json` and `from_json` are exact inverses; as JSON 
 its class name as `type`, and a field that isn't known is a `ConfigError`.
 """
 
-from .heads import LM, Answer, Classify, Dense, Head, MaskedLM, Pool, Pooling, Tag
+from .heads import LM, Classify, Dense, Head, MaskedLM, Pool, Pooling, QuestionAnswering, Tag
 from .json_form import TYPES, from_json, to_json
 from .layers import (
     Activation,
     Attention,
-    Full,
+    FullAttention,
     Gated,
     HeadNorm,
     Layer,
@@ -22,7 +22,7 @@ from .layers import (
     RMSNorm,
     Window,
 )
-from .model import Config, Embedding, Inner, Reader, Stack
+from .model import Config, DecoderReader, Embedding, EmbeddingProjection, Stack
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -45,18 +45,18 @@ __all__ = [
     "TYPES",
     "Activation",
     "Alibi",
-    "Answer",
     "Attention",
     "Classify",
     "Config",
+    "DecoderReader",
     "Dense",
     "DynamicNTK",
     "Embedding",
-    "Full",
+    "EmbeddingProjection",
+    "FullAttention",
     "Gated",
     "Head",
     "HeadNorm",
-    "Inner",
     "Layer",
     "LayerNorm",
     "Learned",
@@ -71,8 +71,8 @@ __all__ = [
     "Pool",
     "Pooling",
     "Position",
+    "QuestionAnswering",
     "RMSNorm",
-    "Reader",
     "RelativeBias",
     "Rope",
     "Scaling",

@@ -64,7 +64,7 @@ class Tag:
 
 
 @dataclass(frozen=True)
-class Answer:
+class QuestionAnswering:
     """Two logits a token: that an answer starts there, and that it ends there."""
 
     dense: Dense | None = None
@@ -80,4 +80,4 @@ class Pool:
     unit: bool = False
 
 
-Head = LM | MaskedLM | Classify | Tag | Answer | Pool
+Head = LM | MaskedLM | Classify | Tag | QuestionAnswering | Pool

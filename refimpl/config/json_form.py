@@ -8,9 +8,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .heads import LM, Answer, Classify, Dense, MaskedLM, Pool, Tag
-from .layers import Attention, Full, Gated, HeadNorm, Layer, LayerNorm, MoE, Plain, RMSNorm, Window
-from .model import Config, Embedding, Inner, Reader, Stack
+from .heads import LM, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
+from .layers import Attention, FullAttention, Gated, HeadNorm, Layer, LayerNorm, MoE, Plain, RMSNorm, Window
+from .model import Config, DecoderReader, Embedding, EmbeddingProjection, Stack
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -28,8 +28,8 @@ TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, HeadNorm, Full, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal, Stack,
-        Inner, Embedding, Reader, Dense, LM, MaskedLM, Classify, Tag, Answer, Pool, Config,
+        RelativeBias, HeadNorm, FullAttention, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal, Stack,
+        EmbeddingProjection, Embedding, DecoderReader, Dense, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Config,
     )
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ Norm = RMSNorm | LayerNorm
 
 
 @dataclass(frozen=True)
-class Full:
+class FullAttention:
     """Every position that the stack allows is seen."""
 
 
@@ -64,10 +64,10 @@ class Attention:
     """
 
     heads: int
-    groups: int
+    kv_heads: int
     head_size: int
     position: Position | None = None
-    pattern: Full | Window = Full()
+    mask: FullAttention | Window = FullAttention()
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: HeadNorm | None = None

@@ -27,7 +27,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Reader:
+class DecoderReader:
     """A decoder that reads a text which its encoder has read, before a head says something of it.
 
     It is given the text from the token `start` on, one place later than the encoder, so that its last vector
@@ -39,7 +39,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Inner:
+class EmbeddingProjection:
     """Tables of a width of their own, and a linear map from it to the model's, with `bias`.
 
     The map stands before positions, types and first norm, which then have the model's width (OPT), or
@@ -54,14 +54,14 @@ class Inner:
 
 @dataclass(frozen=True)
 class Embedding:
-    """The token table; `scale` multiplies the vectors it gives. `types` is the rows of a second table,
-    which says to which text of a pair a token belongs. `inner` gives the tables a width of their own."""
+    """The token table; `scale` multiplies the vectors it gives. `token_types` is the rows of a second table,
+    which says to which text of a pair a token belongs. `projection` gives the tables a width of their own."""
 
     vocabulary: int
     width: int
     scale: float | None = None
-    types: int | None = None
-    inner: Inner | None = None
+    token_types: int | None = None
+    projection: EmbeddingProjection | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Config:
     head: Head
     context: int
     encoder: Stack | None = None
-    reader: Reader | None = None
+    reader: DecoderReader | None = None
 
     def __post_init__(self) -> None:
         check(self)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .heads import LM, Classify, Head, MaskedLM, Tag
-from .layers import Attention, Full, HeadNorm, LayerNorm, Mlp, MoE, Window
+from .layers import Attention, FullAttention, HeadNorm, LayerNorm, Mlp, MoE, Window
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -68,8 +68,8 @@ def check(config: Config) -> None:
     _bounded("vocabulary", config.embedding.vocabulary, LIMITS["vocabulary"])
     _bounded("width", config.embedding.width, LIMITS["width"])
     _bounded("context", config.context, LIMITS["context"])
-    if config.embedding.types is not None:
-        _bounded("token types", config.embedding.types, LIMITS["vocabulary"])
+    if config.embedding.token_types is not None:
+        _bounded("token types", config.embedding.token_types, LIMITS["vocabulary"])
     encoder, decoder, head = config.encoder, config.decoder, config.head
     _need(
         encoder is not None or decoder is not None, "a model must have an encoder or a decoder, got neither"
@@ -79,12 +79,12 @@ def check(config: Config) -> None:
         f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
     )
     _need(
-        encoder is not None or config.embedding.types is None,
-        f"token types are an encoder's, got {config.embedding.types} for a decoder alone",
+        encoder is not None or config.embedding.token_types is None,
+        f"token types are an encoder's, got {config.embedding.token_types} for a decoder alone",
     )
     tables = config.embedding.width
-    if config.embedding.inner is not None:
-        tables = config.embedding.inner.width
+    if config.embedding.projection is not None:
+        tables = config.embedding.projection.width
         _bounded("width of the tables", tables, LIMITS["width"])
         _need(len(config.stacks) == 1, "a model with two stacks has one width, got an inner one")
     _check_head(head, config.embedding.width, tables)
@@ -118,7 +118,7 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
             _bounded(f"{name}: number of learned positions", size, LIMITS["context"], config.context)
             _bounded(f"{name}: offset of the learned positions", offset, LIMITS["context"], 0)
         case Sinusoidal():
-            inner = config.embedding.inner
+            inner = config.embedding.projection
             width = inner.width if inner is not None and inner.late else config.embedding.width
             _need(width % 2 == 0, f"{name}: sinusoidal positions need an even width, got {width}")
         case None:
@@ -137,8 +137,14 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
             c = layer.cross
-            plain = (c.position, c.pattern, c.qk_norm, c.clip, c.kv) == (None, Full(), None, None, "float")
-            _need(plain, f"{at}cross-attention must have no position, pattern, clip or norm of heads, nor kv")
+            plain = (c.position, c.mask, c.qk_norm, c.clip, c.kv) == (
+                None,
+                FullAttention(),
+                None,
+                None,
+                "float",
+            )
+            _need(plain, f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv")
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     attentions = [layer.attention for layer in stack.layers]
@@ -148,15 +154,15 @@ def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> N
 
 def _check_attention(at: str, a: Attention) -> None:
     _bounded(at + "heads", a.heads, LIMITS["heads"])
-    _bounded(at + "groups", a.groups, LIMITS["heads"])
+    _bounded(at + "kv_heads", a.kv_heads, LIMITS["heads"])
     _bounded(at + "head_size", a.head_size, LIMITS["width"])
-    whole = a.heads % a.groups == 0
-    _need(whole, f"{at}heads must be a multiple of groups, got {a.heads} and {a.groups}")
+    whole = a.heads % a.kv_heads == 0
+    _need(whole, f"{at}heads must be a multiple of kv_heads, got {a.heads} and {a.kv_heads}")
     if isinstance(a.qk_norm, HeadNorm):
         plain = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
         _need(plain, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
-    if isinstance(a.pattern, Window):
-        _bounded(at + "window", a.pattern.size, LIMITS["context"])
+    if isinstance(a.mask, Window):
+        _bounded(at + "window", a.mask.size, LIMITS["context"])
     match a.position:
         case Rope(theta, dims, scaling=scaling):
             _bounded(at + "rotary dims", dims, a.head_size)

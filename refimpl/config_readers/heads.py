@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from ..config import Answer, Classify, Config, Dense, Head, MaskedLM, Pool, Pooling, Reader, Tag
+from ..config import (
+    Classify,
+    Config,
+    DecoderReader,
+    Dense,
+    Head,
+    MaskedLM,
+    Pool,
+    Pooling,
+    QuestionAnswering,
+    Tag,
+)
 from .keys import Keys
 
 Kind = Literal["single", "multi", "regression"]
@@ -79,10 +90,10 @@ def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool =
     return Classify(count, pooling, dense, bias, kind(keys, count))
 
 
-def _answer(keys: Keys, dense: Dense | None) -> Answer:
+def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
     if labels(keys) != 2:
         raise keys.fail("id2label", "two labels, start and end of an answer")
-    return Answer(dense)
+    return QuestionAnswering(dense)
 
 
 def reading(config: Config, keys: Keys, task: str) -> Config:
@@ -95,10 +106,10 @@ def reading(config: Config, keys: Keys, task: str) -> Config:
     if config.encoder is not None:
         if task in ("tag", "pool"):
             return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
-        reader = Reader(replace(config.decoder, causal=True), keys.get("decoder_start_token_id", int))
+        reader = DecoderReader(replace(config.decoder, causal=True), keys.get("decoder_start_token_id", int))
         head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
         return replace(config, decoder=None, reader=reader, head=head)
-    inner = config.embedding.inner
+    inner = config.embedding.projection
     out = None if inner is None else Dense(None, bias=False, width=inner.width)
     match task:
         case "classify":

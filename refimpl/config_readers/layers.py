@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..config import Full, Window
+from ..config import FullAttention, Window
 from .keys import Keys
 
 KINDS = ("full_attention", "sliding_attention")
@@ -33,7 +33,9 @@ def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
     return given
 
 
-def patterns(keys: Keys, types: list[str], default: int | None, *, used: bool = True) -> list[Full | Window]:
+def patterns(
+    keys: Keys, types: list[str], default: int | None, *, used: bool = True
+) -> list[FullAttention | Window]:
     """What each layer sees, by its type; `default` is the family's sliding_window, `used` its switch."""
     size = keys.get("sliding_window", int, default, null=True)
     if "sliding_attention" in types:
@@ -41,5 +43,5 @@ def patterns(keys: Keys, types: list[str], default: int | None, *, used: bool = 
             raise keys.fail("use_sliding_window", "true where layers slide")
         if size is None or size < 1:
             raise keys.fail("sliding_window", "at least 1 where layers slide")
-        return [Window(size) if kind == "sliding_attention" else Full() for kind in types]
-    return [Full()] * len(types)
+        return [Window(size) if kind == "sliding_attention" else FullAttention() for kind in types]
+    return [FullAttention()] * len(types)

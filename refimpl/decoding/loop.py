@@ -1,6 +1,6 @@
 """THE generation loop: engines compute logits, rows decide what becomes of them.
 
-A `Row` owns all that makes one text: its sampler, its stop rules, its own random numbers, seeded
+A `GeneratedSequence` owns all that makes one text: its sampler, its stop rules, its own random numbers, seeded
 by (seed, row), so that a text doesn't depend on its neighbours. Drivers are thin: `single` here,
 `beam.search` and `speculative.speculate` in files of their own.
 """
@@ -25,7 +25,7 @@ CHUNK = 512
 
 
 @dataclass
-class Row:
+class GeneratedSequence:
     """One text being generated: feed it logits, it gives tokens until `finished` says why not.
 
     `source` is the text that a model with an encoder reads; the prompt is then what its decoder begins
@@ -112,7 +112,9 @@ def begin(engine: Engine, prompt: Sequence[int], cache: Any, chunk: int, source:
     return prefill(engine, prompt[held:], cache, chunk)
 
 
-def single(engine: Engine, row: Row, cache: Any = None, chunk: int = CHUNK) -> Generator[int, None, Any]:
+def single(
+    engine: Engine, row: GeneratedSequence, cache: Any = None, chunk: int = CHUNK
+) -> Generator[int, None, Any]:
     """Generate one row, token by token. `cache` may hold a prefix of the prompt already.
 
     Who reads the tokens may end it by setting `row.finished` (a stop string). Afterwards

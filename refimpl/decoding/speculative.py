@@ -17,7 +17,7 @@ import numpy as np
 
 from ..engine.protocol import Engine
 from ..errors import LimitError
-from .loop import CHUNK, Row, begin, prefill, room, start
+from .loop import CHUNK, GeneratedSequence, begin, prefill, room, start
 from .sampling import falls_on, probabilities
 
 
@@ -31,7 +31,7 @@ class Draft(NamedTuple):
 class Drafter(Protocol):
     """A source of drafts."""
 
-    def propose(self, row: Row, count: int) -> Draft:
+    def propose(self, row: GeneratedSequence, count: int) -> Draft:
         """Up to `count` tokens that may follow the row's text; none is an answer too."""
         ...
 
@@ -47,7 +47,7 @@ class Lookup:
     def __init__(self, longest: int = 3) -> None:
         self.longest = longest
 
-    def propose(self, row: Row, count: int) -> Draft:
+    def propose(self, row: GeneratedSequence, count: int) -> Draft:
         text = np.array([*(row.source or ()), *row.prompt, *row.tokens], np.int64)
         for n in range(min(self.longest, len(text) - 1), 0, -1):
             earlier = np.lib.stride_tricks.sliding_window_view(text[:-1], n)
@@ -72,7 +72,7 @@ class DraftModel:
         self._cache: Any = None
         self._held: list[int] = []
 
-    def propose(self, row: Row, count: int) -> Draft:
+    def propose(self, row: GeneratedSequence, count: int) -> Draft:
         text = [*row.prompt, *row.tokens]
         count = min(count, self.engine.config.context - len(text) + 1)
         draft = Draft([], [])
@@ -118,7 +118,12 @@ def residual(p: np.ndarray, q: np.ndarray | None, token: int) -> np.ndarray:
 
 
 def speculate(
-    engine: Engine, row: Row, drafter: Drafter, ahead: int = 4, cache: Any = None, chunk: int = CHUNK
+    engine: Engine,
+    row: GeneratedSequence,
+    drafter: Drafter,
+    ahead: int = 4,
+    cache: Any = None,
+    chunk: int = CHUNK,
 ) -> Generator[int, None, Any]:
     """As `generate.single`, with up to `ahead` tokens proposed and judged in a step of the model."""
     row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)

@@ -26,7 +26,7 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
     assert stack is not None
     leaves, at, e = params[name], np.arange(len(tokens)), config.embedding
     both = name == "encoder" and not stack.causal
-    types = None if e.types is None else np.zeros_like(tokens)[None]
+    types = None if e.token_types is None else np.zeros_like(tokens)[None]
     x = embed(tokens[None], at[None], params["embedding"], leaves, types, config=e, stack=stack)
     tables: dict[Any, Any] = {
         rope: (cos.astype(x.dtype), sin.astype(x.dtype))
@@ -42,7 +42,7 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
             lengths = np.array([len(tokens)])
             x = encoder_block(x, lengths, tables, own, config=layer, causal=stack.causal)
         else:
-            empty = np.zeros((1, a.groups, len(tokens), a.head_size), x.dtype)
+            empty = np.zeros((1, a.kv_heads, len(tokens), a.head_size), x.dtype)
             x, _ = block(x, (empty, empty), np.array([0]), tables, own, config=layer)
 
 
@@ -56,6 +56,6 @@ def _weights(x: np.ndarray, tree: Any, tables: Any, a: Attention, *, bidirection
     elif a.position is not None:
         bias = tables[a.position, a.heads]
     at = np.arange(x.shape[1])
-    window = a.pattern.size if isinstance(a.pattern, Window) else None
+    window = a.mask.size if isinstance(a.mask, Window) else None
     mask = (window_mask if bidirectional else causal_mask)(at[None], at, window=window)
     return attention_weights(q, k, mask, bias, scale=a.scale, softcap=a.softcap)

@@ -107,7 +107,7 @@ class ArrayEngine:
             states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
             memory = self.forward.memory(states, self.params, config=self.config), lengths
         empty = [
-            np.zeros((batch, layer.attention.groups, 0, layer.attention.head_size), self.dtype)
+            np.zeros((batch, layer.attention.kv_heads, 0, layer.attention.head_size), self.dtype)
             for layer in self.config.layers
         ]
         return ArrayCache(np.zeros(batch, np.int64), [(e, e) for e in empty], memory)

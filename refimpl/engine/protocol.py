@@ -121,7 +121,7 @@ def check_text(
         raise ConfigError("a model without an encoder can't encode")
     ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None)
     if types is not None:
-        types, rows = np.asarray(types, np.int64), config.embedding.types or 0
+        types, rows = np.asarray(types, np.int64), config.embedding.token_types or 0
         if types.shape != ids.shape or types.min() < 0 or types.max() >= rows:
             shape = list(ids.shape)
             raise LimitError(

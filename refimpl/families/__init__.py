@@ -22,7 +22,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal, Protocol
 
-from ..config import Answer, Config
+from ..config import Config, QuestionAnswering
 from ..config_readers.generation_keys import KEYS as GENERATION
 from ..config_readers.heads import reading
 from ..config_readers.keys import ANY, HARMLESS, Keys
@@ -146,7 +146,9 @@ def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
     table, prefixes = family.WEIGHTS, [family.PREFIX]
     if config.decoder is None and re.search(r"(?m)^\s*decoder\.", table):
         table += READING
-        prefixes += ["transformer."] if isinstance(config.head, Answer) else []  # as in some classes for it
+        prefixes += (
+            ["transformer."] if isinstance(config.head, QuestionAnswering) else []
+        )  # as in some classes for it
     return Leaves(config, source, table, prefixes)
 
 

@@ -41,7 +41,7 @@ def config(keys: Keys, task: Task) -> Config:
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), dense)
     return encoder(
         keys,
-        Embedding(keys.size("vocab_size"), width, types=keys.size("type_vocab_size", 2)),
+        Embedding(keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2)),
         Learned(keys.size("max_position_embeddings", 512)),
         head(keys, task, masked=masked, classify=Dense("tanh"), pooler=Dense("tanh")),
     )
@@ -96,7 +96,7 @@ def build(
 
 TRUNK = """
     embedding.table <- embeddings.word_embeddings.weight
-    embedding.types <- embeddings.token_type_embeddings.weight
+    embedding.token_types <- embeddings.token_type_embeddings.weight
     encoder.positions <- embeddings.position_embeddings.weight
     encoder.first_norm.weight <- embeddings.LayerNorm.(weight|gamma)
     encoder.first_norm.bias <- embeddings.LayerNorm.(bias|beta)
@@ -155,7 +155,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
         must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
         raise keys.fail("pooling_type", must)
     return build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), types=types),
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
         Learned(keys.size("context_length")),
         made,
         layers=count(keys, "block_count"),
@@ -171,7 +171,7 @@ GGUF = Gguf(
     gguf_config,
     """
     embedding.table <- token_embd.weight
-    embedding.types <- token_types.weight : table
+    embedding.token_types <- token_types.weight : table
     encoder.positions <- position_embd.weight
     encoder.first_norm.weight <- token_embd_norm.weight
     encoder.first_norm.bias <- token_embd_norm.bias

@@ -6,7 +6,7 @@ tells replaced tokens from others, is none of the tasks here.
 
 from __future__ import annotations
 
-from ..config import Config, Dense, Embedding, Inner, Learned, MaskedLM
+from ..config import Config, Dense, Embedding, EmbeddingProjection, Learned, MaskedLM
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
 from . import Task, heads
@@ -23,11 +23,13 @@ def config(keys: Keys, task: Task) -> Config:
     # Of the head for multiple choice.
     keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
     width, tables = keys.size("hidden_size"), keys.size("embedding_size", 128)
-    inner = Inner(tables, bias=True, late=True) if tables != width else None
+    inner = EmbeddingProjection(tables, bias=True, late=True) if tables != width else None
     masked = Dense("gelu", norm=layer_norm(keys), width=tables)
     return encoder(
         keys,
-        Embedding(keys.size("vocab_size"), width, types=keys.size("type_vocab_size", 2), inner=inner),
+        Embedding(
+            keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2), projection=inner
+        ),
         Learned(keys.size("max_position_embeddings", 512)),
         head(
             keys,

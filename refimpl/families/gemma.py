@@ -21,7 +21,7 @@ def config(keys: Keys, task: Task) -> Config:
     causal(keys)
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 16),
+        kv_heads=keys.size("num_key_value_heads", 16),
         context=8192,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,

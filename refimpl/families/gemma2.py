@@ -11,7 +11,7 @@ from ..config import (
     Attention,
     Config,
     Embedding,
-    Full,
+    FullAttention,
     Gated,
     HeadNorm,
     Layer,
@@ -67,13 +67,13 @@ def sandwich(
     bias = keys.get("attention_bias", bool, False)
     mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)
 
-    def layer(kind: str, pattern: Full | Window) -> Layer:
+    def layer(kind: str, pattern: FullAttention | Window) -> Layer:
         attention = Attention(
             heads=keys.size("num_attention_heads"),
-            groups=keys.size("num_key_value_heads", 4),
+            kv_heads=keys.size("num_key_value_heads", 4),
             head_size=keys.size("head_dim", 256),
             position=positions(kind),
-            pattern=pattern,
+            mask=pattern,
             qkv_bias=bias,
             out_bias=bias,
             qk_norm=HeadNorm(norm) if qk_norm else None,
@@ -107,7 +107,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
     size = keys.size("attention.sliding_window", 4096)
     return gguf_sandwich(
         gguf_decoder(keys, source),
-        lambda i, a: a if i % 2 else replace(a, pattern=Window(size)),
+        lambda i, a: a if i % 2 else replace(a, mask=Window(size)),
         largest=46,
         score_cap=keys.positive("attn_logit_softcapping", 50.0),
         logit_cap=keys.positive("final_logit_softcapping", 30.0),

@@ -59,7 +59,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
         a = replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre))
         if size is None or (i + 1) % every == 0:
             return a
-        return replace(a, pattern=Window(size), position=Rope(theta, a.head_size))
+        return replace(a, mask=Window(size), position=Rope(theta, a.head_size))
 
     cap = keys.positive("final_logit_softcapping", None)
     return gguf_sandwich(gguf_decoder(keys, source), change, largest=62, score_cap=None, logit_cap=cap)

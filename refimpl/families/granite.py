@@ -21,7 +21,7 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Config:
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", None),
+        kv_heads=keys.size("num_key_value_heads", None),
         context=2048,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),

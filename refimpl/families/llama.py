@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import LM, Attention, Config, Embedding, Full, Gated, Layer, RMSNorm, Rope, Stack, Window
+from ..config import (
+    LM,
+    Attention,
+    Config,
+    Embedding,
+    FullAttention,
+    Gated,
+    Layer,
+    RMSNorm,
+    Rope,
+    Stack,
+    Window,
+)
 from ..config_readers.gguf_metadata import PERMUTED, embedding_rows, own_head_size
 from ..config_readers.gguf_moe import EXPERTS, mixed
 from ..config_readers.gguf_rope import gguf_rope
@@ -28,7 +40,7 @@ def config(keys: Keys, task: Task) -> Config:
     keys.get("pretraining_tp", int, 1, null=True)
     return decoder(
         keys,
-        groups=keys.size("num_key_value_heads", None),
+        kv_heads=keys.size("num_key_value_heads", None),
         context=2048,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
@@ -38,7 +50,7 @@ def config(keys: Keys, task: Task) -> Config:
 def decoder(
     keys: Keys,
     *,
-    groups: int | None,
+    kv_heads: int | None,
     context: int,
     attention_bias: bool,
     mlp_bias: bool,
@@ -62,10 +74,10 @@ def decoder(
         layers=count(keys),
         attention=Attention(
             heads=heads,
-            groups=groups or heads,
+            kv_heads=kv_heads or heads,
             head_size=size,
             position=position,
-            pattern=Full() if window is None else Window(window),
+            mask=FullAttention() if window is None else Window(window),
             qkv_bias=attention_bias,
             out_bias=attention_bias,
             pre=RMSNorm(eps := keys.positive("rms_norm_eps", eps)),
@@ -107,7 +119,7 @@ def attending(config: Config, change: Callable[[int, Attention], Attention]) -> 
 
 def windowed(config: Config, size: int) -> Config:
     """The same decoder, each of whose layers sees a window only."""
-    return attending(config, lambda _, a: replace(a, pattern=Window(size)))
+    return attending(config, lambda _, a: replace(a, mask=Window(size)))
 
 
 # What Gemma 2 has too, whose norms stand elsewhere.
@@ -167,7 +179,7 @@ def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config
         layers=count(keys, "block_count"),
         attention=Attention(
             heads=heads,
-            groups=keys.size("attention.head_count_kv", heads),
+            kv_heads=keys.size("attention.head_count_kv", heads),
             head_size=size,
             position=position,
             qkv_bias="blk.0.attn_q.bias" in source.names,

@@ -17,7 +17,7 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Config:
     return decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 8, null=True),
+        kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
         attention_bias=False,
         mlp_bias=False,

@@ -12,7 +12,7 @@ from ..config import (
     Config,
     Dense,
     Embedding,
-    Full,
+    FullAttention,
     Gated,
     Head,
     Layer,
@@ -97,7 +97,7 @@ def _build(
         replace(
             attention,
             position=position,
-            pattern=Full() if window is None else Window(window // 2 + 1),
+            mask=FullAttention() if window is None else Window(window // 2 + 1),
             pre=norm if i else None,
         )
         for i, (position, window) in enumerate(layers)

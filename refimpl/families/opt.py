@@ -6,7 +6,18 @@ and a token table of half the width.
 
 from __future__ import annotations
 
-from ..config import LM, Attention, Config, Embedding, Inner, Layer, LayerNorm, Learned, Plain, Stack
+from ..config import (
+    LM,
+    Attention,
+    Config,
+    Embedding,
+    EmbeddingProjection,
+    Layer,
+    LayerNorm,
+    Learned,
+    Plain,
+    Stack,
+)
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from . import Task, decoders
@@ -36,7 +47,9 @@ def config(keys: Keys, task: Task) -> Config:
     inner = keys.size("word_embed_proj_dim", None) or width
     context = keys.size("max_position_embeddings", 2048)
     return Config(
-        embedding=Embedding(keys.size("vocab_size"), width, inner=None if inner == width else Inner(inner)),
+        embedding=Embedding(
+            keys.size("vocab_size"), width, projection=None if inner == width else EmbeddingProjection(inner)
+        ),
         decoder=Stack(
             (layer,) * count(keys),
             norm if last else None,

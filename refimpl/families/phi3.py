@@ -30,7 +30,7 @@ def config(keys: Keys, task: Task) -> Config:
             raise keys.fail(key, "false: Phi-3 has none")
     return decoder(
         keys,
-        groups=keys.size("num_key_value_heads", None),
+        kv_heads=keys.size("num_key_value_heads", None),
         context=4096,
         attention_bias=False,
         mlp_bias=False,

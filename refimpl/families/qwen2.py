@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config, Full, Window
+from ..config import Config, FullAttention, Window
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types, patterns
@@ -24,16 +24,16 @@ def config(keys: Keys, task: Task) -> Config:
         raise keys.fail("use_mrope", "false: positions of images aren't read")
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 32, null=True),
+        kv_heads=keys.size("num_key_value_heads", 32, null=True),
         context=32_768,
         attention_bias=True,
         mlp_bias=False,
     )
     sees = windows(keys)
-    return attending(plain, lambda i, a: replace(a, out_bias=False, pattern=sees[i]))
+    return attending(plain, lambda i, a: replace(a, out_bias=False, mask=sees[i]))
 
 
-def windows(keys: Keys) -> list[Full | Window]:
+def windows(keys: Keys) -> list[FullAttention | Window]:
     """What each layer sees: those from max_window_layers on slide, where a window is used."""
     used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     used_size = used and keys.get("sliding_window", int, 4096, null=True) is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, Config, Full, Gated, Layer, MoE, Window
+from ..config import Attention, Config, FullAttention, Gated, Layer, MoE, Window
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
@@ -26,7 +26,7 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Config:
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 16, null=True),
+        kv_heads=keys.size("num_key_value_heads", 16, null=True),
         context=32_768,
         attention_bias=False,
         mlp_bias=False,
@@ -47,14 +47,16 @@ def config(keys: Keys, task: Task) -> Config:
     return mixed(plain, keys, attention, _patterns(keys), mixture)
 
 
-def _patterns(keys: Keys) -> list[Full | Window]:
+def _patterns(keys: Keys) -> list[FullAttention | Window]:
     """By default every second layer slides, of those below max_window_layers."""
     on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
     return patterns(keys, types, 4096, used=on)
 
 
-def mixed(plain: Config, keys: Keys, attention: Attention, sees: list[Full | Window], mixture: MoE) -> Config:
+def mixed(
+    plain: Config, keys: Keys, attention: Attention, sees: list[FullAttention | Window], mixture: MoE
+) -> Config:
     """Sparse layers and those of the plain decoder: every decoder_sparse_step-th has experts, but for
     mlp_only_layers; none where there are no experts."""
     # Of training.
@@ -67,7 +69,7 @@ def mixed(plain: Config, keys: Keys, attention: Attention, sees: list[Full | Win
     def layer(i: int, dense: Layer) -> Layer:
         sparse = mixture.experts > 0 and (i + 1) % step == 0 and i not in without
         mlp = mixture if sparse else dense.mlp
-        return Layer(replace(attention, pattern=sees[i]), mlp)
+        return Layer(replace(attention, mask=sees[i]), mlp)
 
     return varied(plain, layer)
 

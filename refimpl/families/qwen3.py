@@ -21,14 +21,14 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Config:
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 32, null=True),
+        kv_heads=keys.size("num_key_value_heads", 32, null=True),
         context=32_768,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
         head=128,
     )
     sees = windows(keys)
-    return attending(normalized(plain), lambda i, a: replace(a, pattern=sees[i]))
+    return attending(normalized(plain), lambda i, a: replace(a, mask=sees[i]))
 
 
 def normalized(plain: Config) -> Config:

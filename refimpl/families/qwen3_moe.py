@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import Config, Full, Gated, MoE, Window
+from ..config import Config, FullAttention, Gated, MoE, Window
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
@@ -23,7 +23,7 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Config:
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 4),
+        kv_heads=keys.size("num_key_value_heads", 4),
         context=32_768,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
@@ -40,7 +40,7 @@ def config(keys: Keys, task: Task) -> Config:
     )
     keys.get("max_window_layers", int, None)  # stands in older files, transformers doesn't read it
     on, size = keys.get("use_sliding_window", bool, False), keys.size("sliding_window", 4096, null=True)
-    pattern = Window(size) if on and size is not None else Full()
+    pattern = Window(size) if on and size is not None else FullAttention()
     return mixed(plain, keys, attention, [pattern] * count(keys), mixture)
 
 

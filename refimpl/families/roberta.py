@@ -28,7 +28,9 @@ def config(keys: Keys, task: Task) -> Config:
     masked = Dense("gelu", norm=layer_norm(keys))
     return encoder(
         keys,
-        Embedding(keys.size("vocab_size"), keys.size("hidden_size"), types=keys.size("type_vocab_size", 2)),
+        Embedding(
+            keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 2)
+        ),
         Learned(rows - offset, offset),
         head(
             keys,

@@ -25,7 +25,7 @@ def config(keys: Keys, task: Task) -> Config:
     keys.get("max_window_layers", int, None)
     plain = decoder(
         keys,
-        groups=keys.size("num_key_value_heads", 4, null=True),
+        kv_heads=keys.size("num_key_value_heads", 4, null=True),
         context=32_768,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
@@ -37,9 +37,7 @@ def config(keys: Keys, task: Task) -> Config:
     slides = used and keys.get("sliding_window", int, None) is not None
     types = layer_types(keys, lambda i: slides and not turned[i])
     sees = patterns(keys, types, None, used=used)
-    return attending(
-        plain, lambda i, a: replace(a, position=a.position if turned[i] else None, pattern=sees[i])
-    )
+    return attending(plain, lambda i, a: replace(a, position=a.position if turned[i] else None, mask=sees[i]))
 
 
 def _turned(keys: Keys) -> list[bool]:

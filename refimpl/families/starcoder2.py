@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Attention, Config, Embedding, Full, Layer, LayerNorm, Plain, Stack, Window
+from ..config import LM, Attention, Config, Embedding, FullAttention, Layer, LayerNorm, Plain, Stack, Window
 from ..config_readers.gguf_metadata import embedding_rows, own_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -52,8 +52,8 @@ def _build(
     context: int,
 ) -> Config:
     """Equal layers, biases in both of their parts or in none."""
-    pattern = Full() if window is None else Window(window)
-    attention = replace(attention, pattern=pattern, qkv_bias=mlp.bias, out_bias=mlp.bias)
+    pattern = FullAttention() if window is None else Window(window)
+    attention = replace(attention, mask=pattern, qkv_bias=mlp.bias, out_bias=mlp.bias)
     return Config(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..config import (
     Alibi,
     Attention,
-    Full,
+    FullAttention,
     Gated,
     Layer,
     LayerNorm,
@@ -60,8 +60,8 @@ def _settings(config: Attention, tables: Any) -> dict[str, Any]:
             found |= {"cos": cos, "sin": sin, "interleaved": rope.interleaved}
         case Alibi() | RelativeBias():
             found["bias"] = tables[config.position, config.heads]
-    match config.pattern:
-        case Full():
+    match config.mask:
+        case FullAttention():
             pass
         case Window(size):
             found["window"] = size

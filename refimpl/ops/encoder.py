@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import LM, Answer, Classify, Config, Dense, Layer, MaskedLM, Pool, Tag
+from ..config import LM, Classify, Config, Dense, Layer, MaskedLM, Pool, QuestionAnswering, Tag
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
@@ -29,7 +29,7 @@ def encode(
     `types` [B, T] says of which text of a pair a token is; the first, where nothing is given.
     `tables` are those of the positions 0 … T − 1. With a reader in the Config they are the reader's vectors.
     """
-    if config.embedding.types is not None and types is None:
+    if config.embedding.token_types is not None and types is None:
         types = np.zeros_like(tokens)
     states = _through("encoder", tokens, lengths, tables, tree, types, config=config)
     if config.reader is None:
@@ -97,7 +97,7 @@ def predict(states: Array, lengths: Array, tree: Any, *, config: Config) -> Arra
         case MaskedLM(tied, before, bias):
             logits = unembedding(_dense(states, own, before), (tree["embedding"] if tied else own)["table"])
             return logits + own["bias"] if bias else logits
-        case Tag(_, before) | Answer(before):
+        case Tag(_, before) | QuestionAnswering(before):
             return linear(_dense(states, own, before), **own["out"])
         case Classify(_, pooling, before):
             pooled = pool(states, lengths, pooling=pooling)[:, None]

@@ -96,10 +96,10 @@ def embed(
     """
     x = embedding(tokens, own["table"])
     x = x if config.scale is None else x * config.scale
-    if config.inner is not None and not config.inner.late:
+    if config.projection is not None and not config.projection.late:
         x = linear(x, own["project"], own.get("project_bias"))
     if types is not None:
-        x = x + embedding(types, own["types"])
+        x = x + embedding(types, own["token_types"])
     match stack.positions:
         case Learned(_, offset):
             x = x + learned(positions, tree["positions"], offset=offset)
@@ -109,7 +109,7 @@ def embed(
         case None:
             pass
     x = normalize(x, tree.get("first_norm"), norm=stack.first_norm)
-    late = config.inner is not None and config.inner.late
+    late = config.projection is not None and config.projection.late
     return linear(x, own["project"], own.get("project_bias")) if late else x
 
 
@@ -166,7 +166,7 @@ def model(
         x, pair = block(x, pair, past, near, own, other, only, config=layer)
         new.append(pair)
     x = normalize(x, leaves.get("norm"), norm=stack.final_norm)
-    x = x if config.embedding.inner is None else linear(x, tree["head"]["project"])
+    x = x if config.embedding.projection is None else linear(x, tree["head"]["project"])
     table = tree["embedding" if head.tied else "head"]["table"]
     return lm_logits(x, table, tree["head"]["bias"] if head.bias else None, head=head), new
 

@@ -28,7 +28,6 @@ import numpy as np
 
 from ..config import (
     LM,
-    Answer,
     Attention,
     Classify,
     Config,
@@ -43,6 +42,7 @@ from ..config import (
     MoE,
     Norm,
     Pool,
+    QuestionAnswering,
     RelativeBias,
     Stack,
     Tag,
@@ -66,12 +66,12 @@ LABELS = ("head.out.weight",)
 
 def shapes(config: Config) -> Shapes:
     """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
-    e, inner = config.embedding, config.embedding.inner
+    e, inner = config.embedding, config.embedding.projection
     tables = e.width if inner is None else inner.width
     entry = tables if inner is not None and inner.late else e.width
     found: Shapes = {"embedding.table": (e.vocabulary, tables)}
-    if e.types is not None:
-        found["embedding.types"] = (e.types, entry)
+    if e.token_types is not None:
+        found["embedding.token_types"] = (e.token_types, entry)
     if inner is not None:
         found["embedding.project"] = (inner.width, e.width)
         found |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
@@ -107,8 +107,8 @@ def _head(head: Head, e: Embedding) -> Shapes:
     n, d = e.vocabulary, e.width
     found: Shapes = {}
     if isinstance(head, LM):
-        found |= {} if e.inner is None else {"project": (d, e.inner.width)}
-        d = d if e.inner is None else e.inner.width
+        found |= {} if e.projection is None else {"project": (d, e.projection.width)}
+        d = d if e.projection is None else e.projection.width
     elif head.dense is not None:
         f = head.dense.width or d
         found |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
@@ -119,7 +119,7 @@ def _head(head: Head, e: Embedding) -> Shapes:
             return found | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
         case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
             return found | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
-        case Answer(bias=bias):
+        case QuestionAnswering(bias=bias):
             return found | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
         case Pool():
             return found
@@ -134,13 +134,13 @@ def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
 
 
 def _attention(a: Attention, d: int) -> Shapes:
-    q, kv = a.heads * a.head_size, a.groups * a.head_size
+    q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
     found: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
     if a.qkv_bias:
         found |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
     if a.out_bias:
         found["bo"] = (d,)
-    for name, heads in (("q_norm", a.heads), ("k_norm", a.groups)):
+    for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
         match a.qk_norm:
             case HeadNorm(over="head"):
                 found[name] = (a.head_size,)
@@ -151,7 +151,7 @@ def _attention(a: Attention, d: int) -> Shapes:
             case _:
                 pass
     if a.kv == "int8":
-        found |= dict.fromkeys(("k_scale", "v_scale"), (a.groups, a.head_size))
+        found |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
     return found
 
 

@@ -35,7 +35,7 @@ def _unpermute(rows: int, heads: int) -> np.ndarray:
 
 def _ungroup(a: Attention) -> np.ndarray:
     """Where queries, then keys, then values stand in columns that are fused group by group."""
-    order = np.arange((a.heads + 2 * a.groups) * a.head_size).reshape(a.groups, -1, a.head_size)
+    order = np.arange((a.heads + 2 * a.kv_heads) * a.head_size).reshape(a.kv_heads, -1, a.head_size)
     return np.concatenate([order[:, :-2].reshape(-1), order[:, -2].reshape(-1), order[:, -1].reshape(-1)])
 
 
@@ -166,7 +166,7 @@ class Leaves:
         rule, part = self._reads[name]
         if "unpermute" in rule.steps:
             layer = self._attention(name)
-            heads = layer.groups if name.endswith("k") else layer.heads
+            heads = layer.kv_heads if name.endswith("k") else layer.heads
             order = _unpermute(weight.shape[0], heads)
             weight = _each(weight, lambda a: a[order])
         if "table" in rule.steps and isinstance(weight, np.ndarray):

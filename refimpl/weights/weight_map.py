@@ -79,7 +79,7 @@ def rules(table: str, config: Config) -> Iterator[Rule]:
                 names = (names[0], *(f"{names[0].rpartition('.')[0]}.{name}" for name in names[1:]))
                 if "{h}" in theirs:
                     attention = layers[i].attention
-                    count = attention.groups if "k_norm" in ours else attention.heads
+                    count = attention.kv_heads if "k_norm" in ours else attention.heads
                 whole, _, rest = theirs.partition("[{e}]")
                 assert rest == "", f"a part stands last, got {theirs}"
                 found = [

@@ -9,7 +9,7 @@
     encoder.onnx  an encoder that a   tokens lengths types cos.J sin.J            keys.I values.I
                   decoder reads
 
-A decoder whose cache is windowed has held.W too, for each W of `windows.sizes`. I counts the decoder's
+A decoder whose cache is windowed has window_length.W too, for each W of `windows.sizes`. I counts the decoder's
 layers, J the rotary settings in the Config's order, of which each graph has those of its own stack;
 `types` is there where the embedding has them. `said` is what the head says (`ops.encoder.predict`).
 `past`, `at`, `lengths` and `source`, the lengths of the encoder's text, are numbers of tokens, as in
@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ...refimpl.config import LM, Answer, Attention, Classify, Config, MaskedLM, Pool, Tag
+from ...refimpl.config import LM, Attention, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
 from . import window_sizes
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
@@ -56,7 +56,7 @@ class Graph:
             return True
         if ".cross." in leaf:
             return (leaf.split(".cross.")[1].split(".")[0] in READ) == self.encodes
-        if top == "embedding" and leaf != "embedding.types":
+        if top == "embedding" and leaf != "embedding.token_types":
             # Where logits are another graph's, nothing multiplies the table here.
             return not self.encodes or not leaf.startswith("embedding.table.input_")
         return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
@@ -67,7 +67,7 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
     found = []
     if config.encoder is not None:
         inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
-        if config.embedding.types is not None:
+        if config.embedding.token_types is not None:
             inputs.append(Port("types", ("batch", "time"), "int64"))
         inputs += _tables(config, ("encoder", "reader"), "time")
         alone = config.decoder is None
@@ -82,7 +82,9 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
             *_tables(config, ("decoder",), "capacity"),
         ]
         if windowed:
-            inputs += [Port(f"held.{size}", ("batch",), "int64") for size in window_sizes.sizes(config)]
+            inputs += [
+                Port(f"window_length.{size}", ("batch",), "int64") for size in window_sizes.sizes(config)
+            ]
         if config.encoder is not None:
             inputs += [*_memory(config, "text"), Port("source", ("batch",), "int64")]
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
@@ -107,7 +109,7 @@ def _cache(config: Config, suffix: str, windowed: bool) -> list[Port]:
     for i, layer in enumerate(config.layers):
         size = window_sizes.of_layer(config, i) if windowed else None
         rows = "capacity" if size is None else f"rows{size}"
-        axes = ("batch", layer.attention.groups, rows, layer.attention.head_size)
+        axes = ("batch", layer.attention.kv_heads, rows, layer.attention.head_size)
         made += [Port(f"{side}{suffix}.{i}", axes, cache_type(layer.attention)) for side in "kv"]
     return made
 
@@ -116,7 +118,7 @@ def _memory(config: Config, length: str) -> list[Port]:
     made = []
     for i, layer in enumerate(config.layers):
         assert layer.cross is not None
-        axes = ("batch", layer.cross.groups, length, layer.cross.head_size)
+        axes = ("batch", layer.cross.kv_heads, length, layer.cross.head_size)
         made += [Port(f"{side}.{i}", axes) for side in ("keys", "values")]
     return made
 
@@ -127,7 +129,7 @@ def _said(config: Config) -> tuple[str | int, ...]:
             return ("batch", "time", config.embedding.vocabulary)
         case Tag(labels):
             return ("batch", "time", labels)
-        case Answer():
+        case QuestionAnswering():
             return ("batch", "time", 2)
         case Classify(labels):
             return ("batch", labels)

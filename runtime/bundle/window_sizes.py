@@ -13,7 +13,7 @@ PIECE = 128
 
 def of_layer(config: Config, layer: int) -> int | None:
     """How many tokens a decoder's layer sees, if it is fewer than a text may have."""
-    pattern = config.layers[layer].attention.pattern
+    pattern = config.layers[layer].attention.mask
     return pattern.size if isinstance(pattern, Window) and pattern.size < config.context else None
 
 

@@ -224,7 +224,7 @@ class OrtEngine:
             made = []
             for layer, size in zip(self.config.layers, self._windows[::2], strict=True):
                 a = layer.attention
-                shape = (batch, a.groups, window_sizes.places(size, capacity, self.piece), a.head_size)
+                shape = (batch, a.kv_heads, window_sizes.places(size, capacity, self.piece), a.head_size)
                 dtype = np.dtype(cache_type(a) or self.dtype)
                 made += [zeros(shape, dtype, self.device) for _ in "kv"]
             return made

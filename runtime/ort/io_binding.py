@@ -46,7 +46,7 @@ class Bound:
     ) -> None:
         """Fill `logits` [B, P, N] and the bound caches from tokens [B, T]; `held` [B] is of each window."""
         tokens, past, at = (np.ascontiguousarray(a) for a in (tokens, past, at))
-        lengths = [(f"held.{size}", count) for size, count in held.items()]
+        lengths = [(f"window_length.{size}", count) for size, count in held.items()]
         for name, array in (("tokens", tokens), ("past", past), ("at", at), *lengths):
             bound.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         bound.io.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)

@@ -5,14 +5,14 @@ Everything here works on any engine of the seam, and on anything that carries `t
 """
 
 from .conversation import Conversation
-from .generate import Answer, Options, cut, options, sampler
+from .generate import Options, TextStream, cut, options, sampler
 from .model import Model, load, read_tokenizer
 
 __all__ = [
-    "Answer",
     "Conversation",
     "Model",
     "Options",
+    "TextStream",
     "cut",
     "load",
     "options",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...refimpl.config import Answer
+from ...refimpl.config import QuestionAnswering
 from ...refimpl.errors import LimitError
 from ..text.control_tokens import Encoding
 from .encoder_batches import BATCH, Progress, predicted, silent, softmax
@@ -55,7 +55,7 @@ def answer(
     These are the rules of transformers' pipeline of old (its version 5 has none), but that answers of equal
     text in different places stay apart.
     """
-    model.expect(Answer)
+    model.expect(QuestionAnswering)
     some = [asked] if isinstance(asked, tuple) else asked
     if count < 1 or longest < 1:
         raise LimitError(f"count and the longest answer must be at least 1, got {count} and {longest}")

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...refimpl.decoding.loop import CHUNK, Row, room
+from ...refimpl.decoding.loop import CHUNK, GeneratedSequence, room
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError
 
 R = TypeVar("R")
-Steps = Generator[tuple[Row, int | None], None, R]
+Steps = Generator[tuple[GeneratedSequence, int | None], None, R]
 
 
-def run(engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK) -> Steps[None]:
+def run(engine: Engine, rows: Sequence[GeneratedSequence], size: int, chunk: int = CHUNK) -> Steps[None]:
     """Generate all rows, at most `size` at a time: (row, its next token) as they come, None for a stop token.
 
     Who reads the tokens may end a row by setting its `finished` (a stop string). Rows that don't fit the
@@ -38,7 +38,7 @@ def run(engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK) -> S
             yield from _together(engine, rows[first : first + size])
         return
     waiting = deque(rows)
-    running: list[Row | None] = [None] * min(size, len(rows))
+    running: list[GeneratedSequence | None] = [None] * min(size, len(rows))
     cache: Any = engine.start(len(running)) if running else None
     while running:
         for place, row in enumerate(running):
@@ -51,7 +51,7 @@ def run(engine: Engine, rows: Sequence[Row], size: int, chunk: int = CHUNK) -> S
         running, cache = yield from _step(engine, running, cache)
 
 
-def _fit(row: Row, context: int) -> None:
+def _fit(row: GeneratedSequence, context: int) -> None:
     """Leave the row the tokens that there is room for; LimitError where its texts don't fit."""
     try:
         row.max_new_tokens = room(context, len(row.prompt), row.max_new_tokens)
@@ -64,7 +64,7 @@ def _fit(row: Row, context: int) -> None:
         )
 
 
-def _together(engine: Engine, rows: Sequence[Row]) -> Steps[None]:
+def _together(engine: Engine, rows: Sequence[GeneratedSequence]) -> Steps[None]:
     """Rows that an encoder reads at a time: what it makes of them is there for all or none, so none joins."""
     sources = [np.asarray(row.source, np.int64) for row in rows]
     lengths = np.array([len(source) for source in sources])
@@ -75,12 +75,14 @@ def _together(engine: Engine, rows: Sequence[Row]) -> Steps[None]:
     logits, cache = engine.step(np.array([row.prompt for row in rows]), cache)
     for place, row in enumerate(rows):
         yield row, row.accept(logits[place, 0])
-    running: list[Row | None] = [row if row.finished is None else None for row in rows]
+    running: list[GeneratedSequence | None] = [row if row.finished is None else None for row in rows]
     while running:
         running, cache = yield from _step(engine, running, cache)
 
 
-def _step(engine: Engine, running: list[Row | None], cache: Any) -> Steps[tuple[list[Row | None], Any]]:
+def _step(
+    engine: Engine, running: list[GeneratedSequence | None], cache: Any
+) -> Steps[tuple[list[GeneratedSequence | None], Any]]:
     """A token more for each row that runs; the places of the others leave the cache."""
     going = {place: row for place, row in enumerate(running) if row is not None}
     if not going:

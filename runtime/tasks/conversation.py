@@ -9,7 +9,7 @@ import numpy as np
 from ...refimpl.decoding.loop import room
 from ...refimpl.errors import CheckpointError
 from ..text.chat_template import common_prefix
-from .generate import Answer, options
+from .generate import TextStream, options
 from .model import Model
 
 
@@ -28,7 +28,7 @@ class Conversation:
         self._ids: list[int] = []
         self._cache: Any = None
 
-    def say(self, text: str, **given: Any) -> Answer:
+    def say(self, text: str, **given: Any) -> TextStream:
         """The answer to a message; it becomes part of the conversation when it was read to its end."""
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages)
@@ -41,10 +41,10 @@ class Conversation:
             # What windows saw so far back may be gone: then all is read again.
             cache = cache.truncate(np.array([same if same >= cache.floor[0] else 0]))
 
-        def keep(answer: Answer) -> None:
+        def keep(answer: TextStream) -> None:
             self.messages = [*messages, {"role": "assistant", "content": answer.text}]
             self._cache = answer.cache
             held = 0 if self._cache is None else int(self._cache.lengths[0])
             self._ids = [*ids, *answer.tokens][:held]
 
-        return Answer(self.model, ids, how, cache, keep)
+        return TextStream(self.model, ids, how, cache, keep)

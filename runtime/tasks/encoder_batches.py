@@ -80,7 +80,7 @@ def predicted(
         types = np.zeros_like(ids)
         for row, i in enumerate(places):
             ids[row, : lengths[row]], types[row, : lengths[row]] = rows[i].ids, rows[i].types
-        known = model.config.embedding.types is not None
+        known = model.config.embedding.token_types is not None
         said = engine.predict(ids, lengths, types if known else None)
         for row, i in enumerate(places):
             own = said[row, : lengths[row]] if said.ndim == 3 else said[row]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
 from ...refimpl.decoding.beam import Search, search
-from ...refimpl.decoding.loop import FinishReason, Row, room, single
+from ...refimpl.decoding.loop import FinishReason, GeneratedSequence, room, single
 from ...refimpl.decoding.sampling import Sampler
 from ...refimpl.decoding.speculative import Drafter, speculate
 from ...refimpl.engine.protocol import Engine
@@ -111,14 +111,14 @@ def options(wants: Generation, **given: Any) -> Options:
     return Options(sampler=sampler(wants.defaults, greedy=greedy or "beams" in own, **given), **own)
 
 
-class Asked(NamedTuple):
+class Prompt(NamedTuple):
     """Ids that an answer begins after; `source` are those that an encoder reads, where there is one."""
 
     prompt: list[int]
     source: list[int] | None
 
 
-class Answer:
+class TextStream:
     """One text being generated: iterate over its pieces, once.
 
     At any time `tokens` holds the new ids and `text` what was given out; at the end `finish_reason`
@@ -133,13 +133,13 @@ class Answer:
         prompt: Sequence[int],
         options: Options,
         cache: Any = None,
-        then: Callable[[Answer], None] = lambda _: None,
+        then: Callable[[TextStream], None] = lambda _: None,
         source: Sequence[int] | None = None,
     ) -> None:
         room(model.config.context, len(prompt), options.max_new_tokens)
         stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
         self._model, self._options, self._then, self.cache = model, options, then, cache
-        self._row = Row(
+        self._row = GeneratedSequence(
             prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, source=source
         )
         self._cached = 0 if cache is None else int(cache.lengths[0])
@@ -215,13 +215,13 @@ class Answer:
         return None
 
     def _generate(self) -> Iterator[str]:
-        written = Written(self._model.text, self._options.stop)
+        written = StreamedText(self._model.text, self._options.stop)
         for token in self.ids():
             yield from self._give(written, written.push(token))
         yield from self._give(written, written.finish())
         self._then(self)
 
-    def _give(self, written: Written, piece: str) -> Iterator[str]:
+    def _give(self, written: StreamedText, piece: str) -> Iterator[str]:
         if written.ended:
             self._row.finished = "stop"
         self.text = written.text
@@ -229,7 +229,7 @@ class Answer:
             yield piece
 
 
-class Written:
+class StreamedText:
     """The text of tokens as they come, as far as it is certain; it ends before a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...refimpl.decoding.loop import FinishReason, Row
+from ...refimpl.decoding.loop import FinishReason, GeneratedSequence
 from ...refimpl.errors import LimitError
 from .continuous_batching import run
 from .encoder_batches import Progress, silent
-from .generate import Asked, Options, Written
+from .generate import Options, Prompt, StreamedText
 
 if TYPE_CHECKING:
     from .model import Model
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BATCH = 8
 
 
-class Made(NamedTuple):
+class Completion(NamedTuple):
     """A text that was generated, its tokens, and why it ended; without a tokenizer the text is empty."""
 
     tokens: list[int]
@@ -27,12 +27,12 @@ class Made(NamedTuple):
 
 def generate_many(
     model: Model,
-    asked: Sequence[Asked],
+    asked: Sequence[Prompt],
     options: Options,
     *,
     batch: int = BATCH,
     progress: Progress = silent,
-) -> list[Made]:
+) -> list[Completion]:
     """The answers to what was asked, in its order; `batch` are on their way at a time.
 
     The random numbers of a text are those of (seed, its place among the others), so a text depends
@@ -45,11 +45,13 @@ def generate_many(
         )
     stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
     rows = [
-        Row(a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, source=a.source)
+        GeneratedSequence(
+            a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, source=a.source
+        )
         for i, a in enumerate(asked)
     ]
     tokenizer = model.tokenizer
-    texts = [None if tokenizer is None else Written(tokenizer, options.stop) for _ in rows]
+    texts = [None if tokenizer is None else StreamedText(tokenizer, options.stop) for _ in rows]
     done = 0
     for row, token in run(model.engine, rows, batch):
         written = texts[row.row]
@@ -62,6 +64,6 @@ def generate_many(
             done += 1
             progress(done, len(rows))
     return [
-        Made(row.tokens, "" if written is None else written.text, row.finished)
+        Completion(row.tokens, "" if written is None else written.text, row.finished)
         for row, written in zip(rows, texts, strict=True)
     ]

@@ -22,7 +22,7 @@ from ..text.chat_template import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from . import answer, classify, embed, fill, generate_batch, tag, translate
 from .encoder_batches import Progress, Texts, silent
-from .generate import Answer, Asked, Options, options, sampler
+from .generate import Options, Prompt, TextStream, options, sampler
 
 # The method and the command for each head.
 METHODS = {
@@ -30,7 +30,7 @@ METHODS = {
     configs.MaskedLM: "fill",
     configs.Classify: "classify",
     configs.Tag: "tag",
-    configs.Answer: "answer",
+    configs.QuestionAnswering: "answer",
     configs.Pool: "embed",
 }
 H = TypeVar("H", bound=configs.Head)
@@ -97,24 +97,24 @@ class Model:
         """A Sampler from options over this model's defaults; see `sampler`."""
         return sampler(self.generation.defaults, **given)
 
-    def generate(self, text: str, *, raw: bool = False, task: str | None = None, **given: Any) -> Answer:
+    def generate(self, text: str, *, raw: bool = False, task: str | None = None, **given: Any) -> TextStream:
         """Pieces of text as they become certain; `given` are fields of Options and of Sampler.
 
         `task` is one that the checkpoint names, with its own prefix and options.
         """
         return self.write(self.ask(text, raw=raw, task=task), self.options(task=task, **given))
 
-    def ask(self, text: str, *, raw: bool = False, task: str | None = None) -> Asked:
+    def ask(self, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
         """What the model reads of a text, and what the answer begins with."""
         self.expect(configs.LM)
         if self.config.encoder is None:
-            return Asked(self.prompt(text, raw=raw), None)
+            return Prompt(self.prompt(text, raw=raw), None)
         source = self.text.encode(("" if raw else self.wants(task).prefix) + text, start=True)
-        return Asked(list(self.generation.prompt), source)
+        return Prompt(list(self.generation.prompt), source)
 
-    def write(self, asked: Asked, options: Options) -> Answer:
+    def write(self, asked: Prompt, options: Options) -> TextStream:
         """The answer to what was asked."""
-        return Answer(self, asked.prompt, options, source=asked.source)
+        return TextStream(self, asked.prompt, options, source=asked.source)
 
     def wants(self, task: str | None = None) -> Generation:
         """How the checkpoint wants to be run, for one of its tasks by name, or as a rule."""
@@ -127,11 +127,11 @@ class Model:
 
     def translate(
         self, text: str, *, to: str | None = None, origin: str | None = None, **given: Any
-    ) -> Answer:
+    ) -> TextStream:
         """A text in another language; see `tasks.translate`."""
         return translate.translate(self, text, to, origin, **given)
 
-    def summarize(self, text: str, **given: Any) -> Answer:
+    def summarize(self, text: str, **given: Any) -> TextStream:
         """A text made short: by the task of that name where the checkpoint has one, else as it writes."""
         translate.reads(self, "summarize")
         return self.generate(text, task="summarization" if self.generation.tasks else None, **given)
@@ -142,7 +142,7 @@ class Model:
         self.expect(configs.LM)
         read = [int(i) for i in np.asarray(ids).reshape(-1)]
         asked = (
-            Asked(read, None) if self.config.encoder is None else Asked(list(self.generation.prompt), read)
+            Prompt(read, None) if self.config.encoder is None else Prompt(list(self.generation.prompt), read)
         )
         return list(self.write(asked, options(self.generation, **given)).ids())
 
@@ -155,7 +155,7 @@ class Model:
         batch: int = generate_batch.BATCH,
         progress: Progress = silent,
         **given: Any,
-    ) -> list[generate_batch.Made]:
+    ) -> list[generate_batch.Completion]:
         """The answers to many prompts, each as `generate` would give it with the random numbers of (seed, its
         place); see `tasks.many`."""
         asked = [self.ask(text, raw=raw, task=task) for text in prompts]

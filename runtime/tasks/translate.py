@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...refimpl.checkpoint.languages import directed
 from ...refimpl.errors import ConfigError, LimitError
-from .generate import Answer, Asked, options
+from .generate import Prompt, TextStream, options
 
 if TYPE_CHECKING:
     from .model import Model
 
 
-def translate(model: Model, text: str, to: str | None, origin: str | None, **given: Any) -> Answer:
+def translate(model: Model, text: str, to: str | None, origin: str | None, **given: Any) -> TextStream:
     """The text in the language `to`, out of `origin`.
 
     A checkpoint with tasks of that kind (T5) has languages as it writes them, and its task's prefix and
@@ -27,7 +27,7 @@ def translate(model: Model, text: str, to: str | None, origin: str | None, **giv
             raise LimitError(f"the model names {', '.join(named)}, asked was from {origin} to {to}")
         return model.generate(text, task=task, **given)
     rules, source = directed(model.generation, model.ask(text).source or (), origin, to)
-    return model.write(Asked(list(rules.prompt), source), options(rules, **given))
+    return model.write(Prompt(list(rules.prompt), source), options(rules, **given))
 
 
 def reads(model: Model, what: str) -> None:

@@ -33,7 +33,7 @@ from ...refimpl.params import shapes as trees
 from ..bundle.manifest import GOLDEN
 from ..text.tokenizer import Tokenizer
 from .metrics import log_softmax
-from .streamed_reference import SEED, Given, Run, outputs
+from .streamed_reference import SEED, Inputs, Precision, outputs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -131,7 +131,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
     given = []
     if config.encoder is not None and config.decoder is not None:
         given = ["source", "source_lengths"]
-    elif config.encoder is not None and config.embedding.types is not None:
+    elif config.encoder is not None and config.embedding.token_types is not None:
         given = ["types"]
     keys = {*BARE, *given, *(f"own.{name}" for name in says)}
     if wrong := sorted((set(arrays) - plain if plain <= set(arrays) else set(arrays)) ^ keys):
@@ -185,8 +185,8 @@ def golden(
     given: dict[str, Array] = {"tokens": tokens, "lengths": lengths}
     if config.encoder is not None and config.decoder is not None:
         given |= {"source": tokens[::-1].copy(), "source_lengths": np.array([max(1, time - 5), time])}
-    elif config.encoder is not None and config.embedding.types is not None:
-        given["types"] = np.sort(rng.integers(0, config.embedding.types, tokens.shape), axis=1)
+    elif config.encoder is not None and config.embedding.token_types is not None:
+        given["types"] = np.sort(rng.integers(0, config.embedding.token_types, tokens.shape), axis=1)
     own = params if quantized is None else quantized
     precision = np.dtype(dtype)
     digests: dict[str, bytes] = {}
@@ -199,15 +199,15 @@ def golden(
     double, single, eps = np.dtype(np.float64), np.dtype(np.float32), float(np.finfo(precision).eps)
     move = CODE_MOVE if config.rounds_cache else eps
     coded = CODE_MOVE if kinds - {"none"} else move
-    runs = [Run(double, tries=TRIES, move=coded), Run(single, stream=precision)]
+    runs = [Precision(double, tries=TRIES, move=coded), Precision(single, stream=precision)]
     if kinds == {"block"}:
         runs += [
-            Run(double, tries=TRIES, move=move, plain=True),
-            Run(single, stream=precision, plain=True),
+            Precision(double, tries=TRIES, move=move, plain=True),
+            Precision(single, stream=precision, plain=True),
         ]
-    made = outputs(config, own, Given(**given), runs, seen)
+    made = outputs(config, own, Inputs(**given), runs, seen)
     base = made[0][: len(tokens)]
-    floats = base if quantized is None else outputs(config, params, Given(**given), [Run(double)])[0]
+    floats = base if quantized is None else outputs(config, params, Inputs(**given), [Precision(double)])[0]
     first = _real(base, lengths)
     order = np.argsort(-first, axis=-1, kind="stable")[:, :2]
     ranked = np.take_along_axis(first, order, axis=-1)

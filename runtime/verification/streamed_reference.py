@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["Given", "Run", "outputs"]
+__all__ = ["Inputs", "Precision", "outputs"]
 
 SEED = 2017
 ROWS = 8192  # rows of an output table that are widened at a time
 
 
 @dataclass(frozen=True)
-class Given:
+class Inputs:
     """What a model is given: tokens [B, T] and how many of a row are real, [B].
 
     Where a decoder reads an encoder, `source` and `source_lengths` are the encoder's text. `types`
@@ -45,7 +45,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Run:
+class Precision:
     """One way to run the specification: in `dtype`, the residual stream rounded to `stream`.
 
     `tries` more copies of the batch follow the first, their embedded tokens moved by `move` of
@@ -89,15 +89,15 @@ class Run:
 def outputs(
     config: Config,
     params: trees.Tree,
-    given: Given,
-    runs: list[Run],
+    given: Inputs,
+    runs: list[Precision],
     seen: Callable[[str, Array | Blocks], None] = lambda name, leaf: None,
 ) -> list[Array]:
     """Logits of all positions [B, T, N], or what an encoder's head says, one array a run.
 
     Each leaf is loaded once and shown to `seen`.
     """
-    walk = Walk(config, params, runs, seen)
+    walk = StreamedForward(config, params, runs, seen)
     if config.encoder is None:
         return walk.decode(given.tokens, [], given.lengths)
     if config.decoder is None:
@@ -109,11 +109,11 @@ def outputs(
     return walk.decode(given.tokens, states, given.source_lengths)
 
 
-class Walk:
+class StreamedForward:
     """One pass through the leaves of a tree for all runs."""
 
     def __init__(
-        self, config: Config, params: trees.Tree, runs: list[Run], seen: Callable[[str, Any], None]
+        self, config: Config, params: trees.Tree, runs: list[Precision], seen: Callable[[str, Any], None]
     ) -> None:
         self.config, self.params, self.runs, self._seen = config, params, runs, seen
 
@@ -156,11 +156,11 @@ class Walk:
                     read = (*keys_of(states[place], tree, layer), run.copies(lengths))
                 near = self._near(run, stack, added, time)
                 a = layer.attention
-                empty = np.zeros((len(x), a.groups, time, a.head_size), run.dtype)
+                empty = np.zeros((len(x), a.kv_heads, time, a.head_size), run.dtype)
                 x, _ = block(x, (empty, empty), np.zeros(len(x), np.int64), near, tree, read, config=layer)
                 streams[place] = run.round(x)
         streams = self._last("decoder", stack, streams)
-        if self.config.embedding.inner is not None:
+        if self.config.embedding.projection is not None:
             back = self._load({"project": self.params["head"]["project"]}, "head.")["project"]
             turns = zip(streams, self.runs, strict=True)
             streams = [linear(x, run.weights(back)) for x, run in turns]
@@ -174,7 +174,7 @@ class Walk:
         own = self.params.get("head", {})
         tree = self._load({name: own[name] for name in own if name not in ("table", "bias")}, "head.")
 
-        def said(x: Array, table: Any, bias: Array | None, run: Run) -> Array:
+        def said(x: Array, table: Any, bias: Array | None, run: Precision) -> Array:
             head = {**run.tree(tree), "table": table, "bias": bias}
             whole = {"embedding": {"table": table}, "head": head}
             return predict(x, run.copies(lengths), whole, config=config)
@@ -190,7 +190,7 @@ class Walk:
         tied: bool,
         biased: bool,
         tree: Any,
-        said: Callable[[Array, Any, Array | None, Run], Array],
+        said: Callable[[Array, Any, Array | None, Precision], Array],
     ) -> list[Array]:
         """Logits over an output table, of which a few rows at a time are widened."""
         table = self.params["embedding" if tied else "head"]["table"]
@@ -219,11 +219,11 @@ class Walk:
         table = mine["table"]
         if name == "encoder" or self.config.encoder is None:
             self._seen("embedding.table", table)
-        wanted = [*(["types"] if name == "encoder" else []), "project", "project_bias"]
+        wanted = [*(["token_types"] if name == "encoder" else []), "project", "project_bias"]
         rest = self._load({part: mine[part] for part in wanted if part in mine}, "embedding.")
         parts = ("positions", "first_norm", "relative_bias")
         added = self._load({part: own[part] for part in parts if part in own}, f"{name}.")
-        if "types" in rest and types is None:
+        if "token_types" in rest and types is None:
             types = np.zeros_like(ids)
         used, which = np.unique(ids, return_inverse=True)
         at, given, streams = np.arange(ids.shape[1])[None], which.reshape(ids.shape), []
@@ -233,7 +233,7 @@ class Walk:
             streams.append(run.begin(x))
         return streams, added
 
-    def _near(self, run: Run, stack: Stack, added: Any, time: int) -> dict[Any, Any]:
+    def _near(self, run: Precision, stack: Stack, added: Any, time: int) -> dict[Any, Any]:
         """Tables and biases of the positions 0 … time − 1."""
         at, both = np.arange(time), stack is self.config.encoder and not stack.causal
         tables = position_tables(at, config=self.config)

@@ -21,13 +21,13 @@ from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmErro
 from ..bundle.bundle import open_bundle
 from ..bundle.manifest import MANIFEST
 from .checks import caches, files, greedy, logits, text, weights
-from .checks.context import Climb
+from .checks.context import VerifyContext
 from .report import Report, Row, certify
 from .streamed_reference import SEED
 
 LARGEST_TEXT = 16 * 2**20
 # In the order of the climb.
-RUNGS: dict[str, Callable[[Climb], Iterator[Row]]] = {
+RUNGS: dict[str, Callable[[VerifyContext], Iterator[Row]]] = {
     "files": files.files,
     "weights": weights.weights,
     "session": logits.session,
@@ -67,7 +67,7 @@ def verify(
             raise
         rows.append(Row("files", "damaged", ok=False, note=str(error)))
         return Report(tuple(rows), time.monotonic() - begun, device, SEED)
-    climb = Climb(
+    climb = VerifyContext(
         bundle=opened,
         source=None if source is None else open_checkpoint(source).for_context(opened.config.context),
         text=None if text is None else _read(Path(text)),

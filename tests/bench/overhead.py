@@ -40,9 +40,9 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
     for i, layer in enumerate(config.decoder.layers):
         a = layer.attention
         for side in "kv":
-            shape = (1, a.groups, CAPACITY, a.head_size)
+            shape = (1, a.kv_heads, CAPACITY, a.head_size)
             held[f"{side}.{i}"] = np.zeros(shape, cache_type(a) or engine.dtype)
-    windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("held.")]
+    windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("window_length.")]
     held |= {name: np.zeros(1, np.int64) for name in windows}
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}
     for name, value in values.items():

@@ -28,7 +28,7 @@ LOOPS = {"greedy": {"greedy": True}, "sampled": {"temperature": 0.8, "top_k": 50
 def make(path: Path) -> None:
     """SmolLM2-135M's sizes, a vocabulary of 151,936, random numbers."""
     norm = RMSNorm(1e-5)
-    attention = Attention(heads=9, groups=3, head_size=64, position=Rope(100_000.0, 64), pre=norm)
+    attention = Attention(heads=9, kv_heads=3, head_size=64, position=Rope(100_000.0, 64), pre=norm)
     layer = Layer(attention, Gated(1536, "silu", pre=norm))
     config = Config(Embedding(151_936, 576), Stack((layer,) * 30, norm), LM(tied=True), context=2048)
     save_checkpoint(path, config, params.random(config, np.random.default_rng(0)))

@@ -16,13 +16,13 @@ from tfm.export.quantization.activation_recorder import observe
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import (
-    Answer,
     Classify,
     Config,
+    DecoderReader,
     Dense,
-    Full,
+    FullAttention,
     Pool,
-    Reader,
+    QuestionAnswering,
     RelativeBias,
     Rope,
     Tag,
@@ -49,13 +49,13 @@ def vocal(config: Config) -> Config:
 FORM = vocal(tiny_models.encoder())
 PLAIN = tiny_models.encoder(head=Pool("mean", Dense("tanh"), unit=True))
 ONE, NEAR = PLAIN.encoder.layers[0], Window(3)
-PLACES = ((None, Full()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
+PLACES = ((None, FullAttention()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
 LAYERS = tuple(
-    replace(ONE, attention=replace(ONE.attention, position=position, pattern=pattern, clip=clip))
+    replace(ONE, attention=replace(ONE.attention, position=position, mask=pattern, clip=clip))
     for (position, pattern), clip in zip(PLACES, (None, None, 0.5), strict=True)
 )
 RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
-SHARED = replace(ONE, attention=replace(ONE.attention, groups=2))
+SHARED = replace(ONE, attention=replace(ONE.attention, kv_heads=2))
 SHARED = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=(SHARED, ONE)))
 LATE = replace(RICH, encoder=replace(RICH.encoder, causal=True), head=Classify(3, "last", bias=False))
 # As a decoder of our time reads: rotary, heads in groups, each normalized.
@@ -64,15 +64,15 @@ LLAMA = replace(
     LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True)
 )
 TWICE = tiny_models.reader()
-LAST = Reader(replace(TWICE.decoder, causal=True), 3)
+LAST = DecoderReader(replace(TWICE.decoder, causal=True), 3)
 TWICE = replace(TWICE, decoder=None, reader=LAST, head=Classify(3, "last", Dense("tanh")))
-GROUPED = replace(tiny_models.reader(), decoder=None, head=Answer())
+GROUPED = replace(tiny_models.reader(), decoder=None, head=QuestionAnswering())
 GROUPED = replace(
     GROUPED,
     encoder=replace(
         GROUPED.encoder,
         layers=tuple(
-            replace(layer, attention=replace(layer.attention, groups=2, softcap=3.0))
+            replace(layer, attention=replace(layer.attention, kv_heads=2, softcap=3.0))
             for layer in GROUPED.encoder.layers
         ),
     ),

@@ -44,7 +44,7 @@ def peak(command: list[str]) -> int:
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
 def test_no_copy_of_the_model_is_held(tmp_path: Path, quant: str):
     config = tiny_models.llama(
-        layers=16, vocabulary=2000, width=384, heads=6, groups=2, head_size=64, mlp=1024
+        layers=16, vocabulary=2000, width=384, heads=6, kv_heads=2, head_size=64, mlp=1024
     )
     small = tiny_models.llama()
     for name, made in (("small", small), ("large", config)):

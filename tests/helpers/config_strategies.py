@@ -10,18 +10,18 @@ from tfm.refimpl.config import (
     LM,
     Activation,
     Alibi,
-    Answer,
     Attention,
     Classify,
     Config,
+    DecoderReader,
     Dense,
     DynamicNTK,
     Embedding,
-    Full,
+    EmbeddingProjection,
+    FullAttention,
     Gated,
     Head,
     HeadNorm,
-    Inner,
     Layer,
     LayerNorm,
     Learned,
@@ -35,7 +35,7 @@ from tfm.refimpl.config import (
     Plain,
     Pool,
     Position,
-    Reader,
+    QuestionAnswering,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -140,13 +140,13 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
     if position != shared or position is None:
         heads = draw(st.integers(1, 3)) * draw(st.integers(1, 2))
     groups = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
-    windows = st.one_of(st.just(Full()), st.builds(Window, st.integers(1, 4)))
+    windows = st.one_of(st.just(FullAttention()), st.builds(Window, st.integers(1, 4)))
     return Attention(
         heads=heads,
-        groups=groups,
+        kv_heads=groups,
         head_size=size,
         position=position,
-        pattern=Full() if cross else draw(windows),
+        mask=FullAttention() if cross else draw(windows),
         qkv_bias=draw(st.booleans()),
         out_bias=draw(st.booleans()),
         qk_norm=None if cross else draw(st.one_of(st.none(), head_norms)),
@@ -185,13 +185,13 @@ some_denses = st.builds(
     Dense, st.one_of(st.none(), kinds), st.booleans(), norms, st.sampled_from((None, 1, 5))
 )
 denses = st.one_of(st.none(), some_denses)
-inners = st.one_of(st.none(), st.builds(Inner, st.integers(1, 8), st.booleans(), st.booleans()))
+inners = st.one_of(st.none(), st.builds(EmbeddingProjection, st.integers(1, 8), st.booleans(), st.booleans()))
 poolings = st.sampled_from(("first", "last", "mean", "max"))
 heads: st.SearchStrategy[Head] = st.one_of(
     st.builds(MaskedLM, st.booleans(), denses, st.booleans()),
     st.builds(Classify, st.integers(1, 4), poolings, denses, st.booleans()),
     st.builds(Tag, st.integers(1, 4), denses, st.booleans()),
-    st.builds(Answer, denses, st.booleans()),
+    st.builds(QuestionAnswering, denses, st.booleans()),
     st.builds(Pool, poolings, denses, st.booleans()),
 )
 
@@ -199,7 +199,7 @@ heads: st.SearchStrategy[Head] = st.one_of(
 @st.composite
 def fitting(draw: st.DrawFn, embedding: Embedding) -> Head:
     """A head of an encoder; one that is tied gives vectors of the table's width."""
-    head, inner = draw(heads), embedding.inner
+    head, inner = draw(heads), embedding.projection
     if isinstance(head, MaskedLM) and head.tied:
         tables = embedding.width if inner is None else inner.width
         dense = head.dense if tables == embedding.width or head.dense else draw(some_denses)
@@ -211,7 +211,7 @@ def fitting(draw: st.DrawFn, embedding: Embedding) -> Head:
 def configs(draw: st.DrawFn) -> Config:
     """A decoder alone."""
     width, inner = draw(st.integers(1, 8)), draw(inners)
-    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), inner=inner)
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
     return Config(embedding, draw(stacks(width=entry(embedding))), draw(lms), CONTEXT)
 
 
@@ -222,15 +222,15 @@ def encoders(draw: st.DrawFn) -> Config:
     types = draw(st.sampled_from((None, 1, 2)))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(inners))
     head, reader = draw(fitting(embedding)), None
-    if embedding.inner is None and draw(st.booleans()):
+    if embedding.projection is None and draw(st.booleans()):
         start = draw(st.integers(0, embedding.vocabulary - 1))
-        reader = Reader(replace(draw(stacks(width=width, crossed=True)), causal=True), start)
+        reader = DecoderReader(replace(draw(stacks(width=width, crossed=True)), causal=True), start)
     return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding), reads=True)), reader)
 
 
 def entry(embedding: Embedding) -> int:
     """The width of what positions are added to."""
-    inner = embedding.inner
+    inner = embedding.projection
     return inner.width if inner is not None and inner.late else embedding.width
 
 

@@ -15,13 +15,13 @@ from families import ROWS
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.verification import golden
 from tfm.runtime.verification.golden import FACTOR, TRIES, largest
-from tfm.runtime.verification.streamed_reference import Given, Run, outputs
+from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 from tfm.runtime.verification.verify import verify
 
 from helpers import onnx_graph  # noqa: F401  (the exporter's functions are parsed once a process)
@@ -75,7 +75,9 @@ def enliven(model: Any, seed: int) -> None:
         ROWS[model.config.model_type].amend(model)
 
 
-def lively(name: str, kind: int, keys: dict[str, Any], folder: Path) -> tuple[Any, Checkpoint, Row] | None:
+def lively(
+    name: str, kind: int, keys: dict[str, Any], folder: Path
+) -> tuple[Any, Checkpoint, GeneratedSequence] | None:
     """A model of these keys in files, and what it is to go on from: its row writes 48 tokens, or as many
     as the context holds. One that writes fewer than 8 different ones is drawn anew; None if all are."""
     for seed in range(DRAWS):
@@ -85,20 +87,22 @@ def lively(name: str, kind: int, keys: dict[str, Any], folder: Path) -> tuple[An
         checkpoint = open_checkpoint(folder / str(seed))
         config, rng = checkpoint.config, np.random.default_rng(seed)
         if config.decoder is None:
-            return model, checkpoint, Row(())
+            return model, checkpoint, GeneratedSequence(())
         source = None if config.encoder is None else inputs(model, config, seed, 12)["input_ids"][0].tolist()
         prompt = rng.integers(0, config.embedding.vocabulary, PROMPT if source is None else 1).tolist()
-        row = Row(prompt, max_new_tokens=min(STEPS, config.context - len(prompt)), source=source)
+        row = GeneratedSequence(
+            prompt, max_new_tokens=min(STEPS, config.context - len(prompt)), source=source
+        )
         tokens = list(single(NumpyEngine(config, materialize(checkpoint.params)), row))
         if len(set(tokens)) >= min(DISTINCT, len(tokens) // 2):
-            return model, checkpoint, Row(prompt, max_new_tokens=len(tokens), source=source)
+            return model, checkpoint, GeneratedSequence(prompt, max_new_tokens=len(tokens), source=source)
     return None
 
 
-def exact(config: Config, params: Any, given: Given) -> tuple[np.ndarray, float]:
+def exact(config: Config, params: Any, given: Inputs) -> tuple[np.ndarray, float]:
     """What the specification says in float64, and how far from it float32 may be."""
     single, double, eps = np.dtype(np.float32), np.dtype(np.float64), float(np.finfo(np.float32).eps)
-    runs = [Run(double, tries=TRIES, move=eps), Run(single)]
+    runs = [Precision(double, tries=TRIES, move=eps), Precision(single)]
     said, rounded = outputs(config, params, given, runs)
     base, *moved = (real(config, copy, given) for copy in np.split(said, 1 + TRIES))
     ulp = eps * float(np.abs(base).max())
@@ -106,7 +110,7 @@ def exact(config: Config, params: Any, given: Given) -> tuple[np.ndarray, float]
     return base, FACTOR * (largest(real(config, rounded, given), base) + jump + ulp)
 
 
-def real(config: Config, said: np.ndarray, given: Given) -> np.ndarray:
+def real(config: Config, said: np.ndarray, given: Inputs) -> np.ndarray:
     """What is said at real tokens; of whole texts all of it."""
     if said.ndim == 2 or config.decoder is not None:
         return said
@@ -122,7 +126,7 @@ def equal(want: np.ndarray, spec: np.ndarray) -> None:
 def reads(model: Any, checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
     """What an encoder's head says of two rows, one of them padded."""
     given = inputs(model, checkpoint.config, 5, 7)
-    text = Given(given["input_ids"], given["attention_mask"].sum(1), types=given.get("token_type_ids"))
+    text = Inputs(given["input_ids"], given["attention_mask"].sum(1), types=given.get("token_type_ids"))
     spec, budget = exact(checkpoint.config, checkpoint.params, text)
     want = real(checkpoint.config, theirs(model, given)[-1], text)
     equal(want, spec)
@@ -132,16 +136,16 @@ def reads(model: Any, checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
     return {"share": error / budget}
 
 
-def writes(model: Any, checkpoint: Checkpoint, engine: Any, row: Row) -> dict[str, Any]:
+def writes(model: Any, checkpoint: Checkpoint, engine: Any, row: GeneratedSequence) -> dict[str, Any]:
     """Greedy steps, cached, against transformers without a cache, on the same tokens."""
     recorder = Recorder(engine)
     tokens = np.array(list(single(recorder, row)))
     ids = np.array([[*row.prompt, *tokens[:-1]]])
-    given, text = {"input_ids": ids, "use_cache": np.array(False)}, Given(ids, np.array([ids.shape[1]]))
+    given, text = {"input_ids": ids, "use_cache": np.array(False)}, Inputs(ids, np.array([ids.shape[1]]))
     if row.source is not None:
         source = np.array([row.source])
         given = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
-        text = Given(ids, text.lengths, source, np.array([source.shape[1]]))
+        text = Inputs(ids, text.lengths, source, np.array([source.shape[1]]))
     spec, budget = exact(checkpoint.config, checkpoint.params, text)
     (want,) = theirs(model, given)
     equal(want, spec)
@@ -169,7 +173,7 @@ def bundle(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str, Any]:
     errors = {name: judged[name] for name in due if name.endswith("error")}
     opened = open_bundle(out)
     held = golden.load(out, opened.config)
-    text = Given(held.tokens, held.lengths, held.source, held.source_lengths, held.types)
+    text = Inputs(held.tokens, held.lengths, held.source, held.source_lengths, held.types)
     _, budget = exact(opened.config, opened.params(), text)
     return {
         "share": max(row.figure / row.budget for row in errors.values()),
@@ -178,7 +182,7 @@ def bundle(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str, Any]:
 
 
 def travel(
-    model: Any, checkpoint: Checkpoint, row: Row, out: Path, quants: Sequence[str]
+    model: Any, checkpoint: Checkpoint, row: GeneratedSequence, out: Path, quants: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The checkpoint in each quantization: what `bundle` says; of fp32 what transformers says, too."""
     found = {quant: bundle(checkpoint, out / quant, quant) for quant in quants}

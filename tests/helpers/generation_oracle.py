@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.params.shapes import map_leaves
@@ -79,9 +79,11 @@ def theirs(made: Any, source: list[int], **more: Any) -> Any:
         torch.set_default_dtype(torch.float32)
 
 
-def row(found: Generation, source: list[int], **more: Any) -> Row:
+def row(found: Generation, source: list[int], **more: Any) -> GeneratedSequence:
     most = found.max_new_tokens or 20
-    return Row(found.prompt, Sampler(**found.defaults), frozenset(found.eos), most, source=source, **more)
+    return GeneratedSequence(
+        found.prompt, Sampler(**found.defaults), frozenset(found.eos), most, source=source, **more
+    )
 
 
 def until_stop(ids: list[int], stops: tuple[int, ...]) -> list[int]:

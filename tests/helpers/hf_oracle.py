@@ -79,8 +79,8 @@ def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.n
     given = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if config.decoder is not None:
         given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
-    elif config.embedding.types is not None:
-        given |= {"token_type_ids": rng.integers(0, config.embedding.types, (2, 12))}
+    elif config.embedding.token_types is not None:
+        given |= {"token_type_ids": rng.integers(0, config.embedding.token_types, (2, 12))}
     return given
 
 

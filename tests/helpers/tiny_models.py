@@ -11,11 +11,11 @@ from tfm.refimpl.config import (
     Config,
     Dense,
     Embedding,
-    Full,
+    EmbeddingProjection,
+    FullAttention,
     Gated,
     Head,
     HeadNorm,
-    Inner,
     Layer,
     LayerNorm,
     Learned,
@@ -39,7 +39,7 @@ def llama(
     vocabulary: int = 97,
     width: int = 48,
     heads: int = 6,
-    groups: int = 2,
+    kv_heads: int = 2,
     head_size: int = 16,
     mlp: int = 80,
     window: int | None = None,
@@ -54,10 +54,10 @@ def llama(
     norm = LayerNorm(1e-5) if plain else RMSNorm(1e-5)
     attention = Attention(
         heads=heads,
-        groups=groups,
+        kv_heads=kv_heads,
         head_size=head_size,
         position=Rope(10_000.0, head_size),
-        pattern=Full() if window is None else Window(window),
+        mask=FullAttention() if window is None else Window(window),
         qkv_bias=bias,
         out_bias=bias,
         qk_norm=HeadNorm(RMSNorm(1e-6)) if qk_norm else None,
@@ -79,10 +79,10 @@ def mixed(context: int = 128, vocabulary: int = 97) -> Config:
     first, second, third, fourth = base.decoder.layers
     theta = Rope(100.0, 16, interleaved=True)
     kinds = (
-        replace(first.attention, pattern=Window(5)),
+        replace(first.attention, mask=Window(5)),
         second.attention,
-        replace(third.attention, pattern=Window(3), position=theta, softcap=2.0),
-        replace(fourth.attention, pattern=Window(5), position=None, groups=6),
+        replace(third.attention, mask=Window(3), position=theta, softcap=2.0),
+        replace(fourth.attention, mask=Window(5), position=None, kv_heads=6),
     )
     layers = tuple(replace(first, attention=kind) for kind in kinds)
     return replace(base, decoder=replace(base.decoder, layers=layers))
@@ -127,7 +127,7 @@ def rare(head_size: int = 16) -> Config:
         Layer(replace(one.attention, qk_norm=whole), replace(one.mlp, activation="mish"), residual="norm"),
         Layer(replace(one.attention, pre=bare), replace(one.mlp, pre=None), parallel=True),
     )
-    embedding = replace(base.embedding, inner=Inner(32, bias=True), scale=2.0)
+    embedding = replace(base.embedding, projection=EmbeddingProjection(32, bias=True), scale=2.0)
     return replace(base, embedding=embedding, decoder=replace(base.decoder, layers=layers, final_norm=bare))
 
 
@@ -150,7 +150,7 @@ def encoder(
     norm = LayerNorm(1e-5)
     attention = Attention(heads, heads, head_size, qkv_bias=True, out_bias=True, after=norm)
     stack = Stack((Layer(attention, Plain(mlp, "relu", after=norm)),) * layers, None, positions, norm)
-    return Config(Embedding(vocabulary, width, types=2), None, head, 32, stack)
+    return Config(Embedding(vocabulary, width, token_types=2), None, head, 32, stack)
 
 
 def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> Config:
@@ -169,7 +169,7 @@ def reader(context: int = 128) -> Config:
     assert base.decoder is not None
     layer, norm = base.decoder.layers[0], LayerNorm(1e-5)
     reading = replace(layer, cross=Attention(4, 4, 8, qkv_bias=True, out_bias=True, pre=norm))
-    own = replace(layer.attention, groups=6, pattern=Window(4))
+    own = replace(layer.attention, kv_heads=6, mask=Window(4))
     encoder = Stack((replace(layer, attention=own),) * 3, norm)
     return replace(base, encoder=encoder, decoder=replace(base.decoder, layers=(reading,) * 2))
 

@@ -27,7 +27,7 @@ def inputs(config: Config, seed: int, b: int, t: int, old: int, p: int) -> dict[
     rng = np.random.default_rng(seed)
     floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
     tables = position_tables(np.arange(old + t), config=config)
-    heads = [(layer.attention.groups, layer.attention.head_size) for layer in config.layers]
+    heads = [(layer.attention.kv_heads, layer.attention.head_size) for layer in config.layers]
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
         "past": rng.integers(0, old + 1, b),

@@ -55,7 +55,7 @@ def said(parts: list[Part], rows: list[Row]) -> torch.Tensor:
     given["at"] = torch.arange(tokens.shape[1]).expand_as(tokens)
     for i, layer in enumerate(parts[-1].config.layers):
         a = layer.attention
-        given[f"k.{i}"] = given[f"v.{i}"] = torch.zeros(len(rows), a.groups, tokens.shape[1], a.head_size)
+        given[f"k.{i}"] = given[f"v.{i}"] = torch.zeros(len(rows), a.kv_heads, tokens.shape[1], a.head_size)
     return _run(parts[-1], given)[0]
 
 

@@ -19,14 +19,14 @@ from ..golden import largest
 from ..metrics import fidelity
 from ..report import Row, judged
 from ..streamed_reference import SEED
-from .context import Climb
+from .context import VerifyContext
 from .text import PROSE, WINDOW
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-def forgetting(climb: Climb) -> Iterator[Row]:
+def forgetting(climb: VerifyContext) -> Iterator[Row]:
     """A cache that drops what its windows can't see any more says what one does that keeps all."""
     bundle, context = climb.bundle, climb.bundle.config.context
     if bundle.cache != "windowed":
@@ -50,7 +50,7 @@ def forgetting(climb: Climb) -> Iterator[Row]:
     yield judged(name, largest(*said), climb.golden.own.budget, note=f"after {length} tokens")
 
 
-def kept(climb: Climb) -> Iterator[Row]:
+def kept(climb: VerifyContext) -> Iterator[Row]:
     """What keys and values in 8 bits cost: the specification over the same weights, with and without them.
 
     Products are in float, or codes of activations would flip and outweigh what the cache does.

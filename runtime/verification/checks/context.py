@@ -14,7 +14,7 @@ from ..golden import Golden
 
 
 @dataclass
-class Climb:
+class VerifyContext:
     """The bundle, what it is compared with, and how much time is left."""
 
     bundle: Bundle

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from ...bundle.manifest import CERTIFICATE, MANIFEST
 from ..report import Row, manifest_hash
-from .context import Climb
+from .context import VerifyContext
 
 
-def files(climb: Climb) -> Iterator[Row]:
+def files(climb: VerifyContext) -> Iterator[Row]:
     """Every byte is the one that was exported."""
     bundle = climb.bundle
     bundle.check_hashes()

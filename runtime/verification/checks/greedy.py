@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ....refimpl.decoding.loop import Row as Text
+from ....refimpl.decoding.loop import GeneratedSequence as Text
 from ....refimpl.decoding.loop import single
 from ..report import Row
-from ..streamed_reference import Given, Run, outputs
+from ..streamed_reference import Inputs, Precision, outputs
 from . import replay
-from .context import Climb
+from .context import VerifyContext
 
 GREEDY = 32  # tokens of the greedy comparison
 
 
-def greedy(climb: Climb) -> Iterator[Row]:
+def greedy(climb: VerifyContext) -> Iterator[Row]:
     """The tokens that the engine chooses are those that the specification would, given the same past."""
     golden, config = climb.golden, climb.bundle.config
     if config.decoder is None:
@@ -30,7 +30,7 @@ def greedy(climb: Climb) -> Iterator[Row]:
         return
     ids = np.array([[*prompt, *chosen[:-1]]])
     read = () if golden.source is None else (golden.source[first], golden.source_lengths[first])  # pyright: ignore[reportOptionalSubscript]
-    given, run = Given(ids, np.array([ids.shape[1]]), *read), Run(np.dtype(np.float32))
+    given, run = Inputs(ids, np.array([ids.shape[1]]), *read), Precision(np.dtype(np.float32))
     truth = outputs(config, climb.bundle.params(), given, [run])[0][0, len(prompt) - 1 :]
     best = truth.argmax(-1)
     gaps = truth.max(-1) - truth[np.arange(len(chosen)), chosen]

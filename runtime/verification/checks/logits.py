@@ -11,20 +11,20 @@ from ...ort.session import choose
 from ..golden import Says, largest, rms
 from ..report import Row, judged
 from . import replay
-from .context import Climb
+from .context import VerifyContext
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-def session(climb: Climb) -> Iterator[Row]:
+def session(climb: VerifyContext) -> Iterator[Row]:
     """The graph starts on the device that it was made for, and not on another one in silence."""
     engine = climb.engine
     provider = engine.session.get_providers()[0]  # pyright: ignore[reportAttributeAccessIssue]
     yield Row("ONNX Runtime starts on", provider, ok=True)
 
 
-def sharp(climb: Climb) -> Iterator[Row]:
+def sharp(climb: VerifyContext) -> Iterator[Row]:
     """The same graph with products of blocks in float, where no code can flip: every digit counts."""
     from ...ort.engine import OrtEngine
 
@@ -36,7 +36,7 @@ def sharp(climb: Climb) -> Iterator[Row]:
     yield from _errors("products in float", climb.golden.view(found), plain)
 
 
-def numbers(climb: Climb) -> Iterator[Row]:
+def numbers(climb: VerifyContext) -> Iterator[Row]:
     """What is said of the golden tokens, whole, and however the tokens are handed over."""
     golden, engine = climb.golden, climb.engine
     length = golden.tokens.shape[1]
@@ -64,7 +64,7 @@ def _errors(name: str, found: Array, says: Says) -> Iterator[Row]:
     yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget)
 
 
-def _way(climb: Climb, name: str, logits: Array) -> Row:
+def _way(climb: VerifyContext, name: str, logits: Array) -> Row:
     golden = climb.golden
     error = largest(golden.view(logits), golden.own.logits)
     return judged(f"{name}: largest error", error, golden.own.budget)

@@ -12,7 +12,7 @@ from ....refimpl.engine.protocol import Engine
 from ...text.tokenizer import Tokenizer
 from ..metrics import fidelity, likeness
 from ..report import Row, judged
-from .context import Climb
+from .context import VerifyContext
 
 WINDOW = 512
 PROSE = (
@@ -26,7 +26,7 @@ PROSE = (
 )
 
 
-def prose(climb: Climb) -> Iterator[Row]:
+def prose(climb: VerifyContext) -> Iterator[Row]:
     """What is said of a text, the text itself handed to both."""
     bundle, origin = climb.bundle, climb.source
     told, config = bundle.tokenizer, bundle.config
@@ -48,7 +48,7 @@ def prose(climb: Climb) -> Iterator[Row]:
 
 
 def _predictions(
-    climb: Climb, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
+    climb: VerifyContext, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
     """Predictions of the next token."""
     ids = tokenizer.encode(text)
@@ -62,7 +62,7 @@ def _predictions(
     yield Row("perplexity", found.perplexity, note=f"the specification's is {found.reference_perplexity:.4g}")
 
 
-def _divergence(climb: Climb, kl: float, note: str, exact: bool) -> Row:
+def _divergence(climb: VerifyContext, kl: float, note: str, exact: bool) -> Row:
     if exact:
         return judged("KL divergence over a text", kl, climb.golden.own.kl_budget, "nats", note)
     finite = None if np.isfinite(kl) else False
@@ -70,7 +70,7 @@ def _divergence(climb: Climb, kl: float, note: str, exact: bool) -> Row:
 
 
 def _likeness(
-    climb: Climb, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
+    climb: VerifyContext, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
     """What an encoder's head says, sentence by sentence."""
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]

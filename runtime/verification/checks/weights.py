@@ -22,13 +22,13 @@ from ...bundle.bundle import Bundle
 from ...bundle.weight_layout import Scheme
 from ..golden import digest
 from ..report import Row
-from .context import Climb
+from .context import VerifyContext
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-def weights(climb: Climb) -> Iterator[Row]:
+def weights(climb: VerifyContext) -> Iterator[Row]:
     """The weights, restored from the file, are the quantized specification's, to the integer."""
     names = list(trees.shapes(climb.bundle.config))
     dtype = np.dtype(climb.bundle.dtype)
@@ -55,7 +55,7 @@ def _equal(name: str, total: int, wrong: list[str]) -> Row:
     return Row(name, total - len(wrong), total, "leaves", not wrong, note)
 
 
-def source(climb: Climb) -> Iterator[Row]:
+def source(climb: VerifyContext) -> Iterator[Row]:
     """The weights are those of the source: quantized here again by the specification."""
     bundle, origin = climb.bundle, climb.source
     if origin is None:
@@ -74,19 +74,19 @@ def source(climb: Climb) -> Iterator[Row]:
     yield _equal("weights equal the source's", len(names), wrong)
 
 
-def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.Place, Array]:
+def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
     """The factors that smoothing used, as products hold them or read off the leaves that it divided: powers
     of two, or none.
 
     Places are smoothed for 8-bit codes only, and where no leaf is a file's own.
     """
-    found: dict[smooth.Place, Array] = {}
+    found: dict[smooth.SmoothingSite, Array] = {}
     schemes = bundle.manifest.schemes
     for place in smooth.streams(origin.config):
         for name in place.read:
             held = bundle.leaf(name) if name in schemes else None
             if isinstance(held, Blocks) and held.input_factor is not None:
-                found[smooth.Place((), (name,))] = 1 / held.input_factor
+                found[smooth.SmoothingSite((), (name,))] = 1 / held.input_factor
     for place in smooth.places(origin.config):
         read = [schemes[name] for name in (*place.made, *place.read) if name in schemes]
         if not read or any(scheme.native or scheme.bits != 8 for scheme in read):

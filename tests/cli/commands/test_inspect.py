@@ -135,7 +135,7 @@ def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
 
 def test_a_window_saves_cache_where_it_is_shorter():
     weights = dict.fromkeys(QUANTS, 100)
-    saved = inspect.savings(tiny_models.llama(window=32, groups=6), weights)
+    saved = inspect.savings(tiny_models.llama(window=32, kv_heads=6), weights)
     assert saved["window, cache"] == {"without": 2 * 2 * 6 * 16 * 2 * 128, "with": 2 * 2 * 6 * 16 * 2 * 32}
     assert "grouped queries, cache" not in saved, "each head has its own keys"
     assert "int8 weights" not in saved, "as many bytes are no saving"

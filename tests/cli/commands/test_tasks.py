@@ -9,7 +9,7 @@ import pytest
 from helpers import task_models, tiny_models
 from tfm.cli import console
 from tfm.refimpl.checkpoint.open import save_checkpoint
-from tfm.refimpl.config import Answer, Classify, Head, MaskedLM, Pool, Tag
+from tfm.refimpl.config import Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
 
 LABELS = ("O", "B-X", "I-X")
 HEADS: dict[str, Head] = {
@@ -17,7 +17,7 @@ HEADS: dict[str, Head] = {
     "tag": Tag(3),
     "fill": MaskedLM(tied=True),
     "embed": Pool("mean", unit=True),
-    "answer": Answer(),
+    "answer": QuestionAnswering(),
 }
 
 

@@ -21,17 +21,17 @@ from tfm.export.ops import model as mirror_model
 from tfm.export.targets import multi_head_attention
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.config import (
-    Answer,
     Classify,
     Config,
     Dense,
+    EmbeddingProjection,
     HeadNorm,
-    Inner,
     LayerNorm,
     Learned,
     MaskedLM,
     Plain,
     Pool,
+    QuestionAnswering,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -54,7 +54,7 @@ def text(config: Config, seed: int, b: int, t: int) -> dict[str, Any]:
     """The arguments of `encode` but the tree, by name."""
     rng = np.random.default_rng(seed)
     tables = spec_model.position_tables(np.arange(t), config=config)
-    types = config.embedding.types
+    types = config.embedding.token_types
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
         "lengths": rng.integers(0, t + 1, b),
@@ -171,14 +171,16 @@ def bert(head: Any) -> Config:
         replace(base, scale=0.5, attention=attention, mlp=Plain(40, "gelu", **norms))
         for attention in (
             plain,
-            replace(plain, position=Rope(100.0, 8), pattern=Window(3), qk_norm=each, clip=0.7),
+            replace(plain, position=Rope(100.0, 8), mask=Window(3), qk_norm=each, clip=0.7),
             replace(plain, position=RelativeBias(8, 20), qk_norm=HeadNorm(RMSNorm(1e-5), "all")),
         )
     )
     stack = replace(
         llama.decoder, layers=layers, final_norm=None, positions=Learned(128), first_norm=LayerNorm(1e-5)
     )
-    embedding = replace(llama.embedding, types=2, inner=Inner(48, bias=True, late=True))
+    embedding = replace(
+        llama.embedding, token_types=2, projection=EmbeddingProjection(48, bias=True, late=True)
+    )
     return replace(llama, embedding=embedding, decoder=None, encoder=stack, head=head)
 
 
@@ -188,7 +190,7 @@ def vaswani() -> Config:
     layer = replace(
         llama.decoder.layers[0], attention=replace(llama.decoder.layers[0].attention, position=None)
     )
-    cross = replace(layer.attention, heads=4, groups=4)
+    cross = replace(layer.attention, heads=4, kv_heads=4)
     encoder = replace(llama.decoder, layers=(layer,), positions=Sinusoidal())
     decoder = replace(llama.decoder, layers=(replace(layer, cross=cross),) * 2, positions=Sinusoidal())
     return replace(llama, encoder=encoder, decoder=decoder)
@@ -214,7 +216,7 @@ HEADS = (
     MaskedLM(tied=True, dense=Dense("gelu", norm=LayerNorm(1e-5))),
     Classify(5, dense=Dense("tanh")),
     Tag(3),
-    Answer(),
+    QuestionAnswering(),
     Pool("mean", unit=True),
     Pool("max"),
 )

@@ -20,7 +20,7 @@ from tfm.export.quantization.calibrate import choose
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config, Inner, Pool
+from tfm.refimpl.config import Config, EmbeddingProjection, Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
@@ -32,7 +32,7 @@ from tfm.runtime.verification.golden import digest
 from tfm.runtime.verification.verify import verify
 
 GATED = tiny_models.llama(vocabulary=256, bias=True)
-PLAIN = tiny_models.llama(vocabulary=256, bias=True, plain=True, kind="relu", tied=False, groups=6)
+PLAIN = tiny_models.llama(vocabulary=256, bias=True, plain=True, kind="relu", tied=False, kv_heads=6)
 MIXTURE = tiny_models.mixture(256)
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
 
@@ -140,10 +140,12 @@ def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
     assert len(np.unique(got)) > 50
 
 
-@pytest.mark.parametrize("inner", [None, Inner(32, bias=True), Inner(32, late=True)])
-def test_every_product_is_observed_once_with_what_it_multiplies(inner: Inner | None):
+@pytest.mark.parametrize(
+    "inner", [None, EmbeddingProjection(32, bias=True), EmbeddingProjection(32, late=True)]
+)
+def test_every_product_is_observed_once_with_what_it_multiplies(inner: EmbeddingProjection | None):
     """The inputs are those that the specification's products are given, from every window."""
-    config = replace(GATED, embedding=replace(GATED.embedding, inner=inner))
+    config = replace(GATED, embedding=replace(GATED.embedding, projection=inner))
     tree = tiny_models.weights(config)
     leaves = dict(params.flatten(tree))
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()

@@ -118,7 +118,9 @@ def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, A
     rng, rows = np.random.default_rng(seed), max(past) + time + 2
     tables = position_tables(np.arange(rows), config=config)
     b = len(past)
-    shapes = [(b, layer.attention.groups, rows, layer.attention.head_size) for layer in config.decoder.layers]
+    shapes = [
+        (b, layer.attention.kv_heads, rows, layer.attention.head_size) for layer in config.decoder.layers
+    ]
     floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, time)),
@@ -132,7 +134,7 @@ def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, A
 def fed(given: dict[str, Any], dtype: str, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The graph's inputs by name."""
     named = {n: given[n] for n in ("tokens", "past", "at")}
-    named |= {f"held.{size}": given["past"] for size in sizes}
+    named |= {f"window_length.{size}": given["past"] for size in sizes}
     for i, (cos, sin) in enumerate(given["tables"].values()):
         named |= {f"cos.{i}": cos.astype(dtype), f"sin.{i}": sin.astype(dtype)}
     for i, (k, v) in enumerate(given["cache"]):

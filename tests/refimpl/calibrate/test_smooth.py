@@ -12,7 +12,16 @@ from helpers.config_strategies import configs, encoders, pairs
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.calibrate.smooth import Place, apply, factors, folded, largest, places, powers, streams
+from tfm.refimpl.calibrate.smooth import (
+    SmoothingSite,
+    apply,
+    factors,
+    folded,
+    largest,
+    places,
+    powers,
+    streams,
+)
 from tfm.refimpl.config import Config, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
@@ -126,7 +135,7 @@ def test_smoothing_leaves_both_sides_in_proportion(seed: int, alpha: float):
 
 def test_heads_that_share_a_value_share_its_factor():
     """Of the query heads of one group the largest channel counts, on either side."""
-    place = Place(("v",), ("o",), repeats=2, head_size=3)
+    place = SmoothingSite(("v",), ("o",), repeats=2, head_size=3)
     x = np.array([1, 1, 16, 1, 4, 1, 9, 1, 1, 1, 1, 25.0])
     s = folded(place, x, lambda _: np.ones((12, 5)))
     assert s.tolist() == [1, 2, 4, 3, 1, 5]

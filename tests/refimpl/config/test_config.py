@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
     Alibi,
-    Answer,
     Attention,
     Classify,
     Config,
+    DecoderReader,
     Dense,
     DynamicNTK,
     Embedding,
+    EmbeddingProjection,
     HeadNorm,
-    Inner,
     LayerNorm,
     Learned,
     LinearScaling,
@@ -32,7 +32,7 @@ from tfm.refimpl.config import (
     LongRope,
     MaskedLM,
     MoE,
-    Reader,
+    QuestionAnswering,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -114,27 +114,27 @@ def mixed(**changed: Any) -> Any:
     return lambda: layer(LLAMA, mlp=replace(MoE(4, 2, 9, "silu", shared=8), **changed))
 
 
-def read_twice(reader: Reader) -> Config:
+def read_twice(reader: DecoderReader) -> Config:
     """A text that the decoder reads again, to say one of three things of it."""
     return replace(PAIR, decoder=None, reader=reader, head=Classify(3, "last"))
 
 
 LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.pair()
 CROSS = Attention(2, 2, 8)
-LAST = Reader(replace(PAIR.decoder, causal=True), 3)
+LAST = DecoderReader(replace(PAIR.decoder, causal=True), 3)
 HUGE = 2**40
 
 WRONG: list[tuple[Any, str]] = [
     (lambda: replace(LLAMA, context=0), "context must be 1 to 16777216, got 0"),
     (lambda: replace(LLAMA, embedding=Embedding(HUGE, 8)), "vocabulary must be 1 to"),
     (lambda: replace(LLAMA, embedding=Embedding(8, HUGE)), "width must be 1 to"),
-    (lambda: replace(ENCODER, embedding=Embedding(97, 48, types=0)), "token types must be 1 to"),
+    (lambda: replace(ENCODER, embedding=Embedding(97, 48, token_types=0)), "token types must be 1 to"),
     (lambda: replace(ENCODER, encoder=None), "a model must have an encoder or a decoder, got neither"),
     (
         lambda: replace(ENCODER, head=LM(True)),
         "a decoder's head must be LM, an encoder's another one, got LM",
     ),
-    (lambda: replace(LLAMA, head=Answer()), "an encoder's another one, got Answer"),
+    (lambda: replace(LLAMA, head=QuestionAnswering()), "an encoder's another one, got QuestionAnswering"),
     (lambda: replace(ENCODER, head=Tag(0)), "labels must be 1 to 1048576, got 0"),
     (lambda: replace(ENCODER, head=Classify(HUGE)), "labels must be 1 to"),
     (lambda: stack(LLAMA, layers=()), "decoder: number of layers must be 1 to 1024, got 0"),
@@ -149,11 +149,11 @@ WRONG: list[tuple[Any, str]] = [
         lambda: replace(stack(LLAMA, positions=Sinusoidal()), embedding=Embedding(97, 47)),
         "sinusoidal positions need an even width, got 47",
     ),
-    (lambda: attention(LLAMA, heads=7), "decoder layer 0: heads must be a multiple of groups, got 7 and 2"),
+    (lambda: attention(LLAMA, heads=7), "decoder layer 0: heads must be a multiple of kv_heads, got 7 and 2"),
     (lambda: attention(LLAMA, heads=0), "layer 0: heads must be 1 to 4096, got 0"),
-    (lambda: attention(LLAMA, groups=True), "layer 0: groups must be 1 to 4096, got True"),
+    (lambda: attention(LLAMA, kv_heads=True), "layer 0: kv_heads must be 1 to 4096, got True"),
     (lambda: attention(LLAMA, head_size=HUGE), "layer 0: head_size must be"),
-    (lambda: attention(LLAMA, pattern=Window(0)), "layer 0: window must be"),
+    (lambda: attention(LLAMA, mask=Window(0)), "layer 0: window must be"),
     (lambda: layer(LLAMA, mlp=replace(LLAMA.decoder.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
     (mixed(width=0), "layer 0: mlp width must be 1 to"),
     (mixed(experts=0), "layer 0: experts must be 1 to 65536, got 0"),
@@ -189,11 +189,11 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, cross=replace(CROSS, heads=3)),
         "layer 0: cross-attention: heads must be a multiple",
     ),
-    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, pattern, clip"),
-    (lambda: layer(PAIR, cross=replace(CROSS, pattern=Window(2))), "must have no position, pattern, clip"),
+    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, mask, clip"),
+    (lambda: layer(PAIR, cross=replace(CROSS, mask=Window(2))), "must have no position, mask, clip"),
     (
         lambda: layer(PAIR, cross=replace(CROSS, qk_norm=HeadNorm(RMSNorm(1e-6)))),
-        "must have no position, pattern, clip",
+        "must have no position, mask, clip",
     ),
     (
         lambda: attention(PAIR, position=RelativeBias(8, 9)),
@@ -203,17 +203,23 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, scale=0.0), "decoder.layers[0].scale must be positive"),
     (lambda: attention(LLAMA, clip=0.0), "attention.clip must be positive"),
     (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "position.scale must be positive"),
-    (lambda: layer(PAIR, cross=replace(CROSS, clip=1.0)), "must have no position, pattern, clip or norm"),
+    (lambda: layer(PAIR, cross=replace(CROSS, clip=1.0)), "must have no position, mask, clip or norm"),
     (
         lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5))),
         "layer 0: a norm of queries and keys must have a weight and no bias, got LayerNorm(eps=1e-05, bias",
     ),
     (lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5, False, False))), "must have a weight and no"),
-    (lambda: embedding(LLAMA, types=2), "token types are an encoder's, got 2 for a decoder alone"),
-    (lambda: embedding(LLAMA, inner=Inner(0)), "width of the tables must be 1 to 1048576, got 0"),
-    (lambda: embedding(PAIR, inner=Inner(8)), "a model with two stacks has one width, got an inner one"),
+    (lambda: embedding(LLAMA, token_types=2), "token types are an encoder's, got 2 for a decoder alone"),
     (
-        lambda: embedding(ENCODER, inner=Inner(8)),
+        lambda: embedding(LLAMA, projection=EmbeddingProjection(0)),
+        "width of the tables must be 1 to 1048576, got 0",
+    ),
+    (
+        lambda: embedding(PAIR, projection=EmbeddingProjection(8)),
+        "a model with two stacks has one width, got an inner one",
+    ),
+    (
+        lambda: embedding(ENCODER, projection=EmbeddingProjection(8)),
         "a tied output must have the width of the tables, 8, got 48",
     ),
     (
@@ -222,13 +228,13 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda: replace(ENCODER, head=Tag(2, Dense(None, width=0))), "head's dense map must be 1 to 1048576"),
     (
-        lambda: embedding(stack(LLAMA, positions=Sinusoidal()), inner=Inner(7, late=True)),
+        lambda: embedding(stack(LLAMA, positions=Sinusoidal()), projection=EmbeddingProjection(7, late=True)),
         "decoder: sinusoidal positions need an even width, got 7",
     ),
     (lambda: attention(ENCODER, "encoder", kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
     (
         lambda: layer(PAIR, cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
-        "pattern, clip or norm of heads, nor kv",
+        "mask, clip or norm of heads, nor kv",
     ),
     (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: stack(LLAMA, final_norm=RMSNorm(0.0)), "decoder.final_norm.eps must be positive"),
@@ -249,7 +255,7 @@ WRONG: list[tuple[Any, str]] = [
         "layer 0: yarn needs a rotary theta above 1, got 1.0",
     ),
     (lambda: replace(LLAMA, decoder=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
-    (lambda: read_twice(Reader(PAIR.decoder, 3)), "a reader's stack must be causal"),
+    (lambda: read_twice(DecoderReader(PAIR.decoder, 3)), "a reader's stack must be causal"),
     (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
     (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
     (lambda: replace(PAIR, reader=LAST), "a reader must have an encoder whose output it reads, and no"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
 from tfm.refimpl.decoding.beam import Hypothesis, Search, search
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
@@ -163,7 +163,7 @@ def test_beams_enough_find_the_best_of_all_texts(seed: int, stop: int, penalty: 
 
 @given(seeds, st.integers(0, N - 1), st.integers(1, 9))
 def test_one_beam_is_greedy(seed: int, stop: int, steps: int):
-    row = Row(PROMPT, stop_ids=frozenset({stop}), max_new_tokens=steps)
+    row = GeneratedSequence(PROMPT, stop_ids=frozenset({stop}), max_new_tokens=steps)
     list(single(Table(seed), row))
     wanted = Search(PROMPT, 1, stop_ids=frozenset({stop}), max_new_tokens=steps, early_stopping=True)
     (found,) = search(Table(seed), wanted)

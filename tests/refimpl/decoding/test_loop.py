@@ -7,7 +7,7 @@ import pytest
 from helpers import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.decoding.loop import Row, prefill, room, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, prefill, room, single
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
@@ -18,7 +18,7 @@ PROMPT = [5, 17, 80, 3]
 HOT = Sampler(temperature=2.0)
 
 
-def run(row: Row, **given_: object) -> list[int]:
+def run(row: GeneratedSequence, **given_: object) -> list[int]:
     return list(single(ENGINE, row, **given_))
 
 
@@ -32,7 +32,7 @@ def uncached(prompt: list[int], count: int) -> list[int]:
 
 
 def test_greedy_is_the_same_with_and_without_a_cache():
-    row = Row(PROMPT, max_new_tokens=8)
+    row = GeneratedSequence(PROMPT, max_new_tokens=8)
     assert run(row) == uncached(PROMPT, 8)
     assert row.tokens == uncached(PROMPT, 8)
     assert row.finished == "length"
@@ -40,7 +40,7 @@ def test_greedy_is_the_same_with_and_without_a_cache():
 
 @given(st.integers(1, 6))
 def test_chunks_change_nothing(chunk: int):
-    assert run(Row(PROMPT, max_new_tokens=4), chunk=chunk) == uncached(PROMPT, 4)
+    assert run(GeneratedSequence(PROMPT, max_new_tokens=4), chunk=chunk) == uncached(PROMPT, 4)
 
 
 @given(st.integers(0, 3))
@@ -48,39 +48,39 @@ def test_a_cache_may_hold_a_prefix(held: int):
     cache = ENGINE.start(1)
     if held:
         _, cache = ENGINE.step(np.array([PROMPT[:held]]), cache)
-    assert run(Row(PROMPT, max_new_tokens=4), cache=cache) == uncached(PROMPT, 4)
+    assert run(GeneratedSequence(PROMPT, max_new_tokens=4), cache=cache) == uncached(PROMPT, 4)
 
 
 def test_a_cache_that_holds_all_is_refused():
     _, cache = ENGINE.step(np.array([PROMPT]), ENGINE.start(1))
     with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 4 of 4"):
-        run(Row(PROMPT), cache=cache)
+        run(GeneratedSequence(PROMPT), cache=cache)
 
 
 def test_a_seed_gives_the_same_text_again():
-    texts = [run(Row(PROMPT, HOT, seed=s, row=r)) for s, r in ((1, 0), (1, 0), (2, 0), (1, 1))]
+    texts = [run(GeneratedSequence(PROMPT, HOT, seed=s, row=r)) for s, r in ((1, 0), (1, 0), (2, 0), (1, 1))]
     assert texts[0] == texts[1]
     assert len({tuple(t) for t in texts}) == 3
 
 
 def test_one_uniform_number_a_token():
     """(seed, row) seeds the row's own numbers: texts don't depend on neighbours."""
-    row, logits = Row(PROMPT, HOT, seed=3, row=2), np.zeros(97, np.float32)
+    row, logits = GeneratedSequence(PROMPT, HOT, seed=3, row=2), np.zeros(97, np.float32)
     us = np.random.default_rng([3, 2]).random(5)
     assert [row.accept(logits) for _ in range(5)] == [int(u * 97) for u in us]
 
 
 def test_a_stop_token_ends_and_is_not_kept():
-    tokens = run(Row(PROMPT, HOT, max_new_tokens=8))
+    tokens = run(GeneratedSequence(PROMPT, HOT, max_new_tokens=8))
     at = next(i for i in range(3, 8) if tokens[i] not in tokens[:i])
-    row = Row(PROMPT, HOT, stop_ids=frozenset({tokens[at]}), max_new_tokens=8)
+    row = GeneratedSequence(PROMPT, HOT, stop_ids=frozenset({tokens[at]}), max_new_tokens=8)
     assert run(row) == tokens[:at]
     assert row.tokens == tokens[:at]
     assert row.finished == "stop"
 
 
 def test_the_reader_may_end_it():
-    row, found = Row(PROMPT, max_new_tokens=8), []
+    row, found = GeneratedSequence(PROMPT, max_new_tokens=8), []
     for token in single(ENGINE, row):
         found.append(token)
         if len(found) == 2:
@@ -91,7 +91,7 @@ def test_the_reader_may_end_it():
 
 def test_the_cache_comes_back():
     """All but the last token are in it: that one was never read."""
-    steps = single(ENGINE, Row(PROMPT, max_new_tokens=3))
+    steps = single(ENGINE, GeneratedSequence(PROMPT, max_new_tokens=3))
     for _ in range(3):
         next(steps)
     with pytest.raises(StopIteration) as end:
@@ -100,7 +100,7 @@ def test_the_cache_comes_back():
 
 
 def test_the_penalty_sees_prompt_and_answer():
-    row = Row([0], Sampler(repetition_penalty=1000.0))
+    row = GeneratedSequence([0], Sampler(repetition_penalty=1000.0))
     logits = np.full(97, 1.0, np.float32)
     assert [row.accept(logits) for _ in range(3)] == [1, 2, 3]
 
@@ -111,7 +111,7 @@ def test_output_is_clipped_to_the_room_left(prompt: int, wanted: int):
 
 
 def test_the_context_is_filled_to_the_end():
-    row = Row([1] * 20, max_new_tokens=100)
+    row = GeneratedSequence([1] * 20, max_new_tokens=100)
     assert len(run(row)) == 4
     assert (row.max_new_tokens, row.finished) == (4, "length")
 
@@ -126,11 +126,11 @@ def test_the_context_is_filled_to_the_end():
 )
 def test_a_prompt_that_does_not_fit_is_refused(prompt: int, message: str):
     with pytest.raises(LimitError, match=message):
-        run(Row([1] * prompt))
+        run(GeneratedSequence([1] * prompt))
 
 
 def test_nothing_wanted_gives_nothing():
-    row = Row(PROMPT, max_new_tokens=0)
+    row = GeneratedSequence(PROMPT, max_new_tokens=0)
     assert run(row) == []
     assert row.finished == "length"
 

@@ -17,7 +17,7 @@ from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.decoding import loop, speculative
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.sampling import Sampler, probabilities
 from tfm.refimpl.decoding.speculative import Draft, DraftModel, Lookup, accepts, residual, speculate
 from tfm.refimpl.errors import LimitError
@@ -80,7 +80,9 @@ class Paths:
             self.taken.append((following, rest))
 
 
-def distribution(monkeypatch: pytest.MonkeyPatch, program: Callable[[], Row]) -> dict[tuple[Any, ...], float]:
+def distribution(
+    monkeypatch: pytest.MonkeyPatch, program: Callable[[], GeneratedSequence]
+) -> dict[tuple[Any, ...], float]:
     """The exact probability of each text that a driver can make: every draw of it becomes a choice."""
     paths = Paths()
 
@@ -101,7 +103,7 @@ def distribution(monkeypatch: pytest.MonkeyPatch, program: Callable[[], Row]) ->
 class Fixed:
     """Proposes the same tokens always, certain of them."""
 
-    def propose(self, row: Row, count: int) -> Draft:
+    def propose(self, row: GeneratedSequence, count: int) -> Draft:
         return Draft([0, 1, 1][:count], [None] * min(count, 3))
 
 
@@ -123,15 +125,17 @@ def test_the_distribution_is_kept_exactly(
         target, other, prompt = Table(seed), Table(seed + 100), [1, 2, 0, 1]
         stops = frozenset({2} if seed else ())
 
-        def row(stops: frozenset[int] = stops, prompt: list[int] = prompt) -> Row:
-            return Row(prompt, sampler, stops, 4)
+        def row(stops: frozenset[int] = stops, prompt: list[int] = prompt) -> GeneratedSequence:
+            return GeneratedSequence(prompt, sampler, stops, 4)
 
-        def plain(target: Table = target, row: Callable[[], Row] = row) -> Row:
+        def plain(target: Table = target, row: Callable[[], GeneratedSequence] = row) -> GeneratedSequence:
             made = row()
             list(single(target, made))
             return made
 
-        def drafted(target: Table = target, other: Table = other, row: Callable[[], Row] = row) -> Row:
+        def drafted(
+            target: Table = target, other: Table = other, row: Callable[[], GeneratedSequence] = row
+        ) -> GeneratedSequence:
             drafter = {"model": DraftModel(other, target), "lookup": Lookup(), "fixed": Fixed()}[kind]
             made = row()
             list(speculate(target, made, drafter, ahead=2))
@@ -173,7 +177,7 @@ def test_samples_have_the_distribution() -> None:
         expected[a, b, c] = table[1][2][a] * table[2][a][b] * table[a][b][c]
     seen, drafter = np.zeros((3, 3, 3)), DraftModel(draft, target)
     for i in range(count):
-        row = Row([1, 2], sampler, max_new_tokens=3, seed=11, row=i)
+        row = GeneratedSequence([1, 2], sampler, max_new_tokens=3, seed=11, row=i)
         assert list(speculate(target, row, drafter, ahead=2)) == row.tokens
         seen[tuple(row.tokens)] += 1
     chi_square = ((seen - count * expected) ** 2 / (count * expected)).sum()
@@ -184,7 +188,9 @@ def test_samples_have_the_distribution() -> None:
 @given(seeds, st.sampled_from(("model", "itself", "lookup")), st.integers(1, 5), st.integers(1, 20))
 def test_greedy_is_greedy(seed: int, kind: str, ahead: int, steps: int):
     target, other = Table(seed, n=7), Table(seed + 1, n=7)
-    row, wanted = (Row([3, 1, 4, 1], stop_ids=frozenset({5}), max_new_tokens=steps) for _ in range(2))
+    row, wanted = (
+        GeneratedSequence([3, 1, 4, 1], stop_ids=frozenset({5}), max_new_tokens=steps) for _ in range(2)
+    )
     drafter = {
         "model": DraftModel(other, target), "itself": DraftModel(Table(seed, n=7), target), "lookup": Lookup()
     }[kind]  # fmt: skip
@@ -207,7 +213,7 @@ def test_a_draft_of_the_model_itself_is_always_accepted() -> None:
     """Penalties and bans look at the same text in draft and model, so p = q, and steps are the fewest."""
     sampler = Sampler(temperature=1.0, frequency_penalty=2.0, no_repeat_ngram=3, min_new_tokens=6, top_k=3)
     for seed in range(40):
-        target, row = Table(seed, n=5), Row([1, 2], sampler, frozenset({0}), 13, seed)
+        target, row = Table(seed, n=5), GeneratedSequence([1, 2], sampler, frozenset({0}), 13, seed)
         list(speculate(target, row, DraftModel(Table(seed, n=5), target), ahead=3))
         made = len(row.tokens) + (row.finished == "stop")
         assert made > 6
@@ -215,7 +221,7 @@ def test_a_draft_of_the_model_itself_is_always_accepted() -> None:
 
 
 def test_a_reader_may_end_it_amid_a_draft() -> None:
-    target, row = Table(1, n=5), Row([1, 2], max_new_tokens=20)
+    target, row = Table(1, n=5), GeneratedSequence([1, 2], max_new_tokens=20)
     drive, made = speculate(target, row, DraftModel(Table(1, n=5), target), ahead=4), []
     while True:
         try:
@@ -234,13 +240,13 @@ def test_drafts_stay_in_the_context() -> None:
     """The model's own and the draft's, which proposes nothing where it has no more room."""
     for mine, other in ((9, 64), (64, 9), (9, 9)):
         target, draft = Table(2, n=5, context=mine), Table(2, n=5, context=other)
-        row, wanted = (Row([1, 2, 3], max_new_tokens=15) for _ in range(2))
+        row, wanted = (GeneratedSequence([1, 2, 3], max_new_tokens=15) for _ in range(2))
         assert list(speculate(target, row, DraftModel(draft, target))) == list(single(target, wanted))
 
 
 def test_lookup_by_hand() -> None:
     def proposed(text: list[int], count: int, longest: int = 3) -> list[int]:
-        draft = Lookup(longest).propose(Row(text[:2], tokens=text[2:]), count)
+        draft = Lookup(longest).propose(GeneratedSequence(text[:2], tokens=text[2:]), count)
         assert draft.drawn_from == [None] * len(draft.tokens)
         return draft.tokens
 
@@ -255,12 +261,12 @@ def test_lookup_by_hand() -> None:
 
 def test_a_draft_model_reads_only_what_is_new() -> None:
     target, draft = Table(0, n=5), Table(1, n=5)
-    drafter, row = DraftModel(draft, target), Row([1, 2, 3], max_new_tokens=12)
+    drafter, row = DraftModel(draft, target), GeneratedSequence([1, 2, 3], max_new_tokens=12)
     list(speculate(target, row, drafter, ahead=3))
     assert drafter._held == drafter._cache.text
-    again = Row([1, 2, 4], max_new_tokens=5)
+    again = GeneratedSequence([1, 2, 4], max_new_tokens=5)
     assert list(speculate(target, again, drafter, ahead=3)) == list(
-        single(target, Row([1, 2, 4], max_new_tokens=5))
+        single(target, GeneratedSequence([1, 2, 4], max_new_tokens=5))
     )
     with pytest.raises(LimitError, match="must have the model's vocabulary of 5, it has 4"):
         DraftModel(Table(0, n=4), target)
@@ -271,9 +277,11 @@ def test_all_engines_agree(engines: list[Any]) -> None:
     prompt = [5, 17, 8, 3, 5, 17]
     for sampler in (Sampler(), Sampler(temperature=1.0, top_k=5)):
         for drafter in (lambda engine: Lookup(), lambda engine: DraftModel(engines[0], engine)):
-            texts = [Row(prompt, sampler, max_new_tokens=30) for _ in engines]
+            texts = [GeneratedSequence(prompt, sampler, max_new_tokens=30) for _ in engines]
             for engine, row in zip(engines, texts, strict=True):
                 assert len(list(speculate(engine, row, drafter(engine), ahead=3))) == 30
             assert all(row.tokens == texts[0].tokens for row in texts[1:])
             if sampler.greedy:
-                assert list(single(engines[0], Row(prompt, max_new_tokens=30))) == texts[0].tokens
+                assert (
+                    list(single(engines[0], GeneratedSequence(prompt, max_new_tokens=30))) == texts[0].tokens
+                )

@@ -70,7 +70,7 @@ MODELS = {
 }
 first = tiny_models.encoder().encoder
 assert first is not None
-near = dataclasses.replace(first.layers[0].attention, pattern=Window(2), scale=0.3, softcap=2.0)
+near = dataclasses.replace(first.layers[0].attention, mask=Window(2), scale=0.3, softcap=2.0)
 MODELS["encoder, window"] = dataclasses.replace(
     tiny_models.encoder(),
     encoder=dataclasses.replace(first, layers=(dataclasses.replace(first.layers[0], attention=near),)),

@@ -98,7 +98,7 @@ LLAMA3 = {
         ({"hidden_size": 0}, "hidden_size must be at least 1"),
         ({"hidden_size": 2**40, "head_dim": 8}, "width must be 1 to"),
         ({"num_hidden_layers": 2**62}, "number of layers"),
-        ({"num_key_value_heads": 3}, "heads must be a multiple of groups"),
+        ({"num_key_value_heads": 3}, "heads must be a multiple of kv_heads"),
         ({"head_dim": 7}, "rotary dims must be even"),
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
@@ -303,7 +303,7 @@ def test_both_spellings_of_rope():
 
 def test_window_absent_null_and_given():
     windows = {
-        label: read_config({"model_type": "mistral", **SIZES, **keys})[0].decoder.layers[0].attention.pattern
+        label: read_config({"model_type": "mistral", **SIZES, **keys})[0].decoder.layers[0].attention.mask
         for label, keys in {
             "absent": {},
             "null": {"sliding_window": None},

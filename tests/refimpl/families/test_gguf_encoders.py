@@ -50,8 +50,8 @@ def outputs(checkpoint: Checkpoint, seed: int) -> Iterator[np.ndarray]:
     params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     engine, lengths = NumpyEngine(config, params), np.array([config.context, 5])
     tokens = rng.integers(PAD + 1, config.embedding.vocabulary, (2, config.context))
-    types = rng.integers(0, config.embedding.types or 1, tokens.shape)
-    given = (tokens, lengths, None if config.embedding.types is None else types)
+    types = rng.integers(0, config.embedding.token_types or 1, tokens.shape)
+    given = (tokens, lengths, None if config.embedding.token_types is None else types)
     real = np.arange(config.context) < lengths[:, None]
     yield engine.encode(*given)[real]
     yield engine.predict(*given)

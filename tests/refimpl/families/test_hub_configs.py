@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tfm.refimpl.config import LM, Full, LinearScaling, MoE, Rope, Window
+from tfm.refimpl.config import LM, FullAttention, LinearScaling, MoE, Rope, Window
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
 
@@ -60,7 +60,11 @@ def test_gemma_says_gelu_and_means_its_approximation():
 
 def test_gemma_2():
     config = read(GEMMA_2)
-    assert [layer.attention.pattern for layer in config.layers[:3]] == [Window(4096), Full(), Window(4096)]
+    assert [layer.attention.mask for layer in config.layers[:3]] == [
+        Window(4096),
+        FullAttention(),
+        Window(4096),
+    ]
     assert {(layer.attention.scale, layer.attention.softcap) for layer in config.layers} == {(1 / 12, 50.0)}
     assert config.head == LM(tied=True, softcap=30.0)
     assert config.embedding.scale == 8
@@ -72,7 +76,7 @@ def test_gemma_3_has_two_thetas_and_scales_one():
     near, far = Rope(1e4, 32), Rope(1e6, 32, scaling=LinearScaling(8.0))
     layers = read(GEMMA_3).layers
     assert [layer.attention.position for layer in layers] == [near] * 5 + [far, near]
-    assert [layer.attention.pattern for layer in layers] == [Window(512)] * 5 + [Full(), Window(512)]
+    assert [layer.attention.mask for layer in layers] == [Window(512)] * 5 + [FullAttention(), Window(512)]
     newer = {k: v for k, v in GEMMA_3.items() if k != "sliding_window_pattern"}
     types = ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"]
     assert read(newer, layer_types=types, _sliding_window_pattern=6) == read(GEMMA_3)

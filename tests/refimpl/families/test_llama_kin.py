@@ -14,7 +14,7 @@ from families import ROWS
 from families.kit import SIZES
 from helpers.float64 import exactly, random
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import Config, Full, LongRope, Rope, Window
+from tfm.refimpl.config import Config, FullAttention, LongRope, Rope, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
@@ -31,7 +31,7 @@ def read(name: str, **keys: Any) -> Config:
 
 def seen(config: Config) -> list[int | None]:
     """The window of each layer."""
-    patterns = [layer.attention.pattern for layer in config.layers]
+    patterns = [layer.attention.mask for layer in config.layers]
     return [p.size if isinstance(p, Window) else None for p in patterns]
 
 
@@ -77,7 +77,7 @@ def test_granites_ones_are_nothing():
         None,
         1.0,
     )
-    assert config.layers[0].attention.pattern == Full()
+    assert config.layers[0].attention.mask == FullAttention()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("phi3", "longrope"), ("llama", "dynamic")])

@@ -11,7 +11,7 @@ from helpers.config_strategies import encoders, pairs
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Classify, Config, Full, Learned, MaskedLM, Pool
+from tfm.refimpl.config import Classify, Config, FullAttention, Learned, MaskedLM, Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.ops.encoder import predict
@@ -33,7 +33,7 @@ def unplaced(config: Config) -> Config:
     """The encoder without anything that tells of an order."""
     assert config.encoder is not None
     layers = tuple(
-        replace(layer, attention=replace(layer.attention, position=None, pattern=Full()))
+        replace(layer, attention=replace(layer.attention, position=None, mask=FullAttention()))
         for layer in config.encoder.layers
     )
     bare = replace(config.encoder, layers=layers, positions=None, causal=False)
@@ -65,8 +65,8 @@ def test_padding_and_neighbours_change_nothing(config: Config, seed: int, length
     """A row of a batch, padded on the right, is the row alone: its vectors, and what the head says."""
     numpy, ids = engine(config), tokens(seed, config, len(lengths), max(lengths))
     types = None
-    if config.embedding.types is not None:
-        types = np.random.default_rng(seed).integers(0, config.embedding.types, ids.shape)
+    if config.embedding.token_types is not None:
+        types = np.random.default_rng(seed).integers(0, config.embedding.token_types, ids.shape)
     states, said = (f(ids, np.array(lengths), types) for f in (numpy.encode, numpy.predict))
     for row, n in enumerate(lengths):
         alone = ids[row : row + 1, :n], None, None if types is None else types[row : row + 1, :n]
@@ -118,7 +118,7 @@ def test_an_encoder_is_its_formula():
     numpy = engine(config)
     tree = numpy.params
     e, s = tree["embedding"], tree["encoder"]
-    x = norm(e["table"][[3, 5]] + e["types"][[0, 1]] + s["positions"][:2], s["first_norm"])
+    x = norm(e["table"][[3, 5]] + e["token_types"][[0, 1]] + s["positions"][:2], s["first_norm"])
     layer = s["layers"][0]
     q, k, v = (x @ layer["attn"][f"w{n}"] + layer["attn"][f"b{n}"] for n in "qkv")
     weights = np.exp(q @ k.T / 4)

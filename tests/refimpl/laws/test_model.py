@@ -104,7 +104,7 @@ def test_the_future_is_not_seen(config: Config, seed: int):
 
 def test_a_model_is_its_formula():
     """One layer written out, so that residuals, norms and scales stand where the Config says."""
-    config = tiny_models.llama(layers=1, head_size=16, heads=1, groups=1, width=16)
+    config = tiny_models.llama(layers=1, head_size=16, heads=1, kv_heads=1, width=16)
     tree = tiny_models.weights(config, dtype=np.float64)
     leaf = dict(params.flatten(tree))
     ids = np.array([[3, 5]])

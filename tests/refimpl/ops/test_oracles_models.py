@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
     Alibi,
-    Answer,
     Attention,
     Classify,
     Config,
@@ -31,6 +30,7 @@ from tfm.refimpl.config import (
     Learned,
     MaskedLM,
     Plain,
+    QuestionAnswering,
     Stack,
     Tag,
 )
@@ -156,7 +156,7 @@ def leaves_of(config: Config, table: dict[str, str], w: dict[str, np.ndarray]) -
 NORM = LayerNorm(1e-12)
 BERT = {
     "embedding.table": "bert.embeddings.word_embeddings.weight",
-    "embedding.types": "bert.embeddings.token_type_embeddings.weight",
+    "embedding.token_types": "bert.embeddings.token_type_embeddings.weight",
     "encoder.positions": "bert.embeddings.position_embeddings.weight",
     "encoder.first_norm.weight": "bert.embeddings.LayerNorm.weight",
     "encoder.first_norm.bias": "bert.embeddings.LayerNorm.bias",
@@ -188,7 +188,7 @@ TASKS: list[tuple[Any, Head, dict[str, str]]] = [
     (transformers.BertForMaskedLM, MaskedLM(True, Dense("gelu", norm=NORM)), {}),
     (transformers.BertForSequenceClassification, Classify(4, dense=Dense("tanh")), POOLER | OUT),
     (transformers.BertForTokenClassification, Tag(4), OUT),
-    (transformers.BertForQuestionAnswering, Answer(), ANSWER),
+    (transformers.BertForQuestionAnswering, QuestionAnswering(), ANSWER),
 ]
 
 
@@ -197,7 +197,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
     """Pairs of texts of unequal length, with each head."""
     sizes = {"vocab_size": 31, "hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": HEADS, "max_position_embeddings": 9}
-    labels = 2 if isinstance(head, Answer) else 4
+    labels = 2 if isinstance(head, QuestionAnswering) else 4
     theirs = transformers.BertConfig(**sizes, num_labels=labels, attn_implementation="eager")
     model = random(kind(theirs))
     place: dict[str, Any] = {"after": NORM}
@@ -206,7 +206,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
         Plain(HIDDEN, "gelu", True, **place),
     )
     stack = Stack((layer, layer), None, Learned(9), NORM)
-    config = Config(Embedding(31, WIDTH, types=2), None, head, 9, stack)
+    config = Config(Embedding(31, WIDTH, token_types=2), None, head, 9, stack)
     engine = NumpyEngine(config, leaves_of(config, BERT | more, weights(model)))
     rng = np.random.default_rng(0)
     ids, types = rng.integers(0, 31, (2, 5)), rng.integers(0, 2, (2, 5))
@@ -219,7 +219,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
     )
     equal(engine.encode(ids, LENGTHS, types)[REAL], out.hidden_states[-1].numpy()[REAL], EXACT)
     got = engine.predict(ids, LENGTHS, types)
-    if isinstance(head, Answer):
+    if isinstance(head, QuestionAnswering):
         wanted = torch.stack([out.start_logits, out.end_logits], -1).numpy()
     else:
         wanted = out.logits.numpy()

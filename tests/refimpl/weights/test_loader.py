@@ -183,7 +183,7 @@ def test_another_name_of_a_tensor_and_the_lines_of_a_head():
 def test_unpermuting_gives_halves_from_pairs():
     heads, size = 3, 8
     table = "decoder.layers.{i}.attn.wq <- q : unpermute transpose\n"
-    config = tiny_models.llama(layers=1, width=4, heads=heads, groups=1, head_size=size)
+    config = tiny_models.llama(layers=1, width=4, heads=heads, kv_heads=1, head_size=size)
     rest = "\n".join(f"{k} <- {k}" for k in params.shapes(config) if not k.endswith("wq"))
     tensors = {k: v for k, v in params.flatten(tiny_models.weights(config)) if not k.endswith("wq")}
     plain = np.arange(heads * size * 4, dtype=np.float32).reshape(heads * size, 4)
@@ -194,7 +194,7 @@ def test_unpermuting_gives_halves_from_pairs():
 
 
 def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
-    plain = tiny_models.llama(layers=1, heads=3, groups=1)
+    plain = tiny_models.llama(layers=1, heads=3, kv_heads=1)
     attention = replace(plain.layers[0].attention, qk_norm=HeadNorm(RMSNorm(1e-5), "each"))
     assert plain.decoder is not None
     layers = (replace(plain.layers[0], attention=attention),)

@@ -12,7 +12,7 @@ from tfm.cli.commands import inspect
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.speculative import DraftModel, Lookup, speculate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
@@ -49,8 +49,8 @@ def small(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "piece", 4)
 
 
-def row(seed: int = 0) -> Row:
-    return Row(np.roll(PROMPT, seed)[: 31 - 6 * seed].tolist(), max_new_tokens=40)
+def row(seed: int = 0) -> GeneratedSequence:
+    return GeneratedSequence(np.roll(PROMPT, seed)[: 31 - 6 * seed].tolist(), max_new_tokens=40)
 
 
 def spoken(engine: Any) -> dict[str, list[int]]:
@@ -89,8 +89,8 @@ def test_a_draft_model_reads_another_text_anew(small: None, engine: OrtEngine) -
     """One whose beginning it holds, but no more what its windows saw there."""
     drafter = DraftModel(engine, SPEC)
     for prompt in (PROMPT, [*PROMPT[:3], *PROMPT[:2:-1]]):
-        drafted = speculate(engine, Row(prompt, max_new_tokens=30), drafter)
-        assert list(drafted) == list(single(SPEC, Row(prompt, max_new_tokens=30)))
+        drafted = speculate(engine, GeneratedSequence(prompt, max_new_tokens=30), drafter)
+        assert list(drafted) == list(single(SPEC, GeneratedSequence(prompt, max_new_tokens=30)))
 
 
 def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:

@@ -43,7 +43,7 @@ from tfm.runtime.ort import engine as runtime
 
 CONFIGS = {
     "full": tiny_models.llama(context=40),
-    "window": tiny_models.llama(context=40, window=5, heads=4, groups=4, tied=False, bias=True),
+    "window": tiny_models.llama(context=40, window=5, heads=4, kv_heads=4, tied=False, bias=True),
     "mixed": tiny_models.mixed(context=60),
     "added": tiny_models.added(context=40),
     "pair": replace(tiny_models.pair(), context=40),

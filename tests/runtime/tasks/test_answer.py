@@ -7,13 +7,13 @@ import pytest
 from helpers import task_models, text_strategies
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Answer
+from tfm.refimpl.config import QuestionAnswering
 from tfm.refimpl.errors import LimitError
 from tfm.runtime.tasks.answer import best_spans, widened, windows
 from tfm.runtime.text.tokenizer import Tokenizer
 from transformers.pipelines.document_question_answering import select_starts_ends
 
-CONFIG = task_models.config(Answer())
+CONFIG = task_models.config(QuestionAnswering())
 WORDS = ["the", "cat", "is", "catting", "x,", "Is"]
 SOME = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
 TOKENIZER = Tokenizer(task_models.WORDS.to_str(), task_models.SIZE)
@@ -97,7 +97,7 @@ def test_windows_find_what_the_whole_text_finds() -> None:
 
 
 def test_what_is_refused() -> None:
-    model = task_models.tiny_reader(Answer())
+    model = task_models.tiny_reader(QuestionAnswering())
     for wrong, match in (
         ({"count": 0}, "count and the longest answer must be at least 1, got 0 and 15"),
         ({"longest": 0}, "must be at least 1, got 1 and 0"),

@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
@@ -21,7 +21,7 @@ PROMPTS = st.lists(st.lists(st.integers(0, 96), min_size=1, max_size=39), min_si
 SAMPLERS = st.sampled_from([Sampler(), Sampler(temperature=2.0), Sampler(repetition_penalty=1.5)])
 
 
-def alone(engine: Any, row: Row, stop: int | None) -> list[int]:
+def alone(engine: Any, row: GeneratedSequence, stop: int | None) -> list[int]:
     """A row's tokens by itself; `stop` ends it as a reader does who has seen so many."""
     made = []
     for token in single(engine, row, chunk=5):
@@ -36,8 +36,8 @@ def check(engine: Any, prompts: list[list[int]], sampler: Sampler, size: int, ne
     ends = frozenset(range(0, 97, 9))
     stops = [None if len(prompt) % 3 else 3 for prompt in prompts]
 
-    def rows() -> list[Row]:
-        return [Row(prompt, sampler, ends, new, seed, i) for i, prompt in enumerate(prompts)]
+    def rows() -> list[GeneratedSequence]:
+        return [GeneratedSequence(prompt, sampler, ends, new, seed, i) for i, prompt in enumerate(prompts)]
 
     want = rows()
     for row, stop in zip(want, stops, strict=True):
@@ -71,6 +71,6 @@ def test_rows_are_as_alone_on_every_engine(engines: list[Any]) -> None:
 def test_what_is_refused() -> None:
     assert list(run(NUMPY, [], 4)) == []
     with pytest.raises(LimitError, match="at least one row, got 0"):
-        list(run(NUMPY, [Row([1])], 0))
+        list(run(NUMPY, [GeneratedSequence([1])], 0))
     with pytest.raises(LimitError, match="text 2: the prompt has 40 tokens, the model's context is 40"):
-        next(run(NUMPY, [Row([1]), Row([1] * 40, row=1)], 2))
+        next(run(NUMPY, [GeneratedSequence([1]), GeneratedSequence([1] * 40, row=1)], 2))

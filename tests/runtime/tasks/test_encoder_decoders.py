@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
@@ -39,7 +39,7 @@ def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
 
 
 def plain(source: list[int], new: int = 9, sampler: Sampler | None = None, start: int = END) -> list[int]:
-    row = Row([start], sampler or Sampler(), frozenset((END,)), new, source=source)
+    row = GeneratedSequence([start], sampler or Sampler(), frozenset((END,)), new, source=source)
     return list(single(ENGINE, row))
 
 
@@ -140,8 +140,11 @@ def test_rows_of_a_batch_are_as_alone(
 ) -> None:
     ends = frozenset(range(0, SIZE, 9))
 
-    def rows() -> list[Row]:
-        return [Row([END], sampler, ends, new, 3, i, source=source) for i, source in enumerate(sources)]
+    def rows() -> list[GeneratedSequence]:
+        return [
+            GeneratedSequence([END], sampler, ends, new, 3, i, source=source)
+            for i, source in enumerate(sources)
+        ]
 
     want, got = rows(), rows()
     for row in want:
@@ -151,8 +154,11 @@ def test_rows_of_a_batch_are_as_alone(
 
 
 def test_a_source_that_does_not_fit_is_refused_before_any_is_read() -> None:
-    def rows(*sources: list[int], begins: tuple[int, ...] = (1, 1, 1)) -> list[Row]:
-        return [Row([END] * n, row=i, source=s) for i, (s, n) in enumerate(zip(sources, begins, strict=True))]
+    def rows(*sources: list[int], begins: tuple[int, ...] = (1, 1, 1)) -> list[GeneratedSequence]:
+        return [
+            GeneratedSequence([END] * n, row=i, source=s)
+            for i, (s, n) in enumerate(zip(sources, begins, strict=True))
+        ]
 
     for wrong, match in (
         (rows([5], [5], [5] * 65), "text 3 has 65 tokens, the model reads 1 to 64: shorten it"),

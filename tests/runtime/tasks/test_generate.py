@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import Generation
 from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import Row, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, single
 from tfm.refimpl.decoding.sampling import Sampler
 from tfm.refimpl.decoding.speculative import Lookup
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
-from tfm.runtime.tasks.generate import Asked
+from tfm.runtime.tasks.generate import Prompt
 from tfm.runtime.tasks.generate_batch import generate_many
 
 TEXT = text_strategies.byte_level().to_str()
@@ -249,7 +249,11 @@ def test_output_is_clipped_to_the_room_left() -> None:
     prompt = list(range(90))
     assert len(MODEL.generate_ids(prompt, max_new_tokens=50)) == 6
     with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 3 of 3"):
-        list(single(ENGINE, Row([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]))
+        list(
+            single(
+                ENGINE, GeneratedSequence([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]
+            )
+        )
 
 
 def test_many_texts_are_as_each_alone() -> None:
@@ -264,7 +268,7 @@ def test_many_texts_are_as_each_alone() -> None:
     list(first)
     assert got[0] == (first.tokens, first.text, first.finish_reason)
     for i, (prompt, made) in enumerate(zip(prompts, got, strict=True)):
-        row = Row(many.prompt(prompt), many.sampler(temperature=1.5), frozenset(ends), 12, 5, i)
+        row = GeneratedSequence(many.prompt(prompt), many.sampler(temperature=1.5), frozenset(ends), 12, 5, i)
         tokens = list(single(ENGINE, row))
         assert made.tokens == tokens[: len(made.tokens)]
         whole = many.text.decode(tokens)
@@ -273,7 +277,7 @@ def test_many_texts_are_as_each_alone() -> None:
     assert {made.finish_reason for made in got} == {"stop", "length"}
     assert many.generate_many([], batch=2) == []
     bare = model(text=None)
-    [made] = generate_many(bare, [Asked([1, 2, 3], None)], bare.options(max_new_tokens=3))
+    [made] = generate_many(bare, [Prompt([1, 2, 3], None)], bare.options(max_new_tokens=3))
     assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
     for wrong in ({"beams": 2}, {"draft": Lookup()}):
         with pytest.raises(LimitError, match="a batch takes no beams and no draft"):

@@ -5,13 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.refimpl.config import Answer, Classify, Config, Dense, Embedding, Inner, Pool
+from tfm.refimpl.config import (
+    Classify,
+    Config,
+    Dense,
+    Embedding,
+    EmbeddingProjection,
+    Pool,
+    QuestionAnswering,
+)
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params import shapes as params
 from tfm.runtime.verification.golden import Golden, digest, divergence, golden, largest, read, rms
-from tfm.runtime.verification.streamed_reference import Given, Run, outputs
+from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 
 CONFIGS = {
     "llama": tiny_models.llama(),
@@ -22,10 +30,12 @@ CONFIGS = {
     "mixture": tiny_models.mixture(),
     "rare": tiny_models.rare(),
     "codes": tiny_models.llama(qk_norm=True).keeping("int8"),
-    "late": dataclasses.replace(tiny_models.llama(), embedding=Embedding(97, 48, inner=Inner(24, late=True))),
+    "late": dataclasses.replace(
+        tiny_models.llama(), embedding=Embedding(97, 48, projection=EmbeddingProjection(24, late=True))
+    ),
     "encoder": tiny_models.encoder(),
     "classify": tiny_models.encoder(head=Classify(3, "mean", Dense("gelu"))),
-    "answer": tiny_models.encoder(positions=None, head=Answer()),
+    "answer": tiny_models.encoder(positions=None, head=QuestionAnswering()),
     "pool": tiny_models.encoder(head=Pool("mean", unit=True)),
     "pair": tiny_models.pair(),
 }
@@ -41,7 +51,7 @@ def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     return params.map_leaves(leaf, tree)
 
 
-def whole(engine: NumpyEngine, given: Given | Golden) -> np.ndarray:
+def whole(engine: NumpyEngine, given: Inputs | Golden) -> np.ndarray:
     if engine.config.decoder is None:
         return engine.predict(given.tokens, given.lengths, given.types)
     at = np.tile(np.arange(given.tokens.shape[1]), (len(given.tokens), 1))
@@ -49,15 +59,15 @@ def whole(engine: NumpyEngine, given: Given | Golden) -> np.ndarray:
     return engine.step(given.tokens, cache, at=at)[0]
 
 
-def some(config: Config, time: int) -> Given:
+def some(config: Config, time: int) -> Inputs:
     """A text of two rows, and one that an encoder reads before."""
     rng = np.random.default_rng(1)
     ids, lengths = rng.integers(0, 97, (2, 2, time)), np.array([time, max(1, time - 2)])
     if config.encoder is None:
-        return Given(ids[0], lengths)
+        return Inputs(ids[0], lengths)
     if config.decoder is None:
-        return Given(ids[0], lengths, types=ids[1] % 2)
-    return Given(ids[0], lengths, ids[1], lengths[::-1])
+        return Inputs(ids[0], lengths, types=ids[1] % 2)
+    return Inputs(ids[0], lengths, ids[1], lengths[::-1])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -90,7 +100,7 @@ def test_layer_by_layer_is_the_model(name):
     """The streamed run in float64 equals the engine in float64, bit for bit but for products' order."""
     config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name], dtype=np.float64)
     given = some(config, min(7, config.context))
-    (found,) = outputs(config, tree, given, [Run(np.dtype(np.float64))])
+    (found,) = outputs(config, tree, given, [Precision(np.dtype(np.float64))])
     assert np.allclose(found, whole(NumpyEngine(config, tree), given), rtol=0, atol=1e-12)
 
 
@@ -101,7 +111,7 @@ def test_each_leaf_is_loaded_once_and_shown(name):
         config,
         tiny_models.weights(config),
         some(config, 2),
-        [Run(np.dtype(np.float32))],
+        [Precision(np.dtype(np.float32))],
         lambda leaf, _: seen.append(leaf),
     )
     assert seen == list(params.shapes(config))
@@ -123,7 +133,7 @@ def test_budgets_notice_small_bugs():
 
 
 def test_large_vocabularies_keep_some_columns():
-    config = tiny_models.llama(vocabulary=1000, width=16, heads=2, groups=1, head_size=8, mlp=16)
+    config = tiny_models.llama(vocabulary=1000, width=16, heads=2, kv_heads=1, head_size=8, mlp=16)
     arrays = golden(config, tiny_models.weights(config))
     held = read(arrays, config)
     assert 256 < held.own.logits.shape[1] < 320
