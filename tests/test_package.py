@@ -1,0 +1,29 @@
+"""The package as a stranger meets it: its version, and the command line as a module."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import tfm
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_version_is_that_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert tfm.__version__ == project["version"]
+
+
+def test_other_names_are_missing_as_of_any_module():
+    with pytest.raises(AttributeError, match="module 'tfm' has no attribute 'nothing'"):
+        _ = tfm.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_package_is_a_module_to_run():
+    run = subprocess.run([sys.executable, "-m", "tfm.cli", "--help"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Usage: tfm-cli" in run.stdout
