@@ -3,6 +3,8 @@
 import fcntl
 import gc
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,18 @@ hypothesis.settings.register_profile(
     "deep", max_examples=1000, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Child processes get SIGINT's default action.
+
+    `nohup`, background jobs and many CI runners start processes that ignore SIGINT, and children inherit
+    that. A handler set here becomes the default action in a child, which an ignored signal doesn't.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -191,6 +191,7 @@ def talk(bundle, tmp_path, *more: str, **streams) -> subprocess.Popen:
     return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, env=environment, **streams)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_generation_at_once_and_quietly(bundle, tmp_path, number, code):
     with talk(bundle, tmp_path, stdout=subprocess.PIPE) as process:

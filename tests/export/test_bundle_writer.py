@@ -203,6 +203,7 @@ def test_failures_to_write_are_export_errors(stubbed, checkpoint, tmp_path, monk
     assert left(tmp_path / "out") == []
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_clean_up(checkpoint, tmp_path, number):
     out = tmp_path / "out"
