@@ -64,14 +64,15 @@ def measure(
     """One run in this process: load, the first token from cold, then prefill and decode again, warm."""
     import numpy as np
 
-    from ...refimpl.decoding.loop import prefill, room
+    from ...refimpl.decoding.loop import prefill
+    from ...refimpl.decoding.stop import limit_new_tokens
     from ...runtime.hardware import peak_memory
     from ...runtime.tasks import load
 
     start = time.perf_counter()
     model = load(bundle, device, threads)
     loaded = time.perf_counter()
-    room(model.config.context, prompt_tokens + new_tokens - 1, 1)
+    limit_new_tokens(model.config.context, prompt_tokens + new_tokens - 1, 1)
     ids = np.random.default_rng(0).integers(0, model.config.embedding.vocabulary, prompt_tokens).tolist()
     int(np.argmax(prefill(model.engine, ids, model.start())[0]))
     first = time.perf_counter()

@@ -83,9 +83,9 @@ def command(
     begin = time.perf_counter()
     loaded = load(model, engine, quant, device, threads, context)
     if draft == "prompt":
-        from ...refimpl.decoding.speculative import Lookup
+        from ...refimpl.decoding.speculative import PromptLookup
 
-        given["draft"] = Lookup()
+        given["draft"] = PromptLookup()
     elif draft is not None:
         given["draft"] = loaded.drafter(load(draft, engine, quant, device, threads, context))
     load_s = time.perf_counter() - begin

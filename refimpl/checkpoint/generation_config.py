@@ -13,8 +13,8 @@ from typing import Any
 from ..config import Config
 from ..config_readers.generation_keys import HARMLESS, IDS, KEYS, OFF, PENALTIES
 from ..config_readers.keys import Keys
-from ..decoding.beam import Search
-from ..decoding.sampling import Sampler
+from ..decoding.beam import BeamSearch
+from ..decoding.sampler import Sampler
 from ..errors import CheckpointError, ConfigError, LimitError
 from .languages import Languages
 
@@ -26,7 +26,7 @@ class Generation:
     """How the checkpoint wants to be run.
 
     Its special ids; `start` is the first token of a decoder that reads an encoder. `defaults` are for a
-    Sampler and `search` for a `beam.Search`, as keywords, lists in place of tuples; `max_new_tokens` is
+    Sampler and `search` for a `beam.BeamSearch`, as keywords, lists in place of tuples; `max_new_tokens` is
     the length of a decoder that reads an encoder. `prefix` is put before a text that such a model reads.
     `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de);
     `languages` are tokens for a translator, to be used by `languages.directed`.
@@ -92,7 +92,7 @@ def _read(wants: Mapping[str, Any], config: Config, where: str, *, pair: bool) -
     try:
         Sampler(**defaults)
         beams: dict[str, Any] = {"beams": 1, **search}
-        Search((), **beams)
+        BeamSearch((), **beams)
     except (LimitError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     if not pair:
@@ -139,7 +139,7 @@ def _sampler(
 
 
 def _search(keys: Keys) -> dict[str, Any]:
-    """Keywords of a Search, where they aren't its defaults."""
+    """Keywords of a BeamSearch, where they aren't its defaults."""
     early = _raw(keys, "early_stopping")
     early = False if early is None else early
     if type(early) is not bool and early != "never":

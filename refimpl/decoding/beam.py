@@ -1,8 +1,8 @@
-"""Beam search: of all texts, those that are likely as a whole; a driver over any engine.
+"""Beam search: the texts that are likeliest as a whole, over any engine.
 
-Several beams grow side by side as rows of one cache. At each step every beam is continued by every
-token, the likeliest continuations are the next beams, and those that end become hypotheses. Nothing
-is drawn. It is transformers' beam search, of which the library's tests are the witness.
+Several beams grow side by side as rows of one cache. Each step continues every beam with every token; the
+likeliest continuations are the next beams, and those that end become hypotheses. Nothing is drawn at random.
+The tests hold it to transformers' beam search.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 
 from ..engine.protocol import Engine
 from ..errors import LimitError
-from .filters import largest
-from .loop import CHUNK, FinishReason, begin, room
-from .penalties import adjust, check_left
-from .sampling import Sampler, check_logits
+from .filters import top_indices
+from .loop import CHUNK, read_prompt
+from .penalties import adjust_logits, check_any_allowed
+from .sampler import Sampler
+from .sampling import check_logits
+from .stop import FinishReason, finish_reason, limit_new_tokens
 
 
 class Hypothesis(NamedTuple):
@@ -26,26 +28,25 @@ class Hypothesis(NamedTuple):
 
     tokens: list[int]
     score: float
-    finished: FinishReason
+    finish_reason: FinishReason
 
 
 @dataclass
-class Search:
-    """One text searched by several beams: feed it logits, it says which rows go on with which tokens.
+class BeamSearch:
+    """The state of one search: give it logits, it says which rows go on with which tokens.
 
-    A hypothesis of n tokens, the stop token among them, scores log p / n^length_penalty: above 0 the
-    penalty favours long texts, since log p is negative. The `beams` best are kept in `found`, best
-    first. The search ends when `beams` are found and, by `early_stopping`,
+    A hypothesis of n tokens, its stop token included, scores log p / n^length_penalty: a penalty above 0
+    favours long texts, since log p is negative. `hypotheses` holds the `beams` best, best first. The search
+    ends once there are `beams` hypotheses and, by `early_stopping`,
     - True: at once;
-    - False: when the best beam, if it ended now, wouldn't be better than the worst found;
-    - "never": when it can't become better, at the length that suits it best.
-    With a length penalty above 0 False may miss a longer text that would score higher, "never" doesn't.
+    - False: when the best beam, if it ended now, wouldn't beat the worst hypothesis;
+    - "never": when no beam can beat it any more, at whatever length suits the beam best.
+    With a length penalty above 0, False may miss a longer text with a higher score; "never" doesn't.
 
-    Conventions: penalties and bans act on log-probabilities, which aren't normalized again but with
-    `renormalize` (Marian's models ask for it). Of equal
-    continuations that of the better beam comes first, then the lower id; of equal hypotheses the one
-    found earlier. A hypothesis counts only if it is among the `beams` best continuations of its step:
-    one that is worse would be crowded out by texts that go on.
+    Conventions: penalties and bans act on log-probabilities, which are normalized again only with
+    `renormalize` (Marian's models ask for it). Ties between continuations go to the better beam, then to the
+    lower id; ties between hypotheses to the earlier one. A hypothesis counts only if it is among the `beams`
+    best continuations of its step.
     """
 
     prompt: Sequence[int]
@@ -56,7 +57,7 @@ class Search:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     renormalize: bool = False
-    source: Sequence[int] | None = None
+    encoder_ids: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         # The longest context to the power of 40 is still a float64.
@@ -74,76 +75,84 @@ class Search:
             raise LimitError(
                 "beam search draws nothing: leave out temperature, top-k, top-p, min-p, typical-p"
             )
-        self.found: list[Hypothesis] = []
-        self._texts: list[list[int]] = [[]]
+        self.hypotheses: list[Hypothesis] = []
+        self._tokens: list[list[int]] = [[]]
         self._scores = np.zeros(1)
 
-    def accept(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def advance(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """From logits [beams, N] the rows to go on with and a token for each; None at the end."""
-        length = len(self._texts[0]) + 1
-        last = length >= self.max_new_tokens
+        length = len(self._tokens[0]) + 1
+        vocabulary = logits.shape[1]
         scores = self._scores[:, None] + self._log_probabilities(logits)
-        # A beam has one continuation a stop token that ends, so this many leave `beams` that go on.
+        flat_scores = scores.reshape(-1)
+        # Each beam has at most one continuation per stop token, so this many leave `beams` that go on.
         count = min(max(2, 1 + len(self.stop_ids)) * self.beams, scores.size)
-        order = largest(scores.reshape(-1), count)
-        order = order[scores.reshape(-1)[order] > -np.inf]
-        goes_on: list[int] = []
+        best = top_indices(flat_scores, count)
+        best = best[flat_scores[best] > -np.inf]
+        continued: list[int] = []
         ended: list[Hypothesis] = []
-        for rank, at in enumerate(order):
-            row, token = divmod(int(at), logits.shape[1])
-            stops = token in self.stop_ids
-            if not (stops or last):
-                goes_on.append(int(at))
+        for rank, index in enumerate(best):
+            row, token = divmod(int(index), vocabulary)
+            reason = finish_reason(token, length, self.stop_ids, self.max_new_tokens)
+            if reason is None:
+                continued.append(int(index))
             elif rank < self.beams:
-                text = self._texts[row] if stops else [*self._texts[row], token]
+                tokens = self._tokens[row]
+                if reason != "stop":
+                    tokens = [*tokens, token]
                 score = float(scores[row, token]) / length**self.length_penalty
-                ended.append(Hypothesis(text, score, "stop" if stops else "length"))
-        self.found = sorted(self.found + ended, key=lambda h: -h.score)[: self.beams]
-        rows, tokens = np.divmod(np.array(goes_on[: self.beams], np.int64), logits.shape[1])
-        self._texts = [[*self._texts[r], int(t)] for r, t in zip(rows, tokens, strict=True)]
+                ended.append(Hypothesis(tokens, score, reason))
+        ranked = sorted(self.hypotheses + ended, key=lambda hypothesis: -hypothesis.score)
+        self.hypotheses = ranked[: self.beams]
+        rows, tokens = np.divmod(np.array(continued[: self.beams], np.int64), vocabulary)
+        self._tokens = [[*self._tokens[row], int(token)] for row, token in zip(rows, tokens, strict=True)]
         self._scores = scores[rows, tokens]
         if not len(rows):
-            check_left(-np.inf if not self.found else 0.0)
+            check_any_allowed(-np.inf if not self.hypotheses else 0.0)
             return None
-        return None if self._settled(length) else (rows, tokens)
+        return None if self._done(length) else (rows, tokens)
 
     def _log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         check_logits(logits)
-        exact = _normalized(logits.astype(np.float64))
-        if not self.sampler.adjusts:
-            return exact
-        made = len(self._texts[0])
-        last = made + 1 >= self.max_new_tokens
-        texts = [np.array([*self.prompt, *text], np.int64) for text in self._texts]
-        rows = zip(exact, texts, strict=True)
-        changed = np.stack([adjust(row, self.sampler, text, made, self.stop_ids, last) for row, text in rows])
-        return _normalized(changed) if self.renormalize else changed
+        log_p = _log_softmax(logits.astype(np.float64))
+        if not self.sampler.adjusts_logits:
+            return log_p
+        new_tokens = len(self._tokens[0])
+        last = new_tokens + 1 >= self.max_new_tokens
+        adjusted = []
+        for row, tokens in zip(log_p, self._tokens, strict=True):
+            text = np.array([*self.prompt, *tokens], np.int64)
+            adjusted.append(adjust_logits(row, self.sampler, text, new_tokens, self.stop_ids, last))
+        return _log_softmax(np.stack(adjusted)) if self.renormalize else np.stack(adjusted)
 
-    def _settled(self, length: int) -> bool:
-        if len(self.found) < self.beams:
+    def _done(self, length: int) -> bool:
+        if len(self.hypotheses) < self.beams:
             return False
         if self.early_stopping is True:
             return True
-        grown = self.early_stopping == "never" and self.length_penalty > 0
-        hoped = self._scores[0] / (self.max_new_tokens if grown else length) ** self.length_penalty
-        return not hoped > self.found[-1].score
+        # A positive penalty favours long texts: the best score that a beam can reach is at the full length.
+        if self.early_stopping == "never" and self.length_penalty > 0:
+            length = self.max_new_tokens
+        return not self._scores[0] / length**self.length_penalty > self.hypotheses[-1].score
 
 
-def _normalized(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of probabilities [B, N]; a row whose tokens are all banned stays so."""
-    most = logits.max(axis=1, keepdims=True)
-    exact = logits - np.where(most > -np.inf, most, 0.0)
-    total = np.exp(exact).sum(axis=1, keepdims=True)
-    return exact - np.log(np.where(total > 0, total, 1.0))
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities [B, N]; a row of −∞ alone stays as it is."""
+    maximum = logits.max(axis=1, keepdims=True)
+    shifted = logits - np.where(maximum > -np.inf, maximum, 0.0)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    return shifted - np.log(np.where(total > 0, total, 1.0))
 
 
-def search(engine: Engine, wanted: Search, cache: Any = None, chunk: int = CHUNK) -> list[Hypothesis]:
+def beam_search(
+    engine: Engine, search: BeamSearch, cache: Any = None, chunk: int = CHUNK
+) -> list[Hypothesis]:
     """The hypotheses, best first. `cache` may hold a prefix of the prompt already."""
-    wanted.max_new_tokens = room(engine.config.context, len(wanted.prompt), wanted.max_new_tokens)
-    logits, cache = begin(engine, wanted.prompt, cache, chunk, wanted.source)
-    step = wanted.accept(logits[None])
+    search.max_new_tokens = limit_new_tokens(engine.config.context, len(search.prompt), search.max_new_tokens)
+    logits, cache = read_prompt(engine, search.prompt, cache, chunk, search.encoder_ids)
+    step = search.advance(logits[None])
     while step is not None:
         rows, tokens = step
         logits, cache = engine.step(tokens[:, None], cache.select(rows))
-        step = wanted.accept(logits[:, 0])
-    return wanted.found
+        step = search.advance(logits[:, 0])
+    return search.hypotheses

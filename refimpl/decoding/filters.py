@@ -1,8 +1,8 @@
-"""The cuts: which tokens may still be drawn, and with what probability.
+"""Filters: which tokens may still be drawn, and with what probability.
 
-Their order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the
-cuts act on the distribution that is drawn from; typical comes last, since the entropy that it measures
-by is that of what is still there to be drawn. It is the order of transformers' warpers.
+Their order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the filters
+see the distribution that is drawn from. Typical comes last, since its entropy is that of the tokens which
+are still left. It is the order of transformers' logits warpers.
 """
 
 from __future__ import annotations
@@ -11,97 +11,107 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .sampler import Sampler
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-    from .sampling import Sampler
+
+BLOCK = 64  # rows of the table of maxima in `top_indices`
+FIRST_SORTED = 256  # how many of the best tokens are sorted at first
 
 
-GROUP = 64
+def candidates(
+    logits: Float[Array, " N"], sampler: Sampler, needed: float = 1.0
+) -> tuple[Int[Array, " K"], Float[Array, " K"]]:
+    """Ids that pass all filters, best first, and their probabilities, which sum to one.
 
-
-def candidates(logits: Float[Array, " N"], sampler: Sampler, enough: float = 1.0) -> tuple[Array, Array]:
-    """Ids that survive the cuts, best first, and their probabilities, which sum to one.
-
-    Ties are broken towards the lower id. Conventions: top-p and typical keep the token that crosses
-    the bound; every cut keeps at least one token. The result is that of sorting all N logits; a
-    partition finds the few best first, and only if these don't carry the bound does it grow. Where
-    nothing cuts, candidates beyond the probability `enough` may be left out, and the sum is less.
+    Conventions: ties go to the lower id; top-p and typical keep the token that crosses the bound; every
+    filter keeps at least one token. The result is that of sorting all N logits, but only the best few are
+    sorted, and more only if these don't reach the bound. Without any filter, tokens beyond the cumulative
+    probability `needed` may be left out, and the sum is less than one.
     """
     temperature = sampler.temperature or 1.0
-    top = float(logits.max()) / temperature
+    maximum = float(logits.max()) / temperature
     top_k = sampler.top_k if sampler.top_k is not None and sampler.top_k < len(logits) else None
 
-    def weigh(some: Array) -> Array:
-        return np.exp(some.astype(np.float64) / temperature - top)
+    def weights(logits: Array) -> Array:
+        return np.exp(logits.astype(np.float64) / temperature - maximum)
 
     if top_k is not None:
-        best = largest(logits, top_k)
-        weights = weigh(logits[best])
-        p = weights / weights.sum()
+        ids = top_indices(logits, top_k)
+        p = weights(logits[ids])
+        p = p / p.sum()
     elif sampler.typical_p is not None and sampler.top_p is None and sampler.min_p is None:
-        best, weights = np.arange(len(logits)), weigh(logits)
-        p = weights / weights.sum()
+        ids = np.arange(len(logits))
+        p = weights(logits)
+        p = p / p.sum()
     else:
-        every = weigh(logits)
+        every = weights(logits)
         total = every.sum()
-        most = len(logits) if sampler.min_p is None else int(np.count_nonzero(every >= sampler.min_p))
-        bound = enough if sampler.top_p is None and sampler.min_p is None else sampler.top_p or 1.0
-        few = min(256, most)
+        most = len(logits)
+        bound = needed
+        if sampler.min_p is not None:
+            most = int(np.count_nonzero(every >= sampler.min_p))
+        if sampler.top_p is not None or sampler.min_p is not None:
+            bound = sampler.top_p or 1.0
+        count = min(FIRST_SORTED, most)
         while True:
-            best = largest(logits, few)
-            p = every[best] / total
-            if few == most or np.cumsum(p)[-1] > bound:
+            ids = top_indices(logits, count)
+            p = every[ids] / total
+            if count == most or np.cumsum(p)[-1] > bound:
                 break
-            few = min(few * 8, most)
+            count = min(count * 8, most)
     if sampler.top_p is not None:
-        keep = _carrying(p, sampler.top_p)
-        best, p = best[:keep], p[:keep]
+        count = _count_reaching(p, sampler.top_p)
+        ids, p = ids[:count], p[:count]
     if sampler.min_p is not None:
-        keep = max(int(np.count_nonzero(p >= sampler.min_p * p[0])), 1)
-        best, p = best[:keep], p[:keep]
+        count = max(int(np.count_nonzero(p >= sampler.min_p * p[0])), 1)
+        ids, p = ids[:count], p[:count]
     if sampler.typical_p is not None:
         kept = typical(p / p.sum(), sampler.typical_p)
-        kept = kept[np.lexsort((best[kept], -logits[best[kept]]))]
-        best, p = best[kept], p[kept]
+        kept = kept[np.lexsort((ids[kept], -logits[ids[kept]]))]
+        ids, p = ids[kept], p[kept]
     if p[-1] == 0:  # banned tokens
-        best, p = best[p > 0], p[p > 0]
-    cut = any(v is not None for v in (top_k, sampler.top_p, sampler.min_p, sampler.typical_p))
-    return best, p / p.sum() if cut else p
+        ids, p = ids[p > 0], p[p > 0]
+    filters = (top_k, sampler.top_p, sampler.min_p, sampler.typical_p)
+    if any(value is not None for value in filters):
+        p = p / p.sum()
+    return ids, p
 
 
 def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:
-    """Places of the tokens whose surprise is nearest to the expected one, together at least `mass`.
+    """Locally typical sampling: indices of the tokens whose surprise is closest to the entropy.
 
-    In order of |−log p − H|, H = −Σ p log p (Meister et al. 2023, "Locally typical sampling"): of a
-    text that carries information evenly neither the dullest nor the oddest token is typical.
+    In order of |−log p − H|, H = −Σ p log p, as many as have the probability `mass` together (Meister et al.
+    2023, "Locally typical sampling").
     """
     surprise = -np.log(np.where(p > 0, p, 1))
-    off = np.where(p > 0, np.abs(surprise - p @ surprise), np.inf)
-    few = min(256, len(p))
+    distance = np.where(p > 0, np.abs(surprise - p @ surprise), np.inf)
+    count = min(FIRST_SORTED, len(p))
     while True:
-        nearest = largest(-off, few)
-        if few == len(p) or p[nearest].sum() > mass:
-            return nearest[: _carrying(p[nearest], mass)]
-        few = min(few * 8, len(p))
+        nearest = top_indices(-distance, count)
+        if count == len(p) or p[nearest].sum() > mass:
+            return nearest[: _count_reaching(p[nearest], mass)]
+        count = min(count * 8, len(p))
 
 
-def _carrying(p: Array, mass: float) -> int:
-    """How many of the first tokens it takes to carry a probability, but for rounding."""
+def _count_reaching(p: Array, mass: float) -> int:
+    """How many of the first tokens have this probability together, up to rounding."""
     return min(int(np.searchsorted(np.cumsum(p), mass - 1e-12)) + 1, len(p))
 
 
-def largest(logits: Array, count: int) -> Array:
-    """The ids of the `count` largest logits, largest first, ties to the lower id.
+def top_indices(values: Array, count: int) -> Array:
+    """The indices of the `count` largest values, largest first, ties to the lower index.
 
-    Of groups of logits the `count`-th largest maximum is a bound that so many logits reach. Finding it
-    takes one pass, a tenth of what partitioning all of them takes.
+    The values are split into blocks; the `count`-th largest of the blocks' maxima is a lower bound for the
+    `count`-th largest value. It takes one pass, a tenth of the time of partitioning all values.
     """
-    groups = len(logits) // GROUP
-    if count < groups:
-        tops = logits[: groups * GROUP].reshape(GROUP, groups).max(axis=0)
-        ids = np.flatnonzero(logits >= np.partition(tops, groups - count)[groups - count])
+    blocks = len(values) // BLOCK
+    if count < blocks:
+        maxima = values[: blocks * BLOCK].reshape(BLOCK, blocks).max(axis=0)
+        ids = np.flatnonzero(values >= np.partition(maxima, blocks - count)[blocks - count])
     else:
-        ids = np.arange(len(logits))
-    return ids[np.argsort(-logits[ids], kind="stable")][:count]
+        ids = np.arange(len(values))
+    return ids[np.argsort(-values[ids], kind="stable")][:count]

@@ -1,17 +1,17 @@
-"""What the text so far and the caller's wishes do to the next logits, before anything is drawn.
+"""Penalties, bans and forced tokens: changes to the logits that depend on the text so far.
 
-Each function takes logits [N] and gives new ones; −∞ bans a token. `adjust` calls them in the order
-that is fixed, for these reasons:
+Each function takes logits [N] and returns new ones; −∞ bans a token. `adjust_logits` calls them in a fixed
+order:
 
-1. logit bias: it corrects what the model says, so all that follows sees the corrected logits;
-2. repetition penalty: it asks for a logit's sign, so it comes before anything shifts logits by the text;
-3. presence and frequency penalties: shifts, which commute with each other;
-4. bans (n-grams, bad words, an end that comes too early, suppressed tokens): nothing may lift a banned
-   token again, and in which order they come makes no difference;
-5. forced tokens: who forces a token wants it even where it is banned. Where the first is the last too, it
-   is the last's: a text that must end with its room ends.
+1. logit bias: it corrects the model, so all later steps see the corrected logits;
+2. repetition penalty: it depends on a logit's sign, so it comes before anything that shifts logits;
+3. presence and frequency penalties: shifts, whose order doesn't matter;
+4. bans (n-grams, bad words, early stop tokens, suppressed tokens): nothing after them lifts a ban, and their
+   order doesn't matter;
+5. forced tokens: a forced token is taken even if it is banned. Where the first token is also the last, the
+   rule for the last one wins, so that the text ends.
 
-It is transformers' order, but that there a token both forced and suppressed leaves nothing to choose.
+It is transformers' order; but there a token that is both forced and suppressed leaves no token at all.
 """
 
 from __future__ import annotations
@@ -22,130 +22,134 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import LimitError
+from .sampler import Sampler
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-    from .sampling import Sampler
-
 
 def add_bias(
     logits: Float[Array, " N"], ids: Int[Array, " M"], amounts: Float[Array, " M"]
 ) -> Float[Array, " N"]:
-    """logits[id] + amount; an id that is named twice gets both amounts."""
-    made = logits.copy()
-    np.add.at(made, check_ids(ids, len(logits)), amounts.astype(logits.dtype))
-    return made
+    """logits[id] + amount; an id that occurs twice gets both amounts."""
+    biased = logits.copy()
+    np.add.at(biased, check_token_ids(ids, len(logits)), amounts.astype(logits.dtype))
+    return biased
 
 
 def repetition_penalty(
-    logits: Float[Array, " N"], seen: Int[Array, " M"], penalty: float
+    logits: Float[Array, " N"], tokens: Int[Array, " M"], penalty: float
 ) -> Float[Array, " N"]:
-    """Logits of tokens already there: divided by the penalty if positive, multiplied if negative.
+    """Divides positive logits of the tokens so far by the penalty, and multiplies negative ones by it.
 
-    Keskar et al. 2019, §4.1, in the form of transformers, which never rewards by dividing a
-    negative logit. A token that occurs often counts once.
+    Keskar et al. 2019, §4.1, in transformers' form: dividing a negative logit would reward it. A token that
+    occurs often counts once.
     """
-    seen = np.unique(seen)
-    made = logits.copy()
-    made[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
-    return made
+    ids = np.unique(tokens)
+    penalized = logits.copy()
+    penalized[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+    return penalized
 
 
 def occurrence_penalties(
-    logits: Float[Array, " N"], made: Int[Array, " M"], presence: float, frequency: float
+    logits: Float[Array, " N"], new_tokens: Int[Array, " M"], presence: float, frequency: float
 ) -> Float[Array, " N"]:
-    """logits[id] − presence · [id occurs] − frequency · (how often it occurs), over the tokens made.
+    """logits[id] − presence · [id occurs] − frequency · (number of occurrences), over the new tokens.
 
-    The formula of OpenAI's API. Conventions: the prompt doesn't count, as there and in vLLM: what the
-    user said may be taken up once freely. Negative penalties reward.
+    The formula of OpenAI's API. Conventions: the prompt doesn't count, as there and in vLLM; negative
+    penalties reward.
     """
-    ids, counts = np.unique(made, return_counts=True)
-    less = logits.copy()
-    less[ids] -= (presence + frequency * counts).astype(logits.dtype)
-    return less
+    ids, counts = np.unique(new_tokens, return_counts=True)
+    penalized = logits.copy()
+    penalized[ids] -= (presence + frequency * counts).astype(logits.dtype)
+    return penalized
 
 
-def ban_ngrams(logits: Float[Array, " N"], text: Int[Array, " M"], n: int) -> Float[Array, " N"]:
-    """Bans every token that would complete n tokens that the text holds in that order already.
+def ban_ngrams(logits: Float[Array, " N"], tokens: Int[Array, " M"], n: int) -> Float[Array, " N"]:
+    """Bans every token that would complete an n-gram which the text already holds.
 
-    Paulus et al. 2018, §2.5 (there n = 3). Conventions: prompt and answer are one text; n = 1 bans
-    every token of it.
+    Paulus et al. 2018, §2.5 (there n = 3). Conventions: prompt and answer are one text; n = 1 bans each of
+    its tokens.
     """
-    if len(text) < n:
+    if len(tokens) < n:
         return logits
-    grams = np.lib.stride_tricks.sliding_window_view(text, n)
-    again = (grams[:, :-1] == text[len(text) - n + 1 :]).all(axis=1)
-    return ban(logits, grams[again, -1])
+    ngrams = np.lib.stride_tricks.sliding_window_view(tokens, n)
+    repeated = (ngrams[:, :-1] == tokens[len(tokens) - n + 1 :]).all(axis=1)
+    return ban(logits, ngrams[repeated, -1])
 
 
 def ban(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]:
-    """−∞ for the named tokens: they are never drawn."""
-    made = logits.copy()
-    made[check_ids(ids, len(logits))] = -np.inf
-    return made
+    """−∞ for these tokens: they are never drawn."""
+    banned = logits.copy()
+    banned[check_token_ids(ids, len(logits))] = -np.inf
+    return banned
 
 
 def ban_words(
-    logits: Float[Array, " N"], text: Int[Array, " M"], words: Sequence[Sequence[int]]
+    logits: Float[Array, " N"], tokens: Int[Array, " M"], words: Sequence[Sequence[int]]
 ) -> Float[Array, " N"]:
     """Bans the last token of each word whose other tokens the text ends with."""
-    ends = [word[-1] for word in words if tuple(text[len(text) - len(word) + 1 :]) == tuple(word[:-1])]
-    return ban(logits, np.array(ends, np.int64))
+    last_tokens = []
+    for word in words:
+        if tuple(tokens[len(tokens) - len(word) + 1 :]) == tuple(word[:-1]):
+            last_tokens.append(word[-1])
+    return ban(logits, np.array(last_tokens, np.int64))
 
 
-def force(logits: Float[Array, " N"], tokens: Int[Array, " M"]) -> Float[Array, " N"]:
+def force(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]:
     """Bans all tokens but these, which get the logit 0, banned before or not."""
-    made = np.full_like(logits, -np.inf)
-    made[check_ids(tokens, len(logits))] = 0
-    return made
+    forced = np.full_like(logits, -np.inf)
+    forced[check_token_ids(ids, len(logits))] = 0
+    return forced
 
 
-def adjust(
+def adjust_logits(
     logits: Float[Array, " N"],
     sampler: Sampler,
-    text: Int[Array, " M"],
-    new: int = 0,
+    tokens: Int[Array, " M"],
+    new_tokens: int = 0,
     stop_ids: Collection[int] = (),
     last: bool = False,
 ) -> Float[Array, " N"]:
     """All steps that the sampler asks for, in order.
 
-    The last `new` tokens of the text were generated; `last` says that there is room for one more only.
+    The last `new_tokens` of the tokens so far were generated; `last` says that only one more fits.
     """
     if sampler.logit_bias:
         ids, amounts = zip(*sampler.logit_bias, strict=True)
         logits = add_bias(logits, np.array(ids), np.array(amounts, np.float64))
     if sampler.repetition_penalty is not None:
-        logits = repetition_penalty(logits, text, sampler.repetition_penalty)
-    presence, frequency = sampler.presence_penalty or 0.0, sampler.frequency_penalty or 0.0
+        logits = repetition_penalty(logits, tokens, sampler.repetition_penalty)
+    presence = sampler.presence_penalty or 0.0
+    frequency = sampler.frequency_penalty or 0.0
     if presence or frequency:
-        logits = occurrence_penalties(logits, text[len(text) - new :], presence, frequency)
+        generated = tokens[len(tokens) - new_tokens :]
+        logits = occurrence_penalties(logits, generated, presence, frequency)
     if sampler.no_repeat_ngram is not None:
-        logits = ban_ngrams(logits, text, sampler.no_repeat_ngram)
+        logits = ban_ngrams(logits, tokens, sampler.no_repeat_ngram)
     if sampler.bad_words:
-        logits = ban_words(logits, text, sampler.bad_words)
-    if new < (sampler.min_new_tokens or 0):
+        logits = ban_words(logits, tokens, sampler.bad_words)
+    if new_tokens < (sampler.min_new_tokens or 0):
         logits = ban(logits, np.array([*stop_ids], np.int64))
     if sampler.suppress_tokens:
         logits = ban(logits, np.array(sampler.suppress_tokens))
-    if new == len(sampler.forced_tokens) and sampler.begin_suppress_tokens:
+    if new_tokens == len(sampler.forced_tokens) and sampler.begin_suppress_tokens:
         logits = ban(logits, np.array(sampler.begin_suppress_tokens))
     if last and sampler.forced_last:
         return force(logits, np.array(sampler.forced_last))
-    if new < len(sampler.forced_tokens):
-        return force(logits, np.array([sampler.forced_tokens[new]]))
+    if new_tokens < len(sampler.forced_tokens):
+        return force(logits, np.array([sampler.forced_tokens[new_tokens]]))
     return logits
 
 
-def check_left(best: float) -> None:
-    """LimitError if even the best logit is a banned token's."""
-    if best == -np.inf:
+def check_any_allowed(maximum: float) -> None:
+    """LimitError if even the largest logit is −∞."""
+    if maximum == -np.inf:
         raise LimitError("every token is banned: allow longer n-grams again or suppress fewer tokens")
 
 
-def check_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:
+def check_token_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:
     """The ids themselves; LimitError for one outside the vocabulary."""
     if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
         raise LimitError(f"token ids must be 0 to {vocabulary - 1}, got {ids.min()} to {ids.max()}")

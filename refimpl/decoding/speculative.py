@@ -1,11 +1,11 @@
-"""Speculative decoding: a cheap draft proposes tokens, one step of the model judges them all.
+"""Speculative decoding: a cheap draft proposes tokens, and one step of the model checks them all.
 
-Leviathan et al. 2023, algorithm 1. A draft token x that was drawn with probability q(x) is accepted
-with probability min(1, p(x) / q(x)), p being the model's own. At the first one refused a token is
-drawn from what the draft gives too little of, max(p − q, 0) normalized; if all are accepted, one more
-from p. Either way each token comes out with probability p(x): min(p, q) + (1 − Σ min(p, q)) ·
-max(p − q, 0) / Σ max(p − q, 0) = p. So the draft decides how fast a text is made, never which text is
-how likely; greedy gives the very tokens of greedy.
+Leviathan et al. 2023, algorithm 1. A draft token x that was drawn with probability q(x) is accepted with
+probability min(1, p(x) / q(x)), where p is the model's own distribution. At the first rejected token a new
+one is drawn from the residual, max(p − q, 0) normalized; if all are accepted, one more is drawn from p.
+Either way each token has probability p(x): min(p, q) + (1 − Σ min(p, q)) · max(p − q, 0) / Σ max(p − q, 0)
+= p. So the draft changes the speed and not the distribution; greedy decoding gives the same tokens as
+without a draft.
 """
 
 from __future__ import annotations
@@ -17,138 +17,152 @@ import numpy as np
 
 from ..engine.protocol import Engine
 from ..errors import LimitError
-from .loop import CHUNK, GeneratedSequence, begin, prefill, room, start
-from .sampling import falls_on, probabilities
+from .loop import CHUNK, GeneratedSequence, prefill, read_prompt, start_cache
+from .sampling import draw, probabilities
+from .stop import limit_new_tokens
 
 
 class Draft(NamedTuple):
-    """Proposed tokens and the distribution q [N] that each was drawn from; None: it was certain."""
+    """Proposed tokens and the distribution q [N] that each was drawn from; None for one that wasn't drawn."""
 
     tokens: list[int]
-    drawn_from: list[np.ndarray | None]
+    probabilities: list[np.ndarray | None]
 
 
 class Drafter(Protocol):
-    """A source of drafts."""
+    """Proposes drafts."""
 
-    def propose(self, row: GeneratedSequence, count: int) -> Draft:
-        """Up to `count` tokens that may follow the row's text; none is an answer too."""
+    def propose(self, sequence: GeneratedSequence, count: int) -> Draft:
+        """Up to `count` tokens that may follow the sequence's text; there may be none."""
         ...
 
 
-class Lookup:
-    """Drafts without a model: what followed the text's last n tokens where they stood before.
+class PromptLookup:
+    """Drafts without a model: the tokens that followed an earlier occurrence of the text's last n tokens.
 
-    Prompt lookup (Saxena 2023): answers often repeat their prompt. The longest n up to `longest` that
-    occurs wins, then the latest place: what was said last is likelier to be said again. What an encoder
-    read counts as earlier text.
+    Prompt lookup decoding (Saxena 2023): answers often repeat their prompt. The longest matching n up to
+    `max_ngram` wins, then the latest occurrence. What the encoder read counts as earlier text.
     """
 
-    def __init__(self, longest: int = 3) -> None:
-        self.longest = longest
+    def __init__(self, max_ngram: int = 3) -> None:
+        self.max_ngram = max_ngram
 
-    def propose(self, row: GeneratedSequence, count: int) -> Draft:
-        text = np.array([*(row.source or ()), *row.prompt, *row.tokens], np.int64)
-        for n in range(min(self.longest, len(text) - 1), 0, -1):
-            earlier = np.lib.stride_tricks.sliding_window_view(text[:-1], n)
-            places = np.flatnonzero((earlier == text[-n:]).all(axis=1))
-            if len(places):
-                follows = text[places[-1] + n :][:count].tolist()
-                return Draft(follows, [None] * len(follows))
+    def propose(self, sequence: GeneratedSequence, count: int) -> Draft:
+        tokens = [*(sequence.encoder_ids or ()), *sequence.prompt, *sequence.tokens]
+        text = np.array(tokens, np.int64)
+        for n in range(min(self.max_ngram, len(text) - 1), 0, -1):
+            ngrams = np.lib.stride_tricks.sliding_window_view(text[:-1], n)
+            matches = np.flatnonzero((ngrams == text[-n:]).all(axis=1))
+            if len(matches):
+                following = text[matches[-1] + n :][:count].tolist()
+                return Draft(following, [None] * len(following))
         return Draft([], [])
 
 
 class DraftModel:
-    """Drafts of a smaller model of the same vocabulary, drawn as the row's own sampler says.
+    """Drafts of a smaller model with the same vocabulary, drawn with the sequence's own sampler.
 
-    Its cache holds the text as far as it was read; what the model refused is cut back.
+    Its cache keeps the text that it has read; tokens that the model rejects are cut off again.
     """
 
     def __init__(self, engine: Engine, target: Engine) -> None:
-        ours, theirs = (e.config.embedding.vocabulary for e in (engine, target))
-        if ours != theirs:
-            raise LimitError(f"a draft model must have the model's vocabulary of {theirs}, it has {ours}")
+        vocabulary = engine.config.embedding.vocabulary
+        expected = target.config.embedding.vocabulary
+        if vocabulary != expected:
+            raise LimitError(
+                f"a draft model must have the model's vocabulary of {expected}, it has {vocabulary}"
+            )
         self.engine = engine
         self._cache: Any = None
-        self._held: list[int] = []
+        self._cached_tokens: list[int] = []
 
-    def propose(self, row: GeneratedSequence, count: int) -> Draft:
-        text = [*row.prompt, *row.tokens]
+    def propose(self, sequence: GeneratedSequence, count: int) -> Draft:
+        text = [*sequence.prompt, *sequence.tokens]
         count = min(count, self.engine.config.context - len(text) + 1)
         draft = Draft([], [])
         if count < 1:
             return draft
-        logits, cache = self._read(text, row.source)
+        logits, cache = self._prefill(text, sequence.encoder_ids)
         while True:
-            q = probabilities(row.prepare(logits, draft.tokens), row.sampler)
-            draft.tokens.append(falls_on(q, row.uniform()))
-            draft.drawn_from.append(q)
-            if len(draft.tokens) == count or draft.tokens[-1] in row.stop_ids:
+            q = probabilities(sequence.process_logits(logits, draft.tokens), sequence.sampler)
+            token = draw(q, sequence.uniform())
+            draft.tokens.append(token)
+            draft.probabilities.append(q)
+            if len(draft.tokens) == count or token in sequence.stop_ids:
                 break
-            step, cache = self.engine.step(np.array([draft.tokens[-1:]], np.int64), cache)
+            step, cache = self.engine.step(np.array([[token]], np.int64), cache)
             logits = step[0, 0]
-        self._cache, self._held = cache, [*text, *draft.tokens[:-1]]
+        self._cache = cache
+        self._cached_tokens = [*text, *draft.tokens[:-1]]
         return draft
 
-    def _read(self, text: Sequence[int], source: Sequence[int] | None) -> tuple[np.ndarray, Any]:
-        """Logits after the text, reading only what the cache doesn't hold."""
-        same = 0
-        while same < min(len(self._held), len(text) - 1) and self._held[same] == text[same]:
-            same += 1
-        cache = start(self.engine, source) if self._cache is None else self._cache
-        if same < int(cache.lengths[0]):
-            same = same if same >= int(cache.floor[0]) else 0
-            cache = cache.truncate(np.array([same]))
-        return prefill(self.engine, text[same:], cache)
+    def _prefill(self, text: Sequence[int], encoder_ids: Sequence[int] | None) -> tuple[np.ndarray, Any]:
+        """Logits after the text, and the cache; only tokens that aren't cached are read."""
+        common = 0
+        limit = min(len(self._cached_tokens), len(text) - 1)
+        while common < limit and self._cached_tokens[common] == text[common]:
+            common += 1
+        cache = start_cache(self.engine, encoder_ids) if self._cache is None else self._cache
+        if common < int(cache.lengths[0]):
+            # A cache with a window can't be cut back below its floor: then the whole text is read again.
+            if common < int(cache.floor[0]):
+                common = 0
+            cache = cache.truncate(np.array([common]))
+        return prefill(self.engine, text[common:], cache)
 
 
 def accepts(p: np.ndarray, q: np.ndarray | None, token: int, u: float) -> bool:
-    """Whether a token drawn from q stays, for a uniform number u in [0, 1): u < p(token) / q(token)."""
+    """Whether a token drawn from q is accepted, for a uniform number u in [0, 1): u < p(token) / q(token)."""
     return u * (1.0 if q is None else q[token]) < p[token]
 
 
 def residual(p: np.ndarray, q: np.ndarray | None, token: int) -> np.ndarray:
-    """max(p − q, 0) normalized: what is drawn from where a token was refused; of a certain one, p without it.
+    """max(p − q, 0) normalized: the distribution that replaces a rejected token.
 
-    Where nothing is left, p and q are equal but for rounding, and p stands.
+    Without q (the token wasn't drawn) it is p without the token. If nothing is left, p and q are equal up to
+    rounding, and the result is p.
     """
-    left = np.where(np.arange(len(p)) == token, 0.0, p) if q is None else np.maximum(p - q, 0.0)
-    total = left.sum()
-    return left / total if total > 0 else p
+    difference = np.where(np.arange(len(p)) == token, 0.0, p) if q is None else np.maximum(p - q, 0.0)
+    total = difference.sum()
+    return difference / total if total > 0 else p
 
 
 def speculate(
     engine: Engine,
-    row: GeneratedSequence,
+    sequence: GeneratedSequence,
     drafter: Drafter,
-    ahead: int = 4,
+    draft_length: int = 4,
     cache: Any = None,
     chunk: int = CHUNK,
 ) -> Generator[int, None, Any]:
-    """As `generate.single`, with up to `ahead` tokens proposed and judged in a step of the model."""
-    row.max_new_tokens = room(engine.config.context, len(row.prompt), row.max_new_tokens)
-    logits, cache = begin(engine, row.prompt, cache, chunk, row.source)
-    first = row.accept(logits)
+    """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model."""
+    sequence.max_new_tokens = limit_new_tokens(
+        engine.config.context, len(sequence.prompt), sequence.max_new_tokens
+    )
+    logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
+    first = sequence.sample(logits)
     if first is not None:
         yield first
-    while row.finished is None:
-        count = min(ahead, row.max_new_tokens - len(row.tokens) - 1)
-        draft = drafter.propose(row, count) if count > 0 else Draft([], [])
-        fed = np.array([[row.tokens[-1], *draft.tokens]], np.int64)
-        logits, cache = engine.step(fed, cache, at=np.arange(fed.shape[1])[None])
-        before, agreed = len(row.tokens), 0
+    while sequence.finish_reason is None:
+        count = min(draft_length, sequence.max_new_tokens - len(sequence.tokens) - 1)
+        draft = drafter.propose(sequence, count) if count > 0 else Draft([], [])
+        step_tokens = np.array([[sequence.tokens[-1], *draft.tokens]], np.int64)
+        logits, cache = engine.step(step_tokens, cache, at=np.arange(step_tokens.shape[1])[None])
+        before = len(sequence.tokens)
+        accepted = 0
         for i, drafted in enumerate([*draft.tokens, None]):
-            p = probabilities(row.prepare(logits[0, i]), row.sampler)
+            p = probabilities(sequence.process_logits(logits[0, i]), sequence.sampler)
             token = drafted
             if token is None:
-                token = falls_on(p, row.uniform())
-            elif not accepts(p, draft.drawn_from[i], token, row.uniform()):
-                token = falls_on(residual(p, draft.drawn_from[i], token), row.uniform())
-            made = row.keep(token)
-            agreed += made is not None and made == drafted
-            if made is not None:
-                yield made
-            if row.finished is not None or token != drafted:
+                token = draw(p, sequence.uniform())
+            elif not accepts(p, draft.probabilities[i], token, sequence.uniform()):
+                token = draw(residual(p, draft.probabilities[i], token), sequence.uniform())
+            appended = sequence.append(token)
+            if appended is not None:
+                if appended == drafted:
+                    accepted += 1
+                yield appended
+            if sequence.finish_reason is not None or token != drafted:
                 break
-        cache = cache.truncate(np.array([len(row.prompt) + before + agreed]))
+        cache = cache.truncate(np.array([len(sequence.prompt) + before + accepted]))
     return cache

@@ -40,8 +40,8 @@ from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
 from ...refimpl.config import Classify, Config, Tag, from_json, to_json
-from ...refimpl.decoding.beam import Search
-from ...refimpl.decoding.sampling import TOKENS, Sampler
+from ...refimpl.decoding.beam import BeamSearch
+from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.ops.quant import WHOLE
@@ -236,7 +236,7 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
     languages = () if g.languages is None else g.languages.codes.values()
     s = Sampler(**g.defaults)
     ids = [*g.eos, g.bos, g.mask, g.start, *languages]
-    ids += [token for name in TOKENS for token in getattr(s, name)]
+    ids += [token for name in TOKEN_OPTIONS for token in getattr(s, name)]
     ids += [token for word in s.bad_words for token in word] + [token for token, _ in s.logit_bias]
     for token in ids:
         if token is not None and token >= vocabulary:
@@ -248,4 +248,4 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
     wanted: dict[str, Any] = {"beams": 1, **g.search}
     if type(wanted["beams"]) is not int or wanted["beams"] > MOST_BEAMS:
         raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {wanted['beams']!r:.40}")
-    Search((), **wanted)
+    BeamSearch((), **wanted)

@@ -5,7 +5,7 @@ Everything here works on any engine of the seam, and on anything that carries `t
 """
 
 from .conversation import Conversation
-from .generate import Options, TextStream, cut, options, sampler
+from .generate import Options, TextStream, options, sampler
 from .model import Model, load, read_tokenizer
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Model",
     "Options",
     "TextStream",
-    "cut",
     "load",
     "options",
     "read_tokenizer",

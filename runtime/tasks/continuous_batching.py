@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...refimpl.decoding.loop import CHUNK, GeneratedSequence, room
+from ...refimpl.decoding.loop import CHUNK, GeneratedSequence
+from ...refimpl.decoding.stop import limit_new_tokens
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError
 
@@ -24,14 +25,14 @@ Steps = Generator[tuple[GeneratedSequence, int | None], None, R]
 def run(engine: Engine, rows: Sequence[GeneratedSequence], size: int, chunk: int = CHUNK) -> Steps[None]:
     """Generate all rows, at most `size` at a time: (row, its next token) as they come, None for a stop token.
 
-    Who reads the tokens may end a row by setting its `finished` (a stop string). Rows that don't fit the
+    Whoever reads the tokens may end a row with its `finish()` (a stop string). Rows that don't fit the
     context are refused, by their number from 1, before any is begun.
     """
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
     for row in rows:
         _fit(row, engine.config.context)
-    if any(row.source is not None for row in rows):
+    if any(row.encoder_ids is not None for row in rows):
         if len(begins := {len(row.prompt) for row in rows}) > 1:
             raise LimitError(f"answers must begin with equally many tokens, got {sorted(begins)}")
         for first in range(0, len(rows), size):
@@ -45,8 +46,8 @@ def run(engine: Engine, rows: Sequence[GeneratedSequence], size: int, chunk: int
             while waiting and row is None:
                 row = waiting.popleft()
                 logits, cache = _read(engine, cache, place, row.prompt, chunk)
-                yield row, row.accept(logits)
-                row = None if row.finished is not None else row
+                yield row, row.sample(logits)
+                row = None if row.finish_reason is not None else row
             running[place] = row
         running, cache = yield from _step(engine, running, cache)
 
@@ -54,19 +55,19 @@ def run(engine: Engine, rows: Sequence[GeneratedSequence], size: int, chunk: int
 def _fit(row: GeneratedSequence, context: int) -> None:
     """Leave the row the tokens that there is room for; LimitError where its texts don't fit."""
     try:
-        row.max_new_tokens = room(context, len(row.prompt), row.max_new_tokens)
+        row.max_new_tokens = limit_new_tokens(context, len(row.prompt), row.max_new_tokens)
     except LimitError as error:
-        raise LimitError(f"text {row.row + 1}: {error}") from None
-    if row.source is not None and not 1 <= len(row.source) <= context:
-        why = "shorten it" if row.source else "there is nothing to read"
+        raise LimitError(f"text {row.index + 1}: {error}") from None
+    if row.encoder_ids is not None and not 1 <= len(row.encoder_ids) <= context:
+        why = "shorten it" if row.encoder_ids else "there is nothing to read"
         raise LimitError(
-            f"text {row.row + 1} has {len(row.source)} tokens, the model reads 1 to {context}: {why}"
+            f"text {row.index + 1} has {len(row.encoder_ids)} tokens, the model reads 1 to {context}: {why}"
         )
 
 
 def _together(engine: Engine, rows: Sequence[GeneratedSequence]) -> Steps[None]:
     """Rows that an encoder reads at a time: what it makes of them is there for all or none, so none joins."""
-    sources = [np.asarray(row.source, np.int64) for row in rows]
+    sources = [np.asarray(row.encoder_ids, np.int64) for row in rows]
     lengths = np.array([len(source) for source in sources])
     padded = np.zeros((len(rows), lengths.max()), np.int64)
     for place, source in enumerate(sources):
@@ -74,8 +75,8 @@ def _together(engine: Engine, rows: Sequence[GeneratedSequence]) -> Steps[None]:
     cache = engine.start(len(rows), padded, lengths)
     logits, cache = engine.step(np.array([row.prompt for row in rows]), cache)
     for place, row in enumerate(rows):
-        yield row, row.accept(logits[place, 0])
-    running: list[GeneratedSequence | None] = [row if row.finished is None else None for row in rows]
+        yield row, row.sample(logits[place, 0])
+    running: list[GeneratedSequence | None] = [row if row.finish_reason is None else None for row in rows]
     while running:
         running, cache = yield from _step(engine, running, cache)
 
@@ -92,8 +93,8 @@ def _step(
     rows = [*going.values()]
     logits, cache = engine.step(np.array([[row.tokens[-1]] for row in rows]), cache)
     for place, row in enumerate(rows):
-        yield row, row.accept(logits[place, 0])
-    return [row if row.finished is None else None for row in rows], cache
+        yield row, row.sample(logits[place, 0])
+    return [row if row.finish_reason is None else None for row in rows], cache
 
 
 def _read(

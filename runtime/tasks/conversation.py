@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...refimpl.decoding.loop import room
+from ...refimpl.decoding.stop import limit_new_tokens
 from ...refimpl.errors import CheckpointError
 from ..text.chat_template import common_prefix
 from .generate import TextStream, options
@@ -33,7 +33,7 @@ class Conversation:
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages)
         how = options(self.model.generation, **given)
-        room(self.model.config.context, len(ids), how.max_new_tokens)
+        limit_new_tokens(self.model.config.context, len(ids), how.max_new_tokens)
         cache, self._cache = self._cache, None
         if cache is not None:
             # A token is left to read, so that there are logits to begin with.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...refimpl.config import MaskedLM
-from ...refimpl.decoding.filters import largest
+from ...refimpl.decoding.filters import top_indices
 from ...refimpl.errors import CheckpointError, LimitError
 from .encoder_batches import Progress, encoded, predicted, silent, singles, softmax
 
@@ -53,7 +53,7 @@ def fill(
     for i, logits in predicted(model, rows, batch, progress):
         for at in np.flatnonzero(np.array(rows[i].ids) == mask):
             scores = softmax(logits[at])
-            best = largest(scores, min(count, len(scores)))
+            best = top_indices(scores, min(count, len(scores)))
             # Special tokens decode to nothing: their own name says what they are.
             words = [model.text.decode([int(k)]) or model.text.token(int(k)) for k in best]
             filled = zip(best, words, strict=True)

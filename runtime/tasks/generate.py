@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
-from ...refimpl.decoding.beam import Search, search
-from ...refimpl.decoding.loop import FinishReason, GeneratedSequence, room, single
-from ...refimpl.decoding.sampling import Sampler
+from ...refimpl.decoding.beam import BeamSearch, beam_search
+from ...refimpl.decoding.loop import GeneratedSequence, generate
+from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import Drafter, speculate
+from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import LimitError
 from ..text.tokenizer import Stream, Tokenizer
@@ -63,9 +64,11 @@ class Options:
                 f"got {self.stop!r:.200}"
             )
 
-    def search(self, prompt: Sequence[int], stop_ids: frozenset[int], source: Sequence[int] | None) -> Search:
+    def search(
+        self, prompt: Sequence[int], stop_ids: frozenset[int], source: Sequence[int] | None
+    ) -> BeamSearch:
         """The search of these options over a prompt."""
-        return Search(
+        return BeamSearch(
             prompt,
             self.beams or 1,
             self.sampler,
@@ -74,7 +77,7 @@ class Options:
             self.length_penalty,
             self.early_stopping,
             renormalize=self.renormalize,
-            source=source,
+            encoder_ids=source,
         )
 
 
@@ -136,11 +139,11 @@ class TextStream:
         then: Callable[[TextStream], None] = lambda _: None,
         source: Sequence[int] | None = None,
     ) -> None:
-        room(model.config.context, len(prompt), options.max_new_tokens)
+        limit_new_tokens(model.config.context, len(prompt), options.max_new_tokens)
         stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
         self._model, self._options, self._then, self.cache = model, options, then, cache
         self._row = GeneratedSequence(
-            prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, source=source
+            prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, encoder_ids=source
         )
         self._cached = 0 if cache is None else int(cache.lengths[0])
         self._times: list[float] = []
@@ -159,7 +162,7 @@ class TextStream:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        return self._row.finished
+        return self._row.finish_reason
 
     @property
     def timings(self) -> dict[str, float]:
@@ -167,10 +170,10 @@ class TextStream:
         begin, *rest = self._times or [0.0]
         first = rest[0] - begin if rest else 0.0
         last = rest[-1] - rest[0] if rest else 0.0
-        read = len(self._row.source or self._row.prompt) - self._cached
+        read = len(self._row.encoder_ids or self._row.prompt) - self._cached
         made = max(len(self.tokens) - 1, 0)
         return {
-            "prompt_tokens": len(self._row.source or self._row.prompt),
+            "prompt_tokens": len(self._row.encoder_ids or self._row.prompt),
             "cached_tokens": self._cached,
             "new_tokens": len(self.tokens),
             "first_token_s": first,
@@ -203,15 +206,15 @@ class TextStream:
         if draft is not None:
             return (yield from speculate(engine, row, draft, cache=cache))
         if beams is None:
-            return (yield from single(engine, row, cache))
-        wanted = self._options.search(row.prompt, row.stop_ids, row.source)
-        best = search(engine, wanted, cache)[0]
+            return (yield from generate(engine, row, cache))
+        wanted = self._options.search(row.prompt, row.stop_ids, row.encoder_ids)
+        best = beam_search(engine, wanted, cache)[0]
         for token in best.tokens:
             row.tokens.append(token)
             yield token
-            if row.finished is not None:
+            if row.finish_reason is not None:
                 return None
-        row.finished = best.finished
+        row.finish(best.finish_reason)
         return None
 
     def _generate(self) -> Iterator[str]:
@@ -223,7 +226,7 @@ class TextStream:
 
     def _give(self, written: StreamedText, piece: str) -> Iterator[str]:
         if written.ended:
-            self._row.finished = "stop"
+            self._row.finish("stop")
         self.text = written.text
         if piece:
             yield piece
@@ -250,17 +253,6 @@ class StreamedText:
         return piece + rest
 
     def _give(self, text: str) -> str:
-        sure, self._held, self.ended = cut(self._held + text, self._stops)
+        sure, self._held, self.ended = split_at_stop_string(self._held + text, self._stops)
         self.text += sure
         return sure
-
-
-def cut(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:
-    """(text to give out, text to hold back, whether a stop string ended it).
-
-    Held back is the longest end that a stop string could begin with.
-    """
-    if found := [at for stop in stops if (at := text.find(stop)) >= 0]:
-        return text[: min(found)], "", True
-    held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-    return text[: len(text) - held], text[len(text) - held :], False

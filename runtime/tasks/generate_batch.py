@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...refimpl.decoding.loop import FinishReason, GeneratedSequence
+from ...refimpl.decoding.loop import GeneratedSequence
+from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
 from .continuous_batching import run
 from .encoder_batches import Progress, silent
@@ -46,7 +47,7 @@ def generate_many(
     stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
     rows = [
         GeneratedSequence(
-            a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, source=a.source
+            a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, encoder_ids=a.source
         )
         for i, a in enumerate(asked)
     ]
@@ -54,16 +55,17 @@ def generate_many(
     texts = [None if tokenizer is None else StreamedText(tokenizer, options.stop) for _ in rows]
     done = 0
     for row, token in run(model.engine, rows, batch):
-        written = texts[row.row]
+        written = texts[row.index]
         if written is not None and token is not None:
             written.push(token)
-        if written is not None and (row.finished is not None or written.ended):
+        if written is not None and (row.finish_reason is not None or written.ended):
             written.finish()
-            row.finished = "stop" if written.ended else row.finished
-        if row.finished is not None:
+            if written.ended:
+                row.finish("stop")
+        if row.finish_reason is not None:
             done += 1
             progress(done, len(rows))
     return [
-        Completion(row.tokens, "" if written is None else written.text, row.finished)
+        Completion(row.tokens, "" if written is None else written.text, row.finish_reason)
         for row, written in zip(rows, texts, strict=True)
     ]

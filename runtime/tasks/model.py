@@ -12,7 +12,7 @@ from ...refimpl import config as configs
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import Config
 from ...refimpl.decoding.loop import CHUNK
-from ...refimpl.decoding.sampling import Sampler
+from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError, LimitError, TfmError

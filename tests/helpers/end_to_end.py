@@ -15,7 +15,7 @@ from families import ROWS
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
@@ -91,11 +91,12 @@ def lively(
         source = None if config.encoder is None else inputs(model, config, seed, 12)["input_ids"][0].tolist()
         prompt = rng.integers(0, config.embedding.vocabulary, PROMPT if source is None else 1).tolist()
         row = GeneratedSequence(
-            prompt, max_new_tokens=min(STEPS, config.context - len(prompt)), source=source
+            prompt, max_new_tokens=min(STEPS, config.context - len(prompt)), encoder_ids=source
         )
-        tokens = list(single(NumpyEngine(config, materialize(checkpoint.params)), row))
+        tokens = list(generate(NumpyEngine(config, materialize(checkpoint.params)), row))
         if len(set(tokens)) >= min(DISTINCT, len(tokens) // 2):
-            return model, checkpoint, GeneratedSequence(prompt, max_new_tokens=len(tokens), source=source)
+            replayed = GeneratedSequence(prompt, max_new_tokens=len(tokens), encoder_ids=source)
+            return model, checkpoint, replayed
     return None
 
 
@@ -139,11 +140,11 @@ def reads(model: Any, checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
 def writes(model: Any, checkpoint: Checkpoint, engine: Any, row: GeneratedSequence) -> dict[str, Any]:
     """Greedy steps, cached, against transformers without a cache, on the same tokens."""
     recorder = Recorder(engine)
-    tokens = np.array(list(single(recorder, row)))
+    tokens = np.array(list(generate(recorder, row)))
     ids = np.array([[*row.prompt, *tokens[:-1]]])
     given, text = {"input_ids": ids, "use_cache": np.array(False)}, Inputs(ids, np.array([ids.shape[1]]))
-    if row.source is not None:
-        source = np.array([row.source])
+    if row.encoder_ids is not None:
+        source = np.array([row.encoder_ids])
         given = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
         text = Inputs(ids, text.lengths, source, np.array([source.shape[1]]))
     spec, budget = exact(checkpoint.config, checkpoint.params, text)

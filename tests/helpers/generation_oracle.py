@@ -16,9 +16,9 @@ from families import ROWS
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
-from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.beam import BeamSearch, beam_search
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.params.shapes import map_leaves
 
@@ -82,7 +82,7 @@ def theirs(made: Any, source: list[int], **more: Any) -> Any:
 def row(found: Generation, source: list[int], **more: Any) -> GeneratedSequence:
     most = found.max_new_tokens or 20
     return GeneratedSequence(
-        found.prompt, Sampler(**found.defaults), frozenset(found.eos), most, source=source, **more
+        found.prompt, Sampler(**found.defaults), frozenset(found.eos), most, encoder_ids=source, **more
     )
 
 
@@ -136,11 +136,11 @@ def same_texts(name: str, seed: int, asked: dict[str, Any]) -> None:
     texts = [until_stop(ids[1:], found.eos) for ids in wanted.sequences.tolist()]
     text = row(found, source)
     if beams == 1:
-        assert list(single(engine, text)) == texts[0]
+        assert list(generate(engine, text)) == texts[0]
         return
-    made_ = search(engine, Search(
+    made_ = beam_search(engine, BeamSearch(
         found.prompt, sampler=text.sampler, stop_ids=text.stop_ids, max_new_tokens=text.max_new_tokens,
-        source=source, **found.search,
+        encoder_ids=source, **found.search,
     ))  # fmt: skip
     # Where forced tokens leave fewer texts than beams, transformers fills up with impossible ones.
     scores = wanted.sequences_scores.numpy()

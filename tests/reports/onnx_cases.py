@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from tfm.refimpl.decoding.filters import largest
+from tfm.refimpl.decoding.filters import top_indices
 from tfm.refimpl.ops import attention as spec
 from tfm.refimpl.ops import norm, quant, static_quant
 from tfm.refimpl.ops.activation import activation
@@ -362,7 +362,7 @@ def _top_k(a: dict[str, Any], inputs: list[Any]) -> list[Any]:
     axis = a.get("axis", -1)
     rows = np.moveaxis(x, axis, -1)
     signed = rows.astype(np.float64) * (1 if a.get("largest", 1) else -1)
-    best = np.array([largest(row, int(count)) for row in signed.reshape(-1, rows.shape[-1])])
+    best = np.array([top_indices(row, int(count)) for row in signed.reshape(-1, rows.shape[-1])])
     best = best.reshape(*rows.shape[:-1], -1)
     return [np.moveaxis(m, -1, axis) for m in (np.take_along_axis(rows, best, -1), best)]
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ....refimpl.decoding.loop import GeneratedSequence as Text
-from ....refimpl.decoding.loop import single
+from ....refimpl.decoding.loop import GeneratedSequence, generate
 from ..report import Row
 from ..streamed_reference import Inputs, Precision, outputs
 from . import replay
@@ -22,9 +21,9 @@ def greedy(climb: VerifyContext) -> Iterator[Row]:
     if config.decoder is None:
         return
     prompt = golden.tokens[0, : golden.split].tolist()
-    text = Text(prompt, max_new_tokens=min(GREEDY, config.context - len(prompt)))
+    text = GeneratedSequence(prompt, max_new_tokens=min(GREEDY, config.context - len(prompt)))
     first = slice(0, 1)
-    chosen = list(single(climb.engine, text, replay.start(climb.engine, golden, first)))
+    chosen = list(generate(climb.engine, text, replay.start(climb.engine, golden, first)))
     if not chosen:
         yield Row("greedy tokens equal the specification's", note="the context has no room")
         return

@@ -11,7 +11,7 @@ import transformers
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.config_readers.generation_keys import HARMLESS, KEYS
-from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import read_config
 

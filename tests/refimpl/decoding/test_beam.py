@@ -14,9 +14,9 @@ from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
-from tfm.refimpl.decoding.beam import Hypothesis, Search, search
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.beam import BeamSearch, Hypothesis, beam_search
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
 
@@ -106,8 +106,8 @@ def test_hypotheses_are_transformers(
         use_cache=False,
     )  # fmt: skip
     sampler = Sampler(repetition_penalty=repetition, no_repeat_ngram=ngram, min_new_tokens=least)
-    wanted = Search(PROMPT, beams, sampler, frozenset(stops), steps, penalty, stopping)
-    found = search(table, wanted)
+    wanted = BeamSearch(PROMPT, beams, sampler, frozenset(stops), steps, penalty, stopping)
+    found = beam_search(table, wanted)
     assert [h.tokens for h in found] == [until_stop(row[:steps], stops) for row in ids]
     equal([h.score for h in found], scores, 1e-5)
 
@@ -128,8 +128,8 @@ def test_a_model_of_transformers(tmp_path: Path) -> None:
         ids, scores = theirs(
             model, PROMPT, beams, [2, 9], 12, length_penalty=penalty, early_stopping=stopping
         )
-        wanted = Search(PROMPT, beams, Sampler(), frozenset({2, 9}), 12, penalty, stopping)
-        found = search(engine, wanted)
+        wanted = BeamSearch(PROMPT, beams, Sampler(), frozenset({2, 9}), 12, penalty, stopping)
+        found = beam_search(engine, wanted)
         assert [h.tokens for h in found] == [until_stop(row, [2, 9]) for row in ids]
         equal([h.score for h in found], scores, 1e-5)
 
@@ -153,48 +153,50 @@ def test_beams_enough_find_the_best_of_all_texts(seed: int, stop: int, penalty: 
 
     grow([1, 2], 0.0)
     every.sort(key=lambda h: -h.score)
-    found = search(table, Search([1, 2], 3**steps, Sampler(), frozenset({stop}), steps, penalty, "never"))
+    found = beam_search(
+        table, BeamSearch([1, 2], 3**steps, Sampler(), frozenset({stop}), steps, penalty, "never")
+    )
     # Two texts may walk the same pairs in another order: those scores are equal but for rounding.
     equal([h.score for h in found], [h.score for h in every])
-    scores = {(*h.tokens, h.finished): h.score for h in every}
-    assert {(*h.tokens, h.finished) for h in found} == set(scores)
-    equal([scores[*h.tokens, h.finished] for h in found], [h.score for h in every])
+    scores = {(*h.tokens, h.finish_reason): h.score for h in every}
+    assert {(*h.tokens, h.finish_reason) for h in found} == set(scores)
+    equal([scores[*h.tokens, h.finish_reason] for h in found], [h.score for h in every])
 
 
 @given(seeds, st.integers(0, N - 1), st.integers(1, 9))
 def test_one_beam_is_greedy(seed: int, stop: int, steps: int):
     row = GeneratedSequence(PROMPT, stop_ids=frozenset({stop}), max_new_tokens=steps)
-    list(single(Table(seed), row))
-    wanted = Search(PROMPT, 1, stop_ids=frozenset({stop}), max_new_tokens=steps, early_stopping=True)
-    (found,) = search(Table(seed), wanted)
-    assert (found.tokens, found.finished) == (row.tokens, row.finished)
+    list(generate(Table(seed), row))
+    wanted = BeamSearch(PROMPT, 1, stop_ids=frozenset({stop}), max_new_tokens=steps, early_stopping=True)
+    (found,) = beam_search(Table(seed), wanted)
+    assert (found.tokens, found.finish_reason) == (row.tokens, row.finish_reason)
 
 
 def test_equals_go_by_beam_and_id() -> None:
-    wanted = Search([0], 3, stop_ids=frozenset({1}), max_new_tokens=2, length_penalty=0.0)
-    rows, tokens = wanted.accept(np.zeros((1, 4))) or ((), ())
+    wanted = BeamSearch([0], 3, stop_ids=frozenset({1}), max_new_tokens=2, length_penalty=0.0)
+    rows, tokens = wanted.advance(np.zeros((1, 4))) or ((), ())
     assert (list(rows), list(tokens)) == ([0, 0, 0], [0, 2, 3])
-    assert [h.tokens for h in wanted.found] == [[]]
-    assert wanted.accept(np.zeros((3, 4))) is None
-    assert [h.tokens for h in wanted.found] == [[], [0, 0], [0]]
-    assert [h.finished for h in wanted.found] == ["stop", "length", "stop"]
+    assert [h.tokens for h in wanted.hypotheses] == [[]]
+    assert wanted.advance(np.zeros((3, 4))) is None
+    assert [h.tokens for h in wanted.hypotheses] == [[], [0, 0], [0]]
+    assert [h.finish_reason for h in wanted.hypotheses] == ["stop", "length", "stop"]
 
 
 def test_where_length_costs_hope_is_the_present_length() -> None:
     """Below 0 the penalty favours short texts: a beam is never better than if it ended now."""
-    wanted = Search([0], 2, stop_ids=frozenset({0}), length_penalty=-1.0, early_stopping="never")
-    assert wanted.accept(np.log([[0.3, 0.5, 0.2]])) is not None
-    assert wanted.accept(np.log([[0.3, 0.6, 0.1], [0.34, 0.33, 0.33]])) is not None
-    equal([h.score for h in wanted.found], [np.log(0.3), 2 * np.log(0.15)])
+    wanted = BeamSearch([0], 2, stop_ids=frozenset({0}), length_penalty=-1.0, early_stopping="never")
+    assert wanted.advance(np.log([[0.3, 0.5, 0.2]])) is not None
+    assert wanted.advance(np.log([[0.3, 0.6, 0.1], [0.34, 0.33, 0.33]])) is not None
+    equal([h.score for h in wanted.hypotheses], [np.log(0.3), 2 * np.log(0.15)])
 
 
 def test_fewer_beams_where_bans_leave_fewer() -> None:
     table, bans = Table(3), Sampler(suppress_tokens=tuple(range(2, N)), no_repeat_ngram=2)
-    found = search(table, Search([0], 4, bans, max_new_tokens=3))
+    found = beam_search(table, BeamSearch([0], 4, bans, max_new_tokens=3))
     # 0 0 1 is one text that repeats no pair, and so on: no text of four tokens of 0 and 1 is left out.
     assert sorted(h.tokens for h in found) == [[0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 0]]
     with pytest.raises(LimitError, match="every token is banned"):
-        search(table, Search([0], 4, bans, max_new_tokens=9))
+        beam_search(table, BeamSearch([0], 4, bans, max_new_tokens=9))
 
 
 @pytest.mark.parametrize(
@@ -214,25 +216,25 @@ def test_fewer_beams_where_bans_leave_fewer() -> None:
 )
 def test_what_cannot_be_is_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(LimitError, match=message):
-        Search([0], **more)
+        BeamSearch([0], **more)
 
 
 @pytest.mark.parametrize("penalty", [-40, 40])
 @pytest.mark.parametrize("stopping", [False, "never"])
 def test_length_penalties_at_their_ends(penalty: int, stopping: Literal["never"] | bool) -> None:
-    wanted = Search([0], 2, Sampler(), frozenset({2}), 2**24, penalty, stopping)
-    wanted._texts = [[0] * (2**24 - 2)]
-    wanted.accept(np.array([[0.0, 1.0, 2.0]]))
-    assert 0 < -wanted.found[0].score < np.inf
+    wanted = BeamSearch([0], 2, Sampler(), frozenset({2}), 2**24, penalty, stopping)
+    wanted._tokens = [[0] * (2**24 - 2)]
+    wanted.advance(np.array([[0.0, 1.0, 2.0]]))
+    assert 0 < -wanted.hypotheses[0].score < np.inf
 
 
 def test_logits_must_be_finite() -> None:
     with pytest.raises(NumericError, match="logits must be finite"):
-        Search([0], 2).accept(np.full((1, 4), np.nan))
+        BeamSearch([0], 2).advance(np.full((1, 4), np.nan))
 
 
 def test_the_context_bounds_the_search() -> None:
-    found = search(Table(0, context=7), Search(PROMPT, 2, max_new_tokens=50))
+    found = beam_search(Table(0, context=7), BeamSearch(PROMPT, 2, max_new_tokens=50))
     assert [len(h.tokens) for h in found] == [3, 3]
 
 
@@ -242,9 +244,11 @@ def test_all_engines_find_the_same(engines: list[Any]) -> None:
         made = []
         for engine in engines:
             _, cache = engine.step(np.array([PROMPT[:2]]), engine.start(1))
-            wanted = Search(PROMPT, 4, Sampler(), frozenset({11, 12, 13}), 20, 0.8, stopping)
-            made.append(search(engine, wanted, cache))
+            wanted = BeamSearch(PROMPT, 4, Sampler(), frozenset({11, 12, 13}), 20, 0.8, stopping)
+            made.append(beam_search(engine, wanted, cache))
         assert len({tuple(h.tokens) for h in made[0]}) == 4
         for other in made[1:]:
-            assert [(h.tokens, h.finished) for h in other] == [(h.tokens, h.finished) for h in made[0]]
+            assert [(h.tokens, h.finish_reason) for h in other] == [
+                (h.tokens, h.finish_reason) for h in made[0]
+            ]
             equal([h.score for h in other], [h.score for h in made[0]], 1e-5)

@@ -19,8 +19,8 @@ from helpers.generation_oracle import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.decoding.loop import single
-from tfm.refimpl.decoding.speculative import DraftModel, Lookup, speculate
+from tfm.refimpl.decoding.loop import generate
+from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
 
 some = settings(max_examples=settings.default.max_examples // 4)  # pyright: ignore[reportOptionalOperand]
 seeds = st.integers(0, 2**32 - 1)
@@ -32,12 +32,12 @@ def test_greedy_tokens_are_transformers(name: str):
     for seed in range(40):
         made = model(name, seed, {"max_length": 49})
         checkpoint, engine = opened(made)
-        tokens = list(single(engine, row(checkpoint.generation, sources(seed))))
+        tokens = list(generate(engine, row(checkpoint.generation, sources(seed))))
         if len(set(tokens)) < 8:
             continue
         wanted = theirs(made, sources(seed), use_cache=False).sequences[0].tolist()
         assert tokens == until_stop(wanted[1:], (EOS,))
-        for draft in (Lookup(), DraftModel(engine, engine)):
+        for draft in (PromptLookup(), DraftModel(engine, engine)):
             again = row(checkpoint.generation, sources(seed))
             assert list(speculate(engine, again, draft)) == tokens
         return

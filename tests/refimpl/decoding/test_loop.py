@@ -7,8 +7,9 @@ import pytest
 from helpers import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.decoding.loop import GeneratedSequence, prefill, room, single
-from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate, prefill
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.stop import limit_new_tokens
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 
@@ -19,7 +20,7 @@ HOT = Sampler(temperature=2.0)
 
 
 def run(row: GeneratedSequence, **given_: object) -> list[int]:
-    return list(single(ENGINE, row, **given_))
+    return list(generate(ENGINE, row, **given_))
 
 
 def uncached(prompt: list[int], count: int) -> list[int]:
@@ -35,7 +36,7 @@ def test_greedy_is_the_same_with_and_without_a_cache():
     row = GeneratedSequence(PROMPT, max_new_tokens=8)
     assert run(row) == uncached(PROMPT, 8)
     assert row.tokens == uncached(PROMPT, 8)
-    assert row.finished == "length"
+    assert row.finish_reason == "length"
 
 
 @given(st.integers(1, 6))
@@ -58,16 +59,18 @@ def test_a_cache_that_holds_all_is_refused():
 
 
 def test_a_seed_gives_the_same_text_again():
-    texts = [run(GeneratedSequence(PROMPT, HOT, seed=s, row=r)) for s, r in ((1, 0), (1, 0), (2, 0), (1, 1))]
+    texts = [
+        run(GeneratedSequence(PROMPT, HOT, seed=s, index=r)) for s, r in ((1, 0), (1, 0), (2, 0), (1, 1))
+    ]
     assert texts[0] == texts[1]
     assert len({tuple(t) for t in texts}) == 3
 
 
 def test_one_uniform_number_a_token():
-    """(seed, row) seeds the row's own numbers: texts don't depend on neighbours."""
-    row, logits = GeneratedSequence(PROMPT, HOT, seed=3, row=2), np.zeros(97, np.float32)
+    """(seed, index) seeds the sequence's own numbers: texts don't depend on neighbours."""
+    row, logits = GeneratedSequence(PROMPT, HOT, seed=3, index=2), np.zeros(97, np.float32)
     us = np.random.default_rng([3, 2]).random(5)
-    assert [row.accept(logits) for _ in range(5)] == [int(u * 97) for u in us]
+    assert [row.sample(logits) for _ in range(5)] == [int(u * 97) for u in us]
 
 
 def test_a_stop_token_ends_and_is_not_kept():
@@ -76,22 +79,22 @@ def test_a_stop_token_ends_and_is_not_kept():
     row = GeneratedSequence(PROMPT, HOT, stop_ids=frozenset({tokens[at]}), max_new_tokens=8)
     assert run(row) == tokens[:at]
     assert row.tokens == tokens[:at]
-    assert row.finished == "stop"
+    assert row.finish_reason == "stop"
 
 
 def test_the_reader_may_end_it():
     row, found = GeneratedSequence(PROMPT, max_new_tokens=8), []
-    for token in single(ENGINE, row):
+    for token in generate(ENGINE, row):
         found.append(token)
         if len(found) == 2:
-            row.finished = "stop"
+            row.finish("stop")
     assert len(found) == 2
-    assert row.finished == "stop"
+    assert row.finish_reason == "stop"
 
 
 def test_the_cache_comes_back():
     """All but the last token are in it: that one was never read."""
-    steps = single(ENGINE, GeneratedSequence(PROMPT, max_new_tokens=3))
+    steps = generate(ENGINE, GeneratedSequence(PROMPT, max_new_tokens=3))
     for _ in range(3):
         next(steps)
     with pytest.raises(StopIteration) as end:
@@ -102,18 +105,18 @@ def test_the_cache_comes_back():
 def test_the_penalty_sees_prompt_and_answer():
     row = GeneratedSequence([0], Sampler(repetition_penalty=1000.0))
     logits = np.full(97, 1.0, np.float32)
-    assert [row.accept(logits) for _ in range(3)] == [1, 2, 3]
+    assert [row.sample(logits) for _ in range(3)] == [1, 2, 3]
 
 
 @given(st.integers(1, 23), st.integers(1, 40))
 def test_output_is_clipped_to_the_room_left(prompt: int, wanted: int):
-    assert room(24, prompt, wanted) == min(wanted, 24 - prompt)
+    assert limit_new_tokens(24, prompt, wanted) == min(wanted, 24 - prompt)
 
 
 def test_the_context_is_filled_to_the_end():
     row = GeneratedSequence([1] * 20, max_new_tokens=100)
     assert len(run(row)) == 4
-    assert (row.max_new_tokens, row.finished) == (4, "length")
+    assert (row.max_new_tokens, row.finish_reason) == (4, "length")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_a_prompt_that_does_not_fit_is_refused(prompt: int, message: str):
 def test_nothing_wanted_gives_nothing():
     row = GeneratedSequence(PROMPT, max_new_tokens=0)
     assert run(row) == []
-    assert row.finished == "length"
+    assert row.finish_reason == "length"
 
 
 def test_prefill_is_the_last_token():

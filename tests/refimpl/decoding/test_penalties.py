@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.penalties import (
     add_bias,
-    adjust,
+    adjust_logits,
     ban,
     ban_ngrams,
     ban_words,
@@ -24,7 +24,8 @@ from tfm.refimpl.decoding.penalties import (
     occurrence_penalties,
     repetition_penalty,
 )
-from tfm.refimpl.decoding.sampling import Sampler, prepare, sample
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.sampling import process_logits, sample
 from tfm.refimpl.errors import LimitError
 from transformers import (
     LogitsProcessorList,
@@ -145,10 +146,10 @@ def test_the_chain(seed: int, text: np.ndarray, data: st.DataObject):
     wanted = theirs(logits, text, *steps)
     if np.isinf(wanted).all():
         with pytest.raises(LimitError, match="every token is banned"):
-            prepare(logits, sampler, text, new, stops)
+            process_logits(logits, sampler, text, new, stops)
         return
-    assert sampler.adjusts == bool(steps)
-    same(adjust(logits, sampler, text, new, stops), wanted)
+    assert sampler.adjusts_logits == bool(steps)
+    same(adjust_logits(logits, sampler, text, new, stops), wanted)
 
 
 def test_the_order():
@@ -158,22 +159,22 @@ def test_the_order():
     sampler = Sampler(
         logit_bias=((0, -2.0),), repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=0.5
     )
-    assert adjust(logits, sampler, text, 1).tolist() == [-1 * 2 - 0.75, -2.0, 0.5]
-    assert adjust(logits, sampler, text, 0).tolist() == [-2.0, -2.0, 0.5]
-    assert adjust(logits, sampler, text, 3).tolist() == [-2 - 0.5 - 0.5, -2 - 0.75, 0.5]
+    assert adjust_logits(logits, sampler, text, 1).tolist() == [-1 * 2 - 0.75, -2.0, 0.5]
+    assert adjust_logits(logits, sampler, text, 0).tolist() == [-2.0, -2.0, 0.5]
+    assert adjust_logits(logits, sampler, text, 3).tolist() == [-2 - 0.5 - 0.5, -2 - 0.75, 0.5]
     # A bias doesn't lift a ban, but forcing does.
     sampler = Sampler(suppress_tokens=(2,), logit_bias=((2, 99.0),), forced_tokens=(0, 2))
-    assert adjust(logits, sampler, text, 2).tolist() == [1.0, -1.0, -np.inf]
-    assert adjust(logits, sampler, text, 1).tolist() == [-np.inf, -np.inf, 0.0]
-    assert adjust(logits, sampler, text, 0).tolist() == [0.0, -np.inf, -np.inf]
+    assert adjust_logits(logits, sampler, text, 2).tolist() == [1.0, -1.0, -np.inf]
+    assert adjust_logits(logits, sampler, text, 1).tolist() == [-np.inf, -np.inf, 0.0]
+    assert adjust_logits(logits, sampler, text, 0).tolist() == [0.0, -np.inf, -np.inf]
     # What is banned at the beginning is banned after what is forced there.
     sampler = Sampler(begin_suppress_tokens=(1,), forced_tokens=(0, 2))
-    assert [adjust(logits, sampler, text, new)[1] for new in (1, 2, 3)] == [-np.inf, -np.inf, -1.0]
+    assert [adjust_logits(logits, sampler, text, new)[1] for new in (1, 2, 3)] == [-np.inf, -np.inf, -1.0]
     # A text whose room ends, ends, whatever else is forced or banned.
     sampler = Sampler(forced_tokens=(0,), forced_last=(1, 2), suppress_tokens=(1,))
-    assert adjust(logits, sampler, text, 0, last=True).tolist() == [-np.inf, 0.0, 0.0]
-    assert adjust(logits, sampler, text, 1, last=False).tolist() == [1.0, -np.inf, 0.5]
-    assert all(Sampler(**{name: (1,)}).adjusts for name in ("forced_last", "begin_suppress_tokens"))
+    assert adjust_logits(logits, sampler, text, 0, last=True).tolist() == [-np.inf, 0.0, 0.0]
+    assert adjust_logits(logits, sampler, text, 1, last=False).tolist() == [1.0, -np.inf, 0.5]
+    assert all(Sampler(**{name: (1,)}).adjusts_logits for name in ("forced_last", "begin_suppress_tokens"))
 
 
 @many
@@ -189,16 +190,17 @@ def test_bad_words(seed: int, text: np.ndarray, words: list[list[int]]):
 def test_an_end_comes_not_too_early():
     logits, text = np.array([3.0, 2.0, 1.0], np.float32), np.array([1, 1])
     sampler = Sampler(min_new_tokens=2)
-    assert [int(prepare(logits, sampler, text, new, (0, 1)).argmax()) for new in range(4)] == [2, 2, 0, 0]
-    assert sampler.adjusts
-    assert not Sampler(temperature=1.0, top_k=3).adjusts
+    best = [int(process_logits(logits, sampler, text, new, (0, 1)).argmax()) for new in range(4)]
+    assert best == [2, 2, 0, 0]
+    assert sampler.adjusts_logits
+    assert not Sampler(temperature=1.0, top_k=3).adjusts_logits
 
 
-def test_penalties_come_before_the_cuts():
+def test_penalties_come_before_the_filters():
     """A token that was there loses its lead before top-k looks, greedy or not."""
     logits, seen = np.array([2.0, 1.5, -1.0], np.float32), np.array([0, 0, 2])
     assert repetition_penalty(logits, seen, 2.0).tolist() == [1.0, 1.5, -2.0]
-    draw = lambda sampler: sample(prepare(logits, sampler, seen), sampler, 0.99)  # noqa: E731
+    draw = lambda sampler: sample(process_logits(logits, sampler, seen), sampler, 0.99)  # noqa: E731
     assert draw(Sampler(repetition_penalty=2.0)) == 1
     assert draw(Sampler(temperature=1.0, top_k=1, repetition_penalty=2.0)) == 1
     assert draw(Sampler(temperature=1.0, top_k=1)) == 0

@@ -1,4 +1,4 @@
-"""Sampling: a partition equals a full sort, the cuts equal transformers', a draw is its stretch."""
+"""Sampling: a partition equals a full sort, filters are transformers', draws have their probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from helpers.tolerances import equal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.filters import candidates, typical
-from tfm.refimpl.decoding.sampling import Sampler, falls_on, prepare, probabilities, sample
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.sampling import draw as draw_index
+from tfm.refimpl.decoding.sampling import probabilities, process_logits, sample
 from tfm.refimpl.errors import LimitError, NumericError
 from transformers import (
     MinPLogitsWarper,
@@ -38,7 +40,7 @@ def draw(seed: int, n: int, ties: bool = False) -> np.ndarray:
 
 
 def sorted_law(logits: np.ndarray, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
-    """All logits sorted, then cut step by step, as the docstring of `candidates` has it."""
+    """All logits sorted, then filtered step by step, as the docstring of `candidates` has it."""
     ids = np.argsort(-logits, kind="stable")
     scaled = logits[ids].astype(np.float64) / (sampler.temperature or 1)
     p = np.exp(scaled - scaled[0])
@@ -79,7 +81,7 @@ def test_a_partition_is_a_full_sort(seed: int, n: int, sampler: Sampler, ties: b
 
 @many
 @given(seeds, st.integers(1, 60), samplers)
-def test_cuts_are_transformers(seed: int, n: int, sampler: Sampler):
+def test_filters_are_transformers(seed: int, n: int, sampler: Sampler):
     """Temperature, top-k, top-p, min-p, typical in their order: the same tokens and probabilities."""
     logits = draw(seed, n)
     scores = torch.from_numpy(logits.astype(np.float64))[None]
@@ -162,7 +164,7 @@ def test_what_is_banned_is_never_drawn(seed: int, n: int, sampler: Sampler, left
 
 def test_where_a_number_falls():
     p = np.array([0.25, 0.0, 0.5, 0.2, 0.0])
-    drawn = [falls_on(p, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9499, 0.95, 1 - 2**-53)]
+    drawn = [draw_index(p, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9499, 0.95, 1 - 2**-53)]
     assert drawn == [0, 0, 2, 2, 3, 3, 3, 3]
 
 
@@ -177,7 +179,7 @@ def test_temperatures_at_their_ends(temperature: float):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_must_be_finite(bad: float):
     with pytest.raises(NumericError, match="logits must be finite, got NaN or infinity"):
-        prepare(np.array([0.0, bad], np.float32), Sampler(), np.zeros(0, np.int64))
+        process_logits(np.array([0.0, bad], np.float32), Sampler(), np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize(
@@ -204,5 +206,5 @@ def test_options_outside_their_range_are_refused(name: str, value: float):
 def test_whole_numbers_count_as_numbers():
     """One of 300 digits is a float, as no array holds it otherwise."""
     made = Sampler(temperature=10**300, top_k=np.int64(2), repetition_penalty=10**30)
-    assert np.isfinite(prepare(np.ones(3, np.float32), made, np.array([1]))).all()
+    assert np.isfinite(process_logits(np.ones(3, np.float32), made, np.array([1]))).all()
     assert len(candidates(np.ones(3, np.float32), made)[0]) == 2

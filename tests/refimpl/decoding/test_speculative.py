@@ -17,9 +17,10 @@ from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.decoding import loop, speculative
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.sampling import Sampler, probabilities
-from tfm.refimpl.decoding.speculative import Draft, DraftModel, Lookup, accepts, residual, speculate
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.sampling import probabilities
+from tfm.refimpl.decoding.speculative import Draft, DraftModel, PromptLookup, accepts, residual, speculate
 from tfm.refimpl.errors import LimitError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -92,11 +93,11 @@ def distribution(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "sample", lambda logits, sampler, u: paths.choose(probabilities(logits, sampler)))
-        patch.setattr(speculative, "falls_on", lambda p, u: paths.choose(p))
+        patch.setattr(speculative, "draw", lambda p, u: paths.choose(p))
         patch.setattr(speculative, "accepts", accept)
         found: dict[tuple[Any, ...], float] = defaultdict(float)
         for row, weight in paths.each(program):
-            found[*row.tokens, row.finished] += weight
+            found[*row.tokens, row.finish_reason] += weight
     return found
 
 
@@ -130,15 +131,15 @@ def test_the_distribution_is_kept_exactly(
 
         def plain(target: Table = target, row: Callable[[], GeneratedSequence] = row) -> GeneratedSequence:
             made = row()
-            list(single(target, made))
+            list(generate(target, made))
             return made
 
         def drafted(
             target: Table = target, other: Table = other, row: Callable[[], GeneratedSequence] = row
         ) -> GeneratedSequence:
-            drafter = {"model": DraftModel(other, target), "lookup": Lookup(), "fixed": Fixed()}[kind]
+            drafter = {"model": DraftModel(other, target), "lookup": PromptLookup(), "fixed": Fixed()}[kind]
             made = row()
-            list(speculate(target, made, drafter, ahead=2))
+            list(speculate(target, made, drafter, draft_length=2))
             return made
 
         wanted, got = (distribution(monkeypatch, program) for program in (plain, drafted))
@@ -177,8 +178,8 @@ def test_samples_have_the_distribution() -> None:
         expected[a, b, c] = table[1][2][a] * table[2][a][b] * table[a][b][c]
     seen, drafter = np.zeros((3, 3, 3)), DraftModel(draft, target)
     for i in range(count):
-        row = GeneratedSequence([1, 2], sampler, max_new_tokens=3, seed=11, row=i)
-        assert list(speculate(target, row, drafter, ahead=2)) == row.tokens
+        row = GeneratedSequence([1, 2], sampler, max_new_tokens=3, seed=11, index=i)
+        assert list(speculate(target, row, drafter, draft_length=2)) == row.tokens
         seen[tuple(row.tokens)] += 1
     chi_square = ((seen - count * expected) ** 2 / (count * expected)).sum()
     assert expected.min() * count > 5
@@ -186,27 +187,29 @@ def test_samples_have_the_distribution() -> None:
 
 
 @given(seeds, st.sampled_from(("model", "itself", "lookup")), st.integers(1, 5), st.integers(1, 20))
-def test_greedy_is_greedy(seed: int, kind: str, ahead: int, steps: int):
+def test_greedy_is_greedy(seed: int, kind: str, draft_length: int, steps: int):
     target, other = Table(seed, n=7), Table(seed + 1, n=7)
     row, wanted = (
         GeneratedSequence([3, 1, 4, 1], stop_ids=frozenset({5}), max_new_tokens=steps) for _ in range(2)
     )
     drafter = {
-        "model": DraftModel(other, target), "itself": DraftModel(Table(seed, n=7), target), "lookup": Lookup()
-    }[kind]  # fmt: skip
-    drive, made = speculate(target, row, drafter, ahead), []
+        "model": DraftModel(other, target),
+        "itself": DraftModel(Table(seed, n=7), target),
+        "lookup": PromptLookup(),
+    }[kind]
+    drive, made = speculate(target, row, drafter, draft_length), []
     while True:
         try:
             made.append(next(drive))
         except StopIteration as end:
             cache = end.value
             break
-    assert made == list(single(Table(seed, n=7), wanted))
-    assert (row.tokens, row.finished) == (wanted.tokens, wanted.finished)
+    assert made == list(generate(Table(seed, n=7), wanted))
+    assert (row.tokens, row.finish_reason) == (wanted.tokens, wanted.finish_reason)
     assert cache.text == [*row.prompt, *row.tokens][: len(cache.text)]
     assert len(cache.text) >= len(row.prompt) + len(row.tokens) - 1
-    if kind == "itself" and row.finished == "length":
-        assert target.steps == 1 + -(-(steps - 1) // (ahead + 1))
+    if kind == "itself" and row.finish_reason == "length":
+        assert target.steps == 1 + -(-(steps - 1) // (draft_length + 1))
 
 
 def test_a_draft_of_the_model_itself_is_always_accepted() -> None:
@@ -214,15 +217,15 @@ def test_a_draft_of_the_model_itself_is_always_accepted() -> None:
     sampler = Sampler(temperature=1.0, frequency_penalty=2.0, no_repeat_ngram=3, min_new_tokens=6, top_k=3)
     for seed in range(40):
         target, row = Table(seed, n=5), GeneratedSequence([1, 2], sampler, frozenset({0}), 13, seed)
-        list(speculate(target, row, DraftModel(Table(seed, n=5), target), ahead=3))
-        made = len(row.tokens) + (row.finished == "stop")
+        list(speculate(target, row, DraftModel(Table(seed, n=5), target), draft_length=3))
+        made = len(row.tokens) + (row.finish_reason == "stop")
         assert made > 6
         assert target.steps == 1 + -(-(made - 1) // 4)
 
 
 def test_a_reader_may_end_it_amid_a_draft() -> None:
     target, row = Table(1, n=5), GeneratedSequence([1, 2], max_new_tokens=20)
-    drive, made = speculate(target, row, DraftModel(Table(1, n=5), target), ahead=4), []
+    drive, made = speculate(target, row, DraftModel(Table(1, n=5), target), draft_length=4), []
     while True:
         try:
             made.append(next(drive))
@@ -230,7 +233,7 @@ def test_a_reader_may_end_it_amid_a_draft() -> None:
             cache = end.value
             break
         if len(made) == 3:
-            row.finished = "stop"
+            row.finish("stop")
     assert row.tokens == made
     assert len(made) == 3
     assert cache.text == [1, 2, *made][: len(cache.text)]
@@ -241,19 +244,19 @@ def test_drafts_stay_in_the_context() -> None:
     for mine, other in ((9, 64), (64, 9), (9, 9)):
         target, draft = Table(2, n=5, context=mine), Table(2, n=5, context=other)
         row, wanted = (GeneratedSequence([1, 2, 3], max_new_tokens=15) for _ in range(2))
-        assert list(speculate(target, row, DraftModel(draft, target))) == list(single(target, wanted))
+        assert list(speculate(target, row, DraftModel(draft, target))) == list(generate(target, wanted))
 
 
 def test_lookup_by_hand() -> None:
-    def proposed(text: list[int], count: int, longest: int = 3) -> list[int]:
-        draft = Lookup(longest).propose(GeneratedSequence(text[:2], tokens=text[2:]), count)
-        assert draft.drawn_from == [None] * len(draft.tokens)
+    def proposed(text: list[int], count: int, max_ngram: int = 3) -> list[int]:
+        draft = PromptLookup(max_ngram).propose(GeneratedSequence(text[:2], tokens=text[2:]), count)
+        assert draft.probabilities == [None] * len(draft.tokens)
         return draft.tokens
 
     assert proposed([1, 2, 3, 9, 1, 2, 3], 2) == [9, 1]
     assert proposed([1, 2, 3, 9, 1, 2, 3], 9) == [9, 1, 2, 3]
     assert proposed([2, 3, 5, 1, 3, 6, 2, 3], 1) == [5]  # two tokens that agree before one that is later
-    assert proposed([2, 3, 5, 1, 3, 6, 2, 3], 1, longest=1) == [6]
+    assert proposed([2, 3, 5, 1, 3, 6, 2, 3], 1, max_ngram=1) == [6]
     assert proposed([7, 7], 3) == [7]
     assert proposed([1, 2, 3], 3) == []
     assert proposed([1, 2], 3) == []
@@ -262,11 +265,11 @@ def test_lookup_by_hand() -> None:
 def test_a_draft_model_reads_only_what_is_new() -> None:
     target, draft = Table(0, n=5), Table(1, n=5)
     drafter, row = DraftModel(draft, target), GeneratedSequence([1, 2, 3], max_new_tokens=12)
-    list(speculate(target, row, drafter, ahead=3))
-    assert drafter._held == drafter._cache.text
+    list(speculate(target, row, drafter, draft_length=3))
+    assert drafter._cached_tokens == drafter._cache.text
     again = GeneratedSequence([1, 2, 4], max_new_tokens=5)
-    assert list(speculate(target, again, drafter, ahead=3)) == list(
-        single(target, GeneratedSequence([1, 2, 4], max_new_tokens=5))
+    assert list(speculate(target, again, drafter, draft_length=3)) == list(
+        generate(target, GeneratedSequence([1, 2, 4], max_new_tokens=5))
     )
     with pytest.raises(LimitError, match="must have the model's vocabulary of 5, it has 4"):
         DraftModel(Table(0, n=4), target)
@@ -276,12 +279,13 @@ def test_all_engines_agree(engines: list[Any]) -> None:
     """Speculation cuts caches back on each engine: greedy and sampled texts are those of NumPy."""
     prompt = [5, 17, 8, 3, 5, 17]
     for sampler in (Sampler(), Sampler(temperature=1.0, top_k=5)):
-        for drafter in (lambda engine: Lookup(), lambda engine: DraftModel(engines[0], engine)):
+        for drafter in (lambda engine: PromptLookup(), lambda engine: DraftModel(engines[0], engine)):
             texts = [GeneratedSequence(prompt, sampler, max_new_tokens=30) for _ in engines]
             for engine, row in zip(engines, texts, strict=True):
-                assert len(list(speculate(engine, row, drafter(engine), ahead=3))) == 30
+                assert len(list(speculate(engine, row, drafter(engine), draft_length=3))) == 30
             assert all(row.tokens == texts[0].tokens for row in texts[1:])
             if sampler.greedy:
                 assert (
-                    list(single(engines[0], GeneratedSequence(prompt, max_new_tokens=30))) == texts[0].tokens
+                    list(generate(engines[0], GeneratedSequence(prompt, max_new_tokens=30)))
+                    == texts[0].tokens
                 )

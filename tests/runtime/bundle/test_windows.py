@@ -11,9 +11,9 @@ from helpers import text_strategies, tiny_models
 from tfm.cli.commands import inspect
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
-from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.speculative import DraftModel, Lookup, speculate
+from tfm.refimpl.decoding.beam import BeamSearch, beam_search
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.runtime.bundle import window_sizes
@@ -55,10 +55,10 @@ def row(seed: int = 0) -> GeneratedSequence:
 
 def spoken(engine: Any) -> dict[str, list[int]]:
     """The text that each driver makes."""
-    made = {"single": list(single(engine, row(), chunk=7))}
-    for name, drafter in (("lookup", Lookup()), ("draft", DraftModel(engine, engine))):
+    made = {"single": list(generate(engine, row(), chunk=7))}
+    for name, drafter in (("lookup", PromptLookup()), ("draft", DraftModel(engine, engine))):
         made[name] = list(speculate(engine, row(), drafter))
-    made["beams"] = search(engine, Search(PROMPT, 3, max_new_tokens=40))[0].tokens
+    made["beams"] = beam_search(engine, BeamSearch(PROMPT, 3, max_new_tokens=40))[0].tokens
     rows = [row(seed) for seed in range(3)]
     for _ in run(engine, rows, 2, chunk=7):
         pass
@@ -90,7 +90,7 @@ def test_a_draft_model_reads_another_text_anew(small: None, engine: OrtEngine) -
     drafter = DraftModel(engine, SPEC)
     for prompt in (PROMPT, [*PROMPT[:3], *PROMPT[:2:-1]]):
         drafted = speculate(engine, GeneratedSequence(prompt, max_new_tokens=30), drafter)
-        assert list(drafted) == list(single(SPEC, GeneratedSequence(prompt, max_new_tokens=30)))
+        assert list(drafted) == list(generate(SPEC, GeneratedSequence(prompt, max_new_tokens=30)))
 
 
 def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:

@@ -9,8 +9,8 @@ import pytest
 from helpers import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.runtime.tasks.continuous_batching import run
@@ -24,10 +24,10 @@ SAMPLERS = st.sampled_from([Sampler(), Sampler(temperature=2.0), Sampler(repetit
 def alone(engine: Any, row: GeneratedSequence, stop: int | None) -> list[int]:
     """A row's tokens by itself; `stop` ends it as a reader does who has seen so many."""
     made = []
-    for token in single(engine, row, chunk=5):
+    for token in generate(engine, row, chunk=5):
         made.append(token)
         if len(made) == stop:
-            row.finished = "stop"
+            row.finish("stop")
     return made
 
 
@@ -44,13 +44,13 @@ def check(engine: Any, prompts: list[list[int]], sampler: Sampler, size: int, ne
         alone(engine, row, stop)
     got, seen = rows(), [[] for _ in prompts]
     for row, token in run(engine, got, size, chunk=5):
-        running = {r.row for r in got if seen[r.row] and r.finished is None}
-        assert len(running | {row.row}) <= size
-        seen[row.row].append(token)
-        if len(seen[row.row]) == stops[row.row]:
-            row.finished = "stop"
+        running = {r.index for r in got if seen[r.index] and r.finish_reason is None}
+        assert len(running | {row.index}) <= size
+        seen[row.index].append(token)
+        if len(seen[row.index]) == stops[row.index]:
+            row.finish("stop")
     for mine, theirs, told in zip(got, want, seen, strict=True):
-        assert (mine.tokens, mine.finished) == (theirs.tokens, theirs.finished)
+        assert (mine.tokens, mine.finish_reason) == (theirs.tokens, theirs.finish_reason)
         assert [token for token in told if token is not None] == mine.tokens
 
 
@@ -73,4 +73,4 @@ def test_what_is_refused() -> None:
     with pytest.raises(LimitError, match="at least one row, got 0"):
         list(run(NUMPY, [GeneratedSequence([1])], 0))
     with pytest.raises(LimitError, match="text 2: the prompt has 40 tokens, the model's context is 40"):
-        next(run(NUMPY, [GeneratedSequence([1]), GeneratedSequence([1] * 40, row=1)], 2))
+        next(run(NUMPY, [GeneratedSequence([1]), GeneratedSequence([1] * 40, index=1)], 2))

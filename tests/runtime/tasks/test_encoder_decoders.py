@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.generation_config import Generation
 from tfm.refimpl.checkpoint.languages import Languages
-from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.sampling import Sampler
+from tfm.refimpl.decoding.beam import BeamSearch, beam_search
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.runtime.tasks import Model
@@ -39,8 +39,8 @@ def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
 
 
 def plain(source: list[int], new: int = 9, sampler: Sampler | None = None, start: int = END) -> list[int]:
-    row = GeneratedSequence([start], sampler or Sampler(), frozenset((END,)), new, source=source)
-    return list(single(ENGINE, row))
+    row = GeneratedSequence([start], sampler or Sampler(), frozenset((END,)), new, encoder_ids=source)
+    return list(generate(ENGINE, row))
 
 
 def test_an_answer_is_written_of_what_was_read() -> None:
@@ -72,7 +72,7 @@ def test_the_checkpoint_says_how_as_a_rule_and_for_its_tasks() -> None:
     task = replace(task, defaults={"forced_tokens": [5], "no_repeat_ngram": 2})
     made = model(replace(RULES, tasks={"summarization": task}))
     rules = Sampler(forced_tokens=(5,), no_repeat_ngram=2)
-    want = search(ENGINE, Search([END], 3, rules, frozenset((END,)), 6, 2.0, source=source))[0]
+    want = beam_search(ENGINE, BeamSearch([END], 3, rules, frozenset((END,)), 6, 2.0, encoder_ids=source))[0]
     for answer in (made.generate("the cat", task="summarization"), made.summarize("the cat")):
         list(answer)
         assert answer.tokens == want.tokens
@@ -142,21 +142,23 @@ def test_rows_of_a_batch_are_as_alone(
 
     def rows() -> list[GeneratedSequence]:
         return [
-            GeneratedSequence([END], sampler, ends, new, 3, i, source=source)
+            GeneratedSequence([END], sampler, ends, new, 3, i, encoder_ids=source)
             for i, source in enumerate(sources)
         ]
 
     want, got = rows(), rows()
     for row in want:
-        list(single(ENGINE, row))
+        list(generate(ENGINE, row))
     list(run(ENGINE, got, size))
-    assert [(row.tokens, row.finished) for row in got] == [(row.tokens, row.finished) for row in want]
+    assert [(row.tokens, row.finish_reason) for row in got] == [
+        (row.tokens, row.finish_reason) for row in want
+    ]
 
 
 def test_a_source_that_does_not_fit_is_refused_before_any_is_read() -> None:
     def rows(*sources: list[int], begins: tuple[int, ...] = (1, 1, 1)) -> list[GeneratedSequence]:
         return [
-            GeneratedSequence([END] * n, row=i, source=s)
+            GeneratedSequence([END] * n, index=i, encoder_ids=s)
             for i, (s, n) in enumerate(zip(sources, begins, strict=True))
         ]
 

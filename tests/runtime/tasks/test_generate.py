@@ -11,13 +11,13 @@ from helpers import text_strategies, tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import Generation
-from tfm.refimpl.decoding.beam import Search, search
-from tfm.refimpl.decoding.loop import GeneratedSequence, single
-from tfm.refimpl.decoding.sampling import Sampler
-from tfm.refimpl.decoding.speculative import Lookup
+from tfm.refimpl.decoding.beam import BeamSearch, beam_search
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.speculative import PromptLookup
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, LimitError
-from tfm.runtime.tasks import Conversation, Model, Options, cut, sampler
+from tfm.runtime.tasks import Conversation, Model, Options, sampler
 from tfm.runtime.tasks.generate import Prompt
 from tfm.runtime.tasks.generate_batch import generate_many
 
@@ -89,23 +89,6 @@ def test_stop_string_ends_the_text_before_it() -> None:
     assert len(answer.tokens) < 20
 
 
-@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), st.data())
-def test_cut_is_the_same_in_pieces(text: str, stops: list[str], data: st.DataObject) -> None:
-    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
-    want = text[: min(ends)] if ends else text
-    given_out, held = "", ""
-    rest = text
-    while rest:
-        n = data.draw(st.integers(1, len(rest)), label="piece")
-        sure, held, ended = cut(held + rest[:n], stops)
-        given_out, rest = given_out + sure, rest[n:]
-        if ended:
-            assert given_out == want
-            return
-        assert held == "" or any(stop.startswith(held) for stop in stops)
-    assert given_out + held == want
-
-
 def test_sampling_defaults() -> None:
     assert sampler({}) == Sampler()
     assert sampler({}, top_k=5, top_p=None) == Sampler(temperature=1.0, top_k=5)
@@ -120,7 +103,7 @@ def test_sampling_defaults() -> None:
 
 def test_beams_give_the_likeliest_text_they_find() -> None:
     prompt = MODEL.prompt("the cat")
-    best, *_ = search(ENGINE, Search(prompt, 3, max_new_tokens=10, length_penalty=0.5))
+    best, *_ = beam_search(ENGINE, BeamSearch(prompt, 3, max_new_tokens=10, length_penalty=0.5))
     answer = model(temperature=0.5).generate("the cat", beams=3, length_penalty=0.5, max_new_tokens=10)
     assert "".join(answer) == answer.text == MODEL.text.decode(best.tokens)
     assert (answer.tokens, answer.finish_reason, answer.cache) == (best.tokens, "length", None)
@@ -133,15 +116,16 @@ def test_beams_give_the_likeliest_text_they_find() -> None:
     assert stopped.finish_reason == "stop"
     ends, made = tuple(range(0, SIZE, 3)), []
     for penalty in (-4.0, 4.0):
-        wanted = Search(prompt, 3, Sampler(), frozenset(ends), 10, penalty)
+        wanted = BeamSearch(prompt, 3, Sampler(), frozenset(ends), 10, penalty)
         made.append(model(eos=ends).generate("the cat", beams=3, length_penalty=penalty, max_new_tokens=10))
         list(made[-1])
-        assert made[-1].tokens == search(ENGINE, wanted)[0].tokens
+        assert made[-1].tokens == beam_search(ENGINE, wanted)[0].tokens
     assert made[0].tokens != made[1].tokens
     for wrong in ({"length_penalty": 0.5}, {"early_stopping": True}, {"renormalize": True}):
         with pytest.raises(LimitError, match=f"{next(iter(wrong))} goes with beams, got none"):
             MODEL.options(**wrong)
-    for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, {"beams": 2, "draft": Lookup()}):
+    drafted = {"beams": 2, "draft": PromptLookup()}
+    for wrong in ({"beams": 0}, {"beams": 65}, {"beams": 2, "top_k": 3}, drafted):
         with pytest.raises(LimitError, match="beam"):
             MODEL.options(**wrong)
 
@@ -149,7 +133,7 @@ def test_beams_give_the_likeliest_text_they_find() -> None:
 def test_drafts_change_no_text() -> None:
     want = plain(MODEL.prompt("the cat the cat"), 16)
     other = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=4))
-    for draft in (Lookup(), MODEL.drafter(MODEL), MODEL.drafter(model(engine=other))):
+    for draft in (PromptLookup(), MODEL.drafter(MODEL), MODEL.drafter(model(engine=other))):
         answer = MODEL.generate("the cat the cat", draft=draft, max_new_tokens=16)
         assert "".join(answer) == MODEL.text.decode(want)
         assert (answer.tokens, answer.finish_reason) == (want, "length")
@@ -158,7 +142,7 @@ def test_drafts_change_no_text() -> None:
 
 
 def test_a_conversation_goes_on_after_beams_and_drafts() -> None:
-    talk, kinds = Conversation(MODEL), ({"beams": 2}, {"draft": Lookup()}, {})
+    talk, kinds = Conversation(MODEL), ({"beams": 2}, {"draft": PromptLookup()}, {})
     for question, more in zip(("the cat", "the dog", "the cow"), kinds, strict=True):
         prompt = talk.template.encode([*talk.messages, {"role": "user", "content": question}])
         answer = talk.say(question, max_new_tokens=6, **more)
@@ -250,7 +234,7 @@ def test_output_is_clipped_to_the_room_left() -> None:
     assert len(MODEL.generate_ids(prompt, max_new_tokens=50)) == 6
     with pytest.raises(LimitError, match="leave a token of the prompt to read, it holds 3 of 3"):
         list(
-            single(
+            generate(
                 ENGINE, GeneratedSequence([1, 2, 3]), ENGINE.step(np.array([[1, 2, 3]]), ENGINE.start(1))[1]
             )
         )
@@ -269,16 +253,16 @@ def test_many_texts_are_as_each_alone() -> None:
     assert got[0] == (first.tokens, first.text, first.finish_reason)
     for i, (prompt, made) in enumerate(zip(prompts, got, strict=True)):
         row = GeneratedSequence(many.prompt(prompt), many.sampler(temperature=1.5), frozenset(ends), 12, 5, i)
-        tokens = list(single(ENGINE, row))
+        tokens = list(generate(ENGINE, row))
         assert made.tokens == tokens[: len(made.tokens)]
         whole = many.text.decode(tokens)
         assert made.text == whole.split("t")[0]
-        assert made.finish_reason == ("stop" if "t" in whole else row.finished)
+        assert made.finish_reason == ("stop" if "t" in whole else row.finish_reason)
     assert {made.finish_reason for made in got} == {"stop", "length"}
     assert many.generate_many([], batch=2) == []
     bare = model(text=None)
     [made] = generate_many(bare, [Prompt([1, 2, 3], None)], bare.options(max_new_tokens=3))
     assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
-    for wrong in ({"beams": 2}, {"draft": Lookup()}):
+    for wrong in ({"beams": 2}, {"draft": PromptLookup()}):
         with pytest.raises(LimitError, match="a batch takes no beams and no draft"):
             many.generate_many(prompts, **wrong)

@@ -1,0 +1,54 @@
+"""When a text ends: stop tokens, stop strings, and the number of new tokens that there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from ..errors import LimitError
+
+FinishReason = Literal["stop", "length"]
+
+
+def limit_new_tokens(context: int, prompt_tokens: int, max_new_tokens: int) -> int:
+    """`max_new_tokens`, or fewer where the context ends first.
+
+    Raises LimitError, with both numbers, for a prompt that leaves no room.
+    """
+    if prompt_tokens < 1:
+        raise LimitError("the prompt must hold at least one token, got none")
+    if prompt_tokens >= context:
+        raise LimitError(
+            f"the prompt has {prompt_tokens} tokens, the model's context is {context}: shorten it"
+        )
+    return min(max_new_tokens, context - prompt_tokens)
+
+
+def finish_reason(
+    token: int, new_tokens: int, stop_ids: Collection[int], max_new_tokens: int
+) -> FinishReason | None:
+    """Why the text ends with `token`, its `new_tokens`-th new one; None where it goes on.
+
+    A stop token ends the text and isn't part of it.
+    """
+    if token in stop_ids:
+        return "stop"
+    if new_tokens >= max_new_tokens:
+        return "length"
+    return None
+
+
+def split_at_stop_string(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
+    """(text that is certain, text to hold back, whether a stop string ended it).
+
+    The text held back is the longest end of `text` that begins a stop string.
+    """
+    positions = [at for stop in stop_strings if (at := text.find(stop)) >= 0]
+    if positions:
+        return text[: min(positions)], "", True
+    held_back = 0
+    for stop in stop_strings:
+        for length in range(1, len(stop)):
+            if text.endswith(stop[:length]):
+                held_back = max(held_back, length)
+    return text[: len(text) - held_back], text[len(text) - held_back :], False
