@@ -18,6 +18,7 @@ import onnx
 import torch
 
 from ...refimpl.config import Config
+from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.model import position_tables
 from ...refimpl.ops.quant import Blocks
@@ -25,7 +26,7 @@ from ...runtime.bundle import window_sizes
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH, cache_type
 from ...runtime.ort.session import one_line, open_session, options
-from ...runtime.verification.golden import CODE_MOVE, FACTOR, SEED, TRIES, largest
+from ...runtime.verification.streamed_reference import SEED
 from ..graph.trace import quiet
 from ..ops import attention as mirror
 from .graph_values import places_of
@@ -69,7 +70,9 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     made = []
     for piece in pieces:
         if piece.name in found:
-            part = Part(piece.name, largest(found[piece.name], truth[piece.name]), budgets[piece.name])
+            part = Part(
+                piece.name, largest_difference(found[piece.name], truth[piece.name]), budgets[piece.name]
+            )
             if not part.ok and piece.name.endswith("attention, heads") and bundle.cache != "copied":
                 part = replace(part, note=_as_standard(config, piece, truth, budgets[piece.name]))
             made.append(part)
@@ -93,12 +96,9 @@ def _specification(pieces: list[ReferencePart], dtype: np.dtype) -> tuple[Values
         own = run(given, np.float32, False)
         wide = [x.astype(np.float64) for x in given]
         exact = run(wide, np.float64, True)
-        moves = [0.0]
-        for _ in range(TRIES if wide else 0):
-            moved = [x * (1 + move * rng.choice([-1, 1], x.shape)) for x in wide]
-            moves.append(largest(run(moved, np.float64, True), exact))
-        a = largest(run(given, np.float32, True), exact)
-        budgets[piece.name] = FACTOR * (a + max(moves) + eps * float(np.abs(exact).max()))
+        tries = TRIES if wide else 0
+        moves = [run([moved(x, move, rng) for x in wide], np.float64, True) for _ in range(tries)]
+        budgets[piece.name] = error_terms(exact, run(given, np.float32, True), moves, eps=eps).budget
         truth[piece.name] = own.astype(dtype)
     return truth, budgets
 
@@ -167,6 +167,6 @@ def _as_standard(config: Config, piece: ReferencePart, truth: Values, budget: fl
     names = [v.name for v in session.get_inputs()]
     feeds = dict(zip(names, [a for a in arrays if a is not None], strict=True))
     (y,) = session.run(None, feeds)
-    error = largest(np.asarray(y).reshape(truth[piece.name].shape), truth[piece.name])
+    error = largest_difference(np.asarray(y).reshape(truth[piece.name].shape), truth[piece.name])
     fused = "the fused operator or its attributes" if error <= budget else "not the fused operator alone"
     return f"{fused}: exported as standard, its error is {error:.2g}"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...refimpl.config import LM, Config, MaskedLM
+from ...refimpl.error_budget import CODE_MOVE, TRIES, ErrorTerms, error_terms, largest_difference
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params import shapes as trees
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-FACTOR = 4  # mirror.md's experiments: no honest draw passed 1.3, so four leaves room and still sees bugs
-TRIES = 3
-CODE_MOVE = 2.0**-16
 TOKENS = 12
 TEXT = (
     "The animal didn't cross the street because it was too tired. A model that is exported, "
@@ -66,18 +64,18 @@ class Says:
     @property
     def budget(self) -> float:
         """How far the largest difference of two logits may be."""
-        return FACTOR * float(self.maximum.sum())
+        return ErrorTerms(*self.maximum.tolist()).budget
 
     @property
     def rms_budget(self) -> float:
         """How far the root mean square of all differences may be."""
-        return FACTOR * float(self.rms.sum())
+        return ErrorTerms(*self.rms.tolist()).budget
 
     @property
     def kl_budget(self) -> float:
         """How far the mean KL divergence, in nats, may be."""
         assert self.kl is not None, "only predictions of tokens have a KL divergence"
-        return FACTOR * float(self.kl.sum())
+        return ErrorTerms(*self.kl.tolist()).budget
 
 
 @dataclass(frozen=True)
@@ -224,11 +222,14 @@ def golden(
     ):
         base, *moved = (_real(copy, lengths) for copy in np.split(exact, 1 + TRIES))
         arrays[f"{kind}.logits"] = _view(base, columns, total)
-        ulp = eps * float(np.abs(base).max())
-        measures = [("maximum", largest, ulp), ("rms", rms, ulp), ("kl", divergence, ulp**2)]
-        for name, measure, u in measures if total else measures[:2]:
-            off = measure(_real(rounded, lengths), base)
-            arrays[f"{kind}.{name}"] = np.array([off, max(measure(other, base) for other in moved), u])
+        distances = {"maximum": largest_difference, "rms": rms}
+        if total:
+            distances["kl"] = divergence
+        for name, distance in distances.items():
+            terms = error_terms(base, _real(rounded, lengths), moved, eps=eps, distance=distance)
+            if name == "kl":  # a divergence grows with the square of the logits' errors
+                terms = terms._replace(ulp=terms.ulp**2)
+            arrays[f"{kind}.{name}"] = np.array(terms)
     return arrays
 
 
@@ -257,11 +258,6 @@ def _view(logits: Array, columns: Array, total: bool) -> Array:
     top = logits.max(axis=-1, keepdims=True)
     whole = top + np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
     return np.concatenate([logits[:, columns], whole], axis=-1)
-
-
-def largest(logits: Array, truth: Array) -> float:
-    """The largest difference."""
-    return float(np.abs(logits - truth).max())
 
 
 def rms(logits: Array, truth: Array) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...refimpl.config import LM, Config, MaskedLM, Stack
+from ...refimpl.error_budget import moved
 from ...refimpl.ops.block import block, encoder_block, normalize
 from ...refimpl.ops.encoder import begun, keys_of, predict
 from ...refimpl.ops.linear import linear
@@ -61,8 +62,7 @@ class Precision:
 
     def begin(self, x: Array) -> Array:
         rng = np.random.default_rng(SEED)
-        signs = rng.choice([-1.0, 1.0], (self.tries, *x.shape)).astype(x.dtype)
-        return self.round(np.concatenate([x, *(x * (1 + sign * self.move) for sign in signs)]))
+        return self.round(np.concatenate([x, *(moved(x, self.move, rng) for _ in range(self.tries))]))
 
     def copies(self, values: Array) -> Array:
         """The numbers of each row for all copies of the batch."""

@@ -5,7 +5,7 @@
 
 transformers reads the same GGUF file with its own dequantizer (pip install transformers torch gguf
 accelerate). A difference is accepted only where the float64 specification's own two best are closer
-than the error budget of refimpl/laws/kit/budget.py; both are printed. Exit code 1: one was not accepted.
+than the error budget of refimpl/error_budget.py; both are printed. Exit code 1: one was not accepted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A drawn model all the way: files, export, ONNX Runtime, logits and tokens, against transformers.
 
-The computed budget is `runtime.verification.golden`'s, 4 · (A + J + u), of the very text that is compared.
+The computed budget is that of `refimpl.error_budget`, of the very text that is compared.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.error_budget import TRIES, ULP, error_terms, largest_difference
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.verification import golden
-from tfm.runtime.verification.golden import FACTOR, TRIES, largest
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 from tfm.runtime.verification.verify import verify
 
@@ -102,13 +102,10 @@ def lively(
 
 def exact(config: Config, params: Any, given: Inputs) -> tuple[np.ndarray, float]:
     """What the specification says in float64, and how far from it float32 may be."""
-    single, double, eps = np.dtype(np.float32), np.dtype(np.float64), float(np.finfo(np.float32).eps)
-    runs = [Precision(double, tries=TRIES, move=eps), Precision(single)]
+    runs = [Precision(np.dtype(np.float64), tries=TRIES, move=ULP), Precision(np.dtype(np.float32))]
     said, rounded = outputs(config, params, given, runs)
     base, *moved = (real(config, copy, given) for copy in np.split(said, 1 + TRIES))
-    ulp = eps * float(np.abs(base).max())
-    jump = max(largest(other, base) for other in moved)
-    return base, FACTOR * (largest(real(config, rounded, given), base) + jump + ulp)
+    return base, error_terms(base, real(config, rounded, given), moved).budget
 
 
 def real(config: Config, said: np.ndarray, given: Inputs) -> np.ndarray:
@@ -132,7 +129,7 @@ def reads(model: Any, checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
     want = real(checkpoint.config, theirs(model, given)[-1], text)
     equal(want, spec)
     got = real(checkpoint.config, engine.predict(text.tokens, text.lengths, text.types), text)
-    error = largest(got, want)
+    error = largest_difference(got, want)
     assert error <= budget, f"off by {error:.3g}, the budget is {budget:.3g}"
     return {"share": error / budget}
 
@@ -151,7 +148,7 @@ def writes(model: Any, checkpoint: Checkpoint, engine: Any, row: GeneratedSequen
     (want,) = theirs(model, given)
     equal(want, spec)
     want = want[0, len(row.prompt) - 1 :]
-    error = largest(np.stack(recorder.said), want)
+    error = largest_difference(np.stack(recorder.said), want)
     assert error <= budget, f"off by {error:.3g}, the budget is {budget:.3g}"
     gaps = want.max(-1) - want[np.arange(len(tokens)), tokens]
     assert gaps.max() <= budget, f"another token by {gaps.max():.3g}, the budget is {budget:.3g}"

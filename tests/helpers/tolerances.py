@@ -1,4 +1,4 @@
-"""Two float64 computations that should agree. Budgets of float32 are in refimpl/laws/kit/budget.py."""
+"""Two float64 computations that should agree. Budgets of float32 are in refimpl/error_budget.py."""
 
 from __future__ import annotations
 

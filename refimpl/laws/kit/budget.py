@@ -1,13 +1,7 @@
-"""How far a result may lie from the specification's: computed, not guessed.
+"""The error budget of each output of a call, for functions whose arguments are arrays, trees and `Blocks`.
 
-    budget = 4 · (A + J + u)   over a whole output
-    A = max |spec in float32 − spec in float64|
-    J = the most that the float64 spec moves when its inputs move by one float32 ulp (three tries)
-    u = 2⁻²³ · max |spec in float64|
-
-A alone is unstable (a lucky float32 run makes it 0), and so is anything element by element. The
-factor was measured: without it no draw of 600 a function passed 1.3 budgets, with it a doubled eps
-or a window that is off by one is still seen.
+The formula is `refimpl/error_budget.py`'s; here stand the ways to run a function in another type, and with
+its inputs moved.
 """
 
 from __future__ import annotations
@@ -18,21 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from ...error_budget import TRIES, error_terms
 from ...ops.quant import Blocks, dequantize
 from .call import Call
 from .declare import Function
 from .results import apart, flat, largest
 from .settings import ACTIVATIONS, GATED, MLPS
 
-FACTOR = 4.0
-TRIES = 3
-ULP = 2.0**-23
-# The mirror in float64 against the spec in float64, as a share of the float32 budget: 52 − 23 bits
-# finer, and twice that since float64 intermediates round in another order.
+# A function in float64 against the spec in float64 may use this share of the float32 budget: float64 has
+# 52 − 23 = 29 bits more, and one of them is given away since the two may add up in another order.
 FINE = 2.0**-28
-# Kernels that approximate rather than round: ONNX Runtime's Sigmoid has an absolute error of 6.5e-8
-# and is exactly 0 below −18, and torch's and ONNX Runtime's erf are about as far off. An activation
-# is therefore within 1e-7 · |input|, which later products carry on (see `approximate`).
+# Some kernels approximate: ONNX Runtime's Sigmoid has an absolute error of 6.5e-8 and is exactly 0 below
+# −18, and torch's and ONNX Runtime's erf are about as far off. So an activation may be off by
+# 1e-7 · |input|, and later products carry that on (see `approximate`).
 APPROXIMATE = 1e-7
 
 
@@ -82,21 +74,20 @@ def budget(f: Function, call: Call) -> dict[str, float]:
 def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
     """The budget of each float output; `run(change)` is the spec with `change` done to its arguments."""
     rng = np.random.default_rng(0)
-    exact = dict(flat(run(lambda a: cast(a, np.float64))))
-    single = dict(flat(run(lambda a: cast(a, np.float32))))
-    floats = {n: a for n, a in exact.items() if a.dtype.kind == "f"}
-    found = {n: ULP * largest(a[np.isfinite(a)]) + apart(single[n], a) for n, a in floats.items()}
-    moves = dict.fromkeys(found, 0.0)
 
-    def moved(a: np.ndarray) -> np.ndarray:
+    def to_neighbour(a: np.ndarray) -> np.ndarray:
         towards = np.where(rng.random(a.shape) < 0.5, np.inf, -np.inf).astype(np.float32)
         return np.nextafter(a.astype(np.float32), towards).astype(np.float64)
 
-    for _ in range(TRIES):
-        result = dict(flat(run(lambda a: map_floats(a, moved))))
-        for n in moves:
-            moves[n] = max(moves[n], apart(result[n], exact[n]))
-    return {n: FACTOR * (found[n] + moves[n]) for n in found}
+    exact = dict(flat(run(lambda a: cast(a, np.float64))))
+    single = dict(flat(run(lambda a: cast(a, np.float32))))
+    moved = [dict(flat(run(lambda a: map_floats(a, to_neighbour)))) for _ in range(TRIES)]
+    found = {}
+    for name, values in exact.items():
+        if values.dtype.kind == "f":
+            terms = error_terms(values, single[name], [other[name] for other in moved], distance=apart)
+            found[name] = terms.budget
+    return found
 
 
 def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:

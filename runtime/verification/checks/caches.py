@@ -10,12 +10,12 @@ import numpy as np
 
 from ....refimpl.config import Config
 from ....refimpl.engine.numpy_engine import NumpyEngine
+from ....refimpl.error_budget import largest_difference
 from ....refimpl.ops.quant import Blocks
 from ....refimpl.params import shapes as trees
 from ....refimpl.params.lazy import lazily
 from ...bundle import window_sizes
 from ...text.tokenizer import Tokenizer
-from ..golden import largest
 from ..metrics import fidelity
 from ..report import Row, judged
 from ..streamed_reference import SEED
@@ -47,7 +47,7 @@ def forgetting(climb: VerifyContext) -> Iterator[Row]:
                 return
             logits, cache = engine.step(ids[:, first : first + window_sizes.PIECE], cache)
         said.append(logits)
-    yield judged(name, largest(*said), climb.golden.own.budget, note=f"after {length} tokens")
+    yield judged(name, largest_difference(*said), climb.golden.own.budget, note=f"after {length} tokens")
 
 
 def kept(climb: VerifyContext) -> Iterator[Row]:

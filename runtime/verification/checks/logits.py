@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....refimpl.error_budget import largest_difference
 from ...ort.session import choose
-from ..golden import Says, largest, rms
+from ..golden import Says, rms
 from ..report import Row, judged
 from . import replay
 from .context import VerifyContext
@@ -43,7 +44,7 @@ def numbers(climb: VerifyContext) -> Iterator[Row]:
     whole = golden.view(replay.whole(engine, golden))
     yield from _errors("whole", whole, golden.own)
     if climb.bundle.manifest.schemes:
-        for name, measure in (("largest", largest), ("RMS", rms)):
+        for name, measure in (("largest", largest_difference), ("RMS", rms)):
             figure = measure(whole, golden.floats)
             yield Row(f"against unquantized weights: {name} error", figure)
     if engine.config.decoder is None:
@@ -60,11 +61,11 @@ def numbers(climb: VerifyContext) -> Iterator[Row]:
 
 
 def _errors(name: str, found: Array, says: Says) -> Iterator[Row]:
-    yield judged(f"{name}: largest error", largest(found, says.logits), says.budget)
+    yield judged(f"{name}: largest error", largest_difference(found, says.logits), says.budget)
     yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget)
 
 
 def _way(climb: VerifyContext, name: str, logits: Array) -> Row:
     golden = climb.golden
-    error = largest(golden.view(logits), golden.own.logits)
+    error = largest_difference(golden.view(logits), golden.own.logits)
     return judged(f"{name}: largest error", error, golden.own.budget)

@@ -10,7 +10,8 @@ from helpers import onnx_nodes
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from tfm.refimpl.laws.kit.budget import ULP, budgets, cast
+from tfm.refimpl.error_budget import ULP
+from tfm.refimpl.laws.kit.budget import budgets, cast
 from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks, dequantize, linear_blocks, quantize_activations

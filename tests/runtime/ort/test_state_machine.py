@@ -1,6 +1,6 @@
 """Any engine beside the specification: whatever is done to a cache, logits and lengths stay the same.
 
-A step's budget is that of refimpl/laws/kit/budget.py, and as a cache carries errors on, its terms only grow
+A step's budget is that of refimpl/error_budget.py, and as a cache carries errors on, its terms only grow
 within a run. Where activations or a cache are quantized, a code at the edge of two integers may fall to
 either side; a few such codes move a result less than all roundings together, which is what the spec itself
 moves by when they stay in floating point.
@@ -31,9 +31,9 @@ from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.error_budget import TRIES, error_terms, largest_difference
 from tfm.refimpl.errors import LimitError, TfmError
-from tfm.refimpl.laws.kit.budget import FACTOR, TRIES, cast, map_floats
-from tfm.refimpl.laws.kit.results import largest
+from tfm.refimpl.laws.kit.budget import cast, map_floats
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.ops.window_cache import window_floor
 from tfm.refimpl.params import shapes as trees
@@ -106,7 +106,7 @@ class Machine(RuleBasedStateMachine):
         self.engines = [world.engine, world.exact, world.typed, *world.moved]
         self.engines += [world.unrounded] if world.unrounded is not None else []
         self.lengths = self.written = np.zeros(0, np.int64)
-        self.terms = self.rounding = 0.0
+        self.budget = self.rounding = 0.0
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
 
     @initialize(batch=st.integers(1, 3), seed=st.integers(0, 2**16))
@@ -148,13 +148,12 @@ class Machine(RuleBasedStateMachine):
 
     def compare(self, logits: list[np.ndarray]) -> None:
         got, exact, typed, *others = logits
-        apart = [largest(other - exact) for other in others]
-        terms = largest(typed - exact) + max(apart[:TRIES])
-        self.terms = max(self.terms, terms + self.world.ulp * largest(exact))
-        self.rounding = max([self.rounding, *apart[TRIES:]])
+        moved, unrounded = others[:TRIES], others[TRIES:]
+        self.budget = max(self.budget, error_terms(exact, typed, moved, eps=self.world.ulp).budget)
+        self.rounding = max([self.rounding, *(largest_difference(other, exact) for other in unrounded)])
         assert got.shape == exact.shape, f"logits have shape {got.shape}, expected {exact.shape}"
-        error = largest(got - exact)
-        budget = FACTOR * self.terms + self.rounding
+        error = largest_difference(got, exact)
+        budget = self.budget + self.rounding
         assert error <= budget, (
             f"at lengths {self.lengths} logits are off by {error:.3g}, budget {budget:.3g}"
         )

@@ -15,10 +15,11 @@ from tfm.refimpl.config import (
     QuestionAnswering,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.error_budget import largest_difference
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params import shapes as params
-from tfm.runtime.verification.golden import Golden, digest, divergence, golden, largest, read, rms
+from tfm.runtime.verification.golden import Golden, Says, digest, divergence, golden, read, rms
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 
 CONFIGS = {
@@ -79,7 +80,7 @@ def test_an_honest_engine_stays_within_the_budget(name, activations):
     engine = NumpyEngine(config, tree if own is None else own)
     logits = held.real(whole(engine, held))
     found = held.view(logits)
-    assert 0 < largest(found, held.own.logits) <= held.own.budget
+    assert 0 < largest_difference(found, held.own.logits) <= held.own.budget
     assert rms(found, held.own.logits) <= held.own.rms_budget
     assert (held.own.kl is None) == (name in ("classify", "answer", "pool"))
     assert held.own.kl is None or held.own.kl_budget > 0
@@ -128,7 +129,7 @@ def test_budgets_notice_small_bugs():
     stack = dataclasses.replace(config.decoder, layers=(wrong, *config.decoder.layers[1:]))
     engine = NumpyEngine(dataclasses.replace(config, decoder=stack), tree)
     found = held.view(held.real(whole(engine, held)))
-    assert largest(found, held.own.logits) > held.own.budget
+    assert largest_difference(found, held.own.logits) > held.own.budget
     assert rms(found, held.own.logits) > held.own.rms_budget
 
 
@@ -177,3 +178,21 @@ def test_other_arrays_are_refused():
         read(arrays, tiny_models.pair())
     with pytest.raises(BundleError, match=r"wrong: types$"):
         read(arrays, tiny_models.encoder())
+
+
+def test_budgets_are_four_times_the_stored_terms():
+    terms = np.array([0.5, 1.0, 0.25])
+    says = Says(np.zeros((1, 1)), maximum=terms, rms=2 * terms, kl=4 * terms)
+    assert (says.budget, says.rms_budget, says.kl_budget) == (7.0, 14.0, 28.0)
+
+
+def test_the_stored_terms_are_those_of_the_runs():
+    config, weights = CONFIGS["llama"], tiny_models.weights(CONFIGS["llama"])
+    held = read(golden(config, weights), config)
+    exact = held.own.logits[:, :-1]  # all columns of this vocabulary, without log Σ exp
+    single = held.real(whole(NumpyEngine(config, weights), held))
+    ulp = 2.0**-23 * np.abs(exact).max()
+    assert held.own.maximum[0] == pytest.approx(largest_difference(single, exact), rel=0.5)
+    assert held.own.rms[0] == pytest.approx(rms(single, exact), rel=0.5)
+    assert held.own.maximum[2] == held.own.rms[2] == ulp
+    assert held.own.kl[2] == ulp**2
