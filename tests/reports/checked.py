@@ -1,7 +1,7 @@
 """What a long run saw of each family, kept in families/checked.json, and the README's table of it.
 
-    python tests/reports/checked.py --table
-    python tests/reports/checked.py [--examples 20] [--exports 1] [--beams 50] [FAMILY …]
+    PYTHONPATH=tests python -m reports.checked --table
+    PYTHONPATH=tests python -m reports.checked [--examples 20] [--exports 1] [--beams 50] [FAMILY …]
 
 Of each model_type `--examples` configs are drawn against transformers, of each other head half as many,
 and `--exports` of each are exported to ONNX in each quantization and run; `--beams` searches are drawn
@@ -141,7 +141,7 @@ def main() -> None:
         return
     sizes = {name: getattr(asked, name) for name in ("examples", "exports", "beams")}
     held["command"] = " ".join(
-        ["python tests/reports/checked.py", *(f"--{name} {n}" for name, n in sizes.items())]
+        ["PYTHONPATH=tests python -m reports.checked", *(f"--{name} {n}" for name, n in sizes.items())]
     )
     held["budget"] = WORST
     if not asked.names:

@@ -1,6 +1,6 @@
 """The table of components: what each has, beside its specification.
 
-    python tests/reports/components.py [--json]
+    PYTHONPATH=tests python -m reports.components [--json]
 
 A component is a file of refimpl/ops: its functions, mirrors, graphs and laws are found, not listed.
 What can't be found is stated here: the test that holds a component against somebody else's code, and
@@ -33,66 +33,66 @@ NONE = "none: "
 
 # Component -> the tests that hold it against others' code, or why there is none.
 ORACLES: dict[str, tuple[str, ...] | str] = {
-    "activation": ("refimpl/test_oracles.py::test_activations_are_torchs", "Gelu", "Swish"),
-    "attention": ("refimpl/test_oracles.py::test_attend_is_torchs", "Attention", "Softmax"),
-    "banded": ("refimpl/test_oracles_attention.py::test_banded_is_flex_attention",),
+    "activation": ("refimpl/ops/test_oracles.py::test_activations_are_torchs", "Gelu", "Swish"),
+    "attention": ("refimpl/ops/test_oracles.py::test_attend_is_torchs", "Attention", "Softmax"),
+    "banded": ("refimpl/ops/test_oracles_attention.py::test_banded_is_flex_attention",),
     "bias": (
-        "refimpl/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
-        "refimpl/test_oracles_positions.py::test_buckets_are_t5s",
+        "refimpl/ops/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
+        "refimpl/ops/test_oracles_positions.py::test_buckets_are_t5s",
     ),
-    "block": ("refimpl/test_families.py::test_outputs_equal_transformers",),
-    "cache": ("refimpl/test_oracles_cache.py::test_growing_is_the_operators_present", "TensorScatter"),
-    "cross_attention": ("refimpl/test_oracles_models.py::test_decoder_layer_is_torchs",),
+    "block": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
+    "cache": ("refimpl/ops/test_oracles_cache.py::test_growing_is_the_operators_present", "TensorScatter"),
+    "cross_attention": ("refimpl/ops/test_oracles_models.py::test_decoder_layer_is_torchs",),
     "delta": ("LinearAttention",),
     "embedding": f"{NONE}a row of a table, and a product with it; whole models are held to transformers'",
     "encoder": (
-        "refimpl/test_oracles_models.py::test_encoder_layer_is_torchs",
-        "refimpl/test_oracles_models.py::test_bert_is_transformers",
+        "refimpl/ops/test_oracles_models.py::test_encoder_layer_is_torchs",
+        "refimpl/ops/test_oracles_models.py::test_bert_is_transformers",
     ),
     "flash": (
-        "refimpl/test_oracles_attention.py::test_flash_is_torchs_kernel",
-        "refimpl/test_oracles_attention.py::test_flash_backward_is_autograds",
+        "refimpl/ops/test_oracles_attention.py::test_flash_is_torchs_kernel",
+        "refimpl/ops/test_oracles_attention.py::test_flash_backward_is_autograds",
     ),
-    "head": ("refimpl/test_oracles_models.py::test_bert_is_transformers",),
+    "head": ("refimpl/ops/test_oracles_models.py::test_bert_is_transformers",),
     "linear": f"{NONE}one product of matrices, the numbers of a library underneath",
     "linear_attention": (
-        "refimpl/test_oracles_attention.py::test_random_features_estimate_softmax_attention",
+        "refimpl/ops/test_oracles_attention.py::test_random_features_estimate_softmax_attention",
     ),
-    "lstm": ("refimpl/test_oracles_recurrence.py::test_layer_is_torchs", "LSTM"),
-    "moe": ("refimpl/test_oracles_moe.py::test_mixtral",),
-    "adaptive_softmax": ("refimpl/test_oracles_adaptive.py::test_adaptive_softmax_is_torchs",),
-    "mask": ("refimpl/test_oracles_positions.py::test_masks_are_transformers",),
-    "mlp": ("refimpl/test_oracles.py::test_mlps_are_torchs",),
-    "model": ("refimpl/test_families.py::test_outputs_equal_transformers",),
+    "lstm": ("refimpl/ops/test_oracles_recurrence.py::test_layer_is_torchs", "LSTM"),
+    "moe": ("refimpl/ops/test_oracles_moe.py::test_mixtral",),
+    "adaptive_softmax": ("refimpl/ops/test_oracles_adaptive.py::test_adaptive_softmax_is_torchs",),
+    "mask": ("refimpl/ops/test_oracles_positions.py::test_masks_are_transformers",),
+    "mlp": ("refimpl/ops/test_oracles.py::test_mlps_are_torchs",),
+    "model": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
     "norm": (
-        "refimpl/test_oracles.py::test_norms_are_torchs",
+        "refimpl/ops/test_oracles.py::test_norms_are_torchs",
         "RMSNormalization",
         "LayerNormalization",
     ),
     "position": (
-        "refimpl/test_oracles_positions.py::test_sinusoids_are_marians_and_distilberts",
+        "refimpl/ops/test_oracles_positions.py::test_sinusoids_are_marians_and_distilberts",
         "RotaryEmbedding",
     ),
     "quant": (
-        "refimpl/test_oracles_quant.py::test_linear_blocks_is_the_kernel",
+        "refimpl/ops/test_oracles_quant.py::test_linear_blocks_is_the_kernel",
         "DynamicQuantizeLinear",
     ),
-    "quantized_cache": ("refimpl/test_oracles_cache.py::test_codes_by_channel",),
-    "ring": ("refimpl/test_oracles_attention.py::test_ring_is_torchs_attention",),
-    "rope_scaling": ("refimpl/test_oracles_positions.py::test_rotary_scalings_are_transformers",),
-    "self_attention": ("refimpl/test_oracles_models.py::test_attention_is_torchs",),
+    "quantized_cache": ("refimpl/ops/test_oracles_cache.py::test_codes_by_channel",),
+    "ring": ("refimpl/ops/test_oracles_attention.py::test_ring_is_torchs_attention",),
+    "rope_scaling": ("refimpl/ops/test_oracles_positions.py::test_rotary_scalings_are_transformers",),
+    "self_attention": ("refimpl/ops/test_oracles_models.py::test_attention_is_torchs",),
     "sparse": (
-        "refimpl/test_oracles_attention.py::test_bigbird_is_flex_attention",
-        "refimpl/test_oracles_attention.py::test_sparse_is_longformer",
+        "refimpl/ops/test_oracles_attention.py::test_bigbird_is_flex_attention",
+        "refimpl/ops/test_oracles_attention.py::test_sparse_is_longformer",
     ),
     "static_quant": ("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "QLinearMatMul"),
-    "window_cache": ("refimpl/test_oracles_cache.py::test_a_ring_gives_the_same_attention",),
+    "window_cache": ("refimpl/ops/test_oracles_cache.py::test_a_ring_gives_the_same_attention",),
 }
 # Components of functions over whole trees: where their graphs are exported and run, and their laws.
 WHOLE = {
-    "block": ("export/test_model.py::test_model_graph", "refimpl/test_laws_model.py"),
-    "encoder": ("export/test_encoder.py::test_encoder_graph", "refimpl/test_laws_encoder.py"),
-    "model": ("export/test_model.py::test_model_graph", "refimpl/test_laws_model.py"),
+    "block": ("export/ops/test_model.py::test_model_graph", "refimpl/laws/test_model.py"),
+    "encoder": ("export/ops/test_encoder.py::test_encoder_graph", "refimpl/laws/test_encoder.py"),
+    "model": ("export/ops/test_model.py::test_model_graph", "refimpl/laws/test_model.py"),
 }
 LOOP = f"{NONE}it chooses tokens outside the graph, and every engine uses this code"
 TEXT = f"{NONE}it works on text, not on arrays"
@@ -111,45 +111,45 @@ class Other:
 
 OTHERS = {
     "samplers": Other(
-        ("sampling.py", "cuts.py"), LOOP, "refimpl/test_sampling.py",
-        ("refimpl/test_sampling.py::test_cuts_are_transformers", "TopK"),
+        ("decoding/sampling.py", "decoding/filters.py"), LOOP, "refimpl/decoding/test_sampling.py",
+        ("refimpl/decoding/test_sampling.py::test_cuts_are_transformers", "TopK"),
     ),
     "penalties": Other(
-        ("penalties.py",), LOOP, "refimpl/test_penalties.py",
-        ("refimpl/test_penalties.py::test_the_chain",),
+        ("decoding/penalties.py",), LOOP, "refimpl/decoding/test_penalties.py",
+        ("refimpl/decoding/test_penalties.py::test_the_chain",),
     ),
     "generation": Other(
-        ("generate.py",), LOOP, "refimpl/test_generate.py",
+        ("decoding/loop.py",), LOOP, "refimpl/decoding/test_loop.py",
         f"{NONE}the loop is held to whole passes; beam search, built on it, to transformers' own",
     ),
     "beam search": Other(
-        ("beam.py",), LOOP, "refimpl/test_beam.py",
-        ("refimpl/test_beam.py::test_hypotheses_are_transformers",),
+        ("decoding/beam.py",), LOOP, "refimpl/decoding/test_beam.py",
+        ("refimpl/decoding/test_beam.py::test_hypotheses_are_transformers",),
     ),
     "speculative decoding": Other(
-        ("speculative.py",), LOOP, "refimpl/test_speculative.py",
+        ("decoding/speculative.py",), LOOP, "refimpl/decoding/test_speculative.py",
         f"{NONE}its distribution is proved equal to the model's by summing all outcomes",
     ),
     "tokenizers": Other(
-        ("tokenizers",), TEXT, "refimpl/test_oracles_tokenizers.py",
-        ("refimpl/test_oracles_tokenizers.py::test_models",),
+        ("tokenizers",), TEXT, "refimpl/tokenizers/test_oracles.py",
+        ("refimpl/tokenizers/test_oracles.py::test_models",),
     ),
     "calibration": Other(
-        ("calibrate",), ONCE, "refimpl/test_calibrate_ranges.py",
-        ("refimpl/test_calibrate_ranges.py::test_onnxruntime_cuts_the_same_percentiles",),
+        ("calibrate",), ONCE, "refimpl/calibrate/test_ranges.py",
+        ("refimpl/calibrate/test_ranges.py::test_onnxruntime_cuts_the_same_percentiles",),
     ),
     "attention maps": Other(
-        ("attention_maps.py",), f"{NONE}it shows the weights of `attention`, which has one",
-        "refimpl/test_attention_maps.py",
-        ("refimpl/test_attention_maps.py::test_weights_are_those_of_transformers",),
+        ("engine/attention_maps.py",), f"{NONE}it shows the weights of `attention`, which has one",
+        "refimpl/engine/test_attention_maps.py",
+        ("refimpl/engine/test_attention_maps.py::test_weights_are_those_of_transformers",),
     ),
 }  # fmt: skip
-# Files of refimpl that are no component: configs, weights, files, and the engine that runs the model.
+# Rooms of refimpl whose files are listed one by one; the others are listed as a whole.
+MIXED = ("decoding", "engine")
+# What is no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
-    "__init__.py", "array_engine.py", "axes.py", "checkpoint.py", "config", "directory.py", "engine.py",
-    "errors.py", "families", "generation.py", "generation_keys.py", "gguf", "keys", "labels.py",
-    "languages.py", "laws", "lazy.py", "mapped.py", "ops", "params.py", "restated.py", "safetensors.py",
-    "sentence.py", "source.py", "storage.py", "strict_json.py", "weight_map.py", "weights.py",
+    "axes.py", "checkpoint", "config", "config_readers", "engine/numpy_engine.py", "engine/protocol.py",
+    "errors.py", "families", "formats", "laws", "ops", "params", "weights",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """ONNX's own cases of an operator, and an adapter an operator that runs the specification on them.
 
-    python tests/reports/onnx_cases.py
+    PYTHONPATH=tests python -m reports.onnx_cases
 
 prints how many passed of those collected, by operator, and which are set aside. An adapter moves axes,
 reshapes, casts to float64, and calls the specification; the formula stands nowhere in it.

@@ -43,7 +43,7 @@ def test_the_run_was_long_enough():
 
 def test_the_readme_shows_it():
     text = (Path(__file__).parents[2] / "README.md").read_text()
-    block = text.split("<!-- families: python tests/reports/checked.py --table -->\n")[1].split(
+    block = text.split("<!-- families: PYTHONPATH=tests python -m reports.checked --table -->\n")[1].split(
         "\n<!-- end -->"
     )[0]
     assert block == checked.table(HELD)

@@ -12,7 +12,7 @@ from tfm.refimpl.laws.kit.declare import modules, public, specified
 from tfm.refimpl.laws.kit.settings import HAND
 
 from reports import components
-from reports.components import NONE, ORACLES, OTHERS, PLUMBING, ROOT, TESTS, WHOLE, functions_of
+from reports.components import MIXED, NONE, ORACLES, OTHERS, PLUMBING, ROOT, TESTS, WHOLE, functions_of
 from reports.onnx_cases import ADAPTERS
 
 SHORT = {m.__name__.rsplit(".", 1)[-1]: m for m in modules(ops)}
@@ -20,8 +20,13 @@ SHORT = {m.__name__.rsplit(".", 1)[-1]: m for m in modules(ops)}
 
 def test_every_file_is_a_component_or_plumbing():
     """A new file of refimpl gets a row, or stands among those that need none."""
+    rooms = (ROOT / "refimpl", *(ROOT / "refimpl" / room for room in MIXED))
     there = {
-        p.name for p in (ROOT / "refimpl").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+        path.relative_to(ROOT / "refimpl").as_posix()
+        for room in rooms
+        for path in room.iterdir()
+        if path.name not in ("__init__.py", *MIXED)
+        and (path.suffix == ".py" or (path / "__init__.py").exists())
     }
     named = [f for other in OTHERS.values() for f in other.files] + sorted(PLUMBING)
     assert len(named) == len(set(named))
