@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -34,7 +35,7 @@ from .commands import (
     translate,
     verify,
 )
-from .console import escape
+from .console import escape, out
 
 app = typer.Typer(
     name="tfm-cli",
@@ -68,9 +69,22 @@ for module in (
 app.add_typer(tokenizer.app, name="tokenizer")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        out(f"tfm-cli {version('tfm-cli')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """Keep commands named even if there were one."""
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Options that come before a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tfm
+from tfm.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,6 +17,11 @@ ROOT = Path(__file__).parents[1]
 def test_the_version_is_that_of_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert tfm.__version__ == project["version"]
+
+
+def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"tfm-cli {tfm.__version__}\n", "")
 
 
 def test_other_names_are_missing_as_of_any_module():
