@@ -1,10 +1,11 @@
-"""Do the tests notice? Plants one small bug at a time in a copy of the tree and runs what should see it.
+"""Plants one small bug at a time in a copy of the tree and runs the tests that should notice it.
 
-    python tests/meta/mutate.py --seed 1 --count 60 [--jobs 2] [--only refimpl/ops]
+    python tests/meta/mutate.py --seed 1 --count 60 [--jobs 2] [--only refimpl/ops export/ops]
 
-Draws mutations of operators, comparisons, constants, axes, arguments (two swapped, a keyword dropped)
-and branches over refimpl/ops, export/ops and export/targets. Prints the seed, how many were killed,
-and each survivor with its line: kill it by a test, or argue that it changes nothing.
+Mutations change operators, comparisons, constants, axes, arguments (two swapped, a keyword dropped) and
+branches. They are drawn over the folders in `RUNS`, or those that `--only` names. The tests of these
+folders must pass before the first bug is planted. Prints the seed, how many mutations were killed, and
+each survivor with its line: add a test that kills it, or show that it changes nothing.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -20,24 +21,46 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
-LAWS = ["by_hand", "oracles", "oracles_quant", "onnx_cases", "laws", "laws_model", "laws_encoder"]
-LAWS = [f"tests/refimpl/test_{name}.py" for name in LAWS]
+OPS = [
+    *(f"tests/refimpl/ops/test_{name}.py" for name in ("by_hand", "oracles", "oracles_quant", "onnx_cases")),
+    *(f"tests/refimpl/laws/test_{name}.py" for name in ("laws", "model", "encoder")),
+]
 MIRROR = ["tests/export/ops/test_mirror.py", "-k", "not test_graph"]
 MODEL = ["tests/export/ops/test_model.py", "tests/export/ops/test_encoder.py"]
+GRAPHS = ["tests/export/ops/test_mirror.py", "-k", "test_graph"]
 TARGETS = ["tests/export/targets/test_targets.py", "tests/export/graph/test_trace.py"]
-WHOLE = ["tests/export/test_end_to_end_text.py", "tests/export/quantization/test_int8_static.py"]
-# Where a mutation stands -> what should see it, the quickest first.
+END_TO_END = ["tests/export/test_end_to_end_text.py", "tests/export/quantization/test_int8_static.py"]
+# Folder -> the tests that should see a mutation there, the quickest first.
 RUNS: dict[str, list[list[str]]] = {
-    "refimpl/ops": [LAWS, MIRROR, MODEL],
-    "export/ops": [MIRROR, MODEL, ["tests/export/ops/test_mirror.py", "-k", "test_graph"]],
-    "export/targets": [TARGETS, WHOLE],
+    "refimpl/ops": [OPS, MIRROR, MODEL],
+    "refimpl/decoding": [["tests/refimpl/decoding"], ["tests/runtime/tasks"]],
+    "refimpl/tokenizers": [["tests/refimpl/tokenizers"], ["tests/runtime/text"], ["tests/refimpl/families"]],
+    "refimpl/weights": [["tests/refimpl/weights"], ["tests/refimpl/checkpoint"], ["tests/refimpl/families"]],
+    "refimpl/families": [
+        ["tests/refimpl/config_readers"],
+        ["tests/refimpl/families"],
+        ["tests/refimpl/checkpoint"],
+    ],
+    "export/ops": [MIRROR, MODEL, GRAPHS],
+    "export/targets": [TARGETS, END_TO_END],
+    "runtime": [["tests/runtime"], ["tests/cli"], ["tests/export"]],
+    "runtime/bundle": [["tests/runtime/bundle"], ["tests/export/test_bundle_writer.py"], ["tests/runtime"]],
+    "runtime/hub": [["tests/runtime/hub"], ["tests/cli"]],
+    "runtime/ort": [["tests/runtime/ort"], ["tests/runtime/tasks"], END_TO_END],
+    "runtime/tasks": [["tests/runtime/tasks"], ["tests/cli"]],
+    "runtime/text": [["tests/runtime/text"], ["tests/runtime/tasks"]],
+    "runtime/verification": [
+        ["tests/runtime/verification"],
+        ["tests/export/test_bundle_writer.py"],
+        ["tests/export"],
+    ],
 }
 TIMEOUT = 600
 # Whose arguments may stand in any order.
@@ -138,20 +161,27 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
                 setattr(parent, field, [new if v is old else v for v in value])
 
 
-def drawn(seed: int, count: int, only: str) -> list[Mutation]:
-    """`count` mutations of the folders in RUNS, by a seeded draw."""
+def drawn(seed: int, count: int, folders: Sequence[str]) -> list[Mutation]:
+    """`count` mutations of the files in these folders, by a seeded draw."""
     draw = random.Random(seed)
-    files = [f for folder in RUNS if folder.startswith(only) for f in sorted((ROOT / folder).glob("*.py"))]
-    found = [m for f in files for m in mutations(f, draw)]
-    return draw.sample(found, min(count, len(found)))
+    files = {f for folder in folders for f in (ROOT / folder).rglob("*.py")}
+    everything = [m for f in sorted(files) for m in mutations(f, draw)]
+    return draw.sample(everything, min(count, len(everything)))
+
+
+def room(file: str) -> str:
+    """The folder of RUNS that a file lies in: the longest that fits."""
+    return max((folder for folder in RUNS if file.startswith(f"{folder}/")), key=len)
 
 
 def copied(into: Path) -> None:
     """The tree as a package `tfm` of its own, with its tests beside it."""
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, into / "tfm" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "cli" / "tfm" / "__init__.py", into / "tfm")
     shutil.copytree(ROOT / "tests", into / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", into)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, into)
 
 
 def run(tree: Path, arguments: list[str]) -> bool:
@@ -173,21 +203,22 @@ def run(tree: Path, arguments: list[str]) -> bool:
 
 
 def outcome(mutation: Mutation) -> str:
-    """What became of a mutation; a loop without end is no survivor, but nor has a test said so."""
-    folder = next(f for f in RUNS if mutation.file.startswith(f))
+    """ "killed" if a test failed, "SURVIVED" if all passed, "TIMED OUT" if they never ended."""
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         (Path(name) / "tfm" / mutation.file).write_text(mutation.source)
         try:
-            alive = all(run(Path(name), arguments) for arguments in [*near(mutation), *RUNS[folder]])
+            alive = all(
+                run(Path(name), arguments) for arguments in [*near(mutation), *RUNS[room(mutation.file)]]
+            )
         except subprocess.TimeoutExpired:
             return "TIMED OUT"
     return "SURVIVED" if alive else "killed"
 
 
 def near(mutation: Mutation) -> list[list[str]]:
-    """The laws and values of the functions beside the mutation: they see most, in a tenth of the time."""
-    if mutation.file.startswith("export/targets"):
+    """Laws and values of the mutated function of an op: they kill most mutations in a tenth of the time."""
+    if room(mutation.file) not in ("refimpl/ops", "export/ops"):
         return []
     body = ast.parse((ROOT / mutation.file).read_text()).body
     names = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
@@ -210,27 +241,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", default="", help="a folder, such as refimpl/ops")
-    given = parser.parse_args()
-    chosen = drawn(given.seed, given.count, given.only)
+    parser.add_argument("--only", nargs="+", default=list(RUNS), metavar="FOLDER", choices=RUNS)
+    options = parser.parse_args()
+    chosen = drawn(options.seed, options.count, options.only)
     with tempfile.TemporaryDirectory() as name:
         copied(Path(name))
         code = "import tfm.refimpl as r; print(r.__file__)"
-        place = subprocess.run(
+        imported = subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"PYTHONPATH": name},
             capture_output=True,
             text=True,
         )
-        if not place.stdout.startswith(name):
-            raise SystemExit(f"the tests would import {place.stdout.strip()}, not the copy in {name}")
+        if not imported.stdout.startswith(name):
+            raise SystemExit(f"the tests would import {imported.stdout.strip()}, not the copy in {name}")
+        for folder in sorted({room(mutation.file) for mutation in chosen}):
+            for arguments in RUNS[folder]:
+                if not run(Path(name), arguments):
+                    raise SystemExit(f"{' '.join(arguments)} must pass before a bug is planted in {folder}")
     others = []
-    with ThreadPoolExecutor(given.jobs) as pool:
-        for mutation, found in zip(chosen, pool.map(outcome, chosen), strict=True):
-            line = f"{found:9} {mutation}"
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for mutation, result in zip(chosen, pool.map(outcome, chosen), strict=True):
+            line = f"{result:9} {mutation}"
             print(line, flush=True)
-            others += [line] if found != "killed" else []
-    print(f"seed {given.seed}: {len(chosen) - len(others)} of {len(chosen)} killed, the others:")
+            if result != "killed":
+                others.append(line)
+    print(f"seed {options.seed}: {len(chosen) - len(others)} of {len(chosen)} killed, the others:")
     print(*others, sep="\n")
 
 
