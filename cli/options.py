@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
+
+if TYPE_CHECKING:
+    from ..runtime.tasks import GenerateOptions
 
 Quant = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep"]
 Kv = Literal["float", "int8"]
@@ -122,15 +125,13 @@ Draft = Annotated[
 ]
 
 
-def checked(**given: Any) -> dict[str, Any]:
-    """Keywords of `Model.options`, refused as usage errors before a model is fetched or loaded for them."""
-    from ..refimpl.checkpoint.generation_config import Generation
+def checked(**options: Unpack[GenerateOptions]) -> GenerateOptions:
+    """Options of generation, refused as usage errors before a model is fetched or loaded for them."""
     from ..refimpl.errors import LimitError
-    from ..runtime.tasks import options
+    from ..runtime.tasks.options import check
 
-    # Whether a model has beams of its own, which a length penalty would go with, is known later.
     try:
-        options(Generation(search={"beams": 2}), **given)
+        check(**options)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
-    return given
+    return options

@@ -1,9 +1,8 @@
-"""`tfm-cli bench`: how fast a model is here."""
+"""`tfm-cli bench`: how fast a model is on this machine."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from dataclasses import asdict
 from statistics import median
 from typing import Annotated
 
@@ -18,74 +17,49 @@ def command(
     quant: o.Quantization = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens read.")] = 128,
-    new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens made.")] = 128,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Fresh processes to measure in.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to generate.")] = 128,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How often to measure, each time in a new process.")
+    ] = 5,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure prefill and decode speed, time to the first token, load time and peak memory."""
+    """Measure prefill and decode speed, time to the first token, load time and peak memory.
+
+    Example: tfm-cli bench --model smollm2-135m --quant int4 --threads 2
+    """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    from ...runtime.analysis.speed import measure
     from ...runtime.hub.model_names import locate
     from ..model_loading import bundle
 
-    place = bundle(locate(model, say), quant, device)
-    # A process of its own for each repeat: load time and peak memory have no second first time.
+    path = bundle(locate(model, say), quant, device)
+    # A new process each time: load time and peak memory can't be measured twice in one.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = []
         for i in range(repeats):
             say(f"run {i + 1} of {repeats}")
-            runs.append(pool.submit(measure, place, device, threads, prompt_tokens, new_tokens).result())
-    found = {
-        name: {"median": median(values), "min": min(values), "max": max(values)}
-        for name in runs[0]
-        if None not in (values := [run[name] for run in runs])
-    }
+            runs.append(
+                asdict(pool.submit(measure, path, device, threads, prompt_tokens, new_tokens).result())
+            )
+    figures = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        if None not in values:
+            figures[name] = {"median": median(values), "min": min(values), "max": max(values)}
     if as_json:
         about = {
-            "bundle": str(place),
+            "bundle": str(path),
             "prompt_tokens": prompt_tokens,
             "new_tokens": new_tokens,
             "repeats": repeats,
         }
-        out_json(about | found)
+        out_json(about | figures)
         return
     table(
         ("MEASURE", "MEDIAN", "MIN", "MAX"),
-        [(name, *(f"{v:.4g}" for v in values.values())) for name, values in found.items()],
+        [(name, *(f"{v:.4g}" for v in values.values())) for name, values in figures.items()],
     )
     out(f"{prompt_tokens} tokens read, {new_tokens} made, {repeats} processes")
-
-
-def measure(
-    bundle: Path, device: str, threads: int | None, prompt_tokens: int, new_tokens: int
-) -> dict[str, float | None]:
-    """One run in this process: load, the first token from cold, then prefill and decode again, warm."""
-    import numpy as np
-
-    from ...refimpl.decoding.loop import prefill
-    from ...refimpl.decoding.stop import limit_new_tokens
-    from ...runtime.hardware import peak_memory
-    from ...runtime.tasks import load
-
-    start = time.perf_counter()
-    model = load(bundle, device, threads)
-    loaded = time.perf_counter()
-    limit_new_tokens(model.config.context, prompt_tokens + new_tokens - 1, 1)
-    ids = np.random.default_rng(0).integers(0, model.config.embedding.vocabulary, prompt_tokens).tolist()
-    int(np.argmax(prefill(model.engine, ids, model.start())[0]))
-    first = time.perf_counter()
-    logits, cache = prefill(model.engine, ids, model.start())
-    read = time.perf_counter()
-    for _ in range(new_tokens):
-        step, cache = model.step(np.array([[np.argmax(logits)]]), cache)
-        logits = step[0, 0]
-    end, peak = time.perf_counter(), peak_memory()
-    return {
-        "prefill_tokens_per_s": prompt_tokens / (read - first),
-        "decode_tokens_per_s": new_tokens / (end - read),
-        "first_token_s": first - loaded,
-        "load_s": loaded - start,
-        "peak_rss_mb": None if peak is None else peak / 1e6,
-    }

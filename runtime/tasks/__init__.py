@@ -1,20 +1,21 @@
-"""What people want of a model, one file a task; `load(path)` gives a Model with a method for each.
+"""What people want of a model, one file a task: functions of a TaskModel, and Model with a method for each.
 
-Everything here works on any engine of the seam, and on anything that carries `tokenizer`,
-`chat_template`, `generation` and `labels`: a bundle or a checkpoint.
+In come an engine and a bundle or checkpoint; out come texts, labels, spans and vectors.
+Every task runs on any engine.
 """
 
+from .base import read_tokenizer
 from .conversation import Conversation
-from .generate import Options, TextStream, options, sampler
-from .model import Model, load, read_tokenizer
+from .generate import TextStream
+from .model import Model, load
+from .options import GenerateOptions, Options
 
 __all__ = [
     "Conversation",
+    "GenerateOptions",
     "Model",
     "Options",
     "TextStream",
     "load",
-    "options",
     "read_tokenizer",
-    "sampler",
 ]

@@ -1,24 +1,27 @@
-"""Where in a text the answer to a question stands."""
+"""Extractive question answering: where in a text the answer to a question is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...refimpl.config import QuestionAnswering
 from ...refimpl.errors import LimitError
 from ..text.control_tokens import Encoding
-from .encoder_batches import BATCH, Progress, predicted, silent, softmax
-
-if TYPE_CHECKING:
-    from .model import Model
+from .base import Progress, TaskModel, silent
+from .encoder_batches import BATCH, predicted, softmax
 
 WINDOW, STRIDE = 384, 128  # what the models were trained with
 
+Question = tuple[str, str]  # a question and its context
+
 
 class Span(NamedTuple):
-    """An answer, its probability, and its characters `start` … `end` of the context; without text, none."""
+    """An answer, its probability, and its characters `start` … `end` of the context.
+
+    An empty text means: the context has no answer.
+    """
 
     text: str
     score: float
@@ -27,15 +30,15 @@ class Span(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A part of a context with the whole question, and which of the contexts it is of."""
+    """A part of a context with the whole question, and the index of the question."""
 
-    place: int
+    question: int
     row: Encoding
 
 
 def answer(
-    model: Model,
-    asked: tuple[str, str] | list[tuple[str, str]],
+    model: TaskModel,
+    questions: Question | list[Question],
     *,
     count: int = 1,
     longest: int = 15,
@@ -45,61 +48,75 @@ def answer(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[Span]]:
-    """The `count` best answers to each (question, context), of at most `longest` tokens, best first.
+    """The `count` best answers to each (question, context), of at most `longest` tokens, the best first.
 
-    A span scores P(it starts there) · P(it ends there); the probabilities are taken over the tokens of the
-    context and the first token of all, which stands for "no answer" and is one only where `may_be_none`.
-    A context that has no room is read in windows of `window` tokens, question and all, of which neighbours
-    share `stride` tokens of the context: each window has its own probabilities, a span counts with its
-    best, and "no answer" with its worst, since any window may hold one. Answers are widened to whole words.
-    These are the rules of transformers' pipeline of old (its version 5 has none), but that answers of equal
-    text in different places stay apart.
+    A span scores P(it starts there) · P(it ends there). The probabilities are over the tokens of the context
+    and the first token of the row, which stands for "no answer"; that counts as an answer only with
+    `may_be_none`.
+
+    A context that doesn't fit is read in windows of `window` tokens, question included; neighbouring windows
+    share `stride` tokens of the context. Each window has probabilities of its own. A span counts with its
+    best score, "no answer" with its lowest, since any window may hold the answer. Answers are widened to
+    whole words.
+
+    These are the rules of the pipeline that transformers had until version 5, except that answers of equal
+    text at different positions stay apart.
     """
     model.expect(QuestionAnswering)
-    some = [asked] if isinstance(asked, tuple) else asked
+    pairs = [questions] if isinstance(questions, tuple) else questions
     if count < 1 or longest < 1:
         raise LimitError(f"count and the longest answer must be at least 1, got {count} and {longest}")
     parts: list[_Window] = []
-    for i, (question, context) in enumerate(some):
+    for i, (question, context) in enumerate(pairs):
         whole = model.text.read(question, context)
         parts += [_Window(i, row) for row in windows(whole, model.config.context, window, stride, i + 1)]
-    found: list[dict[tuple[int, int], float]] = [{} for _ in some]
-    none = [np.inf] * len(some)
+    scores: list[dict[tuple[int, int], float]] = [{} for _ in pairs]
+    no_answer = [np.inf] * len(pairs)
     for i, logits in predicted(model, [part.row for part in parts], batch, progress):
-        place, row = parts[i]
+        question, row = parts[i]
         spans, empty = best_spans(logits, row, count, longest)
-        none[place] = min(none[place], empty)
-        for start, end, score in spans:
-            where = widened(row, start, end)
-            found[place][where] = max(found[place].get(where, 0.0), score)
-    made = []
-    for (_, context), spans, empty in zip(some, found, none, strict=True):
-        told = [Span(context[start:end], score, start, end) for (start, end), score in spans.items()]
-        told += [Span("", float(empty), 0, 0)] if may_be_none else []
-        made.append(sorted(told, key=lambda one: -one.score)[:count])
-    return made
+        no_answer[question] = min(no_answer[question], empty)
+        for first, last, score in spans:
+            characters = widened(row, first, last)
+            scores[question][characters] = max(scores[question].get(characters, 0.0), score)
+    answers = []
+    for (_, context), of_question, empty in zip(pairs, scores, no_answer, strict=True):
+        spans = [Span(context[start:end], score, start, end) for (start, end), score in of_question.items()]
+        if may_be_none:
+            spans.append(Span("", float(empty), 0, 0))
+        answers.append(sorted(spans, key=lambda span: -span.score)[:count])
+    return answers
 
 
 def windows(
     whole: Encoding, context: int, window: int | None, stride: int | None, number: int
 ) -> list[Encoding]:
-    """A question with a context as rows that the model has room for."""
-    window = min(context, WINDOW) if window is None else window
-    stride = min(window // 2, STRIDE) if stride is None else stride
-    own = [i for i, text in enumerate(whole.texts) if text == 1]
-    room = window - (len(whole.ids) - len(own))
-    if not own:
+    """Question `number` with its context, as rows that the model has room for.
+
+    whole     [CLS] question [SEP] c0 c1 c2 c3 c4 c5 c6 [SEP]
+    row 1     [CLS] question [SEP] c0 c1 c2 c3          [SEP]
+    row 2     [CLS] question [SEP]       c2 c3 c4 c5    [SEP]      stride 2
+    row 3     [CLS] question [SEP]             c4 c5 c6 [SEP]
+    """
+    if window is None:
+        window = min(context, WINDOW)
+    if stride is None:
+        stride = min(window // 2, STRIDE)
+    of_context = [i for i, text in enumerate(whole.texts) if text == 1]
+    room = window - (len(whole.ids) - len(of_context))
+    if not of_context:
         raise LimitError(f"context {number} has no token: there is nothing to read")
-    if window > context or stride < 0 or (room <= stride and room < len(own)):
+    if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
             f"question {number} takes {window - room} tokens and leaves {room} of a window of {window}: that "
             f"must be more than the stride {stride}, and the window at most the context, {context}"
         )
+    before, after = range(of_context[0]), range(of_context[-1] + 1, len(whole.ids))
     rows = []
-    for start in range(0, len(own), max(room - stride, 1)):
-        part = own[start : start + room]
-        rows.append(whole.take([*range(own[0]), *part, *range(own[-1] + 1, len(whole.ids))]))
-        if part[-1] == own[-1]:
+    for start in range(0, len(of_context), max(room - stride, 1)):
+        part = of_context[start : start + room]
+        rows.append(whole.take([*before, *part, *after]))
+        if part[-1] == of_context[-1]:
             break
     return rows
 
@@ -107,37 +124,42 @@ def windows(
 def best_spans(
     logits: np.ndarray, row: Encoding, count: int, longest: int
 ) -> tuple[list[tuple[int, int, float]], float]:
-    """The `count` likeliest (first token, last token, score) from logits [T, 2], and the score of none."""
-    own = np.array([text == 1 for text in row.texts])
-    seen = own.copy()
-    seen[0] |= row.texts[0] is None
-    start, end = (_over(logits[:, side], seen) for side in (0, 1))
-    at = np.flatnonzero(own)
-    longest = min(longest, len(at))
+    """The `count` likeliest (first token, last token, score) from logits [T, 2]; the score of no answer."""
+    in_context = np.array([text == 1 for text in row.texts])
+    candidates = in_context.copy()
+    candidates[0] |= row.texts[0] is None
+    start, end = (_probabilities(logits[:, side], candidates) for side in (0, 1))
+    positions = np.flatnonzero(in_context)
+    longest = min(longest, len(positions))
     # A row for each first token, a column for each length.
-    last = np.arange(len(at))[:, None] + np.arange(longest)
-    scores = np.where(last < len(at), start[at][:, None] * end[at][np.minimum(last, len(at) - 1)], -1.0)
-    order = np.argsort(-scores, axis=None, kind="stable")[: min(count, int((scores >= 0).sum()))]
-    places = (divmod(int(k), longest) for k in order)
-    return [(int(at[i]), int(at[i + n]), float(scores[i, n])) for i, n in places], float(start[0] * end[0])
+    last = np.arange(len(positions))[:, None] + np.arange(longest)
+    inside = last < len(positions)
+    ends = end[positions][np.minimum(last, len(positions) - 1)]
+    scores = np.where(inside, start[positions][:, None] * ends, -1.0)
+    order = np.argsort(-scores, axis=None, kind="stable")[: min(count, int(inside.sum()))]
+    spans = []
+    for k in order:
+        i, more = divmod(int(k), longest)
+        spans.append((int(positions[i]), int(positions[i + more]), float(scores[i, more])))
+    return spans, float(start[0] * end[0])
 
 
-def _over(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Probabilities over the tokens that are seen; 0 for the others."""
-    made = np.zeros(len(logits))
-    made[seen] = softmax(logits[seen])
-    return made
+def _probabilities(logits: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Probabilities over the tokens that are candidates; 0 for the others."""
+    probabilities = np.zeros(len(logits))
+    probabilities[candidates] = softmax(logits[candidates])
+    return probabilities
 
 
 def widened(row: Encoding, first: int, last: int) -> tuple[int, int]:
-    """The characters of the whole words that the tokens `first` … `last` stand in."""
+    """The characters (start, end) of the whole words that the tokens `first` … `last` are in."""
 
-    def same(i: int, j: int) -> bool:
-        inside = 0 <= j < len(row.ids) and row.texts[j] == row.texts[i]
-        return inside and row.words[i] is not None and row.words[j] == row.words[i]
+    def same_word(i: int, j: int) -> bool:
+        in_text = 0 <= j < len(row.ids) and row.texts[j] == row.texts[i]
+        return in_text and row.words[i] is not None and row.words[j] == row.words[i]
 
-    while same(first, first - 1):
+    while same_word(first, first - 1):
         first -= 1
-    while same(last, last + 1):
+    while same_word(last, last + 1):
         last += 1
     return row.spans[first][0], row.spans[last][1]

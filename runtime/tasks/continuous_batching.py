@@ -1,115 +1,124 @@
-"""Many texts at a time: a queue of rows that join the running batch as others finish.
+"""Many texts at a time: sequences that wait join the running batch as others finish.
 
-A step reads all weights whether it makes one token or eight, so rows that share it are nearly free. A row
-owns its sampler, its random numbers and its place in the cache, and is read alone when it joins: it
-becomes what it would be by itself.
+A step reads all weights whether it computes one token or eight, so sequences that share it are nearly free. A
+sequence owns its sampler, its random numbers and its row of the cache, and its prompt is read alone when it
+joins: it becomes what it would be by itself.
+
+    row 0   [A A A A A][D D D D …        A ends, D takes its row
+    row 1   [B B B B B B B B][E E …
+    row 2   [C C C][- - - - -            nothing waits: the row leaves the cache
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ...refimpl.decoding.loop import CHUNK, GeneratedSequence
 from ...refimpl.decoding.stop import limit_new_tokens
-from ...refimpl.engine.protocol import Engine
+from ...refimpl.engine.protocol import Cache, Engine
 from ...refimpl.errors import LimitError
 
 R = TypeVar("R")
 Steps = Generator[tuple[GeneratedSequence, int | None], None, R]
+Running = list[GeneratedSequence | None]  # by row of the cache; None has ended
 
 
-def run(engine: Engine, rows: Sequence[GeneratedSequence], size: int, chunk: int = CHUNK) -> Steps[None]:
-    """Generate all rows, at most `size` at a time: (row, its next token) as they come, None for a stop token.
+def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk: int = CHUNK) -> Steps[None]:
+    """Generate all sequences, at most `size` at a time.
 
-    Whoever reads the tokens may end a row with its `finish()` (a stop string). Rows that don't fit the
-    context are refused, by their number from 1, before any is begun.
+    Yields (sequence, its next token) as they come; None stands for a stop token. Whoever reads the tokens may
+    end a sequence with its `finish()` (a stop string). Prompts that don't fit the context are refused,
+    by their number from 1, before any is begun.
     """
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
-    for row in rows:
-        _fit(row, engine.config.context)
-    if any(row.encoder_ids is not None for row in rows):
-        if len(begins := {len(row.prompt) for row in rows}) > 1:
-            raise LimitError(f"answers must begin with equally many tokens, got {sorted(begins)}")
-        for first in range(0, len(rows), size):
-            yield from _together(engine, rows[first : first + size])
+    for one in sequences:
+        _fit(one, engine.config.context)
+    if any(one.encoder_ids is not None for one in sequences):
+        lengths = {len(one.prompt) for one in sequences}
+        if len(lengths) > 1:
+            raise LimitError(f"answers must begin with equally many tokens, got {sorted(lengths)}")
+        for first in range(0, len(sequences), size):
+            yield from _together(engine, sequences[first : first + size])
         return
-    waiting = deque(rows)
-    running: list[GeneratedSequence | None] = [None] * min(size, len(rows))
-    cache: Any = engine.start(len(running)) if running else None
+    if not sequences:
+        return
+    waiting = deque(sequences)
+    running: Running = [None] * min(size, len(sequences))
+    cache = engine.start(len(running))
     while running:
-        for place, row in enumerate(running):
-            while waiting and row is None:
-                row = waiting.popleft()
-                logits, cache = _read(engine, cache, place, row.prompt, chunk)
-                yield row, row.sample(logits)
-                row = None if row.finish_reason is not None else row
-            running[place] = row
+        for row, one in enumerate(running):
+            while waiting and one is None:
+                one = waiting.popleft()
+                logits, cache = _prefill(engine, cache, row, one.prompt, chunk)
+                yield one, one.sample(logits)
+                if one.finish_reason is not None:
+                    one = None
+            running[row] = one
         running, cache = yield from _step(engine, running, cache)
 
 
-def _fit(row: GeneratedSequence, context: int) -> None:
-    """Leave the row the tokens that there is room for; LimitError where its texts don't fit."""
+def _fit(one: GeneratedSequence, context: int) -> None:
+    """Limit the sequence to the tokens that there is room for; LimitError where its texts don't fit."""
     try:
-        row.max_new_tokens = limit_new_tokens(context, len(row.prompt), row.max_new_tokens)
+        one.max_new_tokens = limit_new_tokens(context, len(one.prompt), one.max_new_tokens)
     except LimitError as error:
-        raise LimitError(f"text {row.index + 1}: {error}") from None
-    if row.encoder_ids is not None and not 1 <= len(row.encoder_ids) <= context:
-        why = "shorten it" if row.encoder_ids else "there is nothing to read"
+        raise LimitError(f"text {one.index + 1}: {error}") from None
+    if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= context:
+        why = "shorten it" if one.encoder_ids else "there is nothing to read"
         raise LimitError(
-            f"text {row.index + 1} has {len(row.encoder_ids)} tokens, the model reads 1 to {context}: {why}"
+            f"text {one.index + 1} has {len(one.encoder_ids)} tokens, the model reads 1 to {context}: {why}"
         )
 
 
-def _together(engine: Engine, rows: Sequence[GeneratedSequence]) -> Steps[None]:
-    """Rows that an encoder reads at a time: what it makes of them is there for all or none, so none joins."""
-    sources = [np.asarray(row.encoder_ids, np.int64) for row in rows]
+def _together(engine: Engine, sequences: Sequence[GeneratedSequence]) -> Steps[None]:
+    """Sequences whose sources an encoder reads in one batch: its output is one array, so none can join."""
+    sources = [np.asarray(one.encoder_ids, np.int64) for one in sequences]
     lengths = np.array([len(source) for source in sources])
-    padded = np.zeros((len(rows), lengths.max()), np.int64)
-    for place, source in enumerate(sources):
-        padded[place, : len(source)] = source
-    cache = engine.start(len(rows), padded, lengths)
-    logits, cache = engine.step(np.array([row.prompt for row in rows]), cache)
-    for place, row in enumerate(rows):
-        yield row, row.sample(logits[place, 0])
-    running: list[GeneratedSequence | None] = [row if row.finish_reason is None else None for row in rows]
+    padded = np.zeros((len(sequences), lengths.max()), np.int64)
+    for row, source in enumerate(sources):
+        padded[row, : len(source)] = source
+    cache = engine.start(len(sequences), padded, lengths)
+    logits, cache = engine.step(np.array([one.prompt for one in sequences]), cache)
+    for row, one in enumerate(sequences):
+        yield one, one.sample(logits[row, 0])
+    running: Running = [one if one.finish_reason is None else None for one in sequences]
     while running:
         running, cache = yield from _step(engine, running, cache)
 
 
-def _step(
-    engine: Engine, running: list[GeneratedSequence | None], cache: Any
-) -> Steps[tuple[list[GeneratedSequence | None], Any]]:
-    """A token more for each row that runs; the places of the others leave the cache."""
-    going = {place: row for place, row in enumerate(running) if row is not None}
-    if not going:
+def _step(engine: Engine, running: Running, cache: Cache) -> Steps[tuple[Running, Cache]]:
+    """One token more for each sequence that runs; the rows of the others leave the cache."""
+    rows = [row for row, one in enumerate(running) if one is not None]
+    sequences = [one for one in running if one is not None]
+    if not sequences:
         return [], cache
-    if len(going) < len(running):
-        cache = cache.select(np.array([*going]))
-    rows = [*going.values()]
-    logits, cache = engine.step(np.array([[row.tokens[-1]] for row in rows]), cache)
-    for place, row in enumerate(rows):
-        yield row, row.sample(logits[place, 0])
-    return [row if row.finish_reason is None else None for row in rows], cache
+    if len(rows) < len(running):
+        cache = cache.select(np.array(rows))
+    logits, cache = engine.step(np.array([[one.tokens[-1]] for one in sequences]), cache)
+    for row, one in enumerate(sequences):
+        yield one, one.sample(logits[row, 0])
+    return [one if one.finish_reason is None else None for one in sequences], cache
 
 
-def _read(
-    engine: Engine, cache: Any, place: int, prompt: Sequence[int], chunk: int
-) -> tuple[np.ndarray, Any]:
-    """A prompt into its place of the cache, while the other rows wait: (logits of its last token, cache)."""
+def _prefill(
+    engine: Engine, cache: Cache, row: int, prompt: Sequence[int], chunk: int
+) -> tuple[np.ndarray, Cache]:
+    """Read a prompt into its row of the cache, the other rows waiting: (logits of its last token, cache)."""
     lengths = cache.lengths.copy()
-    lengths[place] = 0
+    lengths[row] = 0
     cache = cache.truncate(lengths)
     logits = np.zeros(0)
     for start in range(0, len(prompt), chunk):
         part = np.asarray(prompt[start : start + chunk], np.int64)
         tokens = np.zeros((len(lengths), len(part)), np.int64)
-        tokens[place] = part
-        here = np.where(np.arange(len(lengths)) == place, len(part), 0)
-        said, cache = engine.step(tokens, cache, here)
-        logits = said[place, 0]
+        tokens[row] = part
+        new_lengths = np.zeros(len(lengths), np.int64)
+        new_lengths[row] = len(part)
+        output, cache = engine.step(tokens, cache, new_lengths)
+        logits = output[row, 0]
     return logits, cache

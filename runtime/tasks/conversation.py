@@ -2,49 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from ...refimpl.decoding.stop import limit_new_tokens
+from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import CheckpointError
-from ..text.chat_template import common_prefix
-from .generate import TextStream, options
-from .model import Model
+from ..text.chat_template import Message, common_prefix
+from .base import TaskModel
+from .generate import Prompt, TextStream
+from .options import GenerateOptions, resolve
 
 
 class Conversation:
-    """Messages of a chat, and the cache of what was read so far.
+    """Messages of a chat, and the cache of the tokens that were read so far.
 
-    A template may render earlier messages anew with each one (they aren't prefix-stable), so the
-    cache is kept as far as the new ids agree with what it holds.
+    A template may render earlier messages differently once another follows, so the cache is kept only as far
+    as the new ids agree with what it holds.
     """
 
-    def __init__(self, model: Model, system: str | None = None) -> None:
+    def __init__(self, model: TaskModel, system: str | None = None) -> None:
         if model.template is None:
             raise CheckpointError("the model has no chat template: use generate, which goes on with a text")
         self.model, self.template = model, model.template
-        self.messages = [] if system is None else [{"role": "system", "content": system}]
-        self._ids: list[int] = []
-        self._cache: Any = None
+        self._messages: list[Message] = []
+        if system is not None:
+            self._messages.append({"role": "system", "content": system})
+        self._answer: TextStream | None = None  # to the last of _asked
+        self._asked: list[Message] = []
+        self._ids: list[int] = []  # what the cache holds
+        self._cache: Cache | None = None
 
-    def say(self, text: str, **given: Any) -> TextStream:
-        """The answer to a message; it becomes part of the conversation when it was read to its end."""
-        messages = [*self.messages, {"role": "user", "content": text}]
+    @property
+    def messages(self) -> list[Message]:
+        """The messages so far; the last answer is among them once it was read to its end."""
+        self._keep()
+        return self._messages
+
+    def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
+        """The answer to a message; both become part of the conversation once it was read to its end."""
+        messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages)
-        how = options(self.model.generation, **given)
-        limit_new_tokens(self.model.config.context, len(ids), how.max_new_tokens)
+        resolved = resolve(self.model.generation, **options)
+        limit_new_tokens(self.model.config.context, len(ids), resolved.max_new_tokens)
         cache, self._cache = self._cache, None
         if cache is not None:
-            # A token is left to read, so that there are logits to begin with.
+            # One token is left to read, so that there are logits to begin with.
             same = min(common_prefix(self._ids, ids), len(ids) - 1)
-            # What windows saw so far back may be gone: then all is read again.
+            # A window may have dropped what it saw so far back: then everything is read again.
             cache = cache.truncate(np.array([same if same >= cache.floor[0] else 0]))
+        self._asked = messages
+        self._answer = TextStream(self.model, Prompt(ids, None), resolved, cache)
+        return self._answer
 
-        def keep(answer: TextStream) -> None:
-            self.messages = [*messages, {"role": "assistant", "content": answer.text}]
-            self._cache = answer.cache
-            held = 0 if self._cache is None else int(self._cache.lengths[0])
-            self._ids = [*ids, *answer.tokens][:held]
-
-        return TextStream(self.model, ids, how, cache, keep)
+    def _keep(self) -> None:
+        """Add the last answer to the conversation, once it was read to its end."""
+        answer = self._answer
+        if answer is None or not answer.complete:
+            return
+        self._messages = [*self._asked, {"role": "assistant", "content": answer.text}]
+        self._cache, self._answer = answer.cache, None
+        length = 0 if self._cache is None else int(self._cache.lengths[0])
+        self._ids = [*answer.prompt, *answer.tokens][:length]

@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ...refimpl.decoding.sampling import check_logits
 from ...refimpl.errors import LimitError
 from ..text.control_tokens import Encoding
-
-if TYPE_CHECKING:
-    from .model import Model
+from .base import Progress, TaskModel, silent
 
 BATCH = 32
 
-Texts = str | tuple[str, str] | list[str] | list[tuple[str, str]]
-Progress = Callable[[int, int], None]  # rows done, rows in all
-
-
-def silent(done: int, total: int) -> None:
-    """No progress to tell."""
+Pair = tuple[str, str]
+Texts = str | Pair | list[str] | list[Pair]
 
 
 def listed(texts: Texts) -> list[tuple[str, str | None]]:
-    """Texts and pairs of texts, one of either being a list of one, as (text, its partner or None)."""
-    some: Any = [texts] if isinstance(texts, str | tuple) else texts
+    """Each text as (text, None) and each pair of texts as it is; one alone is a list of one."""
+    some = [texts] if isinstance(texts, str | tuple) else texts
+    pairs: list[tuple[str, str | None]] = []
     for i, one in enumerate(some):
-        pair = isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, str) for part in one)
-        if not pair and not isinstance(one, str):
-            raise LimitError(f"text {i + 1} must be a text or a pair of texts, got {one!r:.80}")
-    return [(text, None) if isinstance(text, str) else text for text in some]
+        match one:
+            case str():
+                pairs.append((one, None))
+            case (str(text), str(partner)) if isinstance(one, tuple):
+                pairs.append((text, partner))
+            case _:
+                raise LimitError(f"text {i + 1} must be a text or a pair of texts, got {one!r:.80}")
+    return pairs
 
 
-def singles(texts: str | list[str]) -> list[str]:
-    """Texts, one being a list of one; LimitError for a pair, which isn't read as such by every task."""
-    some: Any = [texts] if isinstance(texts, str) else texts
+def singles(texts: str | Sequence[str]) -> list[str]:
+    """Texts, one alone being a list of one; LimitError for a pair, which not every task takes."""
+    some = [texts] if isinstance(texts, str) else list(texts)
     for i, one in enumerate(some):
         if not isinstance(one, str):
             raise LimitError(f"text {i + 1} must be a text alone, got {one!r:.80}")
-    return list(some)
+    return some
 
 
-def encoded(model: Model, texts: Texts, meant: str | None = None) -> list[Encoding]:
-    """The tokens of each text; LimitError with both numbers for one that the context has no room for."""
-    made = []
-    for i, (text, pair) in enumerate(listed(texts)):
-        made.append(model.text.read(text, pair, meant=meant))
-        count, context = len(made[-1].ids), model.config.context
+def encoded(model: TaskModel, texts: Texts, meant: str | None = None) -> list[Encoding]:
+    """The tokens of each text; LimitError for one that the model's context has no room for.
+
+    `meant` names the one control token that is read in a text.
+    """
+    rows = []
+    for i, (text, partner) in enumerate(listed(texts)):
+        row = model.text.read(text, partner, meant=meant)
+        count, context = len(row.ids), model.config.context
         if not 1 <= count <= context:
             why = "shorten it" if count else "there is nothing to read"
             raise LimitError(f"text {i + 1} has {count} tokens, the model takes 1 to {context}: {why}")
-    return made
+        rows.append(row)
+    return rows
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -62,28 +64,28 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def predicted(
-    model: Model, rows: Sequence[Encoding], batch: int = BATCH, progress: Progress = silent
+    model: TaskModel, rows: Sequence[Encoding], batch: int = BATCH, progress: Progress = silent
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(place, what the head says) of each row, the longest rows first: what fits once fits to the end.
+    """(index, the head's output) of each row, the longest rows first: if these fit, all do.
 
-    What a head says of each token is cut to the row's own tokens. The arrays are views: whoever keeps
-    one keeps its batch.
+    The output of a head that says something of each token is cut to the row's own tokens. The arrays are
+    views: whoever keeps one keeps its batch.
     """
     if batch < 1:
         raise LimitError(f"a batch must have at least one row, got {batch}")
-    engine: Any = model.engine
+    has_token_types = model.config.embedding.token_types is not None
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     for start in range(0, len(order), batch):
-        places = order[start : start + batch]
-        lengths = np.array([len(rows[i].ids) for i in places], np.int64)
-        ids = np.zeros((len(places), lengths[0]), np.int64)
+        chosen = order[start : start + batch]
+        lengths = np.array([len(rows[i].ids) for i in chosen], np.int64)
+        ids = np.zeros((len(chosen), lengths[0]), np.int64)
         types = np.zeros_like(ids)
-        for row, i in enumerate(places):
-            ids[row, : lengths[row]], types[row, : lengths[row]] = rows[i].ids, rows[i].types
-        known = model.config.embedding.token_types is not None
-        said = engine.predict(ids, lengths, types if known else None)
-        for row, i in enumerate(places):
-            own = said[row, : lengths[row]] if said.ndim == 3 else said[row]
-            check_logits(own)
-            yield i, own
-        progress(start + len(places), len(order))
+        for row, i in enumerate(chosen):
+            ids[row, : lengths[row]] = rows[i].ids
+            types[row, : lengths[row]] = rows[i].types
+        output = model.engine.predict(ids, lengths, types if has_token_types else None)
+        for row, i in enumerate(chosen):
+            logits = output[row, : lengths[row]] if output.ndim == 3 else output[row]
+            check_logits(logits)
+            yield i, logits
+        progress(start + len(chosen), len(order))

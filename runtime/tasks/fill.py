@@ -1,24 +1,22 @@
-"""What stands where a text is masked."""
+"""Tokens for the masks of a text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...refimpl.config import MaskedLM
 from ...refimpl.decoding.filters import top_indices
 from ...refimpl.errors import CheckpointError, LimitError
-from .encoder_batches import Progress, encoded, predicted, silent, singles, softmax
+from .base import Progress, TaskModel, silent
+from .encoder_batches import encoded, predicted, singles, softmax
 
-if TYPE_CHECKING:
-    from .model import Model
-
-BATCH = 8  # a head over the vocabulary makes far more of a row than others do
+BATCH = 8  # a head over the vocabulary makes far more numbers of a row than others do
 
 
 class Filling(NamedTuple):
-    """A token that may stand there, as text, and its probability."""
+    """A token that may replace a mask, as text, and its probability."""
 
     token: int
     text: str
@@ -26,17 +24,17 @@ class Filling(NamedTuple):
 
 
 def fill(
-    model: Model,
+    model: TaskModel,
     texts: str | list[str],
     *,
     count: int = 5,
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[list[Filling]]]:
-    """The `count` likeliest tokens for each mask of each text, likeliest first.
+    """The `count` likeliest tokens for each mask of each text, the likeliest first.
 
-    Masks of one text are filled each for itself, the others staying masks. The name of the mask token is
-    the one name of a control token that is read in a text.
+    Each mask of a text is filled by itself, the others staying masks. The name of the mask token is the only
+    name of a control token that is read in a text.
     """
     model.expect(MaskedLM)
     mask = model.generation.mask
@@ -49,13 +47,15 @@ def fill(
     for i, row in enumerate(rows):
         if mask not in row.ids:
             raise LimitError(f"text {i + 1} must hold the mask, which this model writes {name}")
-    found: list[list[list[Filling]]] = [[] for _ in rows]
+    fillings: list[list[list[Filling]]] = [[] for _ in rows]
     for i, logits in predicted(model, rows, batch, progress):
-        for at in np.flatnonzero(np.array(rows[i].ids) == mask):
-            scores = softmax(logits[at])
+        for position in np.flatnonzero(np.array(rows[i].ids) == mask):
+            scores = softmax(logits[position])
             best = top_indices(scores, min(count, len(scores)))
-            # Special tokens decode to nothing: their own name says what they are.
-            words = [model.text.decode([int(k)]) or model.text.token(int(k)) for k in best]
-            filled = zip(best, words, strict=True)
-            found[i].append([Filling(int(k), word, float(scores[k])) for k, word in filled])
-    return found
+            fillings[i].append([Filling(int(k), _written(model, int(k)), float(scores[k])) for k in best])
+    return fillings
+
+
+def _written(model: TaskModel, token: int) -> str:
+    """A token as text; special tokens decode to nothing, so their own name stands for them."""
+    return model.text.decode([token]) or model.text.token(token)

@@ -1,220 +1,180 @@
-"""One text being generated, and the options that say how."""
+"""One text being generated, streamed as it becomes certain."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple, Unpack
 
-from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
-from ...refimpl.decoding.beam import BeamSearch, beam_search
-from ...refimpl.decoding.loop import GeneratedSequence, generate
-from ...refimpl.decoding.sampler import Sampler
-from ...refimpl.decoding.speculative import Drafter, speculate
+from ...refimpl.checkpoint.generation_config import Generation
+from ...refimpl.config import LM
+from ...refimpl.decoding.beam import beam_search
+from ...refimpl.decoding.loop import GeneratedSequence
+from ...refimpl.decoding.loop import generate as generate_tokens
+from ...refimpl.decoding.speculative import speculate
 from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
-from ...refimpl.engine.protocol import Engine
+from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import LimitError
 from ..text.tokenizer import Stream, Tokenizer
-
-if TYPE_CHECKING:
-    from .model import Model
-
-LIMITS = {"stop strings": 16, "stop": 1024, "beams": MOST_BEAMS}
-# Options that ask for a draw.
-DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
-# Options that beams alone heed, with the values that stand for none.
-OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False, "renormalize": False}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How one text is generated; the defaults are greedy.
-
-    With `beams` it is the likeliest whole text that so many beams find, which comes at once at the end.
-    With `draft` it takes fewer steps of the model: greedy text stays the same, sampled text as likely.
-    """
-
-    sampler: Sampler = field(default_factory=Sampler)
-    max_new_tokens: int = 256
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-    stop_on_eos: bool = True
-    beams: int | None = None
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    renormalize: bool = False
-    draft: Drafter | None = None
-
-    def __post_init__(self) -> None:
-        if self.beams is not None:
-            if not 1 <= self.beams <= LIMITS["beams"]:
-                raise LimitError(f"beams must be 1 to {LIMITS['beams']}, got {self.beams}")
-            if self.draft is not None:
-                raise LimitError("beam search takes no draft: its steps judge every token already")
-            self.search((), frozenset(), None)  # raises what it refuses
-        elif odd := [name for name, off in OF_BEAMS.items() if getattr(self, name) != off]:
-            raise LimitError(f"{odd[0]} goes with beams, got none")
-        if self.max_new_tokens < 1:
-            raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        longest = LIMITS["stop"]
-        if len(self.stop) > LIMITS["stop strings"] or not all(1 <= len(s) <= longest for s in self.stop):
-            raise LimitError(
-                f"stop takes up to {LIMITS['stop strings']} strings of 1 to {longest} characters, "
-                f"got {self.stop!r:.200}"
-            )
-
-    def search(
-        self, prompt: Sequence[int], stop_ids: frozenset[int], source: Sequence[int] | None
-    ) -> BeamSearch:
-        """The search of these options over a prompt."""
-        return BeamSearch(
-            prompt,
-            self.beams or 1,
-            self.sampler,
-            stop_ids,
-            self.max_new_tokens,
-            self.length_penalty,
-            self.early_stopping,
-            renormalize=self.renormalize,
-            encoder_ids=source,
-        )
-
-
-def sampler(defaults: dict[str, Any], *, greedy: bool = False, **given: Any) -> Sampler:
-    """The Sampler that options and a model's own defaults make together.
-
-    Greedy unless an option of sampling is given or the model's defaults sample; an option that is
-    None isn't given. `greedy` leaves aside what of the defaults draws; rules and penalties stay.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    if greedy:
-        if odd := sorted(given.keys() & DRAWS):
-            raise LimitError(f"greedy decoding and beam search draw nothing: leave out {', '.join(odd)}")
-        return Sampler(**{name: value for name, value in defaults.items() if name not in DRAWS} | given)
-    start: dict[str, Any] = {"temperature": 1.0} if given.keys() & DRAWS else {}
-    return Sampler(**start | defaults | given)
-
-
-def options(wants: Generation, **given: Any) -> Options:
-    """Options and Sampler from one set of keywords, None meaning not given, over a model's own wishes.
-
-    Beams draw nothing; what a model says of beams counts where there are some. A model's own beams give
-    way to what doesn't go with beams: greedy decoding, a draw, a draft.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    greedy = bool(given.pop("greedy", False))
-    mine = {f.name for f in fields(Options)} & given.keys()
-    own: dict[str, Any] = {name: given.pop(name) for name in mine}
-    if not (greedy or "draft" in own or given.keys() & DRAWS):
-        searched = "beams" in wants.search or "beams" in own
-        own = (wants.search if searched else {}) | own
-    if wants.max_new_tokens is not None:
-        own = {"max_new_tokens": wants.max_new_tokens} | own
-    return Options(sampler=sampler(wants.defaults, greedy=greedy or "beams" in own, **given), **own)
+from .base import TaskModel
+from .options import GenerateOptions, Options, resolve
 
 
 class Prompt(NamedTuple):
-    """Ids that an answer begins after; `source` are those that an encoder reads, where there is one."""
+    """Ids that an answer follows, and those that an encoder reads, where there is one."""
 
-    prompt: list[int]
-    source: list[int] | None
+    ids: list[int]
+    encoder_ids: list[int] | None
+
+
+def generate(
+    model: TaskModel,
+    text: str,
+    *,
+    raw: bool = False,
+    task: str | None = None,
+    **options: Unpack[GenerateOptions],
+) -> TextStream:
+    """The answer to a text; see `prompt_of` for `raw` and `task`."""
+    prompt = prompt_of(model, text, raw=raw, task=task)
+    return TextStream(model, prompt, resolve(generation_of(model, task), **options))
+
+
+def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
+    """What the model reads of a text, and what the answer begins with.
+
+    `raw` leaves out the chat template, or the prefix of an encoder's text, so that the model continues the
+    text itself. `task` is one that the checkpoint names, with a prefix and options of its own.
+    """
+    model.expect(LM)
+    if model.config.encoder is None:
+        return Prompt(prompt_ids(model, text, raw=raw), None)
+    prefix = "" if raw else generation_of(model, task).prefix
+    return Prompt(list(model.generation.prompt), model.text.encode(prefix + text, start=True))
+
+
+def prompt_ids(model: TaskModel, text: str, *, raw: bool = False) -> list[int]:
+    """Ids that ask a decoder for an answer; with `raw`, or without a template, that it continues the text."""
+    if raw or model.template is None:
+        return model.text.encode(text, start=True)
+    return model.template.encode([{"role": "user", "content": text}])
+
+
+def generation_of(model: TaskModel, task: str | None = None) -> Generation:
+    """How the checkpoint asks to be run for one of the tasks that it names, or else in general."""
+    tasks = model.generation.tasks
+    if task is None:
+        return model.generation
+    if task not in tasks:
+        raise LimitError(f"the model names the tasks {', '.join(tasks) or 'none'}, got {task!r:.60}")
+    return tasks[task]
+
+
+def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0) -> GeneratedSequence:
+    """The sequence that answers a prompt; its random numbers are those of (seed, index)."""
+    return GeneratedSequence(
+        prompt.ids,
+        options.sampler,
+        frozenset(model.generation.eos if options.stop_on_eos else ()),
+        options.max_new_tokens,
+        options.seed,
+        index,
+        encoder_ids=prompt.encoder_ids,
+    )
 
 
 class TextStream:
-    """One text being generated: iterate over its pieces, once.
+    """One text being generated: iterate over its parts, once.
 
-    At any time `tokens` holds the new ids and `text` what was given out; at the end `finish_reason`
-    says why it ended, `timings` how long it took, and `cache` holds the prompt and the tokens but the
-    last (None after beam search, which has no one row of it); `then` is called with the answer. `source`
-    is the text that a model with an encoder reads; the prompt is then what its decoder begins with.
+    At any time `tokens` are the new ids and `text` what was given out. At the end `complete` is true,
+    `finish_reason` says why it ended, `timings` how long it took, and `cache` holds the prompt and all tokens
+    but the last (None after beam search, whose cache has several rows).
     """
 
     def __init__(
-        self,
-        model: Model,
-        prompt: Sequence[int],
-        options: Options,
-        cache: Any = None,
-        then: Callable[[TextStream], None] = lambda _: None,
-        source: Sequence[int] | None = None,
+        self, model: TaskModel, prompt: Prompt, options: Options, cache: Cache | None = None
     ) -> None:
-        limit_new_tokens(model.config.context, len(prompt), options.max_new_tokens)
-        stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
-        self._model, self._options, self._then, self.cache = model, options, then, cache
-        self._row = GeneratedSequence(
-            prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, encoder_ids=source
-        )
-        self._cached = 0 if cache is None else int(cache.lengths[0])
+        limit_new_tokens(model.config.context, len(prompt.ids), options.max_new_tokens)
+        self._model, self._options = model, options
+        self._sequence = sequence(model, prompt, options)
+        self._cached_tokens = 0 if cache is None else int(cache.lengths[0])
         self._times: list[float] = []
+        self.cache = cache
         self.text = ""
-        self._pieces = self._generate()
+        self.complete = False
+        self._parts = self._generate()
 
     def __iter__(self) -> Iterator[str]:
-        return self._pieces
+        return self._parts
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        return next(self._parts)
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """The ids that the answer follows."""
+        return self._sequence.prompt
 
     @property
     def tokens(self) -> list[int]:
-        return self._row.tokens
+        return self._sequence.tokens
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        return self._row.finish_reason
+        return self._sequence.finish_reason
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds and tokens a second, of the prompt (until the first token) and of what followed."""
-        begin, *rest = self._times or [0.0]
-        first = rest[0] - begin if rest else 0.0
-        last = rest[-1] - rest[0] if rest else 0.0
-        read = len(self._row.encoder_ids or self._row.prompt) - self._cached
-        made = max(len(self.tokens) - 1, 0)
+        """Seconds and tokens per second, of the prompt (until the first token) and of what followed."""
+        begin, *tokens = self._times or [0.0]
+        first_s = tokens[0] - begin if tokens else 0.0
+        rest_s = tokens[-1] - tokens[0] if tokens else 0.0
+        prompt_tokens = len(self._sequence.encoder_ids or self._sequence.prompt)
+        computed = prompt_tokens - self._cached_tokens
+        after_first = max(len(self.tokens) - 1, 0)
         return {
-            "prompt_tokens": len(self._row.encoder_ids or self._row.prompt),
-            "cached_tokens": self._cached,
+            "prompt_tokens": prompt_tokens,
+            "cached_tokens": self._cached_tokens,
             "new_tokens": len(self.tokens),
-            "first_token_s": first,
-            "total_s": first + last,
-            "prefill_tokens_per_s": read / first if first else 0.0,
-            "decode_tokens_per_s": made / last if last else 0.0,
+            "first_token_s": first_s,
+            "total_s": first_s + rest_s,
+            "prefill_tokens_per_s": computed / first_s if first_s else 0.0,
+            "decode_tokens_per_s": after_first / rest_s if rest_s else 0.0,
         }
 
     def ids(self) -> Iterator[int]:
         """The new ids one by one, for a model without a tokenizer."""
         self._times = [time.perf_counter()]
-        drive = self._drive(self._model.engine, self.cache)
+        tokens = self._decode(self.cache)
         self.cache = None
         while True:
             try:
-                token = next(drive)
+                token = next(tokens)
             except StopIteration as end:
                 self.cache = end.value
                 if len(self._times) == 1:  # it stopped before the first token
                     self._times.append(time.perf_counter())
                 return
-            # Beam search makes its tokens all at one time.
+            # Beam search gives its tokens all at once.
             first = len(self._times) == 1
             self._times.append(self._times[-1] if self._options.beams and not first else time.perf_counter())
             yield token
 
-    def _drive(self, engine: Engine, cache: Any) -> Generator[int, None, Any]:
-        """The driver that the options name; it gives back the cache, if one row of it holds the text."""
-        row, beams, draft = self._row, self._options.beams, self._options.draft
-        if draft is not None:
-            return (yield from speculate(engine, row, draft, cache=cache))
-        if beams is None:
-            return (yield from generate(engine, row, cache))
-        wanted = self._options.search(row.prompt, row.stop_ids, row.encoder_ids)
+    def _decode(self, cache: Cache | None) -> Generator[int, None, Cache | None]:
+        """The decoding that the options ask for; its value is the cache, if one row of it holds the text."""
+        engine, sequence, options = self._model.engine, self._sequence, self._options
+        if options.draft is not None:
+            return (yield from speculate(engine, sequence, options.draft, cache=cache))
+        if options.beams is None:
+            return (yield from generate_tokens(engine, sequence, cache))
+        wanted = options.search(sequence.prompt, sequence.stop_ids, sequence.encoder_ids)
         best = beam_search(engine, wanted, cache)[0]
         for token in best.tokens:
-            row.tokens.append(token)
+            sequence.tokens.append(token)
             yield token
-            if row.finish_reason is not None:
+            if sequence.finish_reason is not None:
                 return None
-        row.finish(best.finish_reason)
+        sequence.finish(best.finish_reason)
         return None
 
     def _generate(self) -> Iterator[str]:
@@ -222,37 +182,37 @@ class TextStream:
         for token in self.ids():
             yield from self._give(written, written.push(token))
         yield from self._give(written, written.finish())
-        self._then(self)
+        self.complete = True
 
-    def _give(self, written: StreamedText, piece: str) -> Iterator[str]:
+    def _give(self, written: StreamedText, part: str) -> Iterator[str]:
         if written.ended:
-            self._row.finish("stop")
+            self._sequence.finish("stop")
         self.text = written.text
-        if piece:
-            yield piece
+        if part:
+            yield part
 
 
 class StreamedText:
     """The text of tokens as they come, as far as it is certain; it ends before a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._stream, self._stops, self._held = Stream(tokenizer), stops, ""
+        self._stream, self._stops, self._held_back = Stream(tokenizer), stops, ""
         self.text, self.ended = "", False
 
     def push(self, token: int) -> str:
-        """What a token makes certain."""
+        """The text that a token makes certain."""
         return self._give(self._stream.push(token))
 
     def finish(self) -> str:
         """What was held back, at the end of the tokens."""
         if self.ended:
             return ""
-        piece = self._give(self._stream.finish())
-        rest, self._held = self._held, ""
+        part = self._give(self._stream.finish())
+        rest, self._held_back = self._held_back, ""
         self.text += rest
-        return piece + rest
+        return part + rest
 
     def _give(self, text: str) -> str:
-        sure, self._held, self.ended = split_at_stop_string(self._held + text, self._stops)
-        self.text += sure
-        return sure
+        certain, self._held_back, self.ended = split_at_stop_string(self._held_back + text, self._stops)
+        self.text += certain
+        return certain

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
+from .base import Progress, TaskModel, silent
 from .continuous_batching import run
-from .encoder_batches import Progress, silent
-from .generate import Options, Prompt, StreamedText
-
-if TYPE_CHECKING:
-    from .model import Model
+from .generate import Prompt, StreamedText, sequence
+from .options import Options
 
 BATCH = 8
 
@@ -27,45 +24,40 @@ class Completion(NamedTuple):
 
 
 def generate_many(
-    model: Model,
-    asked: Sequence[Prompt],
+    model: TaskModel,
+    prompts: Sequence[Prompt],
     options: Options,
     *,
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[Completion]:
-    """The answers to what was asked, in its order; `batch` are on their way at a time.
+    """The answers to the prompts, in their order; `batch` of them are computed at a time.
 
-    The random numbers of a text are those of (seed, its place among the others), so a text depends
-    neither on its neighbours nor on the size of the batch. Beams and drafts are for single texts.
+    The random numbers of a text are those of (seed, its index), so a text depends neither on its neighbours
+    nor on the size of the batch. Beams and drafts are for single texts.
     """
     if options.beams is not None or options.draft is not None:
         raise LimitError(
             "a batch takes no beams and no draft: both make several rows or steps of one text; greedy leaves "
             "out the beams that are a model's own"
         )
-    stop_ids = frozenset(model.generation.eos if options.stop_on_eos else ())
-    rows = [
-        GeneratedSequence(
-            a.prompt, options.sampler, stop_ids, options.max_new_tokens, options.seed, i, encoder_ids=a.source
-        )
-        for i, a in enumerate(asked)
-    ]
+    sequences = [sequence(model, prompt, options, i) for i, prompt in enumerate(prompts)]
     tokenizer = model.tokenizer
-    texts = [None if tokenizer is None else StreamedText(tokenizer, options.stop) for _ in rows]
+    texts = [None if tokenizer is None else StreamedText(tokenizer, options.stop) for _ in sequences]
     done = 0
-    for row, token in run(model.engine, rows, batch):
-        written = texts[row.index]
-        if written is not None and token is not None:
-            written.push(token)
-        if written is not None and (row.finish_reason is not None or written.ended):
-            written.finish()
-            if written.ended:
-                row.finish("stop")
-        if row.finish_reason is not None:
+    for one, token in run(model.engine, sequences, batch):
+        text = texts[one.index]
+        if text is not None:
+            if token is not None:
+                text.push(token)
+            if one.finish_reason is not None or text.ended:
+                text.finish()
+            if text.ended:
+                one.finish("stop")
+        if one.finish_reason is not None:
             done += 1
-            progress(done, len(rows))
+            progress(done, len(sequences))
     return [
-        Completion(row.tokens, "" if written is None else written.text, row.finish_reason)
-        for row, written in zip(rows, texts, strict=True)
+        Completion(one.tokens, "" if text is None else text.text, one.finish_reason)
+        for one, text in zip(sequences, texts, strict=True)
     ]

@@ -1,27 +1,27 @@
-"""What the words of a text are: a label for each token, or entities that tokens of one label make up."""
+"""Token classification: a label for each token, or entities that tokens of one label make up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 
 from ...refimpl.checkpoint.labels import Aggregation
 from ...refimpl.config import Tag
 from ...refimpl.errors import LimitError
-from .encoder_batches import BATCH, Progress, encoded, predicted, silent, singles, softmax
-
-if TYPE_CHECKING:
-    from .model import Model
+from .base import Progress, TaskModel, silent
+from .encoder_batches import BATCH, encoded, predicted, singles, softmax
 
 AGGREGATIONS = get_args(Aggregation)
 OUTSIDE = "O"
 
+P = TypeVar("P")
+
 
 class Entity(NamedTuple):
-    """A label, its probability, and the characters `start` … `end` of the text that it is given to."""
+    """A label, its probability, and the characters `start` … `end` of the text that it applies to."""
 
     label: str
     score: float
@@ -31,7 +31,7 @@ class Entity(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A token or a word: probabilities of the labels, and its characters."""
+    """A token or a word: the labels' probabilities, and its characters."""
 
     scores: np.ndarray
     start: int
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
 
 
 def tag(
-    model: Model,
+    model: TaskModel,
     texts: str | list[str],
     *,
     aggregation: Aggregation = "simple",
@@ -47,51 +47,57 @@ def tag(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[Entity]]:
-    """The entities of each text, without those that are labelled as `outside` of any.
+    """The entities of each text, without those whose label is one of `outside`.
 
-    `none` gives every token. `simple` joins neighbours of one label, where B- begins a new entity and I-
-    or no prefix goes on. `first`, `average` and `max` settle on one label for all tokens of a word before:
-    that of its first token, of the mean of their probabilities, or of its surest token. They are those of
-    transformers' pipeline, which also shows how an entity scores: the mean of its parts. A word is known by
-    the tokenizer's prefix of continuing pieces ("##"), else by the spaces of the text.
+    `aggregation` says how tokens become entities, as in transformers' pipeline:
+
+    - none: every token is one.
+    - simple: neighbours of one label are joined; B- begins a new entity, I- or no prefix continues one.
+    - first, average, max: all tokens of a word get one label before that: the label of the first token, of
+      the mean of their probabilities, or of the surest token.
+
+    An entity scores the mean of its parts. Where the tokenizer marks continuing tokens ("##"), these marks
+    tell words apart, else the spaces of the text do.
     """
     model.expect(Tag)
     if aggregation not in AGGREGATIONS:
         raise LimitError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, got {aggregation!r:.40}")
     some = singles(texts)
     rows = encoded(model, some)
-    found: list[list[Entity]] = [[] for _ in rows]
+    entities: list[list[Entity]] = [[] for _ in rows]
     for i, logits in predicted(model, rows, batch, progress):
         text, row, scores = some[i], rows[i], softmax(logits)
-        own = [k for k, where in enumerate(row.texts) if where is not None]
-        parts = [_Part(scores[k], *row.spans[k]) for k in own]
+        in_text = [k for k, index in enumerate(row.texts) if index is not None]
+        parts = [_Part(scores[k], *row.spans[k]) for k in in_text]
         if aggregation not in ("none", "simple"):
-            goes_on = [k > own[0] and _goes_on(model, text, row.ids[k], row.spans[k][0]) for k in own]
-            parts = [_word(group, aggregation) for group in _groups(parts, goes_on)]
-        best = [model.labels[int(p.scores.argmax())] for p in parts]
-        joined = [False, *(aggregation != "none" and _same(*labels) for labels in pairwise(best))]
-        groups = _groups(list(zip(best, parts, strict=True)), joined[: len(parts)])
-        for group in groups:
+            continues = [
+                k > in_text[0] and _continues_word(model, text, row.ids[k], row.spans[k][0]) for k in in_text
+            ]
+            parts = [_word(tokens, aggregation) for tokens in _groups(parts, continues)]
+        labels = [model.labels[int(part.scores.argmax())] for part in parts]
+        joined = [aggregation != "none" and _continues_entity(*two) for two in pairwise(labels)]
+        labelled = list(zip(labels, parts, strict=True))
+        for group in _groups(labelled, [False, *joined][: len(parts)]):
             (label, first), (_, last) = group[0], group[-1]
             name = label if aggregation == "none" else label.split("-", 1)[-1]
             if name not in outside:
                 score = float(np.mean([part.scores.max() for _, part in group]))
-                found[i].append(Entity(name, score, first.start, last.end, text[first.start : last.end]))
-    return found
+                entities[i].append(Entity(name, score, first.start, last.end, text[first.start : last.end]))
+    return entities
 
 
-def _goes_on(model: Model, text: str, number: int, start: int) -> bool:
-    """Whether a token goes on with the word of the token before it."""
+def _continues_word(model: TaskModel, text: str, token: int, start: int) -> bool:
+    """Whether a token belongs to the word of the token before it."""
     tokenizer = model.text
-    if number in tokenizer.unknown:
+    if token in tokenizer.unknown:
         return False
     if tokenizer.continuing:
-        return tokenizer.token(number).startswith(tokenizer.continuing)
+        return tokenizer.token(token).startswith(tokenizer.continuing)
     return start > 0 and " " not in text[start - 1 : start + 1]
 
 
-def _same(before: str, label: str) -> bool:
-    """Whether a label goes on with the entity of the one before it."""
+def _continues_entity(before: str, label: str) -> bool:
+    """Whether a label belongs to the entity of the label before it."""
     return not label.startswith("B-") and _kind(before) == _kind(label)
 
 
@@ -99,10 +105,10 @@ def _kind(label: str) -> str:
     return label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def _groups(parts: list, goes_on: list[bool]) -> list[list]:
-    """Parts joined where one goes on with the one before it."""
-    groups: list[list] = []
-    for part, joined in zip(parts, goes_on, strict=True):
+def _groups(parts: Sequence[P], continues: Sequence[bool]) -> list[list[P]]:
+    """Parts in lists; one that continues the part before it joins that part's list."""
+    groups: list[list[P]] = []
+    for part, joined in zip(parts, continues, strict=True):
         if joined:
             groups[-1].append(part)
         else:

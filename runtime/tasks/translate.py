@@ -1,36 +1,44 @@
-"""A text in another language, as the model itself names languages."""
+"""Translation and summaries, by an encoder that reads a text and a decoder that writes another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 from ...refimpl.checkpoint.languages import directed
 from ...refimpl.errors import ConfigError, LimitError
-from .generate import Prompt, TextStream, options
+from .base import TaskModel
+from .generate import Prompt, TextStream, generate, prompt_of
+from .options import GenerateOptions, resolve
 
-if TYPE_CHECKING:
-    from .model import Model
 
+def translate(
+    model: TaskModel, text: str, to: str | None, origin: str | None, **options: Unpack[GenerateOptions]
+) -> TextStream:
+    """The text in the language `to`, translated from `origin`.
 
-def translate(model: Model, text: str, to: str | None, origin: str | None, **given: Any) -> TextStream:
-    """The text in the language `to`, out of `origin`.
-
-    A checkpoint with tasks of that kind (T5) has languages as it writes them, and its task's prefix and
-    options are taken: translation_en_to_de is "en" and "de". One with tokens of them (mBART, Marian) has
-    their names: `refimpl.checkpoint.languages.directed` says where they go. A model of one pair takes no names.
+    T5 names languages in its tasks, translation_en_to_de: "en" and "de"; that task's prefix and options are
+    used. mBART and Marian have tokens of languages, see `refimpl.checkpoint.languages.directed`. A model of
+    one pair of languages takes no names.
     """
-    reads(model, "translate")
+    expect_both(model, "translate")
     named = [task for task in model.generation.tasks if task.startswith("translation_")]
     if named:
         task = f"translation_{origin}_to_{to}"
         if task not in named:
-            raise LimitError(f"the model names {', '.join(named)}, asked was from {origin} to {to}")
-        return model.generate(text, task=task, **given)
-    rules, source = directed(model.generation, model.ask(text).source or (), origin, to)
-    return model.write(Prompt(list(rules.prompt), source), options(rules, **given))
+            raise LimitError(f"the model names {', '.join(named)}, got from {origin} to {to}")
+        return generate(model, text, task=task, **options)
+    generation, source = directed(model.generation, prompt_of(model, text).encoder_ids or (), origin, to)
+    return TextStream(model, Prompt(list(generation.prompt), source), resolve(generation, **options))
 
 
-def reads(model: Model, what: str) -> None:
-    """ConfigError unless the model reads a text with an encoder and writes another."""
+def summarize(model: TaskModel, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
+    """A summary of the text: by the task `summarization` if the checkpoint names tasks."""
+    expect_both(model, "summarize")
+    task = "summarization" if model.generation.tasks else None
+    return generate(model, text, task=task, **options)
+
+
+def expect_both(model: TaskModel, task: str) -> None:
+    """ConfigError unless the model has an encoder and a decoder."""
     if model.config.encoder is None or model.config.decoder is None:
-        raise ConfigError(f"only a model with an encoder and a decoder can {what}: this one can't")
+        raise ConfigError(f"only a model with an encoder and a decoder can {task}: this one can't")

@@ -17,7 +17,7 @@ from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
 from tfm.refimpl.params import shapes as params
 from tfm.runtime.bundle.graph_io import graphs
-from tfm.runtime.tasks.encoder_batches import Progress, silent
+from tfm.runtime.tasks.base import Progress, silent
 from torch.nn import functional
 
 IGNORED = -100

@@ -27,7 +27,7 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.errors import ConfigError
 from tfm.runtime.tasks import Model
-from tfm.runtime.tasks.encoder_batches import Progress, silent
+from tfm.runtime.tasks.base import Progress, silent
 from tfm.runtime.verification.metrics import log_softmax
 
 TRAINED = 128

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.cli.commands import attention
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.engine.attention_maps import attention_maps
 from tfm.refimpl.tokenizers.tokenizer import Encoding
+from tfm.runtime.analysis import attention
 
 TEXT = "The cat saw it run"
 

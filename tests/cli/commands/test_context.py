@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.cli.commands import context
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.analysis import perplexity
 
 WAYS = ["none", "linear", "dynamic-ntk", "yarn", "llama3"]
 CONTEXT = 24
@@ -41,7 +41,7 @@ def by_hand(path, config, ids) -> np.ndarray:
 
 
 def test_perplexity_by_position(tfm, short, text, monkeypatch):
-    monkeypatch.setattr(context, "CHUNK", 7)
+    monkeypatch.setattr(perplexity, "CHUNK", 7)
     options = ("--length", 50, "--stride", 30, "--windows", 3)
     told = tfm("context", short, "--text", text, *options, "--json").json
     assert (told["trained"], told["length"], told["factor"], told["windows"]) == (24, 50, 50 / 24, 3)
@@ -50,7 +50,7 @@ def test_perplexity_by_position(tfm, short, text, monkeypatch):
 
     ids = np.array(specified(str(short))[2].encode(text.read_text()).ids)
     config = open_checkpoint(short).config
-    for name, changed in context.ways(config, 50, 50 / 24).items():
+    for name, changed in perplexity.ways(config, 50, 50 / 24).items():
         lost = np.stack([by_hand(short, changed, ids[s : s + 50]) for s in (0, 30, 60)])
         wanted = [np.exp(lost[:, a:b].mean()) for a, b in zip(told["edges"], told["edges"][1:], strict=False)]
         assert np.allclose(told["perplexity"][name], wanted, rtol=1e-4), name
@@ -68,7 +68,7 @@ def scalings(config) -> list:
 
 def test_the_ways_of_rotary_positions():
     config = tiny_models.llama(context=100)
-    made = context.ways(config, 250, 2.5)
+    made = perplexity.ways(config, 250, 2.5)
     assert {name: scalings(c) for name, c in made.items()} == {
         "none": [None],
         "linear": [LinearScaling(2.5)],
@@ -90,8 +90,8 @@ def test_the_ways_of_rotary_positions():
     ],
 )
 def test_what_is_scaled_is_scaled_further(own, further):
-    config = context.stretched(tiny_models.llama(), lambda rope: replace(rope, scaling=own))
-    made = context.ways(config, 384, 3.0)
+    config = perplexity.stretched(tiny_models.llama(), lambda rope: replace(rope, scaling=own))
+    made = perplexity.ways(config, 384, 3.0)
     assert {name: scalings(c) for name, c in made.items()} == {"none": [own]} | (
         {"further": [further]} if further else {}
     )
@@ -144,7 +144,7 @@ def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):
     from tfm.cli.model_loading import specified
 
     tokenizer = specified(str(tmp_path / "m"))[2]
-    begin = context.before(tokenizer)
+    begin = perplexity.before_text(tokenizer)
     assert begin == [made.token_to_id("<s>")]
     text.write_text("the cat sat" * 30)
     ids = tokenizer.encode(text.read_text(), special=False).ids
@@ -166,4 +166,4 @@ def test_what_is_refused(tfm, short, tmp_path, text):
 def test_dims_that_do_not_turn_stay(tfm):
     """Only rotary layers are changed in a model that has others."""
     config = tiny_models.added()
-    assert context.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config
+    assert perplexity.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from tfm.cli.commands import scaling
+from tfm.runtime.analysis import scaling
 
 MEMORY = {"plain": 2, "flash": 1, "window": 1, "sparse": 1, "linear": 1, "lstm": 1}
 
@@ -43,21 +43,20 @@ def test_flash_attention_is_linear_where_tiles_are_small():
 def test_an_lstm_forgets_and_attention_thins():
     """exp(−N) for the one until it can't be told from rounding, 1/N for the other."""
     found = scaling.dependence([2, 4, 8, 16, 32, 256])
-    assert found["lstm"][-1] is None
-    assert found["lstm"][:5] == sorted(found["lstm"][:5], reverse=True)
-    assert 0.5 < found["lstm_a_token"] < 0.95
-    assert -1.5 < found["attention_exponent"] < -0.5
+    assert found.lstm[-1] is None
+    assert found.lstm[:5] == sorted(found.lstm[:5], reverse=True)
+    assert 0.5 < found.lstm_a_token < 0.95
+    assert -1.5 < found.attention_exponent < -0.5
 
 
 def test_the_difference_is_the_derivative(monkeypatch):
     """Of a layer whose derivative is known, and whose later inputs count for more."""
-    from tfm.refimpl.ops import lstm as spec
 
     def summed(x, *_):
         return None, np.sum(np.arange(1, x.shape[1] + 1)[None, :, None] * np.sin(x), axis=1)
 
-    monkeypatch.setattr(spec, "lstm", summed)
-    got = scaling.dependence([3, 5])["lstm"]
+    monkeypatch.setattr(scaling, "lstm", summed)
+    got = scaling.dependence([3, 5]).lstm
     assert all(0.2 < value < 1 for value in got), "a cosine a number, along a unit direction"
 
 

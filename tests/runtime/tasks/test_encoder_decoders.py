@@ -55,7 +55,7 @@ def test_an_answer_is_written_of_what_was_read() -> None:
     )
     prefixed = model(replace(RULES, prefix="x: "))
     assert prefixed.ask("the cat") == model().ask("x: the cat")
-    assert prefixed.ask("the cat", raw=True).source == source
+    assert prefixed.ask("the cat", raw=True).encoder_ids == source
 
 
 def test_a_cache_of_ones_own_has_read_the_text() -> None:
@@ -67,7 +67,7 @@ def test_a_cache_of_ones_own_has_read_the_text() -> None:
 
 
 def test_the_checkpoint_says_how_as_a_rule_and_for_its_tasks() -> None:
-    source = model().ask("say: the cat").source
+    source = model().ask("say: the cat").encoder_ids
     task = replace(RULES, prefix="say: ", search={"beams": 3, "length_penalty": 2.0}, max_new_tokens=6)
     task = replace(task, defaults={"forced_tokens": [5], "no_repeat_ngram": 2})
     made = model(replace(RULES, tasks={"summarization": task}))
@@ -101,10 +101,8 @@ def test_a_translation_by_tasks() -> None:
     made = model(replace(RULES, tasks=tasks))
     answer = made.translate("the cat", origin="en", to="fr")
     list(answer)
-    assert answer.tokens == plain(model().ask("to fr: the cat").source or [])
-    with pytest.raises(
-        LimitError, match="translation_en_to_de, translation_en_to_fr, asked was from None to de"
-    ):
+    assert answer.tokens == plain(model().ask("to fr: the cat").encoder_ids or [])
+    with pytest.raises(LimitError, match="translation_en_to_de, translation_en_to_fr, got from None to de"):
         made.translate("the cat", to="de")
 
 

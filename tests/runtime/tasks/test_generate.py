@@ -17,9 +17,10 @@ from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.speculative import PromptLookup
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, LimitError
-from tfm.runtime.tasks import Conversation, Model, Options, sampler
+from tfm.runtime.tasks import Conversation, Model, Options
 from tfm.runtime.tasks.generate import Prompt
 from tfm.runtime.tasks.generate_batch import generate_many
+from tfm.runtime.tasks.options import sampler
 
 TEXT = text_strategies.byte_level().to_str()
 SIZE = text_strategies.byte_level().get_vocab_size()
@@ -205,7 +206,7 @@ def test_logits_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(0).integers(0, SIZE, (2, 11))
     mask = np.arange(11) < np.array([[11], [6]])
     whole = MODEL.logits(ids, mask)
-    monkeypatch.setattr("tfm.runtime.tasks.model.CHUNK", 4)
+    monkeypatch.setattr("tfm.runtime.tasks.logits.CHUNK", 4)
     assert np.abs(MODEL.logits(ids, mask) - whole).max() < 1e-4
 
 

@@ -1,0 +1,113 @@
+"""Where a model's heads look in a text, told by words: who looks at whom, and which head most."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...refimpl.errors import LimitError
+from ...refimpl.tokenizers.tokenizer import Encoding
+
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+
+Word = tuple[str, list[int]]  # a word and the indices of its tokens
+Heads = dict[tuple[int, int], np.ndarray]  # (layer, head) -> weights [T, T], query by key
+
+
+@dataclass(frozen=True)
+class StrongestHead:
+    """The head that looks most at a word."""
+
+    layer: int
+    head: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A word that is looked at: its first token, the share of the attention, and the head that looks most."""
+
+    word: str
+    token: int
+    share: float
+    strongest: StrongestHead
+
+
+@dataclass(frozen=True)
+class View:
+    """What one word looks at: other words, itself, and tokens that take the attention of idle heads."""
+
+    word: str
+    looks_at: list[Seen]
+    itself: float
+    resting: float
+
+
+def words_of(text: str, encoding: Encoding) -> list[Word]:
+    """The words of a text in order, each with its tokens; a token that is no word stands by itself."""
+    spans = [(match.start(), match.end()) for match in WORD.finditer(text)]
+    words: dict[tuple[int, int] | int, Word] = {}
+    for i, (piece, (start, end)) in enumerate(zip(encoding.pieces, encoding.offsets, strict=True)):
+        characters = text[start:end]
+        first = start + len(characters) - len(characters.lstrip())
+        span = next((span for span in spans if span[0] <= first < min(span[1], end)), None)
+        word = (characters or piece) if span is None else text[slice(*span)]
+        words.setdefault(span or i, (word, []))[1].append(i)
+    return list(words.values())
+
+
+def subject(words: list[Word], wanted: str | None) -> int:
+    """The index of the word whose view is told: the last `wanted`, else the last "it", else the last word.
+
+    LimitError where the text hasn't the wanted word.
+    """
+    name = "it" if wanted is None else wanted.lower()
+    same = [i for i, (word, _) in enumerate(words) if word.lower() == name]
+    if same:
+        return same[-1]
+    if wanted is not None:
+        raise LimitError(f"the text must have the word {wanted!r:.60}")
+    return max((i for i, (word, _) in enumerate(words) if WORD.fullmatch(word)), default=len(words) - 1)
+
+
+def chosen_heads(maps: Iterator[np.ndarray], layer: int | None, head: int | None) -> Heads:
+    """The weights of one layer's heads or of all, of one head or of all; later layers aren't computed."""
+    heads: Heads = {}
+    for i, weights in enumerate(maps):
+        if layer in (None, i):
+            heads |= {(i, h): weights[h] for h in range(len(weights)) if head in (None, h)}
+        if layer == i:
+            break
+    return heads
+
+
+def view_of(words: list[Word], index: int, heads: Heads, *, decoder: bool) -> View:
+    """What the word `index` looks at on average, and which head looks most at each.
+
+    A word's view is the mean over its tokens; the keys of one word are summed. Heads that a text gives
+    nothing to do look at special tokens, in a decoder at the first token.
+    """
+    name, queries = words[index]
+    views = {
+        at: [float(weights[queries][:, keys].sum(1).mean()) for _, keys in words]
+        for at, weights in heads.items()
+    }
+    shares = [sum(view[i] for view in views.values()) / len(views) for i in range(len(words))]
+    resting = {i for i, (word, _) in enumerate(words) if not WORD.fullmatch(word) and not word.isspace()}
+    if decoder:
+        resting.add(0)
+    seen = []
+    for i, (word, keys) in enumerate(words):
+        if i != index and i not in resting and word[0].isalnum() and shares[i] > 0:
+            layer, head = max(views, key=lambda at: views[at][i])
+            strongest = StrongestHead(layer, head, views[layer, head][i])
+            seen.append(Seen(word, keys[0], shares[i], strongest))
+    return View(
+        word=name,
+        looks_at=sorted(seen, key=lambda one: -one.share),
+        itself=shares[index],
+        resting=sum(shares[i] for i in resting - {index}),
+    )

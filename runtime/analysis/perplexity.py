@@ -1,0 +1,121 @@
+"""How well a decoder reads past the length that it was trained for, by the ways to stretch its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ...refimpl.config import Config, DynamicNTK, LinearScaling, Llama3Scaling, Rope, Scaling, Yarn
+from ...refimpl.engine.numpy_engine import NumpyEngine
+from ...refimpl.params.shapes import Tree
+from ...refimpl.tokenizers.tokenizer import Tokenizer
+from ..verification.metrics import log_softmax
+
+CHUNK = 256  # tokens a step: the logits of all of them are held
+PARTS = 8  # of the positions up to the trained length, and as many past it
+
+Progress = Callable[[int, int, int, int], None]  # window, windows, tokens read, tokens of a window
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a way to stretch positions: in each part, within the trained length, and past it.
+
+    None stands for no token there.
+    """
+
+    parts: list[float | None]
+    within: float | None
+    past: float | None
+
+
+def before_text(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts before a text, which each window begins with."""
+    bare, full = (tokenizer.encode("a", special=special).ids for special in (False, True))
+    at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    return full[:at]
+
+
+def ways(config: Config, length: int, factor: float) -> dict[str, Config]:
+    """Name -> the model for `length` tokens with its rotary positions stretched in one way.
+
+    Rotary positions that are scaled already can only be scaled further in their own way. Positions of other
+    kinds go on by themselves, except learned ones, which the Config refuses.
+    """
+    trained = config.context
+    longer = replace(config, context=max(length, trained))
+    found = {"none": longer}
+    scalings = [rope.scaling for rope in config.ropes]
+    if None in scalings:
+        new: dict[str, Scaling] = {
+            "linear": LinearScaling(factor),
+            "dynamic-ntk": DynamicNTK(factor, trained),
+            "yarn": Yarn(factor, trained),
+            "llama3": Llama3Scaling(factor, 1.0, 4.0, trained),
+        }
+        for name, scaling in new.items():
+            found[name] = stretched(longer, lambda rope, s=scaling: replace(rope, scaling=rope.scaling or s))
+    elif any(isinstance(scaling, LinearScaling | Yarn | Llama3Scaling) for scaling in scalings):
+
+        def further(rope: Rope) -> Rope:
+            scaling = rope.scaling
+            if isinstance(scaling, LinearScaling | Yarn | Llama3Scaling):
+                return replace(rope, scaling=replace(scaling, factor=scaling.factor * factor))
+            return rope
+
+        found["further"] = stretched(longer, further)
+    return found
+
+
+def stretched(config: Config, change: Callable[[Rope], Rope]) -> Config:
+    """The same decoder with other rotary positions."""
+    stack = config.decoder
+    assert stack is not None
+    layers = []
+    for layer in stack.layers:
+        attention = layer.attention
+        if isinstance(attention.position, Rope):
+            attention = replace(attention, position=change(attention.position))
+        layers.append(replace(layer, attention=attention))
+    return replace(config, decoder=replace(stack, layers=tuple(layers)))
+
+
+def losses(config: Config, params: Tree, windows: Sequence[Sequence[int]], progress: Progress) -> np.ndarray:
+    """−log p of the token after each position, [windows, length − 1], by the specification."""
+    engine = NumpyEngine(config, params)
+    rows = []
+    for number, window in enumerate(windows):
+        ids = np.array(window)
+        last = len(ids) - 1  # the last token is only predicted
+        cache, parts = engine.start(), []
+        for start in range(0, last, CHUNK):
+            chunk = ids[start : min(start + CHUNK, last)]
+            logits, cache = engine.step(chunk[None], cache, at=np.arange(len(chunk))[None])
+            following = ids[start + 1 : start + 1 + len(chunk)]
+            parts.append(-log_softmax(logits[0])[np.arange(len(chunk)), following])
+            progress(number + 1, len(windows), start + len(chunk), len(ids))
+        rows.append(np.concatenate(parts))
+    return np.stack(rows)
+
+
+def edges(trained: int, length: int) -> list[int]:
+    """Edges of equal parts of the positions, one of them at the trained length."""
+    last = length - 1
+    inner = np.linspace(0, min(trained, last), PARTS + 1)
+    outer = np.linspace(min(trained, last), last, PARTS + 1)
+    return sorted({round(float(edge)) for edge in (*inner, *outer)})
+
+
+def perplexity(loss: np.ndarray, trained: int, positions: Sequence[int]) -> Perplexity:
+    """The perplexities of losses [windows, length − 1] between the edges `positions`."""
+    parts = [_perplexity(loss[:, start:end]) for start, end in pairwise(positions)]
+    return Perplexity(parts, _perplexity(loss[:, :trained]), _perplexity(loss[:, trained:]))
+
+
+def _perplexity(loss: np.ndarray) -> float | None:
+    if not loss.size:
+        return None
+    return float(np.exp(min(loss.mean(), 700.0)))  # e^700 is near the largest float64

@@ -1,0 +1,197 @@
+"""How a text is generated: the options that a user gives, over what the model's checkpoint asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, TypedDict, Unpack
+
+from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
+from ...refimpl.decoding.beam import BeamSearch
+from ...refimpl.decoding.sampler import Sampler
+from ...refimpl.decoding.speculative import Drafter
+from ...refimpl.errors import LimitError
+
+MOST_STOPS = 16
+LONGEST_STOP = 1024
+# Options that make the sampler draw.
+DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
+# Options that only beam search reads, with the values that mean "not given".
+OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False, "renormalize": False}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How a token is chosen. An option that is left out, or None, is as the model asks.
+
+    greedy: take the likeliest token, even if the model asks for sampling; its penalties and rules stay.
+    temperature: > 0; divides the logits, so above 1 the distribution is flatter.
+    top_k: ≥ 1; sample among the k likeliest tokens.
+    top_p: 0 … 1; sample among the fewest likeliest tokens that have this probability together.
+    min_p: 0 … 1; sample tokens that have at least this share of the likeliest token's probability.
+    typical_p: 0 … 1; locally typical sampling: keep the tokens whose surprise is closest to the entropy, up
+        to this much probability.
+    repetition_penalty: > 0; above 1 tokens of the prompt and of the answer become less likely.
+    presence_penalty: subtracted from the logit of each token that the answer has.
+    frequency_penalty: subtracted from the logit of a token for each time that the answer has it.
+    no_repeat_ngram: ≥ 1; no run of so many tokens occurs twice, the prompt included.
+    min_new_tokens: ≥ 0; no stop token before the answer has so many tokens.
+    suppress_tokens: ids that are never chosen.
+    begin_suppress_tokens: ids that are never chosen as the first token that isn't forced.
+    bad_words: sequences of ids that never occur.
+    forced_tokens: ids that the answer begins with.
+    forced_last: ids of which one is the last token, where the answer is as long as allowed.
+    logit_bias: pairs (id, amount) that are added to the logits.
+    """
+
+    greedy: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram: int | None
+    min_new_tokens: int | None
+    suppress_tokens: Sequence[int] | None
+    begin_suppress_tokens: Sequence[int] | None
+    bad_words: Sequence[Sequence[int]] | None
+    forced_tokens: Sequence[int] | None
+    forced_last: Sequence[int] | None
+    logit_bias: Sequence[tuple[int, float]] | None
+
+
+class GenerateOptions(SamplingOptions, total=False):
+    """How a text is generated: those of SamplingOptions, and these.
+
+    max_new_tokens: ≥ 1; the most tokens of the answer, by default as the model asks or 256.
+    stop: up to 16 strings of 1 to 1024 characters; the answer ends before the first of them.
+    stop_on_eos: whether a stop token ends the answer, by default yes.
+    seed: of the random numbers; the same seed gives the same text, by default 0.
+    beams: 1 … 64; search for the likeliest whole text with so many beams. It comes at once, at the end.
+    length_penalty: with beams, log-probability / length^penalty ranks texts; larger favours long ones.
+    early_stopping: with beams, when the search ends: True, False or "never", see `beam.BeamSearch`.
+    renormalize: with beams, whether log-probabilities are normalized again after penalties.
+    draft: proposes tokens that the model checks several at a time, for fewer steps. Greedy text stays the
+        same, sampled text has the same distribution.
+    """
+
+    max_new_tokens: int | None
+    stop: Sequence[str] | None
+    stop_on_eos: bool | None
+    seed: int | None
+    beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    renormalize: bool | None
+    draft: Drafter | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one text is generated, nothing left open; the defaults are greedy. See GenerateOptions."""
+
+    sampler: Sampler = field(default_factory=Sampler)
+    max_new_tokens: int = 256
+    stop: Sequence[str] = ()
+    seed: int = 0
+    stop_on_eos: bool = True
+    beams: int | None = None
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    renormalize: bool = False
+    draft: Drafter | None = None
+
+    def __post_init__(self) -> None:
+        if self.beams is not None:
+            if not 1 <= self.beams <= MOST_BEAMS:
+                raise LimitError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
+            if self.draft is not None:
+                raise LimitError("beam search takes no draft: its steps judge every token already")
+            self.search((), frozenset(), None)  # raises LimitError for what it refuses
+        for name, default in OF_BEAMS.items():
+            if self.beams is None and getattr(self, name) != default:
+                raise LimitError(f"{name} goes with beams, got none")
+        if self.max_new_tokens < 1:
+            raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if len(self.stop) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in self.stop):
+            raise LimitError(
+                f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters, "
+                f"got {self.stop!r:.200}"
+            )
+
+    def search(
+        self, prompt: Sequence[int], stop_ids: frozenset[int], encoder_ids: Sequence[int] | None
+    ) -> BeamSearch:
+        """The beam search of these options over a prompt."""
+        return BeamSearch(
+            prompt,
+            self.beams or 1,
+            self.sampler,
+            stop_ids,
+            self.max_new_tokens,
+            self.length_penalty,
+            self.early_stopping,
+            renormalize=self.renormalize,
+            encoder_ids=encoder_ids,
+        )
+
+
+def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) -> Sampler:
+    """The Sampler of a user's options over a model's defaults.
+
+    It is greedy unless an option that draws is given or the model's defaults draw.
+    """
+    return _sampler(defaults, _given(options))
+
+
+def resolve(generation: Generation, **options: Unpack[GenerateOptions]) -> Options:
+    """A user's options over what the model asks for.
+
+    What a model says of beam search counts where there are beams. Its own beams give way to what doesn't go
+    with them: greedy decoding, sampling, a draft.
+    """
+    given = _given(options)
+    wanted: dict[str, object] = {}
+    if not _rules_out_beams(given) and ("beams" in given or "beams" in generation.search):
+        wanted |= generation.search
+    if generation.max_new_tokens is not None:
+        wanted["max_new_tokens"] = generation.max_new_tokens
+    return _options(generation.defaults, wanted | given)
+
+
+def check(**options: Unpack[GenerateOptions]) -> None:
+    """LimitError for options that no model takes, so that a command can refuse them before it loads one."""
+    given = _given(options)
+    if not _rules_out_beams(given):
+        given = {"beams": 1} | given  # a model may ask for beams, and a length penalty goes with those
+    _options({}, given)
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _rules_out_beams(given: Mapping[str, object]) -> bool:
+    return bool(given.get("greedy")) or "draft" in given or bool(given.keys() & DRAWS)
+
+
+def _options(defaults: Mapping[str, object], given: dict[str, object]) -> Options:
+    names = {f.name for f in fields(Options)}
+    sampling = {name: value for name, value in given.items() if name not in names}
+    if "beams" in given:
+        sampling["greedy"] = True
+    others = {name: value for name, value in given.items() if name in names}
+    return replace(Options(sampler=_sampler(defaults, sampling)), **others)
+
+
+def _sampler(defaults: Mapping[str, object], given: dict[str, object]) -> Sampler:
+    drawing = given.keys() & DRAWS
+    if given.pop("greedy", False):
+        if drawing:
+            names = ", ".join(sorted(drawing))
+            raise LimitError(f"greedy decoding and beam search draw nothing: leave out {names}")
+        defaults = {name: value for name, value in defaults.items() if name not in DRAWS}
+    start = Sampler(temperature=1.0) if drawing else Sampler()
+    return replace(start, **{**defaults, **given})
