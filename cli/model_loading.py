@@ -83,10 +83,10 @@ def bundle(source: Source, quant: str | None, device: str, context: int | None =
 
     target = _target(device)
     if quant is None:
-        from ..export.quantization.plan import default
         from ..refimpl.checkpoint.open import open_checkpoint
+        from ..runtime.bundle import schemes, targets
 
-        quant = default(open_checkpoint(source.path).config, target)
+        quant = schemes.default(open_checkpoint(source.path).config, targets.find(target)).name
     place = bundle_path(source, quant, target, context)
     recover(place)
     if not place.exists():
@@ -121,11 +121,13 @@ def whole(path: Path, context: int | None = None) -> Checkpoint:
 
 
 def _target(device: str) -> str:
+    from ..runtime.bundle import targets
+
     if device == "auto":
         from ..runtime.ort.session import missing_for_cuda
 
-        return "ort-cpu" if missing_for_cuda() else "ort-cuda"
-    return f"ort-{device}"
+        device = "cpu" if missing_for_cuda() else "cuda"
+    return targets.for_device("cuda" if device == "cuda" else "cpu").name
 
 
 def _eager(source: Source, engine: str, quant: str | None, context: int | None) -> Model:

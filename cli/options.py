@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 
+from ..runtime.bundle.schemes import SchemeName
+from ..runtime.bundle.targets import TargetName
+
 if TYPE_CHECKING:
     from ..runtime.tasks import GenerateOptions
 
-Quant = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep"]
+Quant = SchemeName
 Kv = Literal["float", "int8"]
 Ranges = Literal["minmax", "percentile", "entropy"]
-Target = Literal["ort-cpu", "ort-cuda", "standard"]
+Target = TargetName
 DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]
 

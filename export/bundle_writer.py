@@ -1,8 +1,8 @@
-"""Checkpoint -> bundle directory, all of it or nothing.
+"""Checkpoint -> bundle directory, whole or not at all.
 
 The weights are streamed leaf by leaf into model.onnx.data, then the graph is traced over their
-shapes, so that memory stays at a few leaves whatever the model. Everything is written into a
-directory beside the place, verified there by a process of its own, and renamed (`runtime.bundle.atomic_dir`).
+shapes, so that memory stays at a few leaves whatever the size of the model. Everything is written into a
+temporary directory, verified there by a process of its own, and renamed (`runtime.bundle.atomic_dir`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import FrameType
+from typing import Literal
 
 import numpy as np
 
+from ..refimpl.checkpoint.open import Checkpoint
 from ..refimpl.errors import ExportError, VerifyError
+from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
-from ..runtime.bundle import manifest, weight_layout
+from ..runtime.bundle import manifest, operator_limits, schemes, targets, weight_layout
 from ..runtime.bundle.atomic_dir import replacing, sync
 from ..runtime.bundle.graph_io import graphs
 from ..runtime.bundle.manifest import (
@@ -42,18 +46,56 @@ from ..runtime.bundle.manifest import (
     Source,
     Tensor,
 )
-from ..runtime.bundle.weight_layout import Group, Scheme
+from ..runtime.bundle.schemes import Scheme
+from ..runtime.bundle.targets import FloatType, Target
+from ..runtime.bundle.weight_formats import WeightFormat
+from ..runtime.bundle.weight_layout import Group
 from ..runtime.verification.golden import golden
 from ..runtime.verification.report import manifest_hash
 from .quantization import plan
-from .targets import target as targets
-
-if TYPE_CHECKING:
-    from ..refimpl.checkpoint.open import Checkpoint
+from .quantization.plan import Calibration, CalibrationResult
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
 VERIFY_S = 20  # how long an export is willing to look at its result; `tfm-cli verify` looks longer
 SLACK = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Export:
+    """What is written: a checkpoint, and everything that its options decide."""
+
+    checkpoint: Checkpoint
+    target: Target
+    scheme: Scheme
+    formats: Mapping[str, WeightFormat | None]
+    calibrated: CalibrationResult = plan.NOT_CALIBRATED
+
+    @cached_property
+    def dtype(self) -> FloatType:
+        return schemes.float_type(self.scheme, self.target)
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        return weight_layout.stored(self.checkpoint.config, self.formats, self.target)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return manifest.arrange(self.groups, self.dtype)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the stored weights are the checkpoint's in float32, none of them rounded."""
+        return self.dtype == "float32" and not any(self.formats.values())
+
+    @property
+    def needed_bytes(self) -> int:
+        texts = (self.checkpoint.tokenizer, self.checkpoint.chat_template)
+        return manifest.size(self.tensors) + SLACK + sum(len(text or "") for text in texts)
+
+    def leaf(self, name: str) -> np.ndarray | Blocks:
+        return plan.leaf(self.checkpoint, name, self.formats[name], self.dtype, self.calibrated)
 
 
 def export(
@@ -65,91 +107,58 @@ def export(
     kv: Literal["float", "int8"] = "float",
     table_bits: int = 8,
     strict: bool = False,
-    calibration: plan.Calibration | None = None,
+    calibration: Calibration | None = None,
     opset: int | None = None,
     verify: bool = True,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> None:
     """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
 
-    Without a `quant` it is `quantize.default`'s. With `kv` int8 keys and values are kept in 8 bits, whose
-    scales come from the calibration's text, or from one of our own.
+    `target` and `quant` name records of `runtime.bundle.targets` and `schemes`; without a `quant` it is
+    `schemes.default`. With `kv` int8, keys and values are kept in 8 bits, with scales from the calibration's
+    text, or from a text that comes with tfm.
+
     Raises ExportError when the target can't have that quantization or cache, when `out` is something else
     than a bundle, is being written by another process, or there is no room; NumericError for a
     number that isn't finite; VerifyError when the result isn't what the specification says.
     """
-    quant = plan.default(checkpoint.config, target) if quant is None else quant
-    plan.check(quant, calibration, kv)
-    plan.check_cache(checkpoint.config, kv, target)
+    target_record = targets.find(target)
+    if quant is None:
+        scheme = schemes.default(checkpoint.config, target_record)
+    else:
+        scheme = schemes.find(quant)
+    plan.check_calibration(scheme, calibration, kv)
+    plan.check_cache(checkpoint.config, kv, target_record)
     if kv == "int8":
         checkpoint = replace(checkpoint, config=checkpoint.config.keeping(kv))
-    schemes = plan.plan(checkpoint, quant, table_bits, strict, target)
-    groups = weight_layout.stored(checkpoint.config, schemes, target)
-    dtype = plan.dtype(quant, target)
-    tensors = manifest.arrange(groups, dtype)
-    need = (
-        manifest.size(tensors) + SLACK + len((checkpoint.tokenizer or "") + (checkpoint.chat_template or ""))
-    )
-    _replaceable(out)
+    formats = plan.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
+    job = _Export(checkpoint, target_record, scheme, formats)
+    _check_replaceable(out)
     if kv == "int8":
-        from .quantization.calibrate import cached
+        from .quantization.calibrate import with_cache_scales
 
-        checkpoint = cached(checkpoint, calibration.text if calibration else None, progress)
-    chosen = chosen_for(checkpoint, quant, schemes, calibration, progress)
-    with _stopping(), _writing(out, need), replacing(out) as new:
-        if (free := shutil.disk_usage(new).free) < need:
+        checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
+    job = replace(
+        job,
+        checkpoint=checkpoint,
+        calibrated=calibrate(checkpoint, scheme, formats, calibration, progress),
+    )
+    with _stopping(), _writing(out, job.needed_bytes), replacing(out) as folder:
+        if (free := shutil.disk_usage(folder).free) < job.needed_bytes:
             raise ExportError(
-                f"{out}: needs {need} bytes, {free} are free: make room, or choose another place"
+                f"{out}: needs {job.needed_bytes} bytes, {free} are free: make room, or choose another place"
             )
-        progress(f"writing {manifest.size(tensors) // 2**20} MB of weights")
-        _weights(checkpoint, new / DATA, groups, tensors, schemes, dtype, chosen)
-        progress("tracing the graph")
-        made_for = targets.find(target)
-        emits = made_for.emits(checkpoint.config)
-        cache = "none" if checkpoint.config.decoder is None else emits.cache
-        _graphs(checkpoint, new, groups, tensors, made_for, cache, dtype, opset)
-        progress("computing golden outputs with the specification")
-        own = lazily(schemes, lambda name: plan.leaf(checkpoint, name, schemes[name], dtype, chosen))
-        quantized = None if quant == "fp32" else own
-        said = golden(checkpoint.config, checkpoint.params, quantized, dtype, checkpoint.tokenizer)
-        write_arrays(new / GOLDEN, said)
-        for name, text in ((TOKENIZER, checkpoint.tokenizer), (TEMPLATE, checkpoint.chat_template)):
-            if text is not None:
-                (new / name).write_bytes(text.encode("utf-8"))
-        files = {file.name: _describe(file) for file in sorted(new.iterdir())}
-        made = Manifest(
-            tfm=version("tfm-cli"),
-            versions={name: version(name) for name in PACKAGES},
-            config=checkpoint.config,
-            target=target,  # pyright: ignore[reportArgumentType]
-            quant=quant,
-            dtype=dtype,
-            cache=cache,
-            schemes={name: scheme for name, scheme in schemes.items() if scheme is not None},
-            tensors=tensors,
-            refused=emits.refused,
-            generation=checkpoint.generation,
-            labels=checkpoint.labels,
-            source=Source(**checkpoint.source),
-            files=files,
-        )
-        (new / MANIFEST).write_text(manifest.dump(made), encoding="utf-8")
+        _write(job, folder, opset, progress)
         if verify:
             progress("verifying against the specification")
-            _verify(new, checkpoint.path)
+            _verify(folder, checkpoint.path)
         else:
-            note = {
-                "format": 1,
-                "manifest": manifest_hash(new),
-                "ok": None,
-                "not_checked": ["all: --no-verify"],
-            }
-            (new / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        for file in new.iterdir():
+            _write_uncertified(folder)
+        for file in folder.iterdir():
             sync(file)
 
 
-def _replaceable(out: Path) -> None:
+def _check_replaceable(out: Path) -> None:
     """Raise ExportError unless nothing is lost when `out` is replaced."""
     if not out.exists():
         return
@@ -162,69 +171,101 @@ def _replaceable(out: Path) -> None:
         raise ExportError(f"{out}: only a bundle is replaced, and here is {odd!r:.80}; choose another place")
 
 
-def chosen_for(
+def calibrate(
     checkpoint: Checkpoint,
-    quant: str,
-    schemes: Mapping[str, Scheme | None],
-    calibration: plan.Calibration | None,
-    progress: Callable[[str], None],
-) -> plan.Chosen:
-    """What running the model has to say of its quantization: ranges, factors of smoothing, importance."""
-    places = plan.smoothed(checkpoint.config, quant, schemes)
-    if quant not in ("int4", "int8-static") and not places:
-        return plan.NOTHING
-    from .quantization.calibrate import choose, importance, smoothing
+    scheme: Scheme,
+    formats: Mapping[str, WeightFormat | None],
+    calibration: Calibration | None,
+    progress: Progress,
+) -> CalibrationResult:
+    """What a scheme needs to see of the running model: ranges, factors of smoothing, or importance."""
+    sites = plan.smoothed_sites(checkpoint.config, scheme, formats)
+    if not (scheme.calibrated or scheme.searches or sites):
+        return plan.NOT_CALIBRATED
+    from .quantization.calibrate import importance, smoothing_factors, static_inputs
 
-    if quant == "int8-static":
-        assert calibration is not None, "quantize.check wants one"
-        return choose(checkpoint, calibration, progress)
-    if quant == "int4":
-        return plan.Chosen({}, {}, importance(checkpoint, progress))
-    return plan.Chosen({}, smoothing(checkpoint, places, progress))
+    if scheme.calibrated:
+        assert calibration is not None, "check_calibration wants one"
+        return static_inputs(checkpoint, calibration, progress)
+    if scheme.searches:
+        return CalibrationResult(importance=importance(checkpoint, progress))
+    return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
 
 
-def _weights(
-    checkpoint: Checkpoint,
-    path: Path,
-    groups: Mapping[str, Group],
-    tensors: Mapping[str, Tensor],
-    schemes: Mapping[str, Scheme | None],
-    dtype: str,
-    chosen: plan.Chosen,
-) -> None:
+def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) -> None:
+    """All files but the certificate; the manifest last."""
+    checkpoint = job.checkpoint
+    progress(f"writing {manifest.size(job.tensors) // 2**20} MB of weights")
+    _weights(job, folder / DATA)
+    progress("tracing the graph")
+    _graphs(job, folder, opset)
+    progress("computing golden outputs with the specification")
+    quantized = None if job.exact else lazily(job.formats, job.leaf)
+    arrays = golden(checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer)
+    write_arrays(folder / GOLDEN, arrays)
+    for name, text in ((TOKENIZER, checkpoint.tokenizer), (TEMPLATE, checkpoint.chat_template)):
+        if text is not None:
+            (folder / name).write_bytes(text.encode("utf-8"))
+    files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
+
+
+def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
+    checkpoint = job.checkpoint
+    return Manifest(
+        tfm=version("tfm-cli"),
+        versions={name: version(name) for name in PACKAGES},
+        config=checkpoint.config,
+        target=job.target.name,
+        quant=job.scheme.name,
+        dtype=job.dtype,
+        cache=operator_limits.cache(job.target, checkpoint.config),
+        schemes={name: f for name, f in job.formats.items() if f is not None},
+        tensors=job.tensors,
+        refused=operator_limits.refusals(job.target, checkpoint.config),
+        generation=checkpoint.generation,
+        labels=checkpoint.labels,
+        source=Source(**checkpoint.source),
+        files=files,
+    )
+
+
+def _weights(job: _Export, path: Path) -> None:
     with open(path, "wb") as file:
-        for group in groups.values():
-            leaves = {
-                name: plan.leaf(checkpoint, name, schemes[name], dtype, chosen) for name in group.leaves
-            }
-            made = weight_layout.store(group, leaves)
-            for name in weight_layout.specs(group, dtype):
-                file.write(bytes(tensors[name].offset - file.tell()))
-                file.write(made[name].reshape(-1).view(np.uint8).data)
+        for group in job.groups.values():
+            stored = weight_layout.store(group, {name: job.leaf(name) for name in group.leaves})
+            for name in weight_layout.specs(group, job.dtype):
+                file.write(bytes(job.tensors[name].offset - file.tell()))
+                file.write(stored[name].reshape(-1).view(np.uint8).data)
 
 
-def _graphs(
-    checkpoint: Checkpoint,
-    new: Path,
-    groups: Mapping[str, Group],
-    tensors: Mapping[str, Tensor],
-    target: targets.Target,
-    cache: str,
-    dtype: str,
-    opset: int | None,
-) -> None:
-    import onnx_ir
+def _graphs(job: _Export, folder: Path, opset: int | None) -> None:
+    import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
-    from .graph.trace import build
+    from .graph.build import build
 
-    parts = graphs(checkpoint.config, cache == "windowed")
-    if stray := [name for name in tensors if not any(part.owns(name) for part in parts)]:
+    config = job.checkpoint.config
+    parts = graphs(config, operator_limits.cache(job.target, config) == "windowed")
+    if stray := [name for name in job.tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
     for part in parts:
         model = build(
-            checkpoint.config, part, tensors, groups, target, data=new / DATA, dtype=dtype, opset=opset
+            config,
+            part,
+            job.groups,
+            job.tensors,
+            job.target,
+            data=folder / DATA,
+            dtype=job.dtype,
+            opset=opset,
         )
-        onnx_ir.save(model, new / part.file)
+        onnx_ir.save(model, folder / part.file)
+
+
+def _write_uncertified(folder: Path) -> None:
+    """A certificate that says that nothing was checked."""
+    note = {"format": 1, "manifest": manifest_hash(folder), "ok": None, "not_checked": ["all: --no-verify"]}
+    (folder / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -274,9 +315,9 @@ def _writing(out: Path, need: int) -> Iterator[None]:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C does, so that what was begun is cleaned up."""
+    """SIGTERM ends the block like Ctrl-C does, so that what was begun is removed."""
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():

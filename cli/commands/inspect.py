@@ -6,7 +6,6 @@ from bisect import bisect_right
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,7 +89,7 @@ def command(
 
 def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], str]:
     """The Config, what is known of the files beside it, and the kind of cache that ONNX Runtime gets."""
-    from ...export.targets import gqa_limits
+    from ...runtime.bundle import operator_limits, targets
 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
@@ -103,11 +102,12 @@ def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], 
     if source.kind == "config":
         bare = _bare(source.path)
         bare = bare if context is None else replace(bare, context=context)
-        return bare, facts, gqa_limits.cache(bare)
+        return bare, facts, operator_limits.cache(targets.for_device("cpu"), bare)
     from ...refimpl.checkpoint.open import open_checkpoint
 
     checkpoint = open_checkpoint(source.path).for_context(context)
-    return checkpoint.config, facts | {"stored": checkpoint.float_dtype}, gqa_limits.cache(checkpoint.config)
+    cache = operator_limits.cache(targets.for_device("cpu"), checkpoint.config)
+    return checkpoint.config, facts | {"stored": checkpoint.float_dtype}, cache
 
 
 def _bare(path: Path) -> Config:
@@ -148,22 +148,20 @@ def active(config: Config) -> int:
 
 def weight_bytes(config: Config) -> dict[str, int]:
     """Scheme -> bytes of the weights in a bundle: what `export` would store, without the weights."""
-    from ...export.quantization.plan import dtype, plan
-    from ...runtime.bundle import weight_layout
+    from ...runtime.bundle import schemes, weight_layout
+    from ...runtime.bundle.targets import TARGETS
+    from ...runtime.bundle.weight_formats import formats
 
-    found = {}
-    for quant in ("fp32", "fp16", "int8", "int8-dynamic", "int4"):
-        target = "standard" if quant == "fp16" else "ort-cpu"
-        # A checkpoint without weights, so without quantized blocks of its own that could be kept.
-        bare: Any = SimpleNamespace(config=config, native=lambda name: None)
-        groups = weight_layout.stored(config, plan(bare, quant, 8, False, target), target)
-        specs = (
-            spec
-            for group in groups.values()
-            for spec in weight_layout.specs(group, dtype(quant, target)).values()
-        )
-        found[quant] = sum(spec.length for spec in specs)
-    return found
+    sizes = {}
+    for scheme in schemes.SCHEMES.values():
+        if not scheme.needs_only_shapes:
+            continue
+        target = next(target for target in TARGETS.values() if target.name not in scheme.refused)
+        groups = weight_layout.stored(config, formats(config, scheme, target), target)
+        dtype = schemes.float_type(scheme, target)
+        specs = (spec for group in groups.values() for spec in weight_layout.specs(group, dtype).values())
+        sizes[scheme.name] = sum(spec.length for spec in specs)
+    return sizes
 
 
 def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:

@@ -1,7 +1,7 @@
-"""The input of every product of a model, and what its decoder keeps, while it reads a text, layer by layer.
+"""The input of every product of a model, and the keys and values of its decoder, while it reads a text.
 
-A leaf is loaded once for all windows of the text, so that memory is one layer's weights and the text's
-vectors. A decoder that reads an encoder is given the window that the encoder read.
+The model runs layer by layer. A leaf is loaded once for all windows of the text, so that memory is one
+layer's weights and the text's vectors. A decoder with cross-attention reads the same window as its encoder.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..ops.linear import linear
 from ..ops.model import embed, position_tables, score_biases
 from ..torch_engine import tensors
 
-__all__ = ["Kept", "Load", "Seen", "observe"]
+__all__ = ["Load", "OnCache", "OnInput", "record"]
 
 Load = Callable[[str], np.ndarray]
 # Called with the leaves that multiply an input, and the input as [M, D].
-Seen = Callable[[tuple[str, ...], np.ndarray], None]
+OnInput = Callable[[tuple[str, ...], np.ndarray], None]
 # Called with the index of a decoder's layer, its rotated keys and its values, [G, T, K] each.
-Kept = Callable[[int, np.ndarray, np.ndarray], None]
+OnCache = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 @contextmanager
@@ -44,17 +44,17 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 @_one_thread()
-def observe(
+def record(
     config: Config,
     load: Load,
     *,
     windows: Sequence[Sequence[int]],
-    seen: Seen = lambda names, x: None,
-    kept: Kept = lambda layer, keys, values: None,
+    on_input: OnInput = lambda names, x: None,
+    on_cache: OnCache = lambda layer, keys, values: None,
 ) -> None:
-    """Show `seen` the input of every product of the model, and `kept` the cache of every layer, window by
-    window and layer by layer."""
-    reading = Reading(config, load, seen, kept, [torch.tensor([window]) for window in windows])
+    """Call `on_input` with the input of every product of the model, and `on_cache` with the keys and values
+    of every layer of its decoder."""
+    reading = Reading(config, load, on_input, on_cache, [torch.tensor([window]) for window in windows])
     states = [] if config.encoder is None else reading.stack("encoder", [])
     if config.decoder is not None:
         reading.language(reading.stack("decoder", states))
@@ -66,10 +66,19 @@ class Reading:
     """One reading of a text's windows [1, T]."""
 
     def __init__(
-        self, config: Config, load: Load, seen: Seen, kept: Kept, windows: list[torch.Tensor]
+        self,
+        config: Config,
+        load: Load,
+        on_input: OnInput,
+        on_cache: OnCache,
+        windows: list[torch.Tensor],
     ) -> None:
-        self.config, self.windows = config, windows
-        self._load, self._seen, self._kept, self._names = load, seen, kept, list(params.shapes(config))
+        self.config = config
+        self.windows = windows
+        self._load = load
+        self._on_input = on_input
+        self._on_cache = on_cache
+        self._names = list(params.shapes(config))
         longest = max(window.shape[1] for window in windows)
         self._tables = {
             rope: (cos.float(), sin.float())
@@ -88,7 +97,7 @@ class Reading:
         for whole in self.windows:
             window = begun(whole, reader.start) if name == "reader" and reader is not None else whole
             types = torch.zeros_like(window) if name == "encoder" and config.embedding.token_types else None
-            with _recording(called, self._seen):
+            with _recording(called, self._on_input):
                 at = torch.arange(window.shape[1])[None]
                 streams.append(embed(window, at, table, own, types, config=config.embedding, stack=stack))
         del table, called
@@ -100,7 +109,7 @@ class Reading:
                 near: dict[Any, Any] = {r: (cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
                 both = name != "decoder" and not stack.causal
                 near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
-                with _recording(called, self._seen):
+                with _recording(called, self._on_input):
                     read = None
                     if layer.cross is not None:
                         read = (*keys_of(states[j], leaves, layer), real)
@@ -112,7 +121,7 @@ class Reading:
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
                     empty = torch.zeros(1, a.kv_heads, time, a.head_size)
                     streams[j], cache = block(x, (empty, empty), past, near, leaves, read, config=layer)
-                self._kept(i, *(side[0].numpy() for side in cache))
+                self._on_cache(i, *(side[0].numpy() for side in cache))
         norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None
         return [normalize(x, norm, norm=stack.final_norm) for x in streams]
 
@@ -123,16 +132,16 @@ class Reading:
         back = tensors(self._load("head.project")) if self.config.embedding.projection is not None else None
         for x in states:
             if back is not None:
-                with _recording({id(back): "head.project"}, self._seen):
+                with _recording({id(back): "head.project"}, self._on_input):
                     x = linear(x, back)
-            self._seen(("embedding.table" if head.tied else "head.table",), x.flatten(0, 1).numpy())
+            self._on_input(("embedding.table" if head.tied else "head.table",), x.flatten(0, 1).numpy())
 
     def head(self, states: list[torch.Tensor]) -> None:
         """An encoder's head."""
         (table, called), (own, more) = self._tree("embedding.table"), self._tree("head.")
         tree = {"embedding": {"table": table[""]}, "head": own}
         for x in states:
-            with _recording(called | more, self._seen):
+            with _recording(called | more, self._on_input):
                 predict(x, torch.tensor([x.shape[1]]), tree, config=self.config)
 
     def _tree(self, prefix: str) -> tuple[Any, dict[int, str]]:
@@ -142,8 +151,8 @@ class Reading:
 
 
 @contextmanager
-def _recording(called: Mapping[int, str], seen: Seen) -> Iterator[None]:
-    """Show `seen` what the products with these leaves, by their ids, are given: one input's together."""
+def _recording(called: Mapping[int, str], on_input: OnInput) -> Iterator[None]:
+    """Call `on_input` with each input of products with these leaves, which are known by their ids."""
     read: list[tuple[torch.Tensor, list[str]]] = []
 
     def recorded(x: torch.Tensor, weight: Any, bias: Any = None) -> Any:
@@ -159,4 +168,4 @@ def _recording(called: Mapping[int, str], seen: Seen) -> Iterator[None]:
     with exporting({"linear": recorded, "unembedding": table}):
         yield
     for given, users in read:
-        seen(tuple(users), given.flatten(0, 1).numpy())
+        on_input(tuple(users), given.flatten(0, 1).numpy())

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Attention, Config
 from ..ops import attention as attentions
 from ..ops.mask import causal_mask, padding_mask, window_mask
 from ..ops.position import rotate
@@ -174,22 +173,3 @@ def cross_attention(
     y = _multi_head(q, k, v, lengths, None, k.shape[1], size**-0.5 if scale is None else scale)
     # Of a text without tokens nothing is read.
     return group_query_attention.linear(y * (lengths > 0).to(y.dtype).view(-1, 1, 1), wo, bo)
-
-
-def refusals(config: Config) -> list[str]:
-    """Why MultiHeadAttention can't take this Config's encoder and what reads it; empty when it can."""
-    found: list[tuple[str, Attention]] = []
-    for name, stack in config.stacks.items():
-        layers = [*enumerate(stack.layers)]
-        if name != "decoder":
-            found += [(f"{name} layer {i}", layer.attention) for i, layer in layers]
-        found += [
-            (f"cross-attention of layer {i}", layer.cross) for i, layer in layers if layer.cross is not None
-        ]
-    for where, a in found:
-        if a.softcap is not None:
-            return [f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {a.softcap}"]
-        if a.kv_heads != a.heads and where.startswith("cross"):
-            got = f"got {a.kv_heads} and {a.heads}"
-            return [f"MultiHeadAttention in {where}: must have as many groups as heads, {got}"]
-    return []

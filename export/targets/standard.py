@@ -14,13 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Config
 from ..dispatch import body
 from ..ops import attention as attentions
 from ..ops import norm as norms
 from .group_query_attention import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
-from .target import Emits, Target
 
 Leaf = Tensor | Blocked | RowQuantized | Static
 
@@ -140,16 +138,11 @@ def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     return widened
 
 
-def _emits(_: Config) -> Emits:
-    table = {
-        "linear": linear,
-        "embedding": embedding,
-        "unembedding": unembedding,
-        "rms_norm": _in_float32(norms.rms_norm),
-        "layer_norm": _in_float32(norms.layer_norm),
-        "softmax": _in_float32(attentions.softmax),
-    }
-    return Emits(table)
-
-
-STANDARD = Target("standard", "cpu", opset=21, emits=_emits)
+EMITS = {
+    "linear": linear,
+    "embedding": embedding,
+    "unembedding": unembedding,
+    "rms_norm": _in_float32(norms.rms_norm),
+    "layer_norm": _in_float32(norms.layer_norm),
+    "softmax": _in_float32(attentions.softmax),
+}

@@ -14,7 +14,7 @@ One JSON object with exactly these fields:
     cache        "shared" (outputs of the cache are bound to its inputs' memory), "windowed" (shared,
                  and those of layers with a window hold its tokens alone), "copied", or "none" where
                  there is no decoder
-    schemes      {leaf: Scheme} of each quantized leaf of `refimpl.params.shapes`; the others are floats
+    schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`; the others are floats
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used
     generation   how the model wants to be run: the fields of `refimpl.checkpoint.generation_config.Generation`
@@ -44,11 +44,12 @@ from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
-from ...refimpl.ops.quant import WHOLE
 from ...refimpl.params import shapes as params
-from . import weight_layout, window_sizes
+from . import targets, weight_layout, window_sizes
 from .graph_io import ENCODER, GRAPH, graphs
-from .weight_layout import Group, Scheme
+from .targets import CacheKind, FloatType, Target, TargetName
+from .weight_formats import WeightFormat, is_table
+from .weight_layout import Group
 
 FORMAT = 1
 MANIFEST, DATA, GOLDEN = "tfm.json", "model.onnx.data", "golden.npz"
@@ -91,11 +92,11 @@ class Manifest:
     tfm: str
     versions: dict[str, str]
     config: Config
-    target: Literal["ort-cpu", "ort-cuda", "standard"]
+    target: TargetName
     quant: str
-    dtype: Literal["float32", "float16"]
-    cache: Literal["shared", "windowed", "copied", "none"]
-    schemes: dict[str, Scheme]
+    dtype: FloatType
+    cache: CacheKind
+    schemes: dict[str, WeightFormat]
     tensors: dict[str, Tensor]
     refused: tuple[str, ...]
     generation: Generation
@@ -106,7 +107,7 @@ class Manifest:
     @cached_property
     def groups(self) -> dict[str, Group]:
         """What `layout` makes of config, schemes and target."""
-        return weight_layout.stored(self.config, self.schemes, self.target)
+        return weight_layout.stored(self.config, self.schemes, targets.find(self.target))
 
 
 def arrange(groups: Mapping[str, Group], dtype: str) -> dict[str, Tensor]:
@@ -190,20 +191,15 @@ def _read(value: Any, kind: Any, name: str) -> Any:
 def _check(m: Manifest) -> None:
     """Raise ValueError when fields contradict each other."""
     shapes = params.shapes(m.config)
-    for name, scheme in m.schemes.items():
+    target = targets.find(m.target)
+    for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
-        row = scheme.activations in WHOLE
-        length = shapes[name][int(name.endswith(".table"))]
-        fits = scheme.block == length if row else scheme.block > 0 == scheme.block * scheme.bits % 8
-        # Only the target of QDQ graphs has static inputs, and their columns are even.
-        plain = scheme.symmetric and not scheme.minimum and not scheme.native
-        fits &= scheme.activations != "static" or (plain and m.target == "standard")
-        if not fits or scheme.bits not in ((8,) if row else (4, 8)):
-            raise ValueError(f"schemes.{name} can't be {scheme}")
+        if not _possible(weight_format, shapes[name][int(is_table(name))], target):
+            raise ValueError(f"schemes.{name} can't be {weight_format}")
     if (m.cache == "none") != (m.config.decoder is None):
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
-    if m.config.rounds_cache and (m.target != "ort-cpu" or m.cache == "copied"):
+    if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
         raise ValueError(
             f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
         )
@@ -230,6 +226,18 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
     for one in (m.generation, *m.generation.tasks.values()):
         _check_generation(one, m.config.embedding.vocabulary)
+
+
+def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
+    """Whether a leaf whose blocked axis has `length` elements can have that format on a target."""
+    if not weight_format.by_column:
+        whole_bytes = weight_format.block > 0 and weight_format.block * weight_format.bits % 8 == 0
+        return whole_bytes and weight_format.bits in (4, 8)
+    if weight_format.activations == "static":
+        even = weight_format.symmetric and not weight_format.minimum and not weight_format.native
+        if not (even and target.layout.static_inputs):
+            return False
+    return weight_format.block == length and weight_format.bits == 8
 
 
 def _check_generation(g: Generation, vocabulary: int) -> None:

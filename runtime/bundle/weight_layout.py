@@ -1,22 +1,22 @@
 """How the leaves of a parameter tree stand in a bundle: which tensors, of what type and shape.
 
-The stored tensors are a function of the Config, the target and each leaf's scheme; `store` makes
-them and `restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the
-same input are joined along their output axis (wq, wk, wv into wqkv; in cross-attention wk, wv into wkv;
-gate, up into gate_up), with their biases. For a group X of matrices [D, F], C blocks to a column:
+The stored tensors are a function of the Config, the target and each leaf's format. `store` makes them and
+`restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
+joined along their output axis, with their biases: wq, wk, wv into wqkv; in cross-attention wk, wv into wkv;
+gate, up into gate_up. For a group X of matrices [D, F], C blocks to a column:
 
     kind     tensors
     float    X [D, F]
     nbits    X.packed uint8 [F, C, block·bits/8], X.scale [F, C]         MatMulNBits; X.zero as below
     row      X.codes int8 [D, F], X.scale [F]                            one block is the whole column
              smoothed: also X.input_factor [D]
-    static   the same, X.input_scale and X.input_zero uint8, both []     the input's codes are given
+    static   the same, X.input_scale and X.input_zero uint8, both []     scale and zero point of the input
     blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F]               DequantizeLinear
 
 A table [N, D] is blocked along D: nbits stores X.packed as [N, C·block·bits/8] (one tensor for
 GatherBlockQuantized and MatMulNBits), blocked keeps [N, D] and [N, C], static [N, D] and [N].
 
-Conventions: low bits first; a short last block is filled with its zero point. Symmetric codes need
+**Conventions**: low bits first; a short last block is filled with its zero point. Symmetric codes need
 no zero points: nbits means 2^(bits−1), the others store signed numbers. Otherwise nbits packs
 X.zero as uint8 [F, ceil(C·bits/8)] and blocked stores it beside unsigned codes. A minimum stays
 float32, [C, F] or [N, C], as X.minimum. Four-bit tensors of kind blocked are ONNX's INT4 and UINT4:
@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,22 +36,13 @@ from ...refimpl.config import Config
 from ...refimpl.ops import quant
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params import shapes as params
+from .targets import Target
+from .weight_formats import WeightFormat, is_table
 
 Array = np.ndarray
 Leaf = Array | Blocks
 Kind = Literal["float", "nbits", "row", "static", "blocked"]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How a matrix is quantized; `native` keeps the codes of the checkpoint's own blocks."""
-
-    bits: int
-    block: int
-    activations: Literal["none", "block", "row", "smoothed", "static"]
-    symmetric: bool = True
-    minimum: bool = False
-    native: bool = False
+FOUR_BITS = ("int4", "uint4")
 
 
 class Spec(NamedTuple):
@@ -63,7 +54,7 @@ class Spec(NamedTuple):
     @property
     def length(self) -> int:
         """Bytes in the file."""
-        bits = 4 if self.dtype in ("int4", "uint4") else 8 * np.dtype(self.dtype).itemsize
+        bits = 4 if self.dtype in FOUR_BITS else 8 * np.dtype(self.dtype).itemsize
         return -(-math.prod(self.shape) * bits // 8)
 
 
@@ -75,12 +66,12 @@ class Group:
     leaves: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     kind: Kind
-    scheme: Scheme | None
+    format: WeightFormat | None
 
     @property
     def axis(self) -> int:
         """The axis that is blocked: a table's rows are vectors, a matrix's columns are."""
-        return 1 if self.name.endswith(".table") else 0
+        return 1 if is_table(self.name) else 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,151 +83,189 @@ class Group:
         """The size of the blocked axis."""
         return self.shape[self.axis]
 
+    @property
+    def width(self) -> int:
+        """The size of the other axis: how many vectors are cut into blocks."""
+        return self.shape[1 - self.axis]
+
+
+class Join(NamedTuple):
+    """Matrices that multiply one input, and their biases, under the names of what they become."""
+
+    weight: str
+    weights: tuple[str, ...]
+    bias: str
+    biases: tuple[str, ...]
+
 
 JOINS = (
-    ("wqkv", ("wq", "wk", "wv"), "bqkv", ("bq", "bk", "bv")),
-    ("gate_up", ("gate", "up"), "bgate_up", ("bgate", "bup")),
+    Join("wqkv", ("wq", "wk", "wv"), "bqkv", ("bq", "bk", "bv")),
+    Join("gate_up", ("gate", "up"), "bgate_up", ("bgate", "bup")),
 )
 # A cross-attention's queries come from elsewhere.
-CROSS = (("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
+CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 
 
-def stored(config: Config, schemes: Mapping[str, Scheme | None], target: str) -> dict[str, Group]:
-    """Group name -> Group, in the order of `params.shapes`; a leaf without a scheme stays float."""
+def stored(config: Config, formats: Mapping[str, WeightFormat | None], target: Target) -> dict[str, Group]:
+    """Group name -> Group, in the order of `params.shapes`; a leaf without a format stays float."""
     shapes = params.shapes(config)
-    joined: dict[str, tuple[str, ...]] = {}
-    if target != "standard":
-        parents = dict.fromkeys(name.rpartition(".")[0] for name in shapes)
-        for parent in parents:
-            for weight, weights, bias, biases in CROSS if parent.endswith(".cross") else JOINS:
-                parts = tuple(f"{parent}.{w}" for w in weights)
-                if all(p in shapes for p in parts) and len({schemes.get(p) for p in parts}) == 1:
-                    joined[f"{parent}.{weight}"] = parts
-                    parts = tuple(f"{parent}.{b}" for b in biases)
-                    if all(p in shapes for p in parts):
-                        joined[f"{parent}.{bias}"] = parts
-    owner = {leaf: name for name, leaves in joined.items() for leaf in leaves}
+    joined = _joined(list(shapes), formats) if target.layout.joins else {}
+    group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
     groups: dict[str, Group] = {}
     for leaf in shapes:
-        name = owner.get(leaf, leaf)
+        name = group_of.get(leaf, leaf)
         if name not in groups:
-            leaves, scheme = joined.get(name, (leaf,)), schemes.get(leaf)
-            kind = _kind(scheme, target)
-            groups[name] = Group(name, leaves, tuple(shapes[part] for part in leaves), kind, scheme)
+            leaves = joined.get(name, (leaf,))
+            kind = _kind(formats.get(leaf), target)
+            groups[name] = Group(name, leaves, tuple(shapes[n] for n in leaves), kind, formats.get(leaf))
     return groups
 
 
-def _kind(scheme: Scheme | None, target: str) -> Kind:
-    if scheme is None:
+def _joined(names: list[str], formats: Mapping[str, WeightFormat | None]) -> dict[str, tuple[str, ...]]:
+    """Name of a joined group -> its leaves: matrices of one format, and their biases."""
+    known = set(names)
+    joined: dict[str, tuple[str, ...]] = {}
+    for parent in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        for join in CROSS_JOINS if parent.endswith(".cross") else JOINS:
+            weights = tuple(f"{parent}.{name}" for name in join.weights)
+            biases = tuple(f"{parent}.{name}" for name in join.biases)
+            if not known.issuperset(weights) or len({formats.get(name) for name in weights}) > 1:
+                continue
+            joined[f"{parent}.{join.weight}"] = weights
+            if known.issuperset(biases):
+                joined[f"{parent}.{join.bias}"] = biases
+    return joined
+
+
+def _kind(weight_format: WeightFormat | None, target: Target) -> Kind:
+    if weight_format is None:
         return "float"
-    if scheme.activations in quant.WHOLE:
-        return "static" if scheme.activations == "static" else "row"
-    return "blocked" if target == "standard" else "nbits"
+    if weight_format.by_column:
+        return "static" if weight_format.activations == "static" else "row"
+    return target.layout.blocks
 
 
 def specs(group: Group, dtype: str) -> dict[str, Spec]:
     """Tensor name -> Spec of all that `store` gives for a group whose floats are of `dtype`."""
-    name, scheme = group.name, group.scheme
-    if scheme is None:
-        return {name: Spec(dtype, group.shape)}
+    if group.format is None:
+        return {group.name: Spec(dtype, group.shape)}
+    fields = _fields(group, group.format, dtype)
+    return {f"{group.name}.{field}": spec for field, spec in fields.items()}
+
+
+def _fields(group: Group, weight_format: WeightFormat, dtype: str) -> dict[str, Spec]:
     if group.kind in ("row", "static"):
-        width = group.shape[1 - group.axis]
-        found = {f"{name}.codes": Spec("int8", group.shape), f"{name}.scale": Spec(dtype, (width,))}
-        if scheme.activations == "smoothed":
-            found[f"{name}.input_factor"] = Spec(dtype, (group.length,))
+        fields = {"codes": Spec("int8", group.shape), "scale": Spec(dtype, (group.width,))}
+        if weight_format.activations == "smoothed":
+            fields["input_factor"] = Spec(dtype, (group.length,))
         if group.kind == "static":
-            found |= {f"{name}.input_scale": Spec(dtype, ()), f"{name}.input_zero": Spec("uint8", ())}
-        return found
-    bits, count = scheme.bits, -(-group.length // scheme.block)
-    width = group.shape[1 - group.axis]
-    per_block = (width, count) if group.axis == 1 else (count, width)
+            fields |= {"input_scale": Spec(dtype, ()), "input_zero": Spec("uint8", ())}
+        return fields
+    bits = weight_format.bits
+    count = -(-group.length // weight_format.block)
+    per_block = (group.width, count) if group.axis == 1 else (count, group.width)
     if group.kind == "blocked":
-        kind = f"{'' if scheme.symmetric else 'u'}int{bits}"
-        found = {f"{name}.codes": Spec(kind, group.shape), f"{name}.scale": Spec(dtype, per_block)}
+        kind = f"int{bits}" if weight_format.symmetric else f"uint{bits}"
+        fields = {"codes": Spec(kind, group.shape), "scale": Spec(dtype, per_block)}
         zero = Spec(kind, per_block)
     else:
-        blob = scheme.block * bits // 8
-        packed = (width, count * blob) if group.axis == 1 else (width, count, blob)
-        found = {f"{name}.packed": Spec("uint8", packed), f"{name}.scale": Spec(dtype, (width, count))}
-        zero = Spec("uint8", (width, -(-count * bits // 8)))
-    if not scheme.symmetric:
-        found[f"{name}.zero"] = zero
-    if scheme.minimum:
-        found[f"{name}.minimum"] = Spec("float32", per_block)
-    return found
+        blob = weight_format.block * bits // 8
+        packed = (group.width, count * blob) if group.axis == 1 else (group.width, count, blob)
+        fields = {"packed": Spec("uint8", packed), "scale": Spec(dtype, (group.width, count))}
+        zero = Spec("uint8", (group.width, -(-count * bits // 8)))
+    if not weight_format.symmetric:
+        fields["zero"] = zero
+    if weight_format.minimum:
+        fields["minimum"] = Spec("float32", per_block)
+    return fields
 
 
 def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
     """The tensors of a group, C-contiguous; those of int4 and uint4 as flat bytes."""
     parts = [leaves[name] for name in group.leaves]
-    if group.kind == "float":
-        return {group.name: _join([p for p in parts if isinstance(p, Array)])}
+    if group.format is None:
+        return {group.name: _join([part for part in parts if isinstance(part, Array)])}
     # Rows are vectors here, whichever way round the leaf is: [F, D] and [F, C].
-    sides = [p if group.axis == 1 else quant.transpose(p) for p in parts if isinstance(p, Blocks)]
-    stack = lambda field: np.concatenate([getattr(s, field) for s in sides])  # noqa: E731
-    codes, scale, scheme = stack("codes"), stack("scale"), sides[0]
-    zero = None if scheme.zero is None else stack("zero")
+    rows = [part if group.axis == 1 else quant.transpose(part) for part in parts if isinstance(part, Blocks)]
+    first = rows[0]
+    codes = np.concatenate([part.codes for part in rows])
+    scale = np.concatenate([part.scale for part in rows])
+    zero = (
+        None if first.zero is None else np.concatenate([part.zero for part in rows if part.zero is not None])
+    )
     if group.kind == "nbits":
-        found = {"packed": _pack_blocks(codes, zero, scheme), "scale": np.ascontiguousarray(scale)}
-        found["packed"] = found["packed"].reshape(specs(group, "float32")[f"{group.name}.packed"].shape)
+        packed = _pack_blocks(codes, zero, first)
+        fields = {"packed": packed.reshape(_fields(group, group.format, "float32")["packed"].shape)}
+        fields["scale"] = np.ascontiguousarray(scale)
         if zero is not None:
-            found["zero"] = _pack(zero, scheme.bits)
+            fields["zero"] = _pack(zero, first.bits)
     else:
-        turn = lambda a: np.ascontiguousarray(a if group.axis == 1 else a.T)  # noqa: E731
-        found = {"codes": turn(codes), "scale": turn(scale)}
-        if group.kind in ("row", "static"):
-            found["scale"] = found["scale"].reshape(-1)
+        fields = {"codes": _turned(codes, group), "scale": _turned(scale, group)}
+        if group.kind != "blocked":
+            fields["scale"] = fields["scale"].reshape(-1)
         if zero is None:
-            found["codes"] = _signed(found["codes"], scheme.bits)
+            fields["codes"] = _signed(fields["codes"], first.bits)
         else:
-            found["zero"] = turn(zero)
-        if scheme.bits == 4:
-            found |= {k: _pack(found[k].reshape(1, -1), 4)[0] for k in found.keys() & {"codes", "zero"}}
-    if scheme.input_scale is not None and scheme.input_zero is not None:
-        found |= {"input_scale": scheme.input_scale, "input_zero": scheme.input_zero}
-    if scheme.input_factor is not None:
-        found["input_factor"] = scheme.input_factor
-    if scheme.minimum is not None:
-        minimum = stack("minimum")
-        found["minimum"] = np.ascontiguousarray(minimum if group.axis == 1 else minimum.T)
-    return {f"{group.name}.{field}": tensor for field, tensor in found.items()}
+            fields["zero"] = _turned(zero, group)
+        if first.bits == 4:
+            fields |= {name: _pack_flat(fields[name]) for name in fields.keys() & {"codes", "zero"}}
+    if first.input_scale is not None and first.input_zero is not None:
+        fields |= {"input_scale": first.input_scale, "input_zero": first.input_zero}
+    if first.input_factor is not None:
+        fields["input_factor"] = first.input_factor
+    if first.minimum is not None:
+        minimum = np.concatenate([part.minimum for part in rows if part.minimum is not None])
+        fields["minimum"] = _turned(minimum, group)
+    return {f"{group.name}.{field}": tensor for field, tensor in fields.items()}
 
 
 def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
     """The leaves of a group, as `store` was given them."""
     ends = np.cumsum([shape[-1] for shape in group.shapes])[:-1]
-    scheme = group.scheme
-    if scheme is None:
-        return dict(zip(group.leaves, np.split(tensors[group.name], ends, axis=-1), strict=True))
-    get = lambda field: tensors[f"{group.name}.{field}"]  # noqa: E731
-    count = -(-group.length // scheme.block)
-    per_block = (count, group.shape[1]) if group.axis == 0 else (group.shape[0], count)
-    bits, zero = scheme.bits, None
+    weight_format = group.format
+    if weight_format is None:
+        parts = np.split(tensors[group.name], ends, axis=-1)
+        return dict(zip(group.leaves, parts, strict=True))
+    fields = {name.removeprefix(f"{group.name}."): tensor for name, tensor in tensors.items()}
+    bits = weight_format.bits
+    count = -(-group.length // weight_format.block)
+    per_block = (count, group.width) if group.axis == 0 else (group.width, count)
+    zero = None
     if group.kind == "nbits":
-        rows = get("packed").reshape(group.shape[1 - group.axis], -1)
-        turn = lambda a: a.T if group.axis == 0 else a  # noqa: E731
-        codes, scale = turn(_unpack(rows, bits, group.length)), turn(get("scale"))
-        if not scheme.symmetric:
-            zero = turn(_unpack(get("zero"), bits, count))
+        packed = fields["packed"].reshape(group.width, -1)
+        codes = _unturned(_unpack(packed, bits, group.length), group)
+        scale = _unturned(fields["scale"], group)
+        if not weight_format.symmetric:
+            zero = _unturned(_unpack(fields["zero"], bits, count), group)
     else:
-        whole = lambda a, shape: (  # noqa: E731
-            _unpack(a.reshape(1, -1), 4, math.prod(shape)).reshape(shape) if bits == 4 else a
-        )
-        codes, scale = whole(get("codes"), group.shape), get("scale").reshape(per_block)
-        if scheme.symmetric:
+        codes = _unpack_flat(fields["codes"], bits, group.shape)
+        scale = fields["scale"].reshape(per_block)
+        if weight_format.symmetric:
             codes = _unsigned(codes, bits)
         else:
-            zero = whole(get("zero"), per_block)
-    minimum = get("minimum") if scheme.minimum else None
-    given = (get("input_scale"), get("input_zero")) if group.kind == "static" else (None, None)
-    factor = get("input_factor") if scheme.activations == "smoothed" else None
-    cut = lambda a: np.split(a, ends, axis=-1)  # noqa: E731
-    maybe = lambda a: [None] * len(group.leaves) if a is None else cut(a)  # noqa: E731
+            zero = _unpack_flat(fields["zero"], bits, per_block)
+
+    def split(array: Array | None) -> list[Any]:  # an array for each leaf, or None for each
+        return [None] * len(group.leaves) if array is None else np.split(array, ends, axis=-1)
+
+    parts = zip(
+        group.leaves, split(codes), split(scale), split(zero), split(fields.get("minimum")), strict=True
+    )
     return {
-        leaf: Blocks(c, s, z, m, bits, scheme.block, group.axis, scheme.activations, *given, factor)
-        for leaf, c, s, z, m in zip(
-            group.leaves, cut(codes), cut(scale), maybe(zero), maybe(minimum), strict=True
+        leaf: Blocks(
+            leaf_codes,
+            leaf_scale,
+            leaf_zero,
+            leaf_minimum,
+            bits,
+            weight_format.block,
+            group.axis,
+            weight_format.activations,
+            fields.get("input_scale"),
+            fields.get("input_zero"),
+            fields.get("input_factor"),
         )
+        for leaf, leaf_codes, leaf_scale, leaf_zero, leaf_minimum in parts
     }
 
 
@@ -244,14 +273,24 @@ def _join(parts: list[Array]) -> Array:
     return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def _pack_blocks(codes: Array, zero: Array | None, scheme: Blocks) -> Array:
+def _turned(rows: Array, group: Group) -> Array:
+    """Rows that are vectors -> the way round in which the group is stored."""
+    return np.ascontiguousarray(_unturned(rows, group))
+
+
+def _unturned(rows: Array, group: Group) -> Array:
+    """The same as a view."""
+    return rows if group.axis == 1 else rows.T
+
+
+def _pack_blocks(codes: Array, zero: Array | None, blocks: Blocks) -> Array:
     """Codes [F, D] with the last block filled up, packed."""
-    short = -codes.shape[1] % scheme.block
+    short = -codes.shape[1] % blocks.block
     if short:
-        middle = np.full((len(codes), 1), 2 ** (scheme.bits - 1), np.uint8)
+        middle = np.full((len(codes), 1), 2 ** (blocks.bits - 1), np.uint8)
         filler = middle if zero is None else zero[:, -1:]
         codes = np.concatenate([codes, np.repeat(filler, short, axis=1)], axis=1)
-    return _pack(codes, scheme.bits)
+    return _pack(codes, blocks.bits)
 
 
 def _pack(codes: Array, bits: int) -> Array:
@@ -269,8 +308,20 @@ def _unpack(packed: Array, bits: int, length: int) -> Array:
     if bits == 8:
         return packed[:, :length]
     codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
-    codes[:, ::2], codes[:, 1::2] = packed & 15, packed >> 4
+    codes[:, ::2] = packed & 15
+    codes[:, 1::2] = packed >> 4
     return codes[:, :length]
+
+
+def _pack_flat(codes: Array) -> Array:
+    """4-bit codes of any shape -> bytes, across the ends of rows."""
+    return _pack(codes.reshape(1, -1), 4)[0]
+
+
+def _unpack_flat(stored_codes: Array, bits: int, shape: tuple[int, ...]) -> Array:
+    if bits == 8:
+        return stored_codes
+    return _unpack(stored_codes.reshape(1, -1), 4, math.prod(shape)).reshape(shape)
 
 
 def _signed(codes: Array, bits: int) -> Array:

@@ -24,6 +24,8 @@ from typing import Literal
 
 from ...refimpl.errors import CheckpointError
 from ..bundle.atomic_dir import recover, replacing
+from ..bundle.schemes import SCHEMES
+from ..bundle.targets import TARGETS
 from . import download as fetching
 
 Progress = Callable[[str], None]
@@ -63,7 +65,7 @@ DEFAULT = "smollm2-135m"
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
 # How the name of a bundle goes on after the label of its model.
-MADE = r"(fp32|fp16|int8|int8-dynamic|int8-static|int4|keep)-(ort-cpu|ort-cuda|standard)-[0-9a-f]{12}"
+MADE = rf"({'|'.join(SCHEMES)})-({'|'.join(TARGETS)})-[0-9a-f]{{12}}"
 HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 
 

@@ -11,15 +11,15 @@ import ctypes
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native  # pyright: ignore
 
 from ...refimpl.errors import BundleError, DeviceError, TfmError
 from .. import hardware
-
-Device = Literal["cpu", "cuda"]
+from ..bundle import targets
+from ..bundle.targets import Device
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -82,16 +82,16 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
     """
     if device not in ("cpu", "cuda", "auto"):
         raise DeviceError(f"device must be cpu, cuda or auto, got {device!r}")
-    made_for = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(target)
+    made_for = targets.find(target).device
     if device == "auto":
-        chosen: Device = made_for or ("cpu" if missing_for_cuda() else "cuda")  # pyright: ignore[reportAssignmentType]
+        chosen: Device = made_for or ("cpu" if missing_for_cuda() else "cuda")
         notify(f"device auto: {chosen}")
     else:
         chosen = device  # pyright: ignore[reportAssignmentType]
     if made_for is not None and made_for != chosen:
         raise BundleError(
             f"the bundle was made for {made_for} (target {target}), asked was {chosen}: "
-            f"export it again with --target ort-{chosen}"
+            f"export it again with --target {targets.for_device(chosen).name}"
         )
     if chosen == "cuda" and (lacking := missing_for_cuda()):
         raise DeviceError(f"CUDA can't start here, missing: {', '.join(lacking)}")

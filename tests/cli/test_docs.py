@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import typer.main
 from tfm.cli import main
-from tfm.export.quantization import plan
 from tfm.refimpl import errors
+from tfm.runtime.bundle.schemes import SCHEMES
+from tfm.runtime.bundle.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -91,9 +92,10 @@ def test_the_cells_that_are_refused_say_so():
     cells = {
         (row[0].split("`")[0], t): cell for row in rows[2:] for t, cell in zip(targets, row[1:], strict=True)
     }
-    assert {q for q, _ in cells} == set(plan.QUANTS)
-    assert set(targets) == set(plan.TARGETS)
-    assert {key for key, cell in cells.items() if cell.startswith("no: ")} == set(plan.REFUSED)
+    assert {q for q, _ in cells} == set(SCHEMES)
+    assert set(targets) == set(TARGETS)
+    refused = {(scheme.name, target) for scheme in SCHEMES.values() for target in scheme.refused}
+    assert {key for key, cell in cells.items() if cell.startswith("no: ")} == refused
 
 
 def test_every_op_is_in_the_reading_order():

@@ -36,12 +36,12 @@ STUBBED = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from tfm.export import write
+from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
 def graph(_, new, *__):
     (new / "model.onnx").write_bytes(b"graph")
-write._graphs = graph
-write.golden = lambda *_: {"tokens": np.zeros(3, np.int64)}
+bundle_writer._graphs = graph
+bundle_writer.golden = lambda *_: {"tokens": np.zeros(3, np.int64)}
 checkpoint, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2])
 """
 
@@ -176,7 +176,7 @@ def test_a_limit_on_files_is_named_and_nothing_is_left(checkpoint, tmp_path, lim
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
     try:
-        write.export(checkpoint, out, verify=False)
+        bundle_writer.export(checkpoint, out, verify=False)
     except TfmError as error:
         print(error)
         sys.exit(error.exit_code)
@@ -211,8 +211,8 @@ def test_signals_clean_up(checkpoint, tmp_path, number):
     def slow(*_):
         print("ready", flush=True)
         time.sleep(60)
-    write._weights = slow
-    write.export(checkpoint, out, verify=False)
+    bundle_writer._weights = slow
+    bundle_writer.export(checkpoint, out, verify=False)
     """)
     process = subprocess.Popen(
         child(code, checkpoint.path, out), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -247,7 +247,7 @@ def test_a_second_export_to_the_same_place_is_refused(stubbed, checkpoint, tmp_p
         code = STUBBED + textwrap.dedent("""
         from tfm.refimpl.errors import TfmError
         try:
-            write.export(checkpoint, out, verify=False)
+            bundle_writer.export(checkpoint, out, verify=False)
         except TfmError as error:
             sys.exit(str(error))
         """)
@@ -313,10 +313,10 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     """Half of a weight stands where the other half belongs; the manifest's hashes are of these bytes."""
     real = bundle_writer._weights
 
-    def swapped(checkpoint, path, *rest):
-        real(checkpoint, path, *rest)
+    def swapped(job, path):
+        real(job, path)
         data = bytearray(path.read_bytes())
-        tensor = rest[1]["decoder.layers.0.attn.wqkv"]
+        tensor = job.tensors["decoder.layers.0.attn.wqkv"]
         half = tensor.length // 2
         at = slice(tensor.offset, tensor.offset + 2 * half)
         data[at] = data[at][half:] + data[at][:half]

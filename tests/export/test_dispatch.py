@@ -9,7 +9,7 @@ import torch
 from tfm.export import dispatch as seams
 from tfm.export.dispatch import body, exporting, given
 from tfm.export.ops import attention, block, embedding, linear, mlp, model, norm
-from tfm.export.targets.target import find
+from tfm.runtime.bundle.targets import find
 
 X, W = torch.ones(1, 1, 2), torch.ones(2, 3)
 

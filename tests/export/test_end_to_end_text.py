@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny_models
 from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
-from tfm.export.quantization.activation_recorder import observe
+from tfm.export.quantization.activation_recorder import record
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import (
@@ -234,7 +234,7 @@ def test_every_product_is_observed(make: Any) -> None:
             assert x.shape[1] == leaves[name].shape[axis]
             found[name] = found.get(name, 0) + len(x)
 
-    observe(config, leaves.__getitem__, windows=[list(range(20))], seen=seen)
+    record(config, leaves.__getitem__, windows=[list(range(20))], on_input=seen)
     wanted = {name for name, shape in params.shapes(config).items() if params.multiplied(name, shape)}
     assert set(found) - {"head.out.weight"} == wanted
     assert set(found.values()) == {20}

@@ -21,12 +21,12 @@ KILLS = 8
 EXPORT = """
 import shutil, sys
 from pathlib import Path
-from tfm.export import write
+from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
 checkpoint, ready, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-write._graphs = lambda _, new, *__: shutil.copy(ready / "model.onnx", new) and []
+bundle_writer._graphs = lambda _, new, *__: shutil.copy(ready / "model.onnx", new) and []
 print("begun", flush=True)
-write.export(checkpoint, out, quant=ready.name, verify=False)
+bundle_writer.export(checkpoint, out, quant=ready.name, verify=False)
 """
 
 

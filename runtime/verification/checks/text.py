@@ -42,7 +42,8 @@ def prose(climb: VerifyContext) -> Iterator[Row]:
     else:
         truth, name = NumpyEngine(origin.config, origin.params), "the source"
     tokenizer, text = Tokenizer(told, config.embedding.vocabulary), climb.text or PROSE
-    exact = origin is None or (bundle.quant == "fp32" and origin.config == config)
+    unrounded = bundle.dtype == "float32" and not bundle.manifest.schemes
+    exact = origin is None or (unrounded and origin.config == config)
     judge = _likeness if config.decoder is None else _predictions
     yield from judge(climb, truth, tokenizer, text, f"against the specification over {name}", exact)
 

@@ -7,7 +7,6 @@ here again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +17,9 @@ from ....refimpl.errors import NumericError
 from ....refimpl.ops import quant
 from ....refimpl.ops.quant import Blocks
 from ....refimpl.params import shapes as trees
+from ...bundle import rounding
 from ...bundle.bundle import Bundle
-from ...bundle.weight_layout import Scheme
+from ...bundle.weight_formats import WeightFormat
 from ..golden import digest
 from ..report import Row
 from .context import VerifyContext
@@ -95,7 +95,10 @@ def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.SmoothingSite, A
         for name in place.made:
             was, now = smooth.apply(name, origin.leaf(name), found), bundle.leaf(name)
             if isinstance(now, Blocks):
-                was, now = _rounded(was, schemes[name], now.axis).scale, np.abs(now.scale).max(axis=0)
+                was, now = (
+                    rounding.rounded(was, schemes[name], axis=now.axis).scale,
+                    np.abs(now.scale).max(axis=0),
+                )
                 was = np.abs(was).max(axis=0)
             was, now = was.astype(now.dtype).ravel(), now.ravel()
             ratio = np.divide(was, now, out=np.zeros_like(s), where=now != 0)
@@ -104,30 +107,19 @@ def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.SmoothingSite, A
     return found
 
 
-def _rounded(weight: Array, scheme: Scheme, axis: int) -> Blocks:
-    """A weight in a scheme that rounds to nearest."""
-    if scheme.activations == "static":
-        made = quant.quantize_columns(weight.T if axis == 1 else weight)
-        return quant.transpose(made) if axis == 1 else made
-    return quant.quantize(weight, bits=scheme.bits, block=scheme.block, axis=axis, symmetric=scheme.symmetric)
-
-
 def _from_source(
-    origin: Checkpoint, name: str, weight: Array, scheme: Scheme | None, held: Array | Blocks
+    origin: Checkpoint, name: str, weight: Array, weight_format: WeightFormat | None, held: Array | Blocks
 ) -> bool:
-    if scheme is None or not isinstance(held, Blocks):
+    if weight_format is None or not isinstance(held, Blocks):
         return not isinstance(held, Blocks) and np.array_equal(weight.astype(held.dtype), held)
-    if scheme.native:
-        wanted = origin.native(name)
-        if wanted is not None and wanted.minimum is not None:
-            # d·q + m is kept as d·(q − middle) + (m + d·middle), see `export.quantization.plan`.
-            middle = np.float32(2 ** (wanted.bits - 1))
-            wanted = replace(wanted, zero=None, minimum=wanted.minimum + middle * wanted.scale)
-    elif scheme.bits == 4 and not scheme.symmetric:
-        turn = held.axis == 1
-        return least_error.could_be(weight.T if turn else weight, quant.transpose(held) if turn else held)
+    if weight_format.native:
+        own = origin.native(name)
+        wanted = None if own is None else rounding.centered(own)
+    elif weight_format.searched:
+        columns = weight.T if held.axis == 1 else weight
+        return least_error.could_be(columns, quant.transpose(held) if held.axis == 1 else held)
     else:
-        wanted = _rounded(weight, scheme, held.axis)
+        wanted = rounding.rounded(weight, weight_format, axis=held.axis)
     if wanted is None:
         return False
     for part in ("codes", "scale", "zero", "minimum"):

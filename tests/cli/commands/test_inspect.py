@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from helpers import tiny_models
 from tfm.cli.commands import inspect
-from tfm.export.quantization.plan import QUANTS
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params.shapes import shapes
+from tfm.runtime.bundle.schemes import SCHEMES
 
 MODELS = {
     "rotary 10000": tiny_models.llama(),
@@ -60,7 +60,7 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
     saved = tfm("inspect", path, "--json").json["savings"]["mixture, weights a token"]
     assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
     one = tiny_models.llama()
-    assert "mixture, weights a token" not in inspect.savings(one, dict.fromkeys(QUANTS, 1))
+    assert "mixture, weights a token" not in inspect.savings(one, dict.fromkeys(SCHEMES, 1))
     assert inspect.active(one) == sum(inspect.parameters(one).values())
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
     assert "for a token" not in tfm("inspect", path).out
@@ -134,7 +134,7 @@ def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
 
 
 def test_a_window_saves_cache_where_it_is_shorter():
-    weights = dict.fromkeys(QUANTS, 100)
+    weights = dict.fromkeys(SCHEMES, 100)
     saved = inspect.savings(tiny_models.llama(window=32, kv_heads=6), weights)
     assert saved["window, cache"] == {"without": 2 * 2 * 6 * 16 * 2 * 128, "with": 2 * 2 * 6 * 16 * 2 * 32}
     assert "grouped queries, cache" not in saved, "each head has its own keys"

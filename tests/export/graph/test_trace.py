@@ -9,14 +9,13 @@ import onnx_ir as ir
 import pytest
 from helpers import tiny_models
 from tfm.export.bundle_writer import export
-from tfm.export.graph import trace
+from tfm.export.graph.build import build
 from tfm.export.quantization import plan
-from tfm.export.targets import target as targets
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.params import shapes as params
-from tfm.runtime.bundle import manifest, weight_layout
+from tfm.runtime.bundle import manifest, schemes, targets, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.graph_io import graphs
 
@@ -133,10 +132,11 @@ def test_unknown_target() -> None:
 def test_weight_that_the_graph_does_not_use_is_an_error(tmp_path: Path) -> None:
     config = tiny_models.llama(layers=1)
     save_checkpoint(tmp_path, config, tiny_models.weights(config))
-    schemes = plan.plan(open_checkpoint(tmp_path), "fp32", 8, False, "ort-cpu")
-    groups = weight_layout.stored(config, schemes, "ort-cpu")
+    target = targets.find("ort-cpu")
+    formats = plan.plan(open_checkpoint(tmp_path), schemes.find("fp32"), target)
+    groups = weight_layout.stored(config, formats, target)
     tensors = manifest.arrange(groups, "float32")
     tensors["decoder.stray"] = tensors["decoder.norm.weight"]
     (part,) = graphs(config)
     with pytest.raises(ExportError, match=r"doesn't use: decoder\.stray"):
-        trace.build(config, part, tensors, groups, targets.find("ort-cpu"), data=tmp_path / "model.onnx.data")
+        build(config, part, groups, tensors, target, data=tmp_path / "model.onnx.data")

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from tfm.export.bundle_writer import export
 from tfm.export.diagnose.locate import locate
 from tfm.export.quantization import calibrate
-from tfm.export.quantization.activation_recorder import observe
-from tfm.export.quantization.calibrate import choose
+from tfm.export.quantization.activation_recorder import record
+from tfm.export.quantization.calibrate import static_inputs
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.calibrate import ranges, smooth
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
@@ -151,7 +151,9 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
     found: dict[tuple[str, ...], list[np.ndarray]] = {}
     windows = [ids[begin : begin + 30] for begin in range(0, 100, 30)]
-    observe(config, leaves.__getitem__, windows=windows, seen=lambda n, x: found.setdefault(n, []).append(x))
+    record(
+        config, leaves.__getitem__, windows=windows, on_input=lambda n, x: found.setdefault(n, []).append(x)
+    )
     layers = [f"decoder.layers.{i}." for i in range(2)]
     wanted = [
         (*(f"{at}{leaf}" for leaf in group.split()),)
@@ -186,19 +188,19 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
 def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     checkpoint = saved(tmp_path, GATED)
     said = lambda _: None  # noqa: E731
-    plain = choose(checkpoint, Calibration(tmp_path / "text.txt"), said)
-    smoothed = choose(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), said)
+    plain = static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), said)
+    smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), said)
     assert set(plain.inputs) == {n for n, s in params.shapes(GATED).items() if len(s) == 2}
     assert plain.factors == {}
     assert list(smoothed.factors) == smooth.places(GATED)
     for s in smoothed.factors.values():
         assert (np.frexp(s)[0] == 0.5).all()
     x = []
-    observe(
+    record(
         GATED,
         lambda name: smooth.apply(name, checkpoint.leaf(name), smoothed.factors),
         windows=[list(TEXT.encode())[:1]],
-        seen=lambda names, part: x.append((names, part)),
+        on_input=lambda names, part: x.append((names, part)),
     )
     scales = {name: float(scale) for name, (scale, _) in smoothed.inputs.items()}
     for names, part in x:
@@ -216,19 +218,19 @@ def test_what_is_missing_or_useless_is_said(tmp_path: Path):
     checkpoint, out = saved(tmp_path, GATED), tmp_path / "bundle"
     text = tmp_path / "text.txt"
     good = Calibration(text)
-    refused("needs --calibrate FILE: a text", checkpoint, out)
-    refused("--kv int8, got --quant int8 --kv float", checkpoint, out, quant="int8", calibration=good)
-    refused("use --target standard", checkpoint, out, target="ort-cpu", calibration=good)
-    refused("use --quant int8", checkpoint, out, target="ort-cuda", calibration=good)
+    refused("needs a calibration: a text", checkpoint, out)
+    refused("kv=int8, got quant=int8 kv=float", checkpoint, out, quant="int8", calibration=good)
+    refused("use target=standard", checkpoint, out, target="ort-cpu", calibration=good)
+    refused("use quant=int8", checkpoint, out, target="ort-cuda", calibration=good)
     for name, data in (("empty", b""), ("bad", b"\xff\xfe text"), ("missing", None)):
         if data is not None:
             (tmp_path / name).write_bytes(data)
         why = "it is empty" if name == "empty" else "must be a text in UTF-8"
         refused(why, checkpoint, out, calibration=Calibration(tmp_path / name))
     refused("has no tokenizer", replace(checkpoint, tokenizer=None), out, calibration=good)
-    with pytest.raises(ExportError, match="--ranges must be one of minmax"):
+    with pytest.raises(ExportError, match="method must be one of minmax"):
         Calibration(text, "mean")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ExportError, match=r"--smooth must be 0 to 1, got 1\.5"):
+    with pytest.raises(ExportError, match=r"alpha must be 0 to 1, got 1\.5"):
         Calibration(text, "minmax", 1.5)
 
 
@@ -236,7 +238,7 @@ def test_a_text_is_read_to_a_bound(tmp_path: Path, monkeypatch):
     """A long one is cut, within a character too."""
     checkpoint = saved(tmp_path, GATED)
     (tmp_path / "long.txt").write_text("ä" * 5000)
-    monkeypatch.setattr(calibrate, "LARGEST", 1001)
+    monkeypatch.setattr(calibrate, "MOST_BYTES", 1001)
     lengths = lambda: [len(window) for window in calibrate._windows(checkpoint, tmp_path / "long.txt")]  # noqa: E731
     context = GATED.context
     assert lengths() == [context] * (1000 // context) + [1000 % context]
@@ -280,4 +282,4 @@ def test_an_expert_that_no_token_goes_to_has_no_range(tmp_path: Path):
     with pytest.raises(
         ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
     ):
-        choose(checkpoint, Calibration(tmp_path / "text.txt"), lambda _: None)
+        static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), lambda _: None)

@@ -15,13 +15,13 @@ from helpers.text_strategies import byte_tokenizer
 from tfm.export.bundle_writer import export
 from tfm.export.quantization import calibrate
 from tfm.export.quantization.plan import Calibration
-from tfm.export.targets import gqa_limits
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, ExportError
 from tfm.refimpl.params import shapes as params
+from tfm.runtime.bundle import operator_limits
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.text.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
     checkpoint, text = saved(tmp_path / "model", MIXED), tmp_path / "text.txt"
     text.write_text(TEXT)
     told = calibrate.TEXT.read_text() if own else TEXT
-    found = calibrate.cached(checkpoint, None if own else text, lambda _: None)
+    found = calibrate.with_cache_scales(checkpoint, None if own else text, lambda _: None)
     assert found.config == MIXED.keeping("int8")
     assert checkpoint.tokenizer is not None
     ids = np.array(Tokenizer(checkpoint.tokenizer, 256).encode(told))
@@ -136,7 +136,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
 def test_scales_of_values_are_smoothed_with_them(made: Path):
     """What a column of wv was divided by, its channel's scale is."""
     opened, checkpoint = open_bundle(made / "bundle"), open_checkpoint(made / "model")
-    found = calibrate.cached(checkpoint, None, lambda _: None)
+    found = calibrate.with_cache_scales(checkpoint, None, lambda _: None)
     for name in found.added:
         kept, biases = opened.leaf(name), name.removesuffix("k_scale").removesuffix("v_scale") + "bv"
         ratio = found.leaf(name) / kept
@@ -155,7 +155,7 @@ def test_a_checkpoint_may_have_scales_of_its_own(tmp_path: Path):
     assert not report.failed
     rows = {row.name: row for row in report.rows}
     assert rows["weights equal the source's"].figure == len(params.shapes(config))
-    with pytest.raises(ExportError, match="--kv int8 isn't made for --target standard"):
+    with pytest.raises(ExportError, match="kv=int8 isn't made for target=standard"):
         export(checkpoint, tmp_path / "other", target="standard", quant="int8")
 
 
@@ -169,14 +169,14 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
             export(checkpoint, out, **{"kv": "int8", **options})
         assert not out.exists()
 
-    refused("--target standard: its attention reads a cache of floats", target="standard")
-    refused("--target ort-cuda: it was never tried on a GPU", target="ort-cuda")
-    refused("--kv must be float or int8, got 'int4'", kv="int4")
+    refused("target=standard: its attention reads a cache of floats", target="standard")
+    refused("target=ort-cuda: it was never tried on a GPU", target="ort-cuda")
+    refused("kv must be float or int8, got 'int4'", kv="int4")
     for config, why in (
         (tiny_models.added(), "scores with a bias need the standard form, got Alibi"),
         (tiny_models.rare(head_size=12), "head size with rotary positions must be a multiple of 16, got 12"),
     ):
-        assert why in gqa_limits.refusals(config)[0]
+        assert why in operator_limits.group_query(config)[0]
         refused(f"needs a fused attention, .* layer 0: {why}", replace(checkpoint, config=config))
     encoder = saved(tmp_path / "encoder", task_models.config(tiny_models.WORDS))
     refused("this model has no decoder", encoder)
@@ -184,7 +184,10 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
         "calibration reads a text, and the checkpoint has no tokenizer", replace(checkpoint, tokenizer=None)
     )
     for options in ({"method": "entropy"}, {"alpha": 0.5}):
-        refused("--ranges and --smooth go with --quant int8-static", calibration=Calibration(text, **options))
+        refused(
+            "method and alpha of a calibration go with quant=int8-static",
+            calibration=Calibration(text, **options),
+        )
 
 
 @pytest.mark.parametrize(("field", "value"), [("target", "ort-cuda"), ("cache", "copied")])
@@ -200,7 +203,7 @@ def test_no_more_than_a_layer_of_the_cache_is_held(monkeypatch: pytest.MonkeyPat
     """Ranges are taken while the text passes a layer, whose leaves are then let go."""
     checkpoint, loaded = saved(tmp_path / "model", FULL), []
     monkeypatch.setattr(Checkpoint, "leaf", lambda self, name: loaded.append(name) or self.leaves.load(name))
-    calibrate.cached(checkpoint, None, lambda _: None)
+    calibrate.with_cache_scales(checkpoint, None, lambda _: None)
     layers = [name.split(".")[2] for name in loaded if ".layers." in name]
     assert layers == sorted(layers)
     assert len(loaded) == len(set(loaded))
@@ -209,5 +212,5 @@ def test_no_more_than_a_layer_of_the_cache_is_held(monkeypatch: pytest.MonkeyPat
 def test_the_text_ships():
     root = Path(__file__).parents[3]
     data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert calibrate.TEXT.name in data["tfm.export"]
-    assert (root / "export" / calibrate.TEXT.name).is_file()
+    assert calibrate.TEXT.name in data["tfm.export.quantization"]
+    assert (root / "export" / "quantization" / calibrate.TEXT.name).is_file()

@@ -1,6 +1,7 @@
 """The plan cell by cell, and leaves in their schemes."""
 
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from tfm.refimpl.errors import ExportError, NumericError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params import shapes as params
-from tfm.runtime.bundle.weight_layout import Scheme
+from tfm.runtime.bundle import rounding, schemes, targets
+from tfm.runtime.bundle.schemes import SCHEMES
+from tfm.runtime.bundle.targets import TARGETS
+from tfm.runtime.bundle.weight_formats import WeightFormat
 
 CONFIG = tiny_models.llama(layers=1, bias=True, tied=False)
 TWO = tiny_models.llama(layers=2)
@@ -62,9 +66,15 @@ def q8_0(shape: tuple[int, ...]) -> Blocks:
 
 DOWN = "decoder.layers.0.mlp.down"
 EIGHT = {
-    target: Scheme(8, 32, "none" if target == "standard" else "block", symmetric=False)
-    for target in plan.TARGETS
+    target: WeightFormat(8, 32, "none" if target == "standard" else "block", symmetric=False)
+    for target in TARGETS
 }
+
+
+def planned(checkpoint, quant: str, target: str, **options) -> dict[str, WeightFormat | None]:
+    return plan.plan(checkpoint, schemes.find(quant), targets.find(target), **options)
+
+
 CELLS = {
     ("fp32", "ort-cpu"): "float",
     ("fp32", "ort-cuda"): "no float32",
@@ -91,7 +101,10 @@ CELLS = {
 
 
 def test_every_cell_is_listed():
-    assert set(CELLS) == {(q, t) for q in plan.QUANTS for t in plan.TARGETS}
+    assert set(CELLS) == {(q, t) for q in SCHEMES for t in TARGETS}
+    assert set(get_args(schemes.SchemeName)) == set(SCHEMES)
+    assert set(get_args(targets.TargetName)) == set(TARGETS)
+    assert all(set(scheme.refused) <= set(TARGETS) for scheme in SCHEMES.values())
 
 
 @pytest.mark.parametrize(("name", "target"), CELLS)
@@ -100,9 +113,9 @@ def test_cell(name, target):
     checkpoint = Leaves(blocks={"decoder.layers.0.mlp.down": q4_1((80, 48))})
     if want not in ("float", "eight", "row", "static", "four", "keep"):
         with pytest.raises(ExportError, match=want):
-            plan.plan(checkpoint, name, 8, False, target)
+            planned(checkpoint, name, target)
         return
-    made = plan.plan(checkpoint, name, 8, False, target)
+    made = planned(checkpoint, name, target)
     shapes = params.shapes(CONFIG)
     assert list(made) == list(shapes)
     eight = EIGHT[target]
@@ -110,14 +123,14 @@ def test_cell(name, target):
         if want == "float" or len(shapes[leaf]) == 1:
             assert scheme is None, leaf
         elif want == "row" and not leaf.endswith(".table"):
-            assert scheme == Scheme(8, shapes[leaf][0], "row"), leaf
+            assert scheme == WeightFormat(8, shapes[leaf][0], "row"), leaf
         elif want == "static" and leaf != "embedding.table":
             length = shapes[leaf][int(leaf.endswith(".table"))]
-            assert scheme == Scheme(8, length, "static"), leaf
+            assert scheme == WeightFormat(8, length, "static"), leaf
         elif want == "four" and not leaf.endswith(".table"):
             assert scheme == replace(eight, bits=4, block=64 if ".attn." in leaf else 128), leaf
         elif want == "keep" and leaf == "decoder.layers.0.mlp.down":
-            assert scheme == Scheme(4, 16, eight.activations, minimum=True, native=True), leaf
+            assert scheme == WeightFormat(4, 16, eight.activations, minimum=True, native=True), leaf
         else:
             long = name == "int8" and target != "standard" and not leaf.endswith(".table")
             assert scheme == replace(eight, block=64 if long else 32), leaf
@@ -128,7 +141,7 @@ def test_queries_that_no_norm_stands_before_have_blocks():
     first, second = TWO.decoder.layers
     bare = replace(first, attention=replace(first.attention, pre=None))
     config = replace(TWO, decoder=replace(TWO.decoder, layers=(bare, second)))
-    made = plan.plan(Leaves(config), "int8-dynamic", 8, False, "ort-cpu")
+    made = planned(Leaves(config), "int8-dynamic", "ort-cpu")
     for leaf in ("wq", "wk", "wv"):
         assert made[f"decoder.layers.0.attn.{leaf}"] == EIGHT["ort-cpu"]
         assert made[f"decoder.layers.1.attn.{leaf}"].activations == "row"
@@ -139,21 +152,22 @@ def test_products_divide_a_stream_of_normed_sums_themselves():
     powers of two: in floating point the product is what it was."""
     config = tiny_models.encoder(layers=1, width=64)
     checkpoint, at = Leaves(config), "encoder.layers.0."
-    made = plan.plan(checkpoint, "int8-dynamic", 8, False, "ort-cpu")
+    made = planned(checkpoint, "int8-dynamic", "ort-cpu")
     names = {f"{at}attn.wq", f"{at}attn.wk", f"{at}attn.wv", f"{at}mlp.up"}
     assert {n for n, scheme in made.items() if scheme and scheme.activations == "smoothed"} == names
     assert made[f"{at}attn.wo"].activations == made[f"{at}mlp.down"].activations == "row"
-    places = plan.smoothed(config, "int8-dynamic", made)
+    places = plan.smoothed_sites(config, schemes.find("int8-dynamic"), made)
     assert {name for place in places if not place.made for name in place.read} == names
-    assert all(place.made for place in plan.smoothed(config, "int8", made))
+    eight = planned(checkpoint, "int8", "ort-cpu")
+    assert all(site.made for site in plan.smoothed_sites(config, schemes.find("int8"), eight))
     s = np.exp2(np.random.default_rng(0).integers(-3, 4, 64)).astype(np.float32)
-    chosen = plan.Chosen({}, {place: s for place in places if not place.made})
+    chosen = plan.CalibrationResult({}, {place: s for place in places if not place.made})
     leaf = plan.leaf(checkpoint, f"{at}mlp.up", made[f"{at}mlp.up"], "float32", chosen)
     assert (leaf.input_factor == 1 / s).all()
     want = plan.leaf(
         Leaves(config, changed={f"{at}mlp.up": checkpoint.leaf(f"{at}mlp.up") * s[:, None]}),
         f"{at}mlp.up",
-        Scheme(8, 64, "row"),
+        WeightFormat(8, 64, "row"),
         "float32",
     )
     assert (leaf.codes == want.codes).all()
@@ -178,8 +192,9 @@ def test_what_is_smoothed(quant, target, own, lost):
     blocks = {
         f"decoder.layers.0.{leaf}": q8_0(params.shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
     }
-    schemes = plan.plan(Leaves(TWO, blocks), quant, 8, False, target)
-    found = {name for place in plan.smoothed(TWO, quant, schemes) for name in place.read}
+    formats = planned(Leaves(TWO, blocks), quant, target)
+    sites = plan.smoothed_sites(TWO, schemes.find(quant), formats)
+    found = {name for site in sites for name in site.read}
     every = {name for place in smooth.places(TWO) for name in place.read}
     if lost is None:
         assert not found
@@ -187,40 +202,40 @@ def test_what_is_smoothed(quant, target, own, lost):
         assert every - found == {f"decoder.layers.0.{leaf}" for leaf in lost}
 
 
-@pytest.mark.parametrize("target", plan.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_default_is_never_refused(target):
     for config in (CONFIG, tiny_models.pair(), tiny_models.encoder()):
-        plan.plan(Leaves(config), plan.default(config, target), 8, False, target)
-    assert plan.default(tiny_models.encoder(), "ort-cpu") == "int8-dynamic"
+        planned(Leaves(config), schemes.default(config, TARGETS[target]).name, target)
+    assert schemes.default(tiny_models.encoder(), TARGETS["ort-cpu"]).name == "int8-dynamic"
 
 
-@pytest.mark.parametrize("target", plan.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_table_of_four_bits(target):
-    made = plan.plan(Leaves(), "int4", 4, False, target)
+    made = planned(Leaves(), "int4", target, table_bits=4)
     assert made["head.table"] == replace(EIGHT[target], bits=4)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("quant", "target", "options", "match"),
     [
-        (("int9", 8, False, "ort-cpu"), "--quant must be one of fp32"),
-        (("int8", 8, False, "tpu"), "--target must be one of ort-cpu"),
-        (("int4", 2, False, "ort-cpu"), "--table must be 4 or 8, got 2"),
-        (("int8", 4, False, "ort-cpu"), "--table 4 goes with --quant int4"),
-        (("int8", 8, True, "ort-cpu"), "--strict goes with --quant keep"),
-        (("keep", 8, False, "ort-cpu"), "needs a GGUF file"),
-        (("keep", 8, True, "ort-cpu"), "--strict: embedding.table has no blocks"),
+        ("int9", "ort-cpu", {}, "quant must be one of fp32"),
+        ("int8", "tpu", {}, "target must be one of ort-cpu"),
+        ("int4", "ort-cpu", {"table_bits": 2}, "table_bits must be 4 or 8, got 2"),
+        ("int8", "ort-cpu", {"table_bits": 4}, "table_bits=4 goes with quant=int4"),
+        ("int8", "ort-cpu", {"strict": True}, "strict=True goes with quant=keep"),
+        ("keep", "ort-cpu", {}, "needs a GGUF file"),
+        ("keep", "ort-cpu", {"strict": True}, "strict=True: embedding.table has no blocks"),
     ],
 )
-def test_impossible_options_say_why(arguments, match):
+def test_impossible_options_say_why(quant, target, options, match):
     with pytest.raises(ExportError, match=match):
-        plan.plan(Leaves(), *arguments)
+        planned(Leaves(), quant, target, **options)
 
 
 def test_strict_accepts_a_file_that_has_blocks_for_all():
     shapes = params.shapes(CONFIG)
     blocks = {n: q4_1(s, int(n.endswith(".table"))) for n, s in shapes.items() if len(s) == 2}
-    made = plan.plan(Leaves(blocks=blocks), "keep", 8, True, "ort-cpu")
+    made = planned(Leaves(blocks=blocks), "keep", "ort-cpu", strict=True)
     assert all(scheme is None or scheme.native for scheme in made.values())
 
 
@@ -228,11 +243,11 @@ def test_strict_accepts_a_file_that_has_blocks_for_all():
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric, monkeypatch):
-    monkeypatch.setattr(plan, "CHUNK", 500)  # several pieces, the last one short
+    monkeypatch.setattr(rounding, "CHUNK", 500)  # several pieces, the last one short
     checkpoint = Leaves()
     weight = checkpoint.leaf(name)
     want = quant.quantize(weight, bits=bits, block=32, axis=int(name.endswith("table")), symmetric=symmetric)
-    got = plan.leaf(checkpoint, name, Scheme(bits, 32, "block", symmetric), "float32")
+    got = plan.leaf(checkpoint, name, WeightFormat(bits, 32, "block", symmetric), "float32")
     np.testing.assert_array_equal(got.codes, want.codes)
     np.testing.assert_array_equal(got.scale, want.scale)
     assert (got.axis, got.block, got.bits, got.activations) == (want.axis, 32, bits, "block")
@@ -246,16 +261,16 @@ def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric
 @pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
 def test_an_importance_chooses_scales(name, monkeypatch):
     """In pieces as for the whole matrix, for both orientations; and without one it is rounding."""
-    monkeypatch.setattr(plan, "CHUNK", 500)
+    monkeypatch.setattr(rounding, "CHUNK", 500)
     weight, table = Leaves().leaf(name), name.endswith(".table")
     columns = weight.T if table else weight
     importance = np.random.default_rng(0).random(len(columns)) ** 4
-    chosen = plan.Chosen({}, {}, {name: importance})
-    got = plan.leaf(Leaves(), name, Scheme(4, 32, "block", symmetric=False), "float32", chosen)
+    chosen = plan.CalibrationResult({}, {}, {name: importance})
+    got = plan.leaf(Leaves(), name, WeightFormat(4, 32, "block", symmetric=False), "float32", chosen)
     want = least_error(columns, importance, bits=4, block=32)
     for array, said in ((got.codes, want.codes), (got.scale, want.scale), (got.zero, want.zero)):
         np.testing.assert_array_equal(array, said.T if table else said)
-    rounded = plan.leaf(Leaves(), name, Scheme(4, 32, "block", symmetric=False), "float32")
+    rounded = plan.leaf(Leaves(), name, WeightFormat(4, 32, "block", symmetric=False), "float32")
     assert (rounded.codes != got.codes).any()
 
 
@@ -267,26 +282,26 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
         for leaf, shape in shapes.items()
         if len(shape) == 2
     }
-    made = plan.plan(Leaves(blocks=blocks), name, 8, False, "ort-cpu")
-    assert made["embedding.table"] == Scheme(8, 32, "block", native=True)
+    made = planned(Leaves(blocks=blocks), name, "ort-cpu")
+    assert made["embedding.table"] == WeightFormat(8, 32, "block", native=True)
     assert (
         made[DOWN]
         == {
-            "int8": Scheme(8, 32, "block", native=True),
-            "int8-dynamic": Scheme(8, 80, "row"),
-            "int4": Scheme(4, 128, "block", symmetric=False),
+            "int8": WeightFormat(8, 32, "block", native=True),
+            "int8-dynamic": WeightFormat(8, 80, "row"),
+            "int4": WeightFormat(4, 128, "block", symmetric=False),
         }[name]
     )
 
 
 def test_row_scheme_has_one_block_a_column():
-    got = plan.leaf(Leaves(), "decoder.layers.0.mlp.down", Scheme(8, 80, "row"), "float32")
+    got = plan.leaf(Leaves(), "decoder.layers.0.mlp.down", WeightFormat(8, 80, "row"), "float32")
     assert got.scale.shape == (1, 48)
 
 
 def kept(own: Blocks, dtype: str = "float32") -> Blocks:
     checkpoint = Leaves(blocks={DOWN: own})
-    scheme = plan.plan(checkpoint, "keep", 8, False, "ort-cpu")[DOWN]
+    scheme = planned(checkpoint, "keep", "ort-cpu")[DOWN]
     got = plan.leaf(checkpoint, DOWN, scheme, dtype)
     assert isinstance(got, Blocks)
     assert got.zero is None
@@ -318,8 +333,8 @@ def test_keep_rounds_at_most_the_last_bit_whatever_a_file_holds(seed):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_keep_takes_symmetric_blocks_as_they_are(bits):
     own = quant.quantize(Leaves().leaf(DOWN), bits=bits, block=32)
-    scheme = plan.plan(Leaves(blocks={DOWN: own}), "keep", 8, False, "standard")[DOWN]
-    assert scheme == Scheme(bits, 32, "none", native=True)
+    scheme = planned(Leaves(blocks={DOWN: own}), "keep", "standard")[DOWN]
+    assert scheme == WeightFormat(bits, 32, "none", native=True)
     got = plan.leaf(Leaves(blocks={DOWN: own}), DOWN, scheme, "float32")
     np.testing.assert_array_equal(got.codes, own.codes)
     np.testing.assert_array_equal(got.scale, own.scale)
@@ -336,6 +351,6 @@ def test_a_number_beyond_float16_is_named():
 
 
 def test_float_types():
-    assert {cell for cell in CELLS if plan.dtype(*cell) == "float16"} == {
+    assert {(q, t) for q, t in CELLS if schemes.float_type(SCHEMES[q], TARGETS[t]) == "float16"} == {
         cell for cell in CELLS if cell[0] == "fp16" or cell[1] == "ort-cuda"
     }

@@ -79,18 +79,20 @@ def refused(path: Path, match: str, check_hashes: bool = False) -> None:
 def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, quant):
     from tfm.export import bundle_writer
     from tfm.export.quantization import plan
+    from tfm.runtime.bundle import schemes, targets
 
     opened = open_bundle(make(tmp_path / "model", target, quant), check_hashes=True)
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
-    schemes = plan.plan(checkpoint, quant, 8, False, target)
-    dtype = plan.dtype(quant, target)
+    scheme, made_for = schemes.find(quant), targets.find(target)
+    formats = plan.plan(checkpoint, scheme, made_for)
+    dtype = schemes.float_type(scheme, made_for)
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
-    chosen = bundle_writer.chosen_for(checkpoint, quant, schemes, None, lambda _: None)
+    calibrated = bundle_writer.calibrate(checkpoint, scheme, formats, None, lambda _: None)
     tree = dict(params.flatten(opened.params()))
-    assert list(tree) == list(schemes)
-    for name, scheme in schemes.items():
-        want, got = plan.leaf(checkpoint, name, scheme, dtype, chosen), tree[name]
+    assert list(tree) == list(formats)
+    for name, weight_format in formats.items():
+        want, got = plan.leaf(checkpoint, name, weight_format, dtype, calibrated), tree[name]
         for field in ("codes", "scale") if isinstance(want, Blocks) else (None,):
             a, b = (got, want) if field is None else (getattr(got, field), getattr(want, field))
             np.testing.assert_array_equal(a, b, err_msg=name)
@@ -118,9 +120,10 @@ def test_how_a_model_wants_to_be_run_is_kept_whole(made):
 
 def test_large_tensors_stand_on_pages():
     config = tiny_models.llama(layers=1, vocabulary=9000, tied=False)
-    from tfm.runtime.bundle import weight_layout
+    from tfm.runtime.bundle import targets, weight_layout
 
-    tensors = manifest.arrange(weight_layout.stored(config, {}, "ort-cpu"), "float32")
+    groups = weight_layout.stored(config, {}, targets.find("ort-cpu"))
+    tensors = manifest.arrange(groups, "float32")
     large = [t.offset for t in tensors.values() if t.length >= 2**20]
     assert len(large) == 2
     assert {offset % 4096 for offset in large} == {0}

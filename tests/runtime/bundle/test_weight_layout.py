@@ -15,29 +15,33 @@ from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params import shapes as params
 from tfm.runtime.bundle import weight_layout
-from tfm.runtime.bundle.weight_layout import Group, Scheme
+from tfm.runtime.bundle.targets import TARGETS
+from tfm.runtime.bundle.weight_formats import WeightFormat
+from tfm.runtime.bundle.weight_layout import Group
 
 FIELDS = ("codes", "scale", "zero", "minimum")
 
 
-def random_blocks(rng, scheme: Scheme, shape: tuple[int, int], axis: int, dtype=np.float32) -> Blocks:
+def random_blocks(
+    rng, weight_format: WeightFormat, shape: tuple[int, int], axis: int, dtype=np.float32
+) -> Blocks:
     """Codes that use all values, scales of both signs."""
-    count = -(-shape[axis] // scheme.block)
+    count = -(-shape[axis] // weight_format.block)
     per_block = (shape[0], count) if axis == 1 else (count, shape[1])
-    ints = lambda size: rng.integers(0, 2**scheme.bits, size, np.uint8)  # noqa: E731
+    ints = lambda size: rng.integers(0, 2**weight_format.bits, size, np.uint8)  # noqa: E731
     floats = lambda: rng.standard_normal(per_block).astype(dtype)  # noqa: E731
     return Blocks(
         codes=ints(shape),
         scale=floats() * dtype(0.05),
-        zero=None if scheme.symmetric else ints(per_block),
-        minimum=floats().astype(np.float32) if scheme.minimum else None,
-        bits=scheme.bits,
-        block=scheme.block,
+        zero=None if weight_format.symmetric else ints(per_block),
+        minimum=floats().astype(np.float32) if weight_format.minimum else None,
+        bits=weight_format.bits,
+        block=weight_format.block,
         axis=axis,
-        activations=scheme.activations,
+        activations=weight_format.activations,
         # Matrices that are stored together read one input.
         input_factor=np.exp2(np.arange(shape[0]) % 5 - 2).astype(dtype)
-        if scheme.activations == "smoothed"
+        if weight_format.activations == "smoothed"
         else None,
     )
 
@@ -58,9 +62,11 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
         made = {leaf: rng.standard_normal(s).astype(dtype) for leaf, s in zip(leaves, shapes, strict=True)}
         return Group(name, leaves, shapes, kind, None), made, dtype
     if kind == "row":
-        scheme = Scheme(8, length, draw(st.sampled_from(["row", "smoothed"]), label="activations"))
+        weight_format = WeightFormat(
+            8, length, draw(st.sampled_from(["row", "smoothed"]), label="activations")
+        )
     else:
-        scheme = Scheme(
+        weight_format = WeightFormat(
             bits=draw(st.sampled_from([4, 8]), label="bits"),
             block=draw(st.sampled_from([16, 32, 64]), label="block"),
             activations=draw(st.sampled_from(["none", "block"]), label="activations"),
@@ -68,10 +74,10 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
             minimum=draw(st.booleans(), label="minimum"),
         )
     made = {
-        leaf: random_blocks(rng, scheme, s, int(table), dtype.type)
+        leaf: random_blocks(rng, weight_format, s, int(table), dtype.type)
         for leaf, s in zip(leaves, shapes, strict=True)
     }
-    return Group(name, leaves, shapes, kind, scheme), made, dtype
+    return Group(name, leaves, shapes, kind, weight_format), made, dtype
 
 
 def assert_same(got, want, name: str) -> None:
@@ -111,7 +117,7 @@ def test_specs_describe_what_store_gives(drawn):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_short_last_block_is_filled_with_its_zero_point(symmetric):
-    _, leaf, stored = one(Scheme(8, 32, "block", symmetric), (40, 3), "nbits")
+    _, leaf, stored = one(WeightFormat(8, 32, "block", symmetric), (40, 3), "nbits")
     filler = 128 if symmetric else leaf.zero[-1][:, None]
     np.testing.assert_array_equal(stored["packed"][:, 1, 8:], np.broadcast_to(filler, (3, 24)))
 
@@ -139,11 +145,11 @@ def run(nodes, inputs: dict, weights: dict, output: str = "y", integer4: dict | 
     return session.run(None, inputs)[0]
 
 
-def one(scheme: Scheme, shape: tuple[int, int], kind, table: bool = False):
+def one(weight_format: WeightFormat, shape: tuple[int, int], kind, table: bool = False):
     """A group of one random leaf: (group, leaf, stored tensors by their last name)."""
     name = "x.table" if table else "x"
-    group = Group(name, (name,), (shape,), kind, scheme)
-    leaf = random_blocks(np.random.default_rng(7), scheme, shape, group.axis)
+    group = Group(name, (name,), (shape,), kind, weight_format)
+    leaf = random_blocks(np.random.default_rng(7), weight_format, shape, group.axis)
     stored = weight_layout.store(group, {name: leaf})
     return group, leaf, {full.rsplit(".", 1)[-1]: tensor for full, tensor in stored.items()}
 
@@ -152,7 +158,7 @@ def one(scheme: Scheme, shape: tuple[int, int], kind, table: bool = False):
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_matmul_nbits_reads_packed_matrices(length, bits, symmetric):
-    _, leaf, stored = one(Scheme(bits, 32, "block", symmetric), (length, 24), "nbits")
+    _, leaf, stored = one(WeightFormat(bits, 32, "block", symmetric), (length, 24), "nbits")
     x = np.random.default_rng(1).standard_normal((3, length)).astype(np.float32)
     got = run([matmul_nbits(length, 24, bits, 32, symmetric)], {"x": x}, stored)
     want = quant.linear_blocks(x[None], leaf)[0]
@@ -171,7 +177,7 @@ def matmul_nbits(length: int, width: int, bits: int, block: int, symmetric: bool
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("length", [64, 48])
 def test_one_table_serves_embedding_and_output(bits, symmetric, length):
-    _, leaf, stored = one(Scheme(bits, 32, "block", symmetric), (50, length), "nbits", table=True)
+    _, leaf, stored = one(WeightFormat(bits, 32, "block", symmetric), (50, length), "nbits", table=True)
     ids = np.array([[0, 49, 7], [3, 3, 21]])
     names = ["packed", "ids", "scale"] + ([] if symmetric else ["zero"])
     gather = helper.make_node(
@@ -195,7 +201,7 @@ def test_one_table_serves_embedding_and_output(bits, symmetric, length):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("shape", "table"), [((48, 5), False), ((5, 48), True), ((7, 33), True)])
 def test_dequantize_linear_reads_blocked_matrices(bits, symmetric, shape, table):
-    group, leaf, stored = one(Scheme(bits, 32, "none", symmetric), shape, "blocked", table)
+    group, leaf, stored = one(WeightFormat(bits, 32, "none", symmetric), shape, "blocked", table)
     specs = weight_layout.specs(group, "float32")
     four = {
         name.rsplit(".", 1)[-1]: (onnx.TensorProto.DataType.Value(spec.dtype.upper()), spec.shape)
@@ -209,7 +215,7 @@ def test_dequantize_linear_reads_blocked_matrices(bits, symmetric, shape, table)
 
 
 def test_matmul_integer_reads_row_codes():
-    _, leaf, stored = one(Scheme(8, 40, "row"), (40, 6), "row")
+    _, leaf, stored = one(WeightFormat(8, 40, "row"), (40, 6), "row")
     x = np.random.default_rng(1).integers(0, 256, (3, 40), np.uint8)
     node = [
         helper.make_node("MatMulInteger", ["x", "codes", "middle"], ["dots"]),
@@ -221,13 +227,13 @@ def test_matmul_integer_reads_row_codes():
     np.testing.assert_array_equal(stored["scale"], leaf.scale[0])
 
 
-def names(config, target, **schemes):
-    plan = {n: schemes.get(n.rsplit(".", 1)[-1]) for n in params.shapes(config)}
-    return weight_layout.stored(config, plan, target)
+def names(config, target, **given_formats):
+    formats = {n: given_formats.get(n.rsplit(".", 1)[-1]) for n in params.shapes(config)}
+    return weight_layout.stored(config, formats, TARGETS[target])
 
 
 def test_matrices_of_one_input_are_joined_on_fused_targets():
-    eight, four = Scheme(8, 32, "block"), Scheme(4, 32, "block")
+    eight, four = WeightFormat(8, 32, "block"), WeightFormat(4, 32, "block")
     config = tiny_models.llama(layers=1, bias=True)
     found = names(config, "ort-cpu", wq=eight, wk=eight, wv=eight, gate=four, up=four)
     at = "decoder.layers.0."
@@ -240,7 +246,7 @@ def test_matrices_of_one_input_are_joined_on_fused_targets():
 
 
 def test_unequal_schemes_stay_apart_with_their_biases():
-    eight, four = Scheme(8, 32, "block"), Scheme(4, 32, "block")
+    eight, four = WeightFormat(8, 32, "block"), WeightFormat(4, 32, "block")
     found = names(tiny_models.llama(layers=1, bias=True), "ort-cpu", wq=eight, wk=eight, wv=four)
     assert {"wq", "wk", "wv", "bq", "bk", "bv"} <= {n.rsplit(".", 1)[-1] for n in found}
     assert "decoder.layers.0.mlp.gate_up" in found
@@ -259,7 +265,7 @@ def test_every_leaf_is_stored_once():
         tiny_models.llama(plain=True),
         tiny_models.llama(qk_norm=True),
     ):
-        for target in ("ort-cpu", "ort-cuda", "standard"):
+        for target in TARGETS:
             leaves = [leaf for group in names(config, target).values() for leaf in group.leaves]
             assert sorted(leaves) == sorted(params.shapes(config)), target
 

@@ -1,0 +1,47 @@
+"""One graph of a bundle: traced, optimized, checked, and pointing to its weights in the data file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...refimpl.config import Config
+from ...runtime.bundle.graph_io import Graph
+from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.targets import Target
+from ...runtime.bundle.weight_layout import Group
+from ..targets.emits import emits
+from . import passes
+from .trace import quiet, trace
+
+
+def build(
+    config: Config,
+    graph: Graph,
+    groups: Mapping[str, Group],
+    tensors: Mapping[str, Tensor],
+    target: Target,
+    *,
+    data: Path,
+    dtype: str = "float32",
+    opset: int | None = None,
+) -> ir.Model:
+    """One graph of the model over the tensors in `data`.
+
+    Raises ExportError when the exporter changed what was promised: a dynamic axis that became a
+    constant, an initializer that is missing or was copied into the graph.
+    """
+    groups = {name: group for name, group in groups.items() if graph.owns(name)}
+    tensors = {name: tensor for name, tensor in tensors.items() if graph.owns(name)}
+    emitted = emits(target, config)
+    model = trace(config, graph, groups, tensors, emitted, dtype=dtype, opset=opset or target.opset)
+    passes.name_weights(model, tensors)
+    with quiet():
+        passes.optimize(model, tensors)
+    passes.sum_three(model)
+    passes.strip_notes(model)
+    passes.check(model, graph, tensors)
+    passes.point_weights(model, tensors, data)
+    return model

@@ -1,0 +1,113 @@
+"""What is done to a traced graph, pass by pass: sums, notes, weights, and the checks at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxscript.optimizer
+from onnx_ir import convenience
+from onnx_ir.passes import common
+
+from ...refimpl.errors import ExportError
+from ...runtime.bundle.graph_io import Graph
+from ...runtime.bundle.manifest import Tensor
+
+FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+
+
+def name_weights(model: ir.Model, stored: Collection[str]) -> None:
+    """Name the initializers as the bundle stores them, and leave them without values.
+
+    Needs: a traced model, whose weights are named `leaves.NAME`. Ensures: one initializer of each stored
+    name, none of which has a value. Raises ExportError for a weight that isn't stored, or isn't used.
+    """
+    traced = list(model.graph.initializers.items())
+    for name, value in traced:
+        stored_name = name.removeprefix("leaves.")
+        if stored_name in stored:
+            value.name = stored_name
+            value.const_value = None
+        elif value.const_value is None:
+            raise ExportError(f"the graph holds a weight that isn't stored: {name}")
+    if missing := sorted(set(stored) - set(model.graph.initializers)):
+        raise ExportError(f"stored weights that the graph doesn't use: {', '.join(missing[:5])}")
+
+
+def optimize(model: ir.Model, stored: Collection[str]) -> None:
+    """Fold constants, and compute equal expressions once.
+
+    Needs: stored weights without values. The optimizer would copy what it folds of them into the graph, and
+    make one of two small weights that are equal, such as norms of ones. Ensures: they are as they were.
+    """
+    onnxscript.optimizer.optimize_ir(
+        model,
+        should_fold=lambda node: False if any(v and v.name in stored for v in node.inputs) else None,
+    )
+    common.CommonSubexpressionEliminationPass()(model)
+
+
+def sum_three(model: ir.Model) -> None:
+    """residual + (a + b) -> Sum(residual, a, b) where a product is two: packed codes and their minima.
+
+    A small operator of ONNX Runtime costs more than its arithmetic. Ensures: the same values.
+    """
+    for inner in list(model.graph):
+        producers = [value.producer() for value in inner.inputs if value is not None]
+        kinds = {node.op_type for node in producers if node is not None}
+        uses = list(inner.outputs[0].uses())
+        if inner.op_type != "Add" or kinds != {"MatMul", "MatMulNBits"} or len(uses) != 1:
+            continue
+        outer, index = uses[0]
+        if outer.op_type == "Add":
+            residual = outer.inputs[1 - index]
+            new = ir.node("Sum", [residual, *inner.inputs], name=outer.name)
+            convenience.replace_nodes_and_values(
+                model.graph, outer, [outer, inner], [new], [outer.outputs[0]], [new.outputs[0]]
+            )
+
+
+def strip_notes(model: ir.Model) -> None:
+    """Drop the exporter's notes: they name source lines, and a bundle's bytes must not depend on those."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.doc_string = None
+    model.graph.doc_string = None
+    model.producer_name = "tfm"
+    model.producer_version = None
+
+
+def check(model: ir.Model, graph: Graph, stored: Collection[str]) -> None:
+    """Raise ExportError when an axis of an input became a constant, or the optimizer removed a weight."""
+    axes = {value.name: [str(axis) for axis in value.shape or ()] for value in model.graph.inputs}
+    for port in graph.inputs:
+        wanted = [str(axis) for axis in port.axes]
+        if axes.get(port.name) != wanted:
+            raise ExportError(f"graph input {port.name} must be {wanted}, got {axes.get(port.name)}")
+    if lost := sorted(set(stored) - set(model.graph.initializers)):
+        raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")
+
+
+def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) -> None:
+    """Let each stored weight point to its bytes in the data file.
+
+    Needs: an initializer of each name. It comes last, so that no pass reads a weight.
+    """
+    for name, tensor in tensors.items():
+        model.graph.initializers[name].const_value = ir.ExternalTensor(
+            data.name,
+            tensor.offset,
+            tensor.length,
+            FLOATS.get(tensor.dtype) or ir.DataType[tensor.dtype.upper()],
+            shape=ir.Shape(tensor.shape),
+            name=name,
+            base_dir=data.parent,
+        )

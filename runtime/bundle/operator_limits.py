@@ -1,0 +1,71 @@
+"""Which of a target's operators and caches a model can have, known from its Config alone."""
+
+from __future__ import annotations
+
+from ...refimpl.config import Alibi, Attention, Config, RelativeBias, Rope
+from . import window_sizes
+from .targets import CacheKind, Target
+
+
+def refusals(target: Target, config: Config) -> tuple[str, ...]:
+    """Why fused operators of the target can't be used for a Config; empty when all can."""
+    return (*group_query(config), *multi_head(config)) if target.fused else ()
+
+
+def cache(target: Target, config: Config) -> CacheKind:
+    """How a bundle for the target keeps a decoder's keys and values."""
+    if config.decoder is None:
+        return "none"
+    if not target.fused or group_query(config):
+        return "copied"
+    return "windowed" if window_sizes.sizes(config) else "shared"
+
+
+def group_query(config: Config) -> list[str]:
+    """Why GroupQueryAttention can't be a decoder's attention; empty when it can."""
+    for i, layer in enumerate(config.layers):
+        reason = _group_query(layer.attention)
+        if reason is None:
+            continue
+        reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
+        if window_sizes.sizes(config):
+            reasons.append("caches as short as windows: they need GroupQueryAttention")
+        return reasons
+    return []
+
+
+def _group_query(attention: Attention) -> str | None:
+    position = attention.position
+    if isinstance(position, Alibi | RelativeBias):
+        return f"scores with a bias need the standard form, got {type(position).__name__}"
+    if isinstance(position, Rope):
+        if attention.head_size % 16:
+            return f"head size with rotary positions must be a multiple of 16, got {attention.head_size}"
+        if position.dims % 16:
+            return f"rotary dims must be a multiple of 16, got {position.dims}"
+    elif attention.head_size % 8:
+        return f"head size must be a multiple of 8, got {attention.head_size}"
+    return None
+
+
+def multi_head(config: Config) -> list[str]:
+    """Why MultiHeadAttention can't be the attention over a whole text: an encoder's own, or a decoder's
+    cross-attention to it; empty when it can."""
+    for name, stack in config.stacks.items():
+        for i, layer in enumerate(stack.layers):
+            if name != "decoder" and layer.attention.softcap is not None:
+                return [_softcap(f"{name} layer {i}", layer.attention)]
+        for i, layer in enumerate(stack.layers):
+            cross, where = layer.cross, f"cross-attention of layer {i}"
+            if cross is None:
+                continue
+            if cross.softcap is not None:
+                return [_softcap(where, cross)]
+            if cross.kv_heads != cross.heads:
+                got = f"got {cross.kv_heads} and {cross.heads}"
+                return [f"MultiHeadAttention in {where}: must have as many key-value heads as heads, {got}"]
+    return []
+
+
+def _softcap(where: str, attention: Attention) -> str:
+    return f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {attention.softcap}"

@@ -1,0 +1,76 @@
+"""Weight and format -> codes: the one place where weights are rounded, for the export and for `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...refimpl.calibrate.least_error import least_error
+from ...refimpl.ops import quant
+from ...refimpl.ops.quant import Blocks
+from .weight_formats import WeightFormat
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+# Elements rounded at a time: temporaries stay small whatever the size of the weight.
+CHUNK = 2**20
+
+
+def rounded(
+    weight: Float[Array, "D F"],
+    weight_format: WeightFormat,
+    *,
+    axis: int,
+    importance: Float[Array, " D"] | None = None,
+) -> Blocks:
+    """The weight in a format, blocked along `axis` (1 for a table), scales in the weight's type.
+
+    Codes are the nearest, or with an `importance` of the inputs those of least error. A format with static
+    inputs still lacks the scale and zero point of its input. Not for a format that is `native`.
+    """
+    rows = weight if axis == 1 else weight.T
+    if weight_format.activations == "static":
+        blocks = quant.transpose(quant.quantize_columns(rows.T))
+    else:
+        blocks = _rounded_rows(rows, weight_format, importance)
+    return blocks if axis == 1 else quant.transpose(blocks)
+
+
+def _rounded_rows(
+    rows: Float[Array, "F D"], weight_format: WeightFormat, importance: Float[Array, " D"] | None
+) -> Blocks:
+    """Blocks along axis 1, made a few whole rows at a time."""
+    bits, block = weight_format.bits, weight_format.block
+    per_block = (rows.shape[0], -(-rows.shape[1] // block))
+    codes = np.empty(rows.shape, np.uint8)
+    scale = np.empty(per_block, rows.dtype)
+    zero = None if weight_format.symmetric else np.empty(per_block, np.uint8)
+    step = max(1, CHUNK // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        part = slice(start, start + step)
+        if importance is None:
+            chunk = quant.quantize(
+                rows[part], bits=bits, block=block, axis=1, symmetric=weight_format.symmetric
+            )
+        else:
+            chunk = quant.transpose(least_error(rows[part].T, importance, bits=bits, block=block))
+        codes[part], scale[part] = chunk.codes, chunk.scale
+        if zero is not None and chunk.zero is not None:
+            zero[part] = chunk.zero
+    return Blocks(codes, scale, zero, None, bits, block, 1, weight_format.activations)
+
+
+def centered(blocks: Blocks) -> Blocks:
+    """A GGUF file's blocks with the zero point in the middle, which the fast kernels take.
+
+    Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in
+    float32 when d and m, 11 bits each, are not 2^13 apart.
+    """
+    if blocks.minimum is None:
+        return blocks
+    middle = np.float32(2 ** (blocks.bits - 1))
+    return replace(blocks, zero=None, minimum=blocks.minimum + middle * blocks.scale)

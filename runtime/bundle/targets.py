@@ -1,0 +1,83 @@
+"""Targets: what a bundle's graph is made for, as records.
+
+Which of a target's operators a model can have is in `runtime.bundle.operator_limits`; `export.targets` emits
+them.
+Only the standard library is imported here, because the command line takes its choices from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...refimpl.errors import ExportError
+
+TargetName = Literal["ort-cpu", "ort-cuda", "standard"]
+FloatType = Literal["float32", "float16"]
+Device = Literal["cpu", "cuda"]
+# How keys and values are kept from step to step, see `runtime.bundle.manifest`.
+CacheKind = Literal["shared", "windowed", "copied", "none"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How weights stand in a graph (`runtime.bundle.weight_layout`).
+
+    `joins`: matrices that multiply one input are stored as one. `blocks`: packed for MatMulNBits, or codes
+    for DequantizeLinear. `activations`: what a product with blocks does with its input. `static_inputs`:
+    inputs may have 8-bit codes with a scale that was chosen beforehand.
+    """
+
+    joins: bool
+    blocks: Literal["nbits", "blocked"]
+    activations: Literal["none", "block"]
+    static_inputs: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a graph runs and what it may be made of.
+
+    `device` is None where any will do, `floats` None where the scheme chooses them. `fused` says that
+    attention is an operator of ONNX Runtime where its limits allow. `float_cache` is the reason why keys and
+    values can't be kept in 8 bits, None where they can.
+    """
+
+    name: TargetName
+    opset: int
+    layout: Layout
+    device: Device | None = None
+    floats: FloatType | None = None
+    fused: bool = False
+    float_cache: str | None = None
+
+
+PACKED = Layout(joins=True, blocks="nbits", activations="block", static_inputs=False)
+DEQUANTIZED = Layout(joins=False, blocks="blocked", activations="none", static_inputs=True)
+
+_ALL = (
+    Target("ort-cpu", opset=23, layout=PACKED, device="cpu", fused=True),
+    Target(
+        "ort-cuda",
+        opset=23,
+        layout=PACKED,
+        device="cuda",
+        floats="float16",
+        fused=True,
+        float_cache="it was never tried on a GPU",
+    ),
+    Target("standard", opset=21, layout=DEQUANTIZED, float_cache="its attention reads a cache of floats"),
+)
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+
+
+def find(name: str) -> Target:
+    """The target of that name; ExportError when there is none."""
+    if name not in TARGETS:
+        raise ExportError(f"target must be one of {', '.join(TARGETS)}, got {name!r:.40}")
+    return TARGETS[name]
+
+
+def for_device(device: Device) -> Target:
+    """The target that is made for a device."""
+    return next(target for target in _ALL if target.device == device)
