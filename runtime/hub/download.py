@@ -143,6 +143,7 @@ def from_index(
 
 def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
     """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError

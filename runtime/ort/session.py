@@ -21,6 +21,8 @@ from .. import hardware
 from ..bundle import targets
 from ..bundle.targets import Device
 
+ort.disable_telemetry_events()  # builds for Windows would send some
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 # What the CUDA provider of the 1.31 wheel loads, and what brings each.
