@@ -1,8 +1,8 @@
-"""Families all the way: files, export, ONNX Runtime, logits and tokens, against transformers.
+"""Families from their files through export to ONNX Runtime: logits and tokens equal transformers'.
 
-An export costs seconds: here go families whose graphs differ most, one config of few layers of each, with
-one of its heads and in one quantization by turns. In the `deep` profile all go, with every head, in every
-quantization; what such a run saw is in families/checked.json.
+An export takes seconds. So only families whose graphs differ most are tested here, each with one config of
+few layers, one head and one quantization. The `deep` profile tests all families with every head in every
+quantization; families/checked.json holds the results of such a run.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from families import ROWS
-from helpers.end_to_end import journeys
-from helpers.hf_oracle import draws
+from helpers.end_to_end import run_all
+from helpers.hf_oracle import draw_keys
 from hypothesis import settings
 
 QUANTS = ("fp32", "int8", "int8-dynamic")
@@ -31,8 +31,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "kind", "quants"), CASES, ids=[f"{n}-{k}-{q[-1]}" for n, k, q in CASES])
-def test_the_whole_way(tmp_path: Path, name: str, kind: int, quants: tuple[str, ...]):
-    keys = draws(name, 12 * max(COUNT, 1))
+def test_exports_equal_transformers(tmp_path: Path, name: str, kind: int, quants: tuple[str, ...]):
+    keys = draw_keys(name, 12 * max(COUNT, 1))
     if not COUNT:
         keys.sort(key=lambda drawn: ROWS[name].config(**drawn).num_hidden_layers)
-    journeys(name, kind, keys, tmp_path, quants, max(COUNT, 1))
+    run_all(name, kind, keys, tmp_path, quants, max(COUNT, 1))

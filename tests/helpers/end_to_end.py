@@ -1,6 +1,6 @@
-"""A drawn model all the way: files, export, ONNX Runtime, logits and tokens, against transformers.
+"""A drawn model from its files through export to ONNX Runtime, compared with transformers.
 
-The computed budget is that of `refimpl.error_budget`, of the very text that is compared.
+Errors are held to the budget of `refimpl.error_budget`, computed for the very text that is compared.
 """
 
 from __future__ import annotations
@@ -25,49 +25,60 @@ from tfm.runtime.verification.streamed_reference import Inputs, Precision, outpu
 from tfm.runtime.verification.verify import verify
 
 from helpers import onnx_graph  # noqa: F401  (the exporter's functions are parsed once a process)
-from helpers.hf_oracle import WORST, inputs, make, theirs
+from helpers.hf_oracle import LARGEST_ERROR, make_inputs, make_model, transformers_outputs
 
-STEPS, DISTINCT, PROMPT, DRAWS = 48, 8, 4, 16
-# Rows of `verify` that must have been judged: of each bundle, and beside them of some.
-RUNGS = (
+STEPS = 48  # tokens that a diverse model generates
+DISTINCT = 8  # of which this many are different
+PROMPT = 4
+SEEDS = 16  # models drawn of the same keys until one is diverse
+
+# Rows of `verify` that must have been judged: of every bundle, of decoders', of encoders', and of int8.
+REQUIRED_ROWS = (
     "weights equal the specification's",
     "weights equal the source's",
     "whole: largest error",
     "whole: RMS error",
     "each row alone: largest error",
 )
-WRITES = (
+DECODER_ROWS = (
     "cached, token by token: largest error",
     "in chunks: largest error",
     "greedy tokens equal the specification's",
 )
-READS = ("with more padding: largest error",)
-SHARP = ("products in float: largest error", "products in float: RMS error")
+ENCODER_ROWS = ("with more padding: largest error",)
+INT8_ROWS = ("products in float: largest error", "products in float: RMS error")
 
 
-class Recorder:
+class RecordingEngine:
     """An engine that keeps the logits of each step."""
 
     def __init__(self, engine: Any) -> None:
-        self.engine, self.config, self.start = engine, engine.config, engine.start
-        self.said: list[np.ndarray] = []
+        self.engine = engine
+        self.config = engine.config
+        self.start = engine.start
+        self.logits: list[np.ndarray] = []
 
-    def step(self, *given: Any, **more: Any) -> Any:
-        logits, cache = self.engine.step(*given, **more)
-        self.said.append(logits[0, -1].copy())
+    def step(self, *arguments: Any, **options: Any) -> Any:
+        logits, cache = self.engine.step(*arguments, **options)
+        self.logits.append(logits[0, -1].copy())
         return logits, cache
 
 
-def enliven(model: Any, seed: int) -> None:
-    """Weights of which a text can live: a random model's own say one token for ever, its last or that of
-    its biases. So biases lie about zero, norms have both signs, and by turns matrices are larger, or what
-    is added to tokens smaller."""
+def diversify_weights(model: Any, seed: int) -> None:
+    """Change random weights so that the model generates different tokens.
+
+    A random model repeats one token for ever: its last, or the one that its biases prefer. So biases get a
+    mean of zero and norms get both signs. With an even seed matrices are larger; with an odd one what layers
+    add to the tokens is smaller and tables are larger.
+    """
     noise = torch.Generator().manual_seed(seed)
     tables = [id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)]
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                weight.mul_(2 if seed % 2 == 0 else 16 if id(weight) in tables or "lm_head" in name else 0.5)
+            if weight.ndim > 1 and seed % 2 == 0:
+                weight.mul_(2)
+            elif weight.ndim > 1:
+                weight.mul_(16 if id(weight) in tables or "lm_head" in name else 0.5)
             elif name.endswith("bias"):
                 weight.sub_(1)
             else:
@@ -75,133 +86,153 @@ def enliven(model: Any, seed: int) -> None:
         ROWS[model.config.model_type].amend(model)
 
 
-def lively(
+def diverse_model(
     name: str, kind: int, keys: dict[str, Any], folder: Path
 ) -> tuple[Any, Checkpoint, GeneratedSequence] | None:
-    """A model of these keys in files, and what it is to go on from: its row writes 48 tokens, or as many
-    as the context holds. One that writes fewer than 8 different ones is drawn anew; None if all are."""
-    for seed in range(DRAWS):
-        model = make(name, keys, kind, seed)
-        enliven(model, seed)
+    """A model of these keys, its files, and the sequence that it is to continue; None if none is diverse.
+
+    A decoder generates 48 tokens, or as many as its context holds. Where fewer than 8 of them are different,
+    the next seed is tried. An encoder generates nothing, so its first model is taken.
+    """
+    for seed in range(SEEDS):
+        model = make_model(name, keys, kind, seed)
+        diversify_weights(model, seed)
         model.save_pretrained(folder / str(seed))
         checkpoint = open_checkpoint(folder / str(seed))
-        config, rng = checkpoint.config, np.random.default_rng(seed)
+        config = checkpoint.config
         if config.decoder is None:
             return model, checkpoint, GeneratedSequence(())
-        source = None if config.encoder is None else inputs(model, config, seed, 12)["input_ids"][0].tolist()
-        prompt = rng.integers(0, config.embedding.vocabulary, PROMPT if source is None else 1).tolist()
-        row = GeneratedSequence(
-            prompt, max_new_tokens=min(STEPS, config.context - len(prompt)), encoder_ids=source
-        )
-        tokens = list(generate(NumpyEngine(config, materialize(checkpoint.params)), row))
+        rng = np.random.default_rng(seed)
+        if config.encoder is None:
+            source, length = None, PROMPT
+        else:
+            source, length = make_inputs(model, config, seed, 12)["input_ids"][0].tolist(), 1
+        prompt = rng.integers(0, config.embedding.vocabulary, length).tolist()
+        count = min(STEPS, config.context - len(prompt))
+        sequence = GeneratedSequence(prompt, max_new_tokens=count, encoder_ids=source)
+        tokens = list(generate(NumpyEngine(config, materialize(checkpoint.params)), sequence))
         if len(set(tokens)) >= min(DISTINCT, len(tokens) // 2):
-            replayed = GeneratedSequence(prompt, max_new_tokens=len(tokens), encoder_ids=source)
-            return model, checkpoint, replayed
+            return model, checkpoint, GeneratedSequence(prompt, max_new_tokens=len(tokens), encoder_ids=source)
     return None
 
 
-def exact(config: Config, params: Any, given: Inputs) -> tuple[np.ndarray, float]:
-    """What the specification says in float64, and how far from it float32 may be."""
+def exact_outputs(config: Config, params: Any, inputs: Inputs) -> tuple[np.ndarray, float]:
+    """The specification's outputs in float64, and the error budget of float32."""
     runs = [Precision(np.dtype(np.float64), tries=TRIES, move=ULP), Precision(np.dtype(np.float32))]
-    said, rounded = outputs(config, params, given, runs)
-    base, *moved = (real(config, copy, given) for copy in np.split(said, 1 + TRIES))
-    return base, error_terms(base, real(config, rounded, given), moved).budget
+    exact, rounded = outputs(config, params, inputs, runs)
+    base, *moved = (real_outputs(config, copy, inputs) for copy in np.split(exact, 1 + TRIES))
+    return base, error_terms(base, real_outputs(config, rounded, inputs), moved).budget
 
 
-def real(config: Config, said: np.ndarray, given: Inputs) -> np.ndarray:
-    """What is said at real tokens; of whole texts all of it."""
-    if said.ndim == 2 or config.decoder is not None:
-        return said
-    return said[np.arange(said.shape[1])[None] < given.lengths[:, None]]
+def real_outputs(config: Config, values: np.ndarray, inputs: Inputs) -> np.ndarray:
+    """The outputs at real tokens; of a head that reads whole texts all of them."""
+    if values.ndim == 2 or config.decoder is not None:
+        return values
+    return values[np.arange(values.shape[1])[None] < inputs.lengths[:, None]]
 
 
-def equal(want: np.ndarray, spec: np.ndarray) -> None:
-    """transformers and the specification, both in float64."""
-    error = np.abs(want - spec).max() / np.abs(want).max()
-    assert error <= WORST, f"relative error {error:.3g}"
+def assert_equal(expected: np.ndarray, specification: np.ndarray) -> None:
+    """transformers and the specification agree, both in float64."""
+    error = np.abs(expected - specification).max() / np.abs(expected).max()
+    assert error <= LARGEST_ERROR, f"relative error {error:.3g}"
 
 
-def reads(model: Any, checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
-    """What an encoder's head says of two rows, one of them padded."""
-    given = inputs(model, checkpoint.config, 5, 7)
-    text = Inputs(given["input_ids"], given["attention_mask"].sum(1), types=given.get("token_type_ids"))
-    spec, budget = exact(checkpoint.config, checkpoint.params, text)
-    want = real(checkpoint.config, theirs(model, given)[-1], text)
-    equal(want, spec)
-    got = real(checkpoint.config, engine.predict(text.tokens, text.lengths, text.types), text)
-    error = largest_difference(got, want)
+def compare_predictions(model: Any, checkpoint: Checkpoint, engine: Any) -> dict[str, Any]:
+    """An encoder's head on two rows, one of them padded, against transformers."""
+    config = checkpoint.config
+    arguments = make_inputs(model, config, 5, 7)
+    lengths = arguments["attention_mask"].sum(1)
+    inputs = Inputs(arguments["input_ids"], lengths, types=arguments.get("token_type_ids"))
+    specification, budget = exact_outputs(config, checkpoint.params, inputs)
+    expected = real_outputs(config, transformers_outputs(model, arguments)[-1], inputs)
+    assert_equal(expected, specification)
+    predicted = engine.predict(inputs.tokens, inputs.lengths, inputs.types)
+    error = largest_difference(real_outputs(config, predicted, inputs), expected)
     assert error <= budget, f"off by {error:.3g}, the budget is {budget:.3g}"
     return {"share": error / budget}
 
 
-def writes(model: Any, checkpoint: Checkpoint, engine: Any, row: GeneratedSequence) -> dict[str, Any]:
-    """Greedy steps, cached, against transformers without a cache, on the same tokens."""
-    recorder = Recorder(engine)
-    tokens = np.array(list(generate(recorder, row)))
-    ids = np.array([[*row.prompt, *tokens[:-1]]])
-    given, text = {"input_ids": ids, "use_cache": np.array(False)}, Inputs(ids, np.array([ids.shape[1]]))
-    if row.encoder_ids is not None:
-        source = np.array([row.encoder_ids])
-        given = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
-        text = Inputs(ids, text.lengths, source, np.array([source.shape[1]]))
-    spec, budget = exact(checkpoint.config, checkpoint.params, text)
-    (want,) = theirs(model, given)
-    equal(want, spec)
-    want = want[0, len(row.prompt) - 1 :]
-    error = largest_difference(np.stack(recorder.said), want)
+def compare_generation(
+    model: Any, checkpoint: Checkpoint, engine: Any, sequence: GeneratedSequence
+) -> dict[str, Any]:
+    """Greedy steps with a cache, against transformers without a cache on the same tokens."""
+    recorder = RecordingEngine(engine)
+    tokens = np.array(list(generate(recorder, sequence)))
+    ids = np.array([[*sequence.prompt, *tokens[:-1]]])
+    lengths = np.array([ids.shape[1]])
+    if sequence.encoder_ids is None:
+        arguments = {"input_ids": ids, "use_cache": np.array(False)}
+        inputs = Inputs(ids, lengths)
+    else:
+        source = np.array([sequence.encoder_ids])
+        arguments = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
+        inputs = Inputs(ids, lengths, source, np.array([source.shape[1]]))
+    specification, budget = exact_outputs(checkpoint.config, checkpoint.params, inputs)
+    (expected,) = transformers_outputs(model, arguments)
+    assert_equal(expected, specification)
+    expected = expected[0, len(sequence.prompt) - 1 :]
+    error = largest_difference(np.stack(recorder.logits), expected)
     assert error <= budget, f"off by {error:.3g}, the budget is {budget:.3g}"
-    gaps = want.max(-1) - want[np.arange(len(tokens)), tokens]
+    gaps = expected.max(-1) - expected[np.arange(len(tokens)), tokens]
     assert gaps.max() <= budget, f"another token by {gaps.max():.3g}, the budget is {budget:.3g}"
     return {"share": error / budget, "tokens": len(tokens), "others": int((gaps > 0).sum())}
 
 
-def bundle(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str, Any]:
-    """Export; then `verify`, every row that is due judged: weights equal to the integer, numbers in budget.
+def export_and_verify(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str, Any]:
+    """Export and `verify`: every row that is due was judged, weights are equal, errors within their budgets.
 
-    `share` is the largest share of a budget; `steady` says that not even an activation was rounded to
-    another integer: then all is within what float32 may be off.
+    `share` is the largest share of a budget. `steady` says that all errors are within what float32 may be
+    off: then not even an activation was rounded to another integer.
     """
     export(checkpoint, out, quant=quant, verify=False)
     report = verify(out, checkpoint.path, seconds=600, threads=1)
     assert not report.failed, report.failed[0]
-    due = {*RUNGS, *(READS if checkpoint.config.decoder is None else WRITES)}
-    due |= set(SHARP if quant == "int8" else ())
+    due = {*REQUIRED_ROWS, *(ENCODER_ROWS if checkpoint.config.decoder is None else DECODER_ROWS)}
+    if quant == "int8":
+        due |= set(INT8_ROWS)
     judged = {row.name: row for row in report.rows if row.ok}
     assert due <= set(judged), f"not judged: {', '.join(sorted(due - set(judged)))}"
     errors = {name: judged[name] for name in due if name.endswith("error")}
-    opened = open_bundle(out)
-    held = golden.load(out, opened.config)
-    text = Inputs(held.tokens, held.lengths, held.source, held.source_lengths, held.types)
-    _, budget = exact(opened.config, opened.params(), text)
+    bundle = open_bundle(out)
+    expected = golden.load(out, bundle.config)
+    inputs = Inputs(
+        expected.tokens, expected.lengths, expected.source, expected.source_lengths, expected.types
+    )
+    _, budget = exact_outputs(bundle.config, bundle.params(), inputs)
     return {
         "share": max(row.figure / row.budget for row in errors.values()),
         "steady": errors["whole: largest error"].figure <= budget,
     }
 
 
-def travel(
-    model: Any, checkpoint: Checkpoint, row: GeneratedSequence, out: Path, quants: Sequence[str]
+def export_and_compare(
+    model: Any, checkpoint: Checkpoint, sequence: GeneratedSequence, out: Path, quants: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """The checkpoint in each quantization: what `bundle` says; of fp32 what transformers says, too."""
-    found = {quant: bundle(checkpoint, out / quant, quant) for quant in quants}
+    """`export_and_verify` in each quantization; under "original" the fp32 bundle against transformers."""
+    results = {quant: export_and_verify(checkpoint, out / quant, quant) for quant in quants}
     if "fp32" in quants:
         engine = OrtEngine(open_bundle(out / "fp32"), threads=1)
         if checkpoint.config.decoder is None:
-            found["original"] = reads(model, checkpoint, engine)
+            results["original"] = compare_predictions(model, checkpoint, engine)
         else:
-            found["original"] = writes(model, checkpoint, engine, row)
-    return found
+            results["original"] = compare_generation(model, checkpoint, engine, sequence)
+    return results
 
 
-def journeys(
-    name: str, kind: int, keys: Iterable[dict[str, Any]], folder: Path, quants: Sequence[str], count: int = 1
+def run_all(
+    name: str,
+    kind: int,
+    configs: Iterable[dict[str, Any]],
+    folder: Path,
+    quants: Sequence[str],
+    count: int = 1,
 ) -> list[dict[str, dict[str, Any]]]:
-    """What `travel` says of the first models of these keys that write a text, if they are to."""
-    found = []
-    for number, drawn in enumerate(keys):
-        place = folder / str(number)
-        if (made := lively(name, kind, drawn, place / "source")) is not None:
-            found.append(travel(*made, place, quants))
-        if len(found) == count:
-            return found
-    raise AssertionError(f"{name}: {len(found)} of {count} models write {DISTINCT} different tokens")
+    """`export_and_compare` of the first `count` configs that have a diverse model."""
+    results = []
+    for number, keys in enumerate(configs):
+        found = diverse_model(name, kind, keys, folder / str(number) / "source")
+        if found is not None:
+            results.append(export_and_compare(*found, folder / str(number), quants))
+        if len(results) == count:
+            return results
+    raise AssertionError(f"{name}: {len(results)} of {count} models generate {DISTINCT} different tokens")

@@ -1,4 +1,4 @@
-"""Others' models with random weights, computed wholly in float64."""
+"""Models of other libraries with random weights, computed in float64 throughout."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ NARROW = (torch.float32, torch.bfloat16)
 
 
 class Float64(TorchFunctionMode):
-    """transformers casts to float32 in norms, rotary tables and softmax, even after `.double()`; here
-    each such cast is one to float64. Who asks for a tensor's type is told float32, as GPT-2 checks it."""
+    """Turns casts to float32 into casts to float64.
+
+    transformers casts in norms, rotary tables and softmax, even after `.double()`. A float64 tensor says that
+    its dtype is float32, since GPT-2 checks it.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.Tensor.float, torch.Tensor.bfloat16):
@@ -21,12 +24,17 @@ class Float64(TorchFunctionMode):
             kwargs = {"dtype": torch.float64, **(kwargs or {})}
         if func == torch.Tensor.dtype.__get__ and args[0].dtype is torch.float64:
             return torch.float32
-        swap = lambda value: torch.float64 if any(value is kind for kind in NARROW) else value  # noqa: E731
-        return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
+        args = [_widened(value) for value in args]
+        return func(*args, **{key: _widened(value) for key, value in (kwargs or {}).items()})
 
 
-def random(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """The model in float64, all of its weights random: norms and biases too."""
+def _widened(value: Any) -> Any:
+    """float64 for a narrower dtype, any other value as it is."""
+    return torch.float64 if any(value is dtype for dtype in NARROW) else value
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """The model in float64 with random weights, norms and biases too."""
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.double().eval().parameters():
@@ -35,7 +43,7 @@ def random(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def exactly(call: Any, *given: Any, **more: Any) -> Any:
-    """What the call gives in float64."""
+def in_float64(function: Any, *arguments: Any, **options: Any) -> Any:
+    """The function's result, computed in float64."""
     with Float64(), torch.no_grad():
-        return call(*given, **more)
+        return function(*arguments, **options)

@@ -1,4 +1,4 @@
-"""A drawn model of a family and what transformers computes with it, wholly in float64."""
+"""A drawn model of a family, and what transformers computes with it in float64."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from tfm.refimpl.params.shapes import map_leaves
 
 from helpers.float64 import Float64
 
-WORST = 1e-9  # of float64 against float64, relative to the largest number
+LARGEST_ERROR = 1e-9  # float64 against float64, relative to the largest number
 
 
-def draws(name: str, count: int) -> list[dict[str, Any]]:
-    """Keys of that many configs, the same each time; the first ones, which are the simplest, aren't among
-    them."""
-    found: list[dict[str, Any]] = []
+def draw_keys(name: str, count: int) -> list[dict[str, Any]]:
+    """Keys of that many configs, the same each time; the first three, the simplest, are left out."""
+    drawn: list[dict[str, Any]] = []
 
     @settings(
         max_examples=count + 3, derandomize=True, database=None, deadline=None, phases=(Phase.generate,),
@@ -34,24 +33,24 @@ def draws(name: str, count: int) -> list[dict[str, Any]]:
     )  # fmt: skip
     @given(ROWS[name].keys)
     def draw(keys: dict[str, Any]) -> None:
-        found.append(keys)
+        drawn.append(keys)
 
     draw()
-    return found[3:]
+    return drawn[3:]
 
 
-def make(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) -> torch.nn.Module:
-    """transformers' model in float32, all of its weights random: norms and biases too.
+def make_model(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) -> torch.nn.Module:
+    """transformers' model in float32 with random weights, norms and biases too.
 
-    Vectors are of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
+    Vectors have few digits, so that a norm's weight plus one (Gemma) is exact in float32.
     """
-    build = ROWS[name].models[kind]
-    if build.__name__.endswith("QuestionAnswering"):
+    model_class = ROWS[name].models[kind]
+    if model_class.__name__.endswith("QuestionAnswering"):
         keys = keys | {"num_labels": 2}
-    if build.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:
-        keys = keys | {"pad_token_id": 0}  # a decoder tells by it where a text ends
+    if model_class.__name__.endswith("SequenceClassification") and keys.get("pad_token_id") is None:
+        keys = keys | {"pad_token_id": 0}  # a decoder finds the end of a text by it
     config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
-    model = build(config).eval()
+    model = model_class(config).eval()
     noise = torch.Generator().manual_seed(len(json.dumps(keys)) + 1000 * seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -62,42 +61,45 @@ def make(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) -> torch
     return model
 
 
-def inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.ndarray]:
-    """Two rows of tokens, as transformers takes them; an encoder's second row is padded from `length` on."""
+def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str, np.ndarray]:
+    """Two rows of tokens as transformers takes them; an encoder's second row is padded from `length` on."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, config.embedding.vocabulary, (2, 12))
     if config.encoder is None:
         return {"input_ids": tokens, "use_cache": np.array(False)}
-    # A token that stands for padding is none of a text's: RoBERTa doesn't count it as a position.
+    # The text doesn't contain the padding token: RoBERTa doesn't count it as a position.
     tokens[tokens == model.config.pad_token_id] = 2
     real = np.arange(12) < [[12], [length]]
     if model.config.pad_token_id is not None:
         tokens[~real] = model.config.pad_token_id
-    if config.reader is not None:  # its head is put where the text's last token, which ends it, stands
+    if config.reader is not None:  # its head reads the last position, that of the end token
         tokens[tokens == model.config.eos_token_id] = 3
         tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id
-    given = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
+    arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if config.decoder is not None:
-        given |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
+        arguments |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
     elif config.embedding.token_types is not None:
-        given |= {"token_type_ids": rng.integers(0, config.embedding.token_types, (2, 12))}
-    return given
+        arguments |= {"token_type_ids": rng.integers(0, config.embedding.token_types, (2, 12))}
+    return arguments
 
 
-def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What transformers computes, wholly in float64: its head's output; without a head a decoder's last
-    vector, an encoder's vectors and what its pooler makes of them, or without one their mean."""
+def transformers_outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What transformers computes in float64: the head's output.
+
+    Without a head: an encoder's vectors and the pooler's output, or their mean where there is no pooler; a
+    decoder's vectors and the last one.
+    """
     with Float64(), torch.no_grad():
         exact = type(model)(model.config).double().eval()
         exact.load_state_dict(model.state_dict())
         ROWS[model.config.model_type].amend(exact)
-        got = exact(**{name: torch.from_numpy(value) for name, value in given.items()})
+        got = exact(**{name: torch.from_numpy(value) for name, value in arguments.items()})
     if "start_logits" in got:
         return [torch.stack([got.start_logits, got.end_logits], -1).numpy()]
     for name in ("logits", "prediction_logits"):
         if name in got:
             return [got[name].numpy()]
-    states, real = got.last_hidden_state.numpy(), given["attention_mask"][:, :, None]
+    states, real = got.last_hidden_state.numpy(), arguments["attention_mask"][:, :, None]
     if "pooler_output" in got:
         return [states, got.pooler_output.numpy()]
     if ROWS[model.config.model_type].models[0] is not type(model) and not hasattr(model, "encoder"):
@@ -105,43 +107,48 @@ def theirs(model: Any, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [states, (states * real).sum(1) / real.sum(1)]
 
 
-def ours(engine: NumpyEngine, given: dict[str, np.ndarray], bare: bool) -> list[np.ndarray]:
-    """The same from the specification; `bare` asks for an encoder's vectors too."""
-    config, tokens, types = engine.config, given["input_ids"], given.get("token_type_ids")
-    lengths = given["attention_mask"].sum(1) if "attention_mask" in given else None
+def specification_outputs(
+    engine: NumpyEngine, arguments: dict[str, np.ndarray], vectors: bool
+) -> list[np.ndarray]:
+    """The same from the specification; with `vectors` an encoder's vectors come first."""
+    config = engine.config
+    tokens = arguments["input_ids"]
+    token_types = arguments.get("token_type_ids")
+    lengths = arguments["attention_mask"].sum(1) if "attention_mask" in arguments else None
     if config.decoder is None:
-        vectors = [engine.encode(tokens, lengths, types)] if bare else []
-        return [*vectors, engine.predict(tokens, lengths, types)]
-    encoded = () if config.encoder is None else (tokens, lengths)
-    tokens = given.get("decoder_input_ids", tokens)
+        predicted = engine.predict(tokens, lengths, token_types)
+        return [engine.encode(tokens, lengths, token_types), predicted] if vectors else [predicted]
+    cache = engine.start(2) if config.encoder is None else engine.start(2, tokens, lengths)
+    tokens = arguments.get("decoder_input_ids", tokens)
     at = np.tile(np.arange(tokens.shape[1]), (2, 1))
-    return [engine.step(tokens, engine.start(2, *encoded), at=at)[0]]
+    return [engine.step(tokens, cache, at=at)[0]]
 
 
-def compare(name: str, kind: int, data: st.DataObject) -> float:
-    """One drawn model, through its files, against the original: the relative error, at most `WORST`."""
+def compare_with_transformers(name: str, kind: int, data: st.DataObject) -> float:
+    """Draw a model and read it from its files: the relative error, at most `LARGEST_ERROR`."""
     keys = data.draw(ROWS[name].keys, label="keys")
     drawn = {"model_type": name, **copy.deepcopy(keys)}
-    drawn.pop("experts_implementation", None)  # says how, not what
-    model = make(name, keys, kind)
+    drawn.pop("experts_implementation", None)  # how transformers computes, not what
+    model = make_model(name, keys, kind)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         checkpoint = open_checkpoint(folder)
         params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     if kind == 0 and ROWS[name].stays:
-        # transformers writes more than was drawn, for one the type of each layer: both say the same.
+        # transformers writes more keys than were drawn, such as each layer's type, but means the same.
         assert read_config(drawn)[0] == checkpoint.config
     seed = data.draw(st.integers(0, 2**32 - 1), label="tokens")
     length = data.draw(st.integers(1, 12), label="length")
-    given = inputs(model, checkpoint.config, seed, length)
-    wanted = theirs(model, given)
-    found = ours(NumpyEngine(checkpoint.config, params), given, bare=len(wanted) == 2)
+    arguments = make_inputs(model, checkpoint.config, seed, length)
+    expected = transformers_outputs(model, arguments)
+    engine = NumpyEngine(checkpoint.config, params)
+    specification = specification_outputs(engine, arguments, vectors=len(expected) == 2)
     errors = []
-    for got, want in zip(found, wanted, strict=True):
+    for got, want in zip(specification, expected, strict=True):
         assert got.shape == want.shape
-        if "attention_mask" in given and want.shape[1:-1] == given["input_ids"].shape[1:]:
-            real = given["attention_mask"] == 1
+        if "attention_mask" in arguments and want.shape[1:-1] == arguments["input_ids"].shape[1:]:
+            real = arguments["attention_mask"] == 1
             got, want = got[real], want[real]
         errors.append(float(np.abs(got - want).max() / np.abs(want).max()))
-        assert errors[-1] <= WORST, f"{type(model).__name__}: relative error {errors[-1]:.3g}"
+        assert errors[-1] <= LARGEST_ERROR, f"{type(model).__name__}: relative error {errors[-1]:.3g}"
     return max(errors)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from helpers import tiny_models
-from helpers.float64 import Float64, random
+from helpers.float64 import Float64, randomize
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -49,7 +49,7 @@ def bert(tmp_path_factory) -> tuple[Path, torch.nn.Module]:
         max_position_embeddings=32,
         attn_implementation="eager",
     )
-    model = random(transformers.BertForMaskedLM(config), seed=3).float()
+    model = randomize(transformers.BertForMaskedLM(config), seed=3).float()
     model.save_pretrained(folder)
     return folder, model.double()
 
@@ -117,7 +117,7 @@ def test_a_decoder_may_be_the_encoder(tmp_path, kind):
         num_key_value_heads=2, intermediate_size=30, max_position_embeddings=32, tie_word_embeddings=False,
         attn_implementation="eager",
     )  # fmt: skip
-    model = random(getattr(transformers, f"Qwen3{kind}")(config), seed=3).float()
+    model = randomize(getattr(transformers, f"Qwen3{kind}")(config), seed=3).float()
     model.save_pretrained(tmp_path)
     put(tmp_path, "modules.json", modules())
     put(tmp_path, POOL, {"embedding_dimension": WIDTH, "pooling_mode": "lasttoken"})

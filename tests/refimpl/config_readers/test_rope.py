@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import transformers
 from families.kit import CONTEXT, ropes
-from helpers.float64 import exactly
+from helpers.float64 import in_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.config import DynamicNTK, LinearScaling, LongRope, Rope
@@ -58,10 +58,10 @@ def test_types_of_layers_have_their_own(full: dict, sliding: dict, family: str):
     nested = {FULL: full, SLIDING: sliding}
     if family == "gemma":
         config = transformers.Gemma3TextConfig(**sizes, head_dim=HEAD, rope_parameters=nested)
-        module, reading = exactly(Gemma3RotaryEmbedding, config), GEMMA
+        module, reading = in_float64(Gemma3RotaryEmbedding, config), GEMMA
     else:
         config = transformers.ModernBertConfig(**sizes, rope_parameters=nested)
-        module, reading = exactly(ModernBertRotaryEmbedding, config), MODERNBERT
+        module, reading = in_float64(ModernBertRotaryEmbedding, config), MODERNBERT
     found = rope_keys.ropes(Keys({"rope_parameters": nested}, "x"), HEAD, CONTEXT, **reading)
     for kind, rope in found.items():
         magnitude = getattr(module, f"{kind}_attention_scaling")
@@ -77,7 +77,7 @@ OLD = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 def test_gemmas_older_keys(keys: dict):
     config = transformers.Gemma3TextConfig(**copy.deepcopy(keys), head_dim=HEAD)
     found = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **GEMMA)
-    module = exactly(Gemma3RotaryEmbedding, config)
+    module = in_float64(Gemma3RotaryEmbedding, config)
     for kind, rope in found.items():
         assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), 1.0)
 
@@ -86,7 +86,7 @@ def test_gemmas_older_keys(keys: dict):
 def test_modernberts_older_keys(keys: dict):
     config = transformers.ModernBertConfig(**copy.deepcopy(keys), hidden_size=2 * HEAD, num_attention_heads=2)
     found = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **MODERNBERT)
-    module = exactly(ModernBertRotaryEmbedding, config)
+    module = in_float64(ModernBertRotaryEmbedding, config)
     for kind, rope in found.items():
         assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), 1.0)
 
@@ -106,7 +106,7 @@ def test_a_part_of_a_head_is_turned(share: float, inside: bool, kind: str):
     names = ("rotary_emb_base", "rotary_pct")
     found = rope_keys.rope(Keys(copy.deepcopy(keys), "x"), size, CONTEXT, partial=0.25, names=names)
     config = transformers.GPTNeoXConfig(hidden_size=2 * size, num_attention_heads=2, **keys)
-    module = exactly(GPTNeoXRotaryEmbedding, config)
+    module = in_float64(GPTNeoXRotaryEmbedding, config)
     assert found.dims == 2 * len(module.inv_freq)
     assert_turned_alike(found, module.inv_freq, 1.0)
 
@@ -139,7 +139,7 @@ def test_of_two_trained_contexts_the_outer_counts(outer: int | None, inner: int 
     config = transformers.LlamaConfig(
         head_dim=HEAD, max_position_embeddings=CONTEXT, rope_parameters=stated, **keys
     )
-    module = exactly(transformers.models.llama.modeling_llama.LlamaRotaryEmbedding, config)
+    module = in_float64(transformers.models.llama.modeling_llama.LlamaRotaryEmbedding, config)
     assert_turned_alike(found, module.inv_freq, module.attention_scaling)
 
 

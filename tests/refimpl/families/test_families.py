@@ -8,7 +8,7 @@ import torch
 from families import ROWS
 from families.kit import SIZES
 from helpers import tiny_models
-from helpers.hf_oracle import compare, make
+from helpers.hf_oracle import compare_with_transformers, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -30,14 +30,14 @@ def test_every_family_has_a_row():
 @settings(max_examples=settings.default.max_examples // 3)
 @given(data=st.data())
 def test_outputs_equal_transformers(name, data):
-    compare(name, 0, data)
+    compare_with_transformers(name, 0, data)
 
 
 @pytest.mark.parametrize(("name", "kind"), HEADS, ids=[ROWS[n].models[k].__name__ for n, k in HEADS])
 @settings(max_examples=settings.default.max_examples // 8)
 @given(data=st.data())
 def test_heads_equal_transformers(name, kind, data):
-    compare(name, kind, data)
+    compare_with_transformers(name, kind, data)
 
 
 @pytest.mark.parametrize("name", HF)
@@ -234,7 +234,7 @@ def test_what_older_checkpoints_say_beside_changes_nothing(name):
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_positions_that_a_file_states_are_checked(tmp_path, wrong):
-    model = make("bert", SIZES)
+    model = make_model("bert", SIZES)
     ids = torch.arange(512)[None]
     model.save_pretrained(tmp_path)
     tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
@@ -248,7 +248,7 @@ def test_positions_that_a_file_states_are_checked(tmp_path, wrong):
 
 
 def test_whole_numbers_are_no_weights(tmp_path):
-    model = make("bert", SIZES)
+    model = make_model("bert", SIZES)
     model.save_pretrained(tmp_path)
     tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
     tensors["embeddings.LayerNorm.bias"] = torch.arange(64)
@@ -266,7 +266,7 @@ def test_a_config_is_an_object(raw):
 @pytest.mark.parametrize(("name", "kind"), [("bert", 1), ("bert", 2), ("roberta", 1), ("xlm-roberta", 1)])
 def test_a_bias_under_two_names_is_one(name, kind, tmp_path):
     """Which of two different ones a checkpoint means can't be told."""
-    model = make(name, dict(ROWS[name].sizes), kind)
+    model = make_model(name, dict(ROWS[name].sizes), kind)
     model.save_pretrained(tmp_path)
     state = {key: value.clone() for key, value in model.state_dict().items() if "decoder.weight" not in key}
     twice = next(key for key in state if key.endswith("decoder.bias"))
@@ -316,7 +316,7 @@ def test_window_absent_null_and_given():
 
 
 def test_leaves_on_disk_are_float32_views(tmp_path: Path):
-    make("llama", SIZES).save_pretrained(tmp_path)
+    make_model("llama", SIZES).save_pretrained(tmp_path)
     leaves = open_checkpoint(tmp_path).leaves
     wq = leaves.load("decoder.layers.0.attn.wq")
     assert wq.shape == (64, 64)

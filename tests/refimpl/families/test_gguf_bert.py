@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 import transformers
-from helpers.float64 import random
+from helpers.float64 import randomize
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.errors import TfmError
@@ -39,7 +39,7 @@ def both(request, tmp_path_factory) -> tuple[Path, Path]:
         vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
         intermediate_size=40, max_position_embeddings=32, type_vocab_size=2, layer_norm_eps=2.0**-20,
     )  # fmt: skip
-    model = random(transformers.BertModel(config), seed=5).float()
+    model = randomize(transformers.BertModel(config), seed=5).float()
     model.save_pretrained(folder)
     number, flag = FLAGS[request.param]
     steps = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in

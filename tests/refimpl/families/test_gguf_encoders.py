@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import transformers
 from helpers import gguf_writer
-from helpers.float64 import random
+from helpers.float64 import randomize
 from safetensors.numpy import load_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.config import Classify, Config, Learned, Pool, from_json, to_json
@@ -31,7 +31,7 @@ Tensors = dict[str, np.ndarray]
 def saved(folder: Path, model: Any, pooling: str | None = None) -> Tensors:
     """Writes a model as transformers does, with a pooling as sentence-transformers does; its tensors, without
     the prefix, the pooler and other heads than classifiers, as the converter takes them."""
-    random(model, seed=3).float().save_pretrained(folder)
+    randomize(model, seed=3).float().save_pretrained(folder)
     if pooling is not None:
         steps = {"": "Transformer", "1_Pooling": "Pooling"}
         modules = [{"path": p, "type": f"sentence_transformers.models.{kind}"} for p, kind in steps.items()]

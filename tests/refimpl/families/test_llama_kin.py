@@ -12,7 +12,7 @@ import pytest
 import torch
 from families import ROWS
 from families.kit import SIZES
-from helpers.float64 import exactly, random
+from helpers.float64 import in_float64, randomize
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Config, FullAttention, LongRope, Rope, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -89,7 +89,7 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
     most = {"max_position_embeddings": 20 if name == "phi3" else 12}
     own = {"pad_token_id": None, "eos_token_id": 2, **most, **trained, "rope_parameters": rope}
     config = ROWS[name].config(**{**KEYS, **own}, attn_implementation="eager")
-    model = random(ROWS[name].models[0](config)).float()
+    model = randomize(ROWS[name].models[0](config)).float()
     model.save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.config.context == 12
@@ -99,11 +99,11 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
         params = map_leaves(lambda _, leaf: leaf.astype(np.float64), made.params)
         engine, given = NumpyEngine(made.config, params), tokens[:, :context]
         got = engine.step(given, engine.start(), at=np.arange(context)[None])[0]
-        fresh = exactly(lambda: type(model)(copy.deepcopy(config)).double().eval())
+        fresh = in_float64(lambda: type(model)(copy.deepcopy(config)).double().eval())
         fresh.load_state_dict(model.state_dict())
         torch.set_default_dtype(torch.float64)  # of the length so far times the factor
         try:
-            want = exactly(fresh, torch.from_numpy(given), use_cache=False).logits.numpy()
+            want = in_float64(fresh, torch.from_numpy(given), use_cache=False).logits.numpy()
         finally:
             torch.set_default_dtype(torch.float32)
         assert np.abs(got - want).max() <= 1e-9 * np.abs(want).max()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.float64 import exactly, random
+from helpers.float64 import in_float64, randomize
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,22 +75,22 @@ def attention_leaves(w: dict[str, np.ndarray], at: str) -> dict[str, np.ndarray]
 @given(seeds)
 def test_attention_is_torchs(seed: int):
     """MultiheadAttention over a text and over another, with padding, and its weights."""
-    module = random(torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64), seed)
+    module = randomize(torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64), seed)
     leaves = attention_leaves(weights(module), "")
     x, states = normal(seed, 2, 4, WIDTH), normal(seed + 1, 2, 5, WIDTH)
-    wanted, shares = exactly(module, t(states), t(states), t(states), PADDING, average_attn_weights=False)
+    wanted, shares = in_float64(module, t(states), t(states), t(states), PADDING, average_attn_weights=False)
     equal(self_attention(states, LENGTHS, **leaves, head_size=4), wanted)
     q, k = (states @ leaves[f"w{n}"] + leaves[f"b{n}"] for n in "qk")
     heads = (2, 5, HEADS, 4)
     equal(attention_weights(q.reshape(heads), k.reshape(heads), np.repeat(REAL[:, None], 5, 1)), shares)
-    wanted, _ = exactly(module, t(x), t(states), t(states), PADDING)
+    wanted, _ = in_float64(module, t(x), t(states), t(states), PADDING)
     keys = cross_keys(states, *(leaves[n] for n in ("wk", "wv", "bk", "bv")), head_size=4)
     equal(cross_attention(x, *keys, LENGTHS, *(leaves[n] for n in ("wq", "wo", "bq", "bo"))), wanted)
 
 
 def torch_layer(kind: Any, first: bool, activation: Any, seed: int) -> Any:
     """A layer of torch's with random weights; its parts by our names, and its Config."""
-    module = random(
+    module = randomize(
         kind(WIDTH, HEADS, HIDDEN, 0.0, activation, norm_first=first, batch_first=True, dtype=torch.float64),
         seed,
     )
@@ -120,7 +120,7 @@ def test_encoder_layer_is_torchs(first: bool, activation: str):
     for seed in range(3):
         module, layer, tree = torch_layer(torch.nn.TransformerEncoderLayer, first, activation, seed)
         x = normal(seed, 2, 5, WIDTH)
-        wanted = exactly(module, t(x), src_key_padding_mask=PADDING).numpy()
+        wanted = in_float64(module, t(x), src_key_padding_mask=PADDING).numpy()
         equal(encoder_block(x, LENGTHS, {}, tree, config=layer, causal=False)[REAL], wanted[REAL])
 
 
@@ -132,7 +132,7 @@ def test_decoder_layer_is_torchs(first: bool, activation: str):
         module, layer, tree = torch_layer(torch.nn.TransformerDecoderLayer, first, activation, seed)
         x, states = normal(seed, 2, 4, WIDTH), normal(seed + 1, 2, 5, WIDTH)
         later = torch.ones(4, 4).triu(1).bool()
-        wanted = exactly(module, t(x), t(states), tgt_mask=later, memory_key_padding_mask=PADDING)
+        wanted = in_float64(module, t(x), t(states), tgt_mask=later, memory_key_padding_mask=PADDING)
         cross = tree["cross"]
         keys = cross_keys(states, *(cross[n] for n in ("wk", "wv", "bk", "bv")), head_size=4)
         empty = np.zeros((2, HEADS, 4, 4))
@@ -199,7 +199,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
     sizes |= {"num_attention_heads": HEADS, "max_position_embeddings": 9}
     labels = 2 if isinstance(head, QuestionAnswering) else 4
     theirs = transformers.BertConfig(**sizes, num_labels=labels, attn_implementation="eager")
-    model = random(kind(theirs))
+    model = randomize(kind(theirs))
     place: dict[str, Any] = {"after": NORM}
     layer = Layer(
         Attention(HEADS, HEADS, 4, qkv_bias=True, out_bias=True, **place),
@@ -210,7 +210,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
     engine = NumpyEngine(config, leaves_of(config, BERT | more, weights(model)))
     rng = np.random.default_rng(0)
     ids, types = rng.integers(0, 31, (2, 5)), rng.integers(0, 2, (2, 5))
-    out = exactly(
+    out = in_float64(
         model,
         input_ids=t(ids),
         token_type_ids=t(types),
@@ -225,7 +225,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
         wanted = out.logits.numpy()
     equal(*((got, wanted) if isinstance(head, Classify) else (got[REAL], wanted[REAL])), EXACT)
     # Without types, all tokens are of the first text.
-    first = exactly(model, input_ids=t(ids), attention_mask=(~PADDING).long(), output_hidden_states=True)
+    first = in_float64(model, input_ids=t(ids), attention_mask=(~PADDING).long(), output_hidden_states=True)
     equal(engine.encode(ids, LENGTHS)[REAL], first.hidden_states[-1].numpy()[REAL], EXACT)
 
 
@@ -248,7 +248,7 @@ def test_bloom_is_transformers(heads: int):
     theirs = transformers.BloomConfig(
         vocab_size=31, hidden_size=width, n_layer=2, n_head=heads, attn_implementation="eager"
     )
-    model = random(transformers.BloomForCausalLM(theirs))
+    model = randomize(transformers.BloomForCausalLM(theirs))
     w = weights(model)
     norm = LayerNorm(1e-5)
     attention = Attention(heads, heads, 4, position=Alibi(), qkv_bias=True, out_bias=True, pre=norm)
@@ -277,4 +277,4 @@ def test_bloom_is_transformers(heads: int):
         table |= {f"decoder.layers.{{i}}.{ours}": at + theirs for ours, theirs in own.items()}
     engine = NumpyEngine(config, leaves_of(config, table, w))
     ids = np.random.default_rng(0).integers(0, 31, (2, 9))
-    equal(steps(engine, None, ids), exactly(model, t(ids), use_cache=False).logits, EXACT)
+    equal(steps(engine, None, ids), in_float64(model, t(ids), use_cache=False).logits, EXACT)

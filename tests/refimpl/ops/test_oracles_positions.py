@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.float64 import exactly
+from helpers.float64 import in_float64
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
@@ -96,7 +96,7 @@ def test_rotary_scalings_are_transformers(kind: str, theta: float, context: int)
     """Frequencies and attention factor of each function, in float64, up to the trained length and past it."""
     keys, scaling = SCALINGS[kind]
     config = theirs(keys, theta)
-    wanted, magnitude = exactly(ROPE_INIT_FUNCTIONS[keys["rope_type"]], config, "cpu", seq_len=context)
+    wanted, magnitude = in_float64(ROPE_INIT_FUNCTIONS[keys["rope_type"]], config, "cpu", seq_len=context)
     rope = Rope(theta, HEAD, scaling=scaling)
     cos, sin = position_tables(np.array([0, 1]), config=Model(rope, context))[rope]  # pyright: ignore
     assert largest(cos[0] - magnitude) < 1e-12
@@ -132,10 +132,10 @@ def test_slopes_are_blooms_and_mpts(heads: int):
     """Any number of heads; MPT's largest bias too. Their bias differs by a number for each query."""
     slopes = bias.alibi_slopes(np.arange(heads))
     ours = bias.alibi_bias(slopes, np.array([[8]]), np.arange(9))[0, :, 0]
-    bloom = exactly(build_alibi_tensor, torch.ones(1, 9), heads, torch.float64)[:, 0].numpy()
+    bloom = in_float64(build_alibi_tensor, torch.ones(1, 9), heads, torch.float64)[:, 0].numpy()
     assert largest(ours - (bloom - bloom[:, -1:])) < 1e-12
     for most in (8, 4):
-        mpt = exactly(build_mpt_alibi_tensor, heads, 9, alibi_bias_max=most)[:, 0].numpy()
+        mpt = in_float64(build_mpt_alibi_tensor, heads, 9, alibi_bias_max=most)[:, 0].numpy()
         slopes = bias.alibi_slopes(np.arange(heads), max_bias=float(most))
         assert largest(bias.alibi_bias(slopes, np.array([[8]]), np.arange(9))[0, :, 0] - mpt) < 1e-12
 
@@ -151,7 +151,7 @@ def test_buckets_are_t5s(sizes: tuple[int, int], bidirectional: bool):
     )
     ahead = torch.arange(2401) - 1200
     settings |= {"num_buckets": buckets, "max_distance": far}
-    assert (ours[0, 0] == exactly(T5Attention._relative_position_bucket, ahead, **settings).numpy()).all()
+    assert (ours[0, 0] == in_float64(T5Attention._relative_position_bucket, ahead, **settings).numpy()).all()
     if sizes == (32, 128):
         assert (ours[0, 0] == T5Attention._relative_position_bucket(ahead, **settings).numpy()).all()
 
