@@ -64,7 +64,7 @@ READING = """
     for Classify, Tag:
     head.out.weight <- (score|classifier|classification_head.out_proj).weight : transpose
     head.out.bias <- (score|classifier|classification_head.out_proj).bias
-    for Answer:
+    for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """

@@ -133,7 +133,7 @@ WEIGHTS = """
     encoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.Wo.bias
     encoder.norm.weight <- final_norm.weight
     encoder.norm.bias <- final_norm.bias
-    for MaskedLM, Classify, Tag, Answer:
+    for MaskedLM, Classify, Tag, QuestionAnswering:
     head.dense.weight <- head.dense.weight : transpose
     head.dense.bias <- head.dense.bias
     head.norm.weight <- head.norm.weight
@@ -142,7 +142,7 @@ WEIGHTS = """
     head.table <- decoder.weight
     embedding.table == decoder.weight
     head.bias <- decoder.bias
-    for Classify, Tag, Answer:
+    for Classify, Tag, QuestionAnswering:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
 """

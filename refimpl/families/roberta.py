@@ -51,7 +51,7 @@ LABELS = """
     for Tag:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
-    for Answer:
+    for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """

@@ -89,7 +89,7 @@ def _dense(x: Array, tree: Any, config: Dense | None) -> Array:
 def predict(states: Array, lengths: Array, tree: Any, *, config: Config) -> Array:
     """What the head says of an encoder's output [B, T, D].
 
-    MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. Answer: [B, T, 2], start and end. Classify:
+    MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
     [B, labels]. Pool: [B, D]. What stands at padding is unspecified.
     """
     own = tree.get("head", {})

@@ -13,7 +13,7 @@
     head.dense                      weight D,D  bias D    (and head.norm)
     head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
-    head.out                        weight D,F  bias F    (F labels, or 2 for Answer)
+    head.out                        weight D,F  bias F    (F labels, or 2 for QuestionAnswering)
 
 Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
 functions in `ops`, so a call reads `gated_mlp(x, **tree["mlp"])`.

@@ -112,7 +112,11 @@ def diverse_model(
         sequence = GeneratedSequence(prompt, max_new_tokens=count, encoder_ids=source)
         tokens = list(generate(NumpyEngine(config, materialize(checkpoint.params)), sequence))
         if len(set(tokens)) >= min(DISTINCT, len(tokens) // 2):
-            return model, checkpoint, GeneratedSequence(prompt, max_new_tokens=len(tokens), encoder_ids=source)
+            return (
+                model,
+                checkpoint,
+                GeneratedSequence(prompt, max_new_tokens=len(tokens), encoder_ids=source),
+            )
     return None
 
 
