@@ -46,14 +46,14 @@ def command(
     """
     import numpy as np
 
+    from ...refimpl.config import Decoder
     from ...refimpl.engine.attention_maps import attention_maps
     from ...refimpl.errors import LimitError
     from ...runtime.analysis.attention import chosen_heads, subject, view_of, words_of
     from ..model_loading import specified
 
     config, params, tokenizer = specified(model)
-    stack = config.decoder if config.encoder is None else config.encoder
-    assert stack is not None
+    stack = next(iter(config.stacks.values()))
     layers, heads = len(stack.layers), min(layer.attention.heads for layer in stack.layers)
     for name, given, count in (("layer", layer, layers), ("head", head, heads)):
         if given is not None and given >= count:
@@ -70,7 +70,7 @@ def command(
     maps = told(attention_maps(config, params, np.array(encoding.ids)), layers)
     weights = chosen_heads(maps, layer, head)
     mean = np.mean([*weights.values()], axis=0)
-    view = view_of(words, index, weights, decoder=config.encoder is None)
+    view = view_of(words, index, weights, decoder=isinstance(config, Decoder))
     if plot is not None:
         draw(plot, 8, 7, lambda figure: picture(figure, labels(text, encoding), mean))
     if as_json:

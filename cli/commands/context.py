@@ -51,13 +51,14 @@ def command(
     Example: tfm-cli context smollm2-135m --text book.txt --length 4096 --way yarn --plot context.png
     """
     from ...refimpl.checkpoint.open import materialize
+    from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError, LimitError
     from ...refimpl.formats.mapped_file import read_file
     from ...runtime.analysis import perplexity
     from ..model_loading import specified
 
     config, lazy, tokenizer = specified(model)
-    if config.decoder is None or config.encoder is not None:
+    if not isinstance(config, Decoder):
         raise ConfigError("perplexity is of a decoder alone, this model has an encoder")
     try:
         ids = tokenizer.encode(read_file(text, TEXT_BYTES).decode(), special=False).ids

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import torch
 
-from ...refimpl.config import Config
+from ...refimpl.config import Config, Decoder
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.model import position_tables
@@ -56,7 +56,7 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     BundleError for a model with an encoder, whose parts have no names yet.
     """
     config = bundle.config
-    if config.encoder is not None:
+    if not isinstance(config, Decoder):
         raise BundleError("the parts of a graph are known for a decoder alone, this model has an encoder")
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
     places = places_of(model.graph, config)

@@ -31,8 +31,7 @@ class ReferencePart:
 
 def pieces_of(config: Config, params: Any, tokens: Array) -> Iterator[ReferencePart]:
     """The pieces on the tokens [B, T], in order, as far as the streams between them are told apart."""
-    stack, decoder = config.decoder, params["decoder"]
-    assert stack is not None
+    stack, decoder = config.stacks["decoder"], params["decoder"]
     lm = config.head
     assert isinstance(lm, LM)
     added = {part: decoder[part] for part in ("positions", "relative_bias") if part in decoder}
@@ -100,8 +99,7 @@ def attention_inputs(
     """What cached attention takes: queries, keys and values of x, an empty cache, positions; and settings."""
     a, (b, t, *_) = layer.attention, x.shape
     empty = np.zeros((b, a.kv_heads, t, a.head_size), x.dtype)
-    at, stack = np.arange(t), config.decoder
-    assert stack is not None
+    at, stack = np.arange(t), config.stacks["decoder"]
     cos, sin = None, None
     if isinstance(a.position, Rope):
         cos, sin = (y.astype(x.dtype) for y in position_tables(at, config=config)[a.position])

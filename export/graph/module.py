@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config
+from ...refimpl.config import LM, Config
 from ...runtime.bundle import window_sizes
 from ...runtime.bundle.graph_io import Graph
 from .. import dispatch
@@ -77,7 +77,7 @@ class Part(nn.Module):
         if self.graph.encodes:
             lengths = given["lengths"]
             states = encode(tokens, lengths, tables, tree, given.get("types"), config=config)
-            if config.decoder is None:
+            if not isinstance(config.head, LM):
                 return [_wide(predict(states, lengths, tree, config=config))]
             return [side for pair in memory(states, tree, config=config) for side in pair]
         read = (pairs("keys", "values"), given["source"]) if "source" in given else None

@@ -10,7 +10,9 @@ from ...refimpl.config import (
     LM,
     Classify,
     Config,
+    DecoderReader,
     Dense,
+    EncoderDecoder,
     Layer,
     MaskedLM,
     Pool,
@@ -38,13 +40,12 @@ def encode(
     """One stack, or two, the second over the text begun anew."""
     if config.embedding.token_types is not None and types is None:
         types = torch.zeros_like(tokens)
-    own, stack = tree["embedding"], config.encoder
-    assert stack is not None
+    own, stack = tree["embedding"], config.stacks["encoder"]
     x = _stacked(tokens, lengths, tables, own, tree["encoder"], types, None, config, stack)
-    if config.reader is None:
+    if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return x
-    text = begun(tokens, config.reader.start)
-    return _stacked(text, lengths, tables, own, tree["reader"], None, x, config, config.reader.stack)
+    text = begun(tokens, config.decoder.start)
+    return _stacked(text, lengths, tables, own, tree["reader"], None, x, config, config.decoder.stack)
 
 
 def begun(tokens: Array, start: int) -> Array:

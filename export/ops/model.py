@@ -153,8 +153,7 @@ def model(
     config: Config,
 ) -> tuple[Array, list[tuple[Array, Array]]]:
     """Layers in order; the wanted positions are gathered in the last."""
-    stack, head, decoder = config.decoder, config.head, tree["decoder"]
-    assert stack is not None
+    stack, head, decoder = config.stacks["decoder"], config.head, tree["decoder"]
     assert isinstance(head, LM)
     queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
     keys = torch.arange(cache[0][0].shape[2], device=past.device)

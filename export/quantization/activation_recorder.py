@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...refimpl.config import LM, Config
+from ...refimpl.config import LM, Config, DecoderReader, EncoderDecoder
 from ...refimpl.params import shapes as params
 from ..dispatch import body, exporting
 from ..ops.block import block, encoder_block, normalize
@@ -55,11 +55,13 @@ def record(
     """Call `on_input` with the input of every product of the model, and `on_cache` with the keys and values
     of every layer of its decoder."""
     reading = Reading(config, load, on_input, on_cache, [torch.tensor([window]) for window in windows])
-    states = [] if config.encoder is None else reading.stack("encoder", [])
-    if config.decoder is not None:
-        reading.language(reading.stack("decoder", states))
+    states: list[torch.Tensor] = []
+    for name in config.stacks:
+        states = reading.stack(name, states)
+    if isinstance(config.head, LM):
+        reading.language(states)
     else:
-        reading.head(states if config.reader is None else reading.stack("reader", states))
+        reading.head(states)
 
 
 class Reading:
@@ -87,7 +89,7 @@ class Reading:
 
     def stack(self, name: str, states: list[torch.Tensor]) -> list[torch.Tensor]:
         """The last vectors of a stack; a decoder or a reader is given an encoder's."""
-        config, reader = self.config, self.config.reader
+        config = self.config
         stack = config.stacks[name]
         parts = ("positions", "first_norm", "relative_bias")
         before = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
@@ -95,7 +97,9 @@ class Reading:
         table, called = self._tree("embedding.")
         streams = []
         for whole in self.windows:
-            window = begun(whole, reader.start) if name == "reader" and reader is not None else whole
+            window = whole
+            if isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader):
+                window = begun(whole, config.decoder.start) if name == "reader" else whole
             types = torch.zeros_like(window) if name == "encoder" and config.embedding.token_types else None
             with _recording(called, self._on_input):
                 at = torch.arange(window.shape[1])[None]

@@ -17,6 +17,7 @@ import numpy as np
 from ...refimpl.calibrate import ranges, smooth
 from ...refimpl.calibrate.least_error import mean_square
 from ...refimpl.checkpoint.open import Checkpoint
+from ...refimpl.config import Decoder
 from ...refimpl.errors import ExportError
 from ...runtime.text.tokenizer import Tokenizer
 from .activation_recorder import record
@@ -175,9 +176,10 @@ def _windows(checkpoint: Checkpoint, path: Path) -> list[list[int]]:
     ids = tokenizer.encode(text)
     if not ids:
         raise ExportError(f"{path}: must hold a text to calibrate with, it is empty")
-    room = min(WINDOW, config.context) - (len(tokenizer.around([])) if config.encoder else 0)
+    reads = not isinstance(config, Decoder)
+    room = min(WINDOW, config.context) - (len(tokenizer.around([])) if reads else 0)
     if room < 1:
         raise ExportError(f"a context of {config.context} has no room for a text to calibrate with")
     ids = ids[: WINDOW * MOST_WINDOWS]
     windows = [ids[i : i + room] for i in range(0, len(ids), room)]
-    return [tokenizer.around(window) for window in windows] if config.encoder else windows
+    return [tokenizer.around(window) for window in windows] if reads else windows

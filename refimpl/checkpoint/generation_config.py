@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import Config
+from ..config import LM, Config, EncoderDecoder
 from ..config_readers.generation_keys import HARMLESS, IDS, KEYS, OFF, PENALTIES
 from ..config_readers.keys import Keys
 from ..decoding.beam import BeamSearch
@@ -59,7 +59,7 @@ def read_generation(
     As in transformers the second replaces the first, and ids are what the files state, whatever a class of
     configs has by default; only an id that the second leaves out is the first's, where transformers has none.
     """
-    pair = config.encoder is not None and config.decoder is not None
+    pair = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
     base = {key: stated[key] for key in (KEYS if own is None else IDS) if key in stated}
     base |= {"_from_model_config": True} if own is None else {}
     more = {key: stated[key] for key in ("prefix", "task_specific_params") if key in stated}

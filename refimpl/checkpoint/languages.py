@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..config import Config
+from ..config import LM, Config, EncoderDecoder
 from ..errors import LimitError
 from ..formats.strict_json import parse
 
@@ -40,7 +40,8 @@ def read_languages(tokenizer: str | None, start: int | None, config: Config) -> 
 
     `start` is what the decoder begins with: where it is a language, the answer's goes there.
     """
-    if tokenizer is None or config.encoder is None or config.decoder is None:
+    pair = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
+    if tokenizer is None or not pair:
         return None
     plan = parse(tokenizer, "tokenizer.json")
     pieces = list(_pieces(plan)) if isinstance(plan, dict) else []

@@ -5,7 +5,7 @@ sense from being written. `to_json` and `from_json` are exact inverses; as JSON 
 its class name as `type`, and a field that isn't known is a `ConfigError`.
 """
 
-from .heads import LM, Classify, Dense, Head, MaskedLM, Pool, Pooling, QuestionAnswering, Tag
+from .heads import LM, Classify, Dense, Head, MaskedLM, Pool, Pooling, QuestionAnswering, ReadingHead, Tag
 from .json_form import TYPES, from_json, to_json
 from .layers import (
     Activation,
@@ -22,7 +22,7 @@ from .layers import (
     RMSNorm,
     Window,
 )
-from .model import Config, DecoderReader, Embedding, EmbeddingProjection, Stack
+from .model import Config, Decoder, Encoder, EncoderDecoder
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -37,7 +37,8 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-from .validate import LIMITS, check
+from .stack import DecoderReader, Embedding, EmbeddingProjection, Stack
+from .validate import LIMITS
 
 __all__ = [
     "LIMITS",
@@ -48,11 +49,14 @@ __all__ = [
     "Attention",
     "Classify",
     "Config",
+    "Decoder",
     "DecoderReader",
     "Dense",
     "DynamicNTK",
     "Embedding",
     "EmbeddingProjection",
+    "Encoder",
+    "EncoderDecoder",
     "FullAttention",
     "Gated",
     "Head",
@@ -73,6 +77,7 @@ __all__ = [
     "Position",
     "QuestionAnswering",
     "RMSNorm",
+    "ReadingHead",
     "RelativeBias",
     "Rope",
     "Scaling",
@@ -81,7 +86,6 @@ __all__ = [
     "Tag",
     "Window",
     "Yarn",
-    "check",
     "from_json",
     "to_json",
 ]

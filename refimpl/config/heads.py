@@ -80,4 +80,5 @@ class Pool:
     unit: bool = False
 
 
-Head = LM | MaskedLM | Classify | Tag | QuestionAnswering | Pool
+ReadingHead = MaskedLM | Classify | Tag | QuestionAnswering | Pool  # of whole texts
+Head = LM | ReadingHead

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..errors import ConfigError
 from .heads import LM, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
 from .layers import Attention, FullAttention, Gated, HeadNorm, Layer, LayerNorm, MoE, Plain, RMSNorm, Window
-from .model import Config, DecoderReader, Embedding, EmbeddingProjection, Stack
+from .model import Config, Decoder, Encoder, EncoderDecoder
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -23,13 +23,15 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
+from .stack import DecoderReader, Embedding, EmbeddingProjection, Stack
 
 TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, HeadNorm, FullAttention, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal, Stack,
-        EmbeddingProjection, Embedding, DecoderReader, Dense, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Config,
+        RelativeBias, HeadNorm, FullAttention, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal,
+        Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, LM, MaskedLM, Classify, Tag,
+        QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
     )
 }  # fmt: skip
 

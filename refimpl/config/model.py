@@ -1,114 +1,115 @@
-"""The whole model: tables, stacks of layers, a head."""
+"""The whole model: a decoder, an encoder, or an encoder and a decoder that reads it.
+
+In all three, `context` is the number of tokens that the model was made for: no text is longer, and scalings
+of positions that depend on a length take this one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .heads import Head
-from .layers import Layer, Norm
-from .positions import Learned, Rope, Sinusoidal
-from .validate import check
+from .heads import LM, Head, ReadingHead
+from .layers import Layer
+from .positions import Rope
+from .stack import DecoderReader, Embedding, Stack
+from .validate import check, check_reader
 
 
-@dataclass(frozen=True)
-class Stack:
-    """Layers in order, what comes before the first, and the norm after the last.
-
-    Where whole texts are read, in an encoder or a reader, a token sees no later one if the stack is `causal`:
-    the form of a decoder that reads, to classify for one. A decoder that writes needn't say so.
-    """
-
-    layers: tuple[Layer, ...]
-    final_norm: Norm | None
-    positions: Learned | Sinusoidal | None = None
-    first_norm: Norm | None = None
-    causal: bool = False
-
-
-@dataclass(frozen=True)
-class DecoderReader:
-    """A decoder that reads a text which its encoder has read, before a head says something of it.
-
-    It is given the text from the token `start` on, one place later than the encoder, so that its last vector
-    has seen all but the last token itself, and the encoder's output (Lewis et al. 2020, §3.1).
-    """
-
-    stack: Stack
-    start: int
-
-
-@dataclass(frozen=True)
-class EmbeddingProjection:
-    """Tables of a width of their own, and a linear map from it to the model's, with `bias`.
-
-    The map stands before positions, types and first norm, which then have the model's width (OPT), or
-    `late` after them (ELECTRA). A language model's output goes back by a map of its own without a
-    bias; a masked one's by its head's dense map.
-    """
-
-    width: int
-    bias: bool = False
-    late: bool = False
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """The token table; `scale` multiplies the vectors it gives. `token_types` is the rows of a second table,
-    which says to which text of a pair a token belongs. `projection` gives the tables a width of their own."""
-
-    vocabulary: int
-    width: int
-    scale: float | None = None
-    token_types: int | None = None
-    projection: EmbeddingProjection | None = None
-
-
-@dataclass(frozen=True)
-class Config:
-    """A model; `context` is the length in tokens that it was made for: no text is longer, and scalings
-    of positions that depend on a length take this one.
-
-    A decoder alone, an encoder alone, or a decoder whose layers read an encoder by `cross`: one that writes,
-    or a `reader`.
-    """
-
-    embedding: Embedding
-    decoder: Stack | None
-    head: Head
-    context: int
-    encoder: Stack | None = None
-    reader: DecoderReader | None = None
-
-    def __post_init__(self) -> None:
-        check(self)
+class _Model:
+    """What all models can tell of their stacks."""
 
     @property
     def stacks(self) -> dict[str, Stack]:
-        """Those that the model has, by the names of their trees, in the order in which they run."""
-        reader = None if self.reader is None else self.reader.stack
-        found = {"encoder": self.encoder, "reader": reader, "decoder": self.decoder}
-        return {name: stack for name, stack in found.items() if stack is not None}
+        """The stacks by the names of their parameter trees, in the order in which they run."""
+        raise NotImplementedError
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The decoder's layers, which are those that keep a cache."""
-        return () if self.decoder is None else self.decoder.layers
+        """The layers that keep a cache: those of a decoder that generates."""
+        stacks = self.stacks
+        return stacks["decoder"].layers if "decoder" in stacks else ()
 
     @property
     def rounds_cache(self) -> bool:
-        """Whether a layer of the decoder keeps its keys and values in 8 bits."""
+        """Whether a layer keeps its keys and values in 8 bits."""
         return any(layer.attention.kv == "int8" for layer in self.layers)
-
-    def keeping(self, kv: Literal["float", "int8"]) -> Config:
-        """The same model, its decoder's keys and values kept so in all layers."""
-        if self.decoder is None:
-            return self
-        layers = tuple(replace(layer, attention=replace(layer.attention, kv=kv)) for layer in self.layers)
-        return replace(self, decoder=replace(self.decoder, layers=layers))
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotary settings, in the order of their first layer."""
-        found = (layer.attention.position for stack in self.stacks.values() for layer in stack.layers)
-        return tuple(dict.fromkeys(p for p in found if isinstance(p, Rope)))
+        positions = (layer.attention.position for stack in self.stacks.values() for layer in stack.layers)
+        return tuple(dict.fromkeys(p for p in positions if isinstance(p, Rope)))
+
+
+@dataclass(frozen=True)
+class Decoder(_Model):
+    """A decoder alone: generates a text token by token."""
+
+    embedding: Embedding
+    stack: Stack
+    head: LM
+    context: int
+
+    def __post_init__(self) -> None:
+        check(self.embedding, self.stacks, self.head, self.context)
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        return {"decoder": self.stack}
+
+    def keeping(self, kv: Literal["float", "int8"]) -> Decoder:
+        """The same model with its keys and values cached as `kv`."""
+        return replace(self, stack=self.stack.keeping(kv))
+
+
+@dataclass(frozen=True)
+class Encoder(_Model):
+    """An encoder alone: reads a whole text at once. A decoder that only reads is one with a causal stack."""
+
+    embedding: Embedding
+    stack: Stack
+    head: ReadingHead
+    context: int
+
+    def __post_init__(self) -> None:
+        check(self.embedding, self.stacks, self.head, self.context)
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        return {"encoder": self.stack}
+
+    def keeping(self, kv: Literal["float", "int8"]) -> Encoder:
+        """The same model, as an encoder keeps no cache."""
+        return self
+
+
+@dataclass(frozen=True)
+class EncoderDecoder(_Model):
+    """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`."""
+
+    embedding: Embedding
+    encoder: Stack
+    decoder: Stack | DecoderReader
+    head: Head
+    context: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.decoder, DecoderReader):
+            check_reader(self.decoder, self.embedding)
+        check(self.embedding, self.stacks, self.head, self.context)
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        if isinstance(self.decoder, DecoderReader):
+            return {"encoder": self.encoder, "reader": self.decoder.stack}
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+    def keeping(self, kv: Literal["float", "int8"]) -> EncoderDecoder:
+        """The same model with its decoder's keys and values cached as `kv`."""
+        if isinstance(self.decoder, DecoderReader):
+            return self
+        return replace(self, decoder=self.decoder.keeping(kv))
+
+
+Config = Decoder | Encoder | EncoderDecoder

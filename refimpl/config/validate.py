@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigError
 from .heads import LM, Classify, Head, MaskedLM, Tag
@@ -21,9 +22,7 @@ from .positions import (
     Sinusoidal,
     Yarn,
 )
-
-if TYPE_CHECKING:
-    from .model import Config, Stack
+from .stack import DecoderReader, Embedding, Stack
 
 # What a size may be: wide enough for any model that this code could run, narrow enough that a
 # hostile file can't ask for absurd memory before a weight has been seen.
@@ -62,41 +61,44 @@ def _check_numbers(path: str, value: Any, known: set[int]) -> None:
             _check_numbers(f"{path}.{f.name}" if path else f.name, getattr(value, f.name), known)
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError when sizes contradict each other, or a number leaves its bounds."""
-    _check_numbers("", config, set())
-    _bounded("vocabulary", config.embedding.vocabulary, LIMITS["vocabulary"])
-    _bounded("width", config.embedding.width, LIMITS["width"])
-    _bounded("context", config.context, LIMITS["context"])
-    if config.embedding.token_types is not None:
-        _bounded("token types", config.embedding.token_types, LIMITS["vocabulary"])
-    encoder, decoder, head = config.encoder, config.decoder, config.head
+def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context: int) -> None:
+    """Raise ConfigError when a model's sizes contradict each other, or a number leaves its bounds.
+
+    `stacks` are named as in the Config: an "encoder", a "decoder", or one and a "decoder" or "reader" of it.
+    """
+    seen: set[int] = set()
+    _check_numbers("embedding", embedding, seen)
+    _check_numbers("head", head, seen)
+    for name, stack in stacks.items():
+        _check_numbers(name, stack, seen)
+    _bounded("vocabulary", embedding.vocabulary, LIMITS["vocabulary"])
+    _bounded("width", embedding.width, LIMITS["width"])
+    _bounded("context", context, LIMITS["context"])
+    if embedding.token_types is not None:
+        _bounded("token types", embedding.token_types, LIMITS["vocabulary"])
     _need(
-        encoder is not None or decoder is not None, "a model must have an encoder or a decoder, got neither"
-    )
-    _need(
-        isinstance(head, LM) == (decoder is not None),
+        isinstance(head, LM) == ("decoder" in stacks),
         f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
     )
     _need(
-        encoder is not None or config.embedding.token_types is None,
-        f"token types are an encoder's, got {config.embedding.token_types} for a decoder alone",
+        "encoder" in stacks or embedding.token_types is None,
+        f"token types are an encoder's, got {embedding.token_types} for a decoder alone",
     )
-    tables = config.embedding.width
-    if config.embedding.projection is not None:
-        tables = config.embedding.projection.width
-        _bounded("width of the tables", tables, LIMITS["width"])
-        _need(len(config.stacks) == 1, "a model with two stacks has one width, got an inner one")
-    _check_head(head, config.embedding.width, tables)
+    table_width = embedding.width
+    if embedding.projection is not None:
+        table_width = embedding.projection.width
+        _bounded("width of the tables", table_width, LIMITS["width"])
+        _need(len(stacks) == 1, "a model with two stacks has one width, got a projection of the embedding")
+    _check_head(head, embedding.width, table_width)
     if isinstance(head, Classify | Tag):
         _bounded("labels", head.labels, LIMITS["vocabulary"])
-    if config.reader is not None:
-        alone = encoder is not None and decoder is None
-        _need(alone, "a reader must have an encoder whose output it reads, and no decoder beside it")
-        start, last = config.reader.start, config.embedding.vocabulary - 1
-        _bounded("the reader's start token", start, last, 0)
-    for name, stack in config.stacks.items():
-        _check_stack(name, stack, config, crossed=name != "encoder" and encoder is not None)
+    for name, stack in stacks.items():
+        _check_stack(name, stack, embedding, context, crossed=name != "encoder" and "encoder" in stacks)
+
+
+def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
+    """Raise ConfigError unless the reader's first token is one of the vocabulary."""
+    _bounded("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
 
 
 def _check_head(head: Head, width: int, tables: int) -> None:
@@ -109,17 +111,19 @@ def _check_head(head: Head, width: int, tables: int) -> None:
         _need(made == tables, f"a tied output must have the width of the tables, {tables}, got {made}")
 
 
-def _check_stack(name: str, stack: Stack, config: Config, *, crossed: bool) -> None:
+def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *, crossed: bool) -> None:
     _need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
     _need(name != "reader" or stack.causal, "a reader's stack must be causal")
     _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
     match stack.positions:
         case Learned(size, offset):
-            _bounded(f"{name}: number of learned positions", size, LIMITS["context"], config.context)
+            _bounded(f"{name}: number of learned positions", size, LIMITS["context"], context)
             _bounded(f"{name}: offset of the learned positions", offset, LIMITS["context"], 0)
         case Sinusoidal():
-            inner = config.embedding.projection
-            width = inner.width if inner is not None and inner.late else config.embedding.width
+            projection = embedding.projection
+            width = embedding.width
+            if projection is not None and projection.late:
+                width = projection.width
             _need(width % 2 == 0, f"{name}: sinusoidal positions need an even width, got {width}")
         case None:
             pass

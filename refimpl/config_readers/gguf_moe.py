@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import Config, Gated, MoE
+from ..config import Decoder, Gated, MoE
 from ..formats.tensor_source import Source
 from .keys import Keys
 
 
 def mixed(
-    plain: Config,
+    plain: Decoder,
     keys: Keys,
     source: Source,
     width: Callable[[int, int], int],
     *,
     renormalize: bool,
     shared: bool = False,
-) -> Config:
+) -> Decoder:
     """The decoder with experts in each layer that has a router.
 
     Where the metadata leave the experts' width open, `width` makes it from the dense one and the number
@@ -39,13 +39,12 @@ def mixed(
         pre=dense.pre,
     )
 
-    names, stack = set(source.names), plain.decoder
-    assert stack is not None
+    names = set(source.names)
     layers = tuple(
         replace(layer, mlp=mixture) if f"blk.{i}.ffn_gate_inp.weight" in names else layer
-        for i, layer in enumerate(stack.layers)
+        for i, layer in enumerate(plain.layers)
     )
-    return replace(plain, decoder=replace(stack, layers=layers))
+    return replace(plain, stack=replace(plain.stack, layers=layers))
 
 
 EXPERTS = """

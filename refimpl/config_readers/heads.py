@@ -8,13 +8,18 @@ from typing import Literal
 from ..config import (
     Classify,
     Config,
+    Decoder,
     DecoderReader,
     Dense,
-    Head,
+    Embedding,
+    Encoder,
+    EncoderDecoder,
     MaskedLM,
     Pool,
     Pooling,
     QuestionAnswering,
+    ReadingHead,
+    Stack,
     Tag,
 )
 from .keys import Keys
@@ -67,7 +72,7 @@ def head(
     pooling: Pooling = "first",
     token: Dense | None = None,
     pooler: Dense | None = None,
-) -> Head:
+) -> ReadingHead:
     """The head of an encoder for a task. `token` is what stands before the logits of each token; a model
     without a pooler gives the mean of its vectors."""
     if keys.get("is_decoder", bool, False):
@@ -102,22 +107,32 @@ def reading(config: Config, keys: Keys, task: str) -> Config:
     Of a pair it is the encoder for vectors and labels of tokens, both for the rest. In a decoder the last
     token of a text stands for it, having seen all of it; alone it multiplies its vector without a bias.
     """
-    assert config.decoder is not None
-    if config.encoder is not None:
-        if task in ("tag", "pool"):
-            return replace(config, decoder=None, head=Tag(labels(keys)) if task == "tag" else Pool("mean"))
-        reader = DecoderReader(replace(config.decoder, causal=True), keys.get("decoder_start_token_id", int))
-        head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
-        return replace(config, decoder=None, reader=reader, head=head)
-    inner = config.embedding.projection
-    out = None if inner is None else Dense(None, bias=False, width=inner.width)
+    embedding, context = config.embedding, config.context
+    match config:
+        case EncoderDecoder(encoder=encoder) if task in ("tag", "pool"):
+            return Encoder(embedding, encoder, Tag(labels(keys)) if task == "tag" else Pool("mean"), context)
+        case EncoderDecoder(decoder=Stack() as decoder):
+            start = keys.get("decoder_start_token_id", int)
+            head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
+            return replace(config, decoder=DecoderReader(replace(decoder, causal=True), start), head=head)
+        case Decoder(stack=stack):
+            return Encoder(
+                embedding, replace(stack, causal=True), _last_token(keys, task, embedding), context
+            )
+        case _:
+            return config
+
+
+def _last_token(keys: Keys, task: str, embedding: Embedding) -> ReadingHead:
+    """The head of a decoder alone that reads whole texts."""
+    projection = embedding.projection
+    dense = None if projection is None else Dense(None, bias=False, width=projection.width)
     match task:
         case "classify":
-            head = _classify(keys, "last", out, bias=False)
+            return _classify(keys, "last", dense, bias=False)
         case "tag":
-            head = Tag(labels(keys), out)
+            return Tag(labels(keys), dense)
         case "answer":
-            head = _answer(keys, out)
+            return _answer(keys, dense)
         case _:
-            head = Pool("last", out)
-    return replace(config, encoder=replace(config.decoder, causal=True), decoder=None, head=head)
+            return Pool("last", dense)

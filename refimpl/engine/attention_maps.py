@@ -21,9 +21,7 @@ def attention_maps(config: Config, params: Any, tokens: np.ndarray) -> Iterator[
     They are those of the encoder in a model that has one. Layers run as they are asked for, and each
     leaf is read once, so that `params` may be lazy.
     """
-    name = "decoder" if config.encoder is None else "encoder"
-    stack = config.decoder if config.encoder is None else config.encoder
-    assert stack is not None
+    name, stack = next(iter(config.stacks.items()))
     leaves, at, e = params[name], np.arange(len(tokens)), config.embedding
     both = name == "encoder" and not stack.causal
     types = None if e.token_types is None else np.zeros_like(tokens)[None]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..config import Config
+from ..config import LM, Config, Decoder, EncoderDecoder
 from ..errors import ConfigError, LimitError
 
 
@@ -98,9 +98,9 @@ def check_step(
 def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> None:
     """Raise ConfigError for a model without a decoder, and for an encoder's text that is there without an
     encoder, or missing with one; LimitError for one of other rows."""
-    if config.decoder is None:
+    if not isinstance(config.head, LM):
         raise ConfigError("a model without a decoder has no steps: use predict")
-    if (encoder_ids is None) == (config.encoder is not None):
+    if (encoder_ids is None) == isinstance(config, EncoderDecoder):
         needs, got = ("needs", "none") if encoder_ids is None else ("takes no", "some")
         raise ConfigError(f"start {needs} encoder_ids for this model, got {got}")
     if encoder_ids is not None and len(encoder_ids) != batch:
@@ -109,7 +109,7 @@ def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> N
 
 def check_predict(config: Config) -> None:
     """Raise ConfigError for a model with a decoder."""
-    if config.decoder is not None:
+    if isinstance(config.head, LM):
         raise ConfigError("a model with a decoder predicts step by step: use start and step")
 
 
@@ -117,7 +117,7 @@ def check_text(
     config: Config, ids: np.ndarray, lengths: np.ndarray | None, types: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """An encoder's text, checked and completed: (ids, lengths, types), all int64."""
-    if config.encoder is None:
+    if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
     ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None)
     if types is not None:

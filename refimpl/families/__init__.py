@@ -22,7 +22,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal, Protocol
 
-from ..config import Config, QuestionAnswering
+from ..config import LM, Config, EncoderDecoder, QuestionAnswering
 from ..config_readers.generation_keys import KEYS as GENERATION
 from ..config_readers.heads import reading
 from ..config_readers.keys import ANY, HARMLESS, Keys
@@ -130,11 +130,11 @@ def read_config(
         raise keys.fail("model_type", f"a model for the task {task}")
     asked = task or said
     config = family.config(keys, asked)
-    pair = config.encoder is not None and config.decoder is not None
+    pair = isinstance(config, EncoderDecoder)
     told = keys.get("is_encoder_decoder", bool, pair)
     if told != pair and (told or asked == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
-    if asked != "lm" and config.decoder is not None:
+    if asked != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, asked)
     # Those of generation are `generation.read_generation`'s.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
@@ -144,7 +144,7 @@ def read_config(
 def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
     """The leaves of a Config that a family's checkpoint holds."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
-    if config.decoder is None and re.search(r"(?m)^\s*decoder\.", table):
+    if not isinstance(config.head, LM) and re.search(r"(?m)^\s*decoder\.", table):
         table += READING
         prefixes += (
             ["transformer."] if isinstance(config.head, QuestionAnswering) else []

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ..config import LM, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Sinusoidal, Stack
+from ..config import (
+    LM,
+    Attention,
+    Embedding,
+    EncoderDecoder,
+    Layer,
+    LayerNorm,
+    Learned,
+    Plain,
+    Sinusoidal,
+    Stack,
+)
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from . import Task
@@ -24,11 +35,11 @@ PREFIX = "model."
 GGUF = None
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> EncoderDecoder:
     return pair(keys, norms="after", first=True)
 
 
-def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool = False) -> Config:
+def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool = False) -> EncoderDecoder:
     """The encoder and decoder of BART's form.
 
     `norms` stand before each sublayer, with one more after the last layer, or after each sum; `first`
@@ -52,12 +63,13 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
         positions = Sinusoidal() if waves else Learned(context, 2)
         last, entry = norm if norms == "pre" else None, norm if first else None
         stacks.append(Stack((layer,) * depth, last, positions, entry))
-    return Config(
+    return EncoderDecoder(
         embedding=Embedding(
             keys.size("vocab_size"),
             width,
             width**0.5 if keys.get("scale_embedding", bool, False) else None,
         ),
+        encoder=stacks[0],
         decoder=stacks[1],
         # A buffer of zeros where a file, one of the trunk alone, doesn't have it.
         head=LM(
@@ -65,7 +77,6 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
             bias=keys.tensors is None or "final_logits_bias" in keys.tensors,
         ),
         context=context,
-        encoder=stacks[0],
     )
 
 

@@ -6,15 +6,15 @@ from ..config import (
     Activation,
     Attention,
     Classify,
-    Config,
     Dense,
     Embedding,
-    Head,
+    Encoder,
     Layer,
     LayerNorm,
     Learned,
     MaskedLM,
     Plain,
+    ReadingHead,
     Stack,
 )
 from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
@@ -31,7 +31,7 @@ PREFIX = "bert."
 POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Encoder:
     # Left over from Google's own code: what transformers' BERT does anyway.
     keys.choice("directionality", {"bidi": None}, "bidi")
     keys.choice("pooler_type", {"first_token_transform": None}, "first_token_transform")
@@ -51,7 +51,7 @@ def layer_norm(keys: Keys) -> LayerNorm:
     return LayerNorm(keys.positive("layer_norm_eps", 1e-12))
 
 
-def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: Head) -> Config:
+def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: ReadingHead) -> Encoder:
     """The encoder of BERT, RoBERTa and ELECTRA."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
     keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -71,27 +71,21 @@ def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: Head) ->
 def build(
     embedding: Embedding,
     positions: Learned,
-    head: Head,
+    head: ReadingHead,
     *,
     layers: int,
     size: int,
     inner: int,
     activation: Activation,
     norm: LayerNorm,
-) -> Config:
+) -> Encoder:
     """Equal layers with a norm behind each sublayer."""
     heads = embedding.width // size
     layer = Layer(
         Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
         Plain(inner, activation, after=norm),
     )
-    return Config(
-        embedding=embedding,
-        decoder=None,
-        head=head,
-        context=positions.size,
-        encoder=Stack((layer,) * layers, None, positions, norm),
-    )
+    return Encoder(embedding, Stack((layer,) * layers, None, positions, norm), head, positions.size)
 
 
 TRUNK = """
@@ -146,7 +140,7 @@ WEIGHTS = f"""
 TYPES = "token_types.weight"
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Encoder:
     """From GGUF's metadata: the encoder of BERT, DistilBERT or RoBERTa, whose rows of positions before the
     first the converter cuts off."""
     types = rows(source, TYPES) if TYPES in source.names else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
+from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import Keys
@@ -15,7 +15,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Bloom")
 PREFIX = "transformer."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("hidden_dropout", "gradient_checkpointing", "unk_token_id", "offset_alibi")
     # How Megatron fused its kernels.
     keys.unused("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion")
@@ -50,16 +50,16 @@ def _build(
     normed: bool,
     context: int,
     tied: bool,
-) -> Config:
+) -> Decoder:
     heads = embedding.width // size
     layer = Layer(
         Attention(heads, heads, size, Alibi(), qkv_bias=True, out_bias=True, pre=norm),
         Plain(4 * embedding.width, "gelu_tanh", pre=norm),
         residual="norm" if normed else "input",
     )
-    return Config(
+    return Decoder(
         embedding=embedding,
-        decoder=Stack((layer,) * layers, norm, first_norm=norm),
+        stack=Stack((layer,) * layers, norm, first_norm=norm),
         head=LM(tied),
         context=context,
     )
@@ -88,7 +88,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """From GGUF's metadata, which know the usual residuals only."""
     width, size = keys.size("embedding_length"), gguf_head_size(keys)
     keys.restated("attention.head_count_kv", width // size, f"{width // size}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
+from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
 from ..config_readers.gguf_metadata import STRAIGHT, embedding_rows, own_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -21,7 +21,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Cohere", tasks=())
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     # Older files have both; the first is the tokenizer's, the second sums slices of one product.
     keys.get("model_max_length", int, None)
     keys.get("pretraining_tp", int, 1, null=True)
@@ -51,18 +51,18 @@ def config(keys: Keys, task: Task) -> Config:
 
 def _build(
     embedding: Embedding, attention: Attention, mlp: Gated, layers: int, head: LM, context: int
-) -> Config:
+) -> Decoder:
     """Attention and mlp side by side; neighbours are rotated as pairs."""
     assert isinstance(attention.position, Rope)
     attention = replace(attention, position=replace(attention.position, interleaved=True))
     stack = Stack((Layer(attention, mlp, parallel=True),) * layers, attention.pre)
-    return Config(embedding, stack, head, context)
+    return Decoder(embedding, stack, head, context)
 
 
 WEIGHTS = LLAMA + QK_NORM
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """Queries and keys stand as on the hub; what the metadata leave open shows in the tensors."""
     size = own_head_size(keys)
     norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False)

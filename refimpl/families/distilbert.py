@@ -5,7 +5,7 @@ Sinusoidal positions stand in the checkpoint as a table, and that table is what 
 
 from __future__ import annotations
 
-from ..config import Attention, Config, Dense, Embedding, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
+from ..config import Attention, Dense, Embedding, Encoder, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
@@ -19,7 +19,7 @@ ARCHITECTURES = heads("DistilBert")
 PREFIX = "distilbert."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Encoder:
     keys.unused("dropout", "qa_dropout", "seq_classif_dropout", "tie_weights_")
     keys.unused("sinusoidal_pos_embds")
     heads, size = keys.size("n_heads"), head_size(keys, "dim", "n_heads")
@@ -30,12 +30,11 @@ def config(keys: Keys, task: Task) -> Config:
         Plain(keys.size("hidden_dim"), activation, after=norm),
     )
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), Dense(activation, norm=norm))
-    return Config(
+    return Encoder(
         embedding=Embedding(keys.size("vocab_size"), keys.size("dim")),
-        decoder=None,
+        stack=Stack((layer,) * count(keys, "n_layers"), None, Learned(context), norm),
         head=head(keys, task, masked=masked, classify=Dense("relu")),
         context=context,
-        encoder=Stack((layer,) * count(keys, "n_layers"), None, Learned(context), norm),
     )
 
 

@@ -6,7 +6,7 @@ tells replaced tokens from others, is none of the tasks here.
 
 from __future__ import annotations
 
-from ..config import Config, Dense, Embedding, EmbeddingProjection, Learned, MaskedLM
+from ..config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, MaskedLM
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
 from . import Task, heads
@@ -19,7 +19,7 @@ PREFIX = "electra."
 GGUF = None
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Encoder:
     # Of the head for multiple choice.
     keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
     width, tables = keys.size("hidden_size"), keys.size("embedding_size", 128)

@@ -7,7 +7,19 @@ or under one (11B).
 
 from __future__ import annotations
 
-from ..config import LM, Activation, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
+from ..config import (
+    LM,
+    Activation,
+    Alibi,
+    Attention,
+    Decoder,
+    Embedding,
+    Layer,
+    LayerNorm,
+    Plain,
+    Rope,
+    Stack,
+)
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
@@ -20,7 +32,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Falcon")
 PREFIX = "transformer."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("hidden_dropout", "gradient_checkpointing")
     if keys.get("apply_residual_connection_post_layernorm", bool, False):
         raise keys.fail("apply_residual_connection_post_layernorm", "false")
@@ -92,16 +104,16 @@ def _build(
     bias: bool,
     context: int,
     tied: bool,
-) -> Config:
+) -> Decoder:
     size = embedding.width // heads[0]
     layer = Layer(
         Attention(*heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm),
         Plain(inner, activation, bias, pre=norm if norms == 2 else None),
         parallel,
     )
-    return Config(
+    return Decoder(
         embedding=embedding,
-        decoder=Stack((layer,) * layers, norm),
+        stack=Stack((layer,) * layers, norm),
         head=LM(tied),
         context=context,
     )
@@ -128,7 +140,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """From GGUF's metadata, which know rotary positions and parallel layers only."""
     keys.choice("tensor_data_layout", {"jploski": None}, "jploski")  # groups are undone
     size, width = gguf_head_size(keys), keys.size("embedding_length")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Activation, Config
+from ..config import Activation, Decoder
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..formats.tensor_source import Source
@@ -17,7 +17,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Gemma", tasks=("classify", "tag"))
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     causal(keys)
     plain = decoder(
         keys,
@@ -36,7 +36,7 @@ def config(keys: Keys, task: Task) -> Config:
     return _scaled(plain, activation)
 
 
-def _scaled(plain: Config, activation: Activation) -> Config:
+def _scaled(plain: Decoder, activation: Activation) -> Decoder:
     """The decoder with embeddings times the square root of their width."""
     embedding = replace(plain.embedding, scale=plain.embedding.width**0.5)
     changed = varied(plain, lambda _, layer: replace(layer, mlp=replace(layer.mlp, activation=activation)))
@@ -58,7 +58,7 @@ def less_one(table: str) -> str:
 WEIGHTS = less_one(LLAMA)
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     return _scaled(gguf_decoder(keys, source), "gelu_tanh")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..config import (
     LM,
     Attention,
-    Config,
+    Decoder,
     Embedding,
     FullAttention,
     Gated,
@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Gemma2", tasks=("classify", "tag"))
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     causal(keys)
     size, context = keys.size("head_dim", 256), keys.size("max_position_embeddings", 8192)
     position = rope(keys, size, context)
@@ -57,7 +57,7 @@ def sandwich(
     score_cap: float | None,
     logit_cap: float | None,
     qk_norm: bool = False,
-) -> Config:
+) -> Decoder:
     """The decoder of Gemma 2 and 3; a layer's type says what it sees and by which positions."""
     keys.get("cache_implementation", str, None)  # of transformers' generation
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
@@ -85,9 +85,9 @@ def sandwich(
         return Layer(attention, mlp)
 
     layers = map(layer, types, patterns(keys, types, 4096))
-    return Config(
+    return Decoder(
         embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
-        decoder=Stack(tuple(layers), norm),
+        stack=Stack(tuple(layers), norm),
         head=LM(keys.get("tie_word_embeddings", bool, True), softcap=logit_cap),
         context=context,
     )
@@ -102,7 +102,7 @@ WEIGHTS = less_one(f"""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """Every second layer slides; what a file leaves out is as llama.cpp has it by default."""
     size = keys.size("attention.sliding_window", 4096)
     return gguf_sandwich(
@@ -115,13 +115,13 @@ def gguf_config(keys: Keys, source: Source) -> Config:
 
 
 def gguf_sandwich(
-    plain: Config,
+    plain: Decoder,
     change: Callable[[int, Attention], Attention],
     *,
     largest: int,
     score_cap: float | None,
     logit_cap: float | None,
-) -> Config:
+) -> Decoder:
     """The decoder with norms on both sides; `change` makes of each attention the family's own.
 
     The metadata leave the scale of scores open: llama.cpp takes each head's size, and in the model of
@@ -136,9 +136,8 @@ def gguf_sandwich(
         mlp = replace(layer.mlp, activation="gelu_tanh", post=norm)
         return replace(layer, attention=change(i, attention), mlp=mlp)
 
-    embedding, head = replace(plain.embedding, scale=width**0.5), plain.head
-    assert isinstance(head, LM)
-    return replace(varied(plain, layer), embedding=embedding, head=replace(head, softcap=logit_cap))
+    embedding, head = replace(plain.embedding, scale=width**0.5), replace(plain.head, softcap=logit_cap)
+    return replace(varied(plain, layer), embedding=embedding, head=head)
 
 
 # One is added to the norms' weights already.

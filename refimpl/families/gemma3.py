@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, Config, HeadNorm, Rope, Window
+from ..config import Attention, Decoder, HeadNorm, Rope, Window
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types
 from ..config_readers.rope import exact_context, ropes
@@ -27,7 +27,7 @@ PREFIX = "model."
 THETAS = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_local_base_freq", 10_000.0)}
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     causal(keys)
     # transformers reads neither: its Gemma 3 has no cap of scores, and its layers slide by the other key.
     keys.get("attn_logit_softcapping", float, None)
@@ -47,7 +47,7 @@ def config(keys: Keys, task: Task) -> Config:
     )
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """Layers slide by a number, five of six where it isn't stated; their theta is their own."""
     size, every = (
         keys.size("attention.sliding_window", None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Learned, Plain, Stack
+from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -15,7 +15,7 @@ ARCHITECTURES: dict[str, Task] = decoders("GPT2", "LMHeadModel")
 PREFIX = "transformer."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     # Of training, and of heads that summarize a text; n_ctx once sized the mask, which is n_positions' now.
     keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "gradient_checkpointing", "n_ctx", "n_special")
     keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
@@ -53,15 +53,15 @@ def _build(
     norm: LayerNorm,
     context: int,
     tied: bool,
-) -> Config:
+) -> Decoder:
     heads = embedding.width // size
     attentions = [
         Attention(heads, heads, size, qkv_bias=True, out_bias=True, scale=scale, pre=norm) for scale in scales
     ]
     mlp = Plain(inner, activation, pre=norm)
-    return Config(
+    return Decoder(
         embedding=embedding,
-        decoder=Stack(tuple(Layer(a, mlp) for a in attentions), norm, Learned(context)),
+        stack=Stack(tuple(Layer(a, mlp) for a in attentions), norm, Learned(context)),
         head=LM(tied),
         context=context,
     )
@@ -91,7 +91,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """From GGUF's metadata, which know the usual scale and activation only."""
     return _build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import LM, Activation, Attention, Config, Embedding, Layer, LayerNorm, Plain, Rope, Stack
+from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
 from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -17,7 +17,7 @@ PREFIX = "gpt_neox."
 OLDER = ("rotary_emb_base", "rotary_pct")
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("hidden_dropout", "classifier_dropout", "gradient_checkpointing")
     keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob")
     width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
@@ -55,13 +55,13 @@ def _build(
     parallel: bool,
     context: int,
     tied: bool,
-) -> Config:
+) -> Decoder:
     size = embedding.width // heads
     attention = Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm)
     layer = Layer(attention, Plain(inner, activation, pre=norm), parallel)
-    return Config(
+    return Decoder(
         embedding=embedding,
-        decoder=Stack((layer,) * layers, norm),
+        stack=Stack((layer,) * layers, norm),
         head=LM(tied),
         context=context,
     )
@@ -92,7 +92,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """From GGUF's metadata, which know the usual activation only."""
     size, width = gguf_head_size(keys), keys.size("embedding_length")
     dims = keys.size("rope.dimension_count")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Config
+from ..config import LM, Decoder
 from ..config_readers.gguf_metadata import PERMUTED
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
@@ -18,7 +18,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Granite", tasks=())
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),
@@ -36,8 +36,8 @@ def config(keys: Keys, task: Task) -> Config:
 
 
 def multiplied(
-    plain: Config, *, embedding: float, scores: float | None, sublayers: float, logits: float
-) -> Config:
+    plain: Decoder, *, embedding: float, scores: float | None, sublayers: float, logits: float
+) -> Decoder:
     """The decoder with its multipliers; logits are divided by theirs."""
     assert isinstance(plain.head, LM)
     scaled = varied(
@@ -55,7 +55,7 @@ def multiplied(
     )
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     return multiplied(
         gguf_decoder(keys, source),
         embedding=keys.positive("embedding_scale", 1.0),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..config import (
     LM,
     Attention,
-    Config,
+    Decoder,
     Embedding,
     FullAttention,
     Gated,
@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Llama")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     # Several slices of one product, summed: the same mathematics.
     keys.get("pretraining_tp", int, 1, null=True)
     return decoder(
@@ -60,7 +60,7 @@ def decoder(
     head: int | None = None,
     tied: bool = False,
     positions: Callable[..., Rope] = rope,
-) -> Config:
+) -> Decoder:
     """The decoder of Llama, Mistral and their kin, all layers alike; numbers are the family's defaults.
 
     `positions` is `rope`, or a partial of it, with what is the family's own.
@@ -95,29 +95,28 @@ def decoder(
 
 def build(
     *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Gated, tied: bool, context: int
-) -> Config:
+) -> Decoder:
     """Equal layers under one norm."""
-    return Config(
+    return Decoder(
         embedding=Embedding(vocabulary, width),
-        decoder=Stack((Layer(attention, mlp),) * layers, mlp.pre),
+        stack=Stack((Layer(attention, mlp),) * layers, mlp.pre),
         head=LM(tied),
         context=context,
     )
 
 
-def varied(config: Config, change: Callable[[int, Layer], Layer]) -> Config:
+def varied(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
     """The same decoder, each layer changed by its number."""
-    assert config.decoder is not None
     layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
-    return replace(config, decoder=replace(config.decoder, layers=layers))
+    return replace(config, stack=replace(config.stack, layers=layers))
 
 
-def attending(config: Config, change: Callable[[int, Attention], Attention]) -> Config:
+def attending(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
     """The same decoder, each layer's attention changed by its number."""
     return varied(config, lambda i, layer: replace(layer, attention=change(i, layer.attention)))
 
 
-def windowed(config: Config, size: int) -> Config:
+def windowed(config: Decoder, size: int) -> Decoder:
     """The same decoder, each of whose layers sees a window only."""
     return attending(config, lambda _, a: replace(a, mask=Window(size)))
 
@@ -156,7 +155,7 @@ QK_NORM = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     plain, window = gguf_decoder(keys, source), keys.size("attention.sliding_window", None)
     if keys.get("expert_count", int, 0):
         # Mixtral: the width is that of each expert.
@@ -164,7 +163,7 @@ def gguf_config(keys: Keys, source: Source) -> Config:
     return plain if window is None else windowed(plain, window)
 
 
-def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Config:
+def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Decoder:
     """From GGUF's metadata; what they leave open (biases, tied or not) shows in the tensors' names.
 
     `partial` says that the family may turn a part of a head.

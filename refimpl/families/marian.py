@@ -5,7 +5,7 @@ BART's form without the norm of the embedding, on sinusoidal positions.
 
 from __future__ import annotations
 
-from ..config import Config
+from ..config import EncoderDecoder
 from ..config_readers.keys import Keys
 from . import Task
 from .bart import PREFIX, WEIGHTS, pair
@@ -17,7 +17,7 @@ ARCHITECTURES: dict[str, Task] = {"MarianMTModel": "lm"}
 GGUF = None
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> EncoderDecoder:
     vocabulary = keys.size("vocab_size")
     if keys.size("decoder_vocab_size", None) not in (None, vocabulary):
         raise keys.fail("decoder_vocab_size", f"vocab_size, {vocabulary}: one table for both languages")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import Config
+from ..config import Decoder
 from ..config_readers.keys import Keys
 from . import Task, decoders
 from .llama import GGUF, WEIGHTS, decoder
@@ -14,7 +14,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Mistral")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     return decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 8, null=True),

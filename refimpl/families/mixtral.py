@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config, Gated, MoE
+from ..config import Decoder, Gated, MoE
 from ..config_readers.keys import Keys
 from . import Task, decoders
 from .llama import GGUF, decoder, varied
@@ -20,7 +20,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Mixtral")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     # Of training.
     keys.get("output_router_logits", bool, False)
     for key in ("router_aux_loss_coef", "router_jitter_noise"):

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from ..config import (
     Attention,
-    Config,
     Dense,
     Embedding,
+    Encoder,
     FullAttention,
     Gated,
-    Head,
     Layer,
     LayerNorm,
     MaskedLM,
+    ReadingHead,
     Rope,
     Stack,
     Window,
@@ -37,7 +37,7 @@ ARCHITECTURES = heads("ModernBert")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Encoder:
     _unused(keys)
     heads, size = keys.size("num_attention_heads"), head_size(keys)
     norm = LayerNorm(keys.positive("norm_eps", 1e-5), bias=keys.get("norm_bias", bool, False))
@@ -88,9 +88,9 @@ def _build(
     mlp: Gated,
     norm: LayerNorm,
     layers: list[tuple[Rope, int | None]],
-    head: Head,
+    head: ReadingHead,
     context: int,
-) -> Config:
+) -> Encoder:
     """A layer for each way to turn and each width of a window. Half of a window lies before a token, half
     behind it, and the token itself between the two."""
     made = [
@@ -103,7 +103,7 @@ def _build(
         for i, (position, window) in enumerate(layers)
     ]
     stack = Stack(tuple(Layer(one, mlp) for one in made), norm, first_norm=norm)
-    return Config(embedding, decoder=None, head=head, context=context, encoder=stack)
+    return Encoder(embedding, stack, head, context)
 
 
 def _unused(keys: Keys) -> None:
@@ -148,7 +148,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Encoder:
     """From GGUF's metadata, which know the usual activation of a classifier only; biases show in the tensors.
 
     The converter states the original's epsilon under the name of another norm's, and llama.cpp reads one

@@ -5,7 +5,7 @@ alibi_bias_max means what MosaicML's code and llama.cpp make of it; transformers
 
 from __future__ import annotations
 
-from ..config import LM, Alibi, Attention, Config, Embedding, Layer, LayerNorm, Plain, Stack
+from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import HARMLESS, Keys
@@ -19,7 +19,7 @@ PREFIX = "transformer."
 NORMS = {"low_precision_layernorm": None, "layernorm": None}
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     # embedding_fraction scales gradients; learned_pos_emb says nothing where there is ALiBi.
     keys.unused("resid_pdrop", "emb_pdrop", "embedding_fraction", "learned_pos_emb", "init_device")
     keys.unused("init_config", "tokenizer_name", "verbose", "logit_scale")
@@ -67,15 +67,15 @@ def _build(
     scale: float | None,
     context: int,
     tied: bool,
-) -> Config:
+) -> Decoder:
     heads = embedding.width // size
     layer = Layer(
         Attention(heads, heads, size, position, clip=clip, scale=scale, pre=norm),
         Plain(4 * embedding.width, "gelu", bias=False, pre=norm),
     )
-    return Config(
+    return Decoder(
         embedding=embedding,
-        decoder=Stack((layer,) * layers, norm),
+        stack=Stack((layer,) * layers, norm),
         head=LM(tied),
         context=context,
     )
@@ -95,7 +95,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """From GGUF's metadata, which know the usual scale only."""
     width, size = keys.size("embedding_length"), gguf_head_size(keys)
     keys.restated("attention.head_count_kv", width // size, f"{width // size}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config, HeadNorm, Layer
+from ..config import Decoder, HeadNorm, Layer
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
@@ -17,7 +17,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Olmo2", tasks=("classify",))
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),
@@ -45,7 +45,7 @@ WEIGHTS = f"""
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     return varied(gguf_decoder(keys, source), _after)
 
 

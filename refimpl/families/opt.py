@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..config import (
     LM,
     Attention,
-    Config,
+    Decoder,
     Embedding,
     EmbeddingProjection,
     Layer,
@@ -29,7 +29,7 @@ GGUF = None
 EPS = 1e-5  # no key states another
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("dropout", "activation_dropout", "layerdrop", "init_std", "prefix", "gradient_checkpointing")
     if not keys.get("learned_embeddings", bool, True):
         raise keys.fail("learned_embeddings", "true: positions are learned")
@@ -46,11 +46,11 @@ def config(keys: Keys, task: Task) -> Config:
     layer = Layer(attention, Plain(keys.size("ffn_dim"), activation, bias, pre, after=after))
     inner = keys.size("word_embed_proj_dim", None) or width
     context = keys.size("max_position_embeddings", 2048)
-    return Config(
+    return Decoder(
         embedding=Embedding(
             keys.size("vocab_size"), width, projection=None if inner == width else EmbeddingProjection(inner)
         ),
-        decoder=Stack(
+        stack=Stack(
             (layer,) * count(keys),
             norm if last else None,
             Learned(context, offset=2),

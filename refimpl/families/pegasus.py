@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import Config
+from ..config import EncoderDecoder
 from ..config_readers.keys import Keys
 from . import Task
 from .bart import PREFIX, WEIGHTS, pair
@@ -14,5 +14,5 @@ ARCHITECTURES: dict[str, Task] = {"PegasusForConditionalGeneration": "lm"}
 GGUF = None
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> EncoderDecoder:
     return pair(keys, norms="pre", first=False, waves=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..config import Config
+from ..config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..formats.tensor_source import Source
@@ -22,7 +22,7 @@ PREFIX = "model."
 KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     for key in ("resid_pdrop", "embd_pdrop"):  # of training
         keys.get(key, float, None)
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
@@ -54,7 +54,7 @@ WEIGHTS = """
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """No window is one of 0 there; files that don't say are older than that, and may have one."""
     plain, window = gguf_decoder(keys, source, partial=True), keys.get("attention.sliding_window", int)
     return plain if window == 0 else windowed(plain, window)

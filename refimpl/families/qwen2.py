@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config, FullAttention, Window
+from ..config import Decoder, FullAttention, Window
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types, patterns
@@ -19,7 +19,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Qwen2")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     if keys.get("use_mrope", bool, False):
         raise keys.fail("use_mrope", "false: positions of images aren't read")
     plain = decoder(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Attention, Config, FullAttention, Gated, Layer, MoE, Window
+from ..config import Attention, Decoder, FullAttention, Gated, Layer, MoE, Window
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
@@ -23,7 +23,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Qwen2Moe")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 16, null=True),
@@ -55,8 +55,8 @@ def _patterns(keys: Keys) -> list[FullAttention | Window]:
 
 
 def mixed(
-    plain: Config, keys: Keys, attention: Attention, sees: list[FullAttention | Window], mixture: MoE
-) -> Config:
+    plain: Decoder, keys: Keys, attention: Attention, sees: list[FullAttention | Window], mixture: MoE
+) -> Decoder:
     """Sparse layers and those of the plain decoder: every decoder_sparse_step-th has experts, but for
     mlp_only_layers; none where there are no experts."""
     # Of training.
@@ -88,7 +88,7 @@ WEIGHTS = f"""
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     plain = gguf_decoder(keys, source)
     return gguf_mixed(plain, keys, source, lambda f, top: f // top, renormalize=False, shared=True)
 

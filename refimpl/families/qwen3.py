@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config, HeadNorm
+from ..config import Decoder, HeadNorm
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
@@ -18,7 +18,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Qwen3")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 32, null=True),
@@ -31,7 +31,7 @@ def config(keys: Keys, task: Task) -> Config:
     return attending(normalized(plain), lambda i, a: replace(a, mask=sees[i]))
 
 
-def normalized(plain: Config) -> Config:
+def normalized(plain: Decoder) -> Decoder:
     """Queries and keys have the same kind of norm as the sublayers."""
     return attending(plain, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
 
@@ -39,7 +39,7 @@ def normalized(plain: Config) -> Config:
 WEIGHTS = LLAMA + QK_NORM
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     return normalized(gguf_decoder(keys, source))
 
 

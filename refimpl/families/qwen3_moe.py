@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import Config, FullAttention, Gated, MoE, Window
+from ..config import Decoder, FullAttention, Gated, MoE, Window
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
@@ -20,7 +20,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Qwen3Moe")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 4),
@@ -55,7 +55,7 @@ def _experts(keys: Keys) -> int:
 WEIGHTS = QWEN2 + QK_NORM
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     plain = normalized(gguf_decoder(keys, source))
     return gguf_mixed(plain, keys, source, lambda f, top: f // top, renormalize=True)
 

@@ -5,7 +5,7 @@ A padding token within a text takes a position here, as any other; in transforme
 
 from __future__ import annotations
 
-from ..config import Config, Dense, Embedding, Learned, MaskedLM
+from ..config import Dense, Embedding, Encoder, Learned, MaskedLM
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
 from . import Task, heads
@@ -18,7 +18,7 @@ ARCHITECTURES = heads("Roberta", "XLMRoberta")
 PREFIX = "roberta."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Encoder:
     keys.unused("language", "name")  # notes in some checkpoints
     # The first token stands at the row after the padding's own.
     offset = keys.get("pad_token_id", int, 1) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Config
+from ..config import Decoder
 from ..config_readers.gguf_metadata import PERMUTED
 from ..config_readers.keys import Keys
 from ..config_readers.layers import count, layer_types, patterns
@@ -19,7 +19,7 @@ ARCHITECTURES: dict[str, Task] = decoders("SmolLM3")
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     # Several slices of one product, summed; a key of Qwen's, unread.
     keys.get("pretraining_tp", int, 1, null=True)
     keys.get("max_window_layers", int, None)
@@ -50,7 +50,7 @@ def _turned(keys: Keys) -> list[bool]:
     return [mark == 1 for mark in marks]
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """There each fourth layer is one without positions, whatever config.json said."""
     plain = gguf_decoder(keys, source)
     return attending(plain, lambda i, a: a if (i + 1) % 4 else replace(a, position=None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Attention, Config, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
+from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
 from ..config_readers.gguf_metadata import STRAIGHT, embedding_rows, gguf_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -20,7 +20,7 @@ ARCHITECTURES: dict[str, Task] = decoders("StableLm", tasks=("classify", "tag"))
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     keys.get("hidden_dropout", float, None)  # of training
     size, context = head_size(keys), keys.size("max_position_embeddings", 4096)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5))
@@ -56,12 +56,12 @@ def build(
     parallel: bool,
     tied: bool,
     context: int,
-) -> Config:
+) -> Decoder:
     if qk_norm:
         attention = replace(attention, qk_norm=HeadNorm(replace(norm, bias=False), "each"))
     if parallel:
         mlp = replace(mlp, pre=None)
-    return Config(embedding, Stack((Layer(attention, mlp, parallel),) * layers, norm), LM(tied), context)
+    return Decoder(embedding, Stack((Layer(attention, mlp, parallel),) * layers, norm), LM(tied), context)
 
 
 WEIGHTS = f"""
@@ -74,7 +74,7 @@ WEIGHTS = f"""
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """What the metadata leave open shows in the tensors; one key says of many models what they aren't."""
     keys.get("use_parallel_residual", bool, True)
     norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")

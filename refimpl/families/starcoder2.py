@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Attention, Config, Embedding, FullAttention, Layer, LayerNorm, Plain, Stack, Window
+from ..config import LM, Attention, Decoder, Embedding, FullAttention, Layer, LayerNorm, Plain, Stack, Window
 from ..config_readers.gguf_metadata import embedding_rows, own_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -21,7 +21,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Starcoder2", tasks=("classify", "tag"
 PREFIX = "model."
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("residual_dropout", "embedding_dropout")
     size, context = keys.size("head_dim", None), keys.size("max_position_embeddings", 4096)
     size = head_size(keys) if size is None else size
@@ -50,11 +50,11 @@ def _build(
     *,
     tied: bool,
     context: int,
-) -> Config:
+) -> Decoder:
     """Equal layers, biases in both of their parts or in none."""
     pattern = FullAttention() if window is None else Window(window)
     attention = replace(attention, mask=pattern, qkv_bias=mlp.bias, out_bias=mlp.bias)
-    return Config(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
+    return Decoder(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
 
 
 WEIGHTS = f"""
@@ -65,7 +65,7 @@ WEIGHTS = f"""
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> Decoder:
     """From GGUF's metadata, which know the usual activation only."""
     # llama.cpp's converter leaves the window out and its graph has none: tokens of such a file see further
     # than the original's where a text is longer than that. A window that is stated counts.

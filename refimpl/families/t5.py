@@ -10,7 +10,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import LM, Attention, Config, Embedding, Gated, Layer, Plain, Pool, RelativeBias, RMSNorm, Stack
+from ..config import (
+    LM,
+    Attention,
+    Embedding,
+    Encoder,
+    EncoderDecoder,
+    Gated,
+    Layer,
+    Plain,
+    Pool,
+    RelativeBias,
+    RMSNorm,
+    Stack,
+)
 from ..config_readers.gguf_metadata import embedding_rows, own_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count
@@ -35,7 +48,7 @@ PREFIX = "transformer."
 CONTEXT = 4096
 
 
-def config(keys: Keys, task: Task) -> Config:
+def config(keys: Keys, task: Task) -> EncoderDecoder:
     # Of training, or of heads that these classes haven't.
     for key in ("dropout_rate", "classifier_dropout", "initializer_factor"):
         keys.get(key, float, None)
@@ -68,15 +81,15 @@ def _build(
     decoder: int,
     head: LM,
     trained: int,
-) -> Config:
+) -> EncoderDecoder:
     """Stacks of so many equal layers. No position stands between a token and those of the other stack."""
     reads = Layer(attention, mlp, cross=replace(attention, position=None))
-    return Config(
+    return EncoderDecoder(
         embedding=embedding,
+        encoder=Stack((Layer(attention, mlp),) * encoder, attention.pre),
         decoder=Stack((reads,) * decoder, attention.pre),
         head=head,
         context=max(CONTEXT, trained),
-        encoder=Stack((Layer(attention, mlp),) * encoder, attention.pre),
     )
 
 
@@ -137,16 +150,17 @@ WEIGHTS = f"""
 """
 
 
-def gguf_config(keys: Keys, source: Source) -> Config:
+def gguf_config(keys: Keys, source: Source) -> EncoderDecoder:
     keys.get("decoder_start_token_id", int, None)  # of generation
     return _gguf(keys, source, count(keys, "decoder_block_count", count(keys, "block_count")))
 
 
-def gguf_encoder(keys: Keys, source: Source) -> Config:
-    return replace(_gguf(keys, source, 1), decoder=None, head=Pool("mean"))
+def gguf_encoder(keys: Keys, source: Source) -> Encoder:
+    both = _gguf(keys, source, 1)
+    return Encoder(both.embedding, both.encoder, Pool("mean"), both.context)
 
 
-def _gguf(keys: Keys, source: Source, decoder: int) -> Config:
+def _gguf(keys: Keys, source: Source, decoder: int) -> EncoderDecoder:
     """From GGUF's metadata, which say neither activation nor largest distance: here they are llama.cpp's.
 
     Nor do they say which output it is. A plain mlp is 1.0's, and a table of its own must then equal the

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import LM, Classify, Config, Dense, Layer, MaskedLM, Pool, QuestionAnswering, Tag
+from ..config import (
+    LM,
+    Classify,
+    Config,
+    DecoderReader,
+    Dense,
+    EncoderDecoder,
+    Layer,
+    MaskedLM,
+    Pool,
+    QuestionAnswering,
+    Tag,
+)
 from .activation import activation
 from .block import encoder_block, normalize
 from .cross_attention import cross_keys
@@ -32,9 +44,9 @@ def encode(
     if config.embedding.token_types is not None and types is None:
         types = np.zeros_like(tokens)
     states = _through("encoder", tokens, lengths, tables, tree, types, config=config)
-    if config.reader is None:
+    if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
-    shifted = begun(tokens, config.reader.start)
+    shifted = begun(tokens, config.decoder.start)
     return _through("reader", shifted, lengths, tables, tree, states=states, config=config)
 
 

@@ -151,8 +151,7 @@ def model(
     for the output table. A decoder that reads an encoder is given what `memory` made of its output,
     and its lengths [B].
     """
-    stack, head, leaves = config.decoder, config.head, tree["decoder"]
-    assert stack is not None
+    stack, head, leaves = config.stacks["decoder"], config.head, tree["decoder"]
     assert isinstance(head, LM)
     queries = past[:, None] + np.arange(tokens.shape[1])
     x = embed(tokens, queries, tree["embedding"], leaves, config=config.embedding, stack=stack)

@@ -30,16 +30,14 @@ def _rope_freqs(config: Config) -> np.ndarray:
 
 def _waves(config: Config) -> np.ndarray:
     """Sinusoidal positions, which older checkpoints of Marian and Pegasus store as a table."""
-    stack = config.decoder or config.encoder
-    assert stack is not None
+    stack = [*config.stacks.values()][-1]
     assert isinstance(stack.positions, Sinusoidal)
     frequencies = rope_frequencies(np.arange(config.embedding.width // 2), theta=stack.positions.theta)
     return sinusoidal(np.arange(config.context)[None], frequencies)[0]
 
 
 def _position_rows(config: Config) -> int:
-    stack = config.encoder or config.decoder
-    assert stack is not None
+    stack = next(iter(config.stacks.values()))
     return stack.positions.offset + stack.positions.size if isinstance(stack.positions, Learned) else 0
 
 

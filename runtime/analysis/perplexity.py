@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...refimpl.config import Config, DynamicNTK, LinearScaling, Llama3Scaling, Rope, Scaling, Yarn
+from ...refimpl.config import Config, Decoder, DynamicNTK, LinearScaling, Llama3Scaling, Rope, Scaling, Yarn
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.params.shapes import Tree
 from ...refimpl.tokenizers.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ def before_text(tokenizer: Tokenizer) -> list[int]:
     return full[:at]
 
 
-def ways(config: Config, length: int, factor: float) -> dict[str, Config]:
+def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
     """Name -> the model for `length` tokens with its rotary positions stretched in one way.
 
     Rotary positions that are scaled already can only be scaled further in their own way. Positions of other
@@ -70,17 +70,15 @@ def ways(config: Config, length: int, factor: float) -> dict[str, Config]:
     return found
 
 
-def stretched(config: Config, change: Callable[[Rope], Rope]) -> Config:
+def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
     """The same decoder with other rotary positions."""
-    stack = config.decoder
-    assert stack is not None
     layers = []
-    for layer in stack.layers:
+    for layer in config.layers:
         attention = layer.attention
         if isinstance(attention.position, Rope):
             attention = replace(attention, position=change(attention.position))
         layers.append(replace(layer, attention=attention))
-    return replace(config, decoder=replace(stack, layers=tuple(layers)))
+    return replace(config, stack=replace(config.stack, layers=tuple(layers)))
 
 
 def losses(config: Config, params: Tree, windows: Sequence[Sequence[int]], progress: Progress) -> np.ndarray:

@@ -65,15 +65,15 @@ class Graph:
 def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
     """The graphs of a model, the one that reads first; `windowed` as the manifest's cache says."""
     found = []
-    if config.encoder is not None:
+    if "encoder" in config.stacks:
         inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
         if config.embedding.token_types is not None:
             inputs.append(Port("types", ("batch", "time"), "int64"))
         inputs += _tables(config, ("encoder", "reader"), "time")
-        alone = config.decoder is None
+        alone = not isinstance(config.head, LM)
         outputs = (Port("said", _said(config)),) if alone else _memory(config, "time")
         found.append(Graph(GRAPH if alone else ENCODER, True, tuple(inputs), tuple(outputs)))
-    if config.decoder is not None:
+    if "decoder" in config.stacks:
         inputs = [
             Port("tokens", ("batch", "time"), "int64"),
             Port("past", ("batch",), "int64"),
@@ -85,7 +85,7 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
             inputs += [
                 Port(f"window_length.{size}", ("batch",), "int64") for size in window_sizes.sizes(config)
             ]
-        if config.encoder is not None:
+        if "encoder" in config.stacks:
             inputs += [*_memory(config, "text"), Port("source", ("batch",), "int64")]
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         found.append(Graph(GRAPH, False, tuple(inputs), (logits, *_cache(config, "_out", windowed))))

@@ -39,7 +39,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
-from ...refimpl.config import Classify, Config, Tag, from_json, to_json
+from ...refimpl.config import LM, Classify, Config, Tag, from_json, to_json
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.errors import BundleError, TfmError
@@ -197,7 +197,7 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
         if not _possible(weight_format, shapes[name][int(is_table(name))], target):
             raise ValueError(f"schemes.{name} can't be {weight_format}")
-    if (m.cache == "none") != (m.config.decoder is None):
+    if (m.cache == "none") != (not isinstance(m.config.head, LM)):
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
         raise ValueError(

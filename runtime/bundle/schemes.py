@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ...refimpl.config import LM
 from ...refimpl.errors import ExportError
 from .targets import FloatType, Target
 
@@ -156,8 +157,8 @@ def default(config: Config, target: Target) -> Scheme:
     is reading weights, which is as fast with blocks, and closer.
     """
     dynamic = SCHEMES["int8-dynamic"]
-    is_encoder = config.encoder is not None and config.decoder is None
-    return dynamic if is_encoder and target.name not in dynamic.refused else SCHEMES["int8"]
+    reads = not isinstance(config.head, LM)
+    return dynamic if reads and target.name not in dynamic.refused else SCHEMES["int8"]
 
 
 def check_target(scheme: Scheme, target: Target) -> None:

@@ -79,7 +79,9 @@ class OrtEngine:
         parts = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}
         self.session, _ = parts[GRAPH]
         reads = ENCODER if ENCODER in parts else GRAPH
-        self.encoder = Encoder(*parts[reads], self.config, self.dtype) if self.config.encoder else None
+        self.encoder = (
+            Encoder(*parts[reads], self.config, self.dtype) if "encoder" in self.config.stacks else None
+        )
         layers = range(len(self.config.layers))
         sizes = [window_sizes.of_layer(self.config, i) if windowed else None for i in layers]
         self._windows = tuple(size for size in sizes for _ in "kv")

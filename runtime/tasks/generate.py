@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple, Unpack
 
 from ...refimpl.checkpoint.generation_config import Generation
-from ...refimpl.config import LM
+from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.beam import beam_search
 from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.loop import generate as generate_tokens
@@ -47,7 +47,7 @@ def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | Non
     text itself. `task` is one that the checkpoint names, with a prefix and options of its own.
     """
     model.expect(LM)
-    if model.config.encoder is None:
+    if isinstance(model.config, Decoder):
         return Prompt(prompt_ids(model, text, raw=raw), None)
     prefix = "" if raw else generation_of(model, task).prefix
     return Prompt(list(model.generation.prompt), model.text.encode(prefix + text, start=True))

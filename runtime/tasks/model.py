@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...refimpl.checkpoint.labels import Aggregation
-from ...refimpl.config import LM
+from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
 from ...refimpl.engine.protocol import Cache
@@ -65,7 +65,7 @@ class Model(TaskModel):
         self.expect(LM)
         given = [int(i) for i in np.asarray(ids).reshape(-1)]
         prompt = Prompt(given, None)
-        if self.config.encoder is not None:
+        if not isinstance(self.config, Decoder):
             prompt = Prompt(list(self.generation.prompt), given)
         resolved = generate_options.resolve(self.generation, **options)
         return list(TextStream(self, prompt, resolved).ids())

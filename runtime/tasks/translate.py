@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from ...refimpl.checkpoint.languages import directed
+from ...refimpl.config import LM, EncoderDecoder
 from ...refimpl.errors import ConfigError, LimitError
 from .base import TaskModel
 from .generate import Prompt, TextStream, generate, prompt_of
@@ -40,5 +41,5 @@ def summarize(model: TaskModel, text: str, **options: Unpack[GenerateOptions]) -
 
 def expect_both(model: TaskModel, task: str) -> None:
     """ConfigError unless the model has an encoder and a decoder."""
-    if model.config.encoder is None or model.config.decoder is None:
+    if not (isinstance(model.config, EncoderDecoder) and isinstance(model.config.head, LM)):
         raise ConfigError(f"only a model with an encoder and a decoder can {task}: this one can't")

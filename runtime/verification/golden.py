@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...refimpl.config import LM, Config, MaskedLM
+from ...refimpl.config import LM, Config, EncoderDecoder, MaskedLM
 from ...refimpl.error_budget import CODE_MOVE, TRIES, ErrorTerms, error_terms, largest_difference
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.quant import Blocks
@@ -127,9 +127,9 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
     says = [name for name in SAYS if name != "kl" or _tokens(config)]
     plain = {f"plain.{name}" for name in says}
     given = []
-    if config.encoder is not None and config.decoder is not None:
+    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
         given = ["source", "source_lengths"]
-    elif config.encoder is not None and config.embedding.token_types is not None:
+    elif config.embedding.token_types is not None:
         given = ["types"]
     keys = {*BARE, *given, *(f"own.{name}" for name in says)}
     if wrong := sorted((set(arrays) - plain if plain <= set(arrays) else set(arrays)) ^ keys):
@@ -181,9 +181,9 @@ def golden(
     tokens = np.asarray(ids[: 2 * time], np.int64).reshape(2, time)
     lengths = np.array([time, max(1, time - 3)])
     given: dict[str, Array] = {"tokens": tokens, "lengths": lengths}
-    if config.encoder is not None and config.decoder is not None:
+    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
         given |= {"source": tokens[::-1].copy(), "source_lengths": np.array([max(1, time - 5), time])}
-    elif config.encoder is not None and config.embedding.token_types is not None:
+    elif config.embedding.token_types is not None:
         given["types"] = np.sort(rng.integers(0, config.embedding.token_types, tokens.shape), axis=1)
     own = params if quantized is None else quantized
     precision = np.dtype(dtype)

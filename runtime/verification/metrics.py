@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...refimpl.config import MaskedLM
+from ...refimpl.config import Decoder, MaskedLM
 from ...refimpl.engine.protocol import Engine
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def fidelity(
     same = positions = predicted = 0
     for begin in range(0, len(text), window):
         row = text[begin : begin + window]
-        read = () if engine.config.encoder is None else (row[None],)
+        read = () if isinstance(engine.config, Decoder) else (row[None],)
         caches = [runner.start(1, *read) for runner in (engine, reference)]
         for at in range(0, len(row), CHUNK):
             piece = row[at : at + CHUNK]

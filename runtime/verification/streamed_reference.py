@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...refimpl.config import LM, Config, MaskedLM, Stack
+from ...refimpl.config import LM, Config, Decoder, DecoderReader, EncoderDecoder, MaskedLM, Stack
 from ...refimpl.error_budget import moved
 from ...refimpl.ops.block import block, encoder_block, normalize
 from ...refimpl.ops.encoder import begun, keys_of, predict
@@ -98,9 +98,9 @@ def outputs(
     Each leaf is loaded once and shown to `seen`.
     """
     walk = StreamedForward(config, params, runs, seen)
-    if config.encoder is None:
+    if isinstance(config, Decoder):
         return walk.decode(given.tokens, [], given.lengths)
-    if config.decoder is None:
+    if not isinstance(config.head, LM):
         states = walk.encode(given.tokens, given.lengths, given.types)
         return walk.predict(states, given.lengths)
     assert given.source is not None
@@ -120,8 +120,9 @@ class StreamedForward:
     def encode(self, ids: Array, lengths: Array, types: Array | None) -> list[Array]:
         """The encoder's vectors, or those of what reads them for a head."""
         states = self._whole("encoder", ids, lengths, types)
-        reader = self.config.reader
-        if reader is None:
+        config = self.config
+        reader = config.decoder if isinstance(config, EncoderDecoder) else None
+        if not isinstance(reader, DecoderReader):
             return states
         return self._whole("reader", begun(ids, reader.start), lengths, None, states)
 
@@ -143,8 +144,7 @@ class StreamedForward:
 
     def decode(self, tokens: Array, states: list[Array], lengths: Array) -> list[Float[Array, "B T N"]]:
         """Logits of a decoder that may read an encoder's vectors, of which `lengths` are real."""
-        stack, own, head = self.config.decoder, self.params["decoder"], self.config.head
-        assert stack is not None
+        stack, own, head = self.config.stacks["decoder"], self.params["decoder"], self.config.head
         assert isinstance(head, LM)
         time = tokens.shape[1]
         streams, added = self._enter("decoder", stack, tokens, None)
@@ -217,7 +217,7 @@ class StreamedForward:
         """What goes into the first layer, and the leaves that are added on the way."""
         own, e, mine = self.params[name], self.config.embedding, self.params["embedding"]
         table = mine["table"]
-        if name == "encoder" or self.config.encoder is None:
+        if name == "encoder" or isinstance(self.config, Decoder):
             self._seen("embedding.table", table)
         wanted = [*(["token_types"] if name == "encoder" else []), "project", "project_bias"]
         rest = self._load({part: mine[part] for part in wanted if part in mine}, "embedding.")
@@ -235,7 +235,7 @@ class StreamedForward:
 
     def _near(self, run: Precision, stack: Stack, added: Any, time: int) -> dict[Any, Any]:
         """Tables and biases of the positions 0 … time − 1."""
-        at, both = np.arange(time), stack is self.config.encoder and not stack.causal
+        at, both = np.arange(time), stack is self.config.stacks.get("encoder") and not stack.causal
         tables = position_tables(at, config=self.config)
         near: dict[Any, Any] = {
             rope: (c.astype(run.dtype), s.astype(run.dtype)) for rope, (c, s) in tables.items()

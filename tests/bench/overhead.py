@@ -37,7 +37,7 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
     for i, rope in enumerate(config.ropes):
         for name, table in zip(("cos", "sin"), made[rope], strict=True):
             held[f"{name}.{i}"] = np.ascontiguousarray(table, engine.dtype)
-    for i, layer in enumerate(config.decoder.layers):
+    for i, layer in enumerate(config.layers):
         a = layer.attention
         for side in "kv":
             shape = (1, a.kv_heads, CAPACITY, a.head_size)

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from tfm import runtime
 from tfm.refimpl.checkpoint.open import save_checkpoint
-from tfm.refimpl.config import LM, Attention, Config, Embedding, Gated, Layer, RMSNorm, Rope, Stack
+from tfm.refimpl.config import LM, Attention, Decoder, Embedding, Gated, Layer, RMSNorm, Rope, Stack
 from tfm.refimpl.params import shapes as params
 
 TOKENS = 128
@@ -30,7 +30,7 @@ def make(path: Path) -> None:
     norm = RMSNorm(1e-5)
     attention = Attention(heads=9, kv_heads=3, head_size=64, position=Rope(100_000.0, 64), pre=norm)
     layer = Layer(attention, Gated(1536, "silu", pre=norm))
-    config = Config(Embedding(151_936, 576), Stack((layer,) * 30, norm), LM(tied=True), context=2048)
+    config = Decoder(Embedding(151_936, 576), Stack((layer,) * 30, norm), LM(tied=True), context=2048)
     save_checkpoint(path, config, params.random(config, np.random.default_rng(0)))
 
 

@@ -16,6 +16,7 @@ from tfm.export.quantization.activation_recorder import record
 from tfm.export.quantization.plan import Calibration
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import (
+    LM,
     Classify,
     Config,
     DecoderReader,
@@ -25,6 +26,7 @@ from tfm.refimpl.config import (
     QuestionAnswering,
     RelativeBias,
     Rope,
+    Stack,
     Tag,
     Window,
 )
@@ -48,35 +50,35 @@ def vocal(config: Config) -> Config:
 
 FORM = vocal(tiny_models.encoder())
 PLAIN = tiny_models.encoder(head=Pool("mean", Dense("tanh"), unit=True))
-ONE, NEAR = PLAIN.encoder.layers[0], Window(3)
+ONE, NEAR = PLAIN.stack.layers[0], Window(3)
 PLACES = ((None, FullAttention()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
 LAYERS = tuple(
     replace(ONE, attention=replace(ONE.attention, position=position, mask=pattern, clip=clip))
     for (position, pattern), clip in zip(PLACES, (None, None, 0.5), strict=True)
 )
-RICH = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=LAYERS))
+RICH = replace(PLAIN, stack=replace(PLAIN.stack, layers=LAYERS))
 SHARED = replace(ONE, attention=replace(ONE.attention, kv_heads=2))
-SHARED = replace(PLAIN, encoder=replace(PLAIN.encoder, layers=(SHARED, ONE)))
-LATE = replace(RICH, encoder=replace(RICH.encoder, causal=True), head=Classify(3, "last", bias=False))
+SHARED = replace(PLAIN, stack=replace(PLAIN.stack, layers=(SHARED, ONE)))
+LATE = replace(RICH, stack=replace(RICH.stack, causal=True), head=Classify(3, "last", bias=False))
 # As a decoder of our time reads: rotary, heads in groups, each normalized.
 LLAMA = tiny_models.llama(qk_norm=True)
-LLAMA = replace(
-    LLAMA, decoder=None, encoder=replace(LLAMA.decoder, causal=True), head=Pool("last", unit=True)
-)
+LLAMA = Encoder(LLAMA.embedding, replace(LLAMA.stack, causal=True), Pool("last", unit=True), LLAMA.context)
 TWICE = tiny_models.reader()
+assert isinstance(TWICE.decoder, Stack)
 LAST = DecoderReader(replace(TWICE.decoder, causal=True), 3)
-TWICE = replace(TWICE, decoder=None, reader=LAST, head=Classify(3, "last", Dense("tanh")))
-GROUPED = replace(tiny_models.reader(), decoder=None, head=QuestionAnswering())
-GROUPED = replace(
-    GROUPED,
-    encoder=replace(
-        GROUPED.encoder,
+GROUPED = Encoder(
+    TWICE.embedding,
+    replace(
+        TWICE.encoder,
         layers=tuple(
             replace(layer, attention=replace(layer.attention, kv_heads=2, softcap=3.0))
-            for layer in GROUPED.encoder.layers
+            for layer in TWICE.encoder.layers
         ),
     ),
+    QuestionAnswering(),
+    TWICE.context,
 )
+TWICE = replace(TWICE, decoder=LAST, head=Classify(3, "last", Dense("tanh")))
 CASES: dict[str, tuple[Config, str, str]] = {
     "causal, rotary, windows, relative biases, float": (LATE, "ort-cpu", "fp32"),
     "causal, rotary, windows, relative biases, int8-dynamic": (LATE, "ort-cpu", "int8-dynamic"),
@@ -117,7 +119,7 @@ def test_the_whole_road(case: str, tmp_path: Path) -> None:
     report = verify(out, source=source.path)
     assert not report.failed
     names = {row.name for row in report.rows if row.ok}
-    alone = config.decoder is None
+    alone = not isinstance(config.head, LM)
     assert {"weights equal the source's", "each row alone: largest error"} <= names
     assert ("with more padding: largest error" in names) == alone
     made = open_bundle(out).manifest

@@ -12,15 +12,16 @@ from tfm.refimpl.config import (
     Alibi,
     Attention,
     Classify,
-    Config,
+    Decoder,
     DecoderReader,
     Dense,
     DynamicNTK,
     Embedding,
     EmbeddingProjection,
+    Encoder,
+    EncoderDecoder,
     FullAttention,
     Gated,
-    Head,
     HeadNorm,
     Layer,
     LayerNorm,
@@ -36,6 +37,7 @@ from tfm.refimpl.config import (
     Pool,
     Position,
     QuestionAnswering,
+    ReadingHead,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -187,7 +189,7 @@ some_denses = st.builds(
 denses = st.one_of(st.none(), some_denses)
 inners = st.one_of(st.none(), st.builds(EmbeddingProjection, st.integers(1, 8), st.booleans(), st.booleans()))
 poolings = st.sampled_from(("first", "last", "mean", "max"))
-heads: st.SearchStrategy[Head] = st.one_of(
+heads: st.SearchStrategy[ReadingHead] = st.one_of(
     st.builds(MaskedLM, st.booleans(), denses, st.booleans()),
     st.builds(Classify, st.integers(1, 4), poolings, denses, st.booleans()),
     st.builds(Tag, st.integers(1, 4), denses, st.booleans()),
@@ -197,7 +199,7 @@ heads: st.SearchStrategy[Head] = st.one_of(
 
 
 @st.composite
-def fitting(draw: st.DrawFn, embedding: Embedding) -> Head:
+def fitting(draw: st.DrawFn, embedding: Embedding) -> ReadingHead:
     """A head of an encoder; one that is tied gives vectors of the table's width."""
     head, inner = draw(heads), embedding.projection
     if isinstance(head, MaskedLM) and head.tied:
@@ -208,24 +210,28 @@ def fitting(draw: st.DrawFn, embedding: Embedding) -> Head:
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> Config:
+def configs(draw: st.DrawFn) -> Decoder:
     """A decoder alone."""
     width, inner = draw(st.integers(1, 8)), draw(inners)
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
-    return Config(embedding, draw(stacks(width=entry(embedding))), draw(lms), CONTEXT)
+    return Decoder(embedding, draw(stacks(width=entry(embedding))), draw(lms), CONTEXT)
 
 
 @st.composite
-def encoders(draw: st.DrawFn) -> Config:
+def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
     """An encoder with any of the heads, alone or with a reader."""
     width = draw(st.integers(1, 8))
     types = draw(st.sampled_from((None, 1, 2)))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(inners))
-    head, reader = draw(fitting(embedding)), None
+    head = draw(fitting(embedding))
+    reader = None
     if embedding.projection is None and draw(st.booleans()):
         start = draw(st.integers(0, embedding.vocabulary - 1))
         reader = DecoderReader(replace(draw(stacks(width=width, crossed=True)), causal=True), start)
-    return Config(embedding, None, head, CONTEXT, draw(stacks(width=entry(embedding), reads=True)), reader)
+    stack = draw(stacks(width=entry(embedding), reads=True))
+    if reader is None:
+        return Encoder(embedding, stack, head, CONTEXT)
+    return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
 
 
 def entry(embedding: Embedding) -> int:
@@ -235,9 +241,9 @@ def entry(embedding: Embedding) -> int:
 
 
 @st.composite
-def pairs(draw: st.DrawFn) -> Config:
+def pairs(draw: st.DrawFn) -> EncoderDecoder:
     """A decoder that reads an encoder; depths and heads differ."""
     width = draw(st.integers(1, 8))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
     decoder, encoder = draw(stacks(width=width, crossed=True)), draw(stacks(width=width, reads=True))
-    return Config(embedding, decoder, draw(lms), CONTEXT, encoder)
+    return EncoderDecoder(embedding, encoder, decoder, draw(lms), CONTEXT)

@@ -14,7 +14,7 @@ import torch
 from families import ROWS
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import LM, Config, Decoder
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import TRIES, ULP, error_terms, largest_difference
@@ -100,10 +100,10 @@ def diverse_model(
         model.save_pretrained(folder / str(seed))
         checkpoint = open_checkpoint(folder / str(seed))
         config = checkpoint.config
-        if config.decoder is None:
+        if not isinstance(config.head, LM):
             return model, checkpoint, GeneratedSequence(())
         rng = np.random.default_rng(seed)
-        if config.encoder is None:
+        if isinstance(config, Decoder):
             source, length = None, PROMPT
         else:
             source, length = make_inputs(model, config, seed, 12)["input_ids"][0].tolist(), 1
@@ -130,7 +130,7 @@ def exact_outputs(config: Config, params: Any, inputs: Inputs) -> tuple[np.ndarr
 
 def real_outputs(config: Config, values: np.ndarray, inputs: Inputs) -> np.ndarray:
     """The outputs at real tokens; of a head that reads whole texts all of them."""
-    if values.ndim == 2 or config.decoder is not None:
+    if values.ndim == 2 or isinstance(config.head, LM):
         return values
     return values[np.arange(values.shape[1])[None] < inputs.lengths[:, None]]
 
@@ -191,7 +191,7 @@ def export_and_verify(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str
     export(checkpoint, out, quant=quant, verify=False)
     report = verify(out, checkpoint.path, seconds=600, threads=1)
     assert not report.failed, report.failed[0]
-    due = {*REQUIRED_ROWS, *(ENCODER_ROWS if checkpoint.config.decoder is None else DECODER_ROWS)}
+    due = {*REQUIRED_ROWS, *(DECODER_ROWS if isinstance(checkpoint.config.head, LM) else ENCODER_ROWS)}
     if quant == "int8":
         due |= set(INT8_ROWS)
     judged = {row.name: row for row in report.rows if row.ok}
@@ -216,7 +216,7 @@ def export_and_compare(
     results = {quant: export_and_verify(checkpoint, out / quant, quant) for quant in quants}
     if "fp32" in quants:
         engine = OrtEngine(open_bundle(out / "fp32"), threads=1)
-        if checkpoint.config.decoder is None:
+        if not isinstance(checkpoint.config.head, LM):
             results["original"] = compare_predictions(model, checkpoint, engine)
         else:
             results["original"] = compare_generation(model, checkpoint, engine, sequence)

@@ -13,7 +13,7 @@ from families import ROWS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import LM, Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.families import read_config
 from tfm.refimpl.params.shapes import map_leaves
@@ -65,18 +65,18 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     """Two rows of tokens as transformers takes them; an encoder's second row is padded from `length` on."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, config.embedding.vocabulary, (2, 12))
-    if config.encoder is None:
+    if isinstance(config, Decoder):
         return {"input_ids": tokens, "use_cache": np.array(False)}
     # The text doesn't contain the padding token: RoBERTa doesn't count it as a position.
     tokens[tokens == model.config.pad_token_id] = 2
     real = np.arange(12) < [[12], [length]]
     if model.config.pad_token_id is not None:
         tokens[~real] = model.config.pad_token_id
-    if config.reader is not None:  # its head reads the last position, that of the end token
+    if "reader" in config.stacks:  # its head reads the last position, that of the end token
         tokens[tokens == model.config.eos_token_id] = 3
         tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
-    if config.decoder is not None:
+    if isinstance(config.head, LM):
         arguments |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
     elif config.embedding.token_types is not None:
         arguments |= {"token_type_ids": rng.integers(0, config.embedding.token_types, (2, 12))}
@@ -115,10 +115,10 @@ def specification_outputs(
     tokens = arguments["input_ids"]
     token_types = arguments.get("token_type_ids")
     lengths = arguments["attention_mask"].sum(1) if "attention_mask" in arguments else None
-    if config.decoder is None:
+    if not isinstance(config.head, LM):
         predicted = engine.predict(tokens, lengths, token_types)
         return [engine.encode(tokens, lengths, token_types), predicted] if vectors else [predicted]
-    cache = engine.start(2) if config.encoder is None else engine.start(2, tokens, lengths)
+    cache = engine.start(2) if isinstance(config, Decoder) else engine.start(2, tokens, lengths)
     tokens = arguments.get("decoder_input_ids", tokens)
     at = np.tile(np.arange(tokens.shape[1]), (2, 1))
     return [engine.step(tokens, cache, at=at)[0]]

@@ -9,12 +9,14 @@ from tfm.refimpl.config import (
     Alibi,
     Attention,
     Config,
+    Decoder,
     Dense,
     Embedding,
     EmbeddingProjection,
+    Encoder,
+    EncoderDecoder,
     FullAttention,
     Gated,
-    Head,
     HeadNorm,
     Layer,
     LayerNorm,
@@ -23,6 +25,7 @@ from tfm.refimpl.config import (
     MoE,
     Plain,
     Position,
+    ReadingHead,
     RelativeBias,
     RMSNorm,
     Rope,
@@ -49,7 +52,7 @@ def llama(
     plain: bool = False,
     kind: Activation = "silu",
     context: int = 128,
-) -> Config:
+) -> Decoder:
     """A Llama-type decoder; the defaults satisfy the fused attention operator (head size 16)."""
     norm = LayerNorm(1e-5) if plain else RMSNorm(1e-5)
     attention = Attention(
@@ -64,19 +67,18 @@ def llama(
         pre=norm,
     )
     feed = Plain(mlp, kind, bias=bias, pre=norm) if plain else Gated(mlp, kind, bias=bias, pre=norm)
-    return Config(
+    return Decoder(
         embedding=Embedding(vocabulary, width),
-        decoder=Stack((Layer(attention, feed),) * layers, norm),
+        stack=Stack((Layer(attention, feed),) * layers, norm),
         head=LM(tied),
         context=context,
     )
 
 
-def mixed(context: int = 128, vocabulary: int = 97) -> Config:
+def mixed(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder of layers that see all and of two windows, one of them without positions of its own."""
     base = llama(layers=4, vocabulary=vocabulary, tied=False, bias=True, qk_norm=True, context=context)
-    assert base.decoder is not None
-    first, second, third, fourth = base.decoder.layers
+    first, second, third, fourth = base.layers
     theta = Rope(100.0, 16, interleaved=True)
     kinds = (
         replace(first.attention, mask=Window(5)),
@@ -85,25 +87,23 @@ def mixed(context: int = 128, vocabulary: int = 97) -> Config:
         replace(fourth.attention, mask=Window(5), position=None, kv_heads=6),
     )
     layers = tuple(replace(first, attention=kind) for kind in kinds)
-    return replace(base, decoder=replace(base.decoder, layers=layers))
+    return replace(base, stack=replace(base.stack, layers=layers))
 
 
-def added(context: int = 128) -> Config:
+def added(context: int = 128) -> Decoder:
     """A decoder whose positions are added: to the tokens' vectors, and in two ways to scores."""
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
-    assert base.decoder is not None
-    first, norm = base.decoder.layers[0], LayerNorm(1e-5)
+    first, norm = base.layers[0], LayerNorm(1e-5)
     kinds = Alibi(scale=0.3), RelativeBias(8, 20), None
     layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
-    stack = replace(base.decoder, layers=layers, positions=Learned(context, 2), first_norm=norm)
-    return replace(base, decoder=stack, head=LM(tied=True, scale=0.5, bias=True))
+    stack = replace(base.stack, layers=layers, positions=Learned(context, 2), first_norm=norm)
+    return replace(base, stack=stack, head=LM(tied=True, scale=0.5, bias=True))
 
 
-def mixture(vocabulary: int = 97) -> Config:
+def mixture(vocabulary: int = 97) -> Decoder:
     """A decoder of two mixtures of experts: Mixtral's kind, and one with all that others have."""
     base = llama(width=40, vocabulary=vocabulary)
-    assert base.decoder is not None
-    first, norm = base.decoder.layers[0], RMSNorm(1e-5)
+    first, norm = base.layers[0], RMSNorm(1e-5)
     kinds = (
         MoE(3, 2, 24, "silu", pre=norm),
         MoE(
@@ -112,15 +112,14 @@ def mixture(vocabulary: int = 97) -> Config:
         ),
     )  # fmt: skip
     layers = tuple(replace(first, mlp=kind) for kind in kinds)
-    return replace(base, decoder=replace(base.decoder, layers=layers))
+    return replace(base, stack=replace(base.stack, layers=layers))
 
 
-def rare(head_size: int = 16) -> Config:
+def rare(head_size: int = 16) -> Decoder:
     """A decoder of words that few families use: tables of their own width, norms of heads of each kind,
     clipping, a residual at the norm, sublayers side by side on one norm, norms without weights."""
     base = llama(layers=3, head_size=head_size, width=40, tied=False)
-    assert base.decoder is not None
-    one, bare, layer = base.decoder.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
+    one, bare, layer = base.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
     each, whole = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
     layers = (
         Layer(replace(one.attention, qk_norm=each, clip=1.5, pre=layer), one.mlp, scale=0.3),
@@ -128,7 +127,7 @@ def rare(head_size: int = 16) -> Config:
         Layer(replace(one.attention, pre=bare), replace(one.mlp, pre=None), parallel=True),
     )
     embedding = replace(base.embedding, projection=EmbeddingProjection(32, bias=True), scale=2.0)
-    return replace(base, embedding=embedding, decoder=replace(base.decoder, layers=layers, final_norm=bare))
+    return replace(base, embedding=embedding, stack=replace(base.stack, layers=layers, final_norm=bare))
 
 
 WORDS = MaskedLM(tied=True, dense=Dense("tanh", norm=LayerNorm(1e-5)))
@@ -144,34 +143,35 @@ def encoder(
     head_size: int = 8,
     mlp: int = 80,
     positions: Learned | Sinusoidal | None = LEARNED,
-    head: Head = WORDS,
-) -> Config:
+    head: ReadingHead = WORDS,
+) -> Encoder:
     """An encoder of BERT's form: token types, post-norm, biases everywhere."""
     norm = LayerNorm(1e-5)
     attention = Attention(heads, heads, head_size, qkv_bias=True, out_bias=True, after=norm)
     stack = Stack((Layer(attention, Plain(mlp, "relu", after=norm)),) * layers, None, positions, norm)
-    return Config(Embedding(vocabulary, width, token_types=2), None, head, 32, stack)
+    return Encoder(Embedding(vocabulary, width, token_types=2), stack, head, 32)
 
 
-def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> Config:
+def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDecoder:
     """An encoder and a decoder of T5's form, of unequal depth."""
     norm = RMSNorm(1e-5)
     attention = Attention(6, 6, 8, position=RelativeBias(8, 20), scale=1.0, pre=norm)
     mlp = Plain(80, "relu", bias=False, pre=norm)
     reading = Layer(attention, mlp, cross=Attention(6, 6, 8, scale=1.0, pre=norm))
-    stack = Stack((Layer(attention, mlp),) * (layers + 1), norm)
-    return Config(Embedding(vocabulary, width), Stack((reading,) * layers, norm), LM(tied=True), 32, stack)
+    encoder = Stack((Layer(attention, mlp),) * (layers + 1), norm)
+    decoder = Stack((reading,) * layers, norm)
+    return EncoderDecoder(Embedding(vocabulary, width), encoder, decoder, LM(tied=True), 32)
 
 
-def reader(context: int = 128) -> Config:
+def reader(context: int = 128) -> EncoderDecoder:
     """A decoder whose attentions the fused operators take, and its encoder's, under a window."""
     base = llama(layers=2, bias=True, context=context)
-    assert base.decoder is not None
-    layer, norm = base.decoder.layers[0], LayerNorm(1e-5)
+    layer, norm = base.layers[0], LayerNorm(1e-5)
     reading = replace(layer, cross=Attention(4, 4, 8, qkv_bias=True, out_bias=True, pre=norm))
     own = replace(layer.attention, kv_heads=6, mask=Window(4))
     encoder = Stack((replace(layer, attention=own),) * 3, norm)
-    return replace(base, encoder=encoder, decoder=replace(base.decoder, layers=(reading,) * 2))
+    decoder = replace(base.stack, layers=(reading,) * 2)
+    return EncoderDecoder(base.embedding, encoder, decoder, base.head, base.context)
 
 
 def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoidal | None]]:

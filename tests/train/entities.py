@@ -12,7 +12,7 @@ import numpy as np
 import task
 from loop import Row
 from task import NORM, WIDTH, Example, Task
-from tfm.refimpl.config import Config, Embedding, Rope, Stack, Tag
+from tfm.refimpl.config import Config, Embedding, Encoder, Rope, Stack, Tag
 from tfm.runtime.tasks import Model
 from tfm.runtime.text.tokenizer import Tokenizer
 
@@ -61,7 +61,7 @@ def tokenizer(texts: Iterable[str]) -> str:
 
 def config(vocabulary: int) -> Config:
     stack = Stack((task.layer(position=Rope(1e4, WIDTH // task.HEADS)),) * 2, NORM)
-    return Config(Embedding(vocabulary, WIDTH, WIDTH**0.5), None, Tag(len(LABELS)), CONTEXT, stack)
+    return Encoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, Tag(len(LABELS)), CONTEXT)
 
 
 def row(text: Tokenizer, example: Example) -> Row:

@@ -17,6 +17,7 @@ from tfm.refimpl.config import (
     LM,
     Alibi,
     Config,
+    Decoder,
     Embedding,
     Learned,
     Position,
@@ -61,7 +62,7 @@ def config(kind: str, vocabulary: int) -> Config:
     """The decoder with these positions."""
     position, added = KINDS[kind]
     stack = Stack((task.layer(position=position),) * 2, NORM, added)
-    return Config(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, LM(tied=True), TRAINED)
+    return Decoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, LM(tied=True), TRAINED)
 
 
 def batches(ids: np.ndarray, seed: int) -> Iterator[list[Row]]:

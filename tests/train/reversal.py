@@ -10,7 +10,7 @@ import numpy as np
 import task
 from loop import Row
 from task import NORM, WIDTH, Example, Task
-from tfm.refimpl.config import LM, Config, Embedding, Layer, Sinusoidal, Stack
+from tfm.refimpl.config import LM, Config, Embedding, EncoderDecoder, Layer, Sinusoidal, Stack
 from tfm.refimpl.tokenizers import training
 from tfm.runtime.tasks import Model
 from tfm.runtime.text.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ def config(vocabulary: int) -> Config:
     plain = task.layer()
     reading = Layer(plain.attention, plain.mlp, cross=task.attention())
     encoder, decoder = (Stack((layer,) * 2, NORM, Sinusoidal()) for layer in (plain, reading))
-    return Config(Embedding(vocabulary, WIDTH, WIDTH**0.5), decoder, LM(tied=True), CONTEXT, encoder)
+    return EncoderDecoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), encoder, decoder, LM(tied=True), CONTEXT)
 
 
 def row(text: Tokenizer, example: Example) -> Row:

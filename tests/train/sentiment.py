@@ -8,7 +8,7 @@ import numpy as np
 import task
 from loop import Row
 from task import NORM, WIDTH, Example, Task
-from tfm.refimpl.config import Classify, Config, Embedding, Rope, Stack
+from tfm.refimpl.config import Classify, Config, Embedding, Encoder, Rope, Stack
 from tfm.runtime.tasks import Model
 from tfm.runtime.text.tokenizer import Tokenizer
 
@@ -44,7 +44,7 @@ def tokenizer(texts: Iterable[str]) -> str:
 def config(vocabulary: int) -> Config:
     stack = Stack((task.layer(position=Rope(1e4, WIDTH // task.HEADS)),) * 2, NORM)
     head = Classify(len(LABELS), "max")
-    return Config(Embedding(vocabulary, WIDTH, WIDTH**0.5), None, head, CONTEXT, stack)
+    return Encoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, head, CONTEXT)
 
 
 def row(text: Tokenizer, example: Example) -> Row:

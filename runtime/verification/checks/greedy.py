@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ....refimpl.config import LM
 from ....refimpl.decoding.loop import GeneratedSequence, generate
 from ..report import Row
 from ..streamed_reference import Inputs, Precision, outputs
@@ -18,7 +19,7 @@ GREEDY = 32  # tokens of the greedy comparison
 def greedy(climb: VerifyContext) -> Iterator[Row]:
     """The tokens that the engine chooses are those that the specification would, given the same past."""
     golden, config = climb.golden, climb.bundle.config
-    if config.decoder is None:
+    if not isinstance(config.head, LM):
         return
     prompt = golden.tokens[0, : golden.split].tolist()
     text = GeneratedSequence(prompt, max_new_tokens=min(GREEDY, config.context - len(prompt)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....refimpl.config import LM
 from ....refimpl.error_budget import largest_difference
 from ...ort.session import choose
 from ..golden import Says, rms
@@ -47,7 +48,7 @@ def numbers(climb: VerifyContext) -> Iterator[Row]:
         for name, measure in (("largest", largest_difference), ("RMS", rms)):
             figure = measure(whole, golden.floats)
             yield Row(f"against unquantized weights: {name} error", figure)
-    if engine.config.decoder is None:
+    if not isinstance(engine.config.head, LM):
         yield _way(climb, "with more padding", replay.predict(engine, golden, padding=3))
     else:
         ways = {

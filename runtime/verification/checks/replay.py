@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....refimpl.config import LM
 from ....refimpl.engine.protocol import Engine
 from ..golden import Golden
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def whole(engine: Engine, golden: Golden, rows: slice = slice(None)) -> Float[Array, "M N"]:
     """What the model says of the golden tokens in one go."""
-    if engine.config.decoder is None:
+    if not isinstance(engine.config.head, LM):
         return predict(engine, golden, rows)
     return run(engine, golden, [golden.tokens.shape[1]], rows)
 

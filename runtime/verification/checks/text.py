@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ....refimpl.config import LM
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.engine.protocol import Engine
 from ...text.tokenizer import Tokenizer
@@ -30,7 +31,8 @@ def prose(climb: VerifyContext) -> Iterator[Row]:
     """What is said of a text, the text itself handed to both."""
     bundle, origin = climb.bundle, climb.source
     told, config = bundle.tokenizer, bundle.config
-    what = "likeness over a text" if config.decoder is None else "KL divergence over a text"
+    generates = isinstance(config.head, LM)
+    what = "KL divergence over a text" if generates else "likeness over a text"
     if told is None:
         yield Row(what, note="the bundle has no tokenizer")
         return
@@ -44,7 +46,7 @@ def prose(climb: VerifyContext) -> Iterator[Row]:
     tokenizer, text = Tokenizer(told, config.embedding.vocabulary), climb.text or PROSE
     unrounded = bundle.dtype == "float32" and not bundle.manifest.schemes
     exact = origin is None or (unrounded and origin.config == config)
-    judge = _likeness if config.decoder is None else _predictions
+    judge = _predictions if generates else _likeness
     yield from judge(climb, truth, tokenizer, text, f"against the specification over {name}", exact)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
-from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
+from tfm.refimpl.config import Decoder, DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.analysis import perplexity
 
@@ -102,9 +102,8 @@ def test_other_positions_go_on_by_themselves(tfm, checkpoint, text, tmp_path):
     for name in ("alibi", "learned", "encoder"):
         config = tiny_models.encoder(vocabulary=258) if name == "encoder" else tiny_models.added(CONTEXT)
         if name == "alibi":
-            stack = config.decoder
-            assert stack is not None
-            config = replace(config, decoder=replace(stack, positions=None))
+            assert isinstance(config, Decoder)
+            config = replace(config, stack=replace(config.stack, positions=None))
         config = replace(config, embedding=replace(config.embedding, vocabulary=258))
         save_checkpoint(tmp_path / name, config, tiny_models.weights(config), tokenizer)
     told = tfm("context", tmp_path / "alibi", "--text", text, "--json").json

@@ -32,7 +32,7 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
     assert told["parameters"]["total"] == sum(math.prod(s) for s in shapes(config).values())
     assert position in (text := inspect.describe(config))
     assert [name for name in ("encoder", "decoder") if f"{name}, " in text] == [
-        name for name in ("encoder", "decoder") if getattr(config, name) is not None
+        name for name in ("encoder", "decoder") if name in config.stacks
     ]
 
 

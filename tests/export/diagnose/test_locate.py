@@ -13,20 +13,20 @@ from tfm.cli.commands.verify import divergence
 from tfm.export.bundle_writer import _describe, export
 from tfm.export.diagnose.locate import first, locate
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Decoder
 from tfm.refimpl.errors import BundleError
 from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
 
 
-def sandwich() -> Config:
+def sandwich() -> Decoder:
     """Norms on both sides of each sublayer, as in Gemma 2."""
     config, norm = tiny_models.llama(), tiny_models.RMSNorm(1e-5)
     layers = tuple(
         replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))
         for layer in config.layers
     )
-    return replace(config, decoder=replace(config.decoder, layers=layers))
+    return replace(config, stack=replace(config.stack, layers=layers))
 
 
 TOKENS = np.random.default_rng(5).integers(0, 97, (2, 7))

@@ -25,6 +25,8 @@ from tfm.refimpl.config import (
     Config,
     Dense,
     EmbeddingProjection,
+    Encoder,
+    EncoderDecoder,
     HeadNorm,
     LayerNorm,
     Learned,
@@ -137,7 +139,7 @@ def test_a_decoder_reads_an_encoder(config: Config, seed: int, b: int, t: int, s
 def test_encoder_block(config: Config, seed: int, b: int, t: int):
     """One layer alone."""
     tree, (_, lengths, tables, _) = tiny_models.weights(config, seed), text(config, seed, b, t).values()
-    stack, at = config.encoder, np.arange(t)
+    stack, at = config.stacks["encoder"], np.arange(t)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     own = tree["encoder"]
     both = not stack.causal
@@ -161,10 +163,10 @@ def test_engines_agree(config: Config, seed: int):
     compare("torch engine", results[1], results[0], dict.fromkeys(results[0], 1e-9))
 
 
-def bert(head: Any) -> Config:
+def bert(head: Any) -> Encoder:
     """BERT's form, with two kinds of layer more: rotary under a window, and relative biases; a late map."""
     llama = tiny_models.llama(head_size=12, plain=True, bias=True, kind="gelu", qk_norm=True)
-    base = llama.decoder.layers[0]
+    base = llama.stack.layers[0]
     norms = {"pre": None, "after": LayerNorm(1e-5)}
     plain, each = replace(base.attention, position=None, **norms), HeadNorm(LayerNorm(1e-5, False), "each")
     layers = tuple(
@@ -176,24 +178,22 @@ def bert(head: Any) -> Config:
         )
     )
     stack = replace(
-        llama.decoder, layers=layers, final_norm=None, positions=Learned(128), first_norm=LayerNorm(1e-5)
+        llama.stack, layers=layers, final_norm=None, positions=Learned(128), first_norm=LayerNorm(1e-5)
     )
     embedding = replace(
         llama.embedding, token_types=2, projection=EmbeddingProjection(48, bias=True, late=True)
     )
-    return replace(llama, embedding=embedding, decoder=None, encoder=stack, head=head)
+    return Encoder(embedding, stack, head, llama.context)
 
 
-def vaswani() -> Config:
+def vaswani() -> EncoderDecoder:
     """An encoder and a decoder with sinusoidal positions, and cross-attention."""
     llama = tiny_models.llama(head_size=12, plain=True, bias=True, kind="relu")
-    layer = replace(
-        llama.decoder.layers[0], attention=replace(llama.decoder.layers[0].attention, position=None)
-    )
+    layer = replace(llama.stack.layers[0], attention=replace(llama.stack.layers[0].attention, position=None))
     cross = replace(layer.attention, heads=4, kv_heads=4)
-    encoder = replace(llama.decoder, layers=(layer,), positions=Sinusoidal())
-    decoder = replace(llama.decoder, layers=(replace(layer, cross=cross),) * 2, positions=Sinusoidal())
-    return replace(llama, encoder=encoder, decoder=decoder)
+    encoder = replace(llama.stack, layers=(layer,), positions=Sinusoidal())
+    decoder = replace(llama.stack, layers=(replace(layer, cross=cross),) * 2, positions=Sinusoidal())
+    return EncoderDecoder(llama.embedding, encoder, decoder, llama.head, llama.context)
 
 
 def encoder_graph(config: Config, tree: Any, opset: int) -> Graph:

@@ -62,13 +62,15 @@ def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
 def biases(config: Config, tree: Any, past: np.ndarray, t: int, capacity: int) -> dict[Any, np.ndarray]:
     """What a decoder's layers add to scores."""
     queries, keys, own = past[:, None] + np.arange(t), np.arange(capacity), tree["decoder"]
-    return spec_model.score_biases(queries, keys, own, np.float32, stack=config.decoder, bidirectional=False)
+    return spec_model.score_biases(
+        queries, keys, own, np.float32, stack=config.stacks["decoder"], bidirectional=False
+    )
 
 
 @given(configs(), seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
 def test_block(config: Config, seed: int, b: int, t: int, old: int):
     """One layer alone; also that it is what the model does between table and final norm."""
-    layer, tree = config.decoder.layers[0], tiny_models.weights(config, seed)
+    layer, tree = config.layers[0], tiny_models.weights(config, seed)
     whole = inputs(config, seed, b, t, old, 1)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     leaves = tree["decoder"]["layers"][0]
@@ -116,7 +118,7 @@ def test_position_tables(config: Config, positions: list[int]):
 def odd() -> Config:
     """What no llama has, in one model: both norms everywhere, partial rotary, caps, scales, parallel."""
     config = tiny_models.llama(window=3, bias=True, qk_norm=True, tied=False)
-    first = config.decoder.layers[0]
+    first = config.layers[0]
     rope = replace(first.attention.position, dims=8, interleaved=True, scaling=Llama3Scaling(8, 1, 4, 64))
     norms = {"pre": LayerNorm(1e-5, bias=False), "post": RMSNorm(1e-5), "after": LayerNorm(1e-5)}
     attention = replace(first.attention, position=rope, scale=0.3, softcap=2.0, **norms)
@@ -125,7 +127,7 @@ def odd() -> Config:
     return replace(
         config,
         embedding=replace(config.embedding, scale=3.0),
-        decoder=replace(config.decoder, layers=(first, second, third)),
+        stack=replace(config.stack, layers=(first, second, third)),
         head=LM(tied=False, softcap=2.0),
     )
 

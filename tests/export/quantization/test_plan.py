@@ -138,9 +138,9 @@ def test_cell(name, target):
 
 def test_queries_that_no_norm_stands_before_have_blocks():
     """What can't be smoothed keeps its large channels, and a row's one scale would have to reach them."""
-    first, second = TWO.decoder.layers
+    first, second = TWO.layers
     bare = replace(first, attention=replace(first.attention, pre=None))
-    config = replace(TWO, decoder=replace(TWO.decoder, layers=(bare, second)))
+    config = replace(TWO, stack=replace(TWO.stack, layers=(bare, second)))
     made = planned(Leaves(config), "int8-dynamic", "ort-cpu")
     for leaf in ("wq", "wk", "wv"):
         assert made[f"decoder.layers.0.attn.{leaf}"] == EIGHT["ort-cpu"]

@@ -29,10 +29,10 @@ from tfm.runtime.bundle.bundle import Bundle, open_bundle
 
 BASE = tiny_models.llama()
 RICH = tiny_models.llama(layers=1, window=3, bias=True, qk_norm=True, tied=False)
-(LAYER,) = RICH.decoder.layers
+(LAYER,) = RICH.layers
 TURNED = replace(LAYER.attention.position, interleaved=True)
 CAPPED = replace(LAYER.attention, position=TURNED, scale=0.3, softcap=2.0)
-RICH = replace(RICH, decoder=replace(RICH.decoder, layers=(LAYER, replace(LAYER, attention=CAPPED))))
+RICH = replace(RICH, stack=replace(RICH.stack, layers=(LAYER, replace(LAYER, attention=CAPPED))))
 # A head size that the fused attention refuses, and sizes that are no multiple of a block.
 SMALL = tiny_models.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
 ADDED = tiny_models.added()
@@ -118,9 +118,7 @@ def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, A
     rng, rows = np.random.default_rng(seed), max(past) + time + 2
     tables = position_tables(np.arange(rows), config=config)
     b = len(past)
-    shapes = [
-        (b, layer.attention.kv_heads, rows, layer.attention.head_size) for layer in config.decoder.layers
-    ]
+    shapes = [(b, layer.attention.kv_heads, rows, layer.attention.head_size) for layer in config.layers]
     floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, time)),

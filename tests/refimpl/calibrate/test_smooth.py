@@ -22,7 +22,7 @@ from tfm.refimpl.calibrate.smooth import (
     powers,
     streams,
 )
-from tfm.refimpl.config import Config, Gated, MoE, Plain, RMSNorm
+from tfm.refimpl.config import LM, Config, Decoder, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
 from tfm.refimpl.params import shapes as params
@@ -34,9 +34,9 @@ any_config = st.one_of(configs(), encoders(), pairs())
 def said(config: Config, tree: dict, ids: np.ndarray) -> np.ndarray:
     """What a model of any kind makes of the ids."""
     engine = NumpyEngine(config, tree)
-    if config.decoder is None:
+    if not isinstance(config.head, LM):
         return engine.predict(ids, np.array([ids.shape[1], 1]))
-    cache = engine.start(len(ids)) if config.encoder is None else engine.start(len(ids), ids)
+    cache = engine.start(len(ids)) if isinstance(config, Decoder) else engine.start(len(ids), ids)
     return engine.step(ids, cache, at=np.broadcast_to(np.arange(ids.shape[1]), ids.shape))[0]
 
 
@@ -73,7 +73,7 @@ def test_with_powers_of_two_not_a_bit_changes(config: Config, seed: int):
 def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
     """And all leaves named are there, each with the channels of the others."""
     found, shapes = places(config), params.shapes(config)
-    stacks = [s for s in (config.encoder, config.decoder) if s is not None]
+    stacks = config.stacks.values()
     wanted = 0
     for layer in (layer for stack in stacks for layer in stack.layers):
         attentions = [a for a in (layer.attention, layer.cross) if a is not None]

@@ -37,6 +37,7 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     Sinusoidal,
+    Stack,
     Tag,
     Window,
     Yarn,
@@ -48,7 +49,9 @@ from tfm.refimpl.ops.model import position_tables
 from tfm.refimpl.params import shapes as params
 
 any_config = st.builds(
-    Config.keeping, st.one_of(configs(), encoders(), pairs()), st.sampled_from(("float", "int8"))
+    lambda config, kv: config.keeping(kv),
+    st.one_of(configs(), encoders(), pairs()),
+    st.sampled_from(("float", "int8")),
 )
 
 
@@ -68,8 +71,8 @@ def test_every_leaf_has_a_name_of_its_own(config: Config):
 
 
 def test_a_config_of_before_still_reads():
-    """Bundles were written with a decoder alone, and without the fields that came later."""
-    later = {"encoder", "positions", "first_norm", "cross", "types", "bias", "scale", "kv"}
+    """Bundles were written without the fields that came later."""
+    later = {"positions", "first_norm", "cross", "token_types", "bias", "scale", "kv"}
 
     def old(value: Any) -> Any:
         if isinstance(value, dict):
@@ -80,25 +83,25 @@ def test_a_config_of_before_still_reads():
         return [old(v) for v in value] if isinstance(value, list) else value
 
     config = tiny_models.llama()
-    said = old(to_json(config))
-    assert "encoder" not in said
-    assert from_json(said) == config
+    values = old(to_json(config))
+    assert "positions" not in values["stack"]
+    assert from_json(values) == config
 
 
-def layer(config: Config, which: str = "decoder", **changed: Any) -> Config:
+def layer(config: Config, which: str = "stack", **changed: Any) -> Config:
     """The model with its first layer changed."""
     stack = getattr(config, which)
     layers = (replace(stack.layers[0], **changed), *stack.layers[1:])
     return replace(config, **{which: replace(stack, layers=layers)})
 
 
-def attention(config: Config, which: str = "decoder", **changed: Any) -> Config:
+def attention(config: Config, which: str = "stack", **changed: Any) -> Config:
     """The model with its first attention changed."""
     first = getattr(config, which).layers[0].attention
     return layer(config, which, attention=replace(first, **changed))
 
 
-def stack(config: Config, which: str = "decoder", **changed: Any) -> Config:
+def stack(config: Config, which: str = "stack", **changed: Any) -> Config:
     return replace(config, **{which: replace(getattr(config, which), **changed)})
 
 
@@ -116,11 +119,12 @@ def mixed(**changed: Any) -> Any:
 
 def read_twice(reader: DecoderReader) -> Config:
     """A text that the decoder reads again, to say one of three things of it."""
-    return replace(PAIR, decoder=None, reader=reader, head=Classify(3, "last"))
+    return replace(PAIR, decoder=reader, head=Classify(3, "last"))
 
 
 LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.pair()
 CROSS = Attention(2, 2, 8)
+assert isinstance(PAIR.decoder, Stack)
 LAST = DecoderReader(replace(PAIR.decoder, causal=True), 3)
 HUGE = 2**40
 
@@ -129,7 +133,6 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: replace(LLAMA, embedding=Embedding(HUGE, 8)), "vocabulary must be 1 to"),
     (lambda: replace(LLAMA, embedding=Embedding(8, HUGE)), "width must be 1 to"),
     (lambda: replace(ENCODER, embedding=Embedding(97, 48, token_types=0)), "token types must be 1 to"),
-    (lambda: replace(ENCODER, encoder=None), "a model must have an encoder or a decoder, got neither"),
     (
         lambda: replace(ENCODER, head=LM(True)),
         "a decoder's head must be LM, an encoder's another one, got LM",
@@ -138,7 +141,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: replace(ENCODER, head=Tag(0)), "labels must be 1 to 1048576, got 0"),
     (lambda: replace(ENCODER, head=Classify(HUGE)), "labels must be 1 to"),
     (lambda: stack(LLAMA, layers=()), "decoder: number of layers must be 1 to 1024, got 0"),
-    (lambda: stack(ENCODER, "encoder", layers=()), "encoder: number of layers must be 1 to"),
+    (lambda: stack(ENCODER, layers=()), "encoder: number of layers must be 1 to"),
     (lambda: stack(LLAMA, positions=Learned(127)), "decoder: number of learned positions must be 128 to"),
     (lambda: stack(LLAMA, positions=Learned(128, -1)), "offset of the learned positions must be 0 to"),
     (
@@ -154,7 +157,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, kv_heads=True), "layer 0: kv_heads must be 1 to 4096, got True"),
     (lambda: attention(LLAMA, head_size=HUGE), "layer 0: head_size must be"),
     (lambda: attention(LLAMA, mask=Window(0)), "layer 0: window must be"),
-    (lambda: layer(LLAMA, mlp=replace(LLAMA.decoder.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
+    (lambda: layer(LLAMA, mlp=replace(LLAMA.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
     (mixed(width=0), "layer 0: mlp width must be 1 to"),
     (mixed(experts=0), "layer 0: experts must be 1 to 65536, got 0"),
     (mixed(top=5), "layer 0: chosen experts must be 1 to 4, got 5"),
@@ -183,27 +186,42 @@ WRONG: list[tuple[Any, str]] = [
     (scaled(LongRope((1.0,) * 8, (1.0, 0.0) * 4, 8)), "position.scaling.long[1] must be positive"),
     (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
     (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),
-    (lambda: layer(PAIR, cross=None), "cross-attention must be there, as the model has an encoder"),
-    (lambda: layer(PAIR, parallel=True), "cross-attention stands between the others, got parallel"),
     (
-        lambda: layer(PAIR, cross=replace(CROSS, heads=3)),
+        lambda: layer(PAIR, "decoder", cross=None),
+        "cross-attention must be there, as the model has an encoder",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", parallel=True),
+        "cross-attention stands between the others, got parallel",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, heads=3)),
         "layer 0: cross-attention: heads must be a multiple",
     ),
-    (lambda: layer(PAIR, cross=replace(CROSS, position=Alibi())), "must have no position, mask, clip"),
-    (lambda: layer(PAIR, cross=replace(CROSS, mask=Window(2))), "must have no position, mask, clip"),
     (
-        lambda: layer(PAIR, cross=replace(CROSS, qk_norm=HeadNorm(RMSNorm(1e-6)))),
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, position=Alibi())),
         "must have no position, mask, clip",
     ),
     (
-        lambda: attention(PAIR, position=RelativeBias(8, 9)),
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, mask=Window(2))),
+        "must have no position, mask, clip",
+    ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, qk_norm=HeadNorm(RMSNorm(1e-6)))),
+        "must have no position, mask, clip",
+    ),
+    (
+        lambda: attention(PAIR, "decoder", position=RelativeBias(8, 9)),
         "decoder: layers share one table of relative biases, got 2 kinds",
     ),
     (lambda: layer(LLAMA, parallel=True, residual="norm"), "one sublayer after the other, got parallel"),
     (lambda: layer(LLAMA, scale=0.0), "decoder.layers[0].scale must be positive"),
     (lambda: attention(LLAMA, clip=0.0), "attention.clip must be positive"),
     (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "position.scale must be positive"),
-    (lambda: layer(PAIR, cross=replace(CROSS, clip=1.0)), "must have no position, mask, clip or norm"),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, clip=1.0)),
+        "must have no position, mask, clip or norm",
+    ),
     (
         lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5))),
         "layer 0: a norm of queries and keys must have a weight and no bias, got LayerNorm(eps=1e-05, bias",
@@ -216,7 +234,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: embedding(PAIR, projection=EmbeddingProjection(8)),
-        "a model with two stacks has one width, got an inner one",
+        "a model with two stacks has one width, got a projection of the embedding",
     ),
     (
         lambda: embedding(ENCODER, projection=EmbeddingProjection(8)),
@@ -231,14 +249,14 @@ WRONG: list[tuple[Any, str]] = [
         lambda: embedding(stack(LLAMA, positions=Sinusoidal()), projection=EmbeddingProjection(7, late=True)),
         "decoder: sinusoidal positions need an even width, got 7",
     ),
-    (lambda: attention(ENCODER, "encoder", kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
+    (lambda: attention(ENCODER, kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
     (
-        lambda: layer(PAIR, cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
+        lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
         "mask, clip or norm of heads, nor kv",
     ),
-    (lambda: attention(PAIR, heads=12), "layers share one table of relative biases, got 2 kinds"),
+    (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: stack(LLAMA, final_norm=RMSNorm(0.0)), "decoder.final_norm.eps must be positive"),
-    (lambda: stack(ENCODER, "encoder", first_norm=LayerNorm(-1e-5)), "encoder.first_norm.eps must be"),
+    (lambda: stack(ENCODER, first_norm=LayerNorm(-1e-5)), "encoder.first_norm.eps must be"),
     (lambda: attention(LLAMA, pre=RMSNorm(float("inf"))), "attention.pre.eps must be positive"),
     (lambda: attention(LLAMA, qk_norm=HeadNorm(RMSNorm(float("nan")))), "qk_norm.norm.eps must be positive"),
     (lambda: attention(LLAMA, scale=-0.5), "attention.scale must be positive"),
@@ -254,11 +272,10 @@ WRONG: list[tuple[Any, str]] = [
         lambda: attention(LLAMA, position=Rope(1.0, 16, scaling=Yarn(2.0, 8))),
         "layer 0: yarn needs a rotary theta above 1, got 1.0",
     ),
-    (lambda: replace(LLAMA, decoder=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
+    (lambda: replace(LLAMA, stack=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
     (lambda: read_twice(DecoderReader(PAIR.decoder, 3)), "a reader's stack must be causal"),
     (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
     (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
-    (lambda: replace(PAIR, reader=LAST), "a reader must have an encoder whose output it reads, and no"),
 ]
 
 
@@ -283,13 +300,15 @@ def test_refused(make: Any, message: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head": {"type": "Choose"}}, "config.head.type must be one of ['Answer', 'Classify', 'LM',"),
+        ({"head": {"type": "Choose"}}, "config.head.type must be one of ['Classify', 'MaskedLM',"),
         ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling must be one of ('first',"),
         ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head has unknown fields ['size']"),
         ({"head": {"type": "Tag"}}, "config.head lacks a field"),
         ({"head": {"type": "Tag", "labels": 2.0}}, "config.head.labels must be"),
-        ({"decoder": 3}, "config.decoder must be"),
-        ({"encoder": {"type": "Stack", "layers": {}, "final_norm": None}}, "layers must be a list"),
+        ({"stack": 3}, "config.stack must be"),
+        ({"stack": None}, "config.stack must be"),
+        ({"stack": {"type": "Stack", "layers": {}, "final_norm": None}}, "layers must be a list"),
+        ({"type": "Config"}, "config.type must be one of ['Decoder', 'Encoder', 'EncoderDecoder'], got"),
     ],
 )
 def test_json_refused(change: dict[str, Any], message: str):
@@ -313,7 +332,7 @@ def test_an_activation_may_be_absent():
 
 def test_ropes_of_both_stacks():
     rope, other = Rope(10.0, 8), Rope(20.0, 8)
-    made = attention(attention(PAIR, "encoder", position=other), position=rope)
+    made = attention(attention(PAIR, "encoder", position=other), "decoder", position=rope)
     assert made.ropes == (other, rope)
     assert ENCODER.layers == ()
-    assert LLAMA.layers == LLAMA.decoder.layers
+    assert LLAMA.layers == LLAMA.stack.layers

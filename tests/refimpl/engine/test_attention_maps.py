@@ -15,7 +15,7 @@ from helpers.float64 import Float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import Sinusoidal, Window
+from tfm.refimpl.config import Config, Decoder, Sinusoidal, Window
 from tfm.refimpl.engine.attention_maps import attention_maps
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.ops import attention
@@ -58,30 +58,27 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     assert np.abs(next(lazy) - got[0]).max() <= 1e-4, "leaf by leaf, in float32"
 
 
-MODELS = {
+MODELS: dict[str, Config] = {
     "q/k norm": tiny_models.llama(qk_norm=True, bias=True),
     "window": tiny_models.llama(window=3),
-    "parallel": tiny_models.llama(layers=3),
     "ALiBi, relative, learned": tiny_models.added(),
     "rare words": tiny_models.rare(),
     "encoder": tiny_models.encoder(),
     "encoder, sinusoidal": tiny_models.encoder(positions=Sinusoidal()),
     "encoder, relative": tiny_models.pair(),
 }
-first = tiny_models.encoder().encoder
-assert first is not None
+first = tiny_models.encoder().stack
 near = dataclasses.replace(first.layers[0].attention, mask=Window(2), scale=0.3, softcap=2.0)
 MODELS["encoder, window"] = dataclasses.replace(
     tiny_models.encoder(),
-    encoder=dataclasses.replace(first, layers=(dataclasses.replace(first.layers[0], attention=near),)),
+    stack=dataclasses.replace(first, layers=(dataclasses.replace(first.layers[0], attention=near),)),
 )
-decoder = MODELS["parallel"].decoder
-assert decoder is not None
+plain = tiny_models.llama(layers=3)
 MODELS["parallel"] = dataclasses.replace(
-    MODELS["parallel"],
-    embedding=dataclasses.replace(MODELS["parallel"].embedding, scale=3.0),
-    decoder=dataclasses.replace(
-        decoder, layers=tuple(dataclasses.replace(layer, parallel=True) for layer in decoder.layers)
+    plain,
+    embedding=dataclasses.replace(plain.embedding, scale=3.0),
+    stack=dataclasses.replace(
+        plain.stack, layers=tuple(dataclasses.replace(layer, parallel=True) for layer in plain.layers)
     ),
 )
 
@@ -101,7 +98,7 @@ def test_weights_are_those_that_the_layers_use(monkeypatch, name):
 
     monkeypatch.setattr(attention, "attention_weights", noted)
     engine = NumpyEngine(config, leaves)
-    if config.encoder is None:
+    if isinstance(config, Decoder):
         engine.step(TOKENS[None], engine.start())
     else:
         engine.encode(TOKENS[None])

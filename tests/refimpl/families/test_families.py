@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
-from tfm.refimpl.config import LinearScaling, Rope, Window, to_json
+from tfm.refimpl.config import LM, LinearScaling, Rope, Window, to_json
 from tfm.refimpl.config_readers.keys import HARMLESS
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import families, read_config
@@ -54,7 +54,7 @@ def test_harmless_keys_have_harmless_values_only(name, key):
     allowed = HARMLESS[key]
     keys = {"model_type": name, **ROWS[name].sizes}
     if key != "model_type" and isinstance(allowed, tuple):
-        writes = read_config(keys)[0].decoder is not None
+        writes = isinstance(read_config(keys)[0].head, LM)
         for value in allowed:
             if (key, value) == ("is_decoder", True) and not writes:
                 with pytest.raises(ConfigError, match="is_decoder must be false"):
@@ -139,7 +139,7 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         scaled = Rope(1e4, 16, scaling=LinearScaling(2.0))
         tiny_llama = tiny_models.llama(layers=1, window=5)
         keys = {"model_type": name, "config": to_json(tiny_llama)}
-        keys = changed(keys, ("config", "decoder", "layers", 0, "attention", "position"), to_json(scaled))
+        keys = changed(keys, ("config", "stack", "layers", 0, "attention", "position"), to_json(scaled))
     read_config(keys)
     refused = 0
     for path in places(keys):
@@ -288,7 +288,7 @@ def test_a_scaling_that_divides_by_nothing():
     keys = {"model_type": "tfm", "config": to_json(tiny_models.llama(layers=1))}
     scaled = to_json(Rope(1e4, 16, scaling=LinearScaling(0.0)))
     with pytest.raises(ConfigError, match=r"position\.scaling\.factor must be positive, .* got 0\.0"):
-        read_config(changed(keys, ("config", "decoder", "layers", 0, "attention", "position"), scaled))
+        read_config(changed(keys, ("config", "stack", "layers", 0, "attention", "position"), scaled))
 
 
 def test_both_spellings_of_rope():
@@ -303,7 +303,7 @@ def test_both_spellings_of_rope():
 
 def test_window_absent_null_and_given():
     windows = {
-        label: read_config({"model_type": "mistral", **SIZES, **keys})[0].decoder.layers[0].attention.mask
+        label: read_config({"model_type": "mistral", **SIZES, **keys})[0].layers[0].attention.mask
         for label, keys in {
             "absent": {},
             "null": {"sliding_window": None},

@@ -16,7 +16,7 @@ from helpers import gguf_writer
 from helpers.float64 import randomize
 from safetensors.numpy import load_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
-from tfm.refimpl.config import Classify, Config, Learned, Pool, from_json, to_json
+from tfm.refimpl.config import Classify, Config, Encoder, Learned, Pool, from_json, to_json
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.shapes import flatten, map_leaves
@@ -80,9 +80,9 @@ def cut(config: Config) -> Config:
     """The same with positions from row 0 on."""
     if not offset(config):
         return config
-    stack = config.stacks["encoder"]
-    assert isinstance(stack.positions, Learned)
-    return replace(config, encoder=replace(stack, positions=Learned(stack.positions.size)))
+    assert isinstance(config, Encoder)
+    assert isinstance(config.stack.positions, Learned)
+    return replace(config, stack=replace(config.stack, positions=Learned(config.stack.positions.size)))
 
 
 SIZES = {

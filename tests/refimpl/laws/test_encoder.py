@@ -11,7 +11,7 @@ from helpers.config_strategies import encoders, pairs
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import Classify, Config, FullAttention, Learned, MaskedLM, Pool
+from tfm.refimpl.config import LM, Classify, Config, Encoder, FullAttention, Learned, MaskedLM, Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.ops.encoder import predict
@@ -29,15 +29,16 @@ def tokens(seed: int, config: Config, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, config.embedding.vocabulary, shape)
 
 
-def unplaced(config: Config) -> Config:
+def unplaced(config: Config) -> Encoder:
     """The encoder without anything that tells of an order."""
-    assert config.encoder is not None
+    assert not isinstance(config.head, LM)
+    stack = config.stacks["encoder"]
     layers = tuple(
         replace(layer, attention=replace(layer.attention, position=None, mask=FullAttention()))
-        for layer in config.encoder.layers
+        for layer in stack.layers
     )
-    bare = replace(config.encoder, layers=layers, positions=None, causal=False)
-    return replace(config, encoder=bare, reader=None)
+    bare = replace(stack, layers=layers, positions=None, causal=False)
+    return Encoder(config.embedding, bare, config.head, config.context)
 
 
 @given(encoders(), seeds, st.permutations(range(3)))
@@ -51,11 +52,11 @@ def test_without_positions_a_text_is_a_bag(config: Config, seed: int, order: lis
 def test_with_positions_the_order_counts():
     """Of each kind: the same words in another order have other vectors. (Read backwards, ALiBi's don't.)"""
     base = tiny_models.encoder(positions=None)
-    layer = base.encoder.layers[0]
+    layer = base.stack.layers[0]
     for position, stack in tiny_models.positions(layer.attention.head_size):
         attention = replace(layer.attention, position=position)
-        made = replace(base.encoder, layers=(replace(layer, attention=attention),), positions=stack)
-        numpy = engine(replace(base, encoder=made))
+        made = replace(base.stack, layers=(replace(layer, attention=attention),), positions=stack)
+        numpy = engine(replace(base, stack=made))
         one, other = numpy.encode(np.array([[1, 2, 3]])), numpy.encode(np.array([[2, 1, 3]]))
         assert np.abs(one - other[:, [1, 0, 2]]).max() > 1e-3, f"{position} {stack} don't tell an order"
 
@@ -135,12 +136,12 @@ def test_an_encoder_is_its_formula():
 def test_float32_stays_float32():
     """No operation of a float32 model is done in float64."""
     base = tiny_models.encoder()
-    for position, positions in tiny_models.positions(base.encoder.layers[0].attention.head_size):
-        layer = base.encoder.layers[0]
+    for position, positions in tiny_models.positions(base.stack.layers[0].attention.head_size):
+        layer = base.stack.layers[0]
         layer = replace(layer, attention=replace(layer.attention, position=position))
-        stack = replace(base.encoder, layers=(layer,), positions=positions)
+        stack = replace(base.stack, layers=(layer,), positions=positions)
         for head in (base.head, Pool(unit=True), Classify(3, "max")):
-            numpy = engine(replace(base, encoder=stack, head=head), np.float32)
+            numpy = engine(replace(base, stack=stack, head=head), np.float32)
             assert numpy.encode(np.array([[1, 2]])).dtype == np.float32, f"{position} {positions}"
             assert numpy.predict(np.array([[1, 2]])).dtype == np.float32, f"{head}"
 
@@ -192,9 +193,9 @@ def test_a_table_of_no_types():
 def test_learned_positions_end_where_padding_may_stand():
     """A padded row reaches past the table; its real tokens don't."""
     config = tiny_models.encoder()
-    assert isinstance(config.encoder.positions, Learned)
+    assert isinstance(config.stack.positions, Learned)
     llama = tiny_models.llama(context=8)
-    config = replace(llama, decoder=replace(llama.decoder, positions=Learned(8)))
+    config = replace(llama, stack=replace(llama.stack, positions=Learned(8)))
     numpy = engine(config)
     _, cache = numpy.step(np.ones((2, 6), np.int64), numpy.start(2))
     logits, _ = numpy.step(np.ones((2, 4), np.int64), cache, np.array([2, 1]))

@@ -22,8 +22,10 @@ from tfm.refimpl.config import (
     Attention,
     Classify,
     Config,
+    Decoder,
     Dense,
     Embedding,
+    Encoder,
     Head,
     Layer,
     LayerNorm,
@@ -206,7 +208,7 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
         Plain(HIDDEN, "gelu", True, **place),
     )
     stack = Stack((layer, layer), None, Learned(9), NORM)
-    config = Config(Embedding(31, WIDTH, token_types=2), None, head, 9, stack)
+    config = Encoder(Embedding(31, WIDTH, token_types=2), stack, head, 9)
     engine = NumpyEngine(config, leaves_of(config, BERT | more, weights(model)))
     rng = np.random.default_rng(0)
     ids, types = rng.integers(0, 31, (2, 5)), rng.integers(0, 2, (2, 5))
@@ -253,7 +255,7 @@ def test_bloom_is_transformers(heads: int):
     norm = LayerNorm(1e-5)
     attention = Attention(heads, heads, 4, position=Alibi(), qkv_bias=True, out_bias=True, pre=norm)
     layer = Layer(attention, Plain(4 * width, "gelu_tanh", True, pre=norm))
-    config = Config(Embedding(31, width), Stack((layer,) * 2, norm, None, norm), LM(tied=True), 32)
+    config = Decoder(Embedding(31, width), Stack((layer,) * 2, norm, None, norm), LM(tied=True), 32)
     table = {"embedding.table": "transformer.word_embeddings.weight"}
     norms = {"first_norm": "word_embeddings_layernorm", "norm": "ln_f"}
     norms |= {

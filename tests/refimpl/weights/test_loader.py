@@ -196,9 +196,8 @@ def test_unpermuting_gives_halves_from_pairs():
 def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
     plain = tiny_models.llama(layers=1, heads=3, kv_heads=1)
     attention = replace(plain.layers[0].attention, qk_norm=HeadNorm(RMSNorm(1e-5), "each"))
-    assert plain.decoder is not None
     layers = (replace(plain.layers[0], attention=attention),)
-    config = replace(plain, decoder=replace(plain.decoder, layers=layers))
+    config = replace(plain, stack=replace(plain.stack, layers=layers))
     leaves = dict(params.flatten(tiny_models.weights(config)))
     table, tensors = "", dict(leaves)
     for leaf in ("q_norm", "k_norm"):

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from tfm.export.bundle_writer import export
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import TRIES, error_terms, largest_difference
 from tfm.refimpl.errors import LimitError, TfmError
@@ -113,7 +113,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, batch: int, seed: int) -> None:
         rng, config = np.random.default_rng(seed), self.world.config
         read: tuple[np.ndarray, ...] = ()
-        if config.encoder is not None:
+        if not isinstance(config, Decoder):
             text = rng.integers(0, config.embedding.vocabulary, (batch, rng.integers(1, LONGEST + 1)))
             read = text, rng.integers(0, text.shape[1] + 1, batch)
         self.caches = [engine.start(batch, *read) for engine in self.engines]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from tfm.refimpl.config import (
+    LM,
     Classify,
     Config,
+    Decoder,
     Dense,
     Embedding,
     EmbeddingProjection,
@@ -53,7 +55,7 @@ def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
 
 
 def whole(engine: NumpyEngine, given: Inputs | Golden) -> np.ndarray:
-    if engine.config.decoder is None:
+    if not isinstance(engine.config.head, LM):
         return engine.predict(given.tokens, given.lengths, given.types)
     at = np.tile(np.arange(given.tokens.shape[1]), (len(given.tokens), 1))
     cache = engine.start(len(given.tokens), given.source, given.source_lengths)
@@ -64,9 +66,9 @@ def some(config: Config, time: int) -> Inputs:
     """A text of two rows, and one that an encoder reads before."""
     rng = np.random.default_rng(1)
     ids, lengths = rng.integers(0, 97, (2, 2, time)), np.array([time, max(1, time - 2)])
-    if config.encoder is None:
+    if isinstance(config, Decoder):
         return Inputs(ids[0], lengths)
-    if config.decoder is None:
+    if not isinstance(config.head, LM):
         return Inputs(ids[0], lengths, types=ids[1] % 2)
     return Inputs(ids[0], lengths, ids[1], lengths[::-1])
 
@@ -122,12 +124,12 @@ def test_budgets_notice_small_bugs():
     """An engine whose eps is ten times too large is out of the sharp budget, and not by little."""
     config, tree = tiny_models.llama(), tiny_models.weights(tiny_models.llama())
     held = read(golden(config, tree), config)
-    layer = config.decoder.layers[0]
+    layer = config.layers[0]
     wrong = dataclasses.replace(
         layer, attention=dataclasses.replace(layer.attention, pre=tiny_models.RMSNorm(1e-4))
     )
-    stack = dataclasses.replace(config.decoder, layers=(wrong, *config.decoder.layers[1:]))
-    engine = NumpyEngine(dataclasses.replace(config, decoder=stack), tree)
+    stack = dataclasses.replace(config.stack, layers=(wrong, *config.layers[1:]))
+    engine = NumpyEngine(dataclasses.replace(config, stack=stack), tree)
     found = held.view(held.real(whole(engine, held)))
     assert largest_difference(found, held.own.logits) > held.own.budget
     assert rms(found, held.own.logits) > held.own.rms_budget

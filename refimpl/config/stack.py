@@ -1,0 +1,71 @@
+"""What a model is put together from: the embedding, and stacks of layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .layers import Layer, Norm
+from .positions import Learned, Sinusoidal
+
+
+@dataclass(frozen=True)
+class EmbeddingProjection:
+    """Tables of their own `width`, and a linear map from it to the model's width, with `bias`.
+
+    The map comes before positions, token types and first norm, which then have the model's width (OPT), or
+    `late` after them (ELECTRA). A language model's output goes back through a map of its own without a
+    bias; a masked language model's output goes back through its head's dense map.
+    """
+
+    width: int
+    bias: bool = False
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The token table and what is added to it.
+
+    `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
+    the two texts of a pair apart. `projection` gives the tables a width of their own.
+    """
+
+    vocabulary: int
+    width: int
+    scale: float | None = None
+    token_types: int | None = None
+    projection: EmbeddingProjection | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers in order, with what comes before the first and the norm after the last.
+
+    Where a whole text is read at once, by an encoder or a `DecoderReader`, `causal` hides later tokens from
+    each token: the form of a decoder that reads, for example to classify. A decoder that generates is causal
+    anyway, and its stack must not say so.
+    """
+
+    layers: tuple[Layer, ...]
+    final_norm: Norm | None
+    positions: Learned | Sinusoidal | None = None
+    first_norm: Norm | None = None
+    causal: bool = False
+
+    def keeping(self, kv: Literal["float", "int8"]) -> Stack:
+        """The same stack with the keys and values of all layers cached as `kv`."""
+        layers = tuple(replace(layer, attention=replace(layer.attention, kv=kv)) for layer in self.layers)
+        return replace(self, layers=layers)
+
+
+@dataclass(frozen=True)
+class DecoderReader:
+    """A decoder that reads the encoder's text for a head, instead of generating (Lewis et al. 2020, §3.1).
+
+    Its input is the token `start` followed by the text without its last token, and the encoder's output.
+    So its last vector depends on all tokens of the text: through the encoder on the last one.
+    """
+
+    stack: Stack
+    start: int
