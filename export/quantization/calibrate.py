@@ -177,9 +177,9 @@ def _windows(checkpoint: Checkpoint, path: Path) -> list[list[int]]:
     if not ids:
         raise ExportError(f"{path}: must hold a text to calibrate with, it is empty")
     reads = not isinstance(config, Decoder)
-    room = min(WINDOW, config.context) - (len(tokenizer.around([])) if reads else 0)
+    room = min(WINDOW, config.context) - (len(tokenizer.with_special_tokens([])) if reads else 0)
     if room < 1:
         raise ExportError(f"a context of {config.context} has no room for a text to calibrate with")
     ids = ids[: WINDOW * MOST_WINDOWS]
     windows = [ids[i : i + room] for i in range(0, len(ids), room)]
-    return [tokenizer.around(window) for window in windows] if reads else windows
+    return [tokenizer.with_special_tokens(window) for window in windows] if reads else windows

@@ -68,7 +68,7 @@ def answer(
         raise LimitError(f"count and the longest answer must be at least 1, got {count} and {longest}")
     parts: list[_Window] = []
     for i, (question, context) in enumerate(pairs):
-        whole = model.text.read(question, context)
+        whole = model.text.encode_with_offsets(question, context)
         parts += [_Window(i, row) for row in windows(whole, model.config.context, window, stride, i + 1)]
     scores: list[dict[tuple[int, int], float]] = [{} for _ in pairs]
     no_answer = [np.inf] * len(pairs)
@@ -102,7 +102,7 @@ def windows(
         window = min(context, WINDOW)
     if stride is None:
         stride = min(window // 2, STRIDE)
-    of_context = [i for i, text in enumerate(whole.texts) if text == 1]
+    of_context = [i for i, text in enumerate(whole.sequence_ids) if text == 1]
     room = window - (len(whole.ids) - len(of_context))
     if not of_context:
         raise LimitError(f"context {number} has no token: there is nothing to read")
@@ -115,7 +115,7 @@ def windows(
     rows = []
     for start in range(0, len(of_context), max(room - stride, 1)):
         part = of_context[start : start + room]
-        rows.append(whole.take([*before, *part, *after]))
+        rows.append(whole.select([*before, *part, *after]))
         if part[-1] == of_context[-1]:
             break
     return rows
@@ -125,9 +125,9 @@ def best_spans(
     logits: np.ndarray, row: Encoding, count: int, longest: int
 ) -> tuple[list[tuple[int, int, float]], float]:
     """The `count` likeliest (first token, last token, score) from logits [T, 2]; the score of no answer."""
-    in_context = np.array([text == 1 for text in row.texts])
+    in_context = np.array([text == 1 for text in row.sequence_ids])
     candidates = in_context.copy()
-    candidates[0] |= row.texts[0] is None
+    candidates[0] |= row.sequence_ids[0] is None
     start, end = (_probabilities(logits[:, side], candidates) for side in (0, 1))
     positions = np.flatnonzero(in_context)
     longest = min(longest, len(positions))
@@ -155,11 +155,11 @@ def widened(row: Encoding, first: int, last: int) -> tuple[int, int]:
     """The characters (start, end) of the whole words that the tokens `first` … `last` are in."""
 
     def same_word(i: int, j: int) -> bool:
-        in_text = 0 <= j < len(row.ids) and row.texts[j] == row.texts[i]
-        return in_text and row.words[i] is not None and row.words[j] == row.words[i]
+        in_text = 0 <= j < len(row.ids) and row.sequence_ids[j] == row.sequence_ids[i]
+        return in_text and row.word_ids[i] is not None and row.word_ids[j] == row.word_ids[i]
 
     while same_word(first, first - 1):
         first -= 1
     while same_word(last, last + 1):
         last += 1
-    return row.spans[first][0], row.spans[last][1]
+    return row.offsets[first][0], row.offsets[last][1]

@@ -41,14 +41,14 @@ def singles(texts: str | Sequence[str]) -> list[str]:
     return some
 
 
-def encoded(model: TaskModel, texts: Texts, meant: str | None = None) -> list[Encoding]:
+def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
     """The tokens of each text; LimitError for one that the model's context has no room for.
 
-    `meant` names the one control token that is read in a text.
+    `control_token` names the one control token that is read in a text.
     """
     rows = []
     for i, (text, partner) in enumerate(listed(texts)):
-        row = model.text.read(text, partner, meant=meant)
+        row = model.text.encode_with_offsets(text, partner, control_token=control_token)
         count, context = len(row.ids), model.config.context
         if not 1 <= count <= context:
             why = "shorten it" if count else "there is nothing to read"
@@ -82,7 +82,7 @@ def predicted(
         types = np.zeros_like(ids)
         for row, i in enumerate(chosen):
             ids[row, : lengths[row]] = rows[i].ids
-            types[row, : lengths[row]] = rows[i].types
+            types[row, : lengths[row]] = rows[i].type_ids
         output = model.engine.predict(ids, lengths, types if has_token_types else None)
         for row, i in enumerate(chosen):
             logits = output[row, : lengths[row]] if output.ndim == 3 else output[row]

@@ -42,8 +42,8 @@ def fill(
         raise CheckpointError("the model doesn't say which token is the mask: tokenizer_config.json names it")
     if count < 1:
         raise LimitError(f"count must be at least 1, got {count}")
-    name = model.text.token(mask)
-    rows = encoded(model, singles(texts), meant=name)
+    name = model.text.id_to_token(mask)
+    rows = encoded(model, singles(texts), control_token=name)
     for i, row in enumerate(rows):
         if mask not in row.ids:
             raise LimitError(f"text {i + 1} must hold the mask, which this model writes {name}")
@@ -58,4 +58,4 @@ def fill(
 
 def _written(model: TaskModel, token: int) -> str:
     """A token as text; special tokens decode to nothing, so their own name stands for them."""
-    return model.text.decode([token]) or model.text.token(token)
+    return model.text.decode([token]) or model.text.id_to_token(token)

@@ -15,7 +15,7 @@ from ...refimpl.decoding.speculative import speculate
 from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
 from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import LimitError
-from ..text.tokenizer import Stream, Tokenizer
+from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .options import GenerateOptions, Options, resolve
 
@@ -50,13 +50,13 @@ def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | Non
     if isinstance(model.config, Decoder):
         return Prompt(prompt_ids(model, text, raw=raw), None)
     prefix = "" if raw else generation_of(model, task).prefix
-    return Prompt(list(model.generation.prompt), model.text.encode(prefix + text, start=True))
+    return Prompt(list(model.generation.prompt), model.text.encode(prefix + text, add_special_tokens=True))
 
 
 def prompt_ids(model: TaskModel, text: str, *, raw: bool = False) -> list[int]:
     """Ids that ask a decoder for an answer; with `raw`, or without a template, that it continues the text."""
     if raw or model.template is None:
-        return model.text.encode(text, start=True)
+        return model.text.encode(text, add_special_tokens=True)
     return model.template.encode([{"role": "user", "content": text}])
 
 
@@ -196,7 +196,7 @@ class StreamedText:
     """The text of tokens as they come, as far as it is certain; it ends before a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._stream, self._stops, self._held_back = Stream(tokenizer), stops, ""
+        self._stream, self._stops, self._held_back = DecodeStream(tokenizer), stops, ""
         self.text, self.ended = "", False
 
     def push(self, token: int) -> str:

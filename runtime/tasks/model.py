@@ -155,7 +155,7 @@ class Model(TaskModel):
 
     def drafter(self, other: TaskModel) -> DraftModel:
         """Another model as a source of drafts for this one; it must have the same tokens."""
-        vocabularies = [None if m.tokenizer is None else m.tokenizer.tokens() for m in (self, other)]
+        vocabularies = [None if m.tokenizer is None else m.tokenizer.get_vocab() for m in (self, other)]
         if vocabularies[0] != vocabularies[1]:
             raise LimitError("a draft model must have the model's own tokenizer")
         return DraftModel(other.engine, self.engine)

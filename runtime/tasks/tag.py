@@ -67,11 +67,12 @@ def tag(
     entities: list[list[Entity]] = [[] for _ in rows]
     for i, logits in predicted(model, rows, batch, progress):
         text, row, scores = some[i], rows[i], softmax(logits)
-        in_text = [k for k, index in enumerate(row.texts) if index is not None]
-        parts = [_Part(scores[k], *row.spans[k]) for k in in_text]
+        in_text = [k for k, index in enumerate(row.sequence_ids) if index is not None]
+        parts = [_Part(scores[k], *row.offsets[k]) for k in in_text]
         if aggregation not in ("none", "simple"):
             continues = [
-                k > in_text[0] and _continues_word(model, text, row.ids[k], row.spans[k][0]) for k in in_text
+                k > in_text[0] and _continues_word(model, text, row.ids[k], row.offsets[k][0])
+                for k in in_text
             ]
             parts = [_word(tokens, aggregation) for tokens in _groups(parts, continues)]
         labels = [model.labels[int(part.scores.argmax())] for part in parts]
@@ -89,10 +90,10 @@ def tag(
 def _continues_word(model: TaskModel, text: str, token: int, start: int) -> bool:
     """Whether a token belongs to the word of the token before it."""
     tokenizer = model.text
-    if token in tokenizer.unknown:
+    if token in tokenizer.unknown_ids:
         return False
-    if tokenizer.continuing:
-        return tokenizer.token(token).startswith(tokenizer.continuing)
+    if tokenizer.continuing_subword_prefix:
+        return tokenizer.id_to_token(token).startswith(tokenizer.continuing_subword_prefix)
     return start > 0 and " " not in text[start - 1 : start + 1]
 
 

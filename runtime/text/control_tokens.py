@@ -1,4 +1,4 @@
-"""Tokens of a text with their places in it, and how a user's text is kept free of control tokens."""
+"""Encodings with offsets, and a tokenizer for which a user's text can't spell control tokens."""
 
 from __future__ import annotations
 
@@ -14,116 +14,149 @@ import tokenizers
 
 from ...refimpl.errors import LimitError
 
-APART = -1  # keeps characters apart, and is no token
+SEPARATOR_ID = -1  # stands for the separator, which is no token of the model
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Tokens: their ids, the characters (from, to) that they stand for, the word of each, counted in its
-    text, the segment that the model is told, and the text, 0 or 1. What was put around texts has no word and
-    no text."""
+    """The tokens of one text or of a pair, with the names of the `tokenizers` library.
+
+    `offsets` are the characters (from, to) that a token stands for, `word_ids` number the words of a text,
+    `type_ids` are the segments for the model, `sequence_ids` say which text a token is from, 0 or 1. Tokens
+    of the post-processor have neither a word nor a text.
+    """
 
     ids: list[int]
-    spans: list[tuple[int, int]]
-    words: list[int | None]
-    types: list[int]
-    texts: list[int | None]
+    offsets: list[tuple[int, int]]
+    word_ids: list[int | None]
+    type_ids: list[int]
+    sequence_ids: list[int | None]
 
     @staticmethod
-    def made(ids: list[int], spans: list[tuple[int, int]], words: list[int | None]) -> Encoding:
-        return Encoding(ids, spans, words, [], [])
+    def empty() -> Encoding:
+        return Encoding([], [], [], [], [])
 
-    def of(self, text: int, segment: int) -> Encoding:
-        """The same tokens, as those of a text and a segment."""
-        count = len(self.ids)
-        return Encoding(self.ids, self.spans, self.words, [segment] * count, [text] * count)
+    @staticmethod
+    def of_text(
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        word_ids: list[int | None],
+        sequence: int,
+        type_id: int,
+    ) -> Encoding:
+        """Tokens of one text, all with its number and its segment."""
+        return Encoding(ids, offsets, word_ids, [type_id] * len(ids), [sequence] * len(ids))
 
     def extend(self, other: Encoding) -> None:
-        for mine, theirs in zip(self.fields, other.fields, strict=True):
-            mine.extend(theirs)
+        """Appends the tokens of another encoding."""
+        self.ids.extend(other.ids)
+        self.offsets.extend(other.offsets)
+        self.word_ids.extend(other.word_ids)
+        self.type_ids.extend(other.type_ids)
+        self.sequence_ids.extend(other.sequence_ids)
 
-    def take(self, places: Sequence[int]) -> Encoding:
-        """The tokens at the given places."""
-        return Encoding(*([field[i] for i in places] for field in self.fields))
+    def select(self, indices: Sequence[int]) -> Encoding:
+        """The tokens at these indices."""
+        return Encoding(
+            [self.ids[i] for i in indices],
+            [self.offsets[i] for i in indices],
+            [self.word_ids[i] for i in indices],
+            [self.type_ids[i] for i in indices],
+            [self.sequence_ids[i] for i in indices],
+        )
 
-    @property
-    def fields(self) -> tuple[list[Any], ...]:
-        return self.ids, self.spans, self.words, self.types, self.texts
+    def with_source(self, sequence: int, type_id: int) -> Encoding:
+        """The same tokens as those of text `sequence`, in segment `type_id`."""
+        return Encoding.of_text(self.ids, self.offsets, self.word_ids, sequence, type_id)
 
 
-class Respelled:
+class SecretSpelling:
     """The same tokenizer, but its control tokens are spelled in a way that nobody can guess.
 
-    A text of a user then goes through the same normalizer, pre-tokenizer and model as ever, and a
-    "<|im_end|>" in it is just characters. Where the model itself merges characters to a control
-    token, as a vocabulary from SentencePiece may, the characters are kept apart.
+    A user's text goes through the same normalizer, pre-tokenizer and model as always, and a "<|im_end|>" in
+    it is only characters. Where the model itself merges characters to a control token, as a SentencePiece
+    vocabulary may, a separator between them prevents it.
     """
 
     def __init__(
-        self, text: str, control: dict[str, int], guarded: Callable[[str], AbstractContextManager[None]]
+        self,
+        tokenizer_json: str,
+        control_tokens: dict[str, int],
+        convert_errors: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         secret = secrets.token_hex(8)
-        self._control, self._guarded = control, guarded
-        self._spelling = {content: f"\ue000{secret}.{i}\ue001" for i, content in enumerate(control)}
-        self._apart = f"\ue000{secret}\ue001"
-        with guarded("can't be used"):
-            plan: dict[str, Any] = json.loads(text)
-            for token in plan.setdefault("added_tokens", []):
-                if token["content"] in control:
-                    token |= {"content": self._spelling[token["content"]], "normalized": False}
-            self._made = tokenizers.Tokenizer.from_str(json.dumps(plan))
-            self._made.add_special_tokens([self._apart])
-            self._made.no_padding()
-            self._made.no_truncation()
-            renamed = {s: control[content] for content, s in self._spelling.items()}
-            # Spellings aren't in the vocabulary, so the library numbers all added tokens anew.
-            self._ids: dict[Any, Any] = {
-                self._made.token_to_id(token["content"]): renamed.get(token["content"], token["id"])
-                for token in plan["added_tokens"]
-            }
-            self._ids[self._made.token_to_id(self._apart)] = APART
-        names = sorted(control, key=len, reverse=True)
-        self._find = re.compile("|".join(map(re.escape, names)) or "(?!)")
+        self._control_tokens = control_tokens
+        self._convert_errors = convert_errors
+        self._spelling = {token: f"\ue000{secret}.{i}\ue001" for i, token in enumerate(control_tokens)}
+        self._separator = f"\ue000{secret}\ue001"
+        with convert_errors("can't be used"):
+            definition: dict[str, Any] = json.loads(tokenizer_json)
+            for token in definition.setdefault("added_tokens", []):
+                if token["content"] in control_tokens:
+                    token["content"] = self._spelling[token["content"]]
+                    token["normalized"] = False
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(definition))
+            self._tokenizer.add_special_tokens([self._separator])
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            spelled = {self._spelling[token]: control_tokens[token] for token in control_tokens}
+            # The spellings aren't in the vocabulary, so the library gives all added tokens new ids.
+            self._original_ids: dict[Any, Any] = {}  # ids that the library gives -> ids of tokenizer.json
+            for token in definition["added_tokens"]:
+                new_id = self._tokenizer.token_to_id(token["content"])
+                self._original_ids[new_id] = spelled.get(token["content"], token["id"])
+            self._original_ids[self._tokenizer.token_to_id(self._separator)] = SEPARATOR_ID
+        longest_first = sorted(control_tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
-    def encode(self, pieces: Sequence[tuple[str, bool]]) -> Encoding:
-        """Tokens of joined pieces (text, meant), their spans in what was joined."""
-        text, spans = self._spell(pieces)
-        forbidden = set(self._control.values())
+    def encode(self, parts: Sequence[tuple[str, bool]]) -> Encoding:
+        """Tokens of the joined parts (text, whether its control tokens count), with offsets in the whole."""
+        text, spans = self._spell(parts)
+        control_ids = set(self._control_tokens.values())
         while True:
-            with self._guarded("can't encode"):
-                made = self._made.encode(text, add_special_tokens=False)
-                tokens = list(zip(made.ids, made.offsets, made.word_ids, strict=True))
-            merged = [at for number, at, _ in tokens if number in forbidden and number not in self._ids]
+            with self._convert_errors("can't encode"):
+                encoded = self._tokenizer.encode(text, add_special_tokens=False)
+                tokens = list(zip(encoded.ids, encoded.offsets, encoded.word_ids, strict=True))
+            merged = [
+                offsets for id, offsets, _ in tokens if id in control_ids and id not in self._original_ids
+            ]
             if not merged:
                 break
-            for begin, end in reversed(merged):
-                if end - begin < 2:
+            for start, end in reversed(merged):
+                if end - start < 2:
                     raise LimitError(
-                        f"the text holds a control token that can't be spelled: {text[begin:end]!r}"
+                        f"the text holds a control token that can't be spelled: {text[start:end]!r}"
                     )
-                cut, border = begin + 1, spans[begin][1]
-                text = text[:cut] + self._apart + text[cut:]
-                spans[cut:cut] = [(border, border)] * len(self._apart)
-        found = Encoding.made([], [], [])
-        for number, (begin, end), word in tokens:
-            if (own := self._ids.get(number, number)) != APART:
-                found.ids.append(own)
-                found.spans.append((spans[begin][0], spans[max(end - 1, begin)][1]))
-                found.words.append(word)
-        return found
+                # After the first character, at no character of the original text.
+                boundary = spans[start][1]
+                text = text[: start + 1] + self._separator + text[start + 1 :]
+                spans[start + 1 : start + 1] = [(boundary, boundary)] * len(self._separator)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        word_ids: list[int | None] = []
+        for id, (start, end), word_id in tokens:
+            original = self._original_ids.get(id, id)
+            if original == SEPARATOR_ID:
+                continue
+            ids.append(original)
+            offsets.append((spans[start][0], spans[max(end - 1, start)][1]))
+            word_ids.append(word_id)
+        return Encoding.of_text(ids, offsets, word_ids, 0, 0)
 
-    def _spell(self, pieces: Sequence[tuple[str, bool]]) -> tuple[str, list[tuple[int, int]]]:
-        """The joined text, control tokens that are meant respelled; of each character its span before."""
-        made, spans, at = "", [], 0
-        for piece, meant in pieces:
+    def _spell(self, parts: Sequence[tuple[str, bool]]) -> tuple[str, list[tuple[int, int]]]:
+        """The joined text with secret spellings, and the original span of each of its characters."""
+        text = ""
+        spans: list[tuple[int, int]] = []
+        start = 0  # of the part in the joined original
+        for part, has_control_tokens in parts:
             done = 0
-            for found in self._find.finditer(piece) if meant else ():
-                spelling = self._spelling[found[0]]
-                made += piece[done : found.start()] + spelling
-                spans += [(at + i, at + i + 1) for i in range(done, found.start())]
-                spans += [(at + found.start(), at + found.end())] * len(spelling)
-                done = found.end()
-            made += piece[done:]
-            spans += [(at + i, at + i + 1) for i in range(done, len(piece))]
-            at += len(piece)
-        return made, [*spans, (at, at)]
+            for match in self._pattern.finditer(part) if has_control_tokens else ():
+                spelling = self._spelling[match[0]]
+                text += part[done : match.start()] + spelling
+                spans += [(start + i, start + i + 1) for i in range(done, match.start())]
+                spans += [(start + match.start(), start + match.end())] * len(spelling)
+                done = match.end()
+            text += part[done:]
+            spans += [(start + i, start + i + 1) for i in range(done, len(part))]
+            start += len(part)
+        return text, [*spans, (start, start)]

@@ -1,8 +1,8 @@
-"""Text to ids and back, by the `tokenizers` library kept at arm's length.
+"""Text to ids and back with the `tokenizers` library, whose every failure becomes a CheckpointError.
 
-Text of a user never becomes a control token. Control tokens are the added tokens of tokenizer.json,
-flagged special or not, except those of white space alone, which ordinary text is made of, and the
-unknown token. The library panics on some malformed files; here every failure is a CheckpointError.
+A user's text never becomes a control token. Control tokens are the added tokens of tokenizer.json, flagged
+special or not, except the unknown token and tokens of white space alone, which are ordinary text. The library
+panics on some malformed files.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import tokenizers.models
 from ...refimpl.errors import CheckpointError, LimitError
 from ...refimpl.formats.strict_json import parse
 from ..hardware import trim
-from .control_tokens import Encoding, Respelled
+from .control_tokens import Encoding, SecretSpelling
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
 
-NOWHERE = "\U0010fffd"  # a character that no vocabulary holds
-UNDECODED = "\ufffd"  # what a decoder gives for bytes that aren't UTF-8, or not yet
+NOT_IN_ANY_VOCABULARY = "\U0010fffd"
+REPLACEMENT_CHARACTER = "\ufffd"  # decoders give it for bytes that aren't UTF-8, or not yet
 
 
 @contextlib.contextmanager
-def guarded(doing: str) -> Iterator[None]:
-    """Failures of the library as CheckpointError, a Rust panic included, which is no Exception.
+def convert_errors(doing: str) -> Iterator[None]:
+    """Turns failures of the library into CheckpointError, Rust panics (no Exceptions) included.
 
-    A panic also prints itself; stderr is away meanwhile, so that the error is one line.
+    A panic also prints to stderr, which is closed meanwhile, so that the error is one line.
     """
-    with _no_stderr():
+    with _silent_stderr():
         try:
             yield
         except (KeyboardInterrupt, SystemExit, GeneratorExit, CheckpointError, LimitError):
@@ -45,10 +45,10 @@ def guarded(doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
+def _silent_stderr() -> Iterator[None]:
     try:
-        kept = os.dup(2)
-    except OSError:  # no stderr at all
+        stderr = os.dup(2)
+    except OSError:  # the process has no stderr
         yield
         return
     null = os.open(os.devnull, os.O_WRONLY)
@@ -56,16 +56,16 @@ def _no_stderr() -> Iterator[None]:
         os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(null)
 
 
-def _check_prefix(text: str) -> None:
-    """Raise CheckpointError where the library would cut inside a character, which aborts the process.
+def _check_subword_prefix(text: str) -> None:
+    """Raises CheckpointError where the library would slice inside a character, which aborts the process.
 
-    It cuts `continuing_subword_prefix` off the second part of each merge without looking whether it
-    is there. Only a file that has one, or that may hide one behind escapes, is parsed a second time.
+    It removes `continuing_subword_prefix` from the second part of each merge without checking that it is
+    there. Only a file that has a prefix, or may have one behind escapes, is parsed a second time.
     """
     if not re.search(r'continuing_subword_prefix"\s*:\s*"[^"]|\\u', text):
         return
@@ -83,12 +83,12 @@ def _check_prefix(text: str) -> None:
             )
 
 
-class Place(NamedTuple):
-    """Where a text stands among what is put around it, or, where `text` is None, a token of that."""
+class TemplatePart(NamedTuple):
+    """A part of the post-processor's template: a text by its number, or a token if `sequence` is None."""
 
-    text: int | None
+    sequence: int | None
     id: int
-    type: int
+    type_id: int
 
 
 class Tokenizer:
@@ -99,126 +99,144 @@ class Tokenizer:
             raise LimitError(
                 f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
             )
-        self._text, self.vocabulary = text, vocabulary
-        _check_prefix(text)
-        with guarded("can't be used"):
-            self._whole = tokenizers.Tokenizer.from_str(text)
-            self._whole.no_padding()
-            self._whole.no_truncation()
-            added = self._whole.get_added_tokens_decoder()
-            unknown = {getattr(self._whole.model, "unk_token", None)}
-            if isinstance(self._whole.model, tokenizers.models.Unigram):  # it doesn't say
-                unknown = {self.token(t.id) for t in self._whole.model.tokenize(NOWHERE)}
-            # What a piece begins with that goes on with a word; empty where nothing tells.
-            self.continuing: str = getattr(self._whole.model, "continuing_subword_prefix", None) or ""
-            self.unknown = {self._whole.token_to_id(token) for token in unknown if token}
-        trim()  # reading left twice the memory that the tokenizer keeps
-        self.control: dict[str, int] = {
-            token.content: number
-            for number, token in added.items()
+        self._json = text
+        self.vocabulary = vocabulary
+        _check_subword_prefix(text)
+        with convert_errors("can't be used"):
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            added = self._tokenizer.get_added_tokens_decoder()
+            unknown = {getattr(self._tokenizer.model, "unk_token", None)}
+            if isinstance(self._tokenizer.model, tokenizers.models.Unigram):  # it doesn't state its unk_token
+                tokens = self._tokenizer.model.tokenize(NOT_IN_ANY_VOCABULARY)
+                unknown = {self.id_to_token(token.id) for token in tokens}
+            # The prefix of tokens that continue a word; empty where the model has none.
+            prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+            self.continuing_subword_prefix: str = prefix or ""
+            self.unknown_ids = {self._tokenizer.token_to_id(token) for token in unknown if token}
+        trim()  # reading the file leaves twice the memory that the tokenizer keeps
+        self.control_tokens: dict[str, int] = {
+            token.content: id
+            for id, token in added.items()
             if token.content.strip() and token.content not in unknown
         }
+        self._control_ids = frozenset(self.control_tokens.values())
 
-        self._forbidden = frozenset(self.control.values())
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token; None if there is no such token."""
+        return self._tokenizer.token_to_id(token)
 
-    def id(self, token: str) -> int | None:
-        """The id of a token by its name."""
-        return self._whole.token_to_id(token)
+    def id_to_token(self, id: int | None) -> str:
+        """The token of an id; empty for None and for an id without a token."""
+        return "" if id is None else self._tokenizer.id_to_token(id) or ""
 
-    def token(self, number: int | None) -> str:
-        """The name of a token by its id; empty for none."""
-        return "" if number is None else self._whole.id_to_token(number) or ""
+    def get_vocab(self) -> dict[str, int]:
+        """All tokens with their ids, added tokens included."""
+        return self._tokenizer.get_vocab()
 
-    def tokens(self) -> dict[str, int]:
-        """All tokens with their ids, added ones too."""
-        return self._whole.get_vocab()
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Ids of a user's text, none of them a control token.
 
-    def encode(self, text: str, *, start: bool = False) -> list[int]:
-        """Ids of a user's text: nothing in it is a control token. `start` adds what the model expects
-        around a text (as a rule the begin token)."""
-        return self.read(text).ids if start else self._tokens(text, None).ids
-
-    def read(self, text: str, pair: str | None = None, *, meant: str | None = None) -> Encoding:
-        """A user's text, or a pair of them, with what the model expects around them.
-
-        Nothing in a text is a control token but the one that `meant` names.
+        `add_special_tokens` adds the post-processor's tokens around the text, often a begin token.
         """
-        texts = [self._tokens(t, meant) for t in (text, pair) if t is not None]
-        made = Encoding([], [], [], [], [])
-        for place in self._single if pair is None else self._pair:
-            if place.text is None:
-                made.extend(Encoding([place.id], [(0, 0)], [None], [place.type], [None]))
+        if add_special_tokens:
+            return self.encode_with_offsets(text).ids
+        return self._encode(text, None).ids
+
+    def encode_with_offsets(
+        self, text: str, pair: str | None = None, *, control_token: str | None = None
+    ) -> Encoding:
+        """The encoding of a user's text or of a pair of texts, with the post-processor's tokens.
+
+        Only `control_token` may occur in the texts as a control token.
+        """
+        texts = [self._encode(text, control_token)]
+        if pair is not None:
+            texts.append(self._encode(pair, control_token))
+        encoding = Encoding.empty()
+        for part in self._single_template if pair is None else self._pair_template:
+            if part.sequence is None:
+                encoding.extend(Encoding([part.id], [(0, 0)], [None], [part.type_id], [None]))
             else:
-                made.extend(texts[place.text].of(place.text, place.type))
-        return made
+                encoding.extend(texts[part.sequence].with_source(part.sequence, part.type_id))
+        return encoding
 
-    def around(self, ids: Sequence[int]) -> list[int]:
-        """Ids of a text, or of a part of one, with what the model expects around a text."""
-        return [one for place in self._single for one in ([place.id] if place.text is None else ids)]
+    def with_special_tokens(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a text, or of a part of one, with the post-processor's tokens around them."""
+        result: list[int] = []
+        for part in self._single_template:
+            result += [part.id] if part.sequence is None else ids
+        return result
 
-    def _tokens(self, text: str, meant: str | None) -> Encoding:
-        """A text alone: what the library says of it, or, where that holds control tokens, its respelling."""
+    def _encode(self, text: str, control_token: str | None) -> Encoding:
+        """A text alone: the library's encoding, or, where that has control tokens, the secret spelling's."""
         self._check_length(text)
-        with guarded("can't encode"):
-            made = self._whole.encode(text, add_special_tokens=False)
-            found = Encoding.made(made.ids, made.offsets, made.word_ids)
-        allowed = {self.control.get(meant or "")}
-        if (self._forbidden - allowed).intersection(found.ids):
-            parts = [text] if not meant else re.split(f"({re.escape(meant)})", text)
-            found = self._spelled.encode([(part, part == meant) for part in parts])
-        self._checked(found.ids)
-        return found
+        with convert_errors("can't encode"):
+            encoded = self._tokenizer.encode(text, add_special_tokens=False)
+            encoding = Encoding.of_text(encoded.ids, encoded.offsets, encoded.word_ids, 0, 0)
+        allowed = {self.control_tokens.get(control_token or "")}
+        if (self._control_ids - allowed).intersection(encoding.ids):
+            parts = [text] if not control_token else re.split(f"({re.escape(control_token)})", text)
+            encoding = self._secret_spelling.encode([(part, part == control_token) for part in parts])
+        self._check_ids(encoding.ids)
+        return encoding
 
-    def holds_control(self, text: str) -> bool:
-        """True if the text, taken as a template's, would hold a control token."""
-        return bool(self._forbidden.intersection(self.encode_template(text)))
+    def has_control_tokens(self, text: str) -> bool:
+        """Whether the text, encoded like a template's, would have a control token."""
+        return bool(self._control_ids.intersection(self.encode_template(text)))
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of a text whose control tokens are meant: a template's own."""
+        """Ids of a template's own text, whose control tokens count."""
         self._check_length(text)
-        with guarded("can't encode"):
-            return self._checked(self._whole.encode(text, add_special_tokens=False).ids)
+        with convert_errors("can't encode"):
+            return self._check_ids(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode_marked(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
-        """Ids of joined pieces (text, meant): control tokens are read only where they are meant."""
-        self._check_length("".join(text for text, _ in pieces))
-        return self._checked(self._spelled.encode(pieces).ids)
+    def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """Ids of the joined parts (text, whether its control tokens count)."""
+        self._check_length("".join(text for text, _ in parts))
+        return self._check_ids(self._secret_spelling.encode(parts).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special tokens are left out."""
-        with guarded("can't decode"):
-            return self._whole.decode(list(ids), skip_special_tokens=True)
+        """The text of ids, without special tokens."""
+        with convert_errors("can't decode"):
+            return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     @cached_property
-    def _single(self) -> list[Place]:
-        return self._places(1)
+    def _single_template(self) -> list[TemplatePart]:
+        return self._template(1)
 
     @cached_property
-    def _pair(self) -> list[Place]:
-        return self._places(2)
+    def _pair_template(self) -> list[TemplatePart]:
+        return self._template(2)
 
-    def _places(self, count: int) -> list[Place]:
-        """What the post-processor makes of one text or two: its own tokens, and where the texts stand."""
-        with guarded("can't encode"):
-            some = (t for t in ("a", *self.tokens()) if self._whole.encode(t, add_special_tokens=False).ids)
-            probe = next(some, "")
-            made = self._whole.encode(probe, probe if count == 2 else None, add_special_tokens=True)
-            found = zip(made.sequence_ids, made.ids, made.type_ids, strict=True)
-        places: list[Place] = []
-        for text, number, kind in found:
-            place = Place(None, number, kind) if text is None else Place(text, 0, kind)
-            if text is None or place not in places[-1:]:
-                places.append(place)
-        if [p.text for p in places if p.text is not None] != [*range(count)]:
+    def _template(self, count: int) -> list[TemplatePart]:
+        """The post-processor's template for one text or for two, found by encoding a probe."""
+        with convert_errors("can't encode"):
+            probe = ""
+            for candidate in ("a", *self.get_vocab()):
+                if self._tokenizer.encode(candidate, add_special_tokens=False).ids:
+                    probe = candidate
+                    break
+            pair = probe if count == 2 else None
+            encoded = self._tokenizer.encode(probe, pair, add_special_tokens=True)
+            tokens = zip(encoded.sequence_ids, encoded.ids, encoded.type_ids, strict=True)
+        parts: list[TemplatePart] = []
+        for sequence, id, type_id in tokens:
+            if sequence is None:
+                parts.append(TemplatePart(None, id, type_id))
+            elif (part := TemplatePart(sequence, 0, type_id)) not in parts[-1:]:
+                parts.append(part)
+        if [part.sequence for part in parts if part.sequence is not None] != [*range(count)]:
             raise CheckpointError("tokenizer.json: the post-processor must keep the texts whole and in order")
-        self._checked([place.id for place in places])
-        return places
+        self._check_ids([part.id for part in parts])
+        return parts
 
     @cached_property
-    def _spelled(self) -> Respelled:
-        return Respelled(self._text, self.control, guarded)
+    def _secret_spelling(self) -> SecretSpelling:
+        return SecretSpelling(self._json, self.control_tokens, convert_errors)
 
-    def _checked(self, ids: list[int]) -> list[int]:
+    def _check_ids(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self.vocabulary:
             raise CheckpointError(
                 f"tokenizer.json: ids must be below the model's vocabulary {self.vocabulary}, got {max(ids)}"
@@ -230,32 +248,34 @@ class Tokenizer:
             raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
 
 
-class Stream:
-    """Ids in, text out as soon as it is certain: incomplete UTF-8 is held back.
+class DecodeStream:
+    """Token ids in, text out as soon as it is certain: incomplete UTF-8 is held back.
 
-    The joined pieces are what decoding all ids at once gives. A piece is the difference of two
-    decodings that begin a little earlier, since a decoder may treat its first token apart.
+    The chunks joined are what decoding all ids at once gives. A chunk is the difference of two decodings that
+    begin at the previous chunk's tokens, since a decoder may treat its first token differently.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._context = self._read = 0  # tokens of the last piece, then those not yet given out
-        self._given = ""  # what decoding the last piece alone gives
+        self._previous_start = 0  # first token of the previous chunk
+        self._previous_end = 0  # first token after it
+        self._previous_text = ""  # the previous chunk's tokens decoded alone
 
-    def push(self, number: int) -> str:
-        """The text that this token makes certain."""
-        self._ids.append(number)
-        text = self._tokenizer.decode(self._ids[self._context :])
-        return "" if text.endswith(UNDECODED) else self._give(text)
+    def push(self, id: int) -> str:
+        """The text that becomes certain with this token."""
+        self._ids.append(id)
+        text = self._tokenizer.decode(self._ids[self._previous_start :])
+        return "" if text.endswith(REPLACEMENT_CHARACTER) else self._emit(text)
 
     def finish(self) -> str:
-        """What was held back."""
-        return self._give(self._tokenizer.decode(self._ids[self._context :]))
+        """The text that was held back."""
+        return self._emit(self._tokenizer.decode(self._ids[self._previous_start :]))
 
-    def _give(self, text: str) -> str:
-        piece = text[len(self._given) :]
-        if piece:
-            self._context, self._read = self._read, len(self._ids)
-            self._given = self._tokenizer.decode(self._ids[self._context :])
-        return piece
+    def _emit(self, text: str) -> str:
+        chunk = text[len(self._previous_text) :]
+        if chunk:
+            self._previous_start = self._previous_end
+            self._previous_end = len(self._ids)
+            self._previous_text = self._tokenizer.decode(self._ids[self._previous_start :])
+        return chunk

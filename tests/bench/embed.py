@@ -94,7 +94,7 @@ def main(
     checkpoint, told = open_checkpoint(source), text.read_text(encoding="utf-8")
     tokenizer = read_tokenizer(checkpoint, checkpoint.config)
     assert tokenizer is not None
-    encode = lambda lines: padded([tokenizer.encode(line, start=True) for line in lines])  # noqa: E731
+    encode = lambda lines: padded([tokenizer.encode(line, add_special_tokens=True) for line in lines])  # noqa: E731
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         runs: dict[str, Callable[[Texts], np.ndarray]] = {"transformers": original(source, threads)}

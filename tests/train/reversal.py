@@ -45,8 +45,11 @@ def config(vocabulary: int) -> Config:
 
 
 def row(text: Tokenizer, example: Example) -> Row:
-    said, (start, end) = text.encode(example.answer), (text.id(START) or 0, text.id(END) or 0)
-    return Row([start, *said], [*said, end], text.encode(example.text, start=True))
+    said, (start, end) = (
+        text.encode(example.answer),
+        (text.token_to_id(START) or 0, text.token_to_id(END) or 0),
+    )
+    return Row([start, *said], [*said, end], text.encode(example.text, add_special_tokens=True))
 
 
 def answers(model: Model, texts: list[str]) -> list[str]:

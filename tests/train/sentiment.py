@@ -48,7 +48,7 @@ def config(vocabulary: int) -> Config:
 
 
 def row(text: Tokenizer, example: Example) -> Row:
-    return Row(text.encode(example.text, start=True), [LABELS.index(example.answer)])
+    return Row(text.encode(example.text, add_special_tokens=True), [LABELS.index(example.answer)])
 
 
 def answers(model: Model, texts: list[str]) -> list[str]:

@@ -77,7 +77,7 @@ def _likeness(
 ) -> Iterator[Row]:
     """What an encoder's head says, sentence by sentence."""
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
-    texts = [tokenizer.encode(s, start=True)[: truth.config.context] for s in sentences]
+    texts = [tokenizer.encode(s, add_special_tokens=True)[: truth.config.context] for s in sentences]
     texts = [ids for ids in texts if ids]
     if not texts:
         yield Row("likeness over a text", note="the text has no token")

@@ -21,16 +21,16 @@ TOKENIZER = Tokenizer(task_models.WORDS.to_str(), task_models.SIZE)
 
 @given(SOME, SOME, st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32))
 def test_spans_are_scored_as_the_pipeline_does(asked: str, context: str, count: int, longest: int, seed: int):
-    row = TOKENIZER.read(asked, context)
+    row = TOKENIZER.encode_with_offsets(asked, context)
     logits = np.random.default_rng(seed).normal(0, 2, (len(row.ids), 2)).astype(np.float32)
     # What may not be an answer: all but the context; the first token is seen, but is no span.
-    masked = np.array([[int(text != 1) for text in row.texts]])
+    masked = np.array([[int(text != 1) for text in row.sequence_ids]])
     masked[0, 0] = 0
     seen = np.ones_like(masked)
     start, end = logits[None, :, 0], logits[None, :, 1]
     starts, ends, scores, null = select_starts_ends(start, end, masked, seen, 1e6, count, True, longest)
     spans, empty = best_spans(logits, row, count, longest)
-    own = row.texts.count(1)
+    own = row.sequence_ids.count(1)
     possible = sum(min(longest, own - i) for i in range(own))
     assert len(spans) == min(count, possible)
     # Theirs may name spans that can't be, at a score of 0, where there are fewer than asked for.
@@ -45,23 +45,23 @@ def test_spans_are_scored_as_the_pipeline_does(asked: str, context: str, count: 
 @given(SOME, SOME, st.integers(0, 8), st.integers(1, 9))
 def test_windows_are_those_of_the_library(asked: str, context: str, stride: int, more: int) -> None:
     made = text_strategies.wordpiece()
-    whole = TOKENIZER.read(asked, context)
+    whole = TOKENIZER.encode_with_offsets(asked, context)
     room = stride + more
-    window = len(whole.ids) - whole.texts.count(1) + room
+    window = len(whole.ids) - whole.sequence_ids.count(1) + room
     made.enable_truncation(window, stride=stride, strategy="only_second")
     want = made.encode(asked, context)
     parts = [want, *want.overflowing]
     got = windows(whole, 1000, window, stride, 1)
     assert [row.ids for row in got] == [part.ids for part in parts]
-    assert [row.spans for row in got] == [part.offsets for part in parts]
-    assert [row.texts for row in got] == [part.sequence_ids for part in parts]
-    assert [row.types for row in got] == [part.type_ids for part in parts]
+    assert [row.offsets for row in got] == [part.offsets for part in parts]
+    assert [row.sequence_ids for row in got] == [part.sequence_ids for part in parts]
+    assert [row.type_ids for row in got] == [part.type_ids for part in parts]
 
 
 def test_an_answer_is_whole_words() -> None:
     context = "the catting is"
-    row = TOKENIZER.read("x", context)
-    names = [TOKENIZER.token(i) for i in row.ids]
+    row = TOKENIZER.encode_with_offsets("x", context)
+    names = [TOKENIZER.id_to_token(i) for i in row.ids]
     assert names == ["[CLS]", "x", "[SEP]", "the", "cat", "##t", "##ing", "is", "[SEP]"]
     assert [context[slice(*widened(row, *at))] for at in ((5, 5), (3, 4), (5, 7), (3, 3))] == [
         "catting", "the catting", "catting is", "the",

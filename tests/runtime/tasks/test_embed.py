@@ -17,7 +17,7 @@ def test_vectors_are_pooled_as_the_head_says(head: Pool) -> None:
     got = model.embed(TEXTS, batch=3)
     assert (got.dtype, got.shape) == (np.float32, (4, 48))
     for vector, text in zip(got, TEXTS, strict=True):
-        ids = np.array([model.text.encode(text, start=True)])
+        ids = np.array([model.text.encode(text, add_special_tokens=True)])
         states = model.engine.encode(ids)[0]  # type: ignore[attr-defined]
         pooled = {"mean": states.mean(0), "max": states.max(0), "first": states[0], "last": states[-1]}
         want = pooled[head.pooling]

@@ -28,7 +28,7 @@ def test_fillings_are_those_of_the_pipeline(text: str) -> None:
 def test_only_the_mask_is_read_in_a_text() -> None:
     model = task_models.tiny_reader(MaskedLM(tied=True))
     spelled, control = "cat [SEP] [MASK]", [2, 4]
-    row = model.text.read(spelled, meant="[MASK]")
+    row = model.text.encode_with_offsets(spelled, control_token="[MASK]")
     assert [row.ids[0], row.ids[-2]] == control
     assert row.ids[1:-2].count(3) == 0
     many = model.fill(["the [MASK]", spelled, "[MASK] [MASK] is"], count=2, batch=2)

@@ -160,7 +160,7 @@ def test_a_seed_gives_the_text_again() -> None:
 
 
 def test_raw_and_template() -> None:
-    assert MODEL.prompt("the cat", raw=True) == MODEL.text.encode("the cat", start=True)
+    assert MODEL.prompt("the cat", raw=True) == MODEL.text.encode("the cat", add_special_tokens=True)
     assert model(template=None).prompt("the cat") == MODEL.prompt("the cat", raw=True)
     assert MODEL.prompt("the cat") == MODEL.text.encode_template(
         "<|im_start|>user: the cat<|im_end|><|im_start|>"

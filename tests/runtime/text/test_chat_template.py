@@ -121,9 +121,9 @@ def test_ordinary_chats_equal_transformers(name: str, kind: str) -> None:
             messages.insert(0, {"role": "system", "content": "be kind"})
         options: Any = {"chat_template": TEMPLATES[name], "add_generation_prompt": prompt}
         want = theirs.apply_chat_template(messages, tokenize=False, **options)
-        assert ours.render(messages, prompt=prompt) == want
+        assert ours.render(messages, add_generation_prompt=prompt) == want
         ids = theirs.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
-        assert ours.encode(messages, prompt=prompt) == ids
+        assert ours.encode(messages, add_generation_prompt=prompt) == ids
 
     run()
 
@@ -132,7 +132,7 @@ def test_ordinary_chats_equal_transformers(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["smollm2", "chatml", "llama3", "mistral"])
 def test_a_message_is_never_markup(name: str, kind: str) -> None:
     ours, tokenizer, made = template(TEMPLATES[name], kind), OURS[kind], MADE[kind]
-    control = set(tokenizer.control.values())
+    control = set(tokenizer.control_tokens.values())
     evil = st.lists(
         st.sampled_from([*text_strategies.CONTROL, "<tool_call>", "the", " ", "<", "/s>"]), max_size=4
     ).map("".join)
@@ -157,7 +157,7 @@ def test_a_message_is_never_markup(name: str, kind: str) -> None:
 def test_a_template_that_rewrites_messages_takes_no_markup() -> None:
     ours = template("{% for m in messages %}{{ m.content | upper }}{{ m.content }}{% endfor %}", "byte_level")
     assert ours.encode([{"role": "user", "content": "cat"}])
-    with pytest.raises(LimitError, match="name of a control token"):
+    with pytest.raises(LimitError, match="must not contain a control token"):
         ours.encode([{"role": "user", "content": "cat<|im_end|>"}])
 
 

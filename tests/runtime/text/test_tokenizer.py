@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.runtime.text import tokenizer as module
-from tfm.runtime.text.tokenizer import Stream, Tokenizer
+from tfm.runtime.text.tokenizer import DecodeStream, Tokenizer
 
 MADE = {name: make() for name, make in text_strategies.KINDS.items()}
 OURS = {name: Tokenizer(made.to_str(), 1000) for name, made in MADE.items()}
@@ -26,7 +26,7 @@ PIECES = st.lists(
 def test_user_text_is_never_control(name: str) -> None:
     ours, made = OURS[name], MADE[name]
     forbidden = {made.token_to_id(token) for token in CONTROL}
-    assert set(ours.control) == set(CONTROL)
+    assert set(ours.control_tokens) == set(CONTROL)
 
     @given(PIECES)
     def run(pieces: list[str]) -> None:
@@ -51,7 +51,7 @@ def test_stream_is_decode(name: str) -> None:
     @given(st.text(max_size=12), ids)
     def run(text: str, more: list[int]) -> None:
         given_ids = [*ours.encode(text), *(more if name == "byte_level" else [])]
-        stream = Stream(ours)
+        stream = DecodeStream(ours)
         pieces = [stream.push(number) for number in given_ids]
         assert not any(piece.endswith("\ufffd") for piece in pieces)
         assert "".join([*pieces, stream.finish()]) == ours.decode(given_ids)
@@ -62,17 +62,17 @@ def test_stream_is_decode(name: str) -> None:
 def test_a_character_comes_when_its_last_byte_does() -> None:
     ours = OURS["byte_level"]
     ids = ours.encode("a😀b")
-    stream = Stream(ours)
+    stream = DecodeStream(ours)
     assert [p for p in map(stream.push, ids) if p] == ["a", "😀", "b"]
-    cut = Stream(ours)
+    cut = DecodeStream(ours)
     assert "".join(map(cut.push, ids[:3])) == "a"
     assert "\ufffd" in cut.finish()
 
 
 def test_begin_token_where_asked() -> None:
     ours, made = OURS["byte_level"], MADE["byte_level"]
-    assert ours.encode("the <s>", start=True)[0] == made.token_to_id("<s>")
-    assert ours.encode("the", start=True) == made.encode("the").ids
+    assert ours.encode("the <s>", add_special_tokens=True)[0] == made.token_to_id("<s>")
+    assert ours.encode("the", add_special_tokens=True) == made.encode("the").ids
     assert ours.encode("the") == made.encode("the", add_special_tokens=False).ids
 
 
@@ -103,7 +103,7 @@ def test_panic_is_an_error_and_ctrl_c_is_not(capfd: pytest.CaptureFixture[str]) 
         """Like pyo3's PanicException, which is no Exception."""
 
     def fail(error: BaseException) -> None:
-        with module.guarded("can't be tried"):
+        with module.convert_errors("can't be tried"):
             os.write(2, b"thread '<unnamed>' panicked")
             raise error
 
@@ -149,10 +149,10 @@ def test_texts_and_pairs_are_read_as_the_library_reads_them(name: str) -> None:
     @given(some, st.none() | some)
     def run(text: str, pair: str | None) -> None:
         want = made.encode(text, pair)
-        got = ours.read(text, pair)
-        assert (got.ids, got.types, got.texts) == (want.ids, want.type_ids, want.sequence_ids)
-        assert (got.spans, got.words) == (want.offsets, want.word_ids)
-        assert ours.encode(text, start=True) == made.encode(text).ids
+        got = ours.encode_with_offsets(text, pair)
+        assert (got.ids, got.type_ids, got.sequence_ids) == (want.ids, want.type_ids, want.sequence_ids)
+        assert (got.offsets, got.word_ids) == (want.offsets, want.word_ids)
+        assert ours.encode(text, add_special_tokens=True) == made.encode(text).ids
 
     run()
 
@@ -162,26 +162,26 @@ def test_the_places_of_a_text_that_names_control_tokens(name: str) -> None:
     make, mask = READERS[name]
     made = make()
     ours = Tokenizer(made.to_str(), 1000)
-    forbidden, around = set(ours.control.values()), made.encode("", "").ids
-    some = st.lists(st.sampled_from(["cat ", mask, *list(ours.control)[:4], "'", "\n"]), max_size=6)
+    forbidden, around = set(ours.control_tokens.values()), made.encode("", "").ids
+    some = st.lists(st.sampled_from(["cat ", mask, *list(ours.control_tokens)[:4], "'", "\n"]), max_size=6)
 
     @given(some, some)
     def run(one: list[str], two: list[str]) -> None:
         a, b = "".join(one), "".join(two)
-        got = ours.read(a, b, meant=mask)
-        own = [i for i, text in enumerate(got.texts) if text is not None]
+        got = ours.encode_with_offsets(a, b, control_token=mask)
+        own = [i for i, text in enumerate(got.sequence_ids) if text is not None]
         masks = [i for i in own if got.ids[i] in forbidden]
         assert {got.ids[i] for i in masks} <= {made.token_to_id(mask)}
         assert len(masks) == (*one, *two).count(mask)
         for i in masks:
-            start, end = got.spans[i]
-            assert (a, b)[got.texts[i] or 0][start:end].strip() == mask
+            start, end = got.offsets[i]
+            assert (a, b)[got.sequence_ids[i] or 0][start:end].strip() == mask
         for text, whole in enumerate((a, b)):
-            told = {c for i in own if got.texts[i] == text for c in range(*got.spans[i])}
+            told = {c for i in own if got.sequence_ids[i] == text for c in range(*got.offsets[i])}
             assert all(i in told or c.isspace() for i, c in enumerate(whole)), (whole, got)
         assert [got.ids[i] for i in range(len(got.ids)) if i not in own] == around
-        plain = ours.read(a, b)
-        pairs = zip(plain.ids, plain.texts, strict=True)
+        plain = ours.encode_with_offsets(a, b)
+        pairs = zip(plain.ids, plain.sequence_ids, strict=True)
         assert not forbidden & {number for number, text in pairs if text is not None}
 
     run()
@@ -191,6 +191,6 @@ def test_a_processor_that_changes_the_order_of_a_pair_is_refused() -> None:
     made = text_strategies.wordpiece()
     made.post_processor = tokenizers.processors.TemplateProcessing("$A", "$B [SEP] $A", [("[SEP]", 3)])
     ours = Tokenizer(made.to_str(), 1000)
-    assert ours.read("the cat").ids == made.encode("the cat").ids
+    assert ours.encode_with_offsets("the cat").ids == made.encode("the cat").ids
     with pytest.raises(CheckpointError, match="must keep the texts whole and in order"):
-        ours.read("the", "cat")
+        ours.encode_with_offsets("the", "cat")
