@@ -1,0 +1,13 @@
+"""A family in ten lines: Llama's layers with biases, as a config.json of model_type my_llama states them."""
+
+from tfm.refimpl.config import Decoder
+from tfm.refimpl.config_readers.keys import Keys
+from tfm.refimpl.families import Task, decoders, llama
+
+MODEL_TYPES = ("my_llama",)
+ARCHITECTURES: dict[str, Task] = decoders("MyLlama")
+PREFIX, WEIGHTS, GGUF = llama.PREFIX, llama.WEIGHTS, None
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    return llama.decoder(keys, kv_heads=None, context=1024, attention_bias=True, mlp_bias=True)

@@ -1,0 +1,26 @@
+"""Read one layer's weights from a GGUF file or a directory of safetensors; the other weights stay on disk.
+
+python tests/examples/read_a_layer.py MODEL [LAYER]
+"""
+
+# ruff: noqa: T201  (a script: what it prints is its result)
+
+from __future__ import annotations
+
+import sys
+
+from tfm.refimpl.checkpoint.open import open_checkpoint
+
+
+def main(model: str, layer: int = 0) -> None:
+    checkpoint = open_checkpoint(model)
+    print(f"{checkpoint.config.context} tokens of context, mostly {checkpoint.float_dtype}")
+    for name in checkpoint.leaves.names:
+        if name.startswith(f"decoder.layers.{layer}."):
+            weight = checkpoint.leaf(name)  # float32, dequantized where the file has blocks
+            shape, kind = "x".join(map(str, weight.shape)), checkpoint.leaves.kind(name)
+            print(f"{name:40} {kind:6} {shape:>12}  mean square {(weight**2).mean():.3g}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

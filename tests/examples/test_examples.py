@@ -1,0 +1,60 @@
+"""The examples run as their docstrings say, from the repository root, and print what they promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+
+
+def run(name: str, *arguments: object) -> str:
+    """What the example prints."""
+    command = [sys.executable, f"tests/examples/{name}.py", *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_check_my_kernel():
+    correct, wrong = run("check_my_kernel").split("\n\nwithout rescaling:\n")
+    assert correct == "my_attention keeps every law of attend"
+    assert wrong.startswith("attend breaks the law")
+
+
+def test_export_and_run(tmp_path: Path):
+    shown = run("export_and_run", tmp_path)
+    assert "verified: True" in shown
+    assert "text: '" in shown
+
+
+def test_quantize_a_weight():
+    rows = [line.split() for line in run("quantize_a_weight").splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["8", "32"], ["8", "128"], ["4", "32"], ["4", "128"]]
+    errors = [float(row[3].rstrip("%")) for row in rows]
+    assert 0 < errors[0] < errors[1] < 1 < errors[2] < errors[3] < 20
+
+
+@pytest.mark.real
+def test_read_a_layer(smollm2_gguf: Path):
+    rows = [line.split() for line in run("read_a_layer", smollm2_gguf, 29).splitlines()[1:]]
+    assert ["decoder.layers.29.attn.wk", "Q4_1", "576x192"] in [row[:3] for row in rows]
+    assert len(rows) == 9
+
+
+def test_add_a_family(tmp_path: Path):
+    shown = run("add_a_family", tmp_path)
+    assert "kv_heads=4" in shown
+    assert "the likeliest next token: " in shown
+
+
+def test_readme_links_every_example():
+    readme = (ROOT / "README.md").read_text()
+    programs = sorted(path.name for path in FOLDER.glob("*.py") if path.name != Path(__file__).name)
+    assert programs
+    for name in programs:
+        assert f"(tests/examples/{name})" in readme, f"README.md must link tests/examples/{name}"
