@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,36 @@ ARROWS = {
     "export": {"refimpl", "runtime", "export"},
     "cli": set(FOLDERS),
 }
+# The rooms from the ground up: each imports only rooms of earlier lines (and the folder's arrows hold too).
+STAGES = (
+    ("refimpl.axes", "refimpl.errors", "refimpl.error_budget"),
+    ("refimpl.config",),
+    ("refimpl.ops",),
+    ("refimpl.calibrate", "refimpl.engine", "refimpl.formats", "refimpl.laws", "refimpl.params"),
+    ("refimpl.config_readers", "refimpl.decoding", "refimpl.tokenizers", "refimpl.weights"),
+    ("refimpl.families",),
+    ("refimpl.checkpoint",),
+    ("refimpl",),
+    ("runtime.hardware",),
+    ("runtime.bundle", "runtime.text"),
+    ("runtime.hub",),
+    ("runtime.ort",),
+    ("runtime.tasks", "runtime.verification"),
+    ("runtime.analysis",),
+    ("runtime",),
+    ("export.dispatch", "export.scan"),
+    ("export.ops",),
+    ("export.distributed_ring", "export.targets", "export.torch_engine"),
+    ("export.graph", "export.quantization"),
+    ("export.bundle_writer", "export.diagnose"),
+    ("export",),
+    ("cli.console", "cli.inputs", "cli.plot"),
+    ("cli.model_loading", "cli.options"),
+    ("cli.commands",),
+    ("cli.main",),
+    ("cli", "cli.__main__", "cli.tfm"),
+)
+STAGE = {room: stage for stage, rooms in enumerate(STAGES) for room in rooms}
 # What the mirror may import of tfm.
 MIRROR = (
     "tfm.refimpl.config",
@@ -113,6 +143,40 @@ def test_arrows_between_the_folders(folder: str):
             inside = "refimpl/laws" if one.file.is_relative_to(LAWS) else folder
             assert top(one.module) in OUTSIDE[inside], f"{one}: {inside} may not"
     assert seen > 10
+
+
+def module(name: str, names: Collection[str]) -> str:
+    """The module of tfm that an imported name is, or lies in."""
+    while name not in names:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def modules() -> dict[str, Path]:
+    """Every module of tfm and its file."""
+    return {
+        ".".join(module_of(file)).removesuffix(".__init__"): file
+        for folder in FOLDERS
+        for file in files(folder)
+    }
+
+
+def room(name: str) -> str:
+    """`refimpl.ops` of tfm.refimpl.ops.attention, and of tfm.refimpl.ops itself."""
+    return ".".join(name.split(".")[1:3])
+
+
+def test_every_room_has_its_stage():
+    assert {room(name) for name in modules()} == set(STAGE), "a new room gets its line in STAGES"
+
+
+def test_imports_run_downward():
+    """A room imports rooms of earlier stages and itself, for types too."""
+    names = modules()
+    for name, file in names.items():
+        for one in (i for i in imports(file) if top(i.module) == "tfm"):
+            here, there = room(name), room(module(one.module, names))
+            assert here == there or STAGE[there] < STAGE[here], f"{one}: {there} stands above {here}"
 
 
 def allowed(one: Import, *prefixes: str) -> bool:
