@@ -3,70 +3,46 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import pkgutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
-from .commands import (
-    answer,
-    attention,
-    bench,
-    chat,
-    classify,
-    context,
-    doctor,
-    embed,
-    export,
-    fill,
-    generate,
-    inspect,
-    models,
-    pull,
-    scaling,
-    summarize,
-    tag,
-    tokenizer,
-    translate,
-    verify,
-)
+from . import commands
 from .console import escape, out
+from .options import with_flags
 
-app = typer.Typer(
-    name="tfm-cli",
-    help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for module in (
-    generate,
-    chat,
-    classify,
-    tag,
-    fill,
-    embed,
-    answer,
-    translate,
-    summarize,
-    export,
-    verify,
-    inspect,
-    pull,
-    models,
-    doctor,
-    bench,
-    attention,
-    context,
-    scaling,
-):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
-app.add_typer(tokenizer.app, name="tokenizer")
+# The groups of commands in the order of the help; inside a group commands are sorted by name.
+GROUPS = ("Write texts", "Read texts", "Make and check models", "Look inside", "This machine")
+COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.__path__)))
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
+
+
+def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands; each costs time to import and to build."""
+    app = typer.Typer(
+        name="tfm-cli",
+        help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=_options,
+    )
+    modules = {name: importlib.import_module(f"{commands.__name__}.{name}") for name in names}
+    for name in sorted(modules, key=lambda name: (GROUPS.index(modules[name].GROUP), name)):
+        command, group = modules[name].command, modules[name].GROUP
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=group)
+        else:
+            app.command(name, rich_help_panel=group)(command)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,7 +53,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -88,15 +63,17 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; answers the exit code.
+    """Run the command line and return its exit code.
 
-    Usage 2, TfmError its class's code, Ctrl-C 130, SIGTERM 143, anything else 1. With TFM_RAISE=1
-    every exception is shown whole.
+    Usage 2, TfmError its class's code, Ctrl-C 130, SIGTERM 143, anything else 1. With TFM_RAISE=1 the
+    exception is raised instead.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that partial files go
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    named = given[0] if given and given[0] in COMMANDS else None
     try:
+        app = application(COMMANDS if named is None else [named])
         code = app(given or ["--help"], prog_name="tfm-cli", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (SystemExit, GeneratorExit):
@@ -112,25 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """The exit code of a failure and its line."""
+    package = error.name.split(".")[0] if isinstance(error, ImportError) and error.name else ""
     match error:
         case TfmError():
-            return error.exit_code, str(error)
+            return error.exit_code, with_flags(str(error))
         case TyperException():
-            return error.exit_code, error.format_message()
+            return error.exit_code, with_flags(error.format_message())
         case KeyboardInterrupt():
             return 130, ""
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return ExportError.exit_code, f"the disk must have room: {error}"
         case OSError():
             return 1, str(error)
-        case ImportError() if error.name and error.name.split(".")[0] in (
-            "torch",
-            "onnx",
-            "onnx_ir",
-            "onnxscript",
-        ):
+        case ImportError() if package in EXPORT_PACKAGES:
             return 1, f"this needs {error.name}: pip install 'tfm-cli[export]'"
-        case ImportError() if error.name and error.name.split(".")[0] == "matplotlib":
+        case ImportError() if package == "matplotlib":
             return 1, "a picture needs matplotlib: pip install 'tfm-cli[plot]'"
         case _:
             return 1, f"unexpected {type(error).__name__}: {error!s:.300} (TFM_RAISE=1 shows where)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
@@ -126,6 +127,27 @@ Draft = Annotated[
         "the same tokenizer, and judged several at once. Greedy text stays the same, sampled text as likely.",
     ),
 ]
+
+
+# What library errors call a parameter, in backticks, and how the command line calls it.
+FLAGS = {
+    "alpha": "--smooth",
+    "calibration": "--calibrate FILE",
+    "device": "--device",
+    "kv": "--kv",
+    "method": "--ranges",
+    "quant": "--quant",
+    "source": "--source",
+    "strict": "--strict",
+    "table_bits": "--table",
+    "target": "--target",
+    "verify": "--verify",
+}
+
+
+def with_flags(message: str) -> str:
+    """A library's message with the flags of the parameters that it names."""
+    return re.sub(r"`(\w+)`", lambda match: FLAGS.get(match[1], match[0]), message)
 
 
 def checked(**options: Unpack[GenerateOptions]) -> GenerateOptions:

@@ -1,0 +1,7 @@
+"""One command a file, found by being in this folder: the file's name is the command's.
+
+    command     the function, whose parameters are the options; or a Typer with commands of its own
+    GROUP       the group that `tfm-cli --help` lists it in, one of main.GROUPS
+
+A file imports at its top only what its help needs, and torch, ONNX Runtime and NumPy where they are used.
+"""

@@ -23,6 +23,8 @@ TEXT = "The animal didn't cross the street because it was too tired"
 TOKENS = 1024
 WIDE = 24  # nobody reads a table of more columns
 
+GROUP = "Look inside"
+
 
 def command(
     text: Annotated[str, typer.Argument(help="The text.")] = TEXT,

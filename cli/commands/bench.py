@@ -11,6 +11,8 @@ import typer
 from .. import options as o
 from ..console import out, out_json, say, table
 
+GROUP = "This machine"
+
 
 def command(
     model: o.Model = "smollm2-135m",

@@ -12,6 +12,8 @@ import typer
 from .. import options as o
 from ..console import generated, out, say
 
+GROUP = "Write texts"
+
 
 def command(
     model: o.Model = "smollm2-135m",

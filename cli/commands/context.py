@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TEXT_BYTES = 2**24
 
+GROUP = "Look inside"
+
 
 def command(
     model: Annotated[

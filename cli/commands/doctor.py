@@ -15,6 +15,8 @@ PACKAGES = (
     "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub",
 )  # fmt: skip
 
+GROUP = "This machine"
+
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """Report versions, providers that really start, int8 instructions, memory, threads and the cache."""

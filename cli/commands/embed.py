@@ -11,6 +11,8 @@ from .. import options as o
 from ..console import out, out_json, progress, table
 from .classify import shorten
 
+GROUP = "Read texts"
+
 
 def command(
     text: o.Texts = None,

@@ -10,6 +10,8 @@ import typer
 from ..console import out, say
 from ..options import Context, Kv, Quant, Ranges, Target
 
+GROUP = "Make and check models"
+
 
 def command(
     model: Annotated[str, typer.Argument(help="A checkpoint, or a name to fetch.")],

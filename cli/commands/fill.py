@@ -9,6 +9,8 @@ import typer
 from .. import options as o
 from ..console import out_json, progress, table
 
+GROUP = "Read texts"
+
 
 def command(
     model: o.Model,

@@ -15,6 +15,8 @@ from ..inputs import read, whole
 if TYPE_CHECKING:
     from ...runtime.tasks import TextStream
 
+GROUP = "Write texts"
+
 
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text to answer; else --file or stdin.")] = None,

@@ -22,6 +22,8 @@ RUNNER_BYTES = 200_000_000
 EXAMPLES = Path(__file__).parent / "examples"  # public configs, by name
 SCALE_BYTES = 2  # a float16 for each head of a token, where a cache holds integers
 
+GROUP = "Make and check models"
+
 
 def command(
     model: Annotated[

@@ -8,6 +8,8 @@ import typer
 
 from ..console import out, out_json, say, size, table
 
+GROUP = "Make and check models"
+
 
 def command(
     remove: Annotated[

@@ -8,6 +8,8 @@ import typer
 
 from ..console import out, say
 
+GROUP = "Make and check models"
+
 
 def command(
     name: Annotated[

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from ...runtime.analysis.scaling import Dependence, Growth, Sample, Stopped
 
+GROUP = "Look inside"
+
 
 def command(
     max_n: Annotated[

@@ -10,6 +10,8 @@ from ...refimpl.checkpoint.labels import Aggregation
 from .. import options as o
 from ..console import out_json, progress, table
 
+GROUP = "Read texts"
+
 
 def command(
     model: o.Model,

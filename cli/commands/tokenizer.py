@@ -28,10 +28,11 @@ TEXT_BYTES = 2**30
 SIZES = (1000, 4000, 10_000, 32_000, 64_000)
 HELD_OUT = 10  # one line in so many is kept from training, where no file is named
 
-app = typer.Typer(help="Train a tokenizer, look at what one does, compare sizes of vocabularies.")
+GROUP = "Look inside"
+command = typer.Typer(help="Train a tokenizer, look at what one does, compare sizes of vocabularies.")
 
 
-@app.command("train")
+@command.command("train")
 def train(
     files: Files,
     path: Annotated[Path, typer.Option("--out", dir_okay=False, help="The tokenizer.json to write.")],
@@ -62,7 +63,7 @@ def train(
         out(f"{name.replace('_', ' '):16}{value}")
 
 
-@app.command("encode")
+@command.command("encode")
 def encode(
     text: Annotated[str | None, typer.Argument(help="The text; else --file or stdin.")] = None,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Read the text.")] = None,
@@ -90,7 +91,7 @@ def encode(
     out(f"{len(rows)} tokens of {len(given)} characters")
 
 
-@app.command("compare")
+@command.command("compare")
 def compare(
     files: Files,
     held_out: Annotated[

@@ -11,6 +11,8 @@ import typer
 from .. import options as o
 from .generate import give, read_prompt
 
+GROUP = "Write texts"
+
 
 def command(
     model: o.Model,

@@ -9,6 +9,8 @@ import typer
 
 from ..console import say, table
 
+GROUP = "Make and check models"
+
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],

@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 def options() -> dict[str, set[str]]:
     """Command -> its options, as typer has them."""
-    group = typer.main.get_command(main.app)
+    group = typer.main.get_command(main.application())
     return {
         name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         for name, command in group.commands.items()  # type: ignore[attr-defined]
