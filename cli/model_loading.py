@@ -23,11 +23,10 @@ def load(
 ) -> Model:
     """The model, fetched and exported where it has to be.
 
-    Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers; with it, and
-    on ONNX Runtime, a bundle runs, from the cache if it is there.
+    Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers. With `quant`, and on
+    ONNX Runtime, a bundle runs, from the cache if it is there.
     """
-    from ..refimpl.errors import CheckpointError, DeviceError
-    from ..runtime.hub.model_names import locate
+    from ..refimpl.errors import DeviceError
 
     if engine != "onnx":
         if device == "cuda":
@@ -38,27 +37,33 @@ def load(
             os.environ |= dict.fromkeys(
                 ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
             )
-    source = locate(name, say)
-    if source.kind == "config":
-        raise CheckpointError(f"{name} must have weights beside its config.json")
+    source = locate_weights(name)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
 
         return load_bundle(bundle(source, quant, device, context), device, threads, say)
-    return _eager(source, engine, quant, context)
+    return _on_arrays(source, engine, quant, context)
 
 
-def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
-    """What the specification computes with: Config, leaves that are read when asked for, tokenizer."""
-    from ..refimpl.checkpoint.open import open_checkpoint
+def locate_weights(name: str) -> Source:
+    """The model of a name; CheckpointError for a config.json without weights."""
     from ..refimpl.errors import CheckpointError
-    from ..refimpl.tokenizers.tokenizer import read
-    from ..runtime.bundle.bundle import open_bundle
-    from ..runtime.hub.model_names import locate
+    from ..runtime.hub.locate import locate
 
     source = locate(name, say)
     if source.kind == "config":
         raise CheckpointError(f"{name} must have weights beside its config.json")
+    return source
+
+
+def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
+    """What the specification computes with: Config, weights that are read when they are used, tokenizer."""
+    from ..refimpl.checkpoint.open import open_checkpoint
+    from ..refimpl.errors import CheckpointError
+    from ..refimpl.tokenizers.tokenizer import read
+    from ..runtime.bundle.bundle import open_bundle
+
+    source = locate_weights(name)
     if source.kind == "bundle":
         opened = open_bundle(source.path, check_hashes=True)
         params = opened.params()
@@ -71,15 +76,18 @@ def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
 
 
 def bundle(source: Source, quant: str | None, device: str, context: int | None = None) -> Path:
-    """The bundle that a source is or becomes; BundleError if it is one of another scheme."""
+    """The bundle that a source is or becomes; BundleError if it is one of another quantization or context.
+
+    A bundle in the cache that was written in an older format is made anew, and the old one removed.
+    """
     if source.kind == "bundle":
         if quant is not None or context is not None:
             from ..runtime.bundle.bundle import open_bundle
 
-            fits(open_bundle(source.path), quant, context)
+            expect(open_bundle(source.path), quant, context)
         return source.path
     from ..runtime.bundle.atomic_dir import recover
-    from ..runtime.hub.model_names import bundle_path
+    from ..runtime.hub.cache_dir import bundle_path, is_outdated, remove_outdated
 
     target = _target(device)
     if quant is None:
@@ -87,30 +95,35 @@ def bundle(source: Source, quant: str | None, device: str, context: int | None =
         from ..runtime.bundle import schemes, targets
 
         quant = schemes.default(open_checkpoint(source.path).config, targets.find(target)).name
-    place = bundle_path(source, quant, target, context)
-    recover(place)
-    if not place.exists():
-        checkpoint = whole(source.path, context)
+    path = bundle_path(source, quant, target, context)
+    recover(path)
+    if not path.exists() or is_outdated(path):
+        checkpoint = open_for_export(source.path, context)
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
 
-        export(checkpoint, place, target=target, quant=quant, progress=say)
-        say(f"exported to {place}, the next run starts from there")
-    return place
+        export(checkpoint, path, target=target, quant=quant, progress=say)
+        for old in remove_outdated(path):
+            say(f"removed {old}, it was made by an older version")
+        say(f"exported to {path}, the next run starts from there")
+    return path
 
 
-def fits(held: Bundle, quant: str | None, context: int | None) -> None:
-    """Raise BundleError for a bundle of another scheme or context than those asked for."""
+def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
+    """BundleError for a bundle of another quantization or context than the given ones."""
     from ..refimpl.errors import BundleError
 
-    for what, has, asked in (("", held.quant, quant), ("a context of ", held.config.context, context)):
-        if asked not in (None, has):
+    for what, actual, wanted in (
+        ("", opened.quant, quant),
+        ("a context of ", opened.config.context, context),
+    ):
+        if wanted not in (None, actual):
             raise BundleError(
-                f"{held.path} holds {what}{has}, asked was {asked}: export the checkpoint again"
+                f"{opened.path} holds {what}{actual}, got {wanted}: export the checkpoint again"
             )
 
 
-def whole(path: Path, context: int | None = None) -> Checkpoint:
-    """A checkpoint that can be exported: what nobody would notice before the bundle runs is tried here."""
+def open_for_export(path: Path, context: int | None = None) -> Checkpoint:
+    """A checkpoint whose tokenizer is tried too: export doesn't use it, and would notice nothing."""
     from ..refimpl.checkpoint.open import open_checkpoint
     from ..runtime.text.tokenizer import Tokenizer
 
@@ -121,6 +134,7 @@ def whole(path: Path, context: int | None = None) -> Checkpoint:
 
 
 def _target(device: str) -> str:
+    """The target of a device."""
     from ..runtime.bundle import targets
 
     if device == "auto":
@@ -130,8 +144,8 @@ def _target(device: str) -> str:
     return targets.for_device("cuda" if device == "cuda" else "cpu").name
 
 
-def _eager(source: Source, engine: str, quant: str | None, context: int | None) -> Model:
-    """A checkpoint, or the leaves of a bundle to the integer, on the NumPy or the torch engine."""
+def _on_arrays(source: Source, engine: str, quant: str | None, context: int | None) -> Model:
+    """A checkpoint, or a bundle's weights to the integer, on the NumPy or the torch engine."""
     from ..refimpl.checkpoint.open import materialize, open_checkpoint
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.tasks import Model

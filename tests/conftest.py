@@ -46,7 +46,8 @@ def smollm2_gguf() -> Path:
     """The real checkpoint: the file that TFM_TEST_MODEL names, or fetched once into tfm's cache."""
     if named := os.environ.get("TFM_TEST_MODEL"):
         return Path(named)
-    from tfm.runtime.hub.model_names import cache_dir, fetch
+    from tfm.runtime.hub.cache_dir import cache_dir
+    from tfm.runtime.hub.locate import fetch
 
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:
@@ -59,7 +60,8 @@ def minilm() -> Path:
     """The real sentence encoder: the directory that TFM_TEST_MINILM names, or fetched once."""
     if named := os.environ.get("TFM_TEST_MINILM"):
         return Path(named)
-    from tfm.runtime.hub.model_names import cache_dir, fetch
+    from tfm.runtime.hub.cache_dir import cache_dir
+    from tfm.runtime.hub.locate import fetch
 
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:

@@ -34,7 +34,7 @@ def command(
     from multiprocessing import get_context
 
     from ...runtime.analysis.speed import measure
-    from ...runtime.hub.model_names import locate
+    from ...runtime.hub.locate import locate
     from ..model_loading import bundle
 
     path = bundle(locate(model, say), quant, device)

@@ -40,7 +40,7 @@ def report() -> dict[str, Any]:
     import platform
 
     from ...runtime import hardware
-    from ...runtime.hub import model_names
+    from ...runtime.hub import cache_dir
     from ...runtime.verification.report import INT8_FLAGS, int8_path
 
     versions, free = _versions(), hardware.memory()
@@ -59,8 +59,8 @@ def report() -> dict[str, Any]:
         "memory": "unknown" if free is None else f"{size(free)} free",
         "threads": hardware.threads(),
         "cache": {
-            "at": str(model_names.cache_dir()),
-            "holds": size(sum(c.bytes for c in model_names.cached())),
+            "at": str(cache_dir.cache_dir()),
+            "holds": size(sum(c.bytes for c in cache_dir.cached())),
         },
         "problems": problems,
     }

@@ -53,15 +53,15 @@ def command(
 ) -> None:
     """Write a checkpoint as an ONNX bundle, whole or not at all, and verify it."""
     from ...refimpl.errors import ExportError
-    from ...runtime.hub.model_names import locate
-    from ..model_loading import whole
+    from ...runtime.hub.locate import locate
+    from ..model_loading import open_for_export
 
     if calibrate is None and (ranges is not None or smooth is not None):
         raise ExportError(f"--{'smooth' if ranges is None else 'ranges'} goes with --calibrate FILE")
     source = locate(model, say)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
-    checkpoint = whole(source.path, context)
+    checkpoint = open_for_export(source.path, context)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.quantization.plan import Calibration
 

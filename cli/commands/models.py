@@ -18,25 +18,27 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """List the models that can be fetched by name, and what the cache holds."""
-    from ...runtime.hub import model_names
+    from ...runtime.hub.cache_dir import cache_dir, cached
+    from ...runtime.hub.cache_dir import remove as remove_cached
+    from ...runtime.hub.model_names import CATALOGUE
 
     if remove is not None:
-        for one in model_names.remove(remove):
+        for one in remove_cached(remove):
             say(f"removed {one.kind} {one.name} ({size(one.bytes)})")
         return
-    held = model_names.cached()
+    held = cached()
     if as_json:
         catalogue = [
             {"name": n, "source": f"pypi:{p.wheel}", "about": p.about, "megabytes": p.megabytes}
-            for n, p in model_names.CATALOGUE.items()
+            for n, p in CATALOGUE.items()
         ]
         cache = [{"name": c.name, "kind": c.kind, "path": str(c.path), "bytes": c.bytes} for c in held]
-        out_json({"catalogue": catalogue, "cache_dir": str(model_names.cache_dir()), "cache": cache})
+        out_json({"catalogue": catalogue, "cache_dir": str(cache_dir()), "cache": cache})
         return
     table(
         ("CATALOGUE", "SIZE", "SOURCE", "WHAT"),
-        [(n, f"{p.megabytes} MB", f"pypi:{p.wheel}", p.about) for n, p in model_names.CATALOGUE.items()],
+        [(n, f"{p.megabytes} MB", f"pypi:{p.wheel}", p.about) for n, p in CATALOGUE.items()],
     )
     out()
     table(("CACHE", "KIND", "SIZE"), [(c.name, c.kind, size(c.bytes)) for c in held])
-    out(f"{size(sum(c.bytes for c in held))} in {model_names.cache_dir()}")
+    out(f"{size(sum(c.bytes for c in held))} in {cache_dir()}")

@@ -17,6 +17,6 @@ def command(
     ],
 ) -> None:
     """Fetch a model into the cache and print where it lies."""
-    from ...runtime.hub.model_names import fetch
+    from ...runtime.hub.locate import fetch
 
     out(str(fetch(name, say)))

@@ -182,7 +182,7 @@ def _tokenizer(name: str) -> Tokenizer:
         return load(name)
     from ...refimpl.checkpoint.open import open_checkpoint
     from ...runtime.bundle.bundle import open_bundle
-    from ...runtime.hub.model_names import locate
+    from ...runtime.hub.locate import locate
 
     source = locate(name, say)
     if (source.path / "tokenizer.json").is_file():

@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Re-hash every file and climb the ladder of equivalence; exit with 10 if anything leaves its budget."""
     from ...refimpl.errors import VerifyError
-    from ...runtime.hub.model_names import locate
+    from ...runtime.hub.locate import locate
     from ...runtime.verification.verify import verify
 
     origin = None if source is None else locate(source, say).path

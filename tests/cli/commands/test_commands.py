@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 from tfm.cli import console
-from tfm.cli.commands import doctor, inspect
+from tfm.cli.commands import doctor
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params import shapes as params
-from tfm.runtime.hub import model_names
+from tfm.runtime.analysis import sizes
+from tfm.runtime.analysis.sizes import Need
+from tfm.runtime.hub import locate
 
 ENGINES = ("numpy", "torch", "onnx")
 
@@ -170,7 +172,7 @@ def test_a_checkpoint_is_exported_once_and_found_again(tfm, checkpoint, tmp_path
 
 
 def test_a_bundle_of_another_scheme_is_refused(tfm, bundle):
-    tfm("generate", "hi", "--model", bundle, "--quant", "int4").failed(5, "holds int8, asked was int4")
+    tfm("generate", "hi", "--model", bundle, "--quant", "int4").failed(5, "holds int8, got int4")
 
 
 def test_what_cannot_run_says_why(tfm, bundle, checkpoint, tmp_path):
@@ -250,7 +252,7 @@ def test_another_context_than_the_checkpoints(tfm, checkpoint, bundle, tmp_path)
     ran = tfm("verify", out, "--source", checkpoint, "--seconds", 1)
     assert ran.code == 0, ran.err
     for command in (("inspect", bundle), ("generate", "a", "--model", bundle)):
-        tfm(*command, "--context", 40).failed(5, "holds a context of 16384, asked was 40")
+        tfm(*command, "--context", 40).failed(5, "holds a context of 16384, got 40")
     told = tfm("generate", "x" * 60, "--model", checkpoint, "--engine", "numpy", "--context", 40)
     told.failed(9, "40")
 
@@ -290,26 +292,24 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
 
 def test_what_fits_is_said_by_the_longest_context():
     config = tiny_models.llama(context=1000)
-    per_token = inspect.cache_bytes(config, 1, 4)
-    room = inspect.RUNNER_BYTES + 5000
-    assert inspect.need(config, 5000, room)["longest_context"] == 0
-    assert inspect.need(config, 5000, room - 1) == {"bytes": 5000, "fits": False, "longest_context": 0}
-    assert inspect.need(config, 5000, room + 10 * per_token)["longest_context"] == 10
-    assert inspect.need(config, 5000, room + 10**9) == {"bytes": 5000, "fits": True, "longest_context": 1000}
-    assert inspect.need(config, 5000, None) == {"bytes": 5000, "fits": None, "longest_context": None}
+    per_token = sizes.cache_bytes(config, 1, 4)
+    room = sizes.RUNNER_BYTES + 5000
+    assert sizes.need(config, 5000, room).longest_context == 0
+    assert sizes.need(config, 5000, room - 1) == Need(5000, fits=False, longest_context=0)
+    assert sizes.need(config, 5000, room + 10 * per_token).longest_context == 10
+    assert sizes.need(config, 5000, room + 10**9) == Need(5000, fits=True, longest_context=1000)
+    assert sizes.need(config, 5000, None) == Need(5000, fits=None, longest_context=None)
 
 
 def test_parts_cover_every_parameter():
     config = tiny_models.llama(tied=False, bias=True, qk_norm=True, plain=True)
-    parts = inspect.parameters(config)
+    parts = sizes.parameters(config)
     assert sum(parts.values()) == sum(np.prod(s) for s in params.shapes(config).values())
     assert parts["output"] == parts["embedding"]
 
 
 def test_pull_prints_the_path_alone(tfm, monkeypatch):
-    monkeypatch.setattr(
-        model_names, "fetch", lambda name, progress: (progress("fetching"), Path("/x") / name)[1]
-    )
+    monkeypatch.setattr(locate, "fetch", lambda name, progress: (progress("fetching"), Path("/x") / name)[1])
     ran = tfm("pull", "smollm2-135m")
     assert (ran.code, ran.out, ran.err) == (0, "/x/smollm2-135m\n", "fetching\n")
 

@@ -11,6 +11,8 @@ from helpers import tiny_models
 from tfm.cli.commands import inspect
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params.shapes import shapes
+from tfm.runtime.analysis import sizes
+from tfm.runtime.analysis.sizes import Saving
 from tfm.runtime.bundle.schemes import SCHEMES
 
 MODELS = {
@@ -38,11 +40,11 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
 
 def test_parts_have_what_belongs_to_them():
     config = tiny_models.encoder(layers=1)
-    parts = inspect.parameters(config)
+    parts = sizes.parameters(config)
     assert parts["embedding"] == (97 + 2 + 32) * 48
     assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
     assert parts["norms"] == 3 * 2 * 48
-    cross, own = (inspect.parameters(tiny_models.pair(layers=1))["attention"] - 2 * 8 * 6, 4 * 48 * 48)
+    cross, own = (sizes.parameters(tiny_models.pair(layers=1))["attention"] - 2 * 8 * 6, 4 * 48 * 48)
     assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
 
 
@@ -60,17 +62,17 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
     saved = tfm("inspect", path, "--json").json["savings"]["mixture, weights a token"]
     assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
     one = tiny_models.llama()
-    assert "mixture, weights a token" not in inspect.savings(one, dict.fromkeys(SCHEMES, 1))
-    assert inspect.active(one) == sum(inspect.parameters(one).values())
+    assert "mixture, weights a token" not in sizes.savings(one, dict.fromkeys(SCHEMES, 1))
+    assert sizes.active_parameters(one) == sum(sizes.parameters(one).values())
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
     assert "for a token" not in tfm("inspect", path).out
 
 
 def test_an_encoder_keeps_no_cache():
     config = tiny_models.encoder()
-    assert inspect.cache_bytes(config, 100, 4) == 0
-    assert inspect.need(config, 5000, 10**9)["longest_context"] == config.context
-    assert inspect.cache_bytes(tiny_models.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
+    assert sizes.cache_bytes(config, 100, 4) == 0
+    assert sizes.need(config, 5000, 10**9).longest_context == config.context
+    assert sizes.cache_bytes(tiny_models.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
 
 
 def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
@@ -83,8 +85,8 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
     token, few = 2 * 2 * 16 * 4, 4 * (5 - 1 + 32 + 128) + (3 - 1 + 32 + 128)
     assert told["cache_bytes"]["4096"]["fp32"] == token * (4096 + few)
     assert told["cache_bytes"]["5000"]["fp32"] == token * (5000 + few)
-    room = inspect.RUNNER_BYTES + token * (3000 + few)
-    assert inspect.need(config, 0, room, "windowed")["longest_context"] == 3000
+    room = sizes.RUNNER_BYTES + token * (3000 + few)
+    assert sizes.need(config, 0, room, "windowed").longest_context == 3000
     path.write_text(
         json.dumps({"model_type": "tfm", "config": to_json(tiny_models.llama(head_size=12, window=9))})
     )
@@ -99,8 +101,8 @@ def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
     assert tfm("inspect", tmp_path / "config.json", "--json").json["cache_bytes"] == {
         "128": {"int8": 2 * 2 * 2 * 16 * 128}
     }
-    room = inspect.RUNNER_BYTES + 2 * 2 * 2 * 16 * 100
-    assert inspect.need(config, 0, room)["longest_context"] == 100
+    room = sizes.RUNNER_BYTES + 2 * 2 * 2 * 16 * 100
+    assert sizes.need(config, 0, room).longest_context == 100
     assert re.search(r"CACHE AT +INT8\n128 tokens +16.4 kB\n", tfm("inspect", tmp_path / "config.json").out)
 
 
@@ -135,11 +137,9 @@ def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
 
 def test_a_window_saves_cache_where_it_is_shorter():
     weights = dict.fromkeys(SCHEMES, 100)
-    saved = inspect.savings(tiny_models.llama(window=32, kv_heads=6), weights)
-    assert saved["window, cache"] == {"without": 2 * 2 * 6 * 16 * 2 * 128, "with": 2 * 2 * 6 * 16 * 2 * 32}
+    saved = sizes.savings(tiny_models.llama(window=32, kv_heads=6), weights)
+    assert saved["window, cache"] == Saving(2 * 2 * 6 * 16 * 2 * 128, 2 * 2 * 6 * 16 * 2 * 32)
     assert "grouped queries, cache" not in saved, "each head has its own keys"
     assert "int8 weights" not in saved, "as many bytes are no saving"
-    assert "window, cache" not in inspect.savings(tiny_models.llama(window=500), weights)
-    assert inspect.savings(tiny_models.encoder(), {**weights, "int4": 30}) == {
-        "int4 weights": {"without": 100, "with": 30}
-    }
+    assert "window, cache" not in sizes.savings(tiny_models.llama(window=500), weights)
+    assert sizes.savings(tiny_models.encoder(), {**weights, "int4": 30}) == {"int4 weights": Saving(100, 30)}

