@@ -1,7 +1,7 @@
-"""Seams: mirror functions that a target may replace while a graph is exported.
+"""Mirror functions that a target may replace while a graph is exported.
 
-`@seam` marks the function; inside `exporting(table)` a call goes to the table's function of that
-name, everywhere else to the body. No signature knows of targets, and nothing is patched.
+`@replaceable` marks the function. Inside `exporting(table)` a call goes to the table's function of that name,
+everywhere else to the body. So no signature knows of targets, and nothing is patched.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _names: set[str] = set()
 _table: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar("table", default=MappingProxyType({}))
 
 
-def seam(function: F) -> F:
-    """The function, to be replaced by its name inside `exporting`."""
+def replaceable(function: F) -> F:
+    """The function, which a table of `exporting` replaces by its name."""
     name = function.__name__
     _names.add(name)
 
@@ -32,13 +32,13 @@ def seam(function: F) -> F:
 
 
 def body(function: F) -> F:
-    """What stands below the seam: for an emit that calls the function that it replaces."""
+    """The function itself, never replaced: for an emit that calls what it replaces."""
     return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @contextmanager
-def given(name: str, **arguments: Any) -> Iterator[None]:
-    """What replaces the seam of that name takes these too: inputs of a graph that only a target knows."""
+def extra_inputs(name: str, **arguments: Any) -> Iterator[None]:
+    """Hands the replacement of that name these arguments too: inputs of a graph that only a target knows."""
     table = _table.get()
     token = _table.set({**table, name: partial(table[name], **arguments)})
     try:
@@ -49,9 +49,9 @@ def given(name: str, **arguments: Any) -> Iterator[None]:
 
 @contextmanager
 def exporting(table: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Calls of seams go to `table`; KeyError for a name that isn't a seam, which would go unused."""
+    """Replaces functions by those of the table; KeyError for a name that isn't replaceable."""
     if unknown := sorted(set(table) - _names):
-        raise KeyError(f"{unknown} are no seams; these are: {sorted(_names)}")
+        raise KeyError(f"{unknown} can't be replaced; these can: {sorted(_names)}")
     token = _table.set(table)
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 
 from ..refimpl.config import Config
 from ..refimpl.engine.numpy_engine import ArrayEngine, Forward
+from ..refimpl.ops.cross_attention import EncoderKV as ArrayEncoderKV
 from ..refimpl.ops.quant import Blocks as ArrayBlocks
 from ..refimpl.params import shapes as trees
 from .ops import encoder, model
+from .ops.cross_attention import EncoderKV
 from .ops.quant import Blocks
 
 
@@ -34,15 +36,22 @@ def _shared(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
+def _like(value: Any, items: Iterable[Any]) -> Any:
+    """A list, tuple or NamedTuple of these items, as the value is."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
 def _arrays(value: Any) -> Any:
+    if isinstance(value, EncoderKV):
+        return ArrayEncoderKV(*map(_arrays, value))
     if isinstance(value, tuple | list):
-        return type(value)(map(_arrays, value))
+        return _like(value, map(_arrays, value))
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
 def _tensors(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(map(_tensors, value))
+        return _like(value, map(_tensors, value))
     if isinstance(value, dict):
         return {key: _tensors(held) for key, held in value.items()}
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -62,5 +71,5 @@ class TorchEngine(ArrayEngine):
 
             return call
 
-        functions = (model.model, encoder.encode, encoder.memory, encoder.predict)
+        functions = (model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
         super().__init__(config, params, Forward(*map(crossing, functions)))

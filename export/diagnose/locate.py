@@ -29,6 +29,8 @@ from ...runtime.ort.session import one_line, open_session, options
 from ...runtime.verification.streamed_reference import SEED
 from ..graph.trace import quiet
 from ..ops import attention as mirror
+from ..ops.cache import KVCache
+from ..ops.position import Rotary
 from .graph_values import places_of
 from .reference_parts import ReferencePart, attention_inputs, pieces_of
 
@@ -152,12 +154,18 @@ def _as_standard(config: Config, piece: ReferencePart, truth: Values, budget: fl
     layer = config.layers[index]
     x = truth[piece.inputs[0]].astype(np.float32)
     tree = _cast(piece.tree, np.float32, False)
-    arrays, settings = attention_inputs(x, tree, layer, config)
+    q, k, v, cache, past, rotary, bias = attention_inputs(x, tree, layer, config)
+    cos, sin = (None, None) if rotary is None else rotary
+    arrays = [q, k, v, *cache, past, cos, sin, bias]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
 
     class Alone(torch.nn.Module):
-        def forward(self, *args: Any) -> torch.Tensor:
-            return mirror.cached_attention(*args, **settings)[0]
+        def forward(self, q: Any, k: Any, v: Any, *rest: Any) -> torch.Tensor:
+            *cache, past, cos, sin, bias = rest
+            turn = None if cos is None else Rotary(cos, sin)
+            settings = layer.attention
+            y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, turn, bias, settings=settings)
+            return y
 
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ...refimpl.config import LM, Config, Gated, Layer, MoE, Norm, Rope, Window
+from ...refimpl.config import LM, Config, Gated, Layer, MoE, Norm
 from ...refimpl.ops.activation import activation
-from ...refimpl.ops.attention import cached_attention
-from ...refimpl.ops.block import normalize, projected
+from ...refimpl.ops.attention import cached_attention, project
+from ...refimpl.ops.block import Positions, normalize, placed
+from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import embed, lm_logits, position_tables, score_biases
+from ...refimpl.ops.position import Rotary
 from ...refimpl.params import shapes as trees
 
 Array = np.ndarray
@@ -93,32 +95,23 @@ def _added(x: Array, y: Array, tree: Any, *, layer: Layer, norm: Norm | None) ->
     return x + (y if layer.scale is None else layer.scale * y)
 
 
-def attention_inputs(
-    x: Array, tree: Any, layer: Layer, config: Config
-) -> tuple[list[Array | None], dict[str, Any]]:
-    """What cached attention takes: queries, keys and values of x, an empty cache, positions; and settings."""
+def attention_inputs(x: Array, tree: Any, layer: Layer, config: Config) -> list[Any]:
+    """What cached attention takes: queries, keys and values of x, an empty cache, its lengths, positions."""
     a, (b, t, *_) = layer.attention, x.shape
     empty = np.zeros((b, a.kv_heads, t, a.head_size), x.dtype)
     at, stack = np.arange(t), config.stacks["decoder"]
-    cos, sin = None, None
-    if isinstance(a.position, Rope):
-        cos, sin = (y.astype(x.dtype) for y in position_tables(at, config=config)[a.position])
-    biases = score_biases(np.tile(at, (b, 1)), at, tree, x.dtype, stack=stack, bidirectional=False)
-    settings = {
-        "window": a.mask.size if isinstance(a.mask, Window) else None,
-        "scale": a.scale,
-        "softcap": a.softcap,
-        "interleaved": isinstance(a.position, Rope) and a.position.interleaved,
+    rotary = {
+        rope: Rotary(cos.astype(x.dtype), sin.astype(x.dtype))
+        for rope, (cos, sin) in position_tables(at, config=config).items()
     }
-    bias, scales = biases.get((a.position, a.heads)), [tree.get(f"{side}_scale") for side in "kv"]
-    new = projected(x, tree, config=a)
-    return [*new, empty, empty, np.zeros(b, np.int64), cos, sin, bias, *scales], settings
+    biases = score_biases(np.tile(at, (b, 1)), at, tree, x.dtype, stack=stack, bidirectional=False)
+    cache = KVCache(empty, empty, tree.get("k_scale"), tree.get("v_scale"))
+    q, k, v = project(x, tree, settings=a)
+    return [q, k, v, cache, np.zeros(b, np.int64), *placed(a, Positions(rotary, biases))]
 
 
 def _heads(x: Array, tree: Any, *, layer: Layer, config: Config) -> Array:
-    given, settings = attention_inputs(x, tree, layer, config)
-    call: Any = cached_attention
-    y, _, _ = call(*given, **settings)
+    y, _ = cached_attention(*attention_inputs(x, tree, layer, config), settings=layer.attention)
     return y.reshape(*x.shape[:2], -1)
 
 

@@ -14,8 +14,11 @@ from ...refimpl.config import LM, Config
 from ...runtime.bundle import window_sizes
 from ...runtime.bundle.graph_io import Graph
 from .. import dispatch
-from ..ops.encoder import encode, memory, predict
+from ..ops.cache import KVCache
+from ..ops.cross_attention import EncoderKV
+from ..ops.encoder import encode, encoder_kv, predict
 from ..ops.model import model
+from ..ops.position import Rotary
 
 
 class Leaves(nn.Module):
@@ -67,29 +70,35 @@ class Part(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         given = {port.name: tensor for port, tensor in zip(self.graph.inputs, tensors, strict=True)}
         layers = range(len(self.config.layers))
-        pairs = lambda one, two: [(given[f"{one}.{i}"], given[f"{two}.{i}"]) for i in layers]  # noqa: E731
-        tables = {
-            rope: (given[f"cos.{i}"], given[f"sin.{i}"])
+        rotary = {
+            rope: Rotary(given[f"cos.{i}"], given[f"sin.{i}"])
             for i, rope in enumerate(self.config.ropes)
             if f"cos.{i}" in given
         }
         tree, tokens, config = self.leaves.tree(), given["tokens"], self.config
         if self.graph.encodes:
             lengths = given["lengths"]
-            states = encode(tokens, lengths, tables, tree, given.get("types"), config=config)
+            states = encode(tokens, lengths, rotary, tree, given.get("types"), config=config)
             if not isinstance(config.head, LM):
                 return [_wide(predict(states, lengths, tree, config=config))]
-            return [side for pair in memory(states, tree, config=config) for side in pair]
-        read = (pairs("keys", "values"), given["source"]) if "source" in given else None
-        cache = pairs("k", "v")
-        held = {
+            read = encoder_kv(states, lengths, tree, config=config)
+            return [side for layer in read for side in (layer.keys, layer.values)]
+        read = None
+        if "source" in given:
+            source = given["source"]
+            read = [EncoderKV(given[f"keys.{i}"], given[f"values.{i}"], source) for i in layers]
+        cache = [KVCache(given[f"k.{i}"], given[f"v.{i}"]) for i in layers]
+        window_lengths = {
             size: given[f"window_length.{size}"]
             for size in window_sizes.sizes(config)
             if f"window_length.{size}" in given
         }
-        with dispatch.given("attention", held=held) if held else nullcontext():
-            logits, new = model(tokens, given["past"], given["at"], tables, cache, tree, read, config=config)
-        return [_wide(logits), *(side for pair in new for side in pair)]
+        extra = nullcontext()
+        if window_lengths:
+            extra = dispatch.extra_inputs("attention", window_lengths=window_lengths)
+        with extra:
+            logits, new = model(tokens, given["past"], given["at"], rotary, cache, tree, read, config=config)
+        return [_wide(logits), *(side for layer in new for side in (layer.keys, layer.values))]
 
 
 def _wide(said: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ..dispatch import seam
+from ..dispatch import replaceable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -81,7 +81,7 @@ KINDS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-@seam
+@replaceable
 def activation(
     x: Float[Array, "B T F"],
     *,

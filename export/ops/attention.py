@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
 
-from ..dispatch import seam
-from .cache import append
+from ...refimpl.config import Attention, LayerNorm, Norm
+from ..dispatch import replaceable
+from .cache import KVCache, append
 from .linear import linear
 from .mask import causal_mask
 from .norm import layer_norm, rms_norm
-from .position import rotate
+from .position import Rotary, rotate
 from .quant import Blocks
 from .quantized_cache import round_by_channel
 
@@ -22,10 +23,25 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["attend", "attention", "attention_weights", "cached_attention", "softmax"]
+__all__ = ["AttentionWeights", "attend", "attention", "attention_weights", "cached_attention", "softmax"]
 
 
-@seam
+class AttentionWeights(TypedDict):
+    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D G*K"] | Blocks
+    wv: Float[Array, "D G*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bk: NotRequired[Float[Array, " G*K"]]
+    bv: NotRequired[Float[Array, " G*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
+    k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
+
+
+@replaceable
 def softmax(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"] | None = None,
@@ -76,102 +92,82 @@ def attend(
     return grouped.flatten(1, 2).transpose(1, 2)
 
 
-@seam
+@replaceable
 def cached_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
-    past_k: Float[Array, "B G L K"],
-    past_v: Float[Array, "B G L K"],
+    cache: KVCache,
     past: Index[Array, " B", "< O+1"],
-    cos: Float[Array, "L J"] | None = None,
-    sin: Float[Array, "L J"] | None = None,
+    rotary: Rotary | None = None,
     bias: Float[Array, "B H T L"] | None = None,
-    k_scale: Float[Array, "G K"] | None = None,
-    v_scale: Float[Array, "G K"] | None = None,
     *,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    settings: Attention,
+) -> tuple[Float[Array, "B T H K"], KVCache]:
     """The parts, one after the other: rotary, rounding, cache write, mask, attention."""
     at = past[:, None] + torch.arange(q.shape[1], device=past.device)
-    if cos is not None and sin is not None:
-        c, s = functional.embedding(at, cos), functional.embedding(at, sin)
-        q = rotate(q, c, s, interleaved=interleaved)
-        k = rotate(k, c, s, interleaved=interleaved)
-    if k_scale is not None and v_scale is not None:
-        k, v = round_by_channel(k, k_scale, bits=8), round_by_channel(v, v_scale, bits=8)
-    k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
-    mask = causal_mask(at, torch.arange(k_cache.shape[2], device=at.device), window=window)
-    keys, values = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
-    return attend(q, keys, values, mask, bias, scale=scale, softcap=softcap), k_cache, v_cache
+    if rotary is not None:
+        cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
+        q = rotate(q, cos, sin, interleaved=settings.interleaved)
+        k = rotate(k, cos, sin, interleaved=settings.interleaved)
+    if cache.k_scale is not None and cache.v_scale is not None:
+        k = round_by_channel(k, cache.k_scale, bits=8)
+        v = round_by_channel(v, cache.v_scale, bits=8)
+    cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
+    mask = causal_mask(at, torch.arange(cache.keys.shape[2], device=at.device), window=settings.window)
+    keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
+    return attend(q, keys, values, mask, bias, scale=settings.scale, softcap=settings.softcap), cache
 
 
-def heads(
-    x: Array,
-    weight: Array | Blocks,
-    bias: Array | None,
-    norm: Array | None = None,
-    *,
-    size: int,
-    clip: float | None = None,
-    kind: Literal["rms", "layer"] = "rms",
-    eps: float = 0,
-) -> Array:
-    """A product, clamped, its last axis split."""
-    y = linear(x, weight, bias)
-    if clip is not None:
-        y = y.clamp(-clip, clip)
-    return y.unflatten(-1, (-1, size)) if norm is None else normed(y, norm, size=size, kind=kind, eps=eps)
+def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
+    """A product, its last axis split."""
+    return linear(x, weight, bias).unflatten(-1, (-1, size))
 
 
-def normed(y: Array, norm: Array, *, size: int, kind: Literal["rms", "layer"], eps: float) -> Array:
-    """The last axis split as the norm has it, then as heads; a weight a head follows as a product."""
-    function = rms_norm if kind == "rms" else layer_norm
-    y = y.unflatten(-1, (-1, norm.shape[-1]))
-    y = function(y, norm, eps=eps) if norm.ndim == 1 else function(y, eps=eps) * norm
+def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
+    """Three products, each clamped, normalized where it has a norm, and split into heads."""
+
+    def side(weight: Array | Blocks, bias: Array | None, norm: Array | None = None) -> Array:
+        y = linear(x, weight, bias)
+        if settings.clip is not None:
+            y = y.clamp(-settings.clip, settings.clip)
+        return split_heads(y, norm, settings=settings)
+
+    q = side(weights["wq"], weights.get("bq"), weights.get("q_norm"))
+    k = side(weights["wk"], weights.get("bk"), weights.get("k_norm"))
+    v = side(weights["wv"], weights.get("bv"))
+    return q, k, v
+
+
+def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> Array:
+    """The last axis as heads, normalized with the weight `norm` where there is one."""
+    size = settings.head_size
+    if norm is None or settings.qk_norm is None:
+        return y.unflatten(-1, (-1, size))
+    y = _normalized(y.unflatten(-1, (-1, norm.shape[-1])), norm, settings.qk_norm.norm)
     return y if y.shape[-1] == size else y.flatten(-2).unflatten(-1, (-1, size))
 
 
-@seam
+def _normalized(y: Array, weight: Array, norm: Norm) -> Array:
+    """A norm over the last axis; a weight for each head follows as a product."""
+    function = layer_norm if isinstance(norm, LayerNorm) else rms_norm
+    if weight.ndim == 1:
+        return function(y, weight, eps=norm.eps)
+    return function(y, eps=norm.eps) * weight
+
+
+@replaceable
 def attention(
     x: Float[Array, "B T D"],
-    past_k: Float[Array, "B G L K"],
-    past_v: Float[Array, "B G L K"],
+    cache: KVCache,
     past: Index[Array, " B", "< O+1"],
-    wq: Float[Array, "D H*K"] | Blocks,
-    wk: Float[Array, "D G*K"] | Blocks,
-    wv: Float[Array, "D G*K"] | Blocks,
-    wo: Float[Array, "H*K D"] | Blocks,
-    bq: Float[Array, " H*K"] | None = None,
-    bk: Float[Array, " G*K"] | None = None,
-    bv: Float[Array, " G*K"] | None = None,
-    bo: Float[Array, " D"] | None = None,
-    q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
-    k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
-    cos: Float[Array, "L J"] | None = None,
-    sin: Float[Array, "L J"] | None = None,
+    weights: AttentionWeights,
+    rotary: Rotary | None = None,
     bias: Float[Array, "B H T L"] | None = None,
-    k_scale: Float[Array, "G K"] | None = None,
-    v_scale: Float[Array, "G K"] | None = None,
     *,
-    norm_eps: float = 1e-6,
-    norm_kind: Literal["rms", "layer"] = "rms",
-    clip: float | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    settings: Attention,
+) -> tuple[Float[Array, "B T D"], KVCache]:
     """Projections around `cached_attention`."""
-    size = past_k.shape[3]
-    q = heads(x, wq, bq, q_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
-    k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
-    v = heads(x, wv, bv, clip=clip, size=size)
-    y, k_cache, v_cache = cached_attention(
-        q, k, v, past_k, past_v, past, cos, sin, bias, k_scale, v_scale,
-        window=window, scale=scale, softcap=softcap, interleaved=interleaved,
-    )  # fmt: skip
-    return linear(y.flatten(-2), wo, bo), k_cache, v_cache
+    q, k, v = project(x, weights, settings=settings)
+    y, cache = cached_attention(q, k, v, cache, past, rotary, bias, settings=settings)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache

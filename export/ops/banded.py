@@ -22,22 +22,21 @@ def banded_attend(
     v: Float[Array, "B T G V"],
     keys: Bool[Array, "B T"] | None = None,
     *,
-    band: int,
-    two_sided: bool = False,
+    band: tuple[int, int],
     sinks: int = 0,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """Queries in chunks as long as the band, each with the keys around it, gathered by place."""
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
-    after = band - 1 if two_sided else 0
-    at, _ = tiles(t, band, q.device)
-    near = at[:, :1] + torch.arange(1 - band, band + after, device=q.device)
+    before, after = band
+    at, _ = tiles(t, before, q.device)
+    near = at[:, :1] + torch.arange(1 - before, before + after, device=q.device)
     sink = torch.arange(sinks, device=q.device).expand(near.shape[0], -1)
     behind = at[:, :, None] - near[:, None]
-    inside = (behind < band) & (behind >= -after) & (near >= 0)[:, None]
+    inside = (behind < before) & (behind >= -after) & (near >= 0)[:, None]
     # A sink inside the window is one key, not two.
-    seen = torch.cat([inside, at[:, :, None] - sink[:, None] >= band], -1)
+    seen = torch.cat([inside, at[:, :, None] - sink[:, None] >= before], -1)
     places = torch.cat([near, sink], -1)
     seen = seen & (places < t)[:, None]
     pick = lambda a, places: a[:, places.clamp(0, t - 1)]  # noqa: E731
@@ -52,7 +51,7 @@ def banded_attend(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     seen = seen.expand(q.shape[0], -1, -1, -1).flatten(0, 1)
-    weights = softmax(scores.unflatten(2, (-1, band)), seen[:, None, None])
-    out = (weights.flatten(2, 3) @ some_v).unflatten(2, (-1, band))
+    weights = softmax(scores.unflatten(2, (-1, before)), seen[:, None, None])
+    out = (weights.flatten(2, 3) @ some_v).unflatten(2, (-1, before))
     whole = out.permute(0, 3, 1, 2, 4).flatten(2, 3).unflatten(0, (q.shape[0], at.shape[0])).flatten(1, 2)
     return whole.index_select(1, torch.arange(t, device=q.device))

@@ -1,153 +1,185 @@
-"""One layer: norm, attention, residual; norm, mlp, residual. Here unions of the Config are told apart."""
+"""One layer: norm, attention, residual; norm, mlp, residual. The unions of the Config are told apart here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
-from ...refimpl.config import Attention, Gated, Layer, LayerNorm, MoE, Norm, Plain, RMSNorm, Rope, Window
-from .attention import attention
-from .cross_attention import cross_attention
-from .mlp import gated_mlp, plain_mlp
-from .moe import moe
+from ...refimpl.config import (
+    Alibi,
+    Attention,
+    Gated,
+    Layer,
+    Mlp,
+    MoE,
+    Norm,
+    Plain,
+    RelativeBias,
+    RMSNorm,
+    Rope,
+)
+from .attention import AttentionWeights, attention
+from .cache import KVCache
+from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
+from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
+from .position import Rotary
 from .self_attention import self_attention
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["block", "encoder_block", "normalize"]
+__all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
 
-def normalize(x: Array, tree: Any, *, norm: Norm | None) -> Array:
+class NormWeights(TypedDict, total=False):
+    """The leaves of a norm, of which a norm without a factor or a shift lacks one or both."""
+
+    weight: Float[Array, " D"]
+    bias: Float[Array, " D"]
+
+
+class CachedAttentionWeights(AttentionWeights):
+    """The leaves of a decoder's attention: where it keeps 8 bits, the scales of keys and values too."""
+
+    k_scale: NotRequired[Float[Array, "G K"]]
+    v_scale: NotRequired[Float[Array, "G K"]]
+
+
+class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
+    """The leaves of cross-attention."""
+
+
+class BlockWeights(TypedDict):
+    """The leaves of a layer: its sublayers, and the norms before, after and behind the sum of each."""
+
+    attn: CachedAttentionWeights
+    mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
+    cross: NotRequired[CrossWeights]
+    attn_pre: NotRequired[NormWeights]
+    attn_post: NotRequired[NormWeights]
+    attn_after: NotRequired[NormWeights]
+    cross_pre: NotRequired[NormWeights]
+    cross_post: NotRequired[NormWeights]
+    cross_after: NotRequired[NormWeights]
+    mlp_pre: NotRequired[NormWeights]
+    mlp_post: NotRequired[NormWeights]
+    mlp_after: NotRequired[NormWeights]
+
+
+class Positions(NamedTuple):
+    """What layers need to know of positions: cosines and sines, and the numbers that are added to scores."""
+
+    rotary: Mapping[Rope, Rotary]
+    biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
+
+
+def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
     """The norm that the Config names, or x itself where it names none."""
-    match norm:
-        case RMSNorm():
-            return rms_norm(x, **tree, eps=norm.eps)
-        case LayerNorm():
-            return layer_norm(x, **({} if tree is None else tree), eps=norm.eps)
-        case None:
-            return x
+    if norm is None:
+        return x
+    leaves = {} if weights is None else weights
+    if isinstance(norm, RMSNorm):
+        return rms_norm(x, leaves.get("weight"), eps=norm.eps)
+    return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=norm.eps)
 
 
-def _placed(a: Attention, tables: Any) -> dict[str, Any]:
-    """The arguments that tell of positions, for all kinds of attention."""
+def _placed(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
+    """What a sublayer takes of positions, whatever its kind."""
     if a.position is None:
-        return {}
-    if not isinstance(a.position, Rope):
-        return {"bias": tables[a.position, a.heads]}
-    cos, sin = tables[a.position]
-    return {"cos": cos, "sin": sin, "interleaved": a.position.interleaved}
+        return None, None
+    if isinstance(a.position, Rope):
+        return positions.rotary[a.position], None
+    return None, positions.biases[a.position, a.heads]
 
 
-def _options(a: Attention) -> dict[str, Any]:
-    return {
-        "norm_eps": a.qk_norm.norm.eps if a.qk_norm is not None else 1e-6,
-        "norm_kind": "layer" if a.qk_norm is not None and isinstance(a.qk_norm.norm, LayerNorm) else "rms",
-        "clip": a.clip,
-        "window": a.mask.size if isinstance(a.mask, Window) else None,
-        "scale": a.scale,
-        "softcap": a.softcap,
-    }
-
-
-def _sum(x: Array, given: Array, y: Array, tree: Any, part: str, layer: Layer) -> Array:
+def _sum(
+    x: Array, given: Array, y: Array, post: NormWeights | None, after: NormWeights | None,
+    *, layer: Layer, sublayer: Attention | Mlp,
+) -> Array:  # fmt: skip
     """What a sublayer of x gave for its normed input, added to one of the two."""
-    part_of = {"attn": layer.attention, "cross": layer.cross, "mlp": layer.mlp}[part]
-    assert part_of is not None
-    y = normalize(y, tree.get(f"{part}_post"), norm=part_of.post)
+    y = normalize(y, post, norm=sublayer.post)
     if layer.scale is not None:
         y = layer.scale * y
     added = given if layer.residual == "norm" else x
-    return normalize(added + y, tree.get(f"{part}_after"), norm=part_of.after)
+    return normalize(added + y, after, norm=sublayer.after)
 
 
-def _fed(x: Array, beside: Array, middle: Array, tree: Any, layer: Layer) -> Array:
+def _mlp(x: Array, beside: Array, middle: Array, weights: BlockWeights, *, layer: Layer) -> Array:
     """The last sublayer and its sum; `beside` is x as the attention took it."""
-    m = layer.mlp
-    source = (beside if m.pre is None else x) if layer.parallel else middle
-    given = normalize(source, tree.get("mlp_pre"), norm=m.pre)
+    m, leaves = layer.mlp, weights["mlp"]
+    source = middle
+    if layer.parallel:
+        source = beside if m.pre is None else x
+    given = normalize(source, weights.get("mlp_pre"), norm=m.pre)
     match m:
         case Gated():
-            fed = gated_mlp(given, **tree["mlp"], kind=m.activation)
+            y = gated_mlp(given, cast(GatedMlpWeights, leaves), kind=m.activation)
         case Plain():
-            fed = plain_mlp(given, **tree["mlp"], kind=m.activation)
+            y = plain_mlp(given, cast(PlainMlpWeights, leaves), kind=m.activation)
         case MoE():
-            fed = moe(
-                given,
-                **tree["mlp"],
-                kind=m.activation,
-                top=m.top,
-                score=m.score,
-                renormalize=m.renormalize,
-                scale=m.scale,
-            )
-    return _sum(middle, given, fed, tree, "mlp", layer)
+            y = moe(given, cast(MoEWeights, leaves), settings=m)
+    post, after = weights.get("mlp_post"), weights.get("mlp_after")
+    return _sum(middle, given, y, post, after, layer=layer, sublayer=m)
 
 
-def _crossed(x: Array, memory: tuple[Array, Array, Array], tree: Any, layer: Layer) -> Array:
+def _cross(x: Array, encoder_kv: EncoderKV, weights: BlockWeights, *, layer: Layer) -> Array:
     """The sublayer in the middle and its sum."""
-    c = layer.cross
+    c, leaves = layer.cross, weights.get("cross")
     assert c is not None
-    leaves = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "qo"}
-    asking = normalize(x, tree.get("cross_pre"), norm=c.pre)
-    read = cross_attention(asking, *memory, **leaves, scale=c.scale, softcap=c.softcap)
-    return _sum(x, asking, read, tree, "cross", layer)
+    assert leaves is not None
+    given = normalize(x, weights.get("cross_pre"), norm=c.pre)
+    y = cross_attention(given, encoder_kv, leaves, settings=c)
+    post, after = weights.get("cross_post"), weights.get("cross_after")
+    return _sum(x, given, y, post, after, layer=layer, sublayer=c)
 
 
 def block(
     x: Array,
-    cache: tuple[Array, Array],
+    cache: KVCache,
     past: Array,
-    tables: Any,
-    tree: Any,
-    memory: tuple[Array, Array, Array] | None = None,
+    positions: Positions,
+    weights: BlockWeights,
+    encoder_kv: EncoderKV | None = None,
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, tuple[Array, Array]]:
+) -> tuple[Array, KVCache]:
     """Two sublayers or three, and their sums."""
-    a = config.attention
-    given = normalize(x, tree.get("attn_pre"), norm=a.pre)
-    attended, k_cache, v_cache = attention(
-        given,
-        *cache,
-        past,
-        **tree["attn"],
-        **_placed(a, tables),
-        **_options(a),
-    )
-    middle = _sum(x, given, attended, tree, "attn", config)
+    a, leaves = config.attention, weights["attn"]
+    given = normalize(x, weights.get("attn_pre"), norm=a.pre)
+    rotary, bias = _placed(a, positions)
+    cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
+    y, cache = attention(given, cache, past, leaves, rotary, bias, settings=a)
+    post, after = weights.get("attn_post"), weights.get("attn_after")
+    middle = _sum(x, given, y, post, after, layer=config, sublayer=a)
     if at is not None:
         index = at.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         x, given, middle = x.gather(1, index), given.gather(1, index), middle.gather(1, index)
-    if memory is not None:
-        middle = _crossed(middle, memory, tree, config)
-    return _fed(x, given, middle, tree, config), (k_cache, v_cache)
+    if encoder_kv is not None:
+        middle = _cross(middle, encoder_kv, weights, layer=config)
+    return _mlp(x, given, middle, weights, layer=config), cache
 
 
 def encoder_block(
     x: Array,
     lengths: Array,
-    tables: Any,
-    tree: Any,
-    memory: tuple[Array, Array, Array] | None = None,
+    positions: Positions,
+    weights: BlockWeights,
+    encoder_kv: EncoderKV | None = None,
     *,
     config: Layer,
     causal: bool,
 ) -> Array:
     """Two sublayers or three, and their sums."""
     a = config.attention
-    given = normalize(x, tree.get("attn_pre"), norm=a.pre)
-    attended = self_attention(
-        given,
-        lengths,
-        **tree["attn"],
-        head_size=a.head_size,
-        causal=causal,
-        **_placed(a, tables),
-        **_options(a),
-    )
-    middle = _sum(x, given, attended, tree, "attn", config)
-    if memory is not None:
-        middle = _crossed(middle, memory, tree, config)
-    return _fed(x, given, middle, tree, config)
+    given = normalize(x, weights.get("attn_pre"), norm=a.pre)
+    rotary, bias = _placed(a, positions)
+    y = self_attention(given, lengths, weights["attn"], rotary, bias, settings=a, causal=causal)
+    post, after = weights.get("attn_post"), weights.get("attn_after")
+    middle = _sum(x, given, y, post, after, layer=config, sublayer=a)
+    if encoder_kv is not None:
+        middle = _cross(middle, encoder_kv, weights, layer=config)
+    return _mlp(x, given, middle, weights, layer=config)

@@ -1,8 +1,8 @@
-"""The KV cache: keys and values of earlier tokens, kept so that they are computed once."""
+"""Caches: what a layer keeps of earlier tokens, to compute it once. Here the keys and values of all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["append", "grow", "select"]
+__all__ = ["KVCache", "append", "grow", "select"]
+
+
+class KVCache(NamedTuple):
+    """The keys and values that a layer keeps of earlier tokens, and the scales of their codes."""
+
+    keys: Float[Array, "B G L K"]
+    values: Float[Array, "B G L K"]
+    k_scale: Float[Array, "G K"] | None = None
+    v_scale: Float[Array, "G K"] | None = None
 
 
 def append(

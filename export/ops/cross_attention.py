@@ -1,12 +1,13 @@
-"""Cross-attention: the tokens of one text take what they need from another, the encoder's."""
+"""Cross-attention: the tokens of one text attend to another text, which an encoder has read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import torch
 
-from ..dispatch import seam
+from ...refimpl.config import Attention
+from ..dispatch import replaceable
 from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask
@@ -18,41 +19,57 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["cross_attention", "cross_keys"]
+__all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_attention", "cross_keys"]
 
 
-@seam
+class CrossKeyWeights(TypedDict):
+    """The leaves that make keys and values of the encoder's output."""
+
+    wk: Float[Array, "D G*K"] | Blocks
+    wv: Float[Array, "D G*K"] | Blocks
+    bk: NotRequired[Float[Array, " G*K"]]
+    bv: NotRequired[Float[Array, " G*K"]]
+
+
+class CrossAttentionWeights(TypedDict):
+    """The other leaves: the map to queries, and the one back."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class EncoderKV(NamedTuple):
+    """Keys and values of the encoder's output, laid out as a cache; row b has `lengths[b]` real ones."""
+
+    keys: Float[Array, "B G S K"]
+    values: Float[Array, "B G S K"]
+    lengths: Index[Array, " B", "< S+1"]
+
+
+@replaceable
 def cross_keys(
-    states: Float[Array, "B S D"],
-    wk: Float[Array, "D G*K"] | Blocks,
-    wv: Float[Array, "D G*K"] | Blocks,
-    bk: Float[Array, " G*K"] | None = None,
-    bv: Float[Array, " G*K"] | None = None,
-    *,
-    head_size: int,
+    states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
     """Two products, heads before positions."""
-    k, v = heads(states, wk, bk, size=head_size), heads(states, wv, bv, size=head_size)
+    k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
+    v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
     return k.transpose(1, 2), v.transpose(1, 2)
 
 
-@seam
+@replaceable
 def cross_attention(
     x: Float[Array, "B T D"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B G S K"],
-    lengths: Index[Array, " B", "< S+1"],
-    wq: Float[Array, "D H*K"] | Blocks,
-    wo: Float[Array, "H*K D"] | Blocks,
-    bq: Float[Array, " H*K"] | None = None,
-    bo: Float[Array, " D"] | None = None,
+    encoder_kv: EncoderKV,
+    weights: CrossAttentionWeights,
     *,
-    scale: float | None = None,
-    softcap: float | None = None,
+    settings: Attention,
 ) -> Float[Array, "B T D"]:
     """Projections around `attend`, over keys that lie as in a cache."""
-    q = heads(x, wq, bq, size=k.shape[-1])
-    seen = padding_mask(torch.arange(k.shape[2], device=k.device), lengths)
+    q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
+    seen = padding_mask(torch.arange(encoder_kv.keys.shape[2], device=x.device), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)
-    y = attend(q, k.transpose(1, 2), v.transpose(1, 2), mask, scale=scale, softcap=softcap)
-    return linear(y.flatten(-2), wo, bo)
+    keys, values = encoder_kv.keys.transpose(1, 2), encoder_kv.values.transpose(1, 2)
+    y = attend(q, keys, values, mask, scale=settings.scale, softcap=settings.softcap)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

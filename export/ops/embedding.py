@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from ..dispatch import seam
+from ..dispatch import replaceable
 from .linear import linear
 from .quant import Blocks, rows, transpose
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["embedding", "unembedding"]
 
 
-@seam
+@replaceable
 def embedding(
     tokens: Index[Array, "B T", "< N"],
     table: Float[Array, "N D"] | Blocks,
@@ -28,7 +28,7 @@ def embedding(
     return rows(table, tokens) if isinstance(table, Blocks) else functional.embedding(tokens, table)
 
 
-@seam
+@replaceable
 def unembedding(
     x: Float[Array, "B T D"],
     table: Float[Array, "N D"] | Blocks,

@@ -1,8 +1,9 @@
-"""An encoder: a whole text at once in, a vector a token out; and what is read off these vectors."""
+"""An encoder: a whole text in, one vector for each token out; and what a head makes of these vectors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,35 +18,50 @@ from ...refimpl.config import (
     MaskedLM,
     Pool,
     QuestionAnswering,
+    Rope,
     Stack,
     Tag,
 )
 from .activation import activation
-from .block import encoder_block, normalize
-from .cross_attention import cross_keys
+from .block import BlockWeights, Positions, encoder_block, normalize
+from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import embed, score_biases
+from .model import HeadWeights, ModelWeights, StackWeights, embed, score_biases
+from .position import Rotary
 
 if TYPE_CHECKING:
     from torch import Tensor as Array
 
-__all__ = ["encode", "memory", "predict"]
+__all__ = ["encode", "encoder_kv", "predict"]
 
 
 def encode(
-    tokens: Array, lengths: Array, tables: Any, tree: Any, types: Array | None = None, *, config: Config
+    tokens: Array,
+    lengths: Array,
+    rotary: Mapping[Rope, Rotary],
+    params: ModelWeights,
+    token_types: Array | None = None,
+    *,
+    config: Config,
 ) -> Array:
     """One stack, or two, the second over the text begun anew."""
-    if config.embedding.token_types is not None and types is None:
-        types = torch.zeros_like(tokens)
-    own, stack = tree["embedding"], config.stacks["encoder"]
-    x = _stacked(tokens, lengths, tables, own, tree["encoder"], types, None, config, stack)
+    stack, e = config.stacks["encoder"], config.embedding
+    assert "encoder" in params
+    if e.token_types is not None and token_types is None:
+        token_types = torch.zeros_like(tokens)
+    queries = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+    weights = params["encoder"]
+    x = embed(tokens, queries, params["embedding"], weights, token_types, config=e, stack=stack)
+    x = _layers(x, lengths, rotary, weights, stack=stack)
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return x
+    assert "reader" in params
+    stack, weights = config.decoder.stack, params["reader"]
     text = begun(tokens, config.decoder.start)
-    return _stacked(text, lengths, tables, own, tree["reader"], None, x, config, config.decoder.stack)
+    y = embed(text, queries, params["embedding"], weights, config=e, stack=stack)
+    return _layers(y, lengths, rotary, weights, x, stack=stack)
 
 
 def begun(tokens: Array, start: int) -> Array:
@@ -54,65 +70,76 @@ def begun(tokens: Array, start: int) -> Array:
     return torch.where(at > 0, tokens.roll(1, dims=1), start)
 
 
-def _stacked(
-    tokens: Array,
+def _layers(
+    x: Array,
     lengths: Array,
-    tables: Any,
-    own: Any,
-    tree: Any,
-    types: Array | None,
-    read: Array | None,
-    config: Config,
+    rotary: Mapping[Rope, Rotary],
+    weights: StackWeights,
+    states: Array | None = None,
+    *,
     stack: Stack,
 ) -> Array:
-    """Embedding, layers in order, the last norm."""
-    at = torch.arange(tokens.shape[1], device=tokens.device)
-    queries = at.unsqueeze(0)
-    x = embed(tokens, queries, own, tree, types, config=config.embedding, stack=stack)
-    near = {**tables, **score_biases(queries, at, tree, x.dtype, stack=stack, bidirectional=not stack.causal)}
+    """Layers in order, the last norm."""
+    at = torch.arange(x.shape[1], device=x.device)
+    both = not stack.causal
+    biases = score_biases(at.unsqueeze(0), at, weights, x.dtype, stack=stack, bidirectional=both)
+    positions = Positions(rotary, biases)
     for i, layer in enumerate(stack.layers):
-        leaves = tree["layers"][i]
-        keys = None if read is None else (*keys_of(read, leaves, layer), lengths)
-        x = encoder_block(x, lengths, near, leaves, keys, config=layer, causal=stack.causal)
-    return normalize(x, tree.get("norm"), norm=stack.final_norm)
+        leaves = weights["layers"][i]
+        read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
+        x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)
+    return normalize(x, weights.get("norm"), norm=stack.final_norm)
 
 
-def keys_of(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
+def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Layer) -> EncoderKV:
     """Two products."""
-    cross = {name: leaf for name, leaf in tree["cross"].items() if name[-1] in "kv"}
     assert layer.cross is not None
-    return cross_keys(states, **cross, head_size=layer.cross.head_size)
+    assert "cross" in weights
+    keys, values = cross_keys(states, weights["cross"], settings=layer.cross)
+    return EncoderKV(keys, values, lengths)
 
 
-def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
-    """A pair a layer."""
-    layers = enumerate(config.layers)
-    return [keys_of(states, tree["decoder"]["layers"][i], layer) for i, layer in layers]
+def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> list[EncoderKV]:
+    """Keys and values for each layer of the decoder."""
+    assert "decoder" in params
+    leaves = params["decoder"]["layers"]
+    return [layer_kv(states, lengths, leaves[i], layer=layer) for i, layer in enumerate(config.layers)]
 
 
-def _dense(x: Array, tree: Any, config: Dense | None) -> Array:
+def _dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     if config is None:
         return x
-    y = linear(x, **tree["dense"])
+    assert "dense" in weights
+    y = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
     if config.activation is not None:
         y = activation(y, kind=config.activation)
-    return normalize(y, tree.get("norm"), norm=config.norm)
+    return normalize(y, weights.get("norm"), norm=config.norm)
 
 
-def predict(states: Array, lengths: Array, tree: Any, *, config: Config) -> Array:
+def _labels(x: Array, weights: HeadWeights) -> Array:
+    assert "out" in weights
+    return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
+
+
+def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
     """The head's own products, after its pooling where it has one."""
-    head, own = config.head, tree.get("head", {})
+    head, weights = config.head, params.get("head", {})
     assert not isinstance(head, LM)
     if isinstance(head, Classify | Pool):
         states = pool(states, lengths, pooling=head.pooling).unsqueeze(1)
-    x = _dense(states, own, head.dense)
+    x = _dense(states, weights, head.dense)
     match head:
         case MaskedLM():
-            logits = unembedding(x, tree["embedding" if head.tied else "head"]["table"])
-            return logits + own["bias"] if head.bias else logits
+            table = params["embedding"]["table"] if head.tied else weights.get("table")
+            assert table is not None
+            logits = unembedding(x, table)
+            if not head.bias:
+                return logits
+            assert "bias" in weights
+            return logits + weights["bias"]
         case Tag() | QuestionAnswering():
-            return linear(x, **own["out"])
+            return _labels(x, weights)
         case Classify():
-            return linear(x, **own["out"]).squeeze(1)
+            return _labels(x, weights).squeeze(1)
         case Pool():
             return unit(x.squeeze(1)) if head.unit else x.squeeze(1)

@@ -1,8 +1,8 @@
-"""Flash attention: exact attention tile by tile, so that the square of scores never exists."""
+"""Flash attention: exact attention tile by tile, so that the whole matrix of scores is never in memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
-__all__ = ["flash_attend", "flash_backward", "merge"]
+__all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
+
+
+class Saved(NamedTuple):
+    """What the forward pass leaves for the backward: its inputs, its output and the log-sum-exps."""
+
+    q: Float[Array, "B T H K"]
+    k: Float[Array, "B S G K"]
+    v: Float[Array, "B S G V"]
+    out: Float[Array, "B T H V"]
+    lse: Float[Array, "B H T"]
+    mask: Bool[Array, "B T S"] | None = None
 
 
 def flash_attend(
@@ -51,13 +62,8 @@ def flash_attend(
 
 
 def flash_backward(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G V"],
-    out: Float[Array, "B T H V"],
-    lse: Float[Array, "B H T"],
     grad: Float[Array, "B T H V"],
-    mask: Bool[Array, "B T S"] | None = None,
+    saved: Saved,
     *,
     tile: int,
     causal: bool = False,
@@ -65,6 +71,7 @@ def flash_backward(
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
     """Scan over tiles of keys: the queries' gradient is carried, the others come out by tile."""
+    q, k, v, out, lse, mask = saved
     t, s, groups = q.shape[1], k.shape[1], k.shape[2]
     factor = q.shape[3] ** -0.5 if scale is None else scale
     queries, keys, values = _queries(q, groups), _keys(k), _keys(v)

@@ -1,4 +1,4 @@
-"""From a vector a token to a vector a text."""
+"""Pooling: from one vector per token to one vector per text."""
 
 from __future__ import annotations
 

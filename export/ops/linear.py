@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..dispatch import seam
+from ..dispatch import replaceable
 from .quant import Blocks, linear_blocks
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["linear"]
 
 
-@seam
+@replaceable
 def linear(
     x: Float[Array, "B T D"],
     weight: Float[Array, "D F"] | Blocks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["bidirectional_lstm", "lstm", "lstm_cell"]
+__all__ = ["LstmWeights", "bidirectional_lstm", "lstm", "lstm_cell"]
+
+
+class LstmWeights(TypedDict):
+    """The leaves of a layer in one direction: maps of the input and of h, bias and peepholes."""
+
+    wx: Float[Array, "D 4*F"]
+    wh: Float[Array, "F 4*F"]
+    bias: NotRequired[Float[Array, " 4*F"]]
+    peephole: NotRequired[Float[Array, " 3*F"]]
 
 
 def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array, Array]:
@@ -34,22 +43,16 @@ def lstm_cell(
     x: Float[Array, "B D"],
     h: Float[Array, "B F"],
     c: Float[Array, "B F"],
-    wx: Float[Array, "D 4*F"],
-    wh: Float[Array, "F 4*F"],
-    bias: Float[Array, " 4*F"] | None = None,
-    peephole: Float[Array, " 3*F"] | None = None,
+    weights: LstmWeights,
 ) -> tuple[Float[Array, "B F"], Float[Array, "B F"]]:
     """Two products and pointwise gates."""
-    gates = x @ wx + h @ wh
-    return _step(gates if bias is None else gates + bias, c, peephole)
+    gates, bias = x @ weights["wx"] + h @ weights["wh"], weights.get("bias")
+    return _step(gates if bias is None else gates + bias, c, weights.get("peephole"))
 
 
 def lstm(
     x: Float[Array, "B T D"],
-    wx: Float[Array, "D 4*F"],
-    wh: Float[Array, "F 4*F"],
-    bias: Float[Array, " 4*F"] | None = None,
-    peephole: Float[Array, " 3*F"] | None = None,
+    weights: LstmWeights,
     h0: Float[Array, "B F"] | None = None,
     c0: Float[Array, "B F"] | None = None,
     lengths: Index[Array, " B", "< T+1"] | None = None,
@@ -61,7 +64,8 @@ def lstm(
     torch's own LSTM is no way: the exporter unrolls it.
     """
     batch, tokens = x.shape[:2]
-    gates = x @ wx
+    wh, bias, peephole = weights["wh"], weights.get("bias"), weights.get("peephole")
+    gates = x @ weights["wx"]
     gates = (gates if bias is None else gates + bias).transpose(0, 1)
     real = torch.ones_like(gates[:, :, :1], dtype=torch.bool)
     if lengths is not None:
@@ -84,21 +88,15 @@ def lstm(
 
 def bidirectional_lstm(
     x: Float[Array, "B T D"],
-    wx: Float[Array, "D 4*F"],
-    wh: Float[Array, "F 4*F"],
-    wx_back: Float[Array, "D 4*F"],
-    wh_back: Float[Array, "F 4*F"],
-    bias: Float[Array, " 4*F"] | None = None,
-    bias_back: Float[Array, " 4*F"] | None = None,
-    peephole: Float[Array, " 3*F"] | None = None,
-    peephole_back: Float[Array, " 3*F"] | None = None,
+    forward: LstmWeights,
+    backward: LstmWeights,
     h0: Float[Array, "2 B F"] | None = None,
     c0: Float[Array, "2 B F"] | None = None,
     lengths: Index[Array, " B", "< T+1"] | None = None,
 ) -> tuple[Float[Array, "B T 2*F"], Float[Array, "2 B F"], Float[Array, "2 B F"]]:
     """Two scans."""
     h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
-    ahead = lstm(x, wx, wh, bias, peephole, h[0], c[0], lengths)
-    back = lstm(x, wx_back, wh_back, bias_back, peephole_back, h[1], c[1], lengths, reverse=True)
+    ahead = lstm(x, forward, h[0], c[0], lengths)
+    back = lstm(x, backward, h[1], c[1], lengths, reverse=True)
     y = torch.cat((ahead[0], back[0]), -1)
     return y, torch.stack((ahead[1], back[1])), torch.stack((ahead[2], back[2]))

@@ -1,9 +1,10 @@
-"""A decoder: tokens in, logits out, cache carried along; and what its stack shares with an encoder's."""
+"""A decoder: tokens and cache in, logits and cache out; and what its stack shares with an encoder's."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
@@ -24,17 +25,78 @@ from ...refimpl.config import (
     Yarn,
 )
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import block, normalize
+from .block import BlockWeights, NormWeights, Positions, block, normalize
+from .cache import KVCache
+from .cross_attention import EncoderKV
 from .embedding import embedding, unembedding
 from .linear import linear
-from .position import learned, rope_frequencies, rope_tables, sinusoidal
+from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, longrope_scaling, yarn_scaling
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor as Array
 
-__all__ = ["embed", "lm_logits", "model", "position_tables", "score_biases"]
+__all__ = [
+    "EmbeddingWeights",
+    "HeadWeights",
+    "LinearWeights",
+    "ModelWeights",
+    "StackWeights",
+    "embed",
+    "lm_logits",
+    "model",
+    "position_tables",
+    "score_biases",
+]
+
+
+class LinearWeights(TypedDict):
+    """The leaves of a linear map."""
+
+    weight: Float[Array, "D F"] | Blocks
+    bias: NotRequired[Float[Array, " F"]]
+
+
+class EmbeddingWeights(TypedDict):
+    """The leaves of the embedding: tables, and the map from their width to the model's."""
+
+    table: Float[Array, "N D"] | Blocks
+    token_types: NotRequired[Float[Array, "M D"]]
+    project: NotRequired[Float[Array, "D F"] | Blocks]
+    project_bias: NotRequired[Float[Array, " F"]]
+
+
+class StackWeights(TypedDict):
+    """The leaves of a stack: its layers, what is added before the first or to scores, and its norms."""
+
+    layers: list[BlockWeights]
+    positions: NotRequired[Float[Array, "M D"]]
+    relative_bias: NotRequired[Float[Array, "W H"]]
+    first_norm: NotRequired[NormWeights]
+    norm: NotRequired[NormWeights]
+
+
+class HeadWeights(TypedDict, total=False):
+    """The leaves of a head; which of them it has depends on its kind."""
+
+    table: Float[Array, "N D"] | Blocks
+    bias: Float[Array, " N"]
+    project: Float[Array, "D F"] | Blocks
+    dense: LinearWeights
+    norm: NormWeights
+    out: LinearWeights
+
+
+class ModelWeights(TypedDict):
+    """The leaves of a model, by the names that `params.shapes` gives them."""
+
+    embedding: EmbeddingWeights
+    encoder: NotRequired[StackWeights]
+    reader: NotRequired[StackWeights]
+    decoder: NotRequired[StackWeights]
+    head: NotRequired[HeadWeights]
 
 
 def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
@@ -74,37 +136,38 @@ def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
             return base, 1.0
 
 
-def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Array, Array]]:
+def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
     """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config."""
-    made = {}
+    tables = {}
     for rope in config.ropes:
         base = rope_frequencies(torch.arange(rope.dims // 2), theta=rope.theta)
         frequencies, magnitude = _scaled(base, rope, config.context)
-        made[rope] = rope_tables(positions, frequencies, magnitude=magnitude)
-    return made
+        tables[rope] = Rotary(*rope_tables(positions, frequencies, magnitude=magnitude))
+    return tables
 
 
 def embed(
     tokens: Array,
     positions: Array,
-    own: Any,
-    tree: Any,
-    types: Array | None = None,
+    weights: EmbeddingWeights,
+    stack_weights: StackWeights,
+    token_types: Array | None = None,
     *,
     config: Embedding,
     stack: Stack,
 ) -> Array:
     """Rows of tables, a map to the model's width before or after what is added, the first norm."""
-    x, inner = embedding(tokens, own["table"]), config.projection
+    x, projection = embedding(tokens, weights["table"]), config.projection
     if config.scale is not None:
         x = config.scale * x
-    early = inner is not None and not inner.late
-    if early:
-        x = linear(x, own["project"], own.get("project_bias"))
-    if types is not None:
-        x = x + embedding(types, own["token_types"])
+    if projection is not None and not projection.late:
+        x = _to_model_width(x, weights)
+    if token_types is not None:
+        assert "token_types" in weights
+        x = x + embedding(token_types, weights["token_types"])
     if isinstance(stack.positions, Learned):
-        x = x + learned(positions, tree["positions"], offset=stack.positions.offset)
+        assert "positions" in stack_weights
+        x = x + learned(positions, stack_weights["positions"], offset=stack.positions.offset)
     if isinstance(stack.positions, Sinusoidal):
         pairs = torch.arange(x.shape[-1] // 2, device=x.device)
         waves = sinusoidal(
@@ -113,63 +176,80 @@ def embed(
             interleaved=stack.positions.interleaved,
         )
         x = x + waves.to(x.dtype)
-    x = normalize(x, tree.get("first_norm"), norm=stack.first_norm)
-    if inner is not None and not early:
-        x = linear(x, own["project"], own.get("project_bias"))
+    x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
+    if projection is not None and projection.late:
+        x = _to_model_width(x, weights)
     return x
 
 
+def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
+    assert "project" in weights
+    return linear(x, weights["project"], weights.get("project_bias"))
+
+
 def score_biases(
-    queries: Array, keys: Array, tree: Any, dtype: Any, *, stack: Stack, bidirectional: bool
-) -> dict[Any, Array]:
+    queries: Array,
+    keys: Array,
+    weights: StackWeights,
+    dtype: torch.dtype,
+    *,
+    stack: Stack,
+    bidirectional: bool,
+) -> dict[tuple[Alibi | RelativeBias, int], Array]:
     """One bias for all layers of a kind."""
     kinds = {(layer.attention.position, layer.attention.heads) for layer in stack.layers}
-    made = {}
+    biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
     for position, heads in kinds:
         if isinstance(position, Alibi):
             slopes = alibi_slopes(torch.arange(heads, device=keys.device), max_bias=position.max_bias)
-            made[position, heads] = alibi_bias((slopes * position.scale).to(dtype), queries, keys)
+            biases[position, heads] = alibi_bias((slopes * position.scale).to(dtype), queries, keys)
         if isinstance(position, RelativeBias):
-            found = relative_buckets(
+            buckets = relative_buckets(
                 queries,
                 keys,
                 buckets=position.buckets,
                 max_distance=position.max_distance,
                 bidirectional=bidirectional,
             )
-            made[position, heads] = relative_bias(found, tree["relative_bias"])
-    return made
+            assert "relative_bias" in weights
+            biases[position, heads] = relative_bias(buckets, weights["relative_bias"])
+    return biases
 
 
 def model(
     tokens: Array,
     past: Array,
     at: Array,
-    tables: Any,
-    cache: list[tuple[Array, Array]],
-    tree: Any,
-    read: tuple[list[tuple[Array, Array]], Array] | None = None,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[KVCache],
+    params: ModelWeights,
+    encoder_kv: list[EncoderKV] | None = None,
     *,
     config: Config,
-) -> tuple[Array, list[tuple[Array, Array]]]:
+) -> tuple[Array, list[KVCache]]:
     """Layers in order; the wanted positions are gathered in the last."""
-    stack, head, decoder = config.stacks["decoder"], config.head, tree["decoder"]
+    stack, head = config.stacks["decoder"], config.head
     assert isinstance(head, LM)
+    assert "decoder" in params
+    weights = params["decoder"]
     queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
-    keys = torch.arange(cache[0][0].shape[2], device=past.device)
-    x = embed(tokens, queries, tree["embedding"], decoder, config=config.embedding, stack=stack)
-    near = {**tables, **score_biases(queries, keys, decoder, x.dtype, stack=stack, bidirectional=False)}
-    new = []
+    keys = torch.arange(cache[0].keys.shape[2], device=past.device)
+    x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
+    biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
+    positions, new_cache = Positions(rotary, biases), []
     for i, layer in enumerate(stack.layers):
-        memory = None if read is None else (*read[0][i], read[1])
-        only = at if i + 1 == len(stack.layers) else None
-        x, pair = block(x, cache[i], past, near, decoder["layers"][i], memory, only, config=layer)
-        new.append(pair)
-    wanted = normalize(x, decoder.get("norm"), norm=stack.final_norm)
+        read = None if encoder_kv is None else encoder_kv[i]
+        wanted = at if i + 1 == len(stack.layers) else None
+        x, new = block(x, cache[i], past, positions, weights["layers"][i], read, wanted, config=layer)
+        new_cache.append(new)
+    x = normalize(x, weights.get("norm"), norm=stack.final_norm)
+    leaves = params.get("head", {})
     if config.embedding.projection is not None:
-        wanted = linear(wanted, tree["head"]["project"])
-    table = tree["embedding" if head.tied else "head"]["table"]
-    return lm_logits(wanted, table, tree.get("head", {}).get("bias"), head=head), new
+        assert "project" in leaves
+        x = linear(x, leaves["project"])
+    table = params["embedding"]["table"] if head.tied else leaves.get("table")
+    assert table is not None
+    return lm_logits(x, table, leaves.get("bias"), head=head), new_cache
 
 
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
 
+from ...refimpl.config import MoE
 from .attention import softmax
 from .linear import linear
-from .mlp import gated_mlp
-from .quant import Blocks
+from .mlp import GatedMlpWeights, gated_mlp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from ...refimpl.axes import Index
     from ...refimpl.config import Activation
 
-__all__ = ["Expert", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "seated"]
+__all__ = ["MoEWeights", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "within_capacity"]
 
 
-class Expert(TypedDict):
-    """The leaves of one expert, a gated mlp."""
+class MoEWeights(TypedDict):
+    """The leaves of a mixture: the router, the experts, and the expert that takes every token."""
 
-    gate: Float[Array, "D F"] | Blocks
-    up: Float[Array, "D F"] | Blocks
-    down: Float[Array, "F D"] | Blocks
+    router: Float[Array, "D E"]
+    experts: list[GatedMlpWeights]
+    bias: NotRequired[Float[Array, " E"]]
+    shared: NotRequired[GatedMlpWeights]
+    shared_gate: NotRequired[Float[Array, "D 1"]]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -59,7 +61,7 @@ def route(
     return index, weights if scale is None else weights * scale
 
 
-def seated(
+def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
 ) -> Bool[Array, "M I"]:
@@ -74,7 +76,7 @@ def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
     weights: Float[Array, "M I"],
-    experts: list[Expert],
+    experts: list[GatedMlpWeights],
     kept: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation,
@@ -86,40 +88,40 @@ def mixture(
     y = torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
     for e, expert in enumerate(experts):
         token, choice = torch.nonzero(index == e if kept is None else (index == e) & kept).unbind(1)
-        out = gated_mlp(x.index_select(0, token).unsqueeze(0), **expert, kind=kind).squeeze(0)
+        out = gated_mlp(x.index_select(0, token).unsqueeze(0), expert, kind=kind).squeeze(0)
         y = y.index_add(0, token, (weights[token, choice].unsqueeze(1) * out).to(y.dtype))
     return y.to(x.dtype)
 
 
 def moe(
     x: Float[Array, "B T D"],
-    router: Float[Array, "D E"],
-    experts: list[Expert],
-    bias: Float[Array, " E"] | None = None,
-    shared: Expert | None = None,
-    shared_gate: Float[Array, "D 1"] | None = None,
+    weights: MoEWeights,
     *,
-    kind: Activation,
-    top: int,
-    score: Literal["softmax", "sigmoid"],
-    renormalize: bool,
-    scale: float | None = None,
+    settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
     """Router, mixture and shared expert."""
-    flat = x.flatten(0, 1)
-    index, weights = route(flat @ router, bias, top=top, score=score, renormalize=renormalize, scale=scale)
+    flat, experts = x.flatten(0, 1), weights["experts"]
+    index, shares = route(
+        flat @ weights["router"],
+        weights.get("bias"),
+        top=settings.top,
+        score=settings.score,
+        renormalize=settings.renormalize,
+        scale=settings.scale,
+    )
     kept = None
     if capacity is not None:
         # Rounded up without negative numbers, whose division ONNX rounds towards zero.
-        share = 100 * len(experts)
-        seats = (capacity * top * flat.shape[0] + share - 1) // share
-        kept = seated(index, torch.full((len(experts),), seats, device=x.device))
-    y = mixture(flat, index, weights, experts, kept, kind=kind).unflatten(0, x.shape[:2])
+        even = 100 * len(experts)
+        most = (capacity * settings.top * flat.shape[0] + even - 1) // even
+        kept = within_capacity(index, torch.full((len(experts),), most, device=x.device))
+    y = mixture(flat, index, shares, experts, kept, kind=settings.activation).unflatten(0, x.shape[:2])
+    shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = gated_mlp(x, **shared, kind=kind)
-    return y + (common if shared_gate is None else torch.sigmoid(linear(x, shared_gate)) * common)
+    common = gated_mlp(x, shared, kind=settings.activation)
+    return y + (common if gate is None else torch.sigmoid(linear(x, gate)) * common)
 
 
 def load_balancing_loss(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from ..dispatch import seam
+from ..dispatch import replaceable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["layer_norm", "rms_norm"]
 
 
-@seam
+@replaceable
 def rms_norm(
     x: Float[Array, "B T D"],
     weight: Float[Array, " D"] | None = None,
@@ -26,7 +26,7 @@ def rms_norm(
     return functional.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-@seam
+@replaceable
 def layer_norm(
     x: Float[Array, "B T D"],
     weight: Float[Array, " D"] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["place", "ring_attend"]
+__all__ = ["Placement", "place", "ring_attend"]
+
+
+class Placement(NamedTuple):
+    """Which rank holds each token; `ranks` is 0 … X−1."""
+
+    owner: Index[Array, " T", "< X"]
+    ranks: Int[Array, " X"]
 
 
 def place(
@@ -36,8 +43,7 @@ def ring_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G V"],
-    owner: Index[Array, " T", "< X"],
-    ranks: Int[Array, " X"],
+    placement: Placement,
     *,
     tile: int,
     causal: bool = False,
@@ -45,8 +51,8 @@ def ring_attend(
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """Every query with the keys of every rank, a rank beside the other in the batch; then merged."""
-    count, at = ranks.shape[0], torch.arange(q.shape[1], device=q.device)
-    seen = owner == torch.arange(count, device=q.device)[:, None, None]
+    count, at = placement.ranks.shape[0], torch.arange(q.shape[1], device=q.device)
+    seen = placement.owner == torch.arange(count, device=q.device)[:, None, None]
     seen = seen & (at <= at[:, None] if causal else at[:, None] >= 0)
     beside = lambda a: a.expand(count, *a.shape).flatten(0, 1)  # noqa: E731
     mask = seen.unsqueeze(1).expand(-1, q.shape[0], -1, -1).flatten(0, 1)

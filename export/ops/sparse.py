@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...refimpl.axes import Index
 
 __all__ = [
+    "BlockPairs",
     "bigbird_layout",
     "block_mask",
     "listed",
@@ -22,19 +23,26 @@ __all__ = [
 ]
 
 
+class BlockPairs(NamedTuple):
+    """Block rows[m] of the queries meets block columns[m] of the keys; `mask` says who sees whom inside."""
+
+    rows: Index[Array, " M", "< Y"]
+    columns: Index[Array, " M", "< Z"]
+    mask: Bool[Array, "M A A"] | None = None
+
+
 def sparse_attend(
     q: Float[Array, "B Y A H K"],
     k: Float[Array, "B Z A G K"],
     v: Float[Array, "B Z A G V"],
-    rows: Index[Array, " M", "< Y"],
-    columns: Index[Array, " M", "< Z"],
-    mask: Bool[Array, "M A A"] | None = None,
+    pairs: BlockPairs,
     keys: Bool[Array, "B Z A"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B Y A H V"]:
     """All pairs at once; maxima and sums over the pairs of a row by scattering."""
+    rows, columns, mask = pairs
     size, g = q.shape[4], k.shape[3]
     grouped = q.index_select(1, rows).unflatten(3, (g, -1)).permute(0, 1, 3, 4, 2, 5)
     near_k, near_v = (a.index_select(1, columns).transpose(2, 3).unsqueeze(3) for a in (k, v))

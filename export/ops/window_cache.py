@@ -1,14 +1,15 @@
-"""The KV cache of a sliding window: a ring of slots that later tokens overwrite, after slots that stay."""
+"""The KV cache of a sliding window: a few slots that stay, then a ring that later tokens overwrite."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional
 
+from ...refimpl.config import Attention
 from .attention import attend
-from .position import rotate
+from .position import Rotary, rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["window_append", "window_attention", "window_floor", "window_positions"]
+__all__ = ["WindowCache", "window_append", "window_attention", "window_floor", "window_positions"]
+
+
+class WindowCache(NamedTuple):
+    """The keys and values that a layer with a window keeps, in S slots a row; the first `sinks` stay."""
+
+    keys: Float[Array, "B G S K"]
+    values: Float[Array, "B G S K"]
+    sinks: int = 0
 
 
 def window_positions(
@@ -55,29 +64,27 @@ def window_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
-    past_k: Float[Array, "B G S K"],
-    past_v: Float[Array, "B G S K"],
+    cache: WindowCache,
     past: Index[Array, " B", "< O+1"],
     count: Index[Array, " B", "< T+1"],
-    cos: Float[Array, "L J"] | None = None,
-    sin: Float[Array, "L J"] | None = None,
+    rotary: Rotary | None = None,
     *,
-    sinks: int = 0,
-    slack: int = 0,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B G S K"], Float[Array, "B G S K"]]:
+    settings: Attention,
+) -> tuple[Float[Array, "B T H K"], WindowCache]:
     """The parts, one after the other: rotary, mask by the slots' tokens, attention, writes."""
     at = past[:, None] + torch.arange(q.shape[1], device=past.device)
-    if cos is not None and sin is not None:
-        c, s = functional.embedding(at, cos), functional.embedding(at, sin)
-        q = rotate(q, c, s, interleaved=interleaved)
-        k = rotate(k, c, s, interleaved=interleaved)
-    held = torch.cat([window_positions(past_k, past, sinks=sinks), at], 1).unsqueeze(1)
+    if rotary is not None:
+        cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
+        q = rotate(q, cos, sin, interleaved=settings.interleaved)
+        k = rotate(k, cos, sin, interleaved=settings.interleaved)
+    held = torch.cat([window_positions(cache.keys, past, sinks=cache.sinks), at], 1).unsqueeze(1)
     distance = at.unsqueeze(2) - held
-    near = (distance < past_k.shape[2] - sinks - slack) | (held < sinks)
-    keys, values = (torch.cat([p.transpose(1, 2), n], 1) for p, n in ((past_k, k), (past_v, v)))
-    y = attend(q, keys, values, near & (held >= 0) & (distance >= 0), scale=scale, softcap=softcap)
-    k_cache = window_append(past_k, k, past, count, sinks=sinks)
-    return y, k_cache, window_append(past_v, v, past, count, sinks=sinks)
+    seen = (held >= 0) & (distance >= 0)
+    if settings.window is not None:
+        seen = seen & ((distance < settings.window) | (held < cache.sinks))
+    keys = torch.cat([cache.keys.transpose(1, 2), k], 1)
+    values = torch.cat([cache.values.transpose(1, 2), v], 1)
+    y = attend(q, keys, values, seen, scale=settings.scale, softcap=settings.softcap)
+    new_keys = window_append(cache.keys, k, past, count, sinks=cache.sinks)
+    new_values = window_append(cache.values, v, past, count, sinks=cache.sinks)
+    return y, cache._replace(keys=new_keys, values=new_values)

@@ -16,10 +16,12 @@ import torch
 from ...refimpl.config import LM, Config, DecoderReader, EncoderDecoder
 from ...refimpl.params import shapes as params
 from ..dispatch import body, exporting
-from ..ops.block import block, encoder_block, normalize
-from ..ops.encoder import begun, keys_of, predict
+from ..ops.block import Positions, block, encoder_block, normalize
+from ..ops.cache import KVCache
+from ..ops.encoder import begun, layer_kv, predict
 from ..ops.linear import linear
 from ..ops.model import embed, position_tables, score_biases
+from ..ops.position import Rotary
 from ..torch_engine import tensors
 
 __all__ = ["Load", "OnCache", "OnInput", "record"]
@@ -83,7 +85,7 @@ class Reading:
         self._names = list(params.shapes(config))
         longest = max(window.shape[1] for window in windows)
         self._tables = {
-            rope: (cos.float(), sin.float())
+            rope: Rotary(cos.float(), sin.float())
             for rope, (cos, sin) in position_tables(torch.arange(longest), config=config).items()
         }
 
@@ -93,7 +95,7 @@ class Reading:
         stack = config.stacks[name]
         parts = ("positions", "first_norm", "relative_bias")
         before = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
-        own = params.unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
+        own: Any = params.unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
         table, called = self._tree("embedding.")
         streams = []
         for whole in self.windows:
@@ -110,13 +112,14 @@ class Reading:
             for j, x in enumerate(streams):
                 time = x.shape[1]
                 at, real = torch.arange(time), torch.tensor([time])
-                near: dict[Any, Any] = {r: (cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
+                rotary = {r: Rotary(cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
                 both = name != "decoder" and not stack.causal
-                near |= score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
+                biases = score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
+                near = Positions(rotary, biases)
                 with _recording(called, self._on_input):
                     read = None
                     if layer.cross is not None:
-                        read = (*keys_of(states[j], leaves, layer), real)
+                        read = layer_kv(states[j], real, leaves, layer=layer)
                     if name != "decoder":
                         streams[j] = encoder_block(
                             x, real, near, leaves, read, config=layer, causal=stack.causal
@@ -124,8 +127,9 @@ class Reading:
                         continue
                     a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
                     empty = torch.zeros(1, a.kv_heads, time, a.head_size)
-                    streams[j], cache = block(x, (empty, empty), past, near, leaves, read, config=layer)
-                self._on_cache(i, *(side[0].numpy() for side in cache))
+                    cache = KVCache(empty, empty)
+                    streams[j], cache = block(x, cache, past, near, leaves, read, config=layer)
+                self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
         norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None
         return [normalize(x, norm, norm=stack.final_norm) for x in streams]
 
@@ -143,7 +147,7 @@ class Reading:
     def head(self, states: list[torch.Tensor]) -> None:
         """An encoder's head."""
         (table, called), (own, more) = self._tree("embedding.table"), self._tree("head.")
-        tree = {"embedding": {"table": table[""]}, "head": own}
+        tree: Any = {"embedding": {"table": table[""]}, "head": own}
         for x in states:
             with _recording(called | more, self._on_input):
                 predict(x, torch.tensor([x.shape[1]]), tree, config=self.config)

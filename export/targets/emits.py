@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from ...refimpl.config import Config
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.targets import Target
-from . import group_query_attention, multi_head_attention, standard
+from . import group_query_attention, multi_head_attention, ort_ops, standard
 
 # Name of a mirror function -> the target's function in its place, see `export.dispatch`.
 Emits = Mapping[str, Callable[..., Any]]
@@ -22,15 +21,15 @@ def emits(target: Target, config: Config) -> Emits:
 
 def _ort(config: Config) -> Emits:
     """ONNX Runtime's fused operators."""
-    group_query = not operator_limits.group_query(config)
-    multi_head = not operator_limits.multi_head(config)
+    gqa, mha = group_query_attention, multi_head_attention
+    cached, whole = not operator_limits.group_query(config), not operator_limits.multi_head(config)
     return {
-        "linear": group_query_attention.linear,
-        "embedding": group_query_attention.embedding,
-        "unembedding": group_query_attention.unembedding,
-        "gated_mlp": group_query_attention.gated_mlp,
-        "attention": partial(group_query_attention.attention, fused=group_query),
-        "self_attention": partial(multi_head_attention.self_attention, fused=multi_head),
-        "cross_attention": partial(multi_head_attention.cross_attention, fused=multi_head),
-        "cross_keys": multi_head_attention.cross_keys,
+        "linear": ort_ops.linear,
+        "embedding": ort_ops.embedding,
+        "unembedding": ort_ops.unembedding,
+        "gated_mlp": ort_ops.gated_mlp,
+        "attention": gqa.attention if cached else gqa.attention_in_parts,
+        "self_attention": mha.self_attention if whole else mha.self_attention_in_parts,
+        "cross_attention": mha.cross_attention if whole else mha.cross_attention_in_parts,
+        "cross_keys": mha.cross_keys,
     }

@@ -6,19 +6,19 @@ that may see nothing gives a mean and not NaN, which would reach its neighbours 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 from torch.onnx import ops as onnx
 
-from ..ops import attention as attentions
+from ...refimpl.config import Attention
+from ..ops.attention import attend, split_heads
+from ..ops.cross_attention import EncoderKV
 from ..ops.mask import causal_mask, padding_mask, window_mask
-from ..ops.position import rotate
-from . import group_query_attention
-from .packed_weights import NBits, RowQuantized
-
-Leaf = Tensor | NBits | RowQuantized
+from ..ops.position import Rotary, rotate
+from .group_query_attention import AttentionLeaves, three_products
+from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 HIDDEN = -1e30
 
@@ -28,148 +28,164 @@ def hidden(dtype: torch.dtype) -> float:
     return max(HIDDEN, torch.finfo(dtype).min / 2)
 
 
+class CrossKeyLeaves(TypedDict):
+    """What makes keys and values of an encoder's output, in this target's layout: joined, or two matrices."""
+
+    wkv: NotRequired[Leaf]
+    wk: NotRequired[Leaf]
+    wv: NotRequired[Leaf]
+    bkv: NotRequired[Tensor]
+    bk: NotRequired[Tensor]
+    bv: NotRequired[Tensor]
+
+
+class CrossAttentionLeaves(TypedDict):
+    """The other leaves of cross-attention."""
+
+    wq: Leaf
+    wo: Leaf
+    bq: NotRequired[Tensor]
+    bo: NotRequired[Tensor]
+
+
 def _multi_head(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lengths: Tensor,
-    bias: Tensor | None,
-    heads: int,
-    scale: float,
+    keys: EncoderKV,
+    *,
+    settings: Attention,
+    bias: Tensor | None = None,
     causal: bool = False,
     bqkv: Tensor | None = None,
 ) -> Tensor:
     """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
+    scale = settings.head_size**-0.5 if settings.scale is None else settings.scale
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
-        (q, k, v, bqkv, lengths.to(torch.int32), bias),
+        (q, keys.keys, keys.values, bqkv, keys.lengths.to(torch.int32), bias),
         {
-            "num_heads": heads,
+            "num_heads": settings.heads,
             "scale": scale,
             "mask_filter_value": hidden(q.dtype),
             "unidirectional": int(causal),
         },
         dtype=q.dtype,
         shape=q.shape,
-        version=group_query_attention.MICROSOFT,
+        version=MICROSOFT,
     )
+
+
+def _adds_bias(weights: AttentionLeaves, rotary: Rotary | None, settings: Attention) -> bool:
+    """Whether the operator may add the joined bias: it is faster there, while heads are set apart."""
+    a = settings
+    plain = a.clip is None and a.qk_norm is None and rotary is None
+    return "wqkv" in weights and plain and a.heads == a.kv_heads
+
+
+def _project(
+    x: Tensor,
+    weights: AttentionLeaves,
+    rotary: Rotary | None,
+    *,
+    settings: Attention,
+    late: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in heads, rotated; without their joined bias where it is added `late`."""
+    a = settings
+    if "wqkv" in weights:
+        joined, bqkv = linear(x, weights["wqkv"]), weights.get("bqkv")
+        joined = bounded(joined if late or bqkv is None else joined + bqkv, a.clip)
+        size = a.kv_heads * a.head_size
+        q, k, v = joined.split([a.heads * a.head_size, size, size], dim=-1)
+    else:
+        q, k, v = three_products(x, weights, settings=a)
+    q = split_heads(q, weights.get("q_norm"), settings=a)
+    k = split_heads(k, weights.get("k_norm"), settings=a)
+    v = split_heads(v, settings=a)
+    if rotary is not None:
+        cos, sin = rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0)
+        q = rotate(q, cos, sin, interleaved=a.interleaved)
+        k = rotate(k, cos, sin, interleaved=a.interleaved)
+    return q, k, v
+
+
+def _near(time: int, *, settings: Attention, causal: bool) -> Tensor:
+    """Which tokens of the text see each other, [1, T, T], padding aside."""
+    at = torch.arange(time)
+    return (causal_mask if causal else window_mask)(at.unsqueeze(0), at, window=settings.window)
 
 
 def self_attention(
     x: Tensor,
     lengths: Tensor,
-    *,
-    wo: Leaf,
-    wqkv: Leaf | None = None,
-    wq: Leaf | None = None,
-    wk: Leaf | None = None,
-    wv: Leaf | None = None,
-    bqkv: Tensor | None = None,
-    bq: Tensor | None = None,
-    bk: Tensor | None = None,
-    bv: Tensor | None = None,
-    bo: Tensor | None = None,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    cos: Tensor | None = None,
-    sin: Tensor | None = None,
+    weights: AttentionLeaves,
+    rotary: Rotary | None = None,
     bias: Tensor | None = None,
-    head_size: int,
+    *,
+    settings: Attention,
     causal: bool = False,
-    norm_eps: float = 1e-6,
-    norm_kind: Literal["rms", "layer"] = "rms",
-    clip: float | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-    fused: bool,
 ) -> Tensor:
-    late = False
-    if wqkv is not None:
-        y, width = group_query_attention.linear(x, wqkv), group_query_attention.inputs(wo)
-        rest = (y.shape[-1] - width) // 2
-        # The operator adds it while it sets heads apart, which takes less time than not to add it.
-        late = fused and clip is None and q_norm is None and k_norm is None and cos is None and rest == width
-        y = group_query_attention.bounded(y if late or bqkv is None else y + bqkv, clip)
-        q, k, v = y.split([width, rest, rest], dim=-1)
-    else:
-        assert wq is not None
-        assert wk is not None
-        assert wv is not None
-        q, k, v = (
-            group_query_attention.bounded(group_query_attention.linear(x, *given), clip)
-            for given in ((wq, bq), (wk, bk), (wv, bv))
-        )
-
-    def split(y: Tensor, norm: Tensor | None = None) -> Tensor:
-        if norm is None:
-            return y.unflatten(-1, (-1, head_size))
-        return attentions.normed(y, norm, size=head_size, kind=norm_kind, eps=norm_eps)
-
-    q, k, v = split(q, q_norm), split(k, k_norm), split(v)
-    if cos is not None and sin is not None:
-        c, s = cos.unsqueeze(0), sin.unsqueeze(0)
-        q, k = rotate(q, c, s, interleaved=interleaved), rotate(k, c, s, interleaved=interleaved)
-    at = torch.arange(x.shape[1])
-    near = (causal_mask if causal else window_mask)(at.unsqueeze(0), at, window=window)
-    if not fused:
-        mask = padding_mask(at, lengths).unsqueeze(1) & near
-        y = attentions.attend(q, k, v, mask, bias, scale=scale, softcap=softcap)
-        return group_query_attention.linear(y.flatten(-2), wo, bo)
-    if window is not None:
+    late = _adds_bias(weights, rotary, settings)
+    q, k, v = _project(x, weights, rotary, settings=settings, late=late)
+    if settings.window is not None:
+        near = _near(x.shape[1], settings=settings, causal=causal)
         far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, hidden(x.dtype)).unsqueeze(1)
         bias = far if bias is None else bias + far
-    if (times := q.shape[2] // k.shape[2]) > 1:
+    if (times := settings.heads // settings.kv_heads) > 1:
         # The operator has as many keys as queries.
         k, v = (y.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3) for y in (k, v))
-    q, k, v = (y.flatten(-2) for y in (q, k, v))
-    share = head_size**-0.5 if scale is None else scale
-    y = _multi_head(q, k, v, lengths, bias, q.shape[-1] // head_size, share, causal, bqkv if late else None)
-    return group_query_attention.linear(y, wo, bo)
+    q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)
+    bqkv = weights.get("bqkv") if late else None
+    y = _multi_head(q, EncoderKV(k, v, lengths), settings=settings, bias=bias, causal=causal, bqkv=bqkv)
+    return linear(y, weights["wo"], weights.get("bo"))
 
 
-def cross_keys(
-    states: Tensor,
+def self_attention_in_parts(
+    x: Tensor,
+    lengths: Tensor,
+    weights: AttentionLeaves,
+    rotary: Rotary | None = None,
+    bias: Tensor | None = None,
     *,
-    wkv: Leaf | None = None,
-    wk: Leaf | None = None,
-    wv: Leaf | None = None,
-    bkv: Tensor | None = None,
-    bk: Tensor | None = None,
-    bv: Tensor | None = None,
-    head_size: int,
-) -> tuple[Tensor, Tensor]:
-    if wkv is not None:
-        k, v = group_query_attention.linear(states, wkv, bkv).chunk(2, dim=-1)
+    settings: Attention,
+    causal: bool = False,
+) -> Tensor:
+    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
+    q, k, v = _project(x, weights, rotary, settings=settings)
+    mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
+    mask = mask & _near(x.shape[1], settings=settings, causal=causal)
+    y = attend(q, k, v, mask, bias, scale=settings.scale, softcap=settings.softcap)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo"))
+
+
+def cross_keys(states: Tensor, weights: CrossKeyLeaves, *, settings: Attention) -> tuple[Tensor, Tensor]:
+    if "wkv" in weights:
+        k, v = linear(states, weights["wkv"], weights.get("bkv")).chunk(2, dim=-1)
     else:
-        assert wk is not None
-        assert wv is not None
-        k, v = group_query_attention.linear(states, wk, bk), group_query_attention.linear(states, wv, bv)
-    k, v = (y.unflatten(-1, (-1, head_size)).transpose(1, 2) for y in (k, v))
+        assert "wk" in weights
+        assert "wv" in weights
+        k = linear(states, weights["wk"], weights.get("bk"))
+        v = linear(states, weights["wv"], weights.get("bv"))
+    k, v = (y.unflatten(-1, (-1, settings.head_size)).transpose(1, 2) for y in (k, v))
     return k, v
 
 
 def cross_attention(
-    x: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lengths: Tensor,
-    wq: Leaf,
-    wo: Leaf,
-    bq: Tensor | None = None,
-    bo: Tensor | None = None,
-    *,
-    scale: float | None = None,
-    softcap: float | None = None,
-    fused: bool,
+    x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    q, size = group_query_attention.linear(x, wq, bq), k.shape[-1]
-    if not fused:
-        seen = padding_mask(torch.arange(k.shape[2]), lengths).unsqueeze(1).expand(-1, x.shape[1], -1)
-        heads = q.unflatten(-1, (-1, size))
-        y = attentions.attend(heads, k.transpose(1, 2), v.transpose(1, 2), seen, scale=scale, softcap=softcap)
-        return group_query_attention.linear(y.flatten(-2), wo, bo)
-    y = _multi_head(q, k, v, lengths, None, k.shape[1], size**-0.5 if scale is None else scale)
-    # Of a text without tokens nothing is read.
-    return group_query_attention.linear(y * (lengths > 0).to(y.dtype).view(-1, 1, 1), wo, bo)
+    q = linear(x, weights["wq"], weights.get("bq"))
+    y = _multi_head(q, encoder_kv, settings=settings)
+    # A text without tokens gives nothing.
+    real = (encoder_kv.lengths > 0).to(y.dtype).view(-1, 1, 1)
+    return linear(y * real, weights["wo"], weights.get("bo"))
+
+
+def cross_attention_in_parts(
+    x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
+) -> Tensor:
+    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
+    q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
+    seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
+    mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)
+    keys, values = encoder_kv.keys.transpose(1, 2), encoder_kv.values.transpose(1, 2)
+    y = attend(q, keys, values, mask, scale=settings.scale, softcap=settings.softcap)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

@@ -17,7 +17,7 @@ from torch.onnx import ops as onnx
 from ..dispatch import body
 from ..ops import attention as attentions
 from ..ops import norm as norms
-from .group_query_attention import MIDDLE, block_sums, row_input
+from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
 
 Leaf = Tensor | Blocked | RowQuantized | Static

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .positions import Position
+from .positions import Position, Rope
 
 Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
@@ -79,6 +79,16 @@ class Attention:
     post: Norm | None = None
     after: Norm | None = None
 
+    @property
+    def window(self) -> int | None:
+        """How many positions are seen, the current one included; None for all."""
+        return self.mask.size if isinstance(self.mask, Window) else None
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether rotary positions turn neighbours (2j, 2j + 1) of a head, not (j, j + J)."""
+        return isinstance(self.position, Rope) and self.position.interleaved
+
 
 @dataclass(frozen=True)
 class Gated:
@@ -111,7 +121,7 @@ class MoE:
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
     for each expert counts for the choice alone. `shared` is the width of an expert that takes every
     token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have no
-    capacity here: what is dropped for want of a seat depends on the other rows of a batch and on
+    capacity here: what is dropped for want of room depends on the other rows of a batch and on
     padding, and a model's row must not.
     """
 

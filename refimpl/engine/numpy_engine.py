@@ -11,23 +11,24 @@ import numpy as np
 from ..config import Config
 from ..errors import TfmError
 from ..ops import encoder, model
+from ..ops.cache import KVCache
+from ..ops.cross_attention import EncoderKV
 from ..ops.model import position_tables
+from ..ops.position import Rotary
 from ..ops.quant import Blocks
 from .protocol import check_lengths, check_predict, check_rows, check_start, check_step, check_text
 
-Pairs = list[tuple[np.ndarray, np.ndarray]]
-
 
 class ArrayCache:
-    """Keys and values as NumPy arrays, a pair [B, G, L, K] a layer; dead after its first use.
+    """Keys and values as NumPy arrays, a `KVCache` for each layer; dead after its first use.
 
-    `memory` is what a decoder reads of an encoder's output: pairs [B, G, S, K] and lengths [B].
+    `encoder_kv` is what each layer of a decoder reads of an encoder's output.
     """
 
     def __init__(
-        self, lengths: np.ndarray, layers: Pairs, memory: tuple[Pairs, np.ndarray] | None = None
+        self, lengths: np.ndarray, layers: list[KVCache], encoder_kv: list[EncoderKV] | None = None
     ) -> None:
-        self._lengths, self._layers, self.memory = lengths, layers, memory
+        self._lengths, self._layers, self.encoder_kv = lengths, layers, encoder_kv
 
     @property
     def lengths(self) -> np.ndarray:
@@ -39,9 +40,9 @@ class ArrayCache:
 
     @property
     def capacity(self) -> int:
-        return self._layers[0][0].shape[2] if self._layers else 0
+        return self._layers[0].keys.shape[2] if self._layers else 0
 
-    def take(self) -> Pairs:
+    def take(self) -> list[KVCache]:
         """The arrays, once: whoever asks again holds a cache that another engine has overwritten."""
         layers, self._layers = self._layers, []
         if not layers:
@@ -49,14 +50,15 @@ class ArrayCache:
         return layers
 
     def truncate(self, lengths: np.ndarray) -> ArrayCache:
-        return ArrayCache(check_lengths(self._lengths, lengths, self.floor), self.take(), self.memory)
+        return ArrayCache(check_lengths(self._lengths, lengths, self.floor), self.take(), self.encoder_kv)
 
     def select(self, rows: np.ndarray) -> ArrayCache:
         rows = check_rows(len(self._lengths), rows)
-        memory = self.memory
-        if memory is not None:
-            memory = [(k[rows], v[rows]) for k, v in memory[0]], memory[1][rows]
-        return ArrayCache(self._lengths[rows], [(k[rows], v[rows]) for k, v in self.take()], memory)
+        encoder_kv = self.encoder_kv
+        if encoder_kv is not None:
+            encoder_kv = [layer.select(rows) for layer in encoder_kv]
+        layers = [layer.select(rows) for layer in self.take()]
+        return ArrayCache(self._lengths[rows], layers, encoder_kv)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Forward:
 
     model: Callable[..., Any]
     encode: Callable[..., Any]
-    memory: Callable[..., Any]
+    encoder_kv: Callable[..., Any]
     predict: Callable[..., Any]
 
 
@@ -78,18 +80,19 @@ class ArrayEngine:
 
     def __init__(self, config: Config, params: Any, forward: Forward) -> None:
         self.config, self.params, self.forward = config, params, forward
-        self._tables: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
+        self._tables: dict[Any, Rotary] = {}
         self._rows = 0
         self.dtype = _dtype(params)
 
-    def _ropes(self, rows: int) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    def _ropes(self, rows: int) -> dict[Any, Rotary]:
         if rows > self._rows:
             self._rows = max(rows, 2 * self._rows, 64)
             made = position_tables(np.arange(self._rows), config=self.config)
             self._tables = {
-                rope: (cos.astype(self.dtype), sin.astype(self.dtype)) for rope, (cos, sin) in made.items()
+                rope: Rotary(cos.astype(self.dtype), sin.astype(self.dtype))
+                for rope, (cos, sin) in made.items()
             }
-        return {rope: (cos[:rows], sin[:rows]) for rope, (cos, sin) in self._tables.items()}
+        return {rope: Rotary(cos[:rows], sin[:rows]) for rope, (cos, sin) in self._tables.items()}
 
     def start(
         self,
@@ -102,15 +105,15 @@ class ArrayEngine:
         What `check_start` says is raised.
         """
         check_start(self.config, batch, encoder_ids)
-        memory = None
+        encoder_kv = None
         if encoder_ids is not None:
             states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
-            memory = self.forward.memory(states, self.params, config=self.config), lengths
+            encoder_kv = self.forward.encoder_kv(states, lengths, self.params, config=self.config)
         empty = [
             np.zeros((batch, layer.attention.kv_heads, 0, layer.attention.head_size), self.dtype)
             for layer in self.config.layers
         ]
-        return ArrayCache(np.zeros(batch, np.int64), [(e, e) for e in empty], memory)
+        return ArrayCache(np.zeros(batch, np.int64), [KVCache(e, e) for e in empty], encoder_kv)
 
     def encode(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
@@ -144,12 +147,12 @@ class ArrayEngine:
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         rows = int(past.max()) + tokens.shape[1]
-        layers = [(_room(k, rows), _room(v, rows)) for k, v in cache.take()]
-        memory = cache.memory
+        layers = [layer.grow(rows) for layer in cache.take()]
+        encoder_kv = cache.encoder_kv
         logits, layers = self.forward.model(
-            tokens, past, at, self._ropes(rows), layers, self.params, memory, config=self.config
+            tokens, past, at, self._ropes(rows), layers, self.params, encoder_kv, config=self.config
         )
-        return logits, ArrayCache(past + lengths, layers, memory)
+        return logits, ArrayCache(past + lengths, layers, encoder_kv)
 
 
 def _dtype(params: Any) -> np.dtype:
@@ -166,13 +169,5 @@ class NumpyEngine(ArrayEngine):
     """The specification, run: `ops.model` and `ops.encoder` themselves."""
 
     def __init__(self, config: Config, params: Any) -> None:
-        functions = Forward(model.model, encoder.encode, encoder.memory, encoder.predict)
+        functions = Forward(model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
         super().__init__(config, params, functions)
-
-
-def _room(cache: np.ndarray, rows: int) -> np.ndarray:
-    """The cache with exactly `rows` rows: cut, or filled up with zeros."""
-    b, g, held, k = cache.shape
-    if held >= rows:
-        return cache[:, :, :rows]
-    return np.concatenate([cache, np.zeros((b, g, rows - held, k), cache.dtype)], axis=2)

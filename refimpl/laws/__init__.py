@@ -1,6 +1,6 @@
 """The laws of each component, for everybody's kernels: `pip install 'tfm-cli[laws]'`.
 
-`check` holds another implementation of a function of `tfm.refimpl.ops` to that function: results are
+`check` compares an implementation of yours with the function of that name in `tfm.refimpl.ops`: results are
 equal within an error budget that is computed from the specification, over inputs drawn from its
 declaration, and each law of `names()[function]` is kept. A mask whose window is one key too wide:
 
@@ -22,15 +22,28 @@ gives the smallest counterexample that hypothesis finds:
         keys: int64[1] = [4]
         window: 1
 
-A kernel takes arrays by place and settings by name, as the function does; what its signature hasn't,
-stays at its default. It may give any array that NumPy reads; `arrays` makes of a NumPy array what it
-takes. A fused attention of torch without soft cap, with heads of 64:
+A kernel takes arrays by position and settings by name, as the function does. Parameters that its signature
+lacks stay at their defaults. It may return anything that NumPy reads as an array; `arrays` converts each
+NumPy array to what it takes. A fused attention of torch without soft cap, with heads of 64:
 
-    check("attend", mine, arrays=torch.from_numpy, softcap=None, K=64)
+    check("attend", kernel, arrays=torch.from_numpy, softcap=None, K=64)
 
-A law is a function of a `Subject`, the kernel in the place of the specified function, and of
-hypothesis's draw. It holds for the specification in float64 and for a kernel in float32, since `near`
-knows which budget counts:
+Some arguments are structures of arrays. The weights of a sublayer are a dict (`AttentionWeights`: wq, wk, wv,
+wo, and bq, q_norm, ... where it has them), a cache or the tables of rotary positions a NamedTuple (`KVCache`:
+keys, values; `Rotary`: cos, sin), and `settings` a dataclass of `tfm.refimpl.config` (`Attention`, `MoE`). A
+structure that a kernel returns may be a plain tuple. What a kernel can't do is fixed by the name of the field
+or setting, wherever it is: no soft cap, no cache in 8 bits, no norm of queries and keys, heads of
+64 numbers that are all rotated:
+
+    def attention(x, cache, past, weights, rotary=None, *, settings):
+        ...
+        return y, (keys, values)
+
+    check("attention", attention, softcap=None, k_scale=None, q_norm=None, J=32, U=0)
+
+A law is a function of a `Subject`, the kernel in the place of the specified function, and of hypothesis's
+draw. It holds for the specification in float64 and for a kernel in float32, since `near` knows which
+budget counts:
 
     @law("attend")
     def keys_are_a_set(attend: Subject, draw: Draw) -> None:

@@ -66,7 +66,7 @@ def tanh_is_odd(tanh: Subject, draw: Draw) -> None:
 
 @law("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "tanh")
 def large_numbers_do_not_overflow(kernel: Subject, draw: Draw) -> None:
-    """Far to the left a gate is shut, far to the right it is open; a sigmoid saturates."""
+    """For large negative x a gate gives 0, for large positive x it gives x; a sigmoid saturates."""
     call = draw(kernel.calls())
     for far in (-3e4, 3e4):
         y = kernel(call.but(x=np.full_like(call["x"], far)))

@@ -1,4 +1,4 @@
-"""Laws of the adaptive softmax: one distribution, however it is asked."""
+"""Laws of the adaptive softmax: all its functions are of one distribution."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _full(call: Any) -> np.ndarray:
 
 @law("adaptive_target_log_probs")
 def a_target_has_its_place_in_the_whole_distribution(adaptive_target_log_probs: Subject, draw: Draw) -> None:
-    """Asked for one word a token, it gives what the log-probabilities of all words say there."""
+    """The log-probability of one word per token is that of the full distribution."""
     call = draw(adaptive_target_log_probs.calls())
     wanted = np.take_along_axis(_full(call), call["targets"][..., None], -1)[..., 0]
     adaptive_target_log_probs.near(adaptive_target_log_probs(call), wanted, call)
@@ -55,7 +55,7 @@ def a_target_has_its_place_in_the_whole_distribution(adaptive_target_log_probs: 
 
 @law("adaptive_predict")
 def the_prediction_is_the_likeliest_word(adaptive_predict: Subject, draw: Draw) -> None:
-    """No word is likelier than the predicted one, by more than rounding may hide."""
+    """No word is likelier than the predicted one by more than rounding."""
     call = draw(adaptive_predict.calls())
     every = _full(call)
     best = np.take_along_axis(every, adaptive_predict(call)[..., None], -1)[..., 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..config import LayerNorm, Norm
 from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
 from ..ops.linear import linear
@@ -70,7 +71,7 @@ def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
-    """With values that are unit vectors, attention shows its weights: a distribution over the keys."""
+    """With unit vectors as values the output is the weights, a distribution over the keys."""
     call = draw(attend.calls(mask=None))
     v = call["v"]
     units = np.broadcast_to(np.eye(v.shape[1], dtype=v.dtype)[None, :, None], (*v.shape[:3], v.shape[1]))
@@ -106,7 +107,7 @@ def keys_are_a_set(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
-    """Whatever stands in a masked key and value, however large, changes nothing."""
+    """The content of a masked key and value, however large, changes nothing."""
     call = draw(attend.calls(mask=True))
     hidden = ~call["mask"].any(1)
     garbage = np.where(hidden[..., None, None], 1e4, 0).astype(call["k"].dtype)
@@ -116,17 +117,16 @@ def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
 
 @law("cached_attention")
 def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
-    """Whole = two chunks, for each position and mask: outputs and caches."""
+    """One call is two calls, whatever the positions and the mask: outputs and caches."""
     call = draw(cached_attention.calls())
     cut = draw(splits(call["q"].shape[1]))
-    whole, k_cache, v_cache = cached_attention(call)
     first = cached_attention.take(call, "T", range(cut))
-    y, past_k, past_v = cached_attention(first)
+    y, cache = cached_attention(first)
     second = cached_attention.take(call, "T", range(cut, call["q"].shape[1]))
-    second = second.but(past_k=past_k, past_v=past_v, past=call["past"] + cut)
-    z, last_k, last_v = cached_attention(second)
-    wanted = whole, k_cache, v_cache
-    cached_attention.near((np.concatenate([y, z], 1), last_k, last_v), wanted, call, first, second)
+    second = second.but(cache=cache, past=call["past"] + cut)
+    z, last = cached_attention(second)
+    got = np.concatenate([y, z], 1), last
+    cached_attention.near(got, cached_attention(call), call, first, second)
 
 
 @law("cached_attention")
@@ -134,8 +134,10 @@ def a_row_is_itself_beside_any_neighbour(cached_attention: Subject, draw: Draw) 
     """A row of the batch is the row alone: rows have pasts of their own, and no row sees another."""
     call = draw(cached_attention.calls())
     alone = [cached_attention(cached_attention.take(call, "B", [row])) for row in range(len(call["past"]))]
-    together = tuple(np.concatenate(parts) for parts in zip(*alone, strict=True))
-    cached_attention.near(together, cached_attention(call), call)
+    y = np.concatenate([one for one, _ in alone])
+    keys, values = (np.concatenate([getattr(cache, n) for _, cache in alone]) for n in ("keys", "values"))
+    wanted, cache = cached_attention(call)
+    cached_attention.near((y, cache._replace(keys=keys, values=values)), (wanted, cache), call)
 
 
 @law("cached_attention")
@@ -152,8 +154,8 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         k, v = (rounded(a, call[n].astype(np.float64), bits=8) for a, n in ((k, "k_scale"), (v, "v_scale")))
     wanted, keys, values = [], [], []
     for row, held in enumerate(past):
-        keys.append(np.concatenate([call["past_k"][row, :, :held].swapaxes(0, 1), k[row]])[None])
-        values.append(np.concatenate([call["past_v"][row, :, :held].swapaxes(0, 1), v[row]])[None])
+        keys.append(np.concatenate([call["keys"][row, :, :held].swapaxes(0, 1), k[row]])[None])
+        values.append(np.concatenate([call["values"][row, :, :held].swapaxes(0, 1), v[row]])[None])
         for t in range(tokens):
             seen = slice(0 if window is None else max(0, held + t + 1 - window), held + t + 1)
             here = {n: call[n] for n in ("scale", "softcap")}
@@ -162,19 +164,19 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
             wanted.append(
                 plain(q[row : row + 1, t : t + 1], keys[row][:, seen], values[row][:, seen], **here)
             )
-    got, k_cache, v_cache = cached_attention(call)
+    got, cache = cached_attention(call)
     cached_attention.near(got, np.concatenate(wanted).reshape(got.shape), call)
     for row, held in enumerate(past):
-        stored = tuple(c[row : row + 1, :, : held + tokens].swapaxes(1, 2) for c in (k_cache, v_cache))
+        stored = tuple(c[row : row + 1, :, : held + tokens].swapaxes(1, 2) for c in cache[:2])
         cached_attention.near(stored, (keys[row], values[row]), call)
 
 
-def _normed(a: np.ndarray, weight: np.ndarray, kind: str, eps: float) -> np.ndarray:
+def _normed(a: np.ndarray, weight: np.ndarray, norm: Norm) -> np.ndarray:
     """A norm over each head, or over all heads where the weight has as many numbers in one row."""
     heads, size = a.shape[2:]
     axes = (2, 3) if weight.shape == (heads * size,) else 3
-    centred = a - a.mean(axes, keepdims=True) if kind == "layer" else a
-    y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + eps)
+    centred = a - a.mean(axes, keepdims=True) if isinstance(norm, LayerNorm) else a
+    y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + norm.eps)
     return y * (weight if weight.shape == (size,) else weight.reshape(heads, size))
 
 
@@ -182,17 +184,13 @@ def _normed(a: np.ndarray, weight: np.ndarray, kind: str, eps: float) -> np.ndar
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     """Projections, norms of queries and keys, attention over the cache, projection back."""
     call = draw(attention.calls(wq=True, wk=True, wv=True, wo=True))
-    x, size = call["x"].astype(np.float64), call["past_k"].shape[3]
-    project = lambda n: linear(x, call["w" + n], call["b" + n]).reshape(*x.shape[:2], -1, size)  # noqa: E731
-    bound = np.inf if call["clip"] is None else call["clip"]
-    q, k, v = (np.minimum(np.maximum(project(n), -bound), bound) for n in "qkv")
-    if call["q_norm"] is not None:
-        q, k = (
-            _normed(a, call[n], call["norm_kind"], call["norm_eps"])
-            for a, n in zip((q, k), ("q_norm", "k_norm"), strict=True)
-        )
-    settings = {n: call[n] for n in ("window", "scale", "softcap", "interleaved")}
-    rest = {n: call[n] for n in ("past_k", "past_v", "past", "cos", "sin", "bias", "k_scale", "v_scale")}
-    y, k_cache, v_cache = cached(q, k, v, **rest, **settings)
-    wanted = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"]), k_cache, v_cache
-    attention.near(attention(call), wanted, call)
+    x, settings = call["x"].astype(np.float64), call["settings"]
+    shape = (*x.shape[:2], -1, settings.head_size)
+    bound = np.inf if settings.clip is None else settings.clip
+    q, k, v = (np.clip(linear(x, call["w" + n], call["b" + n]).reshape(shape), -bound, bound) for n in "qkv")
+    if settings.qk_norm is not None:
+        q = _normed(q, call["q_norm"], settings.qk_norm.norm)
+        k = _normed(k, call["k_norm"], settings.qk_norm.norm)
+    y, cache = cached(q, k, v, *(call[n] for n in ("cache", "past", "rotary", "bias")), settings=settings)
+    wanted = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"])
+    attention.near(attention(call), (wanted, cache), call)

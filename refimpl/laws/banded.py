@@ -11,9 +11,9 @@ from . import Call, Draw, Subject, law
 def _window(call: Call) -> np.ndarray:
     at = np.arange(call["q"].shape[1])
     behind = at[:, None] - at
-    near = (behind < call["band"]) | (at < call["sinks"])
-    ahead = call["band"] if call["two_sided"] else 1
-    return near & (behind > -ahead)
+    before, after = call["band"]
+    near = (behind < before) | (at < call["sinks"])
+    return near & (behind >= -after)
 
 
 @law("banded_attend")

@@ -1,4 +1,4 @@
-"""Laws of what is added to scores: ALiBi's slopes and distances, T5's buckets."""
+"""Laws of biases of scores: ALiBi's slopes and distances, T5's buckets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> Non
 
 @law("alibi_slopes")
 def the_heads_past_a_power_of_two_stand_between(alibi_slopes: Subject, draw: Draw) -> None:
-    """They take every other slope of twice the power, which the power's own heads leave free."""
+    """The heads beyond a power of two take every other slope of twice as many heads."""
     power = 2 ** draw(st.integers(0, 5))
     heads = draw(st.integers(power, 2 * power - 1))
     call, twice = (alibi_slopes.call(np.arange(n), max_bias=8.0) for n in (heads, 2 * power))
@@ -35,7 +35,7 @@ def the_heads_past_a_power_of_two_stand_between(alibi_slopes: Subject, draw: Dra
 
 @law("alibi_bias")
 def only_the_distance_counts(alibi_bias: Subject, draw: Draw) -> None:
-    """Queries and keys moved alike, and queries and keys exchanged, have the same bias."""
+    """Queries and keys shifted by the same distance, or exchanged, have the same bias."""
     call, shift = draw(alibi_bias.calls()), draw(shifts)
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     alibi_bias.near(alibi_bias(moved), alibi_bias(call))
@@ -45,7 +45,7 @@ def only_the_distance_counts(alibi_bias: Subject, draw: Draw) -> None:
 
 @law("alibi_bias")
 def under_a_causal_mask_the_key_alone_is_enough(alibi_bias: Subject, draw: Draw) -> None:
-    """BLOOM's slope · key gives the same weights: both differ by a number for each query."""
+    """BLOOM's slope · key gives the same weights: the two differ by a constant for each query."""
     call = draw(alibi_bias.calls(B=1))
     mask = causal_mask(call["queries"], call["keys"])[:, None]
     other = call["slopes"][:, None, None] * call["keys"].astype(alibi_bias.dtype)
@@ -57,7 +57,7 @@ def under_a_causal_mask_the_key_alone_is_enough(alibi_bias: Subject, draw: Draw)
 
 @law("relative_buckets")
 def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
-    """Queries and keys moved alike are as far apart as before."""
+    """Queries and keys shifted by the same distance are in the same buckets."""
     call, shift = draw(relative_buckets.calls()), draw(shifts)
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     relative_buckets.near(relative_buckets(moved), relative_buckets(call))
@@ -65,7 +65,7 @@ def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
 
 @law("relative_buckets")
 def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> None:
-    """From 0 at the query's own place, one bucket a distance at first, to the last at max_distance."""
+    """Bucket 0 is the query's own position; then one per distance, up to the last at max_distance."""
     buckets, far = draw(st.sampled_from(((8, 20), (32, 128), (7, 9)))), draw(st.booleans())
     settings = {"buckets": buckets[0], "max_distance": buckets[1], "bidirectional": far}
     reach = 2 * buckets[1]

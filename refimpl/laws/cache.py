@@ -35,7 +35,7 @@ def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
 
 @law("append")
 def what_was_cut_back_leaves_no_trace(append: Subject, draw: Draw) -> None:
-    """Entries written where others were refused are those that were never preceded by them."""
+    """Entries written over truncated ones leave the cache as if those had never been there."""
     call = draw(append.calls())
     refused = call.but(new=call["new"][:, ::-1] + 1)
     append.near(append(call.but(past=append(refused))), append(call))
@@ -52,7 +52,7 @@ def growing_is_a_fixed_cache_just_used_up(grow: Subject, draw: Draw) -> None:
 
 @law("select")
 def rows_are_named_one_after_the_other(select: Subject, draw: Draw) -> None:
-    """Row i is the named one, whole; a choice of a choice is one choice."""
+    """Row i is the named row, complete; selecting twice is selecting once."""
     call = draw(select.calls())
     chosen = select(call)
     for got, row in zip(chosen, call["rows"], strict=True):

@@ -10,7 +10,7 @@ from .kit.strategies import splits
 
 @law("delta_attend")
 def any_split_of_the_tokens_is_one_pass(delta_attend: Subject, draw: Draw) -> None:
-    """The memory is all that a later token needs of the earlier ones."""
+    """A later token needs nothing of earlier ones but the memory."""
     call = draw(delta_attend.calls())
     length = call["q"].shape[1]
     cut = draw(splits(length))
@@ -51,7 +51,7 @@ def beta_zero_writes_nothing(delta_attend: Subject, draw: Draw) -> None:
 
 @law("delta_attend")
 def beta_one_makes_the_memory_answer_as_told(delta_attend: Subject, draw: Draw) -> None:
-    """After k and v of length-1 k were written, k is answered by v, whatever was there."""
+    """With keys of length 1 and β = 1, reading k after writing (k, v) gives v, whatever was stored before."""
     call = draw(delta_attend.calls(beta=True, R=1))
     k = call["k"].copy()
     k[...] = np.eye(k.shape[3], dtype=k.dtype)[0]

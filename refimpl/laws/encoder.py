@@ -1,23 +1,24 @@
-"""Laws of attention over whole texts, and of what is read off them."""
+"""Laws of attention over whole texts, and of pooling."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..ops.attention import attention
+from ..ops.cache import KVCache
 from . import Call, Draw, Subject, law
 from .kit.strategies import permutations
 
 
 def _full(call: Call, letter: str) -> Call:
-    """The call with rows that hold no padding."""
+    """The call with rows without padding."""
     return call.but(lengths=np.full_like(call["lengths"], call.sizes[letter]))
 
 
 @law("self_attention")
 def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> None:
     """Man eats shark, shark eats man: tokens in another order give the same vectors in that order."""
-    call = _full(draw(self_attention.calls(cos=None, bias=None, window=None, causal=False)), "T")
+    call = _full(draw(self_attention.calls(rotary=None, bias=None, window=None, causal=False)), "T")
     order = draw(permutations(call["x"].shape[1]))
     other = call.but(x=call["x"][:, order])
     self_attention.near(self_attention(other), self_attention(call)[:, order], other, call)
@@ -35,13 +36,12 @@ def padding_changes_nothing(self_attention: Subject, draw: Draw) -> None:
 
 @law("self_attention")
 def causal_it_is_a_decoders_without_a_past(self_attention: Subject, draw: Draw) -> None:
-    """A whole text read at once, up to each token, is what attention with an empty cache makes of it."""
+    """Causal self-attention over a whole text is attention with an empty cache."""
     call = draw(self_attention.calls(causal=True))
-    whole = {"lengths", "head_size", "causal"}
-    given = {n: a for n, a in (call.arrays | call.settings).items() if n not in whole}
-    b, t = call["x"].shape[:2]
-    empty = np.zeros((b, call.sizes["G"], t, call["head_size"]), call["x"].dtype)
-    wanted = attention(past_k=empty, past_v=empty, past=np.zeros(b, np.int64), **given)[0]
+    (b, t, _), settings = call["x"].shape, call["settings"]
+    empty = np.zeros((b, settings.kv_heads, t, settings.head_size), call["x"].dtype)
+    rest = call["weights"], call["rotary"], call["bias"]
+    wanted, _ = attention(call["x"], KVCache(empty, empty), np.zeros(b, np.int64), *rest, settings=settings)
     real = (np.arange(t) < call["lengths"][:, None])[:, :, None]
     got, wanted = (np.where(real, y, 0) for y in (self_attention(call), wanted))
     self_attention.near(got, wanted, call)
@@ -57,9 +57,9 @@ def a_row_is_itself_beside_any_neighbour(attention: Subject, draw: Draw) -> None
 
 @law("cross_attention")
 def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
-    """The other text's keys and values in another order, both alike, are the same text."""
+    """The order of the other text's keys doesn't matter, if its values have the same."""
     call = _full(draw(cross_attention.calls()), "S")
-    other = cross_attention.take(call, "S", draw(permutations(call["k"].shape[2])))
+    other = cross_attention.take(call, "S", draw(permutations(call["keys"].shape[2])))
     cross_attention.near(cross_attention(other), cross_attention(call), other, call)
 
 
@@ -67,8 +67,9 @@ def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
 def keys_past_the_length_are_not_seen(cross_attention: Subject, draw: Draw) -> None:
     """Whatever stands there."""
     call = draw(cross_attention.calls())
-    past = (np.arange(call["k"].shape[2]) >= call["lengths"][:, None])[:, None, :, None]
-    other = call.but(**{n: np.where(past, 100, call[n]).astype(cross_attention.dtype) for n in "kv"})
+    past = (np.arange(call["keys"].shape[2]) >= call["lengths"][:, None])[:, None, :, None]
+    far = {n: np.where(past, 100, call[n]).astype(cross_attention.dtype) for n in ("keys", "values")}
+    other = call.but(**far)
     cross_attention.near(cross_attention(other), cross_attention(call), call)
 
 
@@ -93,7 +94,7 @@ def padding_does_not_count(pool: Subject, draw: Draw) -> None:
 
 @law("pool")
 def all_ways_to_pool_one_token_are_one(pool: Subject, draw: Draw) -> None:
-    """A text of one token is that token's vector; none at all gives zeros."""
+    """A text of one token gives that token's vector; a text without tokens gives zeros."""
     call = draw(pool.calls())
     ones = call.but(lengths=np.ones_like(call["lengths"]))
     pool.near(pool(ones), call["x"][:, 0], ones)
@@ -102,7 +103,7 @@ def all_ways_to_pool_one_token_are_one(pool: Subject, draw: Draw) -> None:
 
 @law("pool")
 def mean_and_maximum_have_no_order(pool: Subject, draw: Draw) -> None:
-    """First and last are exchanged when the order of a text is turned round, the others stay."""
+    """Reversing a text exchanges first and last, and changes neither mean nor maximum."""
     call = _full(draw(pool.calls()), "T")
     turned = call.but(x=call["x"][:, ::-1])
     match call["pooling"]:

@@ -1,4 +1,4 @@
-"""Laws of flash attention: tiles are nothing that a result shows."""
+"""Laws of flash attention: results don't depend on the tiles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _allowed(call: Call) -> np.ndarray:
 
 
 def _saved(call: Call) -> Call:
-    """A call of the backward with what the forward gives to rounding; drawn ones are float32's."""
+    """The call with the forward's outputs in float64; those that are drawn come from float32."""
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     settings = {n: call[n] for n in ("tile", "causal", "scale", "softcap")}
     out, lse = flash(q, k, v, call["mask"], **settings)
@@ -69,7 +69,7 @@ def tiles_do_not_show_in_gradients(flash_backward: Subject, draw: Draw) -> None:
 
 @law("flash_backward")
 def keys_moved_together_move_nothing(flash_backward: Subject, draw: Draw) -> None:
-    """Without a soft cap scores count by their differences, so the gradients of all keys sum to zero."""
+    """Without a soft cap only differences of scores matter, so the gradients of all keys sum to zero."""
     call = _saved(draw(flash_backward.calls(softcap=None)))
     _, dk, _ = flash_backward(call)
     total = dk.astype(np.float64).sum(1)
@@ -89,7 +89,7 @@ def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> N
 
 @law("flash_backward")
 def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward: Subject, draw: Draw) -> None:
-    """exp is only given what is below a row's log-sum-exp; what sees nothing moves nothing."""
+    """exp only takes scores below a row's log-sum-exp; a query that sees nothing has no gradient."""
     call = draw(flash_backward.calls(mask=None, softcap=None, causal=False))
     q, k = np.ones_like(call["q"]), call["k"]
     steep = k + 1000 * np.arange(k.shape[1], dtype=k.dtype)[:, None, None]
@@ -113,7 +113,7 @@ def two_sets_of_keys_are_one(merge: Subject, draw: Draw) -> None:
 
 @law("merge")
 def an_empty_set_of_keys_is_neutral(merge: Subject, draw: Draw) -> None:
-    """−∞ on one side leaves the other; on both sides the output is 0."""
+    """−∞ on one side gives the other side; on both sides the output is 0."""
     call = draw(merge.calls())
     none = np.full_like(call["lse"], -np.inf)
     merge.near(merge(call.but(other_lse=none)), (call["out"], call["lse"]), call)

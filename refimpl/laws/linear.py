@@ -9,7 +9,7 @@ from . import Draw, Subject, law
 
 @law("linear")
 def a_linear_map_is_linear(linear: Subject, draw: Draw) -> None:
-    """f(x + 2 y) is f(x) + 2 f(y), without bias; and the bias is what 0 gives."""
+    """f(x + 2 y) = f(x) + 2 f(y) without a bias, and f(0) is the bias."""
     call = draw(linear.calls(weight=True))
     bias = np.zeros(call["weight"].shape[1]) if call["bias"] is None else call["bias"]
     zero = call.but(x=np.zeros_like(call["x"]))
@@ -21,7 +21,7 @@ def a_linear_map_is_linear(linear: Subject, draw: Draw) -> None:
 
 @law("linear")
 def a_unit_vector_reads_a_row_of_the_weight(linear: Subject, draw: Draw) -> None:
-    """The weight stands input-first: unit vectors give its rows."""
+    """The weight is [input, output]: unit vectors give its rows."""
     call = draw(linear.calls(weight=True, bias=None))
     units = np.eye(call["x"].shape[2], dtype=call["x"].dtype)[None]
     linear.near(linear(call.but(x=units))[0], call["weight"], call.but(x=units))
@@ -29,14 +29,14 @@ def a_unit_vector_reads_a_row_of_the_weight(linear: Subject, draw: Draw) -> None
 
 @law("embedding")
 def a_token_reads_its_row(embedding: Subject, draw: Draw) -> None:
-    """Row n of the result is row tokens[n] of the table, untouched."""
+    """Row n of the result is exactly row tokens[n] of the table."""
     call = draw(embedding.calls(table=True))
     embedding.near(embedding(call), call["table"][call["tokens"]])
 
 
 @law("unembedding")
 def a_row_of_the_table_scores_its_own_square(unembedding: Subject, draw: Draw) -> None:
-    """With the table's rows as tokens, the logits are symmetric, and their diagonal is squares."""
+    """With the table's rows as input the logits are symmetric, with squared lengths as diagonal."""
     call = draw(unembedding.calls(table=True))
     own = call.but(x=call["table"][None])
     logits = unembedding(own)[0]

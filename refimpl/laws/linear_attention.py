@@ -11,7 +11,7 @@ from .kit.strategies import splits
 
 
 def _quotient(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Σ_s (q·k_s) v_s / Σ_s q·k_s over the keys of a mask [B, T, S]: the square, and in float64."""
+    """Σ_s (q·k_s) v_s / Σ_s q·k_s over the keys of a mask [B, T, S], by the whole matrix and in float64."""
     share = q.shape[2] // k.shape[2]
     k, v = (np.repeat(a.astype(np.float64), share, axis=2) for a in (k, v))
     weights = np.einsum("bthq,bshq->bths", q.astype(np.float64), k) * mask[:, :, None]
@@ -20,13 +20,13 @@ def _quotient(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> 
 
 
 def _fresh(call: Call) -> Call:
-    """The call with a text that starts: nothing in the state."""
+    """The call at the start of a text, with an empty state."""
     return call.but(state=np.zeros_like(call["state"]), norm=np.zeros_like(call["norm"]))
 
 
 @law("elu_features", "relu_features", "random_features")
 def features_are_never_negative(features: Subject, draw: Draw) -> None:
-    """So weights are at least 0, and the sum of them is 0 only if all are."""
+    """So weights are at least 0, and their sum is 0 only if all of them are."""
     assert not (features(draw(features.calls())) < 0).any(), "a feature is negative"
 
 
@@ -41,7 +41,7 @@ def features_are_exponentials_less_half_the_square(random_features: Subject, dra
 
 @law("linear_attend")
 def linear_attention_is_attention_with_a_kernel(linear_attend: Subject, draw: Draw) -> None:
-    """The square of weights q·k, masked and normed, gives the same."""
+    """The whole matrix of weights q·k, masked and normalized, gives the same."""
     call = draw(linear_attend.calls())
     q, k = call["q"], call["k"]
     seen = np.ones((q.shape[0], k.shape[1]), bool) if call["keys"] is None else call["keys"]
@@ -51,7 +51,7 @@ def linear_attention_is_attention_with_a_kernel(linear_attend: Subject, draw: Dr
 
 @law("linear_parallel")
 def the_causal_form_sees_the_lower_triangle(linear_parallel: Subject, draw: Draw) -> None:
-    """The square of weights q·k with later keys masked."""
+    """The whole matrix of weights q·k with later keys masked gives the same."""
     call = draw(linear_parallel.calls())
     q, k, v = (call[n] for n in "qkv")
     (b, t), seen = q.shape[:2], np.tri(q.shape[1], dtype=bool)
@@ -61,14 +61,14 @@ def the_causal_form_sees_the_lower_triangle(linear_parallel: Subject, draw: Draw
 
 @law("linear_recurrent", "linear_chunked")
 def from_nothing_it_is_the_parallel_form(linear: Subject, draw: Draw) -> None:
-    """A state of zeros: the whole text in one call is the square."""
+    """From a state of zeros, a text in one call gives what the parallel form gives."""
     call = _fresh(draw(linear.calls()))
     linear.near(linear(call)[0], parallel(*(call[n].astype(np.float64) for n in "qkv")), call)
 
 
 @law("linear_recurrent", "linear_chunked")
 def any_split_of_the_tokens_is_one_pass(linear: Subject, draw: Draw) -> None:
-    """The state is all that a later token needs of the earlier ones."""
+    """A later token needs nothing of earlier ones but the state."""
     call = draw(linear.calls())
     length = call["q"].shape[1]
     cut = draw(splits(length))

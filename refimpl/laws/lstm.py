@@ -1,8 +1,8 @@
-"""Laws of the LSTM: layers are their cell repeated, and a state that is passed on goes on."""
+"""Laws of the LSTM: a layer is its cell repeated, and a text may be split over calls."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from .kit.budget import cast
 from .kit.strategies import splits
 
 
-def _exact(call: Call) -> dict[str, Any]:
-    return {n: cast(a, np.float64) for n, a in call.arrays.items()}
+def _exact(call: Call) -> Call:
+    return replace(call, arrays=cast(call.arrays, np.float64))
 
 
 @law("lstm_cell")
 def a_shut_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None:
-    """With i = 0 and f = 1 the memory stays, and the output shows half of tanh of it at o = 1/2."""
+    """With i = 0 and f = 1 the memory stays, and at o = 1/2 the output is half of its tanh."""
     call = draw(lstm_cell.calls(bias=True, peephole=None))
     units = call["h"].shape[1]
     gates = np.repeat(np.array([-1e4, 1e4, 0, 0]), units).astype(lstm_cell.dtype)
@@ -40,15 +40,14 @@ def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
     c = zeros if exact["c0"] is None else exact["c0"]
     wanted = []
     for t in range(call["x"].shape[1]):
-        weights = (exact[n] for n in ("wx", "wh", "bias", "peephole"))
-        h, c = cell(exact["x"][:, t], h, c, *weights)
+        h, c = cell(exact["x"][:, t], h, c, exact["weights"])
         wanted.append(h)
     lstm.near(lstm(call), (np.stack(wanted, 1), h, c), call)
 
 
 @law("lstm")
 def any_split_of_the_tokens_is_one_pass(lstm: Subject, draw: Draw) -> None:
-    """The state after one part is where the next begins."""
+    """The state after one part is the start of the next."""
     call = draw(lstm.calls(lengths=None, reverse=False, T=5))
     cut = draw(splits(5))
     first, second = lstm.take(call, "T", range(cut)), lstm.take(call, "T", range(cut, 5))
@@ -69,7 +68,7 @@ def backwards_is_forwards_over_the_reversed_text(lstm: Subject, draw: Draw) -> N
 
 @law("lstm")
 def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
-    """What stands past a row's length changes neither its outputs nor its state."""
+    """Padding past a row's length changes neither its outputs nor its state."""
     call = draw(lstm.calls(lengths=True))
     y, h, c = lstm(call)
     got, wanted = [], []
@@ -86,10 +85,9 @@ def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> N
     call = draw(bidirectional_lstm.calls())
     exact = _exact(call)
     ways = []
-    for i, end in enumerate(("", "_back")):
-        start: dict[str, Any] = {n: None if exact[n] is None else exact[n][i] for n in ("h0", "c0")}
-        weights = {n: exact[n + end] for n in ("wx", "wh", "bias", "peephole")}
-        ways.append(layer(exact["x"], **weights, **start, lengths=call["lengths"], reverse=bool(i)))
+    for i, weights in enumerate((exact["forward"], exact["backward"])):
+        h0, c0 = (None if exact[n] is None else exact[n][i] for n in ("h0", "c0"))
+        ways.append(layer(exact["x"], weights, h0, c0, call["lengths"], reverse=bool(i)))
     (y, h, c), (z, last, memory) = ways
     wanted = np.concatenate([y, z], -1), np.stack([h, last]), np.stack([c, memory])
     bidirectional_lstm.near(bidirectional_lstm(call), wanted, call)

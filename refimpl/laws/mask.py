@@ -1,4 +1,4 @@
-"""Laws of masks: which sets of keys they are, and how they contain each other."""
+"""Laws of masks: which keys they allow, and which mask contains which."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import Draw, Subject, law
 
 @law("causal_mask", "window_mask")
 def only_the_distance_counts(mask: Subject, draw: Draw) -> None:
-    """Queries and keys moved alike are seen alike, as long as no sink is meant."""
+    """Queries and keys shifted by the same distance have the same mask, if there are no sinks."""
     call, shift = (
         draw(mask.calls(**({"sinks": 0} if mask.f.name == "causal_mask" else {}))),
         draw(st.integers(0, 9)),
@@ -23,7 +23,7 @@ def only_the_distance_counts(mask: Subject, draw: Draw) -> None:
 
 @law("causal_mask")
 def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> None:
-    """Whatever the window: the key of a query's own place is seen, none after it is."""
+    """Whatever the window, the key at a query's own position is seen, and none after it."""
     call = draw(causal_mask.calls())
     ahead = call["keys"] - call["queries"][:, :, None]
     seen = causal_mask(call)
@@ -33,7 +33,7 @@ def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> N
 
 @law("causal_mask")
 def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
-    """Far enough from the beginning, just `window` keys are seen, and the sinks beside them."""
+    """Far enough from the beginning just `window` keys are seen, and the sinks."""
     window, sinks, at = draw(st.integers(1, 5)), draw(st.integers(0, 3)), draw(st.integers(8, 12))
     call = causal_mask.call(np.array([[at]]), np.arange(at + 3), window=window, sinks=sinks)
     seen = causal_mask(call)[0, 0]
@@ -42,7 +42,7 @@ def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
 
 @law("window_mask")
 def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> None:
-    """And its later half is the same, seen from the keys."""
+    """Its earlier half is the causal mask's, and its later half is that one transposed."""
     call = draw(window_mask.calls())
     seen, behind = window_mask(call), call["queries"][:, :, None] >= call["keys"]
     window_mask.near(seen & behind, causal(call["queries"], call["keys"], window=call["window"]))
@@ -52,7 +52,7 @@ def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> N
 
 @law("prefix_mask")
 def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None:
-    """Without a prefix it is causal; a prefix of the whole text is seen by all, and adds no other key."""
+    """Without a prefix it is causal. A prefix is seen by every query, and no other key is added."""
     call = draw(prefix_mask.calls())
     queries, keys, prefix = call["queries"], call["keys"], call["prefix"]
     none, every = call.but(prefix=np.zeros_like(prefix)), call.but(prefix=np.full_like(prefix, 99))
@@ -66,7 +66,7 @@ def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None
 
 @law("padding_mask")
 def as_many_keys_as_are_real(padding_mask: Subject, draw: Draw) -> None:
-    """Of keys in their order, the first `lengths` of each row."""
+    """The first `lengths` keys of each row are allowed."""
     call = draw(padding_mask.calls())
     ordered = call.but(keys=np.arange(len(call["keys"])))
     seen = padding_mask(ordered)

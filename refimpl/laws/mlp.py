@@ -11,7 +11,7 @@ from .kit.strategies import permutations
 
 @law("plain_mlp", "gated_mlp")
 def hidden_units_are_a_set(mlp: Subject, draw: Draw) -> None:
-    """The order of the hidden units counts for nothing, if all weights keep the same one."""
+    """The order of the hidden units doesn't matter, if all weights keep the same one."""
     call = draw(mlp.calls(**{n: True for n in ("gate", "up", "down") if n in mlp.choices}))
     other = mlp.take(call, "F", draw(permutations(call["up"].shape[1])))
     mlp.near(mlp(other), mlp(call), other, call)

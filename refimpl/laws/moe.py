@@ -1,4 +1,4 @@
-"""Laws of mixtures of experts: the router's choice, its weights, the seats, and who is asked."""
+"""Laws of mixtures of experts: the router's choice and weights, capacities, and the experts' sum."""
 
 from __future__ import annotations
 
@@ -59,24 +59,25 @@ def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
     assert (order[route(other)[0]] == route(apart)[0]).all(), "the choice depends on the experts' names"
 
 
-@law("seated")
-def nobody_is_dropped_while_a_seat_is_free(seated: Subject, draw: Draw) -> None:
-    """Each expert has as many guests as came or as it has seats, whichever is less."""
-    call = draw(seated.calls())
-    kept, index = seated(call), call["index"]
-    for expert, seats in enumerate(call["capacity"]):
-        came = index == expert
-        assert kept[came].sum() == min(came.sum(), seats), f"expert {expert} has {kept[came].sum()} guests"
+@law("within_capacity")
+def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw: Draw) -> None:
+    """Each expert keeps as many tokens as were routed to it, or as its capacity, whichever is less."""
+    call = draw(within_capacity.calls())
+    kept, index = within_capacity(call), call["index"]
+    for expert, capacity in enumerate(call["capacity"]):
+        routed = index == expert
+        count = kept[routed].sum()
+        assert count == min(routed.sum(), capacity), f"expert {expert} keeps {count} tokens"
 
 
-@law("seated")
-def earlier_tokens_keep_their_seats(seated: Subject, draw: Draw) -> None:
-    """Tokens that come later take no first choice's seat: the first choices of a prefix stay as they are."""
-    call = draw(seated.calls())
-    whole = seated(call)
+@law("within_capacity")
+def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> None:
+    """Later tokens displace no first choice: the first choices of a prefix stay as they are."""
+    call = draw(within_capacity.calls())
+    whole = within_capacity(call)
     for count in range(1, len(call["index"])):
-        part = seated(seated.take(call, "M", range(count)))
-        assert (part[:, 0] == whole[:count, 0]).all(), "a later token took a seat"
+        part = within_capacity(within_capacity.take(call, "M", range(count)))
+        assert (part[:, 0] == whole[:count, 0]).all(), "a later token displaced an earlier one"
 
 
 @law("mixture")
@@ -84,7 +85,7 @@ def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
     """Σ over the kept choices of weight · expert(x), every expert asked about every token."""
     call = draw(mixture.calls())
     x, weights = call["x"].astype(np.float64), call["weights"].astype(np.float64)
-    every = [gated_mlp(x[None], **cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
+    every = [gated_mlp(x[None], cast(e, np.float64), kind=call["kind"])[0] for e in call["experts"]]
     kept = np.ones(weights.shape, bool) if call["kept"] is None else call["kept"]
     picked = np.stack(every)[call["index"], np.arange(len(x))[:, None]]
     mixture.near(mixture(call), ((weights * kept)[..., None] * picked).sum(1), call)
@@ -92,7 +93,7 @@ def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
 
 @law("moe")
 def tokens_do_not_see_each_other(moe: Subject, draw: Draw) -> None:
-    """Without seats to fight for, a token's result is that of the token alone."""
+    """Without a capacity, a token's result is that of the token alone."""
     call = draw(moe.calls(capacity=None))
     whole = moe(call)
     for t in range(call["x"].shape[1]):
@@ -101,8 +102,8 @@ def tokens_do_not_see_each_other(moe: Subject, draw: Draw) -> None:
 
 
 @law("moe")
-def enough_seats_are_no_limit(moe: Subject, draw: Draw) -> None:
-    """With seats for everybody at every expert, the result is that without capacity."""
+def a_large_capacity_is_no_limit(moe: Subject, draw: Draw) -> None:
+    """With room for every token at every expert, the result is that without a capacity."""
     call = draw(moe.calls(capacity=None))
     wide = call.but(capacity=100 * len(call["experts"]))
     moe.near(moe(wide), moe(call), call)
@@ -114,7 +115,7 @@ def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
     call = draw(moe.calls(shared=True))
     rest = call.but(shared=None, shared_gate=None)
     x = call["x"].astype(np.float64)
-    common = gated_mlp(x, **cast(call["shared"], np.float64), kind=call["kind"])
+    common = gated_mlp(x, cast(call["shared"], np.float64), kind=call["activation"])
     if call["shared_gate"] is not None:
         common = common * sigmoid(x @ call["shared_gate"])
     moe.near(moe(call), moe(rest) + common, call, rest)

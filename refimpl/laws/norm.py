@@ -9,9 +9,9 @@ from . import Draw, Subject, law
 
 @law("layer_norm")
 def the_mean_is_taken_off(layer_norm: Subject, draw: Draw) -> None:
-    """A number added to a whole token changes nothing; without weights its mean is 0."""
+    """Adding a number to all elements of a token changes nothing; without weights the result's mean is 0."""
     call = draw(layer_norm.calls())
-    # In steps in which the sum is exact: a rounded one would be another token.
+    # In steps such that the sum is exact: a rounded one would be another token.
     call = call.but(x=np.round(call["x"] * 256) / 256)
     shifted = call.but(x=call["x"] + 2)
     layer_norm.near(layer_norm(shifted), layer_norm(call), call, shifted)
@@ -37,7 +37,7 @@ def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
 
 @law("layer_norm", "rms_norm")
 def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
-    """Twice the weight is twice what is there without a bias, which is added as it is."""
+    """Twice the weight gives twice the result, the bias aside, which is added as it is."""
     call = draw(norm.calls(weight=True))
     twice = call.but(weight=2 * call["weight"])
     bias = call.arrays.get("bias")

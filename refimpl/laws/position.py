@@ -10,7 +10,7 @@ from . import Call, Draw, Subject, law
 
 
 def _at(rotate: Subject, call: Call, positions: np.ndarray) -> Call:
-    """The call with the turns of these positions [B, T]."""
+    """The call with the cosines and sines of these positions [B, T]."""
     pairs = call["cos"].shape[-1]
     frequencies = rope_frequencies(np.arange(pairs), theta=100.0)
     cos, sin = rope_tables(positions.reshape(-1), frequencies)
@@ -26,7 +26,7 @@ def _positions(call: Call, draw: Draw) -> np.ndarray:
 
 @law("rotate")
 def scores_depend_on_distance_only(rotate: Subject, draw: Draw) -> None:
-    """A query and a key both moved by the same distance have the same product."""
+    """A query and a key shifted by the same distance have the same product."""
     call, shift = draw(rotate.calls(B=2)), draw(st.integers(0, 50))
     at = _positions(call, draw)
     here, there = _at(rotate, call, at), _at(rotate, call, at + shift)
@@ -37,7 +37,7 @@ def scores_depend_on_distance_only(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def lengths_and_the_rest_are_kept(rotate: Subject, draw: Draw) -> None:
-    """A turn keeps the length of a head; what isn't rotated passes, and so does position 0."""
+    """A rotation keeps the length of a head; position 0 and elements past 2J stay as they are."""
     call = draw(rotate.calls())
     turned = _at(rotate, call, _positions(call, draw))
     x, y, pairs = call["x"], rotate(turned), call["cos"].shape[-1]
@@ -49,7 +49,7 @@ def lengths_and_the_rest_are_kept(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def the_opposite_turn_undoes_it(rotate: Subject, draw: Draw) -> None:
-    """A rotation by θ and one by −θ are nothing."""
+    """A rotation by θ and then by −θ changes nothing."""
     call = draw(rotate.calls())
     turned = _at(rotate, call, _positions(call, draw))
     back = turned.but(x=rotate(turned), sin=-turned["sin"])
@@ -58,7 +58,7 @@ def the_opposite_turn_undoes_it(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -> None:
-    """Pairs (2j, 2j + 1) are pairs (j, j + J) with the elements of a head put in that order."""
+    """Rotating pairs (2j, 2j + 1) is rotating pairs (j, j + J) of a head whose elements are reordered."""
     call = draw(rotate.calls(interleaved=False, U=0))
     order = np.arange(call["x"].shape[-1]).reshape(2, -1).T.reshape(-1)
     woven = call.but(x=call["x"][..., order], interleaved=True)
@@ -67,7 +67,7 @@ def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -
 
 @law("rope_frequencies")
 def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -> None:
-    """The first pair turns a radian a position; theta times slower would be the pair after the last."""
+    """The first pair turns one radian per position; one after the last would turn theta times slower."""
     call = draw(frequencies.calls())
     call = call.but(pairs=np.arange(len(call["pairs"])))
     got = frequencies(call)
@@ -78,7 +78,7 @@ def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -
 
 @law("rope_tables")
 def turns_add_up(rope_tables: Subject, draw: Draw) -> None:
-    """At 0 there is no turn; the turn at p + q is the one at p after the one at q."""
+    """Position 0 isn't rotated, and the rotation at p + q is that at p after that at q."""
     call = draw(rope_tables.calls(magnitude=1.0))
     call = call.but(frequencies=np.clip(call["frequencies"], -1, 1))
     other = call.but(positions=call["positions"][::-1])

@@ -1,4 +1,4 @@
-"""Laws of quantization: how far codes are off, and that products of codes are products."""
+"""Laws of quantization: how far codes are off, and what products of codes are."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _drawn(quantize: Subject, draw: Draw, **fixed: Any) -> Call:
 
 
 def _spread(per_block: np.ndarray, q: Blocks) -> np.ndarray:
-    """A number a block, for each element."""
+    """One number per block, repeated for each element."""
     return np.repeat(per_block, q.block, axis=q.axis).take(range(q.shape[q.axis]), q.axis)
 
 
 @law("quantize")
 def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
-    """But where a symmetric code would be 2^bits: the sign opposite to the extreme has one code less."""
+    """Except where a symmetric code would be 2^bits: the sign opposite to the extreme has one code less."""
     call = _drawn(quantize, draw)
     q = cast(quantize(call), np.float64)
     w = call["weight"].astype(np.float64)
@@ -46,7 +46,7 @@ def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
 
 @law("quantize")
 def zero_is_exact(quantize: Subject, draw: Draw) -> None:
-    """A weight that is 0 is given back as 0, in every scheme."""
+    """A weight of 0 is read back as 0, in every scheme."""
     call = _drawn(quantize, draw)
     holes = np.random.default_rng(call["weight"].size).random(call["weight"].shape) < 0.3
     q = quantize(call.but(weight=np.where(holes, 0, call["weight"]).astype(quantize.dtype)))
@@ -82,7 +82,7 @@ def a_scheme_along_the_other_axis_is_the_transpose(quantize: Subject, draw: Draw
 
 @law("quantize_columns")
 def columns_are_even_and_positive(quantize_columns: Subject, draw: Draw) -> None:
-    """Half a scale off at most, no scale below 0, and a column turned round has its codes turned round."""
+    """Off by half a scale at most, no scale below 0, and a negated column has negated codes."""
     call = draw(quantize_columns.calls(largest=24))
     w = call["weight"]
     q = quantize_columns(call)
@@ -108,14 +108,14 @@ def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
 
 @law("rows")
 def rows_are_rows_of_the_matrix(rows: Subject, draw: Draw) -> None:
-    """Reading rows of codes is reading rows of what they stand for."""
+    """Reading rows of codes is reading rows of the dequantized table."""
     call = draw(rows.calls())
     rows.near(rows(call), quant.dequantize(call["table"])[call["index"]], call)
 
 
 @law("transpose")
 def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> None:
-    """The same numbers, with their axes swapped; twice is nothing."""
+    """The same numbers with their axes swapped; twice gives the original."""
     call = draw(transpose.calls())
     flipped = transpose(call)
     assert flipped.axis == 1 - call["weight"].axis, "blocks lie along the old axis"
@@ -125,7 +125,7 @@ def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> No
 
 @law("quantize_activations")
 def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) -> None:
-    """Half a scale off at most, and the largest of each block has the last code."""
+    """Off by half a scale at most, and the largest of each block has the outermost code."""
     call = draw(quantize_activations.calls(largest=24, block=draw(st.integers(1, 20))))
     x, block = call["x"].astype(np.float64), call["block"]
     codes, scale = quantize_activations(call)
@@ -140,7 +140,7 @@ def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) 
 
 @law("quantize_rows", "quantize_activations")
 def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> None:
-    """However large another row is: what one scale for the whole tensor can't promise."""
+    """A row's codes don't depend on other rows, as they would with one scale for the whole tensor."""
     call = draw(quantize_rows.calls())
     codes, scale = quantize_rows(call)
     loud = call["x"].copy()
@@ -151,7 +151,7 @@ def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> 
 
 @law("dynamic_quantize")
 def zero_has_a_code_and_the_range_has_them_all(dynamic_quantize: Subject, draw: Draw) -> None:
-    """(code − zero) · scale is at most a scale off, and exact at 0."""
+    """(code − zero) · scale is off by one scale at most, and exact at 0."""
     call = draw(dynamic_quantize.calls(largest=12))
     x = call["x"].astype(np.float64)
     codes, scale, zero = dynamic_quantize(call)

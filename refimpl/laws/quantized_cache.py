@@ -1,4 +1,4 @@
-"""Laws of the cache in few bits: how far what is read lies from what was written."""
+"""Laws of the quantized cache: how far what is read is from what was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HALF = 0.5 + 127 * 2.0**-22
 
 @law("append_by_head")
 def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> None:
-    """And the largest magnitude of a head is one of the outermost codes."""
+    """And the element of largest magnitude in a head has an outermost code."""
     call = draw(append_by_head.calls())
     codes, scale = append_by_head(call)
     tokens, most = call["new"].shape[1], 2 ** (call["bits"] - 1) - 1
@@ -31,7 +31,7 @@ def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> 
 
 @law("append_by_head")
 def twice_as_large_is_twice_the_scale(append_by_head: Subject, draw: Draw) -> None:
-    """Powers of two change no code; what was read gives its own codes again."""
+    """Doubled numbers have the same codes and doubled scales."""
     call = draw(append_by_head.calls())
     codes, scale = append_by_head(call)
     doubled, twice = append_by_head(call.but(new=2 * call["new"], scale=2 * call["scale"]))
@@ -41,7 +41,7 @@ def twice_as_large_is_twice_the_scale(append_by_head: Subject, draw: Draw) -> No
 
 @law("append_by_channel")
 def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, draw: Draw) -> None:
-    """Each number is read to half a scale, or as the end of the range that it lies beyond."""
+    """Each number is read to within half a scale, or as the end of the range if it lies beyond."""
     call = draw(append_by_channel.calls())
     call = call.but(scale=np.abs(call["scale"]))
     codes = append_by_channel(call)
@@ -57,7 +57,7 @@ def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, 
 
 @law("round_by_channel")
 def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> None:
-    """The same as to write and to read, and to round again changes nothing."""
+    """Rounding is writing and reading, and rounding twice is rounding once."""
     call = draw(round_by_channel.calls())
     x, made = call["x"], round_by_channel(call)
     codes = np.zeros((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), np.int8)

@@ -1,4 +1,4 @@
-"""Laws of ring attention: where tokens lie changes nothing but who works."""
+"""Laws of ring attention: the placement of tokens changes which rank works, not the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
 
 @law("place")
 def slices_are_in_order(place: Subject, draw: Draw) -> None:
-    """Contiguous placement never goes back; striped placement takes turns."""
+    """Contiguous placement has ranks in ascending order; striped placement takes turns."""
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))

@@ -31,7 +31,7 @@ def no_pair_is_slowed_by_more_than_the_factor(scaling: Subject, draw: Draw) -> N
 
 @law("linear_scaling", "yarn_scaling", "llama3_scaling")
 def a_factor_of_one_changes_nothing(scaling: Subject, draw: Draw) -> None:
-    """A text once as long as the trained ones."""
+    """A factor of 1 changes nothing."""
     call = _call(scaling, draw).but(factor=1.0)
     scaling.near(scaling(call), call["frequencies"].astype(scaling.dtype), call)
 
@@ -70,7 +70,7 @@ def fast_pairs_are_kept_and_slow_ones_divided(yarn_scaling: Subject, draw: Draw)
 
 @law("longrope_scaling")
 def the_context_chooses_the_factors(longrope_scaling: Subject, draw: Draw) -> None:
-    """The factors of the other length say nothing."""
+    """The factors for the other context length aren't used."""
     call = draw(longrope_scaling.calls())
     other = "short" if call["context"] > call["original_context"] else "long"
     changed = call.but(**{other: call[other] + 1})

@@ -1,4 +1,4 @@
-"""Laws of sparse attention: the listed pairs of blocks, all of them and no other."""
+"""Laws of sparse attention: just the listed pairs of blocks count."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _plain(call: Call, mask: np.ndarray | None) -> np.ndarray:
 
 @law("sparse_attend")
 def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw) -> None:
-    """Gathered blocks give what the full square gives with all else masked."""
+    """Gathered blocks give what the whole matrix gives with all else masked."""
     call = _distinct(draw(sparse_attend.calls()))
     sparse_attend.near(sparse_attend(call), _plain(call, _dense(call)), call)
 
@@ -61,7 +61,7 @@ def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
 
 @law("listed")
 def the_list_is_the_layout(listed: Subject, draw: Draw) -> None:
-    """Each true place once, none that is false, row by row."""
+    """Each True of the layout once, no False, row by row."""
     call = draw(listed.calls())
     rows, columns = listed(call)
     back = np.zeros(call["layout"].shape, int)
@@ -107,7 +107,7 @@ def near_tokens_and_global_ones(longformer_mask: Subject, draw: Draw) -> None:
 
 @law("longformer_layout")
 def a_block_is_listed_if_two_of_its_tokens_meet(longformer_layout: Subject, draw: Draw) -> None:
-    """The layout is the token mask seen from afar: any token of one block with any of the other."""
+    """A block pair is listed if any token of one may see any token of the other."""
     call = draw(longformer_layout.calls())
     y, a = call["is_global"].shape
     at, flags = np.arange(y * a)[None], call["is_global"].reshape(1, -1)

@@ -24,7 +24,7 @@ def codes_come_back(static_quantize: Subject, draw: Draw) -> None:
 
 @law("static_dequantize")
 def the_zero_point_stands_for_zero(static_dequantize: Subject, draw: Draw) -> None:
-    """And a code one higher stands for one scale more."""
+    """The zero point stands for 0, and a code one higher for one scale more."""
     call = draw(static_dequantize.calls())
     zeros = np.broadcast_to(call["zero"], call["codes"].shape)
     static_dequantize.near(static_dequantize(call.but(codes=zeros)), np.zeros(zeros.shape))
@@ -34,7 +34,7 @@ def the_zero_point_stands_for_zero(static_dequantize: Subject, draw: Draw) -> No
 
 @law("integer_matmul")
 def a_product_of_codes_is_a_product_of_numbers(integer_matmul: Subject, draw: Draw) -> None:
-    """With scales it is the product of what the codes stand for, to the last bit in float64."""
+    """Times the scales it is the product of the dequantized matrices, to the last bit in float64."""
     call = draw(integer_matmul.calls())
     a = back(call["a"].T, np.ones(len(call["zero_a"])), call["zero_a"]).T
     b = back(call["b"], np.ones(len(call["zero_b"])), call["zero_b"])

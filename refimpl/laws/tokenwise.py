@@ -14,7 +14,7 @@ from .kit.strategies import permutations
     "tanh", "unembedding",
 )  # fmt: skip
 def a_token_is_itself_beside_any_neighbour(kernel: Subject, draw: Draw) -> None:
-    """Tokens in another order, or one alone, give what they gave."""
+    """Tokens in another order, or one alone, give the same results."""
     call = draw(kernel.calls())
     whole = kernel(call)
     order = draw(permutations(whole.shape[1]))

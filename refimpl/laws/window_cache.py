@@ -1,4 +1,4 @@
-"""Laws of the cache of a sliding window: it is the whole cache under a window mask, in less memory."""
+"""Laws of the cache of a sliding window: it gives what a whole cache gives under a window mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import Draw, Subject, law
 
 @law("window_positions")
 def the_first_and_the_last_tokens_are_held(window_positions: Subject, draw: Draw) -> None:
-    """The sinks and as many of the latest others as there are slots, each in the slot of its remainder."""
+    """The sinks, and the latest other tokens that the slots have room for, each in its own slot."""
     call = draw(window_positions.calls(largest=12))
     slots, sinks = call["past"].shape[2], call["sinks"]
     for held, length in zip(window_positions(call), call["lengths"], strict=True):
@@ -27,7 +27,7 @@ def the_first_and_the_last_tokens_are_held(window_positions: Subject, draw: Draw
 
 @law("window_append")
 def slots_hold_the_tokens_that_they_should(window_append: Subject, draw: Draw) -> None:
-    """Text written in any pieces: each slot has the latest token that falls on it, never padding."""
+    """However a text is split, each slot has the latest token that belongs there, never padding."""
     call = draw(window_append.calls())
     sinks, slots = call["sinks"], call["past"].shape[2]
     rows, tokens = call["new"].shape[:2]
@@ -47,7 +47,7 @@ def slots_hold_the_tokens_that_they_should(window_append: Subject, draw: Draw) -
 
 @law("window_floor")
 def cutting_to_the_floor_loses_nothing_that_is_seen(window_floor: Subject, draw: Draw) -> None:
-    """At the floor the next token's window is still held; one token below it isn't, if slots were reused."""
+    """At the floor the next token's window is still there; one token below it isn't, if slots were reused."""
     call = draw(window_floor.calls(largest=12))
     slots, slack = call["past"].shape[2], call["slack"]
     for length, least in zip(call["written"], window_floor(call), strict=True):
@@ -61,33 +61,34 @@ def cutting_to_the_floor_loses_nothing_that_is_seen(window_floor: Subject, draw:
 
 @law("window_attention")
 def it_is_the_whole_cache_under_a_window_mask(window_attention: Subject, draw: Draw) -> None:
-    """A text read in pieces of any length, cut back now and then as far as the slack goes."""
+    """A text read in chunks of any length, truncated now and then as far as the slack goes."""
     call = draw(window_attention.calls())
-    slots, sinks, slack = call["past_k"].shape[2], call["sinks"], call["slack"]
+    cache, settings = call["cache"], call["settings"]
+    slack = cache.keys.shape[2] - cache.sinks - settings.window
     rows, size = call["q"].shape[0], call["cos"] is not None and call["cos"].shape[1]
     dtype, rng = call["q"].dtype, np.random.default_rng(draw(st.integers(0, 99)))
     angles = np.arange(60)[:, None] * rng.random(size or 1)
     if size:
         call = call.but(cos=np.cos(angles).astype(dtype), sin=np.sin(angles).astype(dtype))
     held = [np.zeros((rows, 0, *call[n].shape[2:]), dtype) for n in "kv"]
-    k_cache, v_cache, length, written = call["past_k"], call["past_v"], 0, 0
+    length, written = 0, 0
     for _ in range(draw(st.integers(1, 4))):
         tokens = draw(st.integers(1, 5))
         q, k, v = (
             rng.standard_normal((rows, tokens, *call[n].shape[2:])).astype(dtype) for n in ("q", "k", "v")
         )
         at = np.full(rows, length)
-        piece = call.but(q=q, k=k, v=v, past_k=k_cache, past_v=v_cache, past=at, count=np.full(rows, tokens))
-        y, k_cache, v_cache = window_attention(piece)
+        part = call.but(q=q, k=k, v=v, cache=cache, past=at, count=np.full(rows, tokens))
+        y, cache = window_attention(part)
         places = np.broadcast_to(np.arange(length, length + tokens), (rows, tokens))
         if size:
-            turn = {"interleaved": call["interleaved"]}
+            turn = {"interleaved": settings.interleaved}
             q, k = (rotate(x, call["cos"][places], call["sin"][places], **turn) for x in (q, k))
         held = [np.concatenate([past, new], 1) for past, new in zip(held, (k, v), strict=True)]
         length, written = length + tokens, max(written, length + tokens)
-        mask = causal_mask(places, np.arange(length), window=slots - sinks - slack, sinks=sinks)
-        wanted = attend(q, held[0], held[1], mask, scale=call["scale"], softcap=call["softcap"])
-        window_attention.near((y,), (wanted,), piece)
-        least = int(floor(k_cache, np.array([written]), slack=slack)[0])
+        mask = causal_mask(places, np.arange(length), window=settings.window, sinks=cache.sinks)
+        wanted = attend(q, held[0], held[1], mask, scale=settings.scale, softcap=settings.softcap)
+        window_attention.near((y,), (wanted,), part)
+        least = int(floor(cache.keys, np.array([written]), slack=slack)[0])
         length = draw(st.integers(min(least, length), length))
         held = [past[:, :length] for past in held]

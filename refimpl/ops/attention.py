@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
-from .cache import append
+from ..config import Attention, LayerNorm, Norm, RMSNorm
+from .cache import KVCache, append
 from .linear import linear
 from .mask import causal_mask
 from .norm import layer_norm, rms_norm
-from .position import rotate
+from .position import Rotary, rotate
 from .quant import Blocks
 from .quantized_cache import round_by_channel
 
@@ -20,7 +21,26 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["attend", "attention", "attention_weights", "cached_attention", "softmax"]
+__all__ = ["AttentionWeights", "attend", "attention", "attention_weights", "cached_attention", "softmax"]
+
+
+class AttentionWeights(TypedDict):
+    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys.
+
+    `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
+    (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
+    """
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D G*K"] | Blocks
+    wv: Float[Array, "D G*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bk: NotRequired[Float[Array, " G*K"]]
+    bv: NotRequired[Float[Array, " G*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
+    k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
 
 
 def softmax(
@@ -49,12 +69,18 @@ def attention_weights(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """softmax(scale · q kᵀ + bias), for each query head (Vaswani et al. 2017, eq. 1).
+    r"""softmax(scale · q kᵀ + bias), for each query head (Vaswani et al. 2017, eq. 1).
 
-    Head h reads key head h // R, R = H / G (grouped-query attention, Ainslie et al. 2023).
+    Head h reads key head h // R, R = H / G (grouped-query attention, Ainslie et al. 2023):
+
+        query heads   0   1   2   3   4   5      H = 6
+                       \  |  /     \  |  /
+        key heads         0           1          G = 2, R = 3
+
     Conventions: scale None is 1/√K. The order is scale, soft cap, bias, mask. The cap,
-    cap · tanh(score / cap), bounds what queries and keys say, not what positions add; after the mask,
-    it would make −cap of −∞ and leak. ONNX's Attention takes the bias as a float mask, in this order too.
+    cap · tanh(score / cap), bounds the products of queries and keys, not the bias; after the mask it would
+    turn −∞ into −cap, and masked keys would be seen. ONNX's Attention has the same order, the bias being
+    its float mask.
     """
     b, t, h, size = q.shape
     g = k.shape[2]
@@ -92,109 +118,83 @@ def cached_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
-    past_k: Float[Array, "B G L K"],
-    past_v: Float[Array, "B G L K"],
+    cache: KVCache,
     past: Index[Array, " B", "< O+1"],
-    cos: Float[Array, "L J"] | None = None,
-    sin: Float[Array, "L J"] | None = None,
+    rotary: Rotary | None = None,
     bias: Float[Array, "B H T L"] | None = None,
-    k_scale: Float[Array, "G K"] | None = None,
-    v_scale: Float[Array, "G K"] | None = None,
     *,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
-    """Rotary, cache write, causal mask and attention in one: the edges of the fused kernels.
+    settings: Attention,
+) -> tuple[Float[Array, "B T H K"], KVCache]:
+    """Rotary, cache write, causal mask and attention in one: what the fused kernels compute.
 
-    `past[b]` tokens of row b are in the cache; token t of the call stands at past[b] + t and sees
-    the keys up to itself. Gives the attention's output and the two new caches. With `k_scale` and `v_scale`
-    these hold what 8 bits a channel keep (`round_by_channel`), and the call sees them so.
-    Conventions: keys are cached, and rounded, after the rotation; `bias` has a number for each place of the
-    cache. A row padded on the right needs no mask, since a real token never sees a later one; what comes out
-    at padding is unspecified, and so are cache rows past a row's valid length. `append` says what the
-    capacity must hold.
+    `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
+    up to itself, or the last `settings.window` of these. Gives the attention's output and the new cache.
+    A cache with scales holds what 8 bits a channel keep (`round_by_channel`), and the call sees it so.
+    Conventions: keys are rotated before they are rounded and cached. `bias` has a number for each place of
+    the cache. A row padded on the right needs no mask, since a real token never sees a later one. What
+    comes out at padding is unspecified, and so are places past a row's valid length. `append` says how
+    much room the cache must have.
     """
     at = past[:, None] + np.arange(q.shape[1])[None, :]
-    if cos is not None and sin is not None:
-        q = rotate(q, cos[at], sin[at], interleaved=interleaved)
-        k = rotate(k, cos[at], sin[at], interleaved=interleaved)
-    if k_scale is not None and v_scale is not None:
-        k, v = round_by_channel(k, k_scale, bits=8), round_by_channel(v, v_scale, bits=8)
-    k_cache, v_cache = append(past_k, k, past), append(past_v, v, past)
-    mask = causal_mask(at, np.arange(k_cache.shape[2]), window=window)
-    keys, values = k_cache.transpose(0, 2, 1, 3), v_cache.transpose(0, 2, 1, 3)
-    return attend(q, keys, values, mask, bias, scale=scale, softcap=softcap), k_cache, v_cache
+    if rotary is not None:
+        q = rotate(q, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+        k = rotate(k, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+    if cache.k_scale is not None and cache.v_scale is not None:
+        k = round_by_channel(k, cache.k_scale, bits=8)
+        v = round_by_channel(v, cache.v_scale, bits=8)
+    cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
+    mask = causal_mask(at, np.arange(cache.keys.shape[2]), window=settings.window)
+    keys, values = cache.keys.transpose(0, 2, 1, 3), cache.values.transpose(0, 2, 1, 3)
+    y = attend(q, keys, values, mask, bias, scale=settings.scale, softcap=settings.softcap)
+    return y, cache
 
 
-def heads(
-    x: Array,
-    weight: Array | Blocks,
-    bias: Array | None,
-    norm: Array | None = None,
-    *,
-    size: int,
-    clip: float | None = None,
-    kind: Literal["rms", "layer"] = "rms",
-    eps: float = 0,
-) -> Array:
-    """Queries, keys or values [B, T, H, K] of x [B, T, D]: projected, bounded to ± clip, normalized.
+def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
+    """A linear map of x [B, T, D], its result split into heads [B, T, H, K] of `size`."""
+    return linear(x, weight, bias).reshape(*x.shape[:2], -1, size)
 
-    Conventions: a norm's last axis is what it is over: a head with a weight [K] for all or [H, K] for
-    each, all heads of a token with a weight [H·K].
-    """
-    y = linear(x, weight, bias)
-    y = y if clip is None else np.clip(y, -clip, clip)
-    if norm is not None:
-        y = y.reshape(*x.shape[:2], -1, norm.shape[-1])
-        y = rms_norm(y, norm, eps=eps) if kind == "rms" else layer_norm(y, norm, eps=eps)
-    return y.reshape(*x.shape[:2], -1, size)
+
+def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
+    """Queries [B, T, H, K], keys and values [B, T, G, K] of x [B, T, D], before the rotation."""
+    size, clip = settings.head_size, settings.clip
+    q = heads(x, weights["wq"], weights.get("bq"), size=size)
+    k = heads(x, weights["wk"], weights.get("bk"), size=size)
+    v = heads(x, weights["wv"], weights.get("bv"), size=size)
+    if clip is not None:
+        q, k, v = np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip)
+    if settings.qk_norm is not None:
+        q = _normalized(q, weights.get("q_norm"), settings.qk_norm.norm)
+        k = _normalized(k, weights.get("k_norm"), settings.qk_norm.norm)
+    return q, k, v
+
+
+def _normalized(x: Array, weight: Array | None, norm: Norm) -> Array:
+    """Heads [B, T, H, K], normalized over the last axis of the weight: each head alone, or all together."""
+    y = x if weight is None else x.reshape(*x.shape[:2], -1, weight.shape[-1])
+    match norm:
+        case RMSNorm(eps):
+            y = rms_norm(y, weight, eps=eps)
+        case LayerNorm(eps):
+            y = layer_norm(y, weight, eps=eps)
+    return y.reshape(x.shape)
 
 
 def attention(
     x: Float[Array, "B T D"],
-    past_k: Float[Array, "B G L K"],
-    past_v: Float[Array, "B G L K"],
+    cache: KVCache,
     past: Index[Array, " B", "< O+1"],
-    wq: Float[Array, "D H*K"] | Blocks,
-    wk: Float[Array, "D G*K"] | Blocks,
-    wv: Float[Array, "D G*K"] | Blocks,
-    wo: Float[Array, "H*K D"] | Blocks,
-    bq: Float[Array, " H*K"] | None = None,
-    bk: Float[Array, " G*K"] | None = None,
-    bv: Float[Array, " G*K"] | None = None,
-    bo: Float[Array, " D"] | None = None,
-    q_norm: Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"] | None = None,
-    k_norm: Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"] | None = None,
-    cos: Float[Array, "L J"] | None = None,
-    sin: Float[Array, "L J"] | None = None,
+    weights: AttentionWeights,
+    rotary: Rotary | None = None,
     bias: Float[Array, "B H T L"] | None = None,
-    k_scale: Float[Array, "G K"] | None = None,
-    v_scale: Float[Array, "G K"] | None = None,
     *,
-    norm_eps: float = 1e-6,
-    norm_kind: Literal["rms", "layer"] = "rms",
-    clip: float | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-) -> tuple[Float[Array, "B T D"], Float[Array, "B G L K"], Float[Array, "B G L K"]]:
+    settings: Attention,
+) -> tuple[Float[Array, "B T D"], KVCache]:
     """The attention sublayer: project to queries, keys, values; attend over the cache; project back.
 
-    Conventions: queries and keys are normalized (`q_norm`, `k_norm`) before the rotation: each head
-    with one weight [K] (Qwen 3, Gemma 3) or its own [H, K] (Cohere), or all heads of a token together
-    with a weight [H·K] (OLMo 2). `clip` bounds queries, keys and values before that (MPT). Head
-    counts are read off the shapes.
+    Conventions: `settings.clip` bounds queries, keys and values (MPT); then queries and keys are
+    normalized (`q_norm`, `k_norm`), then rotated.
     """
     b, t, _ = x.shape
-    size = past_k.shape[3]
-    q = heads(x, wq, bq, q_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
-    k = heads(x, wk, bk, k_norm, clip=clip, kind=norm_kind, eps=norm_eps, size=size)
-    v = heads(x, wv, bv, clip=clip, size=size)
-    y, k_cache, v_cache = cached_attention(
-        q, k, v, past_k, past_v, past, cos, sin, bias, k_scale, v_scale,
-        window=window, scale=scale, softcap=softcap, interleaved=interleaved,
-    )  # fmt: skip
-    return linear(y.reshape(b, t, -1), wo, bo), k_cache, v_cache
+    q, k, v = project(x, weights, settings=settings)
+    y, cache = cached_attention(q, k, v, cache, past, rotary, bias, settings=settings)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), cache

@@ -21,31 +21,42 @@ def banded_attend(
     v: Float[Array, "B T G V"],
     keys: Bool[Array, "B T"] | None = None,
     *,
-    band: int,
-    two_sided: bool = False,
+    band: tuple[int, int],
     sinks: int = 0,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Each query sees the `band` keys that end at its own place (Beltagy et al. 2020, §3.1).
+    """Each query sees the band[0] keys that end at its own place, and the band[1] that follow.
 
-    `two_sided` adds the band − 1 keys that follow. The first `sinks` keys are seen as well by every
-    query that doesn't stand before them (Xiao et al. 2023, attention sinks). `keys` says which keys
-    are real. Equal to `attend` under that mask, with T · (width + sinks) scores instead of T · T.
-    Conventions: `band` counts the query's own key, as a mask's `window` does. Queries and keys are
+    (Beltagy et al. 2020, §3.1.) The first `sinks` keys are seen as well by every query that doesn't stand
+    before them (Xiao et al. 2023, attention sinks). `keys` says which keys are real. Equal to `attend`
+    under that mask, with T · (width + sinks) scores instead of T · T.
+
+                 keys, band (3, 1)
+        queries  x x . . . .
+                 x x x . . .
+                 x x x x . .
+                 . x x x x .
+                 . . x x x x
+                 . . . x x x
+
+    Conventions: band[0] counts the query's own key, as a mask's `window` does. Queries and keys are
     the same tokens: with a cache the window is short anyway. A query that sees nothing gives zeros.
     """
     b, t, h, size = q.shape
     g = k.shape[2]
-    after = band - 1 if two_sided else 0
+    before, after = band
     real = np.ones((b, t), bool) if keys is None else keys
-    # Key s of query t is key t − band + 1 + s of the sequence: windows over the padded sequence.
-    around = ((0, 0), (band - 1, after))
-    windows = lambda a: np.lib.stride_tricks.sliding_window_view(a, band + after, axis=1)  # noqa: E731
+    # Key s of query t is key t − before + 1 + s of the sequence: windows over the padded sequence.
+    around = ((0, 0), (before - 1, after))
+
+    def windows(a: Array) -> Array:
+        return np.lib.stride_tricks.sliding_window_view(a, before + after, axis=1)
+
     near_k, near_v = (windows(np.pad(a, (*around, (0, 0), (0, 0)))) for a in (k, v))
     near = windows(np.pad(real, around))
     # A sink inside the window is one key, not two.
-    first = np.arange(t)[:, None] - band + 1
+    first = np.arange(t)[:, None] - before + 1
     sink = np.arange(min(sinks, t))
     apart = (sink < first)[None] & real[:, None, sink]
 
@@ -62,7 +73,7 @@ def banded_attend(
         scores = softcap * np.tanh(scores / softcap)
     seen = np.concatenate([near, apart], axis=-1)
     weights = softmax(scores, seen[:, :, None, None])
-    inside, outside = weights[..., : band + after], weights[..., band + after :]
+    inside, outside = weights[..., : before + after], weights[..., before + after :]
     out = np.einsum("btgrs,btgvs->btgrv", inside, near_v)
     out = out + np.einsum("btgrs,bsgv->btgrv", outside, v[:, sink])
     return out.reshape(b, t, h, v.shape[3])

@@ -1,16 +1,15 @@
-"""One layer: norm, attention, residual; norm, mlp, residual. Here unions of the Config are told apart."""
+"""One layer: norm, attention, residual; norm, mlp, residual. The unions of the Config are told apart here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
 from ..config import (
     Alibi,
     Attention,
-    FullAttention,
     Gated,
     Layer,
     LayerNorm,
@@ -21,159 +20,195 @@ from ..config import (
     RelativeBias,
     RMSNorm,
     Rope,
-    Window,
 )
-from .attention import attention, heads
-from .cross_attention import cross_attention
-from .mlp import gated_mlp, plain_mlp
-from .moe import moe
+from .attention import AttentionWeights, attention
+from .cache import KVCache
+from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
+from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
+from .position import Rotary
 from .self_attention import self_attention
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from numpy import ndarray as Array
 
 Sublayer = Callable[["Array"], "Array"]
 
-__all__ = ["block", "encoder_block", "normalize"]
+__all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
 
-def normalize(x: Array, tree: Any, *, norm: Norm | None) -> Array:
+class NormWeights(TypedDict, total=False):
+    """The leaves of a norm, of which a norm without a factor or a shift lacks one or both."""
+
+    weight: Float[Array, " D"]
+    bias: Float[Array, " D"]
+
+
+class CachedAttentionWeights(AttentionWeights):
+    """The leaves of a decoder's attention: where it keeps 8 bits, the scales of keys and values too."""
+
+    k_scale: NotRequired[Float[Array, "G K"]]
+    v_scale: NotRequired[Float[Array, "G K"]]
+
+
+class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
+    """The leaves of cross-attention."""
+
+
+class BlockWeights(TypedDict):
+    """The leaves of a layer: its sublayers, and the norms before, after and behind the sum of each."""
+
+    attn: CachedAttentionWeights
+    mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
+    cross: NotRequired[CrossWeights]
+    attn_pre: NotRequired[NormWeights]
+    attn_post: NotRequired[NormWeights]
+    attn_after: NotRequired[NormWeights]
+    cross_pre: NotRequired[NormWeights]
+    cross_post: NotRequired[NormWeights]
+    cross_after: NotRequired[NormWeights]
+    mlp_pre: NotRequired[NormWeights]
+    mlp_post: NotRequired[NormWeights]
+    mlp_after: NotRequired[NormWeights]
+
+
+class Positions(NamedTuple):
+    """What layers need to know of positions.
+
+    Cosines and sines for each `Rope`, and for each other position and number of heads the numbers
+    [B, H, T, S] that it adds to scores.
+    """
+
+    rotary: Mapping[Rope, Rotary]
+    biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
+
+
+def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
     """The norm that the Config names, or x itself where it names none."""
+    leaves = {} if weights is None else weights
     match norm:
         case None:
             return x
         case RMSNorm(eps):
-            return rms_norm(x, **tree, eps=eps)
+            return rms_norm(x, leaves.get("weight"), eps=eps)
         case LayerNorm(eps):
-            return layer_norm(x, **(tree or {}), eps=eps)
+            return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=eps)
 
 
-def _settings(config: Attention, tables: Any) -> dict[str, Any]:
-    """What the Config says of a sublayer, as arguments; `tables` holds what its positions need."""
-    found: dict[str, Any] = {"scale": config.scale, "softcap": config.softcap}
-    match config.position:
+def placed(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
+    """What the positions of a sublayer turn its queries and keys by, and what they add to its scores."""
+    match a.position:
         case None:
-            pass
+            return None, None
         case Rope() as rope:
-            cos, sin = tables[rope]
-            found |= {"cos": cos, "sin": sin, "interleaved": rope.interleaved}
-        case Alibi() | RelativeBias():
-            found["bias"] = tables[config.position, config.heads]
-    match config.mask:
-        case FullAttention():
-            pass
-        case Window(size):
-            found["window"] = size
-    if config.clip is not None:
-        found["clip"] = config.clip
-    return found if config.qk_norm is None else found | _head_norm(config.qk_norm.norm, "norm_")
+            return positions.rotary[rope], None
+        case Alibi() | RelativeBias() as position:
+            return None, positions.biases[position, a.heads]
 
 
-def _head_norm(norm: Norm, prefix: str = "") -> dict[str, Any]:
-    match norm:
-        case RMSNorm(eps):
-            return {f"{prefix}kind": "rms", f"{prefix}eps": eps}
-        case LayerNorm(eps):
-            return {f"{prefix}kind": "layer", f"{prefix}eps": eps}
-
-
-def projected(x: Array, tree: Any, *, config: Attention) -> list[Array]:
-    """Queries, keys and values of a sublayer's normed input, as they are before the rotation."""
-    own = {"size": config.head_size, "clip": config.clip}
-    norm = {} if config.qk_norm is None else _head_norm(config.qk_norm.norm)
-    leaves = [(tree[f"w{n}"], tree.get(f"b{n}"), tree.get(f"{n}_norm")) for n in "qkv"]
-    return [heads(x, *leaf, **own, **norm) for leaf in leaves]
-
-
-def _feed(x: Array, tree: Any, config: Mlp) -> Array:
+def _feed(x: Array, weights: PlainMlpWeights | GatedMlpWeights | MoEWeights, config: Mlp) -> Array:
     match config:
         case Gated():
-            return gated_mlp(x, **tree, kind=config.activation)
+            return gated_mlp(x, cast(GatedMlpWeights, weights), kind=config.activation)
         case Plain():
-            return plain_mlp(x, **tree, kind=config.activation)
-        case MoE(top=top, score=score, renormalize=renormalize, scale=scale):
-            routing = {"top": top, "score": score, "renormalize": renormalize, "scale": scale}
-            return moe(x, **tree, kind=config.activation, **routing)
+            return plain_mlp(x, cast(PlainMlpWeights, weights), kind=config.activation)
+        case MoE():
+            return moe(x, cast(MoEWeights, weights), settings=config)
+
+
+class _Norms(NamedTuple):
+    """The leaves of a sublayer's norms."""
+
+    pre: NormWeights | None
+    post: NormWeights | None
+    after: NormWeights | None
 
 
 def _add(
-    x: Array, given: Array, tree: Any, part: str, layer: Layer, config: Attention | Mlp, f: Sublayer
+    x: Array, given: Array, norms: _Norms, layer: Layer, config: Attention | Mlp, sublayer: Sublayer
 ) -> Array:
-    """after(x + scale · post(f(pre(given)))): a sublayer between its norms, and the residual sum.
+    """after(x + scale · post(sublayer(pre(given)))): a sublayer between its norms, and the residual sum.
 
     With the layer's `residual` at the norm, x is pre(given).
     """
-    given = normalize(given, tree.get(f"{part}_pre"), norm=config.pre)
-    y = normalize(f(given), tree.get(f"{part}_post"), norm=config.post)
-    y = y if layer.scale is None else y * layer.scale
+    given = normalize(given, norms.pre, norm=config.pre)
+    y = normalize(sublayer(given), norms.post, norm=config.post)
+    if layer.scale is not None:
+        y = y * layer.scale
     total = y + (given if layer.residual == "norm" else x)
-    return normalize(total, tree.get(f"{part}_after"), norm=config.after)
+    return normalize(total, norms.after, norm=config.after)
 
 
-def _beside(x: Array, tree: Any, layer: Layer) -> Array:
-    """What a parallel mlp is given, before a norm of its own: x, or without such a norm the attention's."""
-    return x if layer.mlp.pre else normalize(x, tree.get("attn_pre"), norm=layer.attention.pre)
+def _attend(x: Array, weights: BlockWeights, layer: Layer, sublayer: Sublayer) -> Array:
+    norms = _Norms(weights.get("attn_pre"), weights.get("attn_post"), weights.get("attn_after"))
+    return _add(x, x, norms, layer, layer.attention, sublayer)
+
+
+def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer: Layer) -> Array:
+    """The sublayer that reads an encoder, where there is one."""
+    cross, leaves = layer.cross, weights.get("cross")
+    if cross is None or leaves is None or encoder_kv is None:
+        return x
+    norms = _Norms(weights.get("cross_pre"), weights.get("cross_post"), weights.get("cross_after"))
+    return _add(
+        x, x, norms, layer, cross, lambda given: cross_attention(given, encoder_kv, leaves, settings=cross)
+    )
+
+
+def _mlp(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
+    """The mlp over h, or where it is parallel over x as the attention took it, unless it has its own norm."""
+    norms = _Norms(weights.get("mlp_pre"), weights.get("mlp_post"), weights.get("mlp_after"))
+    given = h
+    if layer.parallel:
+        given = x if layer.mlp.pre else normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
+    return _add(h, given, norms, layer, layer.mlp, lambda y: _feed(y, weights["mlp"], layer.mlp))
 
 
 def block(
     x: Array,
-    cache: tuple[Array, Array],
+    cache: KVCache,
     past: Array,
-    tables: Any,
-    tree: Any,
-    memory: tuple[Array, Array, Array] | None = None,
+    positions: Positions,
+    weights: BlockWeights,
+    encoder_kv: EncoderKV | None = None,
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, tuple[Array, Array]]:
+) -> tuple[Array, KVCache]:
     """One layer of a decoder over x [B, T, D]: gives the new x and the layer's new cache.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
-    mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021). Each sublayer may also have a norm
-    on its output before the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the
-    original post-norm). Cross-attention, where the layer has it, is a sublayer between the two, over
-    `memory`: keys and values [B, G, S, K] of the encoder's output and its lengths [B].
-    `tables` maps each Rope to its cosines and sines, [L, J] each, and each other position with its
-    number of heads to its bias [B, H, T, L]. With `at` [B, P] the new x is [B, P, D], at these
-    positions of the call: what follows the attention looks at no other token.
+    mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021). Each sublayer may also have a norm on its output before
+    the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the original post-norm). A layer that
+    reads an encoder has cross-attention over `encoder_kv` between the two. With `at` [B, P] the new x is
+    [B, P, D], at these positions of the call: what follows the attention looks at no other token.
     """
-    new: list[Array] = []
+    rotary, bias = placed(config.attention, positions)
+    leaves = weights["attn"]
+    cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
 
     def attend(given: Array) -> Array:
-        y, *kept = attention(given, *cache, past, **tree["attn"], **_settings(config.attention, tables))
-        new.extend(kept)
+        nonlocal cache
+        y, cache = attention(given, cache, past, leaves, rotary, bias, settings=config.attention)
         return y
 
-    h = _add(x, x, tree, "attn", config, config.attention, attend)
+    h = _attend(x, weights, config, attend)
     if at is not None:
-        x, h = (np.take_along_axis(a, at[:, :, None], axis=1) for a in (x, h))
-    h = _read(h, memory, tables, tree, config)
-    feed = lambda given: _feed(given, tree["mlp"], config.mlp)  # noqa: E731
-    given = _beside(x, tree, config) if config.parallel else h
-    y = _add(h, given, tree, "mlp", config, config.mlp, feed)
-    return y, (new[0], new[1])
-
-
-def _read(
-    h: Array, memory: tuple[Array, Array, Array] | None, tables: Any, tree: Any, config: Layer
-) -> Array:
-    """The sublayer between the two, where there is one."""
-    if config.cross is None or memory is None:
-        return h
-    settings = _settings(config.cross, tables)
-    cross = {name: leaf for name, leaf in tree["cross"].items() if name in ("wq", "bq", "wo", "bo")}
-    read = lambda given: cross_attention(given, *memory, **cross, **settings)  # noqa: E731
-    return _add(h, h, tree, "cross", config, config.cross, read)
+        x = np.take_along_axis(x, at[:, :, None], axis=1)
+        h = np.take_along_axis(h, at[:, :, None], axis=1)
+    h = _cross(h, encoder_kv, weights, config)
+    return _mlp(x, h, weights, config), cache
 
 
 def encoder_block(
     x: Array,
     lengths: Array,
-    tables: Any,
-    tree: Any,
-    memory: tuple[Array, Array, Array] | None = None,
+    positions: Positions,
+    weights: BlockWeights,
+    encoder_kv: EncoderKV | None = None,
     *,
     config: Layer,
     causal: bool,
@@ -183,9 +218,12 @@ def encoder_block(
     As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
     [1, H, T, T] for all.
     """
-    a, m = config.attention, config.mlp
-    taken = {**tree["attn"], **_settings(a, tables)}
-    attend = lambda y: self_attention(y, lengths, **taken, head_size=a.head_size, causal=causal)  # noqa: E731
-    h = _read(_add(x, x, tree, "attn", config, a, attend), memory, tables, tree, config)
-    given = _beside(x, tree, config) if config.parallel else h
-    return _add(h, given, tree, "mlp", config, m, lambda y: _feed(y, tree["mlp"], m))
+    a, leaves = config.attention, weights["attn"]
+    rotary, bias = placed(a, positions)
+
+    def attend(given: Array) -> Array:
+        return self_attention(given, lengths, leaves, rotary, bias, settings=a, causal=causal)
+
+    h = _attend(x, weights, config, attend)
+    h = _cross(h, encoder_kv, weights, config)
+    return _mlp(x, h, weights, config)

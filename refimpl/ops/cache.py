@@ -1,12 +1,19 @@
-"""The KV cache: keys and values of earlier tokens, kept so that they are computed once.
+"""Caches: what a layer keeps of earlier tokens, to compute it once. Here the keys and values of all.
 
-Capacity and valid length are separate facts. So cutting a row back, as speculation does with what the
-model refused, only changes its length: what lies past it is never read, and is written over later.
+A cache is a value: a step takes it and gives back a new one. Capacity and valid length are separate facts,
+and the lengths are kept by the owner of the cache. So a row is truncated by a smaller length alone, as
+speculation does when the model refuses tokens: what lies past it is never read, and is written over later.
+
+    row of a batch      capacity L
+    before              k0 k1 k2 .  .  .    length 3
+    append 2 tokens     k0 k1 k2 k3 k4 .    length 5
+    truncate to 4       k0 k1 k2 k3 ?  .    length 4
+    append 1 token      k0 k1 k2 k3 k4'.    length 5
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -15,8 +22,69 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from ..axes import Index
+    from ..config import Attention
 
-__all__ = ["append", "grow", "select"]
+__all__ = ["KVCache", "append", "grow", "select"]
+
+
+class LayerCache(Protocol):
+    """What the owner of a cache may do with any kind of it."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes."""
+        ...
+
+    def select(self, rows: Array) -> Self:
+        """The named rows in the named order."""
+        ...
+
+    def grow(self, capacity: int) -> Self:
+        """The same tokens, with room for `capacity` of them."""
+        ...
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """The least length [B] that each row can be truncated to, after `written` [B] tokens at most.
+
+        It is `written` in a kind that can't be truncated, such as the state of a recurrence.
+        """
+        ...
+
+
+class KVCache(NamedTuple):
+    """The keys and values that a layer keeps of earlier tokens, L places a row.
+
+    `k_scale` and `v_scale` are there in a layer that keeps 8 bits: one scale for each channel of a head.
+    """
+
+    keys: Float[Array, "B G L K"]
+    values: Float[Array, "B G L K"]
+    k_scale: Float[Array, "G K"] | None = None
+    v_scale: Float[Array, "G K"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def select(self, rows: Array) -> KVCache:
+        """The named rows in the named order."""
+        return self._replace(keys=select(self.keys, rows), values=select(self.values, rows))
+
+    def grow(self, capacity: int) -> KVCache:
+        """The same tokens with just `capacity` places, new ones filled with zeros."""
+        return self._replace(keys=_places(self.keys, capacity), values=_places(self.values, capacity))
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """Any row can be truncated to nothing."""
+        return np.zeros_like(written)
+
+
+def _places(past: Array, capacity: int) -> Array:
+    b, g, held, k = past.shape
+    if held >= capacity:
+        return past[:, :, :capacity]
+    return np.concatenate([past, np.zeros((b, g, capacity - held, k), past.dtype)], axis=2)
 
 
 def append(

@@ -1,11 +1,12 @@
-"""Cross-attention: the tokens of one text take what they need from another, the encoder's."""
+"""Cross-attention: the tokens of one text attend to another text, which an encoder has read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from ..config import Attention
 from .attention import attend, heads
 from .linear import linear
 from .mask import padding_mask
@@ -17,46 +18,63 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["cross_attention", "cross_keys"]
+__all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_attention", "cross_keys"]
+
+
+class CrossKeyWeights(TypedDict):
+    """The leaves that make keys and values of the encoder's output."""
+
+    wk: Float[Array, "D G*K"] | Blocks
+    wv: Float[Array, "D G*K"] | Blocks
+    bk: NotRequired[Float[Array, " G*K"]]
+    bv: NotRequired[Float[Array, " G*K"]]
+
+
+class CrossAttentionWeights(TypedDict):
+    """The other leaves: the map to queries, and the one back."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class EncoderKV(NamedTuple):
+    """Keys and values of the encoder's output, laid out as a cache; row b has `lengths[b]` real ones."""
+
+    keys: Float[Array, "B G S K"]
+    values: Float[Array, "B G S K"]
+    lengths: Index[Array, " B", "< S+1"]
+
+    def select(self, rows: Array) -> EncoderKV:
+        """The named rows in the named order."""
+        return EncoderKV(self.keys[rows], self.values[rows], self.lengths[rows])
 
 
 def cross_keys(
-    states: Float[Array, "B S D"],
-    wk: Float[Array, "D G*K"] | Blocks,
-    wv: Float[Array, "D G*K"] | Blocks,
-    bk: Float[Array, " G*K"] | None = None,
-    bv: Float[Array, " G*K"] | None = None,
-    *,
-    head_size: int,
+    states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """Keys and values of the encoder's states: the same for each step of a decoder, so computed once.
-
-    Conventions: laid out as the cache is.
-    """
-    k, v = heads(states, wk, bk, size=head_size), heads(states, wv, bv, size=head_size)
+    """Keys and values of the encoder's output, computed once: each step of a decoder reads the same."""
+    k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
+    v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
     return k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
 
 def cross_attention(
     x: Float[Array, "B T D"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B G S K"],
-    lengths: Index[Array, " B", "< S+1"],
-    wq: Float[Array, "D H*K"] | Blocks,
-    wo: Float[Array, "H*K D"] | Blocks,
-    bq: Float[Array, " H*K"] | None = None,
-    bo: Float[Array, " D"] | None = None,
+    encoder_kv: EncoderKV,
+    weights: CrossAttentionWeights,
     *,
-    scale: float | None = None,
-    softcap: float | None = None,
+    settings: Attention,
 ) -> Float[Array, "B T D"]:
     """Each token sees the first `lengths[b]` keys (Vaswani et al. 2017, §3.2.3).
 
-    Conventions: neither positions nor a causal mask: the other text is there as a whole.
+    Conventions: neither positions nor a causal mask, since the other text is there as a whole.
     """
     b, t, _ = x.shape
-    q = heads(x, wq, bq, size=k.shape[3])
-    seen = padding_mask(np.arange(k.shape[2]), lengths)
-    mask = np.broadcast_to(seen[:, None], (b, t, k.shape[2]))
-    y = attend(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), mask, scale=scale, softcap=softcap)
-    return linear(y.reshape(b, t, -1), wo, bo)
+    q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
+    seen = padding_mask(np.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
+    mask = np.broadcast_to(seen[:, None], (b, t, seen.shape[1]))
+    keys, values = encoder_kv.keys.transpose(0, 2, 1, 3), encoder_kv.values.transpose(0, 2, 1, 3)
+    y = attend(q, keys, values, mask, scale=settings.scale, softcap=settings.softcap)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))

@@ -1,8 +1,9 @@
-"""An encoder: a whole text at once in, a vector a token out; and what is read off these vectors."""
+"""An encoder: a whole text in, one vector for each token out; and what a head makes of these vectors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,105 +18,132 @@ from ..config import (
     MaskedLM,
     Pool,
     QuestionAnswering,
+    Rope,
+    Stack,
     Tag,
 )
 from .activation import activation
-from .block import encoder_block, normalize
-from .cross_attention import cross_keys
+from .block import BlockWeights, Positions, encoder_block, normalize
+from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import embed, score_biases
+from .model import HeadWeights, ModelWeights, StackWeights, embed, score_biases
+from .position import Rotary
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
-__all__ = ["encode", "memory", "predict"]
+__all__ = ["encode", "encoder_kv", "predict"]
 
 
 def encode(
-    tokens: Array, lengths: Array, tables: Any, tree: Any, types: Array | None = None, *, config: Config
-) -> Array:
-    """The last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
-
-    `types` [B, T] says of which text of a pair a token is; the first, where nothing is given.
-    `tables` are those of the positions 0 … T − 1. With a reader in the Config they are the reader's vectors.
-    """
-    if config.embedding.token_types is not None and types is None:
-        types = np.zeros_like(tokens)
-    states = _through("encoder", tokens, lengths, tables, tree, types, config=config)
-    if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
-        return states
-    shifted = begun(tokens, config.decoder.start)
-    return _through("reader", shifted, lengths, tables, tree, states=states, config=config)
-
-
-def begun(tokens: Array, start: int) -> Array:
-    """The text from the token `start` on, one place later, as a reader is given it."""
-    return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
-
-
-def _through(
-    name: str,
     tokens: Array,
     lengths: Array,
-    tables: Any,
-    tree: Any,
-    types: Array | None = None,
-    states: Array | None = None,
+    rotary: Mapping[Rope, Rotary],
+    params: ModelWeights,
+    token_types: Array | None = None,
     *,
     config: Config,
 ) -> Array:
-    """The vectors that a stack makes of whole texts, which may read an encoder's `states` of them."""
-    stack, leaves, e = config.stacks[name], tree[name], config.embedding
-    at = np.arange(tokens.shape[1])
-    x = embed(tokens, at[None], tree["embedding"], leaves, types, config=e, stack=stack)
-    near = tables | score_biases(at[None], at, leaves, x.dtype, stack=stack, bidirectional=not stack.causal)
-    for layer, own in zip(stack.layers, leaves["layers"], strict=True):
-        read = None if states is None else (*keys_of(states, own, layer), lengths)
-        x = encoder_block(x, lengths, near, own, read, config=layer, causal=stack.causal)
-    return normalize(x, leaves.get("norm"), norm=stack.final_norm)
+    """The last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
+
+    `token_types` [B, T] says to which text of a pair a token belongs; without it all belong to the first.
+    `rotary` has a row for each of the positions 0 … T − 1. With a reader in the Config they are the reader's
+    vectors.
+    """
+    stack = config.stacks["encoder"]
+    assert "encoder" in params
+    if config.embedding.token_types is not None and token_types is None:
+        token_types = np.zeros_like(tokens)
+    entry = params["embedding"]
+    at = np.arange(tokens.shape[1])[None]
+    x = embed(tokens, at, entry, params["encoder"], token_types, config=config.embedding, stack=stack)
+    states = _layers(x, lengths, rotary, params["encoder"], stack=stack)
+    if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
+        return states
+    assert "reader" in params
+    stack, shifted = config.decoder.stack, begun(tokens, config.decoder.start)
+    x = embed(shifted, at, entry, params["reader"], config=config.embedding, stack=stack)
+    return _layers(x, lengths, rotary, params["reader"], states, stack=stack)
 
 
-def keys_of(states: Array, tree: Any, layer: Layer) -> tuple[Array, Array]:
+def begun(tokens: Array, start: int) -> Array:
+    """The text from the token `start` on, one place later, as a reader takes it."""
+    return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
+
+
+def _layers(
+    x: Array,
+    lengths: Array,
+    rotary: Mapping[Rope, Rotary],
+    weights: StackWeights,
+    states: Array | None = None,
+    *,
+    stack: Stack,
+) -> Array:
+    """The vectors that a stack makes of whole texts; a reader's layers read an encoder's `states` of them."""
+    at = np.arange(x.shape[1])
+    biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
+    positions = Positions(rotary, biases)
+    for layer, leaves in zip(stack.layers, weights["layers"], strict=True):
+        read = None if states is None else layer_kv(states, lengths, leaves, layer=layer)
+        x = encoder_block(x, lengths, positions, leaves, read, config=layer, causal=stack.causal)
+    return normalize(x, weights.get("norm"), norm=stack.final_norm)
+
+
+def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Layer) -> EncoderKV:
     """Keys and values of an encoder's output for a layer that reads it."""
     assert layer.cross is not None
-    leaves = {name: leaf for name, leaf in tree["cross"].items() if name in ("wk", "bk", "wv", "bv")}
-    return cross_keys(states, **leaves, head_size=layer.cross.head_size)
+    assert "cross" in weights
+    return EncoderKV(*cross_keys(states, weights["cross"], settings=layer.cross), lengths)
 
 
-def memory(states: Array, tree: Any, *, config: Config) -> list[tuple[Array, Array]]:
+def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> list[EncoderKV]:
     """Keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that reads it."""
-    layers = zip(config.layers, tree["decoder"]["layers"], strict=True)
-    return [keys_of(states, own, layer) for layer, own in layers]
+    assert "decoder" in params
+    layers = zip(config.layers, params["decoder"]["layers"], strict=True)
+    return [layer_kv(states, lengths, weights, layer=layer) for layer, weights in layers]
 
 
-def _dense(x: Array, tree: Any, config: Dense | None) -> Array:
+def _dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     if config is None:
         return x
-    x = linear(x, **tree["dense"])
-    x = x if config.activation is None else activation(x, kind=config.activation)
-    return normalize(x, tree.get("norm"), norm=config.norm)
+    assert "dense" in weights
+    x = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
+    if config.activation is not None:
+        x = activation(x, kind=config.activation)
+    return normalize(x, weights.get("norm"), norm=config.norm)
 
 
-def predict(states: Array, lengths: Array, tree: Any, *, config: Config) -> Array:
-    """What the head says of an encoder's output [B, T, D].
+def _labels(x: Array, weights: HeadWeights) -> Array:
+    assert "out" in weights
+    return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
+
+
+def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
+    """What the head makes of an encoder's output [B, T, D].
 
     MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
     [B, labels]. Pool: [B, D]. What stands at padding is unspecified.
     """
-    own = tree.get("head", {})
+    weights = params.get("head", {})
     match config.head:
-        case MaskedLM(tied, before, bias):
-            logits = unembedding(_dense(states, own, before), (tree["embedding"] if tied else own)["table"])
-            return logits + own["bias"] if bias else logits
-        case Tag(_, before) | QuestionAnswering(before):
-            return linear(_dense(states, own, before), **own["out"])
-        case Classify(_, pooling, before):
+        case MaskedLM(tied, dense, bias):
+            table = params["embedding"]["table"] if tied else weights.get("table")
+            assert table is not None
+            logits = unembedding(_dense(states, weights, dense), table)
+            if not bias:
+                return logits
+            assert "bias" in weights
+            return logits + weights["bias"]
+        case Tag(_, dense) | QuestionAnswering(dense):
+            return _labels(_dense(states, weights, dense), weights)
+        case Classify(_, pooling, dense):
             pooled = pool(states, lengths, pooling=pooling)[:, None]
-            return linear(_dense(pooled, own, before), **own["out"])[:, 0]
-        case Pool(pooling, before, normalized):
-            pooled = _dense(pool(states, lengths, pooling=pooling)[:, None], own, before)[:, 0]
+            return _labels(_dense(pooled, weights, dense), weights)[:, 0]
+        case Pool(pooling, dense, normalized):
+            pooled = _dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)[:, 0]
             return unit(pooled) if normalized else pooled
         case LM():
             raise AssertionError("a Config's check keeps LM for decoders")

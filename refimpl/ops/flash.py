@@ -1,8 +1,8 @@
-"""Flash attention: exact attention tile by tile, so that the square of scores never exists."""
+"""Flash attention: exact attention tile by tile, so that the whole matrix of scores is never in memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
-__all__ = ["flash_attend", "flash_backward", "merge"]
+__all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
+
+
+class Saved(NamedTuple):
+    """What the forward pass leaves for the backward: its inputs, its output and the log-sum-exps."""
+
+    q: Float[Array, "B T H K"]
+    k: Float[Array, "B S G K"]
+    v: Float[Array, "B S G V"]
+    out: Float[Array, "B T H V"]
+    lse: Float[Array, "B H T"]
+    mask: Bool[Array, "B T S"] | None = None
 
 
 def flash_attend(
@@ -29,7 +40,15 @@ def flash_attend(
     For a tile of queries three things are carried from one tile of keys to the next: the largest
     score so far m, the sum l of exp(score − m) and the sum o of exp(score − m) v. A higher m' shrinks
     l and o by exp(m − m'). At the end the output is o / l, the log-sum-exp m + log l.
-    Conventions: `causal` needs no mask, which would be a square again; the last query stands at the
+
+                       keys
+                 +-----+-----+-----+
+        queries  |  1 ->  2 ->  3  |   m, l, o   gives output rows of the first tile
+                 +-----+-----+-----+
+                 |  4 ->  5 ->  6  |   m, l, o   gives those of the second
+                 +-----+-----+-----+
+
+    Conventions: `causal` needs no mask, which would be a whole matrix again; the last query stands at the
     last key, so query t sees the keys up to S − T + t. A row that sees nothing gives zeros and −∞.
     """
     b, t, h, _ = q.shape
@@ -54,13 +73,8 @@ def flash_attend(
 
 
 def flash_backward(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G V"],
-    out: Float[Array, "B T H V"],
-    lse: Float[Array, "B H T"],
     grad: Float[Array, "B T H V"],
-    mask: Bool[Array, "B T S"] | None = None,
+    saved: Saved,
     *,
     tile: int,
     causal: bool = False,
@@ -69,11 +83,12 @@ def flash_backward(
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
     """Gradients of q, k, v from that of the output, scores computed again (Dao 2023, algorithm 2).
 
-    `out` and `lse` are what `flash_attend` gave. In a tile P = exp(score − lse), dV += Pᵀ dO,
+    In a tile P = exp(score − lse), dV += Pᵀ dO,
     dP = dO Vᵀ, dS = P ∘ (dP − D) with D the row sums of dO ∘ O, dQ += scale · dS K and
     dK += scale · dSᵀ Q. A soft cap multiplies dS by 1 − (score / cap)². A key head's gradient is the sum
     over the query heads that read it.
     """
+    q, k, v, out, lse, mask = saved
     t, s, groups = q.shape[1], k.shape[1], k.shape[2]
     factor = q.shape[3] ** -0.5 if scale is None else scale
     q, out, grad, k, v = *(_queries(a, groups) for a in (q, out, grad)), _keys(k), _keys(v)

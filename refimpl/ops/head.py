@@ -1,4 +1,4 @@
-"""From a vector a token to a vector a text."""
+"""Pooling: from one vector per token to one vector per text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pool(
     *,
     pooling: Literal["first", "last", "mean", "max"],
 ) -> Float[Array, "B D"]:
-    """One vector of a text's: its first or last token's, their mean, or the largest of each element.
+    """One vector per text: that of its first or last token, the mean of all, or each element's maximum.
 
     Conventions: padding doesn't count; `last` is the last token before it. A text without tokens
     gives zeros.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["bidirectional_lstm", "lstm", "lstm_cell"]
+__all__ = ["LstmWeights", "bidirectional_lstm", "lstm", "lstm_cell"]
+
+
+class LstmWeights(TypedDict):
+    """The leaves of a layer in one direction: maps of the input and of h, bias and peepholes."""
+
+    wx: Float[Array, "D 4*F"]
+    wh: Float[Array, "F 4*F"]
+    bias: NotRequired[Float[Array, " 4*F"]]
+    peephole: NotRequired[Float[Array, " 3*F"]]
 
 
 def lstm_cell(
     x: Float[Array, "B D"],
     h: Float[Array, "B F"],
     c: Float[Array, "B F"],
-    wx: Float[Array, "D 4*F"],
-    wh: Float[Array, "F 4*F"],
-    bias: Float[Array, " 4*F"] | None = None,
-    peephole: Float[Array, " 3*F"] | None = None,
+    weights: LstmWeights,
 ) -> tuple[Float[Array, "B F"], Float[Array, "B F"]]:
     """One step: c' = f ⊙ c + i ⊙ g and h' = o ⊙ tanh(c'), with i, f, g, o from x and h.
 
@@ -36,21 +42,20 @@ def lstm_cell(
     i, f, o. There is one bias, since only the sum of torch's and ONNX's two counts. The output gate
     sees the new c, as in ONNX.
     """
-    gates = x @ wx + h @ wh
-    if bias is not None:
-        gates = gates + bias
+    gates = x @ weights["wx"] + h @ weights["wh"]
+    if "bias" in weights:
+        gates = gates + weights["bias"]
     i, f, g, o = np.split(gates, 4, axis=-1)
-    pi, pf, po = (0, 0, 0) if peephole is None else np.split(peephole, 3)
+    pi, pf, po = 0, 0, 0
+    if "peephole" in weights:
+        pi, pf, po = np.split(weights["peephole"], 3)
     new_c = sigmoid(f + pf * c) * c + sigmoid(i + pi * c) * np.tanh(g)
     return sigmoid(o + po * new_c) * np.tanh(new_c), new_c
 
 
 def lstm(
     x: Float[Array, "B T D"],
-    wx: Float[Array, "D 4*F"],
-    wh: Float[Array, "F 4*F"],
-    bias: Float[Array, " 4*F"] | None = None,
-    peephole: Float[Array, " 3*F"] | None = None,
+    weights: LstmWeights,
     h0: Float[Array, "B F"] | None = None,
     c0: Float[Array, "B F"] | None = None,
     lengths: Index[Array, " B", "< T+1"] | None = None,
@@ -66,13 +71,14 @@ def lstm(
     of length 0 gives back its initial state (ONNX Runtime: zeros), so that any split of the tokens
     over several calls equals one.
     """
-    h = np.zeros((x.shape[0], wh.shape[0]), x.dtype) if h0 is None else h0
+    width = weights["wh"].shape[0]
+    h = np.zeros((x.shape[0], width), x.dtype) if h0 is None else h0
     c = np.zeros_like(h) if c0 is None else c0
-    y = np.zeros((*x.shape[:2], wh.shape[0]), x.dtype)
+    y = np.zeros((*x.shape[:2], width), x.dtype)
     steps = range(x.shape[1])
     for t in reversed(steps) if reverse else steps:
         real = np.full((x.shape[0], 1), True) if lengths is None else (t < lengths)[:, None]
-        new_h, new_c = lstm_cell(x[:, t], h, c, wx, wh, bias, peephole)
+        new_h, new_c = lstm_cell(x[:, t], h, c, weights)
         h, c = np.where(real, new_h, h), np.where(real, new_c, c)
         y[:, t] = np.where(real, h, 0)
     return y, h, c
@@ -80,14 +86,8 @@ def lstm(
 
 def bidirectional_lstm(
     x: Float[Array, "B T D"],
-    wx: Float[Array, "D 4*F"],
-    wh: Float[Array, "F 4*F"],
-    wx_back: Float[Array, "D 4*F"],
-    wh_back: Float[Array, "F 4*F"],
-    bias: Float[Array, " 4*F"] | None = None,
-    bias_back: Float[Array, " 4*F"] | None = None,
-    peephole: Float[Array, " 3*F"] | None = None,
-    peephole_back: Float[Array, " 3*F"] | None = None,
+    forward: LstmWeights,
+    backward: LstmWeights,
     h0: Float[Array, "2 B F"] | None = None,
     c0: Float[Array, "2 B F"] | None = None,
     lengths: Index[Array, " B", "< T+1"] | None = None,
@@ -97,7 +97,7 @@ def bidirectional_lstm(
     Conventions: the first axis of the states is the direction, forward first, as in torch and ONNX.
     """
     h, c = (None, None) if h0 is None else h0, (None, None) if c0 is None else c0
-    ahead = lstm(x, wx, wh, bias, peephole, h[0], c[0], lengths)
-    back = lstm(x, wx_back, wh_back, bias_back, peephole_back, h[1], c[1], lengths, reverse=True)
+    ahead = lstm(x, forward, h[0], c[0], lengths)
+    back = lstm(x, backward, h[1], c[1], lengths, reverse=True)
     y = np.concatenate((ahead[0], back[0]), axis=-1)
     return y, np.stack((ahead[1], back[1])), np.stack((ahead[2], back[2]))

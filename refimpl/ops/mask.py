@@ -24,9 +24,16 @@ def causal_mask(
 ) -> Bool[Array, "B T S"]:
     """True where a key may be seen: key ≤ query, and query − key < window if there is one.
 
-    Both are positions in the text, so that a cache changes nothing. Conventions: `window` counts
-    the current token, as transformers' sliding_window does: window = 1 sees only itself. The first
-    `sinks` positions are seen past the window's edge too (Xiao et al. 2023).
+    The first `sinks` positions are seen past the window's edge too (Xiao et al. 2023).
+
+        window 3, sinks 1           key  0 1 2 3 4 5
+                            query 2      x x x . . .
+                            query 3      x x x x . .
+                            query 4      x . x x x .
+                            query 5      x . . x x x
+
+    Both are positions in the text, so that a cache changes nothing. Conventions: `window` counts the
+    current token, as transformers' sliding_window does: window = 1 sees only itself.
     """
     distance = queries[:, :, None] - keys[None, None, :]
     seen = distance >= 0

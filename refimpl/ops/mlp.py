@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from .activation import activation
 from .linear import linear
@@ -14,33 +14,41 @@ if TYPE_CHECKING:
 
     from ..config import Activation
 
-__all__ = ["gated_mlp", "plain_mlp"]
+__all__ = ["GatedMlpWeights", "PlainMlpWeights", "gated_mlp", "plain_mlp"]
+
+
+class PlainMlpWeights(TypedDict):
+    """The leaves of a plain mlp."""
+
+    up: Float[Array, "D F"] | Blocks
+    down: Float[Array, "F D"] | Blocks
+    bup: NotRequired[Float[Array, " F"]]
+    bdown: NotRequired[Float[Array, " D"]]
+
+
+class GatedMlpWeights(TypedDict):
+    """The leaves of a gated mlp, such as an expert."""
+
+    gate: Float[Array, "D F"] | Blocks
+    up: Float[Array, "D F"] | Blocks
+    down: Float[Array, "F D"] | Blocks
+    bgate: NotRequired[Float[Array, " F"]]
+    bup: NotRequired[Float[Array, " F"]]
+    bdown: NotRequired[Float[Array, " D"]]
 
 
 def plain_mlp(
-    x: Float[Array, "B T D"],
-    up: Float[Array, "D F"] | Blocks,
-    down: Float[Array, "F D"] | Blocks,
-    bup: Float[Array, " F"] | None = None,
-    bdown: Float[Array, " D"] | None = None,
-    *,
-    kind: Activation,
+    x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation
 ) -> Float[Array, "B T D"]:
     """act(x · up) · down (Vaswani et al. 2017, eq. 2, there with ReLU)."""
-    return linear(activation(linear(x, up, bup), kind=kind), down, bdown)
+    hidden = activation(linear(x, weights["up"], weights.get("bup")), kind=kind)
+    return linear(hidden, weights["down"], weights.get("bdown"))
 
 
 def gated_mlp(
-    x: Float[Array, "B T D"],
-    gate: Float[Array, "D F"] | Blocks,
-    up: Float[Array, "D F"] | Blocks,
-    down: Float[Array, "F D"] | Blocks,
-    bgate: Float[Array, " F"] | None = None,
-    bup: Float[Array, " F"] | None = None,
-    bdown: Float[Array, " D"] | None = None,
-    *,
-    kind: Activation,
+    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation
 ) -> Float[Array, "B T D"]:
     """(act(x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU)."""
-    hidden = activation(linear(x, gate, bgate), kind=kind) * linear(x, up, bup)
-    return linear(hidden, down, bdown)
+    gate = activation(linear(x, weights["gate"], weights.get("bgate")), kind=kind)
+    hidden = gate * linear(x, weights["up"], weights.get("bup"))
+    return linear(hidden, weights["down"], weights.get("bdown"))

@@ -1,9 +1,10 @@
-"""A decoder: tokens in, logits out, cache carried along; and what its stack shares with an encoder's."""
+"""A decoder: tokens and cache in, logits and cache out; and what its stack shares with an encoder's."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
@@ -24,25 +25,86 @@ from ..config import (
     Yarn,
 )
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import block, normalize
+from .block import BlockWeights, NormWeights, Positions, block, normalize
+from .cache import KVCache
+from .cross_attention import EncoderKV
 from .embedding import embedding, unembedding
 from .linear import linear
-from .position import learned, rope_frequencies, rope_tables, sinusoidal
+from .position import Rotary, learned, rope_frequencies, rope_tables, sinusoidal
 from .quant import Blocks
 from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, longrope_scaling, yarn_scaling
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["embed", "lm_logits", "model", "position_tables", "score_biases"]
+__all__ = [
+    "EmbeddingWeights",
+    "HeadWeights",
+    "LinearWeights",
+    "ModelWeights",
+    "StackWeights",
+    "embed",
+    "lm_logits",
+    "model",
+    "position_tables",
+    "score_biases",
+]
 
 
-def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Array, Array]]:
+class LinearWeights(TypedDict):
+    """The leaves of a linear map."""
+
+    weight: Float[Array, "D F"] | Blocks
+    bias: NotRequired[Float[Array, " F"]]
+
+
+class EmbeddingWeights(TypedDict):
+    """The leaves of the embedding: tables, and the map from their width to the model's."""
+
+    table: Float[Array, "N D"] | Blocks
+    token_types: NotRequired[Float[Array, "M D"]]
+    project: NotRequired[Float[Array, "D F"] | Blocks]
+    project_bias: NotRequired[Float[Array, " F"]]
+
+
+class StackWeights(TypedDict):
+    """The leaves of a stack: its layers, what is added before the first or to scores, and its norms."""
+
+    layers: list[BlockWeights]
+    positions: NotRequired[Float[Array, "M D"]]
+    relative_bias: NotRequired[Float[Array, "W H"]]
+    first_norm: NotRequired[NormWeights]
+    norm: NotRequired[NormWeights]
+
+
+class HeadWeights(TypedDict, total=False):
+    """The leaves of a head; which of them it has depends on its kind."""
+
+    table: Float[Array, "N D"] | Blocks
+    bias: Float[Array, " N"]
+    project: Float[Array, "D F"] | Blocks
+    dense: LinearWeights
+    norm: NormWeights
+    out: LinearWeights
+
+
+class ModelWeights(TypedDict):
+    """The leaves of a model, by the names that `params.shapes` gives them."""
+
+    embedding: EmbeddingWeights
+    encoder: NotRequired[StackWeights]
+    reader: NotRequired[StackWeights]
+    decoder: NotRequired[StackWeights]
+    head: NotRequired[HeadWeights]
+
+
+def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
     """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
 
     Where frequencies depend on the length of the text, they are those for the Config's `context`.
     """
-    made = {}
+    tables = {}
     for rope in config.ropes:
         f, magnitude = rope_frequencies(np.arange(rope.dims // 2), theta=rope.theta), 1.0
         match rope.scaling:
@@ -75,104 +137,119 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, tuple[Arr
                     high_freq_factor=high,
                     original_context=original,
                 )
-        made[rope] = rope_tables(positions, f, magnitude=magnitude)
-    return made
+        tables[rope] = Rotary(*rope_tables(positions, f, magnitude=magnitude))
+    return tables
 
 
 def embed(
     tokens: Array,
     positions: Array,
-    own: Any,
-    tree: Any,
-    types: Array | None = None,
+    weights: EmbeddingWeights,
+    stack_weights: StackWeights,
+    token_types: Array | None = None,
     *,
     config: Embedding,
     stack: Stack,
 ) -> Array:
     """What comes before the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    `own` are the leaves of the embedding, `tree` those of the stack. The order is scale, map to the
-    model's width, `types` [B, T], positions, norm (BERT, BART, OPT); a `late` map is the last (ELECTRA).
+    The order is scale, map to the model's width, `token_types` [B, T], positions, norm (BERT, BART, OPT); a
+    `late` map is the last (ELECTRA).
     """
-    x = embedding(tokens, own["table"])
-    x = x if config.scale is None else x * config.scale
+    x = embedding(tokens, weights["table"])
+    if config.scale is not None:
+        x = x * config.scale
     if config.projection is not None and not config.projection.late:
-        x = linear(x, own["project"], own.get("project_bias"))
-    if types is not None:
-        x = x + embedding(types, own["token_types"])
+        x = _to_model_width(x, weights)
+    if token_types is not None:
+        assert "token_types" in weights
+        x = x + embedding(token_types, weights["token_types"])
     match stack.positions:
         case Learned(_, offset):
-            x = x + learned(positions, tree["positions"], offset=offset)
+            assert "positions" in stack_weights
+            x = x + learned(positions, stack_weights["positions"], offset=offset)
         case Sinusoidal(theta, interleaved):
             frequencies = rope_frequencies(np.arange(x.shape[-1] // 2), theta=theta)
             x = x + sinusoidal(positions, frequencies, interleaved=interleaved).astype(x.dtype)
         case None:
             pass
-    x = normalize(x, tree.get("first_norm"), norm=stack.first_norm)
-    late = config.projection is not None and config.projection.late
-    return linear(x, own["project"], own.get("project_bias")) if late else x
+    x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
+    if config.projection is not None and config.projection.late:
+        x = _to_model_width(x, weights)
+    return x
+
+
+def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
+    assert "project" in weights
+    return linear(x, weights["project"], weights.get("project_bias"))
 
 
 def score_biases(
-    queries: Array, keys: Array, tree: Any, dtype: Any, *, stack: Stack, bidirectional: bool
-) -> dict[Any, Array]:
+    queries: Array, keys: Array, weights: StackWeights, dtype: np.dtype, *, stack: Stack, bidirectional: bool
+) -> dict[tuple[Alibi | RelativeBias, int], Array]:
     """The bias [B, H, T, S] of each position of the stack that has one, by (position, heads)."""
-    made: dict[Any, Array] = {}
+    biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
     for a in dict.fromkeys(layer.attention for layer in stack.layers):
         match a.position:
             case Alibi(max_bias, scale):
                 slopes = (scale * alibi_slopes(np.arange(a.heads), max_bias=max_bias)).astype(dtype)
-                made[a.position, a.heads] = alibi_bias(slopes, queries, keys)
-            case RelativeBias(buckets, distance):
-                found = relative_buckets(
-                    queries, keys, buckets=buckets, max_distance=distance, bidirectional=bidirectional
+                biases[a.position, a.heads] = alibi_bias(slopes, queries, keys)
+            case RelativeBias(count, distance):
+                buckets = relative_buckets(
+                    queries, keys, buckets=count, max_distance=distance, bidirectional=bidirectional
                 )
-                made[a.position, a.heads] = relative_bias(found, tree["relative_bias"])
+                assert "relative_bias" in weights
+                biases[a.position, a.heads] = relative_bias(buckets, weights["relative_bias"])
             case _:
                 pass
-    return made
+    return biases
 
 
 def model(
     tokens: Array,
     past: Array,
     at: Array,
-    tables: Any,
-    cache: list[tuple[Array, Array]],
-    tree: Any,
-    read: tuple[list[tuple[Array, Array]], Array] | None = None,
+    rotary: Mapping[Rope, Rotary],
+    cache: list[KVCache],
+    params: ModelWeights,
+    encoder_kv: list[EncoderKV] | None = None,
     *,
     config: Config,
-) -> tuple[Array, list[tuple[Array, Array]]]:
-    """Logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and the new cache.
+) -> tuple[Array, list[KVCache]]:
+    """Logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and the new cache of each layer.
 
-    `past` [B] tokens of each row are in the cache, a pair (keys, values) [B, G, L, K] a layer with
-    L ≥ past + T. `at` counts within the call: only these positions pay for the last layer's mlp and
-    for the output table. A decoder that reads an encoder is given what `memory` made of its output,
-    and its lengths [B].
+    `past` [B] tokens of each row are in the cache, which has room for L ≥ past + T. `at` counts within the
+    call: only these positions pay for the last layer's mlp and for the output table. `rotary` has a row for
+    each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one a layer.
     """
-    stack, head, leaves = config.stacks["decoder"], config.head, tree["decoder"]
+    stack, head = config.stacks["decoder"], config.head
     assert isinstance(head, LM)
-    queries = past[:, None] + np.arange(tokens.shape[1])
-    x = embed(tokens, queries, tree["embedding"], leaves, config=config.embedding, stack=stack)
-    keys = np.arange(cache[0][0].shape[2])
-    near = tables | score_biases(queries, keys, leaves, x.dtype, stack=stack, bidirectional=False)
-    new = []
-    others = [None] * len(cache) if read is None else [(k, v, read[1]) for k, v in read[0]]
-    wanted = [None] * (len(cache) - 1) + [at]
-    turns = zip(stack.layers, cache, leaves["layers"], others, wanted, strict=True)
-    for layer, pair, own, other, only in turns:
-        x, pair = block(x, pair, past, near, own, other, only, config=layer)
-        new.append(pair)
-    x = normalize(x, leaves.get("norm"), norm=stack.final_norm)
-    x = x if config.embedding.projection is None else linear(x, tree["head"]["project"])
-    table = tree["embedding" if head.tied else "head"]["table"]
-    return lm_logits(x, table, tree["head"]["bias"] if head.bias else None, head=head), new
+    assert "decoder" in params
+    weights = params["decoder"]
+    queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(cache[0].keys.shape[2])
+    x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
+    biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
+    positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []
+    for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
+        read = None if encoder_kv is None else encoder_kv[i]
+        wanted = at if i == last else None
+        x, new = block(x, old, past, positions, leaves, read, wanted, config=layer)
+        new_cache.append(new)
+    x = normalize(x, weights.get("norm"), norm=stack.final_norm)
+    leaves = params.get("head", {})
+    if config.embedding.projection is not None:
+        assert "project" in leaves
+        x = linear(x, leaves["project"])
+    table = params["embedding"]["table"] if head.tied else leaves.get("table")
+    assert table is not None
+    return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head), new_cache
 
 
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
     """Logits [B, P, N] over the rows of a table: scale, bias, and the cap at last."""
     logits = unembedding(x, table)
-    logits = logits if head.scale is None else logits * head.scale
-    logits = logits if bias is None else logits + bias
+    if head.scale is not None:
+        logits = logits * head.scale
+    if bias is not None:
+        logits = logits + bias
     return logits if head.softcap is None else head.softcap * np.tanh(logits / head.softcap)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from ..config import MoE
 from .activation import sigmoid
 from .attention import softmax
 from .linear import linear
-from .mlp import gated_mlp
-from .quant import Blocks
+from .mlp import GatedMlpWeights, gated_mlp
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from ..axes import Index
     from ..config import Activation
 
-__all__ = ["Expert", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "seated"]
+__all__ = ["MoEWeights", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "within_capacity"]
 
 
-class Expert(TypedDict):
-    """The leaves of one expert, a gated mlp.
+class MoEWeights(TypedDict):
+    """The leaves of a mixture: the router, the experts, and the expert that takes every token.
 
-    Experts are a list of such leaves, not arrays with an axis of experts: a leaf stays a matrix as
-    `linear` takes it, quantized or not, each expert on its own, as checkpoints store them.
+    Experts are a list of leaves, not arrays with an axis of experts: a leaf stays a matrix as `linear`
+    takes it, quantized or not, each expert on its own, as checkpoints store them.
     """
 
-    gate: Float[Array, "D F"] | Blocks
-    up: Float[Array, "D F"] | Blocks
-    down: Float[Array, "F D"] | Blocks
+    router: Float[Array, "D E"]
+    experts: list[GatedMlpWeights]
+    bias: NotRequired[Float[Array, " E"]]
+    shared: NotRequired[GatedMlpWeights]
+    shared_gate: NotRequired[Float[Array, "D 1"]]
 
 
 def route(
@@ -45,12 +47,12 @@ def route(
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
     """The `top` experts of each token, the best first, and the weights of their outputs.
 
-    A score is softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1) or a sigmoid of
-    its own (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen, divided by their sum
-    with `renormalize`, times `scale` if there is one.
+    Scores are a softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1), or a sigmoid of
+    each logit (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen experts, divided by their
+    sum with `renormalize`, times `scale` if there is one.
     Conventions: a bias counts for the choice alone, not for the weights (DeepSeek-V3, eq. 16). Of
-    equal experts the one with the lower index is chosen. Without a bias the logits decide, in whose
-    order the scores are, so that no two become equal by rounding.
+    equal experts the one with the lower index is chosen. Without a bias the logits are compared, which have
+    the order of the scores, so that no two become equal by rounding.
     """
     scores = softmax(logits) if score == "softmax" else sigmoid(logits)
     index = np.argsort(-(logits if bias is None else scores + bias), axis=-1, kind="stable")[:, :top]
@@ -61,82 +63,82 @@ def route(
     return index, weights if scale is None else weights * scale
 
 
-def seated(
+def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
 ) -> Bool[Array, "M I"]:
-    """Which choices find a seat: expert e takes the first `capacity[e]` tokens that come to it.
+    """Which choices an expert has room for: expert e takes the first `capacity[e]` tokens routed to it.
 
     Conventions: all first choices come before all second ones, and tokens in their order (GShard,
-    Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). Who finds none is
-    dropped: that expert gives the token nothing, and the others' weights stay as they are.
+    Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is
+    dropped: that expert adds nothing to the token, and the other choices' weights stay as they are.
     """
-    free, found = capacity.copy(), np.zeros(index.shape, bool)
+    room, kept = capacity.copy(), np.zeros(index.shape, bool)
     for choice in range(index.shape[1]):
         for token in range(index.shape[0]):
             expert = index[token, choice]
-            found[token, choice] = free[expert] > 0
-            free[expert] -= found[token, choice]
-    return found
+            kept[token, choice] = room[expert] > 0
+            room[expert] -= kept[token, choice]
+    return kept
 
 
 def mixture(
     x: Float[Array, "M D"],
     index: Index[Array, "M I", "< E"],
     weights: Float[Array, "M I"],
-    experts: list[Expert],
+    experts: list[GatedMlpWeights],
     kept: Bool[Array, "M I"] | None = None,
     *,
     kind: Activation,
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
 
-    Conventions: an expert without tokens isn't asked; a choice that isn't `kept` adds nothing.
+    Conventions: an expert without tokens isn't run; a choice that isn't `kept` adds nothing.
     """
     y = np.zeros_like(x)
     for e, expert in enumerate(experts):
         token, choice = np.nonzero(index == e if kept is None else (index == e) & kept)
-        out = gated_mlp(x[token][None], **expert, kind=kind)[0]
+        out = gated_mlp(x[token][None], expert, kind=kind)[0]
         np.add.at(y, token, weights[token, choice, None] * out)
     return y
 
 
 def moe(
     x: Float[Array, "B T D"],
-    router: Float[Array, "D E"],
-    experts: list[Expert],
-    bias: Float[Array, " E"] | None = None,
-    shared: Expert | None = None,
-    shared_gate: Float[Array, "D 1"] | None = None,
+    weights: MoEWeights,
     *,
-    kind: Activation,
-    top: int,
-    score: Literal["softmax", "sigmoid"],
-    renormalize: bool,
-    scale: float | None = None,
+    settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """`mixture` of the experts that `route` chooses by x · router, plus what all tokens share.
+    """`mixture` of the experts that `route` chooses by x · router, plus the shared expert.
 
     The shared expert (several are one of their joint width) takes every token; with `shared_gate` its
     output is multiplied by σ(x · shared_gate) (Qwen2-MoE).
     Conventions: without `capacity` no token is dropped, and a token's result doesn't depend on its
-    neighbours. With it each expert has capacity % of an even share, ceil(capacity / 100 · top · tokens
-    / experts) seats, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1); in per cent,
-    since a factor such as 0.7 would round the number of seats differently from engine to engine.
+    neighbours. With it each expert takes at most capacity % of an even share, ceil(capacity / 100 · top ·
+    tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). It is in
+    per cent because with a factor such as 0.7 engines would round the number of tokens differently.
     """
-    flat = x.reshape(-1, x.shape[-1])
-    index, weights = route(flat @ router, bias, top=top, score=score, renormalize=renormalize, scale=scale)
+    flat, experts = x.reshape(-1, x.shape[-1]), weights["experts"]
+    index, shares = route(
+        flat @ weights["router"],
+        weights.get("bias"),
+        top=settings.top,
+        score=settings.score,
+        renormalize=settings.renormalize,
+        scale=settings.scale,
+    )
     kept = None
     if capacity is not None:
-        share = 100 * len(experts)
-        seats = (capacity * top * len(flat) + share - 1) // share
-        kept = seated(index, np.full(len(experts), seats))
-    y = mixture(flat, index, weights, experts, kept, kind=kind).reshape(x.shape)
+        even = 100 * len(experts)
+        most = (capacity * settings.top * len(flat) + even - 1) // even
+        kept = within_capacity(index, np.full(len(experts), most))
+    y = mixture(flat, index, shares, experts, kept, kind=settings.activation).reshape(x.shape)
+    shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    common = gated_mlp(x, **shared, kind=kind)
-    return y + (common if shared_gate is None else sigmoid(linear(x, shared_gate)) * common)
+    common = gated_mlp(x, shared, kind=settings.activation)
+    return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 
 
 def load_balancing_loss(

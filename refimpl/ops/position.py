@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-__all__ = ["learned", "rope_frequencies", "rope_tables", "rotate", "sinusoidal"]
+__all__ = ["Rotary", "learned", "rope_frequencies", "rope_tables", "rotate", "sinusoidal"]
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines of the angles by which each position turns the pairs of a head."""
+
+    cos: Float[Array, "L J"]
+    sin: Float[Array, "L J"]
 
 
 def learned(

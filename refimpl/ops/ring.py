@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["place", "ring_attend"]
+__all__ = ["Placement", "place", "ring_attend"]
+
+
+class Placement(NamedTuple):
+    """Which rank holds each token; `ranks` is 0 … X−1."""
+
+    owner: Index[Array, " T", "< X"]
+    ranks: Int[Array, " X"]
 
 
 def place(
@@ -43,8 +50,7 @@ def ring_attend(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G V"],
-    owner: Index[Array, " T", "< X"],
-    ranks: Int[Array, " X"],
+    placement: Placement,
     *,
     tile: int,
     causal: bool = False,
@@ -53,24 +59,32 @@ def ring_attend(
 ) -> Float[Array, "B T H V"]:
     """`attend` by ranks that hold a part of the tokens each (Liu et al. 2023, algorithm 1).
 
-    Rank owner[t] holds token t, `ranks` is 0 … X−1. In step i rank r has the keys and values of rank
-    r − i, attends to them, and merges what comes out with what it has by the log-sum-exps; then all
-    pass on what they have to rank r + 1. The ranks are simulated one after the other here.
-    Conventions: any placement, a rank without tokens included; a causal mask needs the positions of
-    the tokens, not their places on a rank.
+    Rank owner[t] holds token t. In step i rank r has the keys and values of rank r − i, attends to them, and
+    merges the result into what it has by the log-sum-exps. Then each rank passes what it has on to the next.
+
+        step    rank 0   rank 1   rank 2
+        0       kv 0     kv 1     kv 2
+        1       kv 2     kv 0     kv 1
+        2       kv 1     kv 2     kv 0
+
+    The ranks are simulated here, one after the other.
+    Conventions: any placement, a rank without tokens included; a causal mask needs the positions of the
+    tokens in the text, not their places on a rank.
     """
-    count = len(ranks)
-    mine = [np.nonzero(owner == rank)[0] for rank in range(count)]
-    blocks = [(k[:, at], v[:, at], at) for at in mine]
+    count = len(placement.ranks)
+    tokens = [np.nonzero(placement.owner == rank)[0] for rank in range(count)]
+    blocks = [(k[:, at], v[:, at], at) for at in tokens]
     b, h = q.shape[0], q.shape[2]
     done = [
         (np.zeros((b, len(at), h, v.shape[3]), q.dtype), np.full((b, h, len(at)), -np.inf, q.dtype))
-        for at in mine
+        for at in tokens
     ]
     for _ in range(count):
-        for rank, at in enumerate(mine):
-            near_k, near_v, theirs = blocks[rank]
-            seen = theirs[None, :] <= at[:, None] if causal else np.ones((len(at), len(theirs)), bool)
+        for rank, at in enumerate(tokens):
+            near_k, near_v, keys_at = blocks[rank]
+            seen = np.ones((len(at), len(keys_at)), bool)
+            if causal:
+                seen = keys_at[None, :] <= at[:, None]
             part = flash_attend(
                 q[:, at], near_k, near_v, np.broadcast_to(seen, (b, *seen.shape)),
                 tile=tile, scale=scale, softcap=softcap,
@@ -78,6 +92,6 @@ def ring_attend(
             done[rank] = merge(*done[rank], *part)
         blocks = [blocks[rank - 1] for rank in range(count)]
     out = np.zeros((*q.shape[:3], v.shape[3]), q.dtype)
-    for at, (part, _) in zip(mine, done, strict=True):
+    for at, (part, _) in zip(tokens, done, strict=True):
         out[:, at] = part
     return out

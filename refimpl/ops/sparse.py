@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..axes import Index
 
 __all__ = [
+    "BlockPairs",
     "bigbird_layout",
     "block_mask",
     "listed",
@@ -24,36 +25,43 @@ __all__ = [
 ]
 
 
+class BlockPairs(NamedTuple):
+    """Block rows[m] of the queries meets block columns[m] of the keys; `mask` says who sees whom inside."""
+
+    rows: Index[Array, " M", "< Y"]
+    columns: Index[Array, " M", "< Z"]
+    mask: Bool[Array, "M A A"] | None = None
+
+
 def sparse_attend(
     q: Float[Array, "B Y A H K"],
     k: Float[Array, "B Z A G K"],
     v: Float[Array, "B Z A G V"],
-    rows: Index[Array, " M", "< Y"],
-    columns: Index[Array, " M", "< Z"],
-    mask: Bool[Array, "M A A"] | None = None,
+    pairs: BlockPairs,
     keys: Bool[Array, "B Z A"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B Y A H V"]:
-    """Block rows[m] of the queries attends to block columns[m] of the keys, for every m.
+    """Each block of queries attends to the blocks of keys that it is paired with.
 
-    Only the listed blocks are gathered: time and memory grow with their number M. `mask` says who
-    sees whom inside a listed pair, `keys` which keys are real (the last block may be padded).
+    Only these blocks are gathered: time and memory grow with the number M of pairs. `keys` says which keys
+    are real (the last block may be padded).
     Equal to `attend` under the layout's `block_mask`. Conventions: a pair that is listed twice counts
     twice; a query that sees nothing gives zeros.
     """
     b, y, a, h, _ = q.shape
+    rows, columns, mask = pairs
     out = np.zeros((b, y, a, h, v.shape[4]), q.dtype)
     order = np.argsort(rows, kind="stable")
     ends = np.searchsorted(rows[order], np.arange(y + 1))
     for row in range(y):
-        pairs = order[ends[row] : ends[row + 1]]
-        near = columns[pairs]
+        here = order[ends[row] : ends[row + 1]]
+        near = columns[here]
         flat = lambda x, near=near: x[:, near].reshape(b, len(near) * a, *x.shape[3:])  # noqa: E731
-        seen = np.ones((b, a, len(pairs) * a), bool)
+        seen = np.ones((b, a, len(here) * a), bool)
         if mask is not None:
-            seen = seen & mask[pairs].transpose(1, 0, 2).reshape(a, -1)
+            seen = seen & mask[here].transpose(1, 0, 2).reshape(a, -1)
         if keys is not None:
             seen = seen & flat(keys)[:, None]
         out[:, row] = attend(q[:, row], flat(k), flat(v), seen, scale=scale, softcap=softcap)

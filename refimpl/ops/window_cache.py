@@ -1,20 +1,27 @@
-"""The KV cache of a sliding window: a ring of slots that later tokens overwrite, after slots that stay.
+"""The KV cache of a sliding window: a few slots that stay, then a ring of slots that later tokens overwrite.
 
-A buffer of S slots keeps the first `sinks` tokens for good and of the others the last S − sinks, token
-p at slot p, or from `sinks` on at sinks + (p − sinks) mod (S − sinks). `slack` of these are more than
-the window needs, so that as many tokens can be cut back. Memory and work don't grow with the text.
-Positions are those of the text, and sinks are seen at their own, as under `causal_mask`; in Xiao et
-al. 2023, where sinks come from, they are counted within the buffer, which gives other numbers.
+A buffer of S slots keeps the first `sinks` tokens for good and of the others the last S − sinks: token
+p at slot p, or from `sinks` on at sinks + (p − sinks) mod (S − sinks).
+
+    S = 5, sinks = 1        slot   0   1   2   3   4
+    after tokens 0 … 4             0   1   2   3   4
+    after tokens 0 … 6             0   5   6   3   4
+
+Slots above sinks + window are slack: as many tokens can be truncated. Memory and work don't grow with the
+text. Positions are those of the text, and sinks are seen at their own, as under `causal_mask`. In Xiao et
+al. 2023, where sinks come from, positions are counted within the buffer, which gives other numbers.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..config import Attention
 from .attention import attend
-from .position import rotate
+from .cache import select
+from .position import Rotary, rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -22,7 +29,33 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["window_append", "window_attention", "window_floor", "window_positions"]
+__all__ = ["WindowCache", "window_append", "window_attention", "window_floor", "window_positions"]
+
+
+class WindowCache(NamedTuple):
+    """The keys and values that a layer with a window keeps, in S slots a row; the first `sinks` stay."""
+
+    keys: Float[Array, "B G S K"]
+    values: Float[Array, "B G S K"]
+    sinks: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def select(self, rows: Array) -> WindowCache:
+        """The named rows in the named order."""
+        return self._replace(keys=select(self.keys, rows), values=select(self.values, rows))
+
+    def grow(self, capacity: int) -> WindowCache:
+        """Itself: a ring has room for any number of tokens."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """The slack says how far back a row can go, see `window_floor`."""
+        window = 0 if settings.window is None else settings.window
+        return window_floor(self.keys, written, slack=self.keys.shape[2] - self.sinks - window)
 
 
 def _slot(position: int, slots: int, sinks: int) -> int:
@@ -50,7 +83,7 @@ def window_append(
 ) -> Float[Array, "B G S K"]:
     """The buffer after the first count[b] new entries of row b, which stand at start[b] … in the text.
 
-    Conventions: padding isn't written, unlike `append`'s, since it would overwrite what is still seen.
+    Conventions: padding isn't written, unlike in `append`, since it would overwrite what is still seen.
     """
     cache = past.copy()
     for row, (first, real) in enumerate(zip(start, count, strict=True)):
@@ -62,10 +95,10 @@ def window_append(
 def window_floor(
     past: Float[Array, "B G S K"], written: Index[Array, " B", "< O+1"], *, slack: int = 0
 ) -> Int[Array, " B"]:
-    """The least length that a row of which `written` tokens were ever written can be cut back to.
+    """The least length that a row can be truncated to, of which `written` tokens were ever written.
 
-    Below it the next token's window would begin at a token that was overwritten. Nothing was in a
-    buffer that never ran over. A caller that cuts back keeps `written`, the most that the row had.
+    Below it the next token's window would begin at a token that was overwritten. In a buffer that never
+    ran over nothing was. A caller that truncates keeps `written`, the most tokens that the row had.
     """
     return np.where(written > past.shape[2], written - slack - 1, 0)
 
@@ -74,34 +107,31 @@ def window_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
-    past_k: Float[Array, "B G S K"],
-    past_v: Float[Array, "B G S K"],
+    cache: WindowCache,
     past: Index[Array, " B", "< O+1"],
     count: Index[Array, " B", "< T+1"],
-    cos: Float[Array, "L J"] | None = None,
-    sin: Float[Array, "L J"] | None = None,
+    rotary: Rotary | None = None,
     *,
-    sinks: int = 0,
-    slack: int = 0,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interleaved: bool = False,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """`cached_attention` under a window of S − sinks − slack tokens and sinks, from a buffer of S slots.
+    settings: Attention,
+) -> tuple[Float[Array, "B T H K"], WindowCache]:
+    """`cached_attention` under the window and sinks, from a cache of at least window + sinks slots.
 
-    The past in the buffer and the new tokens are attended to before these are written: of several new
-    tokens the later ones may overwrite what the earlier ones see. count[b] of them are real. Gives
-    the attention's output and the two new buffers. S must be above sinks + slack.
+    The slots and the new tokens are attended to before the new ones are written: of several new tokens the
+    later may overwrite what the earlier see. count[b] of them are real. Gives the attention's output and
+    the new cache. Slots above window + sinks are slack.
     """
     at = past[:, None] + np.arange(q.shape[1])[None, :]
-    if cos is not None and sin is not None:
-        q = rotate(q, cos[at], sin[at], interleaved=interleaved)
-        k = rotate(k, cos[at], sin[at], interleaved=interleaved)
-    held = np.concatenate([window_positions(past_k, past, sinks=sinks), at], axis=1)[:, None, :]
-    window, distance = past_k.shape[2] - sinks - slack, at[:, :, None] - held
-    seen = (held >= 0) & (distance >= 0) & ((distance < window) | (held < sinks))
-    keys = np.concatenate([past_k.transpose(0, 2, 1, 3), k], axis=1)
-    values = np.concatenate([past_v.transpose(0, 2, 1, 3), v], axis=1)
-    y = attend(q, keys, values, seen, scale=scale, softcap=softcap)
-    k_cache = window_append(past_k, k, past, count, sinks=sinks)
-    return y, k_cache, window_append(past_v, v, past, count, sinks=sinks)
+    if rotary is not None:
+        q = rotate(q, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+        k = rotate(k, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
+    held = np.concatenate([window_positions(cache.keys, past, sinks=cache.sinks), at], axis=1)[:, None, :]
+    distance = at[:, :, None] - held
+    seen = (held >= 0) & (distance >= 0)
+    if settings.window is not None:
+        seen = seen & ((distance < settings.window) | (held < cache.sinks))
+    keys = np.concatenate([cache.keys.transpose(0, 2, 1, 3), k], axis=1)
+    values = np.concatenate([cache.values.transpose(0, 2, 1, 3), v], axis=1)
+    y = attend(q, keys, values, seen, scale=settings.scale, softcap=settings.softcap)
+    new_keys = window_append(cache.keys, k, past, count, sinks=cache.sinks)
+    new_values = window_append(cache.values, v, past, count, sinks=cache.sinks)
+    return y, cache._replace(keys=new_keys, values=new_values)

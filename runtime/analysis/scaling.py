@@ -17,7 +17,7 @@ from ...refimpl.ops.banded import banded_attend
 from ...refimpl.ops.flash import flash_attend
 from ...refimpl.ops.linear_attention import elu_features, linear_attend
 from ...refimpl.ops.lstm import lstm
-from ...refimpl.ops.sparse import bigbird_layout, listed, sparse_attend
+from ...refimpl.ops.sparse import BlockPairs, bigbird_layout, listed, sparse_attend
 from .. import hardware
 
 # One text, one head of so many numbers, as many in the LSTM's state.
@@ -104,7 +104,7 @@ def _flash(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
 
 
 def _banded(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
-    return banded_attend(q, k, v, band=WINDOW)
+    return banded_attend(q, k, v, band=(WINDOW, 0))
 
 
 def _linear(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
@@ -116,14 +116,14 @@ def _sparse(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> object:
     random_blocks = np.random.default_rng(0).integers(0, len(blocks), (len(blocks), 2))
     rows, columns = listed(bigbird_layout(blocks, blocks, random_blocks, reach=1, first=1))
     q, k, v = (a.reshape(1, -1, BLOCK, 1, WIDTH) for a in (q, k, v))
-    return sparse_attend(q, k, v, rows, columns)
+    return sparse_attend(q, k, v, BlockPairs(rows, columns))
 
 
 def _recurrent(n: int) -> Callable[[], object]:
     x = _draw(1, n, WIDTH)
     wx = _draw(WIDTH, 4 * WIDTH) * WIDTH**-0.5
     wh = _draw(WIDTH, 4 * WIDTH) * WIDTH**-0.5
-    return lambda: lstm(x, wx, wh)
+    return lambda: lstm(x, {"wx": wx, "wh": wh})
 
 
 def _one(n: int) -> int:
@@ -232,7 +232,7 @@ def dependence(distances: Sequence[int]) -> Dependence:
     bias = np.repeat([0.0, 1.0, 0.0, 0.0], WIDTH)
 
     def last_of_lstm(x: np.ndarray) -> np.ndarray:
-        return lstm(x, wx, wh, bias)[1]
+        return lstm(x, {"wx": wx, "wh": wh, "bias": bias})[1]
 
     def last_of_attention(x: np.ndarray) -> np.ndarray:
         q, k, v = x[:, -1:] @ wq, x @ wk, x @ wv

@@ -13,10 +13,12 @@ import numpy as np
 
 from ...refimpl.config import LM, Config, Decoder, DecoderReader, EncoderDecoder, MaskedLM, Stack
 from ...refimpl.error_budget import moved
-from ...refimpl.ops.block import block, encoder_block, normalize
-from ...refimpl.ops.encoder import begun, keys_of, predict
+from ...refimpl.ops.block import Positions, block, encoder_block, normalize
+from ...refimpl.ops.cache import KVCache
+from ...refimpl.ops.encoder import begun, layer_kv, predict
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import embed, lm_logits, position_tables, score_biases
+from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params import shapes as trees
 
@@ -68,7 +70,7 @@ class Precision:
         """The numbers of each row for all copies of the batch."""
         return np.tile(values, 1 + self.tries)
 
-    def tree(self, leaves: Any) -> dict[str, Any]:
+    def tree(self, leaves: Any) -> Any:
         """The leaves in this run's type."""
         return trees.map_leaves(lambda _, leaf: self.weights(leaf), leaves)
 
@@ -137,7 +139,7 @@ class StreamedForward:
             for place, run in enumerate(self.runs):
                 near, real = self._near(run, stack, added, ids.shape[1]), run.copies(lengths)
                 tree = run.tree(leaves)
-                read = None if states is None else (*keys_of(states[place], tree, layer), real)
+                read = None if states is None else layer_kv(states[place], real, tree, layer=layer)
                 x = encoder_block(streams[place], real, near, tree, read, config=layer, causal=stack.causal)
                 streams[place] = run.round(x)
         return self._last(name, stack, streams)
@@ -153,11 +155,12 @@ class StreamedForward:
             for place, run in enumerate(self.runs):
                 x, tree, read = streams[place], run.tree(leaves), None
                 if layer.cross is not None:
-                    read = (*keys_of(states[place], tree, layer), run.copies(lengths))
+                    read = layer_kv(states[place], run.copies(lengths), tree, layer=layer)
                 near = self._near(run, stack, added, time)
                 a = layer.attention
                 empty = np.zeros((len(x), a.kv_heads, time, a.head_size), run.dtype)
-                x, _ = block(x, (empty, empty), np.zeros(len(x), np.int64), near, tree, read, config=layer)
+                cache, past = KVCache(empty, empty), np.zeros(len(x), np.int64)
+                x, _ = block(x, cache, past, near, tree, read, config=layer)
                 streams[place] = run.round(x)
         streams = self._last("decoder", stack, streams)
         if self.config.embedding.projection is not None:
@@ -176,7 +179,7 @@ class StreamedForward:
 
         def said(x: Array, table: Any, bias: Array | None, run: Precision) -> Array:
             head = {**run.tree(tree), "table": table, "bias": bias}
-            whole = {"embedding": {"table": table}, "head": head}
+            whole: Any = {"embedding": {"table": table}, "head": head}
             return predict(x, run.copies(lengths), whole, config=config)
 
         if isinstance(head, MaskedLM):
@@ -207,7 +210,7 @@ class StreamedForward:
                 made[place].append(said(streams[place].astype(run.dtype), run.weights(some), own, run))
         return [np.concatenate(parts, axis=-1).astype(np.float64) for parts in made]
 
-    def _load(self, tree: Any, prefix: str) -> dict[str, Any]:
+    def _load(self, tree: Any, prefix: str) -> Any:
         found = dict(trees.flatten(tree, prefix))
         for name, leaf in found.items():
             self._seen(name, leaf)
@@ -233,14 +236,16 @@ class StreamedForward:
             streams.append(run.begin(x))
         return streams, added
 
-    def _near(self, run: Precision, stack: Stack, added: Any, time: int) -> dict[Any, Any]:
+    def _near(self, run: Precision, stack: Stack, added: Any, time: int) -> Positions:
         """Tables and biases of the positions 0 … time − 1."""
         at, both = np.arange(time), stack is self.config.stacks.get("encoder") and not stack.causal
         tables = position_tables(at, config=self.config)
-        near: dict[Any, Any] = {
-            rope: (c.astype(run.dtype), s.astype(run.dtype)) for rope, (c, s) in tables.items()
+        rotary = {
+            rope: Rotary(cos.astype(run.dtype), sin.astype(run.dtype)) for rope, (cos, sin) in tables.items()
         }
-        return near | score_biases(at[None], at, run.tree(added), run.dtype, stack=stack, bidirectional=both)
+        tree, dtype = run.tree(added), np.dtype(run.dtype)
+        biases = score_biases(at[None], at, tree, dtype, stack=stack, bidirectional=both)
+        return Positions(rotary, biases)
 
     def _last(self, name: str, stack: Stack, streams: list[Array]) -> list[Array]:
         own = self.params[name]

@@ -1,4 +1,4 @@
-"""Seams: replaced inside `exporting`, themselves everywhere else."""
+"""Replaceable functions: replaced inside `exporting`, themselves everywhere else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import torch
-from tfm.export import dispatch as seams
-from tfm.export.dispatch import body, exporting, given
+from tfm.export import dispatch
+from tfm.export.dispatch import body, exporting, extra_inputs
 from tfm.export.ops import attention, block, embedding, linear, mlp, model, norm
 from tfm.runtime.bundle.targets import find
 
@@ -18,7 +18,7 @@ def twice(x: torch.Tensor, weight: torch.Tensor, bias: object = None) -> torch.T
     return 2 * body(linear.linear)(x, weight)
 
 
-def test_a_seam_is_replaced_inside_only():
+def test_a_function_is_replaced_inside_only():
     assert (linear.linear(X, W) == 2).all()
     with exporting({"linear": twice}):
         assert (linear.linear(X, W) == 4).all()
@@ -32,10 +32,10 @@ def test_a_seam_is_replaced_inside_only():
 def test_a_replacement_may_be_given_more():
     """Inside another with, and nothing that isn't replaced."""
     with exporting({"linear": lambda x, weight, by=1: by * twice(x, weight)}):
-        with given("linear", by=5):
+        with extra_inputs("linear", by=5):
             assert (linear.linear(X, W) == 20).all()
         assert (linear.linear(X, W) == 4).all()
-        with pytest.raises(KeyError, match="embedding"), given("embedding", by=5):
+        with pytest.raises(KeyError, match="embedding"), extra_inputs("embedding", by=5):
             pass
 
 
@@ -47,7 +47,7 @@ def test_an_error_inside_leaves_nothing_replaced():
 
 def test_an_unknown_name_is_an_error():
     """A replacement that nothing calls would be lost without a word."""
-    with pytest.raises(KeyError, match=r"\['rotate'\] are no seams"), exporting({"rotate": twice}):
+    with pytest.raises(KeyError, match=r"\['rotate'\] can't be replaced"), exporting({"rotate": twice}):
         pass
 
 
@@ -60,14 +60,14 @@ def test_another_thread_sees_no_replacement():
     assert found == [2.0]
 
 
-def test_seams_are_where_targets_need_them():
+def test_what_targets_need_is_replaceable():
     """Those that the contract of targets names, and all that today's targets replace."""
-    assert seams._names >= {
+    assert dispatch._names >= {
         "linear", "embedding", "unembedding", "rms_norm", "layer_norm", "activation",
         "gated_mlp", "plain_mlp", "attention", "cached_attention", "softmax",
     }  # fmt: skip
     for module in (attention, block, embedding, linear, mlp, model, norm):
-        for name in seams._names & set(module.__all__):
+        for name in dispatch._names & set(module.__all__):
             function = getattr(module, name)
-            assert body(function) is not function, f"{name} is replaced by name, but is no seam"
+            assert body(function) is not function, f"{name} is replaced by name, but not replaceable"
     assert find("ort-cpu").name == "ort-cpu"

@@ -98,13 +98,13 @@ def launch(count: int, folder: Path, trouble: str = "none") -> list[tuple[int, s
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_equal_simulated_ranks(tmp_path: Path, count: int):
     from helpers.tolerances import equal
-    from tfm.refimpl.ops.ring import ring_attend
+    from tfm.refimpl.ops.ring import Placement, ring_attend
 
     assert [code for code, _ in launch(count, tmp_path)] == [0] * count
     for i, case in enumerate(cases(count)):
         *arrays, owner = inputs(case, count)
         settings = {"causal": case["causal"], "softcap": case["softcap"]}
-        wanted = ring_attend(*arrays, owner, np.arange(count), tile=2, **settings)
+        wanted = ring_attend(*arrays, Placement(owner, np.arange(count)), tile=2, **settings)
         seen = 0
         for rank in range(count):
             with np.load(tmp_path / f"{i}-{rank}.npz") as part:

@@ -17,7 +17,17 @@ from tfm.refimpl import laws
 from tfm.refimpl.laws import Call
 from tfm.refimpl.laws.kit.budget import budget, expected
 from tfm.refimpl.laws.kit.checking import EQUALS
-from tfm.refimpl.laws.kit.declare import Function, UnfedError, axes, read, sizes, specified
+from tfm.refimpl.laws.kit.declare import (
+    Function,
+    Parameter,
+    UnfedError,
+    axes,
+    mapped,
+    read,
+    sizes,
+    specified,
+    walk,
+)
 from tfm.refimpl.laws.kit.draw import Variant, calls, factors, make, singly
 from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops.quant import Blocks
@@ -47,8 +57,9 @@ def variants_of(name: str) -> list[Variant]:
     """
     try:
         choices = factors(declared(name))
-        if name != "activation.activation" and "kind" in choices:
-            choices["kind"] = choices["kind"][:3]  # its own graphs have each kind
+        for kind in ("kind", "activation"):
+            if name != "activation.activation" and kind in choices:
+                choices[kind] = choices[kind][:3]  # its own graphs have each kind
         return singly(choices)
     except UnfedError:
         return [()]
@@ -83,14 +94,14 @@ def check_graph(name: str, g: Callable[..., Any], variant: Variant, opset: int) 
 
 
 def parts(call: Call, f: Function) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """The arrays of a call as graph inputs: quantized weights give one input a field."""
+    """The arrays of a call as graph inputs: structures and quantized weights give one input a field."""
     found: dict[str, tuple[Any, tuple[str, ...]]] = {}
     for p in f.parameters:
-        held = call.arrays.get(p.name)
-        if isinstance(held, Blocks | list | dict):
-            found |= {p.name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(held)}
-        elif held is not None:
-            found[p.name] = held, axes(p, held, call.sizes)
+        for name, leaf, held in walk(p, call.arrays.get(p.name)):
+            if isinstance(held, Blocks):
+                found |= {name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(held)}
+            elif not leaf.setting:
+                found[name] = held, axes(leaf, held, call.sizes)
     return found
 
 
@@ -101,17 +112,13 @@ def graph(f: Function, function: Callable[..., Any], call: Call, opset: int) -> 
     def rebuilt(*held: torch.Tensor) -> list[torch.Tensor]:
         named = dict(zip(inputs, held, strict=True))
 
-        def one(name: str, value: Any) -> Any:
-            if isinstance(value, list):
-                return [one(f"{name}.{i}", v) for i, v in enumerate(value)]
-            if isinstance(value, dict):
-                return {k: one(f"{name}.{i}", v) for i, (k, v) in enumerate(value.items())}
+        def one(name: str, leaf: Parameter, value: Any) -> Any:
             if not isinstance(value, Blocks):
-                return named.get(name)
+                return value if leaf.setting else named[name]
             statics = {x.name: getattr(value, x.name) for x in fields(value)}
             return TorchBlocks(**{n: named.get(f"{name}.{n}", v) for n, v in statics.items()})
 
-        result = function(*(one(n, a) for n, a in call.arrays.items()), **call.settings)
-        return [a for _, a in flat(result)]
+        arrays = (mapped(p, call.arrays[p.name], one) for p in f.parameters if not p.setting)
+        return [a for _, a in flat(function(*arrays, **call.settings))]
 
     return export(rebuilt, inputs, opset)

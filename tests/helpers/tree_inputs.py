@@ -9,7 +9,9 @@ from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
 from tfm.refimpl.laws.kit.budget import budgets
 from tfm.refimpl.laws.kit.results import flat
+from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import position_tables
+from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params import shapes as params
 
@@ -17,6 +19,8 @@ from tfm.refimpl.params import shapes as params
 def tensor(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: tensor(v) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(tensor(v) for v in value))
     if isinstance(value, tuple | list):
         return type(value)(tensor(v) for v in value)
     return tensors(value) if isinstance(value, np.ndarray | Blocks) else value
@@ -32,8 +36,8 @@ def inputs(config: Config, seed: int, b: int, t: int, old: int, p: int) -> dict[
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
         "past": rng.integers(0, old + 1, b),
         "at": rng.integers(0, t, (b, p)),
-        "tables": {rope: tuple(a.astype(np.float32) for a in pair) for rope, pair in tables.items()},
-        "cache": [(floats(b, g, old + t, k), floats(b, g, old + t, k)) for g, k in heads],
+        "rotary": {rope: Rotary(*(a.astype(np.float32) for a in pair)) for rope, pair in tables.items()},
+        "cache": [KVCache(floats(b, g, old + t, k), floats(b, g, old + t, k)) for g, k in heads],
     }
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from helpers.mirror import check_graph, check_values, declared, mirror
 from helpers.onnx_graph import export
-from tfm.export.ops import activation, attention, cache, mask, mlp, norm, position, quant
+from tfm.export.ops import activation, attention, cache, mask, mlp, moe, norm, position, quant, self_attention
+from tfm.refimpl.config import FullAttention
 from tfm.refimpl.laws.kit.declare import Declared, UnfedError, read, sizes
 from tfm.refimpl.laws.kit.draw import factors, make, singly
 from tfm.refimpl.laws.kit.results import check_result
@@ -58,8 +59,28 @@ def other_pairs(x: Any, cos: Any, sin: Any, *, interleaved: bool = False) -> Any
     return position.rotate(x, cos, sin, interleaved=not interleaved)
 
 
-def swapped_gate(x: Any, gate: Any, up: Any, *rest: Any, kind: Any) -> Any:
-    return mlp.gated_mlp(x, up, gate, *rest, kind=kind)
+def swapped_gate(x: Any, weights: Any, *, kind: Any) -> Any:
+    return mlp.gated_mlp(x, weights | {"gate": weights["up"], "up": weights["gate"]}, kind=kind)
+
+
+def swapped_keys(x: Any, cache: Any, past: Any, weights: Any, *rest: Any, settings: Any) -> Any:
+    swapped = weights | {"wk": weights["wv"], "wv": weights["wk"]}
+    return attention.attention(x, cache, past, swapped, *rest, settings=settings)
+
+
+def no_window(x: Any, cache: Any, past: Any, weights: Any, *rest: Any, settings: Any) -> Any:
+    whole = replace(settings, mask=FullAttention())
+    return attention.attention(x, cache, past, weights, *rest, settings=whole)
+
+
+def no_clip(x: Any, lengths: Any, weights: Any, *rest: Any, settings: Any, causal: bool = False) -> Any:
+    wide = replace(settings, clip=None)
+    return self_attention.self_attention(x, lengths, weights, *rest, settings=wide, causal=causal)
+
+
+def no_shared_gate(x: Any, weights: Any, *, settings: Any, capacity: Any = None) -> Any:
+    fewer = {name: leaf for name, leaf in weights.items() if name != "shared_gate"}
+    return moe.moe(x, fewer, settings=settings, capacity=capacity)
 
 
 def other_gelu(x: Any) -> Any:
@@ -92,6 +113,9 @@ PLANTED = {
     "cache.append": (cache_off_by_one,),
     "position.rotate": (other_pairs,),
     "mlp.gated_mlp": (swapped_gate,),
+    "attention.attention": (swapped_keys, no_window),
+    "self_attention.self_attention": (no_clip,),
+    "moe.moe": (no_shared_gate,),
     "activation.gelu": (other_gelu,),
     "quant.dequantize": (no_zero_point,),
     "quant.quantize_activations": (half_away,),

@@ -229,23 +229,22 @@ def _lstm(a: dict[str, Any], inputs: list[Any]) -> list[Any]:
     x = x if batch_first else x.transpose(1, 0, 2)
     h, c = (s if s is None or not batch_first else s.transpose(1, 0, 2) for s in (h, c))
     lengths = None if lengths is None else lengths.astype(np.int64)
-    ways = [
+    ways: list[Any] = [
         {
             "wx": _gates(w[i]).T,
             "wh": _gates(r[i]).T,
-            "bias": None if bias is None else _gates(bias[i].reshape(2, -1).sum(0)),
-            "peephole": None if peephole is None else _peepholes(peephole[i]),
+            **({} if bias is None else {"bias": _gates(bias[i].reshape(2, -1).sum(0))}),
+            **({} if peephole is None else {"peephole": _peepholes(peephole[i])}),
         }
         for i in range(len(w))
     ]
     if len(ways) == 2:
-        back = {f"{n}_back": p for n, p in ways[1].items()}
-        y, last, cell = bidirectional_lstm(x, **ways[0], **back, h0=h, c0=c, lengths=lengths)
+        y, last, cell = bidirectional_lstm(x, *ways, h0=h, c0=c, lengths=lengths)
         y = y.reshape(*y.shape[:2], 2, -1)
     else:
         start = {"h0": None if h is None else h[0], "c0": None if c is None else c[0]}
         reverse = a.get("direction") == b"reverse"
-        y, last, cell = lstm(x, **ways[0], **start, lengths=lengths, reverse=reverse)
+        y, last, cell = lstm(x, ways[0], **start, lengths=lengths, reverse=reverse)
         y, last, cell = y[:, :, None], last[None], cell[None]
     if batch_first:
         return [y, last.transpose(1, 0, 2), cell.transpose(1, 0, 2)]

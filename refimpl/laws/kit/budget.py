@@ -37,7 +37,14 @@ def each(change: Callable[[Any], Any], value: Any) -> Any:
     """An argument with `change` done to each leaf, itself if it is no tree."""
     if isinstance(value, dict):
         return {k: each(change, v) for k, v in value.items()}
-    return [each(change, v) for v in value] if isinstance(value, list) else change(value)
+    if isinstance(value, tuple | list):
+        return _like(value, [each(change, v) for v in value])
+    return change(value) if isinstance(value, np.ndarray | Blocks) else value
+
+
+def _like(value: Any, items: list[Any]) -> Any:
+    """A list, tuple or NamedTuple of these items, as the value is."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
@@ -49,7 +56,7 @@ def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {k: map_floats(v, change) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(map_floats(v, change) for v in value)
+        return _like(value, [map_floats(v, change) for v in value])
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return change(value)
     return value
@@ -61,7 +68,7 @@ def budget(f: Function, call: Call) -> dict[str, float]:
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
     elif f.name in MLPS:
-        relu = Call(call.arrays, {**call.settings, "kind": "relu"}, call.sizes)
+        relu = call.but(**{"activation" if f.name == "moe" else "kind": "relu"})
         extra = approximate(lambda change: relu.run(f.body, change))
     elif f.name in GATED:
         # Four gates, each off by as much as a sigmoid of 1, times what they let through.

@@ -8,31 +8,70 @@ from typing import Any
 
 import numpy as np
 
+from .declare import Function, Parameter, mapped, structure_of
+
 # Up to this many numbers of an array are shown.
 SHOWN = 24
 
 
 @dataclass(repr=False)
 class Call:
-    """Arrays by name in the order of the parameters, settings, and the sizes that were drawn."""
+    """Arrays by name in the order of the parameters, settings, and the sizes that were drawn.
 
+    `call["wq"]` and `call.but(wq=...)` reach into structures and settings too: a field goes by its own name.
+    """
+
+    f: Function
     arrays: dict[str, Any]
     settings: dict[str, Any]
     sizes: dict[str, int]
 
     def __getitem__(self, name: str) -> Any:
-        return self.arrays[name] if name in self.arrays else self.settings[name]
+        if name in self.arrays:
+            return self.arrays[name]
+        if name in self.settings:
+            return self.settings[name]
+        for holder in self._holders(name):
+            argument = self[holder]
+            if isinstance(argument, dict):
+                return argument.get(name)
+            return None if argument is None else getattr(argument, name)
+        raise KeyError(f"a call of {self.f.name} has no {name!r}")
+
+    def _holders(self, name: str) -> list[str]:
+        """The parameters whose structure has a field of that name, or else the settings that have one."""
+        structures = {p.name: structure_of(p) for p in self.f.parameters}
+        found = [n for n, s in structures.items() if s and not s.many and name in {f.name for f in s.fields}]
+        return found or [n for n, s in self.settings.items() if is_dataclass(s) and hasattr(s, name)]
 
     def but(self, **changed: Any) -> Call:
-        """The same call with other arrays or settings."""
-        unknown = set(changed) - {*self.arrays, *self.settings}
-        if unknown:
-            raise TypeError(f"a call has no {sorted(unknown)}, it has {[*self.arrays, *self.settings]}")
-        return replace(
-            self,
-            arrays={n: changed.get(n, a) for n, a in self.arrays.items()},
-            settings={n: changed.get(n, s) for n, s in self.settings.items()},
-        )
+        """The same call with other arrays or settings, or other fields of these."""
+        whole = {n: v for n, v in changed.items() if n in self.arrays or n in self.settings}
+        arrays = {n: whole.get(n, a) for n, a in self.arrays.items()}
+        settings = {n: whole.get(n, s) for n, s in self.settings.items()}
+        for name in changed.keys() - whole.keys():
+            holders = self._holders(name)
+            if len(holders) != 1:
+                where = f"several: {holders}" if holders else "none"
+                raise TypeError(f"a field {name!r} must be of one argument of {self.f.name}, got {where}")
+            holder = holders[0]
+            if holder in settings:
+                settings[holder] = replace(settings[holder], **{name: changed[name]})
+            else:
+                structure = structure_of(self.f.parameter(holder))
+                assert structure is not None
+                fields_ = {f.name: value for f, value in structure.items(arrays[holder])}
+                arrays[holder] = structure.of(fields_ | {name: changed[name]})
+        return replace(self, arrays=arrays, settings=settings)
+
+    def changed(self, change: Callable[[Parameter, Any], Any]) -> Call:
+        """The same call with `change` done to each array, in structures too."""
+        arrays = {
+            p.name: mapped(p, self.arrays[p.name], lambda _, leaf, value: change(leaf, value))
+            for p in self.f.parameters
+            if not p.setting
+        }
+        return replace(self, arrays=arrays)
 
     def run(self, function: Callable[..., Any], change: Callable[[Any], Any] = lambda a: a) -> Any:
         """The function's result with `change` done to each array."""
@@ -48,6 +87,8 @@ def shown(value: Any) -> str:
     if is_dataclass(value):
         inside = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({inside})"
+    if isinstance(value, tuple):
+        return f"{type(value).__name__}({', '.join(shown(v) for v in value)})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{n}: {shown(v)}" for n, v in value.items()) + "}"
     if isinstance(value, list):

@@ -1,7 +1,9 @@
 """Reads what a public function of refimpl/ops declares: its arrays, its settings, its results.
 
-Positional parameters are arrays with shape strings, keyword-only parameters are static settings. A
-function that can't be fed from its declaration raises `UnfedError`; none is skipped.
+Positional parameters are arrays with shape strings, or structures of them: a TypedDict of weights, a
+NamedTuple such as a cache, a list of either. Keyword-only parameters are static settings, single values or a
+dataclass of the Config. A function that can't be drawn from its declaration raises `UnfedError`; none is
+skipped.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal
 
 import jaxtyping
@@ -25,7 +27,7 @@ from jaxtyping import AbstractArray
 from ... import ops
 from ...axes import DERIVED
 from ...config import Activation
-from .settings import HAND, SETTINGS
+from .settings import DRAWN, HAND, SETTINGS
 
 UNFED = "can't be fed"
 
@@ -57,7 +59,11 @@ class Declared:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: what an array may be (`Declared`, "Blocks", None), or a setting's values."""
+    """A parameter, or a field of one.
+
+    `options` says what an array may be (`Declared`, "Blocks", `Structure`, None), or which values a setting
+    takes; of settings that are a dataclass, the dataclass.
+    """
 
     name: str
     setting: bool
@@ -66,11 +72,25 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Tree:
-    """A parameter that is a tree of weights: leaves by name, or with `many` a list of such."""
+class Structure:
+    """Arrays with names: a TypedDict (`mapping`) or a NamedTuple; with `many` a list of such."""
 
-    leaves: tuple[Parameter, ...]
+    name: str
+    fields: tuple[Parameter, ...]
+    mapping: bool
     many: bool = False
+    kind: Any = field(default=None, compare=False)  # a mirror's class is another one
+
+    def of(self, values: Mapping[str, Any]) -> Any:
+        """The structure with these values; a mapping leaves out those that are None."""
+        if self.mapping:
+            return {name: value for name, value in values.items() if value is not None}
+        return self.kind(**values)
+
+    def items(self, value: Any) -> Iterator[tuple[Parameter, Any]]:
+        """Each field and what a value holds there, None where nothing."""
+        for p in self.fields:
+            yield p, value.get(p.name) if self.mapping else getattr(value, p.name)
 
 
 @dataclass(frozen=True)
@@ -88,13 +108,35 @@ class Function:
 
     @property
     def letters(self) -> set[str]:
-        trees = [o for p in self.parameters for o in p.options if isinstance(o, Tree)]
-        parameters = [*self.parameters, *(leaf for tree in trees for leaf in tree.leaves)]
-        named = [o for p in parameters if not p.setting for o in p.options]
-        dims = [d for o in named if isinstance(o, Declared) for d in (*o.dims, o.bound)]
-        dims += [d for p in parameters if "Blocks" in p.options for d in blocked(p)[0]]
-        dims += [o for p in parameters if p.setting for o in p.options if str(o).isupper()]
-        return set(re.findall("[A-Z]", " ".join(dims)))
+        return letters_of(self.parameters)
+
+    def parameter(self, name: str) -> Parameter:
+        """The parameter, or the field of a structure, with that name."""
+        return next(p for p in self.leaves if p.name == name)
+
+    @property
+    def leaves(self) -> list[Parameter]:
+        """All parameters, each followed by the fields of its structure."""
+        return list(_leaves(self.parameters))
+
+
+def _leaves(parameters: tuple[Parameter, ...]) -> Iterator[Parameter]:
+    for p in parameters:
+        yield p
+        for option in p.options:
+            if isinstance(option, Structure):
+                yield from _leaves(option.fields)
+
+
+def letters_of(parameters: tuple[Parameter, ...]) -> set[str]:
+    """The axis letters that stand in these declarations."""
+    parameters = tuple(_leaves(parameters))
+    arrays = [o for p in parameters if not p.setting for o in p.options]
+    dims = [d for o in arrays if isinstance(o, Declared) for d in (*o.dims, o.bound)]
+    dims += [d for p in parameters if "Blocks" in p.options for d in blocked(p)[0]]
+    dims += [o for p in parameters if p.setting for o in p.options if str(o).isupper()]
+    dims += [DRAWN[p.options[0]].letters for p in parameters if p.setting and p.options[0] in DRAWN]
+    return set(re.findall("[A-Z]", " ".join(dims)))
 
 
 def modules(package: types.ModuleType) -> list[types.ModuleType]:
@@ -117,11 +159,10 @@ def _option(hint: Any) -> Any:
         return Declared("Index", tuple(hint.dim_str.split()), hint.bound.removeprefix("<").strip())
     if inspect.isclass(hint) and hint.__name__ == "Blocks":
         return "Blocks"
-    if typing.is_typeddict(hint):
-        held = typing.get_type_hints(hint, localns=_spaces({}))
-        return Tree(tuple(Parameter(n, False, inspect.Parameter.empty, _options(h)) for n, h in held.items()))
-    if typing.get_origin(hint) is list and isinstance(tree := _option(*typing.get_args(hint)), Tree):
-        return replace(tree, many=True)
+    if typing.is_typeddict(hint) or hasattr(hint, "_field_defaults"):
+        return _structure(hint)
+    if typing.get_origin(hint) is list and isinstance(one := _option(*typing.get_args(hint)), Structure):
+        return replace(one, many=True)
     raise UnfedError(f"{hint!r} {UNFED}: it is no array")
 
 
@@ -130,7 +171,25 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return tuple(_option(h) for h in (typing.get_args(hint) if union else (hint,)))
 
 
+def _structure(kind: Any) -> Structure:
+    mapping = typing.is_typeddict(kind)
+    defaults = {} if mapping else kind._field_defaults
+    fields = []
+    for name, hint in typing.get_type_hints(kind, localns=_spaces({}), include_extras=True).items():
+        missing: tuple[Any, ...] = ()
+        if typing.get_origin(hint) is typing.NotRequired:
+            (hint,), missing = typing.get_args(hint), (None,)
+        setting = hint in (int, float, bool)
+        options = _values(name, hint) if setting else (*_options(hint), *missing)
+        fields.append(Parameter(name, setting, defaults.get(name, inspect.Parameter.empty), options))
+    return Structure(kind.__name__, tuple(fields), mapping, kind=kind)
+
+
 def _values(name: str, hint: Any) -> tuple[Any, ...]:
+    if is_dataclass(hint):
+        if hint not in DRAWN:
+            raise UnfedError(f"settings of the class {hint} {UNFED}: say in DRAWN how they are drawn")
+        return (hint,)
     if hint is bool:
         return (False, True)
     if typing.get_origin(hint) is Literal:
@@ -157,7 +216,64 @@ def read(function: Callable[..., Any]) -> Function:
         parameters.append(Parameter(p.name, setting, p.default, options))
     back = hints["return"]
     several = typing.get_args(back) if typing.get_origin(back) is tuple else (back,)
-    return Function(body.__name__, function, tuple(parameters), tuple(_option(b) for b in several))
+    returns = tuple(_option(b) for b in several)
+    found = Function(body.__name__, function, tuple(parameters), returns)
+    letters = found.letters
+    if "L" in letters and "O" not in letters:
+        # Without a past, tables of positions have just the T rows of the call.
+        found = replace(found, parameters=tuple(_renamed(p, "L", "T") for p in found.parameters))
+    return found
+
+
+def _renamed(p: Parameter, old: str, new: str) -> Parameter:
+    """The parameter with another letter in the place of one."""
+
+    def option(o: Any) -> Any:
+        if isinstance(o, Declared):
+            return replace(o, dims=tuple(d.replace(old, new) for d in o.dims))
+        if isinstance(o, Structure):
+            return replace(o, fields=tuple(_renamed(f, old, new) for f in o.fields))
+        return o
+
+    return p if p.setting else replace(p, options=tuple(option(o) for o in p.options))
+
+
+def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parameter, Any]]:
+    """(dotted name, declaration, value) of each array, setting or `Blocks` of an argument that is there."""
+    name = name or p.name
+    structure = structure_of(p)
+    if value is None:
+        return
+    if structure is None:
+        yield name, p, value
+    elif structure.many:
+        for i, item in enumerate(value):
+            for f, held in structure.items(item):
+                yield from walk(f, held, f"{name}.{i}.{f.name}")
+    else:
+        for f, held in structure.items(value):
+            yield from walk(f, held, f"{name}.{f.name}")
+
+
+def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any], name: str = "") -> Any:
+    """The argument with `change` done to all that `walk` names."""
+    name = name or p.name
+    structure = structure_of(p)
+    if value is None:
+        return None
+    if structure is None:
+        return change(name, p, value)
+
+    def one(item: Any, name: str) -> Any:
+        fields = {f.name: mapped(f, held, change, f"{name}.{f.name}") for f, held in structure.items(item)}
+        return structure.of(fields)
+
+    return [one(v, f"{name}.{i}") for i, v in enumerate(value)] if structure.many else one(value, name)
+
+
+def structure_of(p: Parameter) -> Structure | None:
+    """The structure that an argument of this parameter is, if it is one."""
+    return next((o for o in p.options if isinstance(o, Structure)), None)
 
 
 def value(expression: str, size: Callable[[str], int]) -> int:

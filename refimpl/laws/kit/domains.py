@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from ...config import Window
 from ...ops.flash import flash_attend
 from .call import Call
-from .declare import Declared, Function
+from .declare import Declared, Function, Parameter
 
 # By parameter: what is made of a draw.
 DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -25,28 +27,38 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def confined(f: Function, call: Call) -> Call:
     """The call with its arrays in their domains."""
-    changed = {}
     if f.name.startswith("window_") and f.name != "window_mask":
-        # A buffer holds more slots than sinks and slack.
-        more = ((0, 0), (0, 0), (0, call.settings.get("sinks", 0) + call.settings.get("slack", 0)), (0, 0))
-        call = replace(call, sizes=call.sizes | {"S": call.sizes["S"] + more[2][1]})
-        changed = {n: np.pad(a, more, mode="wrap") for n, a in call.arrays.items() if n.startswith("past_")}
-        if "past_k" not in call.arrays:
-            changed["past"] = np.pad(call["past"], more, mode="wrap")
-    for p in f.parameters:
-        array = call.arrays.get(p.name)
+        call = _slots(f, call)
+
+    def domain(p: Parameter, array: Any) -> Any:
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            continue
+            return array
         dims = next(o.dims for o in p.options if isinstance(o, Declared))
         if dims and dims[-1] == "Q":
-            changed[p.name] = abs(array)
-        elif p.name in DOMAINS:
-            changed[p.name] = DOMAINS[p.name](array)
+            return abs(array)
+        return DOMAINS[p.name](array) if p.name in DOMAINS else array
+
+    call = call.changed(domain)
     if f.name == "delta_attend":
         # Longer keys make a memory that is corrected by them grow without bound.
         lengths = np.linalg.norm(call["k"].astype(np.float64), axis=-1, keepdims=True)
-        changed["k"] = (call["k"] / np.where(lengths == 0, 1, lengths)).astype(call["k"].dtype)
+        call = call.but(k=(call["k"] / np.where(lengths == 0, 1, lengths)).astype(call["k"].dtype))
     if f.name == "flash_backward":
         q, k, v, mask = (call[n] for n in ("q", "k", "v", "mask"))
-        changed["out"], changed["lse"] = flash_attend(q, k, v, mask, **call.settings)
-    return call.but(**changed)
+        out, lse = flash_attend(q, k, v, mask, **call.settings)
+        call = call.but(out=out, lse=lse)
+    return call
+
+
+def _slots(f: Function, call: Call) -> Call:
+    """The call with more slots in its buffers than sinks and slack."""
+    window, sinks = call.sizes["S"], call["sinks"] if f.name != "window_floor" else 0
+    slack = window % 2 if f.name == "window_attention" else call.settings.get("slack", 0)
+
+    def wider(p: Parameter, array: Any) -> Any:
+        dims = next((o.dims for o in p.options if isinstance(o, Declared)), ())
+        more = [(0, sinks + slack if d == "S" else 0) for d in dims]
+        return np.pad(array, more, mode="wrap") if "S" in dims else array
+
+    call = replace(call.changed(wider), sizes=call.sizes | {"S": window + sinks + slack})
+    return call.but(mask=Window(window)) if f.name == "window_attention" else call

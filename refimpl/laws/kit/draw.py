@@ -2,12 +2,14 @@
 
 One size is drawn for each axis letter, derived letters are computed. A setting takes the values that
 stand in settings.py by its name. An optional array is there or not, a weight is an array or `Blocks`:
-each combination is a variant. Hypothesis draws what is small, numpy's generator fills the arrays:
-that shrinks well and is fast.
+each combination is a variant. A field of a structure is chosen as a parameter is, by its own name; two
+structures with fields of one name share the choice. Hypothesis draws what is small, numpy's generator
+fills the arrays: that shrinks well and is fast.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,27 +17,30 @@ from hypothesis import strategies as st
 
 from ...ops.quant import WHOLE, Blocks
 from .call import Call
-from .declare import UNFED, Declared, Function, Parameter, Tree, UnfedError, blocked, sizes, value
+from .declare import UNFED, Declared, Function, Parameter, Structure, UnfedError, blocked, sizes, value
 from .domains import confined
 from .lists import items_of, settled
-from .settings import BLOCK, EMPTY, PASSIVE, SCHEMES, TOGETHER
+from .settings import BLOCK, DRAWN, EMPTY, PASSIVE, SCHEMES, TOGETHER
 
 Variant = tuple[tuple[str, Any], ...]
 
 
 def factors(f: Function) -> dict[str, tuple[Any, ...]]:
-    """Parameter name -> the choices that make another graph of it."""
-    trees = {p.name: [o for o in p.options if isinstance(o, Tree)] for p in f.parameters}
-    products = sum("Blocks" in p.options or 2 * bool(trees[p.name]) for p in f.parameters)
+    """Name of a parameter, of a field or of a choice in settings -> its values; each makes another graph."""
+    products = sum("Blocks" in p.options for p in f.leaves)
     found: dict[str, tuple[Any, ...]] = {}
-    for p in f.parameters:
+    for p in f.leaves:
+        if p.setting and p.options[0] in DRAWN:
+            found |= DRAWN[p.options[0]].choices
+            continue
         options: list[Any] = []
         for o in p.options:
             if o == "Blocks" and not p.setting:
                 options += SCHEMES if products == 1 else [PASSIVE]
             else:
                 options.append(o)
-        found[p.name] = (*options, *(PASSIVE for _ in trees[p.name]))
+        if found.setdefault(p.name, tuple(options)) != tuple(options):
+            raise UnfedError(f"{f.name} {UNFED}: it has two fields {p.name!r} of different kinds")
     return {k: v for k, v in found.items() if TOGETHER.get(k) not in found}
 
 
@@ -53,42 +58,54 @@ def make(
     With `halves` floats are multiples of scale / 2 up to 127, 127.5 or 128 of them: then many lie just
     halfway between two codes of a quantized row, where rounding rules differ.
     """
-    rng = np.random.default_rng(seed)
     chosen, size = dict(variant), settled(f, size)
-    arrays: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    for p in f.parameters:
-        option = chosen[p.name] if p.name in chosen else _alike(f, p, chosen)
-        if p.setting:
-            settings[p.name] = size.get(option, option) if isinstance(option, str) else option
-        elif option is None:
-            arrays[p.name] = None
-        elif tree := next((o for o in p.options if isinstance(o, Tree)), None):
-            items = [
-                {leaf.name: _leaf(leaf, option, each, rng, scale, halves) for leaf in tree.leaves}
-                for each in (items_of(p, size) if tree.many else [size])
-            ]
-            arrays[p.name] = items if tree.many else items[0]
-        elif isinstance(option, str):
-            arrays[p.name] = _blocks(p, option, size, rng, scale)
-        else:
-            arrays[p.name] = _array(option, size, rng, scale, halves)
-    return confined(f, Call(arrays, settings, size))
+    for p in f.leaves:
+        if p.name in TOGETHER and p.name not in chosen:
+            chosen[p.name] = _alike(f, p, chosen)
+    drawing = _Drawing(chosen, size, np.random.default_rng(seed), scale, halves)
+    arrays = {p.name: drawing.argument(p, size) for p in f.parameters if not p.setting}
+    settings = {p.name: drawing.setting(p) for p in f.parameters if p.setting}
+    return confined(f, Call(f, arrays, settings, size))
 
 
 def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
     """The option of a parameter that stands where its companion's chosen one does."""
-    other = next(o for o in f.parameters if o.name == TOGETHER[p.name])
-    return p.options[other.options.index(chosen[other.name])]
+    options = f.parameter(TOGETHER[p.name]).options
+    option = chosen[TOGETHER[p.name]]
+    return p.options[options.index("Blocks" if isinstance(option, str) else option)]
 
 
-def _leaf(
-    leaf: Parameter, option: Any, size: dict[str, int], rng: np.random.Generator, scale: float, halves: bool
-) -> Any:
-    if isinstance(option, str) and "Blocks" in leaf.options:
-        return _blocks(leaf, option, size, rng, scale)
-    here = next(o for o in leaf.options if isinstance(o, Declared))
-    return _array(here, size, rng, scale, halves)
+@dataclass(frozen=True)
+class _Drawing:
+    """Arguments for one set of choices and sizes."""
+
+    chosen: dict[str, Any]
+    size: dict[str, int]
+    rng: np.random.Generator
+    scale: float
+    halves: bool
+
+    def setting(self, p: Parameter) -> Any:
+        if p.options[0] in DRAWN:
+            return DRAWN[p.options[0]].make(self.chosen, self.size)
+        option = self.chosen[p.name]
+        return self.size.get(option, option) if isinstance(option, str) else option
+
+    def argument(self, p: Parameter, size: dict[str, int]) -> Any:
+        option = self.chosen[p.name]
+        if p.setting:
+            return self.setting(p)
+        if option is None:
+            return None
+        if isinstance(option, Structure):
+            items = [
+                option.of({field.name: self.argument(field, sizes) for field in option.fields})
+                for sizes in (items_of(p, size) if option.many else [size])
+            ]
+            return items if option.many else items[0]
+        if isinstance(option, str):
+            return _blocks(p, option, size, self.rng, self.scale)
+        return _array(option, size, self.rng, self.scale, self.halves)
 
 
 def _array(

@@ -20,7 +20,7 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
 
 def settled(f: Function, size: Sizes) -> Sizes:
     """The sizes with the vocabulary that a short list and clusters make up."""
-    tails = [tail for p in f.parameters if p.name == "tails" for tail in items_of(p, size)]
-    if not any(p.name == "tails" for p in f.parameters):
+    tails = [tail for p in f.leaves if p.name == "tails" for tail in items_of(p, size)]
+    if not any(p.name == "tails" for p in f.leaves):
         return size
     return {**size, "N": size["F"] - len(tails) + sum(tail["V"] for tail in tails)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .call import Call, shown
-from .declare import Function, value
+from .declare import Declared, Function, Structure, value
 
 
 def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
@@ -29,11 +29,11 @@ def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
 
 def check_result(f: Function, call: Call, result: Any) -> None:
     """The result has the declared shapes and kinds; floats have the type of the float inputs."""
-    several = result if isinstance(result, tuple) else (result,)
+    several = result if isinstance(result, tuple) and not hasattr(result, "_fields") else (result,)
     assert len(several) == len(f.returns), f"{f.name} gave {len(several)} results, declares {len(f.returns)}"
     floats = {a.dtype for _, a in flat(list(call.arrays.values())) if a.dtype.kind == "f"}
     size = dict(call.sizes)
-    for declared, array in zip(f.returns, several, strict=True):
+    for declared, array in _declared(f.returns, several):
         if declared == "Blocks":
             assert type(array).__name__ == "Blocks", f"{f.name} gave {type(array)}, declares Blocks"
             assert array.codes.dtype == np.uint8
@@ -50,6 +50,17 @@ def check_result(f: Function, call: Call, result: Any) -> None:
                 size.setdefault(d, got)
             wanted = value(d, size.__getitem__)
             assert got == wanted, f"{f.name} gave shape {array.shape}, declares {declared.dims} of {size}"
+
+
+def _declared(returns: tuple[Any, ...], several: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
+    """What is declared of each array of a result, and the array; of a structure, of those that it has."""
+    for declared, result in zip(returns, several, strict=True):
+        if not isinstance(declared, Structure):
+            yield declared, result
+            continue
+        for p, held in declared.items(result):
+            if held is not None and not p.setting:
+                yield next(o for o in p.options if isinstance(o, Declared)), held
 
 
 def largest(a: np.ndarray) -> float:

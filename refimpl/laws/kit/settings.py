@@ -1,12 +1,28 @@
 """What declarations leave open: the values of settings, which parameters go together, which weights.
 
-A new static setting gets its values by one line in `SETTINGS`; `bool` and `Literal` have theirs. A
-letter stands for the size that was drawn for it.
+A new static setting gets its values by one line in `SETTINGS`; `bool` and `Literal` have theirs. Settings
+that are a dataclass of the Config get an entry in `DRAWN`. A letter stands for the size drawn for it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ...config import (
+    Activation,
+    Alibi,
+    Attention,
+    FullAttention,
+    HeadNorm,
+    LayerNorm,
+    MoE,
+    Position,
+    RMSNorm,
+    Rope,
+    Window,
+)
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "eps": (1e-5, 0.1),
@@ -38,20 +54,103 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "axis": (0, 1),
     "tile": (2, 7),
     "chunk": (2, 7),
-    "band": (1, 3),
+    "band": ((1, 0), (3, 0), (3, 2), (1, 2)),
     "reach": (1, 2),
     "first": (1, 2),
 }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How settings of a class are drawn: the values of each choice, and the settings that choices make.
+
+    `make` gets the choices of all parameters too, since settings must say what the arrays are: a norm of
+    queries is in the settings if its weight is there. A choice is fixed by its name, as in
+    `check(..., softcap=None)`.
+    """
+
+    choices: Mapping[str, tuple[Any, ...]]
+    make: Callable[[Mapping[str, Any], Mapping[str, int]], Any]
+    letters: str = ""  # sizes that no array has
+
+
+def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
+    position: Position | None = None
+    if chosen.get("rotary") is not None:
+        position = Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"])
+    elif chosen.get("bias") is not None:
+        position = Alibi()
+    norm = None
+    if (weight := chosen.get("q_norm")) is not None:
+        kind = RMSNorm(chosen["norm_eps"])
+        if chosen["norm_kind"] == "layer":
+            kind = LayerNorm(chosen["norm_eps"], bias=False)
+        over: Mapping[Any, Literal["head", "each", "all"]] = {
+            ("K",): "head", ("H", "K"): "each", ("H*K",): "all",
+        }  # fmt: skip
+        norm = HeadNorm(kind, over[weight.dims])
+    return Attention(
+        heads=size.get("H", size["G"]),
+        kv_heads=size["G"],
+        head_size=size["K"],
+        position=position,
+        mask=FullAttention() if chosen["window"] is None else Window(chosen["window"]),
+        qkv_bias=chosen.get("bq") is not None,
+        out_bias=chosen.get("bo") is not None,
+        qk_norm=norm,
+        scale=chosen["scale"],
+        softcap=chosen["softcap"],
+        clip=chosen["clip"],
+        kv="float" if chosen.get("k_scale") is None else "int8",
+    )
+
+
+def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
+    return MoE(
+        experts=size["E"],
+        top=size["I"],
+        width=size["F"],
+        activation=chosen["activation"],
+        score=chosen["score"],
+        renormalize=chosen["renormalize"],
+        scale=chosen["scale"],
+        choice_bias=chosen["bias"] is not None,
+        shared=None if chosen["shared"] is None else size["F"],
+        shared_gate=chosen["shared_gate"] is not None,
+    )
+
+
+DRAWN: dict[type, Drawn] = {
+    Attention: Drawn(
+        {
+            "window": SETTINGS["window"],
+            "scale": SETTINGS["scale"],
+            "softcap": SETTINGS["softcap"],
+            "clip": SETTINGS["clip"],
+            "interleaved": (False, True),
+            "norm_kind": ("rms", "layer"),
+            "norm_eps": SETTINGS["norm_eps"],
+        },
+        _attention,
+    ),
+    MoE: Drawn(
+        {
+            "activation": get_args(Activation),
+            "score": ("softmax", "sigmoid"),
+            "renormalize": (False, True),
+            "scale": SETTINGS["scale"],
+        },
+        _mixture,
+        letters="I",
+    ),
+}
 # Parameters that stand side by side, or none of them.
 TOGETHER = {
-    "sin": "cos",
     "k_norm": "q_norm",
     "v_scale": "k_scale",
     "bk": "bq",
     "bv": "bq",
     "c0": "h0",
-    "bias_back": "bias",
-    "peephole_back": "peephole",
 }
 # Blocks that are drawn: (bits, has zero points, has minima, activations). Where a product may read
 # another one's output, only `PASSIVE` is: one activation code flipped by an ulp would hide all else.
@@ -77,7 +176,7 @@ GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
 HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",
-        "encoder.encode", "encoder.memory", "encoder.predict",
+        "encoder.encode", "encoder.encoder_kv", "encoder.predict",
         "model.embed", "model.lm_logits", "model.model", "model.position_tables", "model.score_biases",
     }
 )  # fmt: skip

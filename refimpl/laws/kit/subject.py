@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ...ops.quant import Blocks
 from .budget import FINE, budget, cast, each
 from .call import Call
-from .declare import Declared, Function, Tree, axes, drawn_letters
+from .declare import Declared, Function, Parameter, Structure, axes, drawn_letters
 from .draw import calls, factors
 from .results import compare, flat
 
@@ -54,7 +54,14 @@ class Subject:
         self.made.append(call)
         placed = [None if a is None else each(self.arrays, cast(a, self.dtype)) for _, a in arrays]
         named = {n: s for n, s in call.settings.items() if n in self.taken}
-        return _numpy(self.kernel(*placed, **named))
+        return self._structured(_numpy(self.kernel(*placed, **named)))
+
+    def _structured(self, result: Any) -> Any:
+        """The result with the structures that the function declares: a kernel may give plain tuples."""
+        returns = self.f.returns
+        if len(returns) == 1:
+            return _as(returns[0], result)
+        return tuple(_as(option, held) for option, held in zip(returns, result, strict=True))
 
     def call(self, *arrays: Any, **settings: Any) -> Call:
         """A call of arrays in the order of the parameters, and settings; the others at their defaults."""
@@ -63,7 +70,7 @@ class Subject:
         whole = {p.name: given.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
         if missing := [n for n, a in whole.items() if a is inspect.Parameter.empty]:
             raise TypeError(f"{self.f.name} needs {missing}")
-        made = Call({n: whole.pop(n) for n in names}, whole, {})
+        made = Call(self.f, {n: whole.pop(n) for n in names}, whole, {})
         return made.but(**settings)
 
     def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
@@ -74,16 +81,17 @@ class Subject:
         """
         choices, sizes = narrowed(self.f, self.choices, self.sizes, fixed)
         drawn = calls(self.f, fixed=sizes, largest=largest, choices=choices)
-        return drawn.map(lambda c: Call(cast(c.arrays, self.dtype), c.settings, c.sizes))
+        return drawn.map(lambda c: replace(c, arrays=cast(c.arrays, self.dtype)))
 
     def take(self, call: Call, letter: str, index: Any) -> Call:
         """The call with just these places, in this order, of each array that has the axis."""
-        changed = {}
-        for p in self.f.parameters:
-            held = call[p.name]
-            if held is not None and letter in (dims := axes(p, held, call.sizes)):
-                changed[p.name] = np.take(held, index, dims.index(letter))
-        return call.but(**changed)
+
+        def taken(p: Parameter, array: Any) -> Any:
+            if not isinstance(array, np.ndarray) or letter not in (dims := axes(p, array, call.sizes)):
+                return array
+            return np.take(array, index, dims.index(letter))
+
+        return call.changed(taken)
 
     def near(self, got: Any, wanted: Any, *made: Call, times: float = 1.0) -> None:
         """`got` is `wanted` within the budgets of the calls that they come from; of no call, exactly.
@@ -101,7 +109,16 @@ class Subject:
         compare(self.f.name, dict(flat(got)), want, allowed, share)
 
 
+def _as(option: Any, result: Any) -> Any:
+    plain = isinstance(option, Structure) and type(result) is tuple
+    return option.kind(*result) if plain else result
+
+
 def _numpy(result: Any) -> Any:
+    if result is None or isinstance(result, int):
+        return result
+    if isinstance(result, tuple) and hasattr(result, "_fields"):
+        return type(result)(*(_numpy(r) for r in result))
     if isinstance(result, tuple | list):
         return tuple(_numpy(r) for r in result)
     if is_dataclass(result):
@@ -117,7 +134,7 @@ def narrowed(
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
     """The choices and sizes that are left when some are fixed."""
     choices, sizes = dict(choices), dict(sizes)
-    parameters = {p.name: p for p in f.parameters}
+    arrays = {p.name for p in f.leaves if not p.setting}
     for name, wanted in fixed.items():
         if re.fullmatch("[A-Z]", name):
             if name not in (drawn := sorted(drawn_letters(f))):
@@ -127,11 +144,11 @@ def narrowed(
             continue
         if name not in choices:
             raise TypeError(f"{f.name} has no {name!r} to fix, it has {list(choices)} and axis letters")
-        if parameters[name].setting:
+        if name not in arrays:
             left = (wanted,) if len(choices[name]) > 1 or wanted in choices[name] else ()
         else:
             left = tuple(
-                c for c in choices[name] if (isinstance(c, Declared | Tree) if wanted else c is None)
+                c for c in choices[name] if (isinstance(c, Declared | Structure) if wanted else c is None)
             )
         if not left:
             raise UnsupportedError(name)
@@ -151,15 +168,14 @@ def subject(
     taken = _taken(f, kernel)
     choices = factors(f)
     for p in f.parameters:
-        if p.name in choices and p.name not in taken:
-            left = (p.default,)
-            if p.default is inspect.Parameter.empty:
-                raise TypeError(f"{f.name} needs {p.name!r}, which the function under test doesn't take")
-        elif p.name in choices and not quantized and not p.setting:
-            left = tuple(c for c in choices[p.name] if not isinstance(c, str)) or choices[p.name]
-        else:
+        if p.name in taken or (p.name not in choices and not is_dataclass(p.options[0])):
             continue
-        choices[p.name] = left
+        if p.default is inspect.Parameter.empty:
+            raise TypeError(f"{f.name} needs {p.name!r}, which the function under test doesn't take")
+        choices[p.name] = (p.default,)
+    for p in f.leaves:
+        if p.name in choices and not quantized and not p.setting:
+            choices[p.name] = tuple(c for c in choices[p.name] if not isinstance(c, str)) or choices[p.name]
     choices, sizes = narrowed(f, choices, {}, fixed)
     return Subject(f, kernel, np.dtype(dtype), arrays, taken, choices, sizes)
 

@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from tfm.export.ops import block as mirror_block
 from tfm.export.ops import encoder as mirror
 from tfm.export.ops import model as mirror_model
+from tfm.export.ops.cache import KVCache
+from tfm.export.ops.position import Rotary as MirrorRotary
 from tfm.export.targets import multi_head_attention
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.config import (
+    Attention,
     Classify,
     Config,
     Dense,
@@ -47,6 +50,7 @@ from tfm.refimpl.laws.kit.results import compare, flat
 from tfm.refimpl.ops import block as spec_block
 from tfm.refimpl.ops import encoder as spec
 from tfm.refimpl.ops import model as spec_model
+from tfm.refimpl.ops.position import Rotary
 
 seeds = st.integers(0, 2**32 - 1)
 few = st.integers(1, 4)
@@ -60,7 +64,7 @@ def text(config: Config, seed: int, b: int, t: int) -> dict[str, Any]:
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
         "lengths": rng.integers(0, t + 1, b),
-        "tables": {rope: tuple(a.astype(np.float32) for a in pair) for rope, pair in tables.items()},
+        "rotary": {rope: Rotary(*(a.astype(np.float32) for a in pair)) for rope, pair in tables.items()},
         "types": None if types is None else rng.integers(0, types, (b, t)),
     }
 
@@ -110,8 +114,9 @@ def test_what_hides_a_key_is_finite(dtype: torch.dtype, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(multi_head_attention.onnx, "symbolic", symbolic)
     x, square = torch.ones(1, 4, 8, dtype=dtype), torch.ones(8, 8, dtype=dtype)
-    leaves = dict.fromkeys(("wq", "wk", "wv", "wo"), square)
-    multi_head_attention.self_attention(x, torch.tensor([4]), **leaves, head_size=4, window=2, fused=True)
+    leaves: Any = dict.fromkeys(("wq", "wk", "wv", "wo"), square)
+    attention = Attention(2, 2, 4, mask=Window(2))
+    multi_head_attention.self_attention(x, torch.tensor([4]), leaves, settings=attention)
     [((*_, bias), attributes)] = seen
     padding = torch.tensor(attributes["mask_filter_value"], dtype=dtype)
     assert bias.min() == padding < -1e4
@@ -124,11 +129,15 @@ def test_a_decoder_reads_an_encoder(config: Config, seed: int, b: int, t: int, s
     tree = tiny_models.weights(config, seed)
     rng = np.random.default_rng(seed)
     states = rng.standard_normal((b, s, config.embedding.width)).astype(np.float32)
-    agree(
-        "memory", lambda change, f=spec.memory: f(*map(change, (states, tree)), config=config), mirror.memory
-    )
+    lengths = rng.integers(0, s + 1, b)
+
+    def keys_and_values(change: Any, f: Any = spec.encoder_kv) -> Any:
+        read = f(*map(change, (states, lengths, tree)), config=config)
+        return [(layer.keys, layer.values) for layer in read]
+
+    agree("encoder_kv", keys_and_values, mirror.encoder_kv)
     given_ = decoder_inputs(config, seed, b, t, old, 2)
-    read = spec.memory(states, tree, config=config), rng.integers(0, s + 1, b)
+    read = spec.encoder_kv(states, lengths, tree, config=config)
     run = lambda change, f=spec_model.model: f(  # noqa: E731
         *(change(a) for a in given_.values()), change(tree), change(read), config=config
     )
@@ -143,7 +152,9 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     own = tree["encoder"]
     both = not stack.causal
-    near = tables | spec_model.score_biases(at[None], at, own, np.float32, stack=stack, bidirectional=both)
+    dtype = np.dtype(np.float32)
+    biases = spec_model.score_biases(at[None], at, own, dtype, stack=stack, bidirectional=both)
+    near = spec_block.Positions(tables, biases)
     given_, about = (x, lengths, near, own["layers"][0]), {"config": stack.layers[0], "causal": stack.causal}
     run = lambda change, f=spec_block.encoder_block: f(*map(change, given_), **about)  # noqa: E731
     agree("encoder_block", run, mirror_block.encoder_block)
@@ -205,7 +216,8 @@ def encoder_graph(config: Config, tree: Any, opset: int) -> Graph:
 
     def call(tokens: Any, lengths: Any, *rest: torch.Tensor) -> list[torch.Tensor]:
         *tables, types = rest
-        near = dict(zip(config.ropes, zip(tables[0::2], tables[1::2], strict=True), strict=True))
+        pairs = zip(tables[0::2], tables[1::2], strict=True)
+        near = {rope: MirrorRotary(*pair) for rope, pair in zip(config.ropes, pairs, strict=True)}
         states = mirror.encode(tokens, lengths, near, weights, types, config=config)
         return [states, mirror.predict(states, lengths, weights, config=config)]
 
@@ -259,8 +271,8 @@ def test_encoder_decoder_graph():
 
     def call(source: Any, real: Any, tokens: Any, past: Any, at: Any, *cache: Any) -> list[torch.Tensor]:
         states = mirror.encode(source, real, {}, weights, config=config)
-        read = mirror.memory(states, weights, config=config), real
-        layers = list(zip(cache[0::2], cache[1::2], strict=True))
+        read = mirror.encoder_kv(states, real, weights, config=config)
+        layers = [KVCache(*pair) for pair in zip(cache[0::2], cache[1::2], strict=True)]
         return [
             a for _, a in flat(mirror_model.model(tokens, past, at, {}, layers, weights, read, config=config))
         ]
@@ -279,7 +291,7 @@ def test_encoder_decoder_graph():
         def run(change: Any) -> Any:
             source, real, *rest = map(change, named.values())
             states = spec.encode(source, real, {}, change(tree), config=config)
-            read = spec.memory(states, change(tree), config=config), real
+            read = spec.encoder_kv(states, real, change(tree), config=config)
             return spec_model.model(*rest, change(tree), read, config=config)
 
         wanted = expected(run, np.float32)

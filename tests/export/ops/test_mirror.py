@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def test_declared_results(name: str):
     @given(calls(f))
     def check(call: Call) -> None:
         for dtype in (np.float32, np.float64):
-            typed = Call({n: cast(a, dtype) for n, a in call.arrays.items()}, call.settings, call.sizes)
+            typed = replace(call, arrays=cast(call.arrays, dtype))
             check_result(f, typed, typed.run(f.body))
 
     check()

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from tfm.export.ops import block as mirror_block
 from tfm.export.ops import encoder as mirror_encoder
 from tfm.export.ops import model as mirror_model
+from tfm.export.ops.cache import KVCache
+from tfm.export.ops.position import Rotary
 from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm
 from tfm.refimpl.laws.kit.budget import FINE, budgets, cast, expected
 from tfm.refimpl.laws.kit.results import compare, flat, largest
@@ -59,12 +61,12 @@ def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
         compare(f"model {dtype.__name__}", got, expected(run, dtype), allowed, share)
 
 
-def biases(config: Config, tree: Any, past: np.ndarray, t: int, capacity: int) -> dict[Any, np.ndarray]:
-    """What a decoder's layers add to scores."""
-    queries, keys, own = past[:, None] + np.arange(t), np.arange(capacity), tree["decoder"]
-    return spec_model.score_biases(
-        queries, keys, own, np.float32, stack=config.stacks["decoder"], bidirectional=False
-    )
+def positions(config: Config, tree: Any, inputs: dict[str, Any], t: int, capacity: int) -> Any:
+    """What a decoder's layers know of positions."""
+    queries, keys, own = inputs["past"][:, None] + np.arange(t), np.arange(capacity), tree["decoder"]
+    stack, dtype = config.stacks["decoder"], np.dtype(np.float32)
+    biases = spec_model.score_biases(queries, keys, own, dtype, stack=stack, bidirectional=False)
+    return spec_block.Positions(inputs["rotary"], biases)
 
 
 @given(configs(), seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
@@ -74,7 +76,7 @@ def test_block(config: Config, seed: int, b: int, t: int, old: int):
     whole = inputs(config, seed, b, t, old, 1)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     leaves = tree["decoder"]["layers"][0]
-    near = whole["tables"] | biases(config, tree, whole["past"], t, old + t)
+    near = positions(config, tree, whole, t, old + t)
     given_ = [x, whole["cache"][0], whole["past"], near, leaves]
     run = lambda change, f=spec_block.block: f(*(change(a) for a in given_), config=layer)  # noqa: E731
     allowed = budget(run)
@@ -135,7 +137,7 @@ def odd() -> Config:
 def graph(config: Config, tree: Any, opset: int) -> Graph:
     """`model` exported as a graph of all its arrays but the tree."""
     traced = inputs(config, 0, TRACED["B"], TRACED["T"], TRACED["O"], TRACED["P"])
-    axes = {"tokens": ("B", "T"), "past": ("B",), "at": ("B", "P"), "tables": ("L", "J")}
+    axes = {"tokens": ("B", "T"), "past": ("B",), "at": ("B", "P"), "rotary": ("L", "J")}
     named = {n: (a, axes.get(n.split(".")[0], ("B", "G", "L", "K"))) for n, a in flat_inputs(traced).items()}
     weights = tensor(tree)
 
@@ -143,8 +145,9 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
         tokens, past, at, *rest = given_
         pairs = list(zip(rest[0::2], rest[1::2], strict=True))
         ropes = len(config.ropes)
-        tables = dict(zip(config.ropes, pairs[:ropes], strict=True))
-        result = mirror_model.model(tokens, past, at, tables, pairs[ropes:], weights, config=config)
+        rotary = {rope: Rotary(*pair) for rope, pair in zip(config.ropes, pairs[:ropes], strict=True)}
+        cache = [KVCache(*pair) for pair in pairs[ropes:]]
+        result = mirror_model.model(tokens, past, at, rotary, cache, weights, config=config)
         return [a for _, a in flat(result)]
 
     return export(call, named, opset)

@@ -11,7 +11,7 @@ from helpers.onnx_graph import TRACED, export
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.export.ops import quant as mirror
-from tfm.export.targets import group_query_attention, standard
+from tfm.export.targets import ort_ops, standard
 from tfm.refimpl.ops import quant as spec
 
 seeds = st.integers(0, 2**32 - 1)
@@ -54,13 +54,13 @@ def test_weights(end: float, symmetric: bool, seed: int, dtype: type, bits: int,
         same(got.zero, wanted.zero)
 
 
-@pytest.mark.parametrize("target", [group_query_attention, standard])
+@pytest.mark.parametrize("target", [ort_ops, standard])
 @pytest.mark.parametrize("width", [1, 33, 64])
 def test_a_graph_gives_the_codes_of_rows(target: ModuleType, width: int):
     """Rows of zeros among them, any number of rows, and rows that no vector register divides."""
 
     def codes(x: torch.Tensor) -> list[torch.Tensor]:
-        scale = group_query_attention.row_scale(x)
+        scale = ort_ops.row_scale(x)
         made = target.row_codes(x, scale)
         return [made[0] if isinstance(made, tuple) else made, scale]
 

@@ -21,7 +21,9 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.laws.kit.budget import budgets, cast
 from tfm.refimpl.laws.kit.results import largest
+from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import model, position_tables
+from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params.shapes import map_leaves
 from tfm.runtime.bundle import window_sizes
@@ -124,8 +126,8 @@ def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, A
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, time)),
         "past": np.array(past),
         "at": np.stack([np.arange(time)] * b),
-        "tables": {rope: tuple(a.astype(np.float32) for a in pair) for rope, pair in tables.items()},
-        "cache": [(floats(*s), floats(*s)) for s in shapes],
+        "rotary": {rope: Rotary(*(a.astype(np.float32) for a in pair)) for rope, pair in tables.items()},
+        "cache": [KVCache(floats(*s), floats(*s)) for s in shapes],
     }
 
 
@@ -133,9 +135,9 @@ def fed(given: dict[str, Any], dtype: str, sizes: tuple[int, ...]) -> dict[str, 
     """The graph's inputs by name."""
     named = {n: given[n] for n in ("tokens", "past", "at")}
     named |= {f"window_length.{size}": given["past"] for size in sizes}
-    for i, (cos, sin) in enumerate(given["tables"].values()):
+    for i, (cos, sin) in enumerate(given["rotary"].values()):
         named |= {f"cos.{i}": cos.astype(dtype), f"sin.{i}": sin.astype(dtype)}
-    for i, (k, v) in enumerate(given["cache"]):
+    for i, (k, v, *_) in enumerate(given["cache"]):
         named |= {f"k.{i}": k.astype(dtype), f"v.{i}": v.astype(dtype)}
     return named
 
@@ -173,8 +175,8 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
         allowed = budgets(run)
         logits, cache = run(lambda a: cast(a, np.float64))
         close(f"{case}: logits", got["logits"], logits, allowed["out.0"], share)
-        for i, pair in enumerate(cache):
-            for j, (name, wanted) in enumerate(zip("kv", pair, strict=True)):
+        for i, layer in enumerate(cache):
+            for j, (name, wanted) in enumerate(zip("kv", layer[:2], strict=True)):
                 for row, held in enumerate(past):
                     new = np.s_[row, :, held : held + time]
                     found = got[f"{name}_out.{i}"][new]

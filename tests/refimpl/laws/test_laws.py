@@ -101,6 +101,24 @@ def test_settings_arrays_and_sizes_can_be_fixed():
     assert set(seen) == {(8, False, 2.0)}
 
 
+def test_fields_of_structures_and_settings_can_be_fixed():
+    """What a kernel can't do is named by the field, and plain tuples are good enough for its results."""
+    seen = []
+
+    def spy(x: Any, cache: Any, past: Any, weights: Any, rotary: Any = None, *, settings: Any) -> Any:
+        a = settings
+        seen.append((a.head_size, a.softcap, a.window, a.qk_norm, "bq" in weights))
+        y, new = SPEC["attention"](x, cache, past, weights, rotary, settings=settings)
+        return y, (new.keys, new.values)
+
+    fixed = {"softcap": None, "window": 3, "k_scale": None, "q_norm": None, "bq": True, "J": 32, "U": 0}
+    held = laws.check("attention", spy, examples=10, **fixed)
+    assert held == laws.names()["attention"]
+    assert set(seen) == {(64, None, 3, None, True)}
+    with pytest.raises(TypeError, match="attention has no 'k_norn' to fix"):
+        laws.check("attention", spy, k_norn=None)
+
+
 def test_arrays_are_converted_and_dtypes_kept():
     def kernel(x: Any) -> Any:
         assert isinstance(x, list)
@@ -150,6 +168,12 @@ BROKEN = {
     ),
     ("cached_attention", "each token sees the past and itself"): changed(
         "cached_attention", v=lambda v: v[::-1]
+    ),
+    ("attention", "the sublayer is its parts"): changed(
+        "attention", weights=lambda w: w | {"wk": w["wv"], "wv": w["wk"]}
+    ),
+    ("gated_mlp", "the gate multiplies the hidden units"): changed(
+        "gated_mlp", weights=lambda w: w | {"gate": w["up"], "up": w["gate"]}
     ),
     ("layer_norm", "the mean is taken off"): lambda x, weight, bias=None, *, eps: SPEC["rms_norm"](
         x, weight, eps=eps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers import tiny_models
@@ -14,7 +16,9 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, TfmError
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.block import normalize
+from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import model, position_tables
+from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.params import shapes as params
 
 seeds = st.integers(0, 2**32 - 1)
@@ -130,10 +134,11 @@ def test_a_model_is_its_formula():
 @pytest.mark.parametrize("count", [1, 3])
 def test_each_layer_has_its_cache(count: int):
     config = tiny_models.llama(layers=2)
-    pair = (np.zeros((1, 2, 1, 16)), np.zeros((1, 2, 1, 16)))
+    one = KVCache(np.zeros((1, 2, 1, 16)), np.zeros((1, 2, 1, 16)))
     tables, ids = position_tables(np.arange(1), config=config), np.array([[1]])
+    weights: Any = tiny_models.weights(config)
     with pytest.raises(ValueError, match="zip"):
-        model(ids, np.array([0]), ids * 0, tables, [pair] * count, tiny_models.weights(config), config=config)
+        model(ids, np.array([0]), ids * 0, tables, [one] * count, weights, config=config)
 
 
 def test_position_tables_are_of_each_rope():
@@ -155,7 +160,9 @@ def test_float32_stays_float32():
         numpy = NumpyEngine(config, tiny_models.weights(config))
         logits, cache = numpy.step(np.array([[1, 2]]), numpy.start(1))
         assert logits.dtype == np.float32
-        assert {a.dtype for pair in cache.take() for a in pair} == {np.dtype(np.float32)}
+        assert {a.dtype for layer in cache.take() for a in (layer.keys, layer.values)} == {
+            np.dtype(np.float32)
+        }
 
 
 def test_an_unknown_activation_gives_nothing():
@@ -249,9 +256,9 @@ def test_model_keeps_its_cache_argument():
     """The spec copies: what was passed in is as it was."""
     config = tiny_models.llama(layers=1)
     tree = tiny_models.weights(config)
-    cache = [(np.zeros((1, 2, 3, 16), np.float32), np.zeros((1, 2, 3, 16), np.float32))]
+    cache = [KVCache(np.zeros((1, 2, 3, 16), np.float32), np.zeros((1, 2, 3, 16), np.float32))]
     tables = {
-        r: tuple(a.astype(np.float32) for a in t)
+        r: Rotary(*(a.astype(np.float32) for a in t))
         for r, t in position_tables(np.arange(3), config=config).items()
     }
     _, new = model(np.array([[1, 2]]), np.array([1]), np.array([[1]]), tables, cache, tree, config=config)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from tfm.refimpl.config import Attention
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.attention import cached_attention, softmax
+from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.mask import causal_mask
-from tfm.refimpl.ops.position import rotate
+from tfm.refimpl.ops.position import Rotary, rotate
 from tfm.refimpl.ops.quant import quantize, quantize_activations
 from tfm.refimpl.ops.quantized_cache import append_by_head, round_by_channel
 
@@ -47,7 +49,8 @@ def test_a_cache_of_8_bits_by_hand():
     empty, here = np.zeros((1, 1, 1, 2)), np.zeros(1, np.int64)
     cos, sin = np.array([[0.0]]), np.array([[1.0]])
     scales = np.array([[0.5, 1.0]]), np.array([[0.5, 2.0]])
-    y, keys, values = cached_attention(q, k, v, empty, empty, here, cos, sin, None, *scales)
+    cache, settings = KVCache(empty, empty, *scales), Attention(1, 1, 2)
+    y, (keys, values, *_) = cached_attention(q, k, v, cache, here, Rotary(cos, sin), settings=settings)
     assert keys.ravel().tolist() == [-0.5, 0.0]  # turned to (−0.7, 0): code −1 of 0.5
     assert values.ravel().tolist() == y.ravel().tolist() == [0.5, 254.0]
 

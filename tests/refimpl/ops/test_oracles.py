@@ -79,9 +79,11 @@ def test_mlps_are_torchs(seed: int, kind: Any):
     act = lambda a: t(activation.activation(a.numpy(), kind=kind))  # noqa: E731
     line = lambda a, w, b: functional.linear(a, t(w.T), t(b))  # noqa: E731
     hidden = act(line(t(x), gate, bgate)) * line(t(x), up, bup)
-    equal(mlp.gated_mlp(x, gate, up, down, bgate, bup, bdown, kind=kind), line(hidden, down, bdown))
+    leaves: Any = {"up": up, "down": down, "bup": bup, "bdown": bdown}
+    gated: Any = leaves | {"gate": gate, "bgate": bgate}
+    equal(mlp.gated_mlp(x, gated, kind=kind), line(hidden, down, bdown))
     hidden = act(line(t(x), up, bup))
-    equal(mlp.plain_mlp(x, up, down, bup, bdown, kind=kind), line(hidden, down, bdown))
+    equal(mlp.plain_mlp(x, leaves, kind=kind), line(hidden, down, bdown))
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 5), st.integers(1, 6), st.booleans())

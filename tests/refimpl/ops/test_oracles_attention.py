@@ -17,10 +17,17 @@ from helpers.tolerances import equal, largest
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.ops.banded import banded_attend
-from tfm.refimpl.ops.flash import flash_attend, flash_backward
+from tfm.refimpl.ops.flash import Saved, flash_attend, flash_backward
 from tfm.refimpl.ops.linear_attention import linear_attend, random_features
-from tfm.refimpl.ops.ring import place, ring_attend
-from tfm.refimpl.ops.sparse import bigbird_layout, listed, longformer_layout, longformer_mask, sparse_attend
+from tfm.refimpl.ops.ring import Placement, place, ring_attend
+from tfm.refimpl.ops.sparse import (
+    BlockPairs,
+    bigbird_layout,
+    listed,
+    longformer_layout,
+    longformer_mask,
+    sparse_attend,
+)
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import LongformerConfig
@@ -59,9 +66,8 @@ def test_flash_is_torchs_kernel(seed: int, length: int, causal: bool, tile: int)
     wanted = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         heads[3], *heads[:3], out, lse, 0.0, causal
     )
-    for mine, theirs in zip(
-        flash_backward(q, k, v, *got, grad, tile=tile, causal=causal), wanted, strict=True
-    ):
+    gradients = flash_backward(grad, Saved(q, k, v, *got), tile=tile, causal=causal)
+    for mine, theirs in zip(gradients, wanted, strict=True):
         equal(mine, theirs.transpose(1, 2))
 
 
@@ -92,7 +98,9 @@ def test_flash_backward_is_autograds(
     result = torch.einsum("bhts,bshv->bthv", weights, values)
     equal(out, result.detach())
     result.backward(t(grad))
-    for mine, leaf in zip(flash_backward(q, k, v, out, lse, grad, mask, **settings), leaves, strict=True):
+    for mine, leaf in zip(
+        flash_backward(grad, Saved(q, k, v, out, lse, mask), **settings), leaves, strict=True
+    ):
         equal(mine, leaf.grad)
 
 
@@ -114,7 +122,7 @@ def test_banded_is_flex_attention(band: int, two_sided: bool, sinks: int):
         near = (i - j < band) | (j < sinks)
         return near & (j - i < band if two_sided else j <= i)
 
-    equal(banded_attend(q, k, v, band=band, two_sided=two_sided, sinks=sinks), flex(q, k, v, rule))
+    equal(banded_attend(q, k, v, band=(band, band - 1 if two_sided else 0), sinks=sinks), flex(q, k, v, rule))
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -124,7 +132,7 @@ def test_bigbird_is_flex_attention():
     q, k, v = drawn(0, 2, 24, 6, 2)
     blocks = [a.reshape(2, 6, 4, *a.shape[2:]) for a in (q, k, v)]
     wanted = flex(q, k, v, lambda i, j: t(layout)[i // 4, j // 4])
-    equal(sparse_attend(*blocks, *listed(layout)).reshape(q.shape), wanted)
+    equal(sparse_attend(*blocks, BlockPairs(*listed(layout))).reshape(q.shape), wanted)
 
 
 def test_sparse_is_longformer():
@@ -154,7 +162,7 @@ def test_sparse_is_longformer():
     mask = longformer_mask(at[rows], at[columns], inside[rows], inside[columns], reach=4)
     assert len(rows) < 64
     # Their softmax is float32 whatever goes in.
-    equal(sparse_attend(q, k, v, rows, columns, mask).reshape(1, 32, 24), wanted, SINGLE)
+    equal(sparse_attend(q, k, v, BlockPairs(rows, columns, mask)).reshape(1, 32, 24), wanted, SINGLE)
 
 
 def test_random_features_estimate_softmax_attention():
@@ -174,4 +182,4 @@ def test_ring_is_torchs_attention():
     heads = [t(a).transpose(1, 2) for a in (q, k, v)]
     wanted = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
     owner = place(np.arange(11), np.arange(4), layout="zigzag")
-    equal(ring_attend(q, k, v, owner, np.arange(4), tile=2, causal=True), wanted.transpose(1, 2))
+    equal(ring_attend(q, k, v, Placement(owner, np.arange(4)), tile=2, causal=True), wanted.transpose(1, 2))

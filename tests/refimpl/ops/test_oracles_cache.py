@@ -6,6 +6,7 @@ It has no scales by head of a token: those are held by laws alone, and their for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from helpers.onnx_nodes import run
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.config import Attention, Window
 from tfm.refimpl.ops.attention import cached_attention
-from tfm.refimpl.ops.cache import append, grow
+from tfm.refimpl.ops.cache import KVCache, append, grow
 from tfm.refimpl.ops.quantized_cache import append_by_channel, pack_nibbles, read_by_channel, unpack_nibbles
-from tfm.refimpl.ops.window_cache import window_attention
+from tfm.refimpl.ops.window_cache import WindowCache, window_attention
 
 G, R, K = 2, 3, 16
+SETTINGS = Attention(G * R, G, K)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -66,20 +69,20 @@ def test_codes_by_channel(bits: int, seed: int, tokens: int, first: int):
     at, room = np.array([tokens]), np.zeros((1, G, tokens + 1, K), np.int8)
     last = [append_by_channel(room, s, x, at, bits=bits) for s, x in zip(scales, (k, v), strict=True)]
     new = [read_by_channel(c, s)[:, :, -1:].transpose(0, 2, 1, 3) for c, s in zip(last, scales, strict=True)]
-    whole = cached_attention(
-        q, *new, *(np.pad(c, ((0, 0), (0, 0), (0, 1), (0, 0))) for c in (keys, values)), at
-    )
-    equal(y, whole[0], 1e-5)
+    cache = KVCache(*(np.pad(c, ((0, 0), (0, 0), (0, 1), (0, 0))) for c in (keys, values)))
+    whole, _ = cached_attention(q, *new, cache, at, settings=SETTINGS)
+    equal(y, whole, 1e-5)
 
 
 @given(seeds, st.integers(2, 5), st.integers(1, 9))
 def test_a_ring_gives_the_same_attention(seed: int, window: int, steps: int):
     """The operator's ring and ours hold other slots alike or not; what comes out is the same."""
-    ring = [np.zeros((1, G, window, K), np.float32) for _ in "kv"]
+    ring = WindowCache(*(np.zeros((1, G, window, K), np.float32) for _ in "kv"))
+    settings = replace(SETTINGS, mask=Window(window))
     theirs = [np.zeros((1, G, window, K), np.float32) for _ in "kv"]
     for step in range(steps):
         q, k, v = drawn(seed + step, 1)
-        wanted, *ring = window_attention(q, k, v, *ring, np.array([step]), np.array([1]))
+        wanted, ring = window_attention(q, k, v, ring, np.array([step]), np.array([1]), settings=settings)
         y, *theirs = attention(q, k, v, theirs, step, local_window_size=window, sliding_window_cache=1)
         equal(y, wanted, 1e-5)
 

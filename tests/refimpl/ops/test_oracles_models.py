@@ -38,8 +38,9 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.ops.attention import attention_weights
-from tfm.refimpl.ops.block import block, encoder_block
-from tfm.refimpl.ops.cross_attention import cross_attention, cross_keys
+from tfm.refimpl.ops.block import Positions, block, encoder_block
+from tfm.refimpl.ops.cache import KVCache
+from tfm.refimpl.ops.cross_attention import EncoderKV, cross_attention, cross_keys
 from tfm.refimpl.ops.self_attention import self_attention
 from tfm.refimpl.params import shapes as params
 
@@ -81,13 +82,15 @@ def test_attention_is_torchs(seed: int):
     leaves = attention_leaves(weights(module), "")
     x, states = normal(seed, 2, 4, WIDTH), normal(seed + 1, 2, 5, WIDTH)
     wanted, shares = in_float64(module, t(states), t(states), t(states), PADDING, average_attn_weights=False)
-    equal(self_attention(states, LENGTHS, **leaves, head_size=4), wanted)
+    settings = Attention(HEADS, HEADS, 4)
+    weights_: Any = leaves
+    equal(self_attention(states, LENGTHS, weights_, settings=settings), wanted)
     q, k = (states @ leaves[f"w{n}"] + leaves[f"b{n}"] for n in "qk")
     heads = (2, 5, HEADS, 4)
     equal(attention_weights(q.reshape(heads), k.reshape(heads), np.repeat(REAL[:, None], 5, 1)), shares)
     wanted, _ = in_float64(module, t(x), t(states), t(states), PADDING)
-    keys = cross_keys(states, *(leaves[n] for n in ("wk", "wv", "bk", "bv")), head_size=4)
-    equal(cross_attention(x, *keys, LENGTHS, *(leaves[n] for n in ("wq", "wo", "bq", "bo"))), wanted)
+    encoder_kv = EncoderKV(*cross_keys(states, weights_, settings=settings), LENGTHS)
+    equal(cross_attention(x, encoder_kv, weights_, settings=settings), wanted)
 
 
 def torch_layer(kind: Any, first: bool, activation: Any, seed: int) -> Any:
@@ -123,7 +126,9 @@ def test_encoder_layer_is_torchs(first: bool, activation: str):
         module, layer, tree = torch_layer(torch.nn.TransformerEncoderLayer, first, activation, seed)
         x = normal(seed, 2, 5, WIDTH)
         wanted = in_float64(module, t(x), src_key_padding_mask=PADDING).numpy()
-        equal(encoder_block(x, LENGTHS, {}, tree, config=layer, causal=False)[REAL], wanted[REAL])
+        equal(
+            encoder_block(x, LENGTHS, Positions({}, {}), tree, config=layer, causal=False)[REAL], wanted[REAL]
+        )
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -135,10 +140,10 @@ def test_decoder_layer_is_torchs(first: bool, activation: str):
         x, states = normal(seed, 2, 4, WIDTH), normal(seed + 1, 2, 5, WIDTH)
         later = torch.ones(4, 4).triu(1).bool()
         wanted = in_float64(module, t(x), t(states), tgt_mask=later, memory_key_padding_mask=PADDING)
-        cross = tree["cross"]
-        keys = cross_keys(states, *(cross[n] for n in ("wk", "wv", "bk", "bv")), head_size=4)
-        empty = np.zeros((2, HEADS, 4, 4))
-        got, _ = block(x, (empty, empty), np.array([0, 0]), {}, tree, (*keys, LENGTHS), config=layer)
+        keys, values = cross_keys(states, tree["cross"], settings=layer.cross)
+        empty, start, positions = np.zeros((2, HEADS, 4, 4)), np.array([0, 0]), Positions({}, {})
+        encoder_kv = EncoderKV(keys, values, LENGTHS)
+        got, _ = block(x, KVCache(empty, empty), start, positions, tree, encoder_kv, config=layer)
         equal(got, wanted)
 
 

@@ -2,7 +2,7 @@
 
 Their routers compute softmax in float32: the weights of a block are compared to that precision, or it is
 given ours, and then the experts agree to float64. Whole models are those of the families. The queue of
-`seated` is Switch's.
+`within_capacity` is Switch's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.config import MoE
 from tfm.refimpl.ops.attention import softmax
-from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, seated
+from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, within_capacity
 from transformers import (
     DeepseekV3Config,
     MixtralConfig,
@@ -70,22 +71,23 @@ def agree(block: Any, seed: int, leaves: dict[str, Any], **settings: Any) -> Non
         _, weights, index = block.gate(flat)
         given_codes = block.experts(flat, index, weights.double())
         whole = block(torch.from_numpy(x))
-    routing = {n: v for n, v in settings.items() if n != "kind"}
-    mine, scores = route(x.reshape(-1, D) @ leaves["router"], leaves.get("bias"), **routing)
+    mine, scores = route(x.reshape(-1, D) @ leaves["router"], leaves.get("bias"), **settings)
     order = np.argsort(mine, axis=1), np.argsort(index.numpy(), axis=1)
     sort = lambda a, b: np.take_along_axis(np.asarray(a), b, axis=1)  # noqa: E731
     assert (sort(mine, order[0]) == sort(index, order[1])).all()
     equal(sort(scores, order[0]), sort(weights, order[1]), SINGLE)
     got = mixture(x.reshape(-1, D), index.numpy(), weights.double().numpy(), leaves["experts"], kind="silu")
     equal(got, given_codes)
-    equal(moe(x, **leaves, **settings), whole, 10 * SINGLE)
+    weights_: Any = leaves
+    config = MoE(len(leaves["experts"]), width=F, activation="silu", **settings)
+    equal(moe(x, weights_, settings=config), whole, 10 * SINGLE)
 
 
 @given(seeds, st.integers(1, 3))
 def test_mixtral(seed: int, top: int):
     config = MixtralConfig(hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=top)
     block = random(mixtral.MixtralSparseMoeBlock(config), seed)
-    agree(block, seed, ours(block), kind="silu", top=top, score="softmax", renormalize=True)
+    agree(block, seed, ours(block), top=top, score="softmax", renormalize=True)
 
 
 @given(seeds, st.integers(1, 3), st.booleans())
@@ -97,7 +99,7 @@ def test_qwen2_moe(seed: int, top: int, renormalize: bool):
     block = random(Qwen2MoeSparseMoeBlock(config), seed)
     (shared_gate,) = linear_of(block.shared_expert_gate)
     leaves = ours(block) | {"shared": shared_of(block.shared_expert), "shared_gate": shared_gate}
-    agree(block, seed, leaves, kind="silu", top=top, score="softmax", renormalize=renormalize)
+    agree(block, seed, leaves, top=top, score="softmax", renormalize=renormalize)
 
 
 @given(seeds, st.integers(1, 3), st.booleans())
@@ -107,7 +109,7 @@ def test_qwen3_moe(seed: int, top: int, renormalize: bool):
         norm_topk_prob=renormalize,
     )  # fmt: skip
     block = random(Qwen3MoeSparseMoeBlock(config), seed)
-    agree(block, seed, ours(block), kind="silu", top=top, score="softmax", renormalize=renormalize)
+    agree(block, seed, ours(block), top=top, score="softmax", renormalize=renormalize)
 
 
 @given(seeds, st.integers(1, 3), st.booleans())
@@ -120,11 +122,11 @@ def test_deepseek_v3(seed: int, top: int, renormalize: bool):
     block = random(DeepseekV3MoE(config), seed)
     bias = block.gate.e_score_correction_bias.detach().numpy()
     leaves = ours(block) | {"bias": bias, "shared": shared_of(block.shared_experts)}
-    agree(block, seed, leaves, kind="silu", top=top, score="sigmoid", renormalize=renormalize, scale=2.5)
+    agree(block, seed, leaves, top=top, score="sigmoid", renormalize=renormalize, scale=2.5)
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 9))
-def test_seats_are_switchs(seed: int, capacity: int, tokens: int):
+def test_capacity_is_switchs(seed: int, capacity: int, tokens: int):
     config = SwitchConfig(d_model=D, num_experts=E, expert_capacity=capacity)
     router = random(switch.SwitchTransformersTop1Router(config), seed)
     x = np.random.default_rng(seed).standard_normal((1, tokens, D))
@@ -132,7 +134,7 @@ def test_seats_are_switchs(seed: int, capacity: int, tokens: int):
         dispatched, probability, logits = router(torch.from_numpy(x))
     index, weights = route(logits[0].numpy(), top=1, score="softmax", renormalize=False)
     equal(weights, probability[0], SINGLE)
-    kept = seated(index, np.full(E, min(capacity, tokens)))
+    kept = within_capacity(index, np.full(E, min(capacity, tokens)))
     assert (kept * (index == np.arange(E)) == dispatched[0].numpy()).all()
 
 

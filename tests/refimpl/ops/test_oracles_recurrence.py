@@ -20,7 +20,7 @@ def t(a: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(a)
 
 
-def weights(rng: np.random.Generator, d: int, f: int, scale: float) -> dict[str, np.ndarray]:
+def weights(rng: np.random.Generator, d: int, f: int, scale: float) -> Any:
     """Ours of one direction: columns i, f, g, o."""
     draw = lambda *shape: rng.standard_normal(shape) * scale  # noqa: E731
     return {"wx": draw(d, 4 * f), "wh": draw(f, 4 * f), "bias": draw(4 * f)}
@@ -56,7 +56,7 @@ def test_cell_is_torchs(seed: int, scale: float):
         cell.bias_ih.copy_(t(ours["bias"]))
         cell.bias_hh.zero_()
         wanted = cell(t(x), (t(h), t(c)))
-    for got, want in zip(lstm_cell(x, h, c, **ours), wanted, strict=True):
+    for got, want in zip(lstm_cell(x, h, c, ours), wanted, strict=True):
         equal(got, want)
 
 
@@ -67,7 +67,7 @@ def test_layer_is_torchs(seed: int, scale: float, tokens: int, start: bool):
     h, c = states(rng, 2, 4)
     with torch.no_grad():
         y, (h1, c1) = theirs(rng, 3, ours)(t(x), (t(h)[None], t(c)[None]) if start else None)
-    got = lstm(x, **ours, h0=h, c0=c) if start else lstm(x, **ours)
+    got = lstm(x, ours, h, c) if start else lstm(x, ours)
     for one, want in zip(got, (y, h1[0], c1[0]), strict=True):
         equal(one, want)
 
@@ -85,8 +85,7 @@ def test_packed_rows_are_torchs(seed: int, scale: float, lengths: list[int], sta
         out, (h1, c1) = theirs(rng, 3, ours, back)(packed, (t(h), t(c)) if start else None)
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
     given_states = {"h0": h, "c0": c} if start else {}
-    second = {f"{name}_back": value for name, value in back.items()}
-    got = bidirectional_lstm(x, **ours, **second, **given_states, lengths=np.array(lengths))
+    got = bidirectional_lstm(x, ours, back, **given_states, lengths=np.array(lengths))
     for one, want in zip(got, (y, h1, c1), strict=True):
         equal(one, want)
 
@@ -124,12 +123,11 @@ def test_layer_is_onnx_runtimes(seed: int, lengths: list[int], peepholes: bool):
 
     for direction, i in (("forward", 0), ("reverse", 1)):
         y, h1, c1 = run(direction, [i])
-        got = lstm(x, **pair[i], h0=h[i], c0=c[i], lengths=np.array(lengths), reverse=bool(i))
+        got = lstm(x, pair[i], h0=h[i], c0=c[i], lengths=np.array(lengths), reverse=bool(i))
         for one, want in zip(got, (y[:, 0].transpose(1, 0, 2), h1[0], c1[0]), strict=True):
             equal(one, want, 2e-6)
     y, h1, c1 = run("bidirectional", [0, 1])
-    back = {f"{name}_back": value for name, value in pair[1].items()}
-    got = bidirectional_lstm(x, **pair[0], **back, h0=h, c0=c, lengths=np.array(lengths))
+    got = bidirectional_lstm(x, *pair, h0=h, c0=c, lengths=np.array(lengths))
     y = y.transpose(2, 0, 1, 3).reshape(*x.shape[:2], 8)
     for one, want in zip(got, (y, h1, c1), strict=True):
         equal(one, want, 2e-6)

@@ -1,0 +1,182 @@
+"""ONNX Runtime's operators in place of mirror functions: products, tables and gated mlps.
+
+MatMulNBits multiplies packed codes, and matmuls of one input are merged. An emit has the signature of the
+mirror function that it replaces, but its leaves are those of this target's layout
+(`runtime.bundle.weight_layout`): packed, and joined where one input is multiplied by several.
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.onnx import ops as onnx
+
+from ...refimpl.config import Activation
+from ..ops.activation import activation
+from .packed_weights import NBits, RowQuantized
+
+Leaf = Tensor | NBits | RowQuantized
+
+MICROSOFT = 1  # version of the com.microsoft operator set
+# The smallest divisor of a row: a row of zeros gives codes of zero instead of 0 / 0.
+TINY = 1e-30
+MIDDLE = 128  # the zero point of a row's codes
+
+
+def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
+    count = weight.scale.shape[0]
+    zero = () if weight.zero is None else (weight.zero,)
+    return onnx.symbolic(
+        "com.microsoft::MatMulNBits",
+        (x, packed, weight.scale, *zero),
+        {
+            "K": weight.length,
+            "N": count,
+            "bits": weight.bits,
+            "block_size": weight.block,
+            "accuracy_level": 4,  # 8-bit activations by block: any other level computes in float
+        },
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], count),
+        version=MICROSOFT,
+    )
+
+
+def block_sums(x: Tensor, block: int) -> Tensor:
+    """Sums of the last axis, block by block: what a minimum multiplies."""
+    filler = -x.shape[-1] % block
+    if filler:
+        x = functional.pad(x, (0, filler))
+    return x.unflatten(-1, (-1, block)).sum(-1)
+
+
+def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
+    """What minima add to a product; they are float32 on every target, so that no weight changes."""
+    return (block_sums(x.to(minimum.dtype), block) @ minimum).to(x.dtype)
+
+
+def row_scale(x: Tensor) -> Tensor:
+    """One scale a row, [..., 1], which takes its largest magnitude to 127."""
+    return x.abs().amax(-1, keepdim=True).clamp(min=TINY) / 127
+
+
+def row_input(x: Tensor, weight: RowQuantized) -> tuple[Tensor, Tensor]:
+    """The input of a product, times its factors, and the scales of its rows."""
+    x = x if weight.input_factor is None else x * weight.input_factor
+    return x, row_scale(x)
+
+
+def row_codes(x: Tensor, scale: Tensor) -> Tensor:
+    """Codes of a scale a row, with `MIDDLE` added: a row is one block, which takes half of Div's time."""
+    return onnx.symbolic(
+        "::QuantizeLinear",
+        (x, scale, torch.full(scale.shape, MIDDLE, dtype=torch.uint8)),
+        {"axis": -1, "block_size": x.shape[-1]},
+        dtype=torch.uint8,
+        shape=x.shape,
+    )
+
+
+def _row(x: Tensor, weight: RowQuantized) -> Tensor:
+    x, scale = row_input(x, weight)
+    y = onnx.symbolic(
+        "com.microsoft::MatMulIntegerToFloat",
+        (
+            row_codes(x, scale),
+            weight.codes,
+            torch.tensor(1.0),  # the operator takes a scale a row too, but multiplies with one thread
+            weight.scale,
+            torch.tensor(MIDDLE, dtype=torch.uint8),
+            None,
+        ),
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], weight.codes.shape[1]),
+        version=MICROSOFT,
+    )
+    return y * scale
+
+
+def linear(x: Tensor, weight: Leaf, bias: Tensor | None = None) -> Tensor:
+    match weight:
+        case NBits():
+            y = _nbits(x, weight, weight.packed)
+            if weight.minimum is not None:
+                # As a float zero point it would leave the kernel's fast path.
+                y = y + _minima(x, weight.minimum, weight.block)
+        case RowQuantized():
+            y = _row(x, weight)
+        case _:
+            y = x @ weight
+    return y if bias is None else y + bias
+
+
+def embedding(tokens: Tensor, table: Leaf) -> Tensor:
+    if not isinstance(table, NBits):
+        assert isinstance(table, Tensor)
+        return functional.embedding(tokens, table)
+    zero = () if table.zero is None else (table.zero,)
+    x = onnx.symbolic(
+        "com.microsoft::GatherBlockQuantized",
+        (table.packed, tokens, table.scale, *zero),
+        {"bits": table.bits, "block_size": table.block, "gather_axis": 0, "quantize_axis": 1},
+        dtype=table.scale.dtype,
+        shape=(*tokens.shape, table.scale.shape[1] * table.block),
+        version=MICROSOFT,
+    )
+    if table.length % table.block:
+        x = x[..., : table.length]  # the filler of a short last block
+    if table.minimum is None:
+        return x
+    minima = functional.embedding(tokens, table.minimum).repeat_interleave(table.block, dim=-1)
+    return (x + minima[..., : table.length]).to(x.dtype)
+
+
+def unembedding(x: Tensor, table: Leaf) -> Tensor:
+    if isinstance(table, NBits):
+        # MatMulNBits wants three axes and the embedding two. Reshaped on this side, the folded copy
+        # is freed after packing, and the table itself stays a mapped file.
+        y = _nbits(x, table, table.packed.reshape(table.packed.shape[0], table.scale.shape[1], -1))
+        if table.minimum is None:
+            return y
+        return y + _minima(x, table.minimum.T, table.block)
+    assert isinstance(table, Tensor)
+    # A Transpose would be folded into a second copy of the table in memory.
+    return onnx.symbolic(
+        "com.microsoft::FusedMatMul",
+        (x, table),
+        {"transB": 1},
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], table.shape[0]),
+        version=MICROSOFT,
+    )
+
+
+class GatedMlpLeaves(TypedDict):
+    """A gated mlp of this target's layout: gate and up joined, or two matrices."""
+
+    gate_up: NotRequired[Leaf]
+    gate: NotRequired[Leaf]
+    up: NotRequired[Leaf]
+    down: Leaf
+    bgate_up: NotRequired[Tensor]
+    bgate: NotRequired[Tensor]
+    bup: NotRequired[Tensor]
+    bdown: NotRequired[Tensor]
+
+
+def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation) -> Tensor:
+    if "gate_up" in weights:
+        gate, up = linear(x, weights["gate_up"], weights.get("bgate_up")).chunk(2, dim=-1)
+    else:
+        assert "gate" in weights
+        assert "up" in weights
+        gate = linear(x, weights["gate"], weights.get("bgate"))
+        up = linear(x, weights["up"], weights.get("bup"))
+    return linear(activation(gate, kind=kind) * up, weights["down"], weights.get("bdown"))
+
+
+def bounded(x: Tensor, clip: float | None) -> Tensor:
+    return x if clip is None else x.clamp(-clip, clip)
