@@ -25,7 +25,7 @@ def command(
         float, typer.Option(min=1, help="Stop after this long and record how far it came.")
     ] = 60,
 ) -> None:
-    """Re-hash every file and climb the ladder of equivalence; exit with 10 if anything leaves its budget."""
+    """Hash every file again and run every check; exit with 10 if anything exceeds its budget."""
     from ...refimpl.errors import VerifyError
     from ...runtime.hub.locate import locate
     from ...runtime.verification.verify import verify

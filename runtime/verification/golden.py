@@ -1,18 +1,15 @@
-"""Golden inputs: a few tokens, what the specification says about them, and how far rounding may move it.
+"""Golden inputs: a few tokens, the specification's outputs for them, and how far rounding may move these.
 
-They travel in the bundle as golden.npz, so that a device can check its model without the source.
+They travel in the bundle as golden.npz, so that a device can check its model without the source. Outputs are
+logits, or what else an encoder's head gives: one row for each real token, or for each text. They are compared
+within the budget of `refimpl.error_budget`, over the whole output:
 
-What is compared are logits, or whatever else the head of an encoder says: one row for each real token, or
-for each text. The budget of a comparison is 4 · (A + J + u), over the whole output:
-
-    A   the most by which the specification in float32 differs from the one in float64
-    J   the most by which the one in float64 moves when the embedded tokens move by one ulp (three tries)
+    A   the largest difference between the specification in float32 and in float64
+    J   how far the one in float64 moves when the embedded tokens move by one ulp
     u   one ulp of the largest number
 
-In float16, A rounds the residual stream after each layer, and ulps are float16's. Where activations
-are rounded to codes, a difference of one ulp can flip a code and is then a thousand times larger: in
-a large model some always flip, in a small one rarely. So J moves by 2⁻¹⁶ for a quantized model, or one
-that keeps its keys and values in 8 bits, and codes flip in every try.
+In float16, A rounds the residual stream after each layer, and ulps are float16's. For a quantized model, or
+one that keeps its keys and values in 8 bits, J moves by more than an ulp (`CODE_MOVE`).
 """
 
 from __future__ import annotations
@@ -20,9 +17,9 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +27,7 @@ from ...refimpl.config import LM, Config, EncoderDecoder, MaskedLM
 from ...refimpl.error_budget import CODE_MOVE, TRIES, ErrorTerms, error_terms, largest_difference
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params import shapes as trees
+from ...refimpl.params import shapes as params
 from ..bundle.manifest import GOLDEN
 from ..text.tokenizer import Tokenizer
 from .metrics import log_softmax
@@ -40,20 +37,20 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-TOKENS = 12
+TOKENS = 12  # of each of the two rows
 TEXT = (
     "The animal didn't cross the street because it was too tired. A model that is exported, "
     "quantized and run on another machine should still say what its specification says."
 )
-COLUMNS = 256
+COLUMNS = 256  # logits that are stored of each row, beside the two best
 
 
 @dataclass(frozen=True)
-class Says:
-    """What the specification says, and the parts A, J, u of each budget.
+class Expected:
+    """The specification's outputs and the terms A, J, u of each budget.
 
-    `logits` has a column for each of the golden columns and, if these are tokens, one of log Σ exp of all
-    logits; `kl` is there for tokens only.
+    `logits` has a column for each of the golden columns and, where outputs are predictions of tokens, one
+    more: log Σ exp of all logits. Only these have `kl`.
     """
 
     logits: Array
@@ -63,31 +60,30 @@ class Says:
 
     @property
     def budget(self) -> float:
-        """How far the largest difference of two logits may be."""
+        """The budget of the largest difference of two logits."""
         return ErrorTerms(*self.maximum.tolist()).budget
 
     @property
     def rms_budget(self) -> float:
-        """How far the root mean square of all differences may be."""
+        """The budget of the root mean square of all differences."""
         return ErrorTerms(*self.rms.tolist()).budget
 
     @property
     def kl_budget(self) -> float:
-        """How far the mean KL divergence, in nats, may be."""
+        """The budget of the mean KL divergence, in nats."""
         assert self.kl is not None, "only predictions of tokens have a KL divergence"
         return ErrorTerms(*self.kl.tolist()).budget
 
 
 @dataclass(frozen=True)
 class Golden:
-    """What golden.npz holds.
+    """The content of golden.npz.
 
-    `own` is the specification over the bundle's own weights. `plain` is the same with products of
-    blocks in float, activations unrounded: no code can flip there, so its budget is a thousand times
-    sharper, unless the cache has codes of its own; None where the weights aren't in such blocks. `floats`
-    are the logits over the weights as the source has them. `best` are the two best tokens [M, 2] and
-    `gap` the distance between them. `digests` holds the SHA-256 of each leaf, in the order of
-    `params.shapes`. `source`, `source_lengths` and `types` are those of `specified.Given`.
+    `tokens` to `token_types` are the model's `Inputs`. `own` is the specification over the bundle's own
+    weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so
+    its budget is a thousand times sharper; None where no activation is rounded in blocks. `floats` are the
+    logits over the weights as the source has them. `best` are the two best tokens [M, 2] and `gap` the
+    distance of their logits. `digests` has the SHA-256 of each leaf, in the order of `params.shapes`.
     """
 
     tokens: Array
@@ -97,11 +93,16 @@ class Golden:
     gap: Array
     digests: Array
     floats: Array
-    own: Says
-    plain: Says | None
-    source: Array | None = None
-    source_lengths: Array | None = None
-    types: Array | None = None
+    own: Expected
+    plain: Expected | None
+    encoder_ids: Array | None = None
+    encoder_lengths: Array | None = None
+    token_types: Array | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the specification and an engine are given."""
+        return Inputs(self.tokens, self.lengths, self.encoder_ids, self.encoder_lengths, self.token_types)
 
     @property
     def split(self) -> int:
@@ -109,50 +110,64 @@ class Golden:
         return max(1, self.tokens.shape[1] // 2)
 
     def real(self, values: Array) -> Float[Array, "M N"]:
-        """The real positions [M, N] of all rows [B, T, N], padding left out; one a text stays as it is."""
+        """The outputs at the real positions of all rows [B, T, N], or of all texts [B, N]."""
         return _real(values, self.lengths)
 
-    def view(self, said: Float[Array, "M N"]) -> Float[Array, "M C"]:
-        """What is compared of what a model says."""
-        return _view(said.astype(np.float64), self.columns, self.own.logits.shape[1] > len(self.columns))
+    def view(self, outputs: Float[Array, "M N"]) -> Float[Array, "M C"]:
+        """The part of a model's outputs that is stored and compared."""
+        return _view(outputs.astype(np.float64), self.columns, self.own.logits.shape[1] > len(self.columns))
 
 
-OPTIONAL = ("source", "source_lengths", "types")
-BARE = tuple(f.name for f in fields(Golden) if f.name not in ("own", "plain", *OPTIONAL))
-SAYS = tuple(f.name for f in fields(Says))
+# The names of arrays in golden.npz: of those that each bundle has, of the inputs of some models, and of the
+# terms and outputs in `own.` and `plain.`.
+COMMON = ("tokens", "lengths", "columns", "best", "gap", "digests", "floats")
+ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES = "source", "source_lengths", "types"
+EXPECTED = ("logits", "maximum", "rms", "kl")
 
 
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
-    """golden.npz's arrays as a Golden; BundleError names what is missing or unknown for this Config."""
-    says = [name for name in SAYS if name != "kl" or _tokens(config)]
-    plain = {f"plain.{name}" for name in says}
-    given = []
-    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
-        given = ["source", "source_lengths"]
-    elif config.embedding.token_types is not None:
-        given = ["types"]
-    keys = {*BARE, *given, *(f"own.{name}" for name in says)}
-    if wrong := sorted((set(arrays) - plain if plain <= set(arrays) else set(arrays)) ^ keys):
-        raise BundleError(f"golden.npz must hold {', '.join(sorted(keys))}; wrong: {', '.join(wrong)}")
+    """golden.npz's arrays as a Golden; BundleError names those that are missing or unknown."""
+    expected = [name for name in EXPECTED if name != "kl" or _predicts_tokens(config)]
+    plain = {f"plain.{name}" for name in expected}
+    has_plain = plain <= set(arrays)
+    required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in expected)}
+    names = set(arrays) - plain if has_plain else set(arrays)
+    if wrong := sorted(names ^ required):
+        raise BundleError(f"golden.npz must hold {', '.join(sorted(required))}; wrong: {', '.join(wrong)}")
 
-    def pick(kind: str) -> Says:
-        rest = {name: arrays[f"{kind}.{name}"] for name in SAYS if name != "kl"}
-        return Says(kl=arrays.get(f"{kind}.kl"), **rest)
+    def read_expected(kind: str) -> Expected:
+        return Expected(
+            logits=arrays[f"{kind}.logits"],
+            maximum=arrays[f"{kind}.maximum"],
+            rms=arrays[f"{kind}.rms"],
+            kl=arrays.get(f"{kind}.kl"),
+        )
 
     return Golden(
-        **{name: arrays[name] for name in (*BARE, *given)},
-        own=pick("own"),
-        plain=pick("plain") if plain <= set(arrays) else None,
+        **{name: arrays[name] for name in COMMON},
+        own=read_expected("own"),
+        plain=read_expected("plain") if has_plain else None,
+        encoder_ids=arrays.get(ENCODER_IDS),
+        encoder_lengths=arrays.get(ENCODER_LENGTHS),
+        token_types=arrays.get(TOKEN_TYPES),
     )
 
 
-def _tokens(config: Config) -> bool:
-    """Whether the head predicts tokens."""
+def _model_inputs(config: Config) -> tuple[str, ...]:
+    """The inputs that a model has beside tokens."""
+    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
+        return ENCODER_IDS, ENCODER_LENGTHS
+    if config.embedding.token_types is not None:
+        return (TOKEN_TYPES,)
+    return ()
+
+
+def _predicts_tokens(config: Config) -> bool:
     return isinstance(config.head, LM | MaskedLM)
 
 
 def load(bundle: Path, config: Config) -> Golden:
-    """The golden inputs of a bundle; BundleError if they can't be read."""
+    """The golden inputs and outputs of a bundle; BundleError if they can't be read."""
     try:
         with np.load(bundle / GOLDEN, allow_pickle=False) as arrays:
             return read(dict(arrays), config)
@@ -162,102 +177,127 @@ def load(bundle: Path, config: Config) -> Golden:
 
 def golden(
     config: Config,
-    params: trees.Tree,
-    quantized: trees.Tree | None = None,
+    weights: params.Tree,
+    quantized: params.Tree | None = None,
     dtype: str = "float32",
     tokenizer: str | None = None,
 ) -> dict[str, Array]:
     """The arrays of golden.npz for a model that computes in `dtype`.
 
-    `params` are the weights as the source has them, `quantized` those that the bundle is to hold.
-    The tokens are a natural text's where there is a tokenizer: models are at ease with nothing else,
-    and some random tokens are so unstable that any budget would be idle.
+    `weights` are the source's, `quantized` those that the bundle will hold. With a tokenizer the tokens are
+    a natural text's, since outputs for random tokens can be so unstable that their budget means nothing.
     """
     rng = np.random.default_rng(SEED)
-    time = min(TOKENS, config.context)
-    ids = [] if tokenizer is None else Tokenizer(tokenizer, config.embedding.vocabulary).encode(TEXT)
-    if len(ids) < 2 * time:
-        ids = rng.integers(0, config.embedding.vocabulary, 2 * time)
-    tokens = np.asarray(ids[: 2 * time], np.int64).reshape(2, time)
-    lengths = np.array([time, max(1, time - 3)])
-    given: dict[str, Array] = {"tokens": tokens, "lengths": lengths}
-    if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
-        given |= {"source": tokens[::-1].copy(), "source_lengths": np.array([max(1, time - 5), time])}
-    elif config.embedding.token_types is not None:
-        given["types"] = np.sort(rng.integers(0, config.embedding.token_types, tokens.shape), axis=1)
-    own = params if quantized is None else quantized
     precision = np.dtype(dtype)
+    inputs = _make_inputs(config, tokenizer, rng)
+    own = weights if quantized is None else quantized
     digests: dict[str, bytes] = {}
 
-    def seen(name: str, leaf: Array | Blocks) -> None:
+    def add_digest(name: str, leaf: Array | Blocks) -> None:
         digests[name] = digest(leaf, precision)
 
-    eps = float(np.finfo(precision).eps)
-    kinds = {leaf.activations for leaf in _matrices(own) if isinstance(leaf, Blocks)}
-    double, single, eps = np.dtype(np.float64), np.dtype(np.float32), float(np.finfo(precision).eps)
-    move = CODE_MOVE if config.rounds_cache else eps
-    coded = CODE_MOVE if kinds - {"none"} else move
-    runs = [Precision(double, tries=TRIES, move=coded), Precision(single, stream=precision)]
-    if kinds == {"block"}:
-        runs += [
-            Precision(double, tries=TRIES, move=move, plain=True),
-            Precision(single, stream=precision, plain=True),
-        ]
-    made = outputs(config, own, Inputs(**given), runs, seen)
-    base = made[0][: len(tokens)]
-    floats = base if quantized is None else outputs(config, params, Inputs(**given), [Precision(double)])[0]
-    first = _real(base, lengths)
-    order = np.argsort(-first, axis=-1, kind="stable")[:, :2]
-    ranked = np.take_along_axis(first, order, axis=-1)
-    columns, total = _columns(first.shape[1], order, rng), _tokens(config)
-    arrays = given | {
+    results = outputs(config, own, inputs, _runs(config, own, precision), add_digest)
+    exact = results[0][: len(inputs.tokens)]
+    if quantized is None:
+        floats = exact
+    else:
+        (floats,) = outputs(config, weights, inputs, [Precision(np.dtype(np.float64))])
+    logits = _real(exact, inputs.lengths)
+    order = np.argsort(-logits, axis=-1, kind="stable")[:, :2]
+    best_two = np.take_along_axis(logits, order, axis=-1)
+    columns = _columns(logits.shape[1], order, rng)
+    with_total = _predicts_tokens(config)
+    arrays = {
+        "tokens": inputs.tokens,
+        "lengths": inputs.lengths,
         "columns": columns,
         "best": order,
-        "gap": ranked[:, 0] - ranked[:, -1],
-        "digests": np.array([np.frombuffer(digests[n], np.uint8) for n in trees.shapes(config)]),
-        "floats": _view(_real(floats, lengths), columns, total),
+        "gap": best_two[:, 0] - best_two[:, -1],
+        "digests": np.array([np.frombuffer(digests[name], np.uint8) for name in params.shapes(config)]),
+        "floats": _view(_real(floats, inputs.lengths), columns, with_total),
     }
-    for kind, (exact, rounded) in zip(
-        ("own", "plain"), zip(made[::2], made[1::2], strict=True), strict=False
-    ):
-        base, *moved = (_real(copy, lengths) for copy in np.split(exact, 1 + TRIES))
-        arrays[f"{kind}.logits"] = _view(base, columns, total)
-        distances = {"maximum": largest_difference, "rms": rms}
-        if total:
-            distances["kl"] = divergence
+    optional = {
+        ENCODER_IDS: inputs.encoder_ids,
+        ENCODER_LENGTHS: inputs.encoder_lengths,
+        TOKEN_TYPES: inputs.token_types,
+    }
+    arrays |= {name: array for name, array in optional.items() if array is not None}
+    distances = {"maximum": largest_difference, "rms": rms}
+    if with_total:
+        distances["kl"] = divergence
+    eps = float(np.finfo(precision).eps)
+    for i in range(0, len(results), 2):
+        kind = ("own", "plain")[i // 2]
+        copies = [_real(copy, inputs.lengths) for copy in np.split(results[i], 1 + TRIES)]
+        base, moved = copies[0], copies[1:]
+        rounded = _real(results[i + 1], inputs.lengths)
+        arrays[f"{kind}.logits"] = _view(base, columns, with_total)
         for name, distance in distances.items():
-            terms = error_terms(base, _real(rounded, lengths), moved, eps=eps, distance=distance)
+            terms = error_terms(base, rounded, moved, eps=eps, distance=distance)
             if name == "kl":  # a divergence grows with the square of the logits' errors
                 terms = terms._replace(ulp=terms.ulp**2)
             arrays[f"{kind}.{name}"] = np.array(terms)
     return arrays
 
 
+def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator) -> Inputs:
+    """Two rows of tokens, the second padded; an encoder's text or token types where the model has them."""
+    time = min(TOKENS, config.context)
+    vocabulary = config.embedding.vocabulary
+    ids = [] if tokenizer is None else Tokenizer(tokenizer, vocabulary).encode(TEXT)
+    if len(ids) < 2 * time:
+        ids = rng.integers(0, vocabulary, 2 * time)
+    tokens = np.asarray(ids[: 2 * time], np.int64).reshape(2, time)
+    lengths = np.array([time, max(1, time - 3)])
+    names = _model_inputs(config)
+    if ENCODER_IDS in names:
+        return Inputs(tokens, lengths, tokens[::-1].copy(), np.array([max(1, time - 5), time]))
+    if TOKEN_TYPES in names:
+        token_types = rng.integers(0, config.embedding.token_types or 0, tokens.shape)
+        return Inputs(tokens, lengths, token_types=np.sort(token_types, axis=1))
+    return Inputs(tokens, lengths)
+
+
+def _runs(config: Config, weights: params.Tree, precision: np.dtype) -> list[Precision]:
+    """Runs for `own`, exact and rounded; and for `plain`, if activations are rounded in blocks."""
+    double, single = np.dtype(np.float64), np.dtype(np.float32)
+    kinds = {leaf.activations for leaf in _two_matrices(weights) if isinstance(leaf, Blocks)}
+    move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
+    runs = [
+        Precision(double, tries=TRIES, move=CODE_MOVE if kinds - {"none"} else move),
+        Precision(single, stream=precision),
+    ]
+    if kinds == {"block"}:
+        runs.append(Precision(double, tries=TRIES, move=move, plain=True))
+        runs.append(Precision(single, stream=precision, plain=True))
+    return runs
+
+
 def _real(values: Array, lengths: Array) -> Array:
-    """The real positions of all rows; what is said of a whole text has no positions."""
+    """The outputs at real positions; outputs of whole texts have no positions."""
     return values if values.ndim == 2 else values[np.arange(values.shape[1])[None] < lengths[:, None]]
 
 
-def _matrices(params: trees.Tree) -> list[Any]:
-    """A matrix of each kind that a plan tells apart: tables and the others."""
-    stack = params["decoder" if "decoder" in params else "encoder"]
-    return [params["embedding"]["table"], stack["layers"][0]["attn"]["wo"]]
+def _two_matrices(weights: params.Tree) -> list[Array | Blocks]:
+    """A table and another matrix: schemes tell these apart."""
+    stack = weights["decoder" if "decoder" in weights else "encoder"]
+    return [weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]]
 
 
 def _columns(width: int, best: Array, rng: np.random.Generator) -> Array:
-    """Which columns are kept: all of a few, else a fixed choice and the best ones."""
+    """The columns that are stored: all of a few, else a fixed choice and the best ones."""
     if width <= COLUMNS:
         return np.arange(width)
     return np.unique(np.concatenate([rng.choice(width, COLUMNS, replace=False), best.reshape(-1)]))
 
 
-def _view(logits: Array, columns: Array, total: bool) -> Array:
-    """The columns, and with `total` log Σ exp of all."""
-    if not total:
+def _view(logits: Array, columns: Array, with_total: bool) -> Array:
+    """The columns and, `with_total`, log Σ exp of all logits."""
+    if not with_total:
         return logits[:, columns]
     top = logits.max(axis=-1, keepdims=True)
-    whole = top + np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
-    return np.concatenate([logits[:, columns], whole], axis=-1)
+    total = top + np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+    return np.concatenate([logits[:, columns], total], axis=-1)
 
 
 def rms(logits: Array, truth: Array) -> float:
@@ -266,17 +306,16 @@ def rms(logits: Array, truth: Array) -> float:
 
 
 def divergence(logits: Float[Array, "M N"], truth: Float[Array, "M N"]) -> float:
-    """The mean KL divergence from the truth, in nats."""
+    """The mean KL divergence KL(truth‖logits), in nats."""
     p, q = log_softmax(truth), log_softmax(logits)
     return float(np.einsum("mn,mn->", np.exp(p), p - q) / len(p))
 
 
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
-    """SHA-256 of a leaf's numbers in the bundle's types: codes, scales, zero points and minima.
+    """SHA-256 of a leaf in the bundle's types: of blocks codes, scales, zero points and minima.
 
-    A matrix is hashed in its own orientation whichever way it lies in memory, a few rows at a time.
+    It doesn't depend on the order of the array in memory. A few rows are hashed at a time.
     """
-    total = hashlib.sha256()
     if isinstance(leaf, Blocks):
         parts = [
             (leaf.codes, np.uint8),
@@ -290,10 +329,11 @@ def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
             parts.append((leaf.input_factor, dtype))
     else:
         parts = [(leaf, dtype)]
-    for part, kind in parts:
+    total = hashlib.sha256()
+    for part, part_type in parts:
         total.update(b"|")
         if part is not None:
-            part = np.atleast_1d(part)
-            for start in range(0, len(part), 512):
-                total.update(np.ascontiguousarray(part[start : start + 512], kind).data)
+            rows = np.atleast_1d(part)
+            for start in range(0, len(rows), 512):
+                total.update(np.ascontiguousarray(rows[start : start + 512], part_type).data)
     return total.digest()

@@ -1,4 +1,4 @@
-"""How close a model stays to the specification over a text: predictions, token by token, and vectors."""
+"""How close a model is to the specification over a text: predictions of tokens, or an encoder's outputs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-# Positions whose logits are held at once: at 150k tokens of vocabulary two engines take 300 MB.
+# Positions whose logits are held at once: with a vocabulary of 150k, two engines take 300 MB.
 CHUNK = 128
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means over the `positions` of a text that were read; perplexities over the tokens that follow one.
+    """Means over the `positions` of a text.
 
-    kl: KL(reference‖model) in nats. agreement: share of positions with the same best token.
+    kl: KL(reference‖model) in nats. agreement: share of positions with the same best token. perplexities:
+    over the tokens that follow another one.
     """
 
     kl: float
@@ -34,7 +35,7 @@ class Fidelity:
 
 
 def log_softmax(logits: Float[Array, "M N"]) -> Float[Array, "M N"]:
-    """Logits − log Σ exp(logits) in float64, the maximum subtracted first."""
+    """logits − log Σ exp(logits) in float64; the maximum is subtracted first, so that nothing overflows."""
     logits = logits.astype(np.float64)
     logits -= logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -50,32 +51,32 @@ def fidelity(
 ) -> Fidelity:
     """Run both engines over `ids`, in windows that don't see each other, and compare predictions.
 
-    Both are fed the text itself (teacher forcing), so one early difference doesn't drag the rest
-    along; where they have an encoder, it reads the window first. `enough` is asked after each piece of
-    a window; True ends the comparison early.
+    Both get the text's own tokens (teacher forcing), so that one early difference doesn't change all that
+    follows. Where they have an encoder, it reads the window first. `enough` is asked after each chunk of a
+    window; True ends the comparison.
     """
     text = np.asarray(ids, np.int64)
-    kl, nll, nll_reference = 0.0, 0.0, 0.0
+    kl = nll = reference_nll = 0.0
     same = positions = predicted = 0
     for begin in range(0, len(text), window):
-        row = text[begin : begin + window]
-        read = () if isinstance(engine.config, Decoder) else (row[None],)
-        caches = [runner.start(1, *read) for runner in (engine, reference)]
-        for at in range(0, len(row), CHUNK):
-            piece = row[at : at + CHUNK]
-            wanted = np.arange(len(piece))[None]
-            made = []
-            for i, runner in enumerate((engine, reference)):
-                logits, caches[i] = runner.step(piece[None], caches[i], at=wanted)
-                made.append(log_softmax(logits[0]))
-            model, truth = made
+        tokens = text[begin : begin + window]
+        encoder_ids = None if isinstance(engine.config, Decoder) else tokens[None]
+        cache = engine.start(1, encoder_ids)
+        reference_cache = reference.start(1, encoder_ids)
+        for first in range(0, len(tokens), CHUNK):
+            chunk = tokens[first : first + CHUNK]
+            all_positions = np.arange(len(chunk))[None]
+            logits, cache = engine.step(chunk[None], cache, at=all_positions)
+            model = log_softmax(logits[0])
+            logits, reference_cache = reference.step(chunk[None], reference_cache, at=all_positions)
+            truth = log_softmax(logits[0])
             same += int((model.argmax(-1) == truth.argmax(-1)).sum())
-            following = row[at + 1 : at + 1 + len(piece)]
+            following = tokens[first + 1 : first + 1 + len(chunk)]
             index = np.arange(len(following)), following
             nll -= float(model[index].sum())
-            nll_reference -= float(truth[index].sum())
+            reference_nll -= float(truth[index].sum())
             kl += float(np.einsum("mn,mn->", np.exp(truth), truth - model))
-            positions += len(piece)
+            positions += len(chunk)
             predicted += len(following)
             if enough():
                 break
@@ -85,16 +86,16 @@ def fidelity(
         kl=kl / max(positions, 1),
         agreement=same / max(positions, 1),
         perplexity=float(np.exp(nll / max(predicted, 1))),
-        reference_perplexity=float(np.exp(nll_reference / max(predicted, 1))),
+        reference_perplexity=float(np.exp(reference_nll / max(predicted, 1))),
         positions=positions,
     )
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two encoders' outputs are over `texts`: cosines of their rows, and the RMS error.
+    """How close two encoders' outputs are over `texts`: cosines of their rows, and the RMS error.
 
-    kl, agreement: of a head that predicts tokens, as in `Fidelity`, over all positions.
+    kl, agreement: as in `Fidelity`, over all positions, if the head predicts tokens.
     """
 
     cosine: float
@@ -112,28 +113,36 @@ def likeness(
     *,
     enough: Callable[[], bool] = lambda: False,
 ) -> Likeness:
-    """Run both encoders over texts, one at a time, and compare what their heads say, row by row."""
-    tokens = isinstance(engine.config.head, MaskedLM)
+    """Run both encoders over texts, one at a time, and compare the outputs of their heads row by row."""
+    predicts_tokens = isinstance(engine.config.head, MaskedLM)
     cosines: list[np.ndarray] = []
-    square = numbers = kl = same = 0.0
+    squares = kl = 0.0
+    numbers = same = 0
     for ids in texts:
-        made = [runner.predict(np.array([ids], np.int64)) for runner in (engine, reference)]
-        said, truth = (a.astype(np.float64).reshape(-1, a.shape[-1]) for a in made)
-        norms = np.sqrt((said * said).sum(-1) * (truth * truth).sum(-1))
-        cosines.append((said * truth).sum(-1) / norms)
-        square, numbers = square + float(np.square(said - truth).sum()), numbers + said.size
-        if tokens:
-            p, q = log_softmax(truth), log_softmax(said)
+        tokens = np.array([ids], np.int64)
+        output = _rows(engine.predict(tokens))
+        truth = _rows(reference.predict(tokens))
+        norms = np.sqrt((output * output).sum(-1) * (truth * truth).sum(-1))
+        cosines.append((output * truth).sum(-1) / norms)
+        squares += float(np.square(output - truth).sum())
+        numbers += output.size
+        if predicts_tokens:
+            p, q = log_softmax(truth), log_softmax(output)
             kl += float(np.einsum("mn,mn->", np.exp(p), p - q))
-            same += float((said.argmax(-1) == truth.argmax(-1)).sum())
+            same += int((output.argmax(-1) == truth.argmax(-1)).sum())
         if enough():
             break
-    every = np.concatenate(cosines)
+    all_cosines = np.concatenate(cosines)
     return Likeness(
-        cosine=float(every.mean()),
-        lowest=float(every.min()),
-        rms=float(np.sqrt(square / numbers)),
+        cosine=float(all_cosines.mean()),
+        lowest=float(all_cosines.min()),
+        rms=float(np.sqrt(squares / numbers)),
         texts=len(cosines),
-        kl=kl / len(every) if tokens else None,
-        agreement=same / len(every) if tokens else None,
+        kl=kl / len(all_cosines) if predicts_tokens else None,
+        agreement=same / len(all_cosines) if predicts_tokens else None,
     )
+
+
+def _rows(output: Array) -> Array:
+    """An output [..., N] in float64 as rows [M, N]."""
+    return output.astype(np.float64).reshape(-1, output.shape[-1])

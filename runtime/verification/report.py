@@ -1,4 +1,4 @@
-"""What `verify` found: a row for each figure, and the certificate that keeps them beside the bundle."""
+"""The report of `verify`, one row per figure, and the certificate that stores it in the bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import secrets
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from .. import hardware
 from ..bundle.manifest import CERTIFICATE, MANIFEST
@@ -22,7 +21,7 @@ INT8_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: `ok` is None where there is no budget to leave, or nothing could be measured."""
+    """One figure. `ok` is None where it has no budget, or where nothing could be measured."""
 
     name: str
     figure: float | int | str | None = None
@@ -33,20 +32,20 @@ class Row:
 
     @property
     def result(self) -> str:
-        """The row's judgement in a word."""
+        """The verdict in a word."""
         if self.ok is None:
             return "not checked" if self.figure is None else "measured"
         return "ok" if self.ok else "OUT"
 
 
 def judged(name: str, figure: float, budget: float, unit: str = "", note: str = "") -> Row:
-    """A row whose figure must not exceed the budget; NaN does."""
+    """A row that is ok if the figure is within the budget; NaN is not."""
     return Row(name, figure, budget, unit, bool(figure <= budget), note)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of one climb, in its order, and what it ran on."""
+    """All rows in the order of the checks, and what they ran on."""
 
     rows: tuple[Row, ...]
     seconds: float
@@ -55,51 +54,52 @@ class Report:
 
     @property
     def failed(self) -> list[Row]:
-        """The rows that left their budget."""
+        """The rows that are not ok."""
         return [row for row in self.rows if row.ok is False]
 
     @property
     def unchecked(self) -> list[Row]:
-        """What couldn't be measured, each with its reason."""
+        """The rows that couldn't be measured; the note has the reason."""
         return [row for row in self.rows if row.ok is None and row.figure is None]
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as `json.dumps` takes it; a figure that isn't finite is written as a word."""
-
-        def plain(value: Any) -> Any:
-            return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
+    def to_json(self) -> dict[str, object]:
+        """The report for `json.dumps`; infinities and NaN are written as strings."""
+        rows = [{name: _finite_or_text(value) for name, value in asdict(row).items()} for row in self.rows]
         return {
             "ok": not self.failed,
             "seconds": round(self.seconds, 3),
             "device": self.device,
             "seed": self.seed,
-            "rows": [{k: plain(v) for k, v in asdict(row).items()} for row in self.rows],
+            "rows": rows,
         }
 
 
+def _finite_or_text(value: object) -> object:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def int8_path() -> str:
-    """Which instructions multiply 8-bit integers here."""
-    have = hardware.flags()
+    """Which instructions multiply 8-bit integers on this machine."""
+    available = hardware.flags()
     if hardware.saturates():
         return "x86 without VNNI: x64quantprecision=1, so that sums of 16 bits don't saturate"
-    if have & {"avx512_vnni", "avx_vnni"}:
+    if available & {"avx512_vnni", "avx_vnni"}:
         return "VNNI"
-    return "dot product" if have & {"asimddp", "i8mm"} else "generic"
+    return "dot product" if available & {"asimddp", "i8mm"} else "generic"
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name; without /proc/cpuinfo the name of its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
-def certify(bundle: Path, report: Report) -> dict[str, Any]:
-    """Write certificate.json beside the bundle's files, whole or not at all, and give its content."""
+def certify(bundle: Path, report: Report) -> dict[str, object]:
+    """Writes certificate.json into the bundle, atomically, and returns its content."""
     import onnxruntime
 
     content = {
@@ -121,15 +121,15 @@ def certify(bundle: Path, report: Report) -> dict[str, Any]:
             "onnxruntime": onnxruntime.__version__,
         },
     }
-    made = bundle / f".{CERTIFICATE}.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = bundle / f".{CERTIFICATE}.{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        made.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(made, bundle / CERTIFICATE)
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, bundle / CERTIFICATE)
     finally:
-        made.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return content
 
 
 def manifest_hash(bundle: Path) -> str:
-    """SHA-256 of tfm.json, which names the hashes of all other files."""
+    """SHA-256 of tfm.json, which holds the hashes of all other files."""
     return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()

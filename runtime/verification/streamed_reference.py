@@ -34,17 +34,17 @@ ROWS = 8192  # rows of an output table that are widened at a time
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model is given: tokens [B, T] and how many of a row are real, [B].
+    """What a model is given: tokens [B, T] and how many of each row are real, [B].
 
-    Where a decoder reads an encoder, `source` and `source_lengths` are the encoder's text. `types`
-    [B, T] are those of an encoder alone.
+    A decoder that reads an encoder has `encoder_ids` [B, S] and `encoder_lengths` [B] too, an encoder alone
+    may have `token_types` [B, T].
     """
 
     tokens: Array
     lengths: Array
-    source: Array | None = None
-    source_lengths: Array | None = None
-    types: Array | None = None
+    encoder_ids: Array | None = None
+    encoder_lengths: Array | None = None
+    token_types: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ def outputs(
     if isinstance(config, Decoder):
         return walk.decode(given.tokens, [], given.lengths)
     if not isinstance(config.head, LM):
-        states = walk.encode(given.tokens, given.lengths, given.types)
+        states = walk.encode(given.tokens, given.lengths, given.token_types)
         return walk.predict(states, given.lengths)
-    assert given.source is not None
-    assert given.source_lengths is not None
-    states = walk.encode(given.source, given.source_lengths, None)
-    return walk.decode(given.tokens, states, given.source_lengths)
+    assert given.encoder_ids is not None
+    assert given.encoder_lengths is not None
+    states = walk.encode(given.encoder_ids, given.encoder_lengths, None)
+    return walk.decode(given.tokens, states, given.encoder_lengths)
 
 
 class StreamedForward:

@@ -1,8 +1,8 @@
-"""A bundle against the specification: the ladder of equivalence, as far as this machine allows.
+"""A bundle is compared with the specification by all checks that this machine allows.
 
-Each rung of `runtime.rungs` is a generator of rows. The golden inputs of the bundle stand for the
-specification, so that a device needs neither torch nor the source; with the source, weights and
-predictions are compared with it too. `python -m tfm.runtime.verification.verify BUNDLE` prints the report as JSON.
+The specification's outputs on a few tokens travel in the bundle, so that a device needs neither torch nor
+the source. With the source, weights and predictions are compared with it too.
+`python -m tfm.runtime.verification.verify BUNDLE` prints the report as JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +21,23 @@ from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmErro
 from ..bundle.bundle import open_bundle
 from ..bundle.manifest import MANIFEST
 from .checks import caches, files, greedy, logits, text, weights
-from .checks.context import VerifyContext
+from .checks.context import Check, VerifyContext
 from .report import Report, Row, certify
 from .streamed_reference import SEED
 
-LARGEST_TEXT = 16 * 2**20
-# In the order of the climb.
-RUNGS: dict[str, Callable[[VerifyContext], Iterator[Row]]] = {
-    "files": files.files,
-    "weights": weights.weights,
-    "session": logits.session,
-    "sharp": logits.sharp,
-    "numbers": logits.numbers,
-    "greedy": greedy.greedy,
-    "windows": caches.forgetting,
-    "source": weights.source,
-    "text": text.prose,
-    "cache": caches.kept,
+LARGEST_TEXT = 16 * 2**20  # bytes
+# In this order: the cheap ones first, and those whose failure explains later ones.
+CHECKS: dict[str, Check] = {
+    "files": files.check_hashes,
+    "weights": weights.check_digests,
+    "session": logits.check_session,
+    "sharp": logits.check_float_products,
+    "numbers": logits.check_golden_outputs,
+    "greedy": greedy.check_greedy_tokens,
+    "windows": caches.check_window_caches,
+    "source": weights.check_source,
+    "text": text.check_text,
+    "cache": caches.check_quantized_cache,
 }
 
 
@@ -51,13 +51,13 @@ def verify(
     device: str = "auto",
     threads: int | None = None,
 ) -> Report:
-    """Climb the ladder, and leave a certificate in the bundle if it held.
+    """Runs all checks, and writes a certificate into the bundle if none failed.
 
-    A rung that can't be tried on this machine, or isn't reached in time, is a row that says so; one
-    that breaks is a row whose `ok` is False. Raises BundleError where there is no bundle at all,
-    CheckpointError for a source that can't be read or has another config.
+    A check that can't run on this machine, or isn't reached in `seconds`, is a row that says so; one that
+    fails is a row whose `ok` is False. Raises BundleError if there is no bundle at all, CheckpointError
+    for a source that can't be read or has another config, VerifyError for a text that can't be used.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     path = Path(bundle)
     rows: list[Row] = []
     try:
@@ -66,37 +66,38 @@ def verify(
         if not (path / MANIFEST).is_file():
             raise
         rows.append(Row("files", "damaged", ok=False, note=str(error)))
-        return Report(tuple(rows), time.monotonic() - begun, device, SEED)
-    climb = VerifyContext(
+        return Report(tuple(rows), time.monotonic() - start, device, SEED)
+    context = VerifyContext(
         bundle=opened,
         source=None if source is None else open_checkpoint(source).for_context(opened.config.context),
         text=None if text is None else _read(Path(text)),
-        until=begun + seconds,
+        until=start + seconds,
         device=device,
         threads=threads,
     )
-    if climb.source is not None and climb.source.config.keeping("float") != opened.config.keeping("float"):
+    expected_config = opened.config.keeping("float")
+    if context.source is not None and context.source.config.keeping("float") != expected_config:
         raise CheckpointError(f"{source}: must be the source of {path}, its config is another one")
-    for name, rung in RUNGS.items():
-        if climb.late():
+    for name, check in CHECKS.items():
+        if context.out_of_time():
             rows.append(Row(name, note=f"not reached in {seconds:g} s"))
             continue
         if progress is not None:
             progress(f"verify: {name}")
         try:
-            # What isn't finite is to show in the figures, not on the way to them.
+            # Numbers that aren't finite show in the figures; warnings on the way say nothing more.
             with np.errstate(all="ignore"):
-                for row in rung(climb):
+                for row in check(context):
                     rows.append(row)
-                    if climb.late():
+                    if context.out_of_time():
                         break
         except DeviceError as error:
             rows.append(Row(name, note=str(error)))
         except TfmError as error:
             rows.append(Row(name, type(error).__name__, ok=False, note=str(error)))
         if name == "files" and rows[-1].ok is False:
-            break  # of other bytes than those exported, nothing else need be known
-    report = Report(tuple(rows), time.monotonic() - begun, device, SEED)
+            break  # these are other bytes than were exported: no other check says anything of the export
+    report = Report(tuple(rows), time.monotonic() - start, device, SEED)
     if not report.failed:
         certify(path, report)
     return report
@@ -115,16 +116,16 @@ def _read(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The process that `export` starts: the report as JSON on stdout, an exit code as the CLI's."""
+    """The process that `export` starts: prints the report as JSON; exit codes are the CLI's."""
     parser = argparse.ArgumentParser(prog="python -m tfm.runtime.verification.verify")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--source", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--device", default="auto")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        report = verify(**vars(given))
+        report = verify(**vars(options))
     except TfmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -146,11 +146,11 @@ def compare_predictions(model: Any, checkpoint: Checkpoint, engine: Any) -> dict
     config = checkpoint.config
     arguments = make_inputs(model, config, 5, 7)
     lengths = arguments["attention_mask"].sum(1)
-    inputs = Inputs(arguments["input_ids"], lengths, types=arguments.get("token_type_ids"))
+    inputs = Inputs(arguments["input_ids"], lengths, token_types=arguments.get("token_type_ids"))
     specification, budget = exact_outputs(config, checkpoint.params, inputs)
     expected = real_outputs(config, transformers_outputs(model, arguments)[-1], inputs)
     assert_equal(expected, specification)
-    predicted = engine.predict(inputs.tokens, inputs.lengths, inputs.types)
+    predicted = engine.predict(inputs.tokens, inputs.lengths, inputs.token_types)
     error = largest_difference(real_outputs(config, predicted, inputs), expected)
     assert error <= budget, f"off by {error:.3g}, the budget is {budget:.3g}"
     return {"share": error / budget}
@@ -198,10 +198,7 @@ def export_and_verify(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str
     assert due <= set(judged), f"not judged: {', '.join(sorted(due - set(judged)))}"
     errors = {name: judged[name] for name in due if name.endswith("error")}
     bundle = open_bundle(out)
-    expected = golden.load(out, bundle.config)
-    inputs = Inputs(
-        expected.tokens, expected.lengths, expected.source, expected.source_lengths, expected.types
-    )
+    inputs = golden.load(out, bundle.config).inputs
     _, budget = exact_outputs(bundle.config, bundle.params(), inputs)
     return {
         "share": max(row.figure / row.budget for row in errors.values()),

@@ -1,4 +1,4 @@
-"""The bundle's files are those that were exported, and the certificate is of them."""
+"""The bundle's files are those that were exported, and its certificate belongs to them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from ..report import Row, manifest_hash
 from .context import VerifyContext
 
 
-def files(climb: VerifyContext) -> Iterator[Row]:
-    """Every byte is the one that was exported."""
-    bundle = climb.bundle
+def check_hashes(context: VerifyContext) -> Iterator[Row]:
+    """The hash of every file is the manifest's; a certificate names the hash of this manifest."""
+    bundle = context.bundle
     bundle.check_hashes()
     yield Row("hashes of all files", len(bundle.manifest.files), unit="files", ok=True)
-    if (bundle.path / CERTIFICATE).exists():
-        try:
-            named = json.loads((bundle.path / CERTIFICATE).read_bytes())["manifest"]
-        except (ValueError, KeyError, TypeError):
-            named = None
-        same = named == manifest_hash(bundle.path)
-        note = "" if same else f"{CERTIFICATE} names another {MANIFEST}: one of them was changed since"
-        yield Row("certificate names the manifest", "yes" if same else "no", ok=same, note=note)
+    if not (bundle.path / CERTIFICATE).exists():
+        return
+    try:
+        certified = json.loads((bundle.path / CERTIFICATE).read_bytes())["manifest"]
+    except (ValueError, KeyError, TypeError):
+        certified = None
+    if certified == manifest_hash(bundle.path):
+        yield Row("certificate names the manifest", "yes", ok=True)
+    else:
+        note = f"{CERTIFICATE} names another {MANIFEST}: one of them was changed since"
+        yield Row("certificate names the manifest", "no", ok=False, note=note)

@@ -1,4 +1,4 @@
-"""The graph says what the specification says of the golden tokens, within the budgets kept with them."""
+"""The graph's outputs on the golden tokens are within the budgets that are stored with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ....refimpl.config import LM
 from ....refimpl.error_budget import largest_difference
 from ...ort.session import choose
-from ..golden import Says, rms
+from ..golden import Expected, rms
 from ..report import Row, judged
 from . import replay
 from .context import VerifyContext
@@ -19,54 +19,55 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-def session(climb: VerifyContext) -> Iterator[Row]:
-    """The graph starts on the device that it was made for, and not on another one in silence."""
-    engine = climb.engine
-    provider = engine.session.get_providers()[0]  # pyright: ignore[reportAttributeAccessIssue]
+def check_session(context: VerifyContext) -> Iterator[Row]:
+    """The graph starts on its device; ONNX Runtime didn't fall back to another one."""
+    provider = context.engine.session.get_providers()[0]
     yield Row("ONNX Runtime starts on", provider, ok=True)
 
 
-def sharp(climb: VerifyContext) -> Iterator[Row]:
-    """The same graph with products of blocks in float, where no code can flip: every digit counts."""
+def check_float_products(context: VerifyContext) -> Iterator[Row]:
+    """The same graph with products of blocks in float: no code can flip there, so the budget is sharp."""
     from ...ort.engine import OrtEngine
 
-    plain = climb.golden.plain
-    if plain is None or choose(climb.device, climb.bundle.target) != "cpu":
+    expected = context.golden.plain
+    if expected is None or choose(context.device, context.bundle.target) != "cpu":
         return
-    engine = OrtEngine(climb.bundle, climb.device, climb.threads, plain=True)
-    found = replay.whole(engine, climb.golden)
-    yield from _errors("products in float", climb.golden.view(found), plain)
+    engine = OrtEngine(context.bundle, context.device, context.threads, plain=True)
+    outputs = replay.run_at_once(engine, context.golden)
+    yield from _errors("products in float", context.golden.view(outputs), expected)
 
 
-def numbers(climb: VerifyContext) -> Iterator[Row]:
-    """What is said of the golden tokens, whole, and however the tokens are handed over."""
-    golden, engine = climb.golden, climb.engine
-    length = golden.tokens.shape[1]
-    whole = golden.view(replay.whole(engine, golden))
-    yield from _errors("whole", whole, golden.own)
-    if climb.bundle.manifest.schemes:
-        for name, measure in (("largest", largest_difference), ("RMS", rms)):
-            figure = measure(whole, golden.floats)
+def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
+    """Outputs for the golden tokens, all at once and in each other way that they can be given."""
+    golden, engine = context.golden, context.engine
+    outputs = golden.view(replay.run_at_once(engine, golden))
+    yield from _errors("whole", outputs, golden.own)
+    if context.bundle.manifest.schemes:
+        for name, distance in (("largest", largest_difference), ("RMS", rms)):
+            figure = distance(outputs, golden.floats)
             yield Row(f"against unquantized weights: {name} error", figure)
     if not isinstance(engine.config.head, LM):
-        yield _way(climb, "with more padding", replay.predict(engine, golden, padding=3))
+        yield _largest_error(context, "with more padding", replay.predict(engine, golden, padding=3))
     else:
-        ways = {
-            "cached, token by token": [golden.split] + [1] * (length - golden.split),
-            "in chunks": [golden.split, length - golden.split] if length > 1 else [1],
+        first = golden.split
+        rest = golden.tokens.shape[1] - first
+        chunks = {
+            "cached, token by token": [first] + [1] * rest,
+            "in chunks": [first, rest] if rest else [first],
         }
-        for name, pieces in ways.items():
-            yield _way(climb, name, replay.run(engine, golden, pieces))
-    alone = [replay.whole(engine, golden, slice(row, row + 1)) for row in range(len(golden.tokens))]
-    yield _way(climb, "each row alone", np.concatenate(alone))
+        for name, lengths in chunks.items():
+            yield _largest_error(context, name, replay.run_in_chunks(engine, golden, lengths))
+    alone = [replay.run_at_once(engine, golden, slice(row, row + 1)) for row in range(len(golden.tokens))]
+    yield _largest_error(context, "each row alone", np.concatenate(alone))
 
 
-def _errors(name: str, found: Array, says: Says) -> Iterator[Row]:
-    yield judged(f"{name}: largest error", largest_difference(found, says.logits), says.budget)
-    yield judged(f"{name}: RMS error", rms(found, says.logits), says.rms_budget)
+def _errors(name: str, outputs: Array, expected: Expected) -> Iterator[Row]:
+    error = largest_difference(outputs, expected.logits)
+    yield judged(f"{name}: largest error", error, expected.budget)
+    yield judged(f"{name}: RMS error", rms(outputs, expected.logits), expected.rms_budget)
 
 
-def _way(climb: VerifyContext, name: str, logits: Array) -> Row:
-    golden = climb.golden
-    error = largest_difference(golden.view(logits), golden.own.logits)
+def _largest_error(context: VerifyContext, name: str, outputs: Array) -> Row:
+    golden = context.golden
+    error = largest_difference(golden.view(outputs), golden.own.logits)
     return judged(f"{name}: largest error", error, golden.own.budget)

@@ -1,7 +1,8 @@
-"""The golden tokens handed to an engine, in each way that one can be handed them."""
+"""The golden tokens given to an engine: all at once, in chunks, with more padding, or some rows alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,46 +15,55 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
+ALL_ROWS = slice(None)
 
-def whole(engine: Engine, golden: Golden, rows: slice = slice(None)) -> Float[Array, "M N"]:
-    """What the model says of the golden tokens in one go."""
+
+def run_at_once(engine: Engine, golden: Golden, rows: slice = ALL_ROWS) -> Float[Array, "M N"]:
+    """The model's output at the real positions of the golden tokens, in one run."""
     if not isinstance(engine.config.head, LM):
         return predict(engine, golden, rows)
-    return run(engine, golden, [golden.tokens.shape[1]], rows)
+    return run_in_chunks(engine, golden, [golden.tokens.shape[1]], rows)
 
 
-def predict(
-    engine: Engine, golden: Golden, rows: slice = slice(None), padding: int = 0
-) -> Float[Array, "M N"]:
-    """What an encoder says at the real positions, some tokens more behind each row."""
-    tokens, lengths, context = golden.tokens[rows], golden.lengths[rows], engine.config.context
-    padding = min(padding, context - tokens.shape[1])
-    wider = lambda a: np.concatenate([a, a[:, :padding]], axis=1)  # noqa: E731
-    types = None if golden.types is None else wider(golden.types[rows])
-    said = engine.predict(wider(tokens), lengths, types)
-    if said.ndim == 2:
-        return said
-    return said[np.arange(said.shape[1])[None] < lengths[:, None]]
+def predict(engine: Engine, golden: Golden, rows: slice = ALL_ROWS, padding: int = 0) -> Float[Array, "M N"]:
+    """An encoder's output at the real positions, with so many more tokens of padding behind each row."""
+    tokens, lengths, token_types = golden.tokens[rows], golden.lengths[rows], golden.token_types
+    padding = min(padding, engine.config.context - tokens.shape[1])
+    tokens = _widened(tokens, padding)
+    if token_types is not None:
+        token_types = _widened(token_types[rows], padding)
+    outputs = engine.predict(tokens, lengths, token_types)
+    if outputs.ndim == 2:  # one output per text
+        return outputs
+    return outputs[np.arange(outputs.shape[1])[None] < lengths[:, None]]
+
+
+def _widened(tokens: Array, padding: int) -> Array:
+    """The rows, followed by their own first tokens again as padding."""
+    return np.concatenate([tokens, tokens[:, :padding]], axis=1)
 
 
 def start(engine: Engine, golden: Golden, rows: slice) -> Any:
-    """A cache for the rows, their encoder's text read where there is one."""
+    """A cache for the rows; an encoder has read their encoder text."""
     count = len(golden.tokens[rows])
-    if golden.source is None or golden.source_lengths is None:
+    if golden.encoder_ids is None or golden.encoder_lengths is None:
         return engine.start(count)
-    return engine.start(count, golden.source[rows], golden.source_lengths[rows])
+    return engine.start(count, golden.encoder_ids[rows], golden.encoder_lengths[rows])
 
 
-def run(engine: Engine, golden: Golden, pieces: list[int], rows: slice = slice(None)) -> Float[Array, "M N"]:
-    """Logits at the real positions of the golden tokens, handed over in pieces of the given lengths."""
+def run_in_chunks(
+    engine: Engine, golden: Golden, chunks: Sequence[int], rows: slice = ALL_ROWS
+) -> Float[Array, "M N"]:
+    """Logits at the real positions of the golden tokens, after runs of chunks of these lengths."""
     tokens, lengths = golden.tokens[rows], golden.lengths[rows]
-    cache, begin, made = start(engine, golden, rows), 0, []
-    for piece in pieces:
-        part = tokens[:, begin : begin + piece]
-        real = np.clip(lengths - begin, 0, piece)
-        at = np.tile(np.arange(piece), (len(tokens), 1))
-        logits, cache = engine.step(part, cache, real, at)
-        made.append(logits)
-        begin += piece
-    logits = np.concatenate(made, axis=1)
+    cache = start(engine, golden, rows)
+    begin = 0
+    parts = []
+    for size in chunks:
+        real = np.clip(lengths - begin, 0, size)
+        at = np.tile(np.arange(size), (len(tokens), 1))
+        logits, cache = engine.step(tokens[:, begin : begin + size], cache, real, at)
+        parts.append(logits)
+        begin += size
+    logits = np.concatenate(parts, axis=1)
     return logits[np.arange(begin)[None] < lengths[:, None]]

@@ -1,4 +1,4 @@
-"""What is said of a text, beside what the specification says of it: next tokens, or an encoder's head."""
+"""Outputs over a text, against the specification's: predictions of tokens, or an encoder's head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..report import Row, judged
 from .context import VerifyContext
 
 WINDOW = 512
-PROSE = (
+DEFAULT_TEXT = (
     "Water boils at one hundred degrees at sea level, and at a lower temperature on a mountain, "
     "because the air above it presses less. A kettle that sings in the valley is quiet longer up "
     "there, and an egg needs more time. People who live high up know this without a thermometer. "
@@ -27,70 +27,78 @@ PROSE = (
 )
 
 
-def prose(climb: VerifyContext) -> Iterator[Row]:
-    """What is said of a text, the text itself handed to both."""
-    bundle, origin = climb.bundle, climb.source
-    told, config = bundle.tokenizer, bundle.config
+def check_text(context: VerifyContext) -> Iterator[Row]:
+    """Outputs over a text that both models are given; within a budget where the weights are the same.
+
+    The reference is the specification over the source's weights, or without a source over the bundle's.
+    """
+    bundle, source = context.bundle, context.source
+    config = bundle.config
     generates = isinstance(config.head, LM)
-    what = "KL divergence over a text" if generates else "likeness over a text"
-    if told is None:
-        yield Row(what, note="the bundle has no tokenizer")
+    name = "KL divergence over a text" if generates else "likeness over a text"
+    if bundle.tokenizer is None:
+        yield Row(name, note="the bundle has no tokenizer")
         return
-    if origin is None and bundle.dtype == "float16":
-        yield Row(what, note="in float16 it needs --source")
+    if source is None and bundle.dtype == "float16":
+        yield Row(name, note="in float16 it needs a source")
         return
-    if origin is None:
-        truth, name = NumpyEngine(config, bundle.params()), "the bundle's weights"
+    if source is None:
+        reference = NumpyEngine(config, bundle.params())
+        note = "against the specification over the bundle's weights"
+        exact = True
     else:
-        truth, name = NumpyEngine(origin.config, origin.params), "the source"
-    tokenizer, text = Tokenizer(told, config.embedding.vocabulary), climb.text or PROSE
-    unrounded = bundle.dtype == "float32" and not bundle.manifest.schemes
-    exact = origin is None or (unrounded and origin.config == config)
-    judge = _predictions if generates else _likeness
-    yield from judge(climb, truth, tokenizer, text, f"against the specification over {name}", exact)
+        reference = NumpyEngine(source.config, source.params)
+        note = "against the specification over the source"
+        exact = bundle.dtype == "float32" and not bundle.manifest.schemes and source.config == config
+    tokenizer = Tokenizer(bundle.tokenizer, config.embedding.vocabulary)
+    text = context.text or DEFAULT_TEXT
+    compare = _compare_predictions if generates else _compare_encoders
+    yield from compare(context, reference, tokenizer, text, note, exact)
 
 
-def _predictions(
-    climb: VerifyContext, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
+def _compare_predictions(
+    context: VerifyContext, reference: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
     """Predictions of the next token."""
     ids = tokenizer.encode(text)
     if not ids:
         yield Row("KL divergence over a text", note="the text has no token")
         return
-    found = fidelity(climb.engine, truth, ids, min(WINDOW, truth.config.context), enough=climb.late)
-    note = f"{found.positions} of {len(ids)} tokens, {note}"
-    yield _divergence(climb, found.kl, note, exact)
-    yield Row("top-1 agreement", found.agreement)
-    yield Row("perplexity", found.perplexity, note=f"the specification's is {found.reference_perplexity:.4g}")
+    window = min(WINDOW, reference.config.context)
+    result = fidelity(context.engine, reference, ids, window, enough=context.out_of_time)
+    note = f"{result.positions} of {len(ids)} tokens, {note}"
+    yield _divergence(context, result.kl, note, exact)
+    yield Row("top-1 agreement", result.agreement)
+    expected = f"the specification's is {result.reference_perplexity:.4g}"
+    yield Row("perplexity", result.perplexity, note=expected)
 
 
-def _divergence(climb: VerifyContext, kl: float, note: str, exact: bool) -> Row:
+def _divergence(context: VerifyContext, kl: float, note: str, exact: bool) -> Row:
     if exact:
-        return judged("KL divergence over a text", kl, climb.golden.own.kl_budget, "nats", note)
+        return judged("KL divergence over a text", kl, context.golden.own.kl_budget, "nats", note)
     finite = None if np.isfinite(kl) else False
     return Row("KL divergence over a text", kl, unit="nats", ok=finite, note=note)
 
 
-def _likeness(
-    climb: VerifyContext, truth: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
+def _compare_encoders(
+    context: VerifyContext, reference: Engine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """What an encoder's head says, sentence by sentence."""
+    """Outputs of an encoder's head, sentence by sentence."""
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
-    texts = [tokenizer.encode(s, add_special_tokens=True)[: truth.config.context] for s in sentences]
+    texts = [tokenizer.encode(s, add_special_tokens=True)[: reference.config.context] for s in sentences]
     texts = [ids for ids in texts if ids]
     if not texts:
         yield Row("likeness over a text", note="the text has no token")
         return
-    found = likeness(climb.engine, truth, texts, enough=climb.late)
-    note = f"{found.texts} of {len(texts)} sentences, {note}"
+    result = likeness(context.engine, reference, texts, enough=context.out_of_time)
+    note = f"{result.texts} of {len(texts)} sentences, {note}"
     if exact:
-        yield judged("RMS error over a text", found.rms, climb.golden.own.rms_budget, "", note)
+        yield judged("RMS error over a text", result.rms, context.golden.own.rms_budget, "", note)
     else:
-        finite = None if np.isfinite(found.rms) else False
-        yield Row("RMS error over a text", found.rms, ok=finite, note=note)
-    yield Row("mean cosine over a text", found.cosine)
-    yield Row("lowest cosine over a text", found.lowest)
-    if found.kl is not None:
-        yield _divergence(climb, found.kl, note, exact)
-        yield Row("top-1 agreement", found.agreement)
+        finite = None if np.isfinite(result.rms) else False
+        yield Row("RMS error over a text", result.rms, ok=finite, note=note)
+    yield Row("mean cosine over a text", result.cosine)
+    yield Row("lowest cosine over a text", result.lowest)
+    if result.kl is not None:
+        yield _divergence(context, result.kl, note, exact)
+        yield Row("top-1 agreement", result.agreement)

@@ -1,7 +1,6 @@
-"""The bundle's weights are the specification's and the source's, to the integer.
+"""The bundle's weights equal the specification's and the source's, to the integer.
 
-The specification's are known by their digests among the golden outputs; the source's are quantized
-here again.
+The specification's are known by their digests in golden.npz; the source's are quantized again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ....refimpl.checkpoint.open import Checkpoint
 from ....refimpl.errors import NumericError
 from ....refimpl.ops import quant
 from ....refimpl.ops.quant import Blocks
-from ....refimpl.params import shapes as trees
+from ....refimpl.params import shapes as params
 from ...bundle import rounding
 from ...bundle.bundle import Bundle
 from ...bundle.weight_formats import WeightFormat
@@ -28,102 +27,114 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-def weights(climb: VerifyContext) -> Iterator[Row]:
-    """The weights, restored from the file, are the quantized specification's, to the integer."""
-    names = list(trees.shapes(climb.bundle.config))
-    dtype = np.dtype(climb.bundle.dtype)
-    wrong: list[str] = []
-    for done, (name, wanted) in enumerate(zip(names, climb.golden.digests, strict=True)):
-        if climb.late():
-            yield Row("weights equal the specification's", done, unit="leaves", note="out of time")
+def check_digests(context: VerifyContext) -> Iterator[Row]:
+    """The weights in the file have the digests of those that the golden outputs were computed with."""
+    row_name = "weights equal the specification's"
+    names = list(params.shapes(context.bundle.config))
+    dtype = np.dtype(context.bundle.dtype)
+    different: list[str] = []
+    for done, (name, expected) in enumerate(zip(names, context.golden.digests, strict=True)):
+        if context.out_of_time():
+            yield Row(row_name, done, unit="leaves", note="out of time")
             return
-        leaf = climb.bundle.leaf(name)
-        _finite(name, leaf)
-        if digest(leaf, dtype) != wanted.tobytes():
-            wrong.append(name)
-    yield _equal("weights equal the specification's", len(names), wrong)
+        leaf = context.bundle.leaf(name)
+        _require_finite(name, leaf)
+        if digest(leaf, dtype) != expected.tobytes():
+            different.append(name)
+    yield _count(row_name, len(names), different)
 
 
-def _finite(name: str, leaf: Array | Blocks) -> None:
-    for part in (leaf.scale, leaf.minimum) if isinstance(leaf, Blocks) else (leaf,):
+def check_source(context: VerifyContext) -> Iterator[Row]:
+    """The source's weights, smoothed and quantized again, are the bundle's."""
+    row_name = "weights equal the source's"
+    bundle, source = context.bundle, context.source
+    if source is None:
+        yield Row(row_name, note="no source given")
+        return
+    # Of the source's config: the scales of a quantized cache may come from a text and not from the source.
+    names = list(params.shapes(source.config))
+    different: list[str] = []
+    factors = _smoothing_factors(source, bundle)
+    for done, name in enumerate(names):
+        if context.out_of_time():
+            yield Row(row_name, done, unit="leaves", note="out of time")
+            return
+        weight = smooth.apply(name, source.leaf(name), factors)
+        if not _equals_source(source, name, weight, bundle.manifest.schemes.get(name), bundle.leaf(name)):
+            different.append(name)
+    yield _count(row_name, len(names), different)
+
+
+def _require_finite(name: str, leaf: Array | Blocks) -> None:
+    parts = (leaf.scale, leaf.minimum) if isinstance(leaf, Blocks) else (leaf,)
+    for part in parts:
         if part is not None and not np.isfinite(part).all():
             raise NumericError(f"{name} must be finite, it holds NaN or infinity: export the model again")
 
 
-def _equal(name: str, total: int, wrong: list[str]) -> Row:
-    note = f"different: {', '.join(wrong[:3])}" if wrong else ""
-    return Row(name, total - len(wrong), total, "leaves", not wrong, note)
+def _count(row_name: str, total: int, different: list[str]) -> Row:
+    """How many of all leaves are equal, and the first that aren't."""
+    note = f"different: {', '.join(different[:3])}" if different else ""
+    return Row(row_name, total - len(different), total, "leaves", not different, note)
 
 
-def source(climb: VerifyContext) -> Iterator[Row]:
-    """The weights are those of the source: quantized here again by the specification."""
-    bundle, origin = climb.bundle, climb.source
-    if origin is None:
-        yield Row("weights equal the source's", note="no --source given")
-        return
-    names = list(trees.shapes(origin.config))  # a cache's scales come from a text, if not from the source
-    wrong: list[str] = []
-    factors = _factors(origin, bundle)
-    for done, name in enumerate(names):
-        if climb.late():
-            yield Row("weights equal the source's", done, unit="leaves", note="out of time")
-            return
-        weight = smooth.apply(name, origin.leaf(name), factors)
-        if not _from_source(origin, name, weight, bundle.manifest.schemes.get(name), bundle.leaf(name)):
-            wrong.append(name)
-    yield _equal("weights equal the source's", len(names), wrong)
+def _smoothing_factors(source: Checkpoint, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
+    """The factors by which the bundle's activations are smoothed, found by comparing it with the source.
 
-
-def _factors(origin: Checkpoint, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
-    """The factors that smoothing used, as products hold them or read off the leaves that it divided: powers
-    of two, or none.
-
-    Places are smoothed for 8-bit codes only, and where no leaf is a file's own.
+    Where a product divides its own input, it holds the factors. Elsewhere the leaves that make the input
+    were divided by them: source over bundle is the factor, a power of two. Only sites that 8-bit codes
+    read are smoothed, and none where a leaf keeps the blocks of its file.
     """
-    found: dict[smooth.SmoothingSite, Array] = {}
-    schemes = bundle.manifest.schemes
-    for place in smooth.streams(origin.config):
-        for name in place.read:
-            held = bundle.leaf(name) if name in schemes else None
-            if isinstance(held, Blocks) and held.input_factor is not None:
-                found[smooth.SmoothingSite((), (name,))] = 1 / held.input_factor
-    for place in smooth.places(origin.config):
-        read = [schemes[name] for name in (*place.made, *place.read) if name in schemes]
-        if not read or any(scheme.native or scheme.bits != 8 for scheme in read):
+    factors: dict[smooth.SmoothingSite, Array] = {}
+    formats = bundle.manifest.schemes
+    for site in smooth.streams(source.config):
+        for name in site.read:
+            leaf = bundle.leaf(name) if name in formats else None
+            if isinstance(leaf, Blocks) and leaf.input_factor is not None:
+                factors[smooth.SmoothingSite((), (name,))] = 1 / leaf.input_factor
+    for site in smooth.places(source.config):
+        site_formats = [formats[name] for name in (*site.made, *site.read) if name in formats]
+        if not site_formats or any(f.native or f.bits != 8 for f in site_formats):
             continue
-        s = np.ones(trees.shapes(bundle.config)[place.made[0]][-1], np.float32)
-        for name in place.made:
-            was, now = smooth.apply(name, origin.leaf(name), found), bundle.leaf(name)
-            if isinstance(now, Blocks):
-                was, now = (
-                    rounding.rounded(was, schemes[name], axis=now.axis).scale,
-                    np.abs(now.scale).max(axis=0),
-                )
-                was = np.abs(was).max(axis=0)
-            was, now = was.astype(now.dtype).ravel(), now.ravel()
-            ratio = np.divide(was, now, out=np.zeros_like(s), where=now != 0)
-            s = np.where(np.frexp(ratio)[0] == 0.5, ratio, s)
-        found[place] = s
-    return found
+        factor = np.ones(params.shapes(bundle.config)[site.made[0]][-1], np.float32)
+        for name in site.made:
+            before = smooth.apply(name, source.leaf(name), factors)
+            after = bundle.leaf(name)
+            if isinstance(after, Blocks):  # then scales are divided as the weights are
+                blocks = rounding.rounded(before, formats[name], axis=after.axis)
+                before = np.abs(blocks.scale).max(axis=0)
+                after = np.abs(after.scale).max(axis=0)
+            before, after = before.astype(after.dtype).ravel(), after.ravel()
+            ratio = np.divide(before, after, out=np.zeros_like(factor), where=after != 0)
+            is_power_of_two = np.frexp(ratio)[0] == 0.5
+            factor = np.where(is_power_of_two, ratio, factor)
+        factors[site] = factor
+    return factors
 
 
-def _from_source(
-    origin: Checkpoint, name: str, weight: Array, weight_format: WeightFormat | None, held: Array | Blocks
+def _equals_source(
+    source: Checkpoint, name: str, weight: Array, weight_format: WeightFormat | None, leaf: Array | Blocks
 ) -> bool:
-    if weight_format is None or not isinstance(held, Blocks):
-        return not isinstance(held, Blocks) and np.array_equal(weight.astype(held.dtype), held)
+    """Whether the bundle's leaf is the source's weight in this format."""
+    if weight_format is None or not isinstance(leaf, Blocks):
+        return not isinstance(leaf, Blocks) and np.array_equal(weight.astype(leaf.dtype), leaf)
+    if weight_format.searched:
+        # The importances that scales were searched with aren't in the bundle: any that give these blocks do.
+        if leaf.axis == 1:
+            return least_error.could_be(weight.T, quant.transpose(leaf))
+        return least_error.could_be(weight, leaf)
     if weight_format.native:
-        own = origin.native(name)
-        wanted = None if own is None else rounding.centered(own)
-    elif weight_format.searched:
-        columns = weight.T if held.axis == 1 else weight
-        return least_error.could_be(columns, quant.transpose(held) if held.axis == 1 else held)
+        blocks = source.native(name)
+        expected = None if blocks is None else rounding.centered(blocks)
     else:
-        wanted = rounding.rounded(weight, weight_format, axis=held.axis)
-    if wanted is None:
-        return False
-    for part in ("codes", "scale", "zero", "minimum"):
-        a, b = getattr(wanted, part), getattr(held, part)
-        if (a is None) != (b is None) or (a is not None and not np.array_equal(a.astype(b.dtype), b)):
-            return False
-    return True
+        expected = rounding.rounded(weight, weight_format, axis=leaf.axis)
+    return expected is not None and all(
+        _equal(getattr(expected, part), getattr(leaf, part)) for part in ("codes", "scale", "zero", "minimum")
+    )
+
+
+def _equal(expected: Array | None, part: Array | None) -> bool:
+    """Whether two parts of blocks are equal in the bundle's type, or both absent."""
+    if expected is None or part is None:
+        return expected is part
+    return np.array_equal(expected.astype(part.dtype), part)

@@ -1,4 +1,4 @@
-"""Golden inputs: what the specification says, run leaf by leaf, and budgets that honest engines keep."""
+"""Golden inputs: outputs of the specification, run layer by layer, and budgets that correct engines keep."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from tfm.refimpl.error_budget import largest_difference
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params import shapes as params
-from tfm.runtime.verification.golden import Golden, Says, digest, divergence, golden, read, rms
+from tfm.runtime.verification.golden import Expected, Golden, digest, divergence, golden, read, rms
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 
 CONFIGS = {
@@ -54,40 +54,40 @@ def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     return params.map_leaves(leaf, tree)
 
 
-def whole(engine: NumpyEngine, given: Inputs | Golden) -> np.ndarray:
+def run(engine: NumpyEngine, given: Inputs | Golden) -> np.ndarray:
     if not isinstance(engine.config.head, LM):
-        return engine.predict(given.tokens, given.lengths, given.types)
+        return engine.predict(given.tokens, given.lengths, given.token_types)
     at = np.tile(np.arange(given.tokens.shape[1]), (len(given.tokens), 1))
-    cache = engine.start(len(given.tokens), given.source, given.source_lengths)
+    cache = engine.start(len(given.tokens), given.encoder_ids, given.encoder_lengths)
     return engine.step(given.tokens, cache, at=at)[0]
 
 
-def some(config: Config, time: int) -> Inputs:
-    """A text of two rows, and one that an encoder reads before."""
+def make_inputs(config: Config, time: int) -> Inputs:
+    """Two rows of tokens, the second padded, and an encoder's where there is one."""
     rng = np.random.default_rng(1)
     ids, lengths = rng.integers(0, 97, (2, 2, time)), np.array([time, max(1, time - 2)])
     if isinstance(config, Decoder):
         return Inputs(ids[0], lengths)
     if not isinstance(config.head, LM):
-        return Inputs(ids[0], lengths, types=ids[1] % 2)
+        return Inputs(ids[0], lengths, token_types=ids[1] % 2)
     return Inputs(ids[0], lengths, ids[1], lengths[::-1])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("activations", [None, "none", "block"])
-def test_an_honest_engine_stays_within_the_budget(name, activations):
+def test_a_correct_engine_stays_within_the_budget(name, activations):
     config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name])
     own = None if activations is None else quantized(tree, activations)
     held = read(golden(config, tree, own), config)
     engine = NumpyEngine(config, tree if own is None else own)
-    logits = held.real(whole(engine, held))
+    logits = held.real(run(engine, held))
     found = held.view(logits)
     assert 0 < largest_difference(found, held.own.logits) <= held.own.budget
     assert rms(found, held.own.logits) <= held.own.rms_budget
     assert (held.own.kl is None) == (name in ("classify", "answer", "pool"))
     assert held.own.kl is None or held.own.kl_budget > 0
     assert (held.plain is not None) == (activations == "block")
-    sharp = name != "codes"  # what a cache rounds can flip in any run
+    sharp = name != "codes"  # codes of the cache can flip in any run
     if activations != "block":
         assert (held.own.budget < 1e-4) == sharp
     elif held.plain is not None:
@@ -99,29 +99,30 @@ def test_an_honest_engine_stays_within_the_budget(name, activations):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_layer_by_layer_is_the_model(name):
-    """The streamed run in float64 equals the engine in float64, bit for bit but for products' order."""
+def test_the_streamed_run_equals_the_model(name):
+    """Both in float64, they differ only by the order of sums in products."""
     config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name], dtype=np.float64)
-    given = some(config, min(7, config.context))
+    given = make_inputs(config, min(7, config.context))
     (found,) = outputs(config, tree, given, [Precision(np.dtype(np.float64))])
-    assert np.allclose(found, whole(NumpyEngine(config, tree), given), rtol=0, atol=1e-12)
+    assert np.allclose(found, run(NumpyEngine(config, tree), given), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["everything", "added", "rare", "late", "encoder", "classify", "pair"])
-def test_each_leaf_is_loaded_once_and_shown(name):
-    config, seen = CONFIGS[name], []
+def test_each_leaf_is_loaded_once_and_observed(name):
+    config = CONFIGS[name]
+    observed = []
     outputs(
         config,
         tiny_models.weights(config),
-        some(config, 2),
+        make_inputs(config, 2),
         [Precision(np.dtype(np.float32))],
-        lambda leaf, _: seen.append(leaf),
+        lambda leaf, _: observed.append(leaf),
     )
-    assert seen == list(params.shapes(config))
+    assert observed == list(params.shapes(config))
 
 
-def test_budgets_notice_small_bugs():
-    """An engine whose eps is ten times too large is out of the sharp budget, and not by little."""
+def test_a_wrong_eps_exceeds_the_budgets():
+    """An engine whose eps is ten times too large exceeds the largest and the RMS budget."""
     config, tree = tiny_models.llama(), tiny_models.weights(tiny_models.llama())
     held = read(golden(config, tree), config)
     layer = config.layers[0]
@@ -130,12 +131,12 @@ def test_budgets_notice_small_bugs():
     )
     stack = dataclasses.replace(config.stack, layers=(wrong, *config.layers[1:]))
     engine = NumpyEngine(dataclasses.replace(config, stack=stack), tree)
-    found = held.view(held.real(whole(engine, held)))
+    found = held.view(held.real(run(engine, held)))
     assert largest_difference(found, held.own.logits) > held.own.budget
     assert rms(found, held.own.logits) > held.own.rms_budget
 
 
-def test_large_vocabularies_keep_some_columns():
+def test_of_a_large_vocabulary_some_columns_are_stored():
     config = tiny_models.llama(vocabulary=1000, width=16, heads=2, kv_heads=1, head_size=8, mlp=16)
     arrays = golden(config, tiny_models.weights(config))
     held = read(arrays, config)
@@ -146,7 +147,7 @@ def test_large_vocabularies_keep_some_columns():
     assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
 
 
-def test_a_digest_sees_numbers_and_no_memory_order():
+def test_a_digest_depends_on_numbers_and_not_on_memory_order():
     w = np.arange(12, dtype=np.float32).reshape(3, 4)
     kind = np.dtype(np.float32)
     assert digest(w, kind) == digest(np.asfortranarray(w), kind)
@@ -167,7 +168,7 @@ def test_divergence_is_kl():
     assert divergence(np.log(p), np.log(p)) == 0
 
 
-def test_other_arrays_are_refused():
+def test_missing_and_unknown_arrays_are_refused():
     config = tiny_models.llama()
     arrays = golden(config, tiny_models.weights(config))
     with pytest.raises(BundleError, match="wrong: spare"):
@@ -184,15 +185,15 @@ def test_other_arrays_are_refused():
 
 def test_budgets_are_four_times_the_stored_terms():
     terms = np.array([0.5, 1.0, 0.25])
-    says = Says(np.zeros((1, 1)), maximum=terms, rms=2 * terms, kl=4 * terms)
-    assert (says.budget, says.rms_budget, says.kl_budget) == (7.0, 14.0, 28.0)
+    expected = Expected(np.zeros((1, 1)), maximum=terms, rms=2 * terms, kl=4 * terms)
+    assert (expected.budget, expected.rms_budget, expected.kl_budget) == (7.0, 14.0, 28.0)
 
 
 def test_the_stored_terms_are_those_of_the_runs():
     config, weights = CONFIGS["llama"], tiny_models.weights(CONFIGS["llama"])
     held = read(golden(config, weights), config)
     exact = held.own.logits[:, :-1]  # all columns of this vocabulary, without log Σ exp
-    single = held.real(whole(NumpyEngine(config, weights), held))
+    single = held.real(run(NumpyEngine(config, weights), held))
     ulp = 2.0**-23 * np.abs(exact).max()
     assert held.own.maximum[0] == pytest.approx(largest_difference(single, exact), rel=0.5)
     assert held.own.rms[0] == pytest.approx(rms(single, exact), rel=0.5)

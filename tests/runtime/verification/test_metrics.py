@@ -1,4 +1,4 @@
-"""Fidelity over a text equals the definitions, however the text is cut."""
+"""Fidelity over a text equals the definitions, whatever the chunks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def engine(seed: int) -> NumpyEngine:
     return NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed))
 
 
-def test_figures_are_the_definitions(monkeypatch):
+def test_figures_equal_the_definitions(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 7)
     found = fidelity(engine(1), engine(0), IDS, window=32)
     kl, same, nll, count = 0.0, 0, np.zeros(2), 0
@@ -39,13 +39,13 @@ def test_figures_are_the_definitions(monkeypatch):
     assert found.positions == len(IDS)
 
 
-def test_a_model_is_faithful_to_itself():
+def test_a_model_equals_itself():
     found = fidelity(engine(0), engine(0), IDS)
     assert (found.kl, found.agreement) == (0, 1)
     assert found.perplexity == found.reference_perplexity
 
 
-def test_it_stops_when_it_is_enough(monkeypatch):
+def test_it_stops_early(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
     asked = iter([False, False, True, True])
     assert fidelity(engine(0), engine(0), IDS, window=16, enough=lambda: next(asked)).positions == 16

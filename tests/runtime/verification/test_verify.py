@@ -1,4 +1,4 @@
-"""verify accepts honest bundles and refuses each kind of damage, hashes renewed or not."""
+"""verify accepts correct bundles and refuses each kind of damage, with renewed hashes too."""
 
 import json
 import re
@@ -33,7 +33,7 @@ CONFIG = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size())
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A checkpoint, and its bundles by --quant."""
+    """A checkpoint and its bundles, by quantization."""
     path = tmp_path_factory.mktemp("made")
     save_checkpoint(path / "checkpoint", CONFIG, tiny_models.weights(CONFIG), TOKENIZER.to_str())
     for quant in QUANTS:
@@ -44,12 +44,12 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(made: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A bundle of one's own, to be damaged."""
+    """Copies a bundle, so that a test can damage it."""
     return lambda quant: Path(shutil.copytree(made / quant, tmp_path / quant))
 
 
 def rehash(path: Path) -> None:
-    """Make the manifest agree with files that were changed."""
+    """Renew the manifest's hashes after files were changed."""
     held = manifest.load((path / "tfm.json").read_bytes(), "tfm.json")
     files = {name: bundle_writer._describe(path / name) for name in held.files}
     (path / "tfm.json").write_text(manifest.dump(replace(held, files=files)))
@@ -67,9 +67,10 @@ def names(rows: list[Row]) -> list[str]:
 
 
 @pytest.mark.parametrize("quant", QUANTS)
-def test_an_honest_bundle_climbs_to_the_top(copy, made, quant):
-    path, said = copy(quant), []
-    found = verify(path, source=made / "checkpoint", progress=said.append)
+def test_a_correct_bundle_passes_every_check(copy, made, quant):
+    path = copy(quant)
+    messages = []
+    found = verify(path, source=made / "checkpoint", progress=messages.append)
     assert not found.failed, found.failed
     assert not found.unchecked, found.unchecked
     rows = {row.name: row for row in found.rows}
@@ -77,22 +78,22 @@ def test_an_honest_bundle_climbs_to_the_top(copy, made, quant):
     assert ("against unquantized weights: RMS error" in rows) == (quant != "fp32")
     for name in ("whole: RMS error", "cached, token by token: largest error", "in chunks: largest error"):
         assert 0 < rows[name].figure <= rows[name].budget
-    assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY
+    assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY_TOKENS
     assert rows["weights equal the source's"].figure == len(params.shapes(CONFIG))
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
     assert (rows["KL divergence over a text"].budget is None) == (quant != "fp32")
-    assert said == [f"verify: {name}" for name in module.RUNGS]
-    assert verify(path).failed == []  # and its own certificate doesn't disturb
+    assert messages == [f"verify: {name}" for name in module.CHECKS]
+    assert verify(path).failed == []  # with a certificate in the bundle too
 
 
-def test_the_certificate_says_what_was_found(copy):
+def test_the_certificate_holds_the_report(copy):
     path = copy("int8")
     found = verify(path)
     held = json.loads((path / "certificate.json").read_bytes())
     assert held["manifest"] == report.manifest_hash(path)
     assert held["ok"] is True
     assert [row["name"] for row in held["rows"]] == names(list(found.rows))
-    assert held["not_checked"] == ["weights equal the source's: no --source given"]
+    assert held["not_checked"] == ["weights equal the source's: no source given"]
     assert held["machine"]["int8"] == report.int8_path()
     assert set(held["machine"]["flags"]) <= set(INT8_FLAGS)
     assert {"tfm", "python", "numpy", "onnxruntime"} == set(held["versions"])
@@ -167,7 +168,7 @@ def test_nan_with_new_hashes_is_refused(copy, quant, tensor):
 
 @pytest.mark.parametrize("quant", QUANTS)
 def test_a_bug_in_the_graph_with_new_hashes_is_refused(copy, quant):
-    """One eps of the graph is wrong, and no weight is."""
+    """One eps of the graph is wrong; all weights are right."""
     path = copy(quant)
     graph = onnx.load(path / "model.onnx", load_external_data=False)
     assert plant_eps(graph, 1e-2)
@@ -181,7 +182,7 @@ def test_a_bug_in_the_graph_with_new_hashes_is_refused(copy, quant):
 
 
 def plant_eps(model: onnx.ModelProto, eps: float) -> bool:
-    """Change the eps of the first norm, wherever the graph keeps it."""
+    """Change the eps of the first norm, an attribute or an initializer of the graph."""
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name == "epsilon":
@@ -209,7 +210,7 @@ def test_another_source_is_refused(copy, tmp_path):
         verify(copy("fp32"), source=tmp_path / "capped")
 
 
-def test_a_source_may_be_made_for_other_lengths(copy, tmp_path):
+def test_the_source_may_have_another_context(copy, tmp_path):
     longer = replace(CONFIG, context=64)
     save_checkpoint(tmp_path / "longer", longer, tiny_models.weights(longer))
     assert not verify(copy("fp32"), source=tmp_path / "longer").failed
@@ -227,24 +228,24 @@ def test_a_certificate_of_another_manifest_is_refused(copy):
     assert names(verify(path).failed) == ["certificate names the manifest"]
 
 
-def test_time_is_respected_and_told(copy, monkeypatch):
+def test_time_is_limited_and_unreached_checks_are_named(copy, monkeypatch):
     path = copy("int8")
     found = verify(path, seconds=0)
     assert not found.failed
-    assert names(found.unchecked) == list(module.RUNGS)
+    assert names(found.unchecked) == list(module.CHECKS)
     assert (
         json.loads((path / "certificate.json").read_bytes())["not_checked"][0] == "files: not reached in 0 s"
     )
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    found = verify(path, seconds=8)  # each look at the clock takes a second
+    found = verify(path, seconds=8)  # every call of the clock takes a second
     assert "hashes of all files" in names(list(found.rows))
     assert "text" in names(found.unchecked)
     weights = next(row for row in found.rows if row.name == "weights equal the specification's")
     assert weights.note == "out of time"
 
 
-def test_a_device_that_is_missing_is_no_failure(copy, monkeypatch):
+def test_a_missing_device_is_no_failure(copy, monkeypatch):
     def choose(*_):
         raise DeviceError("CUDA can't start here")
 
@@ -256,7 +257,7 @@ def test_a_device_that_is_missing_is_no_failure(copy, monkeypatch):
     assert {row.note for row in found.unchecked if row.name == "session"} == {"CUDA can't start here"}
 
 
-def test_a_text_of_ones_own(copy, tmp_path):
+def test_a_given_text_is_compared(copy, tmp_path):
     (tmp_path / "text").write_text("the cat sat on the mat")
     found = {row.name: row for row in verify(copy("int8"), text=tmp_path / "text").rows}
     assert re.match(r"(\d) of \1 tokens", found["KL divergence over a text"].note)
@@ -269,7 +270,7 @@ def test_a_text_of_ones_own(copy, tmp_path):
             verify(copy("fp32") if content else tmp_path / "fp32", text=tmp_path / "bad")
 
 
-def test_a_text_of_nothing_is_refused(copy, tmp_path):
+def test_a_blank_text_is_refused(copy, tmp_path):
     (tmp_path / "text").write_text(" \n\t\n")
     with pytest.raises(VerifyError, match="must hold a text to compare over, it is blank"):
         verify(copy("int8"), text=tmp_path / "text")
@@ -291,12 +292,12 @@ def test_without_golden_inputs_it_is_refused(copy):
     assert "golden.npz can't be read" in failed[0].note
 
 
-def test_there_must_be_a_bundle(tmp_path):
+def test_a_missing_bundle_is_an_error(tmp_path):
     with pytest.raises(BundleError, match="must be a bundle"):
         verify(tmp_path / "nothing")
 
 
-def test_as_a_process_it_answers_in_json(copy, capsys):
+def test_the_process_prints_json(copy, capsys):
     path = copy("fp32")
     ran = subprocess.run(
         [sys.executable, "-m", "tfm.runtime.verification.verify", str(path)],
