@@ -78,7 +78,7 @@ def command(
     if as_json:
         tokens = [
             {"id": i, "piece": piece, "start": start, "end": end}
-            for i, piece, (start, end) in zip(encoding.ids, encoding.pieces, encoding.offsets, strict=True)
+            for i, piece, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         ]
         about = {"model": model, "layer": layer, "head": head, "text": text}
         out_json({**about, "tokens": tokens, "weights": mean.tolist(), **asdict(view)})
@@ -117,7 +117,7 @@ def told(maps: Iterator[np.ndarray], layers: int) -> Iterator[np.ndarray]:
 
 def labels(text: str, encoding: Encoding) -> list[str]:
     """The characters of each token; its piece where it has none."""
-    pairs = zip(encoding.pieces, encoding.offsets, strict=True)
+    pairs = zip(encoding.tokens, encoding.offsets, strict=True)
     return [escape(text[start:end].strip() or piece) for piece, (start, end) in pairs]
 
 

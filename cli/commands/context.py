@@ -63,7 +63,7 @@ def command(
     if not isinstance(config, Decoder):
         raise ConfigError("perplexity is of a decoder alone, this model has an encoder")
     try:
-        ids = tokenizer.encode(read_file(text, TEXT_BYTES).decode(), special=False).ids
+        ids = tokenizer.encode(read_file(text, TEXT_BYTES).decode(), add_special_tokens=False).ids
     except UnicodeDecodeError:
         raise LimitError(f"{text}: must be UTF-8") from None
     trained, begin = config.context, perplexity.before_text(tokenizer)

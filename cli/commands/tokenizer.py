@@ -51,10 +51,10 @@ def train(
     begin = time.perf_counter()
     words = training.count_words(_lines(files), method, _progress())
     made = training.train(
-        words, method, size, special=special or (), min_frequency=min_frequency, progress=_progress()
+        words, method, size, special_tokens=special or (), min_frequency=min_frequency, progress=_progress()
     )
     save(made, path)
-    facts = {"path": str(path), "method": method, "vocabulary": len(made.ids), "words": words.total()}
+    facts = {"path": str(path), "method": method, "vocabulary": len(made.vocabulary), "words": words.total()}
     facts |= {"different_words": len(words), "seconds": round(time.perf_counter() - begin, 1)}
     if as_json:
         out_json(facts)
@@ -78,8 +78,8 @@ def encode(
 
     given = read_prompt(text, file)
     found = _tokenizer(model)
-    made = found.encode(given, special=not bare)
-    rows = list(zip(made.ids, made.pieces, made.offsets, strict=True))
+    made = found.encode(given, add_special_tokens=not bare)
+    rows = list(zip(made.ids, made.tokens, made.offsets, strict=True))
     if as_json:
         tokens = [{"id": i, "piece": piece, "start": a, "end": b} for i, piece, (a, b) in rows]
         out_json({"tokens": tokens, "decoded": found.decode(made.ids)})
@@ -152,12 +152,12 @@ def measure(
     longest = training.train(words, method, sizes[-1], progress=progress()) if method == "bpe" else None
     for size in sizes:
         made = (
-            training.shortened(longest, size)
+            training.truncate_vocabulary(longest, size)
             if longest is not None
             else training.train(words, method, size, progress=progress())
         )
-        rows.append(row(f"{size:,}", len(made.ids), *training.tokens_of(made, others)))
-        if len(made.ids) < size:
+        rows.append(row(f"{size:,}", len(made.vocabulary), *training.count_tokens(made, others)))
+        if len(made.vocabulary) < size:
             break
     return rows
 

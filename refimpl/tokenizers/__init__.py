@@ -1,8 +1,8 @@
-"""Tokenizers in plain Python, written to be read: what the `tokenizers` library does fast.
+"""Tokenizers in plain Python, written to be read; they do what the `tokenizers` library does fast.
 
-In reading order: `aligned` (a text that remembers where it comes from), `normalizers`, `pretokenizers`,
-the models `bpe`, `wordpiece`, `unigram` (over `lattice`), `added`, `postprocessors`, `decoders`, and
-`tokenizer`, which puts them together as a tokenizer.json states; `bpe_training` and `unigram_training`.
-
-These files compute no arrays, so they have no mirror.
+In: a tokenizer.json, or texts to train one on. Out: token ids with their offsets in the text, and text for
+ids. In reading order: `normalized_string` (a text that knows which original characters it comes from),
+`normalizers`, `pre_tokenizers`, the models `bpe`, `wordpiece` and `unigram` (over `lattice`),
+`added_tokens`, `post_processors`, `decoders`, and `tokenizer`, which connects them; `bpe_training` and
+`unigram_training`. They compute no arrays, so they have no mirror.
 """

@@ -1,11 +1,11 @@
-"""Byte-pair encoding (Sennrich et al. 2016): join the pair of the earliest merge, until none is left.
+"""Byte-pair encoding (Sennrich et al. 2016): merge the pair of lowest rank until no pair has a merge.
 
-Byte-level BPE (Radford et al. 2019) is this model over letters that stand for bytes, which the
-pre-tokenizer makes; with `byte_fallback` (SentencePiece) the model itself spells a character that
-its vocabulary lacks as tokens <0x00> to <0xFF>.
+Byte-level BPE (Radford et al. 2019) is this model over characters that stand for bytes, which the
+pre-tokenizer makes. With `byte_fallback` (SentencePiece) the model itself writes a character that its
+vocabulary lacks as tokens <0x00> to <0xFF>.
 
-Of equal merges the leftmost is joined first. Candidates wait in a heap, neighbours are linked, and a
-merge makes at most two new candidates: n characters take O(n log n).
+Of equal pairs the leftmost is merged first. Candidates wait in a heap, neighbours are linked, and a merge
+adds at most two candidates: n characters take O(n log n).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from itertools import accumulate
 from typing import Any, TypeAlias
 
 from ..errors import CheckpointError
-from .options import Kind, Option, flag, nullable, text
-from .pieces import Token, read_vocabulary
+from .components import ComponentType, Option, flag, nullable, text
+from .vocabulary import Token, read_vocabulary
 
-Symbol: TypeAlias = tuple[int, int]  # id, and the UTF-8 bytes of the word that it stands for
-MERGES = 2**22
+Symbol: TypeAlias = tuple[int, int]  # id, and how many UTF-8 bytes of the word it stands for
+MAX_MERGES = 2**22
 
 
 @dataclass(frozen=True)
 class BPE:
-    """A vocabulary, its merges {(left id, right id): (rank, id)}, and what is unknown."""
+    """A vocabulary, its merges {(left id, right id): (rank, id)}, and the rules for unknown characters."""
 
     vocabulary: Mapping[str, int]
     merges: Mapping[tuple[int, int], tuple[int, int]]
@@ -36,41 +36,41 @@ class BPE:
     fuse_unk: bool = False
     byte_fallback: bool = False
     ignore_merges: bool = False
-    pieces: Mapping[int, str] = field(init=False, repr=False)
+    tokens: Mapping[int, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pieces", {i: piece for piece, i in self.vocabulary.items()})
+        object.__setattr__(self, "tokens", {id: token for token, id in self.vocabulary.items()})
 
     def tokenize(self, word: str) -> list[Token]:
-        """The tokens of a word; a character that nothing stands for is left out."""
+        """The tokens of a word; an unknown character is left out if there is no `unk_token`."""
         if self.ignore_merges and word in self.vocabulary:
             return [Token(self.vocabulary[word], word, 0, len(word))]
         symbols = merge(list(self._symbols(word)), self.merges)
-        # A token of a fallback stands for one byte: it is given the character which that byte is in.
-        places = list(range(len(word)))
+        # A byte token stands for one byte: its offsets are the character that holds the byte.
+        character_of_byte = list(range(len(word)))
         if not word.isascii():
-            places = [i for i, character in enumerate(word) for _ in character.encode()]
+            character_of_byte = [i for i, character in enumerate(word) for _ in character.encode()]
         ends = list(accumulate(length for _, length in symbols))
         return [
-            Token(number, self.pieces[number], places[end - length], places[end - 1] + 1)
-            for (number, length), end in zip(symbols, ends, strict=True)
+            Token(id, self.tokens[id], character_of_byte[end - length], character_of_byte[end - 1] + 1)
+            for (id, length), end in zip(symbols, ends, strict=True)
         ]
 
     def _symbols(self, word: str) -> Iterator[Symbol]:
-        """The characters, or what stands for them."""
-        unknown = 0  # bytes of the unknown character, or characters, that aren't given out yet
+        """The symbols before any merge: characters, bytes or the unknown token."""
+        unknown = 0  # bytes of unknown characters that weren't yielded yet
         for i, character in enumerate(word):
             size = len(character.encode())
             first, last = i == 0, i == len(word) - 1
-            piece = ("" if first else self.continuing_subword_prefix or "") + character
-            piece += (self.end_of_word_suffix or "") if last else ""
-            if piece in self.vocabulary:
+            token = ("" if first else self.continuing_subword_prefix or "") + character
+            token += (self.end_of_word_suffix or "") if last else ""
+            if token in self.vocabulary:
                 if unknown:
                     yield self._unknown(), unknown
                     unknown = 0
-                yield self.vocabulary[piece], size
-            elif self.byte_fallback and (spelled := self._bytes(piece)) is not None:
-                yield from spelled  # before what is unknown to its left: so has it the library
+                yield self.vocabulary[token], size
+            elif self.byte_fallback and (spelled := self._bytes(token)) is not None:
+                yield from spelled  # before the unknown characters to its left, as in the library
             elif self.unk_token is not None:
                 if unknown and not self.fuse_unk:
                     yield self._unknown(), unknown
@@ -79,8 +79,8 @@ class BPE:
         if unknown:
             yield self._unknown(), unknown
 
-    def _bytes(self, piece: str) -> list[Symbol] | None:
-        spelled = [self.vocabulary.get(f"<0x{byte:02X}>") for byte in piece.encode()]
+    def _bytes(self, token: str) -> list[Symbol] | None:
+        spelled = [self.vocabulary.get(f"<0x{byte:02X}>") for byte in token.encode()]
         return [(i, 1) for i in spelled if i is not None] if None not in spelled else None
 
     def _unknown(self) -> int:
@@ -91,7 +91,7 @@ class BPE:
 
 
 def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int]]) -> list[Symbol]:
-    """Symbols after all merges, by rank and then from the left."""
+    """The symbols after all merges, by rank, then from the left."""
     count = len(symbols)
     ids, sizes = [s[0] for s in symbols], [s[1] for s in symbols]
     before, after = list(range(-1, count - 1)), [*range(1, count), -1]
@@ -102,14 +102,16 @@ def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int
     ]
     heapq.heapify(heap)
     while heap:
-        _, at, made = heapq.heappop(heap)
+        _, at, merged = heapq.heappop(heap)
         right = after[at]
         if not sizes[at] or right < 0:
             continue
         found = merges.get((ids[at], ids[right]))
-        if found is None or found[1] != made:
-            continue  # one of the two has been joined to another since
-        ids[at], sizes[at], after[at] = made, sizes[at] + sizes[right], after[right]
+        if found is None or found[1] != merged:
+            continue  # one of the two was merged with another symbol since
+        ids[at] = merged
+        sizes[at] += sizes[right]
+        after[at] = after[right]
         sizes[right] = 0
         if after[at] >= 0:
             before[after[at]] = at
@@ -129,7 +131,7 @@ def _make(vocab: dict[str, int], merges: list[list[str]], dropout: None, **optio
         joined = left + right.removeprefix(prefix)
         if not right.startswith(prefix) or not all(part in vocab for part in (left, right, joined)):
             raise CheckpointError(
-                f"model.merges[{rank}] must join two pieces to a third, got {left!r:.40} and {right!r:.40}"
+                f"model.merges[{rank}] must join two tokens into a third, got {left!r:.40} and {right!r:.40}"
             )
         ranks[vocab[left], vocab[right]] = (rank, vocab[joined])
     return BPE(vocab, ranks, **options)
@@ -137,25 +139,25 @@ def _make(vocab: dict[str, int], merges: list[list[str]], dropout: None, **optio
 
 def _read_merges(value: Any, where: str) -> list[list[str]]:
     """`[[left, right], …]`, or as older files have it `["left right", …]`."""
-    if not isinstance(value, list) or len(value) > MERGES:
-        raise CheckpointError(f"{where} must be a list of at most {MERGES} merges")
+    if not isinstance(value, list) or len(value) > MAX_MERGES:
+        raise CheckpointError(f"{where} must be a list of at most {MAX_MERGES} merges")
     found: list[list[str]] = []
     for item in value:
         if isinstance(item, str) and item.startswith("#version"):
             continue
         pair = item.split(" ") if isinstance(item, str) else item
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise CheckpointError(f"{where}[{len(found)}] must be two pieces, got {item!r:.60}")
+            raise CheckpointError(f"{where}[{len(found)}] must be two tokens, got {item!r:.60}")
         found.append(pair)
     return found
 
 
 def _no_dropout(value: Any, where: str) -> None:
     if value not in (None, 0):
-        raise CheckpointError(f"{where} must be null: with it the same text has other tokens each time")
+        raise CheckpointError(f"{where} must be null: with dropout the same text gets other tokens each time")
 
 
-KIND = Kind(
+COMPONENT_TYPE = ComponentType(
     _make,
     {
         "dropout": Option(_no_dropout, None),

@@ -1,22 +1,22 @@
-"""Normalizers: what happens to a text before it is cut into words. Aligned text in, aligned text out."""
+"""Normalizers: changes to a text before it is split into words; NormalizedString in and out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from . import characters
-from .aligned import Aligned
-from .normalforms import composed, decomposed
-from .options import Kind, Option, component, flag, listed, nullable, text
+from . import character_classes
+from .components import ComponentType, Option, flag, listed, nullable, read_component, text
+from .normalized_string import NormalizedString
 from .patterns import Pattern, read_pattern
 from .precompiled import precompiled, read_charsmap
+from .unicode_normalization import composed, decomposed
 
-Normalizer: TypeAlias = Callable[[Aligned], Aligned]
+Normalizer: TypeAlias = Callable[[NormalizedString], NormalizedString]
 
 
-def bytes_to_letters() -> dict[int, str]:
-    """GPT-2's alphabet (Radford et al. 2019, encoder.py): each byte as a character that can be seen.
+def bytes_to_unicode() -> dict[int, str]:
+    """GPT-2's alphabet (Radford et al. 2019, encoder.py): each byte as a visible character.
 
     Visible Latin-1 characters stand for themselves, the other 68 bytes for U+0100 and on.
     """
@@ -25,68 +25,70 @@ def bytes_to_letters() -> dict[int, str]:
     return {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
 
 
-BYTE_LETTERS = bytes_to_letters()
+BYTE_TO_UNICODE = bytes_to_unicode()
 
 
-def letters(character: str) -> str:
-    """The UTF-8 bytes of a character, each as its letter."""
-    return "".join(BYTE_LETTERS[b] for b in character.encode())
+def byte_level_characters(character: str) -> str:
+    """The UTF-8 bytes of a character, each as its visible character."""
+    return "".join(BYTE_TO_UNICODE[b] for b in character.encode())
 
 
 def sequence(normalizers: list[Normalizer]) -> Normalizer:
     """One after the other."""
 
-    def normalize(piece: Aligned) -> Aligned:
+    def normalize(string: NormalizedString) -> NormalizedString:
         for step in normalizers:
-            piece = step(piece)
-        return piece
+            string = step(string)
+        return string
 
     return normalize
 
 
 def _form(compose: bool, compatible: bool) -> Callable[[], Normalizer]:
     form = composed if compose else decomposed
-    return lambda: lambda piece: piece.transform(form(piece.text, compatible))
+    return lambda: lambda string: string.transform(form(string.text, compatible))
 
 
 def lowercase() -> Normalizer:
-    """Each character by itself: a final sigma is not told from another."""
-    return lambda piece: piece.each(str.lower)
+    """Each character by itself, so a final sigma has no special form."""
+    return lambda string: string.map(str.lower)
 
 
 def strip_accents() -> Normalizer:
-    """Without marks; composed characters keep theirs, so NFD stands before it."""
-    return lambda piece: piece.filter(lambda c: not characters.is_mark(c))
+    """Without marks; composed characters keep theirs, so NFD comes before it."""
+    return lambda string: string.filter(lambda c: not character_classes.is_mark(c))
 
 
 def prepend(prepend: str) -> Normalizer:
-    """With a text before it, unless it is empty."""
-    return lambda piece: piece.prepend(prepend) if prepend else piece
+    """With a prefix, unless the text is empty."""
+    return lambda string: string.prepend(prepend) if prepend else string
 
 
 def replace(pattern: Pattern, content: str) -> Normalizer:
     """Each match replaced by a text."""
-    return lambda piece: piece.replace(pattern.matches(piece.text), content)
+    return lambda string: string.replace(pattern.matches(string.text), content)
 
 
 def byte_level() -> Normalizer:
-    """UTF-8 bytes as letters."""
-    return lambda piece: piece.each(letters) if piece.text else piece
+    """UTF-8 bytes as visible characters."""
+    return lambda string: string.map(byte_level_characters) if string.text else string
 
 
 def strip(strip_left: bool, strip_right: bool) -> Normalizer:
     """Without white space at its ends."""
 
-    def normalize(piece: Aligned) -> Aligned:
-        whole = piece.text
+    def normalize(string: NormalizedString) -> NormalizedString:
+        text = string.text
         left = right = 0
         if strip_left:
-            left = next((i for i, c in enumerate(whole) if not characters.is_space(c)), len(whole))
+            left = next((i for i, c in enumerate(text) if not character_classes.is_space(c)), len(text))
         if strip_right:
-            right = next((i for i, c in enumerate(whole[::-1]) if not characters.is_space(c)), len(whole))
+            right = next(
+                (i for i, c in enumerate(text[::-1]) if not character_classes.is_space(c)), len(text)
+            )
         if not left and not right:
-            return piece
-        return piece.transform(((c, 0) for c in whole[left : max(left, len(whole) - right)]), left)
+            return string
+        return string.transform(((c, 0) for c in text[left : max(left, len(text) - right)]), left)
 
     return normalize
 
@@ -94,44 +96,47 @@ def strip(strip_left: bool, strip_right: bool) -> Normalizer:
 def bert(
     clean_text: bool, handle_chinese_chars: bool, strip_accents: bool | None, lowercase: bool
 ) -> Normalizer:
-    """BERT's own (Devlin et al. 2019, tokenization.py): without controls, Han characters apart, without
-    accents (None: where it lowercases), lowercase."""
+    """BERT's normalizer (Devlin et al. 2019, tokenization.py).
 
-    def apart(character: str) -> str:
-        return f" {character} " if characters.is_cjk(character) else character
+    It removes control characters, puts spaces around Han characters, removes accents (`strip_accents`
+    None: if it lowercases), and lowercases.
+    """
 
-    def normalize(piece: Aligned) -> Aligned:
+    def with_spaces(character: str) -> str:
+        return f" {character} " if character_classes.is_cjk(character) else character
+
+    def normalize(string: NormalizedString) -> NormalizedString:
         if clean_text:
-            piece = piece.filter(lambda c: c not in "\0\ufffd" and not characters.is_control(c))
-            piece = piece.each(lambda c: " " if characters.is_space(c) else c)
+            string = string.filter(lambda c: c not in "\0\ufffd" and not character_classes.is_control(c))
+            string = string.map(lambda c: " " if character_classes.is_space(c) else c)
         if handle_chinese_chars:
-            piece = piece.each(apart)
+            string = string.map(with_spaces)
         if lowercase if strip_accents is None else strip_accents:
-            piece = piece.transform(decomposed(piece.text, False))
-            piece = piece.filter(lambda c: not characters.is_nonspacing(c))
-        return piece.each(str.lower) if lowercase else piece
+            string = string.transform(decomposed(string.text, False))
+            string = string.filter(lambda c: not character_classes.is_nonspacing(c))
+        return string.map(str.lower) if lowercase else string
 
     return normalize
 
 
 def read_normalizer(value: Any, where: str) -> Normalizer:
-    """The normalizer that a JSON object states."""
-    return component(value, KINDS, where)
+    """The normalizer that a JSON object describes."""
+    return read_component(value, COMPONENT_TYPES, where)
 
 
-KINDS = {
-    "NFC": Kind(_form(True, False)),
-    "NFD": Kind(_form(False, False)),
-    "NFKC": Kind(_form(True, True)),
-    "NFKD": Kind(_form(False, True)),
-    "Lowercase": Kind(lowercase),
-    "StripAccents": Kind(strip_accents),
-    "Strip": Kind(strip, {"strip_left": Option(flag), "strip_right": Option(flag)}),
-    "Prepend": Kind(prepend, {"prepend": Option(text)}),
-    "Replace": Kind(replace, {"pattern": Option(read_pattern), "content": Option(text)}),
-    "ByteLevel": Kind(byte_level),
-    "Precompiled": Kind(precompiled, {"precompiled_charsmap": Option(read_charsmap)}),
-    "BertNormalizer": Kind(
+COMPONENT_TYPES = {
+    "NFC": ComponentType(_form(True, False)),
+    "NFD": ComponentType(_form(False, False)),
+    "NFKC": ComponentType(_form(True, True)),
+    "NFKD": ComponentType(_form(False, True)),
+    "Lowercase": ComponentType(lowercase),
+    "StripAccents": ComponentType(strip_accents),
+    "Strip": ComponentType(strip, {"strip_left": Option(flag), "strip_right": Option(flag)}),
+    "Prepend": ComponentType(prepend, {"prepend": Option(text)}),
+    "Replace": ComponentType(replace, {"pattern": Option(read_pattern), "content": Option(text)}),
+    "ByteLevel": ComponentType(byte_level),
+    "Precompiled": ComponentType(precompiled, {"precompiled_charsmap": Option(read_charsmap)}),
+    "BertNormalizer": ComponentType(
         bert,
         {
             "clean_text": Option(flag),
@@ -140,5 +145,5 @@ KINDS = {
             "lowercase": Option(flag),
         },
     ),
-    "Sequence": Kind(sequence, {"normalizers": Option(listed(read_normalizer))}),
+    "Sequence": ComponentType(sequence, {"normalizers": Option(listed(read_normalizer))}),
 }

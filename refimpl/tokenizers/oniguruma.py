@@ -1,7 +1,7 @@
-r"""Regular expressions written for Oniguruma, translated for the standard library's `re`.
+r"""Regular expressions character_class for Oniguruma, translated for the standard library's `re`.
 
 Understood are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S
-\d \r \n \t, and the quantifiers, greedy, lazy or possessive; classes are written out as ranges.
+\d \r \n \t, and the quantifiers, greedy, lazy or possessive; classes are character_class out as ranges.
 Anything else is refused by name. Only `?` may stand after a group, and an alternative may hold three
 repetitions without bound: what is left has no exponential backtracking, so a hostile file can't hang
 a reader.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 
 from ..errors import CheckpointError
-from . import characters
-from .characters import Ranges, complement, union
+from . import character_classes
+from .character_classes import Ranges, complement, union
 
 PATTERN_LETTERS = 4096
 DEPTH = 8
@@ -35,7 +35,7 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
     return re.compile(made)
 
 
-def written(ranges: Ranges) -> str:
+def character_class(ranges: Ranges) -> str:
     """A class of `re` for code points."""
     return "[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges) + "]"
 
@@ -95,13 +95,13 @@ class _Reader:
             ranges = self._class(depth)
             if not ranges:
                 raise self.fail("a class that holds something before what")
-            return written(ranges), 1, 0, True
+            return character_class(ranges), 1, 0, True
         found = self._next()
         if found in "(){}[].^$*+?":
             self._at -= 1
             raise self.fail("a part of a pattern that is known here")
         ranges = self._escape() if found == "\\" else found
-        return (re.escape(ranges) if isinstance(ranges, str) else written(ranges)), 1, 0, True
+        return (re.escape(ranges) if isinstance(ranges, str) else character_class(ranges)), 1, 0, True
 
     def _quantifier(self, single: bool) -> tuple[str, int, int]:
         """As `re` writes it, the least number of times, and 1 if there is no bound."""
@@ -130,12 +130,12 @@ class _Reader:
         r"""What follows a backslash: a character or the ranges of a class."""
         found = self._next()
         if found in "sS":
-            return characters.WHITESPACE if found == "s" else complement(characters.WHITESPACE)
+            return character_classes.WHITESPACE if found == "s" else complement(character_classes.WHITESPACE)
         if found == "d":
-            return characters.category("Nd") or ()
+            return character_classes.category("Nd") or ()
         if found in "pP":
             name = re.match(r"\{(\w{1,2})\}", self.rest())
-            ranges = characters.category(name[1]) if name else None
+            ranges = character_classes.category(name[1]) if name else None
             if name is None or ranges is None:
                 raise self.fail("a general category")
             self._at += len(name[0])

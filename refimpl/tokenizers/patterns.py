@@ -1,4 +1,4 @@
-"""Patterns that cut a text: into what they match and what lies between."""
+"""Patterns that split a text into their matches and the gaps between these."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import CheckpointError
-from .aligned import Match
+from .normalized_string import Match
 from .oniguruma import translate
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -20,35 +20,35 @@ class Pattern:
         self._expression = expression
 
     def matches(self, text: str) -> list[Match]:
-        return _between((match.span() for match in self._expression.finditer(text)), text)
+        return _with_gaps((match.span() for match in self._expression.finditer(text)), text)
 
 
-def _between(spans: Iterable[tuple[int, int]], text: str) -> list[Match]:
-    """What matches and what doesn't, from end to end; of an empty text the empty piece."""
-    found: list[Match] = []
+def _with_gaps(spans: Iterable[tuple[int, int]], text: str) -> list[Match]:
+    """Matches and gaps in order; an empty text has one empty gap."""
+    parts: list[Match] = []
     last = 0
     for at, to in spans:
         if last < at:
-            found.append((last, at, False))
-        found.append((at, to, True))
+            parts.append((last, at, False))
+        parts.append((at, to, True))
         last = to
     if last < len(text) or not text:
-        found.append((last, len(text), False))
-    return found
+        parts.append((last, len(text), False))
+    return parts
 
 
-def single(holds: Callable[[str], bool]) -> Callable[[str], list[Match]]:
-    """Cuts a text at each character for which `holds` is true."""
-    return lambda text: _between(((i, i + 1) for i, c in enumerate(text) if holds(c)), text)
+def split_characters(matches: Callable[[str], bool]) -> Callable[[str], list[Match]]:
+    """A function that splits a text at each character for which `matches` is true."""
+    return lambda text: _with_gaps(((i, i + 1) for i, c in enumerate(text) if matches(c)), text)
 
 
 def literal(text: str) -> Pattern:
-    """A pattern that matches a text and no other."""
+    """A pattern that matches this text only."""
     return Pattern(re.compile(re.escape(text)))
 
 
 def regex(pattern: str, where: str) -> Pattern:
-    """The pattern that Oniguruma's syntax states."""
+    """The pattern of an expression in Oniguruma's syntax."""
     return Pattern(translate(pattern, where))
 
 

@@ -1,12 +1,12 @@
-"""SentencePiece's `precompiled_charsmap`: rules "these bytes become those" in a double array.
+"""SentencePiece's `precompiled_charsmap`: rules that replace bytes by bytes, in a double array.
 
-The bytes are: length of the array in bytes (u32), the array's units (u32 each), then the texts that
-replace, each ended by a zero byte. A unit is a node of a trie over UTF-8 bytes (Yata et al. 2007,
+The bytes are: length of the array in bytes (u32), the array's units (u32 each), then the replacements, each
+ended by a zero byte. A unit is a node of a trie over UTF-8 bytes (Yata et al. 2007,
 darts-clone): bits 0 to 7 are the label, bit 8 says that a value follows, bit 9 and bits 10 to 31 are
-the offset to its children; a unit of value has bit 31 and the place of its text.
+the offset to its children; a unit of value has bit 31 and the position of its replacement.
 
 Conventions of the `tokenizers` library: a grapheme of fewer than six bytes is looked up whole and,
-of the rules that match its beginning, the shortest replaces it all; else each character by itself.
+of the rules that match its beginning, the shortest replaces all of it; else each character is looked up.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from unicodedata import category
 
 from ..errors import CheckpointError
-from .aligned import Aligned
-from .normalforms import Change
+from .normalized_string import NormalizedString
+from .unicode_normalization import Change
 
 SMALL = 6  # bytes below which a grapheme is looked up whole
 # Marks that stand apart, and characters that extend though they are no marks (GraphemeBreakProperty).
@@ -35,10 +35,12 @@ _PREPEND = frozenset(
 )  # fmt: skip
 
 
-def precompiled(precompiled_charsmap: Callable[[str], str | None]) -> Callable[[Aligned], Aligned]:
+def precompiled(
+    precompiled_charsmap: Callable[[str], str | None],
+) -> Callable[[NormalizedString], NormalizedString]:
     """The normalizer with these rules."""
 
-    def normalize(text: Aligned) -> Aligned:
+    def normalize(text: NormalizedString) -> NormalizedString:
         changes: list[Change] = []
         modified = False
         for grapheme in graphemes(text.text):
@@ -60,7 +62,7 @@ def _replace(changes: list[Change], old: str, new: str) -> None:
     more = len(new) - len(old)
     if more > 0:
         changes[-more:] = [(character, 1) for character, _ in changes[-more:]]
-    elif more < 0 and changes:  # what replaces nothing at the very beginning leaves no trace
+    elif more < 0 and changes:  # an empty replacement at the very beginning leaves no trace
         changes[-1] = (changes[-1][0], changes[-1][1] + more)
 
 
@@ -96,7 +98,7 @@ def _breaks(character: str) -> bool:
 
 
 def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
-    """The rules in base64: text -> what replaces it by the shortest rule for its beginning, or None."""
+    """The rules in base64: text -> its replacement by the shortest rule for its beginning, or None."""
     try:
         data = base64.b64decode(value, validate=True)
         (size,) = struct.unpack_from("<I", data)

@@ -1,4 +1,4 @@
-"""From lines of text to a tokenizer: words counted, a model trained on them, a tokenizer.json around it."""
+"""From lines of text to a tokenizer: count words, train a model on them, and build a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -8,79 +8,83 @@ from typing import Any, Literal, TypeAlias
 
 from . import bpe_training, unigram_training
 from .bpe_training import Progress
-from .normalizers import BYTE_LETTERS
+from .normalizers import BYTE_TO_UNICODE
 from .tokenizer import Tokenizer
 
 Method: TypeAlias = Literal["bpe", "unigram"]
 UNKNOWN = "<unk>"
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 SPACES = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
-EVERY = 1000  # lines between two words of progress
+PROGRESS_INTERVAL = 1000  # lines
 
 
 def count_words(lines: Sequence[str], method: Method, progress: Progress | None = None) -> Counter[str]:
-    """The words of the lines as the method's pre-tokenizer cuts them, in the order of their appearance."""
-    cutter = Tokenizer(_plan(method, {"type": "BPE", "vocab": {}, "merges": []}, ()))
-    found: Counter[str] = Counter()
+    """Counts of the words that the method's pre-tokenizer finds, in the order of their appearance."""
+    tokenizer = Tokenizer(_definition(method, {"type": "BPE", "vocab": {}, "merges": []}, ()))
+    counts: Counter[str] = Counter()
     for i, line in enumerate(lines, 1):
-        found.update(piece.text for piece in cutter.words(line))
-        if progress is not None and (i % EVERY == 0 or i == len(lines)):
+        counts.update(word.text for word in tokenizer.pre_tokenize(line))
+        if progress is not None and (i % PROGRESS_INTERVAL == 0 or i == len(lines)):
             progress("lines", i, len(lines))
-    return found
+    return counts
 
 
 def train(
     words: Mapping[str, int],
     method: Method,
-    size: int,
+    vocab_size: int,
     *,
-    special: Sequence[str] = (),
+    special_tokens: Sequence[str] = (),
     min_frequency: int = 0,
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Byte-level BPE as GPT-2's, or a unigram model as T5's, of at most `size` pieces."""
+    """Byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens."""
     if method == "bpe":
         vocabulary, merges = bpe_training.train(
-            words, size, special=special, alphabet=BYTE_LETTERS.values(), min_frequency=min_frequency,
+            words,
+            vocab_size,
+            special_tokens=special_tokens,
+            initial_alphabet=BYTE_TO_UNICODE.values(),
+            min_frequency=min_frequency,
             progress=progress,
-        )  # fmt: skip
+        )
         model = {"type": "BPE", "vocab": vocabulary, "merges": [list(pair) for pair in merges]}
     else:
-        special = [UNKNOWN, *(token for token in special if token != UNKNOWN)]
+        special_tokens = [UNKNOWN, *(token for token in special_tokens if token != UNKNOWN)]
         scored, unknown = unigram_training.train(
-            words, size, special=special, unk_token=UNKNOWN, progress=progress
+            words, vocab_size, special_tokens=special_tokens, unk_token=UNKNOWN, progress=progress
         )
         model = {"type": "Unigram", "unk_id": unknown, "byte_fallback": False}
         model |= {"vocab": [list(pair) for pair in scored]}
-    return Tokenizer(_plan(method, model, special))
+    return Tokenizer(_definition(method, model, special_tokens))
 
 
-def shortened(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """A trained BPE as training would have left it at `size`: the same merges, fewer."""
-    model = tokenizer.plan["model"]
-    vocabulary = {piece: i for piece, i in model["vocab"].items() if i < size}
+def truncate_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """A trained BPE with fewer merges: what training gives for the smaller `vocab_size`."""
+    model = tokenizer.definition["model"]
+    vocabulary = {token: i for token, i in model["vocab"].items() if i < vocab_size}
     merges = [pair for pair in model["merges"] if "".join(pair) in vocabulary]
-    return Tokenizer({**tokenizer.plan, "model": {**model, "vocab": vocabulary, "merges": merges}})
+    return Tokenizer({**tokenizer.definition, "model": {**model, "vocab": vocabulary, "merges": merges}})
 
 
-def tokens_of(tokenizer: Tokenizer, words: Mapping[str, int]) -> tuple[int, int]:
-    """How many tokens words with their counts have, and how many of these are unknown."""
+def count_tokens(tokenizer: Tokenizer, words: Mapping[str, int]) -> tuple[int, int]:
+    """The number of tokens of words with their counts, and how many of these are unknown."""
     total = unknown = 0
-    unknown_id = tokenizer.ids.get(UNKNOWN)
+    unknown_id = tokenizer.vocabulary.get(UNKNOWN)
     for word, times in words.items():
-        found = tokenizer.model.tokenize(word)
-        total += times * len(found)
-        unknown += times * sum(token.id == unknown_id for token in found)
+        tokens = tokenizer.model.tokenize(word)
+        total += times * len(tokens)
+        unknown += times * sum(token.id == unknown_id for token in tokens)
     return total, unknown
 
 
-def _plan(method: Method, model: dict[str, Any], special: Iterable[str]) -> dict[str, Any]:
+def _definition(method: Method, model: dict[str, Any], special_tokens: Iterable[str]) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": token, **flags, "special": True} for i, token in enumerate(special)]
+    added = [{"id": i, "content": token, **flags, "special": True} for i, token in enumerate(special_tokens)]
     split = {"type": "WhitespaceSplit"}
-    cut = BYTES if method == "bpe" else {"type": "Sequence", "pretokenizers": [split, SPACES]}
+    pre_tokenizer = BYTES if method == "bpe" else {"type": "Sequence", "pretokenizers": [split, SPACES]}
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": cut, "post_processor": None, "decoder": BYTES if method == "bpe" else SPACES,
-        "model": model,
+        "pre_tokenizer": pre_tokenizer, "post_processor": None,
+        "decoder": BYTES if method == "bpe" else SPACES, "model": model,
     }  # fmt: skip

@@ -1,7 +1,7 @@
-"""WordPiece (Wu et al. 2016; BERT's form): the longest piece that begins the rest, until none is left.
+"""WordPiece (Wu et al. 2016; BERT's form): take the longest token that the rest of the word begins with.
 
-A piece within a word carries a prefix ("##"). A word that can't be spelled to its end, or of more
-than `max_input_chars_per_word` characters, is unknown as a whole.
+A token inside a word has a prefix ("##"). A word that can't be split to its end, or has more than
+`max_input_chars_per_word` characters, is unknown as a whole.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
-from .options import Kind, Option, count, text
-from .pieces import Token, read_vocabulary
+from .components import ComponentType, Option, count, text
+from .vocabulary import Token, read_vocabulary
 
 
 @dataclass(frozen=True)
 class WordPiece:
-    """A vocabulary and what its pieces look like."""
+    """A vocabulary and the form of its tokens."""
 
     vocabulary: Mapping[str, int]
     unk_token: str
     continuing_subword_prefix: str
     max_input_chars_per_word: int
-    longest: int
+    max_token_length: int
 
     def tokenize(self, word: str) -> list[Token]:
         """The tokens of a word."""
-        found: list[Token] = []
+        tokens: list[Token] = []
         if len(word) > self.max_input_chars_per_word:
             return self._unknown(word)
-        while (start := found[-1].end if found else 0) < len(word):
+        while (start := tokens[-1].end if tokens else 0) < len(word):
             prefix = self.continuing_subword_prefix if start else ""
-            for end in range(min(len(word), start + self.longest), start, -1):
-                piece = prefix + word[start:end]
-                if piece in self.vocabulary:
-                    found.append(Token(self.vocabulary[piece], piece, start, end))
+            for end in range(min(len(word), start + self.max_token_length), start, -1):
+                token = prefix + word[start:end]
+                if token in self.vocabulary:
+                    tokens.append(Token(self.vocabulary[token], token, start, end))
                     break
             else:
                 return self._unknown(word)
-        return found
+        return tokens
 
     def _unknown(self, word: str) -> list[Token]:
         if self.unk_token not in self.vocabulary:
@@ -46,16 +46,16 @@ class WordPiece:
         return [Token(self.vocabulary[self.unk_token], self.unk_token, 0, len(word))]
 
 
-def make(
+def _make(
     vocab: dict[str, int], unk_token: str, continuing_subword_prefix: str, max_input_chars_per_word: int
 ) -> WordPiece:
     """The model of a vocabulary."""
-    longest = max(map(len, vocab), default=0)
-    return WordPiece(vocab, unk_token, continuing_subword_prefix, max_input_chars_per_word, longest)
+    max_token_length = max(map(len, vocab), default=0)
+    return WordPiece(vocab, unk_token, continuing_subword_prefix, max_input_chars_per_word, max_token_length)
 
 
-KIND = Kind(
-    make,
+COMPONENT_TYPE = ComponentType(
+    _make,
     {
         "unk_token": Option(text),
         "continuing_subword_prefix": Option(text),

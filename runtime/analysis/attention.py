@@ -50,7 +50,7 @@ def words_of(text: str, encoding: Encoding) -> list[Word]:
     """The words of a text in order, each with its tokens; a token that is no word stands by itself."""
     spans = [(match.start(), match.end()) for match in WORD.finditer(text)]
     words: dict[tuple[int, int] | int, Word] = {}
-    for i, (piece, (start, end)) in enumerate(zip(encoding.pieces, encoding.offsets, strict=True)):
+    for i, (piece, (start, end)) in enumerate(zip(encoding.tokens, encoding.offsets, strict=True)):
         characters = text[start:end]
         first = start + len(characters) - len(characters.lstrip())
         span = next((span for span in spans if span[0] <= first < min(span[1], end)), None)

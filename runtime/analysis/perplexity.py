@@ -34,7 +34,7 @@ class Perplexity:
 
 def before_text(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before a text, which each window begins with."""
-    bare, full = (tokenizer.encode("a", special=special).ids for special in (False, True))
+    bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     return full[:at]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 from hypothesis import strategies as st
-from tfm.refimpl.tokenizers import characters
+from tfm.refimpl.tokenizers import character_classes
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 # Planes 4 to 13 are empty in every version, 15 and 16 are private.
@@ -63,21 +63,23 @@ def _bert(**options: bool) -> Callable[[str], str]:
 
 
 def _clean(character: str) -> str:
-    if character in "\0\ufffd" or characters.is_control(character):
+    if character in "\0\ufffd" or character_classes.is_control(character):
         return ""
-    return " " if characters.is_space(character) else character
+    return " " if character_classes.is_space(character) else character
 
 
 def _unaccented(character: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFD", character) if not characters.is_nonspacing(c))
+    return "".join(
+        c for c in unicodedata.normalize("NFD", character) if not character_classes.is_nonspacing(c)
+    )
 
 
 def _unmarked(character: str) -> str:
-    return "" if characters.is_mark(character) else character
+    return "" if character_classes.is_mark(character) else character
 
 
 def _neither(character: str) -> bool:
-    return not (characters.is_word(character) or characters.is_space(character))
+    return not (character_classes.is_word(character) or character_classes.is_space(character))
 
 
 def _of_category(name: str) -> set[str]:
@@ -102,10 +104,10 @@ TABLES: dict[str, Callable[[], set[str]]] = {
     "letters": lambda: _removed(_split(r"\p{L}"), _category("L")),
     "numbers": lambda: _removed(_split(r"\p{N}"), _category("N")),
     "cases": lambda: set().union(*map(_of_category, ("Lu", "Lt", "Lm", "Lo", "Ll", "M"))),
-    "space": lambda: _removed(pre_tokenizers.WhitespaceSplit(), characters.is_space),
-    "digits": lambda: _isolated(pre_tokenizers.Digits(individual_digits=True), characters.is_number),
+    "space": lambda: _removed(pre_tokenizers.WhitespaceSplit(), character_classes.is_space),
+    "digits": lambda: _isolated(pre_tokenizers.Digits(individual_digits=True), character_classes.is_number),
     "words": lambda: _isolated(pre_tokenizers.Whitespace(), _neither),
-    "punctuation": lambda: _removed(pre_tokenizers.Punctuation("removed"), characters.is_punctuation),
+    "punctuation": lambda: _removed(pre_tokenizers.Punctuation("removed"), character_classes.is_punctuation),
     "lowercase": lambda: _normalized(normalizers.Lowercase().normalize_str, str.lower),
     "marks": lambda: _normalized(normalizers.StripAccents().normalize_str, _unmarked),
     "nonspacing": lambda: _normalized(_bert(strip_accents=True), _unaccented),

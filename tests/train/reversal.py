@@ -28,7 +28,7 @@ def draw(rng: np.random.Generator, longest: int = LONGEST, letters: str = ascii_
 
 def tokenizer(texts: Iterable[str]) -> str:
     """Bytes, a mark to begin with, and one behind each text that is read."""
-    plan = training.train({}, "bpe", 258, special=(START, END)).plan
+    plan = training.train({}, "bpe", 258, special_tokens=(START, END)).definition
     around = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": END, "type_id": 0}}]
     marks = {END: {"id": END, "ids": [1], "tokens": [END]}}
     plan["post_processor"] = {

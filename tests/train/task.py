@@ -69,7 +69,7 @@ def trained(texts: Iterable[str], method: training.Method, size: int) -> str:
 
 def opened(tokenizer: str) -> Tokenizer:
     """The tokenizer of a model that has a logit for each of its tokens."""
-    return Tokenizer(tokenizer, len(read(tokenizer).ids))
+    return Tokenizer(tokenizer, len(read(tokenizer).vocabulary))
 
 
 def right(answers: Sequence[Any], wanted: Sequence[Any]) -> float:

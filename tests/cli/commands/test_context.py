@@ -146,7 +146,7 @@ def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):
     begin = perplexity.before_text(tokenizer)
     assert begin == [made.token_to_id("<s>")]
     text.write_text("the cat sat" * 30)
-    ids = tokenizer.encode(text.read_text(), special=False).ids
+    ids = tokenizer.encode(text.read_text(), add_special_tokens=False).ids
     told = tfm("context", tmp_path / "m", "--text", text, "--length", 12, "--way", "none", "--json").json
     wanted = by_hand(tmp_path / "m", config, np.array([*begin, *ids[:11]]))
     assert told["within"]["none"] == pytest.approx(np.exp(wanted.mean()), rel=1e-4)

@@ -54,12 +54,12 @@ def split(pattern: Any) -> dict[str, Any]:
         ("model.speed", 9, "model: BPE has no option 'speed'"),
         ("model.dropout", 0.1, "model.dropout must be null"),
         ("model.fuse_unk", 1, "model.fuse_unk must be true or false, got 1"),
-        ("model.vocab", {"a": 0, "b": 0}, "'a' and 'b' must have two ids"),
-        ("model.vocab", {"a": -1}, "'a' must have a number from 0, got -1"),
-        ("model.vocab", {"a" * 2000: 0}, "a piece may have 1024 characters"),
+        ("model.vocab", {"a": 0, "b": 0}, "'a' and 'b' must have different ids"),
+        ("model.vocab", {"a": -1}, "'a' must have an id from 0, got -1"),
+        ("model.vocab", {"a" * 2000: 0}, "a token may have 1024 characters"),
         ("model.vocab", ["a"], "model.vocab must be an object"),
-        ("model.merges", [["a", "zzzz"]], r"model.merges\[0\] must join two pieces"),
-        ("model.merges", ["abc"], r"model.merges\[0\] must be two pieces, got 'abc'"),
+        ("model.merges", [["a", "zzzz"]], r"model.merges\[0\] must join two tokens"),
+        ("model.merges", ["abc"], r"model.merges\[0\] must be two tokens, got 'abc'"),
         ("model.merges", 3, "model.merges must be a list"),
         ("model.byte_fallback", None, "model.byte_fallback must be true or false"),
         ("normalizer", {"type": "Nmt"}, "normalizer: type must be one of NFC, .* got 'Nmt'"),
@@ -107,7 +107,7 @@ def split(pattern: Any) -> dict[str, Any]:
         ("added_tokens.0.id", 5, r"added_tokens\[0\]: the id of .* must be \d+, got 5"),
         ("added_tokens.0.content", "", "content must be a text that isn't empty"),
         ("added_tokens.0.magic", True, r"added_tokens\[0\] must have"),
-        ("added_tokens.1", PLAN["added_tokens"][0], "must stand once"),
+        ("added_tokens.1", PLAN["added_tokens"][0], "must occur once"),
     ],
 )  # fmt: skip
 def test_what_is_refused(path: str, value: Any, message: str) -> None:
@@ -162,7 +162,7 @@ def test_limits_of_texts_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     made = Tokenizer(PLAN)
     with pytest.raises(LimitError, match="lone surrogates"):
         made.encode("a\ud800")
-    monkeypatch.setattr(module, "TEXT", 3)
+    monkeypatch.setattr(module, "MAX_TEXT", 3)
     with pytest.raises(LimitError, match="may have 3 characters, this one has 4"):
         made.encode("abcd")
     monkeypatch.setattr(module, "FILE_BYTES", 3)
@@ -200,7 +200,7 @@ def timed(made: Tokenizer, text: str) -> float:
 def test_a_file_written_is_the_file_read(tmp_path: Path) -> None:
     made = Tokenizer(PLAN)
     save(made, tmp_path / "tokenizer.json")
-    assert load(tmp_path).plan == PLAN == json.loads(dumps(made))
+    assert load(tmp_path).definition == PLAN == json.loads(dumps(made))
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
@@ -226,7 +226,7 @@ def test_a_charsmap_does_what_the_library_s_does(text: str) -> None:
     plan = normalized_by(CHARSMAP)
     got, want = Tokenizer(plan).encode(text), Library.from_str(json.dumps(plan)).encode(text)
     assert (got.ids, got.offsets) == (want.ids, want.offsets)
-    words = "".join(word.text for word in Tokenizer(plan).words(text))
+    words = "".join(word.text for word in Tokenizer(plan).pre_tokenize(text))
     assert words == normalizers.Precompiled(base64.b64decode(CHARSMAP)).normalize_str(text)
 
 

@@ -133,15 +133,15 @@ def plan(model: dict[str, Any], **parts: Any) -> dict[str, Any]:
 def same(ours: Tokenizer, library: Library, text: str, pair: str | None = None) -> None:
     """Encoded with and without special tokens, decoded with and without them."""
     for special in (True, False):
-        got = ours.encode(text, pair, special=special)
+        got = ours.encode(text, pair, add_special_tokens=special)
         want = library.encode(text, pair, add_special_tokens=special)
-        assert got.ids == want.ids, f"{text!r}: {got.pieces}, the library gives {want.tokens}"
-        assert got.pieces == want.tokens, f"{text!r}: {got.pieces}, the library gives {want.tokens}"
+        assert got.ids == want.ids, f"{text!r}: {got.tokens}, the library gives {want.tokens}"
+        assert got.tokens == want.tokens, f"{text!r}: {got.tokens}, the library gives {want.tokens}"
         assert got.offsets == want.offsets, f"{text!r}: {got.offsets}, the library gives {want.offsets}"
-        assert got.segments == want.type_ids
+        assert got.type_ids == want.type_ids
     for special in (True, False):
         decoded = library.decode(got.ids, skip_special_tokens=not special)
-        assert ours.decode(got.ids, special=special) == decoded, repr(text)
+        assert ours.decode(got.ids, skip_special_tokens=not special) == decoded, repr(text)
 
 
 def compared(stated: dict[str, Any], tables: tuple[str, ...], pieces: tuple[str, ...] = ()) -> None:
@@ -306,7 +306,7 @@ def test_the_real_vocabulary_of_smollm2(smollm2_gguf: Path) -> None:
 
 @pytest.mark.real
 def test_the_real_vocabulary_of_minilm(minilm: Path) -> None:
-    stated = load(minilm).plan
+    stated = load(minilm).definition
     compared(stated, BERT_TABLES, ("[CLS]", "[MASK]", "the", "tion", "un", "12", "naïve"))
     library = Library.from_file(str(minilm / "tokenizer.json"))
     library.no_padding()
@@ -317,7 +317,7 @@ def test_the_real_vocabulary_of_minilm(minilm: Path) -> None:
 def prose(ours: Tokenizer, library: Library) -> None:
     """Long texts of words: the merges of the whole vocabulary, not those of a few characters."""
     rng = random.Random(0)
-    pieces = [p for p in ours.pieces.values() if p.isprintable()]
+    pieces = [p for p in ours.tokens.values() if p.isprintable()]
     for _ in range(20):
         same(ours, library, " ".join(rng.choices(pieces, k=200)))
 

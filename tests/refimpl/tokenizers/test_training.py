@@ -57,7 +57,12 @@ def test_merges_on_words_full_of_ties(
     words: dict[str, int], size: int, min_frequency: int, longest: int | None, special: tuple[str, ...]
 ) -> None:
     ids, merges = bpe_training.train(
-        words, size, min_frequency=min_frequency, max_token_length=longest, special=special, alphabet="xa"
+        words,
+        size,
+        min_frequency=min_frequency,
+        max_token_length=longest,
+        special_tokens=special,
+        initial_alphabet="xa",
     )
     want = by_library(
         words, vocab_size=size, min_frequency=min_frequency, max_token_length=longest,
@@ -70,7 +75,7 @@ def test_merges_on_words_full_of_ties(
 @pytest.mark.parametrize("size", [300, 700, 3000])
 def test_byte_level_merges_on_prose(size: int) -> None:
     lines = prose(1, 300)
-    made = training.train(training.count_words(lines, "bpe"), "bpe", size, special=["<s>", "</s>"])
+    made = training.train(training.count_words(lines, "bpe"), "bpe", size, special_tokens=["<s>", "</s>"])
     library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -79,14 +84,14 @@ def test_byte_level_merges_on_prose(size: int) -> None:
     )  # fmt: skip
     library.train_from_iterator(lines, trainer)
     want = json.loads(library.to_str())["model"]
-    assert made.plan["model"]["vocab"] == want["vocab"]
-    assert made.plan["model"]["merges"] == want["merges"]
-    assert Library.from_str(json.dumps(made.plan)).encode(lines[0]).ids == made.encode(lines[0]).ids
+    assert made.definition["model"]["vocab"] == want["vocab"]
+    assert made.definition["model"]["merges"] == want["merges"]
+    assert Library.from_str(json.dumps(made.definition)).encode(lines[0]).ids == made.encode(lines[0]).ids
     for less in (280, 290):
-        short, own = training.shortened(made, less), training.train(
-            training.count_words(lines, "bpe"), "bpe", less, special=["<s>", "</s>"]
+        short, own = training.truncate_vocabulary(made, less), training.train(
+            training.count_words(lines, "bpe"), "bpe", less, special_tokens=["<s>", "</s>"]
         )  # fmt: skip
-        assert short.plan["model"] == own.plan["model"]
+        assert short.definition["model"] == own.definition["model"]
 
 
 def test_affixes_and_a_limited_alphabet() -> None:
@@ -100,10 +105,10 @@ def test_affixes_and_a_limited_alphabet() -> None:
 
 
 def test_the_limits() -> None:
-    with pytest.raises(LimitError, match="at least 1 piece"):
+    with pytest.raises(LimitError, match="at least 1 token"):
         bpe_training.train({"a": 1}, 0)
     with pytest.raises(LimitError, match="room for 3 characters"):
-        unigram_training.train({"abc": 1}, 3, special=["<unk>"])
+        unigram_training.train({"abc": 1}, 3, special_tokens=["<unk>"])
 
 
 def by_library_unigram(words: dict[str, int], size: int) -> list[tuple[str, float]]:
@@ -121,7 +126,7 @@ def test_unigram_seeds_and_em_are_those_of_the_library() -> None:
     what is expected less than half a time. Characters that EM dropped come back with scores that the
     library numbers in the order of a hash table, 0.0001 apart."""
     words = Counter(word for line in prose(2, 200) for word in line.split())
-    scored, unknown = unigram_training.train(words, 5000, special=["<unk>"], unk_token="<unk>")
+    scored, unknown = unigram_training.train(words, 5000, special_tokens=["<unk>"], unk_token="<unk>")
     got, want = dict(scored), dict(by_library_unigram(words, 5000))
     assert unknown == 0
     assert got.keys() == want.keys()
@@ -140,7 +145,7 @@ def likelihood(scored: list[tuple[str, float]], words: dict[str, int]) -> float:
 @pytest.mark.parametrize("size", [120, 300])
 def test_a_pruned_unigram_is_as_likely_as_the_library_s(size: int) -> None:
     words = Counter("▁" + word for line in prose(3, 400) for word in line.split())
-    scored, _ = unigram_training.train(words, size, special=["<unk>"], unk_token="<unk>")
+    scored, _ = unigram_training.train(words, size, special_tokens=["<unk>"], unk_token="<unk>")
     want = by_library_unigram(words, size)
     assert len(scored) == len(want) == size
     ours, theirs = likelihood(scored, words), likelihood(want, words)
@@ -177,7 +182,7 @@ def test_the_lattice_against_all_ways(word: str, n: int) -> None:
     assert sum(e.score for e in lattice.viterbi()) == pytest.approx(ways[0][0])
     total = log(sum(exp(score) for score, _ in ways))
     expected = [0.0] * len(PIECES)
-    assert lattice.expected(2.0, expected) == pytest.approx(total)
+    assert lattice.add_expected_counts(2.0, expected) == pytest.approx(total)
     for i, (piece, _) in enumerate(PIECES[1:], 1):
         want = 2 * sum(exp(score - total) * way.count(piece) for score, way in ways)
         assert expected[i] == pytest.approx(want)
@@ -190,7 +195,7 @@ def test_ways_are_drawn_by_their_probability(alpha: float) -> None:
     ways = {way: exp(alpha * score) for score, way in all_ways(word)}
     total = sum(ways.values())
     found = Counter(
-        tuple(t.piece for t in MODEL.sample(word, alpha, [rng.random() for _ in word])) for _ in range(draws)
+        tuple(t.value for t in MODEL.sample(word, alpha, [rng.random() for _ in word])) for _ in range(draws)
     )
     assert found.keys() <= ways.keys()
     for way, weight in ways.items():

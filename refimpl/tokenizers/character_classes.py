@@ -1,10 +1,10 @@
-"""Classes of characters, as the patterns and splits of tokenizers name them.
+"""Character classes: what patterns and pre-tokenizers test a character for.
 
 General categories are those of the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
-`tokenizers` library carries tables of its own, of five ages: Oniguruma's and Rust's are newer,
-`unicode_categories` (its punctuation and its controls) stands at Unicode 8. Where the two disagree
-about a character, so may the tokens; tests/refimpl/tokenizers/test_oracles.py counts those
-characters, nearly all of them assigned after the older of the two tables.
+`tokenizers` library has tables of its own, of five Unicode versions: Oniguruma's and Rust's are newer,
+`unicode_categories` (punctuation and controls) is Unicode 8. Where two tables disagree about a character, so
+may the tokens; tests/refimpl/tokenizers/test_oracles.py counts those characters, nearly all of them assigned
+after the older of the two tables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TypeAlias
 
-Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points from, to (both in), apart and ascending
+Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points (first, last), ascending, without overlap
 
 LAST = 0x10FFFF
 # Unicode's White_Space. Python's str.isspace() also takes 1C to 1F.
@@ -24,7 +24,7 @@ WHITESPACE: Ranges = (
 )  # fmt: skip
 _SPACES = frozenset(chr(c) for low, high in WHITESPACE for c in range(low, high + 1))
 _ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-# Letters in circles and squares are symbols, yet alphabetic (PropList's Other_Alphabetic).
+# Letters in circles and squares are symbols but alphabetic (PropList's Other_Alphabetic).
 _CIRCLED: Ranges = ((0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189))
 _JOINERS: Ranges = ((0x200C, 0x200D),)
 _CJK: Ranges = (
@@ -35,13 +35,13 @@ _CJK: Ranges = (
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """The same code points in ascending ranges that don't touch."""
-    made: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
-        if made and low <= made[-1][1] + 1:
-            made[-1] = (made[-1][0], max(high, made[-1][1]))
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
         else:
-            made.append((low, high))
-    return tuple(made)
+            merged.append((low, high))
+    return tuple(merged)
 
 
 def complement(ranges: Ranges) -> Ranges:
@@ -92,9 +92,9 @@ def is_word(character: str) -> bool:
 
 
 def is_cjk(character: str) -> bool:
-    """True in the blocks of Han that BERT sets apart (Devlin et al. 2019, tokenization.py).
+    """True in the blocks of Han that BERT separates (Devlin et al. 2019, tokenization.py).
 
-    Its block E is written 2B920 where Unicode has 2B820; kept, since vocabularies were made with it.
+    BERT writes 2B920 for block E where Unicode has 2B820; kept, since vocabularies were merged with it.
     """
     return character in _members("cjk")
 

@@ -1,4 +1,4 @@
-"""Reading the components of a tokenizer.json: every option is known and of its type, or an error names it."""
+"""Readers of the components of a tokenizer.json; an option that is unknown or of another type is an error."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from typing import Any, TypeAlias
 
 from ..errors import CheckpointError
 
-Reader: TypeAlias = Callable[[Any, str], Any]  # a value and where it stands -> what it means
+Reader: TypeAlias = Callable[[Any, str], Any]  # (JSON value, its path in the file) -> checked value
 REQUIRED = object()
-STEPS = 64  # components of a sequence
-LETTERS = 256  # characters of a text that is put into others
+MAX_STEPS = 64  # components of a sequence
+MAX_CHARACTERS = 256  # of a text that is inserted into others
 
 
 @dataclass(frozen=True)
 class Option:
-    """How an option reads, and what it is where it is left out."""
+    """The reader of an option, and its value where the file leaves it out."""
 
     read: Reader
     default: Any = REQUIRED
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A type of component: what makes it of its options."""
+class ComponentType:
+    """A type of component: the function that builds it from its options."""
 
     make: Callable[..., Any]
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
-def component(value: Any, kinds: Mapping[str, Kind], where: str) -> Any:
-    """The component that a JSON object states, or CheckpointError with the name of what is wrong."""
+def read_component(value: Any, types: Mapping[str, ComponentType], where: str) -> Any:
+    """The component that a JSON object describes; CheckpointError names what is wrong."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be an object, got {value!r:.60}")
     name = value.get("type")
-    if not isinstance(name, str) or name not in kinds:
-        raise CheckpointError(f"{where}: type must be one of {', '.join(kinds)}, got {name!r:.60}")
-    kind = kinds[name]
-    if unknown := sorted(value.keys() - kind.options.keys() - {"type"}):
+    if not isinstance(name, str) or name not in types:
+        raise CheckpointError(f"{where}: type must be one of {', '.join(types)}, got {name!r:.60}")
+    component_type = types[name]
+    if unknown := sorted(value.keys() - component_type.options.keys() - {"type"}):
         raise CheckpointError(f"{where}: {name} has no option {unknown[0]!r:.60}")
-    given: dict[str, Any] = {}
-    for key, option in kind.options.items():
+    options: dict[str, Any] = {}
+    for key, option in component_type.options.items():
         if key in value:
-            given[key] = option.read(value[key], f"{where}.{key}")
+            options[key] = option.read(value[key], f"{where}.{key}")
         elif option.default is REQUIRED:
             raise CheckpointError(f"{where}: {name} must have {key}")
         else:
-            given[key] = option.default
-    return kind.make(**given)
+            options[key] = option.default
+    return component_type.make(**options)
 
 
 def _typed(kind: type, name: str, least: int | None = None, most: int | None = None) -> Reader:
@@ -64,13 +64,13 @@ def _typed(kind: type, name: str, least: int | None = None, most: int | None = N
 
 
 flag = _typed(bool, "true or false")
-text = _typed(str, f"a text of at most {LETTERS} characters", most=LETTERS)
+text = _typed(str, f"a text of at most {MAX_CHARACTERS} characters", most=MAX_CHARACTERS)
 character = _typed(str, "one character", 1, 1)
 count = _typed(int, "a whole number from 0", 0, 2**32 - 1)
 
 
 def one_of(*names: str) -> Reader:
-    """One of a few words."""
+    """One of these words."""
 
     def read(value: Any, where: str) -> str:
         if value not in names or not isinstance(value, str):
@@ -81,12 +81,12 @@ def one_of(*names: str) -> Reader:
 
 
 def nullable(read: Reader) -> Reader:
-    """null, or what `read` reads."""
+    """null, or a value for `read`."""
     return lambda value, where: None if value is None else read(value, where)
 
 
-def listed(read: Reader, most: int = STEPS) -> Reader:
-    """A list of what `read` reads, each."""
+def listed(read: Reader, most: int = MAX_STEPS) -> Reader:
+    """A list of values for `read`."""
 
     def read_all(values: Any, where: str) -> list[Any]:
         if not isinstance(values, list) or len(values) > most:

@@ -1,7 +1,7 @@
-"""Unicode normalization (UAX 15) that says which characters became which.
+"""Unicode normalization (UAX 15) that tells which characters became which.
 
-`unicodedata.normalize` gives the text alone. Offsets need the correspondence, so the algorithm is
-written out: decompose each character, put marks in canonical order, and compose again.
+`unicodedata.normalize` returns only the text. Offsets need the correspondence, so the algorithm is written
+out here: decompose each character, put marks in canonical order, and compose again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 from unicodedata import combining, normalize
 
-Change: TypeAlias = tuple[str, int]  # see aligned.py
+Change: TypeAlias = tuple[str, int]  # (character, change): see normalized_string.py
 
 
 def decomposed(text: str, compatible: bool) -> Iterator[Change]:
@@ -31,11 +31,11 @@ def decomposed(text: str, compatible: bool) -> Iterator[Change]:
 def composed(text: str, compatible: bool) -> Iterator[Change]:
     """NFC or, `compatible`, NFKC.
 
-    A composed character stands for all that went into it: of changes a and b it has a + b - 1, since
-    a change c stands for 1 - c old characters.
+    A composed character stands for all its parts: those with changes a and b give a + b − 1, since a change c
+    stands for 1 − c old characters.
     """
     starter: Change | None = None
-    between: list[Change] = []  # what follows the starter and didn't join it
+    between: list[Change] = []  # marks after the starter that weren't composed with it
     last = 0  # combining class of the last of them
     for new, change in decomposed(text, compatible):
         rank = combining(new)
