@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,20 @@ from ..console import out, say
 from ..options import Context, Kv, Quant, Ranges, Target
 
 GROUP = "Make and check models"
+# How the parameters that the library's errors name are called here.
+FLAGS = {
+    "quant=": "--quant ",
+    "target=": "--target ",
+    "kv=": "--kv ",
+    "table_bits=": "--table ",
+    "table_bits": "--table",
+    "strict=True": "--strict",
+    "calibration.method": "--ranges",
+    "calibration.alpha": "--smooth",
+    "calibration goes": "--calibrate goes",
+    "calibration:": "--calibrate FILE:",
+}
+PARAMETERS = re.compile("|".join(rf"\b{re.escape(name)}" for name in FLAGS))
 
 
 def command(
@@ -65,17 +80,22 @@ def command(
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.quantization.plan import Calibration
 
-    export(
-        checkpoint,
-        directory,
-        target=target,
-        quant=quant,
-        kv=kv,
-        table_bits=table,
-        strict=strict,
-        calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),
-        opset=opset,
-        verify=verify,
-        progress=say,
-    )
+    try:
+        calibration = None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth)
+        export(
+            checkpoint,
+            directory,
+            target=target,
+            quant=quant,
+            kv=kv,
+            table_bits=table,
+            strict=strict,
+            calibration=calibration,
+            opset=opset,
+            verify=verify,
+            progress=say,
+        )
+    except ExportError as error:
+        message = PARAMETERS.sub(lambda parameter: FLAGS[parameter[0]], str(error))
+        raise type(error)(message) from None
     out(str(directory))

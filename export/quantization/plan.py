@@ -35,9 +35,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise ExportError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r:.40}")
+            raise ExportError(f"calibration.method must be one of {', '.join(get_args(Method))}, got {self.method!r:.40}")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ExportError(f"alpha must be 0 to 1, got {self.alpha}")
+            raise ExportError(f"calibration.alpha must be 0 to 1, got {self.alpha}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     """Raise ExportError when a scheme lacks its calibration, or has one that it doesn't use."""
     if scheme.calibrated and calibration is None:
         raise ExportError(
-            f"quant={scheme.name} needs a calibration: a text like those that the model will read, "
+            f"quant={scheme.name} needs calibration: a text like those that the model will read, "
             "from which each activation gets its range"
         )
     if scheme.calibrated or calibration is None:
@@ -65,11 +65,11 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     calibrated = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated)
     if kv == "float":
         raise ExportError(
-            f"a calibration goes with quant={calibrated} and kv=int8, got quant={scheme.name} kv={kv}"
+            f"calibration goes with quant={calibrated} and kv=int8, got quant={scheme.name} kv={kv}"
         )
     if (calibration.method, calibration.alpha) != ("minmax", None):
         raise ExportError(
-            f"method and alpha of a calibration go with quant={calibrated}, got quant={scheme.name}"
+            f"calibration.method and calibration.alpha go with quant={calibrated}, got quant={scheme.name}"
         )
 
 

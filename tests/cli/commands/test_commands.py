@@ -214,6 +214,29 @@ def test_chat_keeps_the_conversation(tfm, bundle, monkeypatch):
     assert ran.err.splitlines() == ["(ended after 5 tokens)"] * 3
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--table", 4, "--quant", "int8"), "--table 4 goes with --quant int4, got --quant int8"),
+        (("--table", 5), "--table must be 4 or 8, got 5"),
+        (("--strict",), "--strict goes with --quant keep"),
+        (
+            ("--quant", "int8-static", "--target", "standard"),
+            "--quant int8-static needs --calibrate FILE: a text",
+        ),
+        (("--calibrate", __file__), "--calibrate goes with --quant int8-static and --kv int8, got"),
+        (
+            ("--calibrate", __file__, "--ranges", "entropy", "--kv", "int8"),
+            "--ranges and --smooth go with --quant int8-static",
+        ),
+        (("--calibrate", __file__, "--smooth", 2), "--smooth must be 0 to 1, got 2.0"),
+        (("--quant", "int8-dynamic", "--target", "ort-cuda"), "use --quant int8"),
+    ],
+)
+def test_errors_of_an_export_name_the_options_of_the_command_line(tfm, checkpoint, tmp_path, options, words):
+    tfm("export", checkpoint, tmp_path / "out", *options).failed(7, words)
+
+
 def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
     ran = tfm("export", checkpoint, tmp_path / "out", "--quant", "int4", "--table", 4, "--no-verify")
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")

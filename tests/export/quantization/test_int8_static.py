@@ -218,7 +218,7 @@ def test_what_is_missing_or_useless_is_said(tmp_path: Path):
     checkpoint, out = saved(tmp_path, GATED), tmp_path / "bundle"
     text = tmp_path / "text.txt"
     good = Calibration(text)
-    refused("needs a calibration: a text", checkpoint, out)
+    refused("needs calibration: a text", checkpoint, out)
     refused("kv=int8, got quant=int8 kv=float", checkpoint, out, quant="int8", calibration=good)
     refused("use target=standard", checkpoint, out, target="ort-cpu", calibration=good)
     refused("use quant=int8", checkpoint, out, target="ort-cuda", calibration=good)
@@ -228,9 +228,9 @@ def test_what_is_missing_or_useless_is_said(tmp_path: Path):
         why = "it is empty" if name == "empty" else "must be a text in UTF-8"
         refused(why, checkpoint, out, calibration=Calibration(tmp_path / name))
     refused("has no tokenizer", replace(checkpoint, tokenizer=None), out, calibration=good)
-    with pytest.raises(ExportError, match="method must be one of minmax"):
+    with pytest.raises(ExportError, match="calibration.method must be one of minmax"):
         Calibration(text, "mean")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ExportError, match=r"alpha must be 0 to 1, got 1\.5"):
+    with pytest.raises(ExportError, match=r"calibration\.alpha must be 0 to 1, got 1\.5"):
         Calibration(text, "minmax", 1.5)
 
 
