@@ -14,7 +14,7 @@ import numpy as np
 
 from ...refimpl.calibrate import smooth
 from ...refimpl.checkpoint.open import Checkpoint
-from ...refimpl.config import LM, Config
+from ...refimpl.config import Config, Encoder
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
@@ -35,7 +35,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise ExportError(f"calibration.method must be one of {', '.join(get_args(Method))}, got {self.method!r:.40}")
+            raise ExportError(
+                f"calibration.method must be one of {', '.join(get_args(Method))}, got {self.method!r:.40}"
+            )
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ExportError(f"calibration.alpha must be 0 to 1, got {self.alpha}")
 
@@ -77,7 +79,7 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
     """Raise ExportError when a decoder's keys and values can't be kept as asked."""
     if kv not in ("float", "int8"):
         raise ExportError(f"kv must be float or int8, got {kv!r:.40}")
-    if kv == "int8" and not isinstance(config.head, LM):
+    if kv == "int8" and isinstance(config, Encoder):
         raise ExportError("kv=int8 is for the keys and values of a decoder, and this model has no decoder")
     if kv == "int8" or config.rounds_cache:
         if target.float_cache is not None:

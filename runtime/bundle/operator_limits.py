@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...refimpl.config import LM, Alibi, Attention, Config, RelativeBias, Rope
+from ...refimpl.config import Alibi, Attention, Config, Encoder, RelativeBias, Rope
 from . import window_sizes
 from .targets import CacheKind, Target
 
@@ -14,7 +14,7 @@ def refusals(target: Target, config: Config) -> tuple[str, ...]:
 
 def cache(target: Target, config: Config) -> CacheKind:
     """How a bundle for the target keeps a decoder's keys and values."""
-    if not isinstance(config.head, LM):
+    if isinstance(config, Encoder):
         return "none"
     if not target.fused or group_query(config):
         return "copied"

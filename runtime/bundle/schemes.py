@@ -22,11 +22,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from ...refimpl.config import LM
 from ...refimpl.errors import ExportError
 from .targets import FloatType, Target
 
-if TYPE_CHECKING:  # the command line imports this module for its choices, and shouldn't wait for a Config
+if TYPE_CHECKING:
     from ...refimpl.config import Config
 
 SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "int4", "keep"]
@@ -156,9 +155,11 @@ def default(config: Config, target: Target) -> Scheme:
     An encoder's work is prefill, which 8 bits a column serve best where a target takes them. A decoder's work
     is reading weights, which is as fast with blocks, and closer.
     """
+    from ...refimpl.config import Encoder  # the command line imports this module for its choices alone
+
     dynamic = SCHEMES["int8-dynamic"]
-    reads = not isinstance(config.head, LM)
-    return dynamic if reads and target.name not in dynamic.refused else SCHEMES["int8"]
+    takes_dynamic = target.name not in dynamic.refused
+    return dynamic if isinstance(config, Encoder) and takes_dynamic else SCHEMES["int8"]
 
 
 def check_target(scheme: Scheme, target: Target) -> None:

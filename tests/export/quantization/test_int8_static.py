@@ -228,7 +228,7 @@ def test_what_is_missing_or_useless_is_said(tmp_path: Path):
         why = "it is empty" if name == "empty" else "must be a text in UTF-8"
         refused(why, checkpoint, out, calibration=Calibration(tmp_path / name))
     refused("has no tokenizer", replace(checkpoint, tokenizer=None), out, calibration=good)
-    with pytest.raises(ExportError, match="calibration.method must be one of minmax"):
+    with pytest.raises(ExportError, match=r"calibration\.method must be one of minmax"):
         Calibration(text, "mean")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ExportError, match=r"calibration\.alpha must be 0 to 1, got 1\.5"):
         Calibration(text, "minmax", 1.5)
