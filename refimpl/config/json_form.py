@@ -29,9 +29,9 @@ TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, HeadNorm, FullAttention, Window, Attention, Gated, Plain, MoE, Layer, Learned, Sinusoidal,
-        Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, LM, MaskedLM, Classify, Tag,
-        QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
+        RelativeBias, HeadNorm, FullAttention, Window, Attention, Gated, Plain, MoE, Layer, Learned,
+        Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, LM, MaskedLM, Classify,
+        Tag, QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
     )
 }  # fmt: skip
 

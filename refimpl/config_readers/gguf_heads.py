@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..config import Classify, Dense, Pool, Pooling
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from .gguf_metadata import rows
 from .keys import Keys
 
@@ -36,7 +37,7 @@ def gguf_head(keys: Keys, source: Source, dense: Dense, pooling: int | None = 2)
     return Classify(count, POOLINGS[pooling], dense, kind="regression")
 
 
-CLASSIFIER = """
+CLASSIFIER = weight_map("""
     for Classify:
     head.dense.weight <- cls.weight : transpose
     head.dense.bias <- cls.bias
@@ -44,4 +45,4 @@ CLASSIFIER = """
     head.norm.bias <- cls.norm.bias
     head.out.weight <- cls.output.weight : table transpose
     head.out.bias <- cls.output.bias
-"""
+""")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from .keys import Keys
 from .layers import head_size
 
@@ -51,7 +52,7 @@ def own_head_size(keys: Keys) -> int:
 
 
 # Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. Groups are undone.
-FUSED = """
+FUSED = weight_map("""
     embedding.table <- token_embd.weight
     decoder.positions <- position_embd.weight
     decoder.first_norm.weight <- token_embd_norm.weight
@@ -71,10 +72,10 @@ FUSED = """
     decoder.norm.weight <- output_norm.weight
     decoder.norm.bias <- output_norm.bias
     head.table <- output.weight
-"""
+""")
 
 # Decoders of Llama's form, but for their queries and keys.
-_LLAMA = """
+_LLAMA = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
     decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
@@ -90,22 +91,20 @@ _LLAMA = """
     decoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
     decoder.norm.weight <- output_norm.weight
     head.table <- output.weight
-"""
+""")
 # As Qwen has them; and as the converter permutes Llama's, SmolLM3's and Granite's.
-STRAIGHT = f"""
-    {_LLAMA}
-    decoder.layers.{{i}}.attn.wq <- blk.{{i}}.attn_q.weight : transpose
-    decoder.layers.{{i}}.attn.wk <- blk.{{i}}.attn_k.weight : transpose
-    decoder.layers.{{i}}.attn.bq <- blk.{{i}}.attn_q.bias
-    decoder.layers.{{i}}.attn.bk <- blk.{{i}}.attn_k.bias
-    decoder.layers.{{i}}.attn.q_norm <- blk.{{i}}.attn_q_norm.weight
-    decoder.layers.{{i}}.attn.k_norm <- blk.{{i}}.attn_k_norm.weight
-"""
-PERMUTED = f"""
-    {_LLAMA}
-    decoder.layers.{{i}}.attn.wq <- blk.{{i}}.attn_q.weight : unpermute transpose
-    decoder.layers.{{i}}.attn.wk <- blk.{{i}}.attn_k.weight : unpermute transpose
-    decoder.layers.{{i}}.attn.bq <- blk.{{i}}.attn_q.bias : unpermute
-    decoder.layers.{{i}}.attn.bk <- blk.{{i}}.attn_k.bias : unpermute
+STRAIGHT = _LLAMA + weight_map("""
+    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : transpose
+    decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : transpose
+    decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias
+    decoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias
+    decoder.layers.{i}.attn.q_norm <- blk.{i}.attn_q_norm.weight
+    decoder.layers.{i}.attn.k_norm <- blk.{i}.attn_k_norm.weight
+""")
+PERMUTED = _LLAMA + weight_map("""
+    decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : unpermute transpose
+    decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : unpermute transpose
+    decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias : unpermute
+    decoder.layers.{i}.attn.bk <- blk.{i}.attn_k.bias : unpermute
     rope_freqs == rope_freqs.weight
-"""
+""")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..config import Decoder, Gated, MoE
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from .keys import Keys
 
 
@@ -47,7 +48,7 @@ def mixed(
     return replace(plain, stack=replace(plain.stack, layers=layers))
 
 
-EXPERTS = """
+EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.router <- blk.{i}.ffn_gate_inp.weight : transpose
     decoder.layers.{i}.mlp.experts.{e}.gate <- blk.{i}.ffn_gate_exps.weight[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.up <- blk.{i}.ffn_up_exps.weight[{e}] : transpose
@@ -56,4 +57,4 @@ EXPERTS = """
     decoder.layers.{i}.mlp.shared.up <- blk.{i}.ffn_up_shexp.weight : transpose
     decoder.layers.{i}.mlp.shared.down <- blk.{i}.ffn_down_shexp.weight : transpose
     decoder.layers.{i}.mlp.shared_gate <- blk.{i}.ffn_gate_inp_shexp.weight : column
-"""
+""")

@@ -6,8 +6,8 @@ A family states
     ARCHITECTURES    transformers' class -> task, what the head says; the first stands where none is named
     config           (keys, task) -> Config
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors
-    WEIGHTS          the language of `refimpl.weights.weight_map`, names without PREFIX; the lines of all heads but
-                     those of decoders that read whole texts, which are `READING`
+    WEIGHTS          which tensor is which leaf (`refimpl.weights.weight_map`), names without PREFIX; all heads,
+                     except those of decoders that read whole texts, which are `READING`
     GGUF             its dialect in that format, or None
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +28,7 @@ from ..config_readers.keys import ANY, HARMLESS, Keys
 from ..errors import ConfigError
 from ..formats.tensor_source import Source
 from ..weights.loader import Leaves
+from ..weights.weight_map import WeightMap, weight_map
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
 # How transformers names the class of what reads whole texts for each task.
@@ -56,7 +56,7 @@ def decoders(
 
 
 # The heads of what could write and reads whole texts: transformers names them alike in all families.
-READING = """
+READING = weight_map("""
     nothing <- lm_head.weight
     nothing <- embed_out.weight
     head.dense.weight <- (decoder.project_out|classification_head.dense).weight : transpose
@@ -67,7 +67,7 @@ READING = """
     for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
-"""
+""")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Gguf:
 
     architecture: str
     config: Callable[[Keys, Source], Config]
-    weights: str
+    weights: WeightMap
     encoder: Gguf | None = None
 
     @property
@@ -92,7 +92,7 @@ class Family(Protocol):
     MODEL_TYPES: tuple[str, ...]
     ARCHITECTURES: Mapping[str, Task]
     PREFIX: str
-    WEIGHTS: str
+    WEIGHTS: WeightMap
     GGUF: Gguf | None
 
     def config(self, keys: Keys, task: Task) -> Config: ...
@@ -144,11 +144,10 @@ def read_config(
 def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
     """The leaves of a Config that a family's checkpoint holds."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
-    if not isinstance(config.head, LM) and re.search(r"(?m)^\s*decoder\.", table):
-        table += READING
-        prefixes += (
-            ["transformer."] if isinstance(config.head, QuestionAnswering) else []
-        )  # as in some classes for it
+    if not isinstance(config.head, LM) and table.has("decoder"):
+        table = table + READING
+        if isinstance(config.head, QuestionAnswering):
+            prefixes.append("transformer.")  # as some of transformers' classes for it have
     return Leaves(config, source, table, prefixes)
 
 

@@ -22,6 +22,7 @@ from ..config import (
 )
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
+from ..weights.weight_map import weight_map
 from . import Task
 
 MODEL_TYPES = ("bart",)
@@ -104,7 +105,7 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
 
 
 # What the encoder has and the decoder too.
-_STACK = """
+_STACK = weight_map("""
     encoder.positions <- encoder.embed_positions.weight
     waves == encoder.embed_positions.weight
     encoder.first_norm.weight <- encoder.layernorm_embedding.weight
@@ -132,26 +133,30 @@ _STACK = """
     encoder.norm.weight <- encoder.layer_norm.weight
     encoder.norm.bias <- encoder.layer_norm.bias
     nothing <- encoder.version
-"""
-WEIGHTS = f"""
+""")
+WEIGHTS = (
+    weight_map("""
     embedding.table <- (shared|decoder.embed_tokens|encoder.embed_tokens).weight
     embedding.table == decoder.embed_tokens.weight
     embedding.table == encoder.embed_tokens.weight
-    {_STACK}
-    {_STACK.replace("encoder.", "decoder.")}
-    decoder.layers.{{i}}.cross_pre.weight <- decoder.layers.{{i}}.encoder_attn_layer_norm.weight
-    decoder.layers.{{i}}.cross_pre.bias <- decoder.layers.{{i}}.encoder_attn_layer_norm.bias
-    decoder.layers.{{i}}.cross_after.weight <- decoder.layers.{{i}}.encoder_attn_layer_norm.weight
-    decoder.layers.{{i}}.cross_after.bias <- decoder.layers.{{i}}.encoder_attn_layer_norm.bias
-    decoder.layers.{{i}}.cross.wq <- decoder.layers.{{i}}.encoder_attn.q_proj.weight : transpose
-    decoder.layers.{{i}}.cross.bq <- decoder.layers.{{i}}.encoder_attn.q_proj.bias
-    decoder.layers.{{i}}.cross.wk <- decoder.layers.{{i}}.encoder_attn.k_proj.weight : transpose
-    decoder.layers.{{i}}.cross.bk <- decoder.layers.{{i}}.encoder_attn.k_proj.bias
-    decoder.layers.{{i}}.cross.wv <- decoder.layers.{{i}}.encoder_attn.v_proj.weight : transpose
-    decoder.layers.{{i}}.cross.bv <- decoder.layers.{{i}}.encoder_attn.v_proj.bias
-    decoder.layers.{{i}}.cross.wo <- decoder.layers.{{i}}.encoder_attn.out_proj.weight : transpose
-    decoder.layers.{{i}}.cross.bo <- decoder.layers.{{i}}.encoder_attn.out_proj.bias
+""")
+    + _STACK
+    + _STACK.renamed({"encoder.": "decoder."})
+    + weight_map("""
+    decoder.layers.{i}.cross_pre.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
+    decoder.layers.{i}.cross_pre.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
+    decoder.layers.{i}.cross_after.weight <- decoder.layers.{i}.encoder_attn_layer_norm.weight
+    decoder.layers.{i}.cross_after.bias <- decoder.layers.{i}.encoder_attn_layer_norm.bias
+    decoder.layers.{i}.cross.wq <- decoder.layers.{i}.encoder_attn.q_proj.weight : transpose
+    decoder.layers.{i}.cross.bq <- decoder.layers.{i}.encoder_attn.q_proj.bias
+    decoder.layers.{i}.cross.wk <- decoder.layers.{i}.encoder_attn.k_proj.weight : transpose
+    decoder.layers.{i}.cross.bk <- decoder.layers.{i}.encoder_attn.k_proj.bias
+    decoder.layers.{i}.cross.wv <- decoder.layers.{i}.encoder_attn.v_proj.weight : transpose
+    decoder.layers.{i}.cross.bv <- decoder.layers.{i}.encoder_attn.v_proj.bias
+    decoder.layers.{i}.cross.wo <- decoder.layers.{i}.encoder_attn.out_proj.weight : transpose
+    decoder.layers.{i}.cross.bo <- decoder.layers.{i}.encoder_attn.out_proj.bias
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
     head.bias <- final_logits_bias : row
-"""
+""")
+)

@@ -23,6 +23,7 @@ from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, heads
 
 MODEL_TYPES = ("bert",)
@@ -88,7 +89,7 @@ def build(
     return Encoder(embedding, Stack((layer,) * layers, None, positions, norm), head, positions.size)
 
 
-TRUNK = """
+TRUNK = weight_map("""
     embedding.table <- embeddings.word_embeddings.weight
     embedding.token_types <- embeddings.token_type_embeddings.weight
     encoder.positions <- embeddings.position_embeddings.weight
@@ -111,9 +112,8 @@ TRUNK = """
     encoder.layers.{i}.mlp_after.weight <- encoder.layer.{i}.output.LayerNorm.(weight|gamma)
     encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.output.LayerNorm.(bias|beta)
     position_ids == embeddings.position_ids
-"""
-WEIGHTS = f"""
-    {TRUNK}
+""")
+WEIGHTS = TRUNK + weight_map("""
     nothing <- pooler.dense.weight
     nothing <- pooler.dense.bias
     for Pool, Classify:
@@ -136,7 +136,7 @@ WEIGHTS = f"""
     for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
-"""
+""")
 TYPES = "token_types.weight"
 
 
@@ -160,10 +160,8 @@ def gguf_config(keys: Keys, source: Source) -> Encoder:
     )
 
 
-GGUF = Gguf(
-    "bert",
-    gguf_config,
-    """
+GGUF_WEIGHTS = (
+    weight_map("""
     embedding.table <- token_embd.weight
     embedding.token_types <- token_types.weight : table
     encoder.positions <- position_embd.weight
@@ -185,6 +183,7 @@ GGUF = Gguf(
     encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
     encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
     encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
-    """
-    + CLASSIFIER,
+""")
+    + CLASSIFIER
 )
+GGUF = Gguf("bert", gguf_config, GGUF_WEIGHTS)

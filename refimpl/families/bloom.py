@@ -8,6 +8,7 @@ from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import Keys
 from ..config_readers.layers import count, head_size
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("bloom",)
@@ -65,7 +66,7 @@ def _build(
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- word_embeddings.weight
     decoder.first_norm.weight <- word_embeddings_layernorm.weight
     decoder.first_norm.bias <- word_embeddings_layernorm.bias
@@ -85,7 +86,7 @@ WEIGHTS = """
     decoder.norm.bias <- ln_f.bias
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

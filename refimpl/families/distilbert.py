@@ -9,6 +9,7 @@ from ..config import Attention, Dense, Embedding, Encoder, Layer, LayerNorm, Lea
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
+from ..weights.weight_map import weight_map
 from . import Task, heads
 from .bert import GGUF
 
@@ -38,7 +39,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- embeddings.word_embeddings.weight
     encoder.positions <- embeddings.position_embeddings.weight
     encoder.first_norm.weight <- embeddings.LayerNorm.weight
@@ -77,4 +78,4 @@ WEIGHTS = """
     for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
-"""
+""")

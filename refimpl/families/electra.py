@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, MaskedLM
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
 from . import Task, heads
 from .bert import TRUNK, encoder, layer_norm
 from .roberta import LABELS
@@ -40,8 +41,9 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
-WEIGHTS = f"""
-    {TRUNK}
+WEIGHTS = (
+    TRUNK
+    + weight_map("""
     embedding.project <- embeddings_project.weight : transpose
     embedding.project_bias <- embeddings_project.bias
     for MaskedLM:
@@ -52,5 +54,6 @@ WEIGHTS = f"""
     head.table <- generator_lm_head.weight
     embedding.table == generator_lm_head.weight
     head.bias <- generator_lm_head.bias
-    {LABELS}
-"""
+""")
+    + LABELS
+)

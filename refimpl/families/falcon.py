@@ -25,6 +25,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("falcon",)
@@ -119,7 +120,7 @@ def _build(
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- word_embeddings.weight
     decoder.layers.{i}.attn_pre.weight <- h.{i}.(input_layernorm|ln_attn).weight
     decoder.layers.{i}.attn_pre.bias <- h.{i}.(input_layernorm|ln_attn).bias
@@ -137,7 +138,7 @@ WEIGHTS = """
     decoder.norm.bias <- ln_f.bias
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
@@ -161,10 +162,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
     )
 
 
-GGUF = Gguf(
-    "falcon",
-    gguf_config,
-    """
+GGUF_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.(attn_norm_2|attn_norm).weight
     decoder.layers.{i}.attn_pre.bias <- blk.{i}.(attn_norm_2|attn_norm).bias
@@ -177,5 +175,5 @@ GGUF = Gguf(
     decoder.norm.weight <- output_norm.weight
     decoder.norm.bias <- output_norm.bias
     head.table <- output.weight
-    """,
-)
+""")
+GGUF = Gguf("falcon", gguf_config, GGUF_WEIGHTS)

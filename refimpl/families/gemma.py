@@ -8,6 +8,7 @@ from ..config import Activation, Decoder
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..formats.tensor_source import Source
+from ..weights.weight_map import WeightMap
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied
@@ -49,10 +50,9 @@ def causal(keys: Keys) -> None:
         raise keys.fail("use_bidirectional_attention", "false: tokens then see later ones")
 
 
-def less_one(table: str) -> str:
-    """A map whose norms' weights are stored as their differences from one."""
-    lines = table.splitlines()
-    return "\n".join(f"{line} : plus_one" if "norm.weight" in line else line for line in lines)
+def less_one(table: WeightMap) -> WeightMap:
+    """The map with the norms' weights stored as their differences from one."""
+    return table.then("plus_one", lambda tensor: tensor.endswith("norm.weight"))
 
 
 WEIGHTS = less_one(LLAMA)

@@ -25,6 +25,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import layer_types, patterns
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .gemma import causal, less_one
 from .llama import QK_NORM, TRUNK, gguf_decoder, varied
@@ -93,13 +94,15 @@ def sandwich(
     )
 
 
-WEIGHTS = less_one(f"""
-    {TRUNK}
-    {QK_NORM}
-    decoder.layers.{{i}}.attn_post.weight <- layers.{{i}}.post_attention_layernorm.weight
-    decoder.layers.{{i}}.mlp_pre.weight <- layers.{{i}}.pre_feedforward_layernorm.weight
-    decoder.layers.{{i}}.mlp_post.weight <- layers.{{i}}.post_feedforward_layernorm.weight
+WEIGHTS = less_one(
+    TRUNK
+    + QK_NORM
+    + weight_map("""
+    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight
+    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
 """)
+)
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
@@ -141,9 +144,8 @@ def gguf_sandwich(
 
 
 # One is added to the norms' weights already.
-GGUF_WEIGHTS = f"""
-    {STRAIGHT}
-    decoder.layers.{{i}}.attn_post.weight <- blk.{{i}}.post_attention_norm.weight
-    decoder.layers.{{i}}.mlp_post.weight <- blk.{{i}}.post_ffw_norm.weight
-"""
+GGUF_WEIGHTS = STRAIGHT + weight_map("""
+    decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
+    decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
+""")
 GGUF = Gguf("gemma2", gguf_config, GGUF_WEIGHTS)

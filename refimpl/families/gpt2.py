@@ -8,6 +8,7 @@ from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("gpt2",)
@@ -67,7 +68,7 @@ def _build(
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- wte.weight
     decoder.positions <- wpe.weight
     decoder.layers.{i}.attn_pre.weight <- h.{i}.ln_1.weight
@@ -88,7 +89,7 @@ WEIGHTS = """
     embedding.table == lm_head.weight
     causal == h.{i}.attn.bias
     masked_score == h.{i}.attn.masked_bias
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

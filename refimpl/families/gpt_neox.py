@@ -9,6 +9,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("gpt_neox",)
@@ -67,7 +68,7 @@ def _build(
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- embed_in.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
     decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
@@ -89,7 +90,7 @@ WEIGHTS = """
     inv_freq == layers.{i}.attention.rotary_emb.inv_freq
     causal == layers.{i}.attention.bias
     masked_score == layers.{i}.attention.masked_bias
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

@@ -28,6 +28,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("llama",)
@@ -122,7 +123,7 @@ def windowed(config: Decoder, size: int) -> Decoder:
 
 
 # What Gemma 2 has too, whose norms stand elsewhere.
-TRUNK = """
+TRUNK = weight_map("""
     embedding.table <- embed_tokens.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
     decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
@@ -139,20 +140,19 @@ TRUNK = """
     decoder.norm.weight <- norm.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-"""
-WEIGHTS = f"""
-    {TRUNK}
-    decoder.layers.{{i}}.mlp_pre.weight <- layers.{{i}}.post_attention_layernorm.weight
-    decoder.layers.{{i}}.mlp.bgate <- layers.{{i}}.mlp.gate_proj.bias
-    decoder.layers.{{i}}.mlp.bup <- layers.{{i}}.mlp.up_proj.bias
-    decoder.layers.{{i}}.mlp.bdown <- layers.{{i}}.mlp.down_proj.bias
-    inv_freq == layers.{{i}}.self_attn.rotary_emb.inv_freq
-"""
+""")
+WEIGHTS = TRUNK + weight_map("""
+    decoder.layers.{i}.mlp_pre.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp.bgate <- layers.{i}.mlp.gate_proj.bias
+    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.up_proj.bias
+    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.down_proj.bias
+    inv_freq == layers.{i}.self_attn.rotary_emb.inv_freq
+""")
 # Norms of queries and keys, as those have them that add some.
-QK_NORM = """
+QK_NORM = weight_map("""
     decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_norm.weight
     decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_norm.weight
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

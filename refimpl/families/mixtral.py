@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..config import Decoder, Gated, MoE
 from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
 from . import Task, decoders
 from .llama import GGUF, decoder, varied
 from .llama import WEIGHTS as LLAMA
@@ -42,11 +43,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     return varied(plain, lambda _, layer: replace(layer, mlp=mixture))
 
 
-OURS, THEIRS = "decoder.layers.{i}.mlp", "layers.{i}.block_sparse_moe"
-WEIGHTS = f"""
-    {LLAMA}
-    {OURS}.router <- {THEIRS}.gate.weight : transpose
-    {OURS}.experts.{{e}}.gate <- {THEIRS}.experts.{{e}}.w1.weight : transpose
-    {OURS}.experts.{{e}}.up <- {THEIRS}.experts.{{e}}.w3.weight : transpose
-    {OURS}.experts.{{e}}.down <- {THEIRS}.experts.{{e}}.w2.weight : transpose
-"""
+WEIGHTS = LLAMA + weight_map("""
+    decoder.layers.{i}.mlp.router <- layers.{i}.block_sparse_moe.gate.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.gate <- layers.{i}.block_sparse_moe.experts.{e}.w1.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.up <- layers.{i}.block_sparse_moe.experts.{e}.w3.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.block_sparse_moe.experts.{e}.w2.weight : transpose
+""")

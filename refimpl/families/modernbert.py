@@ -30,6 +30,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size, layer_types
 from ..config_readers.rope import exact_context, ropes
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, heads
 
 MODEL_TYPES = ("modernbert",)
@@ -115,7 +116,7 @@ def _unused(keys: Keys) -> None:
     keys.unused("cls_token_id", "sep_token_id", "layer_norm_eps")
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- embeddings.tok_embeddings.weight
     encoder.first_norm.weight <- embeddings.norm.weight
     encoder.first_norm.bias <- embeddings.norm.bias
@@ -145,7 +146,7 @@ WEIGHTS = """
     for Classify, Tag, QuestionAnswering:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Encoder:
@@ -184,6 +185,12 @@ def gguf_config(keys: Keys, source: Source) -> Encoder:
 
 
 # Both halves of the gated mlp are one tensor.
-GGUF_WEIGHTS = FUSED.replace("decoder.", "encoder.").replace("mlp.up", "mlp.gate, up")
-GGUF_WEIGHTS = GGUF_WEIGHTS.replace("mlp.bup", "mlp.bgate, bup") + CLASSIFIER
+GGUF_WEIGHTS = (
+    FUSED.renamed({"decoder.": "encoder."}).without("encoder.layers.{i}.mlp.up", "encoder.layers.{i}.mlp.bup")
+    + weight_map("""
+    encoder.layers.{i}.mlp.gate, up <- blk.{i}.ffn_up.weight : transpose
+    encoder.layers.{i}.mlp.bgate, bup <- blk.{i}.ffn_up.bias
+""")
+    + CLASSIFIER
+)
 GGUF = Gguf("modern-bert", gguf_config, GGUF_WEIGHTS)

@@ -11,6 +11,7 @@ from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import HARMLESS, Keys
 from ..config_readers.layers import count, head_size
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
 MODEL_TYPES = ("mpt",)
@@ -81,7 +82,7 @@ def _build(
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- wte.weight
     decoder.layers.{i}.attn_pre.weight <- blocks.{i}.norm_1.weight
     decoder.layers.{i}.attn.wq, wk, wv <- blocks.{i}.attn.Wqkv.weight : transpose
@@ -92,7 +93,7 @@ WEIGHTS = """
     decoder.norm.weight <- norm_f.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

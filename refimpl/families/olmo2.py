@@ -8,6 +8,7 @@ from ..config import Decoder, HeadNorm, Layer
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import QK_NORM, decoder, gguf_decoder, varied
 from .llama import WEIGHTS as LLAMA
@@ -37,21 +38,22 @@ def _after(_: int, layer: Layer) -> Layer:
     return replace(layer, attention=attention, mlp=replace(layer.mlp, pre=None, post=norm))
 
 
-WEIGHTS = f"""
-    {LLAMA}
-    {QK_NORM}
-    decoder.layers.{{i}}.attn_post.weight <- layers.{{i}}.post_attention_layernorm.weight
-    decoder.layers.{{i}}.mlp_post.weight <- layers.{{i}}.post_feedforward_layernorm.weight
-"""
+WEIGHTS = (
+    LLAMA
+    + QK_NORM
+    + weight_map("""
+    decoder.layers.{i}.attn_post.weight <- layers.{i}.post_attention_layernorm.weight
+    decoder.layers.{i}.mlp_post.weight <- layers.{i}.post_feedforward_layernorm.weight
+""")
+)
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
     return varied(gguf_decoder(keys, source), _after)
 
 
-GGUF_WEIGHTS = f"""
-    {STRAIGHT}
-    decoder.layers.{{i}}.attn_post.weight <- blk.{{i}}.post_attention_norm.weight
-    decoder.layers.{{i}}.mlp_post.weight <- blk.{{i}}.post_ffw_norm.weight
-"""
+GGUF_WEIGHTS = STRAIGHT + weight_map("""
+    decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
+    decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
+""")
 GGUF = Gguf("olmo2", gguf_config, GGUF_WEIGHTS)

@@ -20,6 +20,7 @@ from ..config import (
 )
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
+from ..weights.weight_map import weight_map
 from . import Task, decoders
 
 MODEL_TYPES = ("opt",)
@@ -60,7 +61,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- decoder.embed_tokens.weight
     embedding.project <- decoder.project_in.weight : transpose
     decoder.positions <- decoder.embed_positions.weight
@@ -89,4 +90,4 @@ WEIGHTS = """
     head.project <- decoder.project_out.weight : transpose
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-"""
+""")

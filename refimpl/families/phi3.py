@@ -11,6 +11,7 @@ from ..config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import decoder, gguf_decoder, windowed
 
@@ -40,7 +41,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-WEIGHTS = """
+WEIGHTS = weight_map("""
     embedding.table <- embed_tokens.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
     decoder.layers.{i}.attn.wq, wk, wv <- layers.{i}.self_attn.qkv_proj.weight : transpose
@@ -51,7 +52,7 @@ WEIGHTS = """
     decoder.norm.weight <- norm.weight
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
@@ -60,10 +61,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
     return plain if window == 0 else windowed(plain, window)
 
 
-GGUF = Gguf(
-    "phi3",
-    gguf_config,
-    """
+GGUF_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
     decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
@@ -75,5 +73,5 @@ GGUF = Gguf(
     head.table <- output.weight
     short_divisors == rope_factors_short.weight
     long_divisors == rope_factors_long.weight
-    """,
-)
+""")
+GGUF = Gguf("phi3", gguf_config, GGUF_WEIGHTS)

@@ -14,6 +14,7 @@ from ..config_readers.gguf_moe import mixed as gguf_mixed
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types, patterns
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .llama import decoder, gguf_decoder, varied
@@ -74,18 +75,16 @@ def mixed(
     return varied(plain, layer)
 
 
-OURS, THEIRS = "decoder.layers.{i}.mlp", "layers.{i}.mlp"
-WEIGHTS = f"""
-    {LLAMA}
-    {OURS}.router <- {THEIRS}.gate.weight : transpose
-    {OURS}.experts.{{e}}.gate <- {THEIRS}.experts.{{e}}.gate_proj.weight : transpose
-    {OURS}.experts.{{e}}.up <- {THEIRS}.experts.{{e}}.up_proj.weight : transpose
-    {OURS}.experts.{{e}}.down <- {THEIRS}.experts.{{e}}.down_proj.weight : transpose
-    {OURS}.shared.gate <- {THEIRS}.shared_expert.gate_proj.weight : transpose
-    {OURS}.shared.up <- {THEIRS}.shared_expert.up_proj.weight : transpose
-    {OURS}.shared.down <- {THEIRS}.shared_expert.down_proj.weight : transpose
-    {OURS}.shared_gate <- {THEIRS}.shared_expert_gate.weight : transpose
-"""
+WEIGHTS = LLAMA + weight_map("""
+    decoder.layers.{i}.mlp.router <- layers.{i}.mlp.gate.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.gate <- layers.{i}.mlp.experts.{e}.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.up <- layers.{i}.mlp.experts.{e}.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.mlp.experts.{e}.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.gate <- layers.{i}.mlp.shared_expert.gate_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.up <- layers.{i}.mlp.shared_expert.up_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- layers.{i}.mlp.shared_expert.down_proj.weight : transpose
+    decoder.layers.{i}.mlp.shared_gate <- layers.{i}.mlp.shared_expert_gate.weight : transpose
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

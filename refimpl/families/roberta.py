@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..config import Dense, Embedding, Encoder, Learned, MaskedLM
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
 from . import Task, heads
 from .bert import GGUF, TRUNK, encoder, layer_norm
 
@@ -42,7 +43,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
-LABELS = """
+LABELS = weight_map("""
     for Classify:
     head.dense.weight <- classifier.dense.weight : transpose
     head.dense.bias <- classifier.dense.bias
@@ -54,9 +55,10 @@ LABELS = """
     for QuestionAnswering:
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
-"""
-WEIGHTS = f"""
-    {TRUNK}
+""")
+WEIGHTS = (
+    TRUNK
+    + weight_map("""
     nothing <- pooler.dense.weight
     nothing <- pooler.dense.bias
     for Pool:
@@ -71,5 +73,6 @@ WEIGHTS = f"""
     embedding.table == lm_head.decoder.weight
     head.bias <- lm_head.(decoder.bias|bias)
     head.bias == lm_head.bias
-    {LABELS}
-"""
+""")
+    + LABELS
+)

@@ -12,6 +12,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 
@@ -64,14 +65,13 @@ def build(
     return Decoder(embedding, Stack((Layer(attention, mlp, parallel),) * layers, norm), LM(tied), context)
 
 
-WEIGHTS = f"""
-    {LLAMA}
-    decoder.layers.{{i}}.attn_pre.bias <- layers.{{i}}.input_layernorm.bias
-    decoder.layers.{{i}}.attn.q_norm <- layers.{{i}}.self_attn.q_layernorm.norms.{{h}}.weight
-    decoder.layers.{{i}}.attn.k_norm <- layers.{{i}}.self_attn.k_layernorm.norms.{{h}}.weight
-    decoder.layers.{{i}}.mlp_pre.bias <- layers.{{i}}.post_attention_layernorm.bias
+WEIGHTS = LLAMA + weight_map("""
+    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
+    decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_layernorm.norms.{h}.weight
+    decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_layernorm.norms.{h}.weight
+    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
     decoder.norm.bias <- norm.bias
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
@@ -95,10 +95,9 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
     )
 
 
-GGUF_WEIGHTS = f"""
-    {STRAIGHT}
-    decoder.layers.{{i}}.attn_pre.bias <- blk.{{i}}.attn_norm.bias
-    decoder.layers.{{i}}.mlp_pre.bias <- blk.{{i}}.ffn_norm.bias
+GGUF_WEIGHTS = STRAIGHT + weight_map("""
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
     decoder.norm.bias <- output_norm.bias
-"""
+""")
 GGUF = Gguf("stablelm", gguf_config, GGUF_WEIGHTS)

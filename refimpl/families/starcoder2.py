@@ -12,6 +12,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count, head_size
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 from .stablelm import GGUF_WEIGHTS
@@ -57,12 +58,11 @@ def _build(
     return Decoder(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
 
 
-WEIGHTS = f"""
-    {LLAMA.replace("up_proj", "c_fc").replace("down_proj", "c_proj")}
-    decoder.layers.{{i}}.attn_pre.bias <- layers.{{i}}.input_layernorm.bias
-    decoder.layers.{{i}}.mlp_pre.bias <- layers.{{i}}.post_attention_layernorm.bias
+WEIGHTS = LLAMA.renamed({"up_proj": "c_fc", "down_proj": "c_proj"}) + weight_map("""
+    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
+    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
     decoder.norm.bias <- norm.bias
-"""
+""")
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:

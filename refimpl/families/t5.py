@@ -28,6 +28,7 @@ from ..config_readers.gguf_metadata import embedding_rows, own_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import count
 from ..formats.tensor_source import Source
+from ..weights.weight_map import weight_map
 from . import Gguf, Task
 
 MODEL_TYPES = ("t5", "mt5")
@@ -119,7 +120,7 @@ def _output(keys: Keys, new: bool, width: int) -> LM:
     return LM(told, scale=width**-0.5 if scaled else None)
 
 
-_STACK = """
+_STACK = weight_map("""
     encoder.relative_bias <- encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight
     encoder.layers.{i}.attn_pre.weight <- encoder.block.{i}.layer.0.layer_norm.weight
     encoder.layers.{i}.attn.wq <- encoder.block.{i}.layer.0.SelfAttention.q.weight : transpose
@@ -131,23 +132,27 @@ _STACK = """
     encoder.layers.{i}.mlp.up <- encoder.block.{i}.layer.1.DenseReluDense.(wi_1|wi).weight : transpose
     encoder.layers.{i}.mlp.down <- encoder.block.{i}.layer.1.DenseReluDense.wo.weight : transpose
     encoder.norm.weight <- encoder.final_layer_norm.weight
-"""
+""")
 # Old checkpoints hold a bias of cross-attention that was never used.
-WEIGHTS = f"""
+WEIGHTS = (
+    weight_map("""
     embedding.table <- (shared|encoder.embed_tokens|decoder.embed_tokens).weight
     embedding.table == encoder.embed_tokens.weight
     embedding.table == decoder.embed_tokens.weight
-    {_STACK}
-    {_STACK.replace("encoder.", "decoder.").replace("layer.1.", "layer.2.")}
-    decoder.layers.{{i}}.cross_pre.weight <- decoder.block.{{i}}.layer.1.layer_norm.weight
-    decoder.layers.{{i}}.cross.wq <- decoder.block.{{i}}.layer.1.EncDecAttention.q.weight : transpose
-    decoder.layers.{{i}}.cross.wk <- decoder.block.{{i}}.layer.1.EncDecAttention.k.weight : transpose
-    decoder.layers.{{i}}.cross.wv <- decoder.block.{{i}}.layer.1.EncDecAttention.v.weight : transpose
-    decoder.layers.{{i}}.cross.wo <- decoder.block.{{i}}.layer.1.EncDecAttention.o.weight : transpose
+""")
+    + _STACK
+    + _STACK.renamed({"encoder.": "decoder.", "layer.1.": "layer.2."})
+    + weight_map("""
+    decoder.layers.{i}.cross_pre.weight <- decoder.block.{i}.layer.1.layer_norm.weight
+    decoder.layers.{i}.cross.wq <- decoder.block.{i}.layer.1.EncDecAttention.q.weight : transpose
+    decoder.layers.{i}.cross.wk <- decoder.block.{i}.layer.1.EncDecAttention.k.weight : transpose
+    decoder.layers.{i}.cross.wv <- decoder.block.{i}.layer.1.EncDecAttention.v.weight : transpose
+    decoder.layers.{i}.cross.wo <- decoder.block.{i}.layer.1.EncDecAttention.o.weight : transpose
     head.table <- lm_head.weight
     embedding.table == lm_head.weight
     nothing <- decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight
-"""
+""")
+)
 
 
 def gguf_config(keys: Keys, source: Source) -> EncoderDecoder:
@@ -183,7 +188,7 @@ def _gguf(keys: Keys, source: Source, decoder: int) -> EncoderDecoder:
     )
 
 
-_GGUF_STACK = """
+_GGUF_STACK = weight_map("""
     encoder.relative_bias <- enc.blk.0.attn_rel_b.weight
     encoder.layers.{i}.attn_pre.weight <- enc.blk.{i}.attn_norm.weight
     encoder.layers.{i}.attn.wq <- enc.blk.{i}.attn_q.weight : transpose
@@ -195,18 +200,22 @@ _GGUF_STACK = """
     encoder.layers.{i}.mlp.up <- enc.blk.{i}.ffn_up.weight : transpose
     encoder.layers.{i}.mlp.down <- enc.blk.{i}.ffn_down.weight : transpose
     encoder.norm.weight <- enc.output_norm.weight
-"""
-GGUF_WEIGHTS = f"""
+""")
+GGUF_WEIGHTS = (
+    weight_map("""
     embedding.table <- token_embd.weight
-    {_GGUF_STACK}
-    {_GGUF_STACK.replace("encoder.", "decoder.").replace("enc.", "dec.")}
-    decoder.layers.{{i}}.cross_pre.weight <- dec.blk.{{i}}.cross_attn_norm.weight
-    decoder.layers.{{i}}.cross.wq <- dec.blk.{{i}}.cross_attn_q.weight : transpose
-    decoder.layers.{{i}}.cross.wk <- dec.blk.{{i}}.cross_attn_k.weight : transpose
-    decoder.layers.{{i}}.cross.wv <- dec.blk.{{i}}.cross_attn_v.weight : transpose
-    decoder.layers.{{i}}.cross.wo <- dec.blk.{{i}}.cross_attn_o.weight : transpose
+""")
+    + _GGUF_STACK
+    + _GGUF_STACK.renamed({"encoder.": "decoder.", "enc.": "dec."})
+    + weight_map("""
+    decoder.layers.{i}.cross_pre.weight <- dec.blk.{i}.cross_attn_norm.weight
+    decoder.layers.{i}.cross.wq <- dec.blk.{i}.cross_attn_q.weight : transpose
+    decoder.layers.{i}.cross.wk <- dec.blk.{i}.cross_attn_k.weight : transpose
+    decoder.layers.{i}.cross.wv <- dec.blk.{i}.cross_attn_v.weight : transpose
+    decoder.layers.{i}.cross.wo <- dec.blk.{i}.cross_attn_o.weight : transpose
     head.table <- output.weight
     embedding.table == output.weight
     nothing <- dec.blk.0.cross_attn_rel_b.weight
-"""
+""")
+)
 GGUF = Gguf("t5", gguf_config, GGUF_WEIGHTS, Gguf("t5encoder", gguf_encoder, GGUF_WEIGHTS))

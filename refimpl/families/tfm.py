@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..config import Config, from_json
 from ..config_readers.keys import Keys
+from ..weights.weight_map import weight_map
 from . import Task
 
 MODEL_TYPES = ("tfm",)
 ARCHITECTURES: dict[str, Task] = {"TfmModel": "lm"}  # the Config says which head it has
 PREFIX = ""
-WEIGHTS = "* <- *"
+WEIGHTS = weight_map("* <- *")
 GGUF = None
 
 

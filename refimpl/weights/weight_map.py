@@ -1,100 +1,214 @@
-"""The little language of weight maps: which tensor of a checkpoint is which leaf.
+"""Weight maps: which tensors of a checkpoint make which leaf, as a small notation that is read into objects.
 
-    ours <- theirs                    this tensor is that leaf
-    ours, ours <- theirs : step …     a fused tensor, split along its output axis by the leaves' sizes;
-                                      leaves after the first are named by their last part
-    ours == theirs                    if this tensor exists, it must equal what we have or compute
-    nothing <- theirs                 if this tensor exists, it belongs to a head that isn't used
-    ours <- the(irs|m)                the first of these names that is there: theirs, else them
-    for Classify, Tag:                the lines after it are of these heads; with another head, their
-                                      tensors are unused
+    leaf <- tensor                     this tensor is that leaf
+    leaf, leaf <- tensor : step …      a fused tensor, split along its last axis by the leaves' sizes;
+                                       leaves after the first are named by their last part
+    leaf == tensor                     if this tensor exists, it must equal what we have or compute
+    nothing <- tensor                  if this tensor exists, it belongs to a head that isn't used
+    leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
+    for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
+                                       another head their tensors are unused
 
-The lines of a decoder are those of what reads whole texts in its place: the encoder that is causal, or
-the reader.
+One line a tensor. `{i}` runs over the layers, `{e}` over a layer's experts. `{h}` in the tensor's name alone
+runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all
+experts. A line for a leaf that a Config doesn't need rests. `* <- *` reads leaves under our own names.
+The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
-One line a tensor; `{i}` runs over the layers, `{e}` over a layer's experts; `{h}` on the right alone
-runs over the heads of ours, whose tensors are stacked. `theirs[{e}]` is a part of a tensor with an axis
-of experts. Lines for leaves that a Config doesn't need rest. `* <- *` reads leaves under our own
-names. Steps:
-
-    transpose     a linear map stored output-first
-    unpermute     GGUF's Llama, whose query and key rows stand as pairs (2j, 2j + 1) for an
-                  interleaved rotation
-    grouped       queries, keys and values fused group by group, [G, R + 2, K], as GPT-NeoX, BLOOM (R = 1)
-                  and Falcon have them; ours come in this order
+    transpose     a linear map stored output first
+    unpermute     query and key rows stored as pairs for an interleaved rotation (Llama in GGUF)
+    grouped       queries, keys and values fused group by group, [G, R + 2, K]
     plus_one      a norm's weight stored as its difference from one (Gemma)
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
     row           a vector stored as a matrix of one row (BART)
+
+Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
+The lines of a decoder also serve what reads whole texts in its place: a causal encoder, or a reader.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
-from ..config import Config, MoE
+from ..config import Config, Head, Layer, MoE
 from ..params.shapes import shapes
+from .steps import STEPS, Part, Stack, Step
+
+NOTHING = "nothing"
+EVERYTHING = ("*",)
+HEADS = frozenset(head.__name__ for head in get_args(Head))
+
+Use = Literal["read", "compare", "unused"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a map, `{i}`, `{e}` and `{h}` open. `tensors` are names in the order in which they are
+    looked for; they hold all experts with `experts`. `heads` None means any head."""
+
+    leaves: tuple[str, ...]
+    tensors: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    use: Use = "read"
+    experts: bool = False
+    heads: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a map, for one layer; `other` are the names that stand where `theirs` don't. Theirs are
-    `stacked` to ours, or ours is one `part` of `parts` along their first axis."""
+    """One line written out for a layer, an expert: each of `choices` are the tensors that make the leaves."""
 
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...]
-    steps: tuple[str, ...]
-    check: bool
-    other: tuple[tuple[str, ...], ...] = ()
-    stacked: bool = False
-    part: int | None = None
-    parts: int = 0
+    leaves: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]
+    steps: tuple[Step, ...] = ()
+    use: Use = "read"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The first choice."""
+        return self.choices[0]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether several tensors become the rows of one leaf."""
+        return any(isinstance(step, Stack) for step in self.steps)
+
+    @property
+    def part(self) -> int | None:
+        """Which part of the tensor is read, None for all of it."""
+        return next((step.index for step in self.steps if isinstance(step, Part)), None)
 
 
-def rules(table: str, config: Config) -> Iterator[Rule]:
-    """The lines of a map, `{i}` and `*` written out for a Config."""
-    wanted = True
-    *_, last = config.stacks
-    if config.stacks[last].causal:
-        table = re.sub(r"(?m)^(\s*)decoder\.", rf"\1{last}.", table)
-    for line in filter(None, (line.strip() for line in table.splitlines())):
-        if heads := re.fullmatch(r"for (.+):", line):
-            wanted = type(config.head).__name__ in heads[1].split(", ")
-            continue
-        text, _, steps = line.partition(" : ")
-        check = " == " in text
-        ours, theirs = text.split(" == " if check else " <- ")
-        if text == "* <- *":
-            yield from (Rule((name,), (name,), (), False) for name in shapes(config))
-            continue
-        layers = config.stacks.get(ours.split(".")[0], config.stacks[last]).layers
-        for i in range(len(layers)) if "{i}" in text else (0,):
-            mlp = layers[i].mlp if "{e}" in text else None
-            experts = mlp.experts if isinstance(mlp, MoE) else 0
-            for e in range(experts) if "{e}" in text else (0,):
-                here = lambda name, i=i, e=e: name.strip().replace("{i}", str(i)).replace("{e}", str(e))  # noqa: E731
-                names, count = tuple(map(here, ours.split(","))), 1
-                names = (names[0], *(f"{names[0].rpartition('.')[0]}.{name}" for name in names[1:]))
-                if "{h}" in theirs:
-                    attention = layers[i].attention
-                    count = attention.kv_heads if "k_norm" in ours else attention.heads
-                whole, _, rest = theirs.partition("[{e}]")
-                assert rest == "", f"a part stands last, got {theirs}"
-                found = [
-                    tuple(here(one).replace("{h}", str(h)) for h in range(count)) for one in _names(whole)
-                ]
-                part, parts = (e, experts) if whole != theirs else (None, 0)
-                if wanted:
-                    other, stacked = tuple(found[1:]), "{h}" in theirs
-                    yield Rule(names, found[0], tuple(steps.split()), check, other, stacked, part, parts)
+@dataclass(frozen=True)
+class WeightMap:
+    """The lines of a map, in order."""
+
+    lines: tuple[Line, ...]
+
+    def __add__(self, other: WeightMap) -> WeightMap:
+        return WeightMap(self.lines + other.lines)
+
+    def renamed(self, names: Mapping[str, str]) -> WeightMap:
+        """The map with parts of the names of leaves and tensors replaced."""
+
+        def new(name: str) -> str:
+            for old, replacement in names.items():
+                name = name.replace(old, replacement)
+            return name
+
+        return WeightMap(
+            tuple(
+                replace(line, leaves=tuple(map(new, line.leaves)), tensors=tuple(map(new, line.tensors)))
+                for line in self.lines
+            )
+        )
+
+    def without(self, *leaves: str) -> WeightMap:
+        """The map without the lines of these leaves."""
+        return WeightMap(tuple(line for line in self.lines if line.leaves[0] not in leaves))
+
+    def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
+        """The map with a last step for the tensors whose names `where` takes."""
+        return WeightMap(
+            tuple(
+                replace(line, steps=(*line.steps, STEPS[step])) if where(line.tensors[0]) else line
+                for line in self.lines
+            )
+        )
+
+    def has(self, stack: str) -> bool:
+        """Whether a line makes a leaf of the stack."""
+        return any(line.leaves[0].startswith(f"{stack}.") for line in self.lines)
+
+    def rules(self, config: Config) -> Iterator[Rule]:
+        """The lines, written out for a Config."""
+        *_, last = config.stacks
+        reads = config.stacks[last].causal
+        for line in self.lines:
+            if line.leaves == EVERYTHING:
+                yield from (Rule((name,), ((name,),)) for name in shapes(config))
+                continue
+            if reads and line.leaves[0].startswith("decoder."):
+                line = replace(line, leaves=tuple(n.replace("decoder.", f"{last}.", 1) for n in line.leaves))
+            stack = config.stacks.get(line.leaves[0].split(".")[0], config.stacks[last])
+            used = line.heads is None or type(config.head).__name__ in line.heads
+            for rule in _written_out(line, stack.layers):
+                if used:
+                    yield rule
                 else:
-                    yield from (Rule(("nothing",), one, (), False) for one in found)
+                    yield from (Rule((NOTHING,), (names,), use="unused") for names in rule.choices)
 
 
-def _names(theirs: str) -> list[str]:
+def weight_map(text: str) -> WeightMap:
+    """The map that the text states; ValueError for what isn't of the notation."""
+    lines: list[Line] = []
+    heads = None
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if match := re.fullmatch("for (.+):", line):
+            heads = frozenset(match[1].split(", "))
+            if unknown := heads - HEADS:
+                raise ValueError(f"{line!r}: a head must be one of {sorted(HEADS)}, got {sorted(unknown)}")
+        else:
+            lines.append(_line(line, heads))
+    return WeightMap(tuple(lines))
+
+
+def _line(text: str, heads: frozenset[str] | None) -> Line:
+    names, _, words = text.partition(" : ")
+    match = re.fullmatch("(.+) (<-|==) (.+)", names)
+    if match is None:
+        raise ValueError(f"{text!r}: a line must be leaf <- tensor or leaf == tensor")
+    steps = words.split()
+    if unknown := [word for word in steps if word not in STEPS]:
+        raise ValueError(f"{text!r}: a step must be one of {', '.join(STEPS)}, got {unknown[0]!r}")
+    first, *others = (leaf.strip() for leaf in match[1].split(","))
+    siblings = (f"{first.rpartition('.')[0]}.{other}" for other in others)
+    tensor, part, rest = match[3].partition("[{e}]")
+    if rest:
+        raise ValueError(f"{text!r}: [{{e}}] must stand last")
+    use: Use = "compare" if match[2] == "==" else "unused" if first == NOTHING else "read"
+    parsed = tuple(STEPS[word] for word in steps)
+    return Line((first, *siblings), _choices(tensor), parsed, use, bool(part), heads)
+
+
+def _choices(tensor: str) -> tuple[str, ...]:
     """The names that one with a choice stands for, in order: a(b|c)d is abd, then acd."""
-    before, _, rest = theirs.partition("(")
+    before, _, rest = tensor.partition("(")
     inside, _, after = rest.partition(")")
-    return [before + one + after for one in inside.split("|")]
+    return tuple(before + choice + after for choice in inside.split("|"))
+
+
+def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
+    """A rule for each layer and expert of the line."""
+    names = (*line.leaves, *line.tensors)
+    of_layers = any("{i}" in name for name in names)
+    of_experts = line.experts or any("{e}" in name for name in names)
+    for i in range(len(layers)) if of_layers else (0,):
+        layer = layers[i]
+        if not of_experts:
+            yield _rule(line, layer, {"{i}": i}, ())
+        elif isinstance(layer.mlp, MoE):
+            count = layer.mlp.experts
+            for e in range(count):
+                part = (Part(e, count),) if line.experts else ()
+                yield _rule(line, layer, {"{i}": i, "{e}": e}, part)
+
+
+def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Step, ...]) -> Rule:
+    def numbered(name: str) -> str:
+        for variable, number in numbers.items():
+            name = name.replace(variable, str(number))
+        return name
+
+    leaves = tuple(map(numbered, line.leaves))
+    tensors = tuple(map(numbered, line.tensors))
+    choices = tuple((tensor,) for tensor in tensors)
+    if any("{h}" in tensor for tensor in tensors):
+        heads = layer.attention.kv_heads if "k_norm" in leaves[0] else layer.attention.heads
+        choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
+        first = (*first, Stack())
+    steps = tuple(step.bound(leaves[0], layer.attention) for step in line.steps)
+    return Rule(leaves, choices, (*first, *steps), line.use)

@@ -13,7 +13,7 @@ from tfm.refimpl.params import shapes as params
 from tfm.refimpl.params.lazy import Lazy, materialize
 from tfm.refimpl.weights.derived_buffers import COMPUTED
 from tfm.refimpl.weights.loader import Leaves, check_finite
-from tfm.refimpl.weights.weight_map import rules
+from tfm.refimpl.weights.weight_map import weight_map
 
 CONFIG = tiny_models.llama(layers=2, bias=True, tied=False)
 TIED = tiny_models.llama(layers=1)
@@ -45,9 +45,9 @@ def theirs(config, tree) -> dict[str, np.ndarray]:
     """The tensors that Llama's map would read as `tree`."""
     leaves = dict(params.flatten(tree))
     return {
-        rule.theirs[0]: leaves[rule.ours[0]].T if rule.steps else leaves[rule.ours[0]]
-        for rule in rules(llama.WEIGHTS, config)
-        if rule.ours[0] in leaves and not rule.check
+        rule.tensors[0]: leaves[rule.leaves[0]].T if rule.steps else leaves[rule.leaves[0]]
+        for rule in llama.WEIGHTS.rules(config)
+        if rule.leaves[0] in leaves and rule.use == "read"
     }
 
 
@@ -85,7 +85,7 @@ def test_an_unread_tensor(name):
 
 def test_a_leaf_without_a_line():
     with pytest.raises(CheckpointError, match=r"weights have no line in the map, first decoder"):
-        Leaves(TIED, Memory({"t": np.zeros((97, 48), np.float32)}), "embedding.table <- t")
+        Leaves(TIED, Memory({"t": np.zeros((97, 48), np.float32)}), weight_map("embedding.table <- t"))
 
 
 def test_a_tied_table_that_is_stored_twice():
@@ -112,13 +112,13 @@ def test_a_table_is_made_only_where_the_file_holds_one(name, monkeypatch):
     monkeypatch.setitem(COMPUTED, name, lambda config: pytest.fail("was made"))
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {"table": np.zeros((1, 1), np.float32)}
     with pytest.raises(CheckpointError, match=f"'table' must equal {name}, its shape doesn't"):
-        Leaves(TIED, Memory(tensors), f"{llama.WEIGHTS}\n{name} == table")
+        Leaves(TIED, Memory(tensors), llama.WEIGHTS + weight_map(f"{name} == table"))
 
 
 @pytest.mark.parametrize("score", [-1e4, -1e9, -np.inf])
 def test_a_stored_mask_is_checked(score):
     tensors = theirs(TIED, tiny_models.weights(TIED))
-    table = llama.WEIGHTS + "causal == mask\n masked_score == score"
+    table = llama.WEIGHTS + weight_map("causal == mask\n masked_score == score")
     mask = np.tri(TIED.context, dtype=np.float32)[None, None]
     right = {**tensors, "mask": mask, "score": np.array(score, np.float32)}
     Leaves(TIED, Memory(right), table)
@@ -146,7 +146,7 @@ def test_a_fused_tensor_is_split_by_the_sizes_of_the_leaves():
         tensors[f"l{i}.b"] = np.concatenate([tensors.pop(f"{attn}b{x}") for x in "qkv"])
         blocks[f"l{i}.qkv"] = quantize(joined.T, bits=4, block=16, axis=1, symmetric=False)
     rest = "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
-    made = Leaves(CONFIG, Memory(tensors, blocks=blocks), FUSED + rest)
+    made = Leaves(CONFIG, Memory(tensors, blocks=blocks), weight_map(FUSED + rest))
     for name, want in leaves.items():
         assert np.array_equal(made.load(name), want), name
     native = made.native("decoder.layers.1.attn.wk")
@@ -172,12 +172,12 @@ def test_another_name_of_a_tensor_and_the_lines_of_a_head():
     rest = "\n".join(f"{name} <- {name}" for name in leaves)
     for names in (["new.table"], ["old.table"], ["old.table", "new.table"]):
         tensors = {**leaves, **{name: table + (name == "old.table") for name in names}, "norm.old": norm}
-        made = Leaves(TIED, Memory({**tensors, "out": norm}), rest + OTHER)
+        made = Leaves(TIED, Memory({**tensors, "out": norm}), weight_map(rest + OTHER))
         assert np.array_equal(made.load("embedding.table"), table + (names == ["old.table"]))
         assert made.unused == (("old.table",) if len(names) == 2 else ()) + ("out",)
         assert np.array_equal(made.load("decoder.norm.weight"), norm)
     with pytest.raises(CheckpointError, match=r"tensor 'norm.new' is missing: decoder.norm.weight needs it"):
-        Leaves(TIED, Memory({**leaves, "new.table": table}), rest + OTHER)
+        Leaves(TIED, Memory({**leaves, "new.table": table}), weight_map(rest + OTHER))
 
 
 def test_unpermuting_gives_halves_from_pairs():
@@ -189,7 +189,7 @@ def test_unpermuting_gives_halves_from_pairs():
     plain = np.arange(heads * size * 4, dtype=np.float32).reshape(heads * size, 4)
     # The converter's own formula, llama.cpp's `permute`.
     tensors["q"] = plain.reshape(heads, 2, size // 2, 4).swapaxes(1, 2).reshape(plain.shape)
-    made = Leaves(config, Memory(tensors), table + rest)
+    made = Leaves(config, Memory(tensors), weight_map(table + rest))
     assert np.array_equal(made.load("decoder.layers.0.attn.wq"), plain.T)
 
 
@@ -206,7 +206,7 @@ def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
         table += f"{name} <- {leaf}{{h}}\n".replace("layers.0", "layers.{i}")
     assert {"q_norm2", "k_norm0"} <= set(tensors)
     table += "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
-    made = Leaves(config, Memory(tensors), table)
+    made = Leaves(config, Memory(tensors), weight_map(table))
     for name, want in leaves.items():
         assert np.array_equal(made.load(name), want), name
 
@@ -238,7 +238,7 @@ def test_an_expert_is_a_part_of_one_tensor():
     leaves, tensors = stacked(config)
     rest = "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
     quantized = quantize(tensors["in1"][2], bits=4, block=8, axis=1)
-    made = Leaves(config, Memory(tensors, blocks={("in1", 2): quantized}), EXPERTS + rest)
+    made = Leaves(config, Memory(tensors, blocks={("in1", 2): quantized}), weight_map(EXPERTS + rest))
     for name, want in leaves.items():
         assert np.array_equal(made.load(name), want), name
     assert made.native("decoder.layers.1.mlp.experts.1.up") is None
@@ -247,10 +247,10 @@ def test_an_expert_is_a_part_of_one_tensor():
     assert np.array_equal(dequantize(blocks), dequantize(quantized)[28:].T)
     for wrong in (tensors["in1"][:3], np.concatenate([tensors["in1"]] * 2)):
         with pytest.raises(CheckpointError, match=rf"'in1' must have shape \[4, .* has \[{len(wrong)}, "):
-            Leaves(config, Memory({**tensors, "in1": wrong}), EXPERTS + rest)
+            Leaves(config, Memory({**tensors, "in1": wrong}), weight_map(EXPERTS + rest))
     del tensors["out1"]
     with pytest.raises(CheckpointError, match="tensor 'out1' is missing"):
-        Leaves(config, Memory(tensors), EXPERTS + rest)
+        Leaves(config, Memory(tensors), weight_map(EXPERTS + rest))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

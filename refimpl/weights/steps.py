@@ -1,0 +1,187 @@
+"""What is done to a stored tensor to make it a leaf: each step knows the stored shape and the change.
+
+`shapes` answers, for the shape that a step is to give, which shapes its input may have, the usual one first;
+the loader compares them with the file before it reads a number. `apply` makes the change, on an array or,
+where that makes sense, on the blocks of a quantized matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from ..config import Attention
+from ..ops.quant import Blocks, transpose
+
+Shape = tuple[int, ...]
+Weight = TypeVar("Weight", np.ndarray, Blocks)
+
+
+def _each_array(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> Weight:
+    """The same change to a matrix, or to each array of a quantized one."""
+    if isinstance(weight, np.ndarray):
+        return change(weight)
+    arrays = {f.name: getattr(weight, f.name) for f in fields(weight)}
+    return replace(weight, **{k: change(v) for k, v in arrays.items() if isinstance(v, np.ndarray)})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of a stored tensor."""
+
+    def bound(self, leaf: str, attention: Attention) -> Step:
+        """The step for a leaf of a layer with this attention."""
+        return self
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        """The shapes that the input may have to give `result`."""
+        return (result,)
+
+    def apply(self, weight: Weight) -> Weight:
+        raise NotImplementedError
+
+
+class Transpose(Step):
+    """A linear map that is stored with its output axis first."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[::-1],)
+
+    def apply(self, weight: Weight) -> Weight:
+        return weight.T if isinstance(weight, np.ndarray) else transpose(weight)
+
+
+@dataclass(frozen=True)
+class Unpermute(Step):
+    """Query or key rows stored as pairs (2j, 2j + 1) for an interleaved rotation, as Llama's are in GGUF."""
+
+    heads: int = 0
+
+    def bound(self, leaf: str, attention: Attention) -> Unpermute:
+        return Unpermute(attention.kv_heads if leaf.endswith("k") else attention.heads)
+
+    def apply(self, weight: Weight) -> Weight:
+        # Row j of a head's first half and of its second half are a pair.
+        order = np.arange(weight.shape[0]).reshape(self.heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        return _each_array(weight, lambda a: a[order])
+
+
+@dataclass(frozen=True)
+class Ungroup(Step):
+    """Queries, keys and values fused group by group, [G, R + 2, K]: GPT-NeoX, BLOOM (R = 1) and Falcon.
+
+    They come out as all queries, then all keys, then all values.
+    """
+
+    kv_heads: int = 0
+    head_size: int = 0
+
+    def bound(self, leaf: str, attention: Attention) -> Ungroup:
+        return Ungroup(attention.kv_heads, attention.head_size)
+
+    def apply(self, weight: Weight) -> Weight:
+        columns = np.arange(weight.shape[-1]).reshape(self.kv_heads, -1, self.head_size)
+        queries, keys, values = columns[:, :-2], columns[:, -2], columns[:, -1]
+        order = np.concatenate([part.reshape(-1) for part in (queries, keys, values)])
+        return _each_array(weight, lambda a: a[..., order])
+
+
+class PlusOne(Step):
+    """A norm's weight that is stored as its difference from one (Gemma)."""
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight + np.float32(1)
+
+
+class MaybeVector(Step):
+    """A matrix that may be stored as a vector where it has one row: llama.cpp's tools drop such an axis."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result, result[1:]) if result[0] == 1 else (result,)
+
+    def apply(self, weight: Weight) -> Weight:
+        return np.atleast_2d(weight) if isinstance(weight, np.ndarray) else weight
+
+
+class AddColumn(Step):
+    """A matrix of one column that is stored as a vector."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[:-1],)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[:, None]
+
+
+class FirstRow(Step):
+    """A vector that is stored as a matrix of one row (BART)."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((1, *result),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[0]
+
+
+@dataclass(frozen=True)
+class Part(Step):
+    """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
+
+    The source reads that part alone, so nothing is left to do.
+    """
+
+    index: int
+    count: int
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((self.count, *result),)
+
+    def apply(self, weight: Weight) -> Weight:
+        return weight
+
+
+class Stack(Step):
+    """Several tensors, one a head, that become the rows of one leaf."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[1:],)
+
+    def apply(self, weight: Weight) -> Weight:
+        return weight
+
+
+@dataclass(frozen=True)
+class Split(Step):
+    """The columns of a fused tensor that are one leaf's."""
+
+    start: int
+    stop: int
+
+    def apply(self, weight: Weight) -> Weight:
+        return _each_array(weight, lambda a: a[..., self.start : self.stop])
+
+
+# The words of a weight map.
+STEPS: dict[str, Step] = {
+    "transpose": Transpose(),
+    "unpermute": Unpermute(),
+    "grouped": Ungroup(),
+    "plus_one": PlusOne(),
+    "table": MaybeVector(),
+    "column": AddColumn(),
+    "row": FirstRow(),
+}
+
+
+def stored_shapes(steps: Sequence[Step], result: Shape) -> list[Shape]:
+    """The shapes that a stored tensor may have for `steps` to give `result`."""
+    shapes = [result]
+    for step in reversed(steps):
+        shapes = [stored for shape in shapes for stored in step.shapes(shape)]
+    return shapes

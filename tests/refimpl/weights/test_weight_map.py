@@ -1,0 +1,64 @@
+"""The notation of weight maps: what it refuses, and how maps are composed."""
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.refimpl.config import Attention
+from tfm.refimpl.weights import steps
+from tfm.refimpl.weights.weight_map import weight_map
+
+TEXT = """
+    embedding.table <- (shared|embed).weight
+    decoder.layers.{i}.attn.wq, wk <- layer.{i}.qk.weight : transpose
+    for LM:
+    head.table == embed.weight
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a <- b : transpsoe", "a step must be one of transpose, .*, got 'transpsoe'"),
+        ("a <- b : transpose sideways", "got 'sideways'"),
+        ("a b", "a line must be leaf <- tensor or leaf == tensor"),
+        ("a <- b[{e}].weight", "must stand last"),
+        ("for Answer:", r"a head must be one of \['Classify', 'LM', .*, got \['Answer'\]"),
+    ],
+)
+def test_what_is_not_of_the_notation_is_an_error(text: str, message: str):
+    """A misspelt step on a square matrix would load it as it stands."""
+    with pytest.raises(ValueError, match=message):
+        weight_map(text)
+
+
+def test_maps_are_composed_as_values():
+    first, other = weight_map(TEXT), weight_map("decoder.norm.weight <- norm.weight")
+    both = first + other
+    assert both.lines == (*first.lines, *other.lines)
+    assert other.lines[0].heads is None, "a head's lines end with their map"
+    assert first.has("decoder")
+    assert not first.renamed({"decoder.": "encoder."}).has("decoder")
+    assert both.without("embedding.table").lines == both.lines[1:]
+    added = both.then("plus_one", lambda tensor: tensor.startswith("norm"))
+    assert [line.steps for line in added.lines] == [(), (steps.Transpose(),), (), (steps.PlusOne(),)]
+
+
+def test_rules_are_written_out_for_each_layer():
+    config = tiny_models.llama(layers=2)
+    table, first, second, compared = weight_map(TEXT).rules(config)
+    assert table.choices == (("shared.weight",), ("embed.weight",))
+    assert first.leaves == ("decoder.layers.0.attn.wq", "decoder.layers.0.attn.wk")
+    assert second.tensors == ("layer.1.qk.weight",)
+    assert (first.use, compared.use) == ("read", "compare")
+    encoder = tiny_models.encoder()
+    assert [rule.use for rule in weight_map(TEXT).rules(encoder)][-1] == "unused"
+
+
+@pytest.mark.parametrize("word", steps.STEPS)
+def test_a_step_makes_the_shape_that_it_was_asked_for(word: str):
+    """Of each shape that it says may be stored."""
+    step = steps.STEPS[word].bound("wq", Attention(4, 2, 6))
+    result = {"row": (48,), "column": (48, 1), "table": (1, 48)}.get(word, (24, 48))
+    for shape in step.shapes(result):
+        assert step.apply(np.zeros(shape, np.float32)).shape == result
+    assert steps.stored_shapes([step, steps.Transpose()], result[::-1]) == [*step.shapes(result)]
