@@ -1,0 +1,45 @@
+"""The pages beside README.md name files that exist, and README.md links the pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
+# Rooms that ARCHITECTURE.md names before there is anything in them.
+EMPTY = (
+    "runtime/kernels",
+    "runtime/serve",
+    "runtime/fleet",
+    "export/layouts",
+    "refimpl/formats/adapters",
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page: str):
+    text = (ROOT / page).read_text()
+    named = re.findall(r"[`(]((?:refimpl|runtime|export|cli|tests|\.ci|\.github)/[\w./*-]*)", text)
+    assert named
+    for name in named:
+        pattern = name.replace("NAME", "*").rstrip("/")
+        assert name in EMPTY or any(ROOT.glob(pattern)), f"{page} names {name}, which isn't there"
+
+
+def test_every_room_is_in_the_architecture():
+    rooms = {
+        file.parent.relative_to(ROOT).as_posix()
+        for folder in ("refimpl", "runtime", "export")
+        for file in (ROOT / folder).glob("*/__init__.py")
+    }
+    listed = re.findall(r"^\| `([\w/]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.M)
+    assert rooms <= set(listed), rooms - set(listed)
+
+
+def test_readme_links_the_pages():
+    readme = (ROOT / "README.md").read_text()
+    for page in PAGES[1:]:
+        assert f"({page})" in readme, f"README.md must link {page}"
