@@ -1,4 +1,4 @@
-"""What reaches the terminal: results on stdout, everything else on stderr, nothing from a file raw."""
+"""What is printed: results on stdout, everything else on stderr, and nothing that could steer a terminal."""
 
 from __future__ import annotations
 
@@ -7,37 +7,40 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
-BAR = 30  # characters of a bar
-QUIET_S = 10  # between lines of progress where there is no terminal
+if TYPE_CHECKING:
+    from ..runtime.tasks import TextStream
+
+BAR = 30  # characters of a progress bar
+QUIET_S = 10  # between two lines of progress where there is no terminal
 
 
 def _unsafe(character: str) -> bool:
-    """C0, DEL and C1 steer a terminal; the bidirectional overrides and isolates reorder what it shows."""
+    """C0, DEL and C1 steer a terminal; bidirectional overrides and isolates reorder what it shows."""
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
 
 
 def escape(text: str, keep: str = "") -> str:
-    """The text with each character that could steer a terminal spelt out, but for those in `keep`."""
+    """The text with each character that could steer a terminal as an escape, except those in `keep`."""
     return "".join(c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text)
 
 
 def generated(text: str, raw: bool) -> str:
-    """A model's text as stdout gets it: escaped where a terminal would act on it."""
+    """A model's text for stdout: escaped if stdout is a terminal, which would act on it."""
     return text if raw or not sys.stdout.isatty() else escape(text, keep="\n\t")
 
 
 def line(text: str, raw: bool) -> str:
-    """A model's text as one line of many: backslashes and control characters as Python spells them."""
+    """A model's text as one of many lines: backslashes and control characters as Python escapes."""
     return text if raw else escape(text.replace("\\", "\\\\"))
 
 
 def out(text: str = "", end: str = "\n") -> None:
-    """The result, or a piece of it, at once; exit code 141, as a shell has it, when the reader has left."""
+    """Print the result or a part of it at once; exit with 141, as in a shell, if the reader has left."""
     try:
         sys.stdout.write(text + end)
         sys.stdout.flush()
@@ -48,39 +51,42 @@ def out(text: str = "", end: str = "\n") -> None:
 
 
 def say(message: str) -> None:
-    """One line of progress or warning."""
+    """Print one line of progress or a warning."""
     typer.echo(escape(message), err=True)
 
 
 def progress() -> Callable[[int, int], None]:
-    """Tells how much is done: a bar at a terminal, else a line now and then; nothing of what ends at once."""
-    begin = time.monotonic()
-    told = begin
+    """A function that shows how much is done: a bar at a terminal, else a line now and then.
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told
+    Nothing is shown of work that is done at once.
+    """
+    begin = time.monotonic()
+    last_shown = begin
+
+    def show(done: int, total: int) -> None:
+        nonlocal last_shown
         now = time.monotonic()
         if sys.stderr.isatty():
-            if done < total or told > begin:
+            if done < total or last_shown > begin:
                 filled = BAR * done // total
                 bar = "#" * filled + "." * (BAR - filled)
                 sys.stderr.write(f"\r[{bar}] {done} of {total}" + ("\n" if done == total else ""))
                 sys.stderr.flush()
-                told = now
-        elif now - told >= QUIET_S and done < total:
+                last_shown = now
+        elif now - last_shown >= QUIET_S and done < total:
             say(f"{done} of {total}")
-            told = now
+            last_shown = now
 
-    return tell
+    return show
 
 
-def out_json(value: Any) -> None:
-    """The result as one JSON value; NaN is no JSON, and nothing here may be NaN."""
+def out_json(value: object) -> None:
+    """Print the result as one JSON value; JSON has no NaN, and no result may have one."""
     out(json.dumps(value, indent=2, allow_nan=False))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows under a head, in columns as wide as their widest cell; what begins with a digit to the right."""
+    """Print rows under a head; columns whose cells all begin with a digit are aligned to the right."""
     cells = [[escape(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
     right = [bool(cells) and all(row[i][:1].isdigit() for row in cells) for i in range(len(head))]
@@ -90,9 +96,32 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def size(count: float) -> str:
-    """Bytes for a person: 134.5 MB."""
+    """A number of bytes for a person: 134.5 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def shorten(text: str, room: int = 60) -> str:
+    """The text, or its beginning where a table has no room for more."""
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def out_answer(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float) -> None:
+    """Print an answer while it is generated, or at its end as one JSON object."""
+    for part in answer:
+        if not as_json:
+            out(generated(part, no_escape), end="")
+    if not as_json:
+        out()
+        return
+    out_json(
+        {
+            "tokens": answer.tokens,
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+            "timings": {"load_s": load_s, **answer.timings},
+        }
+    )

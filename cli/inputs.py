@@ -1,4 +1,4 @@
-"""Many texts from where they were given: arguments, the lines of a file, or stdin."""
+"""Texts from where the user gave them: arguments, a file, or stdin."""
 
 from __future__ import annotations
 
@@ -8,17 +8,30 @@ from pathlib import Path
 import typer
 
 
-def read(given: list[str] | None, file: Path | None, what: str = "text") -> list[str]:
-    """The texts; a usage error where there are none, where they come from two places, or one is blank."""
-    if given and file is not None:
+def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> list[str]:
+    """Many texts: the arguments, or the lines of the file or of stdin.
+
+    A usage error where there are none, where they come from two places, or where one is blank.
+    """
+    if arguments and file is not None:
         raise typer.BadParameter(f"give each {what} as argument or in a --file, not both")
-    texts = given or lines(file, what)
+    texts = arguments or lines(file, what)
     for i, text in enumerate(texts):
         if not text.strip():
             raise typer.BadParameter(f"{what} {i + 1} is empty")
     if not texts:
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
     return texts
+
+
+def read_prompt(argument: str | None, file: Path | None) -> str:
+    """One text: the argument, or all of the file or of stdin; a usage error where it is blank."""
+    if argument is not None and file is not None:
+        raise typer.BadParameter("give the prompt as argument or as --file, not both")
+    text = whole(file, "prompt") if argument is None else argument
+    if not text.strip():
+        raise typer.BadParameter("the prompt is empty")
+    return text
 
 
 def lines(file: Path | None, what: str) -> list[str]:
@@ -28,7 +41,7 @@ def lines(file: Path | None, what: str) -> list[str]:
 
 
 def whole(file: Path | None, what: str) -> str:
-    """The text of a file or of stdin, line ends being "\\n"; as in a shell's $(…), the last is no part."""
+    """All of a file or of stdin, with "\\n" as line end; like $(…) of a shell, without the last line end."""
     if file is None and sys.stdin.isatty():
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
     data = sys.stdin.buffer.read() if file is None else file.read_bytes()

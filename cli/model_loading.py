@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +27,8 @@ def load(
     """
     from ..refimpl.errors import DeviceError
 
-    if engine != "onnx":
-        if device == "cuda":
-            raise DeviceError(
-                f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx"
-            )
-        if threads is not None:  # read by the libraries when they are loaded, which is not yet
-            os.environ |= dict.fromkeys(
-                ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
-            )
+    if engine != "onnx" and device == "cuda":
+        raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
     source = locate_weights(name)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle

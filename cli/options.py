@@ -1,7 +1,8 @@
-"""Options that several commands share, each stated once."""
+"""Options that several commands share, each stated once; and what flags are called in library errors."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Unpack
@@ -21,133 +22,188 @@ Target = TargetName
 DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def limit_threads(count: int | None) -> int | None:
+    """Limit the threads of NumPy and torch, which read this when they are imported: not yet."""
+    if count is not None:
+        os.environ |= dict.fromkeys(THREAD_VARIABLES, str(count))
+    return count
+
+
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
         metavar="MODEL",
-        help="A path, pypi:NAME, hf:ORG/NAME, or a name that `models` lists.",
+        help="A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
     ),
 ]
 Engine = Annotated[
-    EngineName, typer.Option("--engine", help="The specification, its mirror, or ONNX Runtime.")
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="What computes: numpy is the specification, torch mirrors it, onnx is ONNX Runtime.",
+    ),
 ]
 Quantization = Annotated[
     Quant | None,
     typer.Option(
         "--quant",
-        help="How weights are stored where a bundle has to be made; int8, or of an encoder on the CPU "
-        "int8-dynamic.",
+        help="How weights are stored, where a checkpoint has to be exported. By default int8; int8-dynamic "
+        "for an encoder on the CPU.",
     ),
 ]
-Device = Annotated[DeviceName, typer.Option("--device", help="Where to run.")]
+Device = Annotated[
+    DeviceName, typer.Option("--device", help="Where to run; auto takes CUDA if it starts, else the CPU.")
+]
 Context = Annotated[
     int | None,
     typer.Option(
         "--context",
         metavar="N",
         min=1,
-        help="Make a checkpoint for texts of up to N tokens. Past its own context LongRoPE takes its long "
-        "divisors and dynamic NTK a larger theta: for every text, where transformers waits for a long one.",
+        help="Export a checkpoint for texts of up to N tokens. Past the trained context, LongRoPE uses its "
+        "long divisors and dynamic NTK a larger theta, for texts of any length; transformers does so only "
+        "once a text is long.",
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=1024, help="Threads; by default as many as help here.")
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        callback=limit_threads,
+        help="Threads; by default as many as this machine can use.",
+    ),
 ]
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", help="The texts; else --file or stdin, a text on each line."),
+    typer.Argument(metavar="TEXT", help="The texts; without any, the lines of --file or stdin are read."),
 ]
 Lines = Annotated[
     Path | None,
     typer.Option(
-        "--file", metavar="FILE", exists=True, dir_okay=False, help="A file with a text on each line."
+        "--file", metavar="FILE", exists=True, dir_okay=False, help="A file with one text on each line."
     ),
+]
+Text = Annotated[str | None, typer.Argument(help="The text; without it all of --file or stdin is read.")]
+TextFile = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="FILE", exists=True, dir_okay=False, help="A file with the text."),
 ]
 Batch = Annotated[
     int, typer.Option("--batch", metavar="N", min=1, help="How many texts are computed at a time.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoEscape = Annotated[
-    bool, typer.Option("--no-escape", help="Let control characters of the model's text reach the terminal.")
+    bool,
+    typer.Option("--no-escape", help="Print control characters of the model's text as they are."),
 ]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens", metavar="N", min=1, help="The most tokens to make; as the model wants, or 256."
+        "--max-new-tokens",
+        metavar="N",
+        min=1,
+        help="The most tokens of the answer; by default as many as the model asks for, or 256.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same text again.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of the random numbers; the same seed gives the same text.")
+]
 Stop = Annotated[
-    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.")
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End the answer before this text; may be repeated."),
 ]
 Greedy = Annotated[
-    bool, typer.Option("--greedy", help="Take the likeliest token, whatever the model's own default.")
+    bool,
+    typer.Option("--greedy", help="Take the likeliest token each time, even if the model asks for sampling."),
 ]
-Temperature = Annotated[float | None, typer.Option(help="Sample; above 1 flatter, below 1 sharper.")]
-TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest.")]
-TopP = Annotated[float | None, typer.Option(help="Sample among the likeliest that carry this probability.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="Sample; above 1 the distribution is flatter, below 1 sharper."),
+]
+TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens.")]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="Sample among the fewest likeliest tokens that have this probability together."),
+]
 MinP = Annotated[
-    float | None, typer.Option(help="Sample what has this share of the likeliest's probability.")
+    float | None,
+    typer.Option(help="Sample tokens with at least this share of the likeliest token's probability."),
 ]
 RepetitionPenalty = Annotated[
-    float | None, typer.Option(help="Above 1: tokens already there get less likely.")
+    float | None,
+    typer.Option(help="Above 1, tokens of the prompt and the answer become less likely."),
 ]
 TypicalP = Annotated[
     float | None,
-    typer.Option(help="Sample the tokens, as many as carry this probability, that surprise as expected."),
+    typer.Option(
+        help="Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
+        "much probability."
+    ),
 ]
 PresencePenalty = Annotated[
-    float | None, typer.Option(help="Taken off the logit of each token that the answer holds.")
+    float | None, typer.Option(help="Subtracted from the logit of each token that the answer has.")
 ]
 FrequencyPenalty = Annotated[
-    float | None, typer.Option(help="Taken off the logit of a token each time that the answer holds it.")
+    float | None,
+    typer.Option(help="Subtracted from the logit of a token for each time that the answer has it."),
 ]
 NoRepeatNgram = Annotated[
-    int | None, typer.Option(metavar="N", help="No N tokens in a row occur twice, prompt included.")
+    int | None, typer.Option(metavar="N", help="No run of N tokens occurs twice, the prompt included.")
 ]
 Beams = Annotated[
     int | None,
     typer.Option(
-        "--beams", metavar="N", help="Search N texts side by side for the likeliest whole; it comes at once."
+        "--beams",
+        metavar="N",
+        help="Search with N beams for the likeliest whole text; it is printed once it is complete.",
     ),
 ]
 LengthPenalty = Annotated[
     float | None,
     typer.Option(
-        help="Of --beams: log-probability / length^P ranks the texts; larger favours long ones, 0 none."
+        help="With --beams, log-probability / length^P ranks the texts; a larger P favours long ones, 0 "
+        "ignores the length."
     ),
 ]
 Draft = Annotated[
     str | None,
     typer.Option(
         metavar="prompt|MODEL",
-        help="Fewer steps: tokens are proposed by what followed in the text so far, or by a smaller model of "
-        "the same tokenizer, and judged several at once. Greedy text stays the same, sampled text as likely.",
+        help="Speculative decoding: tokens are proposed from the text so far (prompt) or by a smaller model "
+        "of the same tokenizer, and several are checked in one step. Greedy text stays the same, sampled "
+        "text has the same distribution.",
     ),
 ]
 
-
-# What library errors call a parameter, in backticks, and how the command line calls it.
+# How library errors name parameters, and the flags of the command line for these.
 FLAGS = {
-    "alpha": "--smooth",
-    "calibration": "--calibrate FILE",
-    "device": "--device",
-    "kv": "--kv",
-    "method": "--ranges",
-    "quant": "--quant",
-    "source": "--source",
-    "strict": "--strict",
-    "table_bits": "--table",
-    "target": "--target",
-    "verify": "--verify",
+    "quant=": "--quant ",
+    "quant must": "--quant must",
+    "target=": "--target ",
+    "target must": "--target must",
+    "kv=": "--kv ",
+    "kv must": "--kv must",
+    "table_bits=": "--table ",
+    "table_bits must": "--table must",
+    "strict=True": "--strict",
+    "calibration.method": "--ranges",
+    "calibration.alpha": "--smooth",
+    "calibration goes": "--calibrate goes",
+    "calibration:": "--calibrate FILE:",
 }
+PARAMETERS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}" for name in FLAGS))
 
 
 def with_flags(message: str) -> str:
-    """A library's message with the flags of the parameters that it names."""
-    return re.sub(r"`(\w+)`", lambda match: FLAGS.get(match[1], match[0]), message)
+    """A library's message with flags in place of the parameters that it names."""
+    return PARAMETERS.sub(lambda match: FLAGS[match[0]], message)
 
 
 def checked(**options: Unpack[GenerateOptions]) -> GenerateOptions:

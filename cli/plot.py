@@ -1,4 +1,4 @@
-"""Pictures by matplotlib (extra `[plot]`), which is imported only when one is asked for."""
+"""Pictures, drawn by matplotlib (extra `[plot]`), which is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = (".png", ".svg", ".pdf")
 
 
 def ready(path: Path | None) -> Path | None:
-    """Fail before the work rather than after it: for another kind of file, and without matplotlib."""
+    """Refuse another kind of file, or a missing matplotlib, before the work rather than after it."""
     if path is not None:
         if path.suffix not in KINDS:
             raise typer.BadParameter(f"a picture ends in {', '.join(KINDS)}, got {path.name!r:.80}")
@@ -30,22 +30,29 @@ def ready(path: Path | None) -> Path | None:
 
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE.png", dir_okay=False, callback=ready, help="Draw it into a file."),
+    typer.Option(
+        "--plot",
+        metavar="FILE.png",
+        dir_okay=False,
+        callback=ready,
+        help="Draw the result into a .png, .svg or .pdf file.",
+    ),
 ]
 
 
 def draw(path: Path, width: float, height: float, into: Callable[[Figure], None]) -> None:
-    """What `into` draws on a figure of so many inches, written whole or not at all."""
+    """Write what `into` draws on a figure of so many inches, whole or not at all."""
     from matplotlib.figure import Figure
 
-    figure, made = Figure((width, height), layout="constrained"), io.BytesIO()
+    figure = Figure((width, height), layout="constrained")
+    image = io.BytesIO()
     into(figure)
-    with warnings.catch_warnings():  # of letters that the font hasn't: a box stands for them
+    with warnings.catch_warnings():  # the font lacks a character: a box is drawn for it
         warnings.simplefilter("ignore", UserWarning)
-        figure.savefig(made, format=path.suffix[1:], dpi=120)
+        figure.savefig(image, format=path.suffix[1:], dpi=120)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_bytes(made.getvalue())
+        new.write_bytes(image.getvalue())
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

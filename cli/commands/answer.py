@@ -1,4 +1,4 @@
-"""`tfm-cli answer`: where in a text the answer to a question stands."""
+"""`tfm-cli answer`: where in a text the answer to a question is."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ GROUP = "Read texts"
 def command(
     model: o.Model,
     question: Annotated[str | None, typer.Argument(help="The question.")] = None,
-    context: Annotated[str | None, typer.Argument(help="The text; else --file or stdin, whole.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A file with the text.")
+    context: Annotated[
+        str | None, typer.Argument(help="The text; without it all of --file or stdin is read.")
     ] = None,
+    file: o.TextFile = None,
     questions: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", exists=True, dir_okay=False, help="A file with a question on each line."
         ),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Show so many answers to each.")] = 1,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Show the N best answers to each question.")
+    ] = 1,
     longest: Annotated[int, typer.Option(metavar="N", min=1, help="The most tokens of an answer.")] = 15,
     may_be_none: Annotated[
-        bool, typer.Option("--may-be-none", help="That the text has no answer is an answer, too.")
+        bool, typer.Option("--may-be-none", help="Allow that the text has no answer.")
     ] = False,
     window: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens of a long text that are read at once.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="A long text is read in windows of N tokens; by default 384."),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Tokens that neighbouring windows share.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Neighbouring windows share N tokens; by default 128."),
     ] = None,
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
@@ -44,7 +48,10 @@ def command(
     threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Answers out of a text of any length, with the characters (from, to) that they stand at."""
+    """Find the answer to a question in a text of any length, with its first and last character.
+
+    Example: tfm-cli answer "Who wrote it?" --file book.txt --model my-model
+    """
     from ..inputs import read, whole
     from ..model_loading import load
 
@@ -60,19 +67,19 @@ def command(
         raise typer.BadParameter("give the text as argument or as --file, not both")
     text = whole(file, "text") if context is None else context
     loaded = load(model, engine, quant, device, threads)
-    found = loaded.answer(
+    answers = loaded.answer(
         [(one, text) for one in asked], count=top, longest=longest, may_be_none=may_be_none, window=window,
         stride=stride, batch=batch, progress=progress(),
     )  # fmt: skip
     if as_json:
-        rows = zip(asked, found, strict=True)
-        out_json([{"question": one, "answers": [a._asdict() for a in answers]} for one, answers in rows])
+        rows = zip(asked, answers, strict=True)
+        out_json([{"question": one, "answers": [span._asdict() for span in spans]} for one, spans in rows])
         return
     table(
         ("ANSWER", "SCORE", "FROM", "TO", "TO QUESTION"),
         [
-            (a.text or "(none)", f"{a.score:.4f}", a.start, a.end, i + 1)
-            for i, answers in enumerate(found)
-            for a in answers
+            (span.text or "(none)", f"{span.score:.4f}", span.start, span.end, i + 1)
+            for i, spans in enumerate(answers)
+            for span in spans
         ],
     )

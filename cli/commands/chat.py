@@ -18,7 +18,7 @@ GROUP = "Write texts"
 def command(
     model: o.Model = "smollm2-135m",
     system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the model shall be told first.")
+        str | None, typer.Option(metavar="TEXT", help="A system message, which the model reads first.")
     ] = None,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
@@ -35,8 +35,11 @@ def command(
     stop: o.Stop = None,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Talk with a model; each line is a message, the end of input ends it."""
-    given = o.checked(
+    """Talk with a model: each line is a message, the end of input (Ctrl-D) ends the conversation.
+
+    Example: tfm-cli chat --system "Answer in one sentence."
+    """
+    options = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty,
         max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
@@ -45,21 +48,21 @@ def command(
     from ..model_loading import load
 
     conversation = Conversation(load(model, engine, quant, device, threads), system)
-    for line in messages():
-        answer = conversation.say(line, **given)
-        for piece in answer:
-            out(generated(piece, no_escape), end="")
+    for message in messages():
+        answer = conversation.say(message, **options)
+        for part in answer:
+            out(generated(part, no_escape), end="")
         out()
         if answer.finish_reason == "length":
             say(f"(ended after {len(answer.tokens)} tokens)")
 
 
 def messages() -> Iterator[str]:
-    """Lines that aren't empty; at a terminal with a prompt and editing."""
+    """The lines of stdin that aren't blank; at a terminal with a prompt and line editing."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         return
-    with contextlib.suppress(ImportError):  # importing it gives input() its editing; Windows has its own
+    with contextlib.suppress(ImportError):  # its import gives input() line editing; Windows has its own
         import readline  # noqa: F401
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`tfm-cli classify`: what texts are."""
+"""`tfm-cli classify`: labels of whole texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
-from ..console import out_json, progress, table
+from ..console import out_json, progress, shorten, table
 
 GROUP = "Read texts"
 
@@ -19,7 +19,9 @@ def command(
     pair: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Classify each text together with this second one.")
     ] = None,
-    top: Annotated[int | None, typer.Option(metavar="N", min=1, help="Show so many labels of each.")] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Show only the N likeliest labels of each text.")
+    ] = None,
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
@@ -27,28 +29,23 @@ def command(
     threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """The labels of whole texts, the likeliest first; of a regression its numbers."""
+    """Label whole texts, the likeliest label first; a regression gives its numbers.
+
+    Example: tfm-cli classify "What a film!" "I left early." --model my-model --top 1
+    """
     from ..inputs import read
     from ..model_loading import load
 
     texts = read(text, file)
-    asked = texts if pair is None else [(one, pair) for one in texts]
+    pairs = texts if pair is None else [(one, pair) for one in texts]
     loaded = load(model, engine, quant, device, threads)
-    found = [labels[:top] for labels in loaded.classify(asked, batch=batch, progress=progress())]
+    labels_of = [labels[:top] for labels in loaded.classify(pairs, batch=batch, progress=progress())]
     if as_json:
-        rows = zip(texts, found, strict=True)
+        rows = zip(texts, labels_of, strict=True)
         out_json([{"text": one, "labels": [label._asdict() for label in labels]} for one, labels in rows])
         return
-    table(
-        ("TEXT", "LABEL", "SCORE"),
-        [
-            (shown, one.label, f"{one.score:.4f}")
-            for text, labels in zip(texts, found, strict=True)
-            for shown, one in zip([shorten(text), *[""] * len(labels)], labels, strict=False)
-        ],
-    )
-
-
-def shorten(text: str, room: int = 60) -> str:
-    """The text, or its beginning where it is longer than a table has room for."""
-    return text if len(text) <= room else text[: room - 1] + "…"
+    cells = []
+    for one, labels in zip(texts, labels_of, strict=True):
+        for i, label in enumerate(labels):
+            cells.append((shorten(one) if i == 0 else "", label.label, f"{label.score:.4f}"))
+    table(("TEXT", "LABEL", "SCORE"), cells)

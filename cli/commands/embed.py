@@ -1,4 +1,4 @@
-"""`tfm-cli embed`: vectors of texts, and how alike texts are."""
+"""`tfm-cli embed`: embeddings of texts, and how similar texts are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
-from ..console import out, out_json, progress, table
-from .classify import shorten
+from ..console import out, out_json, progress, shorten, table
 
 GROUP = "Read texts"
 
@@ -19,7 +18,7 @@ def command(
     model: o.Model = "minilm-l6",
     file: o.Lines = None,
     similarity: Annotated[
-        bool, typer.Option("--similarity", help="Cosines between the texts instead of their vectors.")
+        bool, typer.Option("--similarity", help="Show cosine similarities of the texts, not their vectors.")
     ] = False,
     npy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the numbers as a NumPy array.")
@@ -31,7 +30,10 @@ def command(
     threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """A vector for each text, a line each; or the cosine between two texts, or between all pairs of more."""
+    """Compute one embedding per text; similar texts get nearby vectors.
+
+    Example: tfm-cli embed "a cat" "a kitten" "a bill" --similarity
+    """
     import numpy as np
 
     from ...runtime.tasks.embed import similarity as cosines
@@ -44,21 +46,23 @@ def command(
     if npy is not None and as_json:
         raise typer.BadParameter("give --npy or --json, not both")
     loaded = load(model, engine, quant, device, threads)
-    made = loaded.embed(texts, batch=batch, progress=progress())
-    found = cosines(made, made) if similarity else made
+    vectors = loaded.embed(texts, batch=batch, progress=progress())
+    numbers = cosines(vectors, vectors) if similarity else vectors
     if npy is not None:
         with open(npy, "wb") as opened:  # np.save would add ".npy" to another name
-            np.save(opened, found, allow_pickle=False)
+            np.save(opened, numbers, allow_pickle=False)
     elif as_json:
-        out_json({"texts": texts, "similarity" if similarity else "vectors": found.tolist()})
+        out_json({"texts": texts, "similarity" if similarity else "vectors": numbers.tolist()})
     elif not similarity:
-        for vector in found:
+        for vector in numbers:
             out(" ".join(f"{x:.6g}" for x in vector))
     elif len(texts) == 2:
-        out(f"{found[0, 1]:.4f}")
+        out(f"{numbers[0, 1]:.4f}")
     else:
-        rows = enumerate(zip(texts, found, strict=True))
         table(
             ("TEXT", "", *(str(i + 1) for i in range(len(texts)))),
-            [(shorten(one, 40), i + 1, *(f"{x:.3f}" for x in row)) for i, (one, row) in rows],
+            [
+                (shorten(one, 40), i + 1, *(f"{x:.3f}" for x in row))
+                for i, (one, row) in enumerate(zip(texts, numbers, strict=True))
+            ],
         )

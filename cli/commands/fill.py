@@ -1,4 +1,4 @@
-"""`tfm-cli fill`: what may stand where a text is masked."""
+"""`tfm-cli fill`: tokens for the masks of a text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def command(
     model: o.Model,
     text: o.Texts = None,
     file: o.Lines = None,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Show so many tokens for each mask.")] = 5,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Show the N likeliest tokens of each mask.")
+    ] = 5,
     batch: o.Batch = 8,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
@@ -24,15 +26,18 @@ def command(
     threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """The likeliest tokens for each mask, which a text holds as the model writes it: [MASK], <mask>."""
+    """Show the likeliest tokens for each mask of a text; the model names its mask: [MASK] or <mask>.
+
+    Example: tfm-cli fill "Paris is the [MASK] of France." --model my-model
+    """
     from ..inputs import read
     from ..model_loading import load
 
     texts = read(text, file)
     loaded = load(model, engine, quant, device, threads)
-    found = loaded.fill(texts, count=top, batch=batch, progress=progress())
+    fillings = loaded.fill(texts, count=top, batch=batch, progress=progress())
     if as_json:
-        rows = zip(texts, found, strict=True)
+        rows = zip(texts, fillings, strict=True)
         out_json(
             [{"text": one, "masks": [[f._asdict() for f in mask] for mask in masks]} for one, masks in rows]
         )
@@ -40,9 +45,9 @@ def command(
     table(
         ("FILLING", "SCORE", "MASK", "OF TEXT"),
         [
-            (f.text, f"{f.score:.4f}", k + 1, i + 1)
-            for i, masks in enumerate(found)
+            (filling.text, f"{filling.score:.4f}", k + 1, i + 1)
+            for i, masks in enumerate(fillings)
             for k, mask in enumerate(masks)
-            for f in mask
+            for filling in mask
         ],
     )

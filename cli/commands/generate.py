@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .. import options as o
-from ..console import generated, line, out, out_json, progress, say
-from ..inputs import read, whole
-
-if TYPE_CHECKING:
-    from ...runtime.tasks import TextStream
+from ..console import line, out, out_answer, out_json, progress, say
+from ..inputs import read, read_prompt
 
 GROUP = "Write texts"
 
 
 def command(
-    prompt: Annotated[str | None, typer.Argument(help="The text to answer; else --file or stdin.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; without it all of --file or stdin is read.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Read the prompt from a file; with --batch one from each line."
+            exists=True, dir_okay=False, help="A file with the prompt; with --batch one prompt on each line."
         ),
     ] = None,
     batch: Annotated[
@@ -31,9 +30,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Answer many prompts, a line each, of which N are on their way at a time. An answer is a "
-            r"line, too, where \n, \t, \\ and other control characters are spelt out, unless --no-escape is "
-            "given.",
+            help="Answer many prompts, one on each line, N at a time. Each answer is printed as one line, "
+            r"with \n, \t, \\ and other control characters as escapes, unless --no-escape is given.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
@@ -42,7 +40,9 @@ def command(
     device: o.Device = "cpu",
     threads: o.Threads = None,
     context: o.Context = None,
-    raw: Annotated[bool, typer.Option(help="No chat template: the model goes on with the text.")] = False,
+    raw: Annotated[
+        bool, typer.Option(help="Leave out the chat template: the model continues the prompt.")
+    ] = False,
     greedy: o.Greedy = False,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -62,23 +62,25 @@ def command(
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Generate text; a model is fetched and exported on its first use and runs from the cache afterwards."""
-    texts = (
-        [read_prompt(prompt, file)]
-        if batch is None
-        else read(None if prompt is None else [prompt], file, "prompt")
-    )
-    given = o.checked(
+    """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
+
+    Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
+    """
+    if batch is None:
+        prompts = [read_prompt(prompt, file)]
+    else:
+        prompts = read(None if prompt is None else [prompt], file, "prompt")
+    options = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, no_repeat_ngram=no_repeat_ngram,
         beams=beams, length_penalty=length_penalty,
         max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
     )  # fmt: skip
-    searched = beams is not None or length_penalty is not None
-    if draft is not None and searched:
+    searches = beams is not None or length_penalty is not None
+    if draft is not None and searches:
         raise typer.BadParameter("--draft takes no --beams, whose steps judge every token already")
-    if batch is not None and (searched or draft is not None):
+    if batch is not None and (searches or draft is not None):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
     from ..model_loading import load
 
@@ -87,53 +89,26 @@ def command(
     if draft == "prompt":
         from ...refimpl.decoding.speculative import PromptLookup
 
-        given["draft"] = PromptLookup()
+        options["draft"] = PromptLookup()
     elif draft is not None:
-        given["draft"] = loaded.drafter(load(draft, engine, quant, device, threads, context))
+        options["draft"] = loaded.drafter(load(draft, engine, quant, device, threads, context))
     load_s = time.perf_counter() - begin
-    if batch is not None:
-        found = loaded.generate_many(texts, raw=raw, batch=batch, progress=progress(), **given)
-        if as_json:
-            out_json([{"prompt": text, **one._asdict()} for text, one in zip(texts, found, strict=True)])
-        for one in () if as_json else found:
+    limit, room = loaded.options(**options).max_new_tokens, loaded.config.context
+    if batch is None:
+        answer = loaded.generate(prompts[0], raw=raw, **options)
+        out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)
+        if answer.finish_reason == "length" and len(answer.tokens) < limit:
+            say(f"clipped to {len(answer.tokens)} tokens: the prompt leaves no more of the context of {room}")
+        return
+    answers = loaded.generate_many(prompts, raw=raw, batch=batch, progress=progress(), **options)
+    if as_json:
+        out_json([{"prompt": text, **one._asdict()} for text, one in zip(prompts, answers, strict=True)])
+    else:
+        for one in answers:
             out(line(one.text, no_escape))
-        most = loaded.options(**given).max_new_tokens
-        if clipped := sum(one.finish_reason == "length" and len(one.tokens) < most for one in found):
-            say(
-                f"clipped {clipped} of {len(found)} answers: their prompts leave no {most} tokens of the "
-                f"context of {loaded.config.context}"
-            )
-        return
-    answer = loaded.generate(texts[0], raw=raw, **given)
-    give(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)
-    made, context = len(answer.tokens), loaded.config.context
-    if answer.finish_reason == "length" and made < loaded.options(**given).max_new_tokens:
-        say(f"clipped to {made} tokens: the prompt leaves no more of the context of {context}")
-
-
-def give(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float) -> None:
-    """An answer as it comes, or at its end as one JSON object."""
-    for piece in answer:
-        if not as_json:
-            out(generated(piece, no_escape), end="")
-    if not as_json:
-        out()
-        return
-    out_json(
-        {
-            "tokens": answer.tokens,
-            "text": answer.text,
-            "finish_reason": answer.finish_reason,
-            "timings": {"load_s": load_s, **answer.timings},
-        }
-    )
-
-
-def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt from where it was given."""
-    if prompt is not None and file is not None:
-        raise typer.BadParameter("give the prompt as argument or as --file, not both")
-    text = whole(file, "prompt") if prompt is None else prompt
-    if not text.strip():
-        raise typer.BadParameter("the prompt is empty")
-    return text
+    clipped = sum(one.finish_reason == "length" and len(one.tokens) < limit for one in answers)
+    if clipped:
+        say(
+            f"clipped {clipped} of {len(answers)} answers: their prompts leave no {limit} tokens of the "
+            f"context of {room}"
+        )

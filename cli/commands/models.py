@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .. import options as o
 from ..console import out, out_json, say, size, table
 
 GROUP = "Make and check models"
@@ -13,32 +14,36 @@ GROUP = "Make and check models"
 
 def command(
     remove: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Remove this from the cache, a model with its bundles.")
+        str | None,
+        typer.Option(metavar="NAME", help="Remove this from the cache; a model goes with its bundles."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
-    """List the models that can be fetched by name, and what the cache holds."""
+    """List the models that can be fetched by name, and what the cache holds.
+
+    Example: tfm-cli models --remove smollm2-135m
+    """
     from ...runtime.hub.cache_dir import cache_dir, cached
     from ...runtime.hub.cache_dir import remove as remove_cached
     from ...runtime.hub.model_names import CATALOGUE
 
     if remove is not None:
-        for one in remove_cached(remove):
-            say(f"removed {one.kind} {one.name} ({size(one.bytes)})")
+        for entry in remove_cached(remove):
+            say(f"removed {entry.kind} {entry.name} ({size(entry.bytes)})")
         return
-    held = cached()
+    entries = cached()
     if as_json:
         catalogue = [
-            {"name": n, "source": f"pypi:{p.wheel}", "about": p.about, "megabytes": p.megabytes}
-            for n, p in CATALOGUE.items()
+            {"name": name, "source": f"pypi:{m.wheel}", "about": m.about, "megabytes": m.megabytes}
+            for name, m in CATALOGUE.items()
         ]
-        cache = [{"name": c.name, "kind": c.kind, "path": str(c.path), "bytes": c.bytes} for c in held]
+        cache = [{"name": e.name, "kind": e.kind, "path": str(e.path), "bytes": e.bytes} for e in entries]
         out_json({"catalogue": catalogue, "cache_dir": str(cache_dir()), "cache": cache})
         return
     table(
         ("CATALOGUE", "SIZE", "SOURCE", "WHAT"),
-        [(n, f"{p.megabytes} MB", f"pypi:{p.wheel}", p.about) for n, p in CATALOGUE.items()],
+        [(name, f"{m.megabytes} MB", f"pypi:{m.wheel}", m.about) for name, m in CATALOGUE.items()],
     )
     out()
-    table(("CACHE", "KIND", "SIZE"), [(c.name, c.kind, size(c.bytes)) for c in held])
-    out(f"{size(sum(c.bytes for c in held))} in {cache_dir()}")
+    table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])
+    out(f"{size(sum(e.bytes for e in entries))} in {cache_dir()}")

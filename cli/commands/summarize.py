@@ -1,25 +1,20 @@
-"""`tfm-cli summarize`: a text made short."""
+"""`tfm-cli summarize`: a summary of a text."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from .. import options as o
-from .generate import give, read_prompt
+from ..console import out_answer
+from ..inputs import read_prompt
 
 GROUP = "Write texts"
 
 
 def command(
     model: o.Model,
-    text: Annotated[str | None, typer.Argument(help="The text; else --file or stdin, whole.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A file with the text.")
-    ] = None,
+    text: o.Text = None,
+    file: o.TextFile = None,
     beams: o.Beams = None,
     length_penalty: o.LengthPenalty = None,
     max_new_tokens: o.MaxNewTokens = None,
@@ -30,13 +25,16 @@ def command(
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Make a text short: generate with the model's own prefix and options for that."""
+    """Summarize a text, with the model's own prefix and options for that.
+
+    Example: tfm-cli summarize --file report.txt --model my-model --max-new-tokens 60
+    """
     from ..model_loading import load
 
-    asked = read_prompt(text, file)
-    given = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
+    text = read_prompt(text, file)
+    options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
     begin = time.perf_counter()
     loaded = load(model, engine, quant, device, threads)
     load_s = time.perf_counter() - begin
-    answer = loaded.summarize(asked, **given)
-    give(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)
+    answer = loaded.summarize(text, **options)
+    out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)

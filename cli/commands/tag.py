@@ -1,4 +1,4 @@
-"""`tfm-cli tag`: the entities of texts."""
+"""`tfm-cli tag`: entities of texts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ def command(
     aggregation: Annotated[
         Aggregation,
         typer.Option(
-            help="How tokens become entities: not at all, as neighbours of one label, or as words first, "
-            "which get the label of their first token, of the mean, or of the surest."
+            help="How tokens become entities. none: each token is one. simple: neighbours of one label are "
+            "joined. first, average, max: before that, all tokens of a word get the label of its first "
+            "token, of their mean, or of its surest token."
         ),
     ] = "simple",
     outside: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL", help="Leave out this label; O if none is named.")
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Leave out this label; may be repeated; by default O."),
     ] = None,
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
@@ -34,24 +36,27 @@ def command(
     threads: o.Threads = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """What the words of texts are, with the characters (from, to) that each entity stands at."""
+    """Find the entities in texts, with their labels and their first and last character.
+
+    Example: tfm-cli tag "Ada lives in London." --model my-model
+    """
     from ..inputs import read
     from ..model_loading import load
 
     texts = read(text, file)
     loaded = load(model, engine, quant, device, threads)
-    found = loaded.tag(
+    entities_of = loaded.tag(
         texts, aggregation=aggregation, outside=outside or ("O",), batch=batch, progress=progress()
     )
     if as_json:
-        rows = zip(texts, found, strict=True)
+        rows = zip(texts, entities_of, strict=True)
         out_json([{"text": one, "entities": [e._asdict() for e in entities]} for one, entities in rows])
         return
     table(
         ("ENTITY", "LABEL", "SCORE", "FROM", "TO", "IN TEXT"),
         [
-            (e.text, e.label, f"{e.score:.4f}", e.start, e.end, i + 1)
-            for i, entities in enumerate(found)
-            for e in entities
+            (entity.text, entity.label, f"{entity.score:.4f}", entity.start, entity.end, i + 1)
+            for i, entities in enumerate(entities_of)
+            for entity in entities
         ],
     )

@@ -1,12 +1,13 @@
-"""`tfm-cli tokenizer`: train one, look at what one does, and compare sizes of vocabularies."""
+"""`tfm-cli tokenizer`: train one, see what one does with a text, and compare sizes of vocabularies."""
 
 from __future__ import annotations
 
 import io
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ...refimpl.tokenizers.tokenizer import Tokenizer
+    from ...runtime.analysis.vocabularies import Vocabulary
 
 Method = Annotated[
     Literal["bpe", "unigram"],
-    typer.Option("--method", help="Byte-level BPE as GPT-2's, or a unigram model as T5's."),
+    typer.Option("--method", help="Byte-level BPE, as GPT-2 has it, or a unigram model, as T5 has it."),
 ]
-Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Text in UTF-8.")]
+Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Text files in UTF-8.")]
 TEXT_BYTES = 2**30
 SIZES = (1000, 4000, 10_000, 32_000, 64_000)
-HELD_OUT = 10  # one line in so many is kept from training, where no file is named
+HELD_OUT = 10  # one line in so many isn't trained on, where no file to measure on is named
 
 GROUP = "Look inside"
-command = typer.Typer(help="Train a tokenizer, look at what one does, compare sizes of vocabularies.")
+command = typer.Typer(help="Train a tokenizer, encode a text with one, compare sizes of vocabularies.")
 
 
 @command.command("train")
@@ -37,25 +39,38 @@ def train(
     files: Files,
     path: Annotated[Path, typer.Option("--out", dir_okay=False, help="The tokenizer.json to write.")],
     method: Method = "bpe",
-    size: Annotated[int, typer.Option("--size", min=1, max=2**20, help="The most pieces.")] = 32_000,
+    size: Annotated[
+        int, typer.Option("--size", min=1, max=2**20, help="The most tokens of the vocabulary.")
+    ] = 32_000,
     special: Annotated[
         list[str] | None, typer.Option("--special", metavar="TOKEN", help="A special token; may be repeated.")
     ] = None,
-    min_frequency: Annotated[int, typer.Option(min=0, help="The least count of a pair that is joined.")] = 2,
+    min_frequency: Annotated[
+        int, typer.Option(min=0, help="How often a pair must occur to become one token.")
+    ] = 2,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train a tokenizer on files and write its tokenizer.json, whole or not at all."""
+    """Train a tokenizer on text files and write its tokenizer.json, whole or not at all.
+
+    Example: tfm-cli tokenizer train book.txt --out tokenizer.json --size 8000 --special "<s>"
+    """
     from ...refimpl.tokenizers import training
     from ...refimpl.tokenizers.tokenizer import save
 
     begin = time.perf_counter()
     words = training.count_words(_lines(files), method, _progress())
-    made = training.train(
+    trained = training.train(
         words, method, size, special_tokens=special or (), min_frequency=min_frequency, progress=_progress()
     )
-    save(made, path)
-    facts = {"path": str(path), "method": method, "vocabulary": len(made.vocabulary), "words": words.total()}
-    facts |= {"different_words": len(words), "seconds": round(time.perf_counter() - begin, 1)}
+    save(trained, path)
+    facts = {
+        "path": str(path),
+        "method": method,
+        "vocabulary": len(trained.vocabulary),
+        "words": words.total(),
+        "different_words": len(words),
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
     if as_json:
         out_json(facts)
         return
@@ -65,30 +80,37 @@ def train(
 
 @command.command("encode")
 def encode(
-    text: Annotated[str | None, typer.Argument(help="The text; else --file or stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Read the text.")] = None,
+    text: Annotated[str | None, typer.Argument(help="The text; without it --file or stdin is read.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the text.")
+    ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
     ] = "smollm2-135m",
-    bare: Annotated[bool, typer.Option("--bare", help="Without the tokens around a text.")] = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Leave out the tokens that the model expects around a text.")
+    ] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """The tokens of a text by the specification: id, piece, and the characters that each stands for."""
+    """Show the tokens of a text, by the specification: id, token, and the characters that it stands for.
+
+    Example: tfm-cli tokenizer encode "Ada lives in London" -m minilm-l6
+    """
     from .generate import read_prompt
 
-    given = read_prompt(text, file)
-    found = _tokenizer(model)
-    made = found.encode(given, add_special_tokens=not bare)
-    rows = list(zip(made.ids, made.tokens, made.offsets, strict=True))
+    text = read_prompt(text, file)
+    tokenizer = _tokenizer(model)
+    encoding = tokenizer.encode(text, add_special_tokens=not bare)
+    rows = list(zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True))
     if as_json:
-        tokens = [{"id": i, "piece": piece, "start": a, "end": b} for i, piece, (a, b) in rows]
-        out_json({"tokens": tokens, "decoded": found.decode(made.ids)})
+        tokens = [{"id": i, "piece": piece, "start": start, "end": end} for i, piece, (start, end) in rows]
+        out_json({"tokens": tokens, "decoded": tokenizer.decode(encoding.ids)})
         return
     table(
         ("ID", "PIECE", "FROM", "TO", "TEXT"),
-        [(i, piece, a, b, repr(given[a:b])) for i, piece, (a, b) in rows],
+        [(i, piece, start, end, repr(text[start:end])) for i, piece, (start, end) in rows],
     )
-    out(f"{len(rows)} tokens of {len(given)} characters")
+    out(f"{len(rows)} tokens of {len(text)} characters")
 
 
 @command.command("compare")
@@ -96,79 +118,57 @@ def compare(
     files: Files,
     held_out: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Text to measure on; else every tenth line."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A file to measure on; without it every tenth line is kept back.",
+        ),
     ] = None,
     method: Method = "bpe",
     sizes: Annotated[
         list[int] | None, typer.Option("--size", min=257, max=2**20, help="A size; may be repeated.")
     ] = None,
-    width: Annotated[int, typer.Option(min=1, help="Numbers in an embedding.")] = 768,
+    width: Annotated[int, typer.Option(min=1, help="Numbers of an embedding.")] = 768,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Size of a vocabulary against tokens a word, unknown tokens and embedding parameters."""
+    """Compare sizes of a vocabulary: tokens per word, unknown tokens and embedding parameters.
+
+    Example: tfm-cli tokenizer compare book.txt --size 1000 --size 8000 --plot sizes.png
+    """
+    from ...runtime.analysis import vocabularies
+
     lines = _lines(files)
-    rest = _lines([held_out]) if held_out else lines[::HELD_OUT]
-    if not held_out:
+    if held_out is None:
+        measured = lines[::HELD_OUT]
         lines = [line for i, line in enumerate(lines) if i % HELD_OUT]
-    rows = measure(lines, rest, method, sorted(set(sizes or SIZES)), _progress)
-    for row in rows:
-        row["embedding_parameters"] = row["vocabulary"] * width
+    else:
+        measured = _lines([held_out])
+    rows = vocabularies.compare(lines, measured, method, sorted(set(sizes or SIZES)), _progress)
     if plot is not None:
         draw(plot, 7, 5, lambda figure: picture(figure, rows))
     if as_json:
-        out_json({"method": method, "width": width, "rows": rows})
+        with_embedding = [{**asdict(row), "embedding_parameters": row.vocabulary * width} for row in rows]
+        out_json({"method": method, "width": width, "rows": with_embedding})
         return
     table(
         ("VOCABULARY", "PIECES", "TOKENS A WORD", "UNKNOWN", "UNKNOWN SHARE", f"EMBEDDING AT {width}"),
         [
-            (r["name"], r["vocabulary"], f"{r['tokens_per_word']:.3f}", r["unknown"],
-             f"{r['unknown'] / max(r['tokens'], 1):.3%}", f"{r['embedding_parameters']:,}")
-            for r in rows
+            (row.name, row.vocabulary, f"{row.tokens_per_word:.3f}", row.unknown,
+             f"{row.unknown / max(row.tokens, 1):.3%}", f"{row.vocabulary * width:,}")
+            for row in rows
         ],
     )  # fmt: skip
 
 
-def measure(
-    lines: Sequence[str], rest: Sequence[str], method: Any, sizes: Sequence[int], progress: Callable[[], Any]
-) -> list[dict[str, Any]]:
-    """A row for characters and one for each size, as far as the text carries; measured on `rest`."""
-    from ...refimpl.errors import LimitError
-    from ...refimpl.tokenizers import training
-
-    count = sum(len(line.split()) for line in rest)
-    if count == 0:
-        raise LimitError("the held-out text must have at least one word")
-    known = set().union(*lines)
-    tokens, unknown = sum(map(len, rest)), sum(c not in known for line in rest for c in line)
-
-    def row(name: str, vocabulary: int, tokens: int, unknown: int) -> dict[str, Any]:
-        return {"name": name, "vocabulary": vocabulary, "tokens": tokens, "words": count,
-                "tokens_per_word": tokens / count, "unknown": unknown}  # fmt: skip
-
-    rows = [row("characters", len(known) + 1, tokens, unknown)]
-    words, others = (training.count_words(part, method, progress()) for part in (lines, rest))
-    # BPE's smaller vocabularies are beginnings of its largest: it is trained once.
-    longest = training.train(words, method, sizes[-1], progress=progress()) if method == "bpe" else None
-    for size in sizes:
-        made = (
-            training.truncate_vocabulary(longest, size)
-            if longest is not None
-            else training.train(words, method, size, progress=progress())
-        )
-        rows.append(row(f"{size:,}", len(made.vocabulary), *training.count_tokens(made, others)))
-        if len(made.vocabulary) < size:
-            break
-    return rows
-
-
-def picture(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
-    """Pieces of a vocabulary against tokens a word, and characters as a line of their own."""
-    axes, (letters, *trained) = figure.subplots(), rows
-    sizes, tokens = ([row[what] for row in trained] for what in ("vocabulary", "tokens_per_word"))
-    axes.semilogx(sizes, tokens, "o-", label="trained pieces")
-    axes.axhline(letters["tokens_per_word"], ls="--", c="gray", label=f"{letters['vocabulary']:,} characters")
-    axes.set(xlabel="pieces in the vocabulary", ylabel="tokens a word")
+def picture(figure: Figure, rows: Sequence[Vocabulary]) -> None:
+    """Size of a vocabulary against tokens per word; characters are a line of their own."""
+    axes = figure.subplots()
+    characters, *trained = rows
+    sizes = [row.vocabulary for row in trained]
+    axes.semilogx(sizes, [row.tokens_per_word for row in trained], "o-", label="trained tokens")
+    axes.axhline(characters.tokens_per_word, ls="--", c="gray", label=f"{characters.vocabulary:,} characters")
+    axes.set(xlabel="tokens in the vocabulary", ylabel="tokens a word")
     axes.set_ylim(bottom=0)
     axes.legend()
 
@@ -198,17 +198,17 @@ def _lines(files: Sequence[Path]) -> list[str]:
     from ...refimpl.errors import CheckpointError
     from ...refimpl.formats.mapped_file import read_file
 
-    found: list[str] = []
+    lines: list[str] = []
     for file in files:
         try:
-            found += io.StringIO(read_file(file, TEXT_BYTES).decode(), newline="\n")
+            lines += io.StringIO(read_file(file, TEXT_BYTES).decode(), newline="\n")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{file}: must be UTF-8, byte {error.start} isn't") from None
-    return found
+    return lines
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """Says how far a stage is, at most once in two seconds."""
+    """A function that says how far a stage is, at most once in two seconds."""
     last = time.monotonic()
 
     def progress(stage: str, done: int, total: int) -> None:

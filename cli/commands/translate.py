@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import options as o
-from .generate import give, read_prompt
+from ..console import out_answer
+from ..inputs import read_prompt
 
 GROUP = "Write texts"
 
 
 def command(
     model: o.Model,
-    text: Annotated[str | None, typer.Argument(help="The text; else --file or stdin, whole.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A file with the text.")
-    ] = None,
+    text: o.Text = None,
+    file: o.TextFile = None,
     to: Annotated[
-        str | None, typer.Option(metavar="LANGUAGE", help="Into which language, as the model names it.")
+        str | None,
+        typer.Option(metavar="LANGUAGE", help="The language to translate to, as the model names it."),
     ] = None,
     origin: Annotated[
-        str | None, typer.Option("--from", metavar="LANGUAGE", help="Out of which language.")
+        str | None,
+        typer.Option("--from", metavar="LANGUAGE", help="The language of the text, as the model names it."),
     ] = None,
     beams: o.Beams = None,
     length_penalty: o.LengthPenalty = None,
@@ -36,13 +36,16 @@ def command(
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Translate a text: generate with the model's own prefix or tokens of the two languages."""
+    """Translate a text, with the model's own prefix or its tokens for the two languages.
+
+    Example: tfm-cli translate "The cat sleeps." --from en --to de --model my-model
+    """
     from ..model_loading import load
 
-    asked = read_prompt(text, file)
-    given = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
+    text = read_prompt(text, file)
+    options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
     begin = time.perf_counter()
     loaded = load(model, engine, quant, device, threads)
     load_s = time.perf_counter() - begin
-    answer = loaded.translate(asked, to=to, origin=origin, **given)
-    give(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)
+    answer = loaded.translate(text, to=to, origin=origin, **options)
+    out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)

@@ -15,34 +15,37 @@ GROUP = "Make and check models"
 def command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],
     source: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The checkpoint that it was made from.")
+        str | None, typer.Option(metavar="MODEL", help="The checkpoint that the bundle was made from.")
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Measure KL divergence, agreement and perplexity on this."),
+        typer.Option(metavar="FILE", help="A text to measure KL divergence, agreement and perplexity on."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=1, help="Stop after this long and record how far it came.")
+        float, typer.Option(min=1, help="Stop after this time; what wasn't checked is recorded.")
     ] = 60,
 ) -> None:
-    """Hash every file again and run every check; exit with 10 if anything exceeds its budget."""
+    """Check a bundle's files, and its results against the specification; exit with 10 if a check fails.
+
+    Example: tfm-cli verify my-bundle --source smollm2-135m
+    """
     from ...refimpl.errors import VerifyError
     from ...runtime.hub.locate import locate
     from ...runtime.verification.verify import verify
 
-    origin = None if source is None else locate(source, say).path
-    report = verify(bundle, source=origin, text=text, seconds=seconds, progress=say)
+    checkpoint = None if source is None else locate(source, say).path
+    report = verify(bundle, source=checkpoint, text=text, seconds=seconds, progress=say)
     table(
         ("CHECK", "FIGURE", "BUDGET", "UNIT", "RESULT", "NOTE"),
         [(r.name, shown(r.figure), shown(r.budget), r.unit, r.result, r.note) for r in report.rows],
     )
     if report.failed:
-        bad = ", ".join(row.name for row in report.failed)
-        raise VerifyError(f"{bundle}: out of budget: {bad}{divergence(bundle)}")
+        names = ", ".join(row.name for row in report.failed)
+        raise VerifyError(f"{bundle}: out of budget: {names}{divergence(bundle)}")
 
 
 def divergence(bundle: Path) -> str:
-    """The first part of the graph that leaves the specification, where one can be found here."""
+    """Where the graph first differs from the specification, if that can be found out here."""
     from ...refimpl.errors import TfmError
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.verification.golden import load
@@ -53,7 +56,7 @@ def divergence(bundle: Path) -> str:
         opened = open_bundle(bundle, check_hashes=True)
         part = first(locate(opened, load(opened.path, opened.config).tokens))
     except (ImportError, TfmError):
-        return ""  # without onnx and torch, or of a bundle that isn't one, nothing more can be said
+        return ""  # onnx or torch isn't installed, or the bundle can't be opened
     if part is None:
         return ""
     note = f" ({part.note})" if part.note else ""
@@ -62,4 +65,6 @@ def divergence(bundle: Path) -> str:
 
 def shown(figure: float | str | None) -> str:
     """A figure as the table has it."""
-    return "" if figure is None else f"{figure:.4g}" if isinstance(figure, float) else str(figure)
+    if figure is None:
+        return ""
+    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)

@@ -9,7 +9,7 @@ One JSON object with exactly these fields:
                  ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, and its leaves
                  k_scale and v_scale are what they are multiplied by
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
-    quant        the --quant it was made with; nothing depends on it
+    quant        the quantization it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
     cache        "shared" (outputs of the cache are bound to its inputs' memory), "windowed" (shared,
                  and those of layers with a window hold its tokens alone), "copied", or "none" where

@@ -93,7 +93,7 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
     if made_for is not None and made_for != chosen:
         raise BundleError(
             f"the bundle was made for {made_for} (target {target}), asked was {chosen}: "
-            f"export it again with --target {targets.for_device(chosen).name}"
+            f"export it again with target={targets.for_device(chosen).name}"
         )
     if chosen == "cuda" and (lacking := missing_for_cuda()):
         raise DeviceError(f"CUDA can't start here, missing: {', '.join(lacking)}")

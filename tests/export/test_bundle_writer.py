@@ -299,7 +299,7 @@ def test_an_unverified_bundle_says_so(stubbed, checkpoint, tmp_path):
     certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert certificate["ok"] is None
     assert certificate["manifest"] == tree_hash(tmp_path / "out")["tfm.json"]
-    assert certificate["not_checked"] == ["all: --no-verify"]
+    assert certificate["not_checked"] == ["all: verify=False"]
 
 
 def test_an_export_is_verified_and_certified(checkpoint, tmp_path):

@@ -15,7 +15,7 @@ from tfm.cli import console
 from tfm.cli.commands import doctor
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params import shapes as params
-from tfm.runtime.analysis import sizes
+from tfm.runtime.analysis import providers, sizes
 from tfm.runtime.analysis.sizes import Need
 from tfm.runtime.hub import locate
 
@@ -362,7 +362,7 @@ def test_doctor_tries_the_providers(tfm):
 def test_doctor_sees_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkeypatch):
     monkeypatch.setattr(doctor, "_versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
     assert "overwrite each other" in tfm("doctor", "--json").json["problems"][0]
-    monkeypatch.setattr(doctor, "IDENTITY", b"not a model")
+    monkeypatch.setattr(providers, "IDENTITY", b"not a model")
     ran = tfm("doctor")
     assert ran.code == 6
     assert "CPUExecutionProvider: fails" in ran.out
@@ -371,7 +371,7 @@ def test_doctor_sees_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkey
 def test_the_hand_made_model_is_one():
     import onnx
 
-    onnx.checker.check_model(onnx.load_from_string(doctor.IDENTITY))
+    onnx.checker.check_model(onnx.load_from_string(providers.IDENTITY))
 
 
 def test_bench_measures_in_fresh_processes(tfm, bundle):

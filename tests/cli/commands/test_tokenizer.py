@@ -8,6 +8,7 @@ import pytest
 from helpers import text_strategies
 from matplotlib.figure import Figure
 from tfm.cli.commands import tokenizer
+from tfm.runtime.analysis.vocabularies import Vocabulary
 from tokenizers import Tokenizer as Library
 
 LINES = [f"the {animal} sat on the {place}, and didn't {verb}\n"
@@ -90,7 +91,8 @@ def test_compare_draws_sizes_against_tokens_a_word(tfm, corpus, tmp_path):
     rows = tfm("tokenizer", "compare", corpus, *sizes, "--plot", path, "--json").json["rows"]
     assert path.read_bytes().startswith(b"\x89PNG")
     figure = Figure()
-    tokenizer.picture(figure, rows)
+    fields = Vocabulary.__dataclass_fields__
+    tokenizer.picture(figure, [Vocabulary(**{name: row[name] for name in fields}) for row in rows])
     (axes,) = figure.axes
     line, letters = axes.lines
     assert line.get_xydata().tolist() == [[row["vocabulary"], row["tokens_per_word"]] for row in rows[1:]]

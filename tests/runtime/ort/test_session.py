@@ -52,9 +52,9 @@ def test_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         session.choose("cuda", "standard")
     with pytest.raises(DeviceError, match="libcuda"):
         session.choose("auto", "ort-cuda")
-    with pytest.raises(BundleError, match="export it again with --target ort-cuda"):
+    with pytest.raises(BundleError, match="export it again with target=ort-cuda"):
         session.choose("cuda", "ort-cpu")
-    with pytest.raises(BundleError, match="export it again with --target ort-cpu"):
+    with pytest.raises(BundleError, match="export it again with target=ort-cpu"):
         session.choose("cpu", "ort-cuda")
     with pytest.raises(DeviceError, match="must be cpu, cuda or auto, got 'tpu'"):
         session.choose("tpu", "standard")

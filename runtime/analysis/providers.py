@@ -1,0 +1,59 @@
+"""What ONNX Runtime can do on this machine, tried and not just listed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import onnxruntime as ort
+
+from ..ort.session import PROVIDERS, missing_for_cuda
+
+
+def providers() -> dict[str, str]:
+    """Provider -> "starts", or why it doesn't: ONNX Runtime also lists providers that can't start."""
+    ort.set_default_logger_severity(4)
+    return {provider: _try(provider) for provider in ort.get_available_providers()}
+
+
+def _try(provider: str) -> str:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        # The Python binding prints when it falls back; here that is the result.
+        with contextlib.redirect_stdout(io.StringIO()):
+            session = ort.InferenceSession(IDENTITY, options, providers=[provider])
+    except Exception as error:  # each provider has exceptions of its own
+        result = f"fails: {' '.join(str(error).split()):.120}"
+    else:
+        started = session.get_providers()[0]
+        if started == provider:
+            return "starts"
+        result = f"falls back to {started}"
+    if provider == PROVIDERS["cuda"]:
+        missing = ", ".join(missing_for_cuda()) or "a GPU that this build supports"
+        return f"{result}, missing: {missing}"
+    return result
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    """One field of a protobuf message, of fewer than 128 bytes."""
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    return bytes([number << 3 | 2, len(value)]) + value
+
+
+def _identity() -> bytes:
+    """y = Identity(x) for one float, as a ModelProto: the smallest graph that a provider can start with."""
+    kind = _field(2, _field(1, _field(1, 1) + _field(2, _field(1, _field(1, 1)))))  # TypeProto: float [1]
+    node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
+    graph = (
+        _field(1, node)
+        + _field(2, b"g")
+        + _field(11, _field(1, b"x") + kind)
+        + _field(12, _field(1, b"y") + kind)
+    )
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 17))
+
+
+IDENTITY = _identity()

@@ -1,0 +1,65 @@
+"""What the size of a vocabulary costs and saves: tokens a word against embedding parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ...refimpl.errors import LimitError
+from ...refimpl.tokenizers import training
+
+Method = Literal["bpe", "unigram"]
+Progress = Callable[[str, int, int], None]  # stage, done, in all
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary, and how many tokens it makes of the held-out text, how many of them unknown."""
+
+    name: str
+    vocabulary: int
+    tokens: int
+    words: int
+    tokens_per_word: float
+    unknown: int
+
+
+def compare(
+    lines: Sequence[str],
+    held_out: Sequence[str],
+    method: Method,
+    sizes: Sequence[int],
+    progress: Callable[[], Progress],
+) -> list[Vocabulary]:
+    """Characters, then a trained vocabulary for each size, in ascending order, as far as the text allows.
+
+    `progress` gives a Progress for each training. LimitError where `held_out`, on which all is measured, has
+    no word.
+    """
+    words = sum(len(line.split()) for line in held_out)
+    if words == 0:
+        raise LimitError("the held-out text must have at least one word")
+
+    def measured(name: str, vocabulary: int, tokens: int, unknown: int) -> Vocabulary:
+        return Vocabulary(name, vocabulary, tokens, words, tokens / words, unknown)
+
+    known = set().union(*lines)
+    unknown = sum(character not in known for line in held_out for character in line)
+    rows = [measured("characters", len(known) + 1, sum(map(len, held_out)), unknown)]
+    trained_on = training.count_words(lines, method, progress())
+    counted = training.count_words(held_out, method, progress())
+    # The smaller vocabularies of BPE are beginnings of the largest, so it is trained once.
+    largest = None
+    if method == "bpe":
+        largest = training.train(trained_on, method, sizes[-1], progress=progress())
+    for size in sizes:
+        if largest is not None:
+            tokenizer = training.truncate_vocabulary(largest, size)
+        else:
+            tokenizer = training.train(trained_on, method, size, progress=progress())
+        trained = len(tokenizer.vocabulary)
+        rows.append(measured(f"{size:,}", trained, *training.count_tokens(tokenizer, counted)))
+        if trained < size:
+            break
+    return rows

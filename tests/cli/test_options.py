@@ -1,0 +1,45 @@
+"""Library errors name parameters; the command line shows their flags."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from tfm.cli.options import with_flags
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("quant must be one of fp32, got 'x'", "--quant must be one of fp32, got 'x'"),
+        ("kv=int8 isn't made for target=standard: no", "--kv int8 isn't made for --target standard: no"),
+        ("use quant=fp32 or quant=int8", "use --quant fp32 or --quant int8"),
+        ("strict=True goes with quant=keep", "--strict goes with --quant keep"),
+        ("table_bits=4 goes with quant=int4", "--table 4 goes with --quant int4"),
+        ("calibration.alpha must be 0 to 1, got 2", "--smooth must be 0 to 1, got 2"),
+        ("calibration.method must be one of minmax", "--ranges must be one of minmax"),
+        (
+            "quant=int8-static needs calibration: a text",
+            "--quant int8-static needs --calibrate FILE: a text",
+        ),
+        ("calibration goes with x", "--calibrate goes with x"),
+        ("x: quants must be y, sub_quant=3", "x: quants must be y, sub_quant=3"),
+    ],
+)
+def test_flags_stand_for_parameters(message: str, shown: str):
+    assert with_flags(message) == shown
+
+
+def test_threads_are_limited_before_numpy_is_imported():
+    code = (
+        "import os, sys, importlib.abc\n"
+        "class Watch(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'numpy': print(os.environ.get('OMP_NUM_THREADS'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from tfm.cli.main import main\n"
+        "main(['generate', 'hi', '--engine', 'numpy', '--model', '/no/such', '--threads', '3'])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.splitlines()[:1] == ["3"], run.stderr
