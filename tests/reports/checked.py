@@ -1,12 +1,12 @@
-"""What a long run saw of each family, kept in families/checked.json, and the README's table of it.
+"""The long run over all families, kept in families/checked.json, and the README's table of it.
 
     PYTHONPATH=tests python -m reports.checked --table
-    PYTHONPATH=tests python -m reports.checked [--examples 20] [--exports 1] [--beams 50] [FAMILY …]
+    PYTHONPATH=tests python -m reports.checked [--examples 20] [--exports 1] [--beams 50] [FAMILY ...]
 
-Of each model_type `--examples` configs are drawn against transformers, of each other head half as many,
-and `--exports` of each are exported to ONNX in each quantization and run; `--beams` searches are drawn
-where no family is named. The rows of those that are named are made anew, or all; the file is written after
-each.
+For each model_type `--examples` configs are drawn and compared with transformers, for each further head half
+as many. `--exports` models of each head are exported to ONNX in each quantization and run. `--beams` beam
+searches are drawn if no family is named. Only the rows of the families named are made anew, or all rows; the
+file is written after each.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -33,13 +33,13 @@ QUANTS = ("fp32", "int8", "int8-dynamic")
 
 
 def tasks(name: str) -> list[str]:
-    """What the heads of a model_type that its row states say, each once."""
-    said = families()[name].ARCHITECTURES
-    return list(dict.fromkeys(said[model.__name__] for model in ROWS[name].models))
+    """The tasks of the heads that the row of a model_type states, each once."""
+    architectures = families()[name].ARCHITECTURES
+    return list(dict.fromkeys(architectures[model.__name__] for model in ROWS[name].models))
 
 
 def many(count: int) -> Callable[[Any], Any]:
-    """That many examples, the same each time, and none of earlier runs."""
+    """So many examples, the same in each run; examples of earlier runs aren't used."""
     return settings(
         max_examples=count, derandomize=True, database=None, deadline=None, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
@@ -72,26 +72,26 @@ def row(name: str, examples: int, exports: int) -> dict[str, Any]:
     """A family's row; AssertionError where anything was silently wrong."""
     errors: list[float] = []
     refused: Counter[str] = Counter()
-    went: list[dict[str, dict[str, Any]]] = []
+    results: list[dict[str, dict[str, Any]]] = []
     for kind in range(len(ROWS[name].models)):
         drawn(name, kind, examples if kind == 0 else examples // 2, errors, refused)
-        went += exported(name, kind, exports)
+        results += exported(name, kind, exports)
     dialect = families()[name].GGUF
-    original = [found["original"] for found in went]
+    original = [result["original"] for result in results]
     return {
         "tasks": tasks(name),
         "gguf": None if dialect is None else ", ".join(dialect.dialects),
         "drawn": len(errors) + refused.total(),
         "refused": dict(refused),
         "error": float(f"{max(errors):.2g}"),
-        "exported": len(went),
-        "share": round(max(found["share"] for found in original), 3),
-        "tokens": sum(found.get("tokens", 0) for found in original),
-        "others": sum(found.get("others", 0) for found in original),
+        "exported": len(results),
+        "share": round(max(result["share"] for result in original), 3),
+        "tokens": sum(result.get("tokens", 0) for result in original),
+        "others": sum(result.get("others", 0) for result in original),
         **{
             quant: {
-                "share": round(max(found[quant]["share"] for found in went), 3),
-                "steady": sum(found[quant]["steady"] for found in went),
+                "share": round(max(result[quant]["share"] for result in results), 3),
+                "steady": sum(result[quant]["steady"] for result in results),
             }
             for quant in QUANTS[1:]
         },
@@ -99,29 +99,32 @@ def row(name: str, examples: int, exports: int) -> dict[str, Any]:
 
 
 def searched(count: int) -> int:
-    """That many searches through beams, drawn, whose texts and scores are transformers'."""
+    """Draw so many beam searches and compare texts and scores with transformers'; answers how many ran."""
     from helpers.generation_oracle import PAIRS, rules, same_texts
 
     done = 0
 
     @many(count)
     @given(st.sampled_from(PAIRS), st.integers(0, 2**32 - 1), rules().filter(lambda r: r["num_beams"] > 1))
-    def run(name: str, seed: int, asked: dict[str, Any]) -> None:
+    def run(name: str, seed: int, options: dict[str, Any]) -> None:
         nonlocal done
-        same_texts(name, seed, asked)
+        same_texts(name, seed, options)
         done += 1
 
     run()
     return done
 
 
-def table(held: dict[str, Any]) -> str:
+def code(text: str | None) -> str:
+    return f"`{text}`" if text else ""
+
+
+def table(report: dict[str, Any]) -> str:
     """The README's table, in Markdown."""
-    code = lambda text: f"`{text}`" if text else ""  # noqa: E731
     rows = [
         f"| {code(name)} | {', '.join(r['tasks'])} | {r['drawn']} | {r['error']:.0e} "
         f"| {code(r['gguf'])} | {r['exported']} of {len(ROWS[name].models)} |"
-        for name, r in sorted(held["families"].items())
+        for name, r in sorted(report["families"].items())
     ]
     head = "| `model_type` | tasks | configs | worst error | GGUF | int8, int8-dynamic |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows]).replace("|  |", "| |")
@@ -134,22 +137,22 @@ def main() -> None:
     parser.add_argument("--exports", type=int, default=1)
     parser.add_argument("--beams", type=int, default=50)
     parser.add_argument("--table", action="store_true")
-    asked = parser.parse_args()
-    held = json.loads(FILE.read_text()) if FILE.exists() else {"families": {}}
-    if asked.table:
-        print(table(held))
+    options = parser.parse_args()
+    report = json.loads(FILE.read_text()) if FILE.exists() else {"families": {}}
+    if options.table:
+        print(table(report))
         return
-    sizes = {name: getattr(asked, name) for name in ("examples", "exports", "beams")}
-    held["command"] = " ".join(
+    sizes = {name: getattr(options, name) for name in ("examples", "exports", "beams")}
+    report["command"] = " ".join(
         ["PYTHONPATH=tests python -m reports.checked", *(f"--{name} {n}" for name, n in sizes.items())]
     )
-    held["budget"] = LARGEST_ERROR
-    if not asked.names:
-        held["beams"] = searched(asked.beams)
-    for name in asked.names or sorted(ROWS):
-        made = held["families"][name] = row(name, asked.examples, asked.exports)
-        FILE.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
-        print(name, json.dumps(made), flush=True)
+    report["budget"] = LARGEST_ERROR
+    if not options.names:
+        report["beams"] = searched(options.beams)
+    for name in options.names or sorted(ROWS):
+        results = report["families"][name] = row(name, options.examples, options.exports)
+        FILE.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+        print(name, json.dumps(results), flush=True)
 
 
 if __name__ == "__main__":

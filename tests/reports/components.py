@@ -111,15 +111,16 @@ class Other:
 
 OTHERS = {
     "samplers": Other(
-        ("decoding/sampling.py", "decoding/filters.py"), LOOP, "refimpl/decoding/test_sampling.py",
-        ("refimpl/decoding/test_sampling.py::test_cuts_are_transformers", "TopK"),
+        ("decoding/sampler.py", "decoding/sampling.py", "decoding/filters.py"), LOOP,
+        "refimpl/decoding/test_sampling.py",
+        ("refimpl/decoding/test_sampling.py::test_filters_are_transformers", "TopK"),
     ),
     "penalties": Other(
         ("decoding/penalties.py",), LOOP, "refimpl/decoding/test_penalties.py",
         ("refimpl/decoding/test_penalties.py::test_the_chain",),
     ),
     "generation": Other(
-        ("decoding/loop.py",), LOOP, "refimpl/decoding/test_loop.py",
+        ("decoding/loop.py", "decoding/stop.py"), LOOP, "refimpl/decoding/test_loop.py",
         f"{NONE}the loop is held to whole passes; beam search, built on it, to transformers' own",
     ),
     "beam search": Other(
@@ -149,7 +150,7 @@ MIXED = ("decoding", "engine")
 # What is no component: configs, weights, files, and the engine that runs the model.
 PLUMBING = {
     "axes.py", "checkpoint", "config", "config_readers", "engine/numpy_engine.py", "engine/protocol.py",
-    "errors.py", "families", "formats", "laws", "ops", "params", "weights",
+    "error_budget.py", "errors.py", "families", "formats", "laws", "ops", "params", "weights",
 }  # fmt: skip
 
 
