@@ -46,7 +46,7 @@ def static_inputs(checkpoint: Checkpoint, calibration: Calibration, progress: Pr
     count = sum(map(len, windows))
     if calibration.alpha is not None:
         progress(f"largest activations of {count} tokens")
-        factors = _factors(checkpoint, smooth.places(checkpoint.config), windows, calibration.alpha)
+        factors = _factors(checkpoint, smooth.smoothing_sites(checkpoint.config), windows, calibration.alpha)
     progress(f"ranges of activations over {count} tokens")
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
     observed: dict[tuple[str, ...], Any] = {}
@@ -57,7 +57,7 @@ def static_inputs(checkpoint: Checkpoint, calibration: Calibration, progress: Pr
         tokens[names] += len(x)
 
     def smoothed(name: str) -> Array:
-        return smooth.apply(name, checkpoint.leaf(name), factors)
+        return smooth.smooth_leaf(name, checkpoint.leaf(name), factors)
 
     record(checkpoint.config, smoothed, windows=windows, on_input=observe)
     if idle := [names[0] for names in observed if tokens[names] == 0]:
@@ -74,7 +74,7 @@ def static_inputs(checkpoint: Checkpoint, calibration: Calibration, progress: Pr
                 interval = ranges.percentile(state)
             case "entropy":
                 interval = ranges.entropy(state)
-        inputs |= dict.fromkeys(names, ranges.parameters(interval))
+        inputs |= dict.fromkeys(names, ranges.scale_and_zero_point(interval))
     return CalibrationResult(inputs, factors)
 
 
@@ -86,14 +86,16 @@ def _factors(
 
     def observe(names: tuple[str, ...], x: Array) -> None:
         for name in names:
-            largest[name] = smooth.largest(largest.get(name), x)
+            largest[name] = smooth.channel_maxima(largest.get(name), x)
 
     record(checkpoint.config, checkpoint.leaf, windows=windows, on_input=observe)
     factors = {}
     for site in sites:
         # A mixture's router reads what its experts do, but isn't among the products.
-        activation = np.max([largest[name] for name in site.read if name in largest], axis=0)
-        factors[site] = smooth.powers(smooth.folded(site, activation, checkpoint.leaf, alpha=alpha))
+        activation = np.max([largest[name] for name in site.consumers if name in largest], axis=0)
+        factors[site] = smooth.nearest_powers_of_two(
+            smooth.site_factors(site, activation, checkpoint.leaf, alpha=alpha)
+        )
     return factors
 
 
@@ -149,7 +151,7 @@ def with_cache_scales(checkpoint: Checkpoint, text: Path | None, progress: Progr
     def observe(layer: int, keys: Array, values: Array) -> None:
         for side, x in (("k", keys), ("v", values)):
             name = f"decoder.layers.{layer}.attn.{side}_scale"
-            largest[name] = smooth.largest(largest.get(name), x.swapaxes(0, 1))
+            largest[name] = smooth.channel_maxima(largest.get(name), x.swapaxes(0, 1))
 
     record(checkpoint.config.keeping("float"), checkpoint.leaf, windows=windows, on_cache=observe)
     known = set(checkpoint.leaves.names)

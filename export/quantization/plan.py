@@ -135,8 +135,12 @@ def smoothed_sites(
 
     if not scheme.smooths:
         return []
-    sites = [site for site in smooth.places(config) if all(map(fits, (*site.made, *site.read)))]
-    return sites + [site for site in smooth.streams(config) if any(map(divides_input, site.read))]
+    sites = [
+        site for site in smooth.smoothing_sites(config) if all(map(fits, (*site.producers, *site.consumers)))
+    ]
+    return sites + [
+        site for site in smooth.post_norm_sites(config) if any(map(divides_input, site.consumers))
+    ]
 
 
 def leaf(
@@ -152,7 +156,7 @@ def leaf(
         assert own is not None, f"{name} was planned from its own blocks"
         scale = _cast(own.scale, dtype, f"scale of {name}")
         return replace(own, scale=scale, activations=weight_format.activations)
-    weight = smooth.apply(name, checkpoint.leaf(name), calibrated.factors)
+    weight = smooth.smooth_leaf(name, checkpoint.leaf(name), calibrated.factors)
     if weight_format is None:
         return _cast(weight, dtype, name)
     importance = calibrated.importance.get(name) if weight_format.searched else None
@@ -163,7 +167,9 @@ def leaf(
         return replace(blocks, input_scale=scale, input_zero=zero)
     blocks = replace(blocks, scale=_cast(blocks.scale, dtype, f"scale of {name}"))
     if weight_format.activations == "smoothed":
-        [factors] = [s for site, s in calibrated.factors.items() if not site.made and name in site.read]
+        [factors] = [
+            s for site, s in calibrated.factors.items() if not site.producers and name in site.consumers
+        ]
         return replace(blocks, input_factor=(1 / factors).astype(dtype))
     return blocks
 

@@ -1,6 +1,6 @@
-"""Searches that choose quantization parameters: ranges of activations, smoothing, codes of weights.
+"""Calibration: searches for quantization parameters, which run once before an export.
 
-They run once, before an export, so they have no mirror and no graph; what they choose is in the
-leaves that `refimpl.ops.quant` computes with. Observers are functions: a state (None at first) and
-a batch in, the next state out, of a size that doesn't grow with the batches.
+In: activations of a calibration text, and weights. Out: ranges of activations, smoothing factors, and codes
+and scales of weights, which `refimpl.ops.quant` computes with. Observers are functions from a state (None at
+first) and a batch to the next state, whose size doesn't grow with the batches. There is no mirror.
 """

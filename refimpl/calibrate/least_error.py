@@ -1,8 +1,8 @@
-"""Scales by search: of many that could be tried, each block takes the one whose error matters least.
+"""Scales by search: each block takes the scale with the least weighted error among several.
 
-What a product gets wrong is Σ_d x_d (ŵ_d − w_d). With inputs that don't hang together its mean square is
-Σ_d m_d (ŵ_d − w_d)², m_d the mean square of input d: a weight that meets a large input must be exact,
-one that meets none may be anything. This is the diagonal of what `gptq` works with.
+The error of a product is Σ_d x_d (ŵ_d − w_d). For uncorrelated inputs its mean square is
+Σ_d m_d (ŵ_d − w_d)², where m_d is the mean square of input d: weights of large inputs must be exact, weights
+of inputs that are 0 don't matter. m is the diagonal of the Hessian of `gptq`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["SHRINKS", "could_be", "error", "least_error", "mean_square"]
+__all__ = ["SHRINKS", "error", "is_possible", "least_error", "mean_square"]
 
-# Shares of a block's range that are tried. A narrower one clips its extremes and is finer for the rest.
+# Shares of a block's range that are tried: a narrower range clips the extremes, and its steps are finer.
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 
 
 def mean_square(x: Float[Array, "M D"]) -> Float[Array, " D"]:
-    """The mean over inputs of x², each coordinate for itself, in float64."""
+    """The mean over inputs of x², per coordinate, in float64."""
     return np.mean(np.square(x, dtype=np.float64), axis=0)
 
 
@@ -34,21 +34,21 @@ def error(weight: Float[Array, "D F"], q: Float[Array, "D F"], importance: Float
     return float(np.sum(importance[:, None] * np.square(q.astype(np.float64) - weight)))
 
 
-def _parts(weight: Array, block: int) -> Array:
+def _into_blocks(weight: Array, block: int) -> Array:
     """[D, F] -> [C, block, F], zeros where the last block is short."""
     length, count = weight.shape
     blocks = -(-length // block)
     return np.pad(weight, ((0, blocks * block - length), (0, 0))).reshape(blocks, block, count)
 
 
-def _tries(w: Array, top: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Step, zero point and codes as rounding has them, for each share of the blocks' ranges."""
+def _candidates(w: Array, top: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Scale, zero point and codes by rounding to nearest, for each share of the blocks' ranges."""
     low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
     for share in SHRINKS:
         step = (high - low) * share / top
-        some = np.where(step > 0, step, 1)
-        z = np.clip(np.rint(-low * share / some), 0, top)
-        yield step, z, np.clip(np.rint(w / some[:, None]) + z[:, None], 0, top)
+        nonzero_step = np.where(step > 0, step, 1)
+        z = np.clip(np.rint(-low * share / nonzero_step), 0, top)
+        yield step, z, np.clip(np.rint(w / nonzero_step[:, None]) + z[:, None], 0, top)
 
 
 def least_error(
@@ -58,20 +58,20 @@ def least_error(
     bits: int,
     block: int,
 ) -> Blocks:
-    """Asymmetric blocks along axis 0, each with the least error of those tried.
+    """Asymmetric blocks along axis 0, each with the least weighted error of those tried.
 
-    For each share of the range: the zero point and codes as `quantize` would make them, then the scale
-    that is best for these codes, d = Σ m c w / Σ m c² with c = code − zero. Never worse than the
-    first share with its best scale, hence never than rounding to nearest. Conventions: of equal errors the
-    wider range counts; where no input of a block matters its scale is that of rounding.
+    For each share of the range: zero point and codes as in `quantize`, then the best scale for these codes,
+    d = Σ m c w / Σ m c² with c = code − zero. The first share with its best scale is never worse than
+    rounding to nearest, so the result isn't either. Conventions: ties go to the wider range; if all inputs
+    of a block have importance 0, its scale is that of rounding to nearest.
     """
     length, count = weight.shape
-    w, top = _parts(weight, block), 2**bits - 1
+    w, top = _into_blocks(weight, block), 2**bits - 1
     blocks, short = len(w), len(w) * block - length
     m = np.pad(importance.astype(w.dtype), (0, short)).reshape(blocks, block, 1)
     codes, zero = np.zeros(w.shape, np.uint8), np.zeros((blocks, count), np.uint8)
     scale, least = np.zeros((blocks, count), w.dtype), np.full((blocks, count), np.inf, w.dtype)
-    for step, z, q in _tries(w, top):
+    for step, z, q in _candidates(w, top):
         c = q - z[:, None]
         mc = m * c
         square = np.sum(mc * c, axis=1)
@@ -86,29 +86,30 @@ def least_error(
     return Blocks(codes, scale, zero, None, bits, block, 0, "none")
 
 
-def could_be(weight: Float[Array, "D F"], made: Blocks) -> bool:
-    """Whether some importance gives these blocks: codes of a share that is tried, and a scale between.
+def is_possible(weight: Float[Array, "D F"], blocks: Blocks) -> bool:
+    """Whether `least_error` gives these blocks for some importance: codes of a share, and a possible scale.
 
-    Σ m c w / Σ m c² is a mean of the ratios w / c, so it lies between the least and the largest of them
-    whatever m is. For those who have the weights and not the importance.
+    Σ m c w / Σ m c² is a weighted mean of the ratios w / c, so it lies between the least and the largest of
+    them for any m. Verification uses this, since it has the weights but not the importance.
     """
     step = max(1, 2**20 // max(len(weight), 1))
     return all(
-        _could_be(weight[:, i : i + step], made, slice(i, i + step)) for i in range(0, weight.shape[1], step)
+        _is_possible(weight[:, i : i + step], blocks, slice(i, i + step))
+        for i in range(0, weight.shape[1], step)
     )
 
 
-def _could_be(weight: Array, made: Blocks, part: slice) -> bool:
-    if made.zero is None:
+def _is_possible(weight: Array, blocks: Blocks, part: slice) -> bool:
+    if blocks.zero is None:
         return False
-    w, q = _parts(weight, made.block), _parts(made.codes[:, part], made.block)
-    scale, zero, top = made.scale[:, part].astype(w.dtype), made.zero[:, part], 2**made.bits - 1
-    real = _parts(np.ones(weight.shape, bool), made.block)
-    slack = 4 * float(np.finfo(made.scale.dtype).eps)
+    w, q = _into_blocks(weight, blocks.block), _into_blocks(blocks.codes[:, part], blocks.block)
+    scale, zero, top = blocks.scale[:, part].astype(w.dtype), blocks.zero[:, part], 2**blocks.bits - 1
+    real = _into_blocks(np.ones(weight.shape, bool), blocks.block)
+    slack = 4 * float(np.finfo(blocks.scale.dtype).eps)
     fits = np.zeros(scale.shape, bool)
-    for step, z, codes in _tries(w, top):
+    for step, z, codes in _candidates(w, top):
         c = codes - z[:, None]
-        # Where a code is 0 its weight says nothing of the scale: the step stands in, which is allowed too.
+        # A code of 0 doesn't bound the scale: the step takes the place of its ratio, which is allowed too.
         ratio = np.divide(w, c, out=np.broadcast_to(step[:, None], w.shape).copy(), where=c != 0)
         least, most = np.minimum(ratio.min(axis=1), step), np.maximum(ratio.max(axis=1), step)
         between = (scale >= least * (1 - slack)) & (scale <= most * (1 + slack))

@@ -1,8 +1,9 @@
-"""The range of an activation, from flat batches of it: by its extremes, by percentiles, by least entropy.
+"""The range of an activation, observed in flat batches: by extremes, by percentiles, or by least entropy.
 
 state = None
-for x in batches: state = histogram(state, x)
-scale, zero = parameters(entropy(state))
+for x in batches:
+    state = histogram(state, x)
+scale, zero = scale_and_zero_point(entropy(state))
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from numpy import ndarray as Array
 
-__all__ = ["Histogram", "Range", "entropy", "histogram", "minmax", "parameters", "percentile"]
+__all__ = ["Histogram", "Range", "entropy", "histogram", "minmax", "percentile", "scale_and_zero_point"]
 
 BINS = 4096  # TensorRT's 2048, on either side of zero
 
 
 class Range(NamedTuple):
-    """The numbers that get codes of their own; what lies outside gets the nearest end's."""
+    """The interval that the codes cover; numbers outside get the code of the nearest end."""
 
     low: float
     high: float
@@ -38,7 +39,7 @@ class Histogram(NamedTuple):
 
 
 def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
-    """The least and the largest number so far: of no numbers (∞, −∞), which any number replaces.
+    """The least and the largest number so far; (∞, −∞) before any number.
 
     Raises NumericError for NaN or infinity, as `histogram` does.
     """
@@ -51,43 +52,46 @@ def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
 def histogram(state: Histogram | None, x: Float[Array, " M"], *, bins: int = BINS) -> Histogram:
     """Counts so far: bin i holds −limit + i · width ≤ x < −limit + (i + 1) · width.
 
-    Conventions: the limit is the least power of two above all magnitudes so far. When it doubles,
-    each two neighbouring bins become one, so the counts are exactly those of all numbers at once, in
-    whatever batches and order they came. `bins`, a multiple of 4, is the memory.
+    Conventions: the limit is the least power of two above all magnitudes so far. When it doubles, two
+    neighbouring bins become one, so the counts are those of all numbers at once, whatever the batches and
+    their order. `bins` is a multiple of 4.
     """
     extremes = minmax(None if state is None else state.extremes, x)
     needed = int(np.frexp(max(-extremes.low, extremes.high, 0))[1])
     counts = np.zeros(bins, np.int64) if state is None else state.counts
-    # Zeros lie in the same bin under every limit.
+    # Zeros are in the same bin for every limit.
     small = state is None or max(-state.extremes.low, state.extremes.high) <= 0
     exponent = needed if state is None or small else state.exponent
     while exponent < needed:
         pairs = counts.reshape(-1, 2).sum(axis=1)
         counts, exponent = np.pad(pairs, len(pairs) // 2), exponent + 1
     middle = len(counts) // 2
-    # Powers of two leave the digits alone, so a number's bin is a half of its bin before.
+    # Scaling by a power of two is exact, so a number's new bin is half its old one.
     index = np.floor(np.ldexp(x.astype(np.float64), -exponent) * middle).astype(np.int64)
     return Histogram(counts + np.bincount(index + middle, minlength=len(counts)), exponent, extremes)
 
 
-def _cut(state: Histogram, low: int, high: int) -> Range:
-    """From the edge below bin `low` to the edge above bin `high`, no further than the extremes."""
+def _range_of_bins(state: Histogram, low: int, high: int) -> Range:
+    """From the lower edge of bin `low` to the upper edge of bin `high`, within the extremes."""
     middle = len(state.counts) // 2
-    edge = lambda i: float(np.ldexp((i - middle) / middle, state.exponent))  # noqa: E731
+
+    def edge(i: int) -> float:
+        return float(np.ldexp((i - middle) / middle, state.exponent))
+
     return Range(max(state.extremes.low, edge(low)), min(state.extremes.high, edge(high + 1)))
 
 
 def percentile(state: Histogram, *, share: float = 0.9999) -> Range:
     """The shortest range of whole bins with at most (1 − share) / 2 of the numbers beyond each end.
 
-    Conventions: each tail is cut by itself (ONNX Runtime's asymmetric PercentileCalibrater), and a
-    bin is kept or lost whole; a share of 1 gives the exact extremes.
+    Conventions: the tails are cut independently (ONNX Runtime's asymmetric PercentileCalibrater); a bin is
+    kept or dropped whole; a share of 1 gives the exact extremes.
     """
     most = (1 - share) / 2 * state.counts.sum()
     below, above = np.cumsum(state.counts), np.cumsum(state.counts[::-1])
     if below[-1] == 0:
         return state.extremes
-    return _cut(state, int(np.argmax(below > most)), len(above) - 1 - int(np.argmax(above > most)))
+    return _range_of_bins(state, int(np.argmax(below > most)), len(above) - 1 - int(np.argmax(above > most)))
 
 
 def entropy(state: Histogram, *, levels: int = 128) -> Range:
@@ -95,40 +99,40 @@ def entropy(state: Histogram, *, levels: int = 128) -> Range:
 
     Migacz 2017 ("8-bit Inference with TensorRT"): for t at the upper edge of each bin from the
     `levels`-th on, P is the histogram of |x| below t with all that lies above added to its last bin,
-    Q the same histogram without these, in `levels` steps, each step's count spread evenly over those of
-    its bins that aren't empty. Conventions: bin k of i belongs to step ⌊k · levels / i⌋ (the paper's
+    Q the same histogram without these, in `levels` steps, each step's count spread evenly over its bins that
+    aren't empty. Conventions: bin k of i belongs to step ⌊k · levels / i⌋ (the paper's
     steps have ⌊i / levels⌋ bins and the last one the rest); a Q of 0 where P isn't makes t impossible,
-    so the last bin is never empty; of equal divergences the least t counts; a range never passes the
+    so the last bin is never empty; ties go to the least t; the range stays within the
     extremes; with too few bins in use it is the extremes.
     """
     middle = len(state.counts) // 2
-    held = state.counts[middle:] + state.counts[:middle][::-1]
-    used = int(np.flatnonzero(held)[-1]) + 1 if held.any() else 0
+    magnitudes = state.counts[middle:] + state.counts[:middle][::-1]
+    used = int(np.flatnonzero(magnitudes)[-1]) + 1 if magnitudes.any() else 0
     best, least = used, np.inf
     for i in range(levels, used + 1):
-        if held[i - 1] == 0:
+        if magnitudes[i - 1] == 0:
             continue
-        inside = held[:i]
+        inside = magnitudes[:i]
         full = inside > 0
         step = (np.arange(i) * levels // i)[full]
         p = inside[full].astype(np.float64)
         q = (np.bincount(step, p, levels) / np.maximum(np.bincount(step, minlength=levels), 1))[step]
-        p[-1] += held[i:].sum()
+        p[-1] += magnitudes[i:].sum()
         p, q = p / p.sum(), q / q.sum()
         divergence = float(np.sum(p * np.log(p / q)))
         if divergence < least:
             best, least = i, divergence
-    return _cut(state, middle - best, middle + best - 1)
+    return _range_of_bins(state, middle - best, middle + best - 1)
 
 
-def parameters(found: Range) -> tuple[Float[Array, ""], UInt8[Array, ""]]:
+def scale_and_zero_point(interval: Range) -> tuple[Float[Array, ""], UInt8[Array, ""]]:
     """Scale and zero point of unsigned 8-bit codes: code = clip(rint(x / scale) + zero, 0, 255).
 
-    As `ops.quant.dynamic_quantize` has them: the range is widened to hold 0, which gets a code of its
-    own, scale = (high − low) / 255, zero = clip(rint(−low / scale)). Conventions: float32; where every
-    number is 0 the scale is 1, as nothing can be divided by 0.
+    As in `ops.quant.dynamic_quantize`: the range is widened to contain 0, which has an exact code; scale =
+    (high − low) / 255, zero = clip(rint(−low / scale)). Conventions: float32; if every number is 0 the scale
+    is 1.
     """
-    low, high = np.float32(min(found.low, 0)), np.float32(max(found.high, 0))
+    low, high = np.float32(min(interval.low, 0)), np.float32(max(interval.high, 0))
     scale = (high - low) / np.float32(255)
     if scale == 0:
         return np.array(1, np.float32), np.array(0, np.uint8)

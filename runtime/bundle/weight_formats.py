@@ -70,8 +70,8 @@ def formats(
 
     `native` gives a checkpoint's own blocks of a leaf, with zero points in the middle.
     """
-    smoothed_norms = {name for site in smooth.places(config) for name in site.read}
-    smoothed_products = {name for site in smooth.streams(config) for name in site.read}
+    smoothed_norms = {name for site in smooth.smoothing_sites(config) for name in site.consumers}
+    smoothed_products = {name for site in smooth.post_norm_sites(config) for name in site.consumers}
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         wanted = scheme.tables if is_table(name) else scheme.matrices

@@ -1,7 +1,7 @@
-"""What stands around a text and between two: post-processors made of the flags and ids that a file states.
+"""Post-processor templates: the special tokens around texts, from the flags and ids of a file.
 
-A GGUF file doesn't hold the template itself. Where its flags contradict the one that the kind of
-tokenizer has, that is an error.
+A GGUF file doesn't have the template itself. Flags that contradict the template of this kind of tokenizer are
+an error.
 """
 
 from __future__ import annotations
@@ -11,58 +11,60 @@ from typing import Any, TypeAlias
 
 from .vocabulary import Vocabulary
 
-Part: TypeAlias = tuple[int | str, int]  # a token's id, or which text, "A" or "B"; and its segment
+Part: TypeAlias = tuple[int | str, int]  # (a token's id or a text, "A" or "B"; its segment)
 
 
 def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part]) -> dict[str, Any] | None:
-    """The post-processor of a text and of a pair; None where no token stands around them."""
+    """The post-processor for a text and for a pair; None if it adds no token."""
     tokens = {i: vocabulary.tokens[i] for i, _ in pair if isinstance(i, int)}
     if not tokens:
         return None
 
-    def piece(part: int | str, segment: int) -> dict[str, Any]:
+    def template_part(part: int | str, type_id: int) -> dict[str, Any]:
         if isinstance(part, str):
-            return {"Sequence": {"id": part, "type_id": segment}}
-        return {"SpecialToken": {"id": tokens[part], "type_id": segment}}
+            return {"Sequence": {"id": part, "type_id": type_id}}
+        return {"SpecialToken": {"id": tokens[part], "type_id": type_id}}
 
     return {
         "type": "TemplateProcessing",
-        "single": [piece(*part) for part in single],
-        "pair": [piece(*part) for part in pair],
+        "single": [template_part(*part) for part in single],
+        "pair": [template_part(*part) for part in pair],
         "special_tokens": {
             token: {"id": token, "ids": [i], "tokens": [token]} for i, token in tokens.items()
         },
     }
 
 
-def flagged(vocabulary: Vocabulary, *, bos: bool, eos: bool, second: int = 1) -> dict[str, Any] | None:
-    """bos before each text and eos after it where the flags say so; they are what an absent flag means."""
+def bos_eos_template(
+    vocabulary: Vocabulary, *, bos: bool, eos: bool, second: int = 1
+) -> dict[str, Any] | None:
+    """bos before and eos after each text if the flags say so; `bos` and `eos` are the flags' defaults."""
 
     def around(text: str, segment: int) -> list[Part]:
-        before = [vocabulary.id("bos")] if vocabulary.get("add_bos_token", bool, bos) else []
-        after = [vocabulary.id("eos")] if vocabulary.get("add_eos_token", bool, eos) else []
+        before = [vocabulary.token_id("bos")] if vocabulary.get("add_bos_token", bool, bos) else []
+        after = [vocabulary.token_id("eos")] if vocabulary.get("add_eos_token", bool, eos) else []
         return [(part, segment) for part in (*before, text, *after) if part is not None]
 
     single = around("A", 0)
     return template(vocabulary, single, [*single, *around("B", second)])
 
 
-def ends(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """The tokens around an encoder's text: bos, which is cls, and eos, which is the separator."""
+def cls_sep_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
+    """Ids of the tokens around an encoder's text: cls, which is bos, and sep, which is eos."""
     for flag in ("add_bos_token", "add_eos_token"):
         if (got := vocabulary.get(flag, bool, None)) is not True:
             raise vocabulary.fail(f"{flag} must be true for {kind}, got {got}")
-    found = []
+    ids = []
     for name, other in (("bos", "cls"), ("eos", "seperator")):
-        one, two = vocabulary.id(name, None), vocabulary.id(other, None)
+        one, two = vocabulary.token_id(name, None), vocabulary.token_id(other, None)
         if one is None or two not in (one, None):
             raise vocabulary.fail(f"{name}_token_id must be {other}_token_id for {kind}, got {one} and {two}")
-        found.append(one)
-    return found[0], found[1]
+        ids.append(one)
+    return ids[0], ids[1]
 
 
-def doubled(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """The ends of <s> A </s></s> B </s>: one separator more, which the flag must not deny."""
+def roberta_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
+    """cls and sep of <s> A </s></s> B </s>, whose second separator `add_sep_token` must not deny."""
     if vocabulary.get("add_sep_token", bool, True) is not True:
         raise vocabulary.fail(f"add_sep_token must be true for {kind}, got False")
-    return ends(vocabulary, kind)
+    return cls_sep_ids(vocabulary, kind)

@@ -1,25 +1,25 @@
-"""How byte-level tokenizers cut a text into words: `tokenizer.ggml.pre` names it, and no key says it.
+"""Pre-tokenizers of byte-level tokenizers: `tokenizer.ggml.pre` has only their names.
 
-Each cut is what the models' own tokenizer.json does; where llama.cpp's expressions only come near
-it, the original's steps stand here. A name that isn't listed is an error: a wrong cut gives wrong
-ids in silence. "default" is llama.cpp's guess for files that say nothing, and no model's own cut.
+Each one is that of the models' own tokenizer.json; llama.cpp's expressions are sometimes only close to it.
+An unlisted name is an error, since a wrong pre-tokenizer silently gives wrong ids. "default" is llama.cpp's
+guess for files that have no name, and no model's own.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-Frame: TypeAlias = Literal["flags", "roberta", "bert"]
+Template: TypeAlias = Literal["bos_eos", "roberta", "bert"]
 
 
-class Cut(NamedTuple):
-    """The pre-tokenizers, and what else goes with a name."""
+class PreTokenizer(NamedTuple):
+    """The steps of a pre-tokenizer, and the other settings that its name implies."""
 
     steps: list[dict[str, Any]]
     normalizer: str | None = None
-    whole: bool = False  # whole words that are tokens skip the merges
-    bos: bool = False  # where the file doesn't say
-    frame: Frame = "flags"
+    ignore_merges: bool = False  # a word that is a token is taken whole
+    add_bos: bool = False  # if the file doesn't say
+    template: Template = "bos_eos"
 
 
 def _byte_level(regex: bool) -> dict[str, Any]:
@@ -42,7 +42,7 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _cased(after: str) -> str:
-    """Words that begin anew at a capital, and what may hang on to them."""
+    """Words that are split before a capital, with an optional ending."""
     start = r"[^\r\n\p{L}\p{N}]?"
     return rf"{start}{_UPPER}*{_LOWER}+{after}|{start}{_UPPER}+{_LOWER}*{after}"
 
@@ -54,14 +54,14 @@ _CL100K = [_split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _byte_level(F
 _O200K = [_split(rf"{_cased(f'{_ENGLISH}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}"), _byte_level(False)]
 _QWEN2 = [_split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}|{_REST}"), _byte_level(False)]
 _TEKKEN = [_split(rf"{_cased('')}|\p{{N}}|{_REST_SLASH}"), _byte_level(False)]
-# The digits' step sets the space before a number apart, which llama.cpp's expressions don't.
+# The digits' step separates the space before a number, which llama.cpp's expressions don't.
 _FALCON = [
     {"type": "Punctuation", "behavior": "Contiguous"},
     BYTE_LEVEL,
     _digits(False),
     _split("[0-9][0-9][0-9]"),
 ]
-# The inner brackets are a class in the class; llama.cpp, whose expressions know none, drops them.
+# The inner brackets are a nested class; llama.cpp, which has none, drops them.
 _BLOOM = [_split(r" ?[^(\s|[.,!?…。，、।۔،])]+"), _byte_level(False)]
 _DEEPSEEK = [
     _split(r"[\r\n]"),
@@ -72,21 +72,25 @@ _DEEPSEEK = [
     _byte_level(False),
 ]
 
-PRE: dict[str, Cut] = {
-    **dict.fromkeys(("gpt-2", "phi-2"), Cut(_GPT2)),
+PRE_TOKENIZERS: dict[str, PreTokenizer] = {
+    **dict.fromkeys(("gpt-2", "phi-2"), PreTokenizer(_GPT2)),
     # GPT-NeoX's tokenizer, which MPT, OLMo and StableLM 1 share; the converter calls it "olmo".
-    **dict.fromkeys(("mpt", "olmo"), Cut(_GPT2, "NFC")),
-    "roberta-bpe": Cut(_GPT2, frame="roberta"),
-    "modern-bert": Cut(_GPT2, "NFC", frame="bert"),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), Cut(_DIGITS)),  # Granite 3: refact
-    "command-r": Cut(_DIGITS, "NFC"),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Cut(_CL100K, whole=True, bos=True)),
-    "smaug-bpe": Cut(_CL100K, whole=True),  # SmolLM3: Llama 3's, without bos
-    "dbrx": Cut(_CL100K),  # OLMo 2, Phi 4, Granite 4
-    "gpt-4o": Cut(_O200K),  # Phi 4 mini
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), Cut(_QWEN2, "NFC")),
-    "tekken": Cut(_TEKKEN, whole=True, bos=True),
-    "falcon": Cut(_FALCON),
-    "bloom": Cut(_BLOOM),
-    "deepseek-coder": Cut(_DEEPSEEK),
+    **dict.fromkeys(("mpt", "olmo"), PreTokenizer(_GPT2, "NFC")),
+    "roberta-bpe": PreTokenizer(_GPT2, template="roberta"),
+    "modern-bert": PreTokenizer(_GPT2, "NFC", template="bert"),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "codeshell"), PreTokenizer(_DIGITS)
+    ),  # Granite 3: refact
+    "command-r": PreTokenizer(_DIGITS, "NFC"),
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3"), PreTokenizer(_CL100K, ignore_merges=True, add_bos=True)
+    ),
+    "smaug-bpe": PreTokenizer(_CL100K, ignore_merges=True),  # SmolLM3: Llama 3's, without bos
+    "dbrx": PreTokenizer(_CL100K),  # OLMo 2, Phi 4, Granite 4
+    "gpt-4o": PreTokenizer(_O200K),  # Phi 4 mini
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), PreTokenizer(_QWEN2, "NFC")),
+    "tekken": PreTokenizer(_TEKKEN, ignore_merges=True, add_bos=True),
+    "falcon": PreTokenizer(_FALCON),
+    "bloom": PreTokenizer(_BLOOM),
+    "deepseek-coder": PreTokenizer(_DEEPSEEK),
 }

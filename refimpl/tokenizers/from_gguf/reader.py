@@ -1,4 +1,4 @@
-"""GGUF's tokenizer as the text of a tokenizer.json, and its chat template.
+"""The tokenizer of a GGUF file as the text of a tokenizer.json, and its chat template.
 
 `tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama") and its
 Unigram ("t5"), and BERT's WordPiece ("bert").
@@ -17,31 +17,31 @@ from .unigram import unigram
 from .vocabulary import Vocabulary
 from .wordpiece import wordpiece
 
-KINDS = {"gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece, "t5": unigram}
+CONVERTERS = {"gpt2": byte_level, "llama": sentencepiece, "bert": wordpiece, "t5": unigram}
 TEMPLATE_LIMIT = 256 * 1024
 
 
 def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str | None:
-    """The tokenizer.json of a GGUF file's metadata, None if it has no tokenizer at all.
+    """The tokenizer.json of a GGUF file's metadata; None if it has no tokenizer.
 
-    Raises CheckpointError for a kind that isn't known, for twice the same token, for more tokens
-    than the model has rows, and for a merge of things that aren't tokens.
+    Raises CheckpointError for an unknown kind, a token that occurs twice, more tokens than the embedding has
+    rows, and a merge of other than tokens.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind is None:
         return None
-    if not isinstance(kind, str) or kind not in KINDS:
-        *names, last = KINDS
+    if not isinstance(kind, str) or kind not in CONVERTERS:
+        *names, last = CONVERTERS
         raise CheckpointError(
             f"{where}: tokenizer.ggml.model must be {', '.join(names)} or {last}, got {kind!r:.80}"
         )
-    made = KINDS[kind](Vocabulary(metadata, vocabulary, where))
-    return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
+    definition = CONVERTERS[kind](Vocabulary(metadata, vocabulary, where))
+    return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
 
 
 def chat_template(metadata: Mapping[str, Any], where: str) -> str | None:
-    """The chat template, if there is one; CheckpointError if it isn't a text of at most 256 KB."""
-    found = metadata.get("tokenizer.chat_template")
-    if found is not None and (not isinstance(found, str) or len(found) > TEMPLATE_LIMIT):
+    """The chat template or None; CheckpointError if it isn't a text of at most 256 KB."""
+    template = metadata.get("tokenizer.chat_template")
+    if template is not None and (not isinstance(template, str) or len(template) > TEMPLATE_LIMIT):
         raise CheckpointError(f"{where}: tokenizer.chat_template must be a text of at most 256 KB")
-    return found
+    return template

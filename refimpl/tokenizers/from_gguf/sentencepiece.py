@@ -1,36 +1,36 @@
-"""SentencePiece's BPE (Kudo & Richardson 2018): "▁" for a space, unknown letters as bytes.
+"""SentencePiece's BPE (Kudo & Richardson 2018): "▁" for a space, unknown characters as bytes.
 
-The file gives no merges: they follow from the pieces' scores.
+The file has no merges: they follow from the scores of the pieces.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from .post_processors import flagged
+from .post_processors import bos_eos_template
 from .vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, tokenizer_json
 
-LONGEST_PIECE = 256  # SentencePiece's own limit is 16; merges are found by all cuts of a piece
-# Phi-3's added tokens take white space after them along, but for these.
+LONGEST_PIECE = 256  # SentencePiece's own limit is 16; merges are found by splitting a piece in all ways
+# All added tokens of Phi-3 but these include the white space after them.
 PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json, with a space before the text unless the file denies it, as Gemma's does."""
+    """The tokenizer.json; a space is put before the text unless the file says no, as Gemma's does."""
     tokens, types = vocabulary.tokens, vocabulary.types
     prefix = vocabulary.get("add_space_prefix", bool, True)
     phi3 = vocabulary.architecture == "phi3"
-    eager = [i for i, token in enumerate(tokens) if phi3 and token not in PHI3]
+    rstrip = [i for i, token in enumerate(tokens) if phi3 and token not in PHI3]
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
     start = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
     return tokenizer_json(
         tokens, types,
-        rstrip=eager,
+        rstrip=rstrip,
         normalizer={"type": "Sequence", "normalizers": [*start, space]},
         pre_tokenizer=None,
-        post_processor=flagged(vocabulary, bos=True, eos=False),
+        post_processor=bos_eos_template(vocabulary, bos=True, eos=False),
         decoder={"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
         model={
             "type": "BPE", "dropout": None,
@@ -43,16 +43,16 @@ def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every cut of a piece into two, best score first; of one piece's cuts the longest left first."""
-    found = []
+    """Every split of a piece into two pieces, best score first, then the longest left part first."""
+    merges = []
     for token, kind, score in zip(vocabulary.tokens, vocabulary.types, vocabulary.scores(), strict=True):
         if kind in (CONTROL, UNKNOWN, BYTE):
             continue
         if len(token) > LONGEST_PIECE:
             raise vocabulary.fail(f"tokens may have {LONGEST_PIECE} letters, got {token!r:.40}")
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
+        for split in range(1, len(token)):
+            left, right = token[:split], token[split:]
             if left in vocabulary.ids and right in vocabulary.ids:
-                found.append((score, len(left), left, right))
-    found.sort(key=lambda merge: merge[:2], reverse=True)
-    return [(left, right) for _, _, left, right in found]
+                merges.append((score, len(left), left, right))
+    merges.sort(key=lambda merge: merge[:2], reverse=True)
+    return [(left, right) for _, _, left, right in merges]

@@ -1,8 +1,8 @@
 """SentencePiece's Unigram (Kudo 2018) as T5, mT5 and XLM-RoBERTa have it.
 
-Words lie between white space, each with "▁" before it. The file holds the pieces as the models' own
-tokenizer.json has them, XLM-RoBERTa's ids included, but for what stands in no SentencePiece model:
-T5's sentinels are rows without a name, and XLM-RoBERTa's mask has only its id.
+Words are separated by white space and begin with "▁". The file has the pieces of the models' own
+tokenizer.json, with XLM-RoBERTa's ids, but not what is in no SentencePiece model: T5's sentinels are rows
+without a name, and XLM-RoBERTa's mask has only its id.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import base64
 import struct
 from typing import Any
 
-from .post_processors import doubled, flagged, template
-from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER, Vocabulary, tokenizer_json
+from .post_processors import bos_eos_template, roberta_ids, template
+from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, tokenizer_json
 
 CHARSMAP_BYTES = 2**20  # the rules of NFKC, which all of these models have, take 240 KB
 
@@ -20,14 +20,17 @@ CHARSMAP_BYTES = 2**20  # the rules of NFKC, which all of these models have, tak
 def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
     """The tokenizer.json.
 
-    Only encoders state a number of token types: that tells XLM-RoBERTa's file from T5's, and the
-    flags must agree.
+    Only files of encoders have a number of token types: it tells XLM-RoBERTa's from T5's, and the flags must
+    agree with it.
     """
     mask = None
     if vocabulary.get("token_type_count", int, None) is None:
-        frame = _t5(vocabulary)
+        post_processor = _t5(vocabulary)
     else:
-        frame, mask = _xlm_roberta(vocabulary), vocabulary.id("mask", vocabulary.ids.get("<mask>"))
+        post_processor, mask = (
+            _xlm_roberta(vocabulary),
+            vocabulary.token_id("mask", vocabulary.ids.get("<mask>")),
+        )
     tokens, types, scores = _pieces(vocabulary, mask)
     if types.count(UNKNOWN) != 1:
         raise vocabulary.fail(f"token_type must be {UNKNOWN} for one token, got {types.count(UNKNOWN)}")
@@ -36,15 +39,15 @@ def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
         raise vocabulary.fail(f"unknown_token_id must be {unknown}, whose type says so, got {got}")
     spaces = {
         "type": "Metaspace", "replacement": "▁", "split": True,
-        "prepend_scheme": "always" if _stated(vocabulary, "add_space_prefix") else "never",
+        "prepend_scheme": "always" if _get_flag(vocabulary, "add_space_prefix") else "never",
     }  # fmt: skip
     fallback = BYTE in types
     return tokenizer_json(
         tokens, types,
         lstrip=[mask],
-        normalizer=_rules(vocabulary),
+        normalizer=_normalizer(vocabulary),
         pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, spaces]},
-        post_processor=frame,
+        post_processor=post_processor,
         decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, spaces]} if fallback else spaces,
         model={
             "type": "Unigram", "unk_id": unknown, "vocab": list(zip(tokens, scores, strict=True)),
@@ -54,29 +57,31 @@ def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[int], list[float]]:
-    """Tokens, types and scores as the original has them, without the rows that fill the table up."""
+    """Tokens, types and scores of the original, without the padding of the embedding."""
     tokens, types = list(vocabulary.tokens), list(vocabulary.types)
     scores = list(vocabulary.scores())
     if mask is not None and types[mask] == UNUSED:
         if "<mask>" in vocabulary.ids:
             raise vocabulary.fail(f"mask_token_id must be that of <mask>, got {mask}")
         tokens[mask], types[mask], scores[mask] = "<mask>", CONTROL, 0.0
-    while types and types[-1] == UNUSED:  # their score would be the least, from which the unknown's follows
+    while (
+        types and types[-1] == UNUSED
+    ):  # their score would be the lowest, which the unknown token's depends on
         del tokens[-1], types[-1], scores[-1]
     for i, kind in enumerate(types):
         if kind == UNUSED:
             raise vocabulary.fail(f"token_type may be {UNUSED} at the end alone, got it for token {i}")
-        if kind == USER:  # which come before all pieces, though the converter puts -1000 there
+        if kind == USER_DEFINED:  # the original has 0, the converter writes -1000
             scores[i] = 0.0
-            types[i] = CONTROL if tokens[i].startswith("<extra_id_") else USER
+            types[i] = CONTROL if tokens[i].startswith("<extra_id_") else USER_DEFINED
     return tokens, types, scores
 
 
-def _stated(vocabulary: Vocabulary, key: str) -> bool:
-    found = vocabulary.get(key, bool, None)
-    if found is None:
+def _get_flag(vocabulary: Vocabulary, key: str) -> bool:
+    flag = vocabulary.get(key, bool, None)
+    if flag is None:
         raise vocabulary.fail(f"{key} must be there: llama.cpp takes another default than SentencePiece")
-    return found
+    return flag
 
 
 def _t5(vocabulary: Vocabulary) -> dict[str, Any] | None:
@@ -84,30 +89,30 @@ def _t5(vocabulary: Vocabulary) -> dict[str, Any] | None:
     for flag in ("add_bos_token", "add_sep_token"):
         if vocabulary.get(flag, bool, False):
             raise vocabulary.fail(f"{flag} must be false for T5, which has no token_type_count, got True")
-    if not _stated(vocabulary, "remove_extra_whitespaces"):
+    if not _get_flag(vocabulary, "remove_extra_whitespaces"):
         raise vocabulary.fail("remove_extra_whitespaces must be true for T5, got False")
-    return flagged(vocabulary, bos=False, eos=True, second=0)
+    return bos_eos_template(vocabulary, bos=False, eos=True, second=0)
 
 
 def _xlm_roberta(vocabulary: Vocabulary) -> dict[str, Any] | None:
     """<s> A </s></s> B </s>, all of segment 0.
 
-    `remove_extra_whitespaces` isn't looked at: without a SentencePiece model the converter puts
-    another flag there.
+    `remove_extra_whitespaces` is ignored: without a SentencePiece model the converter writes another flag
+    there.
     """
-    cls, sep = doubled(vocabulary, "XLM-RoBERTa")
+    cls, sep = roberta_ids(vocabulary, "XLM-RoBERTa")
     single = [(cls, 0), ("A", 0), (sep, 0)]
     return template(vocabulary, single, [*single, (sep, 0), ("B", 0), (sep, 0)])
 
 
-def _rules(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """The `precompiled_charsmap`, whose bytes the file lists as numbers, signed or not."""
+def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """The normalizer of `precompiled_charsmap`, a list of bytes, signed or unsigned."""
     if vocabulary.get("precompiled_charsmap", list, None) is None:
         return None
-    found = vocabulary.listed("precompiled_charsmap", int)
-    if not 8 < len(found) <= CHARSMAP_BYTES or not all(-128 <= byte < 256 for byte in found):
-        raise vocabulary.fail(f"precompiled_charsmap must be 9 to {CHARSMAP_BYTES} bytes, got {len(found)}")
-    data = bytes(byte & 255 for byte in found)
+    values = vocabulary.get_list("precompiled_charsmap", int)
+    if not 8 < len(values) <= CHARSMAP_BYTES or not all(-128 <= byte < 256 for byte in values):
+        raise vocabulary.fail(f"precompiled_charsmap must be 9 to {CHARSMAP_BYTES} bytes, got {len(values)}")
+    data = bytes(byte & 255 for byte in values)
     (size,) = struct.unpack_from("<I", data)
     if size % 4 or not 4 <= size < len(data) - 4:
         raise vocabulary.fail(f"precompiled_charsmap must be longer than its array, {size} bytes")

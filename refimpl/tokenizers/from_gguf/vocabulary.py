@@ -1,4 +1,4 @@
-"""The tokens that a GGUF file holds; each key of its tokenizer is checked as it is read."""
+"""The tokens of a GGUF file; each key is checked when it is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 
-UNKNOWN, CONTROL, USER, UNUSED, BYTE = 2, 3, 4, 5, 6  # token types; 1 is a normal piece
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # llama.cpp's token types; 1 is a normal token
 
 
 class Vocabulary:
@@ -17,27 +17,27 @@ class Vocabulary:
     def __init__(self, metadata: Mapping[str, Any], rows: int, where: str) -> None:
         self._metadata, self._where = metadata, where
         self.architecture = metadata.get("general.architecture")
-        self.tokens: list[str] = self.listed("tokens", str)
+        self.tokens: list[str] = self.get_list("tokens", str)
         if not 1 <= len(self.tokens) <= rows:
             raise self.fail(f"tokens must be 1 to {rows}, the rows of the table, got {len(self.tokens)}")
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
-            twice = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
-            raise self.fail(f"tokens must differ, {twice!r:.40} stands twice")
-        self.types: list[int] = self.listed("token_type", int, len(self.tokens))
+            duplicate = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
+            raise self.fail(f"tokens must differ, {duplicate!r:.40} occurs twice")
+        self.types: list[int] = self.get_list("token_type", int, len(self.tokens))
 
     def fail(self, message: str) -> CheckpointError:
         return CheckpointError(f"{self._where}: tokenizer.ggml.{message}")
 
     def get(self, key: str, kind: type, default: Any) -> Any:
-        """What the file says under a key; `default` where it says nothing."""
+        """The value of a key, or `default` if the file doesn't have it."""
         value = self._metadata.get(f"tokenizer.ggml.{key}", default)
         if value is not default and type(value) is not kind:
             raise self.fail(f"{key} must be of type {kind.__name__}, got {value!r:.40}")
         return value
 
-    def listed(self, key: str, item: type, length: int | None = None) -> list[Any]:
-        """A list whose items are all of one type."""
+    def get_list(self, key: str, item: type, length: int | None = None) -> list[Any]:
+        """A list whose items all have one type."""
         values = self.get(key, list, None)
         if values is None or not all(type(v) is item for v in values):
             raise self.fail(f"{key} must be a list of {item.__name__}")
@@ -46,15 +46,15 @@ class Vocabulary:
         return values
 
     def scores(self) -> list[float]:
-        """A finite number for each token: order among NaNs would be chance."""
-        scores = self.listed("scores", float, len(self.tokens))
+        """A finite number for each token, since NaNs have no order."""
+        scores = self.get_list("scores", float, len(self.tokens))
         for i, score in enumerate(scores):
             if not isfinite(score):
                 raise self.fail(f"scores must be finite, got {score} for token {i}")
         return scores
 
-    def id(self, name: str, default: int | None = -1) -> int | None:
-        """The id of the token that the file calls bos, eos, mask …; `default` may be None, for none."""
+    def token_id(self, name: str, default: int | None = -1) -> int | None:
+        """The id of the token that the file calls bos, eos, mask …; `default` None means no token."""
         i = self.get(f"{name}_token_id", int, default)
         if i is not None and not 0 <= i < len(self.tokens):
             raise self.fail(f"{name}_token_id must be 0 to {len(self.tokens) - 1}, got {i}")
@@ -69,16 +69,16 @@ def tokenizer_json(
     rstrip: Collection[int] = (),
     **parts: Any,
 ) -> dict[str, Any]:
-    """The parts of a tokenizer.json together, its control and user's tokens kept whole.
+    """A tokenizer.json of these parts, whose control and user-defined tokens are added tokens.
 
-    `lstrip` and `rstrip` are ids of those that take the white space before and after them along.
+    `lstrip` and `rstrip` are the ids of those that include the white space before and after them.
     """
     added = [
         {
             "id": i, "content": tokens[i], "single_word": False, "lstrip": i in lstrip, "rstrip": i in rstrip,
-            "normalized": False, "special": kind != USER,
+            "normalized": False, "special": kind != USER_DEFINED,
         }
         for i, kind in enumerate(types)
-        if kind in (CONTROL, UNKNOWN, USER) and tokens[i]
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED) and tokens[i]
     ]  # fmt: skip
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **parts}

@@ -1,23 +1,23 @@
-"""BERT's WordPiece: "▁" stands before what begins a word, nothing where a vocabulary has "##"."""
+"""BERT's WordPiece: GGUF puts "▁" before tokens that begin a word, and drops the "##" of the others."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .post_processors import template
-from .vocabulary import CONTROL, UNKNOWN, USER, Vocabulary, tokenizer_json
+from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, tokenizer_json
 
 
 def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
     """The tokenizer.json, with "##" put back.
 
-    Older converters didn't say whether capitals are lowered, and llama.cpp lowered them whatever the
-    model does; a token with capitals is one of a model that doesn't.
+    Older converters didn't write whether the model lowercases, and llama.cpp always lowercased; a token with
+    capitals shows a model that doesn't.
     """
     lower = vocabulary.get("normalizer.lowercase", bool, True)
     tokens, types = list(vocabulary.tokens), vocabulary.types
     for i, kind in enumerate(types):
-        if kind not in (CONTROL, UNKNOWN, USER):
+        if kind not in (CONTROL, UNKNOWN, USER_DEFINED):
             if lower and tokens[i] != tokens[i].lower():
                 raise vocabulary.fail(f"tokens must be without capitals, got {tokens[i]!r:.40}")
             tokens[i] = tokens[i][1:] if tokens[i].startswith("▁") else f"##{tokens[i]}"

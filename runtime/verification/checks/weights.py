@@ -59,7 +59,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
         if context.out_of_time():
             yield Row(row_name, done, unit="leaves", note="out of time")
             return
-        weight = smooth.apply(name, source.leaf(name), factors)
+        weight = smooth.smooth_leaf(name, source.leaf(name), factors)
         if not _equals_source(source, name, weight, bundle.manifest.schemes.get(name), bundle.leaf(name)):
             different.append(name)
     yield _count(row_name, len(names), different)
@@ -87,18 +87,18 @@ def _smoothing_factors(source: Checkpoint, bundle: Bundle) -> dict[smooth.Smooth
     """
     factors: dict[smooth.SmoothingSite, Array] = {}
     formats = bundle.manifest.schemes
-    for site in smooth.streams(source.config):
-        for name in site.read:
+    for site in smooth.post_norm_sites(source.config):
+        for name in site.consumers:
             leaf = bundle.leaf(name) if name in formats else None
             if isinstance(leaf, Blocks) and leaf.input_factor is not None:
                 factors[smooth.SmoothingSite((), (name,))] = 1 / leaf.input_factor
-    for site in smooth.places(source.config):
-        site_formats = [formats[name] for name in (*site.made, *site.read) if name in formats]
+    for site in smooth.smoothing_sites(source.config):
+        site_formats = [formats[name] for name in (*site.producers, *site.consumers) if name in formats]
         if not site_formats or any(f.native or f.bits != 8 for f in site_formats):
             continue
-        factor = np.ones(params.shapes(bundle.config)[site.made[0]][-1], np.float32)
-        for name in site.made:
-            before = smooth.apply(name, source.leaf(name), factors)
+        factor = np.ones(params.shapes(bundle.config)[site.producers[0]][-1], np.float32)
+        for name in site.producers:
+            before = smooth.smooth_leaf(name, source.leaf(name), factors)
             after = bundle.leaf(name)
             if isinstance(after, Blocks):  # then scales are divided as the weights are
                 blocks = rounding.rounded(before, formats[name], axis=after.axis)
@@ -121,8 +121,8 @@ def _equals_source(
     if weight_format.searched:
         # The importances that scales were searched with aren't in the bundle: any that give these blocks do.
         if leaf.axis == 1:
-            return least_error.could_be(weight.T, quant.transpose(leaf))
-        return least_error.could_be(weight, leaf)
+            return least_error.is_possible(weight.T, quant.transpose(leaf))
+        return least_error.is_possible(weight, leaf)
     if weight_format.native:
         blocks = source.native(name)
         expected = None if blocks is None else rounding.centered(blocks)

@@ -192,19 +192,19 @@ def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), said)
     assert set(plain.inputs) == {n for n, s in params.shapes(GATED).items() if len(s) == 2}
     assert plain.factors == {}
-    assert list(smoothed.factors) == smooth.places(GATED)
+    assert list(smoothed.factors) == smooth.smoothing_sites(GATED)
     for s in smoothed.factors.values():
         assert (np.frexp(s)[0] == 0.5).all()
     x = []
     record(
         GATED,
-        lambda name: smooth.apply(name, checkpoint.leaf(name), smoothed.factors),
+        lambda name: smooth.smooth_leaf(name, checkpoint.leaf(name), smoothed.factors),
         windows=[list(TEXT.encode())[:1]],
         on_input=lambda names, part: x.append((names, part)),
     )
     scales = {name: float(scale) for name, (scale, _) in smoothed.inputs.items()}
     for names, part in x:
-        own = ranges.parameters(ranges.minmax(None, part.reshape(-1)))[0]
+        own = ranges.scale_and_zero_point(ranges.minmax(None, part.reshape(-1)))[0]
         assert own <= scales[names[0]] * 1.0001
 
 

@@ -157,11 +157,11 @@ def test_products_divide_a_stream_of_normed_sums_themselves():
     assert {n for n, scheme in made.items() if scheme and scheme.activations == "smoothed"} == names
     assert made[f"{at}attn.wo"].activations == made[f"{at}mlp.down"].activations == "row"
     places = plan.smoothed_sites(config, schemes.find("int8-dynamic"), made)
-    assert {name for place in places if not place.made for name in place.read} == names
+    assert {name for place in places if not place.producers for name in place.consumers} == names
     eight = planned(checkpoint, "int8", "ort-cpu")
-    assert all(site.made for site in plan.smoothed_sites(config, schemes.find("int8"), eight))
+    assert all(site.producers for site in plan.smoothed_sites(config, schemes.find("int8"), eight))
     s = np.exp2(np.random.default_rng(0).integers(-3, 4, 64)).astype(np.float32)
-    chosen = plan.CalibrationResult({}, {place: s for place in places if not place.made})
+    chosen = plan.CalibrationResult({}, {place: s for place in places if not place.producers})
     leaf = plan.leaf(checkpoint, f"{at}mlp.up", made[f"{at}mlp.up"], "float32", chosen)
     assert (leaf.input_factor == 1 / s).all()
     want = plan.leaf(
@@ -194,8 +194,8 @@ def test_what_is_smoothed(quant, target, own, lost):
     }
     formats = planned(Leaves(TWO, blocks), quant, target)
     sites = plan.smoothed_sites(TWO, schemes.find(quant), formats)
-    found = {name for site in sites for name in site.read}
-    every = {name for place in smooth.places(TWO) for name in place.read}
+    found = {name for site in sites for name in site.consumers}
+    every = {name for place in smooth.smoothing_sites(TWO) for name in place.consumers}
     if lost is None:
         assert not found
     else:

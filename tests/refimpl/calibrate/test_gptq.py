@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.calibrate.gptq import Hessian, error, gptq, hessian
+from tfm.refimpl.calibrate.gptq import Hessian, gptq, hessian, output_error
 from tfm.refimpl.errors import NumericError
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
 
@@ -58,7 +58,7 @@ def by_definition(w: np.ndarray, h: Hessian, scheme: dict, damping: float, order
 def test_it_is_the_definition(seed: int, d: int, f: int, scheme: dict, order: bool, batch: int):
     """To rounding, at any batch size: the batches are only a way to compute it."""
     w, h = problem(seed, d, f)
-    got = gptq(w, h, **scheme, damping=0.05, batch=batch, order=order)
+    got = gptq(w, h, **scheme, damping=0.05, batch=batch, act_order=order)
     np.testing.assert_allclose(dequantize(got), by_definition(w, h, scheme, 0.05, order), atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_channels_that_know_nothing_of_each_other_are_rounded_to_nearest(
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((11, 4)).astype(np.float32)
     h = Hessian(np.diag(np.exp(rng.standard_normal(11))), 1)
-    got, wanted = gptq(w, h, **scheme, order=order, batch=4), quantize(w, **scheme)
+    got, wanted = gptq(w, h, **scheme, act_order=order, batch=4), quantize(w, **scheme)
     assert (got.codes == wanted.codes).all()
     assert (got.scale == wanted.scale).all()
     assert got.scale.dtype == np.float32
@@ -92,7 +92,10 @@ def test_the_error_beside_that_of_rounding_to_nearest(
     for seed in range(40):
         w, h = problem(seed, 64, 24, 256)
         scheme = {"bits": bits, "block": block, "symmetric": bool(seed % 2)}
-        ratios.append(error(w, gptq(w, h, **scheme, order=order), h) / error(w, quantize(w, **scheme), h))
+        ratios.append(
+            output_error(w, gptq(w, h, **scheme, act_order=order), h)
+            / output_error(w, quantize(w, **scheme), h)
+        )
     assert max(ratios) < most
     assert np.median(ratios) < median
 
@@ -108,7 +111,7 @@ def test_the_error_is_the_mean_over_inputs(seed: int):
     assert state.inputs == 20
     q = quantize(w, bits=2, block=7)
     off = x @ w - x @ dequantize(q)
-    np.testing.assert_allclose(error(w, q, state), (off**2).sum(1).mean(), rtol=1e-9)
+    np.testing.assert_allclose(output_error(w, q, state), (off**2).sum(1).mean(), rtol=1e-9)
 
 
 def test_inputs_that_are_always_zero():

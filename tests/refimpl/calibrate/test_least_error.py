@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.calibrate.least_error import SHRINKS, could_be, error, least_error, mean_square
+from tfm.refimpl.calibrate.least_error import SHRINKS, error, is_possible, least_error, mean_square
 from tfm.refimpl.ops.quant import dequantize, quantize
 
 seeds = st.integers(0, 2**32 - 1)
@@ -100,14 +100,14 @@ def test_what_was_searched_is_told_from_what_was_not(seed: int, d: int, f: int, 
     weight = weight.astype(np.float32)
     made = least_error(weight, importance, bits=4, block=block)
     made = replace(made, scale=made.scale.astype(kind))
-    assert could_be(weight, made)
-    assert could_be(weight, quantize(weight, bits=4, block=block, symmetric=False))
+    assert is_possible(weight, made)
+    assert is_possible(weight, quantize(weight, bits=4, block=block, symmetric=False))
     codes, zero, scale = made.codes.copy(), made.zero.copy(), made.scale.copy()
     row, column = d // 2, f - 1
     codes[row, column] ^= 8  # a neighbour could come from another share
     zero[row // block, column] ^= 8
     scale[row // block, column] *= 10
-    assert not could_be(weight, replace(made, codes=codes))
-    assert not could_be(weight, replace(made, zero=zero))
-    assert not could_be(weight, replace(made, scale=scale))
-    assert not could_be(weight, replace(made, zero=None))
+    assert not is_possible(weight, replace(made, codes=codes))
+    assert not is_possible(weight, replace(made, zero=zero))
+    assert not is_possible(weight, replace(made, scale=scale))
+    assert not is_possible(weight, replace(made, zero=None))

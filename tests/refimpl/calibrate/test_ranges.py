@@ -15,7 +15,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.quantization import calibrate
-from tfm.refimpl.calibrate.ranges import Histogram, Range, entropy, histogram, minmax, parameters, percentile
+from tfm.refimpl.calibrate.ranges import (
+    Histogram,
+    Range,
+    entropy,
+    histogram,
+    minmax,
+    percentile,
+    scale_and_zero_point,
+)
 from tfm.refimpl.errors import NumericError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -136,7 +144,7 @@ def test_parameters_cover_the_range(seed: int):
     """Each number of the range comes back within half a scale (and the ends' rounding), 0 exactly."""
     rng = np.random.default_rng(seed)
     ends = np.sort(rng.standard_normal(2) * 2.0 ** rng.integers(-20, 20)).astype(np.float32)
-    scale, zero = parameters(Range(float(ends[0]), float(ends[1])))
+    scale, zero = scale_and_zero_point(Range(float(ends[0]), float(ends[1])))
     assert (scale.dtype, zero.dtype) == (np.float32, np.uint8)
     x = np.append(np.linspace(ends[0], ends[1], 999, dtype=np.float32), np.float32(0))
     codes = np.clip(np.rint(x / scale) + zero, 0, 255)
@@ -146,11 +154,11 @@ def test_parameters_cover_the_range(seed: int):
 
 
 def test_nothing_and_zeros():
-    assert parameters(Range(0.0, 0.0)) == (1.0, 0)
+    assert scale_and_zero_point(Range(0.0, 0.0)) == (1.0, 0)
     empty = np.zeros(0, np.float32)
     nothing = minmax(None, empty)
     assert nothing == Range(np.inf, -np.inf)
-    assert parameters(nothing) == (1.0, 0)
+    assert scale_and_zero_point(nothing) == (1.0, 0)
     assert minmax(Range(1.0, 2.0), empty) == Range(1.0, 2.0)
     state = histogram(None, empty)
     assert percentile(state) == entropy(state) == nothing
@@ -177,7 +185,7 @@ def test_torch_observes_the_same_extremes_and_parameters(seed: int):
             observer(torch.from_numpy(x))
         scale, zero = observer.calculate_qparams()
     assert state == Range(float(observer.min_val), float(observer.max_val))
-    ours = parameters(state)
+    ours = scale_and_zero_point(state)
     if state != Range(0.0, 0.0):
         assert ours[0] == np.float32(scale.item())
         assert int(ours[1]) == zero.item()

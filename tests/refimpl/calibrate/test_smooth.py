@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.calibrate.smooth import (
     SmoothingSite,
-    apply,
-    factors,
-    folded,
-    largest,
-    places,
-    powers,
-    streams,
+    channel_maxima,
+    nearest_powers_of_two,
+    post_norm_sites,
+    site_factors,
+    smooth_leaf,
+    smoothing_factors,
+    smoothing_sites,
 )
 from tfm.refimpl.config import LM, Config, Decoder, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -45,10 +45,10 @@ def smoothed(config: Config, tree: dict, seed: int, whole: bool) -> dict:
     rng = np.random.default_rng(seed)
     leaves = dict(params.flatten(tree))
     found = {}
-    for place in places(config):
-        s = np.exp(rng.standard_normal(leaves[place.made[0]].shape[-1]))
-        found[place] = powers(s) if whole else s
-    return params.map_leaves(lambda name, leaf: apply(name, leaf, found), tree)
+    for place in smoothing_sites(config):
+        s = np.exp(rng.standard_normal(leaves[place.producers[0]].shape[-1]))
+        found[place] = nearest_powers_of_two(s) if whole else s
+    return params.map_leaves(lambda name, leaf: smooth_leaf(name, leaf, found), tree)
 
 
 @given(any_config, seeds)
@@ -72,7 +72,7 @@ def test_with_powers_of_two_not_a_bit_changes(config: Config, seed: int):
 @given(any_config)
 def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
     """And all leaves named are there, each with the channels of the others."""
-    found, shapes = places(config), params.shapes(config)
+    found, shapes = smoothing_sites(config), params.shapes(config)
     stacks = config.stacks.values()
     wanted = 0
     for layer in (layer for stack in stacks for layer in stack.layers):
@@ -90,9 +90,9 @@ def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
                 wanted += layer.mlp.experts + (layer.mlp.shared is not None)
     assert len(found) == wanted
     for place in found:
-        widths = {shapes[name][-1] * place.repeats for name in place.made}
-        assert widths == {shapes[name][0] for name in place.read}
-    for leaf in ("made", "read"):
+        widths = {shapes[name][-1] * place.repeats for name in place.producers}
+        assert widths == {shapes[name][0] for name in place.consumers}
+    for leaf in ("producers", "consumers"):
         named = [name for place in found for name in getattr(place, leaf)]
         assert len(named) == len(set(named)), f"a leaf is {leaf} twice"
 
@@ -100,13 +100,13 @@ def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
 @given(any_config)
 def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
     """All that reads it is named once and can't be smoothed otherwise; a norm before has its place."""
-    found, shapes = streams(config), params.shapes(config)
-    read = [name for place in found for name in place.read]
+    found, shapes = post_norm_sites(config), params.shapes(config)
+    read = [name for place in found for name in place.consumers]
     assert len(read) == len(set(read))
-    assert not set(read) & {name for place in places(config) for name in place.read}
+    assert not set(read) & {name for place in smoothing_sites(config) for name in place.consumers}
     for place in found:
-        assert not place.made
-        assert len({shapes[name][0] for name in place.read}) == 1
+        assert not place.producers
+        assert len({shapes[name][0] for name in place.consumers}) == 1
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
             own = [n for n in read if n.startswith(f"{name}.layers.{i}.")]
@@ -117,18 +117,18 @@ def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
 
 
 def test_equation_4_by_hand():
-    s = factors(np.array([16.0, 4.0, 0.0, 5.0]), np.array([4.0, 0.25, 3.0, 0.0]), alpha=0.5)
+    s = smoothing_factors(np.array([16.0, 4.0, 0.0, 5.0]), np.array([4.0, 0.25, 3.0, 0.0]), alpha=0.5)
     assert s.tolist() == [2.0, 4.0, 1.0, 1.0]
-    s = factors(np.array([16.0, 4.0]), np.array([16.0, 1.0]), alpha=0.75)
+    s = smoothing_factors(np.array([16.0, 4.0]), np.array([16.0, 1.0]), alpha=0.75)
     assert s.tolist() == [4.0, 4**0.75]
-    assert powers(np.array([1.0, 1.4, 1.5, 0.3])).tolist() == [1.0, 1.0, 2.0, 0.25]
+    assert nearest_powers_of_two(np.array([1.0, 1.4, 1.5, 0.3])).tolist() == [1.0, 1.0, 2.0, 0.25]
 
 
 @given(seeds, st.floats(0, 1))
 def test_smoothing_leaves_both_sides_in_proportion(seed: int, alpha: float):
     """After it, channel j has max|X_j|^(1−α) · max|W_j|^(1−α) and W the α-th powers: 0.5 makes them equal."""
     x, w = np.exp(np.random.default_rng(seed).standard_normal((2, 9)) * 3)
-    s = factors(x, w, alpha=alpha)
+    s = smoothing_factors(x, w, alpha=alpha)
     equal(x / s, (x * w) ** (1 - alpha), 1e-9 * (x * w).max())
     equal(w * s, (x * w) ** alpha, 1e-9 * max((x * w).max(), 1))
 
@@ -137,11 +137,11 @@ def test_heads_that_share_a_value_share_its_factor():
     """Of the query heads of one group the largest channel counts, on either side."""
     place = SmoothingSite(("v",), ("o",), repeats=2, head_size=3)
     x = np.array([1, 1, 16, 1, 4, 1, 9, 1, 1, 1, 1, 25.0])
-    s = folded(place, x, lambda _: np.ones((12, 5)))
+    s = site_factors(place, x, lambda _: np.ones((12, 5)))
     assert s.tolist() == [1, 2, 4, 3, 1, 5]
     tree = {name: np.ones((12, 5)) if name == "o" else np.ones((2, 6)) for name in ("v", "o")}
-    assert apply("v", tree["v"], {place: s})[0].tolist() == (1 / s).tolist()
-    assert apply("o", tree["o"], {place: s})[:, 0].tolist() == [1, 2, 4, 1, 2, 4, 3, 1, 5, 3, 1, 5]
+    assert smooth_leaf("v", tree["v"], {place: s})[0].tolist() == (1 / s).tolist()
+    assert smooth_leaf("o", tree["o"], {place: s})[:, 0].tolist() == [1, 2, 4, 1, 2, 4, 3, 1, 5, 3, 1, 5]
 
 
 @given(seeds)
@@ -149,11 +149,11 @@ def test_largest_is_that_of_all_batches(seed: int):
     x = np.random.default_rng(seed).standard_normal((9, 4)).astype(np.float32)
     state = None
     for part in np.split(x, [0, 2, 7]):
-        state = largest(state, part)
+        state = channel_maxima(state, part)
     assert state is not None
     assert (state == np.abs(x).max(0)).all()
 
 
 def test_what_is_not_finite_is_refused():
     with pytest.raises(NumericError, match="must be finite"):
-        largest(None, np.array([[1.0, np.nan]]))
+        channel_maxima(None, np.array([[1.0, np.nan]]))

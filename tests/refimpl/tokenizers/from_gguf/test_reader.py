@@ -12,7 +12,7 @@ from helpers.gguf_tokenizers import BYTES, TEXT, UNICODE, learned, mixed, read, 
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.tokenizers.from_gguf.pre_tokenizers import PRE
+from tfm.refimpl.tokenizers.from_gguf.pre_tokenizers import PRE_TOKENIZERS
 from tfm.refimpl.tokenizers.from_gguf.reader import chat_template, tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers.tokenization_utils_base import generate_merges
@@ -130,7 +130,7 @@ def test_names_for_the_same_cut():
         ("gpt-2", "phi-2"), ("mpt", "olmo"), ("smollm", "starcoder", "refact", "codeshell"),
         ("llama-bpe", "llama3", "llama-v3"), ("qwen2", "stablelm2", "deepseek-r1-qwen"),
     ):  # fmt: skip
-        assert len({json.dumps(PRE[name]) for name in names}) == 1, names
+        assert len({json.dumps(PRE_TOKENIZERS[name]) for name in names}) == 1, names
 
 
 def test_special_tokens_stay_whole_and_user_tokens_are_not_special():
@@ -265,7 +265,7 @@ PLAIN = metadata(trained("gpt-2"), "gpt-2")
         ({"tokens": [1, 2]}, "tokens must be a list of str"),
         ({"tokens": []}, "tokens must be 1 to 2000"),
         ({"tokens": [str(i) for i in range(2001)]}, "tokens must be 1 to 2000, .* got 2001"),
-        ({"tokens": ["a", "b", "a"]}, "tokens must differ, 'a' stands twice"),
+        ({"tokens": ["a", "b", "a"]}, "tokens must differ, 'a' occurs twice"),
         ({"token_type": [1]}, "token_type must have .* items"),
         ({"merges": ["a"]}, "merges must join two tokens"),
         ({"merges": ["a b c"]}, "merges must join two tokens"),

@@ -244,7 +244,7 @@ def replaced(kind: str, key: str, at: int, value: object) -> dict:
         ("t5", {"scores": None}, "scores must be a list of float"),
         ("t5", replaced("t5", "scores", 9, float("nan")), "scores must be finite, got nan for token 9"),
         ("t5", replaced("t5", "scores", 9, -float("inf")), "scores must be finite, got -inf for token 9"),
-        ("t5", replaced("t5", "tokens", 9, "</s>"), "tokens must differ, '</s>' stands twice"),
+        ("t5", replaced("t5", "tokens", 9, "</s>"), "tokens must differ, '</s>' occurs twice"),
         ("t5", {"precompiled_charsmap": "abc"}, "precompiled_charsmap must be of type list"),
         ("t5", {"precompiled_charsmap": [1.5] * 99}, "precompiled_charsmap must be a list of int"),
         ("t5", {"precompiled_charsmap": [256] * 99}, "precompiled_charsmap must be 9 to 1048576 bytes"),
