@@ -62,8 +62,8 @@ def flash_attend(
 
 
 def flash_backward(
-    grad: Float[Array, "B T H V"],
     saved: Saved,
+    grad: Float[Array, "B T H V"],
     *,
     tile: int,
     causal: bool = False,

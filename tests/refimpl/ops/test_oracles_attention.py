@@ -66,7 +66,7 @@ def test_flash_is_torchs_kernel(seed: int, length: int, causal: bool, tile: int)
     wanted = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         heads[3], *heads[:3], out, lse, 0.0, causal
     )
-    gradients = flash_backward(grad, Saved(q, k, v, *got), tile=tile, causal=causal)
+    gradients = flash_backward(Saved(q, k, v, *got), grad, tile=tile, causal=causal)
     for mine, theirs in zip(gradients, wanted, strict=True):
         equal(mine, theirs.transpose(1, 2))
 
@@ -99,7 +99,7 @@ def test_flash_backward_is_autograds(
     equal(out, result.detach())
     result.backward(t(grad))
     for mine, leaf in zip(
-        flash_backward(grad, Saved(q, k, v, out, lse, mask), **settings), leaves, strict=True
+        flash_backward(Saved(q, k, v, out, lse, mask), grad, **settings), leaves, strict=True
     ):
         equal(mine, leaf.grad)
 
