@@ -14,7 +14,7 @@ LETTERS = {
     "T": "query time: tokens of this call",
     "S": "key time",
     "O": "old: the longest past of a row before this call",
-    "L": "capacity of a cache, in tokens",
+    "L": "capacity of a cache, in tokens; T where no past stands in the signature",
     "D": "width of the residual stream; input of a linear map",
     "F": "hidden width of the mlp; output of a linear map",
     "H": "query heads",

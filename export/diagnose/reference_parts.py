@@ -11,7 +11,7 @@ import numpy as np
 from ...refimpl.config import LM, Config, Gated, Layer, MoE, Norm
 from ...refimpl.ops.activation import activation
 from ...refimpl.ops.attention import cached_attention, project
-from ...refimpl.ops.block import Positions, normalize, placed
+from ...refimpl.ops.block import Positions, normalize, rotary_and_bias
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import embed, lm_logits, position_tables, score_biases
@@ -107,7 +107,7 @@ def attention_inputs(x: Array, tree: Any, layer: Layer, config: Config) -> list[
     biases = score_biases(np.tile(at, (b, 1)), at, tree, x.dtype, stack=stack, bidirectional=False)
     cache = KVCache(empty, empty, tree.get("k_scale"), tree.get("v_scale"))
     q, k, v = project(x, tree, settings=a)
-    return [q, k, v, cache, np.zeros(b, np.int64), *placed(a, Positions(rotary, biases))]
+    return [q, k, v, cache, np.zeros(b, np.int64), *rotary_and_bias(a, Positions(rotary, biases))]
 
 
 def _heads(x: Array, tree: Any, *, layer: Layer, config: Config) -> Array:

@@ -1,4 +1,4 @@
-"""Numbers added to scores that depend on how far apart query and key stand."""
+"""Biases of scores that depend on the distance between query and key: ALiBi and T5's."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block",
 
 
 class NormWeights(TypedDict, total=False):
-    """The leaves of a norm, of which a norm without a factor or a shift lacks one or both."""
+    """The leaves of a norm; one without a learned factor or shift lacks them."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
@@ -53,7 +53,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, and the norms before, after and behind the sum of each."""
+    """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
     attn: CachedAttentionWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
@@ -86,7 +86,7 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
     return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=norm.eps)
 
 
-def _placed(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
+def _rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
     """What a sublayer takes of positions, whatever its kind."""
     if a.position is None:
         return None, None
@@ -150,7 +150,7 @@ def block(
     """Two sublayers or three, and their sums."""
     a, leaves = config.attention, weights["attn"]
     given = normalize(x, weights.get("attn_pre"), norm=a.pre)
-    rotary, bias = _placed(a, positions)
+    rotary, bias = _rotary_and_bias(a, positions)
     cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
     y, cache = attention(given, cache, past, leaves, rotary, bias, settings=a)
     post, after = weights.get("attn_post"), weights.get("attn_after")
@@ -176,7 +176,7 @@ def encoder_block(
     """Two sublayers or three, and their sums."""
     a = config.attention
     given = normalize(x, weights.get("attn_pre"), norm=a.pre)
-    rotary, bias = _placed(a, positions)
+    rotary, bias = _rotary_and_bias(a, positions)
     y = self_attention(given, lengths, weights["attn"], rotary, bias, settings=a, causal=causal)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, given, y, post, after, layer=config, sublayer=a)

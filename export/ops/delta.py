@@ -1,4 +1,4 @@
-"""Linear attention with a memory that decays and is corrected: the rules of ONNX's LinearAttention."""
+"""Linear attention with decay and the delta rule: the four rules of ONNX's LinearAttention."""
 
 from __future__ import annotations
 

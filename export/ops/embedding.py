@@ -1,4 +1,4 @@
-"""The token table, read by row on the way in and by product on the way out."""
+"""The token table: rows of it on the way in, a product with it on the way out."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def encode(
     *,
     config: Config,
 ) -> Array:
-    """One stack, or two, the second over the text begun anew."""
+    """One stack, or two, the second over the shifted text."""
     stack, e = config.stacks["encoder"], config.embedding
     assert "encoder" in params
     if e.token_types is not None and token_types is None:
@@ -59,12 +59,12 @@ def encode(
         return x
     assert "reader" in params
     stack, weights = config.decoder.stack, params["reader"]
-    text = begun(tokens, config.decoder.start)
+    text = shift_right(tokens, config.decoder.start)
     y = embed(text, queries, params["embedding"], weights, config=e, stack=stack)
     return _layers(y, lengths, rotary, weights, x, stack=stack)
 
 
-def begun(tokens: Array, start: int) -> Array:
+def shift_right(tokens: Array, start: int) -> Array:
     """A roll, as every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(at > 0, tokens.roll(1, dims=1), start)

@@ -1,4 +1,4 @@
-"""Linear attention: a kernel φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept, not keys."""
+"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept and not the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions: vectors added to the tokens', or pairs of a head's elements turned (rotary)."""
+"""Positions: vectors added to those of the tokens, or rotations of pairs of a head's elements (rotary)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ __all__ = [
     "BlockPairs",
     "bigbird_layout",
     "block_mask",
-    "listed",
+    "block_pairs",
     "longformer_layout",
     "longformer_mask",
     "sparse_attend",
@@ -69,7 +69,7 @@ def sparse_attend(
     return out.permute(0, 1, 4, 2, 3, 5).flatten(3, 4)
 
 
-def listed(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
+def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
     """The places of the layout that are true."""
     places = torch.nonzero(layout)
     return places[:, 0], places[:, 1]

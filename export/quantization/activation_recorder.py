@@ -18,7 +18,7 @@ from ...refimpl.params import shapes as params
 from ..dispatch import body, exporting
 from ..ops.block import Positions, block, encoder_block, normalize
 from ..ops.cache import KVCache
-from ..ops.encoder import begun, layer_kv, predict
+from ..ops.encoder import layer_kv, predict, shift_right
 from ..ops.linear import linear
 from ..ops.model import embed, position_tables, score_biases
 from ..ops.position import Rotary
@@ -101,7 +101,7 @@ class Reading:
         for whole in self.windows:
             window = whole
             if isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader):
-                window = begun(whole, config.decoder.start) if name == "reader" else whole
+                window = shift_right(whole, config.decoder.start) if name == "reader" else whole
             types = torch.zeros_like(window) if name == "encoder" and config.embedding.token_types else None
             with _recording(called, self._on_input):
                 at = torch.arange(window.shape[1])[None]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import Attention, Config
 from ..ops.attention import attention_weights, project
-from ..ops.block import Positions, block, encoder_block, normalize, placed
+from ..ops.block import Positions, block, encoder_block, normalize, rotary_and_bias
 from ..ops.cache import KVCache
 from ..ops.mask import causal_mask, window_mask
 from ..ops.model import embed, position_tables, score_biases
@@ -51,7 +51,7 @@ def _weights(
 ) -> np.ndarray:
     """`attention_weights` of a sublayer's input [1, T, D]."""
     q, k, _ = project(x, weights, settings=a)
-    rotary, bias = placed(a, positions)
+    rotary, bias = rotary_and_bias(a, positions)
     if rotary is not None:
         q, k = (rotate(y, rotary.cos[None], rotary.sin[None], interleaved=a.interleaved) for y in (q, k))
     at = np.arange(x.shape[1])

@@ -59,11 +59,11 @@ def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
     sparse_attend.near(sparse_attend(other), sparse_attend(call), call, other)
 
 
-@law("listed")
-def the_list_is_the_layout(listed: Subject, draw: Draw) -> None:
+@law("block_pairs")
+def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
     """Each True of the layout once, no False, row by row."""
-    call = draw(listed.calls())
-    rows, columns = listed(call)
+    call = draw(block_pairs.calls())
+    rows, columns = block_pairs(call)
     back = np.zeros(call["layout"].shape, int)
     np.add.at(back, (rows, columns), 1)
     assert (back == call["layout"]).all(), "the list isn't the layout"

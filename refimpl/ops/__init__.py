@@ -1,1 +1,5 @@
-"""One concept a file, functions of arrays: what every component of a transformer computes."""
+"""What every component of a transformer computes: one concept per file, plain functions of arrays.
+
+Arrays and static settings go in, arrays come out; weights are typed mappings, caches values, settings
+dataclasses of `refimpl.config`. Each public function has its mirror of the same name in `export/ops`.
+"""

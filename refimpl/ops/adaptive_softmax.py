@@ -67,8 +67,7 @@ def adaptive_target_log_probs(
 ) -> Float[Array, "B T"]:
     """log p of one word a token: `adaptive_log_probs` at the targets, each token in its cluster alone.
 
-    The loss of a text is minus the mean of these. What the rare words cost is paid by those tokens
-    only whose target is rare.
+    The loss of a text is minus the mean of these. Only tokens whose target is rare pay for the rare words.
     """
     first = log_softmax(linear(x, head, bias))
     low = first.shape[-1] - len(tails)

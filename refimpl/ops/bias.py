@@ -1,4 +1,4 @@
-"""Numbers added to scores that depend on how far apart query and key stand."""
+"""Biases of scores that depend on the distance between query and key: ALiBi and T5's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Arr
     """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
 
     `heads` is 0 … H−1; the result is float64.
-    Conventions: the rule is for powers of two. For other numbers the authors' code, and BLOOM's and
-    MPT's after it, gives the first heads the slopes of the power P below H, and the rest every other
-    slope of 2P heads, from the first: the steps between.
+    Conventions: the rule is for powers of two. For other numbers the first heads have the slopes of P heads,
+    P the power below H, and the rest every other slope of 2P heads, from the first, as in the authors' code
+    and in BLOOM and MPT.
     """
     power = 2 ** (len(heads).bit_length() - 1)
     steps = np.where(heads < power, heads + 1, heads - power + 0.5)
@@ -35,8 +35,8 @@ def alibi_bias(
 ) -> Float[Array, "B H T S"]:
     """−slope · |query − key| (Press et al. 2022, eq. in §3; both are positions in the text).
 
-    Conventions: BLOOM adds slope · key, which differs by a number for each query and so gives the
-    same softmax under a causal mask. Keys ahead are lowered like those behind, for encoders.
+    Conventions: BLOOM adds slope · key, which differs by a constant for each query and so gives the same
+    softmax under a causal mask. For encoders, keys ahead are lowered like those behind.
     """
     distance = np.abs(queries[:, :, None] - keys[None, None, :])
     return -slopes[:, None, None] * distance[:, None].astype(slopes.dtype)
@@ -55,7 +55,7 @@ def relative_buckets(
     The first half of the buckets E holds one distance each, 0 … E − 1; in the other half bucket
     E + ⌊E' ln(d / E) / ln(max_distance / E)⌋ widens with d, and the last one of the E' has all from
     max_distance on. `bidirectional` splits the buckets: those of keys ahead follow those behind.
-    Conventions: else all keys ahead share bucket 0 with the query's own place: they are masked.
+    Conventions: without it all keys ahead share bucket 0 with the query's own position: they are masked.
     """
     behind = queries[:, :, None] - keys[None, None, :]
     count = buckets // 2 if bidirectional else buckets
@@ -71,5 +71,5 @@ def relative_bias(
     found: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],
 ) -> Float[Array, "B H T S"]:
-    """The number that the table holds for each head and bucket."""
+    """The table's entry for each head and bucket."""
     return table[found].transpose(0, 3, 1, 2)

@@ -40,7 +40,7 @@ __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block",
 
 
 class NormWeights(TypedDict, total=False):
-    """The leaves of a norm, of which a norm without a factor or a shift lacks one or both."""
+    """The leaves of a norm; one without a learned factor or shift lacks them."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
@@ -58,7 +58,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, and the norms before, after and behind the sum of each."""
+    """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
     attn: CachedAttentionWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
@@ -97,8 +97,8 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
             return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=eps)
 
 
-def placed(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
-    """What the positions of a sublayer turn its queries and keys by, and what they add to its scores."""
+def rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
+    """The rotation of a sublayer's queries and keys, and the bias of its scores, as its position says."""
     match a.position:
         case None:
             return None, None
@@ -158,7 +158,7 @@ def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer:
 
 
 def _mlp(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
-    """The mlp over h, or where it is parallel over x as the attention took it, unless it has its own norm."""
+    """The mlp over h; a parallel one over x, normalized by the attention's norm unless it has its own."""
     norms = _Norms(weights.get("mlp_pre"), weights.get("mlp_post"), weights.get("mlp_after"))
     given = h
     if layer.parallel:
@@ -186,7 +186,7 @@ def block(
     reads an encoder has cross-attention over `encoder_kv` between the two. With `at` [B, P] the new x is
     [B, P, D], at these positions of the call: what follows the attention looks at no other token.
     """
-    rotary, bias = placed(config.attention, positions)
+    rotary, bias = rotary_and_bias(config.attention, positions)
     leaves = weights["attn"]
     cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
 
@@ -219,7 +219,7 @@ def encoder_block(
     [1, H, T, T] for all.
     """
     a, leaves = config.attention, weights["attn"]
-    rotary, bias = placed(a, positions)
+    rotary, bias = rotary_and_bias(a, positions)
 
     def attend(given: Array) -> Array:
         return self_attention(given, lengths, leaves, rotary, bias, settings=a, causal=causal)

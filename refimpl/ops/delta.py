@@ -1,4 +1,4 @@
-"""Linear attention with a memory that decays and is corrected: the rules of ONNX's LinearAttention."""
+"""Linear attention with decay and the delta rule: the four rules of ONNX's LinearAttention."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def delta_attend(
     u_t = β_t (v_t − Sᵀ k_t): what S still lacks to answer k_t with v_t. The four rules of ONNX's
     LinearAttention (opset 27): neither is "linear", decay "gated" (Yang et al. 2024, GLA), beta
     "delta" (Schlag et al. 2021), both "gated_delta" (Yang et al. 2025). Gives outputs and the last S.
-    Conventions: decay ≤ 0 is a logarithm and has a value for each element of a key; one a head is
-    that value repeated. β is between 0 and 1, keys have length 1 where β stands: nobody checks.
-    Nothing is divided by a sum of weights, and scale None is 1/√K, also as in ONNX.
+    Conventions: decay ≤ 0 is a logarithm with a value for each element of a key; one value per head is
+    repeated. β must be between 0 and 1, and keys must have length 1 where there is a β: this isn't checked.
+    Nothing is divided by a sum of weights, and scale None is 1/√K, as in ONNX.
     """
     b, length, h, size = q.shape
     g = k.shape[2]

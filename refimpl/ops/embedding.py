@@ -1,4 +1,4 @@
-"""The token table, read by row on the way in and by product on the way out."""
+"""The token table: rows of it on the way in, a product with it on the way out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def embedding(
 ) -> Float[Array, "B T D"]:
     """Row of the table for each token: y[b,t] = table[tokens[b,t]].
 
-    Conventions: ids are in [0, N); a caller that can't promise it must check, since NumPy and ONNX
-    Runtime both read negative ids from the end. A quantized table is dequantized row by row.
+    Conventions: ids are in [0, N). A caller that can't be sure must check, since NumPy and ONNX Runtime both
+    read negative ids from the end. A quantized table is dequantized row by row.
     """
     return rows(table, tokens) if isinstance(table, Blocks) else table[tokens]
 
@@ -34,6 +34,6 @@ def unembedding(
 ) -> Float[Array, "B T N"]:
     """Logits: y[b,t,n] = Σ_d x[b,t,d] · table[n,d] (Press & Wolf 2017 when the table is tied).
 
-    Conventions: the table has the embedding's orientation, so a tied table is the same leaf.
+    Conventions: the table is [N, D] as the embedding's, so a tied table is the same leaf.
     """
     return linear(x, transpose(table) if isinstance(table, Blocks) else table.T)

@@ -63,12 +63,12 @@ def encode(
     if not (isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader)):
         return states
     assert "reader" in params
-    stack, shifted = config.decoder.stack, begun(tokens, config.decoder.start)
+    stack, shifted = config.decoder.stack, shift_right(tokens, config.decoder.start)
     x = embed(shifted, at, entry, params["reader"], config=config.embedding, stack=stack)
     return _layers(x, lengths, rotary, params["reader"], states, stack=stack)
 
 
-def begun(tokens: Array, start: int) -> Array:
+def shift_right(tokens: Array, start: int) -> Array:
     """The text from the token `start` on, one place later, as a reader takes it."""
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 

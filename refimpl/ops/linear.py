@@ -20,12 +20,12 @@ def linear(
 ) -> Float[Array, "B T F"]:
     """A linear map of each token: y[b,t,f] = Σ_d x[b,t,d] · weight[d,f] + bias[f].
 
-    Conventions: the weight stands input-first, so that the formula is `x @ weight`; checkpoints
-    store the transpose. A quantized weight (`Blocks`) brings its own rule for the activations.
+    Conventions: the weight is [input, output], so that the formula is `x @ weight`; checkpoints
+    store the transpose. A quantized weight (`Blocks`) has its own rule for the activations.
     """
     if isinstance(weight, Blocks):
         y = linear_blocks(x, weight)
     else:
-        # One product for all rows: a stack of B products would leave BLAS at batch > 1, T = 1.
+        # One product for all rows: NumPy computes a stack of B small products without BLAS.
         y = (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])
     return y if bias is None else y + bias

@@ -1,4 +1,4 @@
-"""Linear attention: a kernel φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept, not keys."""
+"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept and not the keys."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def linear_parallel(
     k: Float[Array, "B T G Q"],
     v: Float[Array, "B T G V"],
 ) -> Float[Array, "B T H V"]:
-    """The causal form in one product over the square: ((q kᵀ) ∘ lower triangle) v, rows normed."""
+    """The causal form by the whole matrix: ((q kᵀ) ∘ lower triangle) v, rows normalized."""
     b, t, h, features = q.shape
     grouped = q.reshape(b, t, k.shape[2], h // k.shape[2], features)
     weights = np.einsum("btgrq,bsgq->bgrts", grouped, k, optimize=True) * np.tri(t, dtype=q.dtype)
@@ -85,8 +85,7 @@ def linear_recurrent(
     """The causal form one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
 
     S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S
-    and z before the call, zeros at the start of a text; they come back as they are after it: a cache
-    that doesn't grow.
+    and z before the call, zeros at the start of a text. Gives those after it too: a cache that doesn't grow.
     """
     out = np.zeros((*q.shape[:3], v.shape[3]), q.dtype)
     for t in range(q.shape[1]):
@@ -105,7 +104,7 @@ def linear_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
-    """The causal form chunk by chunk: a square inside a chunk, S and z from one to the next.
+    """The causal form chunk by chunk: the matrix within a chunk, S and z from one chunk to the next.
 
     Time grows as T · chunk, with as many steps as chunks (Hua et al. 2022, §3.4). chunk = 1 is the
     recurrent form, chunk ≥ T the parallel one.

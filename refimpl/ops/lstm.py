@@ -65,11 +65,10 @@ def lstm(
     """`lstm_cell` over the tokens in order: all h [B, T, F], and the h and c after the last one.
 
     With `reverse` the tokens are taken from the last to the first; each h stands at its own token.
-    Conventions: without `h0` and `c0` both start at zero. Token t of row b is real if
-    t < lengths[b]: padding stands on the right, changes no state, and its output is 0, as in torch's
-    packed sequences and ONNX's sequence_lens; a reversed row so begins with its own last token. A row
-    of length 0 gives back its initial state (ONNX Runtime: zeros), so that any split of the tokens
-    over several calls equals one.
+    Conventions: without `h0` and `c0` both start at zero. Token t of row b is real if t < lengths[b]. Padding
+    is on the right, changes no state, and its output is 0, as in torch's packed sequences and ONNX's
+    sequence_lens; so a reversed row begins with its own last token. A row of length 0 gives its initial state
+    (ONNX Runtime: zeros), so that any split of the tokens over several calls equals one.
     """
     width = weights["wh"].shape[0]
     h = np.zeros((x.shape[0], width), x.dtype) if h0 is None else h0

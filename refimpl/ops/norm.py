@@ -21,9 +21,8 @@ def rms_norm(
 ) -> Float[Array, "B T D"]:
     """y = x / sqrt(mean_d(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
 
-    Conventions: eps stands inside the root, and inside the mean's sum only once, as in Llama; the
-    mean is over the last axis; a family whose weight means 1 + w has the one added at loading. No
-    weight is a weight of ones.
+    Conventions: eps is added to the mean inside the root, as in Llama; the mean is over the last axis. For a
+    family whose weight means 1 + w the one is added at loading. No weight is a weight of ones.
     """
     y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     return y if weight is None else y * weight
@@ -38,7 +37,7 @@ def layer_norm(
 ) -> Float[Array, "B T D"]:
     """y = (x − mean) / sqrt(var + eps) · weight + bias (Ba, Kiros & Hinton 2016, eq. 4).
 
-    Conventions: the variance is the biased one (divided by D), and eps stands inside the root, as
+    Conventions: the variance is the biased one (divided by D), and eps is added inside the root, as
     in torch and ONNX; the paper has no eps. No weight is a weight of ones (OLMo).
     """
     centred = x - np.mean(x, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Positions: vectors added to the tokens', or pairs of a head's elements turned (rotary)."""
+"""Positions: vectors added to those of the tokens, or rotations of pairs of a head's elements (rotary)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def learned(
 ) -> Float[Array, "B T D"]:
     """Row position + offset of a learned table (Gehring et al. 2017).
 
-    Conventions: OPT and BART keep two rows before the first position's, RoBERTa one more than its
-    padding id. A position past the end reads the last row: only a row's padding stands there.
+    Conventions: OPT and BART have two rows before the first position's, RoBERTa one more than its
+    padding id. A position past the end reads the last row: only padding is there.
     """
     return table[np.minimum(positions + offset, len(table) - 1)]
 
@@ -42,8 +42,8 @@ def sinusoidal(
 ) -> Float[Array, "B T 2*J"]:
     """sin(position · f_j) and cos(position · f_j) (Vaswani et al. 2017, §3.5; f by `rope_frequencies`).
 
-    Conventions: all sines, then all cosines, as in Marian and Pegasus; in turn with `interleaved`, as
-    in the paper. The product is taken in the frequencies' type, as in `rope_tables`.
+    Conventions: all sines, then all cosines, as in Marian and Pegasus; alternating with `interleaved`, as
+    in the paper. The product has the frequencies' type, as in `rope_tables`.
     """
     angles = positions[:, :, None].astype(frequencies.dtype) * frequencies
     sin, cos = np.sin(angles), np.cos(angles)
@@ -70,8 +70,8 @@ def rope_tables(
 
     The magnitude's square multiplies scores, which YaRN and LongRoPE raise for long texts: 0.1 ln s + 1
     for a text s times as long as the trained ones (Peng et al. 2023, eq. 15).
-    Conventions: the product and its cosine are taken in the frequencies' type, float64 by
-    `rope_frequencies`; the caller rounds once. Float32 angles lose 2⁻⁹ rad at 131k positions.
+    Conventions: the product and its cosine have the frequencies' type, float64 by `rope_frequencies`; the
+    caller rounds once. Float32 angles are off by 2⁻⁹ rad at 131k positions.
     """
     angles = positions[:, None].astype(frequencies.dtype) * frequencies[None, :]
     return magnitude * np.cos(angles), magnitude * np.sin(angles)
@@ -87,7 +87,7 @@ def rotate(
     """Each pair (a, b) of a head becomes (a cos − b sin, b cos + a sin) (Su et al. 2021, eq. 34).
 
     Conventions: pair j is (j, j + J) as in Llama and GPT-NeoX, or (2j, 2j + 1) with `interleaved`
-    as in the paper and GPT-J; elements from 2J on pass unchanged (partial rotary).
+    as in the paper and GPT-J; elements from 2J on stay as they are (partial rotary).
     """
     pairs = cos.shape[-1]
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]

@@ -1,9 +1,9 @@
 """The KV cache in 8 or 4 bits: quantized when written, read back as codes times scale.
 
-Codes are whole numbers of `bits` bits with a sign, and no zero point: keys and values lie about 0. A
-scale belongs to a head of a token and follows from its numbers, or to a channel of a head and was
-calibrated before: a channel that is large in every token would take its head's precision, and a scale
-that all tokens share can't follow from one of them.
+Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. A scale
+belongs to a head of a token and is computed from its numbers, or to a channel of a head and is calibrated
+beforehand, since all tokens share it. The second keeps the precision of a head in which one channel is large
+in every token.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def append_by_channel(
 ) -> Int[Array, "B G L K"]:
     """`append` of codes = clip(rint(x / scale), −2^(bits−1), 2^(bits−1) − 1), the scales being fixed.
 
-    Within the range every number is off by scale / 2 at most, outside of it by what is clipped.
+    Within the range every number is off by scale / 2 at most, beyond it by what is clipped.
     Conventions: rint rounds halves to even; a channel of scale 0 has codes 0.
     """
     return append(codes, _by_channel(new, scale, bits).astype(codes.dtype), start)
@@ -69,7 +69,7 @@ def append_by_channel(
 def round_by_channel(
     x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
 ) -> Float[Array, "B T G K"]:
-    """What is read of x after it was written by `append_by_channel`: code · scale, in x's place and type."""
+    """x as it is read after `append_by_channel` wrote it: code · scale, in x's layout and type."""
     return _by_channel(x, scale, bits) * scale
 
 
@@ -89,7 +89,7 @@ def read_by_channel(codes: Int[Array, "B G S K"], scale: Float[Array, "G K"]) ->
 
 
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
-    """Two codes of 4 bits a byte, code + 8 each, the earlier in the lower half: ONNX Runtime's layout.
+    """Two codes of 4 bits per byte, as code + 8, the first in the lower half: ONNX Runtime's layout.
 
     Conventions: of a number outside −8 … 7 the lowest four bits are kept.
     """
@@ -98,6 +98,6 @@ def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
 
 
 def unpack_nibbles(packed: UInt8[Array, "B G S J"]) -> Int[Array, "B G S 2*J"]:
-    """The codes of 4 bits, int8, that were packed two a byte."""
+    """The codes of 4 bits, as int8, that were packed two per byte."""
     halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
     return halves.astype(np.int8).reshape(*packed.shape[:-1], 2 * packed.shape[-1])

@@ -30,9 +30,9 @@ def dynamic_ntk_scaling(
 
     s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is
     theta · s^(2J / (2J − 2)) in place of theta, written without theta.
-    Conventions: `context` is the length that a whole run is made for. transformers takes the length
-    so far, so that there a cached key stands rotated by another theta than the query that reads it,
-    and a text differs from its own beginning.
+    Conventions: `context` is the length that a whole run is made for. transformers takes the length so far:
+    there a cached key is rotated by another theta than the query that reads it, and the results for a text
+    differ from those for its own beginning.
     """
     s = max(1.0, factor * context / original_context - (factor - 1))
     last = max(len(frequencies) - 1, 1)

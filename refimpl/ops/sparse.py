@@ -18,7 +18,7 @@ __all__ = [
     "BlockPairs",
     "bigbird_layout",
     "block_mask",
-    "listed",
+    "block_pairs",
     "longformer_layout",
     "longformer_mask",
     "sparse_attend",
@@ -68,7 +68,7 @@ def sparse_attend(
     return out
 
 
-def listed(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
+def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
     """The pairs of blocks of a layout, row by row: what `sparse_attend` takes."""
     rows, columns = np.nonzero(layout)
     return rows, columns

@@ -1,4 +1,4 @@
-"""Quantization with scales that are given: what graphs of QuantizeLinear and DequantizeLinear compute."""
+"""Quantization with given scales: what graphs of QuantizeLinear and DequantizeLinear compute."""
 
 from __future__ import annotations
 

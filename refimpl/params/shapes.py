@@ -16,7 +16,7 @@
     head.out                        weight D,F  bias F    (F labels, or 2 for QuestionAnswering)
 
 Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
-functions in `ops`, so a call reads `gated_mlp(x, **tree["mlp"])`.
+functions in `ops`, so a call reads `gated_mlp(x, weights["mlp"])`.
 """
 
 from __future__ import annotations

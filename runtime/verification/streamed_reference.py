@@ -15,7 +15,7 @@ from ...refimpl.config import LM, Config, Decoder, DecoderReader, EncoderDecoder
 from ...refimpl.error_budget import moved
 from ...refimpl.ops.block import Positions, block, encoder_block, normalize
 from ...refimpl.ops.cache import KVCache
-from ...refimpl.ops.encoder import begun, layer_kv, predict
+from ...refimpl.ops.encoder import layer_kv, predict, shift_right
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ...refimpl.ops.position import Rotary
@@ -126,7 +126,7 @@ class StreamedForward:
         reader = config.decoder if isinstance(config, EncoderDecoder) else None
         if not isinstance(reader, DecoderReader):
             return states
-        return self._whole("reader", begun(ids, reader.start), lengths, None, states)
+        return self._whole("reader", shift_right(ids, reader.start), lengths, None, states)
 
     def _whole(
         self, name: str, ids: Array, lengths: Array, types: Array | None, states: list[Array] | None = None

@@ -1,1 +1,5 @@
-"""What laws are made of: declarations read, calls drawn, budgets computed, functions checked."""
+"""What laws are made of.
+
+`declare` reads what a function of refimpl/ops declares, `draw` draws calls from it, `budget` computes how far
+a result may be off, and `subject` and `checking` check a function against the specification and its laws.
+"""

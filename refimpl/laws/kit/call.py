@@ -1,4 +1,4 @@
-"""The arguments of one call, with names."""
+"""The arguments of one call, by name."""
 
 from __future__ import annotations
 

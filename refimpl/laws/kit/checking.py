@@ -1,4 +1,4 @@
-"""Laws by name, and a function held to them."""
+"""Laws by name, and the check of a function against them."""
 
 from __future__ import annotations
 
@@ -104,13 +104,14 @@ def check(
     examples: int | None = None,
     **fixed: Any,
 ) -> tuple[str, ...]:
-    """Holds a kernel to the specification of a function and to its laws; gives the names of those that apply.
+    """Checks a kernel against the specification of a function and its laws; returns the laws that apply.
 
-    The kernel takes arrays by place and settings by name, as the function does; what its signature
-    hasn't, stays at its default. `arrays` makes of a NumPy array what it takes (torch.from_numpy).
-    With `quantized`, weights may be `Blocks`. `only` is one law's name. `examples` are draws a law,
-    hypothesis's own number by default. Other keywords fix a setting to a value, an array to be there
-    (True) or not (None), or an axis letter to a size: `check("attend", mine, softcap=None, K=64)`.
+    The kernel takes arrays by position and settings by name, as the function does. Parameters that its
+    signature lacks stay at their defaults. `arrays` converts each NumPy array to what it takes
+    (torch.from_numpy). With `quantized`, weights may be `Blocks`. `only` is one law's name, `examples` the
+    number of draws per law, hypothesis's own by default. Other keywords fix a setting to a value, an array to
+    be there (True) or not (None), or an axis letter to a size; fields of structures and of `settings` go by
+    their own names: `check("attention", kernel, softcap=None, q_norm=None)`.
     Raises `LawBroken` with a shrunk counterexample.
     """
     f, laws = declaration(name), _registered()[name]
@@ -122,7 +123,7 @@ def check(
 
 
 def _holds(name: str, body: Law, tested: Subject, examples: int | None) -> bool:
-    """Tries a law; False where it asks for what the kernel doesn't take."""
+    """Tries a law; False if it needs what the kernel doesn't take."""
     applies = True
 
     def trial(data: st.DataObject) -> None:

@@ -1,4 +1,4 @@
-"""What arrays must be beyond their shape: parts of the numbers, and what another function gives."""
+"""What arrays must be beyond their shape: limited to a range, or the result of another function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...ops.flash import flash_attend
 from .call import Call
 from .declare import Declared, Function, Parameter
 
-# By parameter: what is made of a draw.
+# By parameter or field: how drawn numbers are brought into its range.
 DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "projection": lambda a: np.clip(a, -3, 3),  # rows are standard normal: larger ones overflow exp
     "decay": lambda a: -abs(a),

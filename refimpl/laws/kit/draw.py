@@ -53,9 +53,9 @@ def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
 def make(
     f: Function, variant: Variant, size: dict[str, int], seed: int, scale: float, halves: bool = False
 ) -> Call:
-    """The arguments that a variant, sizes, a seed and a scale stand for; floats are float32.
+    """The call for a variant, sizes, a seed and a scale; floats are float32.
 
-    With `halves` floats are multiples of scale / 2 up to 127, 127.5 or 128 of them: then many lie just
+    With `halves` floats are multiples of scale / 2, up to 127, 127.5 or 128 scales. Then many lie just
     halfway between two codes of a quantized row, where rounding rules differ.
     """
     chosen, size = dict(variant), settled(f, size)
@@ -69,7 +69,7 @@ def make(
 
 
 def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
-    """The option of a parameter that stands where its companion's chosen one does."""
+    """The option of a parameter at the index of its companion's chosen option."""
     options = f.parameter(TOGETHER[p.name]).options
     option = chosen[TOGETHER[p.name]]
     return p.options[options.index("Blocks" if isinstance(option, str) else option)]

@@ -1,4 +1,4 @@
-"""Lists of weights as parameters: how many items, of which sizes, and what follows from them."""
+"""Lists of weights: how many items they have, and of which sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Sizes = dict[str, int]
 
 
 def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
-    """The sizes of each item: experts are all alike, each cluster of words is narrower and longer."""
+    """The sizes of each item: experts have all the same, each cluster of words is narrower and longer."""
     match p.name:
         case "experts":
             return [size] * size["E"]
@@ -19,7 +19,7 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
 
 
 def settled(f: Function, size: Sizes) -> Sizes:
-    """The sizes with the vocabulary that a short list and clusters make up."""
+    """The sizes, with the vocabulary computed from the short list and the clusters."""
     tails = [tail for p in f.leaves if p.name == "tails" for tail in items_of(p, size)]
     if not any(p.name == "tails" for p in f.leaves):
         return size

@@ -13,7 +13,7 @@ from .declare import Declared, Function, Structure, value
 
 
 def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
-    """The arrays of a result, each with a name that says where it stood."""
+    """The arrays of a result, each with a name that says where in the result it is."""
     if isinstance(result, dict):
         for i, item in enumerate(result.values()):
             yield from flat(item, f"{name}.{i}")

@@ -144,7 +144,7 @@ DRAWN: dict[type, Drawn] = {
         letters="I",
     ),
 }
-# Parameters that stand side by side, or none of them.
+# Parameters that are there together with another one, or not at all.
 TOGETHER = {
     "k_norm": "q_norm",
     "v_scale": "k_scale",
@@ -152,8 +152,8 @@ TOGETHER = {
     "bv": "bq",
     "c0": "h0",
 }
-# Blocks that are drawn: (bits, has zero points, has minima, activations). Where a product may read
-# another one's output, only `PASSIVE` is: one activation code flipped by an ulp would hide all else.
+# Blocks that are drawn: (bits, has zero points, has minima, activations). In a function with several
+# products only `PASSIVE` is drawn: one activation code flipped by an ulp would hide all else.
 SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoothed", "static"]]] = {
     "8": (8, False, False, "block"),
     "4 zero": (4, True, False, "block"),
@@ -166,13 +166,13 @@ SCHEMES: dict[str, tuple[int, bool, bool, Literal["none", "block", "row", "smoot
 }
 PASSIVE = "4 plain minimum"
 BLOCK = 4
-# What may have no element, and what is never empty.
+# Axes that may be empty.
 EMPTY = frozenset("OUP")
 # Functions whose kernels approximate, see `budget.APPROXIMATE`.
 ACTIVATIONS = frozenset({"sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "activation"})
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe"})
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell"})
-# Functions of a whole tree: an annotation can't say which one, so tests/export/ops/test_model.py feeds them.
+# Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {
         "block.block", "block.encoder_block", "block.normalize",

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 
 def permutations(count: int) -> st.SearchStrategy[np.ndarray]:
-    """Orders of so many things."""
+    """Permutations of 0 … count − 1."""
     return st.permutations(range(count)).map(np.array)
 
 
 def splits(count: int) -> st.SearchStrategy[int]:
-    """Where so many things are cut in two; either part may be all of them, if there is no other way."""
+    """Where to split so many items in two; a single item isn't split."""
     return st.integers(1, count - 1) if count > 1 else st.just(1)

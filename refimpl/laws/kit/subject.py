@@ -20,16 +20,16 @@ from .results import compare, flat
 
 
 class UnsupportedError(Exception):
-    """A law asks for what the function under test doesn't take: it says nothing about it."""
+    """A law needs what the function under test doesn't take, so it doesn't apply."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel in the place of a specified function: called, fed and judged.
+    """A kernel in the place of a specified function: it draws calls, makes them and compares results.
 
-    `choices` are the values that each parameter may take and `sizes` the axes that are given; what the
-    kernel doesn't take stays at its default. Floats are in `dtype`; `arrays` makes of each array what
-    the kernel wants. `made` are the calls so far.
+    `choices` are the values that each parameter may take and `sizes` the axes that are fixed; parameters
+    that the kernel doesn't take stay at their defaults. Floats are in `dtype`; `arrays` converts each array
+    to what the kernel takes. `made` are the calls so far.
     """
 
     f: Function
@@ -57,7 +57,7 @@ class Subject:
         return self._structured(_numpy(self.kernel(*placed, **named)))
 
     def _structured(self, result: Any) -> Any:
-        """The result with the structures that the function declares: a kernel may give plain tuples."""
+        """The result with the structures that the function declares: a kernel may return plain tuples."""
         returns = self.f.returns
         if len(returns) == 1:
             return _as(returns[0], result)

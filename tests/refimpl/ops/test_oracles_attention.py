@@ -23,7 +23,7 @@ from tfm.refimpl.ops.ring import Placement, place, ring_attend
 from tfm.refimpl.ops.sparse import (
     BlockPairs,
     bigbird_layout,
-    listed,
+    block_pairs,
     longformer_layout,
     longformer_mask,
     sparse_attend,
@@ -132,7 +132,7 @@ def test_bigbird_is_flex_attention():
     q, k, v = drawn(0, 2, 24, 6, 2)
     blocks = [a.reshape(2, 6, 4, *a.shape[2:]) for a in (q, k, v)]
     wanted = flex(q, k, v, lambda i, j: t(layout)[i // 4, j // 4])
-    equal(sparse_attend(*blocks, BlockPairs(*listed(layout))).reshape(q.shape), wanted)
+    equal(sparse_attend(*blocks, BlockPairs(*block_pairs(layout))).reshape(q.shape), wanted)
 
 
 def test_sparse_is_longformer():
@@ -156,7 +156,7 @@ def test_sparse_is_longformer():
             is_global_attn=True,
         )[0]
         q, k, v = (getattr(theirs, n)(t(x)).numpy().reshape(1, 8, 4, 3, 8) for n in ("query", "key", "value"))
-    rows, columns = listed(longformer_layout(is_global.reshape(8, 4), reach=4))
+    rows, columns = block_pairs(longformer_layout(is_global.reshape(8, 4), reach=4))
     at = np.arange(32).reshape(8, 4)
     inside = is_global.reshape(8, 4)
     mask = longformer_mask(at[rows], at[columns], inside[rows], inside[columns], reach=4)
