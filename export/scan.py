@@ -28,9 +28,9 @@ def scan(
 
 
 def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places [n, tile] that cut an axis into tiles, and which of them exist.
+    """Indices [n, tile] of an axis in tiles, and which of them exist.
 
-    A place past the end is the last one again, so that it can be read. There is at least one idle
+    An index past the end is the last one again, so that it can be read. There is at least one idle
     tile, and never fewer than two in all: an exporter that saw one tile would take n for a constant.
     """
     places = torch.arange(length // tile + 2, device=device)[:, None] * tile
