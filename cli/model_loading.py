@@ -10,7 +10,7 @@ from .console import say
 if TYPE_CHECKING:
     from ..refimpl.checkpoint.open import Checkpoint
     from ..refimpl.config import Config
-    from ..refimpl.params.shapes import Tree
+    from ..refimpl.params.tree import Tree
     from ..refimpl.tokenizers.tokenizer import Tokenizer
     from ..runtime.bundle.bundle import Bundle
     from ..runtime.hub.model_names import Source

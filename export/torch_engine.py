@@ -14,7 +14,7 @@ from ..refimpl.config import Config
 from ..refimpl.engine.numpy_engine import ArrayEngine, Forward
 from ..refimpl.ops.cross_attention import EncoderKV as ArrayEncoderKV
 from ..refimpl.ops.quant import Blocks as ArrayBlocks
-from ..refimpl.params import shapes as trees
+from ..refimpl.params.tree import map_leaves
 from .ops import encoder, model
 from .ops.cross_attention import EncoderKV
 from .ops.quant import Blocks
@@ -61,7 +61,7 @@ class TorchEngine(ArrayEngine):
     """`ops.model` and `ops.encoder` of the mirror; arrays cross to torch and back without a copy."""
 
     def __init__(self, config: Config, params: Any) -> None:
-        leaves = trees.map_leaves(lambda _, leaf: tensors(leaf), params)
+        leaves = map_leaves(lambda _, leaf: tensors(leaf), params)
 
         def crossing(function: Callable[..., Any]) -> Callable[..., Any]:
             @torch.no_grad()

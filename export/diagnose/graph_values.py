@@ -6,7 +6,7 @@ import onnx
 
 from ...refimpl.config import Config, MoE
 from ...refimpl.errors import BundleError
-from ...refimpl.params import shapes as trees
+from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
 from .reference_parts import followed
 
@@ -79,7 +79,7 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         found[f"{at}mlp, input"] = fed(product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up"))
         found[f"{at}mlp, hidden"] = fed(down)
         found[f"{at}mlp, output"], _ = summed(down)
-    tied = "head.table" not in trees.shapes(config)
+    tied = "head.table" not in parameter_shapes(config)
     found["head, input"] = fed(product("embedding.table" if tied else "head.table"))
     found["logits"] = "logits"
     return found

@@ -16,7 +16,7 @@ from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ...refimpl.ops.position import Rotary
-from ...refimpl.params import shapes as trees
+from ...refimpl.params.tree import flatten, unflatten
 
 Array = np.ndarray
 
@@ -37,17 +37,17 @@ def pieces_of(config: Config, params: Any, tokens: Array) -> Iterator[ReferenceP
     lm = config.head
     assert isinstance(lm, LM)
     added = {part: decoder[part] for part in ("positions", "relative_bias") if part in decoder}
-    first = {"first_norm": dict(trees.flatten(decoder["first_norm"]))} if "first_norm" in decoder else {}
+    first = {"first_norm": dict(flatten(decoder["first_norm"]))} if "first_norm" in decoder else {}
 
     def embedded(tree: Any) -> Array:
         at = np.arange(tokens.shape[1])[None]
         return embed(tokens, at, tree["own"], tree["stack"], config=config.embedding, stack=stack)
 
-    own = dict(trees.flatten(params["embedding"]))
+    own = dict(flatten(params["embedding"]))
     yield ReferencePart("embedding", (), embedded, {"own": own, "stack": {**added, **first}})
     stream = "embedding"
     for i, layer in enumerate(config.layers):
-        tree = trees.unflatten(dict(trees.flatten(decoder["layers"][i])))
+        tree = unflatten(dict(flatten(decoder["layers"][i])))
         attn, mlp, at = tree["attn"] | added, tree["mlp"], f"layer {i}, "
         a, heads, h = f"{at}attention, input", f"{at}attention, heads", f"{at}attention, output"
         norm = lambda x, t, norm: normalize(x, t, norm=norm)  # noqa: E731
@@ -65,7 +65,7 @@ def pieces_of(config: Config, params: Any, tokens: Array) -> Iterator[ReferenceP
         out = {"w": mlp["down"], "b": mlp.get("bdown"), "post": tree.get("mlp_post", {})}
         yield ReferencePart(y, (h, hidden), _with(_added, layer=layer, norm=layer.mlp.post), out)
         stream = y
-    last = {"norm": dict(trees.flatten(decoder.get("norm", {})))}
+    last = {"norm": dict(flatten(decoder.get("norm", {})))}
     last |= {} if config.embedding.projection is None else {"project": params["head"]["project"]}
 
     def leaving(x: Array, tree: Any) -> Array:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
-from ...refimpl.params import shapes as params
+from ...refimpl.params.tree import unflatten
 from ...runtime.bundle.graph_io import Graph
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.weight_layout import Group
@@ -58,7 +58,7 @@ def trace(
     """
     with FakeTensorMode():
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}
-        leaves = params.unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
+        leaves = unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
         module = Part(config, graph, leaves).eval()
         with exporting(emits), warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ...refimpl.config import LM, Config, DecoderReader, EncoderDecoder
-from ...refimpl.params import shapes as params
+from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.tree import unflatten
 from ..dispatch import body, exporting
 from ..ops.block import Positions, block, encoder_block, normalize
 from ..ops.cache import KVCache
@@ -82,7 +83,7 @@ class Reading:
         self._load = load
         self._on_input = on_input
         self._on_cache = on_cache
-        self._names = list(params.shapes(config))
+        self._names = list(parameter_shapes(config))
         longest = max(window.shape[1] for window in windows)
         self._tables = {
             rope: Rotary(cos.float(), sin.float())
@@ -95,7 +96,7 @@ class Reading:
         stack = config.stacks[name]
         parts = ("positions", "first_norm", "relative_bias")
         before = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
-        own: Any = params.unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
+        own: Any = unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
         table, called = self._tree("embedding.")
         streams = []
         for whole in self.windows:
@@ -155,7 +156,7 @@ class Reading:
     def _tree(self, prefix: str) -> tuple[Any, dict[int, str]]:
         names = [n for n in self._names if n.startswith(prefix)]
         leaves = {n.removeprefix(prefix): tensors(self._load(n)) for n in names}
-        return params.unflatten(leaves), {id(leaf): prefix + n for n, leaf in leaves.items()}
+        return unflatten(leaves), {id(leaf): prefix + n for n, leaf in leaves.items()}
 
 
 @contextmanager

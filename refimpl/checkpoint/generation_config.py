@@ -29,7 +29,7 @@ class Generation:
     Sampler and `search` for a `beam.BeamSearch`, as keywords, lists in place of tuples; `max_new_tokens` is
     the length of a decoder that reads an encoder. `prefix` is put before a text that such a model reads.
     `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de);
-    `languages` are tokens for a translator, to be used by `languages.directed`.
+    `languages` are tokens for a translator, to be used by `translation.directed`.
     """
 
     bos: int | None = None

@@ -27,7 +27,8 @@ from ..formats.safetensors import save
 from ..formats.tensor_source import CODE, SINGLE, Shards, shards
 from ..ops.quant import Blocks
 from ..params.lazy import lazily, materialize
-from ..params.shapes import Tree, flatten, shapes
+from ..params.shapes import parameter_shapes
+from ..params.tree import Tree, flatten
 from ..tokenizers.from_gguf.reader import chat_template, tokenizer
 from ..weights.loader import Leaves, check_finite
 from .generation_config import Generation, read_generation
@@ -59,7 +60,7 @@ class Checkpoint:
 
     @property
     def params(self) -> Tree:
-        return lazily(shapes(self.config), self.leaf)
+        return lazily(parameter_shapes(self.config), self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
         """One leaf by its dotted name, as float32."""

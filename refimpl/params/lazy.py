@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ops.quant import Blocks
-from .shapes import Tree, unflatten
+from .tree import Tree, unflatten
 
 
 class Lazy(Mapping[str, Any]):

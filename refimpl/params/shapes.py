@@ -21,11 +21,6 @@ functions in `ops`, so a call reads `gated_mlp(x, weights["mlp"])`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-import numpy as np
-
 from ..config import (
     LM,
     Attention,
@@ -48,7 +43,6 @@ from ..config import (
     Tag,
 )
 
-Tree = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 # Small tables whose rows are added to vectors or scores, never multiplied: they stay in float.
@@ -64,7 +58,7 @@ SCALES = (".k_scale", ".v_scale")
 LABELS = ("head.out.weight",)
 
 
-def shapes(config: Config) -> Shapes:
+def parameter_shapes(config: Config) -> Shapes:
     """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
     e, inner = config.embedding, config.embedding.projection
     tables = e.width if inner is None else inner.width
@@ -178,57 +172,3 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS, *SCALES, *LABELS))
-
-
-def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, leaf) of every leaf, in the tree's own order."""
-    if isinstance(tree, Mapping):
-        for key in tree:
-            yield from flatten(tree[key], f"{prefix}{key}.")
-    elif isinstance(tree, list):
-        for i, item in enumerate(tree):
-            yield from flatten(item, f"{prefix}{i}.")
-    else:
-        yield prefix[:-1], tree
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *path, last = name.split(".")
-        level = tree
-        for key in path:
-            level = level.setdefault(key, {})
-        level[last] = leaf
-    return _lists(tree)
-
-
-def _lists(tree: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    made = {k: _lists(v) for k, v in tree.items()}
-    if made and list(made) == [str(i) for i in range(len(made))]:
-        return list(made.values())
-    return made
-
-
-def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]:
-    """The same tree with `function(dotted name, leaf)` in place of each leaf."""
-    return unflatten({name: function(name, leaf) for name, leaf in flatten(tree)})
-
-
-def random(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
-    """Random weights of a sensible size: norms near one, biases not zero, scales above it, no two alike."""
-
-    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        last = name.rsplit(".", 1)[-1]
-        normal = rng.standard_normal(shape)
-        if len(shape) == 1 or name.endswith(NORMS):
-            return (0.2 * normal + (last == "weight" or name.endswith(NORMS))).astype(dtype)
-        if name.endswith(SCALES):
-            return ((1 + np.abs(normal)) / 32).astype(dtype)
-        fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
-        return (normal * fan_in**-0.5).astype(dtype)
-
-    return unflatten({name: draw(name, shape) for name, shape in shapes(config).items()})

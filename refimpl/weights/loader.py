@@ -12,7 +12,7 @@ from ..errors import CheckpointError, NumericError
 from ..formats.dtypes import WHOLE
 from ..formats.tensor_source import Source, Stripped
 from ..ops.quant import Blocks
-from ..params.shapes import shapes
+from ..params.shapes import parameter_shapes
 from .derived_buffers import COMPUTED, LARGE, PLAIN
 from .steps import Split, Step, Weight, stored_shapes
 from .weight_map import Rule, WeightMap
@@ -54,7 +54,7 @@ class Leaves:
     ) -> None:
         self._config = config
         self._source = Stripped(source, prefixes) if prefixes else source
-        self._shapes = shapes(config)
+        self._shapes = parameter_shapes(config)
         self._reads: dict[str, tuple[Rule, Split | None]] = {}
         present = set(self._source.names)
         unread = dict.fromkeys(self._source.names)

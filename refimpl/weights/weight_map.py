@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..config import Config, Head, Layer, MoE
-from ..params.shapes import shapes
+from ..params.shapes import parameter_shapes
 from .steps import STEPS, Part, Stack, Step
 
 NOTHING = "nothing"
@@ -129,7 +129,7 @@ class WeightMap:
         reads = config.stacks[last].causal
         for line in self.lines:
             if line.leaves == EVERYTHING:
-                yield from (Rule((name,), ((name,),)) for name in shapes(config))
+                yield from (Rule((name,), ((name,),)) for name in parameter_shapes(config))
                 continue
             if reads and line.leaves[0].startswith("decoder."):
                 line = replace(line, leaves=tuple(n.replace("decoder.", f"{last}.", 1) for n in line.leaves))

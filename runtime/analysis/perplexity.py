@@ -10,7 +10,7 @@ import numpy as np
 
 from ...refimpl.config import Config, Decoder, DynamicNTK, LinearScaling, Llama3Scaling, Rope, Scaling, Yarn
 from ...refimpl.engine.numpy_engine import NumpyEngine
-from ...refimpl.params.shapes import Tree
+from ...refimpl.params.tree import Tree
 from ...refimpl.tokenizers.tokenizer import Tokenizer
 from ..verification.metrics import log_softmax
 

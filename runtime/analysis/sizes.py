@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ...refimpl.config import Attention, Config, MoE, Window
-from ...refimpl.params.shapes import shapes
+from ...refimpl.params.shapes import parameter_shapes
 from ..bundle import schemes, weight_layout, window_sizes
 from ..bundle.targets import TARGETS
 from ..bundle.weight_formats import formats
@@ -44,7 +44,7 @@ class Saving:
 def parameters(config: Config) -> dict[str, int]:
     """Part -> its number of parameters; parts without any are left out."""
     counts: dict[str, int] = dict.fromkeys(("embedding", "attention", "mlp", "norms", "output"), 0)
-    for name, shape in shapes(config).items():
+    for name, shape in parameter_shapes(config).items():
         counts[_part(name)] += prod(shape)
     return {part: count for part, count in counts.items() if count}
 
@@ -70,7 +70,7 @@ def active_parameters(config: Config) -> int:
     """The number of parameters that one token uses: of a mixture's experts those that it is routed to."""
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
     idle = sum(3 * m.width * (m.experts - m.top) for m in mlps if isinstance(m, MoE))
-    return sum(map(prod, shapes(config).values())) - idle * config.embedding.width
+    return sum(map(prod, parameter_shapes(config).values())) - idle * config.embedding.width
 
 
 def weight_bytes(config: Config) -> dict[str, int]:

@@ -36,8 +36,9 @@ from ...refimpl.checkpoint.open import Generation
 from ...refimpl.config import Config
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params import shapes as params
 from ...refimpl.params.lazy import lazily
+from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.tree import Tree
 from . import manifest, weight_layout
 from .atomic_dir import recover
 from .graph_io import ENCODER, GRAPH
@@ -129,7 +130,7 @@ class Bundle:
         names = weight_layout.specs(group, self.dtype)
         return weight_layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})[name]
 
-    def params(self) -> params.Tree:
+    def params(self) -> Tree:
         """The tree that the graph computes with, floats as float32; a leaf is read when it is asked for."""
 
         def load(name: str) -> np.ndarray | Blocks:
@@ -138,7 +139,7 @@ class Bundle:
                 return replace(leaf, scale=leaf.scale.astype(np.float32, copy=False))
             return leaf.astype(np.float32, copy=False)
 
-        return lazily(params.shapes(self.config), load)
+        return lazily(parameter_shapes(self.config), load)
 
     def check_hashes(self) -> None:
         """Read every file; BundleError names the first whose bytes aren't those of the manifest."""

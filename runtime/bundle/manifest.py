@@ -44,7 +44,7 @@ from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
-from ...refimpl.params import shapes as params
+from ...refimpl.params.shapes import parameter_shapes
 from . import targets, weight_layout, window_sizes
 from .graph_io import ENCODER, GRAPH, graphs
 from .targets import CacheKind, FloatType, Target, TargetName
@@ -190,7 +190,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
 
 def _check(m: Manifest) -> None:
     """Raise ValueError when fields contradict each other."""
-    shapes = params.shapes(m.config)
+    shapes = parameter_shapes(m.config)
     target = targets.find(m.target)
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:

@@ -23,7 +23,7 @@ from typing import Literal
 from ...refimpl.calibrate import smooth
 from ...refimpl.config import Config
 from ...refimpl.ops.quant import WHOLE, Blocks
-from ...refimpl.params import shapes as params
+from ...refimpl.params.shapes import multiplied, parameter_shapes
 from .schemes import EIGHT_BITS, PerBlock, PerColumn, Scheme
 from .targets import Target
 
@@ -75,7 +75,7 @@ def formats(
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         wanted = scheme.tables if is_table(name) else scheme.matrices
-        if wanted is None or not params.multiplied(name, shape):
+        if wanted is None or not multiplied(name, shape):
             return None
         if isinstance(wanted, PerColumn):
             length = shape[1] if is_table(name) else shape[0]
@@ -94,7 +94,7 @@ def formats(
                 return _native(own, target)
         return _per_block(wanted, name, target)
 
-    return {name: format_of(name, shape) for name, shape in params.shapes(config).items()}
+    return {name: format_of(name, shape) for name, shape in parameter_shapes(config).items()}
 
 
 def _per_block(wanted: PerBlock, name: str, target: Target) -> WeightFormat:

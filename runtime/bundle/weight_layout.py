@@ -35,7 +35,7 @@ import numpy as np
 from ...refimpl.config import Config
 from ...refimpl.ops import quant
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params import shapes as params
+from ...refimpl.params.shapes import parameter_shapes
 from .targets import Target
 from .weight_formats import WeightFormat, is_table
 
@@ -107,8 +107,8 @@ CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 
 
 def stored(config: Config, formats: Mapping[str, WeightFormat | None], target: Target) -> dict[str, Group]:
-    """Group name -> Group, in the order of `params.shapes`; a leaf without a format stays float."""
-    shapes = params.shapes(config)
+    """Group name -> Group, in the order of `parameter_shapes`; a leaf without a format stays float."""
+    shapes = parameter_shapes(config)
     joined = _joined(list(shapes), formats) if target.layout.joins else {}
     group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
     groups: dict[str, Group] = {}

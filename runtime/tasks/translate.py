@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from ...refimpl.checkpoint.languages import directed
+from ...refimpl.checkpoint.translation import directed
 from ...refimpl.config import LM, EncoderDecoder
 from ...refimpl.errors import ConfigError, LimitError
 from .base import TaskModel
@@ -18,7 +18,7 @@ def translate(
     """The text in the language `to`, translated from `origin`.
 
     T5 names languages in its tasks, translation_en_to_de: "en" and "de"; that task's prefix and options are
-    used. mBART and Marian have tokens of languages, see `refimpl.checkpoint.languages.directed`. A model of
+    used. mBART and Marian have tokens of languages, see `refimpl.checkpoint.translation.directed`. A model of
     one pair of languages takes no names.
     """
     expect_both(model, "translate")

@@ -27,7 +27,8 @@ from ...refimpl.config import LM, Config, EncoderDecoder, MaskedLM
 from ...refimpl.error_budget import CODE_MOVE, TRIES, ErrorTerms, error_terms, largest_difference
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params import shapes as params
+from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.params.tree import Tree
 from ..bundle.manifest import GOLDEN
 from ..text.tokenizer import Tokenizer
 from .metrics import log_softmax
@@ -83,7 +84,7 @@ class Golden:
     weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so
     its budget is a thousand times sharper; None where no activation is rounded in blocks. `floats` are the
     logits over the weights as the source has them. `best` are the two best tokens [M, 2] and `gap` the
-    distance of their logits. `digests` has the SHA-256 of each leaf, in the order of `params.shapes`.
+    distance of their logits. `digests` has the SHA-256 of each leaf, in the order of `parameter_shapes`.
     """
 
     tokens: Array
@@ -177,8 +178,8 @@ def load(bundle: Path, config: Config) -> Golden:
 
 def golden(
     config: Config,
-    weights: params.Tree,
-    quantized: params.Tree | None = None,
+    weights: Tree,
+    quantized: Tree | None = None,
     dtype: str = "float32",
     tokenizer: str | None = None,
 ) -> dict[str, Array]:
@@ -213,7 +214,7 @@ def golden(
         "columns": columns,
         "best": order,
         "gap": best_two[:, 0] - best_two[:, -1],
-        "digests": np.array([np.frombuffer(digests[name], np.uint8) for name in params.shapes(config)]),
+        "digests": np.array([np.frombuffer(digests[name], np.uint8) for name in parameter_shapes(config)]),
         "floats": _view(_real(floats, inputs.lengths), columns, with_total),
     }
     optional = {
@@ -258,7 +259,7 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     return Inputs(tokens, lengths)
 
 
-def _runs(config: Config, weights: params.Tree, precision: np.dtype) -> list[Precision]:
+def _runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
     """Runs for `own`, exact and rounded; and for `plain`, if activations are rounded in blocks."""
     double, single = np.dtype(np.float64), np.dtype(np.float32)
     kinds = {leaf.activations for leaf in _two_matrices(weights) if isinstance(leaf, Blocks)}
@@ -278,7 +279,7 @@ def _real(values: Array, lengths: Array) -> Array:
     return values if values.ndim == 2 else values[np.arange(values.shape[1])[None] < lengths[:, None]]
 
 
-def _two_matrices(weights: params.Tree) -> list[Array | Blocks]:
+def _two_matrices(weights: Tree) -> list[Array | Blocks]:
     """A table and another matrix: schemes tell these apart."""
     stack = weights["decoder" if "decoder" in weights else "encoder"]
     return [weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]]

@@ -20,7 +20,7 @@ from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import embed, lm_logits, position_tables, score_biases
 from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.quant import Blocks
-from ...refimpl.params import shapes as trees
+from ...refimpl.params.tree import Tree, flatten, map_leaves, unflatten
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -72,7 +72,7 @@ class Precision:
 
     def tree(self, leaves: Any) -> Any:
         """The leaves in this run's type."""
-        return trees.map_leaves(lambda _, leaf: self.weights(leaf), leaves)
+        return map_leaves(lambda _, leaf: self.weights(leaf), leaves)
 
     def round(self, x: Array) -> Array:
         return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
@@ -90,7 +90,7 @@ class Precision:
 
 def outputs(
     config: Config,
-    params: trees.Tree,
+    params: Tree,
     given: Inputs,
     runs: list[Precision],
     seen: Callable[[str, Array | Blocks], None] = lambda name, leaf: None,
@@ -115,7 +115,7 @@ class StreamedForward:
     """One pass through the leaves of a tree for all runs."""
 
     def __init__(
-        self, config: Config, params: trees.Tree, runs: list[Precision], seen: Callable[[str, Any], None]
+        self, config: Config, params: Tree, runs: list[Precision], seen: Callable[[str, Any], None]
     ) -> None:
         self.config, self.params, self.runs, self._seen = config, params, runs, seen
 
@@ -211,10 +211,10 @@ class StreamedForward:
         return [np.concatenate(parts, axis=-1).astype(np.float64) for parts in made]
 
     def _load(self, tree: Any, prefix: str) -> Any:
-        found = dict(trees.flatten(tree, prefix))
+        found = dict(flatten(tree, prefix))
         for name, leaf in found.items():
             self._seen(name, leaf)
-        return trees.unflatten({name.removeprefix(prefix): leaf for name, leaf in found.items()})
+        return unflatten({name.removeprefix(prefix): leaf for name, leaf in found.items()})
 
     def _enter(self, name: str, stack: Stack, ids: Array, types: Array | None) -> tuple[list[Array], Any]:
         """What goes into the first layer, and the leaves that are added on the way."""

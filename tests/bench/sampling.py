@@ -19,7 +19,7 @@ import typer
 from tfm import runtime
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import LM, Attention, Decoder, Embedding, Gated, Layer, RMSNorm, Rope, Stack
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.random_weights import random_weights
 
 TOKENS = 128
 LOOPS = {"greedy": {"greedy": True}, "sampled": {"temperature": 0.8, "top_k": 50, "top_p": 0.95}}
@@ -31,7 +31,7 @@ def make(path: Path) -> None:
     attention = Attention(heads=9, kv_heads=3, head_size=64, position=Rope(100_000.0, 64), pre=norm)
     layer = Layer(attention, Gated(1536, "silu", pre=norm))
     config = Decoder(Embedding(151_936, 576), Stack((layer,) * 30, norm), LM(tied=True), context=2048)
-    save_checkpoint(path, config, params.random(config, np.random.default_rng(0)))
+    save_checkpoint(path, config, random_weights(config, np.random.default_rng(0)))
 
 
 def main(

@@ -18,7 +18,7 @@ import tfm.runtime
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import LM, Attention, Decoder, Embedding, Gated, Layer, RMSNorm, Rope, Stack
-from tfm.refimpl.params import shapes
+from tfm.refimpl.params.random_weights import random_weights
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 
@@ -36,7 +36,7 @@ def main(out: Path) -> None:
     attention = Attention(heads=4, kv_heads=2, head_size=16, position=Rope(10_000.0, 16), pre=norm)
     layer = Layer(attention, Gated(128, "silu", pre=norm))
     config = Decoder(Embedding(256, 64), Stack((layer, layer), norm), LM(tied=True), context=256)
-    weights = shapes.random(config, np.random.default_rng(0))
+    weights = random_weights(config, np.random.default_rng(0))
     save_checkpoint(out / "checkpoint", config, weights, byte_tokenizer())
 
     export(open_checkpoint(out / "checkpoint"), out / "bundle", quant="int8", progress=print)

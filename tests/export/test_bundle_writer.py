@@ -24,7 +24,7 @@ from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkp
 from tfm.refimpl.errors import ExportError, NumericError, VerifyError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.refimpl.weights.loader import Leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.verify import verify
@@ -61,8 +61,8 @@ def checkpoint(tmp_path) -> Checkpoint:
 
 
 def save(path: Path, seed: int = 0, **changed) -> Checkpoint:
-    leaves = dict(params.flatten(tiny_models.weights(CONFIG, seed))) | changed
-    save_checkpoint(path, CONFIG, params.unflatten(leaves))
+    leaves = dict(flatten(tiny_models.weights(CONFIG, seed))) | changed
+    save_checkpoint(path, CONFIG, unflatten(leaves))
     return open_checkpoint(path)
 
 

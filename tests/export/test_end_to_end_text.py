@@ -32,7 +32,8 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, ConfigError, LimitError
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import multiplied, parameter_shapes
+from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import encoder_session
 from tfm.runtime.ort import engine as runtime_engine
@@ -227,7 +228,7 @@ def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [tiny_models.encoder, tiny_models.pair, tiny_models.reader])
 def test_every_product_is_observed(make: Any) -> None:
     config = make()
-    leaves = dict(params.flatten(tiny_models.weights(config)))
+    leaves = dict(flatten(tiny_models.weights(config)))
     found: dict[str, int] = {}
 
     def seen(names: tuple[str, ...], x: np.ndarray) -> None:
@@ -237,7 +238,7 @@ def test_every_product_is_observed(make: Any) -> None:
             found[name] = found.get(name, 0) + len(x)
 
     record(config, leaves.__getitem__, windows=[list(range(20))], on_input=seen)
-    wanted = {name for name, shape in params.shapes(config).items() if params.multiplied(name, shape)}
+    wanted = {name for name, shape in parameter_shapes(config).items() if multiplied(name, shape)}
     assert set(found) - {"head.out.weight"} == wanted
     assert set(found.values()) == {20}
 

@@ -20,7 +20,7 @@ from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.params.shapes import map_leaves
+from tfm.refimpl.params.tree import map_leaves
 
 from helpers.float64 import Float64
 from helpers.tolerances import equal

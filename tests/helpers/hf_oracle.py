@@ -16,7 +16,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import LM, Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.families import read_config
-from tfm.refimpl.params.shapes import map_leaves
+from tfm.refimpl.params.tree import map_leaves
 
 from helpers.float64 import Float64
 

@@ -33,7 +33,7 @@ from tfm.refimpl.config import (
     Stack,
     Window,
 )
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.random_weights import random_weights
 
 
 def llama(
@@ -187,4 +187,4 @@ def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoida
 
 def weights(config: Config, seed: int = 0, dtype: type = np.float32) -> dict:
     """Random parameters of a Config."""
-    return params.random(config, np.random.default_rng(seed), dtype)
+    return random_weights(config, np.random.default_rng(seed), dtype)

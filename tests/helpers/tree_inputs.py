@@ -13,7 +13,8 @@ from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import position_tables
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.quant import Blocks, quantize
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import multiplied
+from tfm.refimpl.params.tree import map_leaves
 
 
 def tensor(value: Any) -> Any:
@@ -46,12 +47,12 @@ def quantized(tree: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
 
     def leaf(name: str, a: np.ndarray) -> Any:
-        if not params.multiplied(name, a.shape) or rng.random() < 0.3:
+        if not multiplied(name, a.shape) or rng.random() < 0.3:
             return a
         axis = int(name.endswith("table"))
         return quantize(a, bits=8, block=4, axis=axis, symmetric=bool(seed % 2), activations="none")
 
-    return params.map_leaves(leaf, tree)
+    return map_leaves(leaf, tree)
 
 
 # An activation's error of 1e-7 · |input| (`budget.APPROXIMATE`), through norms and an output table.

@@ -15,7 +15,8 @@ from tfm.export.graph.module import Part
 from tfm.export.ops.model import position_tables
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.random_weights import random_weights
+from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.tasks.base import Progress, silent
 from torch.nn import functional
@@ -81,10 +82,10 @@ def train(
     One thread, so that sums don't depend on how many the machine has.
     """
     torch.set_num_threads(1)
-    drawn = params.random(config, np.random.default_rng(seed))
-    tree = params.map_leaves(lambda _, leaf: tensors(leaf).requires_grad_(), drawn)
+    drawn = random_weights(config, np.random.default_rng(seed))
+    tree = map_leaves(lambda _, leaf: tensors(leaf).requires_grad_(), drawn)
     parts = [Part(config, graph, tree) for graph in graphs(config)]
-    best = torch.optim.AdamW([leaf for _, leaf in params.flatten(tree)], rate, (0.9, 0.98), weight_decay=0.01)
+    best = torch.optim.AdamW([leaf for _, leaf in flatten(tree)], rate, (0.9, 0.98), weight_decay=0.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(best, rate, steps, pct_start=WARM)
     for step in range(steps):
         rows = next(batches)
@@ -93,8 +94,8 @@ def train(
         loss = functional.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=IGNORED)
         best.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([leaf for _, leaf in params.flatten(tree)], 1.0)
+        torch.nn.utils.clip_grad_norm_([leaf for _, leaf in flatten(tree)], 1.0)
         best.step()
         plan.step()
         progress(step + 1, steps)
-    return params.map_leaves(lambda _, leaf: leaf.detach().numpy(), tree)
+    return map_leaves(lambda _, leaf: leaf.detach().numpy(), tree)

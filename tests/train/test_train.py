@@ -17,7 +17,8 @@ import reversal
 import sentiment
 import task
 from story import story
-from tfm.refimpl.params.shapes import flatten, random
+from tfm.refimpl.params.random_weights import random_weights
+from tfm.refimpl.params.tree import flatten
 
 # Each with fewer steps than train.py has, the share that is right by chance, and the least that is asked.
 SMALL = {
@@ -56,7 +57,7 @@ def test_every_leaf_is_trained_and_a_seed_trains_the_same(kind: str) -> None:
     def after(seed: int) -> dict[str, np.ndarray]:
         return dict(flatten(loop.train(made, positions.batches(ids, seed), 2, seed=seed)))
 
-    start = dict(flatten(random(made, np.random.default_rng(3))))
+    start = dict(flatten(random_weights(made, np.random.default_rng(3))))
     one, again, other = after(3), after(3), after(4)
     for name, leaf in one.items():
         assert np.array_equal(leaf, again[name]), name

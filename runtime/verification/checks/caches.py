@@ -12,8 +12,8 @@ from ....refimpl.config import Config
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.error_budget import largest_difference
 from ....refimpl.ops.quant import Blocks
-from ....refimpl.params import shapes as params
 from ....refimpl.params.lazy import lazily
+from ....refimpl.params.shapes import parameter_shapes
 from ...bundle import window_sizes
 from ...text.tokenizer import Tokenizer
 from ..metrics import fidelity
@@ -72,7 +72,7 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
         return replace(leaf, activations="none") if isinstance(leaf, Blocks) else leaf
 
     def engine(config: Config) -> NumpyEngine:
-        return NumpyEngine(config, lazily(params.shapes(config), load))
+        return NumpyEngine(config, lazily(parameter_shapes(config), load))
 
     rounded, exact = engine(bundle.config), engine(bundle.config.keeping("float"))
     tokenizer = Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)

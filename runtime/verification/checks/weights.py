@@ -15,7 +15,7 @@ from ....refimpl.checkpoint.open import Checkpoint
 from ....refimpl.errors import NumericError
 from ....refimpl.ops import quant
 from ....refimpl.ops.quant import Blocks
-from ....refimpl.params import shapes as params
+from ....refimpl.params.shapes import parameter_shapes
 from ...bundle import rounding
 from ...bundle.bundle import Bundle
 from ...bundle.weight_formats import WeightFormat
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def check_digests(context: VerifyContext) -> Iterator[Row]:
     """The weights in the file have the digests of those that the golden outputs were computed with."""
     row_name = "weights equal the specification's"
-    names = list(params.shapes(context.bundle.config))
+    names = list(parameter_shapes(context.bundle.config))
     dtype = np.dtype(context.bundle.dtype)
     different: list[str] = []
     for done, (name, expected) in enumerate(zip(names, context.golden.digests, strict=True)):
@@ -52,7 +52,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
         yield Row(row_name, note="no source given")
         return
     # Of the source's config: the scales of a quantized cache may come from a text and not from the source.
-    names = list(params.shapes(source.config))
+    names = list(parameter_shapes(source.config))
     different: list[str] = []
     factors = _smoothing_factors(source, bundle)
     for done, name in enumerate(names):
@@ -96,7 +96,7 @@ def _smoothing_factors(source: Checkpoint, bundle: Bundle) -> dict[smooth.Smooth
         site_formats = [formats[name] for name in (*site.producers, *site.consumers) if name in formats]
         if not site_formats or any(f.native or f.bits != 8 for f in site_formats):
             continue
-        factor = np.ones(params.shapes(bundle.config)[site.producers[0]][-1], np.float32)
+        factor = np.ones(parameter_shapes(bundle.config)[site.producers[0]][-1], np.float32)
         for name in site.producers:
             before = smooth.smooth_leaf(name, source.leaf(name), factors)
             after = bundle.leaf(name)

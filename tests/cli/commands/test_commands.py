@@ -14,7 +14,7 @@ from helpers import tiny_models
 from tfm.cli import console
 from tfm.cli.commands import doctor
 from tfm.refimpl.config import to_json
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import providers, sizes
 from tfm.runtime.analysis.sizes import Need
 from tfm.runtime.hub import locate
@@ -249,7 +249,7 @@ def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkey
     monkeypatch.setattr(Leaves, "load", None)
     told = tfm("inspect", checkpoint, "--json").json
     config = tiny_models.llama(vocabulary=258, width=64, context=16384)
-    shapes = params.shapes(config)
+    shapes = parameter_shapes(config)
     assert told["parameters"]["total"] == sum(math.prod(s) for s in shapes.values())
     assert told["parameters"]["embedding"] == 258 * 64
     assert told["parameters"]["norms"] == 5 * 64
@@ -327,7 +327,7 @@ def test_what_fits_is_said_by_the_longest_context():
 def test_parts_cover_every_parameter():
     config = tiny_models.llama(tied=False, bias=True, qk_norm=True, plain=True)
     parts = sizes.parameters(config)
-    assert sum(parts.values()) == sum(np.prod(s) for s in params.shapes(config).values())
+    assert sum(parts.values()) == sum(np.prod(s) for s in parameter_shapes(config).values())
     assert parts["output"] == parts["embedding"]
 
 

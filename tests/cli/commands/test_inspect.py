@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny_models
 from tfm.cli.commands import inspect
 from tfm.refimpl.config import to_json
-from tfm.refimpl.params.shapes import shapes
+from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import sizes
 from tfm.runtime.analysis.sizes import Saving
 from tfm.runtime.bundle.schemes import SCHEMES
@@ -31,7 +31,7 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
     told = tfm("inspect", path, "--json").json
-    assert told["parameters"]["total"] == sum(math.prod(s) for s in shapes(config).values())
+    assert told["parameters"]["total"] == sum(math.prod(s) for s in parameter_shapes(config).values())
     assert position in (text := inspect.describe(config))
     assert [name for name in ("encoder", "decoder") if f"{name}, " in text] == [
         name for name in ("encoder", "decoder") if name in config.stacks

@@ -14,7 +14,7 @@ from tfm.export.quantization import plan
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import ADDED
 from tfm.runtime.bundle import manifest, schemes, targets, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.graph_io import graphs
@@ -110,7 +110,7 @@ def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> Non
     assert made.refused == (
         "GroupQueryAttention in layer 0: scores with a bias need the standard form, got Alibi",
     )
-    kinds = {name: spec.dtype for name, spec in made.tensors.items() if name.endswith(params.ADDED)}
+    kinds = {name: spec.dtype for name, spec in made.tensors.items() if name.endswith(ADDED)}
     assert kinds == {"decoder.positions": "float32", "decoder.relative_bias": "float32"}
 
 

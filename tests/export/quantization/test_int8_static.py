@@ -26,7 +26,8 @@ from tfm.refimpl.errors import ExportError
 from tfm.refimpl.ops import linear as linears
 from tfm.refimpl.ops.quant import quantize_columns
 from tfm.refimpl.ops.static_quant import static_quantize
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.golden import digest
 from tfm.runtime.verification.verify import verify
@@ -46,9 +47,7 @@ def saved(path: Path, config: Config) -> Checkpoint:
             return leaf
         return (leaf * np.exp(rng.standard_normal(leaf.shape))).astype(np.float32)
 
-    save_checkpoint(
-        path / "model", config, params.map_leaves(loud, tiny_models.weights(config)), byte_tokenizer()
-    )
+    save_checkpoint(path / "model", config, map_leaves(loud, tiny_models.weights(config)), byte_tokenizer())
     (path / "text.txt").write_text(TEXT)
     return open_checkpoint(path / "model")
 
@@ -147,7 +146,7 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
     """The inputs are those that the specification's products are given, from every window."""
     config = replace(GATED, embedding=replace(GATED.embedding, projection=inner))
     tree = tiny_models.weights(config)
-    leaves = dict(params.flatten(tree))
+    leaves = dict(flatten(tree))
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
     found: dict[tuple[str, ...], list[np.ndarray]] = {}
     windows = [ids[begin : begin + 30] for begin in range(0, 100, 30)]
@@ -190,7 +189,7 @@ def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     said = lambda _: None  # noqa: E731
     plain = static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), said)
     smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), said)
-    assert set(plain.inputs) == {n for n, s in params.shapes(GATED).items() if len(s) == 2}
+    assert set(plain.inputs) == {n for n, s in parameter_shapes(GATED).items() if len(s) == 2}
     assert plain.factors == {}
     assert list(smoothed.factors) == smooth.smoothing_sites(GATED)
     for s in smoothed.factors.values():

@@ -20,7 +20,8 @@ from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, ExportError
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import unflatten
 from tfm.runtime.bundle import operator_limits
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
@@ -57,7 +58,7 @@ def test_the_whole_road(config: Config, quant: str, tmp_path: Path):
     report = verify(out, source=checkpoint.path)
     assert not report.failed
     rows = {row.name: row for row in report.rows}
-    assert rows["weights equal the source's"].figure == len(params.shapes(config))
+    assert rows["weights equal the source's"].figure == len(parameter_shapes(config))
     assert 1e-6 < rows[COST].figure < 1e-4
     held = json.loads((out / "certificate.json").read_bytes())
     assert COST in [row["name"] for row in held["rows"]]
@@ -105,7 +106,7 @@ def test_all_engines_keep_the_same(made: Path):
             np.testing.assert_array_equal(np.rint(held[layer][side] / scale) * scale, held[layer][side])
     for other in said[1:]:
         np.testing.assert_allclose(other, said[0], atol=0.01)
-    without = NumpyEngine(FULL, params.unflatten({name: opened.leaf(name) for name in params.shapes(FULL)}))
+    without = NumpyEngine(FULL, unflatten({name: opened.leaf(name) for name in parameter_shapes(FULL)}))
     _, cache = without.step(ids[:, :5], without.start(2))
     assert np.abs(without.step(ids[:, 5:6], cache)[0] - said[0]).max() > 0.01, "rounding shows"
 
@@ -129,7 +130,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
     names = [f"decoder.layers.{i}.attn.{side}_scale" for i in range(4) for side in "kv"]
     assert list(found.added) == names
     for name, largest in zip(names, most, strict=True):
-        assert found.leaf(name).shape == params.shapes(found.config)[name]
+        assert found.leaf(name).shape == parameter_shapes(found.config)[name]
         np.testing.assert_allclose(found.leaf(name), 1.5 * largest / 127, rtol=1e-4)
 
 
@@ -154,7 +155,7 @@ def test_a_checkpoint_may_have_scales_of_its_own(tmp_path: Path):
     report = verify(out, source=checkpoint.path)
     assert not report.failed
     rows = {row.name: row for row in report.rows}
-    assert rows["weights equal the source's"].figure == len(params.shapes(config))
+    assert rows["weights equal the source's"].figure == len(parameter_shapes(config))
     with pytest.raises(ExportError, match="kv=int8 isn't made for target=standard"):
         export(checkpoint, tmp_path / "other", target="standard", quant="int8")
 

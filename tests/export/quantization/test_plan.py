@@ -15,7 +15,8 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ExportError, NumericError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle import rounding, schemes, targets
 from tfm.runtime.bundle.schemes import SCHEMES
 from tfm.runtime.bundle.targets import TARGETS
@@ -34,7 +35,7 @@ class Leaves:
     changed: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.arrays = dict(params.flatten(tiny_models.weights(self.config))) | self.changed
+        self.arrays = dict(flatten(tiny_models.weights(self.config))) | self.changed
 
     def leaf(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -116,7 +117,7 @@ def test_cell(name, target):
             planned(checkpoint, name, target)
         return
     made = planned(checkpoint, name, target)
-    shapes = params.shapes(CONFIG)
+    shapes = parameter_shapes(CONFIG)
     assert list(made) == list(shapes)
     eight = EIGHT[target]
     for leaf, scheme in made.items():
@@ -190,7 +191,7 @@ def test_products_divide_a_stream_of_normed_sums_themselves():
 def test_what_is_smoothed(quant, target, own, lost):
     """All that can be, where inputs are rounded; not what has to stay as the file has it."""
     blocks = {
-        f"decoder.layers.0.{leaf}": q8_0(params.shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
+        f"decoder.layers.0.{leaf}": q8_0(parameter_shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
     }
     formats = planned(Leaves(TWO, blocks), quant, target)
     sites = plan.smoothed_sites(TWO, schemes.find(quant), formats)
@@ -233,7 +234,7 @@ def test_impossible_options_say_why(quant, target, options, match):
 
 
 def test_strict_accepts_a_file_that_has_blocks_for_all():
-    shapes = params.shapes(CONFIG)
+    shapes = parameter_shapes(CONFIG)
     blocks = {n: q4_1(s, int(n.endswith(".table"))) for n, s in shapes.items() if len(s) == 2}
     made = planned(Leaves(blocks=blocks), "keep", "ort-cpu", strict=True)
     assert all(scheme is None or scheme.native for scheme in made.values())
@@ -276,7 +277,7 @@ def test_an_importance_chooses_scales(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["int8", "int8-dynamic", "int4"])
 def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
-    shapes = params.shapes(CONFIG)
+    shapes = parameter_shapes(CONFIG)
     blocks = {
         leaf: quant.quantize(Leaves().leaf(leaf), bits=8, block=32, axis=int(leaf.endswith(".table")))
         for leaf, shape in shapes.items()

@@ -11,7 +11,7 @@ from tfm.export.bundle_writer import export
 from tfm.export.quantization import plan
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.verification.verify import verify
@@ -33,7 +33,7 @@ def saved(path: Path) -> Path:
             leaf[[3, 70]] /= 40
         return leaf
 
-    save_checkpoint(path, CONFIG, params.map_leaves(loud, params_of))
+    save_checkpoint(path, CONFIG, map_leaves(loud, params_of))
     return path
 
 

@@ -25,7 +25,7 @@ from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import model, position_tables
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.quant import Blocks, quantize
-from tfm.refimpl.params.shapes import map_leaves
+from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle import window_sizes
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 

@@ -25,7 +25,9 @@ from tfm.refimpl.calibrate.smooth import (
 from tfm.refimpl.config import LM, Config, Decoder, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.random_weights import random_weights
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten, map_leaves
 
 seeds = st.integers(0, 2**32 - 1)
 any_config = st.one_of(configs(), encoders(), pairs())
@@ -43,19 +45,19 @@ def said(config: Config, tree: dict, ids: np.ndarray) -> np.ndarray:
 def smoothed(config: Config, tree: dict, seed: int, whole: bool) -> dict:
     """The tree with random factors, far from 1, at every place; powers of two if `whole`."""
     rng = np.random.default_rng(seed)
-    leaves = dict(params.flatten(tree))
+    leaves = dict(flatten(tree))
     found = {}
     for place in smoothing_sites(config):
         s = np.exp(rng.standard_normal(leaves[place.producers[0]].shape[-1]))
         found[place] = nearest_powers_of_two(s) if whole else s
-    return params.map_leaves(lambda name, leaf: smooth_leaf(name, leaf, found), tree)
+    return map_leaves(lambda name, leaf: smooth_leaf(name, leaf, found), tree)
 
 
 @given(any_config, seeds)
 def test_the_smoothed_model_is_the_model(config: Config, seed: int):
     """In float64 to rounding, whatever the factors; norms of tiny vectors amplify it."""
     rng = np.random.default_rng(seed)
-    tree = params.random(config, rng, np.float64)
+    tree = random_weights(config, rng, np.float64)
     ids = rng.integers(0, config.embedding.vocabulary, (2, 5))
     equal(said(config, smoothed(config, tree, seed, False), ids), said(config, tree, ids), 1e-8)
 
@@ -63,7 +65,7 @@ def test_the_smoothed_model_is_the_model(config: Config, seed: int):
 @given(any_config, seeds)
 def test_with_powers_of_two_not_a_bit_changes(config: Config, seed: int):
     rng = np.random.default_rng(seed)
-    tree = params.random(config, rng, np.float32)
+    tree = random_weights(config, rng, np.float32)
     ids = rng.integers(0, config.embedding.vocabulary, (2, 5))
     other = smoothed(config, tree, seed, True)
     np.testing.assert_array_equal(said(config, other, ids), said(config, tree, ids))
@@ -72,7 +74,7 @@ def test_with_powers_of_two_not_a_bit_changes(config: Config, seed: int):
 @given(any_config)
 def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
     """And all leaves named are there, each with the channels of the others."""
-    found, shapes = smoothing_sites(config), params.shapes(config)
+    found, shapes = smoothing_sites(config), parameter_shapes(config)
     stacks = config.stacks.values()
     wanted = 0
     for layer in (layer for stack in stacks for layer in stack.layers):
@@ -100,7 +102,7 @@ def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
 @given(any_config)
 def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
     """All that reads it is named once and can't be smoothed otherwise; a norm before has its place."""
-    found, shapes = post_norm_sites(config), params.shapes(config)
+    found, shapes = post_norm_sites(config), parameter_shapes(config)
     read = [name for place in found for name in place.consumers]
     assert len(read) == len(set(read))
     assert not set(read) & {name for place in smoothing_sites(config) for name in place.consumers}

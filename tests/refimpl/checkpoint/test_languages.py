@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.generation_config import Generation
-from tfm.refimpl.checkpoint.languages import Languages, directed, read_languages
+from tfm.refimpl.checkpoint.languages import Languages, read_languages
+from tfm.refimpl.checkpoint.translation import directed
 from tfm.refimpl.errors import LimitError
 
 PAIR = tiny_models.pair()
@@ -60,9 +61,9 @@ def test_marian_is_told_before_the_text():
     [
         (Languages(CODES, "first"), [90], ("en", "pt"), "one of en_XX, pt_BR, pt_XX, ro_RO, got 'pt'"),
         (Languages(CODES, "first"), [90], ("xx", None), "the language must be one of .*, got 'xx'"),
-        (Languages(CODES, "first"), [5], ("en", None), "isn't told the language of a text"),
-        (Languages({"fra": 1}, "text"), [1], ("fra", None), "isn't told the language of a text"),
-        (None, [1], (None, "fra"), "has no tokens of languages, so it takes none, got 'fra'"),
+        (Languages(CODES, "first"), [5], ("en", None), "can't be told the language of a text"),
+        (Languages({"fra": 1}, "text"), [1], ("fra", None), "can't be told the language of a text"),
+        (None, [1], (None, "fra"), "has no tokens of languages and takes none, got 'fra'"),
         (None, [1], ("deu", None), "got 'deu'"),
     ],
 )

@@ -10,7 +10,7 @@ from tfm.refimpl.checkpoint.open import Generation, materialize, open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.formats.model_directory import LIMITS, Directory
 from tfm.refimpl.formats.safetensors import save
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.tree import flatten
 
 CONFIG = tiny_models.llama(plain=True, tied=False, bias=True, qk_norm=True)
 TREE = tiny_models.weights(CONFIG)
@@ -28,7 +28,7 @@ def write(path: Path, value: object) -> None:
 
 def shard(model: Path) -> dict[str, str]:
     """Split the single file into two, with an index."""
-    leaves = dict(params.flatten(TREE))
+    leaves = dict(flatten(TREE))
     names = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(leaves)}
     for file in sorted(set(names.values())):
         save(model / file, {name: leaves[name] for name in leaves if names[name] == file})
@@ -38,8 +38,8 @@ def shard(model: Path) -> dict[str, str]:
 
 
 def equal(checkpoint) -> bool:
-    got = dict(params.flatten(materialize(checkpoint.params)))
-    return all(np.array_equal(got[name], leaf) for name, leaf in params.flatten(TREE))
+    got = dict(flatten(materialize(checkpoint.params)))
+    return all(np.array_equal(got[name], leaf) for name, leaf in flatten(TREE))
 
 
 def test_saved_and_opened(model, tmp_path):
@@ -103,7 +103,7 @@ def test_weight_map_may_not_leave_the_directory(model, name):
     names = shard(model)
     secret = model.parent / "secret.safetensors"
     moved = next(iter(names))
-    save(secret, {moved: dict(params.flatten(TREE))[moved]})
+    save(secret, {moved: dict(flatten(TREE))[moved]})
     (model / "link.safetensors").symlink_to(secret)
     (model / "sub.safetensors").mkdir()
     os.mkfifo(model / "pipe.safetensors")
@@ -171,7 +171,7 @@ def test_bad_index(model, index, message):
 def test_a_tensor_in_two_shards(model):
     names = shard(model)
     first, second = sorted(set(names.values()))
-    leaves = dict(params.flatten(TREE))
+    leaves = dict(flatten(TREE))
     twice = next(name for name in leaves if names[name] == first)
     save(model / second, {n: leaves[n] for n in leaves if names[n] == second or n == twice})
     with pytest.raises(CheckpointError, match=f"disagree on '{twice}'"):

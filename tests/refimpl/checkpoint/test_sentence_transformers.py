@@ -13,7 +13,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.params.shapes import map_leaves
+from tfm.refimpl.params.tree import map_leaves
 
 KIND = "sentence_transformers.models."
 NEW = "sentence_transformers.base.modules."

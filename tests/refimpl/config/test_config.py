@@ -46,7 +46,8 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops.model import position_tables
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten, unflatten
 
 any_config = st.builds(
     lambda config, kv: config.keeping(kv),
@@ -64,10 +65,10 @@ def test_json_and_back(config: Config):
 @given(any_config)
 def test_every_leaf_has_a_name_of_its_own(config: Config):
     """Names and shapes are the same after a tree was made and flattened again."""
-    shapes = params.shapes(config)
-    tree = params.unflatten({name: name for name in shapes})
-    assert sorted(name for name, _ in params.flatten(tree)) == sorted(shapes)
-    assert all(name == leaf for name, leaf in params.flatten(tree))
+    shapes = parameter_shapes(config)
+    tree = unflatten({name: name for name in shapes})
+    assert sorted(name for name, _ in flatten(tree)) == sorted(shapes)
+    assert all(name == leaf for name, leaf in flatten(tree))
 
 
 def test_a_config_of_before_still_reads():

@@ -19,7 +19,7 @@ from tfm.refimpl.config import Config, Decoder, Sinusoidal, Window
 from tfm.refimpl.engine.attention_maps import attention_maps
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.ops import attention
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.tree import map_leaves
 
 TOKENS = np.array([13, 9, 60, 2, 2, 31, 7, 11])
 
@@ -43,7 +43,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
         row.amend(model)
     model.save_pretrained(folder)
     checkpoint = open_checkpoint(folder)
-    leaves = params.map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    leaves = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     got = list(attention_maps(checkpoint.config, leaves, TOKENS))
     with Float64(), torch.no_grad():
         exact = row.models[0](model.config).double().eval()
@@ -119,5 +119,5 @@ def test_minilm_is_transformers(minilm):
     maps = list(attention_maps(checkpoint.config, checkpoint.params, TOKENS))
     for ours, theirs in zip(maps, want.attentions, strict=True):
         assert np.abs(ours - theirs[0].numpy()).max() <= 1e-5
-    engine = NumpyEngine(checkpoint.config, params.map_leaves(lambda _, leaf: leaf, checkpoint.params))
+    engine = NumpyEngine(checkpoint.config, map_leaves(lambda _, leaf: leaf, checkpoint.params))
     assert np.abs(engine.encode(TOKENS[None]) - want.last_hidden_state.numpy()).max() <= 1e-4

@@ -11,7 +11,7 @@ from helpers.float64 import randomize
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.params.shapes import flatten
+from tfm.refimpl.params.tree import flatten
 from tfm.refimpl.tokenizers.from_gguf.reader import tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

@@ -15,7 +15,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import LinearScaling, Llama3Scaling, LongRope, Yarn
 from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
 from tfm.refimpl.ops.quant import dequantize
-from tfm.refimpl.params.shapes import flatten
+from tfm.refimpl.params.tree import flatten
 
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 5e5},

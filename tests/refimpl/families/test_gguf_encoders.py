@@ -19,7 +19,7 @@ from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.config import Classify, Config, Encoder, Learned, Pool, from_json, to_json
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.params.shapes import flatten, map_leaves
+from tfm.refimpl.params.tree import flatten, map_leaves
 
 EPS = 2.0**-17  # GGUF holds it in float32
 POOLINGS = {"mean": 1, "cls": 2, "lasttoken": 3}

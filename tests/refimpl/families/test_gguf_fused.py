@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import read_config
-from tfm.refimpl.params.shapes import flatten
+from tfm.refimpl.params.tree import flatten
 
 EPS = 2.0**-17  # GGUF holds it in float32
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.ops.quant import dequantize
-from tfm.refimpl.params.shapes import flatten
+from tfm.refimpl.params.tree import flatten
 
 EPS = 2.0**-17  # GGUF holds it in float32
 SIZES = {

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import LM, Pool
 from tfm.refimpl.errors import TfmError
-from tfm.refimpl.params.shapes import flatten
+from tfm.refimpl.params.tree import flatten
 
 EPS = 2.0**-17  # GGUF holds it in float32
 START, EOS, VOCABULARY = 3, 2, 61

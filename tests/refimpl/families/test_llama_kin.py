@@ -18,7 +18,7 @@ from tfm.refimpl.config import Config, FullAttention, LongRope, Rope, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
-from tfm.refimpl.params.shapes import map_leaves
+from tfm.refimpl.params.tree import map_leaves
 
 # 16 heads of 4, and 4 layers, so that every family's default of groups divides.
 KEYS = {**SIZES, "num_attention_heads": 32, "hidden_size": 128, "num_hidden_layers": 4}

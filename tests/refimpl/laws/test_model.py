@@ -19,7 +19,7 @@ from tfm.refimpl.ops.block import normalize
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import model, position_tables
 from tfm.refimpl.ops.position import Rotary
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.tree import flatten
 
 seeds = st.integers(0, 2**32 - 1)
 # Two passes of one model in float64: norms of tiny vectors and softcaps amplify rounding.
@@ -110,7 +110,7 @@ def test_a_model_is_its_formula():
     """One layer written out, so that residuals, norms and scales stand where the Config says."""
     config = tiny_models.llama(layers=1, head_size=16, heads=1, kv_heads=1, width=16)
     tree = tiny_models.weights(config, dtype=np.float64)
-    leaf = dict(params.flatten(tree))
+    leaf = dict(flatten(tree))
     ids = np.array([[3, 5]])
     rms = lambda x, w: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w  # noqa: E731
     table = leaf["embedding.table"]

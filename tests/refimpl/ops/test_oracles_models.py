@@ -42,7 +42,8 @@ from tfm.refimpl.ops.block import Positions, block, encoder_block
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.cross_attention import EncoderKV, cross_attention, cross_keys
 from tfm.refimpl.ops.self_attention import self_attention
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import unflatten
 
 EXACT = 1e-9
 seeds = st.integers(0, 2**32 - 1)
@@ -150,14 +151,14 @@ def test_decoder_layer_is_torchs(first: bool, activation: str):
 def leaves_of(config: Config, table: dict[str, str], w: dict[str, np.ndarray]) -> Any:
     """Our tree from a map ours ← theirs, matrices of linear layers turned, {i} written out."""
     made = {}
-    for name, shape in params.shapes(config).items():
+    for name, shape in parameter_shapes(config).items():
         at = name.split(".")
         i = next((part for part in at if part.isdigit()), "")
         theirs = table[".".join("{i}" if part.isdigit() else part for part in at)].replace("{i}", i)
         turned = (at[-1][0] == "w" and at[-1] != "weight") or at[-1] in ("up", "gate", "down")
         turned |= name in ("head.dense.weight", "head.out.weight")
         made[name] = (w[theirs].T if turned else w[theirs]).reshape(shape)
-    return params.unflatten(made)
+    return unflatten(made)
 
 
 NORM = LayerNorm(1e-12)

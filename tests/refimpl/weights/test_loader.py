@@ -9,8 +9,9 @@ from tfm.refimpl.config import HeadNorm, MoE, RMSNorm
 from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.families import llama
 from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
-from tfm.refimpl.params import shapes as params
 from tfm.refimpl.params.lazy import Lazy, materialize
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten
 from tfm.refimpl.weights.derived_buffers import COMPUTED
 from tfm.refimpl.weights.loader import Leaves, check_finite
 from tfm.refimpl.weights.weight_map import weight_map
@@ -43,7 +44,7 @@ class Memory:
 
 def theirs(config, tree) -> dict[str, np.ndarray]:
     """The tensors that Llama's map would read as `tree`."""
-    leaves = dict(params.flatten(tree))
+    leaves = dict(flatten(tree))
     return {
         rule.tensors[0]: leaves[rule.leaves[0]].T if rule.steps else leaves[rule.leaves[0]]
         for rule in llama.WEIGHTS.rules(config)
@@ -54,8 +55,8 @@ def theirs(config, tree) -> dict[str, np.ndarray]:
 def test_all_leaves_arrive():
     tree = tiny_models.weights(CONFIG)
     got = Leaves(CONFIG, Memory(theirs(CONFIG, tree)), llama.WEIGHTS)
-    assert list(got.names) == list(params.shapes(CONFIG))
-    want = dict(params.flatten(tree))
+    assert list(got.names) == list(parameter_shapes(CONFIG))
+    want = dict(flatten(tree))
     for name, leaf in ((name, got.load(name)) for name in got.names):
         assert np.array_equal(leaf, want[name]), name
         assert got.shape(name) == leaf.shape
@@ -137,7 +138,7 @@ FUSED = """
 
 
 def test_a_fused_tensor_is_split_by_the_sizes_of_the_leaves():
-    leaves = dict(params.flatten(tiny_models.weights(CONFIG)))
+    leaves = dict(flatten(tiny_models.weights(CONFIG)))
     tensors, blocks = dict(leaves), {}
     for i in range(2):
         attn = f"decoder.layers.{i}.attn."
@@ -167,7 +168,7 @@ OTHER = """
 
 
 def test_another_name_of_a_tensor_and_the_lines_of_a_head():
-    leaves = dict(params.flatten(tiny_models.weights(TIED)))
+    leaves = dict(flatten(tiny_models.weights(TIED)))
     table, norm = leaves.pop("embedding.table"), leaves.pop("decoder.norm.weight")
     rest = "\n".join(f"{name} <- {name}" for name in leaves)
     for names in (["new.table"], ["old.table"], ["old.table", "new.table"]):
@@ -184,8 +185,8 @@ def test_unpermuting_gives_halves_from_pairs():
     heads, size = 3, 8
     table = "decoder.layers.{i}.attn.wq <- q : unpermute transpose\n"
     config = tiny_models.llama(layers=1, width=4, heads=heads, kv_heads=1, head_size=size)
-    rest = "\n".join(f"{k} <- {k}" for k in params.shapes(config) if not k.endswith("wq"))
-    tensors = {k: v for k, v in params.flatten(tiny_models.weights(config)) if not k.endswith("wq")}
+    rest = "\n".join(f"{k} <- {k}" for k in parameter_shapes(config) if not k.endswith("wq"))
+    tensors = {k: v for k, v in flatten(tiny_models.weights(config)) if not k.endswith("wq")}
     plain = np.arange(heads * size * 4, dtype=np.float32).reshape(heads * size, 4)
     # The converter's own formula, llama.cpp's `permute`.
     tensors["q"] = plain.reshape(heads, 2, size // 2, 4).swapaxes(1, 2).reshape(plain.shape)
@@ -198,7 +199,7 @@ def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
     attention = replace(plain.layers[0].attention, qk_norm=HeadNorm(RMSNorm(1e-5), "each"))
     layers = (replace(plain.layers[0], attention=attention),)
     config = replace(plain, stack=replace(plain.stack, layers=layers))
-    leaves = dict(params.flatten(tiny_models.weights(config)))
+    leaves = dict(flatten(tiny_models.weights(config)))
     table, tensors = "", dict(leaves)
     for leaf in ("q_norm", "k_norm"):
         name = f"decoder.layers.0.attn.{leaf}"
@@ -220,7 +221,7 @@ EXPERTS = """
 
 def stacked(config) -> tuple[dict, dict]:
     """The leaves of a mixture, and tensors that hold all of its experts."""
-    tensors = dict(params.flatten(tiny_models.weights(config)))
+    tensors = dict(flatten(tiny_models.weights(config)))
     leaves = dict(tensors)
     for i, layer in enumerate(config.layers):
         assert isinstance(layer.mlp, MoE)

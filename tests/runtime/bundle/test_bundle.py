@@ -18,7 +18,7 @@ from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
 
@@ -89,7 +89,7 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
     calibrated = bundle_writer.calibrate(checkpoint, scheme, formats, None, lambda _: None)
-    tree = dict(params.flatten(opened.params()))
+    tree = dict(flatten(opened.params()))
     assert list(tree) == list(formats)
     for name, weight_format in formats.items():
         want, got = plan.leaf(checkpoint, name, weight_format, dtype, calibrated), tree[name]

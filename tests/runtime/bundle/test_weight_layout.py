@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.bundle import weight_layout
 from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.bundle.weight_formats import WeightFormat
@@ -228,7 +228,7 @@ def test_matmul_integer_reads_row_codes():
 
 
 def names(config, target, **given_formats):
-    formats = {n: given_formats.get(n.rsplit(".", 1)[-1]) for n in params.shapes(config)}
+    formats = {n: given_formats.get(n.rsplit(".", 1)[-1]) for n in parameter_shapes(config)}
     return weight_layout.stored(config, formats, TARGETS[target])
 
 
@@ -255,7 +255,7 @@ def test_unequal_schemes_stay_apart_with_their_biases():
 def test_standard_joins_nothing():
     config = tiny_models.llama(bias=True, tied=False)
     found = names(config, "standard")
-    assert list(found) == list(params.shapes(config))
+    assert list(found) == list(parameter_shapes(config))
     assert all(group.leaves == (name,) for name, group in found.items())
 
 
@@ -267,7 +267,7 @@ def test_every_leaf_is_stored_once():
     ):
         for target in TARGETS:
             leaves = [leaf for group in names(config, target).values() for leaf in group.leaves]
-            assert sorted(leaves) == sorted(params.shapes(config)), target
+            assert sorted(leaves) == sorted(parameter_shapes(config)), target
 
 
 def test_bytes_of_four_bit_tensors_round_up():

@@ -36,7 +36,8 @@ from tfm.refimpl.errors import LimitError, TfmError
 from tfm.refimpl.laws.kit.budget import cast, map_floats
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.ops.window_cache import window_floor
-from tfm.refimpl.params import shapes as trees
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.bundle import window_sizes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
@@ -76,11 +77,11 @@ def world(config: Config, engine: Any, params: Any, dtype: str = "float32") -> W
     def plain(leaf: Any) -> Any:
         return replace(leaf, activations="none") if isinstance(leaf, Blocks) else leaf
 
-    leaves = dict(trees.flatten(params))
+    leaves = dict(flatten(params))
 
     def spec(change: Callable[[Any], Any], config: Config = config) -> NumpyEngine:
         return NumpyEngine(
-            config, trees.unflatten({name: change(leaves[name]) for name in trees.shapes(config)})
+            config, unflatten({name: change(leaves[name]) for name in parameter_shapes(config)})
         )
 
     blocks = [leaf for leaf in leaves.values() if isinstance(leaf, Blocks)]

@@ -20,7 +20,8 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import largest_difference
 from tfm.refimpl.errors import BundleError
 from tfm.refimpl.ops.quant import Blocks, quantize
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import multiplied, parameter_shapes
+from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.verification.golden import Expected, Golden, digest, divergence, golden, read, rms
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 
@@ -46,12 +47,12 @@ CONFIGS = {
 
 def quantized(tree: dict, activations: str = "block", bits: int = 8) -> dict:
     def leaf(name: str, value: np.ndarray) -> np.ndarray | Blocks:
-        if not params.multiplied(name, value.shape):
+        if not multiplied(name, value.shape):
             return value
         axis = 1 if name.endswith("table") else 0
         return quantize(value, bits=bits, block=32, axis=axis, activations=activations)
 
-    return params.map_leaves(leaf, tree)
+    return map_leaves(leaf, tree)
 
 
 def run(engine: NumpyEngine, given: Inputs | Golden) -> np.ndarray:
@@ -118,7 +119,7 @@ def test_each_leaf_is_loaded_once_and_observed(name):
         [Precision(np.dtype(np.float32))],
         lambda leaf, _: observed.append(leaf),
     )
-    assert observed == list(params.shapes(config))
+    assert observed == list(parameter_shapes(config))
 
 
 def test_a_wrong_eps_exceeds_the_budgets():

@@ -16,7 +16,8 @@ from helpers import text_strategies, tiny_models
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError, CheckpointError, DeviceError, VerifyError
-from tfm.refimpl.params import shapes as params
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine, session
@@ -79,7 +80,7 @@ def test_a_correct_bundle_passes_every_check(copy, made, quant):
     for name in ("whole: RMS error", "cached, token by token: largest error", "in chunks: largest error"):
         assert 0 < rows[name].figure <= rows[name].budget
     assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY_TOKENS
-    assert rows["weights equal the source's"].figure == len(params.shapes(CONFIG))
+    assert rows["weights equal the source's"].figure == len(parameter_shapes(CONFIG))
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
     assert (rows["KL divergence over a text"].budget is None) == (quant != "fp32")
     assert messages == [f"verify: {name}" for name in module.CHECKS]
@@ -198,9 +199,9 @@ def plant_eps(model: onnx.ModelProto, eps: float) -> bool:
 
 
 def test_another_source_is_refused(copy, tmp_path):
-    other = dict(params.flatten(tiny_models.weights(CONFIG)))
+    other = dict(flatten(tiny_models.weights(CONFIG)))
     other["decoder.layers.1.attn.wo"] = other["decoder.layers.1.attn.wo"] * np.float32(1.1)
-    save_checkpoint(tmp_path / "other", CONFIG, params.unflatten(other))
+    save_checkpoint(tmp_path / "other", CONFIG, unflatten(other))
     (row,) = verify(copy("int8"), source=tmp_path / "other").failed
     assert row.name == "weights equal the source's"
     assert row.note == "different: decoder.layers.1.attn.wo"

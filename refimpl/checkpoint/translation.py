@@ -1,0 +1,45 @@
+"""How a text is read and answered when it is translated from one language to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import LimitError
+from .generation_config import Generation
+
+
+def directed(
+    generation: Generation, ids: Sequence[int], source: str | None = None, target: str | None = None
+) -> tuple[Generation, list[int]]:
+    """How the model is to generate, and the text's ids with special tokens, for a translation.
+
+    A language that isn't named stays as the checkpoint has it. Raises LimitError for a language that the
+    model doesn't know or can't be told.
+    """
+    languages = generation.languages
+    text = [*ids]
+    if languages is None:
+        if source is None and target is None:
+            return generation, text
+        raise LimitError(
+            f"this model has no tokens of languages and takes none, got {source or target!r:.40}"
+        )
+    if source is not None:
+        token = languages.token(source)
+        tokens = set(languages.codes.values())
+        if languages.place == "text" or not tokens & set(text):
+            raise LimitError(
+                f"this model can't be told the language of a text, leave it out, got {source!r:.40}"
+            )
+        text = [token if one in tokens else one for one in text]
+    if target is not None:
+        token = languages.token(target)
+        match languages.place:
+            case "text":
+                text = [token, *text]
+            case "start":
+                generation = replace(generation, start=token)
+            case "first":
+                generation = replace(generation, defaults=generation.defaults | {"forced_tokens": [token]})
+    return generation, text

@@ -1,0 +1,27 @@
+"""Random parameters of a Config, for tests, examples and training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..config import Config
+from .shapes import ADDED, NORMS, SCALES, parameter_shapes
+from .tree import unflatten
+
+
+def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
+    """Random weights of a sensible size: norms near one, biases not zero, scales above it, no two alike."""
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        last = name.rsplit(".", 1)[-1]
+        normal = rng.standard_normal(shape)
+        if len(shape) == 1 or name.endswith(NORMS):
+            return (0.2 * normal + (last == "weight" or name.endswith(NORMS))).astype(dtype)
+        if name.endswith(SCALES):
+            return ((1 + np.abs(normal)) / 32).astype(dtype)
+        fan_in = shape[-1] if last in ("table", *ADDED) else shape[0]
+        return (normal * fan_in**-0.5).astype(dtype)
+
+    return unflatten({name: draw(name, shape) for name, shape in parameter_shapes(config).items()})

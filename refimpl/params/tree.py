@@ -1,0 +1,46 @@
+"""The nested dict of parameters, and the dotted names that its leaves have in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Tree = Mapping[str, Any]
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, leaf) of every leaf, in the tree's own order."""
+    if isinstance(tree, Mapping):
+        for key in tree:
+            yield from flatten(tree[key], f"{prefix}{key}.")
+    elif isinstance(tree, list):
+        for i, item in enumerate(tree):
+            yield from flatten(item, f"{prefix}{i}.")
+    else:
+        yield prefix[:-1], tree
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split(".")
+        level = tree
+        for key in path:
+            level = level.setdefault(key, {})
+        level[last] = leaf
+    return _lists(tree)
+
+
+def _lists(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    made = {k: _lists(v) for k, v in tree.items()}
+    if made and list(made) == [str(i) for i in range(len(made))]:
+        return list(made.values())
+    return made
+
+
+def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]:
+    """The same tree with `function(dotted name, leaf)` in place of each leaf."""
+    return unflatten({name: function(name, leaf) for name, leaf in flatten(tree)})
