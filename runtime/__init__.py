@@ -1,4 +1,7 @@
-"""Runs exported models with ONNX Runtime: `load(path)` gives a Model. No torch, no onnx."""
+"""Runs exported models with ONNX Runtime: in comes a bundle, out comes a Model with a method for each task.
+
+`load(path)` is the public way in. Needs neither torch nor onnx.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ __all__ = ["load"]
 
 
 def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> Model:
-    """The model of a bundle, on the CPU, on CUDA or on what there is (`auto`).
+    """The model of a bundle, on `cpu`, on `cuda`, or with `auto` on CUDA where it starts.
 
-    Raises BundleError if the bundle is damaged or made for another device, DeviceError if the device
+    Raises BundleError if the bundle is damaged or was made for another device, DeviceError if the device
     can't be used.
     """
     from .tasks import load as load_model  # importing the package costs nothing

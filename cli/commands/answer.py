@@ -62,17 +62,23 @@ def command(
         question, context = None, question
     elif question is None:
         raise typer.BadParameter("give a question: as argument, or with --questions")
-    asked = read(None if question is None else [question], questions, "question")
+    all_questions = read(None if question is None else [question], questions, "question")
     if context is not None and file is not None:
         raise typer.BadParameter("give the text as argument or as --file, not both")
     text = whole(file, "text") if context is None else context
     loaded = load(model, engine, quant, device, threads)
     answers = loaded.answer(
-        [(one, text) for one in asked], count=top, longest=longest, may_be_none=may_be_none, window=window,
-        stride=stride, batch=batch, progress=progress(),
-    )  # fmt: skip
+        [(one, text) for one in all_questions],
+        count=top,
+        longest=longest,
+        may_be_none=may_be_none,
+        window=window,
+        stride=stride,
+        batch=batch,
+        progress=progress(),
+    )
     if as_json:
-        rows = zip(asked, answers, strict=True)
+        rows = zip(all_questions, answers, strict=True)
         out_json([{"question": one, "answers": [span._asdict() for span in spans]} for one, spans in rows])
         return
     table(

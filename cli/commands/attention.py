@@ -69,7 +69,7 @@ def command(
         index = subject(words, word)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
-    maps = told(attention_maps(config, params, np.array(encoding.ids)), layers)
+    maps = with_progress(attention_maps(config, params, np.array(encoding.ids)), layers)
     weights = chosen_heads(maps, layer, head)
     mean = np.mean([*weights.values()], axis=0)
     view = view_of(words, index, weights, decoder=isinstance(config, Decoder))
@@ -107,7 +107,7 @@ def command(
     out(sentence(view))
 
 
-def told(maps: Iterator[np.ndarray], layers: int) -> Iterator[np.ndarray]:
+def with_progress(maps: Iterator[np.ndarray], layers: int) -> Iterator[np.ndarray]:
     """The same maps; every tenth layer is reported."""
     for i, weights in enumerate(maps):
         yield weights

@@ -60,7 +60,7 @@ def words_of(text: str, encoding: Encoding) -> list[Word]:
 
 
 def subject(words: list[Word], wanted: str | None) -> int:
-    """The index of the word whose view is told: the last `wanted`, else the last "it", else the last word.
+    """The index of the word to describe: the last `wanted`, else the last "it", else the last word.
 
     LimitError where the text hasn't the wanted word.
     """

@@ -47,7 +47,7 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
     """
     trained = config.context
     longer = replace(config, context=max(length, trained))
-    found = {"none": longer}
+    by_name = {"none": longer}
     scalings = [rope.scaling for rope in config.ropes]
     if None in scalings:
         new: dict[str, Scaling] = {
@@ -57,7 +57,9 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
             "llama3": Llama3Scaling(factor, 1.0, 4.0, trained),
         }
         for name, scaling in new.items():
-            found[name] = stretched(longer, lambda rope, s=scaling: replace(rope, scaling=rope.scaling or s))
+            by_name[name] = stretched(
+                longer, lambda rope, s=scaling: replace(rope, scaling=rope.scaling or s)
+            )
     elif any(isinstance(scaling, LinearScaling | Yarn | Llama3Scaling) for scaling in scalings):
 
         def further(rope: Rope) -> Rope:
@@ -66,8 +68,8 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
                 return replace(rope, scaling=replace(scaling, factor=scaling.factor * factor))
             return rope
 
-        found["further"] = stretched(longer, further)
-    return found
+        by_name["further"] = stretched(longer, further)
+    return by_name
 
 
 def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:

@@ -56,9 +56,9 @@ class Model(TaskModel):
 
         Each is what `generate` gives, with the random numbers of (seed, its index).
         """
-        asked = [self.ask(text, raw=raw, task=task) for text in prompts]
+        prompt_ids = [self.ask(text, raw=raw, task=task) for text in prompts]
         resolved = self.options(task=task, **options)
-        return generate_batch.generate_many(self, asked, resolved, batch=batch, progress=progress)
+        return generate_batch.generate_many(self, prompt_ids, resolved, batch=batch, progress=progress)
 
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
         """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any."""

@@ -1,8 +1,8 @@
-"""Models that read a text, for tests of tasks: a tiny encoder of any head, or one that says random logits."""
+"""Models for tests of tasks: a tiny encoder with any head, or an engine that gives random logits."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,18 @@ def config(head: Head) -> Config:
     return tiny_models.encoder(vocabulary=SIZE, head=head, layers=1)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a bundle or checkpoint says of its model, as tasks read it."""
+
+    tokenizer: str | None
+    chat_template: str | None = None
+    generation: Generation = field(default_factory=Generation)
+    labels: tuple[str, ...] = ()
+
+
 class Oracle:
-    """Says what a generator draws; the same rows get the same logits, whatever their batch."""
+    """An engine with random logits; the same row gets the same logits in any batch."""
 
     def __init__(self, config: Config, outputs: int, seed: int, of_tokens: bool = True) -> None:
         self.config, self.outputs, self.seed, self.of_tokens = config, outputs, seed, of_tokens
@@ -34,33 +44,30 @@ class Oracle:
 
     def predict(self, ids: np.ndarray, lengths: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
         shape = (*ids.shape, self.outputs) if self.of_tokens else (len(ids), self.outputs)
-        said = np.full(shape, np.nan, np.float32)  # nobody may read what stands at padding
+        logits = np.full(shape, np.nan, np.float32)  # nobody may read the logits of padding
         for i, length in enumerate(lengths):
-            own = said[i, :length] if self.of_tokens else said[i]
-            own[...] = self.row(ids[i, :length].tolist())
-        return said
+            row = logits[i, :length] if self.of_tokens else logits[i]
+            row[...] = self.row(ids[i, :length].tolist())
+        return logits
 
 
 def reader(
     engine: Any, labels: tuple[str, ...] = (), tokenizer: Any = WORDS, mask: int | None = MASK
 ) -> Model:
     """A Model on an engine."""
-    source = SimpleNamespace(
-        tokenizer=tokenizer.to_str(), chat_template=None, generation=Generation(mask=mask), labels=labels
-    )
-    return Model(engine, source)
+    return Model(engine, Source(tokenizer.to_str(), generation=Generation(mask=mask), labels=labels))
 
 
 def tiny_reader(head: Head, labels: tuple[str, ...] = ()) -> Model:
-    """A Model on the specification, with random weights."""
-    made = config(head)
-    return reader(NumpyEngine(made, tiny_models.weights(made, seed=5)), labels)
+    """A Model on the NumPy engine, with random weights."""
+    tiny = config(head)
+    return reader(NumpyEngine(tiny, tiny_models.weights(tiny, seed=5)), labels)
 
 
 def pipeline(
     kind: str, oracle: Oracle, labels: tuple[str, ...] = (), tokenizer: Any = WORDS, **config: Any
 ) -> Any:
-    """transformers' pipeline of that kind, over the same logits."""
+    """transformers' pipeline of that kind, on the oracle's logits."""
     import torch
     import transformers
 
@@ -71,14 +78,14 @@ def pipeline(
         "fill-mask": transformers.BertForMaskedLM,
     }[kind]
 
-    class Speaking(base):
+    class FromOracle(base):
         def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-            said = np.stack([oracle.row(row) for row in input_ids.tolist()])
-            return transformers.modeling_outputs.TokenClassifierOutput(logits=torch.from_numpy(said))
+            logits = np.stack([oracle.row(row) for row in input_ids.tolist()])
+            return transformers.modeling_outputs.TokenClassifierOutput(logits=torch.from_numpy(logits))
 
-    Speaking.__name__ = base.__name__
+    FromOracle.__name__ = base.__name__
     named = {"id2label": dict(enumerate(labels))} if labels else {}
-    model = Speaking(transformers.BertConfig(vocab_size=SIZE, **sizes, **named, **config))
+    model = FromOracle(transformers.BertConfig(vocab_size=SIZE, **sizes, **named, **config))
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "mask", "pad")}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     return transformers.pipeline(kind, model=model, tokenizer=fast, device="cpu")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.task_models import Source
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.generation_config import Generation
@@ -32,10 +32,7 @@ RULES = Generation(eos=(END,), start=END, max_new_tokens=9)
 
 
 def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
-    return Model(
-        engine,
-        SimpleNamespace(tokenizer=WORDS.to_str(), chat_template=None, generation=rules, labels=()),
-    )
+    return Model(engine, Source(WORDS.to_str(), generation=rules))
 
 
 def plain(source: list[int], new: int = 9, sampler: Sampler | None = None, start: int = END) -> list[int]:

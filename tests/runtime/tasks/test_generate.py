@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.task_models import Source
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import Generation
@@ -36,13 +36,7 @@ def model(
     engine: Any = ENGINE,
     **defaults: Any,
 ) -> Model:
-    source = SimpleNamespace(
-        tokenizer=text,
-        chat_template=template,
-        generation=Generation(None, eos, defaults),
-        labels=(),
-    )
-    return Model(engine, source)
+    return Model(engine, Source(text, template, Generation(None, eos, defaults)))
 
 
 MODEL = model()
