@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ STAGES = (
     ("cli", "cli.__main__", "cli.tfm"),
 )
 STAGE = {room: stage for stage, rooms in enumerate(STAGES) for room in rooms}
+PARAMETERS = 8  # of a public function of ops and of an emit: more are a typed mapping or a dataclass
 # What the mirror may import of tfm.
 MIRROR = (
     "tfm.refimpl.config",
@@ -178,6 +180,37 @@ def test_imports_run_downward():
         for one in (i for i in imports(file) if top(i.module) == "tfm"):
             here, there = room(name), room(module(one.module, names))
             assert here == there or STAGE[there] < STAGE[here], f"{one}: {there} stands above {here}"
+
+
+def circle(edges: Mapping[str, Collection[str]]) -> list[str]:
+    """Modules that import each other around a circle; none is an empty list."""
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circle_of_imports():
+    """Not even for types, and not inside of functions: what needs each other belongs together."""
+    names = modules()
+    edges = {
+        name: {module(i.module, names) for i in imports(file) if top(i.module) == "tfm"} - {name}
+        for name, file in names.items()
+    }
+    assert not circle(edges), " <- ".join(circle(edges))
+    assert circle({"a": ["b"], "b": ["c"], "c": ["a"]})
+
+
+def test_functions_of_ops_take_few_parameters():
+    """What belongs together travels together: weights as a typed mapping, settings as a dataclass."""
+    for folder in (("refimpl", "ops"), ("export", "ops"), ("export", "targets")):
+        for file in files(*folder):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                    count = len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs])
+                    where = f"{file.relative_to(ROOT)}: {node.name}"
+                    assert count <= PARAMETERS, f"{where} takes {count} parameters"
 
 
 def allowed(one: Import, *prefixes: str) -> bool:

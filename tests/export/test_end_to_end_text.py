@@ -21,6 +21,7 @@ from tfm.refimpl.config import (
     Config,
     DecoderReader,
     Dense,
+    Encoder,
     FullAttention,
     Pool,
     QuestionAnswering,
@@ -37,7 +38,6 @@ from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import encoder_session
 from tfm.runtime.ort import engine as runtime_engine
-from tfm.runtime.ort.encoder_session import Encoder
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.verification.verify import verify
 
@@ -166,9 +166,11 @@ def test_many_texts_are_read_in_pieces(head: Any, tmp_path: Path, monkeypatch: p
         np.array([11, 2, 0, 7, 2]),
         rng.integers(0, 2, (5, 11)),
     )
-    whole, run = engine.predict(ids, lengths, types), Encoder.run
+    whole, run = engine.predict(ids, lengths, types), encoder_session.Encoder.run
     monkeypatch.setattr(
-        Encoder, "run", lambda self, ids, *rest: (seen.append(ids.shape), run(self, ids, *rest))
+        encoder_session.Encoder,
+        "run",
+        lambda self, ids, *rest: (seen.append(ids.shape), run(self, ids, *rest)),
     )
     for module in (encoder_session, runtime_engine):
         monkeypatch.setattr(module, "PIECE", 8)

@@ -179,7 +179,7 @@ def copied(into: Path) -> None:
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, into / "tfm" / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "cli" / "tfm" / "__init__.py", into / "tfm")
-    shutil.copytree(ROOT / "tests", into / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", into / "tests", ignore=shutil.ignore_patterns("__pycache__", "typings"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, into)
 

@@ -29,7 +29,7 @@ def test_adaptive_softmax_is_torchs(seed: int, cutoffs: list[int], biased: bool,
         for p in theirs.parameters():
             p.copy_(torch.from_numpy(rng.standard_normal(p.shape) * scale))
     matrix = lambda part: part.weight.detach().numpy().T  # noqa: E731
-    tails = [{"down": matrix(down), "up": matrix(up)} for down, up in theirs.tail]
+    tails = [{"down": matrix(down), "up": matrix(up)} for down, up in list(theirs.tail)]  # pyright: ignore[reportGeneralTypeIssues]
     head = matrix(theirs.head)
     bias = theirs.head.bias.detach().numpy() if biased else None
     x, targets = rng.standard_normal((3, 5, 16)), rng.integers(0, 29, (3, 5))

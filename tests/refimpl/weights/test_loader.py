@@ -230,7 +230,7 @@ def stacked(config) -> tuple[dict, dict]:
         fused = [np.concatenate([tensors.pop(f"{x}gate"), tensors.pop(f"{x}up")], axis=1).T for x in experts]
         tensors[f"in{i}"] = np.stack(fused)
         tensors[f"out{i}"] = np.stack([tensors.pop(f"{x}down") for x in experts])
-    tensors["gate1"] = tensors.pop(f"{at}shared_gate")[:, 0]
+    tensors["gate1"] = tensors.pop("decoder.layers.1.mlp.shared_gate")[:, 0]
     return leaves, tensors
 
 
