@@ -7,8 +7,6 @@ import pytest
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.engine.attention_maps import attention_maps
-from tfm.refimpl.tokenizers.tokenizer import Encoding
-from tfm.runtime.analysis import attention
 
 TEXT = "The cat saw it run"
 
@@ -74,21 +72,6 @@ def test_a_bundle_and_a_named_word(tfm, bundle):
     assert tfm("attention", "one two", "-m", bundle, "--json").json["word"] == "two"
     alone = tfm("attention", "it", "-m", bundle)
     assert "“it” sees no other word" in alone.out
-
-
-def test_words_of_tokens():
-    """Leading spaces belong to the next word; what is added around stands alone; one word, many tokens."""
-    text = "It didn't, ok "
-    made = Encoding(
-        [0] * 9,
-        ["[CLS]", "It", " did", "n't", ",", " o", "k", "Ġ", "[SEP]"],
-        [(0, 0), (0, 2), (2, 6), (6, 9), (9, 10), (10, 12), (12, 13), (13, 14), (0, 0)],
-        [0] * 9,
-    )
-    assert attention.words_of(text, made) == [
-        ("[CLS]", [0]), ("It", [1]), ("didn't", [2, 3]), (",", [4]), ("ok", [5, 6]), (" ", [7]),
-        ("[SEP]", [8]),
-    ]  # fmt: skip
 
 
 def test_the_picture(tfm, checkpoint, tmp_path):

@@ -15,8 +15,7 @@ from tfm.cli import console
 from tfm.cli.commands import doctor
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params.shapes import parameter_shapes
-from tfm.runtime.analysis import providers, sizes
-from tfm.runtime.analysis.sizes import Need
+from tfm.runtime.analysis import providers
 from tfm.runtime.hub import locate
 
 ENGINES = ("numpy", "torch", "onnx")
@@ -311,24 +310,6 @@ def test_a_model_of_70_billion_is_counted_from_its_config_alone(tfm, tmp_path):
     assert sizes["int4"] == pytest.approx(four / 1e9, rel=1e-3)
     assert told["cache_bytes"]["8192"]["fp16"] == 2 * 80 * 8 * 128 * 8192 * 2
     assert tfm("inspect", tmp_path / "config.json", "--json").json["parameters"] == told["parameters"]
-
-
-def test_what_fits_is_said_by_the_longest_context():
-    config = tiny_models.llama(context=1000)
-    per_token = sizes.cache_bytes(config, 1, 4)
-    room = sizes.RUNNER_BYTES + 5000
-    assert sizes.need(config, 5000, room).longest_context == 0
-    assert sizes.need(config, 5000, room - 1) == Need(5000, fits=False, longest_context=0)
-    assert sizes.need(config, 5000, room + 10 * per_token).longest_context == 10
-    assert sizes.need(config, 5000, room + 10**9) == Need(5000, fits=True, longest_context=1000)
-    assert sizes.need(config, 5000, None) == Need(5000, fits=None, longest_context=None)
-
-
-def test_parts_cover_every_parameter():
-    config = tiny_models.llama(tied=False, bias=True, qk_norm=True, plain=True)
-    parts = sizes.parameters(config)
-    assert sum(parts.values()) == sum(np.prod(s) for s in parameter_shapes(config).values())
-    assert parts["output"] == parts["embedding"]
 
 
 def test_pull_prints_the_path_alone(tfm, monkeypatch):

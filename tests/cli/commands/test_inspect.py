@@ -12,7 +12,6 @@ from tfm.cli.commands import inspect
 from tfm.refimpl.config import to_json
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import sizes
-from tfm.runtime.analysis.sizes import Saving
 from tfm.runtime.bundle.schemes import SCHEMES
 
 MODELS = {
@@ -38,16 +37,6 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
     ]
 
 
-def test_parts_have_what_belongs_to_them():
-    config = tiny_models.encoder(layers=1)
-    parts = sizes.parameters(config)
-    assert parts["embedding"] == (97 + 2 + 32) * 48
-    assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
-    assert parts["norms"] == 3 * 2 * 48
-    cross, own = (sizes.parameters(tiny_models.pair(layers=1))["attention"] - 2 * 8 * 6, 4 * 48 * 48)
-    assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
-
-
 def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
     """Parameters of the experts that a token isn't sent to are counted, but aren't active."""
     config = tiny_models.mixture()
@@ -66,13 +55,6 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
     assert sizes.active_parameters(one) == sum(sizes.parameters(one).values())
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(one)}))
     assert "for a token" not in tfm("inspect", path).out
-
-
-def test_an_encoder_keeps_no_cache():
-    config = tiny_models.encoder()
-    assert sizes.cache_bytes(config, 100, 4) == 0
-    assert sizes.need(config, 5000, 10**9).longest_context == config.context
-    assert sizes.cache_bytes(tiny_models.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
 
 
 def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
@@ -133,13 +115,3 @@ def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama-3-70b").mkdir()
     tfm("inspect", "llama-3-70b").failed(3, "must be a bundle")
-
-
-def test_a_window_saves_cache_where_it_is_shorter():
-    weights = dict.fromkeys(SCHEMES, 100)
-    saved = sizes.savings(tiny_models.llama(window=32, kv_heads=6), weights)
-    assert saved["window, cache"] == Saving(2 * 2 * 6 * 16 * 2 * 128, 2 * 2 * 6 * 16 * 2 * 32)
-    assert "grouped queries, cache" not in saved, "each head has its own keys"
-    assert "int8 weights" not in saved, "as many bytes are no saving"
-    assert "window, cache" not in sizes.savings(tiny_models.llama(window=500), weights)
-    assert sizes.savings(tiny_models.encoder(), {**weights, "int4": 30}) == {"int4 weights": Saving(100, 30)}

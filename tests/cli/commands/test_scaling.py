@@ -37,32 +37,6 @@ def test_memory_grows_as_it_must(tfm, monkeypatch: pytest.MonkeyPatch):
     assert told["kinds"]["flash"]["steps"][-1] == 64
 
 
-def test_flash_attention_is_linear_where_tiles_are_small():
-    make = scaling.kinds()["flash"].make
-    peaks = [scaling.peak(make(n)) for n in (4096, 8192)]
-    assert 2**0.8 <= peaks[1] / peaks[0] <= 2**1.2
-
-
-def test_an_lstm_forgets_and_attention_thins():
-    """exp(−N) for the one until it can't be told from rounding, 1/N for the other."""
-    found = scaling.dependence([2, 4, 8, 16, 32, 256])
-    assert found.lstm[-1] is None
-    assert found.lstm[:5] == sorted(found.lstm[:5], reverse=True)
-    assert 0.5 < found.lstm_a_token < 0.95
-    assert -1.5 < found.attention_exponent < -0.5
-
-
-def test_the_difference_is_the_derivative(monkeypatch):
-    """Of a layer whose derivative is known, and whose later inputs count for more."""
-
-    def summed(x, *_):
-        return None, np.sum(np.arange(1, x.shape[1] + 1)[None, :, None] * np.sin(x), axis=1)
-
-    monkeypatch.setattr(scaling, "lstm", summed)
-    got = scaling.dependence([3, 5]).lstm
-    assert all(0.2 < value < 1 for value in got), "a cosine a number, along a unit direction"
-
-
 def test_what_would_take_too_long_or_too_much_is_left_out(tfm, monkeypatch):
     monkeypatch.setattr(hardware, "memory", lambda: 10**7)
     ran = tfm("scaling", "--max-n", 4096)

@@ -1,0 +1,51 @@
+"""Each way to stretch positions is the Config that its name says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from helpers import tiny_models
+from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRope, Rope, Yarn
+from tfm.runtime.analysis import perplexity
+
+
+def scalings(config) -> list:
+    return [rope.scaling for rope in config.ropes]
+
+
+def test_the_ways_of_rotary_positions():
+    config = tiny_models.llama(context=100)
+    made = perplexity.ways(config, 250, 2.5)
+    assert {name: scalings(c) for name, c in made.items()} == {
+        "none": [None],
+        "linear": [LinearScaling(2.5)],
+        "dynamic-ntk": [DynamicNTK(2.5, 100)],
+        "yarn": [Yarn(2.5, 100)],
+        "llama3": [Llama3Scaling(2.5, 1.0, 4.0, 100)],
+    }
+    assert {c.context for c in made.values()} == {250}
+
+
+@pytest.mark.parametrize(
+    ("own", "further"),
+    [
+        (LinearScaling(2.0), LinearScaling(6.0)),
+        (Yarn(2.0, 50), Yarn(6.0, 50)),
+        (Llama3Scaling(2.0, 1.0, 4.0, 50), Llama3Scaling(6.0, 1.0, 4.0, 50)),
+        (DynamicNTK(2.0, 50), None),
+        (LongRope((1.0,) * 8, (2.0,) * 8, 50), None),
+    ],
+)
+def test_what_is_scaled_is_scaled_further(own, further):
+    config = perplexity.stretched(tiny_models.llama(), lambda rope: replace(rope, scaling=own))
+    made = perplexity.ways(config, 384, 3.0)
+    assert {name: scalings(c) for name, c in made.items()} == {"none": [own]} | (
+        {"further": [further]} if further else {}
+    )
+
+
+def test_dims_that_do_not_turn_stay():
+    """Only rotary layers are changed in a model that has others."""
+    config = tiny_models.added()
+    assert perplexity.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config

@@ -1,0 +1,55 @@
+"""Parameters, bytes and the longest context, from a Config alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from helpers import tiny_models
+from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.runtime.analysis import sizes
+from tfm.runtime.analysis.sizes import Need, Saving
+from tfm.runtime.bundle.schemes import SCHEMES
+
+
+def test_parts_have_what_belongs_to_them():
+    config = tiny_models.encoder(layers=1)
+    parts = sizes.parameters(config)
+    assert parts["embedding"] == (97 + 2 + 32) * 48
+    assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
+    assert parts["norms"] == 3 * 2 * 48
+    cross, own = (sizes.parameters(tiny_models.pair(layers=1))["attention"] - 2 * 8 * 6, 4 * 48 * 48)
+    assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
+
+
+def test_an_encoder_keeps_no_cache():
+    config = tiny_models.encoder()
+    assert sizes.cache_bytes(config, 100, 4) == 0
+    assert sizes.need(config, 5000, 10**9).longest_context == config.context
+    assert sizes.cache_bytes(tiny_models.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
+
+
+def test_a_window_saves_cache_where_it_is_shorter():
+    weights = dict.fromkeys(SCHEMES, 100)
+    saved = sizes.savings(tiny_models.llama(window=32, kv_heads=6), weights)
+    assert saved["window, cache"] == Saving(2 * 2 * 6 * 16 * 2 * 128, 2 * 2 * 6 * 16 * 2 * 32)
+    assert "grouped queries, cache" not in saved, "each head has its own keys"
+    assert "int8 weights" not in saved, "as many bytes are no saving"
+    assert "window, cache" not in sizes.savings(tiny_models.llama(window=500), weights)
+    assert sizes.savings(tiny_models.encoder(), {**weights, "int4": 30}) == {"int4 weights": Saving(100, 30)}
+
+
+def test_what_fits_is_said_by_the_longest_context():
+    config = tiny_models.llama(context=1000)
+    per_token = sizes.cache_bytes(config, 1, 4)
+    room = sizes.RUNNER_BYTES + 5000
+    assert sizes.need(config, 5000, room).longest_context == 0
+    assert sizes.need(config, 5000, room - 1) == Need(5000, fits=False, longest_context=0)
+    assert sizes.need(config, 5000, room + 10 * per_token).longest_context == 10
+    assert sizes.need(config, 5000, room + 10**9) == Need(5000, fits=True, longest_context=1000)
+    assert sizes.need(config, 5000, None) == Need(5000, fits=None, longest_context=None)
+
+
+def test_parts_cover_every_parameter():
+    config = tiny_models.llama(tied=False, bias=True, qk_norm=True, plain=True)
+    parts = sizes.parameters(config)
+    assert sum(parts.values()) == sum(np.prod(s) for s in parameter_shapes(config).values())
+    assert parts["output"] == parts["embedding"]
