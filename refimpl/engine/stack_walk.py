@@ -1,0 +1,115 @@
+"""A stack over whole texts, layer by layer: weights are handed over one layer at a time.
+
+    x = walk.enter(tokens, embedding, weights)
+    positions = walk.positions(T, weights, x.dtype)
+    for i, layer_weights in enumerate(...):
+        x = walk.layer(i, x, lengths, positions, layer_weights)
+    x = walk.leave(x, norm_weights)
+
+This serves who can't hold all weights, or observes what is between layers. What it computes is specified by
+`ops.model.model` and `ops.encoder.encode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import Config, DecoderReader, EncoderDecoder, Layer, Stack
+from ..ops.block import BlockWeights, NormWeights, Positions, block, encoder_block, normalize
+from ..ops.cache import KVCache
+from ..ops.encoder import layer_kv, shift_right
+from ..ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
+from ..ops.position import Rotary
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray as Array
+
+__all__ = ["StackWalk"]
+
+
+@dataclass(frozen=True)
+class StackWalk:
+    """The stack of a Config with this name: encoder, reader or decoder."""
+
+    config: Config
+    name: str
+
+    @property
+    def stack(self) -> Stack:
+        return self.config.stacks[self.name]
+
+    def shifted(self, tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
+        """The tokens that the stack reads: those of the text, which a reader gets one place later."""
+        if isinstance(self.config, EncoderDecoder) and isinstance(self.config.decoder, DecoderReader):
+            return shift_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
+        return tokens
+
+    def enter(
+        self,
+        tokens: Int[Array, "B T"],
+        embedding: EmbeddingWeights,
+        weights: StackWeights,
+        token_types: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """The vectors before the first layer, of tokens as `shifted` gives them."""
+        e = self.config.embedding
+        if self.name == "encoder" and e.token_types is not None and token_types is None:
+            token_types = np.zeros_like(tokens)
+        at = np.arange(tokens.shape[1])[None]
+        return embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
+
+    def positions(self, time: int, weights: StackWeights, dtype: np.dtype) -> Positions:
+        """What all layers need to know of the positions 0 … time − 1."""
+        at = np.arange(time)
+        rotary = {
+            rope: Rotary(cos.astype(dtype), sin.astype(dtype))
+            for rope, (cos, sin) in position_tables(at, config=self.config).items()
+        }
+        biases = score_biases(
+            at[None], at, weights, dtype, stack=self.stack, bidirectional=self.bidirectional
+        )
+        return Positions(rotary, biases)
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether a token sees the later ones too."""
+        return self.name != "decoder" and not self.stack.causal
+
+    def layer(
+        self,
+        index: int,
+        x: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        positions: Positions,
+        weights: BlockWeights,
+        states: Float[Array, "B S D"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """The vectors after a layer; one with cross-attention reads `states`, an encoder's output.
+
+        `lengths` are those of the text: of an encoder's, where a decoder reads one.
+        """
+        layer = self.stack.layers[index]
+        encoder_kv = None
+        if layer.cross is not None and states is not None:
+            encoder_kv = layer_kv(states, lengths, weights, layer=layer)
+        if self.name != "decoder":
+            causal = self.stack.causal
+            return encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
+        past = np.zeros(len(x), np.int64)
+        y, _ = block(x, empty_cache(layer, x), past, positions, weights, encoder_kv, config=layer)
+        return y
+
+    def leave(self, x: Float[Array, "B T D"], weights: NormWeights | None) -> Float[Array, "B T D"]:
+        """The vectors after the last norm, if the stack has one."""
+        return normalize(x, weights, norm=self.stack.final_norm)
+
+
+def empty_cache(layer: Layer, x: Float[Array, "B T D"]) -> KVCache:
+    """An empty cache of a layer, with room for the tokens of x."""
+    batch, time, _ = x.shape
+    keys = np.zeros((batch, layer.attention.kv_heads, time, layer.attention.head_size), x.dtype)
+    return KVCache(keys, keys.copy())
