@@ -51,14 +51,18 @@ def confined(f: Function, call: Call) -> Call:
 
 
 def _slots(f: Function, call: Call) -> Call:
-    """The call with more slots in its buffers than sinks and slack."""
-    window, sinks = call.sizes["S"], call["sinks"] if f.name != "window_floor" else 0
-    slack = window % 2 if f.name == "window_attention" else call.settings.get("slack", 0)
+    """The call with as many slots in its buffers as sinks, slack and window need."""
+    if f.name == "window_attention":
+        # The window is a setting, so it can't depend on the slots: what is left over is slack.
+        window = 2 if call["window"] is None else call["window"]
+        call, more = call.but(mask=Window(window)), window + call["sinks"] - 1
+    else:
+        more = call.settings.get("sinks", 0) + call.settings.get("slack", 0)
 
     def wider(p: Parameter, array: Any) -> Any:
         dims = next((o.dims for o in p.options if isinstance(o, Declared)), ())
-        more = [(0, sinks + slack if d == "S" else 0) for d in dims]
-        return np.pad(array, more, mode="wrap") if "S" in dims else array
+        return (
+            np.pad(array, [(0, more if d == "S" else 0) for d in dims], mode="wrap") if "S" in dims else array
+        )
 
-    call = replace(call.changed(wider), sizes=call.sizes | {"S": window + sinks + slack})
-    return call.but(mask=Window(window)) if f.name == "window_attention" else call
+    return replace(call.changed(wider), sizes=call.sizes | {"S": call.sizes["S"] + more})
