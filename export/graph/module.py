@@ -1,4 +1,4 @@
-"""The one nn.Module: it owns a parameter tree; its forward is that of one graph of the model."""
+"""The nn.Module that is traced: it owns the weights; its forward is that of one graph of the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import LM, Config
+from ...refimpl.config import Config, Encoder
 from ...runtime.bundle import window_sizes
 from ...runtime.bundle.graph_io import Graph
 from .. import dispatch
@@ -21,85 +21,93 @@ from ..ops.model import model
 from ..ops.position import Rotary
 
 
-class Leaves(nn.Module):
-    """A tree of tensors as nested modules, so that buffers carry the tree's dotted names.
+class Weights(nn.Module):
+    """Nested weights as nested modules, so that buffers carry their dotted names.
 
-    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized leaf);
-    `tree` gives it back as it was.
+    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized leaf). `tree` gives
+    the weights back as they were, with the module's own tensors.
     """
 
     def __init__(self, tree: Any) -> None:
         super().__init__()
-        self._made_of = tree
+        self._original = tree
         for name, value in _items(tree):
             if isinstance(value, torch.Tensor):
                 self.register_buffer(name, value)
             elif isinstance(value, Mapping | list) or is_dataclass(value):
-                self.add_module(name, Leaves(value))
+                self.add_module(name, Weights(value))
 
     def tree(self) -> Any:
-        made = {}
-        for name, value in _items(self._made_of):
-            held = getattr(self, name, value) if not isinstance(value, str | int | None) else value
-            made[name] = held.tree() if isinstance(held, Leaves) else held
-        if is_dataclass(self._made_of):
-            return replace(self._made_of, **made)  # pyright: ignore[reportArgumentType]
-        return list(made.values()) if isinstance(self._made_of, list) else made
+        values = {}
+        for name, value in _items(self._original):
+            if not isinstance(value, str | int | None):
+                value = getattr(self, name, value)
+            values[name] = value.tree() if isinstance(value, Weights) else value
+        if is_dataclass(self._original):
+            return replace(self._original, **values)  # pyright: ignore[reportArgumentType]
+        return list(values.values()) if isinstance(self._original, list) else values
 
 
 def _items(tree: Any) -> list[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         return list(tree.items())
     if isinstance(tree, list):
-        return [(str(i), v) for i, v in enumerate(tree)]
-    return [(f.name, getattr(tree, f.name)) for f in fields(tree)]
+        return [(str(i), value) for i, value in enumerate(tree)]
+    return [(field.name, getattr(tree, field.name)) for field in fields(tree)]
 
 
-class Part(nn.Module):
-    """One graph of a model over the leaves that it owns (of tensors).
+class GraphModule(nn.Module):
+    """One graph of a model over the weights that it owns.
 
-    forward takes the tensors of the graph's inputs in the order of its ports and gives those of its
-    outputs; what a float16 model says of its text leaves in float32, caches stay as they are.
+    `forward` takes tensors in the order of the graph's input ports and gives those of its output ports. A
+    float16 model gives its logits, or what its head says, in float32; caches keep their type.
     """
 
-    def __init__(self, config: Config, graph: Graph, tree: Any) -> None:
+    def __init__(self, config: Config, graph: Graph, weights: Any) -> None:
         super().__init__()
-        self.config, self.graph = config, graph
-        self.leaves = Leaves(tree)
+        self.config = config
+        self.graph = graph
+        self.leaves = Weights(weights)
 
     def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        given = {port.name: tensor for port, tensor in zip(self.graph.inputs, tensors, strict=True)}
-        layers = range(len(self.config.layers))
+        inputs = {port.name: tensor for port, tensor in zip(self.graph.inputs, tensors, strict=True)}
         rotary = {
-            rope: Rotary(given[f"cos.{i}"], given[f"sin.{i}"])
+            rope: Rotary(inputs[f"cos.{i}"], inputs[f"sin.{i}"])
             for i, rope in enumerate(self.config.ropes)
-            if f"cos.{i}" in given
+            if f"cos.{i}" in inputs
         }
-        tree, tokens, config = self.leaves.tree(), given["tokens"], self.config
-        if self.graph.encodes:
-            lengths = given["lengths"]
-            states = encode(tokens, lengths, rotary, tree, given.get("types"), config=config)
-            if not isinstance(config.head, LM):
-                return [_wide(predict(states, lengths, tree, config=config))]
-            read = encoder_kv(states, lengths, tree, config=config)
-            return [side for layer in read for side in (layer.keys, layer.values)]
-        read = None
-        if "source" in given:
-            source = given["source"]
-            read = [EncoderKV(given[f"keys.{i}"], given[f"values.{i}"], source) for i in layers]
-        cache = [KVCache(given[f"k.{i}"], given[f"v.{i}"]) for i in layers]
+        return self._encode(inputs, rotary) if self.graph.encodes else self._decode(inputs, rotary)
+
+    def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
+        config, weights = self.config, self.leaves.tree()
+        lengths = inputs["lengths"]
+        states = encode(inputs["tokens"], lengths, rotary, weights, inputs.get("types"), config=config)
+        if isinstance(config, Encoder):
+            return [_float32(predict(states, lengths, weights, config=config))]
+        layers = encoder_kv(states, lengths, weights, config=config)
+        return [side for layer in layers for side in (layer.keys, layer.values)]
+
+    def _decode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
+        config, weights = self.config, self.leaves.tree()
+        layers = range(len(config.layers))
+        cross = None
+        if "source" in inputs:
+            cross = [EncoderKV(inputs[f"keys.{i}"], inputs[f"values.{i}"], inputs["source"]) for i in layers]
+        cache = [KVCache(inputs[f"k.{i}"], inputs[f"v.{i}"]) for i in layers]
         window_lengths = {
-            size: given[f"window_length.{size}"]
+            size: inputs[f"window_length.{size}"]
             for size in window_sizes.sizes(config)
-            if f"window_length.{size}" in given
+            if f"window_length.{size}" in inputs
         }
         extra = nullcontext()
         if window_lengths:
             extra = dispatch.extra_inputs("attention", window_lengths=window_lengths)
         with extra:
-            logits, new = model(tokens, given["past"], given["at"], rotary, cache, tree, read, config=config)
-        return [_wide(logits), *(side for layer in new for side in (layer.keys, layer.values))]
+            logits, new_cache = model(
+                inputs["tokens"], inputs["past"], inputs["at"], rotary, cache, weights, cross, config=config
+            )
+        return [_float32(logits), *(side for layer in new_cache for side in (layer.keys, layer.values))]
 
 
-def _wide(said: torch.Tensor) -> torch.Tensor:
-    return said.float() if said.dtype == torch.float16 else said
+def _float32(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.dtype == torch.float16 else x

@@ -25,7 +25,7 @@ from ...runtime.bundle.weight_layout import Group
 from ..dispatch import exporting
 from ..targets.emits import Emits
 from ..targets.packed_weights import Blocked, NBits, RowQuantized, Static
-from .module import Part
+from .module import GraphModule
 
 DTYPES = {
     "float32": torch.float32,
@@ -59,7 +59,7 @@ def trace(
     with FakeTensorMode():
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}
         leaves = unflatten({name: _leaf(group, fakes) for name, group in groups.items()})
-        module = Part(config, graph, leaves).eval()
+        module = GraphModule(config, graph, leaves).eval()
         with exporting(emits), warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -114,7 +114,7 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _inputs(graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Arguments of `Part.forward` for tracing."""
+    """Arguments of `GraphModule.forward` for tracing."""
     sizes = _sizes(graph)
     return tuple(
         torch.zeros(

@@ -35,7 +35,7 @@ OPS = [
 MIRROR = ["tests/export/ops/test_mirror.py", "-k", "not test_graph"]
 MODEL = ["tests/export/ops/test_model.py", "tests/export/ops/test_encoder.py"]
 GRAPHS = ["tests/export/ops/test_mirror.py", "-k", "test_graph"]
-TARGETS = ["tests/export/targets/test_targets.py", "tests/export/graph/test_trace.py"]
+TARGETS = ["tests/export/targets/test_targets.py", "tests/export/graph/test_build.py"]
 END_TO_END = ["tests/export/test_end_to_end_text.py", "tests/export/quantization/test_int8_static.py"]
 # Folder -> the tests that should see a mutation there, the quickest first.
 RUNS: dict[str, list[list[str]]] = {
