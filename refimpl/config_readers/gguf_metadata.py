@@ -39,6 +39,11 @@ def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
     }
 
 
+def read_gguf_window(keys: Keys) -> int | None:
+    """How many tokens a layer with a window sees, None where the file states no window."""
+    return keys.size("attention.sliding_window", None)
+
+
 def gguf_head_size(keys: Keys) -> int:
     """The width of a head that is its share of the whole width."""
     return head_size(keys, "embedding_length", "attention.head_count")

@@ -33,10 +33,15 @@ def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
     return given
 
 
-def patterns(
+def read_window(keys: Keys, default: int | None = None) -> int | None:
+    """How many tokens all layers see, None for all of them."""
+    return keys.size("sliding_window", default, null=True)
+
+
+def masks(
     keys: Keys, types: list[str], default: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
-    """What each layer sees, by its type; `default` is the family's sliding_window, `used` its switch."""
+    """The mask of each layer by its type; `default` is the family's window, `used` its switch."""
     size = keys.get("sliding_window", int, default, null=True)
     if "sliding_attention" in types:
         if not used:

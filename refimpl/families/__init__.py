@@ -26,7 +26,7 @@ from ..config_readers.generation_keys import KEYS as GENERATION
 from ..config_readers.heads import reading
 from ..config_readers.keys import ANY, HARMLESS, Keys
 from ..errors import ConfigError
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import GgufSource, Source
 from ..weights.loader import Leaves
 from ..weights.weight_map import WeightMap, weight_map
 
@@ -151,7 +151,7 @@ def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
     return Leaves(config, source, table, prefixes)
 
 
-def read_gguf(source: Any) -> tuple[Config, Gguf]:
+def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     """The Config that a GGUF file's metadata state, and the dialect that they are in."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     known, where = dict(chain.from_iterable(dialects)), str(source.path)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Activation, Decoder
+from ..config_readers.decoder import decoder, gguf_decoder, varied
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..formats.tensor_source import Source
 from ..weights.weight_map import WeightMap
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("gemma",)
 ARCHITECTURES: dict[str, Task] = decoders("Gemma", tasks=("classify", "tag"))

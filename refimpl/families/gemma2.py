@@ -20,15 +20,16 @@ from ..config import (
     Stack,
     Window,
 )
-from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.decoder import gguf_decoder, varied
+from ..config_readers.gguf_metadata import STRAIGHT, read_gguf_window
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import layer_types, patterns
+from ..config_readers.layers import layer_types, masks
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .gemma import causal, less_one
-from .llama import QK_NORM, TRUNK, gguf_decoder, varied
+from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma2",)
 ARCHITECTURES: dict[str, Task] = decoders("Gemma2", tasks=("classify", "tag"))
@@ -85,7 +86,7 @@ def sandwich(
         )
         return Layer(attention, mlp)
 
-    layers = map(layer, types, patterns(keys, types, 4096))
+    layers = map(layer, types, masks(keys, types, 4096))
     return Decoder(
         embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
         stack=Stack(tuple(layers), norm),
@@ -107,7 +108,7 @@ WEIGHTS = less_one(
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
     """Every second layer slides; what a file leaves out is as llama.cpp has it by default."""
-    size = keys.size("attention.sliding_window", 4096)
+    size = read_gguf_window(keys) or 4096
     return gguf_sandwich(
         gguf_decoder(keys, source),
         lambda i, a: a if i % 2 else replace(a, mask=Window(size)),

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Decoder, HeadNorm, Rope, Window
+from ..config_readers.decoder import gguf_decoder
+from ..config_readers.gguf_metadata import read_gguf_window
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types
 from ..config_readers.rope import exact_context, ropes
@@ -13,7 +15,6 @@ from ..formats.tensor_source import Source
 from . import Gguf, Task
 from .gemma import causal
 from .gemma2 import GGUF_WEIGHTS, WEIGHTS, gguf_sandwich, sandwich
-from .llama import gguf_decoder
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -50,7 +51,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 def gguf_config(keys: Keys, source: Source) -> Decoder:
     """Layers slide by a number, five of six where it isn't stated; their theta is their own."""
     size, every = (
-        keys.size("attention.sliding_window", None),
+        read_gguf_window(keys),
         keys.size("attention.sliding_window_pattern", 6),
     )
     theta = keys.positive("rope.freq_base_swa", 10_000.0)

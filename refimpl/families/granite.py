@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Decoder
+from ..config_readers.decoder import decoder, gguf_decoder, varied
 from ..config_readers.gguf_metadata import PERMUTED
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS, decoder, gguf_decoder, varied
+from .llama import WEIGHTS
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 

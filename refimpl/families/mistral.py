@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..config import Decoder
+from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys
+from ..config_readers.layers import read_window
 from . import Task, decoders
-from .llama import GGUF, WEIGHTS, decoder
+from .llama import GGUF, WEIGHTS
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -21,5 +23,5 @@ def config(keys: Keys, task: Task) -> Decoder:
         context=131_072,
         attention_bias=False,
         mlp_bias=False,
-        window=keys.size("sliding_window", 4096, null=True),
+        window=read_window(keys, 4096),
     )

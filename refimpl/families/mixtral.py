@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, Gated, MoE
+from ..config_readers.decoder import decoder, varied
 from ..config_readers.keys import Keys
+from ..config_readers.layers import read_window
 from ..weights.weight_map import weight_map
 from . import Task, decoders
-from .llama import GGUF, decoder, varied
+from .llama import GGUF
 from .llama import WEIGHTS as LLAMA
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
@@ -32,7 +34,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         context=131_072,
         attention_bias=False,
         mlp_bias=False,
-        window=keys.size("sliding_window", None),
+        window=read_window(keys),
         theta=1_000_000.0,
         eps=1e-5,
     )

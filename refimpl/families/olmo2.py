@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, HeadNorm, Layer
+from ..config_readers.decoder import decoder, gguf_decoder, varied
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .llama import QK_NORM, decoder, gguf_decoder, varied
+from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("olmo2",)

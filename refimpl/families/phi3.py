@@ -8,12 +8,13 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import Decoder
+from ..config_readers.decoder import decoder, gguf_decoder, windowed
 from ..config_readers.keys import Keys
+from ..config_readers.layers import read_window
 from ..config_readers.rope import rope
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .llama import decoder, gguf_decoder, windowed
 
 MODEL_TYPES = ("phi3",)
 ARCHITECTURES: dict[str, Task] = decoders("Phi3", tasks=("classify", "tag"))
@@ -35,7 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         context=4096,
         attention_bias=False,
         mlp_bias=False,
-        window=keys.size("sliding_window", None),
+        window=read_window(keys),
         eps=1e-5,
         positions=partial(rope, partial=1.0, original=4096, kinds=KINDS),
     )

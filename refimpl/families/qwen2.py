@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, FullAttention, Window
+from ..config_readers.decoder import attending, decoder, gguf_decoder
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_types, patterns
+from ..config_readers.layers import layer_types, masks
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS, attending, decoder, gguf_decoder
+from .llama import WEIGHTS
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -38,7 +39,7 @@ def windows(keys: Keys) -> list[FullAttention | Window]:
     used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     used_size = used and keys.get("sliding_window", int, 4096, null=True) is not None
     types = layer_types(keys, lambda i: used_size and i >= full)
-    return patterns(keys, types, 4096, used=used)
+    return masks(keys, types, 4096, used=used)
 
 
 # Windows have no key there, llama.cpp doesn't know of them.

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Decoder, FullAttention, Gated, Layer, MoE, Window
+from ..config_readers.decoder import decoder, gguf_decoder, varied
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_types, patterns
+from ..config_readers.layers import layer_types, masks
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
-from .llama import decoder, gguf_decoder, varied
 
 MODEL_TYPES = ("qwen2_moe",)
 ARCHITECTURES: dict[str, Task] = decoders("Qwen2Moe")
@@ -52,7 +52,7 @@ def _patterns(keys: Keys) -> list[FullAttention | Window]:
     """By default every second layer slides, of those below max_window_layers."""
     on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
-    return patterns(keys, types, 4096, used=on)
+    return masks(keys, types, 4096, used=on)
 
 
 def mixed(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, HeadNorm
+from ..config_readers.decoder import attending, decoder, gguf_decoder
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
 from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
-from .llama import QK_NORM, attending, decoder, gguf_decoder
+from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
 from .qwen2 import windows
 

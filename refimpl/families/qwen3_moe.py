@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ..config import Decoder, FullAttention, Gated, MoE, Window
+from ..config_readers.decoder import decoder, gguf_decoder
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count
+from ..config_readers.layers import count, read_window
 from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
-from .llama import QK_NORM, decoder, gguf_decoder
+from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
 from .qwen2_moe import mixed
 from .qwen3 import normalized
@@ -39,7 +40,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         pre=dense.pre,
     )
     keys.get("max_window_layers", int, None)  # stands in older files, transformers doesn't read it
-    on, size = keys.get("use_sliding_window", bool, False), keys.size("sliding_window", 4096, null=True)
+    on, size = keys.get("use_sliding_window", bool, False), read_window(keys, 4096)
     pattern = Window(size) if on and size is not None else FullAttention()
     return mixed(plain, keys, attention, [pattern] * count(keys), mixture)
 

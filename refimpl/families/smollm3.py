@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder
+from ..config_readers.decoder import attending, decoder, gguf_decoder
 from ..config_readers.gguf_metadata import PERMUTED
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count, layer_types, patterns
+from ..config_readers.layers import count, layer_types, masks
 from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
-from .llama import WEIGHTS, attending, decoder, gguf_decoder
+from .llama import WEIGHTS
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -36,7 +37,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     used = keys.get("use_sliding_window", bool, False)
     slides = used and keys.get("sliding_window", int, None) is not None
     types = layer_types(keys, lambda i: slides and not turned[i])
-    sees = patterns(keys, types, None, used=used)
+    sees = masks(keys, types, None, used=used)
     return attending(plain, lambda i, a: replace(a, position=a.position if turned[i] else None, mask=sees[i]))
 
 

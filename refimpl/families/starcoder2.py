@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, FullAttention, Layer, LayerNorm, Plain, Stack, Window
-from ..config_readers.gguf_metadata import embedding_rows, own_head_size
+from ..config_readers.gguf_metadata import embedding_rows, own_head_size, read_gguf_window
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import count, head_size, read_window
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
@@ -27,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     size, context = keys.size("head_dim", None), keys.size("max_position_embeddings", 4096)
     size = head_size(keys) if size is None else size
     norm, bias = LayerNorm(keys.positive("norm_epsilon", 1e-5)), keys.get("use_bias", bool, True)
-    position, window = rope(keys, size, context), keys.size("sliding_window", None)
+    position, window = rope(keys, size, context), read_window(keys)
     activation = keys.choice("hidden_act", ACTIVATIONS, "gelu_pytorch_tanh")
     return _build(
         Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
@@ -77,7 +77,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
         Attention(heads, keys.size("attention.head_count_kv", heads), size, position, pre=norm),
         Plain(keys.size("feed_forward_length"), "gelu_tanh", bias=bias, pre=norm),
         count(keys, "block_count"),
-        keys.size("attention.sliding_window", None),
+        read_gguf_window(keys),
         tied="output.weight" not in source.names,
         context=exact_context(keys.size("context_length"), position),
     )

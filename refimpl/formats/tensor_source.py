@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,8 +28,17 @@ class Source(Protocol):
     def native(self, name: str, part: int | None = None) -> Blocks | None: ...
 
 
+class GgufSource(Source, Protocol):
+    """A GGUF file: tensors, and the metadata that state the config."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+
 class Stripped:
-    """A Source whose names are without a prefix, the first of those given that they have."""
+    """A Source without a prefix in its names: of `prefixes` the first that a name begins with."""
 
     def __init__(self, source: Source, prefixes: Sequence[str]) -> None:
         self._source = source

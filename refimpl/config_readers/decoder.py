@@ -1,0 +1,130 @@
+"""A decoder of Llama's form, from config.json or from GGUF: what many families begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..config import (
+    LM,
+    Attention,
+    Decoder,
+    Embedding,
+    FullAttention,
+    Gated,
+    Layer,
+    RMSNorm,
+    Rope,
+    Stack,
+    Window,
+)
+from ..formats.tensor_source import Source
+from .gguf_metadata import embedding_rows, own_head_size
+from .gguf_rope import gguf_rope
+from .keys import ACTIVATIONS, Keys
+from .layers import count, head_size
+from .rope import exact_context, rope
+
+
+def decoder(
+    keys: Keys,
+    *,
+    kv_heads: int | None,
+    context: int,
+    attention_bias: bool,
+    mlp_bias: bool,
+    window: int | None = None,
+    theta: float = 10_000.0,
+    eps: float = 1e-6,
+    head: int | None = None,
+    tied: bool = False,
+    positions: Callable[..., Rope] = rope,
+) -> Decoder:
+    """A decoder of Llama's form with equal layers. Numbers are the family's defaults.
+
+    `positions` is `rope`, or a partial of it with the family's own settings.
+    """
+    heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
+    context = keys.size("max_position_embeddings", context)
+    position = positions(keys, size, context, theta=theta)
+    return build(
+        vocabulary=keys.size("vocab_size"),
+        width=keys.size("hidden_size"),
+        layers=count(keys),
+        attention=Attention(
+            heads=heads,
+            kv_heads=kv_heads or heads,
+            head_size=size,
+            position=position,
+            mask=FullAttention() if window is None else Window(window),
+            qkv_bias=attention_bias,
+            out_bias=attention_bias,
+            pre=RMSNorm(eps := keys.positive("rms_norm_eps", eps)),
+        ),
+        mlp=Gated(
+            keys.size("intermediate_size"),
+            keys.choice("hidden_act", ACTIVATIONS, "silu"),
+            bias=mlp_bias,
+            pre=RMSNorm(eps),
+        ),
+        tied=keys.get("tie_word_embeddings", bool, tied),
+        context=exact_context(context, position),
+    )
+
+
+def build(
+    *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Gated, tied: bool, context: int
+) -> Decoder:
+    """A decoder of equal layers and a norm like theirs after the last."""
+    return Decoder(
+        embedding=Embedding(vocabulary, width),
+        stack=Stack((Layer(attention, mlp),) * layers, mlp.pre),
+        head=LM(tied),
+        context=context,
+    )
+
+
+def varied(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
+    """The same decoder with `change(i, layer)` in place of layer i."""
+    layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
+    return replace(config, stack=replace(config.stack, layers=layers))
+
+
+def attending(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
+    """The same decoder with `change(i, attention)` in place of layer i's attention."""
+    return varied(config, lambda i, layer: replace(layer, attention=change(i, layer.attention)))
+
+
+def windowed(config: Decoder, window: int) -> Decoder:
+    """The same decoder with a window in each layer."""
+    return attending(config, lambda _, a: replace(a, mask=Window(window)))
+
+
+def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Decoder:
+    """The same form from GGUF's metadata; biases and tying, which they leave open, show in the tensors' names.
+
+    `partial` says that the family may rotate a part of a head.
+    """
+    size, heads = own_head_size(keys), keys.size("attention.head_count")
+    vocabulary = embedding_rows(keys, source)
+    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
+    position = gguf_rope(keys, source, size, partial=partial)
+    return build(
+        vocabulary=vocabulary,
+        width=keys.size("embedding_length"),
+        layers=count(keys, "block_count"),
+        attention=Attention(
+            heads=heads,
+            kv_heads=keys.size("attention.head_count_kv", heads),
+            head_size=size,
+            position=position,
+            qkv_bias="blk.0.attn_q.bias" in source.names,
+            out_bias="blk.0.attn_output.bias" in source.names,
+            pre=norm,
+        ),
+        mlp=Gated(
+            keys.size("feed_forward_length"), "silu", bias="blk.0.ffn_up.bias" in source.names, pre=norm
+        ),
+        tied="output.weight" not in source.names,
+        context=exact_context(keys.size("context_length"), position),
+    )
