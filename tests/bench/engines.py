@@ -134,7 +134,7 @@ class Llama(Stepwise):
     """llama.cpp by the C functions that llama-cpp-python wraps: no copy of logits, no sampler objects."""
 
     def __init__(self, model: str, threads: int) -> None:
-        import llama_cpp as c
+        import llama_cpp as c  # pyright: ignore[reportMissingImports]
 
         @c.llama_log_callback
         def quiet(level: int, text: bytes, data: Any) -> None:
@@ -170,7 +170,7 @@ class Genai(Stepwise):
     """onnxruntime-genai; it keeps the last token itself."""
 
     def __init__(self, model: str, threads: int) -> None:
-        import onnxruntime_genai as og
+        import onnxruntime_genai as og  # pyright: ignore[reportMissingImports]
 
         config = og.Config(model)
         options = {"intra_op_num_threads": threads}
@@ -199,7 +199,7 @@ class CTranslate2:
     """CTranslate2 generates whole texts only: decoding is a long text's time less a one-token text's."""
 
     def __init__(self, model: str, threads: int) -> None:
-        import ctranslate2
+        import ctranslate2  # pyright: ignore[reportMissingImports]
 
         self.words = json.loads((Path(model) / "vocabulary.json").read_text())
         self.generator = ctranslate2.Generator(

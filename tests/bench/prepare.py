@@ -18,7 +18,7 @@ from pathlib import Path
 
 def gguf(source: Path, out: Path) -> None:
     """Round to another type, named by the file: Q8_0.gguf, Q4_0.gguf. A Q4_1 source is rounded twice."""
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
     wanted = llama_cpp.llama_model_quantize_default_params()
     wanted.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{out.stem}")
