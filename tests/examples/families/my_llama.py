@@ -1,6 +1,7 @@
 """A family in ten lines: Llama's layers with biases, as a config.json of model_type my_llama states them."""
 
 from tfm.refimpl.config import Decoder
+from tfm.refimpl.config_readers.decoder import decoder
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.families import Task, decoders, llama
 
@@ -10,4 +11,4 @@ PREFIX, WEIGHTS, GGUF = llama.PREFIX, llama.WEIGHTS, None
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    return llama.decoder(keys, kv_heads=None, context=1024, attention_bias=True, mlp_bias=True)
+    return decoder(keys, kv_heads=None, context=1024, attention_bias=True, mlp_bias=True)
