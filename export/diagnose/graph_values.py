@@ -1,4 +1,4 @@
-"""Where the pieces of a decoder stand in its graph: the names of the weights lead there."""
+"""Which values of a decoder's graph are its parts' outputs: found from the names of its weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ...refimpl.config import Config, MoE
 from ...refimpl.errors import BundleError
 from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
-from .reference_parts import followed
+from .reference_parts import has_plain_residual
 
 CODES = ("QuantizeLinear", "DequantizeLinear")
-SUMS = ("Add", "Sum")  # of a Sum the stream is the first
-# What may stand between a product and the residual sum, each one node.
+SUMS = ("Add", "Sum")  # the stream is a Sum's first input
+# Operators between a product and the residual sum.
 PASSED = (*SUMS, "Mul", "Cast", "Reshape", "RMSNormalization", "LayerNormalization")
 
 
-def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
-    """Name of a part -> the graph's value that it computes."""
+def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
+    """Name of a part -> name of the graph's value; empty where no residual sum can be found."""
     uses: dict[str, list[onnx.NodeProto]] = {}
     makers = {name: node for node in graph.node for name in node.output}
     constant = {value.name for value in graph.initializer}
@@ -29,57 +29,61 @@ def places_of(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
 
     def product(*leaves: str) -> onnx.NodeProto:
         """The node that multiplies activations with one of these leaves."""
-        own = tuple(f"{leaf}." for leaf in leaves)
-        near = [v.name for v in graph.initializer if v.name.startswith(own) or v.name in leaves]
-        near = [name for name in near if not name.endswith(".minimum")]  # the product's smaller half
-        while near:
-            name = near.pop(0)
+        prefixes = tuple(f"{leaf}." for leaf in leaves)
+        names = [v.name for v in graph.initializer if v.name.startswith(prefixes) or v.name in leaves]
+        # Minima are multiplied in a smaller product of their own.
+        names = [name for name in names if not name.endswith(".minimum")]
+        while names:
+            name = names.pop(0)
             for node in uses.get(name, []):
                 if "Gather" in node.op_type:
                     continue
-                made = node.output[0] not in constant
-                if made and name in node.input[1:] and node.op_type not in CODES:
+                computed = node.output[0] not in constant
+                if computed and name in node.input[1:] and node.op_type not in CODES:
                     return node
-                near += [n for n in node.output if n in constant]
+                names += [output for output in node.output if output in constant]
         raise BundleError(f"{GRAPH}: no product with {' or '.join(leaves)}: export the model again")
 
-    def fed(node: onnx.NodeProto) -> str:
-        """The activations that a product takes, before they were rounded to codes."""
+    def product_input(node: onnx.NodeProto) -> str:
+        """The activations that a product multiplies, before they are rounded to codes."""
         name = node.input[0]
         while name in makers and makers[name].op_type in CODES:
             name = makers[name].input[0]
-        scaled = name in makers and makers[name].op_type == "Div"  # rows, where scales can't be computed
-        return makers[name].input[0] if scaled else name
+        if name in makers and makers[name].op_type == "Div":  # by the scale of each row
+            return makers[name].input[0]
+        return name
 
-    def summed(node: onnx.NodeProto) -> tuple[str, str]:
-        """The residual sum that a product's output ends in, and the product's side of it, or nothing."""
-        name, side, total = node.output[0], "", ""
+    def residual_sum(node: onnx.NodeProto) -> tuple[str, str]:
+        """The residual sum after a product, and the product's operand of it; empty names if there is none."""
+        name = node.output[0]
+        total = operand = ""
         while len(uses.get(name, [])) == 1 and uses[name][0].op_type in PASSED:
             node = uses[name][0]
             if node.op_type in SUMS:
-                side, total = name, node.output[0]
+                operand, total = name, node.output[0]
             name = node.output[0]
-        return total, side
+        return total, operand
 
-    found = {}
+    values = {}
     for i, layer in enumerate(config.layers):
-        at, leaf = f"layer {i}, ", f"decoder.layers.{i}."
+        part, leaf = f"layer {i}, ", f"decoder.layers.{i}."
         out = product(f"{leaf}attn.wo")
-        found[f"{at}attention, input"] = fed(product(f"{leaf}attn.wqkv", f"{leaf}attn.wq"))
-        found[f"{at}attention, heads"] = fed(out)
-        total, side = summed(out) if followed(layer) else ("", "")
+        values[f"{part}attention, input"] = product_input(product(f"{leaf}attn.wqkv", f"{leaf}attn.wq"))
+        values[f"{part}attention, heads"] = product_input(out)
+        total, operand = residual_sum(out) if has_plain_residual(layer) else ("", "")
         if not total:
-            return found if i else {}  # without the first sum nobody knows the embedding
-        found[f"{at}attention, output"] = total
+            return values if i else {}  # the embedding is found by the first sum only
+        values[f"{part}attention, output"] = total
         if i == 0:
-            found["embedding"] = next(value for value in makers[total].input if value != side)
+            values["embedding"] = next(name for name in makers[total].input if name != operand)
         if isinstance(layer.mlp, MoE):
             break
         down = product(f"{leaf}mlp.down")
-        found[f"{at}mlp, input"] = fed(product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up"))
-        found[f"{at}mlp, hidden"] = fed(down)
-        found[f"{at}mlp, output"], _ = summed(down)
+        up = product(f"{leaf}mlp.gate_up", f"{leaf}mlp.gate", f"{leaf}mlp.up")
+        values[f"{part}mlp, input"] = product_input(up)
+        values[f"{part}mlp, hidden"] = product_input(down)
+        values[f"{part}mlp, output"], _ = residual_sum(down)
     tied = "head.table" not in parameter_shapes(config)
-    found["head, input"] = fed(product("embedding.table" if tied else "head.table"))
-    found["logits"] = "logits"
-    return found
+    values["head, input"] = product_input(product("embedding.table" if tied else "head.table"))
+    values["logits"] = "logits"
+    return values

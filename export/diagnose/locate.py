@@ -1,9 +1,8 @@
 """Where a graph leaves the specification: the first part out of its budget, by name.
 
-The graph is cut at the values between its parts, which the names of the weights lead to. Every part
-is fed what the specification says stands there, so that errors don't cascade and, since equal
-numbers round to equal codes, quantized parts are held to budgets of float rounding too. One run
-shows the error of each part.
+The graph is cut at the values between its parts, and every part gets the specification's inputs. So errors
+don't accumulate; and as equal numbers round to equal codes, quantized parts too are held to budgets of float
+rounding. One run shows the error of each part.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import onnx
 import torch
 
 from ...refimpl.config import Config, Decoder
+from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.model import position_tables
@@ -31,8 +31,8 @@ from ..graph.trace import quiet
 from ..ops import attention as mirror
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
-from .graph_values import places_of
-from .reference_parts import ReferencePart, attention_inputs, pieces_of
+from .graph_values import graph_values
+from .reference_parts import ReferencePart, attention_arguments, reference_parts
 
 Array = np.ndarray
 Values = dict[str, Array]
@@ -40,7 +40,7 @@ Values = dict[str, Array]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the graph, its largest error and the budget, and what a second look at it showed."""
+    """A part of the graph, its largest error and its budget; `note` says more of the cause, where known."""
 
     name: str
     error: float
@@ -53,32 +53,31 @@ class Part:
 
 
 def locate(bundle: Bundle, tokens: Array) -> list[Part]:
-    """The parts of the graph on the tokens [B, T], in the order of a forward pass, as far as followed.
+    """The parts of the graph on the tokens [B, T], in the order of a forward pass, as far as they are known.
 
-    BundleError for a model with an encoder, whose parts have no names yet.
+    BundleError for a model with an encoder.
     """
     config = bundle.config
     if not isinstance(config, Decoder):
         raise BundleError("the parts of a graph are known for a decoder alone, this model has an encoder")
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
-    places = places_of(model.graph, config)
-    if not places:
+    values = graph_values(model.graph, config)
+    if not values:
         return []
-    pieces = list(pieces_of(config, bundle.params(), tokens))
-    dtype = np.dtype(bundle.dtype)
-    truth, budgets = _specification(pieces, dtype)
-    cut = {name: value for name, value in places.items() if name in truth}
-    found = _replay(bundle, model, cut, truth, tokens)
-    made = []
-    for piece in pieces:
-        if piece.name in found:
-            part = Part(
-                piece.name, largest_difference(found[piece.name], truth[piece.name]), budgets[piece.name]
-            )
-            if not part.ok and piece.name.endswith("attention, heads") and bundle.cache != "copied":
-                part = replace(part, note=_as_standard(config, piece, truth, budgets[piece.name]))
-            made.append(part)
-    return made
+    references = list(reference_parts(config, bundle.params(), tokens))
+    truth, budgets = _specification(references, np.dtype(bundle.dtype))
+    values = {name: value for name, value in values.items() if name in truth}
+    outputs = _run_parts(bundle, model, values, truth, tokens)
+    parts = []
+    for reference in references:
+        name = reference.name
+        if name not in outputs:
+            continue
+        part = Part(name, largest_difference(outputs[name], truth[name]), budgets[name])
+        if not part.ok and name.endswith("attention, heads") and bundle.cache != "copied":
+            part = replace(part, note=_compare_as_standard(config, reference, truth, budgets[name]))
+        parts.append(part)
+    return parts
 
 
 def first(parts: list[Part]) -> Part | None:
@@ -86,26 +85,27 @@ def first(parts: list[Part]) -> Part | None:
     return next((part for part in parts if not part.ok), None)
 
 
-def _specification(pieces: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
-    """What stands between the parts, and each part's budget 4 · (A + J + u), activations unrounded."""
+def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
+    """The specification's output of each part, and a budget, for which activations aren't rounded to codes."""
     truth: Values = {}
     budgets = {}
     eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)
-    for piece in pieces:
-        move = CODE_MOVE if "k_scale" in (piece.tree or ()) else eps  # codes of a cache flip, see golden
-        given = [truth[name].astype(np.float32) for name in piece.inputs]
-        run = lambda inputs, kind, plain, p=piece: p.compute(*inputs, _cast(p.tree, kind, plain))  # noqa: E731
-        own = run(given, np.float32, False)
-        wide = [x.astype(np.float64) for x in given]
-        exact = run(wide, np.float64, True)
-        tries = TRIES if wide else 0
-        moves = [run([moved(x, move, rng) for x in wide], np.float64, True) for _ in range(tries)]
-        budgets[piece.name] = error_terms(exact, run(given, np.float32, True), moves, eps=eps).budget
-        truth[piece.name] = own.astype(dtype)
+    for part in references:
+        single = [truth[name].astype(np.float32) for name in part.inputs]
+        double = [x.astype(np.float64) for x in single]
+        weights = _cast(part.weights, np.float64, plain=True)
+        exact = part.compute(*double, weights)
+        rounded = part.compute(*single, _cast(part.weights, np.float32, plain=True))
+        move = CODE_MOVE if "k_scale" in (part.weights or ()) else eps
+        tries = TRIES if part.inputs else 0
+        outputs = [part.compute(*(moved(x, move, rng) for x in double), weights) for _ in range(tries)]
+        budgets[part.name] = error_terms(exact, rounded, outputs, eps=eps).budget
+        truth[part.name] = part.compute(*single, _cast(part.weights, np.float32)).astype(dtype)
     return truth, budgets
 
 
-def _cast(tree: Any, dtype: Any, plain: bool) -> Any:
+def _cast(tree: Any, dtype: Any, plain: bool = False) -> Any:
+    """Weights in another type; with `plain` their products don't round activations to codes."""
     if isinstance(tree, dict):
         return {name: _cast(leaf, dtype, plain) for name, leaf in tree.items()}
     if isinstance(tree, Blocks):
@@ -115,11 +115,11 @@ def _cast(tree: Any, dtype: Any, plain: bool) -> Any:
     return tree if tree is None else tree.astype(dtype)
 
 
-def _replay(
-    bundle: Bundle, model: onnx.ModelProto, cut: dict[str, str], truth: Values, tokens: Array
+def _run_parts(
+    bundle: Bundle, model: onnx.ModelProto, cuts: dict[str, str], truth: Values, tokens: Array
 ) -> Values:
-    """Run the graph with every cut value replaced by the specification's; what each part then gives."""
-    graph, inner = model.graph, {value for name, value in cut.items() if name != "logits"}
+    """The output of each part of the graph, with the specification's values as its inputs."""
+    graph, inner = model.graph, {value for name, value in cuts.items() if name != "logits"}
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(bundle.dtype))
     for node in graph.node:
         for i, name in enumerate(node.input):
@@ -141,20 +141,21 @@ def _replay(
         empty = np.zeros((b, a.kv_heads, t, a.head_size), cache_type(a) or bundle.dtype)
         feeds |= {f"k.{i}": empty, f"v.{i}": empty}
     feeds |= {f"window_length.{size}": np.zeros(b, np.int64) for size in window_sizes.sizes(config)}
-    feeds |= {f"{value}.given": truth[name] for name, value in cut.items() if value in inner}
-    wanted = {v.name for v in session.get_inputs()}
+    feeds |= {f"{value}.given": truth[name] for name, value in cuts.items() if value in inner}
+    needed = {v.name for v in session.get_inputs()}
     with one_line(f"{GRAPH} can't be run in parts"):
-        values = session.run(list(cut.values()), {name: feeds[name] for name in wanted})
-    return {name: np.asarray(value).astype(np.float64) for name, value in zip(cut, values, strict=True)}
+        values = session.run(list(cuts.values()), {name: feeds[name] for name in needed})
+    return {name: np.asarray(value).astype(np.float64) for name, value in zip(cuts, values, strict=True)}
 
 
-def _as_standard(config: Config, piece: ReferencePart, truth: Values, budget: float) -> str:
-    """Whether the operator is wrong or what it is given: the same attention, exported as standard."""
-    index = int(piece.name.split(",")[0].removeprefix("layer "))
+def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, budget: float) -> str:
+    """Says whether the fused operator is wrong or its inputs: the same attention as standard operators."""
+    index = int(part.name.split(",")[0].removeprefix("layer "))
     layer = config.layers[index]
-    x = truth[piece.inputs[0]].astype(np.float32)
-    tree = _cast(piece.tree, np.float32, False)
-    q, k, v, cache, past, rotary, bias = attention_inputs(x, tree, layer, config)
+    x = truth[part.inputs[0]].astype(np.float32)
+    weights = _cast(part.weights, np.float32)
+    arguments = attention_arguments(x, weights, layer, StackWalk(config, "decoder"))
+    q, k, v, cache, past, rotary, bias = arguments
     cos, sin = (None, None) if rotary is None else rotary
     arrays = [q, k, v, *cache, past, cos, sin, bias]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
@@ -162,9 +163,9 @@ def _as_standard(config: Config, piece: ReferencePart, truth: Values, budget: fl
     class Alone(torch.nn.Module):
         def forward(self, q: Any, k: Any, v: Any, *rest: Any) -> torch.Tensor:
             *cache, past, cos, sin, bias = rest
-            turn = None if cos is None else Rotary(cos, sin)
+            rotary = None if cos is None else Rotary(cos, sin)
             settings = layer.attention
-            y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, turn, bias, settings=settings)
+            y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, rotary, bias, settings=settings)
             return y
 
     with warnings.catch_warnings(), quiet():
@@ -175,6 +176,6 @@ def _as_standard(config: Config, piece: ReferencePart, truth: Values, budget: fl
     names = [v.name for v in session.get_inputs()]
     feeds = dict(zip(names, [a for a in arrays if a is not None], strict=True))
     (y,) = session.run(None, feeds)
-    error = largest_difference(np.asarray(y).reshape(truth[piece.name].shape), truth[piece.name])
-    fused = "the fused operator or its attributes" if error <= budget else "not the fused operator alone"
-    return f"{fused}: exported as standard, its error is {error:.2g}"
+    error = largest_difference(np.asarray(y).reshape(truth[part.name].shape), truth[part.name])
+    cause = "the fused operator or its attributes" if error <= budget else "not the fused operator alone"
+    return f"{cause}: exported as standard, its error is {error:.2g}"

@@ -1,4 +1,4 @@
-"""Bugs planted in a graph are found in the part where they were planted, and nowhere else."""
+"""Bugs planted in a graph are found in their part and in no other."""
 
 import shutil
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def plant(source: Path, out: Path, bug: Callable[[onnx.GraphProto], None]) -> Pa
 
 
 @pytest.mark.parametrize("made", MADE, ids="-".join)
-def test_every_part_of_an_honest_graph_is_within_budget(bundles, made):
+def test_every_part_of_a_correct_graph_is_within_budget(bundles, made):
     layers = len(CONFIGS[made[0]].layers)
     parts = locate(open_bundle(bundles(*made)), TOKENS)
     assert [part.name for part in parts[:3]] == [
@@ -105,7 +105,7 @@ def test_every_part_of_an_honest_graph_is_within_budget(bundles, made):
 
 
 def test_a_mixture_is_located_up_to_it(bundles):
-    """What goes to which expert isn't one value: the parts before the first mixture are told apart."""
+    """A mixture has no single hidden value: parts before the first mixture are compared."""
     parts = locate(open_bundle(bundles("mixture", "ort-cpu", "int8")), TOKENS)
     assert [part.name for part in parts] == [
         "embedding",
@@ -114,8 +114,8 @@ def test_a_mixture_is_located_up_to_it(bundles):
     assert first(parts) is None, first(parts)
 
 
-def test_what_has_another_form_is_not_told_apart(bundles):
-    """A residual at the norm ends the streams that are followed; a norm in many operators hides them all."""
+def test_parts_end_where_there_is_no_plain_residual(bundles):
+    """A residual at the norm ends the parts; a norm made of many operators hides all of them."""
     parts = locate(open_bundle(bundles("rare", "ort-cpu", "int8")), TOKENS)
     assert [part.name for part in parts[-3:]] == [
         "layer 0, mlp, output",
