@@ -1,6 +1,6 @@
-"""Every error that tfm raises on purpose: one root, one exit code a class.
+"""Every error that tfm raises on purpose: one root, and an exit code for each class.
 
-A message is one line: what must hold, what came, and the likely fix, naming the file and the field.
+A message is one line that names the file and the field: what must hold, what it got, and the likely fix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class CheckpointError(TfmError):
 
 
 class ConfigError(TfmError):
-    """A config that can't be, or a key that isn't known."""
+    """A config that contradicts itself, or an unknown key."""
 
     exit_code = 4
 
@@ -31,13 +31,13 @@ class BundleError(TfmError):
 
 
 class DeviceError(TfmError):
-    """An execution provider that isn't there, or that fell back to another one."""
+    """An execution provider that is missing, or that fell back to another one."""
 
     exit_code = 6
 
 
 class ExportError(TfmError):
-    """An export that can't be done or can't be written, a full disk included."""
+    """An export that can't be done or written, for example on a full disk."""
 
     exit_code = 7
 
@@ -49,7 +49,7 @@ class NumericError(TfmError):
 
 
 class LimitError(TfmError):
-    """Too long, too large, over a bound."""
+    """A text or a number beyond its limit."""
 
     exit_code = 9
 

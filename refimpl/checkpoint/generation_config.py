@@ -1,7 +1,7 @@
-"""How a checkpoint wants to be run: generation_config.json, or the same keys in an old config.json.
+"""How a checkpoint is meant to generate: generation_config.json, or the same keys in an old config.json.
 
-A key is honoured, or harmless at its value, or an error that names it. transformers' ways of saying
-"off" (top_k 0, top_p 1, no_repeat_ngram_size 0) become absence.
+A key is used, or harmless at its value, or an error that names it. Values that mean "off" in transformers
+(top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MOST_BEAMS = 64
 
 @dataclass(frozen=True)
 class Generation:
-    """How the checkpoint wants to be run.
+    """How the checkpoint is meant to generate.
 
-    Its special ids; `start` is the first token of a decoder that reads an encoder. `defaults` are for a
-    Sampler and `search` for a `beam.BeamSearch`, as keywords, lists in place of tuples; `max_new_tokens` is
-    the length of a decoder that reads an encoder. `prefix` is put before a text that such a model reads.
-    `tasks` are the same by names that the checkpoint gives (T5: summarization, translation_en_to_de);
+    `bos`, `eos`, `mask` and `start` are special ids; `start` is the first token of a decoder that reads an
+    encoder. `defaults` are keywords of a Sampler and `search` those of a `beam.BeamSearch`, with lists in
+    place of tuples. `max_new_tokens` and `prefix`, which is put before the text, are for a model with an
+    encoder. `tasks` are the same for tasks that the checkpoint names (T5: summarization);
     `languages` are tokens for a translator, to be used by `translation.directed`.
     """
 

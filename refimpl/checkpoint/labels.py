@@ -1,4 +1,4 @@
-"""What the numbers of a head are called: a checkpoint's `id2label`, and its mask token."""
+"""The names of a head's labels, `id2label` in a checkpoint, and the id of its mask token."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[str, ...]:
     """The label of each number of a head that has labels, in order; `LABEL_0` … where none are named.
 
-    Raises CheckpointError unless each number has one name of its own: two labels of one name could
-    not be told apart.
+    Raises CheckpointError unless each label has a name of its own.
     """
     if not isinstance(config.head, Classify | Tag):
         return ()
@@ -36,8 +35,7 @@ def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[
 
 
 def mask_id(values: Mapping[str, Any], tokenizer: str | None, config: Config, where: str) -> int | None:
-    """The id of tokenizer_config.json's `mask_token`, a name or an object that states one, for a head that
-    says what stands there.
+    """The id of tokenizer_config.json's `mask_token`, a name or an object with one, for a MaskedLM head.
 
     Raises CheckpointError for a name that tokenizer.json doesn't have among its added tokens.
     """

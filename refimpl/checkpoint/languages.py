@@ -26,7 +26,7 @@ class Languages:
     place: Literal["first", "start", "text"]
 
     def token(self, name: str) -> int:
-        """The token of a language, named by its code or by the part before `_` if that is of one code only."""
+        """The token of a language, named by its code or by the part before `_` if one code has it."""
         if name in self.codes:
             return self.codes[name]
         matches = [code for code in self.codes if code.partition("_")[0] == name]

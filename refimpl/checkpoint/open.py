@@ -1,7 +1,7 @@
 """A checkpoint, whatever its format: `open_checkpoint(path)` gives Config, params and tokenizer.
 
-Read are directories with config.json and safetensors, and .gguf files. Formats that run code when
-they are opened (.bin, .pt, …) aren't. Weights stay in the file until they are asked for.
+It opens directories with config.json and safetensors, and .gguf files, but no format that runs code when it
+is opened (.bin, .pt, …). Weights stay in the file until they are asked for.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OWN = "generation_config.json"
 class Checkpoint:
     """An opened model. `params` is lazy: a leaf is read each time it is asked for.
 
-    `labels` are the names of what the head says, if it says labels. `added` are leaves that no file holds.
+    `labels` are the names of the head's labels, if it has any. `added` are leaves that no file holds.
     """
 
     path: Path
@@ -71,17 +71,17 @@ class Checkpoint:
         return None if name in self.added else self.leaves.native(name)
 
     def for_context(self, context: int | None) -> Checkpoint:
-        """The same for texts of up to `context` tokens; ConfigError where its positions don't reach that far.
+        """The same for texts of up to `context` tokens; ConfigError if its positions don't reach so far.
 
-        Scalings that depend on a length take this one for every text. Past LongRoPE's original context
-        these are its long divisors, past dynamic NTK's a larger theta: a text that is shorter than that is
-        then turned otherwise than by transformers, one of more tokens as there.
+        Scalings that depend on a length take this one for every text: beyond LongRoPE's original context its
+        long divisors, beyond dynamic NTK's a larger theta. Texts shorter than that are then rotated
+        differently from transformers, longer ones the same.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
     @property
     def float_dtype(self) -> str:
-        """How most of the numbers are stored: F32, F16, BF16, Q4_1, …"""
+        """The type of most of the stored numbers: F32, F16, BF16, Q4_1, …"""
         sizes: dict[str, int] = {}
         for name in self.leaves.names:
             kind = self.leaves.kind(name)
@@ -99,7 +99,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a model directory or a .gguf file; nothing is read but headers, config and tokenizer.
+    """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
 
     Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
     a model that isn't known in full.

@@ -1,8 +1,8 @@
-"""Sentence encoders: what a directory of the sentence-transformers library says beside config.json.
+"""Sentence encoders: the files of the sentence-transformers library beside config.json.
 
 modules.json names the steps from a text to its vector, each with a folder of its own (Reimers & Gurevych
-2019). Read are an encoder, a pooling and, where it stands, a normalization; a step or an option that
-would give other vectors is refused by name.
+2019). An encoder, a pooling and an optional normalization are read; any other step, or an option that would
+give other vectors, is an error that names it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_s
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence encoder's head, the width that it expects, the longest text, and what says so."""
+    """A sentence encoder's head, the width that it expects, its longest text, and the file that says so."""
 
     head: Pool
     width: int

@@ -1,8 +1,8 @@
 """The blueprint of a model: frozen dataclasses, standard library only.
 
-Nothing that can be derived is stored, and unions of small types keep combinations that make no
-sense from being written. `to_json` and `from_json` are exact inverses; as JSON each value carries
-its class name as `type`, and a field that isn't known is a `ConfigError`.
+A Config is a Decoder, an Encoder or an EncoderDecoder. Nothing is stored that can be derived, and unions of
+small types rule out combinations that make no sense. `to_json` and `from_json` are exact inverses: each value
+carries its class name as `type`, and an unknown field is a `ConfigError`.
 """
 
 from .heads import LM, Classify, Dense, Head, MaskedLM, Pool, Pooling, QuestionAnswering, ReadingHead, Tag

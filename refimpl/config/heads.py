@@ -1,4 +1,4 @@
-"""What is read off the last layer: logits of tokens or labels, or one vector a text."""
+"""Heads: what is computed from the last layer, logits of tokens or labels, or one vector per text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Pooling = Literal["first", "last", "mean", "max"]
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear map, an activation and a norm: what a head may begin with.
+    """A linear map, an activation and a norm, which a head may begin with.
 
-    The map leads to `width`, or else to the width that it comes from.
+    The map leads to `width`, by default to the width of its input.
     """
 
     activation: Activation | None
@@ -25,7 +25,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class LM:
-    """Next-token logits; `tied` shares the token table, `scale` multiplies, `softcap` bounds by tanh."""
+    """Logits of the next token: `tied` to the token table or not, times `scale`, bounded to ± `softcap`."""
 
     tied: bool
     softcap: float | None = None
@@ -44,8 +44,10 @@ class MaskedLM:
 
 @dataclass(frozen=True)
 class Classify:
-    """Logits of the labels of a whole text; `kind` says how they are read: by softmax, by a sigmoid
-    each, or as they are."""
+    """Logits of a whole text's labels.
+
+    `kind` says how they are read: by softmax, by a sigmoid each, or as they are.
+    """
 
     labels: int
     pooling: Pooling = "first"
@@ -56,7 +58,7 @@ class Classify:
 
 @dataclass(frozen=True)
 class Tag:
-    """Logits of the labels of each token."""
+    """Logits of each token's labels."""
 
     labels: int
     dense: Dense | None = None
@@ -65,7 +67,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class QuestionAnswering:
-    """Two logits a token: that an answer starts there, and that it ends there."""
+    """Two logits per token: an answer starts here, and it ends here."""
 
     dense: Dense | None = None
     bias: bool = True
@@ -73,7 +75,7 @@ class QuestionAnswering:
 
 @dataclass(frozen=True)
 class Pool:
-    """One vector a text, of length 1 with `unit`."""
+    """One embedding per text, of length 1 with `unit`."""
 
     pooling: Pooling = "mean"
     dense: Dense | None = None

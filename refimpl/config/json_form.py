@@ -37,7 +37,7 @@ TYPES: dict[str, type] = {
 
 
 def to_json(value: Any) -> Any:
-    """The value as what `json.dumps` takes: dataclasses as dicts with a `type`."""
+    """The value in the form that `json.dumps` takes: dataclasses as dicts with a `type`."""
     if is_dataclass(value):
         items = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
         return {"type": type(value).__name__, **items}
@@ -47,7 +47,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Config:
-    """The Config that `to_json` wrote; ConfigError on anything that it can't have written."""
+    """The Config that `to_json` wrote; ConfigError for anything that it can't have written."""
     config = _read(value, Config, "config")
     assert isinstance(config, Config)
     return config
@@ -63,18 +63,17 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     options = typing.get_args(kind) if origin in (typing.Union, types.UnionType) else (kind,)
     if isinstance(value, dict):
         named = {o.__name__: o for o in options if o in TYPES.values()}
-        got = value.get("type")
-        if not isinstance(got, str) or got not in named:
-            raise ConfigError(f"{path}.type must be one of {sorted(named)}, got {got!r:.80}")
-        made = named[got]
-        known = {f.name: f for f in fields(made)}
-        hints = typing.get_type_hints(made)
-        given = {k: v for k, v in value.items() if k != "type"}
-        if unknown := sorted(set(given) - set(known)):
+        name = value.get("type")
+        if not isinstance(name, str) or name not in named:
+            raise ConfigError(f"{path}.type must be one of {sorted(named)}, got {name!r:.80}")
+        cls = named[name]
+        hints = typing.get_type_hints(cls)
+        items = {k: v for k, v in value.items() if k != "type"}
+        if unknown := sorted(set(items) - {f.name for f in fields(cls)}):
             raise ConfigError(f"{path} has unknown fields {unknown}")
-        read = {k: _read(v, hints[k], f"{path}.{k}") for k, v in given.items()}
+        arguments = {k: _read(v, hints[k], f"{path}.{k}") for k, v in items.items()}
         try:
-            return made(**read)
+            return cls(**arguments)
         except TypeError as error:
             raise ConfigError(f"{path} lacks a field: {error}") from None
     for option in options:

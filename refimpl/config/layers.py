@@ -1,4 +1,4 @@
-"""What a layer is made of: norms, attention, mlps, and how they are put together."""
+"""The parts of a layer, norms, attention and mlps, and how they are put together."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Norm = RMSNorm | LayerNorm
 
 @dataclass(frozen=True)
 class FullAttention:
-    """Every position that the stack allows is seen."""
+    """All positions that the stack allows."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The `size` latest positions are seen, the current one included; in an encoder as many ahead."""
+    """The `size` latest positions, the current one included; in an encoder as many ahead."""
 
     size: int
 

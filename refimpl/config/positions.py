@@ -1,7 +1,7 @@
-"""Where a token stands: rotary positions and their scalings, biases of scores, vectors added.
+"""Positions: rotary ones and their scalings, biases of scores, and vectors added to the tokens'.
 
-Frequencies never depend on how long a text is, only on the Config's `context`: a token is turned the
-same whatever follows it, and a cached key as the query that reads it.
+Frequencies depend on the Config's `context`, never on the length of a text: so a token is rotated the same
+whatever follows it, and a cached key the same as the query that reads it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class DynamicNTK:
-    """A larger theta, by how far the Config's `context` passes the trained one.
+    """A larger theta, according to the ratio of the Config's `context` and the trained one.
 
-    All texts have the theta of a text of `context` tokens. transformers' follows the length so far, so
-    that shorter texts differ there where `context` is above `original_context`.
+    All texts have the theta of a text of `context` tokens. In transformers theta follows the length so far,
+    so shorter texts differ where `context` is above `original_context`.
     """
 
     factor: float
@@ -47,7 +47,7 @@ class Yarn:
 class LongRope:
     """A divisor for each pair: `short` where the Config's `context` is at most the trained one, else `long`.
 
-    All texts have the same ones. transformers changes over once a text is longer than `original_context`.
+    All texts have the same ones. transformers switches once a text is longer than `original_context`.
     """
 
     short: tuple[float, ...]
@@ -81,7 +81,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Alibi:
-    """Scores lowered in proportion to the distance; the slopes follow from the number of heads.
+    """Scores lowered in proportion to the distance, with slopes that follow from the number of heads.
 
     `scale` multiplies the slopes: Falcon divides the sum of score and bias by sqrt(head_size).
     """
@@ -92,7 +92,7 @@ class Alibi:
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """A learned number for each head and bucket of distances, added to scores; one table a stack."""
+    """A learned number for each head and bucket of distances, added to scores; one table per stack."""
 
     buckets: int
     max_distance: int

@@ -1,4 +1,7 @@
-"""Sizes that contradict each other, or leave their bounds, are a ConfigError before a weight was seen."""
+"""Checks of a Config: sizes that contradict each other or leave their bounds are a ConfigError.
+
+They run before any weight is read, so a hostile file can't ask for absurd memory.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,7 @@ from .positions import (
 )
 from .stack import DecoderReader, Embedding, Stack
 
-# What a size may be: wide enough for any model that this code could run, narrow enough that a
-# hostile file can't ask for absurd memory before a weight has been seen.
+# The largest sizes: enough for any model that this code could run.
 LIMITS = {
     "vocabulary": 2**20,
     "width": 2**20,
@@ -34,7 +36,7 @@ LIMITS = {
     "heads": 4096,
     "experts": 2**16,  # of all layers together
 }
-SMALLEST = 2.0**-126  # of float32's numbers that have all their digits
+SMALLEST = 2.0**-126  # float32's smallest normal number
 
 
 def _need(true: bool, message: str) -> None:
@@ -48,7 +50,7 @@ def _bounded(name: str, value: int, limit: int, least: int = 1) -> None:
 
 
 def _check_numbers(path: str, value: Any, known: set[int]) -> None:
-    """Numbers with decimals, of whatever kind, are above 0, and such that float32 can compute with them."""
+    """All floats must be above 0 and in the range in which float32 computes with full precision."""
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             _check_numbers(f"{path}[{i}]", item, known)
@@ -101,14 +103,14 @@ def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
     _bounded("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
 
 
-def _check_head(head: Head, width: int, tables: int) -> None:
-    if isinstance(head, LM) or head.dense is None:
-        made = width
-    else:
-        made = width if head.dense.width is None else head.dense.width
-        _bounded("width of the head's dense map", made, LIMITS["width"])
+def _check_head(head: Head, width: int, table_width: int) -> None:
+    dense_width = width
+    if not isinstance(head, LM) and head.dense is not None:
+        dense_width = width if head.dense.width is None else head.dense.width
+        _bounded("width of the head's dense map", dense_width, LIMITS["width"])
     if isinstance(head, MaskedLM) and head.tied:
-        _need(made == tables, f"a tied output must have the width of the tables, {tables}, got {made}")
+        fits = dense_width == table_width
+        _need(fits, f"a tied output must have the width of the tables, {table_width}, got {dense_width}")
 
 
 def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *, crossed: bool) -> None:

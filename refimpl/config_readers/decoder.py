@@ -101,7 +101,7 @@ def windowed(config: Decoder, window: int) -> Decoder:
 
 
 def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Decoder:
-    """The same form from GGUF's metadata; biases and tying, which they leave open, show in the tensors' names.
+    """The same form from GGUF's metadata. Biases and tying show in the tensors' names alone.
 
     `partial` says that the family may rotate a part of a head.
     """

@@ -1,5 +1,4 @@
-"""What an encoder gives of a whole text, as GGUF states it: a pooling among the metadata, or a classifier
-among the tensors."""
+"""Heads of encoders in GGUF: a pooling in the metadata, or a classifier among the tensors."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ OUT = "cls.output.weight"
 
 
 def gguf_head(keys: Keys, source: Source, dense: Dense, pooling: int | None = 2) -> Pool | Classify:
-    """The pooling that is stated, else the classifier, which begins with `dense` on what `pooling` gives.
+    """The stated pooling, else the classifier, which begins with `dense` on the vector that `pooling` gives.
 
-    How a classifier's logits are read isn't stated, so they stand as they are, as in llama.cpp.
+    The file doesn't state how a classifier's logits are read, so they stay as they are, as in llama.cpp.
     """
     if keys.get("attention.causal", bool, False):
         raise keys.fail("attention.causal", "false: tokens then see no later ones")

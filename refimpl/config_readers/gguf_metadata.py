@@ -1,4 +1,4 @@
-"""What GGUF's metadata state in the same way for several families."""
+"""GGUF metadata and weight maps that several families share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .layers import head_size
 
 
 def embedding_rows(keys: Keys, source: Source) -> int:
-    """The size of the vocabulary, which only the token table states for sure."""
+    """The size of the vocabulary: the rows of the token table, as no key states it reliably."""
     table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
     if len(table) != 2:
         raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
@@ -22,7 +22,7 @@ def embedding_rows(keys: Keys, source: Source) -> int:
 
 
 def rows(source: Source, name: str) -> int:
-    """How many rows a table has: one where llama.cpp's tools, which drop such an axis, made it a vector."""
+    """The number of a table's rows: 1 for a vector, as llama.cpp's tools drop an axis of 1."""
     shape = source.shape(name)
     return shape[0] if len(shape) > 1 else 1
 
@@ -45,12 +45,12 @@ def read_gguf_window(keys: Keys) -> int | None:
 
 
 def gguf_head_size(keys: Keys) -> int:
-    """The width of a head that is its share of the whole width."""
+    """The size of a head, the width divided by the number of heads."""
     return head_size(keys, "embedding_length", "attention.head_count")
 
 
 def own_head_size(keys: Keys) -> int:
-    """The width of a head where a key may state another than its share; values have the same."""
+    """The size of a head where a key may state another one; values must have the same."""
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
     keys.restated("attention.value_length", size, f"the head's size, {size}")
     return size
@@ -79,7 +79,7 @@ FUSED = weight_map("""
     head.table <- output.weight
 """)
 
-# Decoders of Llama's form, but for their queries and keys.
+# Decoders of Llama's form, without their queries and keys.
 _LLAMA = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
@@ -97,7 +97,7 @@ _LLAMA = weight_map("""
     decoder.norm.weight <- output_norm.weight
     head.table <- output.weight
 """)
-# As Qwen has them; and as the converter permutes Llama's, SmolLM3's and Granite's.
+# Queries and keys as Qwen stores them, and as the converter permutes those of Llama, SmolLM3 and Granite.
 STRAIGHT = _LLAMA + weight_map("""
     decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : transpose
     decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : transpose

@@ -1,4 +1,4 @@
-"""Mixtures of experts as GGUF states them: counts among the metadata, a layer's experts in one tensor."""
+"""Mixtures of experts in GGUF: counts in the metadata, all experts of a layer in one tensor."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def mixed(
 ) -> Decoder:
     """The decoder with experts in each layer that has a router.
 
-    Where the metadata leave the experts' width open, `width` makes it from the dense one and the number
-    of chosen experts. `renormalize` is what llama.cpp does to the weights in this architecture.
+    Where the metadata don't state the experts' width, `width` computes it from the dense width and the number
+    of chosen experts. `renormalize` says what llama.cpp does with the weights in this architecture.
     """
     if keys.get("expert_weights_norm", bool, renormalize) != renormalize:
         raise keys.fail("expert_weights_norm", f"{str(renormalize).lower()}, as llama.cpp runs it")

@@ -1,4 +1,4 @@
-"""Rotary positions as GGUF states them: numbers among the metadata, divisors of frequencies as tensors."""
+"""Rotary positions in GGUF: numbers in the metadata, divisors of frequencies as tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight",
 
 
 def gguf_rope(keys: Keys, source: Source, head_size: int, *, partial: bool = False) -> Rope:
-    """Rotary positions of all layers; of a part of a head where the family has that."""
+    """The rotary positions of all layers; `partial` allows a part of each head."""
     dims = keys.size("rope.dimension_count", head_size)
     if dims > head_size or (dims < head_size and not partial):
         raise keys.fail(
@@ -25,7 +25,7 @@ def gguf_rope(keys: Keys, source: Source, head_size: int, *, partial: bool = Fal
 
 
 def _scaling(keys: Keys, source: Source, pairs: int) -> Scaling | None:
-    """LongRoPE's and Llama 3.1's scalings stand as tensors, of one divisor a pair; others as numbers."""
+    """The scalings of LongRoPE and Llama 3.1 are tensors with a divisor per pair; others are numbers."""
     keys.get("rope.scaling.finetuned", bool, True)
     kind = keys.choice("rope.scaling.type", KINDS, "linear")  # llama.cpp's default: a factor alone counts
     factor, context = keys.positive("rope.scaling.factor", 1.0), keys.size("context_length")
@@ -50,7 +50,7 @@ def _scaling(keys: Keys, source: Source, pairs: int) -> Scaling | None:
 
 
 def _divisors(keys: Keys, source: Source, name: str, pairs: int) -> tuple[float, ...]:
-    found = source.load(name) if name in source.names else np.zeros(0)
-    if found.shape != (pairs,) or not np.isfinite(found).all() or not found.min() > 0:
-        raise ConfigError(f"{keys.where}: {name} must hold {pairs} positive divisors, got {found.shape}")
-    return tuple(map(float, found))
+    divisors = source.load(name) if name in source.names else np.zeros(0)
+    if divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
+        raise ConfigError(f"{keys.where}: {name} must hold {pairs} positive divisors, got {divisors.shape}")
+    return tuple(map(float, divisors))

@@ -38,7 +38,7 @@ FUNCTIONS: dict[str, Kind] = {
 
 
 def labels(keys: Keys) -> int:
-    """How many labels a head has: as many as have names, two where the config says nothing."""
+    """The number of a head's labels: that of their names, two where the config doesn't say."""
     named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
     if named is None:
         return count or 2
@@ -50,7 +50,7 @@ def labels(keys: Keys) -> int:
 def kind(keys: Keys, count: int) -> Kind:
     """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
 
-    What a config doesn't say is what transformers' pipeline does: a sigmoid of a single label, else softmax.
+    Without a word in the config it is as in transformers' pipeline: a sigmoid for one label, else softmax.
     A cross-encoder of the sentence-transformers library names a module of torch instead.
     """
     rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
@@ -73,8 +73,10 @@ def head(
     token: Dense | None = None,
     pooler: Dense | None = None,
 ) -> ReadingHead:
-    """The head of an encoder for a task. `token` is what stands before the logits of each token; a model
-    without a pooler gives the mean of its vectors."""
+    """The head of an encoder for a task.
+
+    `token` comes before the logits of each token. A model without a pooler gives the mean of its vectors.
+    """
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: tokens then see no later ones")
     match task:
@@ -102,10 +104,10 @@ def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
 
 
 def reading(config: Config, keys: Keys, task: str) -> Config:
-    """A model that writes as one that reads whole texts: with the head of a task, and without a cache.
+    """A model that generates, turned into one that reads whole texts, with the head of a task.
 
-    Of a pair it is the encoder for vectors and labels of tokens, both for the rest. In a decoder the last
-    token of a text stands for it, having seen all of it; alone it multiplies its vector without a bias.
+    Of an encoder and a decoder the encoder alone gives embeddings and labels of tokens; both give the rest.
+    In a decoder the vector of the last token, which sees all others, represents the text.
     """
     embedding, context = config.embedding, config.context
     match config:

@@ -1,4 +1,4 @@
-"""The keys of a config, each read or harmless: a key that nobody read could mean a wrong model."""
+"""The keys of a config file. Each must be read or harmless: an unread key could mean a wrong model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigError
 ANY = object()
 _REQUIRED = object()
 
-# Keys that say nothing about the model's mathematics, at the values at which that is true.
+# Keys that don't change the model's mathematics, with the values for which that holds.
 HARMLESS: dict[str, Any] = {
     **dict.fromkeys(
         (
@@ -37,9 +37,9 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Keys:
-    """The keys of a config, which remembers those that were read: the others must be harmless.
+    """The keys of a config file, with a record of those that were read; the others must be harmless.
 
-    `tensors` are the names of the checkpoint's tensors, where it has some, for what a config leaves open.
+    `tensors` are the names of the checkpoint's tensors, if any: they tell what a config leaves open.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, tensors: Collection[str] | None = None) -> None:
@@ -76,7 +76,7 @@ class Keys:
         return value
 
     def restated(self, key: str, size: int, must: str) -> None:
-        """A size that follows from others, where it stands: it `must` be the same."""
+        """Check a size that follows from others: where the key is there, it `must` say the same."""
         if self.size(key, size) != size:
             raise self.fail(key, must)
 
@@ -88,24 +88,24 @@ class Keys:
         return value
 
     def choice(self, key: str, known: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
-        """What a name stands for; ConfigError lists the names that are known."""
+        """What the key's name stands for in `known`; ConfigError lists the known names."""
         value = self.get(key, str, default)
         if value not in known:
             raise self.fail(key, f"one of {', '.join(known)}")
         return known[value]
 
     def unused(self, *keys: str) -> None:
-        """Keys that say nothing about the model at any value: of training, or of other heads."""
+        """Mark keys that don't matter at any value: those of training, or of other heads."""
         self._read.update(keys)
 
     def spelled(self, key: str, *others: str) -> str:
-        """Which of a key's spellings is there; where several are, they must agree."""
-        there = [name for name in (key, *others) if name in self.values]
-        self._read.update(there)
-        for other in there[1:]:
-            if self.values[other] != self.values[there[0]]:
-                raise self.fail(other, f"the same as {there[0]}, {self.values[there[0]]!r:.80}")
-        return there[0] if there else key
+        """The spelling of a key that is there; if several are, their values must agree."""
+        present = [name for name in (key, *others) if name in self.values]
+        self._read.update(present)
+        for other in present[1:]:
+            if self.values[other] != self.values[present[0]]:
+                raise self.fail(other, f"the same as {present[0]}, {self.values[present[0]]!r:.80}")
+        return present[0] if present else key
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
         """Raise ConfigError for a key that nobody read, unless it is harmless at its value."""

@@ -1,4 +1,4 @@
-"""Layers as config.json states them: how many, how wide their heads, which see a window only."""
+"""Layers in config.json: their number, the size of their heads, and which see only a window."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ KINDS = ("full_attention", "sliding_attention")
 
 
 def count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
-    """The number of layers; one that no Config allows stays too large, but small enough to be built."""
+    """The number of layers. An absurd one is cut to a number that Config refuses, so building it is cheap."""
     return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
 
 
 def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
-    """The width of a head that is its share of the whole width, by the names of the two sizes."""
+    """The size of a head, the width divided by the number of heads; `width` and `heads` name the keys."""
     whole, parts = keys.size(width), keys.size(heads)
     if whole % parts:
         raise keys.fail(width, f"a multiple of {heads}, {parts!r:.40}")

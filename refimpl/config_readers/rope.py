@@ -1,4 +1,4 @@
-"""Rotary positions as config.json states them: rope_theta with rope_scaling, or rope_parameters.
+"""Rotary positions in config.json: rope_theta with rope_scaling, or rope_parameters.
 
 transformers takes the frequencies of two kinds by the length of the text so far: `dynamic` stretches
 them past max_position_embeddings, and `longrope` changes its divisors past the original context. Ours
@@ -34,8 +34,8 @@ def rope(
     """Rotary positions of all layers, from either spelling.
 
     `context` is max_position_embeddings; `theta`, `partial` and `original` (the trained context) are the
-    family's defaults, and without `partial` it turns whole heads. `names` are the keys that stand for
-    theta and the partial factor outside of rope_parameters, `kinds` what its names of types mean.
+    family's defaults; without `partial` it rotates whole heads. `names` are the keys of theta and of the
+    partial factor outside of rope_parameters, `kinds` maps its names of types to ours.
     """
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
     if old and new and old != new:
@@ -46,7 +46,7 @@ def rope(
     theta = _one(keys.positive(names[0], None), inner, "rope_theta", theta)
     share = _one(keys.get(names[1], float, None), inner, "partial_rotary_factor", partial or 1.0)
     if share != 1 if partial is None else not 0 < share <= 1:
-        must = "1: heads are turned whole" if partial is None else "above 0 and at most 1"
+        must = "1: heads are rotated whole" if partial is None else "above 0 and at most 1"
         raise ConfigError(f"{keys.where}: {names[1]} must be {must}, got {share!r:.80}")
     dims = head_size if share == 1 else int(min(head_size, LIMITS["width"]) * share)
     return _rope(inner, head_size, dims, theta, context, original, kinds)
@@ -78,7 +78,7 @@ def ropes(
         if not inner.get("truncate", bool, True):
             raise inner.fail("truncate", "true where types of layers differ")
         if inner.get("partial_rotary_factor", float, 1.0) != 1:
-            raise inner.fail("partial_rotary_factor", "1: heads are turned whole")
+            raise inner.fail("partial_rotary_factor", "1: heads are rotated whole")
         theta = _one(keys.positive(name, None), inner, "rope_theta", default)
         found[kind] = _rope(inner, head_size, head_size, theta, context, None, KINDS)
     nested.finish({})
@@ -123,7 +123,7 @@ def _rope(
     inner.finish({})
     if dims % 2 == 0 or dims == head_size:
         return Rope(theta, dims, scaling=scaling)
-    # Of an odd number one dim more is turned, by frequencies that are still theta^(-2j / odd number).
+    # Of an odd number one dim more is rotated, by frequencies that are still theta^(-2j / odd number).
     if isinstance(scaling, Yarn):
         raise ConfigError(f"{inner.where}: rotary dims must be even with yarn, got {dims}")
     return Rope(theta * theta ** (1 / dims), dims + 1, scaling=scaling)

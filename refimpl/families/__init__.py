@@ -3,11 +3,11 @@
 A family states
 
     MODEL_TYPES      the model_type of its config.json
-    ARCHITECTURES    transformers' class -> task, what the head says; the first stands where none is named
+    ARCHITECTURES    transformers' class -> task; the first is taken where config.json names none
     config           (keys, task) -> Config
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors
-    WEIGHTS          which tensor is which leaf (`refimpl.weights.weight_map`), names without PREFIX; all heads,
-                     except those of decoders that read whole texts, which are `READING`
+    WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
+                     decoders that read whole texts are left out: they are `READING`
     GGUF             its dialect in that format, or None
 """
 
@@ -31,7 +31,7 @@ from ..weights.loader import Leaves
 from ..weights.weight_map import WeightMap, weight_map
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
-# How transformers names the class of what reads whole texts for each task.
+# How transformers names the classes that read whole texts, by task.
 HEADS: dict[str, Task] = {
     "Model": "pool",
     "ForMaskedLM": "masked",
@@ -42,20 +42,20 @@ HEADS: dict[str, Task] = {
 
 
 def heads(*names: str) -> dict[str, Task]:
-    """The architectures of an encoder that has all heads, by what its classes' names begin with."""
+    """The architectures of an encoder with all heads; `names` begin the names of its classes."""
     return {name + end: task for name in names for end, task in HEADS.items()}
 
 
 def decoders(
     name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
 ) -> dict[str, Task]:
-    """The architectures of a decoder, which writes, or where there are classes for it reads whole texts."""
+    """The architectures of a decoder, which generates, or reads whole texts for `tasks`."""
     found: dict[str, Task] = {name + lm: "lm"}
     found.update((name + end, task) for end, task in HEADS.items() if task in ("pool", *tasks))
     return found
 
 
-# The heads of what could write and reads whole texts: transformers names them alike in all families.
+# The heads of decoders that read whole texts: transformers names them alike in all families.
 READING = weight_map("""
     nothing <- lm_head.weight
     nothing <- embed_out.weight
@@ -72,8 +72,10 @@ READING = weight_map("""
 
 @dataclass(frozen=True)
 class Gguf:
-    """A family's dialect in GGUF: its architecture's name, how its metadata reads, its tensors; `encoder`
-    is that of its encoder alone, where it is an architecture of its own."""
+    """A family in GGUF: its architecture's name, how its metadata are read, and its tensors.
+
+    `encoder` is that of its encoder alone, where it is an architecture of its own.
+    """
 
     architecture: str
     config: Callable[[Keys, Source], Config]
@@ -82,7 +84,7 @@ class Gguf:
 
     @property
     def dialects(self) -> dict[str, Gguf]:
-        """Both by their architectures."""
+        """This one and the encoder's, by their architectures."""
         return {self.architecture: self} | (self.encoder.dialects if self.encoder else {})
 
 
@@ -123,19 +125,19 @@ def read_config(
     family = keys.choice("model_type", families())
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     tasks = {family.ARCHITECTURES.get(a) if isinstance(a, str) else None for a in named}
-    said = tasks.pop()
-    if tasks or said is None:
+    named_task = tasks.pop()
+    if tasks or named_task is None:
         raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
-    asked = task or said
-    config = family.config(keys, asked)
+    task = task or named_task
+    config = family.config(keys, task)
     pair = isinstance(config, EncoderDecoder)
-    told = keys.get("is_encoder_decoder", bool, pair)
-    if told != pair and (told or asked == "lm"):
+    stated = keys.get("is_encoder_decoder", bool, pair)
+    if stated != pair and (stated or task == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
-    if asked != "lm" and isinstance(config.head, LM):
-        config = reading(config, keys, asked)
+    if task != "lm" and isinstance(config.head, LM):
+        config = reading(config, keys, task)
     # Those of generation are `generation.read_generation`'s.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family

@@ -1,5 +1,4 @@
-"""The files of a model directory: bounded, and never outside of it, whatever a file there says; and which
-of them were read."""
+"""The files of a model directory: of bounded size, never outside of it, and a record of those read."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ LIMITS = {
 
 
 class Directory:
-    """A model directory. `files` are those that were found in it so far, by their names there."""
+    """A model directory. `files` are those found in it so far, by their names."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""JSON from strangers: no duplicate keys, no NaN, bounded depth, every failure a TfmError."""
+"""JSON of untrusted files: no duplicate keys, no NaN, bounded depth, every failure a TfmError."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def parse(data: bytes | str, where: str, error: type[TfmError] = CheckpointError
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            twice = next(k for k in made if sum(k == key for key, _ in pairs) > 1)
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            twice = next(k for k in values if sum(k == key for key, _ in pairs) > 1)
             raise error(f"{where}: each key may stand once, {twice!r:.80} stands twice")
-        return made
+        return values
 
     def refuse(constant: str) -> Any:
         raise error(f"{where}: numbers must be finite, got {constant:.40}")

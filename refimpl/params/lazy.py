@@ -1,4 +1,4 @@
-"""A tree of weights whose leaves are made when they are asked for."""
+"""A tree of weights whose leaves are loaded when they are asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tree import Tree, unflatten
 
 
 class Lazy(Mapping[str, Any]):
-    """A nested mapping whose leaves are made anew each time they are asked for."""
+    """A nested mapping whose leaves are loaded each time they are asked for."""
 
     def __init__(self, tree: Mapping[str, Any], load: Callable[[str], np.ndarray | Blocks]) -> None:
         self._tree, self._load = tree, load
@@ -43,9 +43,9 @@ def lazily(names: Iterable[str], load: Callable[[str], np.ndarray | Blocks]) -> 
 def materialize(tree: Tree) -> dict[str, Any]:
     """The tree with all its leaves in memory."""
 
-    def made(item: Any) -> Any:
+    def loaded(item: Any) -> Any:
         if isinstance(item, Mapping):
-            return {key: made(item[key]) for key in item}
-        return [made(i) for i in item] if isinstance(item, list) else item
+            return {key: loaded(item[key]) for key in item}
+        return [loaded(i) for i in item] if isinstance(item, list) else item
 
-    return made(tree)
+    return loaded(tree)

@@ -1,6 +1,6 @@
-"""Params: a nested dict of arrays, and the one place that says which arrays a Config needs.
+"""Which arrays a Config needs: their names in the tree of parameters, and their shapes.
 
-    embedding                       table N,D  types _,D  project E,D  project_bias D
+    embedding                       table N,D  token_types _,D  project E,D  project_bias D
     encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
@@ -46,15 +46,15 @@ from ..config import (
 Shapes = dict[str, tuple[int, ...]]
 
 # Small tables whose rows are added to vectors or scores, never multiplied: they stay in float.
-ADDED = ("positions", "types", "relative_bias")
-# Small matrices whose products choose or weigh experts: they stay in float too, since a code that is off
-# by one could choose another expert.
+ADDED = ("positions", "token_types", "relative_bias")
+# Small matrices whose products choose or weigh experts: they stay in float, since a small error could choose
+# another expert.
 ROUTING = (".router", ".shared_gate")
 # Weights of norms, which may have a row for each head.
 NORMS = (".q_norm", ".k_norm")
-# What codes of kept keys and values are multiplied by, channel by channel.
+# Scales of cached keys and values, one per channel.
 SCALES = (".k_scale", ".v_scale")
-# The last map to labels: small, and what it rounds nothing after it evens out.
+# Projection to the labels: small, and no later layer averages its rounding error out, so it stays in float.
 LABELS = ("head.out.weight",)
 
 

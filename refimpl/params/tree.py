@@ -35,10 +35,10 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def _lists(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
-    made = {k: _lists(v) for k, v in tree.items()}
-    if made and list(made) == [str(i) for i in range(len(made))]:
-        return list(made.values())
-    return made
+    level = {k: _lists(v) for k, v in tree.items()}
+    if level and list(level) == [str(i) for i in range(len(level))]:
+        return list(level.values())
+    return level
 
 
 def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]:

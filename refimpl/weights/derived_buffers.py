@@ -1,4 +1,7 @@
-"""What a checkpoint may state again, and must state as we know it: frequencies, positions, masks."""
+"""Buffers that a checkpoint may store although they follow from the Config: frequencies, positions, masks.
+
+They must equal what we compute.
+"""
 
 from __future__ import annotations
 

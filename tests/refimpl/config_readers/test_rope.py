@@ -175,7 +175,7 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
             "original_max_position_embeddings must be greater than 1",
         ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1: heads are"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1: heads are turned whole, got 0.5"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1: heads are rotated whole, got 0.5"),
     ],
 )
 def test_refused(keys: dict, message: str):
@@ -207,7 +207,10 @@ def test_refused_where_a_part_is_turned():
             {"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0, "truncate": False}}},
             "rope_parameters.full_attention: truncate must be true where types of layers differ",
         ),
-        ({"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}}, "must be 1: heads are turned whole"),
+        (
+            {"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}},
+            "must be 1: heads are rotated whole",
+        ),
         ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, **OLD}, "rope_scaling must be absent where"),
     ],
 )
