@@ -87,5 +87,5 @@ def activation(
     *,
     kind: Activation,
 ) -> Float[Array, "B T F"]:
-    """The nonlinearity that a Config names."""
+    """The nonlinearity by its name in a Config."""
     return KINDS[kind](x)

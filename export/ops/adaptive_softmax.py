@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Tail(TypedDict):
-    """A cluster of words: their logits are x · down · up, so that rare words have narrow vectors."""
+    """A cluster of rare words: their logits are x · down · up, with a small inner width K."""
 
     down: Float[Array, "D K"] | Blocks
     up: Float[Array, "K V"] | Blocks
@@ -62,7 +62,7 @@ def adaptive_target_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T"]:
-    """The tokens of each cluster gathered, as many as there are, none included."""
+    """The tokens of each cluster are gathered, any number of them."""
     first = log_softmax(linear(x, head, bias)).flatten(0, 1)
     rows, words = x.flatten(0, 1), targets.flatten()
     low = short = first.shape[-1] - len(tails)

@@ -18,7 +18,7 @@ __all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
 
 
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
-    """Powers of two, of steps that are whole up to the last power of two and halves from there."""
+    """Powers of two of steps: integers for the first heads, halves for the others."""
     power = 1
     while 2 * power <= heads.shape[0]:
         power *= 2
@@ -32,7 +32,7 @@ def alibi_bias(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
 ) -> Float[Array, "B H T S"]:
-    """Slopes times the nearer of two differences, which is the negative one."""
+    """Slopes times the smaller of both differences, which is the negative one."""
     ahead = keys - queries.unsqueeze(-1)
     nearer = torch.minimum(ahead, -ahead).to(slopes.dtype)
     return nearer.unsqueeze(1) * slopes.view(-1, 1, 1)
@@ -46,7 +46,7 @@ def relative_buckets(
     max_distance: int,
     bidirectional: bool,
 ) -> Index[Array, "B T S", "< W"]:
-    """A table of the bucket of each distance up to the largest, known when the graph is made."""
+    """A table of the bucket of each distance up to the largest, a constant of the graph."""
     count = buckets // 2 if bidirectional else buckets
     exact = count // 2
 
@@ -59,13 +59,13 @@ def relative_buckets(
     table = torch.tensor([bucket(d) for d in range(max_distance + 1)])
     ahead = keys - queries.unsqueeze(-1)
     distance = ahead.abs() if bidirectional else (-ahead).clamp(min=0)
-    found = table[distance.clamp(max=max_distance)]
-    return found + (ahead > 0) * count if bidirectional else found
+    bucket = table[distance.clamp(max=max_distance)]
+    return bucket + (ahead > 0) * count if bidirectional else bucket
 
 
 def relative_bias(
-    found: Index[Array, "B T S", "< W"],
+    bucket_ids: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],
 ) -> Float[Array, "B H T S"]:
     """Gather."""
-    return functional.embedding(found, table).permute(0, 3, 1, 2)
+    return functional.embedding(bucket_ids, table).permute(0, 3, 1, 2)

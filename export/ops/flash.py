@@ -1,4 +1,4 @@
-"""Flash attention: exact attention tile by tile, so that the whole matrix of scores is never in memory."""
+"""Flash attention: exact attention in tiles; the full matrix of scores is never in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
 
 
 class Saved(NamedTuple):
-    """What the forward pass leaves for the backward: its inputs, its output and the log-sum-exps."""
+    """What the backward pass needs of the forward pass: inputs, output and log-sum-exps."""
 
     q: Float[Array, "B T H K"]
     k: Float[Array, "B S G K"]
@@ -108,7 +108,7 @@ def merge(
     other: Float[Array, "B T H V"],
     other_lse: Float[Array, "B H T"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """The shares of both sides, from the higher of the two."""
+    """The weights of both sides, relative to the larger log-sum-exp."""
     top = torch.maximum(lse, other_lse)
     base = _finite(top)
     a, b = torch.exp(lse - base), torch.exp(other_lse - base)
@@ -145,7 +145,7 @@ def _seen(masks: list[Array], at: Array, real: Array, last: Array, causal: bool)
 
 
 def _scores(q: Array, k: Array, seen: Array | None, scale: float | None, softcap: float | None) -> Array:
-    """scale · q kᵀ, capped; −∞ where a key isn't seen."""
+    """scale · q kᵀ, soft-capped; −∞ for keys that aren't visible."""
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

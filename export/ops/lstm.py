@@ -1,4 +1,4 @@
-"""Long short-term memory: a recurrence whose state is read and written through gates."""
+"""Long short-term memory (LSTM): a recurrence with gates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LstmWeights", "bidirectional_lstm", "lstm", "lstm_cell"]
 
 
 class LstmWeights(TypedDict):
-    """The leaves of a layer in one direction: maps of the input and of h, bias and peepholes."""
+    """The weights of a layer in one direction: for the input, for h, the bias and the peepholes."""
 
     wx: Float[Array, "D 4*F"]
     wh: Float[Array, "F 4*F"]

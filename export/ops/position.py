@@ -15,7 +15,7 @@ __all__ = ["Rotary", "learned", "rope_frequencies", "rope_tables", "rotate", "si
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of the angles by which each position turns the pairs of a head."""
+    """Cosines and sines of the angles by which a position rotates the pairs of a head."""
 
     cos: Float[Array, "L J"]
     sin: Float[Array, "L J"]
@@ -65,7 +65,7 @@ def rotate(
     *,
     interleaved: bool = False,
 ) -> Float[Array, "B T H K"]:
-    """Pairs made an axis of their own, (…, J, 2) or (…, 2, J), turned, and flattened again."""
+    """Pairs made an axis of their own, (…, J, 2) or (…, 2, J), rotated, and flattened again."""
     pairs = cos.shape[-1]
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     axis, sizes = (-1, (pairs, 2)) if interleaved else (-2, (2, pairs))

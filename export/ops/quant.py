@@ -58,13 +58,13 @@ def _split(x: Array, block: int) -> Array:
 
 
 def _spread(per_block: Array, blocks: Blocks) -> Array:
-    """One value a block -> one value an element."""
+    """One value per block -> one value per element."""
     length = blocks.codes.shape[blocks.axis]
     return per_block.repeat_interleave(blocks.block, dim=blocks.axis).narrow(blocks.axis, 0, length)
 
 
 def _centred(weight: Blocks) -> Array:
-    """Codes less their zero point, int32."""
+    """Codes minus their zero point, int32."""
     zero = 2 ** (weight.bits - 1) if weight.zero is None else _spread(weight.zero, weight).int()
     return weight.codes.int() - zero
 
@@ -147,7 +147,7 @@ def transpose(weight: Blocks) -> Blocks:
 def quantize_activations(
     x: Float[Array, "M D"], *, block: int
 ) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
-    """One scale a block of a row, from its largest magnitude."""
+    """One scale per block of a row, from its largest magnitude."""
     parts = _split(x, block)
     largest = parts.abs().amax(-1, keepdim=True)
     # `127 / largest` would be a reciprocal and a product in torch: two roundings.
@@ -157,7 +157,7 @@ def quantize_activations(
 
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
-    """One scale a row, from its largest magnitude."""
+    """One scale per row, from its largest magnitude."""
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
     return torch.round(x / scale).to(torch.int32), scale
 
@@ -189,7 +189,7 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
 
 
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
-    """Blocks as a batch axis: C products of whole numbers, exact in float64, scaled and summed."""
+    """Blocks as a batch axis: C products of integers, exact in float64, scaled and summed."""
     if weight.input_factor is not None:
         x = x * weight.input_factor
     if weight.activations == "none":

@@ -1,4 +1,4 @@
-"""Ring attention: a sequence over several ranks, keys and values passed round."""
+"""Ring attention: a sequence split over several ranks, which pass keys and values around."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def place(
     *,
     layout: Literal["contiguous", "zigzag", "striped"],
 ) -> Int[Array, " T"]:
-    """Whole-number arithmetic on the positions."""
+    """Integer arithmetic on the positions."""
     count = ranks.shape[0]
     if layout == "striped":
         return positions % count
@@ -50,7 +50,7 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Every query with the keys of every rank, a rank beside the other in the batch; then merged."""
+    """Every query with the keys of every rank, the ranks side by side in the batch; then merged."""
     count, at = placement.ranks.shape[0], torch.arange(q.shape[1], device=q.device)
     seen = placement.owner == torch.arange(count, device=q.device)[:, None, None]
     seen = seen & (at <= at[:, None] if causal else at[:, None] >= 0)

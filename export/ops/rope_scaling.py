@@ -26,7 +26,7 @@ def dynamic_ntk_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """A geometric row of divisors, from 1 to the stretch."""
+    """Divisors in a geometric sequence, from 1 to s."""
     if context <= original_context:
         return frequencies
     stretch = 1 + factor * (context - original_context) / original_context
@@ -45,7 +45,7 @@ def yarn_scaling(
     original_context: int,
     truncate: bool = True,
 ) -> Float[Array, " J"]:
-    """A blend by weights that are known when the graph is made."""
+    """A blend by constant weights."""
     pairs = frequencies.shape[0]
     waves = math.log(original_context / (2 * math.pi))
     low, high = (pairs * (waves - math.log(turns)) / math.log(theta) for turns in (beta_fast, beta_slow))
@@ -79,7 +79,7 @@ def llama3_scaling(
     high_freq_factor: float,
     original_context: int,
 ) -> Float[Array, " J"]:
-    """Three cases, told apart by the turns that a pair makes in the original context."""
+    """Three cases by the number of turns of a pair in the original context."""
     turns = frequencies * (original_context / (2 * math.pi))
     kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
     blend = torch.lerp(frequencies / factor, frequencies, kept)

@@ -1,4 +1,4 @@
-"""Sparse attention: queries and keys in blocks, and a list of the pairs of blocks that meet."""
+"""Block-sparse attention: queries and keys in blocks, and a list of the pairs that are computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class BlockPairs(NamedTuple):
-    """Block rows[m] of the queries meets block columns[m] of the keys; `mask` says who sees whom inside."""
+    """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask inside the pairs."""
 
     rows: Index[Array, " M", "< Y"]
     columns: Index[Array, " M", "< Z"]

@@ -84,5 +84,5 @@ def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> Non
 def each_head_reads_its_column(relative_bias: Subject, draw: Draw) -> None:
     """The bias of a head is its column of the table, at the bucket."""
     call = draw(relative_bias.calls())
-    wanted = np.stack([column[call["found"]] for column in call["table"].T], axis=1)
+    wanted = np.stack([column[call["bucket_ids"]] for column in call["table"].T], axis=1)
     relative_bias.near(relative_bias(call), wanted)

@@ -32,7 +32,7 @@ def relu_squared(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """σ(x) = 1 / (1 + exp(−x)).
 
-    Conventions: only exp(−|x|) is taken, so that no input overflows.
+    Conventions: only exp(−|x|) is computed, so no input overflows.
     """
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
@@ -46,7 +46,7 @@ def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · Φ(x) = x/2 · (1 + erf(x / √2)) (Hendrycks & Gimpel 2016), the exact form.
 
-    Conventions: erf is taken in float64 by the C library and rounded once to x's type.
+    Conventions: the C library computes erf in float64; it is rounded once to x's type.
     """
     erf = np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)).astype(x.dtype)
     return x / 2 * (1 + erf)
@@ -58,7 +58,7 @@ def gelu_tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 
 
 def quick_gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-    """x · σ(1.702 x), the coarser of GELU's two approximations (Hendrycks & Gimpel 2016), CLIP's."""
+    """x · σ(1.702 x), the coarser of GELU's two approximations (Hendrycks & Gimpel 2016), used by CLIP."""
     return x * sigmoid(1.702 * x)
 
 
@@ -77,7 +77,7 @@ def activation(
     *,
     kind: Activation,
 ) -> Float[Array, "B T F"]:
-    """The nonlinearity that a Config names."""
+    """The nonlinearity by its name in a Config."""
     match kind:
         case "relu":
             return relu(x)

@@ -25,14 +25,14 @@ __all__ = [
 
 
 class Tail(TypedDict):
-    """A cluster of words: their logits are x · down · up, so that rare words have narrow vectors."""
+    """A cluster of rare words: their logits are x · down · up, with a small inner width K."""
 
     down: Float[Array, "D K"] | Blocks
     up: Float[Array, "K V"] | Blocks
 
 
 def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
-    """logits − log Σ_n exp(logits), with the row's maximum taken out before exp."""
+    """logits − log Σ_n exp(logits), with the row's maximum subtracted before exp."""
     shifted = logits - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
@@ -65,22 +65,22 @@ def adaptive_target_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T"]:
-    """log p of one word a token: `adaptive_log_probs` at the targets, each token in its cluster alone.
+    """log p of one target word per token: `adaptive_log_probs` at the targets, without the other clusters.
 
     The loss of a text is minus the mean of these. Only tokens whose target is rare pay for the rare words.
     """
     first = log_softmax(linear(x, head, bias))
     low = first.shape[-1] - len(tails)
     words = np.where(targets < low, targets, 0)
-    found = np.take_along_axis(first, words[..., None], axis=-1)[..., 0]
+    log_p = np.take_along_axis(first, words[..., None], axis=-1)[..., 0]
     for c, tail in enumerate(tails):
         high = low + tail["up"].shape[1]
         here = (low <= targets) & (targets < high)
         inside = log_softmax(linear(linear(x[here][None], tail["down"]), tail["up"]))[0]
         word = np.take_along_axis(inside, targets[here][:, None] - low, axis=-1)[:, 0]
-        found[here] = first[here, first.shape[-1] - len(tails) + c] + word
+        log_p[here] = first[here, first.shape[-1] - len(tails) + c] + word
         low = high
-    return found
+    return log_p
 
 
 def adaptive_predict(
@@ -91,9 +91,9 @@ def adaptive_predict(
 ) -> Index[Array, "B T", "< N"]:
     """The likeliest word of each token: the arg max of `adaptive_log_probs`, without computing it.
 
-    A word is never likelier than its cluster. So the best word of the short list is kept, and a cluster
-    is entered only by the tokens to which it is likelier than the best word so far.
-    Conventions: of words that are equally likely the one with the lowest id.
+    A word is never likelier than its cluster. So a cluster is computed only for the tokens for which it is
+    likelier than the best word so far, at first that of the short list.
+    Conventions: ties go to the lowest id.
     """
     first = log_softmax(linear(x, head, bias))
     low = short = first.shape[-1] - len(tails)

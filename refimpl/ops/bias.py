@@ -50,7 +50,7 @@ def relative_buckets(
     max_distance: int,
     bidirectional: bool,
 ) -> Index[Array, "B T S", "< W"]:
-    """Number of the bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
+    """The bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
 
     The first half of the buckets E holds one distance each, 0 … E − 1; in the other half bucket
     E + ⌊E' ln(d / E) / ln(max_distance / E)⌋ widens with d, and the last one of the E' has all from
@@ -62,14 +62,14 @@ def relative_buckets(
     distance = np.abs(behind) if bidirectional else np.maximum(behind, 0)
     exact = count // 2
     ratio = np.log(np.maximum(distance, exact) / exact) / np.log(max_distance / exact)
-    wide = np.minimum(exact + (ratio * (count - exact)).astype(np.int64), count - 1)
-    found = np.where(distance < exact, distance, wide)
-    return found + count * (behind < 0) if bidirectional else found
+    logarithmic = np.minimum(exact + (ratio * (count - exact)).astype(np.int64), count - 1)
+    bucket = np.where(distance < exact, distance, logarithmic)
+    return bucket + count * (behind < 0) if bidirectional else bucket
 
 
 def relative_bias(
-    found: Index[Array, "B T S", "< W"],
+    bucket_ids: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],
 ) -> Float[Array, "B H T S"]:
     """The table's entry for each head and bucket."""
-    return table[found].transpose(0, 3, 1, 2)
+    return table[bucket_ids].transpose(0, 3, 1, 2)

@@ -23,10 +23,10 @@ def delta_attend(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G K V"]]:
-    """S is a memory from keys to values that each token decays, corrects and reads.
+    """S maps keys to values; each token decays it, updates it and reads from it.
 
     S ← exp(decay_t) ∘ S, S ← S + k_t u_tᵀ, out_t = scale · q_t S, with u_t = v_t, or with `beta`
-    u_t = β_t (v_t − Sᵀ k_t): what S still lacks to answer k_t with v_t. The four rules of ONNX's
+    u_t = β_t (v_t − Sᵀ k_t), the error of S for k_t. The four rules of ONNX's
     LinearAttention (opset 27): neither is "linear", decay "gated" (Yang et al. 2024, GLA), beta
     "delta" (Schlag et al. 2021), both "gated_delta" (Yang et al. 2025). Gives outputs and the last S.
     Conventions: decay ≤ 0 is a logarithm with a value for each element of a key; one value per head is

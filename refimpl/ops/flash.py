@@ -1,4 +1,4 @@
-"""Flash attention: exact attention tile by tile, so that the whole matrix of scores is never in memory."""
+"""Flash attention: exact attention in tiles; the full matrix of scores is never in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
 
 
 class Saved(NamedTuple):
-    """What the forward pass leaves for the backward: its inputs, its output and the log-sum-exps."""
+    """What the backward pass needs of the forward pass: inputs, output and log-sum-exps."""
 
     q: Float[Array, "B T H K"]
     k: Float[Array, "B S G K"]
@@ -37,9 +37,9 @@ def flash_attend(
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
     """`attend`, and each row's log Σ_s exp(score), from tiles of scores (Dao 2023, algorithm 1).
 
-    For a tile of queries three things are carried from one tile of keys to the next: the largest
-    score so far m, the sum l of exp(score − m) and the sum o of exp(score − m) v. A higher m' shrinks
-    l and o by exp(m − m'). At the end the output is o / l, the log-sum-exp m + log l.
+    A tile of queries keeps three running values over the tiles of keys: the maximum score m, the sum l of
+    exp(score − m), and the sum o of exp(score − m) v. A larger maximum m' rescales l and o by exp(m − m').
+    At the end the output is o / l and the log-sum-exp is m + log l.
 
                        keys
                  +-----+-----+-----+
@@ -48,8 +48,8 @@ def flash_attend(
                  |  4 ->  5 ->  6  |   m, l, o   gives those of the second
                  +-----+-----+-----+
 
-    Conventions: `causal` needs no mask, which would be a whole matrix again; the last query stands at the
-    last key, so query t sees the keys up to S − T + t. A row that sees nothing gives zeros and −∞.
+    Conventions: `causal` takes the place of a mask, which would be a full matrix again; the last query is
+    at the last key, so query t sees the keys up to S − T + t. A query without keys gives 0 and −∞.
     """
     b, t, h, _ = q.shape
     s = k.shape[1]
@@ -81,7 +81,7 @@ def flash_backward(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
-    """Gradients of q, k, v from that of the output, scores computed again (Dao 2023, algorithm 2).
+    """Gradients of q, k, v from that of the output; scores are recomputed (Dao 2023, algorithm 2).
 
     In a tile P = exp(score − lse), dV += Pᵀ dO,
     dP = dO Vᵀ, dS = P ∘ (dP − D) with D the row sums of dO ∘ O, dQ += scale · dS K and
@@ -120,9 +120,9 @@ def merge(
     other: Float[Array, "B T H V"],
     other_lse: Float[Array, "B H T"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """Attention over two sets of keys as one: each output weighs exp(its log-sum-exp).
+    """Combines attention over two sets of keys; each output has the weight exp(its log-sum-exp).
 
-    Conventions: −∞ stands for a set with no key that may be seen, also on both sides.
+    Conventions: −∞ means that no key of the set is visible, also on both sides.
     """
     top = np.maximum(lse, other_lse)
     base = np.where(np.isfinite(top), top, 0)
@@ -154,14 +154,14 @@ def _heads(x: Array) -> Array:
 
 
 def _seen(mask: Array | None, rows: slice, columns: slice, t: int, s: int, causal: bool) -> Array:
-    """The tile of the mask: [B, 1, 1, rows, columns], B = 1 where there is none."""
+    """The tile of the mask: [B, 1, 1, rows, columns], B = 1 without a mask."""
     at, key = np.arange(s - t, s)[rows, None], np.arange(s)[columns]
     seen = (key <= at) if causal else np.ones((len(at), len(key)), bool)
     return seen[None, None, None] if mask is None else (mask[:, rows, columns] & seen)[:, None, None]
 
 
 def _scores(q: Array, k: Array, seen: Array | np.bool, scale: float | None, softcap: float | None) -> Array:
-    """scale · q kᵀ, capped; −∞ where a key isn't seen."""
+    """scale · q kᵀ, soft-capped; −∞ for keys that aren't visible."""
     scores = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * np.tanh(scores / softcap)

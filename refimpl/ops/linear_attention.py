@@ -38,8 +38,8 @@ def random_features(
     """φ(x) = exp(W x − |x|² / 2) / √Q, W of standard normal rows (Choromanski et al. 2021, lemma 1).
 
     E φ(q)·φ(k) = exp(q·k) over W, so that with q and k scaled by K^(−1/4) linear attention estimates
-    softmax attention. Conventions: no maximum is subtracted and no ε added, as Performer's code does
-    against overflow: in float64 neither is needed, and ε biases the estimate.
+    softmax attention. Conventions: unlike Performer's code, which avoids overflow, this subtracts no maximum
+    and adds no ε: float64 needs neither, and ε biases the estimate.
     """
     square = (x**2).sum(-1, keepdims=True) / 2
     return np.exp(x @ projection.T - square) * len(projection) ** -0.5
@@ -72,7 +72,7 @@ def linear_parallel(
     grouped = q.reshape(b, t, k.shape[2], h // k.shape[2], features)
     weights = np.einsum("btgrq,bsgq->bgrts", grouped, k, optimize=True) * np.tri(t, dtype=q.dtype)
     sums = np.einsum("bgrts,bsgv->btgrv", weights, v, optimize=True)
-    return _normed(sums, weights.sum(-1).transpose(0, 3, 1, 2)).reshape(b, t, h, v.shape[3])
+    return _normalized(sums, weights.sum(-1).transpose(0, 3, 1, 2)).reshape(b, t, h, v.shape[3])
 
 
 def linear_recurrent(
@@ -114,27 +114,27 @@ def linear_chunked(
     out = np.zeros((b, length, g, h // g, v.shape[3]), q.dtype)
     grouped = q.reshape(b, length, g, h // g, features)
     for start in range(0, length, chunk):
-        here = slice(start, start + chunk)
-        some, near_k, near_v = grouped[:, here], k[:, here], v[:, here]
-        weights = np.einsum("btgrq,bsgq->bgrts", some, near_k, optimize=True)
-        weights = weights * np.tri(some.shape[1], dtype=q.dtype)
-        sums = np.einsum("bgrts,bsgv->btgrv", weights, near_v, optimize=True)
-        sums = sums + np.einsum("btgrq,bgqv->btgrv", some, state, optimize=True)
-        total = weights.sum(-1).transpose(0, 3, 1, 2) + np.einsum("btgrq,bgq->btgr", some, norm)
-        out[:, here] = _normed(sums, total)
-        state = state + np.einsum("bsgq,bsgv->bgqv", near_k, near_v, optimize=True)
-        norm = norm + near_k.sum(1)
+        rows = slice(start, start + chunk)
+        chunk_q, chunk_k, chunk_v = grouped[:, rows], k[:, rows], v[:, rows]
+        weights = np.einsum("btgrq,bsgq->bgrts", chunk_q, chunk_k, optimize=True)
+        weights = weights * np.tri(chunk_q.shape[1], dtype=q.dtype)
+        sums = np.einsum("bgrts,bsgv->btgrv", weights, chunk_v, optimize=True)
+        sums = sums + np.einsum("btgrq,bgqv->btgrv", chunk_q, state, optimize=True)
+        total = weights.sum(-1).transpose(0, 3, 1, 2) + np.einsum("btgrq,bgq->btgr", chunk_q, norm)
+        out[:, rows] = _normalized(sums, total)
+        state = state + np.einsum("bsgq,bsgv->bgqv", chunk_k, chunk_v, optimize=True)
+        norm = norm + chunk_k.sum(1)
     return out.reshape(b, length, h, v.shape[3]), state, norm
 
 
 def _read(q: Array, state: Array, norm: Array) -> Array:
-    """q S / q·z, query heads in groups; S and z [B, 1, G, Q, …] stand before all queries."""
+    """q S / q·z with grouped query heads; S and z [B, 1, G, Q, …] broadcast over the queries."""
     b, t, h, features = q.shape
     g = norm.shape[2]
     grouped = q.reshape(b, t, g, h // g, features)
     total = (grouped @ norm[..., None])[..., 0]
-    return _normed(grouped @ state, total).reshape(b, t, h, state.shape[-1])
+    return _normalized(grouped @ state, total).reshape(b, t, h, state.shape[-1])
 
 
-def _normed(sums: Array, total: Array) -> Array:
+def _normalized(sums: Array, total: Array) -> Array:
     return sums / np.where(total == 0, 1, total)[..., None]

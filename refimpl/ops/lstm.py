@@ -1,4 +1,4 @@
-"""Long short-term memory: a recurrence whose state is read and written through gates."""
+"""Long short-term memory (LSTM): a recurrence with gates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LstmWeights", "bidirectional_lstm", "lstm", "lstm_cell"]
 
 
 class LstmWeights(TypedDict):
-    """The leaves of a layer in one direction: maps of the input and of h, bias and peepholes."""
+    """The weights of a layer in one direction: for the input, for h, the bias and the peepholes."""
 
     wx: Float[Array, "D 4*F"]
     wh: Float[Array, "F 4*F"]
@@ -37,10 +37,9 @@ def lstm_cell(
     i = σ(x·Wi + h·Ui + bi + pi ⊙ c)    f = σ(x·Wf + h·Uf + bf + pf ⊙ c)
     g = tanh(x·Wg + h·Ug + bg)          o = σ(x·Wo + h·Uo + bo + po ⊙ c')
     (Hochreiter & Schmidhuber 1997; forget gate Gers et al. 2000; peepholes Gers et al. 2002.)
-    Conventions: the columns of `wx`, `wh` and `bias` are i, f, g, o, the order in which the formula
-    uses them and torch and Keras store them (ONNX stores i, o, f, g); those of `peephole` are
-    i, f, o. There is one bias, since only the sum of torch's and ONNX's two counts. The output gate
-    sees the new c, as in ONNX.
+    Conventions: the columns of `wx`, `wh` and `bias` are in the order i, f, g, o, as in torch and Keras
+    (ONNX has i, o, f, g); those of `peephole` are i, f, o. There is one bias, the sum of torch's and ONNX's
+    two. The output gate uses the new c, as in ONNX.
     """
     gates = x @ weights["wx"] + h @ weights["wh"]
     if "bias" in weights:

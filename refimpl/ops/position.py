@@ -14,7 +14,7 @@ __all__ = ["Rotary", "learned", "rope_frequencies", "rope_tables", "rotate", "si
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of the angles by which each position turns the pairs of a head."""
+    """Cosines and sines of the angles by which a position rotates the pairs of a head."""
 
     cos: Float[Array, "L J"]
     sin: Float[Array, "L J"]
@@ -90,15 +90,15 @@ def rotate(
     as in the paper and GPT-J; elements from 2J on stay as they are (partial rotary).
     """
     pairs = cos.shape[-1]
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    rotated, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if interleaved:
-        a, b = turned[..., 0::2], turned[..., 1::2]
+        a, b = rotated[..., 0::2], rotated[..., 1::2]
     else:
-        a, b = turned[..., :pairs], turned[..., pairs:]
+        a, b = rotated[..., :pairs], rotated[..., pairs:]
     c, s = cos[:, :, None, :], sin[:, :, None, :]
     new_a, new_b = a * c - b * s, b * c + a * s
     if interleaved:
-        turned = np.stack([new_a, new_b], axis=-1).reshape(turned.shape)
+        rotated = np.stack([new_a, new_b], axis=-1).reshape(rotated.shape)
     else:
-        turned = np.concatenate([new_a, new_b], axis=-1)
-    return np.concatenate([turned, rest], axis=-1)
+        rotated = np.concatenate([new_a, new_b], axis=-1)
+    return np.concatenate([rotated, rest], axis=-1)

@@ -1,4 +1,4 @@
-"""Quantization: numbers as small integers times a scale, specified to the integer."""
+"""Quantization: numbers as small integers times a scale; the integers are specified exactly."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 
-# What treats an input with one scale, for which a weight's block is the whole column.
+# Activations with one scale per row, for which a weight's block is the whole column.
 WHOLE = frozenset({"row", "smoothed", "static"})
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A matrix in codes of `bits` bits; `block` neighbours along `axis` share a scale.
+    """A matrix as codes of `bits` bits; `block` neighbours along `axis` share a scale.
 
     w = scale · (code − zero) + minimum, with zero 2^(bits−1) where None and minimum 0 where None.
     Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
@@ -65,7 +65,7 @@ class Blocks:
 
 
 def _spread(per_block: Array, blocks: Blocks) -> Array:
-    """One value a block -> one value an element."""
+    """One value per block -> one value per element."""
     length = blocks.codes.shape[blocks.axis]
     index = np.arange(length) // blocks.block
     return np.take(per_block, index, axis=blocks.axis)
@@ -120,11 +120,11 @@ def quantize(
 
 
 def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
-    """One positive scale max|w| / 127 a column and codes of −127 to 127, for an input of static scale.
+    """One positive scale max|w| / 127 per column and codes of −127 to 127, for an input of static scale.
 
-    Devices with static int8 want just this: no zero point, no scale below 0, a range that is even.
-    Conventions: codes round as those of `quantize_rows`; they are held with 128 added, as in all
-    Blocks. Whoever knows the input puts `input_scale` and `input_zero` in.
+    Devices with static int8 need this: no zero point, no negative scale, a symmetric range.
+    Conventions: codes are rounded as in `quantize_rows` and stored with 128 added, as in all Blocks. The
+    caller sets `input_scale` and `input_zero`.
     """
     codes, scale = quantize_rows(weight.T)
     codes, scale = (codes.T + 128).astype(np.uint8), scale.T
@@ -132,7 +132,7 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
 
 
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
-    """The matrix that the codes stand for: scale · (code − zero) + minimum, in scale's type."""
+    """The matrix of the codes: scale · (code − zero) + minimum, in scale's type."""
     zero = 2 ** (weight.bits - 1) if weight.zero is None else _spread(weight.zero, weight)
     centred = weight.codes.astype(np.int16) - np.asarray(zero, np.int16)
     w = _spread(weight.scale, weight) * centred.astype(weight.scale.dtype)
@@ -172,8 +172,7 @@ def quantize_activations(
     """Signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
 
     Conventions: the factor 127 / max|x| is rounded once and multiplied, as ONNX Runtime's kernels
-    do; the stored scale is max|x| / 127; a block of zeros has scale 0 and codes 0. A row is never
-    seen by its neighbours.
+    do; the stored scale is max|x| / 127; a block of zeros has scale 0 and codes 0. Rows are independent.
     """
     length = x.shape[1]
     count = -(-length // block)
@@ -229,14 +228,14 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
 
 
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
-    """x · W for a quantized W (blocked along axis 0), by the weight's own rule for activations.
+    """x · W for a quantized W (blocked along axis 0), by the weight's rule for activations.
 
     none:  x @ dequantize(W)
     block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
     row:   the same with codes and scale of the whole row (one block is the whole column)
     smoothed: as row
-    static: the same with codes of a given scale for all rows, less their zero point
-    Where there is an `input_factor`, x is multiplied by it first: W was divided by it.
+    static: the same with codes of a given scale for all rows, minus their zero point
+    With an `input_factor`, x is multiplied by it first, since W was divided by it.
     A minimum adds Σ_c (sum of x over block c) · minimum[c], in floating point.
     """
     flat = x.reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""Ring attention: a sequence over several ranks, keys and values passed round."""
+"""Ring attention: a sequence split over several ranks, which pass keys and values around."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def place(
 
     contiguous: X slices in order (Liu et al. 2023). zigzag: 2X slices, rank r has the r-th from the
     front and from the back (as Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2).
-    striped: token t is on rank t mod X (Brandon et al. 2023). Under a causal mask the last slice has
-    all the work of the first kind; the other two share it. Conventions: slice of token t is
+    striped: token t is on rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last
+    rank the most work; the other two layouts balance it. Conventions: slice of token t is
     ⌊t · slices / T⌋, so that lengths differ by one at most.
     """
     count = len(ranks)
@@ -57,10 +57,10 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` by ranks that hold a part of the tokens each (Liu et al. 2023, algorithm 1).
+    """`attend` on ranks that hold a part of the tokens each (Liu et al. 2023, algorithm 1).
 
     Rank owner[t] holds token t. In step i rank r has the keys and values of rank r − i, attends to them, and
-    merges the result into what it has by the log-sum-exps. Then each rank passes what it has on to the next.
+    merges the result into its own by the log-sum-exps. Then each rank passes its keys and values to the next.
 
         step    rank 0   rank 1   rank 2
         0       kv 0     kv 1     kv 2
@@ -68,8 +68,8 @@ def ring_attend(
         2       kv 1     kv 2     kv 0
 
     The ranks are simulated here, one after the other.
-    Conventions: any placement, a rank without tokens included; a causal mask needs the positions of the
-    tokens in the text, not their places on a rank.
+    Conventions: any placement is allowed, also a rank without tokens; a causal mask compares positions in
+    the text, not on a rank.
     """
     count = len(placement.ranks)
     tokens = [np.nonzero(placement.owner == rank)[0] for rank in range(count)]

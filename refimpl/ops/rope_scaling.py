@@ -26,7 +26,7 @@ def dynamic_ntk_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """The longest wave stretched by s, the shortest kept: f_j · s^(−j / (J−1)) (bloc97, emozilla 2023).
+    """The lowest frequency divided by s, the highest kept: f_j · s^(−j / (J−1)) (bloc97, emozilla 2023).
 
     s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is
     theta · s^(2J / (2J − 2)) in place of theta, written without theta.
@@ -49,7 +49,7 @@ def yarn_scaling(
     original_context: int,
     truncate: bool = True,
 ) -> Float[Array, " J"]:
-    """Fast pairs kept, slow ones divided by `factor`, a ramp over the pairs between (Peng et al. 2023, §3.2).
+    """High frequencies kept, low ones divided by `factor`, a ramp in between (Peng et al. 2023, §3.2).
 
     A pair that turns r times in the original context is number J · ln(original / 2πr) / ln(theta);
     the ramp runs from the pair of beta_fast turns to the one of beta_slow.
@@ -80,8 +80,8 @@ def longrope_scaling(
 ) -> Float[Array, " J"]:
     """Each frequency divided by its own factor, found by search (Ding et al. 2024).
 
-    Conventions: the `long` factors serve contexts above the original one, the `short` ones all
-    others. As with `dynamic_ntk_scaling`, the context is that of the run, not the length so far.
+    Conventions: the `long` factors are for contexts above the original one, the `short` ones for all
+    others. As in `dynamic_ntk_scaling`, the context is that of the run, not the length so far.
     """
     return frequencies / (long if context > original_context else short)
 
@@ -94,7 +94,7 @@ def llama3_scaling(
     high_freq_factor: float,
     original_context: int,
 ) -> Float[Array, " J"]:
-    """Long waves divided by `factor`, short ones kept, a blend between (Llama 3.1's reference code).
+    """Low frequencies divided by `factor`, high ones kept, a blend in between (Llama 3.1's reference code).
 
     With turns = original_context · f / 2π, the share kept is
     clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1).

@@ -1,4 +1,4 @@
-"""Sparse attention: queries and keys in blocks, and a list of the pairs of blocks that meet."""
+"""Block-sparse attention: queries and keys in blocks, and a list of the pairs that are computed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class BlockPairs(NamedTuple):
-    """Block rows[m] of the queries meets block columns[m] of the keys; `mask` says who sees whom inside."""
+    """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask inside the pairs."""
 
     rows: Index[Array, " M", "< Y"]
     columns: Index[Array, " M", "< Z"]
@@ -47,8 +47,8 @@ def sparse_attend(
 
     Only these blocks are gathered: time and memory grow with the number M of pairs. `keys` says which keys
     are real (the last block may be padded).
-    Equal to `attend` under the layout's `block_mask`. Conventions: a pair that is listed twice counts
-    twice; a query that sees nothing gives zeros.
+    Equal to `attend` with the layout's `block_mask`. Conventions: a pair that is listed twice counts
+    twice; the output of a query that sees no key is 0.
     """
     b, y, a, h, _ = q.shape
     rows, columns, mask = pairs
@@ -79,7 +79,7 @@ def block_mask(
     keys: Index[Array, " S", "< Z"],
     layout: Bool[Array, "Y Z"],
 ) -> Bool[Array, "B T S"]:
-    """The mask over tokens that a layout over blocks stands for; a token is given by its block."""
+    """The mask over tokens of a layout over blocks; `queries` and `keys` are the tokens' blocks."""
     return layout[queries][:, :, keys]
 
 
@@ -115,8 +115,8 @@ def longformer_mask(
     """True within `reach` tokens on each side, and where either token is global.
 
     Beltagy et al. 2020, §3.1: the sliding window of width w is reach = w / 2; a global token attends
-    to all and is attended by all. Positions of keys have an axis of rows, so that the same function
-    gives the mask inside listed pairs of blocks: there a row is a pair.
+    to all and is attended by all. Positions of keys have a batch axis, so that the same function gives
+    the mask inside pairs of blocks: there a row of the batch is a pair.
     """
     near = abs(queries[:, :, None] - keys[:, None, :]) <= reach
     return near | query_global[:, :, None] | key_global[:, None, :]
@@ -127,7 +127,7 @@ def longformer_layout(
     *,
     reach: int,
 ) -> Bool[Array, "Y Y"]:
-    """The blocks that hold a pair of tokens that `longformer_mask` lets meet; no other block.
+    """The pairs of blocks with at least one pair of tokens that `longformer_mask` allows.
 
     The last token of block i and the first of block j > i are (j − i − 1) · A + 1 apart.
     """

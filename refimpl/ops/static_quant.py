@@ -21,10 +21,10 @@ def static_quantize(
     bits: int,
     signed: bool,
 ) -> Int[Array, "M D"]:
-    """code = clip(rint(x / scale) + zero) to the numbers of so many bits (ONNX's QuantizeLinear).
+    """code = clip(rint(x / scale) + zero) to integers of `bits` bits (ONNX's QuantizeLinear).
 
-    Conventions: halves go to the even code; a scale of 0 gives the zero point. One scale for a whole
-    tensor, one a row or one a block are the same, spread to one an element.
+    Conventions: halves round to the even code; a scale of 0 gives the zero point. Scales per tensor, row or
+    block are repeated to one per element.
     """
     low = -(2 ** (bits - 1)) if signed else 0
     steps = np.where(scale == 0, 0, x / np.where(scale == 0, 1, scale))
@@ -36,7 +36,7 @@ def static_dequantize(
     scale: Float[Array, " D"],
     zero: Int[Array, " D"],
 ) -> Float[Array, "M D"]:
-    """(code − zero) · scale (ONNX's DequantizeLinear): the difference in whole numbers, then one product."""
+    """(code − zero) · scale (ONNX's DequantizeLinear): the difference in integers, then one product."""
     return (codes - zero).astype(scale.dtype) * scale
 
 
@@ -48,6 +48,6 @@ def integer_matmul(
 ) -> Int[Array, "M F"]:
     """Σ_d (a[m,d] − zero_a[m]) · (b[d,f] − zero_b[f]) in 32 bits (ONNX's MatMulInteger).
 
-    Times both scales it is the product of the two matrices, exact but for that one rounding.
+    Times both scales it is the product of the two matrices, exact up to that one rounding.
     """
     return (a - zero_a[:, None]).astype(np.int32) @ (b - zero_b).astype(np.int32)
