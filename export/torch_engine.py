@@ -41,19 +41,19 @@ def _like(value: Any, items: Iterable[Any]) -> Any:
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
-def _arrays(value: Any) -> Any:
+def _to_numpy(value: Any) -> Any:
     if isinstance(value, EncoderKV):
-        return ArrayEncoderKV(*map(_arrays, value))
+        return ArrayEncoderKV(*map(_to_numpy, value))
     if isinstance(value, tuple | list):
-        return _like(value, map(_arrays, value))
+        return _like(value, map(_to_numpy, value))
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _tensors(value: Any) -> Any:
+def _to_torch(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return _like(value, map(_tensors, value))
+        return _like(value, map(_to_torch, value))
     if isinstance(value, dict):
-        return {key: _tensors(held) for key, held in value.items()}
+        return {key: _to_torch(item) for key, item in value.items()}
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
@@ -63,13 +63,13 @@ class TorchEngine(ArrayEngine):
     def __init__(self, config: Config, params: Any) -> None:
         leaves = map_leaves(lambda _, leaf: tensors(leaf), params)
 
-        def crossing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def on_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
             @torch.no_grad()
-            def call(*given: Any, config: Config) -> Any:
-                mapped = (leaves if value is params else _tensors(value) for value in given)
-                return _arrays(function(*mapped, config=config))
+            def call(*arguments: Any, config: Config) -> Any:
+                mapped = (leaves if value is params else _to_torch(value) for value in arguments)
+                return _to_numpy(function(*mapped, config=config))
 
             return call
 
         functions = (model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
-        super().__init__(config, params, Forward(*map(crossing, functions)))
+        super().__init__(config, params, Forward(*map(on_arrays, functions)))

@@ -17,14 +17,14 @@ import onnx
 import torch
 
 from ...refimpl.config import Config, Decoder
+from ...refimpl.engine.cache_kinds import cache_kinds, windows
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.model import position_tables
 from ...refimpl.ops.quant import Blocks
-from ...runtime.bundle import window_sizes
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.graph_io import GRAPH, cache_type
+from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.session import one_line, open_session, options
 from ...runtime.verification.streamed_reference import SEED
 from ..graph.trace import quiet
@@ -136,11 +136,12 @@ def _run_parts(
             f"{name}.{i}": table.astype(bundle.dtype)
             for name, table in zip(("cos", "sin"), pair, strict=True)
         }
-    for i, layer in enumerate(config.layers):
-        a = layer.attention
-        empty = np.zeros((b, a.kv_heads, t, a.head_size), cache_type(a) or bundle.dtype)
-        feeds |= {f"k.{i}": empty, f"v.{i}": empty}
-    feeds |= {f"window_length.{size}": np.zeros(b, np.int64) for size in window_sizes.sizes(config)}
+    for i, kind in enumerate(cache_kinds(config)):
+        types = kind.dtypes(np.dtype(bundle.dtype))
+        for array, shape, dtype in zip(kind.arrays, kind.shapes(b, t), types, strict=True):
+            feeds[f"{array.name}.{i}"] = np.zeros(shape, dtype)
+    for window in windows(cache_kinds(config, windowed=True)):
+        feeds[f"window_length.{window}"] = np.zeros(b, np.int64)
     feeds |= {f"{value}.given": truth[name] for name, value in cuts.items() if value in inner}
     needed = {v.name for v in session.get_inputs()}
     with one_line(f"{GRAPH} can't be run in parts"):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...refimpl.config import LM, Config, Gated, Layer, MoE, Norm
-from ...refimpl.engine.stack_walk import StackWalk, empty_cache
+from ...refimpl.engine.cache_kinds import layer_kind
+from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
 from ...refimpl.ops.attention import cached_attention, project
 from ...refimpl.ops.block import normalize, rotary_and_bias
@@ -115,7 +116,9 @@ def attention_arguments(x: Array, weights: Any, layer: Layer, walk: StackWalk) -
     """The arguments of `cached_attention` for a sublayer's input x, with an empty cache."""
     settings = layer.attention
     positions = walk.positions(x.shape[1], weights, x.dtype)
-    cache = empty_cache(layer, x)._replace(k_scale=weights.get("k_scale"), v_scale=weights.get("v_scale"))
+    batch, time, _ = x.shape
+    empty = layer_kind(layer, walk.config.context).empty(batch, time, x.dtype)
+    cache = empty._replace(k_scale=weights.get("k_scale"), v_scale=weights.get("v_scale"))
     q, k, v = project(x, weights, settings=settings)
     past = np.zeros(len(x), np.int64)
     return [q, k, v, cache, past, *rotary_and_bias(settings, positions)]

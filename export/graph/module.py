@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config, Encoder
-from ...runtime.bundle import window_sizes
+from ...refimpl.config import Config
+from ...refimpl.engine.cache_kinds import CacheKind, KeysValues, cache_kinds, encoder_kinds, windows
 from ...runtime.bundle.graph_io import Graph
 from .. import dispatch
 from ..ops.cache import KVCache
@@ -81,23 +81,24 @@ class GraphModule(nn.Module):
     def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
         lengths = inputs["lengths"]
-        states = encode(inputs["tokens"], lengths, rotary, weights, inputs.get("types"), config=config)
-        if isinstance(config, Encoder):
+        states = encode(inputs["tokens"], lengths, rotary, weights, inputs.get("token_types"), config=config)
+        if "decoder" not in config.stacks:
             return [_float32(predict(states, lengths, weights, config=config))]
         layers = encoder_kv(states, lengths, weights, config=config)
         return [side for layer in layers for side in (layer.keys, layer.values)]
 
     def _decode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
-        layers = range(len(config.layers))
         cross = None
-        if "source" in inputs:
-            cross = [EncoderKV(inputs[f"keys.{i}"], inputs[f"values.{i}"], inputs["source"]) for i in layers]
-        cache = [KVCache(inputs[f"k.{i}"], inputs[f"v.{i}"]) for i in layers]
+        if "encoder_lengths" in inputs:
+            arrays = _arrays(inputs, encoder_kinds(config))
+            cross = [EncoderKV(keys, values, inputs["encoder_lengths"]) for keys, values in arrays]
+        kinds = cache_kinds(config)
+        cache = [VALUES[type(k)](*layer) for k, layer in zip(kinds, _arrays(inputs, kinds), strict=True)]
         window_lengths = {
-            size: inputs[f"window_length.{size}"]
-            for size in window_sizes.sizes(config)
-            if f"window_length.{size}" in inputs
+            window: inputs[f"window_length.{window}"]
+            for window in windows(cache_kinds(config, windowed=True))
+            if f"window_length.{window}" in inputs
         }
         extra = nullcontext()
         if window_lengths:
@@ -106,7 +107,19 @@ class GraphModule(nn.Module):
             logits, new_cache = model(
                 inputs["tokens"], inputs["past"], inputs["at"], rotary, cache, weights, cross, config=config
             )
-        return [_float32(logits), *(side for layer in new_cache for side in (layer.keys, layer.values))]
+        outputs = [_float32(logits)]
+        for kind, layer in zip(kinds, new_cache, strict=True):
+            outputs += [array for array in layer[: len(kind.arrays)] if array is not None]
+        return outputs
+
+
+# The mirror's value of each kind of cache: its first fields are the kind's arrays.
+VALUES: dict[type[CacheKind], type[KVCache]] = {KeysValues: KVCache}
+
+
+def _arrays(inputs: Mapping[str, torch.Tensor], kinds: Sequence[CacheKind]) -> list[list[torch.Tensor]]:
+    """The arrays of each layer's kind, among a graph's inputs."""
+    return [[inputs[f"{array.name}.{i}"] for array in kind.arrays] for i, kind in enumerate(kinds)]
 
 
 def _float32(x: torch.Tensor) -> torch.Tensor:

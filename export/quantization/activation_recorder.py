@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ...refimpl.config import LM, Config, DecoderReader, EncoderDecoder
+from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import unflatten
 from ..dispatch import body, exporting
@@ -126,9 +127,8 @@ class Reading:
                             x, real, near, leaves, read, config=layer, causal=stack.causal
                         )
                         continue
-                    a, past = layer.attention, torch.zeros(1, dtype=torch.int64)
-                    empty = torch.zeros(1, a.kv_heads, time, a.head_size)
-                    cache = KVCache(empty, empty)
+                    kind, past = layer_kind(layer, self.config.context), torch.zeros(1, dtype=torch.int64)
+                    cache = KVCache(*(torch.zeros(shape) for shape in kind.shapes(1, time)))
                     streams[j], cache = block(x, cache, past, near, leaves, read, config=layer)
                 self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
         norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...refimpl.calibrate import smooth
 from ...refimpl.checkpoint.open import Checkpoint
-from ...refimpl.config import Config, Encoder
+from ...refimpl.config import Config
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
@@ -79,7 +79,7 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
     """Raise ExportError when a decoder's keys and values can't be kept as asked."""
     if kv not in ("float", "int8"):
         raise ExportError(f"kv must be float or int8, got {kv!r:.40}")
-    if kv == "int8" and isinstance(config, Encoder):
+    if kv == "int8" and "decoder" not in config.stacks:
         raise ExportError("kv=int8 is for the keys and values of a decoder, and this model has no decoder")
     if kv == "int8" or config.rounds_cache:
         if target.float_cache is not None:

@@ -1,98 +1,160 @@
-"""Engines whose cache is NumPy arrays: the specification itself, run, and what shares its loop."""
+"""Engines whose cache is NumPy arrays: the specification itself, and what the torch engine shares with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from ..config import Config
-from ..errors import TfmError
+from ..config import Config, Rope
 from ..ops import encoder, model
 from ..ops.cache import KVCache
 from ..ops.cross_attention import EncoderKV
-from ..ops.model import position_tables
+from ..ops.model import ModelWeights, position_tables
 from ..ops.position import Rotary
 from ..ops.quant import Blocks
-from .protocol import check_lengths, check_predict, check_rows, check_start, check_step, check_text
+from .cache_kinds import CacheKind, cache_kinds, check_lengths, floor
+from .protocol import (
+    Cache,
+    check_predict,
+    check_rows,
+    check_start,
+    check_step,
+    check_text,
+    foreign,
+    used_already,
+)
+
+Layers = list[KVCache]  # what each layer keeps, as its kind says
 
 
+@dataclass
 class ArrayCache:
-    """Keys and values as NumPy arrays, a `KVCache` for each layer; dead after its first use.
+    """What each layer keeps, and the lengths [B] of the rows; dead after its first use.
 
-    `encoder_kv` is what each layer of a decoder reads of an encoder's output.
+    Every token is kept, also those that no window sees any more. `encoder_kv` is what each layer of a decoder
+    reads of an encoder's output.
     """
 
-    def __init__(
-        self, lengths: np.ndarray, layers: list[KVCache], encoder_kv: list[EncoderKV] | None = None
-    ) -> None:
-        self._lengths, self._layers, self.encoder_kv = lengths, layers, encoder_kv
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self._lengths
+    kinds: tuple[CacheKind, ...]
+    lengths: np.ndarray
+    capacity: int
+    layers: Layers
+    encoder_kv: list[EncoderKV] | None = None
 
     @property
     def floor(self) -> np.ndarray:
-        return np.zeros_like(self._lengths)
+        return floor(self.kinds, self.lengths, {})
 
     @property
-    def capacity(self) -> int:
-        return self._layers[0].keys.shape[2] if self._layers else 0
+    def nbytes(self) -> int:
+        encoder = sum(layer.keys.nbytes + layer.values.nbytes for layer in self.encoder_kv or ())
+        return sum(layer.nbytes for layer in self.layers) + encoder
 
-    def take(self) -> list[KVCache]:
-        """The arrays, once: whoever asks again holds a cache that another engine has overwritten."""
-        layers, self._layers = self._layers, []
-        if not layers:
-            raise TfmError("this cache was used already: go on with the one that step returned")
+    def take(self) -> Layers:
+        """The arrays, once: whoever asks again holds a cache that another engine would have overwritten."""
+        if not self.layers:
+            raise used_already()
+        layers, self.layers = self.layers, []
         return layers
 
     def truncate(self, lengths: np.ndarray) -> ArrayCache:
-        return ArrayCache(check_lengths(self._lengths, lengths, self.floor), self.take(), self.encoder_kv)
+        lengths = check_lengths(self.kinds, self.lengths, lengths, {})
+        return replace(self, lengths=lengths, layers=self.take())
 
     def select(self, rows: np.ndarray) -> ArrayCache:
-        rows = check_rows(len(self._lengths), rows)
+        rows = check_rows(len(self.lengths), rows)
         encoder_kv = self.encoder_kv
         if encoder_kv is not None:
             encoder_kv = [layer.select(rows) for layer in encoder_kv]
         layers = [layer.select(rows) for layer in self.take()]
-        return ArrayCache(self._lengths[rows], layers, encoder_kv)
+        return replace(self, lengths=self.lengths[rows], layers=layers, encoder_kv=encoder_kv)
+
+    def grow(self, capacity: int) -> ArrayCache:
+        capacity = max(capacity, self.capacity)
+        return replace(self, capacity=capacity, layers=[layer.grow(capacity) for layer in self.take()])
+
+
+class _Model(Protocol):
+    def __call__(
+        self,
+        tokens: np.ndarray,
+        past: np.ndarray,
+        at: np.ndarray,
+        rotary: Mapping[Rope, Rotary],
+        cache: Layers,
+        params: ModelWeights,
+        encoder_kv: list[EncoderKV] | None = None,
+        /,
+        *,
+        config: Config,
+    ) -> tuple[np.ndarray, Layers]: ...
+
+
+class _Encode(Protocol):
+    def __call__(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        rotary: Mapping[Rope, Rotary],
+        params: ModelWeights,
+        token_types: np.ndarray | None = None,
+        /,
+        *,
+        config: Config,
+    ) -> np.ndarray: ...
+
+
+class _EncoderKV(Protocol):
+    def __call__(
+        self, states: np.ndarray, lengths: np.ndarray, params: ModelWeights, /, *, config: Config
+    ) -> list[EncoderKV]: ...
+
+
+class _Predict(Protocol):
+    def __call__(
+        self, states: np.ndarray, lengths: np.ndarray, params: ModelWeights, /, *, config: Config
+    ) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Forward:
     """The functions that an engine is made of, with the signatures of `ops.model` and `ops.encoder`."""
 
-    model: Callable[..., Any]
-    encode: Callable[..., Any]
-    encoder_kv: Callable[..., Any]
-    predict: Callable[..., Any]
+    model: _Model
+    encode: _Encode
+    encoder_kv: _EncoderKV
+    predict: _Predict
 
 
 class ArrayEngine:
     """An engine whose cache is NumPy arrays, made of the functions in `forward`.
 
     It computes in the weights' type. The tables of cosines and sines double when they are outgrown;
-    each step hands `forward` just the cache rows that exist.
+    each step hands `forward` caches with room for the step's tokens and no more.
     """
 
-    def __init__(self, config: Config, params: Any, forward: Forward) -> None:
-        self.config, self.params, self.forward = config, params, forward
-        self._tables: dict[Any, Rotary] = {}
-        self._rows = 0
+    def __init__(self, config: Config, params: Mapping[str, Any], forward: Forward) -> None:
+        self.config, self.forward = config, forward
+        self.params = params
+        self._weights = cast(ModelWeights, params)
+        self.kinds = cache_kinds(config)
         self.dtype = _dtype(params)
+        self._tables: dict[Rope, Rotary] = {}
+        self._positions = 0
 
-    def _ropes(self, rows: int) -> dict[Any, Rotary]:
-        if rows > self._rows:
-            self._rows = max(rows, 2 * self._rows, 64)
-            made = position_tables(np.arange(self._rows), config=self.config)
+    def _rotary(self, count: int) -> dict[Rope, Rotary]:
+        """The tables of the first `count` positions."""
+        if count > self._positions:
+            self._positions = max(count, 2 * self._positions, 64)
+            tables = position_tables(np.arange(self._positions), config=self.config)
             self._tables = {
                 rope: Rotary(cos.astype(self.dtype), sin.astype(self.dtype))
-                for rope, (cos, sin) in made.items()
+                for rope, (cos, sin) in tables.items()
             }
-        return {rope: Rotary(cos[:rows], sin[:rows]) for rope, (cos, sin) in self._tables.items()}
+        return {rope: Rotary(cos[:count], sin[:count]) for rope, (cos, sin) in self._tables.items()}
 
     def start(
         self,
@@ -102,60 +164,60 @@ class ArrayEngine:
     ) -> ArrayCache:
         """An empty cache for `batch` rows; a model with an encoder reads the rows of its text [B, S] first.
 
-        What `check_start` says is raised.
+        Raises what `check_start` raises.
         """
         check_start(self.config, batch, encoder_ids)
         encoder_kv = None
         if encoder_ids is not None:
             states, lengths = self._encoded(encoder_ids, encoder_lengths, None)
-            encoder_kv = self.forward.encoder_kv(states, lengths, self.params, config=self.config)
-        empty = [
-            np.zeros((batch, layer.attention.kv_heads, 0, layer.attention.head_size), self.dtype)
-            for layer in self.config.layers
-        ]
-        return ArrayCache(np.zeros(batch, np.int64), [KVCache(e, e) for e in empty], encoder_kv)
+            encoder_kv = self.forward.encoder_kv(states, lengths, self._weights, config=self.config)
+        layers = [kind.empty(batch, 0, self.dtype) for kind in self.kinds]
+        return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, encoder_kv)
 
     def encode(
-        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
         """The encoder's vectors [B, T, D] of the ids [B, T], of which `lengths` [B] are real."""
-        return self._encoded(ids, lengths, types)[0]
+        return self._encoded(ids, lengths, token_types)[0]
 
     def predict(
-        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """What an encoder's head says of the ids: see `ops.encoder.predict`."""
+        """What an encoder's head computes from the ids: see `ops.encoder.predict`."""
         check_predict(self.config)
-        states, lengths = self._encoded(ids, lengths, types)
-        return self.forward.predict(states, lengths, self.params, config=self.config)
+        states, lengths = self._encoded(ids, lengths, token_types)
+        return self.forward.predict(states, lengths, self._weights, config=self.config)
 
     def _encoded(
-        self, ids: np.ndarray, lengths: np.ndarray | None, types: np.ndarray | None
+        self, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        ids, lengths, types = check_text(self.config, ids, lengths, types)
-        tables = self._ropes(ids.shape[1])
-        return self.forward.encode(ids, lengths, tables, self.params, types, config=self.config), lengths
+        ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
+        rotary = self._rotary(ids.shape[1])
+        states = self.forward.encode(ids, lengths, rotary, self._weights, token_types, config=self.config)
+        return states, lengths
 
     def step(
         self,
         tokens: np.ndarray,
-        cache: ArrayCache,
+        cache: Cache,
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, ArrayCache]:
         """Logits at the wanted positions and the cache with the tokens in it."""
+        if not isinstance(cache, ArrayCache):
+            raise foreign(cache)
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
-        rows = int(past.max()) + tokens.shape[1]
-        layers = [layer.grow(rows) for layer in cache.take()]
-        encoder_kv = cache.encoder_kv
+        need = int(past.max()) + tokens.shape[1]
+        # With room for this step's tokens and no more: `model` computes with all entries.
+        layers, encoder_kv = [layer.grow(need) for layer in cache.take()], cache.encoder_kv
         logits, layers = self.forward.model(
-            tokens, past, at, self._ropes(rows), layers, self.params, encoder_kv, config=self.config
+            tokens, past, at, self._rotary(need), layers, self._weights, encoder_kv, config=self.config
         )
-        return logits, ArrayCache(past + lengths, layers, encoder_kv)
+        return logits, ArrayCache(cache.kinds, past + lengths, need, layers, encoder_kv)
 
 
-def _dtype(params: Any) -> np.dtype:
+def _dtype(params: Mapping[str, Any]) -> np.dtype:
     """The type that the weights compute in, from the smallest leaf that every model has or may have."""
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):
@@ -168,6 +230,6 @@ def _dtype(params: Any) -> np.dtype:
 class NumpyEngine(ArrayEngine):
     """The specification, run: `ops.model` and `ops.encoder` themselves."""
 
-    def __init__(self, config: Config, params: Any) -> None:
+    def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
         functions = Forward(model.model, encoder.encode, encoder.encoder_kv, encoder.predict)
         super().__init__(config, params, functions)

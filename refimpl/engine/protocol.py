@@ -1,30 +1,30 @@
-"""The seam that three engines share, and what they may be asked.
+"""What the three engines have in common, and the checks of their arguments.
 
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
-    engine.predict(ids[B,T], lengths[B]=T, types[B,T]=0) -> what an encoder's head says
-    cache: lengths[B], floor[B], capacity, truncate(lengths), select(rows)
+    engine.predict(ids[B,T], lengths[B]=T, token_types[B,T]=0) -> what an encoder's head computes
+    cache: lengths[B], floor[B], capacity, nbytes, truncate(lengths), select(rows), grow(capacity)
 
-Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` whose logits
-are wanted. A cache is used once: after `step`, `truncate` or `select` the old value is dead,
-because ONNX Runtime writes in place.
+Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` which positions'
+logits are wanted. A cache is used once: after `step`, `truncate`, `select` or `grow` the old value is
+dead, because ONNX Runtime writes in place. Logits belong to the caller: no later step changes them.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ..config import LM, Config, Decoder, EncoderDecoder
-from ..errors import ConfigError, LimitError
+from ..errors import ConfigError, LimitError, TfmError
 
 
 class Cache(Protocol):
-    """Running state of a batch: `lengths` tokens of each row are in it, `capacity` have room.
+    """The state of a batch: `lengths` tokens of each row are in it, and it has room for `capacity`.
 
-    A row can be cut to no tokens, or to `floor` and more: of a layer with a window a cache may hold only the
-    latest.
+    What a layer keeps is its kind's affair (`engine.cache_kinds`). A row can be truncated to no tokens, or
+    to `floor` or more: a layer with a window may have kept the latest tokens only.
     """
 
     @property
@@ -33,12 +33,21 @@ class Cache(Protocol):
     def floor(self) -> np.ndarray: ...
     @property
     def capacity(self) -> int: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        ...
+
     def truncate(self, lengths: np.ndarray) -> Cache:
-        """The same rows, cut back to `lengths` tokens each."""
+        """The same rows, cut back to `lengths` tokens each; LimitError where a kind can't go back so far."""
         ...
 
     def select(self, rows: np.ndarray) -> Cache:
         """The named rows in the named order; a row may be named twice (beams) or not at all."""
+        ...
+
+    def grow(self, capacity: int) -> Cache:
+        """The same rows with room for at least `capacity` tokens."""
         ...
 
 
@@ -52,17 +61,27 @@ class Engine(Protocol):
         batch: int = 1,
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
-    ) -> Any: ...
+    ) -> Cache: ...
     def step(
         self,
         tokens: np.ndarray,
-        cache: Any,
+        cache: Cache,
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, Any]: ...
+    ) -> tuple[np.ndarray, Cache]: ...
     def predict(
-        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray: ...
+
+
+def used_already() -> TfmError:
+    """The error of a cache that is used twice."""
+    return TfmError("this cache was used already: go on with the one that step returned")
+
+
+def foreign(cache: Cache) -> TfmError:
+    """The error of an engine that is given another engine's cache."""
+    return TfmError(f"the cache must be this engine's own, from start or step, got {type(cache).__name__}")
 
 
 def check_step(
@@ -96,8 +115,11 @@ def check_step(
 
 
 def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> None:
-    """Raise ConfigError for a model without a decoder, and for an encoder's text that is there without an
-    encoder, or missing with one; LimitError for one of other rows."""
+    """Check the arguments of `start`.
+
+    Raises ConfigError for a model without a decoder, for a text without an encoder to read it, and for an
+    encoder without a text; LimitError for a text with another number of rows.
+    """
     if not isinstance(config.head, LM):
         raise ConfigError("a model without a decoder has no steps: use predict")
     if (encoder_ids is None) == isinstance(config, EncoderDecoder):
@@ -114,34 +136,20 @@ def check_predict(config: Config) -> None:
 
 
 def check_text(
-    config: Config, ids: np.ndarray, lengths: np.ndarray | None, types: np.ndarray | None
+    config: Config, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """An encoder's text, checked and completed: (ids, lengths, types), all int64."""
+    """An encoder's text, checked and completed: (ids, lengths, token_types), all int64."""
     if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
     ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None)
-    if types is not None:
-        types, rows = np.asarray(types, np.int64), config.embedding.token_types or 0
-        if types.shape != ids.shape or types.min() < 0 or types.max() >= rows:
+    if token_types is not None:
+        token_types, rows = np.asarray(token_types, np.int64), config.embedding.token_types or 0
+        if token_types.shape != ids.shape or token_types.min() < 0 or token_types.max() >= rows:
             shape = list(ids.shape)
             raise LimitError(
-                f"types must be {shape} numbers from 0 to {rows - 1}, got {types.tolist()!r:.80}"
+                f"token_types must be {shape} numbers from 0 to {rows - 1}, got {token_types.tolist()!r:.80}"
             )
-    return ids, lengths, types
-
-
-def check_lengths(past: np.ndarray, lengths: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """The argument of `truncate` as int64; LimitError unless each row gets 0, or floor … its own length."""
-    lengths = np.asarray(lengths, np.int64)
-    if lengths.shape != past.shape or (lengths < 0).any() or (lengths > past).any():
-        raise LimitError(f"a cache of lengths {past.tolist()} can't be cut to {lengths.tolist()}")
-    if len(low := np.flatnonzero((lengths > 0) & (lengths < floor))):
-        row = int(low[0])
-        raise LimitError(
-            f"row {row} can be cut to {floor[row]} tokens or more, or to none, got {lengths[row]}: what a "
-            "window saw before was overwritten"
-        )
-    return lengths
+    return ids, lengths, token_types
 
 
 def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:

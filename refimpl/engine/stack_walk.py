@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import Config, DecoderReader, EncoderDecoder, Layer, Stack
+from ..config import Config, DecoderReader, EncoderDecoder, Stack
 from ..ops.block import BlockWeights, NormWeights, Positions, block, encoder_block, normalize
-from ..ops.cache import KVCache
 from ..ops.encoder import layer_kv, shift_right
 from ..ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
 from ..ops.position import Rotary
+from .cache_kinds import layer_kind
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -99,17 +99,12 @@ class StackWalk:
         if self.name != "decoder":
             causal = self.stack.causal
             return encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
-        past = np.zeros(len(x), np.int64)
-        y, _ = block(x, empty_cache(layer, x), past, positions, weights, encoder_kv, config=layer)
+        batch, time, _ = x.shape
+        cache = layer_kind(layer, self.config.context).empty(batch, time, x.dtype)
+        past = np.zeros(batch, np.int64)
+        y, _ = block(x, cache, past, positions, weights, encoder_kv, config=layer)
         return y
 
     def leave(self, x: Float[Array, "B T D"], weights: NormWeights | None) -> Float[Array, "B T D"]:
         """The vectors after the last norm, if the stack has one."""
         return normalize(x, weights, norm=self.stack.final_norm)
-
-
-def empty_cache(layer: Layer, x: Float[Array, "B T D"]) -> KVCache:
-    """An empty cache of a layer, with room for the tokens of x."""
-    batch, time, _ = x.shape
-    keys = np.zeros((batch, layer.attention.kv_heads, time, layer.attention.head_size), x.dtype)
-    return KVCache(keys, keys.copy())

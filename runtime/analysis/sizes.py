@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 from ...refimpl.config import Attention, Config, MoE, Window
+from ...refimpl.engine.cache_kinds import cache_kinds
 from ...refimpl.params.shapes import parameter_shapes
-from ..bundle import schemes, weight_layout, window_sizes
+from ..bundle import schemes, weight_layout
 from ..bundle.targets import TARGETS
 from ..bundle.weight_formats import formats
 
@@ -93,13 +94,8 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
     Layers that keep them in 8 bits take one byte. A windowed cache keeps little more than its windows; a
     copied one exists twice.
     """
-    total = 0
-    for i, layer in enumerate(config.layers):
-        attention = layer.attention
-        window = window_sizes.of_layer(config, i) if kind == "windowed" else None
-        tokens = window_sizes.places(window, context)
-        bytes_each = 1 if attention.kv == "int8" else width
-        total += 2 * attention.kv_heads * attention.head_size * tokens * bytes_each
+    kinds = cache_kinds(config, windowed=kind == "windowed")
+    total = sum(layer.nbytes(context, width) for layer in kinds)
     return 2 * total if kind == "copied" else total
 
 

@@ -1,4 +1,4 @@
-"""The on-disk format of an exported model, version 1.
+"""The on-disk form of an exported model, format 2.
 
 A bundle is a directory. It MUST hold
 
@@ -12,8 +12,9 @@ and, if its model is a decoder that reads an encoder, and only then,
     encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
 
 and MAY hold tokenizer.json, chat_template.jinja and certificate.json. These MUST be regular files,
-not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
-`runtime.bundle.graph_io` names for the model's kind: a decoder, an encoder alone, or a decoder that reads an encoder.
+not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs
+that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that
+reads an encoder.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.

@@ -1,22 +1,25 @@
-"""The graphs of a bundle: what goes into each and what comes out, by name. Part of the format.
+"""The graphs of a bundle: their inputs and outputs, by name. Part of the format.
 
-    graph         of                  inputs                                      outputs
-    model.onnx    a decoder           tokens past at k.I v.I cos.J sin.J          logits k_out.I v_out.I
-                  one that reads an   these, keys.I values.I source               the same
-                  encoder
-                  an encoder alone,   tokens lengths types cos.J sin.J            said
+    graph         of                  inputs                                       outputs
+    model.onnx    a decoder           tokens past at k.I v.I cos.J sin.J           logits k_out.I v_out.I
+                  that reads an       the same, encoder_k.I encoder_v.I            the same
+                  encoder             encoder_lengths
+                  an encoder alone,   tokens lengths token_types cos.J sin.J       predictions
                   or with a reader
-    encoder.onnx  an encoder that a   tokens lengths types cos.J sin.J            keys.I values.I
+    encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
 
-A decoder whose cache is windowed has window_length.W too, for each W of `windows.sizes`. I counts the decoder's
-layers, J the rotary settings in the Config's order, of which each graph has those of its own stack;
-`types` is there where the embedding has them. `said` is what the head says (`ops.encoder.predict`).
-`past`, `at`, `lengths` and `source`, the lengths of the encoder's text, are numbers of tokens, as in
-`ops.model` and `ops.encoder`; `held` is how many of a row's tokens the caches of layers with that window
-hold, the latest ones, from place 0 on, where other caches hold all. All ids and numbers are int64;
-logits and `said` are float32; keys, values, cosines and sines have the bundle's `dtype`, but k.I and v.I of
-a layer that keeps 8 bits are int8 codes (`refimpl.ops.quantized_cache`, by channel).
+I counts the decoder's layers, J the rotary settings in the Config's order; a graph has those of its own
+stacks. `token_types` is there where the embedding has them. A layer's cache has the arrays that its kind
+names (`refimpl.engine.cache_kinds`): k and v for keys and values. `past`, `at`, `lengths` and
+`encoder_lengths` count tokens, as in `ops.model` and `ops.encoder`.
+
+A decoder whose cache is windowed also has an input window_length.W for each window W below the context:
+how many tokens of each row the layers with that window hold, the latest ones, from entry 0 on. Other
+layers hold all. `predictions` is what the head computes (`ops.encoder.predict`).
+
+All ids and numbers are int64; logits and predictions are float32; cosines, sines and the cache's arrays
+have the bundle's `dtype`, but for the codes of a layer that keeps 8 bits, which are int8.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ...refimpl.config import LM, Attention, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
-from . import window_sizes
+from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
+from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
@@ -63,67 +66,65 @@ class Graph:
 
 
 def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
-    """The graphs of a model, the one that reads first; `windowed` as the manifest's cache says."""
+    """The graphs of a model, the one that runs first ahead; `windowed` as the manifest's cache says."""
     found = []
     if "encoder" in config.stacks:
-        inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
-        if config.embedding.token_types is not None:
-            inputs.append(Port("types", ("batch", "time"), "int64"))
-        inputs += _tables(config, ("encoder", "reader"), "time")
-        alone = not isinstance(config.head, LM)
-        outputs = (Port("said", _said(config)),) if alone else _memory(config, "time")
-        found.append(Graph(GRAPH if alone else ENCODER, True, tuple(inputs), tuple(outputs)))
+        alone = "decoder" not in config.stacks
+        outputs = (Port("predictions", _predictions(config)),) if alone else _encoder_kv(config, "time")
+        found.append(Graph(GRAPH if alone else ENCODER, True, tuple(_encoder_inputs(config)), tuple(outputs)))
     if "decoder" in config.stacks:
-        inputs = [
-            Port("tokens", ("batch", "time"), "int64"),
-            Port("past", ("batch",), "int64"),
-            Port("at", ("batch", "wanted"), "int64"),
-            *_cache(config, "", windowed),
-            *_tables(config, ("decoder",), "capacity"),
-        ]
-        if windowed:
-            inputs += [
-                Port(f"window_length.{size}", ("batch",), "int64") for size in window_sizes.sizes(config)
-            ]
-        if "encoder" in config.stacks:
-            inputs += [*_memory(config, "text"), Port("source", ("batch",), "int64")]
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
-        found.append(Graph(GRAPH, False, tuple(inputs), (logits, *_cache(config, "_out", windowed))))
+        outputs = (logits, *_arrays(cache_kinds(config, windowed=windowed), "_out"))
+        found.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, windowed)), outputs))
     return tuple(found)
 
 
-def cache_type(attention: Attention) -> Literal["int8"] | None:
-    """The type that a layer's keys and values are kept in, None for the bundle's floats."""
-    return "int8" if attention.kv == "int8" else None
+def _encoder_inputs(config: Config) -> list[Port]:
+    inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
+    if config.embedding.token_types is not None:
+        inputs.append(Port("token_types", ("batch", "time"), "int64"))
+    return [*inputs, *_tables(config, ("encoder", "reader"), "time")]
+
+
+def _decoder_inputs(config: Config, windowed: bool) -> list[Port]:
+    kinds = cache_kinds(config, windowed=windowed)
+    inputs = [
+        Port("tokens", ("batch", "time"), "int64"),
+        Port("past", ("batch",), "int64"),
+        Port("at", ("batch", "wanted"), "int64"),
+        *_arrays(kinds),
+        *_tables(config, ("decoder",), "capacity"),
+        *(Port(f"window_length.{window}", ("batch",), "int64") for window in windows(kinds)),
+    ]
+    if "encoder" in config.stacks:
+        inputs += [*_encoder_kv(config, "text"), Port("encoder_lengths", ("batch",), "int64")]
+    return inputs
 
 
 def _tables(config: Config, names: tuple[str, ...], rows: str) -> list[Port]:
+    """Cosines and sines of the rotary settings of these stacks."""
     stacks = [stack for name, stack in config.stacks.items() if name in names]
-    own = {layer.attention.position for stack in stacks for layer in stack.layers}
-    kinds = [(i, rope) for i, rope in enumerate(config.ropes) if rope in own]
-    return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in kinds for side in ("cos", "sin")]
+    positions = {layer.attention.position for stack in stacks for layer in stack.layers}
+    ropes = [(i, rope) for i, rope in enumerate(config.ropes) if rope in positions]
+    return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in ropes for side in ("cos", "sin")]
 
 
-def _cache(config: Config, suffix: str, windowed: bool) -> list[Port]:
-    made = []
-    for i, layer in enumerate(config.layers):
-        size = window_sizes.of_layer(config, i) if windowed else None
-        rows = "capacity" if size is None else f"rows{size}"
-        axes = ("batch", layer.attention.kv_heads, rows, layer.attention.head_size)
-        made += [Port(f"{side}{suffix}.{i}", axes, cache_type(layer.attention)) for side in "kv"]
-    return made
+def _arrays(kinds: tuple[CacheKind, ...], suffix: str = "") -> list[Port]:
+    """The arrays of each layer's cache."""
+    return [
+        Port(f"{array.name}{suffix}.{i}", array.axes, array.dtype)
+        for i, kind in enumerate(kinds)
+        for array in kind.arrays
+    ]
 
 
-def _memory(config: Config, length: str) -> list[Port]:
-    made = []
-    for i, layer in enumerate(config.layers):
-        assert layer.cross is not None
-        axes = ("batch", layer.cross.kv_heads, length, layer.cross.head_size)
-        made += [Port(f"{side}.{i}", axes) for side in ("keys", "values")]
-    return made
+def _encoder_kv(config: Config, length: str) -> list[Port]:
+    """What a decoder reads of an encoder's text, whose axis has this name in a graph."""
+    ports = _arrays(encoder_kinds(config))
+    return [port._replace(axes=tuple(length if a == "text" else a for a in port.axes)) for port in ports]
 
 
-def _said(config: Config) -> tuple[str | int, ...]:
+def _predictions(config: Config) -> tuple[str | int, ...]:
     match config.head:
         case MaskedLM():
             return ("batch", "time", config.embedding.vocabulary)

@@ -1,8 +1,8 @@
-"""The manifest of a bundle, tfm.json, version 1.
+"""The manifest of a bundle, tfm.json, format 2.
 
 One JSON object with exactly these fields:
 
-    format       1
+    format       2
     tfm          version of tfm that wrote the bundle
     versions     {package: version} of what the graph was made with
     config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
@@ -11,26 +11,28 @@ One JSON object with exactly these fields:
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
     quant        the quantization it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
-    cache        "shared" (outputs of the cache are bound to its inputs' memory), "windowed" (shared,
-                 and those of layers with a window hold its tokens alone), "copied", or "none" where
-                 there is no decoder
+    cache        "shared" (the outputs of the cache are bound to the memory of its inputs), "windowed"
+                 (shared, and layers with a window keep only the latest tokens), "copied", or "none"
+                 where there is no decoder
     schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`; the others are floats
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used
-    generation   how the model wants to be run: the fields of `refimpl.checkpoint.generation_config.Generation`
-    labels       [names] of what a Classify or Tag head says, in order; else none
+    generation   how the checkpoint wants to be run: the fields of
+                 `refimpl.checkpoint.generation_config.Generation`
+    labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
-What tensors there are, of which type and shape, follows from config, target, schemes and dtype
-(`runtime.bundle.weight_layout`); they MUST stand in that order, each at the next multiple of 4096 bytes if it has
-a megabyte, else of 64, filled up with zeros, the last one ending the file. Numbers are
+Which tensors there are, of which type and shape, follows from config, target, schemes and dtype
+(`runtime.bundle.weight_layout`). They MUST stand in that order, each at the next multiple of 4096 bytes if
+it has a megabyte, else of 64, with zeros between them; the last one ends the file. Numbers are
 little-endian. Any tensor, size or hash that disagrees makes the whole bundle unreadable.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -42,16 +44,18 @@ from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
 from ...refimpl.config import LM, Classify, Config, Tag, from_json, to_json
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
+from ...refimpl.engine.cache_kinds import cache_kinds, windows
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.shapes import parameter_shapes
-from . import targets, weight_layout, window_sizes
+from . import targets, weight_layout
 from .graph_io import ENCODER, GRAPH, graphs
-from .targets import CacheKind, FloatType, Target, TargetName
+from .targets import CacheLayout, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
 from .weight_layout import Group
 
-FORMAT = 1
+# 2: the names of graph inputs and of the Config's fields changed.
+FORMAT = 2
 MANIFEST, DATA, GOLDEN = "tfm.json", "model.onnx.data", "golden.npz"
 TOKENIZER, TEMPLATE, CERTIFICATE = "tokenizer.json", "chat_template.jinja", "certificate.json"
 OPTIONAL = (TOKENIZER, TEMPLATE)
@@ -95,7 +99,7 @@ class Manifest:
     target: TargetName
     quant: str
     dtype: FloatType
-    cache: CacheKind
+    cache: CacheLayout
     schemes: dict[str, WeightFormat]
     tensors: dict[str, Tensor]
     refused: tuple[str, ...]
@@ -145,17 +149,29 @@ def load(data: bytes, where: str) -> Manifest:
     """The Manifest that a text states; BundleError on anything that `dump` can't have written."""
     try:
         value = parse(data, where, BundleError)
-        version = value.pop("format", None) if isinstance(value, dict) else None
-        if type(version) is not int or version != FORMAT:
-            raise ValueError(
-                f"must be the manifest of a bundle of format {FORMAT}: another version of tfm wrote it?"
-            )
+        stated = value.pop("format", None) if isinstance(value, dict) else None
+        if type(stated) is not int or stated != FORMAT:
+            raise ValueError(_other_format(value, stated))
         manifest = _read(value, Manifest, "manifest")
         _check(manifest)
     except (ValueError, TypeError, TfmError) as error:
         text = " ".join(str(error).removeprefix(f"{where}: ").split())
         raise BundleError(f"{where}: {text}; {AGAIN}") from None
     return manifest
+
+
+def _other_format(value: Any, stated: Any) -> str:
+    """What to do with a manifest of another format."""
+    if type(stated) is not int:
+        return f"must be the manifest of a bundle of format {FORMAT}, got {stated!r:.40}"
+    if stated > FORMAT:
+        return f"must be a bundle of format {FORMAT}, got {stated}: a newer tfm wrote it, update tfm"
+    quant = value.get("quant")
+    option = f" --quant {quant}" if isinstance(quant, str) and re.fullmatch(r"[a-z0-9-]{1,20}", quant) else ""
+    return (
+        f"must be a bundle of format {FORMAT}, got {stated}, which an older tfm wrote: make it anew by "
+        f"`tfm-cli export MODEL OUT{option}`, MODEL being the checkpoint that it was made from"
+    )
 
 
 def _read(value: Any, kind: Any, name: str) -> Any:
@@ -203,7 +219,7 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
         )
-    if m.cache == "windowed" and not window_sizes.sizes(m.config):
+    if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     wanted = arrange(m.groups, m.dtype)
     if m.tensors != wanted:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...refimpl.config import Alibi, Attention, Config, Encoder, RelativeBias, Rope
-from . import window_sizes
-from .targets import CacheKind, Target
+from ...refimpl.config import Alibi, Attention, Config, RelativeBias, Rope
+from ...refimpl.engine.cache_kinds import cache_kinds, windows
+from .targets import CacheLayout, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
@@ -12,13 +12,13 @@ def refusals(target: Target, config: Config) -> tuple[str, ...]:
     return (*group_query(config), *multi_head(config)) if target.fused else ()
 
 
-def cache(target: Target, config: Config) -> CacheKind:
+def cache(target: Target, config: Config) -> CacheLayout:
     """How a bundle for the target keeps a decoder's keys and values."""
-    if isinstance(config, Encoder):
+    if "decoder" not in config.stacks:
         return "none"
     if not target.fused or group_query(config):
         return "copied"
-    return "windowed" if window_sizes.sizes(config) else "shared"
+    return "windowed" if windows(cache_kinds(config, windowed=True)) else "shared"
 
 
 def group_query(config: Config) -> list[str]:
@@ -28,7 +28,7 @@ def group_query(config: Config) -> list[str]:
         if reason is None:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
-        if window_sizes.sizes(config):
+        if windows(cache_kinds(config, windowed=True)):
             reasons.append("caches as short as windows: they need GroupQueryAttention")
         return reasons
     return []

@@ -155,11 +155,9 @@ def default(config: Config, target: Target) -> Scheme:
     An encoder's work is prefill, which 8 bits a column serve best where a target takes them. A decoder's work
     is reading weights, which is as fast with blocks, and closer.
     """
-    from ...refimpl.config import Encoder  # the command line imports this module for its choices alone
-
     dynamic = SCHEMES["int8-dynamic"]
     takes_dynamic = target.name not in dynamic.refused
-    return dynamic if isinstance(config, Encoder) and takes_dynamic else SCHEMES["int8"]
+    return dynamic if "decoder" not in config.stacks and takes_dynamic else SCHEMES["int8"]
 
 
 def check_target(scheme: Scheme, target: Target) -> None:

@@ -15,8 +15,8 @@ from ...refimpl.errors import ExportError
 TargetName = Literal["ort-cpu", "ort-cuda", "standard"]
 FloatType = Literal["float32", "float16"]
 Device = Literal["cpu", "cuda"]
-# How keys and values are kept from step to step, see `runtime.bundle.manifest`.
-CacheKind = Literal["shared", "windowed", "copied", "none"]
+# How a graph keeps its cache from step to step, see `runtime.bundle.manifest`.
+CacheLayout = Literal["shared", "windowed", "copied", "none"]
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,39 @@
-"""A step of many tokens as several runs of few, for caches without a place for all, or read faster so."""
+"""A step of many tokens as several runs of few: where a cache has no room for all, or is read faster so."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-Run = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], object]
+
+class StepArrays(NamedTuple):
+    """One step's arrays: tokens [B, T] of which `lengths` [B] are real, after `past` [B] others, the wanted
+    positions `at` [B, P], and the memory for their `logits` [B, P, N]."""
+
+    tokens: np.ndarray
+    past: np.ndarray
+    lengths: np.ndarray
+    at: np.ndarray
+    logits: np.ndarray
 
 
-def in_pieces(
-    run: Run,
-    size: int,
-    tokens: np.ndarray,
-    past: np.ndarray,
-    lengths: np.ndarray,
-    at: np.ndarray,
-    logits: np.ndarray,
-) -> None:
-    """`run(tokens, past, lengths, at, logits)` over at most `size` tokens at a time; fills `logits`.
+def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) -> None:
+    """`run` over at most `size` tokens at a time; fills the step's logits.
 
-    Of positions in the padding the last real token's logits are given, of a row without tokens zeros.
+    A position in the padding gets the logits of the last real token, in a row without tokens zeros.
     """
+    tokens, past, lengths, at, logits = step
     at = np.minimum(at, np.maximum(lengths - 1, 0)[:, None])
     logits[:] = 0
     for first in range(0, int(lengths.max()), size):
-        part = tokens[:, first : first + size]
-        real = np.clip(lengths - first, 0, part.shape[1])
+        chunk = tokens[:, first : first + size]
+        real = np.clip(lengths - first, 0, chunk.shape[1])
         here = (at >= first) & (at < first + size) & (real > 0)[:, None]
-        # The graph gives a position at least, wanted or not.
-        wanted = np.flatnonzero(here.any(axis=0)) if here.any() else np.arange(1)
-        own = np.clip(at[:, wanted] - first, 0, part.shape[1] - 1)
-        said = np.empty((len(tokens), len(wanted), logits.shape[2]), logits.dtype)
-        run(part, past + np.minimum(lengths, first), real, own, said)
-        logits[:, wanted] = np.where(here[:, wanted, None], said, logits[:, wanted])
+        # The graph gives at least one position, wanted or not.
+        columns = np.flatnonzero(here.any(axis=0)) if here.any() else np.arange(1)
+        chunk_at = np.clip(at[:, columns] - first, 0, chunk.shape[1] - 1)
+        chunk_logits = np.empty((len(tokens), len(columns), logits.shape[2]), logits.dtype)
+        run(StepArrays(chunk, past + np.minimum(lengths, first), real, chunk_at, chunk_logits))
+        logits[:, columns] = np.where(here[:, columns, None], chunk_logits, logits[:, columns])

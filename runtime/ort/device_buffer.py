@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import onnxruntime as ort
 
 
-class Buffer:
+class DeviceBuffer:
     """One tensor at a fixed address: a NumPy array on the CPU, an OrtValue on a GPU."""
 
     def __init__(self, array: np.ndarray, device: str) -> None:
@@ -14,6 +16,7 @@ class Buffer:
         self._array = array if device == "cpu" else None
         self._value = None if device == "cpu" else ort.OrtValue.ortvalue_from_numpy(array, device, 0)
         self.pointer: int = array.ctypes.data if self._value is None else self._value.data_ptr()
+        self.nbytes = array.nbytes
 
     def read(self) -> np.ndarray:
         """The content: the memory itself on the CPU, a copy from elsewhere."""
@@ -32,10 +35,17 @@ class Buffer:
         return self.pointer + row * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
 
 
-def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> Buffer:
+def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
     """A buffer of zeros: what a mask hides is multiplied by 0, and 0 · NaN would be NaN.
 
-    On the CPU the system gives such memory page by page when it is first touched, so capacity that
+    On the CPU the system provides such memory page by page, when it is first touched, so capacity that
     isn't used yet costs nothing.
     """
-    return Buffer(np.zeros(shape, dtype), device)
+    return DeviceBuffer(np.zeros(shape, dtype), device)
+
+
+class Binding(NamedTuple):
+    """An io_binding, and the owners of the memory that it points to: it knows addresses alone."""
+
+    io: ort.IOBinding
+    owners: tuple[object, ...]

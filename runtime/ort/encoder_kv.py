@@ -1,4 +1,4 @@
-"""What a decoder reads of the text that an encoder has read; it stays where the encoder's run wrote it."""
+"""What a decoder reads of the texts that an encoder has read; it stays where the encoder's run wrote it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .device_buffer import Buffer
+from .device_buffer import DeviceBuffer
 
 
 @dataclass
-class Memory:
-    """What a decoder reads of an encoder's texts: keys and values [B, G, S, K] a layer, lengths [B].
+class EncoderKV:
+    """The arrays that `encoder_kinds` names, layer by layer, and the lengths [B] of the texts.
 
-    `texts` [B] numbers the texts: rows of one number hold the same, so that beams of one text, which
-    change places at each step, copy nothing.
+    `texts` [B] numbers the texts: rows with the same number hold the same, so beams of one text, which
+    change rows at each step, copy nothing.
     """
 
-    buffers: list[Buffer]
-    lengths: Buffer
+    buffers: list[DeviceBuffer]
+    lengths: DeviceBuffer
     texts: np.ndarray
 
-    def moved(self, rows: np.ndarray) -> Memory:
-        """New buffers that hold the named rows."""
-        made = [Buffer(b.read()[rows], b.device) for b in self.buffers]
-        return Memory(made, Buffer(self.lengths.read()[rows], self.lengths.device), self.texts[rows])
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers)
 
-    def permuted(self, rows: np.ndarray) -> None:
+    def selected(self, rows: np.ndarray) -> EncoderKV:
+        """New buffers that hold the named rows."""
+        buffers = [DeviceBuffer(b.read()[rows], b.device) for b in self.buffers]
+        lengths = DeviceBuffer(self.lengths.read()[rows], self.lengths.device)
+        return EncoderKV(buffers, lengths, self.texts[rows])
+
+    def permute(self, rows: np.ndarray) -> None:
         """As many rows as before, in place: only rows that get another text are copied."""
         texts = self.texts[rows]
         changed = np.flatnonzero(texts != self.texts)

@@ -1,7 +1,7 @@
-"""An encoder's graph on ONNX Runtime: one text a row, whole, in a single run.
+"""An encoder's graph on ONNX Runtime: whole texts, one a row, in a single run.
 
 On a CPU few texts a run are faster than many: those of nearly one length share little padding, and what
-passes from operator to operator stays in the caches.
+passes from operator to operator stays in the processor's caches.
 """
 
 from __future__ import annotations
@@ -14,45 +14,51 @@ import onnxruntime as ort
 from ...refimpl.config import Config
 from ...refimpl.ops.model import position_tables
 from ..bundle.graph_io import Graph
-from .device_buffer import Buffer
+from .device_buffer import DeviceBuffer
 from .session import one_line
 
 # Tokens of a run, padding included. Of 32 sentences in int8-dynamic (six layers of 384, 35 to 56 tokens, two
 # cores with 1 MB of L2 each) runs of 16, 8 and 4 take 0.84, 0.76 and 0.81 times what a single one takes.
-PIECE = 512
+TOKENS_PER_RUN = 512
 
 
-def pieces(lengths: np.ndarray) -> list[np.ndarray]:
-    """Rows that are read in one run, the shortest first: no more than `PIECE` tokens, or one row."""
+def runs(lengths: np.ndarray) -> list[np.ndarray]:
+    """The rows of each run, the shortest first: no more than `TOKENS_PER_RUN` tokens, or one row."""
     order = np.argsort(lengths, kind="stable")
-    made, begin = [], 0
+    batches = []
+    begin = 0
     for end in range(1, len(order)):
-        if (end + 1 - begin) * lengths[order[end]] > PIECE:
-            made.append(order[begin:end])
+        if (end + 1 - begin) * lengths[order[end]] > TOKENS_PER_RUN:
+            batches.append(order[begin:end])
             begin = end
-    return [*made, order[begin:]]
+    return [*batches, order[begin:]]
 
 
-class Encoder:
+class EncoderSession:
     """A session over an encoder's graph, with its tables of cosines and sines."""
 
     def __init__(self, session: ort.InferenceSession, graph: Graph, config: Config, dtype: np.dtype) -> None:
         self.session, self.graph, self.config, self.dtype = session, graph, config, dtype
         self._tables: dict[str, np.ndarray] = {}
-        self._rows = 0
+        self._positions = 0
 
     def run(
-        self, ids: np.ndarray, lengths: np.ndarray, types: np.ndarray | None, made: Mapping[str, Buffer]
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        token_types: np.ndarray | None,
+        outputs: Mapping[str, DeviceBuffer],
     ) -> None:
-        """Read the ids [B, T], and write the outputs where `made` says, by name."""
+        """Read the ids [B, T], and write the outputs into these buffers, by name."""
+        token_types = np.zeros_like(ids) if token_types is None else token_types
+        inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
+        inputs |= self._position_tables(ids.shape[1])
+        arrays = [np.ascontiguousarray(inputs[port.name]) for port in self.graph.inputs]
         io = self.session.io_binding()
-        given = {"tokens": ids, "lengths": lengths, "types": np.zeros_like(ids) if types is None else types}
-        given |= self._ropes(ids.shape[1])
-        held = [np.ascontiguousarray(given[port.name]) for port in self.graph.inputs]
-        for port, array in zip(self.graph.inputs, held, strict=True):
+        for port, array in zip(self.graph.inputs, arrays, strict=True):
             io.bind_input(port.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for port in self.graph.outputs:
-            buffer = made[port.name]
+            buffer = outputs[port.name]
             io.bind_output(port.name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
         with one_line(f"{self.graph.file} can't be run"):
             self.session.run_with_iobinding(io)
@@ -65,13 +71,13 @@ class Encoder:
             for port in self.graph.outputs
         }
 
-    def _ropes(self, rows: int) -> dict[str, np.ndarray]:
-        if rows > self._rows:
-            self._rows = max(rows, min(2 * self._rows, self.config.context))
-            tables = position_tables(np.arange(self._rows), config=self.config)
+    def _position_tables(self, count: int) -> dict[str, np.ndarray]:
+        if count > self._positions:
+            self._positions = max(count, min(2 * self._positions, self.config.context))
+            tables = position_tables(np.arange(self._positions), config=self.config)
             self._tables = {
                 f"{side}.{i}": table.astype(self.dtype)
                 for i, pair in enumerate(tables.values())
                 for side, table in zip(("cos", "sin"), pair, strict=True)
             }
-        return {name: table[:rows] for name, table in self._tables.items()}
+        return {name: table[:count] for name, table in self._tables.items()}

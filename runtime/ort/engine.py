@@ -1,32 +1,31 @@
-"""The ONNX Runtime engine: the seam of refimpl/engine over exported graphs.
+"""The ONNX Runtime engine: `refimpl.engine.protocol` over the graphs of a bundle.
 
-An encoder reads a text in one run (`runtime.ort.encoder_session`); what a decoder reads of it, keys and values a
-layer, stays where that run wrote it. Caches, such keys, and rotary tables are bound once, by address,
-and stay bound while their buffers live; a step binds only its tokens and the memory of its logits,
-which ONNX Runtime itself writes: no copy, and no later step touches what a caller still holds.
+An encoder reads a text in one run (`runtime.ort.encoder_session`); what a decoder reads of it stays where
+that run wrote it. Caches, encoder's keys and values and rotary tables are bound once, by address, and stay
+bound while their buffers live; a step binds only its tokens and the memory of its logits, which ONNX
+Runtime writes itself, without a copy. Each step's logits are a new array, so they belong to the caller; the
+memory of the last but one, which a loop has dropped by then, is what the allocator hands out again.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from ...refimpl.config import Config
-from ...refimpl.engine.protocol import check_predict, check_start, check_step, check_text
-from ..bundle import window_sizes
-from ..bundle.graph_io import ENCODER, GRAPH, Graph, cache_type, graphs
-from .chunked_step import in_pieces
-from .device_buffer import Buffer, zeros
-from .encoder_kv import Memory
-from .encoder_session import PIECE, Encoder, pieces
-from .io_binding import Bound
-from .kv_cache import Cache, State
+from ...refimpl.engine.cache_kinds import CHUNK, cache_kinds
+from ...refimpl.engine.protocol import Cache, check_predict, check_start, check_step, check_text, foreign
+from ..bundle.bundle import Bundle
+from ..bundle.graph_io import ENCODER, GRAPH, Graph, graphs
+from .chunked_step import StepArrays, in_chunks
+from .device_buffer import DeviceBuffer, zeros
+from .encoder_kv import EncoderKV
+from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
+from .io_binding import DecoderSession
+from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
 from .session import choose, in_float, one_line, open_session, options
 
@@ -34,108 +33,107 @@ from .session import choose, in_float, one_line, open_session, options
 FIRST_CAPACITY = 256
 
 
-def _references(rooms: list[np.ndarray], i: int) -> int:
-    return sys.getrefcount(rooms[i])
-
-
-# Of a room that only its list holds; how many the call itself adds is the interpreter's affair.
-UNHELD = _references([np.empty(0)], 0)
-
-
 class OrtEngine:
-    """`start` and `step`, or `predict`, over a bundle: anything with `path`, `config`, `target`, `dtype`
-    and `cache`.
+    """`start` and `step`, or `predict`, over a bundle.
 
-    `prepack` keeps packed weights in the user's cache (`runtime.ort.prepacked_weights`). `plain` computes products of
-    blocks in float, slowly: what is left is comparable to the last digits (`runtime.verification.verify`). Caches of
-    windows or of codes take `piece` tokens in a run; of the context's length, windows drop none.
+    `prepack` keeps packed weights in the user's cache (`runtime.ort.prepacked_weights`). `plain` computes
+    products of blocks in float, slowly, so that results are comparable to the last digits
+    (`runtime.verification.verify`). Caches of windows or of codes take `chunk` tokens in a run; with a chunk
+    of the context's length, windows drop none.
     """
 
     def __init__(
         self,
-        bundle: Any,
+        bundle: Bundle,
         device: str = "cpu",
         threads: int | None = None,
         notify: Callable[[str], None] = lambda _: None,
         *,
         prepack: bool = False,
         plain: bool = False,
-        piece: int | None = None,
+        chunk: int | None = None,
     ) -> None:
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
-        self.piece = piece or window_sizes.PIECE
-        self.shared, windowed = bundle.cache != "copied", bundle.cache == "windowed"
+        self.chunk = CHUNK if chunk is None else chunk
         self.dtype = np.dtype(bundle.dtype)
-        self.model = Path(bundle.path) / GRAPH
+        self.model = bundle.path / GRAPH
+        # A shared cache is written in place, and so is a windowed one; a copied one isn't.
+        self.shared = bundle.cache != "copied"
+        windowed = bundle.cache == "windowed"
+        self.kinds = cache_kinds(self.config, windowed=windowed)
+        self._in_chunks = any(kind.in_chunks for kind in self.kinds)
 
         def opened(graph: Graph) -> ort.InferenceSession:
             if prepack and self.device == "cpu":
-                return prepacked(Path(bundle.path), threads, graph.file)
-            path = Path(bundle.path) / graph.file
-            text = in_float(path.read_bytes()) if plain else None
-            return open_session(path, on, options(threads), text)
+                return prepacked(bundle.path, threads, graph.file)
+            path = bundle.path / graph.file
+            model = in_float(path.read_bytes()) if plain else None
+            return open_session(path, on, options(threads), model)
 
-        parts = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}
-        self.session, _ = parts[GRAPH]
-        reads = ENCODER if ENCODER in parts else GRAPH
-        self.encoder = (
-            Encoder(*parts[reads], self.config, self.dtype) if "encoder" in self.config.stacks else None
-        )
-        layers = range(len(self.config.layers))
-        sizes = [window_sizes.of_layer(self.config, i) if windowed else None for i in layers]
-        self._windows = tuple(size for size in sizes for _ in "kv")
-        self._bound = Bound(*parts[GRAPH], self.config, self.dtype, self.device)
-        self._rooms: list[np.ndarray] = []
+        sessions = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}
+        self.session, graph = sessions[GRAPH]
+        self._encoder: EncoderSession | None = None
+        self._decoder: DecoderSession | None = None
+        if "encoder" in self.config.stacks:
+            file = ENCODER if ENCODER in sessions else GRAPH
+            self._encoder = EncoderSession(*sessions[file], self.config, self.dtype)
+        if "decoder" in self.config.stacks:
+            self._decoder = DecoderSession(self.session, graph, self.config, self.dtype, self.device)
 
     def start(
         self,
         batch: int = 1,
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
-    ) -> Cache:
+    ) -> OrtCache:
         """An empty cache for `batch` rows; the encoder, where there is one, reads its text [B, S] first."""
         check_start(self.config, batch, encoder_ids)
-        state = self._state(batch, min(FIRST_CAPACITY, self.config.context))
+        capacity = min(FIRST_CAPACITY, self.config.context)
+        buffers = empty(
+            self.kinds, batch, capacity, self.dtype, self.device, chunk=self.chunk, copied=not self.shared
+        )
         if encoder_ids is not None:
-            assert self.encoder is not None
-            ids, lengths, _ = check_text(self.config, encoder_ids, encoder_lengths, None)
-            made = {
-                name: zeros(shape, self.dtype, self.device)
-                for name, shape in self.encoder.shapes(ids).items()
-            }
-            self.encoder.run(ids, lengths, None, made)
-            state.memory = Memory(list(made.values()), Buffer(lengths.copy(), "cpu"), np.arange(batch))
-        return Cache(np.zeros(batch, np.int64), state)
+            buffers.encoder_kv = self._read(encoder_ids, encoder_lengths)
+        return OrtCache(np.zeros(batch, np.int64), buffers)
+
+    def _read(self, encoder_ids: np.ndarray, encoder_lengths: np.ndarray | None) -> EncoderKV:
+        """What the decoder reads of an encoder's texts [B, S]."""
+        assert self._encoder is not None
+        ids, lengths, _ = check_text(self.config, encoder_ids, encoder_lengths, None)
+        shapes = self._encoder.shapes(ids)
+        outputs = {name: zeros(shape, self.dtype, self.device) for name, shape in shapes.items()}
+        self._encoder.run(ids, lengths, None, outputs)
+        return EncoderKV(list(outputs.values()), DeviceBuffer(lengths.copy(), "cpu"), np.arange(len(ids)))
 
     def predict(
-        self, ids: np.ndarray, lengths: np.ndarray | None = None, types: np.ndarray | None = None
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """What an encoder's head says of the ids [B, T], float32: see `ops.encoder.predict`."""
+        """What an encoder's head computes from the ids [B, T], float32: see `ops.encoder.predict`."""
         check_predict(self.config)
-        assert self.encoder is not None
-        ids, lengths, types = check_text(self.config, ids, lengths, types)
-        if self.device != "cpu" or ids.size <= PIECE:
-            return self._predicted(ids, lengths, types)
-        (shape,) = self.encoder.shapes(ids).values()
-        made = np.zeros(shape, np.float32)
-        for rows in pieces(lengths):
+        assert self._encoder is not None
+        ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
+        if self.device != "cpu" or ids.size <= TOKENS_PER_RUN:
+            return self._predicted(ids, lengths, token_types)
+        (shape,) = self._encoder.shapes(ids).values()
+        predictions = np.zeros(shape, np.float32)
+        for rows in runs(lengths):
             longest = max(1, lengths[rows].max())
-            kinds = None if types is None else types[rows, :longest]
-            said = self._predicted(ids[rows, :longest], lengths[rows], kinds)
-            if said.ndim == 3:
-                made[rows, :longest] = said
+            row_types = None if token_types is None else token_types[rows, :longest]
+            part = self._predicted(ids[rows, :longest], lengths[rows], row_types)
+            if part.ndim == 3:
+                predictions[rows, :longest] = part
             else:
-                made[rows] = said
-        return made
+                predictions[rows] = part
+        return predictions
 
-    def _predicted(self, ids: np.ndarray, lengths: np.ndarray, types: np.ndarray | None) -> np.ndarray:
-        """What the head says, all rows in one run."""
-        assert self.encoder is not None
-        ((name, shape),) = self.encoder.shapes(ids).items()
-        said = np.empty(shape, np.float32)
-        self.encoder.run(ids, lengths, types, {name: Buffer(said, "cpu")})
-        return said
+    def _predicted(self, ids: np.ndarray, lengths: np.ndarray, token_types: np.ndarray | None) -> np.ndarray:
+        """The head's output, all rows in one run."""
+        assert self._encoder is not None
+        ((name, shape),) = self._encoder.shapes(ids).items()
+        predictions = np.empty(shape, np.float32)
+        self._encoder.run(ids, lengths, token_types, {name: DeviceBuffer(predictions, "cpu")})
+        return predictions
 
     def step(
         self,
@@ -143,94 +141,57 @@ class OrtEngine:
         cache: Cache,
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, Cache]:
+    ) -> tuple[np.ndarray, OrtCache]:
         """Logits [B, P, N], float32, at the wanted positions, and the cache with the tokens in it."""
+        if not isinstance(cache, OrtCache):
+            raise foreign(cache)
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
-        state = cache.take()
         need = int(past.max()) + tokens.shape[1]
-        if need > state.capacity:
+        if need > cache.capacity:
             # Padding may reach past the context, where real tokens never do.
-            room = max(need, min(max(need, 2 * state.capacity), self.config.context))
-            state = state.moved(np.arange(state.batch), past, room)
-        logits = self._logits(len(tokens), at.shape[1])
+            cache = cache.grow(max(need, min(2 * cache.capacity, self.config.context)))
+        buffers = cache.take()
+        logits = np.empty((*at.shape, self.config.embedding.vocabulary), np.float32)
+        step = StepArrays(tokens, past, lengths, at, logits)
         with one_line(f"{self.model} can't be run"):
-            # Over codes a prompt of 2048 tokens takes 5.8 s in one run and 3.4 s so, over floats 2.0 and 1.8.
-            pieces = state.dropped or self.config.rounds_cache
-            if pieces and tokens.shape[1] > self.piece:
-                run = partial(self._once, state)
-                in_pieces(run, self.piece, tokens, past, lengths, at, logits)
+            if self._in_chunks and tokens.shape[1] > self.chunk:
+                in_chunks(partial(self._run, buffers), self.chunk, step)
             else:
-                state = self._once(state, tokens, past, lengths, at, logits)
-        return logits, Cache(past + lengths, state)
+                buffers = self._run(buffers, step)
+        return logits, OrtCache(past + lengths, buffers)
 
-    def _once(
-        self,
-        state: State,
-        tokens: np.ndarray,
-        past: np.ndarray,
-        lengths: np.ndarray,
-        at: np.ndarray,
-        logits: np.ndarray,
-    ) -> State:
-        """Tokens that the buffers have place for, all rows at a time where the operators take them so."""
-        b, t = tokens.shape
-        # A row that joins a batch is read while the others wait: there is nothing of theirs to compute.
-        joins = b > 1 and np.count_nonzero(lengths) == 1
-        if joins or (self.shared and b > 1 and t > 1 and past.any()):
-            state.make_room(past, lengths)
-            self._row_by_row(state, tokens, past, lengths, at, logits)
-            return state
-        state.make_room(past, np.full(b, t))
-        if state.bound is None:
-            state.bound = self._bound.bindings(state)
-        self._bound.run(state.bound[0], tokens, past, at, logits, state.held(past))
-        return state.swapped()
+    def _run(self, buffers: CacheBuffers, step: StepArrays) -> CacheBuffers:
+        """One step of as many tokens as the buffers have room for, all rows at a time where possible."""
+        assert self._decoder is not None
+        batch, time = step.tokens.shape
+        # A row that joins a batch is read while the others wait: for them there is nothing to compute.
+        joins = batch > 1 and np.count_nonzero(step.lengths) == 1
+        # GroupQueryAttention takes several tokens after a past of one row alone.
+        alone = self.shared and batch > 1 and time > 1 and step.past.any()
+        if joins or alone:
+            buffers.make_room(step.past, step.lengths)
+            self._run_rows(buffers, step)
+            return buffers
+        buffers.make_room(step.past, np.full(batch, time))
+        if buffers.bindings is None:
+            buffers.bindings = self._decoder.bindings(buffers)
+        self._decoder.run(buffers.bindings[0], step, buffers.window_lengths(step.past))
+        return buffers.swapped()
 
-    def _logits(self, rows: int, wanted: int) -> np.ndarray:
-        """Room for logits that nobody holds: fresh pages would cost more than all else that a step
-        adds to the session's run. Two rooms do, since a loop drops a step's logits after the next."""
-        shape = (rows, wanted, self.config.embedding.vocabulary)
-        for i in range(len(self._rooms)):
-            # A caller's view is one reference more.
-            if self._rooms[i].shape == shape and _references(self._rooms, i) == UNHELD:
-                return self._rooms[i][:]
-        self._rooms = [*self._rooms[-1:], np.empty(shape, np.float32)]
-        return self._rooms[-1][:]
-
-    def _row_by_row(
-        self,
-        state: State,
-        tokens: np.ndarray,
-        past: np.ndarray,
-        lengths: np.ndarray,
-        at: np.ndarray,
-        logits: np.ndarray,
-    ) -> None:
-        """Rows one at a time: several tokens after a past, as GroupQueryAttention takes them, or one row that
-        joins."""
+    def _run_rows(self, buffers: CacheBuffers, step: StepArrays) -> None:
+        """Rows one at a time."""
+        assert self._decoder is not None
+        tokens, past, lengths, at, logits = step
         for row, length in enumerate(lengths):
             if not length:
                 logits[row] = 0  # a row without tokens has no logits; nothing may be left undefined
                 continue
             one = slice(row, row + 1)
-            bound = self._bound.bind(state, state.now, state.spare or state.now, row)
-            held = {size: count[one] for size, count in state.held(past).items()}
             # Positions in the padding are unspecified: the last real token stands for them.
-            near = np.minimum(at[one], length - 1)
-            self._bound.run(bound, tokens[one, :length], past[one], near, logits[one], held)
-            state.keep(row, int(past[row] + length))
-
-    def _state(self, batch: int, capacity: int) -> State:
-        def buffers() -> list[Buffer]:
-            made = []
-            for layer, size in zip(self.config.layers, self._windows[::2], strict=True):
-                a = layer.attention
-                shape = (batch, a.kv_heads, window_sizes.places(size, capacity, self.piece), a.head_size)
-                dtype = np.dtype(cache_type(a) or self.dtype)
-                made += [zeros(shape, dtype, self.device) for _ in "kv"]
-            return made
-
-        dropped = {size: np.zeros(batch, np.int64) for size in self._windows if size is not None}
-        spare = None if self.shared else buffers()
-        return State(buffers(), spare, capacity, self._windows, dropped, self.piece)
+            row_at = np.minimum(at[one], length - 1)
+            row_step = StepArrays(tokens[one, :length], past[one], lengths[one], row_at, logits[one])
+            window_lengths = buffers.window_lengths(past)
+            row_window_lengths = {window: count[one] for window, count in window_lengths.items()}
+            self._decoder.run(self._decoder.bind(buffers, row), row_step, row_window_lengths)
+            buffers.keep_row(row, int(past[row] + length))

@@ -1,139 +1,194 @@
-"""The KV cache of an ONNX Runtime session: keys and values at fixed addresses, in memory of its device.
+"""The cache of an ONNX Runtime session: arrays at fixed addresses, in memory of its device.
 
-Same meaning as refimpl/array_engine's ArrayCache. A row of the batch is a contiguous slice, so that one
-row can be run alone through a view. A *shared* cache is written in place; a *copied* one has a
-second set of buffers, and the two change places at every step.
+It means the same as `refimpl.engine.numpy_engine.ArrayCache`; what a layer keeps is its kind's affair
+(`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can be run alone
+through a view of its memory.
 
-In a *windowed* cache the buffers of layers with a window have few places and hold the latest tokens of
-a row, from place 0 on. When they are full, all are dropped but those that the window may still reach
-and `windows.SLACK` more, so that as many can always be cut back. `refimpl.ops.window_cache` specifies
-what is seen and what can be cut back; its ring would save the moving, but no fused operator reads one.
+A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8, and a step of 2:
+
+    before     k0 k1 k2 k3 k4  .  .  .    length 5
+    step       k0 k1 k2 k3 k4 k5 k6  .    length 7: two entries written, none copied
+    truncate   k0 k1 k2 k3 k4 k5 k6  .    length 6: k6 is never read, and the next step overwrites it
+
+In a *copied* cache a step reads one set of buffers and writes a second one; then the two trade places.
+
+In a *windowed* cache the buffers of layers with a window are short and hold the latest tokens of a row,
+from entry 0 on. With a window of 4 (the next token sees 3 before itself), 2 tokens of slack and chunks
+of 3, a buffer has 3 + 2 + 3 entries. When a step has no room, the oldest tokens are dropped:
+
+    full       t0 t1 t2 t3 t4 t5 t6 t7    length 8, dropped 0
+    make room  t3 t4 t5 t6 t7  .  .  .    length 8, dropped 3: 3 + 2 tokens stay
+    step       t3 t4 t5 t6 t7 t8 t9 t10   length 11, dropped 3
+
+The slack lets as many tokens always be cut back. `refimpl.ops.window_cache` specifies what is seen and
+what can be cut back; its ring would save the moving, but no fused operator reads one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...refimpl.engine.protocol import check_lengths, check_rows
-from ...refimpl.errors import TfmError
-from ..bundle import window_sizes
-from .device_buffer import Buffer, zeros
-from .encoder_kv import Memory
+from ...refimpl.engine.cache_kinds import CacheKind, check_lengths, floor, windows
+from ...refimpl.engine.protocol import check_rows, used_already
+from .device_buffer import Binding, DeviceBuffer, zeros
+from .encoder_kv import EncoderKV
+
+Layer = list[DeviceBuffer]  # the arrays of one layer, as its kind names them
 
 
 @dataclass
-class State:
-    """The buffers of a cache, [B, G, L, K] a layer and side; `spare` where a step copies.
+class CacheBuffers:
+    """The buffers of a cache, layer by layer; `spare` is the second set of a copied cache.
 
-    A text has room for `capacity` tokens. `windows` says of each buffer how many tokens its layer sees,
-    None where it keeps all, and `dropped` [B] by window how many of a row the buffers hold no more. They have
-    place for `piece` tokens beside those that stay.
-    `bound` is the engine's: an io_binding for each direction, made at the first step on these buffers.
+    A text has room for `capacity` tokens, and short buffers for `chunk` beside those that stay. `dropped`
+    [B] says by window how many tokens of a row its layers hold no more. `bindings` are the engine's: of
+    this step and, with the two sets exchanged, of the next one; made at the first step on these buffers.
     """
 
-    now: list[Buffer]
-    spare: list[Buffer] | None
+    kinds: tuple[CacheKind, ...]
+    layers: list[Layer]
+    spare: list[Layer] | None
     capacity: int
-    windows: tuple[int | None, ...]
+    chunk: int
     dropped: dict[int, np.ndarray]
-    piece: int
-    memory: Memory | None = None
-    bound: tuple | None = None
+    encoder_kv: EncoderKV | None = None
+    bindings: tuple[Binding, Binding] | None = None
 
     @property
     def batch(self) -> int:
-        return self.now[0].shape[0]
+        return self.layers[0][0].shape[0]
 
-    def held(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
-        """How many tokens of rows of these lengths the buffers of each window hold."""
-        return {size: lengths - dropped for size, dropped in self.dropped.items()}
+    @property
+    def nbytes(self) -> int:
+        buffers = [*flat(self.layers), *flat(self.spare or [])]
+        encoder = 0 if self.encoder_kv is None else self.encoder_kv.nbytes
+        return sum(buffer.nbytes for buffer in buffers) + encoder
 
-    def floor(self) -> np.ndarray:
-        """The least length above 0 that each row can be cut to: the next token's window is there in whole."""
-        floors = [np.where(gone > 0, gone + size - 1, 0) for size, gone in self.dropped.items()]
-        return np.max(floors, axis=0) if floors else np.zeros(self.batch, np.int64)
+    def window_lengths(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
+        """Of rows of these lengths, how many tokens the layers of each window hold."""
+        return {window: lengths - dropped for window, dropped in self.dropped.items()}
 
     def make_room(self, lengths: np.ndarray, new: np.ndarray) -> None:
-        """Drop old tokens of each row whose buffers have no place for `new` [B] more."""
-        for size, held in self.held(lengths).items():
-            full = np.flatnonzero(
-                (new > 0) & (held + new > window_sizes.places(size, self.capacity, self.piece))
-            )
-            keep = window_sizes.kept(size)
-            for buffer in self._of(size) if len(full) else ():
-                array = buffer.read()
-                for row in full:
-                    array[row, :, :keep] = array[row, :, held[row] - keep : held[row]]
-                buffer.write(array)
-            self.dropped[size][full] += held[full] - keep
+        """Drop old tokens of each row whose buffers have no room for `new` [B] more."""
+        for window, held in self.window_lengths(lengths).items():
+            of_window = [i for i, kind in enumerate(self.kinds) if kind.window == window]
+            kind = self.kinds[of_window[0]]
+            full = np.flatnonzero((new > 0) & (held + new > kind.entries(self.capacity, self.chunk)))
+            if not len(full):
+                continue
+            for i in of_window:
+                arrays = _read(self.layers[i])
+                for row in full.tolist():
+                    self.kinds[i].keep_latest(arrays, row, int(held[row]))
+                _write(self.layers[i], arrays)
+            self.dropped[window][full] += held[full] - kind.kept
 
-    def cut(self, lengths: np.ndarray) -> None:
-        """After rows were cut to these lengths: what is empty has dropped nothing."""
-        for gone in self.dropped.values():
-            gone[lengths == 0] = 0
+    def truncate(self, lengths: np.ndarray) -> None:
+        """After rows were truncated to these lengths: an empty row has dropped nothing."""
+        for dropped in self.dropped.values():
+            dropped[lengths == 0] = 0
 
-    def swapped(self) -> State:
-        """After a step: where the results lie is where the next one reads."""
+    def swapped(self) -> CacheBuffers:
+        """After a step: the next one reads where this one wrote."""
         if self.spare is None:
             return self
-        return replace(self, now=self.spare, spare=self.now, bound=self.bound and self.bound[::-1])
+        bindings = None if self.bindings is None else (self.bindings[1], self.bindings[0])
+        return replace(self, layers=self.spare, spare=self.layers, bindings=bindings)
 
-    def keep(self, row: int, length: int) -> None:
-        """After a step of one row alone: where it was copied, it goes back to where the other rows lie."""
+    def keep_row(self, row: int, length: int) -> None:
+        """After a step of one row alone: in a copied cache it goes back to where the other rows are."""
         if self.spare is None:
             return
-        for old, new in zip(self.now, self.spare, strict=True):
-            array = old.read()
-            array[row, :, :length] = new.read()[row, :, :length]
-            old.write(array)
+        for kind, old, new in zip(self.kinds, self.layers, self.spare, strict=True):
+            arrays = _read(old)
+            kind.copy_row(_read(new), row, arrays, row, length)
+            _write(old, arrays)
 
-    def moved(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> State:
-        """New buffers that hold the named rows, each up to its valid length, and what these read."""
-        made, dropped = [], {size: gone[rows] for size, gone in self.dropped.items()}
-        for old, size in zip(self.now, self.windows, strict=True):
-            _, g, _, k = old.shape
-            new = zeros(
-                (len(rows), g, window_sizes.places(size, capacity, self.piece), k), old.dtype, old.device
-            )
-            source, target = old.read(), new.read()
-            held = lengths if size is None else lengths - dropped[size]
-            for i, row in enumerate(rows):
-                target[i, :, : held[i]] = source[row, :, : held[i]]
-            new.write(target)
-            made.append(new)
-        spare = None if self.spare is None else [zeros(b.shape, b.dtype, b.device) for b in made]
-        same = np.array_equal(rows, np.arange(self.batch))
-        memory = self.memory if self.memory is None or same else self.memory.moved(rows)
-        return State(made, spare, capacity, self.windows, dropped, self.piece, memory)
+    def moved(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> CacheBuffers:
+        """New buffers that hold the named rows, now of `lengths`, with room for `capacity` tokens."""
+        dropped = {window: count[rows] for window, count in self.dropped.items()}
+        layers = []
+        for kind, old in zip(self.kinds, self.layers, strict=True):
+            shapes = kind.shapes(len(rows), capacity, self.chunk)
+            new = [zeros(shape, b.dtype, b.device) for shape, b in zip(shapes, old, strict=True)]
+            source, target = _read(old), _read(new)
+            held = lengths if kind.window is None else lengths - dropped[kind.window]
+            for i, row in enumerate(rows.tolist()):
+                kind.copy_row(source, row, target, i, int(held[i]))
+            _write(new, target)
+            layers.append(new)
+        spare = None
+        if self.spare is not None:
+            spare = [[zeros(b.shape, b.dtype, b.device) for b in layer] for layer in layers]
+        encoder_kv = self.encoder_kv
+        if encoder_kv is not None and not np.array_equal(rows, np.arange(self.batch)):
+            encoder_kv = encoder_kv.selected(rows)
+        return CacheBuffers(self.kinds, layers, spare, capacity, self.chunk, dropped, encoder_kv)
 
-    def permuted(self, rows: np.ndarray, lengths: np.ndarray) -> None:
-        """As many rows as before, in place: only rows that change are copied, up to the valid length."""
-        if self.memory is not None:
-            self.memory.permuted(rows)
+    def permute(self, rows: np.ndarray, lengths: np.ndarray) -> None:
+        """As many rows as before, in place: only rows that change are copied, up to their valid length."""
+        if self.encoder_kv is not None:
+            self.encoder_kv.permute(rows)
         changed = np.flatnonzero(rows != np.arange(len(rows)))
         if not len(changed):
             return
-        self.dropped = {size: gone[rows] for size, gone in self.dropped.items()}
-        for buffer, size in zip(self.now, self.windows, strict=True):
-            held = lengths if size is None else lengths - self.dropped[size]
-            longest = int(held[changed].max())
-            array = buffer.read()
-            # Indexing by a list copies, so a row may be read after it was overwritten.
-            array[changed, :, :longest] = array[rows[changed], :, :longest]
-            buffer.write(array)
-
-    def _of(self, window: int) -> list[Buffer]:
-        return [buffer for buffer, size in zip(self.now, self.windows, strict=True) if size == window]
+        self.dropped = {window: count[rows] for window, count in self.dropped.items()}
+        for kind, layer in zip(self.kinds, self.layers, strict=True):
+            held = lengths if kind.window is None else lengths - self.dropped[kind.window]
+            arrays = _read(layer)
+            kind.replace_rows(arrays, changed, rows[changed], int(held[changed].max()))
+            _write(layer, arrays)
 
 
-class Cache:
+def empty(
+    kinds: tuple[CacheKind, ...],
+    batch: int,
+    capacity: int,
+    dtype: np.dtype,
+    device: str,
+    *,
+    chunk: int,
+    copied: bool,
+) -> CacheBuffers:
+    """The buffers of a new cache; `dtype` is that of the model's floats."""
+
+    def layers() -> list[Layer]:
+        return [
+            [
+                zeros(shape, of, device)
+                for shape, of in zip(kind.shapes(batch, capacity, chunk), kind.dtypes(dtype), strict=True)
+            ]
+            for kind in kinds
+        ]
+
+    dropped = {window: np.zeros(batch, np.int64) for window in windows(kinds)}
+    spare = layers() if copied else None
+    return CacheBuffers(kinds, layers(), spare, capacity, chunk, dropped)
+
+
+def flat(layers: Sequence[Layer]) -> list[DeviceBuffer]:
+    """All buffers, in the order of `cache_kinds.array_names`."""
+    return [buffer for layer in layers for buffer in layer]
+
+
+def _read(layer: Layer) -> list[np.ndarray]:
+    return [buffer.read() for buffer in layer]
+
+
+def _write(layer: Layer, arrays: list[np.ndarray]) -> None:
+    for buffer, array in zip(layer, arrays, strict=True):
+        buffer.write(array)
+
+
+class OrtCache:
     """`lengths` tokens of each row, room for `capacity`; dead after its first use."""
 
-    def __init__(self, lengths: np.ndarray, state: State) -> None:
-        self._lengths, self._capacity = lengths, state.capacity
-        self._state: State | None = state
+    def __init__(self, lengths: np.ndarray, buffers: CacheBuffers) -> None:
+        self._lengths, self._capacity = lengths, buffers.capacity
+        self._buffers: CacheBuffers | None = buffers
 
     @property
     def lengths(self) -> np.ndarray:
@@ -144,30 +199,41 @@ class Cache:
         return self._capacity
 
     @property
+    def nbytes(self) -> int:
+        return self._alive().nbytes
+
+    @property
     def floor(self) -> np.ndarray:
-        return self._alive().floor()
+        buffers = self._alive()
+        return floor(buffers.kinds, self._lengths, buffers.dropped)
 
-    def take(self) -> State:
+    def take(self) -> CacheBuffers:
         """The buffers, once: whoever asks again holds a cache that a later step has overwritten."""
-        state = self._alive()
-        self._state = None
-        return state
+        buffers = self._alive()
+        self._buffers = None
+        return buffers
 
-    def truncate(self, lengths: np.ndarray) -> Cache:
-        lengths = check_lengths(self._lengths, lengths, self.floor)
-        state = self.take()
-        state.cut(lengths)
-        return Cache(lengths, state)
+    def truncate(self, lengths: np.ndarray) -> OrtCache:
+        buffers = self._alive()
+        lengths = check_lengths(buffers.kinds, self._lengths, lengths, buffers.dropped)
+        self.take().truncate(lengths)
+        return OrtCache(lengths, buffers)
 
-    def select(self, rows: np.ndarray) -> Cache:
+    def select(self, rows: np.ndarray) -> OrtCache:
         rows = check_rows(len(self._lengths), rows)
-        state, lengths = self.take(), self._lengths[rows]
-        if len(rows) != state.batch:
-            return Cache(lengths, state.moved(rows, lengths, state.capacity))
-        state.permuted(rows, lengths)
-        return Cache(lengths, state)
+        buffers, lengths = self.take(), self._lengths[rows]
+        if len(rows) != buffers.batch:
+            return OrtCache(lengths, buffers.moved(rows, lengths, buffers.capacity))
+        buffers.permute(rows, lengths)
+        return OrtCache(lengths, buffers)
 
-    def _alive(self) -> State:
-        if self._state is None:
-            raise TfmError("this cache was used already: go on with the one that step returned")
-        return self._state
+    def grow(self, capacity: int) -> OrtCache:
+        buffers = self.take()
+        if capacity > buffers.capacity:
+            buffers = buffers.moved(np.arange(buffers.batch), self._lengths, capacity)
+        return OrtCache(self._lengths, buffers)
+
+    def _alive(self) -> CacheBuffers:
+        if self._buffers is None:
+            raise used_already()
+        return self._buffers

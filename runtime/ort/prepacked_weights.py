@@ -3,16 +3,16 @@
 ONNX Runtime packs matrices when a session starts, into a private copy. It can save the graph with
 the packed matrices, which later sessions map from the file: a third less time to start, and memory
 that the system may share or drop. What is packed depends on processor, ONNX Runtime and bundle, so
-the file carries a key of all three, and another key means that it is written anew.
+the file carries a key of all three, and is written anew when the key differs.
 
-    CACHE/prepacked/NAME-HASH/    one for each place of a graph
+    CACHE/prepacked/NAME-HASH/    one for each path of a graph
         model.onnx, model.onnx.data
-        probe.npy                 what the graph gives for one token, by the session that packed
-        key.json                  {key, bundle: its place, sizes: of the files, none if they are unsound}
+        probe.npy                 the graph's output for one token, from the session that packed
+        key.json                  {key, bundle: its path, sizes: of the files, none if they are unsound}
 
 ONNX Runtime 1.31 reads some shapes back wrongly, without a word (a vocabulary of 97, a width of
-160: kernels align their parts by address, and the file doesn't keep it). So what is read is tried
-on one token each time, and a copy that computes something else is dropped for good.
+160: kernels align their parts by address, and the file doesn't keep it). So each time one token is run
+through what was read, and a copy that computes something else is dropped for good.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import platform
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import onnxruntime as ort
@@ -38,104 +38,118 @@ from .session import one_line, open_session, options
 PROBE, KEY = "probe.npy", "key.json"
 FILES = (GRAPH, DATA, PROBE)
 
-TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int8)": np.int8,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
 
-# Below this a session starts at once, and a copy isn't worth its place.
+# Below this a session starts at once, and a copy isn't worth its space on disk.
 SMALLEST = 16 * 2**20
-# A saved copy holds the matrices as they were and as they are packed; and some room must be left.
+# A saved copy holds the matrices both as they were and packed, and some space must be left.
 SPACE = 4
-# How far logits may differ, as a share of the largest: with other threads sums round differently
-# and codes fall to the other side, but a copy that is unsound differs by all there is.
+# How far logits may differ, as a share of the largest: with another number of threads sums round differently
+# and some codes change, but a copy that is unsound differs by far more.
 APART = 2**-6
+
+
+class Key(TypedDict):
+    """What key.json holds, but for the sizes of the files."""
+
+    key: str
+    bundle: str
 
 
 def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.InferenceSession:
     """A session on the CPU over packed weights of one of a bundle's graphs, saved when they aren't yet.
 
-    Nothing that goes wrong with the cache is an error: the bundle itself is there to be opened.
+    Nothing that goes wrong with the cache is an error: the bundle itself can still be opened.
     """
     bundle = bundle.resolve()
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
         with suppress(Exception):  # a file that anything could have written can raise anything
-            place, note = _place(bundle, graph), _note(bundle)
-            found = _found(place, note)
-            if found is None and shutil.disk_usage(_existing(place)).free > SPACE * size:
-                return _saved(bundle / graph, place, note, threads)
-            if found and (opened := _packed(place, note, threads)) is not None:
+            path, key = _path(bundle, graph), _key(bundle)
+            sound = _sound(path, key)
+            if sound is None and shutil.disk_usage(_existing(path)).free > SPACE * size:
+                return _saved(bundle / graph, path, key, threads)
+            if sound and (opened := _packed(path, key, threads)) is not None:
                 return opened
     return open_session(bundle / graph, "cpu", options(threads))
 
 
-def _found(place: Path, note: dict[str, Any]) -> bool | None:
+def _sound(path: Path, key: Key) -> bool | None:
     """True if packed weights for this key are there, False if they would be unsound, None if not yet."""
     try:
-        found = json.loads((place / KEY).read_text(encoding="utf-8"))
-        if found == note | {"sizes": {}}:
+        stored = json.loads((path / KEY).read_text(encoding="utf-8"))
+        if stored == {**key, "sizes": {}}:
             return False
-        return True if found == note | {"sizes": _sizes(place)} else None
+        return True if stored == {**key, "sizes": _sizes(path)} else None
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _packed(place: Path, note: dict[str, Any], threads: int | None) -> ort.InferenceSession | None:
-    """A session over the packed weights, if it computes what it should."""
-    made = options(threads)
-    # Optimized it is already, for this very processor.
-    made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    opened = open_session(place / GRAPH, "cpu", made)
-    want, got = np.load(place / PROBE, allow_pickle=False), _probe(opened)
+def _packed(path: Path, key: Key, threads: int | None) -> ort.InferenceSession | None:
+    """A session over the packed weights, or None if it computes something else than the graph does."""
+    session_options = options(threads)
+    # The graph was optimized already, for this very processor.
+    session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    opened = open_session(path / GRAPH, "cpu", session_options)
+    want, got = np.load(path / PROBE, allow_pickle=False), _probe(opened)
     if np.abs(got - want).max() <= APART * np.abs(want).max():
         return opened
     del opened
-    with replacing(place) as new:
-        (new / KEY).write_text(json.dumps(note | {"sizes": {}}), encoding="utf-8")
+    with replacing(path) as new:
+        (new / KEY).write_text(json.dumps({**key, "sizes": {}}), encoding="utf-8")
     return None
 
 
-def _saved(graph: Path, place: Path, note: dict[str, Any], threads: int | None) -> ort.InferenceSession:
+def _saved(graph: Path, path: Path, key: Key, threads: int | None) -> ort.InferenceSession:
     """A session over the graph that leaves its packed weights in the cache."""
-    _drop_orphans(place.parent)
-    with replacing(place) as new:
-        made = options(threads)
-        made.optimized_model_filepath = str(new / GRAPH)
+    _drop_orphans(path.parent)
+    with replacing(path) as new:
+        session_options = options(threads)
+        session_options.optimized_model_filepath = str(new / GRAPH)
         for name, value in (
             ("save_external_prepacked_constant_initializers", "1"),
             ("optimized_model_external_initializers_file_name", DATA),
             ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
         ):
-            made.add_session_config_entry(f"session.{name}", value)
-        opened = open_session(graph, "cpu", made)
+            session_options.add_session_config_entry(f"session.{name}", value)
+        opened = open_session(graph, "cpu", session_options)
         np.save(new / PROBE, _probe(opened))
-        (new / KEY).write_text(json.dumps(note | {"sizes": _sizes(new)}), encoding="utf-8")
+        (new / KEY).write_text(json.dumps({**key, "sizes": _sizes(new)}), encoding="utf-8")
     return opened
 
 
 def _probe(opened: ort.InferenceSession) -> np.ndarray:
-    """What the graph gives for one token at the first position, caches left out: every weight has a part
-    in the logits, in what is said, or in the keys and values of an encoder's text."""
-    sizes: dict[str, int] = dict.fromkeys(("batch", "time", "wanted", "capacity", "text"), 1)
-    feeds = {}
+    """The graph's outputs for one token at the first position, but for its cache.
+
+    Every weight has a part in them: in the logits, the predictions, or an encoder's keys and values.
+    """
+    inputs = {}
     for value in opened.get_inputs():
-        shape: list[Any] = [sizes.get(str(axis), axis) for axis in value.shape]
-        feeds[value.name] = np.zeros(shape, TYPES[value.type])
-    ones = ("cos.", "lengths", "source")
-    feeds |= {name: feed + 1 for name, feed in feeds.items() if name.startswith(ones)}
-    wanted = [value.name for value in opened.get_outputs() if "_out." not in value.name]
+        shape = [size if isinstance(size, int) else 1 for size in value.shape]
+        inputs[value.name] = np.zeros(shape, TYPES[value.type])
+        if value.name.startswith(("cos.", "lengths", "encoder_lengths")):
+            inputs[value.name] += 1
+    names = [value.name for value in opened.get_outputs() if "_out." not in value.name]
     with one_line("packed weights can't be tried"):
-        return np.concatenate([np.asarray(said).reshape(-1) for said in opened.run(wanted, feeds)])
+        return np.concatenate([np.asarray(output).reshape(-1) for output in opened.run(names, inputs)])
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in FILES}
 
 
-def _place(bundle: Path, graph: str) -> Path:
+def _path(bundle: Path, graph: str) -> Path:
+    """Where a graph's packed weights lie in the cache."""
     digest = hashlib.sha256(str(bundle if graph == GRAPH else bundle / graph).encode()).hexdigest()
     return cache_dir() / "prepacked" / f"{bundle.name[:80]}-{digest[:12]}"
 
 
-def _note(bundle: Path) -> dict[str, Any]:
+def _key(bundle: Path) -> Key:
     manifest = (bundle / MANIFEST).read_bytes()  # it holds the hashes of graph and weights
     about = [ort.__version__, platform.machine(), *sorted(hardware.flags())]
     key = hashlib.sha256(manifest + "\0".join(about).encode()).hexdigest()
@@ -148,7 +162,7 @@ def _existing(path: Path) -> Path:
 
 def _drop_orphans(folder: Path) -> None:
     """Remove what was packed for bundles that are gone."""
-    for note in folder.glob(f"*/{KEY}"):
+    for key in folder.glob(f"*/{KEY}"):
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            if not Path(json.loads(note.read_text(encoding="utf-8"))["bundle"]).exists():
-                shutil.rmtree(note.parent)
+            if not Path(json.loads(key.read_text(encoding="utf-8"))["bundle"]).exists():
+                shutil.rmtree(key.parent)

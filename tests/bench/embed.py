@@ -60,7 +60,7 @@ def dynamic(path: Path, threads: int, *, ours: bool) -> Callable[[Texts], np.nda
     names = {i.name for i in session.get_inputs()}
 
     def run(texts: Texts) -> np.ndarray:
-        given = {"tokens": texts[0], "lengths": texts[1], "types": np.zeros_like(texts[0])}
+        given = {"tokens": texts[0], "lengths": texts[1], "token_types": np.zeros_like(texts[0])}
         return np.asarray(session.run(None, {n: given[n] for n in names})[0])
 
     return run

@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime as ort
 import typer
 from tfm import runtime
+from tfm.refimpl.engine.cache_kinds import array_names
 from tfm.refimpl.ops.model import position_tables
-from tfm.runtime.bundle.graph_io import cache_type
 from tfm.runtime.ort.engine import OrtEngine
 
 CAPACITY = 256
@@ -37,11 +37,10 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
     for i, rope in enumerate(config.ropes):
         for name, table in zip(("cos", "sin"), made[rope], strict=True):
             held[f"{name}.{i}"] = np.ascontiguousarray(table, engine.dtype)
-    for i, layer in enumerate(config.layers):
-        a = layer.attention
-        for side in "kv":
-            shape = (1, a.kv_heads, CAPACITY, a.head_size)
-            held[f"{side}.{i}"] = np.zeros(shape, cache_type(a) or engine.dtype)
+    cache = engine.start(1).take()
+    assert cache.capacity == CAPACITY
+    buffers = [buffer for layer in cache.layers for buffer in layer]
+    held |= {name: buffer.read() for name, buffer in zip(array_names(engine.kinds), buffers, strict=True)}
     windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("window_length.")]
     held |= {name: np.zeros(1, np.int64) for name in windows}
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}

@@ -38,6 +38,7 @@ from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import encoder_session
 from tfm.runtime.ort import engine as runtime_engine
+from tfm.runtime.ort.encoder_session import EncoderSession
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.verification.verify import verify
 
@@ -155,8 +156,8 @@ def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [PLAIN.head, Tag(5)])
-def test_many_texts_are_read_in_pieces(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of a piece are of nearly one length, and what is said stands where its text did."""
+def test_many_texts_are_read_in_runs(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a run are of nearly one length, and what is said stands where its text did."""
     config = replace(PLAIN, head=head)
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config))
     export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
@@ -166,14 +167,12 @@ def test_many_texts_are_read_in_pieces(head: Any, tmp_path: Path, monkeypatch: p
         np.array([11, 2, 0, 7, 2]),
         rng.integers(0, 2, (5, 11)),
     )
-    whole, run = engine.predict(ids, lengths, types), encoder_session.Encoder.run
+    whole, run = engine.predict(ids, lengths, types), EncoderSession.run
     monkeypatch.setattr(
-        encoder_session.Encoder,
-        "run",
-        lambda self, ids, *rest: (seen.append(ids.shape), run(self, ids, *rest)),
+        EncoderSession, "run", lambda self, ids, *rest: (seen.append(ids.shape), run(self, ids, *rest))
     )
     for module in (encoder_session, runtime_engine):
-        monkeypatch.setattr(module, "PIECE", 8)
+        monkeypatch.setattr(module, "TOKENS_PER_RUN", 8)
     said = engine.predict(ids, lengths, types)
     assert seen == [(3, 2), (1, 7), (1, 11)]
     assert said.shape == whole.shape
@@ -182,12 +181,13 @@ def test_many_texts_are_read_in_pieces(head: Any, tmp_path: Path, monkeypatch: p
     assert np.isfinite(said).all()
 
 
-def test_pieces_hold_every_row_once() -> None:
+def test_runs_hold_every_row_once() -> None:
     for lengths in ([0], [600], [0, 0, 0], [512, 1, 512], [3] * 400, [*range(60)]):
-        made = encoder_session.pieces(np.array(lengths))
+        made = encoder_session.runs(np.array(lengths))
         assert sorted(np.concatenate(made).tolist()) == [*range(len(lengths))]
-        assert all(len(rows) == 1 or len(rows) * lengths[rows[-1]] <= encoder_session.PIECE for rows in made)
-    assert [len(rows) for rows in encoder_session.pieces(np.full(32, 64))] == [8] * 4
+        most = encoder_session.TOKENS_PER_RUN
+        assert all(len(rows) == 1 or len(rows) * lengths[rows[-1]] <= most for rows in made)
+    assert [len(rows) for rows in encoder_session.runs(np.full(32, 64))] == [8] * 4
 
 
 def reader(folder: Path) -> OrtEngine:
@@ -216,13 +216,13 @@ def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
         engine.predict(ids)
     cache = engine.start(2, ids).select(np.array([1, 1, 0]))
     state = cache.take()
-    memory = state.memory
+    memory = state.encoder_kv
     assert memory is not None
     before, kept = [b.pointer for b in memory.buffers], [b.read().copy() for b in memory.buffers]
     memory.buffers[0].read()[0] += 1  # a mark that no copy of row 1 has
-    state.permuted(np.array([1, 0, 2]), np.zeros(3, np.int64))
+    state.permute(np.array([1, 0, 2]), np.zeros(3, np.int64))
     np.testing.assert_array_equal(memory.buffers[0].read()[0], kept[0][0] + 1)
-    state.permuted(np.array([2, 1, 2]), np.zeros(3, np.int64))
+    state.permute(np.array([2, 1, 2]), np.zeros(3, np.int64))
     np.testing.assert_array_equal(memory.buffers[0].read()[0], kept[0][2])
     assert [b.pointer for b in memory.buffers] == before
 

@@ -15,6 +15,7 @@ from tfm.export.graph.module import Part
 from tfm.export.ops.model import position_tables
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.graph_io import graphs
@@ -51,12 +52,12 @@ def said(parts: list[Part], rows: list[Row]) -> torch.Tensor:
         source, held = padded([row.source or [] for row in rows])
         made = _run(parts[0], {"tokens": source, "lengths": held})
         given = dict(zip((port.name for port in parts[0].graph.outputs), made, strict=True))
-        given["source"] = held
+        given["encoder_lengths"] = held
     given |= {"tokens": tokens, "lengths": lengths, "past": torch.zeros_like(lengths)}
     given["at"] = torch.arange(tokens.shape[1]).expand_as(tokens)
-    for i, layer in enumerate(parts[-1].config.layers):
-        a = layer.attention
-        given[f"k.{i}"] = given[f"v.{i}"] = torch.zeros(len(rows), a.kv_heads, tokens.shape[1], a.head_size)
+    for i, kind in enumerate(cache_kinds(parts[-1].config)):
+        for array, shape in zip(kind.arrays, kind.shapes(len(rows), tokens.shape[1]), strict=True):
+            given[f"{array.name}.{i}"] = torch.zeros(shape)
     return _run(parts[-1], given)[0]
 
 

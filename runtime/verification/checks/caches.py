@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....refimpl.config import Config
+from ....refimpl.engine.cache_kinds import CHUNK, cache_kinds
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.error_budget import largest_difference
 from ....refimpl.ops.quant import Blocks
 from ....refimpl.params.lazy import lazily
 from ....refimpl.params.shapes import parameter_shapes
-from ...bundle import window_sizes
 from ...text.tokenizer import Tokenizer
 from ..metrics import fidelity
 from ..report import Row, judged
@@ -33,22 +33,23 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
     if bundle.cache != "windowed":
         return
     name = "caches of windows, tokens dropped: largest error"
-    kept = window_sizes.places(max(window_sizes.sizes(config)), config.context)
+    kinds = cache_kinds(config, windowed=True)
+    entries = max(kind.entries(config.context) for kind in kinds if kind.window is not None)
     # The buffer is filled, and once more a whole run is added: the last run then sees no early token.
-    length = min(kept + window_sizes.PIECE, config.context)
+    length = min(entries + CHUNK, config.context)
     ids = np.random.default_rng(SEED).integers(0, config.embedding.vocabulary, (1, length))
     from ...ort.engine import OrtEngine
 
-    keeps_all = OrtEngine(bundle, context.device, context.threads, piece=config.context)
+    keeps_all = OrtEngine(bundle, context.device, context.threads, chunk=config.context)
     results = []
     for engine in (context.engine, keeps_all):
         cache = engine.start(1)
         logits = np.zeros((1, 1, 0))
-        for begin in range(0, length, window_sizes.PIECE):
+        for begin in range(0, length, CHUNK):
             if context.out_of_time():
                 yield Row(name, note=f"out of time: it takes twice {length} tokens")
                 return
-            logits, cache = engine.step(ids[:, begin : begin + window_sizes.PIECE], cache)
+            logits, cache = engine.step(ids[:, begin : begin + CHUNK], cache)
         results.append(logits)
     error = largest_difference(results[0], results[1])
     yield judged(name, error, context.golden.own.budget, note=f"after {length} tokens")

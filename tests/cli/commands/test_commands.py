@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,24 @@ def test_a_checkpoint_is_exported_once_and_found_again(tfm, checkpoint, tmp_path
     removed = tfm("models", "--remove", listed[0]["name"])
     assert (removed.code, removed.out) == (0, "")
     assert tfm("models", "--json").json["cache"] == []
+
+
+def test_a_bundle_of_an_older_format_is_made_anew_in_the_cache_and_named_elsewhere(tfm, checkpoint, tmp_path):
+    """What tfm made by itself it makes again; what the user exported it tells the user how to make."""
+    options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
+    first = tfm("generate", "hello", *options)
+    (made,) = (Path(c["path"]) for c in tfm("models", "--json").json["cache"])
+    manifest = json.loads((made / "tfm.json").read_text())
+    (made / "tfm.json").write_text(json.dumps(manifest | {"format": 1}))
+    made.rename(old := made.with_name("tiny-int8-ort-cpu-0123456789ab"))
+    shutil.copytree(old, tmp_path / "exported")
+    again = tfm("generate", "hello", *options)
+    assert f"removed {old}, it was made by an older version" in again.err
+    assert "exported to" in again.err
+    assert again.json["tokens"] == first.json["tokens"]
+    assert [c["name"] for c in tfm("models", "--json").json["cache"]] == [made.name]
+    refused = "got 1, which an older tfm wrote: make it anew by `tfm-cli export MODEL OUT --quant int8`"
+    tfm("generate", "hello", "--model", tmp_path / "exported").failed(5, refused)
 
 
 def test_a_bundle_of_another_scheme_is_refused(tfm, bundle):

@@ -89,7 +89,7 @@ def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: st
     assert (made.cache, made.refused) == ("windowed", ())
     held = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
     assert (held["window_length.3"], held["window_length.5"]) == (["batch"], ["batch"])
-    assert [held[f"k.{i}"][2] for i in range(4)] == ["rows5", "capacity", "rows3", "rows5"]
+    assert [held[f"k.{i}"][2] for i in range(4)] == ["window5", "capacity", "window3", "window5"]
     nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
     given = [len([v for v in node.inputs if v is not None]) for node in nodes]
     assert given == [10, 9, 10, 7], "positions where the window's layers rotate, and there alone"

@@ -77,13 +77,13 @@ def test_without_the_source_the_bundles_own_rounding_is_the_truth(made: Path):
 
 
 def test_all_engines_keep_the_same(made: Path):
-    """Steps of several tokens, in pieces where ONNX Runtime reads codes, and of one: logits and caches."""
+    """Steps of several tokens, in chunks where ONNX Runtime reads codes, and of one: logits and caches."""
     opened = open_bundle(made / "bundle")
     config, tree = opened.config, materialize(opened.params())
     ids = np.random.default_rng(0).integers(0, 256, (2, 9))
-    runner, pieces = OrtEngine(opened, threads=1, piece=3), []
-    once = runner._once
-    runner._once = lambda state, part, *rest: pieces.append(part.shape[1]) or once(state, part, *rest)
+    runner, chunks = OrtEngine(opened, threads=1, chunk=3), []
+    run = runner._run
+    runner._run = lambda buffers, step: chunks.append(step.tokens.shape[1]) or run(buffers, step)
     engines = [NumpyEngine(config, tree), TorchEngine(config, tree), runner]
     said, caches = [], []
     for engine in engines:
@@ -91,9 +91,9 @@ def test_all_engines_keep_the_same(made: Path):
         logits, cache = engine.step(ids[:, 5:6], cache)
         said.append(logits)
         caches.append(cache.take())
-    assert pieces == [3, 2, 1]
+    assert chunks == [3, 2, 1]
     exact, mirrored, state = caches
-    for i, buffer in enumerate(state.now):
+    for i, buffer in enumerate(buffer for arrays in state.layers for buffer in arrays):
         layer, side = divmod(i, 2)
         scale = tree["decoder"]["layers"][layer]["attn"]["kv"[side] + "_scale"][:, None, :]
         codes = buffer.read()[:, :, :6]

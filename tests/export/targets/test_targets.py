@@ -19,6 +19,7 @@ from helpers import tiny_models
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
+from tfm.refimpl.engine.cache_kinds import cache_kinds, windows
 from tfm.refimpl.laws.kit.budget import budgets, cast
 from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops.cache import KVCache
@@ -26,7 +27,6 @@ from tfm.refimpl.ops.model import model, position_tables
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params.tree import map_leaves
-from tfm.runtime.bundle import window_sizes
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 
 BASE = tiny_models.llama()
@@ -164,7 +164,7 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
         tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
     names = [o.name for o in session.get_outputs()]
-    sizes = window_sizes.sizes(config) if bundle.cache == "windowed" else ()
+    sizes = windows(cache_kinds(config, windowed=True)) if bundle.cache == "windowed" else ()
     for seed, (past, time) in enumerate((([0, 0], 5), ([4], 3), ([0], 1), ([6, 1, 3], 1))):
         given = inputs(config, seed, past, time)
         got = dict(zip(names, session.run(None, fed(given, dtype, sizes)), strict=True))

@@ -127,10 +127,12 @@ def test_an_encoder_is_its_formula():
     h = norm(x + mixed, layer["attn_after"])
     hidden = np.maximum(h @ layer["mlp"]["up"] + layer["mlp"]["bup"], 0)
     y = norm(h + hidden @ layer["mlp"]["down"] + layer["mlp"]["bdown"], layer["mlp_after"])
-    equal(numpy.encode(np.array([[3, 5]]), types=np.array([[0, 1]]))[0], y)
+    equal(numpy.encode(np.array([[3, 5]]), token_types=np.array([[0, 1]]))[0], y)
     head = tree["head"]
     z = norm(np.tanh(y @ head["dense"]["weight"] + head["dense"]["bias"]), head["norm"])
-    equal(numpy.predict(np.array([[3, 5]]), types=np.array([[0, 1]]))[0], z @ e["table"].T + head["bias"])
+    equal(
+        numpy.predict(np.array([[3, 5]]), token_types=np.array([[0, 1]]))[0], z @ e["table"].T + head["bias"]
+    )
 
 
 def test_float32_stays_float32():

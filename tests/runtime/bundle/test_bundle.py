@@ -218,9 +218,10 @@ def test_a_template_that_is_no_text(bundle):
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
-    (("format",), 2, "of format 1"),
-    (("format",), "1", "of format 1"),
-    (("format",), True, "of format 1"),
+    (("format",), 3, "of format 2, got 3: a newer tfm wrote it, update tfm"),
+    (("format",), 1, "got 1, which an older tfm wrote: .* `tfm-cli export MODEL OUT --quant int8`"),
+    (("format",), "2", "of format 2, got '2'"),
+    (("format",), True, "of format 2"),
     (("unknown",), 1, r"manifest.unknown is unknown"),
     (("two\nlines",), 1, r"manifest.two lines is unknown"),
     (("tfm",), 3, r"manifest.tfm must be str, got 3"),
@@ -294,7 +295,7 @@ def test_hostile_manifest(bundle, keys, value, match):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{", b'{"format": 1, "format": 1}', b"[" * 10_000, b"\xff", b"{}"]
+    "text", [b"", b"[]", b"{", b'{"format": 2, "format": 2}', b"[" * 10_000, b"\xff", b"{}"]
 )
 def test_a_manifest_that_is_none(bundle, text):
     (bundle / "tfm.json").write_bytes(text)

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
-from tfm.cli.commands import inspect
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
 from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
+from tfm.refimpl.engine import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
-from tfm.runtime.bundle import window_sizes
+from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import Conversation, Model
@@ -45,8 +45,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> OrtEngine:
 @pytest.fixture
 def small(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers that are full soon."""
-    monkeypatch.setattr(window_sizes, "SLACK", 4)
-    monkeypatch.setattr(engine, "piece", 4)
+    monkeypatch.setattr(cache_kinds, "SLACK", 4)
+    monkeypatch.setattr(engine, "chunk", 4)
 
 
 def row(seed: int = 0) -> GeneratedSequence:
@@ -102,7 +102,7 @@ def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:
     wanted, _ = SPEC.step(tokens, SPEC.start(2), lengths, at)
     assert np.array_equal(logits.argmax(-1), wanted.argmax(-1))
     assert (cache.floor > 0).all()
-    assert (cache.floor < lengths - window_sizes.SLACK).all()
+    assert (cache.floor < lengths - cache_kinds.SLACK).all()
     low = int(cache.floor[1])
     with pytest.raises(LimitError, match=rf"row 1 can be cut to {low} tokens or more, .* got {low - 1}:"):
         cache.truncate(np.array([330, low - 1]))
@@ -112,10 +112,11 @@ def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:
         text = np.append(tokens[i, :length], tokens[i, 0])[None]
         assert logits[i, 0].argmax() == SPEC.step(text, SPEC.start())[0].argmax()
     assert cache.floor[0] == 0
-    capacity, held = cache.capacity, cache.take().now
-    held_bytes = sum(buffer.read()[0].nbytes for buffer in held)
-    assert held_bytes == inspect.cache_bytes(CONFIG, capacity, 4, "windowed")
-    assert held_bytes < inspect.cache_bytes(CONFIG, capacity, 4)
+    capacity, nbytes, layers = cache.capacity, cache.nbytes, cache.take().layers
+    held_bytes = sum(buffer.read()[0].nbytes for layer in layers for buffer in layer)
+    assert nbytes == 2 * held_bytes, "of two rows"
+    assert held_bytes == sizes.cache_bytes(CONFIG, capacity, 4, "windowed")
+    assert held_bytes < sizes.cache_bytes(CONFIG, capacity, 4)
 
 
 def test_verify_sees_that_a_token_too_many_is_dropped(
@@ -125,6 +126,6 @@ def test_verify_sees_that_a_token_too_many_is_dropped(
     rows = {row.name: row for row in verify(engine.model.parent).rows}
     assert rows[name].ok
     assert rows[name].note == "after 292 tokens"
-    monkeypatch.setattr(window_sizes, "kept", lambda size: size - 2)
+    monkeypatch.setattr(cache_kinds, "kept", lambda size: size - 2)
     assert [row.name for row in verify(engine.model.parent).failed] == [name]
     assert {row.name for row in verify(engine.model.parent, seconds=0).unchecked} >= {"windows"}

@@ -30,6 +30,7 @@ from tfm.export.bundle_writer import export
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config, Decoder
+from tfm.refimpl.engine import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import TRIES, error_terms, largest_difference
 from tfm.refimpl.errors import LimitError, TfmError
@@ -38,7 +39,6 @@ from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.ops.window_cache import window_floor
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
-from tfm.runtime.bundle import window_sizes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine as runtime
 
@@ -212,9 +212,9 @@ class Machine(RuleBasedStateMachine):
         if len(self.lengths):
             floors = [
                 window_floor(
-                    np.zeros((1, 1, size + window_sizes.SLACK, 1)), self.written, slack=window_sizes.SLACK
+                    np.zeros((1, 1, size + cache_kinds.SLACK, 1)), self.written, slack=cache_kinds.SLACK
                 )
-                for size in window_sizes.sizes(self.world.config)
+                for size in cache_kinds.windows(cache_kinds.cache_kinds(self.world.config, windowed=True))
             ]
             assert (self.caches[0].floor <= np.max([0 * self.written, *floors], axis=0)).all()
 
@@ -234,8 +234,8 @@ def test_torch_engine(name: str) -> None:
 def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches that are outgrown at once, buffers of windows that are full soon."""
     monkeypatch.setattr(runtime, "FIRST_CAPACITY", 3)
-    monkeypatch.setattr(window_sizes, "SLACK", 2)
-    monkeypatch.setattr(window_sizes, "PIECE", 4)
+    monkeypatch.setattr(cache_kinds, "SLACK", 2)
+    monkeypatch.setattr(cache_kinds, "CHUNK", 4)
 
 
 @pytest.fixture(scope="session")
