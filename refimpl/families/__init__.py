@@ -130,14 +130,14 @@ def read_config(
         raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
-    task = task or named_task
-    config = family.config(keys, task)
+    chosen = task or named_task
+    config = family.config(keys, chosen)
     pair = isinstance(config, EncoderDecoder)
     stated = keys.get("is_encoder_decoder", bool, pair)
-    if stated != pair and (stated or task == "lm"):
+    if stated != pair and (stated or chosen == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
-    if task != "lm" and isinstance(config.head, LM):
-        config = reading(config, keys, task)
+    if chosen != "lm" and isinstance(config.head, LM):
+        config = reading(config, keys, chosen)
     # Those of generation are `generation.read_generation`'s.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family
