@@ -132,7 +132,7 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
+    """Attention in parts, over the weights of this layout: for all layers, where the operator can't take one."""
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

@@ -138,7 +138,7 @@ def read_config(
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
     if chosen != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, chosen)
-    # Those of generation are `generation.read_generation`'s.
+    # Keys of generation are read by `checkpoint.generation_config`.
     keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
     return config, family
 

@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused maps, a window, LongRoPE.
 
-Its context is the original one, up to which the short divisors hold: see `keys.rope`.
+Its context is the original one, up to which the short divisors hold: see `config_readers.rope`.
 """
 
 from __future__ import annotations

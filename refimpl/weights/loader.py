@@ -68,7 +68,7 @@ class Leaves:
             elif rule.use == "unused":
                 unused[tensor] = None
             elif any(leaf in self._shapes for leaf in rule.leaves):
-                # All experts of a tensor read it, the first of them first.
+                # Several experts read their parts of one tensor: it counts as unread until the first has.
                 known = present if rule.part else unread
                 if missing := [name for name in rule.tensors if name not in known]:
                     raise CheckpointError(f"tensor {missing[0]!r} is missing: {rule.leaves[0]} needs it")

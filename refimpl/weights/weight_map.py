@@ -11,7 +11,7 @@
 
 One line a tensor. `{i}` runs over the layers, `{e}` over a layer's experts. `{h}` in the tensor's name alone
 runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all
-experts. A line for a leaf that a Config doesn't need rests. `* <- *` reads leaves under our own names.
+experts. A line for a leaf that a Config doesn't need is ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -23,7 +23,7 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     row           a vector stored as a matrix of one row (BART)
 
 Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
-The lines of a decoder also serve what reads whole texts in its place: a causal encoder, or a reader.
+The lines of a decoder are also used for a causal encoder and for a decoder that only reads (`DecoderReader`).
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class Target:
     """Where a graph runs and what it may be made of.
 
     `device` is None where any will do, `floats` None where the scheme chooses them. `fused` says that
-    attention is an operator of ONNX Runtime where its limits allow. `float_cache` is the reason why keys and
-    values can't be kept in 8 bits, None where they can.
+    attention is an operator of ONNX Runtime where its limits allow. `float_cache` says why keys and values
+    can't be kept in 8 bits; None where they can.
     """
 
     name: TargetName
