@@ -132,7 +132,7 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """Attention in parts, over the weights of this layout: for all layers, where the operator can't take one."""
+    """Attention in parts, over this layout's weights: for all layers, where the operator can't take one."""
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

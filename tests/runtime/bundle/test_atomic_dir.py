@@ -36,11 +36,11 @@ def child(path: Path, patch: str) -> subprocess.CompletedProcess:
     code = """
     import os, signal, sys, time
     from pathlib import Path
-    from tfm.runtime import swap
+    from tfm.runtime.bundle import atomic_dir
     path = Path(sys.argv[1])
     real = os.rename
     PATCH
-    with swap.replacing(path) as new:
+    with atomic_dir.replacing(path) as new:
         (new / "a").write_text("new"); (new / "b").write_text("new")
     """
     code = textwrap.dedent(code).replace("PATCH", textwrap.dedent(patch).strip())
@@ -143,7 +143,7 @@ def test_a_kill_before_the_renames_is_undone(tmp_path):
 def test_a_kill_while_the_old_one_is_removed_is_finished(tmp_path):
     path = tmp_path / "model"
     replace(path, "old")
-    patch = "swap.shutil.rmtree = lambda path: ((path / 'a').unlink(), os.kill(os.getpid(), signal.SIGKILL))"
+    patch = "atomic_dir.shutil.rmtree = lambda path: ((path / 'a').unlink(), os.kill(os.getpid(), signal.SIGKILL))"
     assert child(path, patch).returncode == -signal.SIGKILL
     atomic_dir.recover(path)
     assert content(path) == {"new"}
@@ -183,9 +183,9 @@ def test_a_living_process_is_left_alone_and_a_second_one_refused(tmp_path):
     script = f"""
 import sys, time
 from pathlib import Path
-from tfm.runtime import swap
+from tfm.runtime.bundle import atomic_dir
 path = Path(sys.argv[1])
-with swap.replacing(path) as new:
+with atomic_dir.replacing(path) as new:
     (new / "a").write_text("half"); {code}
 """
     other = subprocess.Popen([sys.executable, "-c", script, str(path)])
