@@ -65,7 +65,7 @@ LATE = replace(RICH, stack=replace(RICH.stack, causal=True), head=Classify(3, "l
 # As a decoder of our time reads: rotary, heads in groups, each normalized.
 LLAMA = tiny_models.llama(qk_norm=True)
 LLAMA = Encoder(LLAMA.embedding, replace(LLAMA.stack, causal=True), Pool("last", unit=True), LLAMA.context)
-TWICE = tiny_models.reader()
+TWICE = tiny_models.rotary_encoder_decoder()
 assert isinstance(TWICE.decoder, Stack)
 LAST = DecoderReader(replace(TWICE.decoder, causal=True), 3)
 GROUPED = Encoder(
@@ -100,8 +100,8 @@ CASES: dict[str, tuple[Config, str, str]] = {
     "classified, int8": (replace(FORM, head=Classify(3, dense=Dense("tanh"))), "standard", "int8"),
     "heads in groups and biases, float": (SHARED, "ort-cpu", "fp32"),
     "grouped heads, soft caps": (GROUPED, "ort-cpu", "fp32"),
-    "read, int4": (vocal(tiny_models.pair()), "ort-cpu", "int4"),
-    "read, int8-static": (vocal(tiny_models.reader()), "standard", "int8-static"),
+    "read, int4": (vocal(tiny_models.encoder_decoder()), "ort-cpu", "int4"),
+    "read, int8-static": (vocal(tiny_models.rotary_encoder_decoder()), "standard", "int8-static"),
 }  # fmt: skip
 REASONS = {
     "grouped heads, soft caps": "MultiHeadAttention in encoder layer 0: a soft cap needs the standard form",
@@ -191,7 +191,7 @@ def test_runs_hold_every_row_once() -> None:
 
 
 def reader(folder: Path) -> OrtEngine:
-    config = tiny_models.reader()
+    config = tiny_models.rotary_encoder_decoder()
     save_checkpoint(folder / "source", config, tiny_models.weights(config))
     export(open_checkpoint(folder / "source"), folder / "out", quant="fp32", verify=False)
     return OrtEngine(open_bundle(folder / "out"), threads=1)
@@ -227,7 +227,9 @@ def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
     assert [b.pointer for b in memory.buffers] == before
 
 
-@pytest.mark.parametrize("make", [tiny_models.encoder, tiny_models.pair, tiny_models.reader])
+@pytest.mark.parametrize(
+    "make", [tiny_models.encoder, tiny_models.encoder_decoder, tiny_models.rotary_encoder_decoder]
+)
 def test_every_product_is_observed(make: Any) -> None:
     config = make()
     leaves = dict(flatten(tiny_models.weights(config)))
@@ -246,7 +248,7 @@ def test_every_product_is_observed(make: Any) -> None:
 
 
 def test_an_encoders_graph_is_missing_or_too_many(tmp_path: Path) -> None:
-    config = tiny_models.pair(layers=1)
+    config = tiny_models.encoder_decoder(layers=1)
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config))
     out = tmp_path / "out"
     export(open_checkpoint(tmp_path / "source"), out, quant="fp32", target="standard", verify=False)
