@@ -59,8 +59,8 @@ def relative_buckets(
     table = torch.tensor([bucket(d) for d in range(max_distance + 1)])
     ahead = keys - queries.unsqueeze(-1)
     distance = ahead.abs() if bidirectional else (-ahead).clamp(min=0)
-    bucket = table[distance.clamp(max=max_distance)]
-    return bucket + (ahead > 0) * count if bidirectional else bucket
+    bucket_ids = table[distance.clamp(max=max_distance)]
+    return bucket_ids + (ahead > 0) * count if bidirectional else bucket_ids
 
 
 def relative_bias(
