@@ -1,7 +1,8 @@
 """Ring attention over torch.distributed: each process holds a part of the sequence.
 
-The same code runs on gloo and on nccl: point-to-point sends to the next rank, receives from the one
-before, while the block at hand is being computed. `refimpl/ops/ring.py` specifies it by simulated ranks.
+Blocks of keys and values go round the ring: each rank sends its block to the next rank and receives that of
+the rank before, while it computes with the block that it has. The same code runs on gloo and on nccl.
+`refimpl/ops/ring.py` specifies it with simulated ranks.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """This rank's rows of `attend` over the tokens of all ranks of the group.
+    """`attend` over the tokens of all ranks of the group; this rank gets the rows of its own tokens.
 
-    `positions` says where this rank's tokens stand in the text; T may differ from rank to rank and be
-    0. Every rank of the group must call. A ConfigError on all of them if their shapes don't fit, a
-    DeviceError if a neighbour is lost; how long that takes is the process group's timeout.
+    `positions` are the places of this rank's tokens in the text. T may differ from rank to rank and may be 0.
+    Every rank of the group must call. Raises ConfigError on all ranks if their shapes don't fit, and
+    DeviceError if a neighbour is lost, after the timeout of the process group.
     """
     rank, count = distributed.get_rank(group), distributed.get_world_size(group)
     block = [k.contiguous(), v.contiguous(), positions.contiguous()]
@@ -48,30 +49,35 @@ def ring_attend(
         for step in range(count):
             source = (rank - step) % count
             last = step == count - 1
-            moving, coming = ([], block) if last else _pass_on(block, lengths, source, group)
+            if last:
+                transfers, next_block = [], block
+            else:
+                transfers, next_block = _exchange(block, lengths, source, group)
             if lengths[rank] and lengths[source]:
-                at = block[2] if causal else torch.zeros_like(block[2])
-                seen = at <= (positions if causal else torch.zeros_like(positions))[:, None]
-                mask = seen.expand(q.shape[0], -1, -1)
+                if causal:
+                    visible = block[2] <= positions[:, None]
+                else:
+                    visible = torch.ones(len(positions), len(block[2]), dtype=torch.bool, device=q.device)
+                mask = visible.expand(q.shape[0], -1, -1)
                 part = flash_attend(q, block[0], block[1], mask, tile=tile, scale=scale, softcap=softcap)
                 out, lse = merge(out, lse, *part)
-            for work in moving:
-                work.wait()
-            block = coming
+            for transfer in transfers:
+                transfer.wait()
+            block = next_block
     except (RuntimeError, distributed.DistError) as error:
-        why = f"rank {rank} of {count} lost the ring: {error}"
-        raise DeviceError(f"{' '.join(why.split())}; every rank must run, and call this once") from error
+        reason = f"rank {rank} of {count} lost the ring: {error}"
+        raise DeviceError(f"{' '.join(reason.split())}; every rank must run, and call this once") from error
     return out
 
 
 def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | None) -> list[int]:
-    """How many tokens each rank holds, after a look at whether blocks of one fit the others."""
+    """How many tokens each rank has; ConfigError if the shapes of two ranks don't fit."""
     k, v, positions = block
-    fit = [q.shape[0], q.shape[2], *k.shape[2:], v.shape[3], q.element_size()]
-    mine = torch.tensor([len(positions), *fit], device=q.device)
-    all_ = [torch.empty_like(mine) for _ in range(distributed.get_world_size(group))]
-    distributed.all_gather(all_, mine, group=group)
-    rows = [row.tolist() for row in all_]
+    shapes = [q.shape[0], q.shape[2], *k.shape[2:], v.shape[3], q.element_size()]
+    own = torch.tensor([len(positions), *shapes], device=q.device)
+    gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(gathered, own, group=group)
+    rows = [row.tolist() for row in gathered]
     for rank, row in enumerate(rows):
         if row[1:] != rows[0][1:]:
             names = "batch, query heads, key heads, key size, value size, bytes a number"
@@ -81,19 +87,26 @@ def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | Non
     return [row[0] for row in rows]
 
 
-def _pass_on(
+def _exchange(
     block: list[Array], lengths: list[int], source: int, group: distributed.ProcessGroup | None
 ) -> tuple[list[distributed.Work], list[Array]]:
-    """Sends the block of rank `source` on, and receives that of the rank before it."""
+    """Starts to send the block of rank `source` to the next rank, and to receive the next block."""
     rank, count = distributed.get_rank(group), distributed.get_world_size(group)
     size = lengths[(source - 1) % count]
-    coming = [a.new_empty((size,) if a.ndim == 1 else (a.shape[0], size, *a.shape[2:])) for a in block]
-    to, from_ = ((rank + by) % count for by in (1, -1))
+    k, v, positions = block
+    received = [
+        k.new_empty((k.shape[0], size, *k.shape[2:])),
+        v.new_empty((v.shape[0], size, *v.shape[2:])),
+        positions.new_empty(size),
+    ]
+    following, preceding = (rank + 1) % count, (rank - 1) % count
     if group is not None:
-        to, from_ = (distributed.get_global_rank(group, peer) for peer in (to, from_))
-    moves = []
+        following = distributed.get_global_rank(group, following)
+        preceding = distributed.get_global_rank(group, preceding)
+    operations = []
     if lengths[source]:
-        moves += [distributed.P2POp(distributed.isend, a, to, group) for a in block]
+        operations += [distributed.P2POp(distributed.isend, a, following, group) for a in block]
     if size:
-        moves += [distributed.P2POp(distributed.irecv, a, from_, group) for a in coming]
-    return (distributed.batch_isend_irecv(moves) if moves else []), coming
+        operations += [distributed.P2POp(distributed.irecv, a, preceding, group) for a in received]
+    transfers = distributed.batch_isend_irecv(operations) if operations else []
+    return transfers, received

@@ -86,7 +86,7 @@ def first(parts: list[Part]) -> Part | None:
 
 
 def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
-    """The specification's output of each part, and a budget, for which activations aren't rounded to codes."""
+    """The specification's outputs and the budgets, for which activations aren't rounded to codes."""
     truth: Values = {}
     budgets = {}
     eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)

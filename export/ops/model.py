@@ -37,6 +37,7 @@ from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, l
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
+    from torch import dtype as DType
 
 __all__ = [
     "EmbeddingWeights",
@@ -191,7 +192,7 @@ def score_biases(
     queries: Array,
     keys: Array,
     weights: StackWeights,
-    dtype: torch.dtype,
+    dtype: DType,
     *,
     stack: Stack,
     bidirectional: bool,

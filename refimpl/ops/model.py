@@ -36,6 +36,7 @@ from .rope_scaling import dynamic_ntk_scaling, linear_scaling, llama3_scaling, l
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from numpy import dtype as DType
     from numpy import ndarray as Array
 
 __all__ = [
@@ -185,7 +186,7 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
 
 
 def score_biases(
-    queries: Array, keys: Array, weights: StackWeights, dtype: np.dtype, *, stack: Stack, bidirectional: bool
+    queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
     """The bias [B, H, T, S] of each position of the stack that has one, by (position, heads)."""
     biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}

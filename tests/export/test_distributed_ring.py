@@ -1,6 +1,6 @@
 """Ring attention over real processes (gloo) equals the specification's simulated ring.
 
-This file is also what a rank runs.
+Each rank runs this file as a script.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-# How long a rank waits for another one, and how long a test waits for all.
-PATIENCE, LIMIT = 20, 120
+PATIENCE = 20  # seconds that a rank waits for another one
+LIMIT = 120  # seconds that a test waits for all ranks
 
 
 def cases(count: int) -> list[dict[str, Any]]:
-    """Placements, even and uneven lengths, masks, and a rank that holds nothing."""
+    """Placements, even and uneven lengths, with and without a causal mask, and a rank without tokens."""
     even, uneven = 4 * count, 4 * count + 3
     found = [
         {"length": length, "layout": layout, "causal": causal, "softcap": 2.0 if causal else None}
@@ -37,7 +37,7 @@ def cases(count: int) -> list[dict[str, Any]]:
 
 
 def inputs(case: dict[str, Any], count: int) -> tuple[np.ndarray, ...]:
-    """q, k, v and each token's rank."""
+    """q, k, v and the rank of each token."""
     from tfm.refimpl.ops.ring import place
 
     length, rng = case["length"], np.random.default_rng(case["length"])
@@ -48,7 +48,7 @@ def inputs(case: dict[str, Any], count: int) -> tuple[np.ndarray, ...]:
 
 
 def run_rank(rank: int, count: int, folder: Path, trouble: str) -> None:
-    """A rank: its part of every case, written beside the others'."""
+    """Run one rank: compute its part of every case and write it to the folder."""
     import torch
     from tfm.export.distributed_ring import ring_attend
     from torch import distributed
@@ -59,22 +59,22 @@ def run_rank(rank: int, count: int, folder: Path, trouble: str) -> None:
     try:
         for i, case in enumerate(cases(count)):
             *arrays, owner = inputs(case, count)
-            mine = np.flatnonzero(owner == rank)
-            q, k, v = (torch.from_numpy(a[:, mine]) for a in arrays)
+            own = np.flatnonzero(owner == rank)
+            q, k, v = (torch.from_numpy(a[:, own]) for a in arrays)
             if trouble == "dies" and rank == 1:
                 sys.exit(0)
             if trouble == "misfit" and rank == 1:
                 k = k[..., :3]
             out = ring_attend(
-                q, k, v, torch.from_numpy(mine), tile=3, causal=case["causal"], softcap=case["softcap"]
+                q, k, v, torch.from_numpy(own), tile=3, causal=case["causal"], softcap=case["softcap"]
             )
-            np.savez(folder / f"{i}-{rank}.npz", out=out.numpy(), mine=mine)
+            np.savez(folder / f"{i}-{rank}.npz", out=out.numpy(), own=own)
     finally:
         distributed.destroy_process_group()  # gloo's threads abort a process that leaves them running
 
 
 def launch(count: int, folder: Path, trouble: str = "none") -> list[tuple[int, str]]:
-    """Exit code and last line on stderr of each rank; none outlives the test."""
+    """Exit code and last line on stderr of each rank. All ranks are ended."""
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, json.dumps([rank, count, str(folder), trouble])],
@@ -104,13 +104,13 @@ def test_processes_equal_simulated_ranks(tmp_path: Path, count: int):
     for i, case in enumerate(cases(count)):
         *arrays, owner = inputs(case, count)
         settings = {"causal": case["causal"], "softcap": case["softcap"]}
-        wanted = ring_attend(*arrays, Placement(owner, np.arange(count)), tile=2, **settings)
-        seen = 0
+        expected = ring_attend(*arrays, Placement(owner, np.arange(count)), tile=2, **settings)
+        tokens = 0
         for rank in range(count):
             with np.load(tmp_path / f"{i}-{rank}.npz") as part:
-                equal(part["out"], wanted[:, part["mine"]])
-                seen += len(part["mine"])
-        assert seen == case["length"]
+                equal(part["out"], expected[:, part["own"]])
+                tokens += len(part["own"])
+        assert tokens == case["length"]
 
 
 def test_a_lost_rank_ends_the_others(tmp_path: Path):
@@ -123,10 +123,10 @@ def test_a_lost_rank_ends_the_others(tmp_path: Path):
     assert time.monotonic() - start < LIMIT / 2
 
 
-def test_ranks_that_do_not_fit_say_so(tmp_path: Path):
+def test_shapes_that_dont_fit_are_an_error_on_all_ranks(tmp_path: Path):
     ends = launch(2, tmp_path, "misfit")
-    wanted = "rank 1 has [2, 6, 2, 3, 3, 8], rank 0 [2, 6, 2, 4, 3, 8]"
-    assert all(code == 1 and "ConfigError" in line and wanted in line for code, line in ends), ends
+    expected = "rank 1 has [2, 6, 2, 3, 3, 8], rank 0 [2, 6, 2, 4, 3, 8]"
+    assert all(code == 1 and "ConfigError" in line and expected in line for code, line in ends), ends
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Encoders, and decoders that read one, the whole road: export, verify, and what the engine refuses."""
+"""Encoders and encoder-decoders end to end: export, verify, and what the engine refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from tfm.refimpl.config import (
     DecoderReader,
     Dense,
     Encoder,
-    FullAttention,
     Pool,
     QuestionAnswering,
     RelativeBias,
@@ -45,63 +44,65 @@ from tfm.runtime.verification.verify import verify
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it has to be so quick. " * 6
 
 
-def vocal(config: Config) -> Config:
+def byte_vocabulary(config: Config) -> Config:
     """A Config with a token for each byte."""
     return replace(config, embedding=replace(config.embedding, vocabulary=256))
 
 
-FORM = vocal(tiny_models.encoder())
-PLAIN = tiny_models.encoder(head=Pool("mean", Dense("tanh"), unit=True))
-ONE, NEAR = PLAIN.stack.layers[0], Window(3)
-PLACES = ((None, FullAttention()), (Rope(100.0, 8), NEAR), (RelativeBias(8, 20), NEAR))
-LAYERS = tuple(
-    replace(ONE, attention=replace(ONE.attention, position=position, mask=pattern, clip=clip))
-    for (position, pattern), clip in zip(PLACES, (None, None, 0.5), strict=True)
+MASKED = byte_vocabulary(tiny_models.encoder())
+POOLED = tiny_models.encoder(head=Pool("mean", Dense("tanh"), unit=True))
+LAYER = POOLED.stack.layers[0]
+MIXED_LAYERS = (
+    LAYER,
+    replace(LAYER, attention=replace(LAYER.attention, position=Rope(100.0, 8), mask=Window(3))),
+    replace(
+        LAYER, attention=replace(LAYER.attention, position=RelativeBias(8, 20), mask=Window(3), clip=0.5)
+    ),
 )
-RICH = replace(PLAIN, stack=replace(PLAIN.stack, layers=LAYERS))
-SHARED = replace(ONE, attention=replace(ONE.attention, kv_heads=2))
-SHARED = replace(PLAIN, stack=replace(PLAIN.stack, layers=(SHARED, ONE)))
-LATE = replace(RICH, stack=replace(RICH.stack, causal=True), head=Classify(3, "last", bias=False))
-# As a decoder of our time reads: rotary, heads in groups, each normalized.
+MIXED = replace(POOLED, stack=replace(POOLED.stack, layers=MIXED_LAYERS))
+GROUPED = replace(LAYER, attention=replace(LAYER.attention, kv_heads=2))
+GROUPED = replace(POOLED, stack=replace(POOLED.stack, layers=(GROUPED, LAYER)))
+CAUSAL = replace(MIXED, stack=replace(MIXED.stack, causal=True), head=Classify(3, "last", bias=False))
+# A causal encoder of Llama's form: rotary, with grouped heads and head norms.
 LLAMA = tiny_models.llama(qk_norm=True)
 LLAMA = Encoder(LLAMA.embedding, replace(LLAMA.stack, causal=True), Pool("last", unit=True), LLAMA.context)
-TWICE = tiny_models.reader()
-assert isinstance(TWICE.decoder, Stack)
-LAST = DecoderReader(replace(TWICE.decoder, causal=True), 3)
-GROUPED = Encoder(
-    TWICE.embedding,
+READER = tiny_models.rotary_encoder_decoder()
+assert isinstance(READER.decoder, Stack)
+LAST = DecoderReader(replace(READER.decoder, causal=True), 3)
+CAPPED = Encoder(
+    READER.embedding,
     replace(
-        TWICE.encoder,
+        READER.encoder,
         layers=tuple(
             replace(layer, attention=replace(layer.attention, kv_heads=2, softcap=3.0))
-            for layer in TWICE.encoder.layers
+            for layer in READER.encoder.layers
         ),
     ),
     QuestionAnswering(),
-    TWICE.context,
+    READER.context,
 )
-TWICE = replace(TWICE, decoder=LAST, head=Classify(3, "last", Dense("tanh")))
+READER = replace(READER, decoder=LAST, head=Classify(3, "last", Dense("tanh")))
 CASES: dict[str, tuple[Config, str, str]] = {
-    "causal, rotary, windows, relative biases, float": (LATE, "ort-cpu", "fp32"),
-    "causal, rotary, windows, relative biases, int8-dynamic": (LATE, "ort-cpu", "int8-dynamic"),
+    "causal, rotary, windows, relative biases, float": (CAUSAL, "ort-cpu", "fp32"),
+    "causal, rotary, windows, relative biases, int8-dynamic": (CAUSAL, "ort-cpu", "int8-dynamic"),
     "causal, grouped heads, float": (LLAMA, "ort-cpu", "fp32"),
     "causal, grouped heads, int8": (LLAMA, "ort-cpu", "int8"),
     "causal, half": (LLAMA, "standard", "fp16"),
-    "read twice, float": (TWICE, "ort-cpu", "fp32"),
-    "read twice, int8-dynamic": (TWICE, "ort-cpu", "int8-dynamic"),
-    "read twice, int8-static": (vocal(TWICE), "standard", "int8-static"),
-    "masked, int8-dynamic": (FORM, "ort-cpu", "int8-dynamic"),
-    "masked, int8-dynamic, standard": (FORM, "standard", "int8-dynamic"),
-    "masked, int4": (FORM, "ort-cpu", "int4"),
-    "masked, int8-static": (FORM, "standard", "int8-static"),
-    "rotary, windows, relative biases, float": (RICH, "ort-cpu", "fp32"),
-    "rotary, windows, relative biases, int8": (RICH, "ort-cpu", "int8"),
-    "tagged, half": (replace(FORM, head=Tag(5)), "standard", "fp16"),
-    "classified, int8": (replace(FORM, head=Classify(3, dense=Dense("tanh"))), "standard", "int8"),
-    "heads in groups and biases, float": (SHARED, "ort-cpu", "fp32"),
-    "grouped heads, soft caps": (GROUPED, "ort-cpu", "fp32"),
-    "read, int4": (vocal(tiny_models.pair()), "ort-cpu", "int4"),
-    "read, int8-static": (vocal(tiny_models.reader()), "standard", "int8-static"),
+    "read twice, float": (READER, "ort-cpu", "fp32"),
+    "read twice, int8-dynamic": (READER, "ort-cpu", "int8-dynamic"),
+    "read twice, int8-static": (byte_vocabulary(READER), "standard", "int8-static"),
+    "masked, int8-dynamic": (MASKED, "ort-cpu", "int8-dynamic"),
+    "masked, int8-dynamic, standard": (MASKED, "standard", "int8-dynamic"),
+    "masked, int4": (MASKED, "ort-cpu", "int4"),
+    "masked, int8-static": (MASKED, "standard", "int8-static"),
+    "rotary, windows, relative biases, float": (MIXED, "ort-cpu", "fp32"),
+    "rotary, windows, relative biases, int8": (MIXED, "ort-cpu", "int8"),
+    "tagged, half": (replace(MASKED, head=Tag(5)), "standard", "fp16"),
+    "classified, int8": (replace(MASKED, head=Classify(3, dense=Dense("tanh"))), "standard", "int8"),
+    "heads in groups and biases, float": (GROUPED, "ort-cpu", "fp32"),
+    "grouped heads, soft caps": (CAPPED, "ort-cpu", "fp32"),
+    "read, int4": (byte_vocabulary(tiny_models.encoder_decoder()), "ort-cpu", "int4"),
+    "read, int8-static": (byte_vocabulary(tiny_models.rotary_encoder_decoder()), "standard", "int8-static"),
 }  # fmt: skip
 REASONS = {
     "grouped heads, soft caps": "MultiHeadAttention in encoder layer 0: a soft cap needs the standard form",
@@ -110,10 +111,10 @@ REASONS = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_whole_road(case: str, tmp_path: Path) -> None:
+def test_exported_bundles_pass_verify(case: str, tmp_path: Path) -> None:
     config, target, quant = CASES[case]
-    told = byte_tokenizer() if config.embedding.vocabulary == 256 else None
-    save_checkpoint(tmp_path / "source", config, tiny_models.weights(config), told)
+    tokenizer = byte_tokenizer() if config.embedding.vocabulary == 256 else None
+    save_checkpoint(tmp_path / "source", config, tiny_models.weights(config), tokenizer)
     (tmp_path / "text.txt").write_text(TEXT)
     calibration = Calibration(tmp_path / "text.txt", alpha=0.5) if quant == "int8-static" else None
     out, source = tmp_path / "out", open_checkpoint(tmp_path / "source")
@@ -121,44 +122,44 @@ def test_the_whole_road(case: str, tmp_path: Path) -> None:
     report = verify(out, source=source.path)
     assert not report.failed
     names = {row.name for row in report.rows if row.ok}
-    alone = not isinstance(config.head, LM)
+    reads_only = not isinstance(config.head, LM)
     assert {"weights equal the source's", "each row alone: largest error"} <= names
-    assert ("with more padding: largest error" in names) == alone
-    made = open_bundle(out).manifest
-    assert (made.cache == "none") == alone
-    assert [reason.startswith(REASONS[case]) for reason in made.refused] == [True] * (case in REASONS)
-    files = [out / name for name in sorted(made.files) if name.endswith(".onnx")]
+    assert ("with more padding: largest error" in names) == reads_only
+    manifest = open_bundle(out).manifest
+    assert (manifest.cache == "none") == reads_only
+    assert [reason.startswith(REASONS[case]) for reason in manifest.refused] == [True] * (case in REASONS)
+    files = [out / name for name in sorted(manifest.files) if name.endswith(".onnx")]
     graphs = [onnx.load(file, load_external_data=False).graph for file in files]
-    assert len(graphs) == (1 if alone else 2)
+    assert len(graphs) == (1 if reads_only else 2)
     kinds = {node.op_type for graph in graphs for node in graph.node}
-    assert ("MultiHeadAttention" in kinds) == (target == "ort-cpu" and config is not GROUPED)
-    weights = [{i.name for i in graph.initializer} & made.tensors.keys() for graph in graphs]
-    assert set.union(*weights) == made.tensors.keys()
+    assert ("MultiHeadAttention" in kinds) == (target == "ort-cpu" and config is not CAPPED)
+    weights = [{i.name for i in graph.initializer} & manifest.tensors.keys() for graph in graphs]
+    assert set.union(*weights) == manifest.tensors.keys()
 
 
 def test_no_row_reads_padding_or_another_row(tmp_path: Path) -> None:
-    """To the bit, with fused attention, windows that hold padding alone, and a text without tokens."""
-    save_checkpoint(tmp_path / "source", RICH, tiny_models.weights(RICH))
+    """Bit for bit: with fused attention, windows that see padding only, and a text without tokens."""
+    save_checkpoint(tmp_path / "source", MIXED, tiny_models.weights(MIXED))
     export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="int8-dynamic", verify=False)
     engine = OrtEngine(open_bundle(tmp_path / "out"), threads=1)
     rng = np.random.default_rng(0)
     ids, lengths = rng.integers(0, 97, (4, 11)), np.array([11, 2, 0, 7])
-    said = engine.predict(ids, lengths)
+    outputs = engine.predict(ids, lengths)
     other = np.where(np.arange(11) < lengths[:, None], ids, rng.integers(0, 97, ids.shape))
-    np.testing.assert_array_equal(engine.predict(other, lengths), said)
+    np.testing.assert_array_equal(engine.predict(other, lengths), outputs)
     for row in (0, 1, 3):
         alone = engine.predict(ids[row : row + 1, : lengths[row]])
-        np.testing.assert_allclose(alone[0], said[row], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(alone[0], outputs[row], rtol=0, atol=2e-6)
     with pytest.raises(ConfigError, match="a model without a decoder has no steps"):
         engine.start(1)
     with pytest.raises(LimitError, match="types must be"):
         engine.predict(ids, lengths, np.full_like(ids, 2))
 
 
-@pytest.mark.parametrize("head", [PLAIN.head, Tag(5)])
+@pytest.mark.parametrize("head", [POOLED.head, Tag(5)])
 def test_many_texts_are_read_in_runs(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of a run are of nearly one length, and what is said stands where its text did."""
-    config = replace(PLAIN, head=head)
+    """Rows of a run have similar lengths; outputs are in the order of the texts."""
+    config = replace(POOLED, head=head)
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config))
     export(open_checkpoint(tmp_path / "source"), tmp_path / "out", quant="fp32", verify=False)
     engine, rng, seen = OrtEngine(open_bundle(tmp_path / "out"), threads=1), np.random.default_rng(0), []
@@ -173,15 +174,15 @@ def test_many_texts_are_read_in_runs(head: Any, tmp_path: Path, monkeypatch: pyt
     )
     for module in (encoder_session, runtime_engine):
         monkeypatch.setattr(module, "TOKENS_PER_RUN", 8)
-    said = engine.predict(ids, lengths, types)
+    outputs = engine.predict(ids, lengths, types)
     assert seen == [(3, 2), (1, 7), (1, 11)]
-    assert said.shape == whole.shape
-    real = np.arange(11) < lengths[:, None] if said.ndim == 3 else lengths > 0
-    np.testing.assert_allclose(said[real], whole[real], rtol=0, atol=2e-6)
-    assert np.isfinite(said).all()
+    assert outputs.shape == whole.shape
+    real = np.arange(11) < lengths[:, None] if outputs.ndim == 3 else lengths > 0
+    np.testing.assert_allclose(outputs[real], whole[real], rtol=0, atol=2e-6)
+    assert np.isfinite(outputs).all()
 
 
-def test_runs_hold_every_row_once() -> None:
+def test_runs_contain_every_row_once() -> None:
     for lengths in ([0], [600], [0, 0, 0], [512, 1, 512], [3] * 400, [*range(60)]):
         made = encoder_session.runs(np.array(lengths))
         assert sorted(np.concatenate(made).tolist()) == [*range(len(lengths))]
@@ -191,23 +192,23 @@ def test_runs_hold_every_row_once() -> None:
 
 
 def reader(folder: Path) -> OrtEngine:
-    config = tiny_models.reader()
+    config = tiny_models.rotary_encoder_decoder()
     save_checkpoint(folder / "source", config, tiny_models.weights(config))
     export(open_checkpoint(folder / "source"), folder / "out", quant="fp32", verify=False)
     return OrtEngine(open_bundle(folder / "out"), threads=1)
 
 
-def test_of_a_text_without_tokens_nothing_is_read(tmp_path: Path) -> None:
-    """Fused attention alone would give such a row a mean of what is hidden."""
+def test_a_text_without_tokens_adds_nothing(tmp_path: Path) -> None:
+    """Fused attention by itself would give such a row the mean of its padding."""
     engine = reader(tmp_path)
     spec = NumpyEngine(engine.config, tiny_models.weights(engine.config))
     ids = np.random.default_rng(0).integers(0, 97, (2, 5))
-    said = [one.step(ids[:, :3], one.start(2, ids, np.array([5, 0])))[0] for one in (engine, spec)]
-    np.testing.assert_allclose(*said, rtol=0, atol=2e-6)
+    outputs = [one.step(ids[:, :3], one.start(2, ids, np.array([5, 0])))[0] for one in (engine, spec)]
+    np.testing.assert_allclose(*outputs, rtol=0, atol=2e-6)
 
 
-def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
-    """Rows of one text change places without a copy; of another text they are copied."""
+def test_beams_of_one_text_share_its_keys_and_values(tmp_path: Path) -> None:
+    """Rows of one text are exchanged without a copy; rows of different texts are copied."""
     engine = reader(tmp_path)
     ids = np.random.default_rng(0).integers(0, 97, (2, 5))
     with pytest.raises(ConfigError, match="start needs encoder_ids"):
@@ -227,8 +228,10 @@ def test_beams_of_one_text_share_what_they_read(tmp_path: Path) -> None:
     assert [b.pointer for b in memory.buffers] == before
 
 
-@pytest.mark.parametrize("make", [tiny_models.encoder, tiny_models.pair, tiny_models.reader])
-def test_every_product_is_observed(make: Any) -> None:
+@pytest.mark.parametrize(
+    "make", [tiny_models.encoder, tiny_models.encoder_decoder, tiny_models.rotary_encoder_decoder]
+)
+def test_every_product_is_recorded(make: Any) -> None:
     config = make()
     leaves = dict(flatten(tiny_models.weights(config)))
     found: dict[str, int] = {}
@@ -246,7 +249,7 @@ def test_every_product_is_observed(make: Any) -> None:
 
 
 def test_an_encoders_graph_is_missing_or_too_many(tmp_path: Path) -> None:
-    config = tiny_models.pair(layers=1)
+    config = tiny_models.encoder_decoder(layers=1)
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config))
     out = tmp_path / "out"
     export(open_checkpoint(tmp_path / "source"), out, quant="fp32", target="standard", verify=False)

@@ -1,4 +1,4 @@
-"""Any small Config, drawn: each union's variants in each place where they may stand."""
+"""Strategies for any small Config: every variant of every union, wherever it is allowed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
 
 
 def bounded(mlp: Mlp) -> Mlp:
-    """Squares of squares leave float32 after a few layers: they stand behind a norm."""
+    """Squared activations follow a norm: else they overflow float32 after a few layers."""
     grows = mlp.activation == "relu_squared" and mlp.pre is None
     return replace(mlp, pre=RMSNorm(1e-2)) if grows else mlp
 
@@ -136,16 +136,16 @@ def positions(draw: st.DrawFn, size: int, shared: RelativeBias | None) -> Positi
 
 @st.composite
 def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: bool = False) -> Attention:
-    """An attention; one that shares a table of biases has this number of heads."""
+    """An attention; if it shares a table of biases, it has `heads` heads."""
     size = draw(st.integers(1, 6))
     position = None if cross else draw(positions(size, shared))
     if position != shared or position is None:
         heads = draw(st.integers(1, 3)) * draw(st.integers(1, 2))
-    groups = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
+    kv_heads = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
     windows = st.one_of(st.just(FullAttention()), st.builds(Window, st.integers(1, 4)))
     return Attention(
         heads=heads,
-        kv_heads=groups,
+        kv_heads=kv_heads,
         head_size=size,
         position=position,
         mask=FullAttention() if cross else draw(windows),
@@ -163,8 +163,8 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
 
 @st.composite
 def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = False) -> Stack:
-    """A stack, its positions of this width; `crossed` if its layers read another one, and it may be causal
-    if it `reads` whole texts."""
+    """A stack whose positions have this width. With `crossed` its layers have cross-attention; with `reads`
+    it may be causal."""
     shared = draw(st.one_of(st.none(), st.just(RelativeBias(6, 9))))
     heads = draw(st.integers(1, 3))
     layers = []
@@ -187,7 +187,9 @@ some_denses = st.builds(
     Dense, st.one_of(st.none(), kinds), st.booleans(), norms, st.sampled_from((None, 1, 5))
 )
 denses = st.one_of(st.none(), some_denses)
-inners = st.one_of(st.none(), st.builds(EmbeddingProjection, st.integers(1, 8), st.booleans(), st.booleans()))
+projections = st.one_of(
+    st.none(), st.builds(EmbeddingProjection, st.integers(1, 8), st.booleans(), st.booleans())
+)
 poolings = st.sampled_from(("first", "last", "mean", "max"))
 heads: st.SearchStrategy[ReadingHead] = st.one_of(
     st.builds(MaskedLM, st.booleans(), denses, st.booleans()),
@@ -200,7 +202,7 @@ heads: st.SearchStrategy[ReadingHead] = st.one_of(
 
 @st.composite
 def fitting(draw: st.DrawFn, embedding: Embedding) -> ReadingHead:
-    """A head of an encoder; one that is tied gives vectors of the table's width."""
+    """A head of an encoder; before a tied table, vectors have the table's width."""
     head, inner = draw(heads), embedding.projection
     if isinstance(head, MaskedLM) and head.tied:
         tables = embedding.width if inner is None else inner.width
@@ -212,17 +214,17 @@ def fitting(draw: st.DrawFn, embedding: Embedding) -> ReadingHead:
 @st.composite
 def configs(draw: st.DrawFn) -> Decoder:
     """A decoder alone."""
-    width, inner = draw(st.integers(1, 8)), draw(inners)
+    width, inner = draw(st.integers(1, 8)), draw(projections)
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
     return Decoder(embedding, draw(stacks(width=entry(embedding))), draw(lms), CONTEXT)
 
 
 @st.composite
 def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
-    """An encoder with any of the heads, alone or with a reader."""
+    """An encoder with any head, alone or with a decoder that reads it for the head."""
     width = draw(st.integers(1, 8))
     types = draw(st.sampled_from((None, 1, 2)))
-    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(inners))
+    embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), types, draw(projections))
     head = draw(fitting(embedding))
     reader = None
     if embedding.projection is None and draw(st.booleans()):
@@ -235,14 +237,14 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
 
 
 def entry(embedding: Embedding) -> int:
-    """The width of what positions are added to."""
+    """The width of the vectors that positions are added to."""
     inner = embedding.projection
     return inner.width if inner is not None and inner.late else embedding.width
 
 
 @st.composite
 def pairs(draw: st.DrawFn) -> EncoderDecoder:
-    """A decoder that reads an encoder; depths and heads differ."""
+    """An encoder and a decoder, with different depths and heads."""
     width = draw(st.integers(1, 8))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
     decoder, encoder = draw(stacks(width=width, crossed=True)), draw(stacks(width=width, reads=True))

@@ -1,4 +1,4 @@
-"""Tiny models for tests: random weights, biases and norms too, all axis sizes different."""
+"""Tiny models for tests, with random weights, biases and norms. All axes have different sizes."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def llama(
     kind: Activation = "silu",
     context: int = 128,
 ) -> Decoder:
-    """A Llama-type decoder; the defaults satisfy the fused attention operator (head size 16)."""
+    """A decoder of Llama's form; the defaults suit the fused attention operator (head size 16)."""
     norm = LayerNorm(1e-5) if plain else RMSNorm(1e-5)
     attention = Attention(
         heads=heads,
@@ -75,8 +75,8 @@ def llama(
     )
 
 
-def mixed(context: int = 128, vocabulary: int = 97) -> Decoder:
-    """A decoder of layers that see all and of two windows, one of them without positions of its own."""
+def mixed_windows(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder whose layers have full attention or one of two windows; one layer has no positions."""
     base = llama(layers=4, vocabulary=vocabulary, tied=False, bias=True, qk_norm=True, context=context)
     first, second, third, fourth = base.layers
     theta = Rope(100.0, 16, interleaved=True)
@@ -90,8 +90,8 @@ def mixed(context: int = 128, vocabulary: int = 97) -> Decoder:
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
-def added(context: int = 128) -> Decoder:
-    """A decoder whose positions are added: to the tokens' vectors, and in two ways to scores."""
+def added_positions(context: int = 128) -> Decoder:
+    """A decoder with learned positions, ALiBi in one layer and relative biases in another."""
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
     first, norm = base.layers[0], LayerNorm(1e-5)
     kinds = Alibi(scale=0.3), RelativeBias(8, 20), None
@@ -101,7 +101,7 @@ def added(context: int = 128) -> Decoder:
 
 
 def mixture(vocabulary: int = 97) -> Decoder:
-    """A decoder of two mixtures of experts: Mixtral's kind, and one with all that others have."""
+    """A decoder with two mixtures of experts: Mixtral's form, and one with every option of other families."""
     base = llama(width=40, vocabulary=vocabulary)
     first, norm = base.layers[0], RMSNorm(1e-5)
     kinds = (
@@ -116,8 +116,8 @@ def mixture(vocabulary: int = 97) -> Decoder:
 
 
 def rare(head_size: int = 16) -> Decoder:
-    """A decoder of words that few families use: tables of their own width, norms of heads of each kind,
-    clipping, a residual at the norm, sublayers side by side on one norm, norms without weights."""
+    """A decoder with options that few families use: a projected embedding, two kinds of head norms, clipping,
+    a residual at the norm, parallel sublayers on one norm, norms without weights."""
     base = llama(layers=3, head_size=head_size, width=40, tied=False)
     one, bare, layer = base.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
     each, whole = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
@@ -152,8 +152,8 @@ def encoder(
     return Encoder(Embedding(vocabulary, width, token_types=2), stack, head, 32)
 
 
-def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDecoder:
-    """An encoder and a decoder of T5's form, of unequal depth."""
+def encoder_decoder(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDecoder:
+    """An encoder and a decoder of T5's form, with different depths."""
     norm = RMSNorm(1e-5)
     attention = Attention(6, 6, 8, position=RelativeBias(8, 20), scale=1.0, pre=norm)
     mlp = Plain(80, "relu", bias=False, pre=norm)
@@ -163,8 +163,8 @@ def pair(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -> EncoderDe
     return EncoderDecoder(Embedding(vocabulary, width), encoder, decoder, LM(tied=True), 32)
 
 
-def reader(context: int = 128) -> EncoderDecoder:
-    """A decoder whose attentions the fused operators take, and its encoder's, under a window."""
+def rotary_encoder_decoder(context: int = 128) -> EncoderDecoder:
+    """An encoder with windows and a decoder; fused operators can be used for all of their attentions."""
     base = llama(layers=2, bias=True, context=context)
     layer, norm = base.layers[0], LayerNorm(1e-5)
     reading = replace(layer, cross=Attention(4, 4, 8, qkv_bias=True, out_bias=True, pre=norm))
@@ -175,7 +175,7 @@ def reader(context: int = 128) -> EncoderDecoder:
 
 
 def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoidal | None]]:
-    """One of each kind: of an attention, and of its stack."""
+    """One of each kind of positions: (of an attention, of its stack)."""
     return [
         (Rope(10.0, head_size), None),
         (Alibi(), None),
@@ -186,5 +186,5 @@ def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoida
 
 
 def weights(config: Config, seed: int = 0, dtype: type = np.float32) -> dict:
-    """Random parameters of a Config."""
+    """Random weights of a Config."""
     return random_weights(config, np.random.default_rng(seed), dtype)

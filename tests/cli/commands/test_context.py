@@ -65,7 +65,9 @@ def test_perplexity_by_position(tfm, short, text, monkeypatch):
 def test_other_positions_go_on_by_themselves(tfm, checkpoint, text, tmp_path):
     tokenizer = open_checkpoint(checkpoint).tokenizer
     for name in ("alibi", "learned", "encoder"):
-        config = tiny_models.encoder(vocabulary=258) if name == "encoder" else tiny_models.added(CONTEXT)
+        config = (
+            tiny_models.encoder(vocabulary=258) if name == "encoder" else tiny_models.added_positions(CONTEXT)
+        )
         if name == "alibi":
             assert isinstance(config, Decoder)
             config = replace(config, stack=replace(config.stack, positions=None))

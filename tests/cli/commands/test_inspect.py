@@ -19,8 +19,8 @@ MODELS = {
     "32 learned positions": tiny_models.encoder(),
     "sinusoidal positions": tiny_models.encoder(positions=tiny_models.Sinusoidal()),
     "no positions": tiny_models.encoder(positions=None),
-    "relative bias of 8 buckets": tiny_models.pair(),
-    "ALiBi": tiny_models.added(),
+    "relative bias of 8 buckets": tiny_models.encoder_decoder(),
+    "ALiBi": tiny_models.added_positions(),
 }
 
 
@@ -59,7 +59,7 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
 
 def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
     """Windows keep few tokens, a cache that is copied exists twice."""
-    config = tiny_models.mixed(context=5000)
+    config = tiny_models.mixed_windows(context=5000)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
     told = tfm("inspect", path, "--json").json

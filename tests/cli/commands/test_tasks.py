@@ -138,7 +138,7 @@ def test_a_command_that_the_model_is_not_for_names_the_right_one(tfm, models, na
 
 def test_translate_and_summarize(tfm, tmp_path) -> None:
     made = task_models.WORDS
-    config = tiny_models.pair(layers=1, vocabulary=task_models.SIZE)
+    config = tiny_models.encoder_decoder(layers=1, vocabulary=task_models.SIZE)
     rules = {"decoder_start_token_id": 2, "eos_token_id": 3, "max_new_tokens": 4}
     save_checkpoint(
         tmp_path / "pair", config, tiny_models.weights(config, 5), made.to_str(), generation=rules

@@ -34,7 +34,7 @@ CONFIGS = {
     "llama": tiny_models.llama(),
     "everything": tiny_models.llama(tied=False, bias=True, qk_norm=True, window=3),
     "plain": tiny_models.llama(plain=True, kind="gelu", head_size=12),
-    "added": tiny_models.added(),
+    "added": tiny_models.added_positions(),
     "mixture": tiny_models.mixture(),
     "rare": tiny_models.rare(),
     "sandwich": sandwich(),

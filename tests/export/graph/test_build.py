@@ -84,7 +84,7 @@ def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("target", "quant"), [("ort-cpu", "int8"), ("ort-cuda", "fp16")])
 def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: str, quant: str) -> None:
-    model = exported(tmp_path, tiny_models.mixed(), target, quant)
+    model = exported(tmp_path, tiny_models.mixed_windows(), target, quant)
     made = open_bundle(tmp_path / "out").manifest
     assert (made.cache, made.refused) == ("windowed", ())
     held = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
@@ -103,7 +103,7 @@ def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:
 
 
 def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> None:
-    found = operators(exported(tmp_path, tiny_models.added(), "ort-cpu", "int8"))
+    found = operators(exported(tmp_path, tiny_models.added_positions(), "ort-cpu", "int8"))
     assert "com.microsoft::GroupQueryAttention" not in found
     made = open_bundle(tmp_path / "out").manifest
     assert made.cache == "copied"

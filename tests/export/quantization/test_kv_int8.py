@@ -28,7 +28,7 @@ from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.verify import verify
 
-FULL, MIXED = tiny_models.llama(vocabulary=256, bias=True), tiny_models.mixed(vocabulary=256)
+FULL, MIXED = tiny_models.llama(vocabulary=256, bias=True), tiny_models.mixed_windows(vocabulary=256)
 COST = "KL divergence over a text, of the cache's rounding"
 TEXT = "A quick brown fox jumps over 13 lazy dogs, and nobody knows why. "
 
@@ -174,7 +174,7 @@ def test_what_cannot_keep_codes_says_why(tmp_path: Path, made: Path):
     refused("target=ort-cuda: it was never tried on a GPU", target="ort-cuda")
     refused("kv must be float or int8, got 'int4'", kv="int4")
     for config, why in (
-        (tiny_models.added(), "scores with a bias need the standard form, got Alibi"),
+        (tiny_models.added_positions(), "scores with a bias need the standard form, got Alibi"),
         (tiny_models.rare(head_size=12), "head size with rotary positions must be a multiple of 16, got 12"),
     ):
         assert why in operator_limits.group_query(config)[0]

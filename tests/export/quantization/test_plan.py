@@ -205,7 +205,7 @@ def test_what_is_smoothed(quant, target, own, lost):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_default_is_never_refused(target):
-    for config in (CONFIG, tiny_models.pair(), tiny_models.encoder()):
+    for config in (CONFIG, tiny_models.encoder_decoder(), tiny_models.encoder()):
         planned(Leaves(config), schemes.default(config, TARGETS[target]).name, target)
     assert schemes.default(tiny_models.encoder(), TARGETS["ort-cpu"]).name == "int8-dynamic"
 

@@ -37,7 +37,7 @@ CAPPED = replace(LAYER.attention, position=TURNED, scale=0.3, softcap=2.0)
 RICH = replace(RICH, stack=replace(RICH.stack, layers=(LAYER, replace(LAYER, attention=CAPPED))))
 # A head size that the fused attention refuses, and sizes that are no multiple of a block.
 SMALL = tiny_models.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
-ADDED = tiny_models.added()
+ADDED = tiny_models.added_positions()
 MIXTURE = tiny_models.mixture()
 RARE, RARER = tiny_models.rare(), tiny_models.rare(head_size=12)
 PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)

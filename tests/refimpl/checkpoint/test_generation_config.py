@@ -15,7 +15,7 @@ from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import read_config
 
-PAIR, ALONE = tiny_models.pair(), tiny_models.llama()
+PAIR, ALONE = tiny_models.encoder_decoder(), tiny_models.llama()
 
 
 def read(own: dict[str, Any] | None, stated: dict[str, Any] | None = None, config: Any = PAIR) -> Generation:

@@ -12,7 +12,7 @@ from tfm.refimpl.checkpoint.languages import Languages, read_languages
 from tfm.refimpl.checkpoint.translation import directed
 from tfm.refimpl.errors import LimitError
 
-PAIR = tiny_models.pair()
+PAIR = tiny_models.encoder_decoder()
 CODES = {"en_XX": 90, "ro_RO": 91, "pt_XX": 92, "pt_BR": 93}
 
 

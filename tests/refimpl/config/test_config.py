@@ -123,7 +123,7 @@ def read_twice(reader: DecoderReader) -> Config:
     return replace(PAIR, decoder=reader, head=Classify(3, "last"))
 
 
-LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.pair()
+LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.encoder_decoder()
 CROSS = Attention(2, 2, 8)
 assert isinstance(PAIR.decoder, Stack)
 LAST = DecoderReader(replace(PAIR.decoder, causal=True), 3)

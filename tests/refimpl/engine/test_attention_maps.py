@@ -61,11 +61,11 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
 MODELS: dict[str, Config] = {
     "q/k norm": tiny_models.llama(qk_norm=True, bias=True),
     "window": tiny_models.llama(window=3),
-    "ALiBi, relative, learned": tiny_models.added(),
+    "ALiBi, relative, learned": tiny_models.added_positions(),
     "rare words": tiny_models.rare(),
     "encoder": tiny_models.encoder(),
     "encoder, sinusoidal": tiny_models.encoder(positions=Sinusoidal()),
-    "encoder, relative": tiny_models.pair(),
+    "encoder, relative": tiny_models.encoder_decoder(),
 }
 first = tiny_models.encoder().stack
 near = dataclasses.replace(first.layers[0].attention, mask=Window(2), scale=0.3, softcap=2.0)

@@ -151,7 +151,7 @@ def test_float32_stays_float32():
 def test_what_has_no_steps_and_what_has_nothing_to_read():
     ids = np.array([[1, 2]])
     encoder, decoder = engine(tiny_models.encoder()), engine(tiny_models.llama())
-    both = engine(tiny_models.pair())
+    both = engine(tiny_models.encoder_decoder())
     with pytest.raises(ConfigError, match="a model without a decoder has no steps: use predict"):
         encoder.start(1)
     with pytest.raises(ConfigError, match="a model without an encoder can't encode"):

@@ -47,5 +47,5 @@ def test_what_is_scaled_is_scaled_further(own, further):
 
 def test_dims_that_do_not_turn_stay():
     """Only rotary layers are changed in a model that has others."""
-    config = tiny_models.added()
+    config = tiny_models.added_positions()
     assert perplexity.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config

@@ -16,7 +16,10 @@ def test_parts_have_what_belongs_to_them():
     assert parts["embedding"] == (97 + 2 + 32) * 48
     assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
     assert parts["norms"] == 3 * 2 * 48
-    cross, own = (sizes.parameters(tiny_models.pair(layers=1))["attention"] - 2 * 8 * 6, 4 * 48 * 48)
+    cross, own = (
+        sizes.parameters(tiny_models.encoder_decoder(layers=1))["attention"] - 2 * 8 * 6,
+        4 * 48 * 48,
+    )
     assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
 
 
@@ -24,7 +27,7 @@ def test_an_encoder_keeps_no_cache():
     config = tiny_models.encoder()
     assert sizes.cache_bytes(config, 100, 4) == 0
     assert sizes.need(config, 5000, 10**9).longest_context == config.context
-    assert sizes.cache_bytes(tiny_models.pair(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
+    assert sizes.cache_bytes(tiny_models.encoder_decoder(), 10, 4) == 2 * 2 * 6 * 8 * 10 * 4
 
 
 def test_a_window_saves_cache_where_it_is_shorter():

@@ -111,7 +111,7 @@ def test_what_is_written_is_read(made):
 def test_how_a_model_wants_to_be_run_is_kept_whole(made):
     stated = {"task_specific_params": {"summarization": {"num_beams": 4, "prefix": "summarize: "}}}
     ids = {"decoder_start_token_id": 2, "forced_eos_token_id": 3, "bad_words_ids": [[4], [5, 6]]}
-    found = read_generation(stated, ids | {"length_penalty": 2}, tiny_models.pair(), "g.json")
+    found = read_generation(stated, ids | {"length_penalty": 2}, tiny_models.encoder_decoder(), "g.json")
     whole = replace(found, languages=Languages({"fra": 7}, "text"))
     kept = replace(open_bundle(made).manifest, generation=whole)
     assert manifest.load(manifest.dump(kept).encode(), "x").generation == whole

@@ -24,7 +24,7 @@ from tfm.runtime.tasks.continuous_batching import run
 from tfm.runtime.verification.verify import verify
 
 WORDS = text_strategies.byte_level()
-CONFIG = tiny_models.mixed(context=400, vocabulary=WORDS.get_vocab_size())
+CONFIG = tiny_models.mixed_windows(context=400, vocabulary=WORDS.get_vocab_size())
 PARAMS = tiny_models.weights(CONFIG, seed=2)
 SPEC = NumpyEngine(CONFIG, PARAMS)
 PROMPT = list(range(5, 36))

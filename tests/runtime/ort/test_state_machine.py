@@ -45,11 +45,11 @@ from tfm.runtime.ort import engine as runtime
 CONFIGS = {
     "full": tiny_models.llama(context=40),
     "window": tiny_models.llama(context=40, window=5, heads=4, kv_heads=4, tied=False, bias=True),
-    "mixed": tiny_models.mixed(context=60),
-    "added": tiny_models.added(context=40),
-    "pair": replace(tiny_models.pair(), context=40),
-    "reader": tiny_models.reader(context=40),
-    "codes": tiny_models.mixed(context=60).keeping("int8"),
+    "mixed": tiny_models.mixed_windows(context=60),
+    "added": tiny_models.added_positions(context=40),
+    "pair": replace(tiny_models.encoder_decoder(), context=40),
+    "reader": tiny_models.rotary_encoder_decoder(context=40),
+    "codes": tiny_models.mixed_windows(context=60).keeping("int8"),
 }
 LONGEST = 9  # of an encoder's text
 

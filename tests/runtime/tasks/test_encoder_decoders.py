@@ -26,7 +26,7 @@ WORDS = text_strategies.byte_level()
 EN, DE, END = (WORDS.token_to_id(token) for token in ("<s>", "<|eot_id|>", "</s>"))
 WORDS.post_processor = processors.TemplateProcessing("$A </s> <s>", None, [("</s>", END), ("<s>", EN)])
 SIZE = WORDS.get_vocab_size()
-CONFIG = replace(tiny_models.pair(layers=1, vocabulary=SIZE), context=64)
+CONFIG = replace(tiny_models.encoder_decoder(layers=1, vocabulary=SIZE), context=64)
 ENGINE = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=6))
 RULES = Generation(eos=(END,), start=END, max_new_tokens=9)
 

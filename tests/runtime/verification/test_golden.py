@@ -30,7 +30,7 @@ CONFIGS = {
     "everything": tiny_models.llama(window=3, tied=False, bias=True, qk_norm=True),
     "plain": tiny_models.llama(plain=True, kind="gelu"),
     "short": tiny_models.llama(context=1),
-    "added": tiny_models.added(),
+    "added": tiny_models.added_positions(),
     "mixture": tiny_models.mixture(),
     "rare": tiny_models.rare(),
     "codes": tiny_models.llama(qk_norm=True).keeping("int8"),
@@ -41,7 +41,7 @@ CONFIGS = {
     "classify": tiny_models.encoder(head=Classify(3, "mean", Dense("gelu"))),
     "answer": tiny_models.encoder(positions=None, head=QuestionAnswering()),
     "pool": tiny_models.encoder(head=Pool("mean", unit=True)),
-    "pair": tiny_models.pair(),
+    "pair": tiny_models.encoder_decoder(),
 }
 
 
@@ -179,7 +179,7 @@ def test_missing_and_unknown_arrays_are_refused():
     with pytest.raises(BundleError, match=r"wrong: plain\.rms"):
         read(arrays | {"plain.rms": np.zeros(1)}, config)
     with pytest.raises(BundleError, match=r"wrong: source, source_lengths$"):
-        read(arrays, tiny_models.pair())
+        read(arrays, tiny_models.encoder_decoder())
     with pytest.raises(BundleError, match=r"wrong: types$"):
         read(arrays, tiny_models.encoder())
 
