@@ -1,6 +1,6 @@
 """The training loop: the mirror's own graphs, their leaves moved down the gradient.
 
-What is trained is `export.graph.module.Part`, the module that an export traces; a decoder reads a whole text
+What is trained is `export.graph.module.GraphModule`, the module that an export traces; a decoder reads a whole text
 with an empty cache in one step.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tfm.export.graph.module import Part
+from tfm.export.graph.module import GraphModule
 from tfm.export.ops.model import position_tables
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
@@ -44,7 +44,7 @@ def padded(rows: list[list[int]], filler: int = 0) -> tuple[torch.Tensor, torch.
     return made, lengths
 
 
-def said(parts: list[Part], rows: list[Row]) -> torch.Tensor:
+def said(parts: list[GraphModule], rows: list[Row]) -> torch.Tensor:
     """Logits of the head for each token of the rows, or for each row."""
     tokens, lengths = padded([row.tokens for row in rows])
     given: dict[str, Any] = {}
@@ -61,7 +61,7 @@ def said(parts: list[Part], rows: list[Row]) -> torch.Tensor:
     return _run(parts[-1], given)[0]
 
 
-def _run(part: Part, given: Mapping[str, Any]) -> list[torch.Tensor]:
+def _run(part: GraphModule, given: Mapping[str, Any]) -> list[torch.Tensor]:
     tables = {}
     at = torch.arange(given["tokens"].shape[1])
     for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
@@ -85,7 +85,7 @@ def train(
     torch.set_num_threads(1)
     drawn = random_weights(config, np.random.default_rng(seed))
     tree = map_leaves(lambda _, leaf: tensors(leaf).requires_grad_(), drawn)
-    parts = [Part(config, graph, tree) for graph in graphs(config)]
+    parts = [GraphModule(config, graph, tree) for graph in graphs(config)]
     best = torch.optim.AdamW([leaf for _, leaf in flatten(tree)], rate, (0.9, 0.98), weight_decay=0.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(best, rate, steps, pct_start=WARM)
     for step in range(steps):

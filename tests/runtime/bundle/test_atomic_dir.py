@@ -143,7 +143,8 @@ def test_a_kill_before_the_renames_is_undone(tmp_path):
 def test_a_kill_while_the_old_one_is_removed_is_finished(tmp_path):
     path = tmp_path / "model"
     replace(path, "old")
-    patch = "atomic_dir.shutil.rmtree = lambda path: ((path / 'a').unlink(), os.kill(os.getpid(), signal.SIGKILL))"
+    patch = "atomic_dir.shutil.rmtree = "
+    patch += "lambda path: ((path / 'a').unlink(), os.kill(os.getpid(), signal.SIGKILL))"
     assert child(path, patch).returncode == -signal.SIGKILL
     atomic_dir.recover(path)
     assert content(path) == {"new"}
