@@ -1,6 +1,6 @@
 """The training loop: the mirror's own graphs, their leaves moved down the gradient.
 
-What is trained is `export.graph.module.GraphModule`, the module that an export traces; a decoder reads a whole text
+What is trained is `export.graph.module.GraphModule`, which an export traces. A decoder reads a whole text
 with an empty cache in one step.
 """
 
