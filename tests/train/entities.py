@@ -66,13 +66,13 @@ def config(vocabulary: int) -> Config:
 
 def row(text: Tokenizer, example: Example) -> Row:
     """B- for the first token of an entity, I- for its others, O between."""
-    read = text.read(example.text)
-    wanted = [LABELS.index("O")] * len(read.ids)
+    encoding = text.encode_with_offsets(example.text)
+    wanted = [LABELS.index("O")] * len(encoding.ids)
     for kind, first, last in example.answer:
-        inside = [i for i, (start, _) in enumerate(read.spans) if first <= start < last]
+        inside = [i for i, (start, _) in enumerate(encoding.offsets) if first <= start < last]
         for i in inside:
             wanted[i] = LABELS.index(f"{'B' if i == inside[0] else 'I'}-{kind}")
-    return Row(read.ids, wanted)
+    return Row(encoding.ids, wanted)
 
 
 def answers(model: Model, texts: list[str]) -> list[list[tuple[str, int, int]]]:

@@ -125,7 +125,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
     most: list[np.ndarray] = []
     for start in range(0, len(ids), MIXED.context):
         _, cache = engine.step(ids[None, start : start + MIXED.context], engine.start())
-        here = [np.abs(side).max((0, 2)) for pair in cache.take() for side in pair]
+        here = [np.abs(side).max((0, 2)) for layer in cache.take() for side in (layer.keys, layer.values)]
         most = [np.maximum(a, b) for a, b in zip(most, here, strict=True)] if most else here
     names = [f"decoder.layers.{i}.attn.{side}_scale" for i in range(4) for side in "kv"]
     assert list(found.added) == names
