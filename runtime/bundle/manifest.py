@@ -110,7 +110,7 @@ class Manifest:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """What `layout` makes of config, schemes and target."""
+        """The stored weights: which leaves are joined, and in which format each is stored."""
         return weight_layout.stored(self.config, self.schemes, targets.find(self.target))
 
 

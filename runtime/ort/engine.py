@@ -39,7 +39,7 @@ class OrtEngine:
     `prepack` keeps packed weights in the user's cache (`runtime.ort.prepacked_weights`). `plain` computes
     products of blocks in float, slowly, so that results are comparable to the last digits
     (`runtime.verification.verify`). Caches of windows or of codes take `chunk` tokens in a run; with a chunk
-    of the context's length, windows drop none.
+    as long as the context, windows drop nothing.
     """
 
     def __init__(
