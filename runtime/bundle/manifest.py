@@ -147,23 +147,25 @@ def _json(value: Any) -> Any:
 
 def load(data: bytes, where: str) -> Manifest:
     """The Manifest that a text states; BundleError on anything that `dump` can't have written."""
+    remedy = f"; {AGAIN}"
     try:
         value = parse(data, where, BundleError)
         stated = value.pop("format", None) if isinstance(value, dict) else None
-        if type(stated) is not int or stated != FORMAT:
+        if type(stated) is not int:
+            raise ValueError(f"must be the manifest of a bundle of format {FORMAT}, got {stated!r:.40}")
+        if stated != FORMAT:
+            remedy = ""  # the message says what to do
             raise ValueError(_other_format(value, stated))
         manifest = _read(value, Manifest, "manifest")
         _check(manifest)
     except (ValueError, TypeError, TfmError) as error:
         text = " ".join(str(error).removeprefix(f"{where}: ").split())
-        raise BundleError(f"{where}: {text}; {AGAIN}") from None
+        raise BundleError(f"{where}: {text}{remedy}") from None
     return manifest
 
 
-def _other_format(value: Any, stated: Any) -> str:
-    """What to do with a manifest of another format."""
-    if type(stated) is not int:
-        return f"must be the manifest of a bundle of format {FORMAT}, got {stated!r:.40}"
+def _other_format(value: dict[str, Any], stated: int) -> str:
+    """What a manifest of another format is, and what to do."""
     if stated > FORMAT:
         return f"must be a bundle of format {FORMAT}, got {stated}: a newer tfm wrote it, update tfm"
     quant = value.get("quant")

@@ -218,8 +218,12 @@ def test_a_template_that_is_no_text(bundle):
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
-    (("format",), 3, "of format 2, got 3: a newer tfm wrote it, update tfm"),
-    (("format",), 1, "got 1, which an older tfm wrote: .* `tfm-cli export MODEL OUT --quant int8`"),
+    (("format",), 3, "of format 2, got 3: a newer tfm wrote it, update tfm$"),
+    (
+        ("format",),
+        1,
+        "got 1, which an older tfm wrote: .* `tfm-cli export MODEL OUT --quant int8`, .*made from$",
+    ),
     (("format",), "2", "of format 2, got '2'"),
     (("format",), True, "of format 2"),
     (("unknown",), 1, r"manifest.unknown is unknown"),
