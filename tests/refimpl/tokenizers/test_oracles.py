@@ -257,6 +257,17 @@ def test_added_tokens_and_post_processors(name: str, normalizer: dict[str, Any] 
     compared(stated, (*GPT2_TABLES, "words", "lowercase"), (*pieces, "day", "é", "x<s", "_ab", " <mask>"))
 
 
+@pytest.mark.parametrize("content", ["<mask>", "[END]", "ab", "É"])
+def test_spaces_and_words_beside_an_added_token(content: str) -> None:
+    """Each flag, with nothing, spaces or a word on either side, where no other token takes the spaces."""
+    tokens = [token | {"content": "zz"} if token["content"] == "  " else token for token in ADDED]
+    stated = plan(CHARACTERS, pre_tokenizer=byte_level(True), added_tokens=tokens)
+    ours, library = Tokenizer(stated), Library.from_str(json.dumps(stated))
+    beside = ("", " ", "  ", " \t ", "a", "a ", " a", "_", "9 ", "é", "[END] ", " <mask>")
+    for text in (f"{left}{content}{right}" for left in beside for right in beside):
+        same(ours, library, text, None)
+
+
 DECODERS: dict[str, dict[str, Any]] = {
     "bytes": byte_level(),
     "wordpiece": {"type": "WordPiece", "prefix": "##", "cleanup": True},
