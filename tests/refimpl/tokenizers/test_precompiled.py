@@ -1,4 +1,4 @@
-"""Which characters a rule of SentencePiece sees as one grapheme: at the edges of our tables, as the library."""
+"""The graphemes that a rule of SentencePiece takes, at the edges of our tables: as the tokenizers library."""
 
 from __future__ import annotations
 
