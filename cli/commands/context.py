@@ -55,7 +55,7 @@ def command(
     from ...refimpl.checkpoint.open import materialize
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError, LimitError
-    from ...refimpl.formats.mapped_file import read_file
+    from ...refimpl.formats.file_bytes import read_file
     from ...runtime.analysis import perplexity
     from ..model_loading import specified
 

@@ -113,7 +113,7 @@ def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], 
 
 def _read_config(path: Path) -> Config:
     from ...refimpl.families import read_config
-    from ...refimpl.formats.mapped_file import read_file
+    from ...refimpl.formats.file_bytes import read_file
     from ...refimpl.formats.strict_json import parse
 
     file = path / "config.json" if path.is_dir() else path

@@ -196,7 +196,7 @@ def _tokenizer(name: str) -> Tokenizer:
 def _lines(files: Sequence[Path]) -> list[str]:
     """The lines of files with their ends; CheckpointError for what isn't UTF-8."""
     from ...refimpl.errors import CheckpointError
-    from ...refimpl.formats.mapped_file import read_file
+    from ...refimpl.formats.file_bytes import read_file
 
     lines: list[str] = []
     for file in files:

@@ -20,8 +20,8 @@ from ..config import Config, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..errors import CheckpointError
 from ..families import read_config, read_gguf, read_leaves
+from ..formats.file_bytes import FileBytes
 from ..formats.gguf import GGUF
-from ..formats.mapped_file import map_file
 from ..formats.model_directory import Directory
 from ..formats.safetensors import save
 from ..formats.tensor_source import CODE, SINGLE, Shards, shards
@@ -91,7 +91,7 @@ class Checkpoint:
     @cached_property
     def source(self) -> dict[str, str]:
         """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
-        digests = {name: hashlib.sha256(map_file(file).data).hexdigest() for name, file in self.files.items()}
+        digests = {name: FileBytes(file).sha256() for name, file in self.files.items()}
         if len(digests) == 1:
             return {"name": self.path.name, "sha256": next(iter(digests.values()))}
         listed = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))

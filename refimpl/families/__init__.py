@@ -21,6 +21,8 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from ..config import LM, Config, EncoderDecoder, QuestionAnswering
 from ..config_readers.generation_keys import KEYS as GENERATION
 from ..config_readers.heads import reading
@@ -157,14 +159,17 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     """The Config that a GGUF file's metadata state, and the dialect that they are in."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     known, where = dict(chain.from_iterable(dialects)), str(source.path)
-    dialect = Keys(source.metadata, where).choice("general.architecture", known)
+    single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
+    dialect = Keys(single, where).choice("general.architecture", known)
     prefix = dialect.architecture + "."
     for key, value in source.metadata.items():
+        if key.startswith(prefix) and key not in single:
+            raise ConfigError(f"{where}: key {key!r:.80} must be one value, got an array of {len(value)}")
         if not key.startswith((prefix, "general.", "tokenizer.", "quantize.", "split.")):
             raise ConfigError(f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model")
-        if key == "split.count" and value != 1:
+        if key == "split.count" and single.get(key) != 1:
             raise ConfigError(f"{where}: split.count must be 1: join the parts first, got {value!r:.40}")
-    own = {k.removeprefix(prefix): v for k, v in source.metadata.items() if k.startswith(prefix)}
+    own = {k.removeprefix(prefix): v for k, v in single.items() if k.startswith(prefix)}
     keys = Keys(own, f"{where}: {dialect.architecture}")
     config = dialect.config(keys, source)
     keys.finish({})

@@ -160,12 +160,12 @@ def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
     return out.reshape(shape)
 
 
-def slab(raw: Array, shape: tuple[int, ...], part: int | None) -> tuple[Array, tuple[int, ...]]:
-    """The bytes and shape of one part along the first axis, or of the whole."""
+def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tuple[int, int, tuple[int, ...]]:
+    """Begin, end and shape of one part along the first axis, or of the whole."""
     if part is None:
-        return raw, shape
-    size = len(raw) // shape[0]
-    return raw[part * size : (part + 1) * size], shape[1:]
+        return begin, end, shape
+    size = (end - begin) // shape[0]
+    return begin + part * size, begin + (part + 1) * size, shape[1:]
 
 
 def native(raw: Array, kind: str, shape: tuple[int, ...]) -> Blocks | None:

@@ -7,13 +7,15 @@
 
 Every count, length and offset MUST fit what is left of the file before anything is allocated for
 it, since files of a few bytes have made other readers allocate gigabytes. Keys and names stand
-once, arrays aren't nested, and tensors follow each other without hole or overlap.
+once, arrays aren't nested, and tensors follow each other without hole or overlap. What all of the metadata
+take in memory is bounded by the file's size.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +24,56 @@ import numpy as np
 from ..errors import CheckpointError
 from ..ops.quant import Blocks
 from .dtypes import KINDS, native, slab, widen
-from .mapped_file import map_file
+from .file_bytes import FileBytes
 
 SCALARS = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?", "str", "array", "<u8", "<i8", "<f8")
 TENSORS = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K",
     12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
 }  # fmt: skip
-MAX_COUNT, MAX_STRING, MAX_ITEMS, MAX_NAME, MAX_ALIGNMENT = 100_000, 10_000_000, 4_000_000, 63, 2**20
+MAX_COUNT, MAX_STRING, MAX_NAME, MAX_ALIGNMENT = 20_000, 10_000_000, 63, 2**20
+# Of all arrays together. The largest vocabularies have 260,000 tokens and twice as many merges.
+MAX_ITEMS, MAX_STRINGS = 4_000_000, 1_000_000
+# What the metadata may take in memory beyond the file's own size: a string of one letter takes 58 bytes.
+ROOM = 40 * 2**20
+PAIR, TENSOR = 200, 800  # bytes that a key with its value, or a tensor's entry, takes beside its name
+PLACE = 9  # of a string in a list that grew
+WINDOW = 2**18  # bytes that are read at a time
 
 
 class _Cursor:
-    """Reads forward through the file and never past its end."""
+    """Reads forward through the file and never past its end, within bounds of memory and of items."""
 
-    def __init__(self, data: np.ndarray, path: Path) -> None:
-        self.data, self.path, self.at = data, path, 0
+    def __init__(self, file: FileBytes) -> None:
+        self.file, self.at = file, 0
+        self.size = len(file)
+        self._window, self._begin = b"", 0
+        self._room = ROOM + self.size
+        self._items = {"numbers": MAX_ITEMS, "strings": MAX_STRINGS}
 
     def fail(self, message: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {message}")
+        return CheckpointError(f"{self.file.path}: {message}")
+
+    def hold(self, size: int, what: str) -> None:
+        """Count memory that is kept."""
+        self._room -= size
+        if self._room < 0:
+            raise self.fail(
+                f"the metadata may take {(ROOM + self.size) // 2**20} MB of memory, {what} takes more"
+            )
 
     def take(self, size: int, what: str) -> bytes:
-        left = len(self.data) - self.at
+        left = self.size - self.at
         if size > left:
             raise self.fail(
                 f"{what} needs {size} bytes at byte {self.at}, {left} are left: truncated or damaged"
             )
+        begin = self.at - self._begin
+        if begin + size > len(self._window):
+            self._begin, begin = self.at, 0
+            self._window = self.file.read(self.at, min(self.at + max(size, WINDOW), self.size)).tobytes()
         self.at += size
-        return self.data[self.at - size : self.at].tobytes()
+        return self._window[begin : begin + size]
 
     def number(self, form: str, what: str) -> int:
         return struct.unpack(form, self.take(struct.calcsize(form), what))[0]
@@ -58,39 +83,73 @@ class _Cursor:
         if length > limit:
             raise self.fail(f"{what} may have {limit} bytes, claims {length}")
         try:
-            return self.take(length, what).decode("utf-8")
+            text = self.take(length, what).decode("utf-8")
         except UnicodeDecodeError:
             raise self.fail(f"{what} must be UTF-8") from None
+        self.hold(sys.getsizeof(text) + PLACE, what)
+        return text
 
-    def value(self, key: str) -> Any:
+    def value(self, name: str) -> Any:
+        """A number, a bool or a string; of arrays a list of strings, or else a NumPy array."""
+        key = f"{name!r:.80}"
+        self.hold(PAIR, key)
         kind = self.kind(key)
+        if kind == "str":
+            return self.text(key)
         if kind != "array":
-            return self.scalars(kind, 1, key)[0]
+            return self.numbers(kind, 1, key)[0].item()
         kind, count = self.kind(key), self.number("<Q", key)
         if kind == "array":
-            raise self.fail(f"{key!r:.80}: arrays of arrays aren't read")
-        if count > MAX_ITEMS:
-            raise self.fail(f"{key!r:.80} may have {MAX_ITEMS} items, claims {count}")
-        return self.scalars(kind, count, key)
+            raise self.fail(f"{key}: arrays of arrays aren't read")
+        what = "strings" if kind == "str" else "numbers"
+        if count > self._items[what]:
+            raise self.fail(f"{key} may have {self._items[what]} items, claims {count}")
+        self._items[what] -= count
+        return self.strings(count, key) if kind == "str" else self.numbers(kind, count, key)
 
     def kind(self, key: str) -> str:
         number = self.number("<I", key)
         if number >= len(SCALARS):
-            raise self.fail(f"{key!r:.80}: value types are 0 to {len(SCALARS) - 1}, got {number}")
+            raise self.fail(f"{key}: value types are 0 to {len(SCALARS) - 1}, got {number}")
         return SCALARS[number]
 
-    def scalars(self, kind: str, count: int, key: str) -> list[Any]:
-        if kind == "str":
-            if count * 8 > len(self.data) - self.at:
-                raise self.fail(
-                    f"{key!r:.80} claims {count} strings, the file is too short: truncated or damaged"
-                )
-            return [self.text(key) for _ in range(count)]
+    def strings(self, count: int, key: str) -> list[str]:
+        if count * 8 > self.size - self.at:
+            raise self.fail(f"{key} claims {count} strings, the file is too short: truncated or damaged")
+        found: list[str] = []
+        while len(found) < count:
+            found.append(self.text(key))  # this reads on where the window ends
+            found += self._from_window(count - len(found), key)
+        return found
+
+    def _from_window(self, most: int, key: str) -> list[str]:
+        """The next strings, as many as lie in the window: a vocabulary has hundreds of thousands."""
+        found: list[str] = []
+        window, at = self._window, self.at - self._begin
+        end, unpack, memory = len(window), struct.Struct("<Q").unpack_from, 0
+        try:
+            while len(found) < most and at + 8 <= end:
+                stop = at + 8 + unpack(window, at)[0]
+                if stop > end:
+                    break
+                text = window[at + 8 : stop].decode("utf-8")
+                memory += sys.getsizeof(text) + PLACE
+                found.append(text)
+                at = stop
+        except UnicodeDecodeError:
+            raise self.fail(f"{key} must be UTF-8") from None
+        self.hold(memory, key)
+        self.at = self._begin + at
+        return found
+
+    def numbers(self, kind: str, count: int, key: str) -> np.ndarray:
         dtype = np.dtype("u1" if kind == "?" else kind)
-        values = np.frombuffer(self.take(count * dtype.itemsize, key), dtype)
+        size = count * dtype.itemsize
+        values = np.frombuffer(self.take(size, key), dtype)
+        self.hold(size, key)
         if kind == "?" and (values > 1).any():
-            raise self.fail(f"{key!r:.80}: a bool must be 0 or 1")
-        return (values.astype(bool) if kind == "?" else values).tolist()
+            raise self.fail(f"{key}: a bool must be 0 or 1")
+        return values.astype(bool) if kind == "?" else values
 
 
 class GGUF:
@@ -98,8 +157,8 @@ class GGUF:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        data = map_file(path)
-        cursor = _Cursor(data, path)
+        file = FileBytes(path)
+        cursor = _Cursor(file)
         magic = cursor.take(4, "the magic")
         if magic != b"GGUF":
             raise cursor.fail(f"must begin with GGUF, begins with {magic!r}")
@@ -120,19 +179,20 @@ class GGUF:
         at = 0
         for _ in range(counts[0]):
             name = cursor.text("a tensor's name", MAX_NAME)
+            cursor.hold(TENSOR, repr(name))
             if name in found:
                 raise cursor.fail(f"tensor {name!r} stands twice")
             found[name] = self._tensor(cursor, name, at)
             at = self._pad(found[name][3])
         start = self._pad(cursor.at)
-        self._data, self._tensors = data[min(start, len(data)) :], found
+        self._file, self._start, self._tensors = file, start, found
         end = max((t[3] for t in found.values()), default=0)
-        if end > len(data) - start and end:
+        if end > len(file) - start and end:
             raise cursor.fail(
-                f"the tensors need {end} bytes from byte {start} on, the file has {len(data)}: truncated"
+                f"the tensors need {end} bytes from byte {start} on, the file has {len(file)}: truncated"
             )
-        if len(data) > start + self._pad(end):
-            raise cursor.fail(f"{len(data) - start - self._pad(end)} bytes follow the last tensor: damaged")
+        if len(file) > start + self._pad(end):
+            raise cursor.fail(f"{len(file) - start - self._pad(end)} bytes follow the last tensor: damaged")
 
     def _pad(self, size: int) -> int:
         return -(-size // self._alignment) * self._alignment
@@ -147,25 +207,26 @@ class GGUF:
 
     def _tensor(self, cursor: _Cursor, name: str, at: int) -> tuple[str, tuple[int, ...], int, int]:
         """(kind, shape, begin, end) of the next tensor, which must begin at `at`."""
-        dimensions = cursor.number("<I", name)
+        what = f"tensor {name!r}"
+        dimensions = cursor.number("<I", what)
         if dimensions > 4:
-            raise cursor.fail(f"tensor {name!r} may have 4 dimensions, claims {dimensions}")
-        shape = tuple(cursor.number("<Q", name) for _ in range(dimensions))[::-1]
-        number = cursor.number("<I", name)
+            raise cursor.fail(f"{what} may have 4 dimensions, claims {dimensions}")
+        shape = tuple(cursor.number("<Q", what) for _ in range(dimensions))[::-1]
+        number = cursor.number("<I", what)
         if number not in TENSORS:
-            raise cursor.fail(f"tensor {name!r} has type {number}; read are {', '.join(TENSORS.values())}")
+            raise cursor.fail(f"{what} has type {number}; read are {', '.join(TENSORS.values())}")
         kind = KINDS[TENSORS[number]]
         size = math.prod(shape)
-        if size > 8 * len(cursor.data) or max(shape, default=1) > 2**48:
-            raise cursor.fail(f"tensor {name!r} claims shape {list(shape)}, more than the file can hold")
+        if size > 8 * cursor.size or max(shape, default=1) > 2**48:
+            raise cursor.fail(f"{what} claims shape {list(shape)}, more than the file can hold")
         if (shape[-1] if shape else 1) % kind.size:
             raise cursor.fail(
-                f"tensor {name!r}: rows of {TENSORS[number]} come in blocks of {kind.size}, got {list(shape)}"
+                f"{what}: rows of {TENSORS[number]} come in blocks of {kind.size}, got {list(shape)}"
             )
-        offset = cursor.number("<Q", name)
+        offset = cursor.number("<Q", what)
         if offset != at:
             raise cursor.fail(
-                f"tensor {name!r} must begin at byte {at} of the data, not {offset}: a hole or an overlap"
+                f"{what} must begin at byte {at} of the data, not {offset}: a hole or an overlap"
             )
         return TENSORS[number], shape, at, at + size // kind.size * kind.record.itemsize
 
@@ -182,8 +243,8 @@ class GGUF:
 
     def _raw(self, name: str, part: int | None) -> tuple[np.ndarray, str, tuple[int, ...]]:
         kind, whole, begin, end = self._tensors[name]
-        data, shape = slab(self._data[begin:end], whole, part)
-        return data, kind, shape
+        begin, end, shape = slab(begin, end, whole, part)
+        return self._file.read(self._start + begin, self._start + end), kind, shape
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
         """The tensor as float32, or one part along its first axis."""

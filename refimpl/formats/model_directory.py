@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .mapped_file import read_file
+from .file_bytes import read_file
 from .strict_json import parse
 
 KILO = 1024

@@ -23,7 +23,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..ops.quant import Blocks
 from .dtypes import KINDS, WHOLE, slab, widen
-from .mapped_file import map_file
+from .file_bytes import FileBytes
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000
@@ -36,19 +36,19 @@ class SafeTensors:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        data = map_file(path)
-        if len(data) < 8:
-            raise CheckpointError(f"{path}: a safetensors file has at least 8 bytes, this has {len(data)}")
-        length = int.from_bytes(data[:8].tobytes(), "little")
-        if length > min(HEADER_LIMIT, len(data) - 8):
-            left = len(data) - 8
+        file = FileBytes(path)
+        if len(file) < 8:
+            raise CheckpointError(f"{path}: a safetensors file has at least 8 bytes, this has {len(file)}")
+        length = int.from_bytes(file.read(0, 8).tobytes(), "little")
+        left = len(file) - 8
+        if length > min(HEADER_LIMIT, left):
             raise CheckpointError(
                 f"{path}: the header claims {length} bytes, {left} follow: truncated or not safetensors"
             )
-        header = data[8 : 8 + length].tobytes()
+        header = file.read(8, 8 + length).tobytes()
         if not header.startswith(b"{"):
             raise CheckpointError(f"{path}: the header must start with '{{', got {header[:8]!r}")
-        self._data = data[8 + length :]
+        self._file, self._start, self._size = file, 8 + length, left - length
         entries = parse(header, str(path))
         _metadata(entries.pop("__metadata__", {}), path)
         self._entries = {name: self._entry(name, entry) for name, entry in entries.items()}
@@ -59,9 +59,9 @@ class SafeTensors:
                     f"{path}: {name!r:.80} must begin at byte {at}, begins at {begin}: a hole or an overlap"
                 )
             at = end
-        if at != len(self._data):
+        if at != self._size:
             raise CheckpointError(
-                f"{path}: the tensors need {at} bytes, the file has {len(self._data)}: truncated or padded"
+                f"{path}: the tensors need {at} bytes, the file has {self._size}: truncated or padded"
             )
 
     def _entry(self, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -76,9 +76,9 @@ class SafeTensors:
         if not _whole(offsets) or len(offsets) != 2:
             raise CheckpointError(f"{at}: data_offsets must be two whole numbers, got {offsets!r:.80}")
         begin, end = offsets
-        if not begin <= end <= len(self._data):
+        if not begin <= end <= self._size:
             raise CheckpointError(
-                f"{at}: data_offsets {offsets} must lie in the {len(self._data)} bytes of data: truncated?"
+                f"{at}: data_offsets {offsets} must lie in the {self._size} bytes of data: truncated?"
             )
         need = math.prod(shape) * KINDS[kind].record.itemsize
         if need != end - begin:
@@ -103,7 +103,8 @@ class SafeTensors:
             raise CheckpointError(
                 f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
             )
-        data, shape = slab(self._data[begin:end], whole, part)
+        begin, end, shape = slab(begin, end, whole, part)
+        data = self._file.read(self._start + begin, self._start + end)
         if kind in WHOLE:
             return data.view(WHOLE[kind]).astype(np.float32).reshape(shape)
         return widen(data, kind, shape)

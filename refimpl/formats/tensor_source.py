@@ -96,7 +96,7 @@ def shards(directory: Directory) -> list[SafeTensors]:
         return [SafeTensors(whole)]
     index = directory.object(INDEX)
     if index is None:
-        code = [file.name for file in path.iterdir() if file.suffix in CODE]
+        code = [file.name for file in path.glob("*") if file.suffix in CODE]
         hint = f": {code[0]} can run code and isn't opened, convert it" if code else ""
         raise CheckpointError(f"{path}: must hold {SINGLE} or {INDEX}{hint}")
     where, named = path / INDEX, index.get("weight_map")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, LimitError
-from ..formats.mapped_file import read_file
+from ..formats.file_bytes import read_file
 from ..formats.strict_json import parse
 from . import bpe, unigram, wordpiece
 from .added_tokens import AddedTokenSplitter, read_added_tokens

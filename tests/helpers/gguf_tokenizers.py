@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import gguf
+import numpy as np
 import transformers
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
@@ -82,9 +83,19 @@ def charsmap(rules: dict[bytes, str]) -> bytes:
     return struct.pack("<I", len(array)) + array + texts_
 
 
+def as_read(metadata: dict) -> dict:
+    """Metadata as the reader of files gives them: lists of numbers are arrays, and None is no value."""
+
+    def numbers(value: object) -> bool:
+        return isinstance(value, list) and value != [] and isinstance(value[0], int | float | np.number)
+
+    stated = {key: value for key, value in metadata.items() if value is not None}
+    return {key: np.array(value) if numbers(value) else value for key, value in stated.items()}
+
+
 def read(metadata: dict, rows: int = 2000) -> Tokenizer:
     """What tfm makes of a file's metadata, loaded by the library."""
-    text = tokenizer(metadata, rows, "x.gguf")
+    text = tokenizer(as_read(metadata), rows, "x.gguf")
     assert text is not None
     return Tokenizer.from_str(text)
 
@@ -97,9 +108,8 @@ def survives(metadata: dict) -> int:
     messages = []
     for key in metadata:
         for value in ODD if key.startswith("tokenizer.") else ():
-            changed = {k: v for k, v in (metadata | {key: value}).items() if v is not None}
             try:
-                tokenizer(changed, 2000, "x.gguf")
+                tokenizer(as_read(metadata | {key: value}), 2000, "x.gguf")
             except CheckpointError as error:
                 messages.append(str(error))
     for message in messages:

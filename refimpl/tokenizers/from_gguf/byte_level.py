@@ -15,7 +15,7 @@ def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
     if name not in PRE_TOKENIZERS:
         raise vocabulary.fail(f"pre must be one of {', '.join(PRE_TOKENIZERS)}, got {name!r:.80}")
     pre_tokenizer = PRE_TOKENIZERS[name]
-    merges = [merge.split(" ") for merge in vocabulary.get_list("merges", str)]
+    merges = [merge.split(" ") for merge in vocabulary.get_strings("merges")]
     for merge in merges:
         if len(merge) != 2 or not all(part in vocabulary.ids for part in (*merge, "".join(merge))):
             raise vocabulary.fail(f"merges must join two tokens into a third, got {' '.join(merge)!r:.80}")

@@ -11,6 +11,8 @@ import base64
 import struct
 from typing import Any
 
+import numpy as np
+
 from .post_processors import bos_eos_template, roberta_ids, template
 from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, tokenizer_json
 
@@ -107,12 +109,12 @@ def _xlm_roberta(vocabulary: Vocabulary) -> dict[str, Any] | None:
 
 def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
     """The normalizer of `precompiled_charsmap`, a list of bytes, signed or unsigned."""
-    if vocabulary.get("precompiled_charsmap", list, None) is None:
+    if not vocabulary.has("precompiled_charsmap"):
         return None
-    values = vocabulary.get_list("precompiled_charsmap", int)
-    if not 8 < len(values) <= CHARSMAP_BYTES or not all(-128 <= byte < 256 for byte in values):
+    values = vocabulary.get_numbers("precompiled_charsmap", int)
+    if not 8 < len(values) <= CHARSMAP_BYTES or not ((values >= -128) & (values < 256)).all():
         raise vocabulary.fail(f"precompiled_charsmap must be 9 to {CHARSMAP_BYTES} bytes, got {len(values)}")
-    data = bytes(byte & 255 for byte in values)
+    data = values.astype(np.uint8).tobytes()
     (size,) = struct.unpack_from("<I", data)
     if size % 4 or not 4 <= size < len(data) - 4:
         raise vocabulary.fail(f"precompiled_charsmap must be longer than its array, {size} bytes")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from math import isfinite
 from typing import Any
+
+import numpy as np
 
 from ...errors import CheckpointError
 
@@ -17,14 +18,14 @@ class Vocabulary:
     def __init__(self, metadata: Mapping[str, Any], rows: int, where: str) -> None:
         self._metadata, self._where = metadata, where
         self.architecture = metadata.get("general.architecture")
-        self.tokens: list[str] = self.get_list("tokens", str)
+        self.tokens = self.get_strings("tokens")
         if not 1 <= len(self.tokens) <= rows:
             raise self.fail(f"tokens must be 1 to {rows}, the rows of the table, got {len(self.tokens)}")
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
             duplicate = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
             raise self.fail(f"tokens must differ, {duplicate!r:.40} occurs twice")
-        self.types: list[int] = self.get_list("token_type", int, len(self.tokens))
+        self.types: list[int] = self.get_numbers("token_type", int, len(self.tokens)).tolist()
 
     def fail(self, message: str) -> CheckpointError:
         return CheckpointError(f"{self._where}: tokenizer.ggml.{message}")
@@ -36,22 +37,33 @@ class Vocabulary:
             raise self.fail(f"{key} must be of type {kind.__name__}, got {value!r:.40}")
         return value
 
-    def get_list(self, key: str, item: type, length: int | None = None) -> list[Any]:
-        """A list whose items all have one type."""
-        values = self.get(key, list, None)
-        if values is None or not all(type(v) is item for v in values):
-            raise self.fail(f"{key} must be a list of {item.__name__}")
+    def has(self, key: str) -> bool:
+        """Whether the file has this key."""
+        return f"tokenizer.ggml.{key}" in self._metadata
+
+    def get_strings(self, key: str) -> list[str]:
+        """A list of strings."""
+        values = self._metadata.get(f"tokenizer.ggml.{key}")
+        if not isinstance(values, list) or not all(type(value) is str for value in values):
+            raise self.fail(f"{key} must be a list of str")
+        return values
+
+    def get_numbers(self, key: str, kind: type[int] | type[float], length: int | None = None) -> np.ndarray:
+        """An array of integers or of floats."""
+        values = self._metadata.get(f"tokenizer.ggml.{key}")
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in {int: "iu", float: "f"}[kind]:
+            raise self.fail(f"{key} must be an array of {kind.__name__}")
         if length is not None and len(values) != length:
             raise self.fail(f"{key} must have {length} items, one a token, got {len(values)}")
         return values
 
     def scores(self) -> list[float]:
         """A finite number for each token, since NaNs have no order."""
-        scores = self.get_list("scores", float, len(self.tokens))
-        for i, score in enumerate(scores):
-            if not isfinite(score):
-                raise self.fail(f"scores must be finite, got {score} for token {i}")
-        return scores
+        scores = self.get_numbers("scores", float, len(self.tokens))
+        if not np.isfinite(scores).all():
+            i = int(np.argmin(np.isfinite(scores)))
+            raise self.fail(f"scores must be finite, got {scores[i]} for token {i}")
+        return scores.tolist()
 
     def token_id(self, name: str, default: int | None = -1) -> int | None:
         """The id of the token that the file calls bos, eos, mask …; `default` None means no token."""

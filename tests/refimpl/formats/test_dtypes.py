@@ -7,7 +7,7 @@ import torch
 from gguf.quants import dequantize as gguf_dequantize
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.dtypes import CHUNK, KINDS, native, widen
-from tfm.refimpl.formats.mapped_file import map_file, read_file
+from tfm.refimpl.formats.file_bytes import FileBytes, read_file
 from tfm.refimpl.ops.quant import dequantize
 
 READ = sorted(name for name, kind in KINDS.items() if kind.decode is not None)
@@ -96,8 +96,8 @@ def test_files_must_be_regular_and_small(tmp_path):
         "a\0b": "null",
     }.items():
         with pytest.raises(CheckpointError, match=message):
-            map_file(tmp_path / name)
-    assert len(map_file(tmp_path / "empty")) == 0
+            FileBytes(tmp_path / name)
+    assert len(FileBytes(tmp_path / "empty")) == 0
     assert read_file(tmp_path / "big", 5) == b"12345"
     with pytest.raises(CheckpointError, match="may have 4 bytes, has 5"):
         read_file(tmp_path / "big", 4)

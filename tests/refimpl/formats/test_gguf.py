@@ -121,6 +121,26 @@ def test_hostile(tmp_path, case):
     assert peak < 2**20, f"{len(data)} bytes took {peak} bytes of memory"
 
 
+def many(kind: int, count: int, item: bytes, arrays: int) -> bytes:
+    """A file of arrays with the same items."""
+    return file([pair(b"%d" % i, 9, struct.pack("<IQ", kind, count) + item * count) for i in range(arrays)])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (many(0, 2**20, b"a", 4), "'3' may have 854272 items, claims 1048576"),
+        (many(8, 600_000, text(b""), 2), "'1' may have 400000 items, claims 600000"),
+        (many(8, 900_000, text(b"ab"), 1), "the metadata may take 48 MB of memory, '0' takes more"),
+        (file([pair(k, 8, text(b"x" * 9_999_996 + "😀".encode())) for k in (b"a", b"b")]), "take 59 MB"),
+    ],
+    ids=["numbers", "strings", "memory of strings", "memory of wide characters"],
+)
+def test_metadata_are_bounded_in_total(tmp_path, data, message):
+    with pytest.raises(CheckpointError, match=message):
+        opened(tmp_path, data)
+
+
 @pytest.mark.parametrize("case", SOUND)
 def test_sound(tmp_path, case):
     made = opened(tmp_path, SOUND[case])
@@ -161,8 +181,11 @@ def test_what_gguf_writes(tmp_path, alignment):
 
     got, oracle = GGUF(path), gguf.GGUFReader(path)
     want = {k: f.contents() for k, f in oracle.fields.items() if not k.startswith("GGUF.")}
-    assert got.metadata == want
-    assert {k: type(v) for k, v in got.metadata.items()} == {k: type(v) for k, v in want.items()}
+    arrays = {k: v.dtype for k, v in got.metadata.items() if isinstance(v, np.ndarray)}
+    assert arrays == {"flags": bool, "floats": np.float32}
+    found = {k: v.tolist() if k in arrays else v for k, v in got.metadata.items()}
+    assert found == want
+    assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in want.items()}
     for name, array in plain.items():
         assert np.array_equal(got.load(name), array.astype("f4")), name
     assert got.shape("c") == (6, 64)

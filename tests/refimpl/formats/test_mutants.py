@@ -162,3 +162,15 @@ def test_truncated_at_many_offsets(tmp_path, kind):
         with pytest.raises(CheckpointError):
             read(path)
         path.unlink()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cut_short_while_it_is_read(tmp_path, kind):
+    """Of a mapped file, reading what is gone would end the process."""
+    write, _, _, reader, _ = FORMATS[kind]
+    path = tmp_path / "x"
+    write(path)
+    made = reader(path)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="it was cut short while it was read"):
+        made.load(made.names[-1])

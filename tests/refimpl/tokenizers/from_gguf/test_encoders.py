@@ -138,7 +138,7 @@ def test_a_mask_that_only_its_name_tells(pre):
 def test_what_contradicts_the_frame(pre, change, message):
     found = stated(pre)[1] | {f"tokenizer.ggml.{key}": value for key, value in change.items()}
     with pytest.raises(CheckpointError, match=message):
-        read({key: value for key, value in found.items() if value is not None})
+        read(found)
 
 
 @pytest.mark.parametrize(("pre", "flags"), [("modern-bert", (True, False, None)), ("roberta-bpe", (None,))])
@@ -146,7 +146,7 @@ def test_what_versions_of_the_converter_say_of_one_separator_more(pre, flags):
     """By hand it once called for one that ModernBERT's frame doesn't have; of RoBERTa's it said nothing."""
     for flag in flags:
         found = stated(pre)[1] | {"tokenizer.ggml.add_sep_token": flag}
-        ours = read({key: value for key, value in found.items() if value is not None})
+        ours = read(found)
         assert ours.to_str() == both(pre)[0].to_str()
 
 

@@ -279,7 +279,7 @@ PLAIN = metadata(trained("gpt-2"), "gpt-2")
 def test_refused(change, message):
     found = {**PLAIN, **{f"tokenizer.ggml.{key}": value for key, value in change.items()}}
     with pytest.raises(CheckpointError, match=message) as caught:
-        tokenizer({k: v for k, v in found.items() if v is not None}, 2000, "x.gguf")
+        read(found)
     assert "\n" not in str(caught.value)
 
 
@@ -287,7 +287,7 @@ def test_a_piece_too_long_for_its_merges():
     found = sentencepiece()
     found["tokenizer.ggml.tokens"][-2] = "x" * 10_000
     with pytest.raises(CheckpointError, match="tokens may have 256 letters"):
-        tokenizer(found, 1000, "x.gguf")
+        read(found, 1000)
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
@@ -295,7 +295,7 @@ def test_scores_without_an_order(score):
     found = sentencepiece()
     found["tokenizer.ggml.scores"][-1] = score
     with pytest.raises(CheckpointError, match=f"scores must be finite, got {score} for token 276"):
-        tokenizer(found, 1000, "x.gguf")
+        read(found, 1000)
 
 
 def test_no_tokenizer_and_the_template():
