@@ -31,10 +31,14 @@ KINDS: dict[str, Kind] = {
     "multi_label_classification": "multi",
 }
 
+OLDER_FUNCTION = "sbert_ce_default_activation_function"
 FUNCTIONS: dict[str, Kind] = {
     "torch.nn.modules.linear.Identity": "regression",
     "torch.nn.modules.activation.Sigmoid": "multi",
 }
+
+# decoder_start_token_id of transformers' classes of configs, for those that have one.
+STARTS = {"bart": (2,), "mt5": (0,)}
 
 
 def labels(keys: Keys) -> int:
@@ -51,12 +55,16 @@ def kind(keys: Keys, count: int) -> Kind:
     """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
 
     Without a word in the config it is as in transformers' pipeline: a sigmoid for one label, else softmax.
-    A cross-encoder of the sentence-transformers library names a module of torch instead.
+    A cross-encoder of the sentence-transformers library names a module of torch instead, in older versions
+    by a key of its own, which counts where the newer one is absent.
     """
     rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
     rerank.unused("version")
     read = rerank.choice("activation_fn", FUNCTIONS) if "activation_fn" in rerank else None
     rerank.finish({})
+    if keys.get(OLDER_FUNCTION, str, None) is not None:
+        older = keys.choice(OLDER_FUNCTION, FUNCTIONS)
+        read = read or older
     if keys.get("problem_type", str, None) is not None:
         known = {name: kind for name, kind in KINDS.items() if count > 1 or kind != "single"}
         return keys.choice("problem_type", known)
@@ -114,7 +122,7 @@ def reading(config: Config, keys: Keys, task: str) -> Config:
         case EncoderDecoder(encoder=encoder) if task in ("tag", "pool"):
             return Encoder(embedding, encoder, Tag(labels(keys)) if task == "tag" else Pool("mean"), context)
         case EncoderDecoder(decoder=Stack() as decoder):
-            start = keys.get("decoder_start_token_id", int)
+            start = keys.get("decoder_start_token_id", int, *STARTS.get(keys.values["model_type"], ()))
             head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
             return replace(config, decoder=DecoderReader(replace(decoder, causal=True), start), head=head)
         case Decoder(stack=stack):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from ..errors import ConfigError
 ANY = object()
 _REQUIRED = object()
 
-# Keys that don't change the model's mathematics, with the values for which that holds.
+# Keys that don't change the model's mathematics, with the values, or types of values, for which that holds.
 HARMLESS: dict[str, Any] = {
     **dict.fromkeys(
         (
@@ -27,6 +28,22 @@ HARMLESS: dict[str, Any] = {
     "is_decoder": (False, True), "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,),
     "pruned_heads": ({}, None), "quantization_config": (None,),
+    # Notes of who trained, converted or repaired the checkpoint: no model of transformers' reads them.
+    **dict.fromkeys(("name", "name_or_path", "model_name", "tokenizer_class"), (str, None)),
+    "language": (str, list, None), "unsloth_fixed": (bool,), "unsloth_version": (str,),
+    "transformers.js_config": (dict,), "save_step": (int,), "total_flos": (float,),
+    "sep_token_id": (int, None),
+    # Switches of training, of TensorFlow and TorchScript.
+    "gradient_checkpointing": (bool, None), "torchscript": (bool, None), "use_bfloat16": (bool, None),
+    "tf_legacy_loss": (bool, None), "xla_device": (bool, None),
+    "attention_probs_dropout_prob": (float, None), "hidden_dropout_prob": (float, None),
+    # BERT's, whose families read it; and what other models have, and this one says that it hasn't.
+    "type_vocab_size": (int,), "use_mrope": (False,), "lm_head_bias": (False,),
+}  # fmt: skip
+# How messages name the types.
+_TYPES = {
+    str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "an object",
+    list: "a list",
 }  # fmt: skip
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu", "swish": "silu", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",
@@ -98,6 +115,17 @@ class Keys:
         """Mark keys that don't matter at any value: those of training, or of other heads."""
         self._read.update(keys)
 
+    def harmless(self, **allowed: tuple[Any, ...]) -> None:
+        """Mark keys that don't matter at the values, or types of values, `allowed`; ConfigError at others."""
+        for key in sorted(allowed.keys() & self.values.keys()):
+            self._read.add(key)
+            self._check(key, allowed[key])
+
+    def _check(self, key: str, allowed: tuple[Any, ...]) -> None:
+        if not any(_is(self.values[key], one) for one in allowed):
+            words = [_TYPES[one] if isinstance(one, type) else f"{json.dumps(one):.40}" for one in allowed]
+            raise self.fail(key, " or ".join(words))
+
     def spelled(self, key: str, *others: str) -> str:
         """The spelling of a key that is there; if several are, their values must agree."""
         present = [name for name in (key, *others) if name in self.values]
@@ -114,6 +142,12 @@ class Keys:
                 raise ConfigError(
                     f"{self.where}: key {key!r:.80} isn't known, ignoring it could give a wrong model"
                 )
-            allowed = harmless[key]
-            if allowed is not ANY and self.values[key] not in allowed:
-                raise self.fail(key, f"one of {allowed}")
+            if harmless[key] is not ANY:
+                self._check(key, harmless[key])
+
+
+def _is(value: Any, allowed: Any) -> bool:
+    """Whether a value is the one that is allowed, or of the type that is; whole numbers are numbers too."""
+    if isinstance(allowed, type):
+        return type(value) is allowed or (allowed is float and type(value) is int)
+    return value == allowed

@@ -42,6 +42,9 @@ HEADS: dict[str, Task] = {
     "ForQuestionAnswering": "answer",
 }
 
+# What needs no reader here: keys of generation are read by `checkpoint.generation_config`.
+UNREAD = dict.fromkeys(GENERATION, ANY) | HARMLESS
+
 
 def heads(*names: str) -> dict[str, Task]:
     """The architectures of an encoder with all heads; `names` begin the names of its classes."""
@@ -140,8 +143,7 @@ def read_config(
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
     if chosen != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, chosen)
-    # Keys of generation are read by `checkpoint.generation_config`.
-    keys.finish(dict.fromkeys(GENERATION, ANY) | HARMLESS)
+    keys.finish(UNREAD)
     return config, family
 
 

@@ -86,7 +86,8 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
     for key in ("dropout", "activation_dropout", "classifier_dropout", "classif_dropout", "init_std",
                 "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
         keys.get(key, float, None)
-    keys.get("gradient_checkpointing", bool, False)
+    # A switch of another library and a number of KoBART's releases: no class reads them.
+    keys.harmless(do_blenderbot_90_layernorm=(False,), kobart_version=(float,))
     for key, value in (
         ("normalize_before", norms == "pre"),
         ("add_final_layer_norm", norms == "pre"),

@@ -55,8 +55,7 @@ def layer_norm(keys: Keys) -> LayerNorm:
 def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: ReadingHead) -> Encoder:
     """The encoder of BERT, RoBERTa and ELECTRA."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
-    keys.unused("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-    keys.unused("gradient_checkpointing")
+    keys.unused("classifier_dropout")
     return build(
         embedding,
         positions,

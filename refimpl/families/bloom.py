@@ -17,7 +17,7 @@ PREFIX = "transformer."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused("hidden_dropout", "gradient_checkpointing", "unk_token_id", "offset_alibi")
+    keys.unused("hidden_dropout", "unk_token_id", "offset_alibi")
     # How Megatron fused its kernels.
     keys.unused("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion")
     keys.unused("skip_bias_add", "skip_bias_add_qkv")

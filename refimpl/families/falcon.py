@@ -34,14 +34,13 @@ PREFIX = "transformer."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused("hidden_dropout", "gradient_checkpointing")
+    keys.unused("hidden_dropout")
     if keys.get("apply_residual_connection_post_layernorm", bool, False):
         raise keys.fail("apply_residual_connection_post_layernorm", "false")
-    width, heads = (
-        keys.size(named := keys.spelled("hidden_size", "n_embed")),
-        keys.size("num_attention_heads"),
-    )
-    context, size = keys.size("max_position_embeddings", 2048), head_size(keys, named)
+    # The older names are those of its first releases.
+    width = keys.size(wide := keys.spelled("hidden_size", "n_embed"))
+    heads = keys.size(many := keys.spelled("num_attention_heads", "n_head"))
+    context, size = keys.size("max_position_embeddings", 2048), head_size(keys, wide, many)
     position = rope(keys, size, context)  # with ALiBi they are read, and not used
     inner = keys.size("ffn_hidden_size", None) or 4 * width
     if keys.size("ff_factor", None) not in (None, inner / width):
@@ -50,7 +49,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         (heads, _groups(keys, heads)),
-        count(keys),
+        count(keys, keys.spelled("num_hidden_layers", "n_layer")),
         # The sum of score and bias is divided by sqrt(size), so the bias is too.
         Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position,
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),

@@ -20,6 +20,11 @@ PREFIX = "model."
 
 def config(keys: Keys, task: Task) -> Decoder:
     causal(keys)
+    # What Gemma 2 has, and no class of this one reads; notes of checkpoints; an epsilon misspelt.
+    keys.harmless(
+        attn_logit_softcapping=(None,), final_logit_softcapping=(None,), sliding_window=(None,),
+        quant=(False,), tokenizer=(str,), rms_nms_eps=(keys.get("rms_norm_eps", float, 1e-6),),
+    )  # fmt: skip
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 16),

@@ -38,6 +38,8 @@ PREFIX = "model."
 
 def config(keys: Keys, task: Task) -> Decoder:
     causal(keys)
+    # Its first releases state the window twice, transformers reads the other.
+    keys.harmless(sliding_window_size=(keys.get("sliding_window", int, 4096, null=True),))
     size, context = keys.size("head_dim", 256), keys.size("max_position_embeddings", 8192)
     position = rope(keys, size, context)
     return sandwich(

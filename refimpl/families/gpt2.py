@@ -18,7 +18,7 @@ PREFIX = "transformer."
 
 def config(keys: Keys, task: Task) -> Decoder:
     # Of training, and of heads that summarize a text; n_ctx once sized the mask, which is n_positions' now.
-    keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "gradient_checkpointing", "n_ctx", "n_special")
+    keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "n_special")
     keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
     keys.unused("summary_first_dropout", "predict_special_tokens", "output_past", "_num_labels")
     keys.unused("task_specific_params")

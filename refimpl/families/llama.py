@@ -22,6 +22,8 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Decoder:
     # Several slices of one product, summed: the same mathematics.
     keys.get("pretraining_tp", int, 1, null=True)
+    # SmolLM2's, of the trainer it comes from: weights whose pairs are neighbours would be another layout.
+    keys.harmless(is_llama_config=(True,), rope_interleaved=(False,))
     return decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),

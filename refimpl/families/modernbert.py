@@ -108,12 +108,16 @@ def _build(
 
 
 def _unused(keys: Keys) -> None:
-    """Keys of training, of kernels, of losses; and two that transformers leaves unread."""
-    keys.choice("position_embedding_type", {"absolute": None}, "absolute")
+    """Keys of training, of kernels, of losses; and those that transformers leaves unread."""
+    keys.harmless(
+        position_embedding_type=("absolute", "sans_pos"),
+        local_attention_window=(keys.get("local_attention", int, 128),),
+        local_attention_rope_theta=(keys.values.get("local_rope_theta", 10_000.0),),
+    )
     keys.unused("embedding_dropout", "mlp_dropout", "classifier_dropout", "initializer_cutoff_factor")
     keys.unused("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad")
-    keys.unused("gradient_checkpointing", "sparse_prediction", "sparse_pred_ignore_index")
-    keys.unused("cls_token_id", "sep_token_id", "layer_norm_eps")
+    keys.unused("sparse_prediction", "sparse_pred_ignore_index")
+    keys.unused("cls_token_id", "layer_norm_eps")
 
 
 WEIGHTS = weight_map("""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
-from ..config_readers.keys import HARMLESS, Keys
+from ..config_readers.keys import Keys
 from ..config_readers.layers import count, head_size
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
-from . import Gguf, Task, decoders
+from . import UNREAD, Gguf, Task, decoders
 
 MODEL_TYPES = ("mpt",)
 ARCHITECTURES: dict[str, Task] = {**decoders("Mpt"), "MPTForCausalLM": "lm"}
@@ -38,7 +38,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     inner.choice("attn_type", {"multihead_attention": None}, "multihead_attention")
     if not inner.get("alibi", bool, True):
         raise inner.fail("alibi", "true: there are no learned positions")
-    for key in ("prefix_lm", "qk_ln", "attn_uses_sequence_id"):
+    # Of training on several texts in a row; one text sees all of itself.
+    inner.harmless(attn_uses_sequence_id=(bool,))
+    for key in ("prefix_lm", "qk_ln"):
         if inner.get(key, bool, False):
             raise inner.fail(key, "false")
     clip = inner.get("clip_qkv", float, None) or None  # 0 doesn't clip
@@ -53,7 +55,8 @@ def config(keys: Keys, task: Task) -> Decoder:
         context=keys.size("max_seq_len", 2048),
         tied=keys.get("tie_word_embeddings", bool, True),
     )
-    inner.finish(HARMLESS | {"is_encoder_decoder": (False,)})
+    # transformers once wrote all keys that any config has into this part too.
+    inner.finish(UNREAD | {"is_encoder_decoder": (False,)})
     return made
 
 

@@ -31,11 +31,13 @@ EPS = 1e-5  # no key states another
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused("dropout", "activation_dropout", "layerdrop", "init_std", "prefix", "gradient_checkpointing")
+    keys.unused("dropout", "activation_dropout", "layerdrop", "init_std", "prefix")
     if not keys.get("learned_embeddings", bool, True):
         raise keys.fail("learned_embeddings", "true: positions are learned")
     if keys.get("scale_embeddings", bool, False):
         raise keys.fail("scale_embeddings", "false: vectors of tokens aren't scaled")
+    # Notes of the conversion: eos_token_id is what ends a text.
+    keys.harmless(end_token_id=(int,), output_projection=(True,))
     width, heads, size = keys.size("hidden_size"), keys.size("num_attention_heads"), head_size(keys)
     affine = keys.get("layer_norm_elementwise_affine", bool, True)
     norm, bias = LayerNorm(EPS, bias=affine, weight=affine), keys.get("enable_bias", bool, True)

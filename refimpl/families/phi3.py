@@ -27,9 +27,11 @@ KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn":
 def config(keys: Keys, task: Task) -> Decoder:
     for key in ("resid_pdrop", "embd_pdrop"):  # of training
         keys.get(key, float, None)
-    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+    for key in ("attention_bias", "mlp_bias"):
         if keys.get(key, bool, False):
             raise keys.fail(key, "false: Phi-3 has none")
+    # Phi-4-mini's, read by no class: every layer attends in full, positions aren't interpolated.
+    keys.harmless(full_attn_mod=(1,), interpolate_factor=(1,))
     return decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),

@@ -21,8 +21,6 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    if keys.get("use_mrope", bool, False):
-        raise keys.fail("use_mrope", "false: positions of images aren't read")
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 32, null=True),

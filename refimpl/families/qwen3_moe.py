@@ -22,6 +22,8 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
+    # What Qwen 2 MoE can do, and its norms, are fixed here: no class reads these.
+    keys.harmless(qkv_bias=(False,), shared_expert_intermediate_size=(0,), use_qk_norm=(True,))
     plain = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 4),

@@ -20,7 +20,6 @@ PREFIX = "roberta."
 
 
 def config(keys: Keys, task: Task) -> Encoder:
-    keys.unused("language", "name")  # notes in some checkpoints
     # The first token stands at the row after the padding's own.
     offset = keys.get("pad_token_id", int, 1) + 1
     rows = keys.size("max_position_embeddings", 512)

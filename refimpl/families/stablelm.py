@@ -23,6 +23,8 @@ PREFIX = "model."
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.get("hidden_dropout", float, None)  # of training
+    # Read by no class: norms have a bias, which the file must hold; positions aren't scaled.
+    keys.harmless(use_norm_bias=(bool,), rotary_scaling_factor=(1.0,))
     size, context = head_size(keys), keys.size("max_position_embeddings", 4096)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5))
     position = rope(keys, size, context, partial=0.25)

@@ -24,6 +24,13 @@ PREFIX = "model."
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("residual_dropout", "embedding_dropout")
+    # Of its trainer's code, which knows other kinds too; transformers' class has one, by other names.
+    keys.harmless(
+        mlp_type=("default",), norm_type=("layer_norm",), activation_function=("gelu",),
+        attention_softmax_in_fp32=(bool,), scale_attention_softmax_in_fp32=(bool,),
+        scale_attn_weights=(True,), rms_norm_eps=(float,),
+        layer_norm_epsilon=(keys.get("norm_epsilon", float, 1e-5),),
+    )  # fmt: skip
     size, context = keys.size("head_dim", None), keys.size("max_position_embeddings", 4096)
     size = head_size(keys) if size is None else size
     norm, bias = LayerNorm(keys.positive("norm_epsilon", 1e-5)), keys.get("use_bias", bool, True)

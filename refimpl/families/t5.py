@@ -53,7 +53,6 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     # Of training, or of heads that these classes haven't.
     for key in ("dropout_rate", "classifier_dropout", "initializer_factor"):
         keys.get(key, float, None)
-    keys.get("gradient_checkpointing", bool, False)
     new = keys.get("model_type", str) == "mt5"
     width, heads, depth = keys.size("d_model"), keys.size("num_heads"), count(keys, "num_layers")
     for key, own in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),

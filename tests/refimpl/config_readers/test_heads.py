@@ -2,6 +2,7 @@
 
 import pytest
 import transformers
+from families import ROWS
 from families.kit import SIZES
 from tfm.refimpl.config import Classify
 from tfm.refimpl.config_readers.heads import labels
@@ -11,6 +12,7 @@ from tfm.refimpl.families import read_config
 
 BASE = {"model_type": "bert", **SIZES}
 RAW = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.1.0"}
+OLDER, SIGMOID = "sbert_ce_default_activation_function", "torch.nn.modules.activation.Sigmoid"
 CLASSIFY = {**BASE, "architectures": ["BertForSequenceClassification"]}
 
 
@@ -30,6 +32,17 @@ def test_labels_are_those_of_transformers(keys):
     assert head(**keys).labels == theirs.num_labels
 
 
+@pytest.mark.parametrize(("name", "prefix"), [("bart", "Bart"), ("mt5", "MT5"), ("t5", "T5")])
+def test_what_a_reading_decoder_begins_with_may_have_a_default(name, prefix):
+    keys = {"model_type": name, "architectures": [f"{prefix}ForQuestionAnswering"], **ROWS[name].sizes}
+    start = getattr(ROWS[name].config(), "decoder_start_token_id", None)
+    if start is not None:
+        assert read_config(keys)[0].decoder.start == start
+    else:
+        with pytest.raises(ConfigError, match="decoder_start_token_id is missing"):
+            read_config(keys)
+
+
 @pytest.mark.parametrize(
     ("keys", "kind"),
     [
@@ -41,6 +54,10 @@ def test_labels_are_those_of_transformers(keys):
         ({"sentence_transformers": RAW, "num_labels": 1}, "regression"),
         ({"sentence_transformers": {"version": "4.1.0"}, "num_labels": 1}, "multi"),
         ({"sentence_transformers": RAW, "problem_type": "multi_label_classification"}, "multi"),
+        ({OLDER: RAW["activation_fn"], "num_labels": 1}, "regression"),
+        ({OLDER: SIGMOID, "num_labels": 2}, "multi"),
+        ({OLDER: None, "num_labels": 1}, "multi"),
+        ({OLDER: SIGMOID, "sentence_transformers": RAW, "num_labels": 1}, "regression"),
     ],
 )
 def test_how_logits_are_read(keys, kind):
@@ -60,6 +77,7 @@ def test_how_logits_are_read(keys, kind):
             "problem_type must be one of regression, single_label_classification, ",
         ),
         ({"problem_type": "single_label_classification", "num_labels": 1}, "one of regression, multi_label"),
+        ({OLDER: "torch.nn.modules.activation.Tanh"}, "sbert_ce_default_activation_function must be one of"),
         ({"is_decoder": True}, "is_decoder must be false"),
         ({"architectures": ["BertForQuestionAnswering"], "num_labels": 3}, "id2label must be two labels"),
     ],

@@ -48,26 +48,90 @@ def test_defaults_are_those_of_transformers(name):
     assert bare == stated
 
 
+# A value of each type, and one that no key takes.
+OF_TYPE = {str: "a text", bool: True, int: 3, float: 0.5, dict: {"a": 1}, list: ["a"]}
+NOBODYS = {"something": "else"}
+
+
 @pytest.mark.parametrize("name", HF)
-@pytest.mark.parametrize("key", sorted(HARMLESS))
-def test_harmless_keys_have_harmless_values_only(name, key):
-    allowed = HARMLESS[key]
-    keys = {"model_type": name, **ROWS[name].sizes}
-    if key != "model_type" and isinstance(allowed, tuple):
-        writes = isinstance(read_config(keys)[0].head, LM)
-        for value in allowed:
-            if (key, value) == ("is_decoder", True) and not writes:
-                with pytest.raises(ConfigError, match="is_decoder must be false"):
-                    read_config({**keys, key: value})  # an encoder that writes is another model
+def test_harmless_keys_have_harmless_values_only(name):
+    keys, reads = {"model_type": name, **ROWS[name].sizes}, ROWS[name].reads
+    plain = read_config(keys)[0]
+    for key, allowed in HARMLESS.items():
+        stated = isinstance(allowed, tuple)
+        for one in allowed if stated else (str,):
+            value = OF_TYPE[one] if isinstance(one, type) else one
+            if key in reads or ((key, value) == ("is_decoder", True) and not isinstance(plain.head, LM)):
+                with pytest.raises(ConfigError, match=key):  # a writing encoder is another model
+                    read_config({**keys, key: value})
             else:
-                read_config({**keys, key: value})
-        with pytest.raises(ConfigError, match=key):
-            read_config({**keys, key: "something else"})
-    elif key in ROWS[name].reads:
-        with pytest.raises(ConfigError, match=key):
-            read_config({**keys, key: "anything"})
-    else:
-        read_config({key: "anything", **keys})
+                config = read_config({key: value, **keys})[0]
+                assert key == "type_vocab_size" or config == plain
+        if stated:
+            with pytest.raises(ConfigError, match=f"{key} must be"):
+                read_config({**keys, key: "something else" if dict in allowed else NOBODYS})
+
+
+# Keys that a family knows beside those of transformers' class, with a value that would be another model.
+@pytest.mark.parametrize(
+    ("name", "key", "harmless", "harmful"),
+    [
+        ("llama", "is_llama_config", True, False),
+        ("llama", "rope_interleaved", False, True),
+        ("phi3", "full_attn_mod", 1, 2),
+        ("phi3", "interpolate_factor", 1, 2),
+        ("qwen3_moe", "qkv_bias", False, True),
+        ("qwen3_moe", "shared_expert_intermediate_size", 0, 96),
+        ("qwen3_moe", "use_qk_norm", True, False),
+        ("gemma", "attn_logit_softcapping", None, 50.0),
+        ("gemma", "final_logit_softcapping", None, 30.0),
+        ("gemma", "sliding_window", None, 4096),
+        ("gemma", "quant", False, True),
+        ("gemma", "tokenizer", "a name", None),
+        ("gemma", "rms_nms_eps", 1e-6, 1e-5),
+        ("gemma2", "sliding_window_size", 4096, 8),
+        ("starcoder2", "mlp_type", "default", "gated"),
+        ("starcoder2", "norm_type", "layer_norm", "rms_norm"),
+        ("starcoder2", "activation_function", "gelu", "relu"),
+        ("starcoder2", "scale_attn_weights", True, False),
+        ("starcoder2", "attention_softmax_in_fp32", True, "no"),
+        ("starcoder2", "scale_attention_softmax_in_fp32", True, 1),
+        ("starcoder2", "rms_norm_eps", 1e-6, None),
+        ("starcoder2", "layer_norm_epsilon", 1e-5, 1e-6),
+        ("stablelm", "use_norm_bias", False, None),
+        ("stablelm", "rotary_scaling_factor", 1.0, 2.0),
+        ("opt", "end_token_id", 7, "</s>"),
+        ("opt", "output_projection", True, False),
+        ("bart", "do_blenderbot_90_layernorm", False, True),
+        ("bart", "kobart_version", 2.0, "2"),
+        ("modernbert", "position_embedding_type", "sans_pos", "alibi"),
+        ("modernbert", "local_attention_window", 128, 64),
+        ("modernbert", "local_attention_rope_theta", 1e4, 1e5),
+    ],
+)
+def test_keys_of_a_familys_own_have_harmless_values_only(name, key, harmless, harmful):
+    keys = {"model_type": name, **ROWS[name].sizes}
+    assert read_config({**keys, key: harmless})[0] == read_config(keys)[0]
+    with pytest.raises(ConfigError, match=f"{key} must be .*, got {harmful!r}"):
+        read_config({**keys, key: harmful})
+
+
+def test_keys_of_mpts_attention_have_harmless_values_only():
+    keys = {"model_type": "mpt", **ROWS["mpt"].sizes}
+    old = {"attn_uses_sequence_id": True, "bad_words_ids": None, "do_sample": False}
+    assert read_config({**keys, "attn_config": old})[0] == read_config(keys)[0]
+    for key, value in {"attn_uses_sequence_id": 2, "unheard_of": 1}.items():
+        with pytest.raises(ConfigError, match=f"attn_config: .*{key}"):
+            read_config({**keys, "attn_config": {key: value}})
+
+
+def test_older_names_of_falcon():
+    sizes = dict(ROWS["falcon"].sizes)
+    new = {"model_type": "falcon", **sizes}
+    old = {"n_head": sizes.pop("num_attention_heads"), "n_layer": sizes.pop("num_hidden_layers"), **sizes}
+    assert read_config({"model_type": "falcon", **old})[0] == read_config(new)[0]
+    with pytest.raises(ConfigError, match="n_layer must be the same as num_hidden_layers, 2"):
+        read_config({**new, "n_layer": 3})
 
 
 LLAMA3 = {

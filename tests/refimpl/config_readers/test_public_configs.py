@@ -1,0 +1,138 @@
+"""config.json of public checkpoints: each is read as transformers reads it, or refused for a stated reason.
+
+`public_configs.jsonl` holds one a line beside its source, a repository of Hugging Face's hub, with the
+revision where that was read. They come from that hub's pages; those of 22 others (Qwen 3, Llama 3.1, Mixtral,
+…) from the package aiconfigurator-core 0.12.0, two from code that quotes them (tiiuae/Falcon3-7B-Instruct,
+microsoft/Phi-4-mini-instruct).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from tfm.refimpl.config import Encoder
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.families import families, read_config
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+LINES = Path(__file__).with_name("public_configs.jsonl").read_text(encoding="utf-8").splitlines()
+ROWS = {row["source"]: row["config"] for row in map(json.loads, LINES)}
+
+TYPE, CLASS = "model_type must be one of .*, got ", "architectures must be one of .*, got "
+QUANTIZED = r"quantization_config must be null, got \{.*"
+LOW_BIT = "key 'bigdl_transformers_low_bit' isn't known, .*"
+REFUSED = {
+    # Other models.
+    "allenai/OLMo-2-1124-7B@8fc681bc6d6518037bf9a96c219648bdfc2a7dea": TYPE + "'olmo_1124'",
+    "amd/AMD-OLMo-1B-SFT@5cfb214053c1143eaa5c8e4cae93ef4373afb15f": TYPE + "'olmo'",
+    "deepseek-ai/DeepSeek-V3": TYPE + "'deepseek_v3'",
+    "filco306/gpt2-base-style-paraphraser@80ac77bdcc1fb22d4d2292eb84363740aac9fa3c": "model_type is missing",
+    "microsoft/phi-1": TYPE + "'phi'",
+    "MiniMaxAI/MiniMax-M2.5": TYPE + "'minimax_m2'",
+    "moonshotai/Kimi-K2-Instruct": TYPE + "'kimi_k2'",
+    "nvidia/Nemotron-H-56B-Base-8K": TYPE + "'nemotron_h'",
+    "openai/gpt-oss-20b": TYPE + "'gpt_oss'",
+    "Qwen/Qwen3-VL-2B-Instruct": TYPE + "'qwen3_vl'",
+    "tiiuae/falcon-40b-instruct@refs/pr/64": TYPE + "'RefinedWeb'",
+    "Xenova/stablelm-2-1_6b@e1b228897bff366bfac63fd35b1f218497771607": TYPE + "'stablelm_epoch'",
+    "XiaomiMiMo/MiMo-7B-Base": TYPE + "'mimo'",
+    "zai-org/GLM-5": TYPE + "'glm_moe_dsa'",
+    # Classes of somebody's own; and Mixtral's as a Mistral.
+    "atsuki-yamaguchi/Llama-3-8B-my-30K-50-rand": CLASS + r"\['LlamaForMultiCausalLMv2'\]",
+    "citclass/citclass_small_91": CLASS + r"\['DistilBertClassifier'\]",
+    "Jackmin108/bert-base-uncased@389ddad5b1db00c18289f64a54f71d8d93412d9d": CLASS
+    + r"\['MyBertForMaskedLM'\]",
+    "mattshumer/mistral-8x7b-chat@7d2f42f0d9ae3e758971f7a4dd89e405e00bfa29": CLASS
+    + r"\['MixtralForCausalLM'\]",
+    "Youliang/llama3-8b-derta": CLASS + r"\['MyLlamaForCausalLM'\]",
+    # Heads that tfm doesn't have: BERT as a decoder, ELECTRA's judge of replaced tokens.
+    "steysie/bert-base-multilingual-cased-tuned-smartcat@69ece2f1b1c292873450f3e04562d42293478855": CLASS
+    + r"\['BertLMHeadModel'\]",
+    "Xenova/electra-base-discriminator@9925f18d4179365b2037e9734bf2a32c528e57bf": CLASS
+    + r"\['ElectraForPreTraining'\]",
+    # Weights in formats of quantization that aren't read.
+    "casperhansen/mpt-7b-8k-chat-awq@refs/pr/1": QUANTIZED,
+    "Qwen/Qwen3-30B-A3B-FP8": QUANTIZED,
+    "Qwen/Qwen3-32B-FP8": QUANTIZED,
+    "RichardErkhov/Qwen_-_Qwen1.5-MoE-A2.7B-Chat-4bits": QUANTIZED,
+    "TechxGenus/c4ai-command-r-v01-AWQ@0e9e54b4a8dcffef839078322c06b1e9b10eb5e5": QUANTIZED,
+    "unrahul/bloom-1b7-nf4@010e36006cedfcf0d43a47c43595cb75ada65f37": LOW_BIT,
+    "unrahul/deepseek-coder-1.3b-instruct-asym_int4": LOW_BIT,
+    "zenai-org/Llama-3.2-3B-Instruct-GPTQ": QUANTIZED,
+    # Two vocabularies; transformers reads another file in place of this one.
+    "hf-internal-testing/tiny-random-MarianMTModel@refs/pr/1": "decoder_vocab_size must be vocab_size.*",
+    "hf-internal-testing/test-two-configs": "key 'configuration_files' isn't known, .*",
+    # Two keys contradict each other.
+    "ENLP/mrasp2": "num_hidden_layers must be 6, as encoder_layers, got 12",
+    "google/flan-t5-xxl@refs/pr/4": "is_gated_act must be false, as feed_forward_proj says, got True",
+    "MT-Distillation/s-ukr-eng": "num_hidden_layers must be 6, as encoder_layers, got 3",
+}
+# A whole number where transformers 5 wants another, which older versions took.
+TOO_STRICT = {
+    "ethzanalytics/mpt-7b-storywriter-sharded@5e7cdb35f2a9f420d4c06d9f81a524741afc173b",
+    "mosaicml/mpt-30b-chat@437d912b723f762097b83a361bc5f2c70adc0a58",
+}
+# How transformers' classes name the width of their mlps; where none is stated it is four times the model's.
+WIDTHS = (
+    "intermediate_size", "moe_intermediate_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim",
+    "hidden_dim", "ffn_hidden_size", "n_inner",
+)  # fmt: skip
+
+
+def test_there_is_a_row_for_every_family():
+    assert len(LINES) == len(ROWS) == 262, "each source once"
+    read = [config["model_type"] for source, config in ROWS.items() if source not in REFUSED]
+    assert set(read) == set(families()) - {"tfm"}
+    assert len(read) == 228
+
+
+@pytest.mark.parametrize("source", sorted(ROWS.keys() - REFUSED - TOO_STRICT))
+def test_a_public_config_is_read_as_transformers_does(source):
+    config, _ = read_config(ROWS[source])
+    hf = theirs(ROWS[source])
+    assert (config.embedding.vocabulary, config.embedding.width) == (hf.vocab_size, hf.hidden_size)
+    layers = [stack.layers for stack in config.stacks.values()]
+    heads = [
+        [(a.heads, a.kv_heads, a.head_size) for a in (one.attention for one in stack)] for stack in layers
+    ]
+    expected = stacks_of(hf)
+    assert heads == (expected[:1] if isinstance(config, Encoder) else expected)
+    widths = {getattr(hf, name, None) for name in WIDTHS} - {None} or {4 * hf.hidden_size}
+    assert {layer.mlp.width for stack in layers for layer in stack} <= widths
+
+
+@pytest.mark.parametrize("source", sorted(TOO_STRICT))
+def test_a_public_config_is_read_that_transformers_refuses(source):
+    read_config(ROWS[source])
+    with pytest.raises(StrictDataclassFieldValidationError, match="clip_qkv' expected float, got int"):
+        theirs(ROWS[source])
+
+
+@pytest.mark.parametrize("source", REFUSED)
+def test_a_public_config_is_refused_for_what_tfm_does_not_have(source):
+    with pytest.raises(ConfigError) as caught:
+        read_config(ROWS[source])
+    assert re.fullmatch(f"config.json: {REFUSED[source]}", str(caught.value))
+
+
+def theirs(values):
+    """The config of transformers' class."""
+    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+
+
+def stacks_of(hf):
+    """(heads, heads of keys, size of a head) of each layer of each stack, as transformers reads it."""
+    heads = hf.num_attention_heads
+    size = getattr(hf, "head_dim", None) or getattr(hf, "d_kv", None) or hf.hidden_size // heads
+    groups = getattr(hf, "num_key_value_heads", None) or heads
+    if hf.model_type == "falcon":
+        groups = hf.num_kv_heads if hf.new_decoder_architecture else 1 if hf.multi_query else heads
+    first = [(heads, groups, size)] * hf.num_hidden_layers
+    if not hf.is_encoder_decoder:
+        return [first]
+    if hf.model_type in ("t5", "mt5"):
+        return [first, [(heads, heads, size)] * hf.num_decoder_layers]
+    heads = hf.decoder_attention_heads
+    return [first, [(heads, heads, hf.d_model // heads)] * hf.decoder_layers]
