@@ -24,10 +24,11 @@ from .chunked_step import StepArrays, in_chunks
 from .device_buffer import DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
+from .graph_attributes import set_integer
 from .io_binding import DecoderSession
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
-from .session import choose, in_float, one_line, open_session, options
+from .session import choose, one_line, open_session, options
 
 # Room of a new cache in tokens; it doubles when outgrown, up to the model's context.
 FIRST_CAPACITY = 256
@@ -68,7 +69,9 @@ class OrtEngine:
             if prepack and self.device == "cpu":
                 return prepacked(bundle.path, threads, graph.file)
             path = bundle.path / graph.file
-            model = in_float(path.read_bytes()) if plain else None
+            # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
+            # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
+            model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
             return open_session(path, on, options(threads), model)
 
         sessions = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}

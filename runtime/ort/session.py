@@ -118,18 +118,6 @@ def options(threads: int | None = None) -> ort.SessionOptions:
     return made
 
 
-# How the attribute accuracy_level = 4 of MatMulNBits stands in a graph's bytes.
-ACCURACY = b"accuracy_level\x18"
-
-
-def in_float(graph: bytes) -> bytes:
-    """The graph whose products of blocks don't round their activations; equal if it has none.
-
-    The attribute is one byte, so this needs no package that reads graphs; 0 means float.
-    """
-    return graph.replace(ACCURACY + b"\x04", ACCURACY + b"\x00")
-
-
 def open_session(
     model: Path, device: Device, opts: ort.SessionOptions, graph: bytes | None = None
 ) -> ort.InferenceSession:

@@ -20,7 +20,7 @@ from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
-from tfm.runtime.ort import engine, session
+from tfm.runtime.ort import engine
 from tfm.runtime.verification import report
 from tfm.runtime.verification import verify as module
 from tfm.runtime.verification.checks import greedy, logits
@@ -313,15 +313,6 @@ def test_the_process_prints_json(copy, capsys):
     assert json.loads(capsys.readouterr().out)["rows"][0]["ok"] is False
     assert module.main([str(path / "nothing")]) == BundleError.exit_code
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_products_in_float_are_one_byte_away():
-    node = onnx.helper.make_node(
-        "MatMulNBits", ["x"], ["y"], domain="com.microsoft", accuracy_level=4, bits=8
-    )
-    changed = onnx.NodeProto.FromString(session.in_float(node.SerializeToString()))
-    assert {a.name: a.i for a in changed.attribute} == {"accuracy_level": 0, "bits": 8}
-    assert session.in_float(b"nothing") == b"nothing"
 
 
 def test_nan_is_out_of_any_budget(tmp_path):
