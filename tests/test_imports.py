@@ -54,7 +54,7 @@ STAGES = (
     ("runtime",),
     ("export.dispatch", "export.scan"),
     ("export.ops",),
-    ("export.distributed_ring", "export.targets", "export.torch_engine"),
+    ("export.distributed_ring", "export.stack_walk", "export.targets", "export.torch_engine"),
     ("export.graph", "export.quantization"),
     ("export.bundle_writer", "export.diagnose"),
     ("export",),

@@ -13,17 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...refimpl.config import LM, Config, DecoderReader, EncoderDecoder
-from ...refimpl.engine.cache_kinds import layer_kind
+from ...refimpl.config import LM, Config
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import unflatten
 from ..dispatch import body, exporting
-from ..ops.block import Positions, block, encoder_block, normalize
-from ..ops.cache import KVCache
-from ..ops.encoder import layer_kv, predict, shift_right
+from ..ops.encoder import predict
 from ..ops.linear import linear
-from ..ops.model import embed, position_tables, score_biases
-from ..ops.position import Rotary
+from ..stack_walk import StackWalk
 from ..torch_engine import tensors
 
 __all__ = ["Load", "OnCache", "OnInput", "record"]
@@ -85,54 +81,30 @@ class Reading:
         self._on_input = on_input
         self._on_cache = on_cache
         self._names = list(parameter_shapes(config))
-        longest = max(window.shape[1] for window in windows)
-        self._tables = {
-            rope: Rotary(cos.float(), sin.float())
-            for rope, (cos, sin) in position_tables(torch.arange(longest), config=config).items()
-        }
 
     def stack(self, name: str, states: list[torch.Tensor]) -> list[torch.Tensor]:
         """The last vectors of a stack; a decoder or a reader is given an encoder's."""
-        config = self.config
-        stack = config.stacks[name]
+        walk = StackWalk(self.config, name)
         parts = ("positions", "first_norm", "relative_bias")
-        before = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
-        own: Any = unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in before})
-        table, called = self._tree("embedding.")
+        entry_names = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
+        entry: Any = unflatten({n.removeprefix(f"{name}."): tensors(self._load(n)) for n in entry_names})
+        embedding, names = self._tree("embedding.")
         streams = []
-        for whole in self.windows:
-            window = whole
-            if isinstance(config, EncoderDecoder) and isinstance(config.decoder, DecoderReader):
-                window = shift_right(whole, config.decoder.start) if name == "reader" else whole
-            types = torch.zeros_like(window) if name == "encoder" and config.embedding.token_types else None
-            with _recording(called, self._on_input):
-                at = torch.arange(window.shape[1])[None]
-                streams.append(embed(window, at, table, own, types, config=config.embedding, stack=stack))
-        del table, called
-        for i, layer in enumerate(stack.layers):
-            leaves, called = self._tree(f"{name}.layers.{i}.")
+        for window in self.windows:
+            with _recording(names, self._on_input):
+                streams.append(walk.enter(walk.shifted(window), embedding, entry))
+        del embedding, names
+        positions = {x.shape[1]: walk.positions(x.shape[1], entry, x.dtype) for x in streams}
+        for i in range(len(walk.stack.layers)):
+            weights, names = self._tree(f"{name}.layers.{i}.")
             for j, x in enumerate(streams):
-                time = x.shape[1]
-                at, real = torch.arange(time), torch.tensor([time])
-                rotary = {r: Rotary(cos[:time], sin[:time]) for r, (cos, sin) in self._tables.items()}
-                both = name != "decoder" and not stack.causal
-                biases = score_biases(at[None], at, own, x.dtype, stack=stack, bidirectional=both)
-                near = Positions(rotary, biases)
-                with _recording(called, self._on_input):
-                    read = None
-                    if layer.cross is not None:
-                        read = layer_kv(states[j], real, leaves, layer=layer)
-                    if name != "decoder":
-                        streams[j] = encoder_block(
-                            x, real, near, leaves, read, config=layer, causal=stack.causal
-                        )
-                        continue
-                    kind, past = layer_kind(layer, self.config.context), torch.zeros(1, dtype=torch.int64)
-                    cache = KVCache(*(torch.zeros(shape) for shape in kind.shapes(1, time)))
-                    streams[j], cache = block(x, cache, past, near, leaves, read, config=layer)
-                self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
-        norm = self._tree(f"{name}.norm.")[0] if stack.final_norm is not None else None
-        return [normalize(x, norm, norm=stack.final_norm) for x in streams]
+                time, read = x.shape[1], states[j] if states else None
+                with _recording(names, self._on_input):
+                    streams[j], cache = walk.layer(i, x, torch.tensor([time]), positions[time], weights, read)
+                if cache is not None:
+                    self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
+        norm = self._tree(f"{name}.norm.")[0] if walk.stack.final_norm is not None else None
+        return [walk.leave(x, norm) for x in streams]
 
     def language(self, states: list[torch.Tensor]) -> None:
         """A decoder's head; logits themselves aren't needed."""

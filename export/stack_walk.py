@@ -1,0 +1,90 @@
+"""A stack of the mirror over whole texts, layer by layer: `refimpl.engine.stack_walk` in PyTorch.
+
+Weights are handed over one layer at a time, so this serves who can't hold all of them, or observes what is
+between layers. The same is exported as a whole from `ops.model.model` and `ops.encoder.encode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..refimpl.config import Config, DecoderReader, EncoderDecoder, Stack
+from ..refimpl.engine.cache_kinds import layer_kind
+from .ops.block import BlockWeights, NormWeights, Positions, block, encoder_block, normalize
+from .ops.cache import KVCache
+from .ops.encoder import layer_kv, shift_right
+from .ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
+from .ops.position import Rotary
+
+__all__ = ["StackWalk"]
+
+
+@dataclass(frozen=True)
+class StackWalk:
+    """The stack of a Config with this name: encoder, reader or decoder."""
+
+    config: Config
+    name: str
+
+    @property
+    def stack(self) -> Stack:
+        return self.config.stacks[self.name]
+
+    def shifted(self, tokens: Tensor) -> Tensor:
+        """The tokens [B, T] that the stack reads: those of the text, which a reader gets one place later."""
+        if isinstance(self.config, EncoderDecoder) and isinstance(self.config.decoder, DecoderReader):
+            return shift_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
+        return tokens
+
+    def enter(self, tokens: Tensor, embedding: EmbeddingWeights, weights: StackWeights) -> Tensor:
+        """The vectors [B, T, D] before the first layer, of tokens as `shifted` gives them."""
+        e = self.config.embedding
+        token_types = torch.zeros_like(tokens) if self.name == "encoder" and e.token_types else None
+        at = torch.arange(tokens.shape[1])[None]
+        return embed(tokens, at, embedding, weights, token_types, config=e, stack=self.stack)
+
+    def positions(self, time: int, weights: StackWeights, dtype: torch.dtype) -> Positions:
+        """What all layers need to know of the positions 0 … time − 1."""
+        at = torch.arange(time)
+        rotary = {
+            rope: Rotary(cos.to(dtype), sin.to(dtype))
+            for rope, (cos, sin) in position_tables(at, config=self.config).items()
+        }
+        both = self.name != "decoder" and not self.stack.causal
+        biases = score_biases(at[None], at, weights, dtype, stack=self.stack, bidirectional=both)
+        return Positions(rotary, biases)
+
+    def layer(
+        self,
+        index: int,
+        x: Tensor,
+        lengths: Tensor,
+        positions: Positions,
+        weights: BlockWeights,
+        states: Tensor | None = None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """The vectors [B, T, D] after a layer, and what a decoder's keeps of the text.
+
+        A layer with cross-attention reads `states` [B, S, D], an encoder's output. `lengths` [B] are those
+        of the text: of an encoder's, where a decoder reads one.
+        """
+        layer = self.stack.layers[index]
+        encoder_kv = None
+        if layer.cross is not None and states is not None:
+            encoder_kv = layer_kv(states, lengths, weights, layer=layer)
+        if self.name != "decoder":
+            causal = self.stack.causal
+            y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
+            return y, None
+        batch, time, _ = x.shape
+        shapes = layer_kind(layer, self.config.context).shapes(batch, time)
+        cache = KVCache(*(torch.zeros(shape, dtype=x.dtype) for shape in shapes))
+        past = torch.zeros(batch, dtype=torch.int64)
+        return block(x, cache, past, positions, weights, encoder_kv, config=layer)
+
+    def leave(self, x: Tensor, weights: NormWeights | None) -> Tensor:
+        """The vectors after the last norm, if the stack has one."""
+        return normalize(x, weights, norm=self.stack.final_norm)

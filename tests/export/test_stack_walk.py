@@ -1,0 +1,61 @@
+"""The mirror's walk over a stack, layer by layer, against the specification's."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_models
+from tfm.export.stack_walk import StackWalk
+from tfm.export.torch_engine import tensors
+from tfm.refimpl.config import Classify, Config, DecoderReader, EncoderDecoder
+from tfm.refimpl.engine import stack_walk as specification
+from tfm.refimpl.params.tree import map_leaves
+
+
+def reader() -> EncoderDecoder:
+    """An encoder, and a decoder that reads its text again for a head."""
+    base = tiny_models.encoder_decoder()
+    assert not isinstance(base.decoder, DecoderReader)
+    return replace(base, decoder=DecoderReader(base.decoder, start=3), head=Classify(3, pooling="last"))
+
+
+MODELS = {
+    "positions added": tiny_models.added_positions(),
+    "rotary, windows": tiny_models.mixed_windows(),
+    "token types": tiny_models.encoder(),
+    "reads an encoder": tiny_models.rotary_encoder_decoder(),
+    "reads an encoder for a head": reader(),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
+    config: Config = MODELS[name]
+    params = tiny_models.weights(config, dtype=np.float64)
+    mirrored: Any = map_leaves(lambda _, leaf: tensors(leaf), params)
+    tokens, lengths = np.array([[13, 9, 60, 2, 31, 7], [4, 4, 8, 1, 90, 0]]), np.array([6, 4])
+    states, mirrored_states = None, None
+    for stack in config.stacks:
+        walk, theirs = specification.StackWalk(config, stack), StackWalk(config, stack)
+        weights, mirrored_weights = params[stack], mirrored[stack]
+        ids = walk.shifted(tokens)
+        mirrored_ids = theirs.shifted(torch.from_numpy(tokens))
+        assert (mirrored_ids.numpy() == ids).all()
+        x = walk.enter(ids, params["embedding"], weights)
+        y = theirs.enter(mirrored_ids, mirrored["embedding"], mirrored_weights)
+        positions = walk.positions(6, weights, x.dtype)
+        mirrored_positions = theirs.positions(6, mirrored_weights, y.dtype)
+        for i in range(len(walk.stack.layers)):
+            np.testing.assert_allclose(y.numpy(), x, rtol=1e-9, atol=1e-9)
+            x = walk.layer(i, x, lengths, positions, weights["layers"][i], states)
+            y, cache = theirs.layer(
+                i, y, torch.from_numpy(lengths), mirrored_positions, mirrored_weights["layers"][i],
+                mirrored_states,
+            )  # fmt: skip
+            assert (cache is not None) == (stack == "decoder")
+            assert cache is None or cache.keys.shape[2] == 6
+        states = walk.leave(x, weights.get("norm"))
+        mirrored_states = theirs.leave(y, mirrored_weights.get("norm"))
+        np.testing.assert_allclose(mirrored_states.numpy(), states, rtol=1e-9, atol=1e-9)
