@@ -23,6 +23,11 @@ class KVCache(NamedTuple):
     k_scale: Float[Array, "G K"] | None = None
     v_scale: Float[Array, "G K"] | None = None
 
+    @property
+    def capacity(self) -> int:
+        """The tokens of a row for which it has room."""
+        return self.keys.shape[2]
+
 
 def append(
     past: Float[Array, "B G L K"],

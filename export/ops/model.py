@@ -234,7 +234,7 @@ def model(
     assert "decoder" in params
     weights = params["decoder"]
     queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
-    keys = torch.arange(cache[0].keys.shape[2], device=past.device)
+    keys = torch.arange(cache[0].capacity, device=past.device)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, new_cache = Positions(rotary, biases), []

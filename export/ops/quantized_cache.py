@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ...refimpl.axes import Index
 
 __all__ = [
+    "ChannelQuantized",
+    "HeadQuantized",
     "append_by_channel",
     "append_by_head",
     "pack_nibbles",
@@ -25,31 +27,44 @@ __all__ = [
 ]
 
 
+class HeadQuantized(NamedTuple):
+    """Keys or values as codes, with a scale for each head of a token."""
+
+    codes: Int[Array, "B G L K"]
+    scale: Float[Array, "B G L 1"]
+
+
+class ChannelQuantized(NamedTuple):
+    """Keys or values as codes, with a scale for each channel of a head."""
+
+    codes: Int[Array, "B G L K"]
+    scale: Float[Array, "G K"]
+
+
 def append_by_head(
-    codes: Int[Array, "B G L K"],
-    scale: Float[Array, "B G L 1"],
+    cache: HeadQuantized,
     new: Float[Array, "B T G K"],
     start: Index[Array, " B", "< O+1"],
     *,
     bits: int,
-) -> tuple[Int[Array, "B G L K"], Float[Array, "B G L 1"]]:
+) -> HeadQuantized:
     """Two scatters; `/ number` might become a product with its reciprocal, which rounds twice."""
     largest = new.abs().amax(-1, keepdim=True)
-    width = largest / torch.full_like(largest, 2 ** (bits - 1) - 1)
-    made = torch.round(new / width.masked_fill(width == 0, 1)).to(codes.dtype)
-    return append(codes, made, start), append(scale, width, start)
+    scale = largest / torch.full_like(largest, 2 ** (bits - 1) - 1)
+    codes = torch.round(new / scale.masked_fill(scale == 0, 1)).to(cache.codes.dtype)
+    return HeadQuantized(append(cache.codes, codes, start), append(cache.scale, scale, start))
 
 
 def append_by_channel(
-    codes: Int[Array, "B G L K"],
-    scale: Float[Array, "G K"],
+    cache: ChannelQuantized,
     new: Float[Array, "B T G K"],
     start: Index[Array, " B", "< O+1"],
     *,
     bits: int,
-) -> Int[Array, "B G L K"]:
+) -> ChannelQuantized:
     """A scatter of what QuantizeLinear would give, saturated alike."""
-    return append(codes, _by_channel(new, scale, bits).to(codes.dtype), start)
+    codes = _by_channel(new, cache.scale, bits).to(cache.codes.dtype)
+    return cache._replace(codes=append(cache.codes, codes, start))
 
 
 def round_by_channel(
@@ -64,14 +79,14 @@ def _by_channel(x: Array, scale: Array, bits: int) -> Array:
     return torch.round(ratio).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def read_by_head(codes: Int[Array, "B G S K"], scale: Float[Array, "B G S 1"]) -> Float[Array, "B G S K"]:
+def read_by_head(cache: HeadQuantized) -> Float[Array, "B G L K"]:
     """A cast and a product."""
-    return codes.to(scale.dtype) * scale
+    return cache.codes.to(cache.scale.dtype) * cache.scale
 
 
-def read_by_channel(codes: Int[Array, "B G S K"], scale: Float[Array, "G K"]) -> Float[Array, "B G S K"]:
+def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
     """A cast and a product."""
-    return codes.to(scale.dtype) * scale[:, None]
+    return cache.codes.to(cache.scale.dtype) * cache.scale[:, None]
 
 
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:

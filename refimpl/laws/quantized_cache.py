@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..ops.quantized_cache import ChannelQuantized
 from ..ops.quantized_cache import append_by_channel as written
 from ..ops.quantized_cache import pack_nibbles as pack
 from ..ops.quantized_cache import read_by_channel as by_channel
@@ -19,11 +20,12 @@ HALF = 0.5 + 127 * 2.0**-22
 def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> None:
     """And the element of largest magnitude in a head has an outermost code."""
     call = draw(append_by_head.calls())
-    codes, scale = append_by_head(call)
+    cache = append_by_head(call)
+    codes, scale = cache
     tokens, most = call["new"].shape[1], 2 ** (call["bits"] - 1) - 1
     for row, first in enumerate(call["start"]):
         part = np.s_[row, :, first : first + tokens]
-        off = np.abs(by_head(codes, scale)[part] - call["new"][row].swapaxes(0, 1))
+        off = np.abs(by_head(cache)[part] - call["new"][row].swapaxes(0, 1))
         assert (off <= HALF * scale[part]).all(), f"off by {off.max()}, scales {scale[part].ravel()}"
         largest = np.abs(codes[part]).max(-1, keepdims=True)
         assert (largest == np.where(scale[part] == 0, 0, most)).all(), f"largest codes {largest.ravel()}"
@@ -33,10 +35,9 @@ def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> 
 def twice_as_large_is_twice_the_scale(append_by_head: Subject, draw: Draw) -> None:
     """Doubled numbers have the same codes and doubled scales."""
     call = draw(append_by_head.calls())
-    codes, scale = append_by_head(call)
-    doubled, twice = append_by_head(call.but(new=2 * call["new"], scale=2 * call["scale"]))
-    append_by_head.near(doubled, codes)
-    append_by_head.near(twice, 2 * scale, call)
+    cache = append_by_head(call)
+    doubled = append_by_head(call.but(new=2 * call["new"], scale=2 * call["scale"]))
+    append_by_head.near(doubled, cache._replace(scale=2 * cache.scale), call)
 
 
 @law("append_by_channel")
@@ -44,12 +45,12 @@ def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, 
     """Each number is read to within half a scale, or as the end of the range if it lies beyond."""
     call = draw(append_by_channel.calls())
     call = call.but(scale=np.abs(call["scale"]))
-    codes = append_by_channel(call)
+    cache = append_by_channel(call)
     tokens, top = call["new"].shape[1], 2 ** (call["bits"] - 1)
     scale = call["scale"][:, None, :]
     for row, first in enumerate(call["start"]):
         new = call["new"][row].swapaxes(0, 1)
-        read = by_channel(codes, call["scale"])[row, :, first : first + tokens]
+        read = by_channel(cache)[row, :, first : first + tokens]
         wanted = np.clip(new, -top * scale, (top - 1) * scale)
         off = np.abs(read - wanted)
         assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
@@ -59,11 +60,12 @@ def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, 
 def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> None:
     """Rounding is writing and reading, and rounding twice is rounding once."""
     call = draw(round_by_channel.calls())
-    x, made = call["x"], round_by_channel(call)
-    codes = np.zeros((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), np.int8)
-    codes = written(codes, call["scale"], x, np.zeros(len(x), np.int64), bits=call["bits"])
-    round_by_channel.near(made, by_channel(codes, call["scale"]).swapaxes(1, 2), call)
-    round_by_channel.near(round_by_channel(call.but(x=made)), made, call)
+    x, rounded = call["x"], round_by_channel(call)
+    empty = np.zeros((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), np.int8)
+    cache = ChannelQuantized(empty, call["scale"])
+    cache = written(cache, x, np.zeros(len(x), np.int64), bits=call["bits"])
+    round_by_channel.near(rounded, by_channel(cache).swapaxes(1, 2), call)
+    round_by_channel.near(round_by_channel(call.but(x=rounded)), rounded, call)
 
 
 @law("round_by_channel")
@@ -80,16 +82,11 @@ def rounding_moves_by_half_a_scale_within_the_range(round_by_channel: Subject, d
 def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
     """Entries written one by one are the entries written at once, to the integer."""
     call = draw(append.calls())
-    held = dict.fromkeys(("codes", "scale"))
-    for name in held:
-        held[name] = call[name]
+    cache = call["cache"]
     for t in range(call["new"].shape[1]):
-        made = append(append.take(call, "T", [t]).but(**held, start=call["start"] + t))
-        held |= dict(zip(held, made if isinstance(made, tuple) else (made,), strict=False))
-    whole = append(call)
-    codes, *scale = whole if isinstance(whole, tuple) else (whole,)
-    append.near(held["codes"], codes)
-    append.near([held["scale"]][: len(scale)], scale)
+        one = append.take(call, "T", [t])
+        cache = append(one.but(cache=cache, start=call["start"] + t))
+    append.near(cache, append(call))
 
 
 @law("pack_nibbles")

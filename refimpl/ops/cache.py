@@ -63,6 +63,11 @@ class KVCache(NamedTuple):
     v_scale: Float[Array, "G K"] | None = None
 
     @property
+    def capacity(self) -> int:
+        """The tokens of a row for which it has room."""
+        return self.keys.shape[2]
+
+    @property
     def nbytes(self) -> int:
         """The bytes of keys and values."""
         return self.keys.nbytes + self.values.nbytes

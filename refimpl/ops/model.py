@@ -227,7 +227,7 @@ def model(
     assert isinstance(head, LM)
     assert "decoder" in params
     weights = params["decoder"]
-    queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(cache[0].keys.shape[2])
+    queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(cache[0].capacity)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []

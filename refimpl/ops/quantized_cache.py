@@ -8,7 +8,7 @@ in every token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..axes import Index
 
 __all__ = [
+    "ChannelQuantized",
+    "HeadQuantized",
     "append_by_channel",
     "append_by_head",
     "pack_nibbles",
@@ -31,39 +33,52 @@ __all__ = [
 ]
 
 
+class HeadQuantized(NamedTuple):
+    """Keys or values as codes, with a scale for each head of a token."""
+
+    codes: Int[Array, "B G L K"]
+    scale: Float[Array, "B G L 1"]
+
+
+class ChannelQuantized(NamedTuple):
+    """Keys or values as codes, with a scale for each channel of a head, which all tokens share."""
+
+    codes: Int[Array, "B G L K"]
+    scale: Float[Array, "G K"]
+
+
 def append_by_head(
-    codes: Int[Array, "B G L K"],
-    scale: Float[Array, "B G L 1"],
+    cache: HeadQuantized,
     new: Float[Array, "B T G K"],
     start: Index[Array, " B", "< O+1"],
     *,
     bits: int,
-) -> tuple[Int[Array, "B G L K"], Float[Array, "B G L 1"]]:
+) -> HeadQuantized:
     """`append` of codes and scales, one scale for each head of a token.
 
     scale = max|x| / (2^(bits−1) − 1), code = rint(x / scale): the largest magnitude is exact, and
     every number is within scale / 2. Conventions: rint rounds halves to even; a head of zeros has
     scale 0 and codes 0; the lowest code, −2^(bits−1), is never used.
     """
-    width = np.max(np.abs(new), axis=-1, keepdims=True) / (2 ** (bits - 1) - 1)
-    made = np.rint(new / np.where(width == 0, 1, width)).astype(codes.dtype)
-    return append(codes, made, start), append(scale, width, start)
+    scale = np.max(np.abs(new), axis=-1, keepdims=True) / (2 ** (bits - 1) - 1)
+    codes = np.rint(new / np.where(scale == 0, 1, scale)).astype(cache.codes.dtype)
+    return HeadQuantized(append(cache.codes, codes, start), append(cache.scale, scale, start))
 
 
 def append_by_channel(
-    codes: Int[Array, "B G L K"],
-    scale: Float[Array, "G K"],
+    cache: ChannelQuantized,
     new: Float[Array, "B T G K"],
     start: Index[Array, " B", "< O+1"],
     *,
     bits: int,
-) -> Int[Array, "B G L K"]:
+) -> ChannelQuantized:
     """`append` of codes = clip(rint(x / scale), −2^(bits−1), 2^(bits−1) − 1), the scales being fixed.
 
     Within the range every number is off by scale / 2 at most, beyond it by what is clipped.
     Conventions: rint rounds halves to even; a channel of scale 0 has codes 0.
     """
-    return append(codes, _by_channel(new, scale, bits).astype(codes.dtype), start)
+    codes = _by_channel(new, cache.scale, bits).astype(cache.codes.dtype)
+    return cache._replace(codes=append(cache.codes, codes, start))
 
 
 def round_by_channel(
@@ -78,14 +93,14 @@ def _by_channel(x: Array, scale: Array, bits: int) -> Array:
     return np.clip(np.rint(ratio), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def read_by_head(codes: Int[Array, "B G S K"], scale: Float[Array, "B G S 1"]) -> Float[Array, "B G S K"]:
-    """The cache that attention reads: code · scale, in scale's type."""
-    return codes.astype(scale.dtype) * scale
+def read_by_head(cache: HeadQuantized) -> Float[Array, "B G L K"]:
+    """The keys or values that attention reads: code · scale, in scale's type."""
+    return cache.codes.astype(cache.scale.dtype) * cache.scale
 
 
-def read_by_channel(codes: Int[Array, "B G S K"], scale: Float[Array, "G K"]) -> Float[Array, "B G S K"]:
-    """The cache that attention reads: code · scale, in scale's type."""
-    return codes.astype(scale.dtype) * scale[None, :, None, :]
+def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
+    """The keys or values that attention reads: code · scale, in scale's type."""
+    return cache.codes.astype(cache.scale.dtype) * cache.scale[None, :, None, :]
 
 
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:

@@ -221,21 +221,26 @@ def read(function: Callable[..., Any]) -> Function:
     letters = found.letters
     if "L" in letters and "O" not in letters:
         # Without a past, tables of positions have just the T rows of the call.
-        found = replace(found, parameters=tuple(_renamed(p, "L", "T") for p in found.parameters))
+        found = replace(
+            found,
+            parameters=tuple(_renamed(p, "L", "T") for p in found.parameters),
+            returns=tuple(_with_axis(r, "L", "T") for r in found.returns),
+        )
     return found
 
 
 def _renamed(p: Parameter, old: str, new: str) -> Parameter:
     """The parameter with another letter in the place of one."""
+    return p if p.setting else replace(p, options=tuple(_with_axis(o, old, new) for o in p.options))
 
-    def option(o: Any) -> Any:
-        if isinstance(o, Declared):
-            return replace(o, dims=tuple(d.replace(old, new) for d in o.dims))
-        if isinstance(o, Structure):
-            return replace(o, fields=tuple(_renamed(f, old, new) for f in o.fields))
-        return o
 
-    return p if p.setting else replace(p, options=tuple(option(o) for o in p.options))
+def _with_axis(option: Any, old: str, new: str) -> Any:
+    """What an array may be, with another letter in the place of one."""
+    if isinstance(option, Declared):
+        return replace(option, dims=tuple(d.replace(old, new) for d in option.dims))
+    if isinstance(option, Structure):
+        return replace(option, fields=tuple(_renamed(f, old, new) for f in option.fields))
+    return option
 
 
 def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parameter, Any]]:

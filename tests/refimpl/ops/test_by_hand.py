@@ -10,7 +10,7 @@ from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.mask import causal_mask
 from tfm.refimpl.ops.position import Rotary, rotate
 from tfm.refimpl.ops.quant import quantize, quantize_activations
-from tfm.refimpl.ops.quantized_cache import append_by_head, round_by_channel
+from tfm.refimpl.ops.quantized_cache import HeadQuantized, append_by_head, round_by_channel
 
 
 def test_a_row_that_sees_nothing_gives_zeros():
@@ -84,8 +84,7 @@ def test_a_head_of_zeros_has_scale_0_and_codes_0():
     """Without a division of 0 by 0 on the way."""
     new = np.array([[[[0.0, 0.0]], [[-2.0, 1.0]]]])
     with np.errstate(all="raise"):
-        codes, scale = append_by_head(
-            np.ones((1, 1, 2, 2), np.int8), np.ones((1, 1, 2, 1)), new, np.array([0]), bits=4
-        )
+        cache = HeadQuantized(np.ones((1, 1, 2, 2), np.int8), np.ones((1, 1, 2, 1)))
+        codes, scale = append_by_head(cache, new, np.array([0]), bits=4)
     np.testing.assert_array_equal(codes[0, 0], [[0, 0], [-7, 4]])
     np.testing.assert_array_equal(scale[0, 0, :, 0], [0, 2 / 7])

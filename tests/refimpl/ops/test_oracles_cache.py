@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from tfm.refimpl.config import Attention, Window
 from tfm.refimpl.ops.attention import cached_attention
 from tfm.refimpl.ops.cache import KVCache, append, grow
-from tfm.refimpl.ops.quantized_cache import append_by_channel, pack_nibbles, read_by_channel, unpack_nibbles
+from tfm.refimpl.ops.quantized_cache import (
+    ChannelQuantized,
+    append_by_channel,
+    pack_nibbles,
+    read_by_channel,
+    unpack_nibbles,
+)
 from tfm.refimpl.ops.window_cache import WindowCache, window_attention
 
 G, R, K = 2, 3, 16
@@ -52,25 +58,30 @@ def test_codes_by_channel(bits: int, seed: int, tokens: int, first: int):
     q, k, v = drawn(seed, tokens)
     rng = np.random.default_rng(seed)
     scales = [((0.3 + rng.random((G, K))) * 3 / 2 ** (bits - 1)).astype(np.float32) for _ in "kv"]
-    codes, nothing = np.zeros((1, G, tokens, K), np.int8), np.zeros(1, np.int64)
-    wanted = [append_by_channel(codes, s, x, nothing, bits=bits) for s, x in zip(scales, (k, v), strict=True)]
+
+    def written(room: int, at: int, k: np.ndarray, v: np.ndarray) -> list[ChannelQuantized]:
+        """Keys and values at one place of an empty cache."""
+        codes, start = np.zeros((1, G, room, K), np.int8), np.array([at])
+        empty = [ChannelQuantized(codes, scale) for scale in scales]
+        return [append_by_channel(c, x, start, bits=bits) for c, x in zip(empty, (k, v), strict=True)]
+
+    wanted = written(tokens, 0, k, v)
     empty = np.zeros((1, G, 0, K if bits == 8 else K // 2), np.int8 if bits == 8 else np.uint8)
     settings = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": bits}
     absent = [None] * 5
     y, *got = attention(q, k, v, [empty, empty], 0, *absent, *(s.ravel() for s in scales), **settings)
     for have, want in zip(got, wanted, strict=True):
         assert have.dtype == (np.int8 if bits == 8 else np.uint8)
-        assert (have == (want if bits == 8 else pack_nibbles(want))).all()
-        assert (want == (have if bits == 8 else unpack_nibbles(have))).all()
+        assert (have == (want.codes if bits == 8 else pack_nibbles(want.codes))).all()
+        assert (want.codes == (have if bits == 8 else unpack_nibbles(have))).all()
     # A second call reads what the first one wrote.
-    keys, values = (read_by_channel(c, s) for c, s in zip(wanted, scales, strict=True))
+    keys, values = map(read_by_channel, wanted)
     q, k, v = drawn(seed + 1, 1)
     y, *got = attention(q, k, v, got, tokens, *absent, *(s.ravel() for s in scales), **settings)
-    at, room = np.array([tokens]), np.zeros((1, G, tokens + 1, K), np.int8)
-    last = [append_by_channel(room, s, x, at, bits=bits) for s, x in zip(scales, (k, v), strict=True)]
-    new = [read_by_channel(c, s)[:, :, -1:].transpose(0, 2, 1, 3) for c, s in zip(last, scales, strict=True)]
+    last = written(tokens + 1, tokens, k, v)
+    new = [read_by_channel(c)[:, :, -1:].transpose(0, 2, 1, 3) for c in last]
     cache = KVCache(*(np.pad(c, ((0, 0), (0, 0), (0, 1), (0, 0))) for c in (keys, values)))
-    whole, _ = cached_attention(q, *new, cache, at, settings=SETTINGS)
+    whole, _ = cached_attention(q, *new, cache, np.array([tokens]), settings=SETTINGS)
     equal(y, whole, 1e-5)
 
 
