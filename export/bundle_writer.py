@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..refimpl.checkpoint.open import Checkpoint
+from ..refimpl.checkpoint.protocol import ExportSource
 from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
@@ -66,7 +66,7 @@ Progress = Callable[[str], None]
 class _Export:
     """What is written: a checkpoint, and everything that its options decide."""
 
-    checkpoint: Checkpoint
+    checkpoint: ExportSource
     target: Target
     scheme: Scheme
     formats: Mapping[str, WeightFormat | None]
@@ -99,7 +99,7 @@ class _Export:
 
 
 def export(
-    checkpoint: Checkpoint,
+    checkpoint: ExportSource,
     out: Path,
     *,
     target: str = "ort-cpu",
@@ -130,7 +130,7 @@ def export(
     plan.check_calibration(scheme, calibration, kv)
     plan.check_cache(checkpoint.config, kv, target_record)
     if kv == "int8":
-        checkpoint = replace(checkpoint, config=checkpoint.config.keeping(kv))
+        checkpoint = checkpoint.keeping(kv)
     formats = plan.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
     job = _Export(checkpoint, target_record, scheme, formats)
     _check_replaceable(out)
@@ -172,7 +172,7 @@ def _check_replaceable(out: Path) -> None:
 
 
 def calibrate(
-    checkpoint: Checkpoint,
+    checkpoint: ExportSource,
     scheme: Scheme,
     formats: Mapping[str, WeightFormat | None],
     calibration: Calibration | None,

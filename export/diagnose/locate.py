@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -22,20 +22,20 @@ from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.model import position_tables
-from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.ort.session import one_line, open_session, options
-from ...runtime.verification.streamed_reference import SEED
+from ...runtime.verification.streamed_reference import SEED, Precision
 from ..graph.trace import quiet
 from ..ops import attention as mirror
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
 from .graph_values import graph_values
-from .reference_parts import ReferencePart, attention_arguments, reference_parts
+from .reference_parts import HeadsWeights, ReferencePart, attention_arguments, reference_parts
 
 Array = np.ndarray
 Values = dict[str, Array]
+FLOAT32 = Precision(np.dtype(np.float32))  # activations are rounded to codes where a product rounds them
 
 
 @dataclass(frozen=True)
@@ -90,29 +90,20 @@ def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Va
     truth: Values = {}
     budgets = {}
     eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)
+    in_double = Precision(np.dtype(np.float64), plain=True)
+    in_single = Precision(np.dtype(np.float32), plain=True)
     for part in references:
         single = [truth[name].astype(np.float32) for name in part.inputs]
         double = [x.astype(np.float64) for x in single]
-        weights = _cast(part.weights, np.float64, plain=True)
+        weights = in_double.cast_all(part.weights)
         exact = part.compute(*double, weights)
-        rounded = part.compute(*single, _cast(part.weights, np.float32, plain=True))
-        move = CODE_MOVE if "k_scale" in (part.weights or ()) else eps
+        rounded = part.compute(*single, in_single.cast_all(part.weights))
+        move = CODE_MOVE if "k_scale" in part.weights.get("attn", {}) else eps
         tries = TRIES if part.inputs else 0
         outputs = [part.compute(*(moved(x, move, rng) for x in double), weights) for _ in range(tries)]
         budgets[part.name] = error_terms(exact, rounded, outputs, eps=eps).budget
-        truth[part.name] = part.compute(*single, _cast(part.weights, np.float32)).astype(dtype)
+        truth[part.name] = part.compute(*single, FLOAT32.cast_all(part.weights)).astype(dtype)
     return truth, budgets
-
-
-def _cast(tree: Any, dtype: Any, plain: bool = False) -> Any:
-    """Weights in another type; with `plain` their products don't round activations to codes."""
-    if isinstance(tree, dict):
-        return {name: _cast(leaf, dtype, plain) for name, leaf in tree.items()}
-    if isinstance(tree, Blocks):
-        minimum = None if tree.minimum is None else tree.minimum.astype(dtype)
-        activations = "none" if plain else tree.activations
-        return replace(tree, scale=tree.scale.astype(dtype), minimum=minimum, activations=activations)
-    return tree if tree is None else tree.astype(dtype)
 
 
 def _run_parts(
@@ -154,9 +145,9 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
     index = int(part.name.split(",")[0].removeprefix("layer "))
     layer = config.layers[index]
     x = truth[part.inputs[0]].astype(np.float32)
-    weights = _cast(part.weights, np.float32)
-    arguments = attention_arguments(x, weights, layer, StackWalk(config, "decoder"))
-    q, k, v, cache, past, rotary, bias = arguments
+    weights = cast(HeadsWeights, FLOAT32.cast_all(part.weights))
+    walk = StackWalk(config, "decoder")
+    q, k, v, cache, past, rotary, bias = attention_arguments(x, weights, layer, walk)
     cos, sin = (None, None) if rotary is None else rotary
     arrays = [q, k, v, *cache, past, cos, sin, bias]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
 from ...refimpl.ops.attention import cached_attention, project
-from ...refimpl.ops.block import normalize, rotary_and_bias
+from ...refimpl.ops.block import BlockWeights, CachedAttentionWeights, NormWeights, normalize, rotary_and_bias
+from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.model import lm_logits
-from ...refimpl.params.tree import flatten, unflatten
+from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights
+from ...refimpl.ops.model import EmbeddingWeights, HeadWeights, StackWeights, lm_logits
+from ...refimpl.ops.position import Rotary
+from ...refimpl.ops.quant import Blocks
+from ...refimpl.params.lazy import materialize
+from ...refimpl.params.tree import Tree
 
 Array = np.ndarray
 
@@ -32,10 +37,39 @@ class ReferencePart:
     name: str
     inputs: tuple[str, ...]
     compute: Callable[..., Array]
-    weights: Any
+    weights: Mapping[str, Any]
 
 
-def reference_parts(config: Config, params: Any, tokens: Array) -> Iterator[ReferencePart]:
+class EntryWeights(TypedDict):
+    """The weights of what comes before the first layer."""
+
+    embedding: EmbeddingWeights
+    stack: StackWeights
+
+
+class HeadsWeights(TypedDict):
+    """The weights of an attention up to its heads; `stack` has those of its positions."""
+
+    attn: CachedAttentionWeights
+    stack: StackWeights
+
+
+class OutputWeights(TypedDict):
+    """The weights of a sublayer's last product, and of the norm behind it."""
+
+    weight: Array | Blocks
+    bias: NotRequired[Array]
+    post: NotRequired[NormWeights]
+
+
+class HeadInputWeights(TypedDict):
+    """The weights between the last layer and the output table."""
+
+    norm: NotRequired[NormWeights]
+    project: NotRequired[Array | Blocks]
+
+
+def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[ReferencePart]:
     """The parts on the tokens [B, T], in order, up to the first layer without a plain residual stream.
 
     A mixture of experts ends them too: it has no single hidden value.
@@ -43,27 +77,25 @@ def reference_parts(config: Config, params: Any, tokens: Array) -> Iterator[Refe
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
     assert isinstance(head, LM)
-    entry = {name: stack_params[name] for name in ("positions", "relative_bias") if name in stack_params}
-    first_norm = {}
-    if "first_norm" in stack_params:
-        first_norm = {"first_norm": dict(flatten(stack_params["first_norm"]))}
+    entry = {n: stack_params[n] for n in ("positions", "relative_bias") if n in stack_params}
+    first_norm = {n: materialize(stack_params[n]) for n in ("first_norm",) if n in stack_params}
 
-    def embed(weights: Any) -> Array:
+    def embed(weights: EntryWeights) -> Array:
         return walk.enter(tokens, weights["embedding"], weights["stack"])
 
-    embedding = {"embedding": dict(flatten(params["embedding"])), "stack": {**entry, **first_norm}}
+    embedding = {"embedding": materialize(params["embedding"]), "stack": entry | first_norm}
     yield ReferencePart("embedding", (), embed, embedding)
     stream = "embedding"
     for i, layer in enumerate(config.layers):
-        weights = unflatten(dict(flatten(stack_params["layers"][i])))
+        weights = cast(BlockWeights, materialize(stack_params["layers"][i]))
         sublayer = f"layer {i}, attention"
         yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), layer.attention.pre)
-        heads = partial(_attention_heads, layer=layer, walk=walk)
-        yield ReferencePart(f"{sublayer}, heads", (f"{sublayer}, input",), heads, weights["attn"] | entry)
+        heads, attn = partial(_attention_heads, layer=layer, walk=walk), weights["attn"]
+        attending = {"attn": attn, "stack": entry}
+        yield ReferencePart(f"{sublayer}, heads", (f"{sublayer}, input",), heads, attending)
         if not has_plain_residual(layer):
             return
-        attn, post = weights["attn"], weights.get("attn_post", {})
-        output = {"weight": attn["wo"], "bias": attn.get("bo"), "post": post}
+        output = _output_weights(attn["wo"], attn.get("bo"), weights.get("attn_post"))
         add = partial(_add_output, layer=layer, norm=layer.attention.post)
         yield ReferencePart(f"{sublayer}, output", (stream, f"{sublayer}, heads"), add, output)
         stream = f"{sublayer}, output"
@@ -71,22 +103,22 @@ def reference_parts(config: Config, params: Any, tokens: Array) -> Iterator[Refe
             return
         sublayer = f"layer {i}, mlp"
         yield _norm_part(f"{sublayer}, input", stream, weights.get("mlp_pre"), layer.mlp.pre)
-        hidden = partial(_mlp_hidden, layer=layer)
-        yield ReferencePart(f"{sublayer}, hidden", (f"{sublayer}, input",), hidden, weights["mlp"])
-        mlp, post = weights["mlp"], weights.get("mlp_post", {})
-        output = {"weight": mlp["down"], "bias": mlp.get("bdown"), "post": post}
+        hidden, mlp = partial(_mlp_hidden, layer=layer), cast(PlainMlpWeights, weights["mlp"])
+        yield ReferencePart(f"{sublayer}, hidden", (f"{sublayer}, input",), hidden, mlp)
+        output = _output_weights(mlp["down"], mlp.get("bdown"), weights.get("mlp_post"))
         add = partial(_add_output, layer=layer, norm=layer.mlp.post)
         yield ReferencePart(f"{sublayer}, output", (stream, f"{sublayer}, hidden"), add, output)
         stream = f"{sublayer}, output"
-    last = {"norm": dict(flatten(stack_params.get("norm", {})))}
+    last: dict[str, Any] = {"norm": materialize(stack_params.get("norm", {}))}
     if config.embedding.projection is not None:
         last["project"] = params["head"]["project"]
 
-    def head_input(x: Array, weights: Any) -> Array:
-        y = walk.leave(x, weights["norm"])
+    def head_input(x: Array, weights: HeadInputWeights) -> Array:
+        y = walk.leave(x, weights.get("norm"))
         return linear(y, weights["project"]) if "project" in weights else y
 
-    def logits(x: Array, weights: Any) -> Array:
+    def logits(x: Array, weights: HeadWeights) -> Array:
+        assert "table" in weights
         return lm_logits(x, weights["table"], weights.get("bias"), head=head)
 
     yield ReferencePart("head, input", (stream,), head_input, last)
@@ -101,37 +133,49 @@ def has_plain_residual(layer: Layer) -> bool:
     return not (layer.parallel or layer.residual == "norm" or layer.attention.after or layer.mlp.after)
 
 
-def _norm_part(name: str, stream: str, weights: Any, norm: Norm | None) -> ReferencePart:
+def _norm_part(name: str, stream: str, weights: NormWeights | None, norm: Norm | None) -> ReferencePart:
     """The input of a sublayer: the stream after its norm."""
-    return ReferencePart(name, (stream,), partial(normalize, norm=norm), weights)
+    return ReferencePart(name, (stream,), partial(normalize, norm=norm), weights or {})
 
 
-def _add_output(x: Array, y: Array, weights: Any, *, layer: Layer, norm: Norm | None) -> Array:
+def _output_weights(weight: Array | Blocks, bias: Array | None, post: NormWeights | None) -> OutputWeights:
+    weights: OutputWeights = {"weight": weight}
+    if bias is not None:
+        weights["bias"] = bias
+    if post is not None:
+        weights["post"] = post
+    return weights
+
+
+def _add_output(x: Array, y: Array, weights: OutputWeights, *, layer: Layer, norm: Norm | None) -> Array:
     """The stream x after a sublayer; y is the input of the sublayer's last product."""
-    y = normalize(linear(y, weights["weight"], weights["bias"]), weights["post"], norm=norm)
+    y = normalize(linear(y, weights["weight"], weights.get("bias")), weights.get("post"), norm=norm)
     return x + (y if layer.scale is None else layer.scale * y)
 
 
-def attention_arguments(x: Array, weights: Any, layer: Layer, walk: StackWalk) -> list[Any]:
+def attention_arguments(
+    x: Array, weights: HeadsWeights, layer: Layer, walk: StackWalk
+) -> tuple[Array, Array, Array, KVCache, Array, Rotary | None, Array | None]:
     """The arguments of `cached_attention` for a sublayer's input x, with an empty cache."""
-    settings = layer.attention
-    positions = walk.positions(x.shape[1], weights, x.dtype)
+    settings, attn = layer.attention, weights["attn"]
+    positions = walk.positions(x.shape[1], weights["stack"], x.dtype)
     batch, time, _ = x.shape
     empty = layer_kind(layer, walk.config.context).empty(batch, time, x.dtype)
-    cache = empty._replace(k_scale=weights.get("k_scale"), v_scale=weights.get("v_scale"))
-    q, k, v = project(x, weights, settings=settings)
+    cache = empty._replace(k_scale=attn.get("k_scale"), v_scale=attn.get("v_scale"))
+    q, k, v = project(x, attn, settings=settings)
     past = np.zeros(len(x), np.int64)
-    return [q, k, v, cache, past, *rotary_and_bias(settings, positions)]
+    return q, k, v, cache, past, *rotary_and_bias(settings, positions)
 
 
-def _attention_heads(x: Array, weights: Any, *, layer: Layer, walk: StackWalk) -> Array:
+def _attention_heads(x: Array, weights: HeadsWeights, *, layer: Layer, walk: StackWalk) -> Array:
     y, _ = cached_attention(*attention_arguments(x, weights, layer, walk), settings=layer.attention)
     return y.reshape(*x.shape[:2], -1)
 
 
-def _mlp_hidden(x: Array, weights: Any, *, layer: Layer) -> Array:
+def _mlp_hidden(x: Array, weights: PlainMlpWeights | GatedMlpWeights, *, layer: Layer) -> Array:
     up = linear(x, weights["up"], weights.get("bup"))
     if isinstance(layer.mlp, Gated):
-        gate = linear(x, weights["gate"], weights.get("bgate"))
+        gated = cast(GatedMlpWeights, weights)
+        gate = linear(x, gated["gate"], gated.get("bgate"))
         return activation(gate, kind=layer.mlp.activation) * up
     return activation(up, kind=layer.mlp.activation)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from ...refimpl.calibrate import ranges, smooth
 from ...refimpl.calibrate.least_error import mean_square
-from ...refimpl.checkpoint.open import Checkpoint
+from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Decoder
 from ...refimpl.errors import ExportError
 from ...runtime.text.tokenizer import Tokenizer
@@ -39,7 +38,9 @@ CACHE_RANGE = 1.5
 MOST_BYTES = WINDOW * MOST_WINDOWS * 64
 
 
-def static_inputs(checkpoint: Checkpoint, calibration: Calibration, progress: Progress) -> CalibrationResult:
+def static_inputs(
+    checkpoint: ExportSource, calibration: Calibration, progress: Progress
+) -> CalibrationResult:
     """Factors of smoothing, and scale and zero point of each product's input in the smoothed model."""
     windows = _windows(checkpoint, calibration.text)
     factors: dict[smooth.SmoothingSite, Array] = {}
@@ -79,7 +80,7 @@ def static_inputs(checkpoint: Checkpoint, calibration: Calibration, progress: Pr
 
 
 def _factors(
-    checkpoint: Checkpoint, sites: list[smooth.SmoothingSite], windows: list[list[int]], alpha: float
+    checkpoint: ExportSource, sites: list[smooth.SmoothingSite], windows: list[list[int]], alpha: float
 ) -> dict[smooth.SmoothingSite, Array]:
     """The factors of these sites, powers of two, from the activations of the model over `windows`."""
     largest: dict[str, Array] = {}
@@ -100,7 +101,7 @@ def _factors(
 
 
 def smoothing_factors(
-    checkpoint: Checkpoint, sites: list[smooth.SmoothingSite], progress: Progress
+    checkpoint: ExportSource, sites: list[smooth.SmoothingSite], progress: Progress
 ) -> dict[smooth.SmoothingSite, Array]:
     """Factors for a model whose inputs are rounded too, from random tokens, as in `importance`.
 
@@ -111,13 +112,13 @@ def smoothing_factors(
     return _factors(checkpoint, sites, [_random_tokens(checkpoint, SMOOTHING_TOKENS)], SMOOTHING_ALPHA)
 
 
-def _random_tokens(checkpoint: Checkpoint, count: int) -> list[int]:
+def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
     config = checkpoint.config
     rng = np.random.default_rng(0)
     return rng.integers(0, config.embedding.vocabulary, min(count, config.context)).tolist()
 
 
-def importance(checkpoint: Checkpoint, progress: Progress) -> dict[str, Array]:
+def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]:
     """Mean squares of the inputs of each leaf's product, while the model reads random tokens.
 
     Which coordinates are large depends on the model more than on the text: on SmolLM2 with 4-bit table
@@ -136,7 +137,7 @@ def importance(checkpoint: Checkpoint, progress: Progress) -> dict[str, Array]:
     return mean_squares
 
 
-def with_cache_scales(checkpoint: Checkpoint, text: Path | None, progress: Progress) -> Checkpoint:
+def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Progress) -> ExportSource:
     """The model with keys and values kept in 8 bits: a channel's scale is CACHE_RANGE · max|x| / 127.
 
     Without a `text` it is one that comes with tfm; random tokens won't do, their keys aren't those of any
@@ -154,14 +155,11 @@ def with_cache_scales(checkpoint: Checkpoint, text: Path | None, progress: Progr
             largest[name] = smooth.channel_maxima(largest.get(name), x.swapaxes(0, 1))
 
     record(checkpoint.config.keeping("float"), checkpoint.leaf, windows=windows, on_cache=observe)
-    known = set(checkpoint.leaves.names)
-    scales = {
-        name: (x * (CACHE_RANGE / 127)).astype(np.float32) for name, x in largest.items() if name not in known
-    }
-    return replace(checkpoint, config=checkpoint.config.keeping("int8"), added=scales)
+    scales = {name: (x * (CACHE_RANGE / 127)).astype(np.float32) for name, x in largest.items()}
+    return checkpoint.keeping("int8", scales)
 
 
-def _windows(checkpoint: Checkpoint, path: Path) -> list[list[int]]:
+def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:
     """The first tokens of a text in windows. Where an encoder reads them, each is a text of its own, with the
     tokens that the model expects around a text. ExportError where there are none."""
     if checkpoint.tokenizer is None:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...refimpl.calibrate import smooth
-from ...refimpl.checkpoint.open import Checkpoint
+from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
@@ -89,7 +89,7 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
 
 
 def plan(
-    checkpoint: Checkpoint, scheme: Scheme, target: Target, *, table_bits: int = 8, strict: bool = False
+    checkpoint: ExportSource, scheme: Scheme, target: Target, *, table_bits: int = 8, strict: bool = False
 ) -> dict[str, WeightFormat | None]:
     """Leaf name -> its format, or None where it stays float; ExportError when that can't be had.
 
@@ -144,7 +144,7 @@ def smoothed_sites(
 
 
 def leaf(
-    checkpoint: Checkpoint,
+    checkpoint: ExportSource,
     name: str,
     weight_format: WeightFormat | None,
     dtype: str,
@@ -174,7 +174,7 @@ def leaf(
     return blocks
 
 
-def _native(checkpoint: Checkpoint) -> weight_formats.NativeBlocks:
+def _native(checkpoint: ExportSource) -> weight_formats.NativeBlocks:
     """The checkpoint's own blocks of a leaf, their zero points in the middle."""
 
     def native(name: str) -> Blocks | None:

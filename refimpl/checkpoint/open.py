@@ -10,9 +10,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,6 +78,13 @@ class Checkpoint:
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
+    def keeping(
+        self, kv: Literal["float", "int8"], scales: Mapping[str, np.ndarray] | None = None
+    ) -> Checkpoint:
+        """The same with keys and values kept as floats or in 8 bits; scales that its files hold stay."""
+        added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
+        return replace(self, config=self.config.keeping(kv), added=added)
+
     @property
     def float_dtype(self) -> str:
         """The type of most of the stored numbers: F32, F16, BF16, Q4_1, …"""
@@ -88,7 +94,7 @@ class Checkpoint:
             sizes[kind] = sizes.get(kind, 0) + int(np.prod(self.leaves.shape(name)))
         return max(sizes, key=lambda kind: sizes[kind])
 
-    @cached_property
+    @property
     def source(self) -> dict[str, str]:
         """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
         digests = {name: FileBytes(file).sha256() for name, file in self.files.items()}

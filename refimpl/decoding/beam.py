@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..engine.protocol import Engine
+from ..engine.protocol import Cache, Engine
 from ..errors import LimitError
 from .filters import top_indices
 from .loop import CHUNK, read_prompt
@@ -145,7 +145,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def beam_search(
-    engine: Engine, search: BeamSearch, cache: Any = None, chunk: int = CHUNK
+    engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
 ) -> list[Hypothesis]:
     """The hypotheses, best first. `cache` may hold a prefix of the prompt already."""
     search.max_new_tokens = limit_new_tokens(engine.config.context, len(search.prompt), search.max_new_tokens)

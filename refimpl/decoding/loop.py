@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from ..engine.protocol import Engine
+from ..engine.protocol import Cache, Engine
 from ..errors import LimitError
 from .sampler import Sampler
 from .sampling import process_logits, sample
@@ -79,7 +78,9 @@ class GeneratedSequence:
         self.finish_reason = reason
 
 
-def prefill(engine: Engine, tokens: Sequence[int], cache: Any, chunk: int = CHUNK) -> tuple[np.ndarray, Any]:
+def prefill(
+    engine: Engine, tokens: Sequence[int], cache: Cache, chunk: int = CHUNK
+) -> tuple[np.ndarray, Cache]:
     """Feeds tokens [T] to a cache of one row, chunk by chunk: (logits [N] of the last token, cache)."""
     ids = np.asarray(tokens, np.int64)[None]
     logits = np.zeros((1, 1, 0))
@@ -88,7 +89,7 @@ def prefill(engine: Engine, tokens: Sequence[int], cache: Any, chunk: int = CHUN
     return logits[0, 0], cache
 
 
-def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Any:
+def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Cache:
     """An empty cache of one row; the encoder, if the model has one, reads `encoder_ids`."""
     if encoder_ids is None:
         return engine.start(1)
@@ -98,10 +99,10 @@ def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Any:
 def read_prompt(
     engine: Engine,
     prompt: Sequence[int],
-    cache: Any,
+    cache: Cache | None,
     chunk: int = CHUNK,
     encoder_ids: Sequence[int] | None = None,
-) -> tuple[np.ndarray, Any]:
+) -> tuple[np.ndarray, Cache]:
     """Prefills the part of the prompt that `cache` doesn't hold: (logits [N] of its last token, cache)."""
     if cache is None:
         cache = start_cache(engine, encoder_ids)
@@ -114,8 +115,8 @@ def read_prompt(
 
 
 def generate(
-    engine: Engine, sequence: GeneratedSequence, cache: Any = None, chunk: int = CHUNK
-) -> Generator[int, None, Any]:
+    engine: Engine, sequence: GeneratedSequence, cache: Cache | None = None, chunk: int = CHUNK
+) -> Generator[int, None, Cache]:
     """Generates one text token by token. `cache` may hold a prefix of the prompt already.
 
     Whoever reads the tokens may end the text early with `sequence.finish()`. The generator's value is the

@@ -11,11 +11,11 @@ without a draft.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..engine.protocol import Engine
+from ..engine.protocol import Cache, Engine
 from ..errors import LimitError
 from .loop import CHUNK, GeneratedSequence, prefill, read_prompt, start_cache
 from .sampling import draw, probabilities
@@ -73,7 +73,7 @@ class DraftModel:
                 f"a draft model must have the model's vocabulary of {expected}, it has {vocabulary}"
             )
         self.engine = engine
-        self._cache: Any = None
+        self._cache: Cache | None = None
         self._cached_tokens: list[int] = []
 
     def propose(self, sequence: GeneratedSequence, count: int) -> Draft:
@@ -96,7 +96,7 @@ class DraftModel:
         self._cached_tokens = [*text, *draft.tokens[:-1]]
         return draft
 
-    def _prefill(self, text: Sequence[int], encoder_ids: Sequence[int] | None) -> tuple[np.ndarray, Any]:
+    def _prefill(self, text: Sequence[int], encoder_ids: Sequence[int] | None) -> tuple[np.ndarray, Cache]:
         """Logits after the text, and the cache; only tokens that aren't cached are read."""
         common = 0
         limit = min(len(self._cached_tokens), len(text) - 1)
@@ -132,9 +132,9 @@ def speculate(
     sequence: GeneratedSequence,
     drafter: Drafter,
     draft_length: int = 4,
-    cache: Any = None,
+    cache: Cache | None = None,
     chunk: int = CHUNK,
-) -> Generator[int, None, Any]:
+) -> Generator[int, None, Cache]:
     """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model."""
     sequence.max_new_tokens = limit_new_tokens(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..config import Attention, Config
 from ..ops.attention import AttentionWeights, attention_weights, project
-from ..ops.block import Positions, normalize, rotary_and_bias
+from ..ops.block import BlockWeights, Positions, normalize, rotary_and_bias
 from ..ops.mask import causal_mask, window_mask
 from ..ops.position import rotate
 from .stack_walk import StackWalk
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 
-def attention_maps(config: Config, params: Any, tokens: Int[Array, " T"]) -> Iterator[Float[Array, "H T T"]]:
+def attention_maps(
+    config: Config, params: Mapping[str, Any], tokens: Int[Array, " T"]
+) -> Iterator[Float[Array, "H T T"]]:
     """The weights of each layer, query by key, for the tokens of one text.
 
     A model with an encoder gives the encoder's. Each leaf is read once, when its layer is computed, so that
@@ -32,9 +34,10 @@ def attention_maps(config: Config, params: Any, tokens: Int[Array, " T"]) -> Ite
     positions = walk.positions(len(tokens), stack_params, x.dtype)
     for i, layer in enumerate(walk.stack.layers):
         layer_params = stack_params["layers"][i]
-        weights: Any = {
+        leaves = {
             part: {leaf: layer_params[part][leaf] for leaf in layer_params[part]} for part in layer_params
         }
+        weights = cast(BlockWeights, leaves)
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
         yield _attention_map(attention_input, weights["attn"], positions, layer.attention, walk.bidirectional)
         x = walk.layer(i, x, lengths, positions, weights)

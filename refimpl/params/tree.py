@@ -41,6 +41,14 @@ def _lists(tree: Any) -> Any:
     return level
 
 
-def map_leaves(function: Callable[[str, Any], Any], tree: Any) -> dict[str, Any]:
+def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any]:
     """The same tree with `function(dotted name, leaf)` in place of each leaf."""
-    return unflatten({name: function(name, leaf) for name, leaf in flatten(tree)})
+
+    def mapped(item: Any, name: str) -> Any:
+        if isinstance(item, Mapping):
+            return {key: mapped(item[key], f"{name}.{key}") for key in item}
+        if isinstance(item, list):
+            return [mapped(part, f"{name}.{i}") for i, part in enumerate(item)]
+        return function(name, item)
+
+    return {key: mapped(tree[key], key) for key in tree}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ...refimpl import config as configs
-from ...refimpl.checkpoint.generation_config import Generation
+from ...refimpl.checkpoint.protocol import ModelSource
 from ...refimpl.config import Config
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
@@ -29,19 +29,6 @@ Progress = Callable[[int, int], None]  # rows done, rows in all
 
 def silent(done: int, total: int) -> None:
     """A Progress that shows nothing."""
-
-
-class ModelSource(Protocol):
-    """What a bundle and a checkpoint both say of their model, beside its Config and weights."""
-
-    @property
-    def tokenizer(self) -> str | None: ...
-    @property
-    def chat_template(self) -> str | None: ...
-    @property
-    def generation(self) -> Generation: ...
-    @property
-    def labels(self) -> tuple[str, ...]: ...
 
 
 def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:

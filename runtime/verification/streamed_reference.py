@@ -14,9 +14,10 @@ import numpy as np
 from ...refimpl.config import LM, Config, Decoder, MaskedLM
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import moved
+from ...refimpl.ops.block import BlockWeights, NormWeights
 from ...refimpl.ops.encoder import predict
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.model import ModelWeights, lm_logits
+from ...refimpl.ops.model import EmbeddingWeights, ModelWeights, StackWeights, lm_logits
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.tree import Tree, flatten, map_leaves, unflatten
 
@@ -31,7 +32,7 @@ __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
 SEED = 2017
 ROWS = 8192  # rows of an output table that are converted at a time
-Weights = TypeVar("Weights")
+Weights = TypeVar("Weights", bound=Tree)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Precision:
 
     def cast_all(self, weights: Weights) -> Weights:
         """A tree of leaves in this run's type."""
-        return cast("Weights", map_leaves(lambda _, leaf: self.cast(leaf), weights))
+        return cast(Weights, map_leaves(lambda _, leaf: self.cast(leaf), weights))
 
     def cast(self, leaf: Leaf) -> Leaf:
         """A leaf in this run's type."""
@@ -157,7 +158,7 @@ class StreamedForward:
 
         def output(run: Precision, x: Array, table: Leaf | None, bias: Array | None) -> Array:
             weights = {**run.cast_all(loaded), "table": table, "bias": bias}
-            model = cast("ModelWeights", {"embedding": {"table": table}, "head": weights})
+            model = cast(ModelWeights, {"embedding": {"table": table}, "head": weights})
             return predict(x, run.repeat(lengths), model, config=self.config)
 
         if isinstance(head, MaskedLM):
@@ -201,9 +202,10 @@ class StreamedForward:
         walk = StackWalk(self.config, name)
         stack_params = self.params[name]
         first = name == next(iter(self.config.stacks))
-        embedding = self._load(self.params["embedding"], "embedding.", observe=first)
+        leaves = self._load(self.params["embedding"], "embedding.", observe=first)
+        embedding = cast(EmbeddingWeights, leaves)
         entry_names = [n for n in ("positions", "first_norm", "relative_bias") if n in stack_params]
-        entry = self._load({n: stack_params[n] for n in entry_names}, f"{name}.")
+        entry = cast(StackWeights, self._load({n: stack_params[n] for n in entry_names}, f"{name}."))
         # Only the rows of tokens that the text has are converted to a run's type.
         used, index = np.unique(walk.shifted(tokens), return_inverse=True)
         index = index.reshape(tokens.shape)
@@ -214,16 +216,17 @@ class StreamedForward:
             streams.append(run.start(walk.enter(index, run.cast_all(embedding), weights, token_types)))
             positions.append(walk.positions(tokens.shape[1], weights, run.dtype))
         for i in range(len(walk.stack.layers)):
-            layer_weights = self._load(stack_params["layers"][i], f"{name}.layers.{i}.")
+            leaves = self._load(stack_params["layers"][i], f"{name}.layers.{i}.")
+            layer_weights = cast(BlockWeights, leaves)
             for j, run in enumerate(self.runs):
                 read = None if states is None else states[j]
                 weights = run.cast_all(layer_weights)
                 x = walk.layer(i, streams[j], run.repeat(lengths), positions[j], weights, read)
                 streams[j] = run.round(x)
-        norm = self._load(stack_params["norm"], f"{name}.norm.") if "norm" in stack_params else None
-        return [walk.leave(x, norm) for x in streams]
+        norm = self._load(stack_params["norm"], f"{name}.norm.") if "norm" in stack_params else {}
+        return [walk.leave(x, cast(NormWeights, norm)) for x in streams]
 
-    def _load(self, params: Tree, prefix: str, observe: bool = True) -> Any:
+    def _load(self, params: Tree, prefix: str, observe: bool = True) -> dict[str, Any]:
         """The leaves of a part of the model, each loaded once."""
         leaves = dict(flatten(params, prefix))
         if observe:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ....refimpl.checkpoint.open import Checkpoint
+from ....refimpl.checkpoint.protocol import WeightSource
 from ...bundle.bundle import Bundle
 from .. import golden as golden_outputs
 from ..golden import Golden
@@ -23,7 +23,7 @@ class VerifyContext:
     """The bundle, what it is compared with, and when time is up (`time.monotonic`)."""
 
     bundle: Bundle
-    source: Checkpoint | None
+    source: WeightSource | None
     text: str | None
     until: float
     device: str

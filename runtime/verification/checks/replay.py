@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ....refimpl.config import LM
-from ....refimpl.engine.protocol import Engine
+from ....refimpl.engine.protocol import Cache, Engine
 from ..golden import Golden
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _widened(tokens: Array, padding: int) -> Array:
     return np.concatenate([tokens, tokens[:, :padding]], axis=1)
 
 
-def start(engine: Engine, golden: Golden, rows: slice) -> Any:
+def start(engine: Engine, golden: Golden, rows: slice) -> Cache:
     """A cache for the rows; an encoder has read their encoder text."""
     count = len(golden.tokens[rows])
     if golden.encoder_ids is None or golden.encoder_lengths is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....refimpl.calibrate import least_error, smooth
-from ....refimpl.checkpoint.open import Checkpoint
+from ....refimpl.checkpoint.protocol import WeightSource
 from ....refimpl.errors import NumericError
 from ....refimpl.ops import quant
 from ....refimpl.ops.quant import Blocks
@@ -78,7 +78,7 @@ def _count(row_name: str, total: int, different: list[str]) -> Row:
     return Row(row_name, total - len(different), total, "leaves", not different, note)
 
 
-def _smoothing_factors(source: Checkpoint, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
+def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
     """The factors by which the bundle's activations are smoothed, found by comparing it with the source.
 
     Where a product divides its own input, it holds the factors. Elsewhere the leaves that make the input
@@ -113,7 +113,7 @@ def _smoothing_factors(source: Checkpoint, bundle: Bundle) -> dict[smooth.Smooth
 
 
 def _equals_source(
-    source: Checkpoint, name: str, weight: Array, weight_format: WeightFormat | None, leaf: Array | Blocks
+    source: WeightSource, name: str, weight: Array, weight_format: WeightFormat | None, leaf: Array | Blocks
 ) -> bool:
     """Whether the bundle's leaf is the source's weight in this format."""
     if weight_format is None or not isinstance(leaf, Blocks):

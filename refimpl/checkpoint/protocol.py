@@ -1,0 +1,60 @@
+"""What export, checks and tasks ask of a model on disk; `checkpoint.open.Checkpoint` has all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+import numpy as np
+
+from ..config import Config
+from ..ops.quant import Blocks
+from ..params.tree import Tree
+from .generation_config import Generation
+
+__all__ = ["ExportSource", "ModelSource", "WeightSource"]
+
+
+class ModelSource(Protocol):
+    """What a bundle and a checkpoint both say of their model, beside its Config and weights."""
+
+    @property
+    def tokenizer(self) -> str | None: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    @property
+    def generation(self) -> Generation: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
+class WeightSource(Protocol):
+    """A Config, and its weights, which are read when they are asked for."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def params(self) -> Tree: ...
+    def leaf(self, name: str) -> np.ndarray:
+        """One leaf by its dotted name, as float32."""
+        ...
+
+    def native(self, name: str) -> Blocks | None:
+        """One leaf in the blocks that its file holds, or None."""
+        ...
+
+
+class ExportSource(ModelSource, WeightSource, Protocol):
+    """A model that can be exported."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def source(self) -> dict[str, str]:
+        """Its name, and a hash over the names and bytes of its files."""
+        ...
+
+    def keeping(self, kv: Literal["float", "int8"], scales: Mapping[str, np.ndarray] | None = None) -> Self:
+        """The same with keys and values kept as floats or in 8 bits, with these scales where it has none."""
+        ...
