@@ -63,6 +63,10 @@ NAMES = (MANIFEST, GRAPH, ENCODER, DATA, GOLDEN, *OPTIONAL, CERTIFICATE)
 AGAIN = "export the model again"
 
 
+class OtherFormatError(BundleError):
+    """A bundle that an older or a newer tfm wrote: nothing says that it is damaged."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Where a tensor stands in model.onnx.data."""
@@ -146,21 +150,24 @@ def _json(value: Any) -> Any:
 
 
 def load(data: bytes, where: str) -> Manifest:
-    """The Manifest that a text states; BundleError on anything that `dump` can't have written."""
-    remedy = f"; {AGAIN}"
+    """The Manifest that a text states; BundleError on anything that `dump` can't have written.
+
+    OtherFormatError, which is one, if another version of tfm can have.
+    """
     try:
         value = parse(data, where, BundleError)
         stated = value.pop("format", None) if isinstance(value, dict) else None
         if type(stated) is not int:
             raise ValueError(f"must be the manifest of a bundle of format {FORMAT}, got {stated!r:.40}")
         if stated != FORMAT:
-            remedy = ""  # the message says what to do
-            raise ValueError(_other_format(value, stated))
+            raise OtherFormatError(f"{where}: {_other_format(value, stated)}")
         manifest = _read(value, Manifest, "manifest")
         _check(manifest)
+    except OtherFormatError:
+        raise
     except (ValueError, TypeError, TfmError) as error:
         text = " ".join(str(error).removeprefix(f"{where}: ").split())
-        raise BundleError(f"{where}: {text}{remedy}") from None
+        raise BundleError(f"{where}: {text}; {AGAIN}") from None
     return manifest
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from ...refimpl.checkpoint.open import open_checkpoint
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
 from ..bundle.bundle import open_bundle
-from ..bundle.manifest import MANIFEST
+from ..bundle.manifest import MANIFEST, OtherFormatError
 from .checks import caches, files, greedy, logits, text, weights
 from .checks.context import Check, VerifyContext
 from .report import Report, Row, certify
@@ -54,14 +54,17 @@ def verify(
     """Runs all checks, and writes a certificate into the bundle if none failed.
 
     A check that can't run on this machine, or isn't reached in `seconds`, is a row that says so; one that
-    fails is a row whose `ok` is False. Raises BundleError if there is no bundle at all, CheckpointError
-    for a source that can't be read or has another config, VerifyError for a text that can't be used.
+    fails is a row whose `ok` is False. Raises BundleError if there is no bundle at all, or one of another
+    format; CheckpointError for a source that can't be read or has another config, VerifyError for a text
+    that can't be used.
     """
     start = time.monotonic()
     path = Path(bundle)
     rows: list[Row] = []
     try:
         opened = open_bundle(path)
+    except OtherFormatError:
+        raise
     except BundleError as error:
         if not (path / MANIFEST).is_file():
             raise

@@ -315,6 +315,16 @@ def test_the_process_prints_json(copy, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("stated", [manifest.FORMAT - 1, manifest.FORMAT + 1])
+def test_a_bundle_of_another_format_is_not_called_damaged(tmp_path, capsys, stated):
+    """It is the error, with the advice, that every other command gives."""
+    (tmp_path / "tfm.json").write_text(json.dumps({"format": stated}))
+    with pytest.raises(BundleError) as opening:
+        open_bundle(tmp_path)
+    assert module.main([str(tmp_path)]) == BundleError.exit_code
+    assert capsys.readouterr().err == f"{opening.value}\n"
+
+
 def test_nan_is_out_of_any_budget(tmp_path):
     assert judged("x", float("nan"), 1.0).result == "OUT"
     assert judged("x", 1.0, 1.0).result == "ok"
