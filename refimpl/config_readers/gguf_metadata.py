@@ -39,9 +39,20 @@ def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
     }
 
 
-def read_gguf_window(keys: Keys) -> int | None:
-    """How many tokens a layer with a window sees, None where the file states no window."""
-    return keys.size("attention.sliding_window", None)
+def read_gguf_window(keys: Keys, *, required: bool = False) -> int | None:
+    """How many tokens a layer with a window sees, None where the file states no window.
+
+    Where the key is `required`, no window is a window of 0.
+    """
+    key = "attention.sliding_window"
+    if required and keys.get(key, int) == 0:
+        return None
+    return keys.size(key, None)
+
+
+def read_gguf_window_pattern(keys: Keys, default: int) -> int:
+    """Of how many layers one sees all, where the others have a window."""
+    return keys.size("attention.sliding_window_pattern", default)
 
 
 def gguf_head_size(keys: Keys) -> int:

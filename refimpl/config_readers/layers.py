@@ -33,20 +33,25 @@ def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
     return given
 
 
-def read_window(keys: Keys, default: int | None = None) -> int | None:
-    """How many tokens all layers see, None for all of them."""
-    return keys.size("sliding_window", default, null=True)
+def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
+    """How many tokens a layer with a window sees, None where there is no window.
+
+    Where just some layers may have one, or none (`everywhere` is False), any number may stand there; `masks`
+    checks it if a layer slides.
+    """
+    if everywhere:
+        return keys.size("sliding_window", default, null=True)
+    return keys.get("sliding_window", int, default, null=True)
 
 
 def masks(
-    keys: Keys, types: list[str], default: int | None, *, used: bool = True
+    keys: Keys, types: list[str], window: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
-    """The mask of each layer by its type; `default` is the family's window, `used` its switch."""
-    size = keys.get("sliding_window", int, default, null=True)
-    if "sliding_attention" in types:
-        if not used:
-            raise keys.fail("use_sliding_window", "true where layers slide")
-        if size is None or size < 1:
-            raise keys.fail("sliding_window", "at least 1 where layers slide")
-        return [Window(size) if kind == "sliding_attention" else FullAttention() for kind in types]
-    return [FullAttention()] * len(types)
+    """The mask of each layer by its type; `window` is what `read_window` gives, `used` the family's switch."""
+    if "sliding_attention" not in types:
+        return [FullAttention()] * len(types)
+    if not used:
+        raise keys.fail("use_sliding_window", "true where layers slide")
+    if window is None or window < 1:
+        raise keys.fail("sliding_window", "at least 1 where layers slide")
+    return [Window(window) if kind == "sliding_attention" else FullAttention() for kind in types]

@@ -23,7 +23,7 @@ from ..config import (
 from ..config_readers.decoder import gguf_decoder, varied
 from ..config_readers.gguf_metadata import STRAIGHT, read_gguf_window
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import layer_types, masks
+from ..config_readers.layers import layer_types, masks, read_window
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
@@ -88,7 +88,7 @@ def sandwich(
         )
         return Layer(attention, mlp)
 
-    layers = map(layer, types, masks(keys, types, 4096))
+    layers = map(layer, types, masks(keys, types, read_window(keys, 4096, everywhere=False)))
     return Decoder(
         embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
         stack=Stack(tuple(layers), norm),

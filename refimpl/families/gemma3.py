@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..config import Attention, Decoder, HeadNorm, Rope, Window
 from ..config_readers.decoder import gguf_decoder
-from ..config_readers.gguf_metadata import read_gguf_window
+from ..config_readers.gguf_metadata import read_gguf_window, read_gguf_window_pattern
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types
 from ..config_readers.rope import exact_context, ropes
@@ -50,10 +50,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
     """Layers slide by a number, five of six where it isn't stated; their theta is their own."""
-    size, every = (
-        read_gguf_window(keys),
-        keys.size("attention.sliding_window_pattern", 6),
-    )
+    size, every = read_gguf_window(keys), read_gguf_window_pattern(keys, 6)
     theta = keys.positive("rope.freq_base_swa", 10_000.0)
 
     def change(i: int, a: Attention) -> Attention:

@@ -23,7 +23,13 @@ from ..config import (
     Window,
 )
 from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
-from ..config_readers.gguf_metadata import FUSED, embedding_rows, gguf_head_size, read_gguf_window
+from ..config_readers.gguf_metadata import (
+    FUSED,
+    embedding_rows,
+    gguf_head_size,
+    read_gguf_window,
+    read_gguf_window_pattern,
+)
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -164,7 +170,7 @@ def gguf_config(keys: Keys, source: Source) -> Encoder:
     size, heads = gguf_head_size(keys), keys.size("attention.head_count")
     whole, local = gguf_rope(keys, source, size), Rope(keys.positive("rope.freq_base_swa", 10_000.0), size)
     window = read_gguf_window(keys)
-    every = keys.size("attention.sliding_window_pattern", 3)
+    every = read_gguf_window_pattern(keys, 3)
     slides = (window is not None and i % every != 0 for i in range(count(keys, "block_count")))
     bias = "blk.0.attn_qkv.bias" in names
     return _build(

@@ -9,6 +9,7 @@ from functools import partial
 
 from ..config import Decoder
 from ..config_readers.decoder import decoder, gguf_decoder, windowed
+from ..config_readers.gguf_metadata import read_gguf_window
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
 from ..config_readers.rope import rope
@@ -59,9 +60,9 @@ WEIGHTS = weight_map("""
 
 
 def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """No window is one of 0 there; files that don't say are older than that, and may have one."""
-    plain, window = gguf_decoder(keys, source, partial=True), keys.get("attention.sliding_window", int)
-    return plain if window == 0 else windowed(plain, window)
+    """Files that say nothing of a window are older than the key, and may have one."""
+    plain, window = gguf_decoder(keys, source, partial=True), read_gguf_window(keys, required=True)
+    return plain if window is None else windowed(plain, window)
 
 
 GGUF_WEIGHTS = weight_map("""

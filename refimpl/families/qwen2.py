@@ -9,7 +9,7 @@ from ..config import Decoder, FullAttention, Window
 from ..config_readers.decoder import attending, decoder, gguf_decoder
 from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_types, masks
+from ..config_readers.layers import layer_types, masks, read_window
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -35,9 +35,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 def windows(keys: Keys) -> list[FullAttention | Window]:
     """What each layer sees: those from max_window_layers on slide, where a window is used."""
     used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
-    used_size = used and keys.get("sliding_window", int, 4096, null=True) is not None
-    types = layer_types(keys, lambda i: used_size and i >= full)
-    return masks(keys, types, 4096, used=used)
+    window = read_window(keys, 4096, everywhere=False)
+    types = layer_types(keys, lambda i: used and window is not None and i >= full)
+    return masks(keys, types, window, used=used)
 
 
 # Windows have no key there, llama.cpp doesn't know of them.

@@ -13,7 +13,7 @@ from ..config_readers.gguf_metadata import STRAIGHT
 from ..config_readers.gguf_moe import EXPERTS
 from ..config_readers.gguf_moe import mixed as gguf_mixed
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_types, masks
+from ..config_readers.layers import layer_types, masks, read_window
 from ..formats.tensor_source import Source
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
@@ -52,7 +52,7 @@ def _patterns(keys: Keys) -> list[FullAttention | Window]:
     """By default every second layer slides, of those below max_window_layers."""
     on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
-    return masks(keys, types, 4096, used=on)
+    return masks(keys, types, read_window(keys, 4096, everywhere=False), used=on)
 
 
 def mixed(

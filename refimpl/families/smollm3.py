@@ -8,7 +8,7 @@ from ..config import Decoder
 from ..config_readers.decoder import attending, decoder, gguf_decoder
 from ..config_readers.gguf_metadata import PERMUTED
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count, layer_types, masks
+from ..config_readers.layers import count, layer_types, masks, read_window
 from ..formats.tensor_source import Source
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
@@ -34,10 +34,9 @@ def config(keys: Keys, task: Task) -> Decoder:
         tied=True,
     )
     turned = _turned(keys)
-    used = keys.get("use_sliding_window", bool, False)
-    slides = used and keys.get("sliding_window", int, None) is not None
-    types = layer_types(keys, lambda i: slides and not turned[i])
-    sees = masks(keys, types, None, used=used)
+    used, window = keys.get("use_sliding_window", bool, False), read_window(keys, everywhere=False)
+    types = layer_types(keys, lambda i: used and window is not None and not turned[i])
+    sees = masks(keys, types, window, used=used)
     return attending(plain, lambda i, a: replace(a, position=a.position if turned[i] else None, mask=sees[i]))
 
 
