@@ -90,7 +90,11 @@ def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
 
 
 def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that a process can still get: what the system has available, within the cgroup's limit."""
+    """Bytes that a process can still get: what the system has available, within the cgroup's limit.
+
+    A cgroup counts cached files as used. The kernel drops those that weren't read for a while before it
+    refuses memory (`inactive_file`), so they are available, as in the system's own count.
+    """
     free: list[int] = []
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
@@ -99,15 +103,25 @@ def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int
         # macOS says only how much there is in all.
         if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
             free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            free.append(int((groups / limit).read_text()) - int((groups / used).read_text()))
+            room = int((groups / limit).read_text()) - int((groups / used).read_text())
         except (OSError, ValueError):
             continue  # no such controller here, or "max"
+        free.append(room + _statistic((groups / limit).with_name("memory.stat"), cached))
     return max(0, min(free)) if free else None
+
+
+def _statistic(file: Path, name: str) -> int:
+    """A number of a cgroup's memory.stat; 0 where it isn't stated."""
+    try:
+        lines = dict(line.split() for line in file.read_text().splitlines())
+        return int(lines[name])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def peak_memory() -> int | None:

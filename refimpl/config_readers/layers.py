@@ -47,7 +47,7 @@ def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = Tr
 def masks(
     keys: Keys, types: list[str], window: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
-    """The mask of each layer by its type; `window` is what `read_window` gives, `used` the family's switch."""
+    """The mask of each layer by its type, with the window of `read_window`; `used` is the family's switch."""
     if "sliding_attention" not in types:
         return [FullAttention()] * len(types)
     if not used:

