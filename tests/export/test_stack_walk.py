@@ -1,6 +1,5 @@
 """The mirror's walk over a stack, layer by layer, against the specification's."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,24 +8,16 @@ import torch
 from helpers import tiny_models
 from tfm.export.stack_walk import StackWalk
 from tfm.export.torch_engine import tensors
-from tfm.refimpl.config import Classify, Config, DecoderReader, EncoderDecoder
+from tfm.refimpl.config import Config
 from tfm.refimpl.engine import stack_walk as specification
 from tfm.refimpl.params.tree import map_leaves
-
-
-def reader() -> EncoderDecoder:
-    """An encoder, and a decoder that reads its text again for a head."""
-    base = tiny_models.encoder_decoder()
-    assert not isinstance(base.decoder, DecoderReader)
-    return replace(base, decoder=DecoderReader(base.decoder, start=3), head=Classify(3, pooling="last"))
-
 
 MODELS = {
     "positions added": tiny_models.added_positions(),
     "rotary, windows": tiny_models.mixed_windows(),
     "token types": tiny_models.encoder(),
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
-    "reads an encoder for a head": reader(),
+    "reads an encoder for a head": tiny_models.reading_decoder(),
 }
 
 

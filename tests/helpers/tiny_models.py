@@ -8,8 +8,10 @@ from tfm.refimpl.config import (
     Activation,
     Alibi,
     Attention,
+    Classify,
     Config,
     Decoder,
+    DecoderReader,
     Dense,
     Embedding,
     EmbeddingProjection,
@@ -161,6 +163,14 @@ def encoder_decoder(*, layers: int = 2, vocabulary: int = 97, width: int = 48) -
     encoder = Stack((Layer(attention, mlp),) * (layers + 1), norm)
     decoder = Stack((reading,) * layers, norm)
     return EncoderDecoder(Embedding(vocabulary, width), encoder, decoder, LM(tied=True), 32)
+
+
+def reading_decoder() -> EncoderDecoder:
+    """An encoder, and a decoder that reads its text again, for a head (BART's way to classify)."""
+    base = encoder_decoder()
+    assert isinstance(base.decoder, Stack)
+    reader = DecoderReader(replace(base.decoder, causal=True), start=3)
+    return replace(base, decoder=reader, head=Classify(3, pooling="last"))
 
 
 def rotary_encoder_decoder(context: int = 128) -> EncoderDecoder:

@@ -1,0 +1,91 @@
+"""Which leaves a Config has, against the leaves that its forward pass reads."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from tfm.refimpl.config import LM, Config, Learned, MaskedLM, QuestionAnswering, Tag
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.params.lazy import lazily
+from tfm.refimpl.params.random_weights import random_weights
+from tfm.refimpl.params.shapes import multiplied, parameter_shapes
+from tfm.refimpl.params.tree import flatten
+
+TOKENS = np.array([[13, 9, 60, 2], [1, 1, 7, 0]])
+
+
+MODELS: dict[str, Callable[[], Config]] = {
+    "llama": tiny_models.llama,
+    "biases, head norms, own table": lambda: tiny_models.llama(tied=False, bias=True, qk_norm=True),
+    "plain mlp": lambda: tiny_models.llama(plain=True, bias=True),
+    "cache in 8 bits": lambda: tiny_models.llama().keeping("int8"),
+    "added positions": tiny_models.added_positions,
+    "mixture": tiny_models.mixture,
+    "rare": tiny_models.rare,
+    "encoder": tiny_models.encoder,
+    "tags": lambda: tiny_models.encoder(head=Tag(5)),
+    "answers": lambda: tiny_models.encoder(head=QuestionAnswering()),
+    "own table, no bias": lambda: tiny_models.encoder(head=MaskedLM(tied=False, bias=False)),
+    "encoder and decoder": tiny_models.encoder_decoder,
+    "decoder that reads": tiny_models.reading_decoder,
+}
+
+
+def test_a_llama_by_hand():
+    config = tiny_models.llama(layers=1, tied=False, qk_norm=True)
+    norms = {f"decoder.layers.0.{name}_pre.weight": (48,) for name in ("attn", "mlp")}
+    attention = {
+        "wq": (48, 96),
+        "wk": (48, 32),
+        "wv": (48, 32),
+        "wo": (96, 48),
+        "q_norm": (16,),
+        "k_norm": (16,),
+    }
+    mlp = {"gate": (48, 80), "up": (48, 80), "down": (80, 48)}
+    assert parameter_shapes(config) == {
+        "embedding.table": (97, 48),
+        **norms,
+        **{f"decoder.layers.0.attn.{name}": shape for name, shape in attention.items()},
+        **{f"decoder.layers.0.mlp.{name}": shape for name, shape in mlp.items()},
+        "decoder.norm.weight": (48,),
+        "head.table": (97, 48),
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_forward_pass_reads_every_leaf_and_no_other(name: str):
+    config = MODELS[name]()
+    leaves = dict(flatten(random_weights(config, np.random.default_rng(0))))
+    shapes = parameter_shapes(config)
+    assert {leaf: array.shape for leaf, array in leaves.items()} == shapes
+    asked: set[str] = set()
+
+    def load(leaf: str) -> np.ndarray:
+        asked.add(leaf)
+        return leaves[leaf]
+
+    engine = NumpyEngine(config, lazily(shapes, load))
+    if not isinstance(config.head, LM):
+        engine.predict(TOKENS)
+    elif "encoder" in config.stacks:
+        engine.step(TOKENS, engine.start(2, TOKENS))
+    else:
+        engine.step(TOKENS, engine.start(2))
+    assert asked == set(shapes)
+
+
+def test_what_may_be_stored_in_fewer_bits():
+    """Matrices of products and tables of tokens; no vector, nothing that is added or that chooses experts."""
+    config = tiny_models.mixture()
+    names = [name for name, shape in parameter_shapes(config).items() if not multiplied(name, shape)]
+    layer = "decoder.layers.1."
+    assert [n.removeprefix(layer) for n in names if n.startswith(layer)] == [
+        "attn_pre.weight", "mlp_pre.weight", "mlp.router", "mlp.bias", "mlp.shared_gate",
+    ]  # fmt: skip
+    encoder = tiny_models.encoder(head=Tag(5), positions=Learned(32))
+    floats = {name for name, shape in parameter_shapes(encoder).items() if not multiplied(name, shape)}
+    assert {"embedding.token_types", "encoder.positions", "head.out.weight"} <= floats
+    assert "embedding.table" not in floats
+    assert not multiplied("decoder.layers.0.attn.k_scale", (2, 16))
