@@ -13,6 +13,7 @@ from tfm.cli import console, main
 from tfm.cli.commands import models
 from tfm.refimpl import errors
 
+# Names that others script against: they stay, and new ones may come.
 COMMANDS = ("generate", "chat", "export", "verify", "inspect", "pull", "models", "doctor", "bench")
 COMMANDS += ("attention", "context", "scaling", "classify", "tag", "fill", "embed", "answer")
 COMMANDS += ("translate", "summarize")
@@ -120,7 +121,7 @@ def test_a_prompt_that_is_no_utf8_is_usage(tfm):
     tfm("generate", stdin=b"\xff\xfe").failed(2, "UTF-8")
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *main.COMMANDS])
 def test_help(tfm, command):
     ran = tfm(*command.split(), "--help")
     assert ran.code == 0
@@ -131,7 +132,7 @@ def test_help(tfm, command):
 def test_without_arguments_there_is_help(tfm):
     ran = tfm()
     assert ran.code == 0
-    assert all(command in ran.out for command in COMMANDS)
+    assert all(command in ran.out for command in main.COMMANDS)
 
 
 def test_control_characters_of_a_name_are_spelt_out(tfm):
@@ -213,5 +214,5 @@ def test_a_reader_who_leaves_ends_it_quietly(bundle, tmp_path):
 
 
 def test_commands_are_the_ones_that_others_script_against():
-    assert set(main.COMMANDS) == {*COMMANDS, "tokenizer"}
+    assert set(main.COMMANDS) >= {*COMMANDS, "tokenizer"}
     assert models.command.__doc__

@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m reports.components [--json]
 
 A component is a file of refimpl/ops: its functions, mirrors, graphs and laws are found, not listed.
-What can't be found is stated here: the test that holds a component against somebody else's code, and
-components that are no functions of arrays. A cell without a yes has its reason.
+What can't be found is stated here: a test with a name of its own that holds a component against somebody
+else's code, and components that are no functions of arrays. A cell without a yes has its reason.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[2]
 TESTS = Path(__file__).parents[1]
 NONE = "none: "
 
-# Component -> the tests that hold it against others' code, or why there is none.
+# Component -> the tests that hold it against others' code, or why there is none. Those that are named
+# test_COMPONENT_is_… are found, see `oracle_of`.
 ORACLES: dict[str, tuple[str, ...] | str] = {
     "activation": ("refimpl/ops/test_oracles.py::test_activations_are_torchs", "Gelu", "Swish"),
     "attention": ("refimpl/ops/test_oracles.py::test_attend_is_torchs", "Attention", "Softmax"),
-    "banded": ("refimpl/ops/test_oracles_attention.py::test_banded_is_flex_attention",),
     "bias": (
         "refimpl/ops/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
         "refimpl/ops/test_oracles_positions.py::test_buckets_are_t5s",
@@ -60,7 +60,6 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
     ),
     "lstm": ("refimpl/ops/test_oracles_recurrence.py::test_layer_is_torchs", "LSTM"),
     "moe": ("refimpl/ops/test_oracles_moe.py::test_mixtral",),
-    "adaptive_softmax": ("refimpl/ops/test_oracles_adaptive.py::test_adaptive_softmax_is_torchs",),
     "mask": ("refimpl/ops/test_oracles_positions.py::test_masks_are_transformers",),
     "mlp": ("refimpl/ops/test_oracles.py::test_mlps_are_torchs",),
     "model": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
@@ -78,7 +77,6 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "DynamicQuantizeLinear",
     ),
     "quantized_cache": ("refimpl/ops/test_oracles_cache.py::test_codes_by_channel",),
-    "ring": ("refimpl/ops/test_oracles_attention.py::test_ring_is_torchs_attention",),
     "rope_scaling": ("refimpl/ops/test_oracles_positions.py::test_rotary_scalings_are_transformers",),
     "self_attention": ("refimpl/ops/test_oracles_models.py::test_attention_is_torchs",),
     "sparse": (
@@ -198,7 +196,7 @@ def _row(name: str) -> Row:
         ", ".join(export),
         "each graph, " + ("drawn inputs" if drawn else "drawn models"),
         ", ".join(law),
-        _oracle(ORACLES[name]),
+        _oracle(oracle_of(name)),
     )
 
 
@@ -223,6 +221,15 @@ def functions_of(file: str) -> set[str]:
     """The names of a test file's functions."""
     tree = ast.parse((TESTS / file).read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def oracle_of(component: str) -> tuple[str, ...] | str:
+    """What `ORACLES` says of a component, or the tests whose names say that it is somebody else's."""
+    if component in ORACLES:
+        return ORACLES[component]
+    files = sorted((TESTS / "refimpl" / "ops").glob("test_oracles*.py"))
+    named = [(f"refimpl/ops/{file.name}", test) for file in files for test in sorted(functions_of(str(file)))]
+    return tuple(f"{file}::{test}" for file, test in named if test.startswith(f"test_{component}_is_"))
 
 
 def _oracle(oracle: tuple[str, ...] | str) -> str:
