@@ -116,7 +116,7 @@ def cached_attention(
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
     mask = causal_mask(at, torch.arange(cache.keys.shape[2], device=at.device), window=settings.window)
     keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
-    return attend(q, keys, values, mask, bias, scale=settings.scale, softcap=settings.softcap), cache
+    return attend(q, keys, values, mask, bias, **settings.scoring), cache
 
 
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:

@@ -71,5 +71,5 @@ def cross_attention(
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2], device=x.device), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)
     keys, values = encoder_kv.keys.transpose(1, 2), encoder_kv.values.transpose(1, 2)
-    y = attend(q, keys, values, mask, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, keys, values, mask, **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

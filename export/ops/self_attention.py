@@ -42,5 +42,5 @@ def self_attention(
     at = torch.arange(x.shape[1], device=x.device)
     near = causal_mask if causal else window_mask
     mask = padding_mask(at, lengths).unsqueeze(1) & near(at.unsqueeze(0), at, window=settings.window)
-    y = attend(q, k, v, mask, bias, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, k, v, mask, bias, **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

@@ -84,7 +84,7 @@ def window_attention(
         seen = seen & ((distance < settings.window) | (held < cache.sinks))
     keys = torch.cat([cache.keys.transpose(1, 2), k], 1)
     values = torch.cat([cache.values.transpose(1, 2), v], 1)
-    y = attend(q, keys, values, seen, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, keys, values, seen, **settings.scoring)
     new_keys = window_append(cache.keys, k, past, count, sinks=cache.sinks)
     new_values = window_append(cache.values, v, past, count, sinks=cache.sinks)
     return y, cache._replace(keys=new_keys, values=new_values)

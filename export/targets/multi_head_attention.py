@@ -153,7 +153,7 @@ def self_attention_in_parts(
     q, k, v = _project(x, weights, rotary, settings=settings)
     mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
     mask = mask & _near(x.shape[1], settings=settings, causal=causal)
-    y = attend(q, k, v, mask, bias, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, k, v, mask, bias, **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))
 
 
@@ -187,5 +187,5 @@ def cross_attention_in_parts(
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)
     keys, values = encoder_kv.keys.transpose(1, 2), encoder_kv.values.transpose(1, 2)
-    y = attend(q, keys, values, mask, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, keys, values, mask, **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

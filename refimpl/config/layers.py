@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from .positions import Position, Rope
 
@@ -55,6 +55,13 @@ class HeadNorm:
     over: Literal["head", "each", "all"] = "head"
 
 
+class Scoring(TypedDict):
+    """What is done to products of queries and keys before the softmax: arguments of `attend`."""
+
+    scale: float | None
+    softcap: float | None
+
+
 @dataclass(frozen=True)
 class Attention:
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
@@ -83,6 +90,11 @@ class Attention:
     def window(self) -> int | None:
         """How many positions are seen, the current one included; None for all."""
         return self.mask.size if isinstance(self.mask, Window) else None
+
+    @property
+    def scoring(self) -> Scoring:
+        """The settings that say how scores are made, to be passed on together."""
+        return {"scale": self.scale, "softcap": self.softcap}
 
     @property
     def interleaved(self) -> bool:

@@ -60,4 +60,4 @@ def _attention_map(
     at = np.arange(x.shape[1])
     make_mask = window_mask if bidirectional else causal_mask
     mask = make_mask(at[None], at, window=settings.window)
-    return attention_weights(q, k, mask, bias, scale=settings.scale, softcap=settings.softcap)[0]
+    return attention_weights(q, k, mask, bias, **settings.scoring)[0]

@@ -87,7 +87,7 @@ def it_is_the_whole_cache_under_a_window_mask(window_attention: Subject, draw: D
         held = [np.concatenate([past, new], 1) for past, new in zip(held, (k, v), strict=True)]
         length, written = length + tokens, max(written, length + tokens)
         mask = causal_mask(places, np.arange(length), window=settings.window, sinks=cache.sinks)
-        wanted = attend(q, held[0], held[1], mask, scale=settings.scale, softcap=settings.softcap)
+        wanted = attend(q, held[0], held[1], mask, **settings.scoring)
         window_attention.near((y,), (wanted,), part)
         least = int(floor(cache.keys, np.array([written]), slack=slack)[0])
         length = draw(st.integers(min(least, length), length))

@@ -145,7 +145,7 @@ def cached_attention(
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
     mask = causal_mask(at, np.arange(cache.keys.shape[2]), window=settings.window)
     keys, values = cache.keys.transpose(0, 2, 1, 3), cache.values.transpose(0, 2, 1, 3)
-    y = attend(q, keys, values, mask, bias, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, keys, values, mask, bias, **settings.scoring)
     return y, cache
 
 

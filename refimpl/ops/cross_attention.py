@@ -76,5 +76,5 @@ def cross_attention(
     seen = padding_mask(np.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
     mask = np.broadcast_to(seen[:, None], (b, t, seen.shape[1]))
     keys, values = encoder_kv.keys.transpose(0, 2, 1, 3), encoder_kv.values.transpose(0, 2, 1, 3)
-    y = attend(q, keys, values, mask, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, keys, values, mask, **settings.scoring)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))

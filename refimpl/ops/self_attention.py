@@ -45,5 +45,5 @@ def self_attention(
     at = np.arange(t)
     near = (causal_mask if causal else window_mask)(at[None], at, window=settings.window)
     mask = near & padding_mask(at, lengths)[:, None]
-    y = attend(q, k, v, mask, bias, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, k, v, mask, bias, **settings.scoring)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))

@@ -131,7 +131,7 @@ def window_attention(
         seen = seen & ((distance < settings.window) | (held < cache.sinks))
     keys = np.concatenate([cache.keys.transpose(0, 2, 1, 3), k], axis=1)
     values = np.concatenate([cache.values.transpose(0, 2, 1, 3), v], axis=1)
-    y = attend(q, keys, values, seen, scale=settings.scale, softcap=settings.softcap)
+    y = attend(q, keys, values, seen, **settings.scoring)
     new_keys = window_append(cache.keys, k, past, count, sinks=cache.sinks)
     new_values = window_append(cache.values, v, past, count, sinks=cache.sinks)
     return y, cache._replace(keys=new_keys, values=new_values)
