@@ -158,7 +158,7 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         values.append(np.concatenate([call["values"][row, :, :held].swapaxes(0, 1), v[row]])[None])
         for t in range(tokens):
             seen = slice(0 if window is None else max(0, held + t + 1 - window), held + t + 1)
-            here = {n: call[n] for n in ("scale", "softcap")}
+            here = dict(call["settings"].scoring)
             if call["bias"] is not None:
                 here["bias"] = call["bias"][row : row + 1, :, t : t + 1, seen]
             wanted.append(
