@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 
+from ..refimpl.config import KVFormat
 from ..runtime.bundle.schemes import SchemeName
 from ..runtime.bundle.targets import TargetName
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..runtime.tasks import GenerateOptions
 
 Quant = SchemeName
-Kv = Literal["float", "int8"]
+Kv = KVFormat
 Ranges = Literal["minmax", "percentile", "entropy"]
 Target = TargetName
 DeviceName = Literal["cpu", "cuda", "auto"]

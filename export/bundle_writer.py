@@ -23,11 +23,11 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import numpy as np
 
 from ..refimpl.checkpoint.protocol import ExportSource
+from ..refimpl.config import KVFormat
 from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
@@ -104,7 +104,7 @@ def export(
     *,
     target: str = "ort-cpu",
     quant: str | None = None,
-    kv: Literal["float", "int8"] = "float",
+    kv: KVFormat = "float",
     table_bits: int = 8,
     strict: bool = False,
     calibration: Calibration | None = None,

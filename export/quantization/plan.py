@@ -14,7 +14,7 @@ import numpy as np
 
 from ...refimpl.calibrate import smooth
 from ...refimpl.checkpoint.protocol import ExportSource
-from ...refimpl.config import Config
+from ...refimpl.config import Config, KVFormat
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
@@ -77,8 +77,8 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
 
 def check_cache(config: Config, kv: str, target: Target) -> None:
     """Raise ExportError when a decoder's keys and values can't be kept as asked."""
-    if kv not in ("float", "int8"):
-        raise ExportError(f"kv must be float or int8, got {kv!r:.40}")
+    if kv not in get_args(KVFormat):
+        raise ExportError(f"kv must be {' or '.join(get_args(KVFormat))}, got {kv!r:.40}")
     if kv == "int8" and "decoder" not in config.stacks:
         raise ExportError("kv=int8 is for the keys and values of a decoder, and this model has no decoder")
     if kv == "int8" or config.rounds_cache:

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ..config import Config, to_json
+from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..errors import CheckpointError
 from ..families import read_config, read_gguf, read_leaves
@@ -78,9 +78,7 @@ class Checkpoint:
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
-    def keeping(
-        self, kv: Literal["float", "int8"], scales: Mapping[str, np.ndarray] | None = None
-    ) -> Checkpoint:
+    def keeping(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
         """The same with keys and values kept as floats or in 8 bits; scales that its files hold stay."""
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
         return replace(self, config=self.config.keeping(kv), added=added)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 
-from ..config import Config
+from ..config import Config, KVFormat
 from ..ops.quant import Blocks
 from ..params.tree import Tree
 from .generation_config import Generation
@@ -55,6 +55,6 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         """Its name, and a hash over the names and bytes of its files."""
         ...
 
-    def keeping(self, kv: Literal["float", "int8"], scales: Mapping[str, np.ndarray] | None = None) -> Self:
+    def keeping(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
         """The same with keys and values kept as floats or in 8 bits, with these scales where it has none."""
         ...

@@ -12,6 +12,10 @@ Activation = Literal[
 ]  # fmt: skip
 
 
+# How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
+KVFormat = Literal["float", "int8"]
+
+
 @dataclass(frozen=True)
 class RMSNorm:
     """Root mean square normalization with a learned weight."""
@@ -81,7 +85,7 @@ class Attention:
     scale: float | None = None
     softcap: float | None = None
     clip: float | None = None
-    kv: Literal["float", "int8"] = "float"
+    kv: KVFormat = "float"
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

@@ -7,10 +7,9 @@ of positions that depend on a length take this one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from .heads import LM, Head, ReadingHead
-from .layers import Layer
+from .layers import KVFormat, Layer
 from .positions import Rope
 from .stack import DecoderReader, Embedding, Stack
 from .validate import check, check_reader
@@ -58,7 +57,7 @@ class Decoder(_Model):
     def stacks(self) -> dict[str, Stack]:
         return {"decoder": self.stack}
 
-    def keeping(self, kv: Literal["float", "int8"]) -> Decoder:
+    def keeping(self, kv: KVFormat) -> Decoder:
         """The same model with its keys and values cached as `kv`."""
         return replace(self, stack=self.stack.keeping(kv))
 
@@ -79,7 +78,7 @@ class Encoder(_Model):
     def stacks(self) -> dict[str, Stack]:
         return {"encoder": self.stack}
 
-    def keeping(self, kv: Literal["float", "int8"]) -> Encoder:
+    def keeping(self, kv: KVFormat) -> Encoder:
         """The same model, as an encoder keeps no cache."""
         return self
 
@@ -105,7 +104,7 @@ class EncoderDecoder(_Model):
             return {"encoder": self.encoder, "reader": self.decoder.stack}
         return {"encoder": self.encoder, "decoder": self.decoder}
 
-    def keeping(self, kv: Literal["float", "int8"]) -> EncoderDecoder:
+    def keeping(self, kv: KVFormat) -> EncoderDecoder:
         """The same model with its decoder's keys and values cached as `kv`."""
         if isinstance(self.decoder, DecoderReader):
             return self

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from .layers import Layer, Norm
+from .layers import KVFormat, Layer, Norm
 from .positions import Learned, Sinusoidal
 
 
@@ -53,7 +52,7 @@ class Stack:
     first_norm: Norm | None = None
     causal: bool = False
 
-    def keeping(self, kv: Literal["float", "int8"]) -> Stack:
+    def keeping(self, kv: KVFormat) -> Stack:
         """The same stack with the keys and values of all layers cached as `kv`."""
         layers = tuple(replace(layer, attention=replace(layer.attention, kv=kv)) for layer in self.layers)
         return replace(self, layers=layers)

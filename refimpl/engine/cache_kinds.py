@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..config import Config, Layer, Window
+from ..config import Config, KVFormat, Layer, Window
 from ..errors import LimitError
 from ..ops.cache import KVCache
 
@@ -36,6 +36,7 @@ SLACK = 32
 CHUNK = 128
 
 Arrays = Sequence[np.ndarray]
+ArrayType = Literal["int8"]  # what arrays may hold beside the model's floats
 
 
 def kept(window: int) -> int:
@@ -52,7 +53,7 @@ class CacheArray:
 
     name: str
     axes: tuple[str | int, ...]
-    dtype: Literal["int8"] | None = None
+    dtype: ArrayType | None = None
 
 
 class CacheKind(ABC):
@@ -152,7 +153,7 @@ class KeysValues(CacheKind):
 
     kv_heads: int
     head_size: int
-    kv: Literal["float", "int8"] = "float"
+    kv: KVFormat = "float"
     window: int | None = None
 
     @property

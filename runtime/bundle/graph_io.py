@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
-from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
+from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
@@ -40,7 +40,7 @@ class Port(NamedTuple):
 
     name: str
     axes: tuple[str | int, ...]
-    dtype: Literal["int64", "int8"] | None = None
+    dtype: Literal["int64"] | ArrayType | None = None
 
 
 @dataclass(frozen=True)
