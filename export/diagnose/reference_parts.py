@@ -77,8 +77,10 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
     assert isinstance(head, LM)
-    entry = {n: stack_params[n] for n in ("positions", "relative_bias") if n in stack_params}
-    first_norm = {n: materialize(stack_params[n]) for n in ("first_norm",) if n in stack_params}
+    entry = {name: stack_params[name] for name in ("positions", "relative_bias") if name in stack_params}
+    first_norm = {}
+    if "first_norm" in stack_params:
+        first_norm = {"first_norm": materialize(stack_params["first_norm"])}
 
     def embed(weights: EntryWeights) -> Array:
         return walk.enter(tokens, weights["embedding"], weights["stack"])
