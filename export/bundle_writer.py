@@ -203,11 +203,16 @@ def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) ->
     quantized = None if job.exact else lazily(job.formats, job.leaf)
     arrays = golden(checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer)
     write_arrays(folder / GOLDEN, arrays)
-    for name, text in ((TOKENIZER, checkpoint.tokenizer), (TEMPLATE, checkpoint.chat_template)):
-        if text is not None:
-            (folder / name).write_bytes(text.encode("utf-8"))
+    write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
+
+
+def write_texts(folder: Path, tokenizer: str | None, template: str | None) -> None:
+    """tokenizer.json and chat_template.jinja, each where the checkpoint has one."""
+    for name, text in ((TOKENIZER, tokenizer), (TEMPLATE, template)):
+        if text is not None:
+            (folder / name).write_bytes(text.encode("utf-8"))
 
 
 def _manifest(job: _Export, files: dict[str, File]) -> Manifest:

@@ -181,12 +181,17 @@ def _tokenizer(name: str) -> Tokenizer:
     if name.endswith(".json"):
         return load(name)
     from ...refimpl.checkpoint.open import open_checkpoint
+    from ...refimpl.checkpoint.tokenizer_files import read_tokenizer
+    from ...refimpl.formats.model_directory import Directory
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.hub.locate import locate
 
     source = locate(name, say)
-    if (source.path / "tokenizer.json").is_file():
-        return load(source.path)
+    if source.kind != "bundle" and source.path.is_dir():  # its weights aren't needed
+        directory = Directory(source.path)
+        files = [directory.object(file) or {} for file in ("tokenizer_config.json", "config.json")]
+        if (applied := read_tokenizer(directory, *files)) is not None:
+            return read(applied.text, name)
     opened = open_bundle(source.path) if source.kind == "bundle" else open_checkpoint(source.path)
     if opened.tokenizer is None:
         raise CheckpointError(f"{name} must have a tokenizer")

@@ -34,14 +34,22 @@ def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[
     return labels
 
 
-def mask_id(values: Mapping[str, Any], tokenizer: str | None, config: Config, where: str) -> int | None:
-    """The id of tokenizer_config.json's `mask_token`, a name or an object with one, for a MaskedLM head.
+def mask_id(
+    values: Mapping[str, Any],
+    special_tokens: Mapping[str, str],
+    tokenizer: str | None,
+    config: Config,
+    where: str,
+) -> int | None:
+    """The id of the mask for a MaskedLM head: tokenizer_config.json's `mask_token`, a name or an object with
+    one, else that of `special_tokens`, which may be its class's.
 
-    Raises CheckpointError for a name that tokenizer.json doesn't have among its added tokens.
+    Raises CheckpointError for a stated name that tokenizer.json doesn't have among its added tokens.
     """
-    name = values.get("mask_token")
-    if isinstance(name, Mapping):
-        name = name.get("content")
+    stated = values.get("mask_token")
+    if isinstance(stated, Mapping):
+        stated = stated.get("content")
+    name = special_tokens.get("mask_token") if stated is None else stated
     if name is None or tokenizer is None or not isinstance(config.head, MaskedLM):
         return None
     vocabulary = config.embedding.vocabulary
@@ -52,6 +60,8 @@ def mask_id(values: Mapping[str, Any], tokenizer: str | None, config: Config, wh
             number = token.get("id")
             if type(number) is int and 0 <= number < vocabulary:
                 return number
+    if stated is None:
+        return None
     raise CheckpointError(
         f"{where}: mask_token {name!r:.60} must be an added token of tokenizer.json, below {vocabulary}"
     )

@@ -34,6 +34,7 @@ from .generation_config import Generation, read_generation
 from .labels import mask_id, read_labels
 from .languages import read_languages
 from .sentence_transformers import read_sentence
+from .tokenizer_files import read_tokenizer, with_special_tokens
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
@@ -151,15 +152,20 @@ def _open_directory(path: Path) -> Checkpoint:
     leaves = read_leaves(config, source, family)
     own = directory.object(OWN)
     generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
-    tokenizer = directory.text("tokenizer.json")
     about = directory.object("tokenizer_config.json") or {}
-    mask = mask_id(about, tokenizer, config, str(path / "tokenizer_config.json"))
+    applied = read_tokenizer(directory, about, raw)
+    tokenizer = None if applied is None else applied.text
+    special_tokens = {} if applied is None else applied.special_tokens
+    mask = mask_id(about, special_tokens, tokenizer, config, str(path / "tokenizer_config.json"))
+    template = directory.text("chat_template.jinja") or directory.old_template(about)
+    if template is not None and raw.get("model_type") != "tfm":  # tfm's own files name no tokens
+        template = with_special_tokens(template, special_tokens)
     return Checkpoint(
         path=path,
         config=config,
         leaves=leaves,
         tokenizer=tokenizer,
-        chat_template=directory.text("chat_template.jinja") or directory.old_template(about),
+        chat_template=template,
         generation=replace(
             generation, mask=mask, languages=read_languages(tokenizer, generation.start, config)
         ),

@@ -21,6 +21,8 @@ LIMITS = {
     "generation_config.json": 1024 * KILO,
     "chat_template.jinja": 256 * KILO,
     "tokenizer_config.json": 16 * 1024 * KILO,
+    "special_tokens_map.json": 1024 * KILO,
+    "added_tokens.json": 16 * 1024 * KILO,
     "model.safetensors.index.json": 64 * 1024 * KILO,
     "tokenizer.json": 64 * 1024 * KILO,
     "modules.json": 64 * KILO,

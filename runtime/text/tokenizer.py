@@ -8,6 +8,7 @@ panics on some malformed files.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ import tokenizers.models
 
 from ...refimpl.errors import CheckpointError, LimitError
 from ...refimpl.formats.strict_json import parse
+from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
 from ..hardware import trim
 from .control_tokens import Encoding, SecretSpelling
 
@@ -115,6 +117,9 @@ class Tokenizer:
             prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
             self.continuing_subword_prefix: str = prefix or ""
             self.unknown_ids = {self._tokenizer.token_to_id(token) for token in unknown if token}
+            decoder = self._tokenizer.decoder
+            # Whether decoding removes spaces around punctuation, which may be several tokens.
+            self.cleans_up = decoder is not None and cleans_up(json.loads(decoder.__getstate__()))
         trim()  # reading the file leaves twice the memory that the tokenizer keeps
         self.control_tokens: dict[str, int] = {
             token.content: id
@@ -252,7 +257,8 @@ class DecodeStream:
     """Token ids in, text out as soon as it is certain: incomplete UTF-8 is held back.
 
     The chunks joined are what decoding all ids at once gives. A chunk is the difference of two decodings that
-    begin at the previous chunk's tokens, since a decoder may treat its first token differently.
+    begin at the previous chunk's tokens, since a decoder may treat its first token differently. Where the
+    decoder cleans up, all tokens are decoded each time, and the characters that may still change held back.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -266,6 +272,8 @@ class DecodeStream:
         """The text that becomes certain with this token."""
         self._ids.append(id)
         text = self._tokenizer.decode(self._ids[self._previous_start :])
+        if self._tokenizer.cleans_up:
+            text = text[: max(len(text) - UNSETTLED, 0)]
         return "" if text.endswith(REPLACEMENT_CHARACTER) else self._emit(text)
 
     def finish(self) -> str:
@@ -274,7 +282,9 @@ class DecodeStream:
 
     def _emit(self, text: str) -> str:
         chunk = text[len(self._previous_text) :]
-        if chunk:
+        if chunk and self._tokenizer.cleans_up:
+            self._previous_text = text
+        elif chunk:
             self._previous_start = self._previous_end
             self._previous_end = len(self._ids)
             self._previous_text = self._tokenizer.decode(self._ids[self._previous_start :])

@@ -17,7 +17,9 @@ WORDS = tiny_models.encoder(head=MaskedLM(tied=True))
 
 
 def tokenizer(number: object = 4) -> str:
-    return json.dumps({"added_tokens": [{"content": "[CLS]", "id": 2}, {"content": "[MASK]", "id": number}]})
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    added = [{"content": "[CLS]", "id": 2}, {"content": "[MASK]", "id": number}]
+    return json.dumps({"added_tokens": added, "model": {"type": "WordPiece", "vocab": vocabulary}})
 
 
 def test_labels_and_mask_are_saved_and_opened(tmp_path: Path) -> None:
@@ -61,12 +63,18 @@ def test_bad_labels(named: object, match: str) -> None:
     [("[MASK]", 4, 4), ({"content": "[MASK]", "lstrip": True}, 4, 4), (None, 4, None)],
 )
 def test_mask(named: object, number: object, want: int | None) -> None:
-    assert mask_id({"mask_token": named}, tokenizer(number), WORDS, "x") == want
-    assert mask_id({"mask_token": named}, None, WORDS, "x") is None
-    assert mask_id({"mask_token": named}, tokenizer(number), TAGS, "x") is None
+    assert mask_id({"mask_token": named}, {}, tokenizer(number), WORDS, "x") == want
+    assert mask_id({"mask_token": named}, {}, None, WORDS, "x") is None
+    assert mask_id({"mask_token": named}, {}, tokenizer(number), TAGS, "x") is None
+
+
+@pytest.mark.parametrize(("token", "want"), [("[MASK]", 4), ("<mask>", None)])
+def test_mask_of_the_class(token: str, want: int | None) -> None:
+    """A class names its mask itself; a vocabulary without it has none."""
+    assert mask_id({}, {"mask_token": token}, tokenizer(4), WORDS, "x") == want
 
 
 @pytest.mark.parametrize(("named", "number"), [("<mask>", 4), ("[MASK]", 97), ("[MASK]", "4"), (7, 4)])
 def test_bad_mask(named: object, number: object) -> None:
     with pytest.raises(CheckpointError, match=r"mask_token .* must be an added token"):
-        mask_id({"mask_token": named}, tokenizer(number), WORDS, "tokenizer_config.json")
+        mask_id({"mask_token": named}, {}, tokenizer(number), WORDS, "tokenizer_config.json")

@@ -1,0 +1,158 @@
+"""The settings of a directory, applied to its tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import CheckpointError
+from ...formats.strict_json import parse
+from .added_vocabulary import AddedVocabulary, NewToken, read_stated_token, read_vocabulary_of
+from .class_choice import choose_class
+from .classes import Component, SourceFile, TokenizerClass, Tokens
+from .clean_up import cleaned_up
+from .settings import ADDITIONAL, EXTRA, NAMES, SettingFiles, Settings, Special, read_settings
+
+CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+
+
+@dataclass(frozen=True)
+class AppliedTokenizer:
+    """A tokenizer.json that needs no settings, and the special tokens by name: `bos_token` and others."""
+
+    text: str
+    special_tokens: Mapping[str, str]
+
+
+def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTokenizer:
+    """The tokenizer that AutoTokenizer makes of a tokenizer.json and the files beside it.
+
+    The text is unchanged where they change nothing. Raises CheckpointError for a setting that transformers
+    refuses, and for one that no tokenizer.json can express.
+    """
+    if model_type == "marian":  # transformers reads SentencePiece files for it, and no tokenizer.json
+        return AppliedTokenizer(text, {})
+    made_by = choose_class(files, model_type, text)
+    if made_by is None and not _says_anything(text, files):
+        return AppliedTokenizer(text, {})
+    where = f"{files.folder}/tokenizer.json"
+    definition = parse(text, where)
+    if not isinstance(definition, dict):
+        raise CheckpointError(f"{where}: must be a JSON object, got {definition!r:.80}")
+    settings = read_settings(files, definition, model_type)
+    named = _named_tokens(settings, made_by, definition)
+    vocabulary = read_vocabulary_of(definition, where)
+    applied = dict(definition)
+    if made_by is None:
+        for i, item in enumerate(definition.get("added_tokens") or ()):
+            vocabulary.add(read_stated_token(item, f"{where}: added_tokens[{i}]")[1])
+    else:
+        pipeline = made_by.build(settings, named, _source(definition, made_by, where))
+        applied |= vars(pipeline)
+    extra = _extra_tokens(settings, made_by)
+    _add_tokens(vocabulary, settings, named, extra)
+    if made_by is not None:
+        for token in made_by.added_again(list(named.values()), extra):
+            vocabulary.add(token)
+        tokens = Tokens(settings.where, named, vocabulary)
+        applied["post_processor"] = made_by.post_processor(settings, tokens, definition.get("post_processor"))
+    applied["added_tokens"] = vocabulary.as_json()
+    applied["decoder"] = _decoder(applied, settings)
+    special_tokens = {name: str(token) for name, token in named.items()}
+    same = all(applied[key] == definition.get(key) for key in applied)
+    return AppliedTokenizer(text if same else json.dumps(applied, ensure_ascii=False), special_tokens)
+
+
+def _says_anything(text: str, files: SettingFiles) -> bool:
+    """Whether any file names tokens or cleans up, or tokenizer.json a token for padding."""
+    if files.special_tokens_map or files.added_tokens or re.search(r'"padding"\s*:\s*\{', text):
+        return True
+    return any(
+        key in (EXTRA, ADDITIONAL, "added_tokens_decoder", "clean_up_tokenization_spaces", "init_inputs")
+        or key in ("split_special_tokens", "fix_mistral_regex", "fast_tokenizer_files")
+        or key.endswith("_token")
+        for key, value in (files.tokenizer_config or {}).items()
+        if value not in (None, False)
+    )
+
+
+def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) -> SourceFile:
+    """What a class takes of the file; CheckpointError if it has a model of another type."""
+    model = definition.get("model")
+    kind = model.get("type", made_by.model) if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind != made_by.model:
+        raise CheckpointError(
+            f"{where}: {made_by.name} makes a {made_by.model} model, the file has {kind!r:.40}: name "
+            "the class in tokenizer_config.json, PreTrainedTokenizerFast to take the file as it is"
+        )
+    normalizer = definition.get("normalizer")
+    steps = [normalizer]
+    if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
+        steps = normalizer.get("normalizers")
+    charsmap = None
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict) and step.get("type") == "Precompiled":
+            charsmap = step.get("precompiled_charsmap")
+            break
+    return SourceFile(where, model.get("vocab"), model.get("merges", []), charsmap)
+
+
+def _named_tokens(
+    settings: Settings, made_by: TokenizerClass | None, definition: Mapping[str, Any]
+) -> dict[str, Special]:
+    """The special tokens that have names: first the usual seven, then those of other names."""
+    values = dict(settings.values)
+    if made_by is not None:
+        values = {**made_by.defaults, **values}
+        mask = values.get("mask_token")
+        if made_by.mask_takes_space and isinstance(mask, str):
+            values["mask_token"] = NewToken(mask, lstrip=True)
+    padding = definition.get("padding")
+    if isinstance(padding, dict) and isinstance(padding.get("pad_token"), str):
+        values.setdefault("pad_token", padding["pad_token"])
+    named = {name: values[name] for name in NAMES if isinstance(values.get(name), Special)}
+    for name, token in values.items():
+        if name.endswith("_token") and name not in NAMES and isinstance(token, Special):
+            named[name] = token
+    return {**named, **settings.named}
+
+
+def _extra_tokens(settings: Settings, made_by: TokenizerClass | None) -> list[Special]:
+    """The special tokens that have no name."""
+    additional = settings.values.get(ADDITIONAL) if made_by is None else made_by.additional(settings)
+    return settings.values.get(EXTRA, additional) or []
+
+
+def _add_tokens(
+    vocabulary: AddedVocabulary, settings: Settings, named: Mapping[str, Special], extra: Sequence[Special]
+) -> None:
+    """`added_tokens_decoder` by id, then the special tokens that aren't there yet."""
+    special = {str(token) for token in named.values()}
+    new: list[Special] = [settings.added[id] for id in sorted(settings.added)]
+    there = {str(token) for token in new}
+    for token in (*named.values(), *extra):
+        if str(token) not in vocabulary and str(token) not in there and token not in new:
+            new.append(token)
+    for token in new:
+        if isinstance(token, str):
+            vocabulary.add(NewToken(token, special=True))
+        elif token.content in special and not token.special:
+            vocabulary.add(
+                NewToken(token.content, token.single_word, token.lstrip, token.rstrip, token.normalized, True)
+            )
+        else:
+            vocabulary.add(token)
+
+
+def _decoder(applied: Mapping[str, Any], settings: Settings) -> Component | None:
+    """The decoder, with the clean-up of a decoded text after it if the settings ask for it."""
+    decoder, model = applied.get("decoder"), applied.get("model")
+    if not settings.nullable_flag("clean_up_tokenization_spaces", False):
+        return decoder
+    is_bpe = isinstance(model, dict) and (model.get("type") == "BPE" or "merges" in model)
+    if is_bpe and not settings.nullable_flag(CLEAN_UP_BPE, False):
+        return decoder
+    return cleaned_up(decoder)

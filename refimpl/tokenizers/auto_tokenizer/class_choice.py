@@ -1,0 +1,110 @@
+"""Which of transformers' tokenizer classes reads a directory (`AutoTokenizer.from_pretrained`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import CheckpointError
+from .classes import CLASSES, TokenizerClass
+from .settings import SettingFiles
+
+# The class that is registered for a model_type; None is the class that takes tokenizer.json as it is. bloom,
+# falcon, llama and smollm3 have none: the directory names theirs.
+AS_IS = None
+REGISTERED: Mapping[str, str | None] = {
+    "bart": "RobertaTokenizer",
+    "bert": "BertTokenizer",
+    "cohere": "CohereTokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "granite": AS_IS,
+    "mbart": "MBartTokenizer",
+    "mistral": AS_IS,
+    "mixtral": AS_IS,
+    "modernbert": AS_IS,
+    "mpt": "GPTNeoXTokenizer",
+    "mt5": "T5Tokenizer",
+    "olmo2": AS_IS,
+    "opt": "GPT2Tokenizer",
+    "pegasus": "PegasusTokenizer",
+    "phi3": AS_IS,
+    "qwen2": "Qwen2Tokenizer",
+    "qwen2_moe": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "qwen3_moe": "Qwen2Tokenizer",
+    "roberta": "RobertaTokenizer",
+    "stablelm": AS_IS,
+    "starcoder2": "GPT2Tokenizer",
+    "t5": "T5Tokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+# Many of their directories name a wrong class, so transformers takes the registered one in any case.
+ANYWAY = ("modernbert", "phi3", "qwen2")
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend", "BloomTokenizer")
+# Names that transformers takes for others.
+ALIASES = {
+    **dict.fromkeys(
+        ("DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"), "BertTokenizer"
+    ),
+    **dict.fromkeys(("MobileBertTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
+    **dict.fromkeys(
+        ("BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"), "RobertaTokenizer"
+    ),
+    "Phi3Tokenizer": "LlamaTokenizer",
+}
+# Classes that make parts of their own too, of families that aren't here; their names end in Tokenizer.
+OTHERS = (
+    "Albert", "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BigBird", "BioGpt",
+    "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Camembert", "Canine", "Clvp", "CodeGen",
+    "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader", "Deberta",
+    "DebertaV2", "Dia", "Esm", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
+    "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke", "MPNet",
+    "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nllb", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
+    "Perceiver", "Phobert", "ProphetNet", "Qwen3_5", "Rag", "Reformer", "RemBert", "RoCBert", "RoFormer",
+    "SeamlessM4T", "Siglip2", "Siglip", "Speech2Text", "SpeechT5", "Splinter", "Tapas", "Tipsv2", "Udop",
+    "VideoPrism", "Vits", "Wav2Vec2CTC", "Wav2Vec2PhonemeCTC", "Whisper", "XGLM", "XLM", "XLNet",
+)  # fmt: skip
+
+
+def _has_own_code(config: Mapping[str, Any]) -> bool:
+    code = config.get("auto_map")
+    return isinstance(code, list) or (isinstance(code, dict) and code.get("AutoTokenizer") is not None)
+
+
+def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> TokenizerClass | None:
+    """The class of a directory, None for the one that takes tokenizer.json as it is.
+
+    A name that transformers doesn't know is that one's too. Raises CheckpointError for a class that makes
+    parts of its own which aren't known here.
+    """
+    config = files.tokenizer_config or {}
+    stated = config.get("tokenizer_class") or files.config_class
+    if stated is not None and not isinstance(stated, str):
+        raise CheckpointError(f"{files.config_path}: tokenizer_class must be a name, got {stated!r:.60}")
+    name = None if stated is None else stated.removesuffix("Fast")
+    is_other = name is not None and name.removesuffix("Tokenizer") in OTHERS
+    if _has_own_code(config):
+        if model_type not in REGISTERED and not is_other and name not in (*CLASSES, *ALIASES, *GENERIC):
+            raise CheckpointError(
+                f"{files.config_path}: auto_map names the repository's own tokenizer code, which isn't run: "
+                "remove auto_map to take tokenizer.json as it is"
+            )
+        name = REGISTERED.get(model_type) if name is None else name
+    elif name == "LlamaTokenizer" and model_type not in ANYWAY and '"ByteLevel"' in tokenizer_json:
+        return None  # Llama 3's, which this class would read as Llama 2's
+    elif model_type in REGISTERED:
+        registered = REGISTERED[model_type]
+        if registered is None or name is None or model_type in ANYWAY:
+            return None if registered is None else CLASSES[registered]
+    if is_other:
+        raise CheckpointError(
+            f"{files.config_path}: tokenizer_class must be one of {', '.join(sorted(CLASSES))}, got "
+            f"{stated!r:.60}; PreTrainedTokenizerFast takes tokenizer.json as it is"
+        )
+    return None if name is None else CLASSES.get(ALIASES.get(name, name))

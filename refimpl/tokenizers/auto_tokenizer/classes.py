@@ -1,0 +1,601 @@
+"""transformers' tokenizer classes that make parts of a tokenizer anew, from their options.
+
+Such a class takes of tokenizer.json only the vocabulary, the merges, the post-processor and a charsmap. Its
+normalizer, pre-tokenizer and decoder are its own, so what the file says of them has no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ...errors import CheckpointError
+from .added_vocabulary import AddedVocabulary, NewToken
+from .settings import ADDITIONAL, Settings, Special
+
+Component: TypeAlias = dict[str, Any]  # of a tokenizer.json
+UNDERSCORE = "\u2581"
+SPACES = {"Regex": " {2,}"}
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+MBART_LANGUAGES = (
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT",
+    "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK",
+    "tr_TR", "vi_VN", "zh_CN",
+)  # fmt: skip
+MBART50_LANGUAGES = (
+    *MBART_LANGUAGES,
+    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN",
+    "mn_MN", "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX",
+    "uk_UA", "ur_PK", "xh_ZA", "gl_ES", "sl_SI",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """What a class takes of tokenizer.json: vocabulary, merges and the charsmap of its normalizer."""
+
+    where: str
+    vocabulary: Any
+    merges: Any
+    charsmap: str | None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The parts that a class makes."""
+
+    model: Component
+    normalizer: Component | None
+    pre_tokenizer: Component
+    decoder: Component
+
+
+class Tokens:
+    """The special tokens of a tokenizer, by name, once they all have ids."""
+
+    def __init__(self, where: str, named: Mapping[str, Special], vocabulary: AddedVocabulary) -> None:
+        self._where = where
+        self._named = named
+        self._vocabulary = vocabulary
+
+    def has(self, name: str) -> bool:
+        """Whether there is a token of this name."""
+        return name in self._named
+
+    def content(self, name: str) -> str:
+        """A named token that must be there."""
+        return _required(self._where, self._named, name)
+
+    def id(self, content: str) -> int:
+        """The id of a token, the unknown token's if there is no such token."""
+        id = self._vocabulary.id(content)
+        if id is None:
+            id = self._vocabulary.id(self.content("unk_token"))
+        assert id is not None, "named tokens were added"
+        return id
+
+    def template(
+        self, single: Sequence[tuple[str, int]], pair: Sequence[tuple[str, int]], *, spaces: bool = False
+    ) -> Component:
+        """A template of (token, segment); `$A` and `$B` are the texts.
+
+        Raises CheckpointError for a token that the library would read as something else; it may have spaces
+        where the class writes the template as a list.
+        """
+        special = dict.fromkeys(token for token, _ in (*single, *pair) if token not in ("$A", "$B"))
+        for token in special:
+            if token.startswith("$") or ":" in token or (" " in token and not spaces):
+                raise CheckpointError(
+                    f"{self._where}: a token around texts may have no space, no colon and no $ at its start, "
+                    f"got {token!r:.60}"
+                )
+        return {
+            "type": "TemplateProcessing",
+            "single": [_template_part(*part) for part in single],
+            "pair": [_template_part(*part) for part in pair],
+            "special_tokens": {t: {"id": t, "ids": [self.id(t)], "tokens": [t]} for t in special},
+        }
+
+
+def _required(where: str, named: Mapping[str, Special], name: str) -> str:
+    if name not in named:
+        raise CheckpointError(f"{where}: {name} must be a token, got null")
+    return str(named[name])
+
+
+def _template_part(token: str, type_id: int) -> Component:
+    if token in ("$A", "$B"):
+        return {"Sequence": {"id": token[1], "type_id": type_id}}
+    return {"SpecialToken": {"id": token, "type_id": type_id}}
+
+
+def _same_segment(*tokens: str) -> list[tuple[str, int]]:
+    return [(token, 0) for token in tokens]
+
+
+def _file_says(settings: Settings, tokens: Tokens, stated: Component | None) -> Component | None:
+    return stated
+
+
+def _no_more(settings: Settings) -> list[Special] | None:
+    """What the settings say."""
+    return settings.values.get(ADDITIONAL)
+
+
+def _added_as_they_are(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
+    return []
+
+
+@dataclass(frozen=True)
+class TokenizerClass:
+    """One of transformers' classes.
+
+    `model` is the type of model that it makes, `defaults` its special tokens where the settings name none
+    (null is no token), `additional` the further tokens that it adds, `added_again` tokens whose flags
+    it changes at the end. `mask_takes_space`: a mask that is named without flags takes the space before it.
+    """
+
+    name: str
+    model: str
+    defaults: Mapping[str, Special | None]
+    build: Callable[[Settings, Mapping[str, Special], SourceFile], Pipeline]
+    post_processor: Callable[[Settings, Tokens, Component | None], Component | None] = _file_says
+    additional: Callable[[Settings], list[Special] | None] = _no_more
+    added_again: Callable[[Sequence[Special], Sequence[Special]], list[NewToken]] = _added_as_they_are
+    mask_takes_space: bool = False
+
+
+def _bpe(file: SourceFile, **options: Any) -> Component:
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        **options,
+        "vocab": file.vocabulary,
+        "merges": file.merges,
+    }
+
+
+def _affixed_bpe(file: SourceFile) -> Component:
+    """Of byte-level classes; empty affixes are the same as none."""
+    return _bpe(file, continuing_subword_prefix="", end_of_word_suffix="")
+
+
+def _unigram(file: SourceFile, unk_id: int) -> Component:
+    if unk_id >= len(file.vocabulary):
+        raise CheckpointError(
+            f"{file.where}: model.vocab must have piece {unk_id}, the unknown one, got {len(file.vocabulary)}"
+        )
+    return {"type": "Unigram", "unk_id": unk_id, "vocab": file.vocabulary, "byte_fallback": False}
+
+
+def _byte_level(add_prefix_space: bool = True, use_regex: bool = True) -> Component:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
+
+
+def _metaspace(prepend_scheme: str, split: bool = True) -> Component:
+    return {"type": "Metaspace", "replacement": UNDERSCORE, "prepend_scheme": prepend_scheme, "split": split}
+
+
+def _replace(pattern: Component, content: str) -> Component:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def _pre_tokenizers(*steps: Component) -> Component:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+def _normalizers(*steps: Component) -> Component:
+    return {"type": "Sequence", "normalizers": list(steps)}
+
+
+def _precompiled(file: SourceFile) -> Component | None:
+    return None if file.charsmap is None else {"type": "Precompiled", "precompiled_charsmap": file.charsmap}
+
+
+def _sentencepiece_decoder(strip: bool) -> Component:
+    steps: list[Component] = [
+        _replace({"String": UNDERSCORE}, " "),
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    steps += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if strip else []
+    return {"type": "Sequence", "decoders": steps}
+
+
+# --- BERT ---------------------------------------------------------------------------------------------------
+
+
+def _bert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    return Pipeline(
+        {
+            "type": "WordPiece",
+            "unk_token": _required(settings.where, named, "unk_token"),
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": file.vocabulary,
+        },
+        {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": settings.flag("tokenize_chinese_chars", True),
+            "strip_accents": settings.nullable_flag("strip_accents", None),
+            "lowercase": settings.flag("do_lower_case", True),
+        },
+        {"type": "BertPreTokenizer"},
+        {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    )
+
+
+def _bert_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    cls, sep = tokens.content("cls_token"), tokens.content("sep_token")
+    single = [(cls, 0), ("$A", 0), (sep, 0)]
+    return tokens.template(single, [*single, ("$B", 1), (sep, 1)])
+
+
+# --- byte-level BPE -----------------------------------------------------------------------------------------
+
+
+def _gpt2(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    prefix = settings.flag("add_prefix_space", False)
+    return Pipeline(_affixed_bpe(file), None, _byte_level(prefix), _byte_level())
+
+
+def _roberta_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    cls, sep = tokens.content("cls_token"), tokens.content("sep_token")
+    return {
+        "type": "RobertaProcessing",
+        "sep": [sep, tokens.id(sep)],
+        "cls": [cls, tokens.id(cls)],
+        "trim_offsets": settings.flag("trim_offsets", True),
+        "add_prefix_space": settings.flag("add_prefix_space", False),
+    }
+
+
+def _gpt_neox(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    prefix = settings.flag("add_prefix_space", False)
+    pre_tokenizer = {**_byte_level(prefix), "trim_offsets": settings.flag("trim_offsets", True)}
+    return Pipeline(_affixed_bpe(file), {"type": "NFC"}, pre_tokenizer, _byte_level())
+
+
+def _no_template(settings: Settings, tokens: Tokens, stated: Component | None) -> None:
+    """Nothing around a text, whatever the file says."""
+
+
+def _qwen2(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    prefix = settings.nullable_flag("add_prefix_space", False) or False
+    split = {"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": False}
+    return Pipeline(
+        _affixed_bpe(file),
+        {"type": "NFC"},
+        _pre_tokenizers(split, _byte_level(prefix, use_regex=False)),
+        _byte_level(),
+    )
+
+
+def _plain_special(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
+    """All special tokens, without the flags that the settings give them."""
+    return [NewToken(str(token), special=True) for token in (*named, *extra)]
+
+
+def _cohere(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    prefix = settings.flag("add_prefix_space", False)
+    digits = {"type": "Digits", "individual_digits": True}
+    return Pipeline(
+        _affixed_bpe(file),
+        {"type": "NFC"},
+        _pre_tokenizers(digits, _byte_level(prefix)),
+        _byte_level(),
+    )
+
+
+def _all_special(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
+    """All special tokens flagged as such, those with flags with their other ones."""
+    return [
+        NewToken(token, normalized=False, special=True)
+        if isinstance(token, str)
+        else NewToken(token.content, token.single_word, token.lstrip, token.rstrip, token.normalized, True)
+        for token in (*named, *extra)
+    ]
+
+
+# --- SentencePiece's BPE ------------------------------------------------------------------------------------
+
+
+def _llama(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    prefix = settings.nullable_flag("add_prefix_space", None) is not False
+    first = not settings.nullable_flag("legacy", False)
+    scheme = ("first" if first else "always") if prefix else "never"
+    model = _bpe(file, fuse_unk=True, byte_fallback=True)
+    return Pipeline(model, None, _metaspace(scheme, split=False), _sentencepiece_decoder(prefix))
+
+
+CODE_LLAMA = {
+    "prefix_token": f"{UNDERSCORE}<PRE>",
+    "middle_token": f"{UNDERSCORE}<MID>",
+    "suffix_token": f"{UNDERSCORE}<SUF>",
+    "eot_token": f"{UNDERSCORE}<EOT>",
+    "fill_token": "<FILL_ME>",
+}
+
+
+def _code_llama(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    prefix = settings.nullable_flag("add_prefix_space", True) is not False
+    unknown = _required(settings.where, named, "unk_token")
+    model = _bpe(file, fuse_unk=True, byte_fallback=True, unk_token=unknown)
+    scheme = "first" if prefix else "never"
+    return Pipeline(model, None, _metaspace(scheme, split=False), _sentencepiece_decoder(True))
+
+
+def _code_llama_additional(settings: Settings) -> list[Special]:
+    infilling = (settings.values.get(name, default) for name, default in CODE_LLAMA.items())
+    return [*(settings.values.get(ADDITIONAL) or []), *(token for token in infilling if token is not None)]
+
+
+def _begin_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component | None:
+    if not tokens.has("bos_token"):
+        return None
+    begin = tokens.content("bos_token")
+    single = [(begin, 0), ("$A", 0)]
+    return tokens.template(single, [*single, (begin, 1), ("$B", 1)])
+
+
+def _gemma(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    unknown = _required(settings.where, named, "unk_token")
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    return Pipeline(
+        _bpe(file, fuse_unk=True, byte_fallback=True, unk_token=unknown),
+        _replace({"String": " "}, UNDERSCORE),
+        split,
+        _sentencepiece_decoder(False),
+    )
+
+
+# --- unigram models -----------------------------------------------------------------------------------------
+
+
+def _t5(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    scheme = _metaspace("always")
+    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
+    return Pipeline(_unigram(file, 2), _precompiled(file), words, scheme)
+
+
+def _t5_additional(settings: Settings) -> list[Special]:
+    number = settings.count("extra_ids", 100)
+    sentinels: list[Special] = [f"<extra_id_{i}>" for i in range(number)]
+    stated = settings.values.get(ADDITIONAL)
+    if stated is None:
+        return sentinels
+    named = [token for token in stated if "<extra_id_" in str(token)]
+    if named and number not in (0, len(named)):
+        raise CheckpointError(
+            f"{settings.where}: additional_special_tokens must name all extra_ids ({number}) or none, it "
+            f"names {len(named)}"
+        )
+    return [*stated, *([] if named else sentinels)]
+
+
+def _t5_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    end = {"id": "</s>", "ids": [tokens.id(tokens.content("eos_token"))], "tokens": ["</s>"]}
+    single, pair = _same_segment("$A", "</s>"), _same_segment("$A", "</s>", "$B", "</s>")
+    return {**tokens.template(single, pair), "special_tokens": {"</s>": end}}
+
+
+def _xlm_roberta(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
+    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
+    return Pipeline(_unigram(file, 3), _precompiled(file), words, scheme)
+
+
+def _xlm_roberta_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    begin, end = tokens.content("bos_token"), tokens.content("eos_token")
+    pair = _same_segment(begin, "$A", end, end, "$B", end)
+    return tokens.template(_same_segment(begin, "$A", end), pair, spaces=True)
+
+
+def _pegasus(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    unknown = _required(settings.where, named, "unk_token")
+    ids = [i for i, piece in enumerate(file.vocabulary) if i and piece[0] == unknown and piece[1] == 0]
+    if not ids:
+        raise CheckpointError(
+            f"{file.where}: the unknown piece {unknown!r:.60} must have the score 0 and an id from 1"
+        )
+    charsmap = _precompiled(file)
+    first = charsmap if charsmap is not None else _replace({"Regex": r"\n"}, " ")
+    return Pipeline(
+        _unigram(file, ids[0]),
+        _normalizers(first, _replace(SPACES, " ")),
+        _metaspace("always"),
+        _metaspace("always"),
+    )
+
+
+def _pegasus_additional(settings: Settings) -> list[Special]:
+    sentence_mask = settings.values.get("mask_token_sent", "<mask_1>")
+    stated = settings.values.get(ADDITIONAL)
+    first = [sentence_mask] if sentence_mask is not None else []
+    if stated is not None and sentence_mask in stated:
+        first = []
+    return [*first, *(f"<unk_{i}>" for i in range(2, settings.count("offset", 103)))]
+
+
+def _pegasus_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    end = tokens.content("eos_token")
+    return tokens.template(_same_segment("$A", end), _same_segment("$A", "$B", end))
+
+
+def _mbart(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    scheme = _metaspace("always")
+    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
+    return Pipeline(_unigram(file, 3), None, words, scheme)
+
+
+def _mbart_additional(settings: Settings) -> list[Special]:
+    stated = settings.values.get(ADDITIONAL) or []
+    return [*MBART_LANGUAGES, *(token for token in stated if token not in MBART_LANGUAGES)]
+
+
+def _mbart_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    language = _language(settings)
+    end = tokens.content("eos_token")
+    return tokens.template(
+        _same_segment("$A", end, language), _same_segment("$A", "$B", end, language), spaces=True
+    )
+
+
+def _mbart50(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    if not {piece[0] for piece in file.vocabulary}.intersection(MBART50_LANGUAGES):
+        raise CheckpointError(f"{file.where}: model.vocab must have pieces of languages such as en_XX")
+    charsmap = _precompiled(file)
+    steps = [charsmap] if charsmap is not None else []
+    return Pipeline(
+        _unigram(file, 3),
+        _normalizers(*steps, _replace(SPACES, " ")),
+        _metaspace("always"),
+        _metaspace("always"),
+    )
+
+
+def _mbart50_additional(settings: Settings) -> list[Special]:
+    return [*(settings.values.get(ADDITIONAL) or []), *MBART50_LANGUAGES]
+
+
+def _mbart50_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    language = _language(settings)
+    end = tokens.content("eos_token")
+    return tokens.template(
+        _same_segment(language, "$A", end), _same_segment(language, "$A", "$B", end), spaces=True
+    )
+
+
+def _language(settings: Settings) -> str:
+    """The language of the text, whose token is put beside it."""
+    language = settings.text("src_lang", "en_XX")
+    if language not in MBART50_LANGUAGES:
+        raise CheckpointError(
+            f"{settings.where}: src_lang must be a language such as en_XX, got {language!r:.40}"
+        )
+    return language
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+_BERT = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+_FAIRSEQ = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "cls_token": "<s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+_END = "<|endoftext|>"
+_COHERE = {
+    "unk_token": "<UNK>",
+    "bos_token": "<BOS_TOKEN>",
+    "eos_token": "<|END_OF_TURN_TOKEN|>",
+    "pad_token": "<PAD>",
+    "cls_token": "<CLS>",
+    "sep_token": "<SEP>",
+    "mask_token": "<MASK_TOKEN>",
+}
+_GEMMA = {
+    "unk_token": "<unk>",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+_LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_ALL = (
+    TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template),
+    TokenizerClass("RobertaTokenizer", "BPE", _FAIRSEQ, _gpt2, _roberta_template),
+    TokenizerClass(
+        "GPT2Tokenizer",
+        "BPE",
+        {"unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": None},
+        _gpt2,
+    ),
+    TokenizerClass(
+        "GPTNeoXTokenizer",
+        "BPE",
+        {"unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": "<|padding|>"},
+        _gpt_neox,
+        _no_template,
+    ),
+    TokenizerClass(
+        "Qwen2Tokenizer",
+        "BPE",
+        dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END),
+        _qwen2,
+        added_again=_plain_special,
+    ),
+    TokenizerClass("CohereTokenizer", "BPE", _COHERE, _cohere, added_again=_all_special),
+    TokenizerClass("LlamaTokenizer", "BPE", _LLAMA, _llama),
+    TokenizerClass(
+        "CodeLlamaTokenizer",
+        "BPE",
+        {**_LLAMA, **CODE_LLAMA},
+        _code_llama,
+        _begin_template,
+        _code_llama_additional,
+    ),
+    TokenizerClass("GemmaTokenizer", "BPE", _GEMMA, _gemma),
+    TokenizerClass(
+        "T5Tokenizer",
+        "Unigram",
+        {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+        _t5,
+        _t5_template,
+        _t5_additional,
+    ),
+    TokenizerClass("XLMRobertaTokenizer", "Unigram", _FAIRSEQ, _xlm_roberta, _xlm_roberta_template),
+    TokenizerClass(
+        "PegasusTokenizer",
+        "Unigram",
+        {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask_2>"},
+        _pegasus,
+        _pegasus_template,
+        _pegasus_additional,
+    ),
+    TokenizerClass(
+        "MBartTokenizer",
+        "Unigram",
+        _FAIRSEQ,
+        _mbart,
+        _mbart_template,
+        _mbart_additional,
+        mask_takes_space=True,
+    ),
+    TokenizerClass(
+        "MBart50Tokenizer",
+        "Unigram",
+        {name: token for name, token in _FAIRSEQ.items() if name != "bos_token"},
+        _mbart50,
+        _mbart50_template,
+        _mbart50_additional,
+        mask_takes_space=True,
+    ),
+)
+CLASSES: Mapping[str, TokenizerClass] = {made.name: made for made in _ALL}

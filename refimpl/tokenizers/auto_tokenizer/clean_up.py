@@ -1,0 +1,34 @@
+"""`clean_up_tokenization_spaces` as steps of a decoder: spaces around English punctuation are removed.
+
+It changes the whole decoded text, one replacement after the other (transformers'
+`PreTrainedTokenizerBase.clean_up_tokenization`), so the tokens are joined first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+REPLACEMENTS = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+STEPS: tuple[dict[str, Any], ...] = (
+    {"type": "Fuse"},
+    *({"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in REPLACEMENTS),
+)
+# How many characters at the end of a text may still change when it goes on: after " n" come " ' " and "t".
+UNSETTLED = 5
+# A decoder that puts a space between any two tokens, as the library does where it has none: it looks for a
+# prefix that is in no vocabulary.
+SPACES_BETWEEN: dict[str, Any] = {"type": "WordPiece", "prefix": "\U0010fffd", "cleanup": False}
+
+
+def cleaned_up(decoder: dict[str, Any] | None) -> dict[str, Any]:
+    """The decoder, then the clean-up."""
+    return {"type": "Sequence", "decoders": [decoder or SPACES_BETWEEN, *STEPS]}
+
+
+def cleans_up(decoder: Any) -> bool:
+    """Whether a decoder ends with the clean-up."""
+    steps = decoder.get("decoders") if isinstance(decoder, dict) else None
+    return isinstance(steps, list) and steps[-len(STEPS) :] == list(STEPS)
