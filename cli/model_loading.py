@@ -62,6 +62,7 @@ def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
     else:
         opened = open_checkpoint(source.path)
         params = opened.params
+    say_replaced_code(opened.code_replaced_by)
     if opened.tokenizer is None:
         raise CheckpointError(f"{name} must have a tokenizer")
     return opened.config, params, read(opened.tokenizer, name)
@@ -125,6 +126,14 @@ def open_for_export(path: Path, context: int | None = None) -> Checkpoint:
     return checkpoint
 
 
+def say_replaced_code(family: str) -> None:
+    """Say which family stands for code of the model's repository, if one does."""
+    from ..refimpl.checkpoint.custom_code import describe
+
+    if family:
+        say(describe(family))
+
+
 def _target(device: str) -> str:
     """The target of a device."""
     from ..runtime.bundle import targets
@@ -148,6 +157,7 @@ def _on_arrays(source: Source, engine: str, quant: str | None, context: int | No
     else:
         opened = open_bundle(bundle(source, quant, "cpu", context), check_hashes=True)
         params = materialize(opened.params())
+    say_replaced_code(opened.code_replaced_by)
     if engine == "torch":
         from ..export.torch_engine import TorchEngine
 

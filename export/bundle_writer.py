@@ -230,7 +230,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         refused=operator_limits.refusals(job.target, checkpoint.config),
         generation=checkpoint.generation,
         labels=checkpoint.labels,
-        source=Source(**checkpoint.source),
+        source=Source(**checkpoint.source, code_replaced_by=checkpoint.code_replaced_by),
         files=files,
     )
 

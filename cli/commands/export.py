@@ -73,7 +73,7 @@ def command(
     """
     from ...refimpl.errors import ExportError
     from ...runtime.hub.locate import locate
-    from ..model_loading import open_for_export
+    from ..model_loading import open_for_export, say_replaced_code
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
@@ -82,6 +82,7 @@ def command(
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
     checkpoint = open_for_export(source.path, context)
+    say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.quantization.plan import Calibration
 

@@ -94,10 +94,11 @@ def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
         from ...runtime.bundle.bundle import open_bundle
-        from ..model_loading import expect
+        from ..model_loading import expect, say_replaced_code
 
         bundle = open_bundle(source.path, check_hashes=False)
         expect(bundle, None, context)
+        say_replaced_code(bundle.code_replaced_by)
         return bundle.config, facts | {"quant": bundle.quant, "target": bundle.target}, bundle.cache
     if source.kind == "config":
         config = _read_config(source.path)
@@ -105,19 +106,26 @@ def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], 
             config = replace(config, context=context)
         return config, facts, operator_limits.cache(targets.for_device("cpu"), config)
     from ...refimpl.checkpoint.open import open_checkpoint
+    from ..model_loading import say_replaced_code
 
     checkpoint = open_checkpoint(source.path).for_context(context)
+    say_replaced_code(checkpoint.code_replaced_by)
     cache = operator_limits.cache(targets.for_device("cpu"), checkpoint.config)
     return checkpoint.config, facts | {"stored": checkpoint.float_dtype}, cache
 
 
 def _read_config(path: Path) -> Config:
+    from ...refimpl.checkpoint.custom_code import replaced_by
     from ...refimpl.families import read_config
     from ...refimpl.formats.file_bytes import read_file
     from ...refimpl.formats.strict_json import parse
+    from ..model_loading import say_replaced_code
 
     file = path / "config.json" if path.is_dir() else path
-    return read_config(parse(read_file(file, 2**20), str(file)), str(file))[0]
+    values = parse(read_file(file, 2**20), str(file))
+    config, _ = read_config(values, str(file))
+    say_replaced_code(replaced_by(values))
+    return config
 
 
 def describe(config: Config) -> str:

@@ -30,6 +30,7 @@ from ..params.shapes import parameter_shapes
 from ..params.tree import Tree, flatten
 from ..tokenizers.from_gguf.reader import chat_template, tokenizer
 from ..weights.loader import Leaves, check_finite
+from .custom_code import replaced_by
 from .generation_config import Generation, read_generation
 from .labels import mask_id, read_labels
 from .languages import read_languages
@@ -46,6 +47,7 @@ class Checkpoint:
     """An opened model. `params` is lazy: a leaf is read each time it is asked for.
 
     `labels` are the names of the head's labels, if it has any. `added` are leaves that no file holds.
+    `code_replaced_by` is the family that stands for code of the repository's own, if it has any.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Checkpoint:
     files: Mapping[str, Path]
     labels: tuple[str, ...] = ()
     added: Mapping[str, np.ndarray] = field(default_factory=dict)
+    code_replaced_by: str = ""
 
     @property
     def params(self) -> Tree:
@@ -171,6 +174,7 @@ def _open_directory(path: Path) -> Checkpoint:
         ),
         files=directory.files,
         labels=read_labels(raw, config, where),
+        code_replaced_by=replaced_by(raw),
     )
 
 

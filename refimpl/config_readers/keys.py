@@ -18,7 +18,7 @@ HARMLESS: dict[str, Any] = {
     **dict.fromkeys(
         (
             "model_type", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
-            "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+            "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
             "attention_dropout", "id2label", "label2id", "problem_type", "output_attentions",
             "output_hidden_states", "return_dict", "num_labels", "_num_labels", "finetuning_task",
             "output_past", "_attn_implementation", "_attn_implementation_autoset",
@@ -28,6 +28,7 @@ HARMLESS: dict[str, Any] = {
     "is_decoder": (False, True), "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,),
     "pruned_heads": ({}, None), "quantization_config": (None,),
+    "auto_map": (dict, None),  # code of the repository's own, which isn't run: see `checkpoint.custom_code`
     # Notes of who trained, converted or repaired the checkpoint: no model of transformers' reads them.
     **dict.fromkeys(("name", "name_or_path", "model_name", "tokenizer_class"), (str, None)),
     "language": (str, list, None), "unsloth_fixed": (bool,), "unsloth_version": (str,),

@@ -127,12 +127,12 @@ def read_config(
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
     keys = Keys(values, where, tensors)
-    family = keys.choice("model_type", families())
-    named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
-    tasks = {family.ARCHITECTURES.get(a) if isinstance(a, str) else None for a in named}
-    named_task = tasks.pop()
-    if tasks or named_task is None:
-        raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
+    try:
+        family, named_task = _family(keys)
+    except ConfigError as error:
+        if keys.values.get("auto_map"):
+            raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
+        raise
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
     chosen = task or named_task
@@ -145,6 +145,17 @@ def read_config(
         config = reading(config, keys, chosen)
     keys.finish(UNREAD)
     return config, family
+
+
+def _family(keys: Keys) -> tuple[Family, Task]:
+    """The family of the model_type, and the task of the architectures; ConfigError for what isn't known."""
+    family = keys.choice("model_type", families())
+    named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
+    tasks = {family.ARCHITECTURES.get(a) if isinstance(a, str) else None for a in named}
+    task = tasks.pop()
+    if tasks or task is None:
+        raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
+    return family, task
 
 
 def read_leaves(config: Config, source: Source, family: Family) -> Leaves:

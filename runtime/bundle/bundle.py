@@ -70,6 +70,10 @@ class Bundle:
         return self.manifest.config
 
     @property
+    def code_replaced_by(self) -> str:
+        return self.manifest.source.code_replaced_by
+
+    @property
     def target(self) -> str:
         return self.manifest.target
 

@@ -20,7 +20,8 @@ One JSON object with exactly these fields:
     generation   how the checkpoint wants to be run: the fields of
                  `refimpl.checkpoint.generation_config.Generation`
     labels       [names] of the labels of a Classify or Tag head, in order; else none
-    source       {name, sha256} of the checkpoint
+    source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
+                 which wasn't run, {code_replaced_by}: the family of tfm that stands for it
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
 Which tensors there are, of which type and shape, follows from config, target, schemes and dtype
@@ -36,7 +37,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -87,10 +88,11 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that a bundle was made from."""
+    """The checkpoint that a bundle was made from; the file leaves out a `code_replaced_by` that is empty."""
 
     name: str
     sha256: str
+    code_replaced_by: str = field(default="", metadata={"optional": True})
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,10 @@ def _json(value: Any) -> Any:
         return {key: _json(value[key]) for key in value}
     if isinstance(value, Config):
         return to_json(value)
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        absent = {f.name for f in fields(value) if f.metadata.get("optional") and not getattr(value, f.name)}
+        return {key: item for key, item in asdict(value).items() if key not in absent}
+    return value
 
 
 def load(data: bytes, where: str) -> Manifest:
@@ -200,7 +205,8 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         return tuple(_read(item, given[0], f"{name}[{i}]") for i, item in enumerate(value))
     if is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
-        if odd := sorted(value.keys() ^ hints.keys()):
+        optional = {f.name for f in fields(kind) if f.metadata.get("optional")}
+        if odd := sorted(value.keys() ^ (hints.keys() - (optional - value.keys()))):
             what = "is unknown" if odd[0] in value else "is missing"
             raise ValueError(f"{name}.{odd[0]:.80} {what}")
         make: Any = kind
@@ -246,6 +252,8 @@ def _check(m: Manifest) -> None:
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
+    if not re.fullmatch(r"[a-z0-9_-]{0,40}", m.source.code_replaced_by):
+        raise ValueError(f"source.code_replaced_by must name a family, got {m.source.code_replaced_by!r:.80}")
     for name, task in m.generation.tasks.items():
         if task.tasks:
             raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")

@@ -9,6 +9,7 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...refimpl.checkpoint.custom_code import describe
 from ...refimpl.checkpoint.labels import Aggregation
 from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.sampler import Sampler
@@ -191,6 +192,8 @@ def load(
     `notify` gets lines for a person, as of a first start that takes longer.
     """
     bundle = open_bundle(Path(path))
+    if bundle.code_replaced_by:
+        notify(describe(bundle.code_replaced_by))
     checked = bundle.checking()
     try:
         # The tokenizer first: the session uses the memory again that reading it frees.

@@ -255,6 +255,30 @@ def test_errors_of_an_export_name_the_options_of_the_command_line(tfm, checkpoin
     tfm("export", checkpoint, tmp_path / "out", *options).failed(7, words)
 
 
+def test_commands_say_what_stands_for_code_of_the_repositorys_own(
+    tfm, checkpoint, bundle, tmp_path, monkeypatch
+):
+    model, exported = (shutil.copytree(path, tmp_path / path.parent.name) for path in (checkpoint, bundle))
+    for file, change in (
+        (model / "config.json", lambda config: config | {"auto_map": {"AutoModel": "own.Model"}}),
+        (exported / "tfm.json", lambda m: m | {"source": {**m["source"], "code_replaced_by": "tfm"}}),
+    ):
+        file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    monkeypatch.setattr("tfm.export.bundle_writer.export", lambda *_, **__: None)
+    note = "the repository's own code (auto_map) was not run: tfm's family tfm stands for it\n"
+    for command in (
+        ("export", model, tmp_path / "out"),
+        ("inspect", model),
+        ("inspect", model / "config.json"),
+        ("inspect", exported),
+        ("generate", "a", "--model", exported, "--max-new-tokens", 1),
+        ("generate", "a", "--model", model, "--engine", "numpy", "--max-new-tokens", 1),
+        ("attention", "ab", "--model", model, "--json"),
+    ):
+        ran = tfm(*command)
+        assert (ran.code, ran.err.count(note)) == (0, 1), (command, ran)
+
+
 def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
     ran = tfm("export", checkpoint, tmp_path / "out", "--quant", "int4", "--table", 4, "--no-verify")
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")

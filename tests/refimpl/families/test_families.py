@@ -134,6 +134,7 @@ def test_older_names_of_falcon():
         read_config({**new, "n_layer": 3})
 
 
+OWN_CODE = {"auto_map": {"AutoModelForCausalLM": "my_llama.MyLlama"}}
 LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -168,6 +169,13 @@ LLAMA3 = {
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
         ({"architectures": ["LlamaForMaskedLM"]}, "architectures must be one of"),
         ({"model_type": "unknown"}, "model_type must be one of .*llama"),
+        ({"model_type": "unknown", "auto_map": {}}, "got 'unknown'$"),
+        (
+            {"model_type": "unknown", **OWN_CODE},
+            r"got 'unknown'; the repository's own code \(auto_map\) is never",
+        ),
+        ({"architectures": ["MyLlama"], **OWN_CODE}, r"got \['MyLlama'\]; the repository's own code"),
+        ({"auto_map": "my_llama.MyLlama"}, "auto_map must be an object or null"),
     ],
 )
 def test_refused(keys, message):

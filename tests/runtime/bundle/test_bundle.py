@@ -215,6 +215,18 @@ def test_a_template_that_is_no_text(bundle):
         _ = open_bundle(bundle).chat_template
 
 
+def test_which_family_stands_for_a_repositorys_code_is_stated_where_there_is_code(made, tmp_path):
+    assert open_bundle(made).manifest.source.code_replaced_by == ""
+    assert set(json.loads((made / "tfm.json").read_text())["source"]) == {"name", "sha256"}
+    config = shutil.copytree(made.parent / "checkpoint", tmp_path / "checkpoint") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "own.Model"}}))
+    bundle = open_bundle(make(tmp_path / "model"))
+    assert bundle.code_replaced_by == "tfm"
+    text = (bundle.path / "tfm.json").read_text()
+    assert json.loads(text)["source"]["code_replaced_by"] == "tfm"
+    assert manifest.dump(bundle.manifest) == text
+
+
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
@@ -243,6 +255,9 @@ HOSTILE = [
     (("refused",), [1], r"refused\[0\] must be str"),
     (("source", "sha256"), 5, r"source.sha256 must be str"),
     (("source", "path"), "x", r"source.path is unknown"),
+    (("source", "code_replaced_by"), None, "source.code_replaced_by must be str"),
+    (("source", "code_replaced_by"), "a\nb", "source.code_replaced_by must name a family"),
+    (("source", "code_replaced_by"), "a" * 41, "source.code_replaced_by must name a family"),
     (("schemes", WQ, "bits"), 3, rf"schemes.{WQ} can't be"),
     (("schemes", WQ, "bits"), 4, "tensors.*must be"),
     (("schemes", WQ, "block"), 0, "can't be"),
