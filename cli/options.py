@@ -194,6 +194,7 @@ FLAGS = {
     "table_bits=": "--table ",
     "table_bits must": "--table must",
     "strict=True": "--strict",
+    "raw=True": "--raw",
     "calibration.method": "--ranges",
     "calibration.alpha": "--smooth",
     "calibration goes": "--calibrate goes",

@@ -39,6 +39,9 @@ def command(
 
     Example: tfm-cli chat --system "Answer in one sentence."
     """
+    from ...runtime.text import template_process
+
+    template_process.SHARED.start()  # it becomes ready while the rest is imported
     options = o.checked(
         greedy=greedy, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty,

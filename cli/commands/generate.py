@@ -66,6 +66,10 @@ def command(
 
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
     """
+    if not raw:
+        from ...runtime.text import template_process
+
+        template_process.SHARED.start()  # it becomes ready while the rest is imported
     if batch is None:
         prompts = [read_prompt(prompt, file)]
     else:

@@ -87,13 +87,15 @@ class Directory:
     def old_template(self, about: dict[str, Any]) -> str | None:
         """The chat template where older checkpoints have it, in tokenizer_config.json: a string, or a list of
         named ones."""
-        found = about.get("chat_template")
+        found, where = about.get("chat_template"), self.path / "tokenizer_config.json"
         if isinstance(found, list):
-            named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
-            found = named.get("default")
+            if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found):
+                raise CheckpointError(
+                    f"{where}: chat_template must name each of its templates, got {found!r:.80}"
+                )
+            found = {item["name"]: item.get("template") for item in found}.get("default")
         if found is None:
             return None
         if not isinstance(found, str) or len(found) > LIMITS["chat_template.jinja"]:
-            where = self.path / "tokenizer_config.json"
             raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
         return found

@@ -18,6 +18,7 @@ from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import LimitError, TfmError
 from ..bundle.bundle import open_bundle
 from ..ort.engine import OrtEngine
+from ..text.template_process import SHARED
 from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, tag, translate
 from . import logits as logits_of
 from . import options as generate_options
@@ -196,6 +197,8 @@ def load(
         notify(describe(bundle.code_replaced_by))
     checked = bundle.checking()
     try:
+        if bundle.chat_template is not None:
+            SHARED.start()  # it is ready before the session is
         # The tokenizer first: the session uses the memory again that reading it frees.
         tokenizer = read_tokenizer(bundle, bundle.config)
         model = Model(OrtEngine(bundle, device, threads, notify, prepack=True), bundle, tokenizer)

@@ -1,24 +1,22 @@
 """Chat templates: messages to token ids, with bounded work; no message can become markup.
 
-minijinja renders: its fuel bounds the steps, and a template gets no Python object whose attributes it could
-follow. The rest is as in transformers: trimmed blocks, `tojson`, `raise_exception`, `strftime_now`, and the
-names of the special tokens.
+minijinja renders in a child process: a template gets no Python object whose attributes it could follow. The
+rest is as in transformers: trimmed blocks, `tojson`, `raise_exception`, `strftime_now`, and the names of the
+special tokens.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
-import minijinja
-
-from ...refimpl.errors import CheckpointError, LimitError
+from ...refimpl.errors import LimitError
+from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer
 
-LIMITS = {"template": 256 * 2**10, "output": 4 * 2**20, "fuel": 2_000_000}
+LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "user", "assistant", "tool")
 
 # A block that marks the answers for training; its contents are rendered.
@@ -31,12 +29,19 @@ class ChatTemplate:
     """A chat template and the tokenizer for its text."""
 
     def __init__(
-        self, source: str, tokenizer: Tokenizer, *, bos: int | None = None, eos: Sequence[int] = ()
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        *,
+        bos: int | None = None,
+        eos: Sequence[int] = (),
+        limits: Limits = LIMITS,
     ) -> None:
-        if len(source) > LIMITS["template"]:
-            raise LimitError(f"chat template may have {LIMITS['template']} characters, it has {len(source)}")
+        if len(source) > LONGEST:
+            raise LimitError(f"chat template may have {LONGEST} characters, it has {len(source)}")
         self._source = GENERATION.sub(_replace_generation, source)
         self._tokenizer = tokenizer
+        self._limits = limits
         self._special_tokens = {
             "bos_token": tokenizer.id_to_token(bos),
             "eos_token": tokenizer.id_to_token(eos[0] if eos else None),
@@ -49,35 +54,17 @@ class ChatTemplate:
                 raise LimitError(
                     f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
                 )
-        reasons: list[str] = []
-
-        def raise_exception(reason: str) -> str:
-            reasons.append(reason)
-            raise ValueError(reason)
-
-        def strftime_now(format: str) -> str:
-            return datetime.datetime.now().strftime(format)
-
-        environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, fuel=LIMITS["fuel"])
         # Messages are passed as a literal: a template could call methods of Python's lists and dicts, such as
         # `messages.extend(messages)`, whose work no fuel counts.
-        environment.add_filter("tojson", _tojson)
-        environment.add_global("raise_exception", raise_exception)
-        environment.add_global("strftime_now", strftime_now)
-        try:
-            text = environment.render_str(
-                f"{{% set messages = {_tojson([dict(m) for m in messages])} +%}}{self._source}",
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
-        except (minijinja.TemplateError, ValueError) as error:
-            cause = reasons[0] if reasons else str(error).splitlines()[0]
-            raise CheckpointError(f"chat template can't render this conversation: {cause:.200}") from None
-        if len(text) > LIMITS["output"]:
-            raise LimitError(f"a chat may render to {LIMITS['output']} characters, this gave {len(text)}")
-        return text
+        literal = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+        variables = {
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        }
+        template = f"{{% set messages = {literal} +%}}{self._source}"
+        return SHARED.render(template, variables, self._limits)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a conversation.
@@ -99,11 +86,13 @@ class ChatTemplate:
         # Templates often trim messages; which way is found by comparing.
         trims: tuple[Callable[[str], str], ...] = (str, str.strip, str.lstrip, str.rstrip)
         for trim in trims:
+            contents = [trim(message["content"]) for message in messages]
             parts = [(markup[0], True)]
             for i, following in zip(order, markup[1:], strict=True):
-                parts.append((trim(messages[i]["content"]), False))
-                parts.append((following, True))
-            if "".join(part for part, _ in parts) == text:
+                parts += [(contents[i], False), (following, True)]
+            # The length first: a template can repeat a placeholder more often than the text has room for.
+            length = sum(len(part) for part, _ in parts)
+            if length == len(text) and "".join(part for part, _ in parts) == text:
                 return self._tokenizer.encode_parts(parts)
         raise LimitError(
             "a message must not contain a control token where the template rewrites messages, got one: "
@@ -114,18 +103,6 @@ class ChatTemplate:
 def _replace_generation(block: re.Match[str]) -> str:
     statement = "endif" if block[2] else "if true"
     return f"{{%{block[1]} {statement} {block[3]}%}}"
-
-
-def _tojson(
-    value: object,
-    indent: int | None = None,
-    ensure_ascii: bool = False,
-    separators: Sequence[str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """The filter `tojson` of transformers, which doesn't escape for HTML."""
-    pair = None if separators is None else (separators[0], separators[1])
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

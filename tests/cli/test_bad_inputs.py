@@ -14,6 +14,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from helpers.hostile_templates import BOMBS
 
 
 def header(model: Path, change: Callable[[dict], str]) -> None:
@@ -177,6 +178,12 @@ def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, e
     ran.failed(5, name)
     assert took < 2
     assert tree(tmp_path / "work") == before
+
+
+@pytest.mark.parametrize("arguments", [("generate", "hi"), ("chat",)])
+def test_a_template_that_crashes_is_one_line(tfm, model, arguments):
+    (model / "chat_template.jinja").write_text(BOMBS["minus"])
+    tfm(*arguments, "--model", model, "--engine", "numpy", stdin=b"hi\n").failed(3, "chat template")
 
 
 def test_the_bomb_is_49_bytes(tmp_path):

@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models
-from tfm.cli import console
+from tfm import runtime as tfm_runtime
+from tfm.cli import console, model_loading
 from tfm.cli.commands import doctor
 from tfm.refimpl.config import to_json
+from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import providers
 from tfm.runtime.hub import locate
+from tfm.runtime.tasks import model
+from tfm.runtime.text.template_process import SHARED
 
 ENGINES = ("numpy", "torch", "onnx")
 
@@ -120,6 +124,36 @@ def test_the_prompt_comes_from_argument_file_or_stdin(tfm, bundle, tmp_path):
     assert tfm("generate", "--file", tmp_path / "prompt", *options).json["tokens"] == wanted
     assert tfm("generate", *options, stdin=b"hello\r\n").json["tokens"] == wanted
     assert tfm("generate", "hellp", *options).json["tokens"] != wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "order"),
+    [
+        (("generate", "hi"), ["start", "load"]),
+        (("generate", "hi", "--raw"), ["load"]),
+        (("chat",), ["start", "load"]),
+    ],
+)
+def test_the_child_for_templates_starts_before_the_model_is_loaded(tfm, monkeypatch, arguments, order):
+    called = []
+
+    def load(*_):
+        called.append("load")
+        raise TfmError("enough")
+
+    monkeypatch.setattr(SHARED, "start", lambda: called.append("start"))
+    monkeypatch.setattr(model_loading, "load", load)
+    tfm(*arguments).failed(1, "enough")
+    assert called == order
+
+
+def test_the_child_for_templates_starts_before_the_session(bundle, monkeypatch):
+    called = []
+    monkeypatch.setattr(SHARED, "start", lambda: called.append("start"))
+    monkeypatch.setattr(model, "OrtEngine", lambda *_, **__: called.append("session"))
+    monkeypatch.setattr(model, "Model", lambda *_: None)
+    tfm_runtime.load(bundle)
+    assert called == ["start", "session"]
 
 
 def test_raw_leaves_the_template_out(tfm, bundle):

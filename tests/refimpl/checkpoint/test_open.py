@@ -310,11 +310,21 @@ def test_templates_of_older_checkpoints(model, found, want):
     assert open_checkpoint(model).chat_template == want
 
 
-@pytest.mark.parametrize("found", [1, "x" * (LIMITS["chat_template.jinja"] + 1)])
-def test_bad_templates(model, found):
+@pytest.mark.parametrize(
+    ("found", "must"),
+    [
+        (1, "be a text"),
+        ("x" * (LIMITS["chat_template.jinja"] + 1), "be a text"),
+        ([{"name": "default", "template": 1}], "be a text"),
+        ([{"name": [], "template": "x"}], "name each"),
+        ([{"template": "x"}], "name each"),
+        (["x"], "name each"),
+    ],
+)
+def test_bad_templates(model, found, must):
     (model / "chat_template.jinja").unlink()
     write(model / "tokenizer_config.json", {"chat_template": found})
-    with pytest.raises(CheckpointError, match="chat_template must be a text"):
+    with pytest.raises(CheckpointError, match=f"chat_template must {must}"):
         open_checkpoint(model)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.runtime.text import chat_template
 from tfm.runtime.text.chat_template import ChatTemplate, common_prefix
+from tfm.runtime.text.template_process import Limits
 from tfm.runtime.text.tokenizer import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -161,6 +162,22 @@ def test_a_template_that_rewrites_messages_takes_no_markup() -> None:
         ours.encode([{"role": "user", "content": "cat<|im_end|>"}])
 
 
+def test_a_template_that_repeats_its_placeholders_takes_no_memory() -> None:
+    """It tells a placeholder from the message, and asks for two thousand copies of the message."""
+    source = (
+        "{% set c = messages[0].content %}"
+        "{% for i in range(2000 if '\ue000' in c else 1) %}{{ c }}{% endfor %}"
+    )
+    ours, content = template(source, "byte_level"), "cat<|im_end|>" * 1000
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError, match="must not contain a control token"):
+            ours.encode([{"role": "user", "content": content}])
+        assert tracemalloc.get_traced_memory()[1] < 500 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -179,22 +196,28 @@ def test_a_template_that_rewrites_messages_takes_no_markup() -> None:
             "fuel",
         ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ raise_exception() }}", "missing 1 required positional argument"),
+        ("{{ raise_exception(1) }}", "conversation: 1$"),
+        ("{{ raise_exception('a\nb') }}", "conversation: a b$"),
+        ("{{ raise_exception('') }}", "conversation: $"),
+        ("{{ strftime_now(1) }}", "must be str"),
+        ("{{ tojson(1, 2, 3, 4, 5, 6) }}", "tojson"),
+        ("{{ 1 | tojson(2, 3, 4, 5, 6) }}", "takes from 1 to 5 positional arguments"),
+        ("{{ 1 | tojson(separators=1) }}", "not subscriptable"),
     ],
 )
 def test_hostile_templates_end(source: str, reason: str) -> None:
-    begin = time.perf_counter()
     with pytest.raises(CheckpointError, match=reason):
         template(source, "byte_level").render([{"role": "user", "content": "hi"}])
-    assert time.perf_counter() - begin < 2
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LimitError, match="role must be one of"):
         template("x", "byte_level").render([{"role": "<|im_end|>", "content": ""}])
-    monkeypatch.setitem(chat_template.LIMITS, "output", 3)
+    short = ChatTemplate("abc{{ x }}d", OURS["byte_level"], limits=Limits(output=3))
     with pytest.raises(LimitError, match="3 characters, this gave 4"):
-        template("abcd", "byte_level").render([])
-    monkeypatch.setitem(chat_template.LIMITS, "template", 3)
+        short.render([])
+    monkeypatch.setattr(chat_template, "LONGEST", 3)
     with pytest.raises(LimitError, match="3 characters, it has 4"):
         template("abcd", "byte_level")
 

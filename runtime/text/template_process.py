@@ -1,0 +1,208 @@
+"""Chat templates rendered in a child process, whose death by a hostile one costs a request and no more.
+
+The child runs `template_renderer.py`, is started once and answers each request in about a millisecond. Ctrl-C
+at a terminal reaches its parent alone. It ends with its parent: its input ends then, and a busy one comes to
+the end of its time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...refimpl.errors import CheckpointError, LimitError, TfmError
+
+PROGRAM = Path(__file__).with_name("template_renderer.py")
+POSIX = os.name == "posix"
+SYSTEM_LIMITS_MEMORY = sys.platform == "linux"  # others accept the limit and ignore it
+START_S = 60.0  # until a child must be ready
+LOOK_S = 0.02  # between two looks at the memory of a child that the system doesn't limit
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may take: seconds of processor time and of waiting, bytes, characters, steps."""
+
+    cpu_s: float = 2.0
+    wait_s: float = 2.5
+    memory: int = 256 * 2**20
+    output: int = 4 * 2**20
+    fuel: int = 2_000_000
+
+
+LIMITS = Limits()
+
+
+class TemplateProcess:
+    """The child process. Any thread may use it: requests wait for each other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._began_with: int | None = None  # its memory before the first request; None until it is ready
+
+    def start(self) -> None:
+        """Start the child unless it runs; it becomes ready while the caller goes on.
+
+        Where it can't be started, `render` says why: a model is of use without its template.
+        """
+        with self._lock, contextlib.suppress(TfmError):
+            self._running()
+
+    def render(self, template: str, variables: Mapping[str, object], limits: Limits) -> str:
+        """The text of a template.
+
+        Raises CheckpointError where the template fails or takes more than it may, LimitError where its text
+        is too long, and TfmError where no child can be started.
+        """
+        request = json.dumps({"template": template, "variables": variables, **asdict(limits)})
+        with self._lock:
+            child = self._running()
+            try:
+                answer = self._ask(child, request.encode() + b"\n", limits)
+            except BaseException:  # Ctrl-C too: the next request must not get the answer to this one
+                self._end()
+                raise
+            if answer["last"]:
+                self._end()
+        if "length" in answer:
+            raise LimitError(f"a chat may render to {limits.output} characters, this gave {answer['length']}")
+        if "error" in answer:
+            raise _failure(answer["error"])
+        return answer["text"]
+
+    def close(self) -> None:
+        """End the child; the next request starts another."""
+        with self._lock:
+            self._end()
+
+    def forget(self) -> None:
+        """Leave the child to the process that this one was forked from."""
+        child, self._child, self._began_with = self._child, None, None
+        self._lock = threading.Lock()
+        if child is not None:
+            for pipe in (child.stdin, child.stdout):
+                assert pipe is not None
+                pipe.close()  # while a copy of its input is open, the child wouldn't end with its parent
+            child.returncode = 0  # nothing for this process to wait for
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """The child, started again if it ended."""
+        if self._child is None or self._child.poll() is not None:
+            self._end()
+            self._child = _started()
+        return self._child
+
+    def _end(self) -> None:
+        child, self._child, self._began_with = self._child, None, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+    def _ask(self, child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> dict[str, Any]:
+        """The answer to a request."""
+        if self._began_with is None:
+            first = _read(child, replace(limits, wait_s=START_S))
+            if first != {"text": ""}:
+                raise _no_child("it ended at once" if first is None else first["error"])
+            self._began_with = 0 if SYSTEM_LIMITS_MEMORY else _resident(child.pid)
+        with contextlib.suppress(BrokenPipeError):  # it was killed: the answer is missing too
+            _write(child, request)
+        answer = _read(child, limits, self._began_with)
+        if answer is None:
+            raise _failure(_cause_of_death(child.wait(), limits))
+        return answer
+
+
+def _started() -> subprocess.Popen[bytes]:
+    """A new child, not ready yet."""
+    if not POSIX:
+        raise _no_child("this system can't limit its time")
+    found = importlib.util.find_spec("minijinja")  # without its import, which this process doesn't need
+    packages = "" if found is None or found.origin is None else str(Path(found.origin).parents[1])
+    command = [sys.executable, "-I", "-S", str(PROGRAM), packages, str(SYSTEM_LIMITS_MEMORY)]
+    try:
+        # In a process group of its own, a terminal doesn't interrupt it.
+        return subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            process_group=0,
+        )  # fmt: skip
+    except OSError as error:
+        raise _no_child(str(error)) from None
+
+
+def _write(child: subprocess.Popen[bytes], request: bytes) -> None:
+    assert child.stdin is not None
+    rest = memoryview(request)
+    while rest:
+        rest = rest[os.write(child.stdin.fileno(), rest) :]
+
+
+def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -> dict[str, Any] | None:
+    """A line of the child's, None if it ended; CheckpointError if it waits or grows beyond the limits."""
+    assert child.stdout is not None
+    received, until = bytearray(), time.monotonic() + limits.wait_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while not received.endswith(b"\n"):
+            left = max(until - time.monotonic(), 0)
+            if selector.select(left if SYSTEM_LIMITS_MEMORY else min(left, LOOK_S)):
+                part = os.read(child.stdout.fileno(), 2**20)
+                if not part:
+                    return None
+                received += part
+            elif left == 0:
+                raise _failure(f"it took more than {limits.wait_s:g} s")
+            elif _resident(child.pid) > began_with + limits.memory:
+                raise _failure(_too_large(limits))
+    return json.loads(received)
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    try:
+        listed = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True)
+        return 1024 * int(listed.stdout or 0)  # nothing of one that just ended
+    except (OSError, ValueError) as error:
+        raise _no_child(f"nothing tells its memory: {error}") from None
+
+
+def _cause_of_death(code: int, limits: Limits) -> str:
+    if code == -signal.SIGPROF:
+        return f"it took more than {limits.cpu_s:g} s of processor time"
+    if code == -signal.SIGABRT:  # how Rust ends where it gets no memory
+        return _too_large(limits)
+    return f"it crashed the process that renders it ({signal.Signals(-code).name if code < 0 else code})"
+
+
+def _too_large(limits: Limits) -> str:
+    return f"it took more than {limits.memory // 2**20} MB of memory"
+
+
+def _failure(cause: str) -> CheckpointError:
+    return CheckpointError(f"chat template can't render this conversation: {cause}")
+
+
+def _no_child(cause: str) -> TfmError:
+    return TfmError(
+        f"a chat template must be rendered in a child process, which can't run: {cause}; raw=True needs none"
+    )
+
+
+SHARED = TemplateProcess()
+atexit.register(SHARED.close)
+if POSIX:
+    os.register_at_fork(after_in_child=SHARED.forget)

@@ -1,0 +1,232 @@
+"""The child process that renders templates: hostile ones are errors, and it serves the next request."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.hostile_templates import BOMBS, CANARY, ESCAPES
+from tfm.refimpl.errors import CheckpointError, LimitError, TfmError
+from tfm.runtime.text import template_process
+from tfm.runtime.text.template_process import LIMITS, Limits, TemplateProcess
+
+MESSAGES = '{% set messages = [{"role": "user", "content": "hi"}] +%}'
+BUSY = BOMBS["compared"]
+FOREVER = Limits(cpu_s=600, wait_s=600)
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[TemplateProcess]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFM_CANARY", CANARY)
+        process = TemplateProcess()
+        yield process
+        process.close()
+
+
+@pytest.fixture
+def fresh() -> Iterator[TemplateProcess]:
+    process = TemplateProcess()
+    yield process
+    process.close()
+
+
+def pid(renderer: TemplateProcess) -> int:
+    assert renderer._child is not None
+    return renderer._child.pid
+
+
+def serves(renderer: TemplateProcess) -> bool:
+    return renderer.render(MESSAGES + "{{ messages[0].content }}", {}, LIMITS) == "hi"
+
+
+def ended(process: int) -> bool:
+    """Whether a process ends, in a minute at most; one that nobody has waited for yet has ended too."""
+    for _ in range(6000):
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_an_error_and_the_next_request_is_served(renderer: TemplateProcess, name: str) -> None:
+    with pytest.raises((CheckpointError, LimitError)) as caught:
+        renderer.render(MESSAGES + BOMBS[name], {}, Limits(cpu_s=0.1))
+    assert len(str(caught.value)) < 300
+    assert serves(renderer)
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_reaches_nothing(renderer: TemplateProcess, tmp_path: Path, name: str) -> None:
+    file, new = tmp_path / "file", tmp_path / "new"
+    file.write_text(CANARY)
+    source = ESCAPES[name].replace("{file}", str(file)).replace("{new}", str(new))
+    try:
+        said = renderer.render(source, {}, LIMITS)
+    except CheckpointError as error:
+        said = str(error)
+    assert not re.search(rf"{CANARY}|<(class|function|module|built-in)|environ\(", said)
+    assert not new.exists()
+    assert serves(renderer)
+
+
+def test_each_limit_names_itself(renderer: TemplateProcess) -> None:
+    for source, limits, reason in (
+        (BUSY, Limits(cpu_s=0.05), "more than 0.05 s of processor time"),
+        (BOMBS["a wide format"], Limits(memory=64 * 2**20), "more than 64 MB of memory"),
+        (BOMBS["indent of JSON"], LIMITS, "more than 256 MB of memory"),
+        (BOMBS["minus"], LIMITS, "crashed the process that renders it [(]SIGSEGV[)]"),
+        ("{{ 1 + 1 }}" * 9, Limits(fuel=5), "fuel"),
+    ):
+        with pytest.raises(CheckpointError, match=reason):
+            renderer.render(MESSAGES + source, {}, limits)
+
+
+def test_what_templates_leak_is_given_back(renderer: TemplateProcess) -> None:
+    leak = "{% set ns = namespace() %}{% set ns.x = ns %}{% set ns.y = '{:>20000000}'.format('a') %}"
+    for _ in range(5):
+        assert renderer.render(leak, {}, Limits(memory=64 * 2**20)) == ""
+
+
+def test_a_child_that_was_killed_is_replaced(fresh: TemplateProcess) -> None:
+    fresh.start()
+    fresh.start()
+    before = pid(fresh)
+    assert serves(fresh)
+    assert serves(fresh)
+    assert pid(fresh) == before
+    os.kill(before, signal.SIGKILL)
+    assert ended(before)
+    assert serves(fresh)
+    assert pid(fresh) != before
+
+
+def test_a_child_that_stands_still_is_replaced(fresh: TemplateProcess) -> None:
+    assert serves(fresh)
+    os.kill(pid(fresh), signal.SIGSTOP)
+    with pytest.raises(CheckpointError, match=r"more than 0\.1 s"):
+        fresh.render("x", {}, Limits(wait_s=0.1))
+    assert serves(fresh)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_ends_a_request(fresh: TemplateProcess) -> None:
+    assert serves(fresh)
+    before = pid(fresh)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        fresh.render(BUSY, {}, FOREVER)
+    assert ended(before)
+    assert serves(fresh)
+
+
+def test_the_terminal_doesnt_interrupt_the_child(fresh: TemplateProcess) -> None:
+    fresh.start()
+    assert os.getpgid(pid(fresh)) != os.getpgid(0)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_no_child_outlives_its_parent(busy: bool) -> None:
+    code = f"""if True:
+        from tfm.runtime.text.template_process import SHARED, Limits
+        SHARED.render("", {{}}, Limits())
+        print(SHARED._child.pid, flush=True)
+        SHARED.render({BUSY!r}, {{}}, Limits(cpu_s=0.5)) if {busy} else input()"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    assert ended(child)
+
+
+def test_a_forked_process_has_a_child_of_its_own() -> None:
+    code = """if True:
+        import os
+        from tfm.runtime.text.template_process import LIMITS, SHARED
+        SHARED.render("", {}, LIMITS)
+        before = SHARED._child.pid
+        if not (forked := os.fork()):
+            text = SHARED.render("fork", {}, LIMITS)
+            own = SHARED._child.pid
+            SHARED.close()
+            os._exit(0 if text == "fork" and own != before else 1)
+        assert os.waitpid(forked, 0)[1] == 0
+        assert SHARED.render("parent", {}, LIMITS) == "parent"
+        assert SHARED._child.pid == before"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_threads_get_their_own_answers(renderer: TemplateProcess) -> None:
+    wrong: list[str] = []
+
+    def ask(name: str) -> None:
+        for _ in range(20):
+            if (got := renderer.render(name * 2000, {}, LIMITS)) != name * 2000:
+                wrong.append(got)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+PS = """#!/bin/sh
+while read -r name value unit; do [ "$name" = VmRSS: ] && echo "$value"; done < "/proc/$4/status"
+"""
+
+
+def test_memory_is_looked_at_where_the_system_limits_none(
+    fresh: TemplateProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ps").write_text(PS)
+    (tmp_path / "ps").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(template_process, "SYSTEM_LIMITS_MEMORY", False)
+    assert serves(fresh)
+    with pytest.raises(CheckpointError, match="more than 32 MB of memory"):
+        fresh.render(BOMBS["as a string"], {}, replace(FOREVER, memory=32 * 2**20))
+    assert serves(fresh)
+    (tmp_path / "ps").unlink()
+    fresh.close()
+    with pytest.raises(TfmError, match="nothing tells its memory"):
+        serves(fresh)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "reason"),
+    [
+        (template_process, "POSIX", False, "can't limit"),
+        (template_process, "PROGRAM", "/nowhere", "ended at once"),
+        (sys, "executable", "/nowhere", "No such file"),
+        (template_process.importlib.util, "find_spec", lambda _: None, "No module named 'minijinja'"),
+    ],
+)
+def test_where_no_child_can_run(
+    fresh: TemplateProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    value: object,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(module, name, value)
+    fresh.start()
+    with pytest.raises(TfmError, match=f"{reason}.*raw=True needs none"):
+        serves(fresh)
