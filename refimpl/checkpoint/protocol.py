@@ -55,6 +55,11 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         """Its name, and a hash over the names and bytes of its files."""
         ...
 
+    @property
+    def code_replaced_by(self) -> str:
+        """The family that stands for code of its repository's own; empty where it has none."""
+        ...
+
     def keeping(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
         """The same with keys and values kept as floats or in 8 bits, with these scales where it has none."""
         ...
