@@ -12,6 +12,7 @@ intermediate rounding. Budgets element by element are as unstable, so there is o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +20,19 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
-__all__ = ["CODE_MOVE", "FACTOR", "TRIES", "ULP", "ErrorTerms", "error_terms", "largest_difference", "moved"]
+__all__ = [
+    "CODE_MOVE",
+    "DIGITS",
+    "FACTOR",
+    "TRIES",
+    "ULP",
+    "ErrorTerms",
+    "error_terms",
+    "kl_budget",
+    "largest_difference",
+    "moved",
+    "rounded_up",
+]
 
 # Measured: without the factor no correct draw of 600 per function passed 1.3 budgets; with it a doubled
 # eps or a window that is off by one is still seen.
@@ -32,6 +45,9 @@ ULP = 2.0**-23
 # can flip a code and then moves the result a thousand times more. In a large model some codes always flip,
 # in a small one rarely; after a move of this size some flip in every try.
 CODE_MOVE = 2.0**-16
+# Significant digits of terms that are stored: further ones follow the order of sums. Rounded up, a budget
+# grows by less than a hundredth.
+DIGITS = 3
 
 
 class ErrorTerms(NamedTuple):
@@ -45,6 +61,16 @@ class ErrorTerms(NamedTuple):
     def budget(self) -> float:
         """4 · (A + J + u)."""
         return FACTOR * (self.rounding + self.jump + self.ulp)
+
+
+def kl_budget(budget: float) -> float:
+    """The largest KL divergence, in nats, of two predictions whose logits differ by no more than `budget`.
+
+    With D = the model's logits − the truth's, KL(truth‖model) = log E[exp D] − E[D] over the truth's
+    probabilities. By Hoeffding's lemma (Hoeffding 1963) it is at most (max D − min D)² / 8; here
+    max D − min D ≤ 2 · budget. A mean over positions has the same bound.
+    """
+    return (2 * budget) ** 2 / 8
 
 
 def largest_difference(values: Array, exact: Array) -> float:
@@ -68,6 +94,11 @@ def error_terms(
     largest = float(np.max(np.abs(exact[np.isfinite(exact)]), initial=0))
     jump = max([0.0, *(distance(values, exact) for values in moved)])
     return ErrorTerms(distance(rounded, exact), jump, eps * largest)
+
+
+def rounded_up(number: float) -> float:
+    """The smallest number of `DIGITS` significant digits that isn't below this one."""
+    return float(Context(prec=DIGITS, rounding=ROUND_CEILING).create_decimal(str(number)))
 
 
 def moved(values: Array, share: float, rng: np.random.Generator) -> Array:

@@ -8,6 +8,8 @@ within the budget of `refimpl.error_budget`, over the whole output:
     J   how far the one in float64 moves when the embedded tokens move by one ulp
     u   one ulp of the largest number
 
+They are stored with few digits, rounded up (`rounded_up`).
+
 In float16, A rounds the residual stream after each layer, and ulps are float16's. For a quantized model, or
 one that keeps its keys and values in 8 bits, J moves by more than an ulp (`CODE_MOVE`).
 """
@@ -24,14 +26,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...refimpl.config import LM, Config, EncoderDecoder, MaskedLM
-from ...refimpl.error_budget import CODE_MOVE, TRIES, ErrorTerms, error_terms, largest_difference
+from ...refimpl.error_budget import (
+    CODE_MOVE,
+    TRIES,
+    ErrorTerms,
+    error_terms,
+    largest_difference,
+    rounded_up,
+)
 from ...refimpl.errors import BundleError
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
 from ..bundle.manifest import GOLDEN
 from ..text.tokenizer import Tokenizer
-from .metrics import log_softmax
 from .streamed_reference import SEED, Inputs, Precision, outputs
 
 if TYPE_CHECKING:
@@ -51,13 +59,12 @@ class Expected:
     """The specification's outputs and the terms A, J, u of each budget.
 
     `logits` has a column for each of the golden columns and, where outputs are predictions of tokens, one
-    more: log Σ exp of all logits. Only these have `kl`.
+    more: log Σ exp of all logits.
     """
 
     logits: Array
     maximum: Array
     rms: Array
-    kl: Array | None
 
     @property
     def budget(self) -> float:
@@ -68,12 +75,6 @@ class Expected:
     def rms_budget(self) -> float:
         """The budget of the root mean square of all differences."""
         return ErrorTerms(*self.rms.tolist()).budget
-
-    @property
-    def kl_budget(self) -> float:
-        """The budget of the mean KL divergence, in nats."""
-        assert self.kl is not None, "only predictions of tokens have a KL divergence"
-        return ErrorTerms(*self.kl.tolist()).budget
 
 
 @dataclass(frozen=True)
@@ -123,26 +124,20 @@ class Golden:
 # terms and outputs in `own.` and `plain.`.
 COMMON = ("tokens", "lengths", "columns", "best", "gap", "digests", "floats")
 ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES = "source", "source_lengths", "types"
-EXPECTED = ("logits", "maximum", "rms", "kl")
+EXPECTED = ("logits", "maximum", "rms")
 
 
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
     """golden.npz's arrays as a Golden; BundleError names those that are missing or unknown."""
-    expected = [name for name in EXPECTED if name != "kl" or _predicts_tokens(config)]
-    plain = {f"plain.{name}" for name in expected}
+    plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
-    required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in expected)}
+    required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in EXPECTED)}
     names = set(arrays) - plain if has_plain else set(arrays)
     if wrong := sorted(names ^ required):
         raise BundleError(f"golden.npz must hold {', '.join(sorted(required))}; wrong: {', '.join(wrong)}")
 
     def read_expected(kind: str) -> Expected:
-        return Expected(
-            logits=arrays[f"{kind}.logits"],
-            maximum=arrays[f"{kind}.maximum"],
-            rms=arrays[f"{kind}.rms"],
-            kl=arrays.get(f"{kind}.kl"),
-        )
+        return Expected(**{name: arrays[f"{kind}.{name}"] for name in EXPECTED})
 
     return Golden(
         **{name: arrays[name] for name in COMMON},
@@ -224,8 +219,6 @@ def golden(
     }
     arrays |= {name: array for name, array in optional.items() if array is not None}
     distances = {"maximum": largest_difference, "rms": rms}
-    if with_total:
-        distances["kl"] = divergence
     eps = float(np.finfo(precision).eps)
     for i in range(0, len(results), 2):
         kind = ("own", "plain")[i // 2]
@@ -235,9 +228,7 @@ def golden(
         arrays[f"{kind}.logits"] = _view(base, columns, with_total)
         for name, distance in distances.items():
             terms = error_terms(base, rounded, moved, eps=eps, distance=distance)
-            if name == "kl":  # a divergence grows with the square of the logits' errors
-                terms = terms._replace(ulp=terms.ulp**2)
-            arrays[f"{kind}.{name}"] = np.array(terms)
+            arrays[f"{kind}.{name}"] = np.array([rounded_up(term) for term in terms])
     return arrays
 
 
@@ -304,12 +295,6 @@ def _view(logits: Array, columns: Array, with_total: bool) -> Array:
 def rms(logits: Array, truth: Array) -> float:
     """The root of the mean of the squared differences."""
     return float(np.sqrt(np.mean(np.square(logits - truth, dtype=np.float64))))
-
-
-def divergence(logits: Float[Array, "M N"], truth: Float[Array, "M N"]) -> float:
-    """The mean KL divergence KL(truth‖logits), in nats."""
-    p, q = log_softmax(truth), log_softmax(logits)
-    return float(np.einsum("mn,mn->", np.exp(p), p - q) / len(p))
 
 
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:

@@ -9,8 +9,10 @@ from tfm.refimpl.error_budget import (
     ULP,
     ErrorTerms,
     error_terms,
+    kl_budget,
     largest_difference,
     moved,
+    rounded_up,
 )
 
 EXACT = np.array([1.0, -8.0, 0.5])
@@ -40,6 +42,34 @@ def test_another_distance_measures_both_errors():
 
     terms = error_terms(EXACT, ROUNDED, MOVED, distance=mean)
     assert terms == pytest.approx((0.5 / 3, 1 / 3, 8 * 2.0**-23))
+
+
+@pytest.mark.parametrize(
+    ("number", "rounded"),
+    [(1.2301e-19, 1.24e-19), (1.23e-19, 1.23e-19), (9.991, 10.0), (123456.0, 124000.0), (0.0, 0.0)],
+)
+def test_stored_terms_have_three_digits_and_are_never_smaller(number, rounded):
+    assert rounded_up(number) == rounded
+
+
+def test_what_isnt_finite_stays_so():
+    assert np.isinf(rounded_up(float("inf")))
+    assert np.isnan(rounded_up(float("nan")))
+
+
+@pytest.mark.parametrize("budget", [1e-6, 1e-3, 0.5, 3.0])
+def test_no_kl_divergence_exceeds_the_budget_of_its_logits(budget):
+    """Logits differ by the budget, up or down, at random probabilities; two equal ones nearly reach it."""
+    assert kl_budget(budget) == (2 * budget) ** 2 / 8
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(5, 0.5), 1000)
+    changes = budget * rng.choice([-1.0, 1.0], probabilities.shape)
+    means = (probabilities * changes).sum(-1)
+    # Centred, log E[exp D] − E[D] keeps its digits for small D.
+    kl = np.log1p((probabilities * np.expm1(changes - means[:, None])).sum(-1))
+    assert kl.max() <= kl_budget(budget)
+    two_equal = np.log1p(2 * np.sinh(budget / 2) ** 2)  # log cosh
+    assert two_equal > kl_budget(budget) * (1 - budget**2 / 6 - 1e-9)
 
 
 def test_infinities_have_no_ulp_and_nan_is_no_small_error():

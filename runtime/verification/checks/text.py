@@ -10,6 +10,7 @@ import numpy as np
 from ....refimpl.config import LM
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.engine.protocol import Engine
+from ....refimpl.error_budget import kl_budget
 from ...text.tokenizer import Tokenizer
 from ..metrics import fidelity, likeness
 from ..report import Row, judged
@@ -75,7 +76,8 @@ def _compare_predictions(
 
 def _divergence(context: VerifyContext, kl: float, note: str, exact: bool) -> Row:
     if exact:
-        return judged("KL divergence over a text", kl, context.golden.own.kl_budget, "nats", note)
+        budget = kl_budget(context.golden.own.budget)
+        return judged("KL divergence over a text", kl, budget, "nats", note)
     finite = None if np.isfinite(kl) else False
     return Row("KL divergence over a text", kl, unit="nats", ok=finite, note=note)
 

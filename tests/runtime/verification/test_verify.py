@@ -15,6 +15,8 @@ import pytest
 from helpers import text_strategies, tiny_models
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.error_budget import kl_budget
 from tfm.refimpl.errors import BundleError, CheckpointError, DeviceError, VerifyError
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
@@ -24,6 +26,8 @@ from tfm.runtime.ort import engine
 from tfm.runtime.verification import report
 from tfm.runtime.verification import verify as module
 from tfm.runtime.verification.checks import greedy, logits
+from tfm.runtime.verification.checks.context import VerifyContext
+from tfm.runtime.verification.golden import load
 from tfm.runtime.verification.report import INT8_FLAGS, Row, certify, judged
 from tfm.runtime.verification.verify import verify
 
@@ -82,9 +86,39 @@ def test_a_correct_bundle_passes_every_check(copy, made, quant):
     assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY_TOKENS
     assert rows["weights equal the source's"].figure == len(parameter_shapes(CONFIG))
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
-    assert (rows["KL divergence over a text"].budget is None) == (quant != "fp32")
+    budget = kl_budget(load(path, CONFIG).own.budget) if quant == "fp32" else None
+    assert rows["KL divergence over a text"].budget == budget
     assert messages == [f"verify: {name}" for name in module.CHECKS]
     assert verify(path).failed == []  # with a certificate in the bundle too
+
+
+def greedy_row(path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[int], budget: float) -> Row:
+    """What the check of greedy tokens says of an engine that chooses these, at this budget of logits."""
+    opened = open_bundle(path)
+    context = VerifyContext(opened, None, None, float("inf"), "cpu", 1)
+    held = load(path, CONFIG)
+    own = replace(held.own, maximum=np.array([budget / 4, 0.0, 0.0]))
+    context.golden = replace(held, own=own)
+    monkeypatch.setattr(greedy, "generate", lambda *_: iter(chosen))
+    (row,) = greedy.check_greedy_tokens(context)
+    return row
+
+
+def test_another_greedy_token_may_be_two_budgets_behind(made, monkeypatch):
+    """The specification's second token for its first, at budgets just above and below half their distance."""
+    path = made / "fp32"
+    held = load(path, CONFIG)
+    prompt = held.tokens[:1, : held.split]
+    specification = NumpyEngine(CONFIG, open_bundle(path).params())
+    logits = specification.step(prompt, specification.start())[0][0, 0]
+    best, second = np.argsort(-logits)[:2].tolist()
+    gap = float(logits[best] - logits[second])
+    row = greedy_row(path, monkeypatch, [second], gap / 2 * 1.001)
+    assert (row.figure, row.budget, row.ok) == (0, 1, True)
+    assert row.note == f"token 0: {second} for {best}, which the specification has {gap:.2g} ahead"
+    assert greedy_row(path, monkeypatch, [second], gap / 2 * 0.999).ok is False
+    row = greedy_row(path, monkeypatch, [best], 0)
+    assert (row.figure, row.ok, row.note) == (1, True, "")
 
 
 def test_the_certificate_holds_the_report(copy):
@@ -102,24 +136,18 @@ def test_the_certificate_holds_the_report(copy):
     assert not [p for p in path.iterdir() if p.name.startswith(".")]
 
 
-def test_a_flipped_bit_is_refused(copy):
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "golden.npz", "tokenizer.json"])
+def test_a_flipped_bit_is_refused(copy, name):
     path = copy("int8")
-    data = np.memmap(path / "model.onnx.data", np.uint8, "r+")
-    data[len(data) // 2] ^= 1
-    data.flush()
-    found = verify(path)
-    assert names(found.failed) == ["files"]
-    assert "SHA-256" in found.failed[0].note
-    assert names(list(found.rows)) == ["files"]
-    assert not (path / "certificate.json").exists()
-
-
-def test_a_flipped_bit_in_the_graph_is_refused(copy):
-    path = copy("int8")
-    graph = bytearray((path / "model.onnx").read_bytes())
-    graph[len(graph) // 2] ^= 1
-    (path / "model.onnx").write_bytes(graph)
-    assert names(verify(path).failed) == ["files"]
+    original = (path / name).read_bytes()
+    for place in (0, 8 * len(original) // 2 + 3, 8 * len(original) - 1):
+        data = bytearray(original)
+        data[place // 8] ^= 1 << place % 8
+        (path / name).write_bytes(data)
+        found = verify(path)
+        assert names(list(found.rows)) == names(found.failed) == ["files"]
+        assert f"{name}: its bytes aren't those that were exported" in found.failed[0].note
+        assert not (path / "certificate.json").exists()
 
 
 @pytest.mark.parametrize("quant", ["int8", "int8-dynamic"])
