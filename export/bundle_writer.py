@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..refimpl.checkpoint.protocol import ExportSource
 from ..refimpl.config import KVFormat
@@ -201,7 +202,9 @@ def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) ->
     _graphs(job, folder, opset)
     progress("computing golden outputs with the specification")
     quantized = None if job.exact else lazily(job.formats, job.leaf)
-    arrays = golden(checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer)
+    # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
+    with threadpool_limits(1, "blas"):
+        arrays = golden(checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer)
     write_arrays(folder / GOLDEN, arrays)
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     files = {file.name: _describe(file) for file in sorted(folder.iterdir())}

@@ -24,7 +24,7 @@ OUTSIDE = {
     "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
     "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
-    "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
+    "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "threadpoolctl"},
     # matplotlib is the extra [plot], imported where a picture is asked for.
     "cli": {"numpy", "typer", "rich", "platformdirs", "onnxruntime", "matplotlib"},
 }
