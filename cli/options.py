@@ -114,7 +114,12 @@ MaxNewTokens = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", min=0, help="Seed of the random numbers; the same seed gives the same text.")
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        help="Seed of the random numbers; the same seed, options and machine give the same text.",
+    ),
 ]
 Stop = Annotated[
     list[str] | None,
@@ -178,8 +183,9 @@ Draft = Annotated[
     typer.Option(
         metavar="prompt|MODEL",
         help="Speculative decoding: tokens are proposed from the text so far (prompt) or by a smaller model "
-        "of the same tokenizer, and several are checked in one step. Greedy text stays the same, sampled "
-        "text has the same distribution.",
+        "of the same tokenizer, and several are checked in one step. Greedy text stays the same, and "
+        "sampled text keeps its distribution, up to rounding: several tokens at once are rounded otherwise "
+        "than one, most of all in int8 and int4, so that the other of two nearly tied tokens may win.",
     ),
 ]
 

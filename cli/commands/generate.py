@@ -31,7 +31,8 @@ def command(
             metavar="N",
             min=1,
             help="Answer many prompts, one on each line, N at a time. Each answer is printed as one line, "
-            r"with \n, \t, \\ and other control characters as escapes, unless --no-escape is given.",
+            r"with \n, \t, \\ and other control characters as escapes, unless --no-escape is given. As with "
+            "--draft, rounding may choose the other of two nearly tied tokens.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",

@@ -20,7 +20,7 @@ HARMLESS: dict[str, Any] = {
             "output_logits", "return_dict_in_generate", "max_time", "compile_config", "disable_compile",
             "continuous_batching_config", "low_memory", "prefill_chunk_size", "chat_format",
             "max_window_size", "user_token_id", "assistant_token_id",
-            # Drafts, which change no text.
+            # Drafts, which change the speed and not the distribution.
             "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
             "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
             "target_lookbehind", "assistant_ensemble_weight", "speculation_type", "prompt_lookup_num_tokens",

@@ -1,7 +1,7 @@
 """The generation loop: the engine computes logits, a `GeneratedSequence` chooses tokens from them.
 
 A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers, seeded
-by (seed, index), so that a text doesn't depend on the others in its batch. Drivers only connect sequences
+by (seed, index), so that the others in its batch take none of its numbers. Drivers only connect sequences
 with an engine: `generate` here, `beam.beam_search` and `speculative.speculate`.
 """
 

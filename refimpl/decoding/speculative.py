@@ -5,7 +5,9 @@ probability min(1, p(x) / q(x)), where p is the model's own distribution. At the
 one is drawn from the residual, max(p − q, 0) normalized; if all are accepted, one more is drawn from p.
 Either way each token has probability p(x): min(p, q) + (1 − Σ min(p, q)) · max(p − q, 0) / Σ max(p − q, 0)
 = p. So the draft changes the speed and not the distribution; greedy decoding gives the same tokens as
-without a draft.
+without a draft, as far as p is the same. But an engine rounds otherwise when it computes several tokens at
+once, most of all where activations are rounded to codes, and may then choose the other one of two tokens
+whose logits are nearly equal.
 """
 
 from __future__ import annotations

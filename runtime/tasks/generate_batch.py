@@ -33,8 +33,9 @@ def generate_many(
 ) -> list[Completion]:
     """The answers to the prompts, in their order; `batch` of them are computed at a time.
 
-    The random numbers of a text are those of (seed, its index), so a text depends neither on its neighbours
-    nor on the size of the batch. Beams and drafts are for single texts.
+    The random numbers of a text are those of (seed, its index), whatever its neighbours and the size of the
+    batch. Its logits are too, up to rounding: nearly tied tokens may be chosen otherwise than alone. Beams
+    and drafts are for single texts.
     """
     if options.beams is not None or options.draft is not None:
         raise LimitError(

@@ -68,13 +68,13 @@ class GenerateOptions(SamplingOptions, total=False):
     max_new_tokens: ≥ 1; the most tokens of the answer, by default as the model asks or 256.
     stop: up to 16 strings of 1 to 1024 characters; the answer ends before the first of them.
     stop_on_eos: whether a stop token ends the answer, by default yes.
-    seed: of the random numbers; the same seed gives the same text, by default 0.
+    seed: of the random numbers, by default 0; the same seed, options and machine give the same text.
     beams: 1 … 64; search for the likeliest whole text with so many beams. It comes at once, at the end.
     length_penalty: with beams, log-probability / length^penalty ranks texts; larger favours long ones.
     early_stopping: with beams, when the search ends: True, False or "never", see `beam.BeamSearch`.
     renormalize: with beams, whether log-probabilities are normalized again after penalties.
-    draft: proposes tokens that the model checks several at a time, for fewer steps. Greedy text stays the
-        same, sampled text has the same distribution.
+    draft: proposes tokens that the model checks several at a time, for fewer steps. The distribution stays
+        the same up to rounding, see `refimpl.decoding.speculative`.
     """
 
     max_new_tokens: int | None
