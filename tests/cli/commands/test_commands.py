@@ -426,6 +426,27 @@ def test_doctor_sees_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkey
     assert "CPUExecutionProvider: fails" in ran.out
 
 
+def test_doctor_names_what_cuda_lacks(tfm, monkeypatch):
+    """ONNX Runtime lists CUDA and falls back without a word where its libraries are missing."""
+
+    class FellBack:
+        def __init__(self, *_, **__): ...
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(providers.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(providers.ort, "InferenceSession", FellBack)
+    for missing, told in (
+        (["libcuda.so.1", "libcudnn.so.9"], "libcuda.so.1, libcudnn.so.9"),
+        ([], "a GPU that this build supports"),
+    ):
+        monkeypatch.setattr(providers, "missing_for_cuda", lambda missing=missing: missing)
+        assert providers.providers() == {
+            "CUDAExecutionProvider": f"falls back to CPUExecutionProvider, missing: {told}"
+        }
+
+
 def test_the_hand_made_model_is_one():
     import onnx
 

@@ -59,6 +59,13 @@ def test_classify(run) -> None:
     assert pair[0]["labels"] != told[0]["labels"]
 
 
+def test_a_table_shortens_a_text_that_is_long(run) -> None:
+    text = "cat " * 20
+    lines = run("classify", text, "--top", 1).out.splitlines()
+    assert lines[1].startswith(text[:59] + "…  ")
+    assert run("classify", text, "--json").json[0]["text"] == text
+
+
 def test_texts_come_from_arguments_a_file_or_stdin(run, tmp_path) -> None:
     (tmp_path / "texts").write_bytes(b"the cat\r\nis\n")
     want = run("classify", "the cat", "is", "--json").json
@@ -150,6 +157,10 @@ def test_translate_and_summarize(tfm, tmp_path) -> None:
         assert tfm(name, "the cat", *options, "--json").json["tokens"] == told["tokens"]
         assert tfm(name, *options, stdin=b"the cat\n").out == told["text"] + "\n"
         tfm(name, *options, stdin=b"").failed(2, "empty")
+    for name in ("generate", "summarize"):
+        tfm(name, "the cat", *options, "--length-penalty", 2).failed(9, "length_penalty goes with beams")
+        search = ("--beams", 3, "--length-penalty", 2)
+        assert tfm(name, "the cat", *options, *search, "--json").code == 0
     tfm("translate", "the cat", *options, "--to", "de").failed(9, "no tokens of languages", "'de'")
 
 

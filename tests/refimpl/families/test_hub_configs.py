@@ -47,6 +47,12 @@ COMMAND_R = {
 }  # fmt: skip
 
 
+FALCON = {
+    **COMMON, "model_type": "falcon", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+    "new_decoder_architecture": True, "num_kv_heads": 2, "parallel_attn": True,
+}  # fmt: skip
+
+
 def read(keys: dict[str, Any], **more: Any) -> Any:
     return read_config({**keys, **more})[0]
 
@@ -105,3 +111,20 @@ def test_command_r():
     assert config.context == 8192
     assert config.layers[0].attention.position == Rope(8e6, 16, interleaved=True)
     assert config.head == LM(tied=True, scale=0.0625)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"parallel_attn": False}, "parallel_attn must be true in the newer architecture, got False"),
+        ({"num_ln_in_parallel_attn": 3}, "num_ln_in_parallel_attn must be 1 or 2, got 3"),
+        (
+            {"new_decoder_architecture": False, "num_ln_in_parallel_attn": 2},
+            "num_ln_in_parallel_attn must be 1 in the older architecture, got 2",
+        ),
+    ],
+)
+def test_the_layers_of_falcons_architectures(keys, message):
+    assert read(FALCON).layers[0].parallel
+    with pytest.raises(ConfigError, match=message):
+        read(FALCON, **keys)

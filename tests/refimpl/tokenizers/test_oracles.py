@@ -6,6 +6,7 @@ different Unicode versions (tests/helpers/unicode_tables.py finds them by asking
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import unicodedata
@@ -16,7 +17,10 @@ import pytest
 from helpers import text_strategies, unicode_tables
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.tokenizers.patterns import regex
 from tfm.refimpl.tokenizers.tokenizer import Tokenizer, load, read
+from tfm.refimpl.tokenizers.unicode_normalization import composed, decomposed
+from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 CHARACTERS: dict[str, Any] = {  # a model that shows the offset of each character
@@ -155,6 +159,27 @@ def compared(stated: dict[str, Any], tables: tuple[str, ...], pieces: tuple[str,
         same(ours, library, text, pair)
 
     run()
+
+
+@pytest.mark.parametrize("form", ["NFD", "NFC", "NFKD", "NFKC"])
+def test_marks_are_in_the_order_of_their_combining_classes(form: str) -> None:
+    """All orders of marks whose classes (220, 230, 202, 1, 240) and code points disagree, after a letter."""
+    changes = composed if "C" in form else decomposed
+    for marks in itertools.permutations("\u0323\u0301\u0327\u0334\u0345"):
+        text = "e" + "".join(marks)
+        result = "".join(character for character, _ in changes(text, "K" in form))
+        assert result == unicodedata.normalize(form, text), marks
+
+
+@pytest.mark.parametrize("mode", ["", "?", "+"])
+@pytest.mark.parametrize("pattern", ["[a-c]+{}c", "[a-c]*{}c", "bc?{}c", "a(?:bc)?{}b"])
+def test_greedy_lazy_and_possessive_repetitions_are_the_library_s(pattern: str, mode: str) -> None:
+    pattern = pattern.format(mode)
+    library = pre_tokenizers.Split(Regex(pattern), "isolated")
+    ours = regex(pattern, "pattern")
+    for text in map("".join, itertools.product("abc", repeat=5)):
+        want = [span for _, span in library.pre_tokenize_str(text)]
+        assert [(at, to) for at, to, _ in ours.matches(text)] == want, text
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import text_strategies, tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export import bundle_writer
@@ -23,13 +23,14 @@ from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
 
 CONFIG = tiny_models.llama(layers=1, bias=True)
+TOKENIZER = text_strategies.wordpiece().to_str()
 
 
 def make(path: Path, target: str = "ort-cpu", quant: str = "int8") -> Path:
     """A bundle whose graph and golden inputs are stand-ins: these tests run no graph."""
     checkpoint = path.parent / "checkpoint"
     if not checkpoint.exists():
-        save_checkpoint(checkpoint, CONFIG, tiny_models.weights(CONFIG), template="{{ messages }}")
+        save_checkpoint(checkpoint, CONFIG, tiny_models.weights(CONFIG), TOKENIZER, "{{ messages }}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             bundle_writer, "_graphs", lambda _, new, *__: (new / "model.onnx").write_bytes(b"graph") and []
@@ -102,7 +103,7 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
 def test_what_is_written_is_read(made):
     opened = open_bundle(made)
     assert opened.chat_template == "{{ messages }}"
-    assert opened.tokenizer is None
+    assert opened.tokenizer == TOKENIZER
     assert opened.generation == open_checkpoint(made.parent / "checkpoint").generation
     assert manifest.load((made / "tfm.json").read_bytes(), "x") == opened.manifest
     assert manifest.dump(opened.manifest) == (made / "tfm.json").read_text()
@@ -143,7 +144,9 @@ def test_a_path_without_a_bundle(tmp_path):
     refused(tmp_path, "tfm.json: No such file")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "golden.npz", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.onnx.data", "golden.npz", "tokenizer.json", "chat_template.jinja"]
+)
 def test_one_flipped_bit(bundle, name):
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -201,9 +204,9 @@ def test_a_file_beyond_its_limit(bundle):
 
 
 def test_files_that_the_manifest_does_not_know(bundle):
-    (bundle / "tokenizer.json").write_text("{}")
-    refused(bundle, r"tokenizer.json: the manifest doesn't know this file")
-    (bundle / "tokenizer.json").unlink()
+    (bundle / "encoder.onnx").write_bytes(b"graph")
+    refused(bundle, r"encoder.onnx: the manifest doesn't know this file")
+    (bundle / "encoder.onnx").unlink()
     (bundle / "certificate.json").unlink()
     (bundle / "certificate.json").symlink_to("/dev/zero")
     refused(bundle, r"certificate.json: must be a regular file")

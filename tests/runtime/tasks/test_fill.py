@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import task_models
+from helpers import task_models, text_strategies, tiny_models
 from tfm.refimpl.config import MaskedLM
 from tfm.refimpl.errors import CheckpointError, LimitError
 
@@ -23,6 +23,18 @@ def test_fillings_are_those_of_the_pipeline(text: str) -> None:
         # Special tokens say nothing as text.
         assert all(f.text in ("", w["token_str"]) for f, w in zip(mine, theirs, strict=True))
         np.testing.assert_allclose([f.score for f in mine], [w["score"] for w in theirs], rtol=1e-5)
+
+
+def test_fillings_are_text_and_no_names_of_tokens() -> None:
+    """A byte-level tokenizer writes a space as Ġ in a token's name; a special token has only its name."""
+    tokenizer = text_strategies.roberta()
+    config = tiny_models.encoder(vocabulary=tokenizer.get_vocab_size(), head=CONFIG.head)
+    oracle = task_models.Oracle(config, tokenizer.get_vocab_size(), 3)
+    model = task_models.reader(oracle, tokenizer=tokenizer, mask=tokenizer.token_to_id("<mask>"))
+    [[fillings]] = model.fill("the <mask>", count=tokenizer.get_vocab_size())
+    texts = {filling.token: filling.text for filling in fillings}
+    assert texts[tokenizer.token_to_id("Ġthe")] == " the"
+    assert texts[tokenizer.token_to_id("<s>")] == "<s>"
 
 
 def test_only_the_mask_is_read_in_a_text() -> None:
