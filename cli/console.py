@@ -1,4 +1,4 @@
-"""What is printed: results on stdout, everything else on stderr, and nothing that could steer a terminal."""
+"""Output: results on stdout, everything else on stderr, and no characters that could steer a terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def generated(text: str, raw: bool) -> str:
 
 
 def line(text: str, raw: bool) -> str:
-    """A model's text as one of many lines: backslashes and control characters as Python escapes."""
+    """A model's text as one of many lines: backslashes and control characters become Python escapes."""
     return text if raw else escape(text.replace("\\", "\\\\"))
 
 
@@ -58,7 +58,7 @@ def say(message: str) -> None:
 def progress() -> Callable[[int, int], None]:
     """A function that shows how much is done: a bar at a terminal, else a line now and then.
 
-    Nothing is shown of work that is done at once.
+    Work that takes no time shows nothing.
     """
     begin = time.monotonic()
     last_shown = begin

@@ -1,4 +1,4 @@
-"""Texts from where the user gave them: arguments, a file, or stdin."""
+"""Reads texts from the user: arguments, a file, or stdin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
     """One text: the argument, or all of the file or of stdin; a usage error where it is blank."""
     if argument is not None and file is not None:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
-    text = whole(file, "prompt") if argument is None else argument
+    text = read_all(file, "prompt") if argument is None else argument
     if not text.strip():
         raise typer.BadParameter("the prompt is empty")
     return text
@@ -36,12 +36,13 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
 
 def lines(file: Path | None, what: str) -> list[str]:
     """The lines of a file, or of stdin."""
-    text = whole(file, what)
+    text = read_all(file, what)
     return text.split("\n") if text else []
 
 
-def whole(file: Path | None, what: str) -> str:
-    """All of a file or of stdin, with "\\n" as line end; like $(…) of a shell, without the last line end."""
+def read_all(file: Path | None, what: str) -> str:
+    """The content of a file or of stdin with "\\n" as line end, without the last line end, as in a shell's
+    $(…)."""
     if file is None and sys.stdin.isatty():
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
     data = sys.stdin.buffer.read() if file is None else file.read_bytes()

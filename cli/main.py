@@ -1,4 +1,4 @@
-"""`tfm-cli`: the commands, and how every failure leaves: one line on stderr and its class's exit code."""
+"""`tfm-cli`: the commands. Every failure becomes one line on stderr and its class's exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The command line with these commands; each costs time to import and to build."""
+    """The command line with these commands; each takes time to import and to build."""
     app = typer.Typer(
         name="tfm-cli",
         help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
@@ -45,8 +45,8 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(show: bool) -> None:
+    if show:
         from importlib.metadata import version
 
         out(f"tfm-cli {version('tfm-cli')}")
@@ -68,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Usage 2, TfmError its class's code, Ctrl-C 130, SIGTERM 143, anything else 1. With TFM_RAISE=1 the
     exception is raised instead.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that partial files go
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    named = given[0] if given and given[0] in COMMANDS else None
+    named = argv[0] if argv and argv[0] in COMMANDS else None
     try:
         app = application(COMMANDS if named is None else [named])
-        code = app(given or ["--help"], prog_name="tfm-cli", standalone_mode=False)
+        code = app(argv or ["--help"], prog_name="tfm-cli", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (SystemExit, GeneratorExit):
         raise
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """The exit code of a failure and its line."""
+    """The exit code of a failure and its message."""
     package = error.name.split(".")[0] if isinstance(error, ImportError) and error.name else ""
     match error:
         case TfmError():

@@ -1,4 +1,4 @@
-"""From a model's name to a Model that generates, on any of the three engines."""
+"""From a model's name to a Model on any of the three engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..refimpl.params.tree import Tree
     from ..refimpl.tokenizers.tokenizer import Tokenizer
     from ..runtime.bundle.bundle import Bundle
-    from ..runtime.hub.model_names import Source
+    from ..runtime.hub.model_names import LocatedModel
     from ..runtime.tasks import Model
 
 
@@ -37,7 +37,7 @@ def load(
     return _on_arrays(source, engine, quant, context)
 
 
-def locate_weights(name: str) -> Source:
+def locate_weights(name: str) -> LocatedModel:
     """The model of a name; CheckpointError for a config.json without weights."""
     from ..refimpl.errors import CheckpointError
     from ..runtime.hub.locate import locate
@@ -49,7 +49,7 @@ def locate_weights(name: str) -> Source:
 
 
 def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
-    """What the specification computes with: Config, weights that are read when they are used, tokenizer."""
+    """What the specification needs of a model: Config, lazy weights, tokenizer."""
     from ..refimpl.checkpoint.open import open_checkpoint
     from ..refimpl.errors import CheckpointError
     from ..refimpl.tokenizers.tokenizer import read
@@ -68,10 +68,10 @@ def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
     return opened.config, params, read(opened.tokenizer, name)
 
 
-def bundle(source: Source, quant: str | None, device: str, context: int | None = None) -> Path:
-    """The bundle that a source is or becomes; BundleError if it is one of another quantization or context.
+def bundle(source: LocatedModel, quant: str | None, device: str, context: int | None = None) -> Path:
+    """The bundle of a model, exported if need be; BundleError if it has another quantization or context.
 
-    A bundle in the cache that was written in an older format is made anew, and the old one removed.
+    A bundle in the cache with an older format is exported again, and the old one removed.
     """
     if source.kind == "bundle":
         if quant is not None or context is not None:
@@ -105,18 +105,18 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
     """BundleError for a bundle of another quantization or context than the given ones."""
     from ..refimpl.errors import BundleError
 
-    for what, actual, wanted in (
+    for what, actual, expected in (
         ("", opened.quant, quant),
         ("a context of ", opened.config.context, context),
     ):
-        if wanted not in (None, actual):
+        if expected not in (None, actual):
             raise BundleError(
-                f"{opened.path} holds {what}{actual}, got {wanted}: export the checkpoint again"
+                f"{opened.path} holds {what}{actual}, got {expected}: export the checkpoint again"
             )
 
 
 def open_for_export(path: Path, context: int | None = None) -> Checkpoint:
-    """A checkpoint whose tokenizer is tried too: export doesn't use it, and would notice nothing."""
+    """A checkpoint whose tokenizer is checked too, since export doesn't use it."""
     from ..refimpl.checkpoint.open import open_checkpoint
     from ..runtime.text.tokenizer import Tokenizer
 
@@ -145,7 +145,7 @@ def _target(device: str) -> str:
     return targets.for_device("cuda" if device == "cuda" else "cpu").name
 
 
-def _on_arrays(source: Source, engine: str, quant: str | None, context: int | None) -> Model:
+def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: int | None) -> Model:
     """A checkpoint, or a bundle's weights to the integer, on the NumPy or the torch engine."""
     from ..refimpl.checkpoint.open import materialize, open_checkpoint
     from ..runtime.bundle.bundle import open_bundle

@@ -1,4 +1,4 @@
-"""Options that several commands share, each stated once; and what flags are called in library errors."""
+"""Options that several commands share, and the flags for the parameters that library errors name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def limit_threads(count: int | None) -> int | None:
-    """Limit the threads of NumPy and torch, which read this when they are imported: not yet."""
+    """Limit the threads of NumPy and torch; they read the limit when they are imported, which must come
+    later."""
     if count is not None:
         os.environ |= dict.fromkeys(THREAD_VARIABLES, str(count))
     return count
@@ -46,7 +47,7 @@ Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="What computes: numpy is the specification, torch mirrors it, onnx is ONNX Runtime.",
+        help="The engine: numpy is the specification, torch its mirror, onnx ONNX Runtime.",
     ),
 ]
 Quantization = Annotated[
@@ -215,7 +216,8 @@ def with_flags(message: str) -> str:
 
 
 def checked(**options: Unpack[GenerateOptions]) -> GenerateOptions:
-    """Options of generation, refused as usage errors before a model is fetched or loaded for them."""
+    """The options of generation, checked before a model is fetched or loaded; refused ones are usage
+    errors."""
     from ..refimpl.errors import LimitError
     from ..runtime.tasks.options import check
 

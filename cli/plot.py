@@ -1,4 +1,4 @@
-"""Pictures, drawn by matplotlib (extra `[plot]`), which is imported only when it is needed."""
+"""Pictures by matplotlib (extra `[plot]`), imported only when needed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import typer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def ready(path: Path | None) -> Path | None:
     """Refuse another kind of file, or a missing matplotlib, before the work rather than after it."""
     if path is not None:
-        if path.suffix not in KINDS:
-            raise typer.BadParameter(f"a picture ends in {', '.join(KINDS)}, got {path.name!r:.80}")
+        if path.suffix not in SUFFIXES:
+            raise typer.BadParameter(f"a picture ends in {', '.join(SUFFIXES)}, got {path.name!r:.80}")
         if find_spec("matplotlib") is None:  # importing it would bring NumPy, before its threads are set
             raise ModuleNotFoundError("matplotlib", name="matplotlib")
     return path
@@ -41,7 +41,7 @@ Plot = Annotated[
 
 
 def draw(path: Path, width: float, height: float, into: Callable[[Figure], None]) -> None:
-    """Write what `into` draws on a figure of so many inches, whole or not at all."""
+    """Write the figure that `into` draws, of so many inches, completely or not at all."""
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")

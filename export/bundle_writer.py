@@ -1,8 +1,8 @@
-"""Checkpoint -> bundle directory, whole or not at all.
+"""From a checkpoint to a bundle directory, complete or not at all.
 
-The weights are streamed leaf by leaf into model.onnx.data, then the graph is traced over their
-shapes, so that memory stays at a few leaves whatever the size of the model. Everything is written into a
-temporary directory, verified there by a process of its own, and renamed (`runtime.bundle.atomic_dir`).
+The weights are streamed leaf by leaf into model.onnx.data, then the graph is traced over their shapes, so
+memory stays at a few leaves whatever the size of the model. Everything is written into a temporary directory,
+verified there by another process, and renamed (`runtime.bundle.atomic_dir`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ..runtime.bundle.manifest import (
     TOKENIZER,
     File,
     Manifest,
-    Source,
+    SourceCheckpoint,
     Tensor,
 )
 from ..runtime.bundle.schemes import Scheme
@@ -58,14 +58,14 @@ from .quantization.plan import Calibration, CalibrationResult
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
 VERIFY_S = 20  # how long an export is willing to look at its result; `tfm-cli verify` looks longer
-SLACK = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
+OVERHEAD_BYTES = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Export:
-    """What is written: a checkpoint, and everything that its options decide."""
+    """A checkpoint, and everything that the options of its export decide."""
 
     checkpoint: ExportSource
     target: Target
@@ -93,7 +93,7 @@ class _Export:
     @property
     def needed_bytes(self) -> int:
         texts = (self.checkpoint.tokenizer, self.checkpoint.chat_template)
-        return manifest.size(self.tensors) + SLACK + sum(len(text or "") for text in texts)
+        return manifest.size(self.tensors) + OVERHEAD_BYTES + sum(len(text or "") for text in texts)
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
         return plan.leaf(self.checkpoint, name, self.formats[name], self.dtype, self.calibrated)
@@ -131,7 +131,7 @@ def export(
     plan.check_calibration(scheme, calibration, kv)
     plan.check_cache(checkpoint.config, kv, target_record)
     if kv == "int8":
-        checkpoint = checkpoint.keeping(kv)
+        checkpoint = checkpoint.with_kv(kv)
     formats = plan.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
     job = _Export(checkpoint, target_record, scheme, formats)
     _check_replaceable(out)
@@ -160,16 +160,16 @@ def export(
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise ExportError unless nothing is lost when `out` is replaced."""
+    """Raise ExportError unless `out` can be replaced without losing anything."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise ExportError(f"{out}: must be a directory to be, is a file; choose another place")
+        raise ExportError(f"{out}: must be a directory or not exist, is a file; choose another place")
     # A verify that was killed may have left the beginning of a certificate.
     names = {p.name for p in out.iterdir() if not p.name.startswith(f".{CERTIFICATE}.")}
     if names and (MANIFEST not in names or names - set(manifest.NAMES)):
         odd = sorted(names - set(manifest.NAMES) or names)[0]
-        raise ExportError(f"{out}: only a bundle is replaced, and here is {odd!r:.80}; choose another place")
+        raise ExportError(f"{out}: only a bundle may be replaced, it holds {odd!r:.80}; choose another place")
 
 
 def calibrate(
@@ -179,7 +179,7 @@ def calibrate(
     calibration: Calibration | None,
     progress: Progress,
 ) -> CalibrationResult:
-    """What a scheme needs to see of the running model: ranges, factors of smoothing, or importance."""
+    """The ranges, smoothing factors or importances that a scheme needs from running the model."""
     sites = plan.smoothed_sites(checkpoint.config, scheme, formats)
     if not (scheme.calibrated or scheme.searches or sites):
         return plan.NOT_CALIBRATED
@@ -194,7 +194,7 @@ def calibrate(
 
 
 def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) -> None:
-    """All files but the certificate; the manifest last."""
+    """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
     progress(f"writing {manifest.size(job.tensors) // 2**20} MB of weights")
     _weights(job, folder / DATA)
@@ -233,7 +233,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         refused=operator_limits.refusals(job.target, checkpoint.config),
         generation=checkpoint.generation,
         labels=checkpoint.labels,
-        source=Source(**checkpoint.source, code_replaced_by=checkpoint.code_replaced_by),
+        source=SourceCheckpoint(**checkpoint.source, code_replaced_by=checkpoint.code_replaced_by),
         files=files,
     )
 
@@ -271,13 +271,13 @@ def _graphs(job: _Export, folder: Path, opset: int | None) -> None:
 
 
 def _write_uncertified(folder: Path) -> None:
-    """A certificate that says that nothing was checked."""
+    """Write a certificate that says that nothing was checked."""
     note = {"format": 1, "manifest": manifest_hash(folder), "ok": None, "not_checked": ["all: verify=False"]}
     (folder / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file whose bytes depend on the arrays alone: `np.savez` would add the time."""
+    """Write an .npz file whose bytes depend only on the arrays: `np.savez` would add the time."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(arrays):
             info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
@@ -292,7 +292,7 @@ def _describe(path: Path) -> File:
 
 
 def _verify(path: Path, source: Path) -> None:
-    """Verify a bundle in a process of its own: ours has torch in its memory."""
+    """Verify a bundle in another process: this one has torch in its memory."""
     command = [sys.executable, "-P", "-m", "tfm.runtime.verification.verify", str(path)]
     options = ["--source", str(source), "--seconds", str(VERIFY_S)]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
@@ -302,12 +302,12 @@ def _verify(path: Path, source: Path) -> None:
     if done.returncode == VerifyError.exit_code and done.stdout:
         row = next(row for row in json.loads(done.stdout)["rows"] if row["ok"] is False)
         why = f"{row['name']}: {row['figure']}, budget {row['budget']} {row['note']}".strip()
-    raise VerifyError(f"the bundle isn't what the specification says, nothing is left of it: {why}")
+    raise VerifyError(f"the bundle differs from the specification and was removed: {why}")
 
 
 @contextmanager
 def _writing(out: Path, need: int) -> Iterator[None]:
-    """A full disk, a quota or a limit on files as an ExportError with both numbers."""
+    """Turn a full disk, a quota or a limit on files into an ExportError with both numbers."""
     try:
         yield
     except OSError as error:
@@ -323,7 +323,7 @@ def _writing(out: Path, need: int) -> Iterator[None]:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C does, so that what was begun is removed."""
+    """Let SIGTERM end the block as Ctrl-C does, so that incomplete files are removed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

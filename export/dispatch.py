@@ -20,7 +20,7 @@ _table: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar("table", defau
 
 
 def replaceable(function: F) -> F:
-    """The function, which a table of `exporting` replaces by its name."""
+    """The function, which a table of `exporting` can replace by its name."""
     name = function.__name__
     _names.add(name)
 
@@ -32,13 +32,13 @@ def replaceable(function: F) -> F:
 
 
 def body(function: F) -> F:
-    """The function itself, never replaced: for an emit that calls what it replaces."""
+    """The function itself, never replaced, for a replacement that calls it."""
     return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @contextmanager
 def extra_inputs(name: str, **arguments: Any) -> Iterator[None]:
-    """Hands the replacement of that name these arguments too: inputs of a graph that only a target knows."""
+    """Pass these arguments to the replacement of that name too: graph inputs that only a target has."""
     table = _table.get()
     token = _table.set({**table, name: partial(table[name], **arguments)})
     try:

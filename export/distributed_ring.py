@@ -1,8 +1,8 @@
 """Ring attention over torch.distributed: each process holds a part of the sequence.
 
-Blocks of keys and values go round the ring: each rank sends its block to the next rank and receives that of
-the rank before, while it computes with the block that it has. The same code runs on gloo and on nccl.
-`refimpl/ops/ring.py` specifies it with simulated ranks.
+Each rank sends its block of keys and values to the next rank and receives that of the previous one, while it
+computes with the block that it has. The same code runs on gloo and on nccl. `refimpl/ops/ring.py` specifies
+it with simulated ranks.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def ring_attend(
 
 
 def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | None) -> list[int]:
-    """How many tokens each rank has; ConfigError if the shapes of two ranks don't fit."""
+    """The number of tokens of each rank; ConfigError if the shapes of two ranks don't fit."""
     k, v, positions = block
     shapes = [q.shape[0], q.shape[2], *k.shape[2:], v.shape[3], q.element_size()]
-    own = torch.tensor([len(positions), *shapes], device=q.device)
-    gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
-    distributed.all_gather(gathered, own, group=group)
+    sizes = torch.tensor([len(positions), *shapes], device=q.device)
+    gathered = [torch.empty_like(sizes) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(gathered, sizes, group=group)
     rows = [row.tolist() for row in gathered]
     for rank, row in enumerate(rows):
         if row[1:] != rows[0][1:]:
@@ -90,7 +90,7 @@ def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | Non
 def _exchange(
     block: list[Array], lengths: list[int], source: int, group: distributed.ProcessGroup | None
 ) -> tuple[list[distributed.Work], list[Array]]:
-    """Starts to send the block of rank `source` to the next rank, and to receive the next block."""
+    """Start to send the block of rank `source` to the next rank, and to receive the next block."""
     rank, count = distributed.get_rank(group), distributed.get_world_size(group)
     size = lengths[(source - 1) % count]
     k, v, positions = block

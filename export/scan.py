@@ -30,8 +30,8 @@ def scan(
 def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices [n, tile] of an axis in tiles, and which of them exist.
 
-    An index past the end is the last one again, so that it can be read. There is at least one idle
-    tile, and never fewer than two in all: an exporter that saw one tile would take n for a constant.
+    An index past the end is replaced by the last one, so that it can be read. There is at least one tile of
+    padding, and never fewer than two in all: an exporter that saw one tile would take n for a constant.
     """
     places = torch.arange(length // tile + 2, device=device)[:, None] * tile
     places = places + torch.arange(tile, device=device)

@@ -21,7 +21,7 @@ from .ops.quant import Blocks
 
 
 def tensors(leaf: np.ndarray | ArrayBlocks) -> Any:
-    """A leaf of the specification's tree as the mirror's: memory is shared where torch allows it."""
+    """A leaf of the specification's tree as the mirror's, in shared memory where torch allows it."""
     if isinstance(leaf, ArrayBlocks):
         values: dict[str, Any] = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
         values |= {k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)}
@@ -37,7 +37,7 @@ def _shared(array: np.ndarray) -> torch.Tensor:
 
 
 def _like(value: Any, items: Iterable[Any]) -> Any:
-    """A list, tuple or NamedTuple of these items, as the value is."""
+    """These items as a list, tuple or NamedTuple of the value's type."""
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
@@ -58,7 +58,7 @@ def _to_torch(value: Any) -> Any:
 
 
 class TorchEngine(ArrayEngine):
-    """`ops.model` and `ops.encoder` of the mirror; arrays cross to torch and back without a copy."""
+    """`ops.model` and `ops.encoder` of the mirror; arrays become tensors and back without a copy."""
 
     def __init__(self, config: Config, params: Any) -> None:
         leaves = map_leaves(lambda _, leaf: tensors(leaf), params)

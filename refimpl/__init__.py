@@ -1,1 +1,1 @@
-"""The transformer in NumPy, written to be read: the specification that everything else is held to."""
+"""The transformer in NumPy, written to be read: the specification that everything else is compared with."""

@@ -43,7 +43,7 @@ class ExportError(TfmError):
 
 
 class NumericError(TfmError):
-    """NaN, infinity or overflow where a finite number must stand."""
+    """NaN, infinity or overflow where a number must be finite."""
 
     exit_code = 8
 

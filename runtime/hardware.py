@@ -51,7 +51,7 @@ def quota(root: Path = CGROUPS, groups: Path = Path("/proc/self/cgroup")) -> flo
 
 
 def _ratio(file: Path, period: str = "") -> float:
-    """Quota over period, both in the file or the period in a file of its own; infinite without a quota."""
+    """Quota over period, both in the file, or the period in another file; infinite without a quota."""
     try:
         numbers = file.read_text().split()
         if period:
@@ -125,7 +125,7 @@ def _statistic(file: Path, name: str) -> int:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of memory that this process ever had; None where the system doesn't say."""
+    """The most bytes of memory that this process has had; None where the system doesn't say."""
     try:
         # Linux's ru_maxrss starts at the peak of the process that forked, VmHWM doesn't.
         lines = Path("/proc/self/status").read_text().splitlines()

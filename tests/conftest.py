@@ -84,9 +84,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     config = tiny_models.llama(context=40)
     params = tiny_models.weights(config, seed=4)
     save_checkpoint(tmp_path / "model", config, params)
-    found: list[Any] = [NumpyEngine(config, params), TorchEngine(config, params)]
+    built: list[Any] = [NumpyEngine(config, params), TorchEngine(config, params)]
     for target in ("standard", "ort-cpu"):
         checkpoint = open_checkpoint(tmp_path / "model")
         export(checkpoint, tmp_path / target, target=target, quant="fp32", verify=False)
-        found.append(OrtEngine(open_bundle(tmp_path / target), threads=1))
-    return found
+        built.append(OrtEngine(open_bundle(tmp_path / target), threads=1))
+    return built

@@ -1,4 +1,4 @@
-"""The pages beside README.md name files that exist, and README.md links the pages."""
+"""The files that the pages name exist, and README.md links the pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architecture's arrows, read off the source: who may import whom, and what nobody may use."""
+"""The rules of imports, read from the source: who may import whom, and what nobody may use."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ class Import:
 
 
 def files(*parts: str) -> list[Path]:
-    found = sorted(ROOT.joinpath(*parts).rglob("*.py"))
-    assert found, f"no sources under {parts}"
-    return found
+    paths = sorted(ROOT.joinpath(*parts).rglob("*.py"))
+    assert paths, f"no sources under {parts}"
+    return paths
 
 
 def module_of(file: Path) -> list[str]:
@@ -192,7 +192,7 @@ def circle(edges: Mapping[str, Collection[str]]) -> list[str]:
 
 
 def test_no_circle_of_imports():
-    """Not even for types, and not inside of functions: what needs each other belongs together."""
+    """No circles, also not for types and inside functions: modules that need each other belong together."""
     names = modules()
     edges = {
         name: {module(i.module, names) for i in imports(file) if top(i.module) == "tfm"} - {name}
@@ -203,7 +203,7 @@ def test_no_circle_of_imports():
 
 
 def test_functions_of_ops_take_few_parameters():
-    """What belongs together travels together: weights as a typed mapping, settings as a dataclass."""
+    """Weights are passed as a typed mapping, settings as a dataclass."""
     for folder in (("refimpl", "ops"), ("export", "ops"), ("export", "targets")):
         for file in files(*folder):
             for node in ast.parse(file.read_text()).body:
@@ -231,7 +231,7 @@ def test_the_mirror_never_calls_the_spec():
 
 
 def test_nothing_else_imports_the_laws():
-    """They need hypothesis: the specification, and whoever runs it, does not."""
+    """They need hypothesis, which the specification and its users don't."""
     for one in (i for folder in FOLDERS for f in files(folder) for i in imports(f)):
         if not one.file.is_relative_to(LAWS):
             assert not one.module.startswith("tfm.refimpl.laws"), str(one)
@@ -239,12 +239,12 @@ def test_nothing_else_imports_the_laws():
 
 def test_config_is_standard_library_alone():
     for one in (i for f in files("refimpl", "config") for i in imports(f)):
-        own = one.module.startswith(("tfm.refimpl.errors", "tfm.refimpl.config"))
-        assert top(one.module) in STANDARD or own, str(one)
+        allowed = one.module.startswith(("tfm.refimpl.errors", "tfm.refimpl.config"))
+        assert top(one.module) in STANDARD or allowed, str(one)
 
 
 def test_commands_import_inside_their_body():
-    """Only what help needs: no torch, no export, no session at the top of a command."""
+    """The top of a command imports only what help needs: no torch, no export, no session."""
     for one in (i for f in files("cli") for i in imports(f)):
         if not one.inside and not one.typing:
             assert not one.module.startswith("tfm.export"), f"{one}: inside the function that needs it"
@@ -253,7 +253,7 @@ def test_commands_import_inside_their_body():
 
 
 def test_the_command_line_loads_without_torch():
-    """By running it: neither the command line nor the runtime brings torch or onnx along."""
+    """By running it: neither the command line nor the runtime imports torch or onnx."""
     unwanted = {"torch", "onnx", "jaxtyping", "matplotlib"}
     code = f"import sys, tfm.cli.main, tfm.runtime; print({unwanted} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -262,24 +262,24 @@ def test_the_command_line_loads_without_torch():
 
 def runs_code(source: str) -> list[str]:
     """Calls that run what a file says, and modules that do."""
-    found = []
+    results = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [n for n in names if top(n) in CODE]
+            results += [n for n in names if top(n) in CODE]
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             if called in ("eval", "exec", "__import__", "torch.load", "torch.jit.load"):
-                found.append(called)
-            found += [
+                results.append(called)
+            results += [
                 ast.unparse(k)
                 for k in node.keywords
                 if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
             ]
-            found += [
+            results += [
                 "shell=True" for k in node.keywords if k.arg == "shell" and ast.unparse(k.value) != "False"
             ]
-    return found
+    return results
 
 
 def test_nothing_runs_code_from_files():
@@ -288,8 +288,8 @@ def test_nothing_runs_code_from_files():
             assert not runs_code(file.read_text()), f"{file.relative_to(ROOT)}: {runs_code(file.read_text())}"
 
 
-def test_the_readers_of_source_can_see():
-    """The two functions above find what they look for."""
+def test_the_readers_of_source_find_planted_code():
+    """`imports` and `runs_code` find what they look for."""
     bad = "import pickle\nfrom marshal import loads\neval('1')\ntorch.load('x')\n"
     bad += "np.load('x', allow_pickle=True)"
     assert runs_code(bad) == ["pickle", "marshal", "eval", "torch.load", "allow_pickle=True"]
@@ -297,8 +297,8 @@ def test_the_readers_of_source_can_see():
         "import a.b\nfrom ..config import C\nfrom . import quant\n"
         "if TYPE_CHECKING:\n    from x import y\ndef f():\n    import torch\n"
     )
-    found = [(i.module, i.inside, i.typing) for i in imports(ROOT / "refimpl" / "ops" / "z.py", source)]
-    assert found == [
+    seen = [(i.module, i.inside, i.typing) for i in imports(ROOT / "refimpl" / "ops" / "z.py", source)]
+    assert seen == [
         ("a.b", False, False),
         ("tfm.refimpl.config.C", False, False),
         ("tfm.refimpl.ops.quant", False, False),

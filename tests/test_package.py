@@ -1,4 +1,4 @@
-"""The package as a stranger meets it: its version, and the command line as a module."""
+"""The package as installed: its version, and the command line as a module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr() == (f"tfm-cli {tfm.__version__}\n", "")
 
 
-def test_other_names_are_missing_as_of_any_module():
+def test_other_attributes_are_missing():
     with pytest.raises(AttributeError, match="module 'tfm' has no attribute 'nothing'"):
         _ = tfm.nothing  # pyright: ignore[reportAttributeAccessIssue]
 

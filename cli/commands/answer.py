@@ -52,7 +52,7 @@ def command(
 
     Example: tfm-cli answer "Who wrote it?" --file book.txt --model my-model
     """
-    from ..inputs import read, whole
+    from ..inputs import read, read_all
     from ..model_loading import load
 
     if questions is not None:
@@ -65,7 +65,7 @@ def command(
     all_questions = read(None if question is None else [question], questions, "question")
     if context is not None and file is not None:
         raise typer.BadParameter("give the text as argument or as --file, not both")
-    text = whole(file, "text") if context is None else context
+    text = read_all(file, "text") if context is None else context
     loaded = load(model, engine, quant, device, threads)
     answers = loaded.answer(
         [(one, text) for one in all_questions],

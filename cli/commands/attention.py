@@ -1,4 +1,4 @@
-"""`tfm-cli attention`: where a model's heads look in a text."""
+"""`tfm-cli attention`: attention weights of a model's heads in a text."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def command(
     ] = None,
     word: Annotated[
         str | None,
-        typer.Option(metavar="WORD", help="Tell what this word looks at; else “it”, or the last word."),
+        typer.Option(
+            metavar="WORD", help="Show what this word attends to; by default “it”, or the last word."
+        ),
     ] = None,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show attention weights, computed by the specification: which token looks at which.
+    """Show attention weights, computed by the specification: which token attends to which.
 
     Example: tfm-cli attention "The cat saw it run" --layer 3 --plot map.png
     """
@@ -57,9 +59,9 @@ def command(
     config, params, tokenizer = specified(model)
     stack = next(iter(config.stacks.values()))
     layers, heads = len(stack.layers), min(layer.attention.heads for layer in stack.layers)
-    for name, given, count in (("layer", layer, layers), ("head", head, heads)):
-        if given is not None and given >= count:
-            raise typer.BadParameter(f"--{name} must be below {count}, got {given}")
+    for name, number, count in (("layer", layer, layers), ("head", head, heads)):
+        if number is not None and number >= count:
+            raise typer.BadParameter(f"--{name} must be below {count}, got {number}")
     encoding = tokenizer.encode(text)
     limit = min(TOKENS, config.context)
     if not 1 <= len(encoding.ids) <= limit:
@@ -116,7 +118,7 @@ def with_progress(maps: Iterator[np.ndarray], layers: int) -> Iterator[np.ndarra
 
 
 def labels(text: str, encoding: Encoding) -> list[str]:
-    """The characters of each token; its piece where it has none."""
+    """The characters of each token, or its piece where it has none."""
     pairs = zip(encoding.tokens, encoding.offsets, strict=True)
     return [escape(text[start:end].strip() or piece) for piece, (start, end) in pairs]
 

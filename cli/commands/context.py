@@ -1,4 +1,4 @@
-"""`tfm-cli context`: how well a model reads past the length that it was trained for."""
+"""`tfm-cli context`: perplexity beyond the trained length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(
         str, typer.Argument(help="A decoder: a checkpoint, a bundle, or the name of one to fetch.")
     ],
     text: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="The text that it reads.")
+        Path, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="The text to read.")
     ],
     length: Annotated[
         int | None,
@@ -61,7 +61,7 @@ def command(
 
     config, lazy, tokenizer = specified(model)
     if not isinstance(config, Decoder):
-        raise ConfigError("perplexity is of a decoder alone, this model has an encoder")
+        raise ConfigError("perplexity needs a decoder alone, this model has an encoder")
     try:
         ids = tokenizer.encode(read_file(text, TEXT_BYTES).decode(), add_special_tokens=False).ids
     except UnicodeDecodeError:
@@ -120,7 +120,7 @@ def command(
 
 
 def progress(name: str) -> Progress:
-    """Says how far a way is, at most once in two seconds."""
+    """A function that reports progress, at most once in two seconds."""
     last = time.monotonic()
 
     def tell(window: int, windows: int, tokens: int, length: int) -> None:

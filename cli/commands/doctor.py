@@ -1,4 +1,4 @@
-"""`tfm-cli doctor`: what this machine offers, tried and not just listed."""
+"""`tfm-cli doctor`: what this machine offers, tested and not only listed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = "This machine"
 
 
 class Report(TypedDict):
-    """What `doctor` tells, by topic."""
+    """The report of `doctor`, by topic."""
 
     versions: dict[str, str]
     providers: dict[str, str]
@@ -49,7 +49,7 @@ def command(as_json: o.AsJson = False) -> None:
 
 
 def report() -> Report:
-    """Everything that `doctor` knows."""
+    """The complete report."""
     import platform
 
     from ...runtime import hardware
@@ -75,7 +75,7 @@ def report() -> Report:
 
 
 def _versions() -> dict[str, str]:
-    """The packages that are installed, with their versions."""
+    """The installed packages with their versions."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

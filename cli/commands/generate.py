@@ -84,7 +84,7 @@ def command(
     )  # fmt: skip
     searches = beams is not None or length_penalty is not None
     if draft is not None and searches:
-        raise typer.BadParameter("--draft takes no --beams, whose steps judge every token already")
+        raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
     if batch is not None and (searches or draft is not None):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
     from ..model_loading import load

@@ -1,4 +1,4 @@
-"""`tfm-cli inspect`: what a model is and what it needs, from its headers alone."""
+"""`tfm-cli inspect`: architecture and needs of a model, from its headers alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..console import out, out_json, say, size, table
 
 if TYPE_CHECKING:
     from ...refimpl.config import Config, Stack
-    from ...runtime.hub.model_names import Source
+    from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
 EXAMPLES = Path(__file__).parents[1] / "examples"  # public configs, by name
@@ -87,8 +87,8 @@ def command(
     out(f"beside 16-bit numbers; caches of {config.context} tokens" if config.layers else "beside 16 bits")
 
 
-def _read(source: Source, context: int | None) -> tuple[Config, dict[str, Any], str]:
-    """The Config, what is known of the files beside it, and the kind of cache that ONNX Runtime gets."""
+def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, Any], str]:
+    """The Config, facts about the files beside it, and the kind of cache for ONNX Runtime."""
     from ...runtime.bundle import operator_limits, targets
 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
@@ -129,7 +129,7 @@ def _read_config(path: Path) -> Config:
 
 
 def describe(config: Config) -> str:
-    """The architecture in a line; where layers differ, the first stands for all, and it says so."""
+    """The architecture in a line; where layers differ it describes the first, and says so."""
     from ...refimpl.config import LM, MaskedLM
 
     embedding, head = config.embedding, config.head

@@ -1,4 +1,5 @@
-"""`tfm-cli scaling`: what attention and an LSTM cost as a text grows, and how far back each reaches."""
+"""`tfm-cli scaling`: the cost of attention and an LSTM by the length of a text, and how far back each
+reaches."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ def tell(name: str, tokens: int, sample: Sample | Stopped) -> None:
 
 
 def shown(exponent: float | None) -> str:
-    """An exponent as the table has it."""
+    """An exponent for the table."""
     return "too short" if exponent is None else f"{exponent:.2f}"
 
 

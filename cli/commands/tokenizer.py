@@ -1,4 +1,4 @@
-"""`tfm-cli tokenizer`: train one, see what one does with a text, and compare sizes of vocabularies."""
+"""`tfm-cli tokenizer`: train a tokenizer, encode a text with one, compare sizes of vocabularies."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def encode(
         str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
     ] = "smollm2-135m",
     bare: Annotated[
-        bool, typer.Option("--bare", help="Leave out the tokens that the model expects around a text.")
+        bool, typer.Option("--bare", help="Leave out the special tokens around the text.")
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -128,7 +128,7 @@ def compare(
     sizes: Annotated[
         list[int] | None, typer.Option("--size", min=257, max=2**20, help="A size; may be repeated.")
     ] = None,
-    width: Annotated[int, typer.Option(min=1, help="Numbers of an embedding.")] = 768,
+    width: Annotated[int, typer.Option(min=1, help="Width of an embedding.")] = 768,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -213,7 +213,7 @@ def _lines(files: Sequence[Path]) -> list[str]:
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """A function that says how far a stage is, at most once in two seconds."""
+    """A function that reports a stage's progress, at most once in two seconds."""
     last = time.monotonic()
 
     def progress(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""`tfm-cli verify`: a bundle against the specification."""
+"""`tfm-cli verify`: compares a bundle with the specification."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def command(
 
 
 def divergence(bundle: Path) -> str:
-    """Where the graph first differs from the specification, if that can be found out here."""
+    """Where the graph first differs from the specification, if it can be found on this machine."""
     from ...refimpl.errors import TfmError
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.verification.golden import load
@@ -64,7 +64,7 @@ def divergence(bundle: Path) -> str:
 
 
 def shown(figure: float | str | None) -> str:
-    """A figure as the table has it."""
+    """A figure for the table."""
     if figure is None:
         return ""
     return f"{figure:.4g}" if isinstance(figure, float) else str(figure)

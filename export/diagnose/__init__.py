@@ -1,3 +1,5 @@
-"""Where does a graph leave the specification? In: a bundle of a decoder, and tokens. Out: the parts of a
-forward pass in order, each with its error and budget. The first part out of its budget has the bug.
+"""Finds where a graph first differs from the specification.
+
+In: a bundle of a decoder, and tokens. Out: the parts of a forward pass in order, each with its error and
+budget. The first part over its budget has the bug.
 """

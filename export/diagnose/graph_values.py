@@ -1,4 +1,4 @@
-"""Which values of a decoder's graph are its parts' outputs: found from the names of its weights."""
+"""The values of a decoder's graph that are its parts' outputs, found by the names of its weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         raise BundleError(f"{GRAPH}: no product with {' or '.join(leaves)}: export the model again")
 
     def product_input(node: onnx.NodeProto) -> str:
-        """The activations that a product multiplies, before they are rounded to codes."""
+        """The input of a product, before it is rounded to codes."""
         name = node.input[0]
         while name in makers and makers[name].op_type in CODES:
             name = makers[name].input[0]

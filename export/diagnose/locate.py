@@ -1,4 +1,4 @@
-"""Where a graph leaves the specification: the first part out of its budget, by name.
+"""Finds the first part of a graph that is over its budget, by name.
 
 The graph is cut at the values between its parts, and every part gets the specification's inputs. So errors
 don't accumulate; and as equal numbers round to equal codes, quantized parts too are held to budgets of float
@@ -40,7 +40,7 @@ FLOAT32 = Precision(np.dtype(np.float32))  # activations are rounded to codes wh
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the graph, its largest error and its budget; `note` says more of the cause, where known."""
+    """A part of the graph, its largest error and its budget; `note` may say more about the cause."""
 
     name: str
     error: float
@@ -59,7 +59,7 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     """
     config = bundle.config
     if not isinstance(config, Decoder):
-        raise BundleError("the parts of a graph are known for a decoder alone, this model has an encoder")
+        raise BundleError("only a decoder's graph can be taken apart, this model has an encoder")
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
     values = graph_values(model.graph, config)
     if not values:
@@ -81,12 +81,13 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
 
 
 def first(parts: list[Part]) -> Part | None:
-    """The first part out of its budget."""
+    """The first part over its budget."""
     return next((part for part in parts if not part.ok), None)
 
 
 def _specification(references: list[ReferencePart], dtype: np.dtype) -> tuple[Values, dict[str, float]]:
-    """The specification's outputs and the budgets, for which activations aren't rounded to codes."""
+    """The specification's outputs and budgets; the budgets are computed without rounding activations to
+    codes."""
     truth: Values = {}
     budgets = {}
     eps, rng = float(np.finfo(dtype).eps), np.random.default_rng(SEED)
@@ -141,7 +142,8 @@ def _run_parts(
 
 
 def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, budget: float) -> str:
-    """Says whether the fused operator is wrong or its inputs: the same attention as standard operators."""
+    """Says whether the fused operator or its inputs are wrong, by the same attention in standard
+    operators."""
     index = int(part.name.split(",")[0].removeprefix("layer "))
     layer = config.layers[index]
     x = truth[part.inputs[0]].astype(np.float32)
@@ -153,8 +155,8 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
 
     class Alone(torch.nn.Module):
-        def forward(self, q: Any, k: Any, v: Any, *rest: Any) -> torch.Tensor:
-            *cache, past, cos, sin, bias = rest
+        def forward(self, q: Any, k: Any, v: Any, *optional: Any) -> torch.Tensor:
+            *cache, past, cos, sin, bias = optional
             rotary = None if cos is None else Rotary(cos, sin)
             settings = layer.attention
             y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, rotary, bias, settings=settings)

@@ -1,4 +1,4 @@
-"""A decoder's forward pass in parts, as the specification states it: a graph is cut into the same parts."""
+"""A decoder's forward pass in parts, as the specification states it; a graph is cut into the same parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Array = np.ndarray
 class ReferencePart:
     """A part as the specification states it: output = compute(*inputs, weights).
 
-    It has the name of its output; `inputs` are the names of other parts.
+    Its name is that of its output; `inputs` are the names of other parts.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The ONNX graph of a model: the module over its weights is traced, then improved and checked pass by pass.
+"""The ONNX graph of a model: the module over its weights is traced, then improved and checked by passes.
 
-In come a Config, a target and the shapes of the stored weights; out comes an ONNX model that points to them.
+In: a Config, a target and the shapes of the stored weights. Out: an ONNX model that points to them.
 """

@@ -1,4 +1,4 @@
-"""One graph of a bundle: traced, optimized, checked, and pointing to its weights in the data file."""
+"""One graph of a bundle: traced, optimized, checked, with pointers to its weights in the data file."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def build(
 ) -> ir.Model:
     """One graph of the model over the tensors in `data`.
 
-    Raises ExportError when the exporter changed what was promised: a dynamic axis that became a
-    constant, an initializer that is missing or was copied into the graph.
+    Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied one
+    into the graph.
     """
     groups = {name: group for name, group in groups.items() if graph.owns(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if graph.owns(name)}

@@ -1,4 +1,4 @@
-"""What is done to a traced graph, pass by pass: sums, notes, weights, and the checks at the end."""
+"""Passes over a traced graph: sums, notes, weights, and the checks at the end."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def sum_three(model: ir.Model) -> None:
 
 
 def strip_notes(model: ir.Model) -> None:
-    """Drop the exporter's notes: they name source lines, and a bundle's bytes must not depend on those."""
+    """Remove the exporter's notes: they name source lines, and a bundle's bytes must not depend on those."""
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
@@ -89,9 +89,9 @@ def check(model: ir.Model, graph: Graph, stored: Collection[str]) -> None:
     """Raise ExportError when an axis of an input became a constant, or the optimizer removed a weight."""
     axes = {value.name: [str(axis) for axis in value.shape or ()] for value in model.graph.inputs}
     for port in graph.inputs:
-        wanted = [str(axis) for axis in port.axes]
-        if axes.get(port.name) != wanted:
-            raise ExportError(f"graph input {port.name} must be {wanted}, got {axes.get(port.name)}")
+        expected = [str(axis) for axis in port.axes]
+        if axes.get(port.name) != expected:
+            raise ExportError(f"graph input {port.name} must be {expected}, got {axes.get(port.name)}")
     if lost := sorted(set(stored) - set(model.graph.initializers)):
         raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")
 
@@ -99,7 +99,7 @@ def check(model: ir.Model, graph: Graph, stored: Collection[str]) -> None:
 def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) -> None:
     """Let each stored weight point to its bytes in the data file.
 
-    Needs: an initializer of each name. It comes last, so that no pass reads a weight.
+    Needs: an initializer of each name. It is the last pass, so that no other reads a weight.
     """
     for name, tensor in tensors.items():
         model.graph.initializers[name].const_value = ir.ExternalTensor(

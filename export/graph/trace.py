@@ -1,7 +1,7 @@
-"""Module and target -> ONNX graph, traced without weights.
+"""From module and target to ONNX graph, traced without weights.
 
-The graph is traced with fake tensors of the stored shapes. The exporter never sees a weight, so a model of
-any size costs the memory of its graph.
+The graph is traced with fake tensors of the stored shapes. The exporter never sees a weight, so even a large
+model only needs the memory of its graph.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def trace(
 
 
 def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
-    """The leaf that stands for a group of stored tensors."""
+    """The leaf, over fake tensors, of a group of stored tensors."""
     weight_format = group.format
     if weight_format is None:
         return fakes[group.name]
@@ -133,7 +133,7 @@ def _sizes(graph: Graph) -> dict[str, int]:
 
 
 def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
-    """For each input: which of its axes are dynamic, and under what name."""
+    """The dynamic axes of each input, with their names."""
     dims = {axis: torch.export.Dim(axis) for axis in _sizes(graph)}
     return tuple(
         {i: dims[axis] for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in graph.inputs

@@ -68,7 +68,7 @@ def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     return torch.tanh(x)
 
 
-KINDS: dict[Activation, Callable[[Array], Array]] = {
+FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
     "relu": relu,
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
@@ -88,4 +88,4 @@ def activation(
     kind: Activation,
 ) -> Float[Array, "B T F"]:
     """The nonlinearity by its name in a Config."""
-    return KINDS[kind](x)
+    return FUNCTIONS[kind](x)

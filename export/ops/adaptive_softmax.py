@@ -48,11 +48,11 @@ def adaptive_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T N"]:
-    """All clusters, joined."""
+    """The log-probabilities of all clusters, joined."""
     first = log_softmax(linear(x, head, bias))
     short = first.shape[-1] - len(tails)
-    rest = [first[..., short + c].unsqueeze(-1) + _inside(x, tail) for c, tail in enumerate(tails)]
-    return torch.cat((first[..., :short], *rest), -1)
+    rare = [first[..., short + c].unsqueeze(-1) + _inside(x, tail) for c, tail in enumerate(tails)]
+    return torch.cat((first[..., :short], *rare), -1)
 
 
 def adaptive_target_log_probs(
@@ -62,19 +62,19 @@ def adaptive_target_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T"]:
-    """The tokens of each cluster are gathered, any number of them."""
+    """The tokens of each cluster are gathered, whatever their number."""
     first = log_softmax(linear(x, head, bias)).flatten(0, 1)
     rows, words = x.flatten(0, 1), targets.flatten()
     low = short = first.shape[-1] - len(tails)
-    found = first.gather(1, words.where(words < short, 0).unsqueeze(1)).squeeze(1)
+    log_probs = first.gather(1, words.where(words < short, 0).unsqueeze(1)).squeeze(1)
     for c, tail in enumerate(tails):
         high = low + tail["up"].shape[1]
         here = ((words >= low) & (words < high)).nonzero().squeeze(1)
         inside = _inside(rows.index_select(0, here).unsqueeze(0), tail).squeeze(0)
         word = inside.gather(1, words.index_select(0, here).unsqueeze(1) - low).squeeze(1)
-        found = found.index_put((here,), first[:, short + c].index_select(0, here) + word)
+        log_probs = log_probs.index_put((here,), first[:, short + c].index_select(0, here) + word)
         low = high
-    return found.unflatten(0, targets.shape)
+    return log_probs.unflatten(0, targets.shape)
 
 
 def adaptive_predict(
@@ -83,9 +83,9 @@ def adaptive_predict(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Index[Array, "B T", "< N"]:
-    """The tokens that enter a cluster gathered, as many as there are, none included.
+    """The tokens that enter a cluster are gathered, whatever their number, also none.
 
-    Axes count from the front: along a last one called −1 ONNX Runtime reduces no row to a wrong shape.
+    Axes count from the front: along axis −1 ONNX Runtime reduces an empty tensor to a wrong shape.
     """
     first, rows = log_softmax(linear(x, head, bias)).flatten(0, 1), x.flatten(0, 1)
     low = short = first.shape[-1] - len(tails)
@@ -94,9 +94,9 @@ def adaptive_predict(
         entered = (first[:, short + c] > most).nonzero().squeeze(1)
         inside = _inside(rows.index_select(0, entered).unsqueeze(0), tail).squeeze(0)
         likely = first[:, short + c].index_select(0, entered) + inside.amax(1)
-        known = most.index_select(0, entered)
-        new = torch.where(likely > known, low + inside.argmax(1), best.index_select(0, entered))
+        previous = most.index_select(0, entered)
+        new = torch.where(likely > previous, low + inside.argmax(1), best.index_select(0, entered))
         best = best.index_put((entered,), new)
-        most = most.index_put((entered,), torch.maximum(likely, known))
+        most = most.index_put((entered,), torch.maximum(likely, previous))
         low += tail["up"].shape[1]
     return best.unflatten(0, x.shape[:2])

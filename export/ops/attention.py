@@ -63,7 +63,7 @@ def attention_weights(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """Query heads split into an axis of groups and one of members; keys broadcast over the second."""
+    """Query heads are split into an axis of groups and one of members; keys broadcast over the members."""
     size = q.shape[-1]
     q = q * (size**-0.5 if scale is None else scale)
     grouped = q.transpose(1, 2).unflatten(1, (k.shape[2], -1))
@@ -86,7 +86,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """The weights' heads split as the queries' were; values broadcast over a group's members."""
+    """The heads of the weights are split like those of the queries; values broadcast over a group's
+    members."""
     weights = attention_weights(q, k, mask, bias, scale=scale, softcap=softcap)
     grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)
     return grouped.flatten(1, 2).transpose(1, 2)
@@ -104,7 +105,7 @@ def cached_attention(
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], KVCache]:
-    """The parts, one after the other: rotary, rounding, cache write, mask, attention."""
+    """In this order: rotary, rounding, cache write, mask, attention."""
     at = past[:, None] + torch.arange(q.shape[1], device=past.device)
     if rotary is not None:
         cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
@@ -140,7 +141,7 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
 
 
 def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> Array:
-    """The last axis as heads, normalized with the weight `norm` where there is one."""
+    """The last axis as heads, normalized with the weight `norm` if there is one."""
     size = settings.head_size
     if norm is None or settings.qk_norm is None:
         return y.unflatten(-1, (-1, size))

@@ -53,5 +53,5 @@ def banded_attend(
     seen = seen.expand(q.shape[0], -1, -1, -1).flatten(0, 1)
     weights = softmax(scores.unflatten(2, (-1, before)), seen[:, None, None])
     out = (weights.flatten(2, 3) @ some_v).unflatten(2, (-1, before))
-    whole = out.permute(0, 3, 1, 2, 4).flatten(2, 3).unflatten(0, (q.shape[0], at.shape[0])).flatten(1, 2)
-    return whole.index_select(1, torch.arange(t, device=q.device))
+    padded = out.permute(0, 3, 1, 2, 4).flatten(2, 3).unflatten(0, (q.shape[0], at.shape[0])).flatten(1, 2)
+    return padded.index_select(1, torch.arange(t, device=q.device))

@@ -18,7 +18,7 @@ __all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
 
 
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
-    """Powers of two of steps: integers for the first heads, halves for the others."""
+    """Powers of two: integer steps for the first heads, half steps for the others."""
     power = 1
     while 2 * power <= heads.shape[0]:
         power *= 2
@@ -32,7 +32,7 @@ def alibi_bias(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
 ) -> Float[Array, "B H T S"]:
-    """Slopes times the smaller of both differences, which is the negative one."""
+    """Slopes times the negative distance, the smaller of the two differences."""
     ahead = keys - queries.unsqueeze(-1)
     nearer = torch.minimum(ahead, -ahead).to(slopes.dtype)
     return nearer.unsqueeze(1) * slopes.view(-1, 1, 1)
@@ -46,7 +46,7 @@ def relative_buckets(
     max_distance: int,
     bidirectional: bool,
 ) -> Index[Array, "B T S", "< W"]:
-    """A table of the bucket of each distance up to the largest, a constant of the graph."""
+    """A lookup in a constant table with the bucket of each distance up to the largest."""
     count = buckets // 2 if bidirectional else buckets
     exact = count // 2
 

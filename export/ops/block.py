@@ -1,4 +1,4 @@
-"""One layer: norm, attention, residual; norm, mlp, residual. The unions of the Config are told apart here."""
+"""One layer: norm, attention, residual; norm, mlp, residual. The Config's unions are resolved here."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block",
 
 
 class NormWeights(TypedDict, total=False):
-    """The leaves of a norm; one without a learned factor or shift lacks them."""
+    """The leaves of a norm: a learned factor and a learned shift, where it has them."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
 
 
 class CachedAttentionWeights(AttentionWeights):
-    """The leaves of a decoder's attention: where it keeps 8 bits, the scales of keys and values too."""
+    """The leaves of a decoder's attention, with the scales of keys and values if the cache has 8 bits."""
 
     k_scale: NotRequired[Float[Array, "G K"]]
     v_scale: NotRequired[Float[Array, "G K"]]
@@ -70,14 +70,14 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """What layers need to know of positions: cosines and sines, and the numbers that are added to scores."""
+    """Cosines and sines for each `Rope`, and the biases of scores."""
 
     rotary: Mapping[Rope, Rotary]
     biases: Mapping[tuple[Alibi | RelativeBias, int], Array]
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
-    """The norm that the Config names, or x itself where it names none."""
+    """x normalized by the Config's norm, or x itself without one."""
     if norm is None:
         return x
     leaves = {} if weights is None else weights
@@ -87,7 +87,7 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
 
 
 def _rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
-    """What a sublayer takes of positions, whatever its kind."""
+    """The rotation of a sublayer's queries and keys, and the bias of its scores."""
     if a.position is None:
         return None, None
     if isinstance(a.position, Rope):
@@ -96,44 +96,44 @@ def _rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None,
 
 
 def _sum(
-    x: Array, given: Array, y: Array, post: NormWeights | None, after: NormWeights | None,
+    x: Array, inputs: Array, y: Array, post: NormWeights | None, after: NormWeights | None,
     *, layer: Layer, sublayer: Attention | Mlp,
 ) -> Array:  # fmt: skip
-    """What a sublayer of x gave for its normed input, added to one of the two."""
+    """The residual sum of a sublayer with output y: y is added to x, or to the normalized `inputs`."""
     y = normalize(y, post, norm=sublayer.post)
     if layer.scale is not None:
         y = layer.scale * y
-    added = given if layer.residual == "norm" else x
+    added = inputs if layer.residual == "norm" else x
     return normalize(added + y, after, norm=sublayer.after)
 
 
-def _mlp(x: Array, beside: Array, middle: Array, weights: BlockWeights, *, layer: Layer) -> Array:
-    """The last sublayer and its sum; `beside` is x as the attention took it."""
+def _mlp(x: Array, attention_input: Array, middle: Array, weights: BlockWeights, *, layer: Layer) -> Array:
+    """The mlp and its residual sum; `attention_input` is the normalized x."""
     m, leaves = layer.mlp, weights["mlp"]
     source = middle
     if layer.parallel:
-        source = beside if m.pre is None else x
-    given = normalize(source, weights.get("mlp_pre"), norm=m.pre)
+        source = attention_input if m.pre is None else x
+    inputs = normalize(source, weights.get("mlp_pre"), norm=m.pre)
     match m:
         case Gated():
-            y = gated_mlp(given, cast(GatedMlpWeights, leaves), kind=m.activation)
+            y = gated_mlp(inputs, cast(GatedMlpWeights, leaves), kind=m.activation)
         case Plain():
-            y = plain_mlp(given, cast(PlainMlpWeights, leaves), kind=m.activation)
+            y = plain_mlp(inputs, cast(PlainMlpWeights, leaves), kind=m.activation)
         case MoE():
-            y = moe(given, cast(MoEWeights, leaves), settings=m)
+            y = moe(inputs, cast(MoEWeights, leaves), settings=m)
     post, after = weights.get("mlp_post"), weights.get("mlp_after")
-    return _sum(middle, given, y, post, after, layer=layer, sublayer=m)
+    return _sum(middle, inputs, y, post, after, layer=layer, sublayer=m)
 
 
 def _cross(x: Array, encoder_kv: EncoderKV, weights: BlockWeights, *, layer: Layer) -> Array:
-    """The sublayer in the middle and its sum."""
+    """Cross-attention and its residual sum."""
     c, leaves = layer.cross, weights.get("cross")
     assert c is not None
     assert leaves is not None
-    given = normalize(x, weights.get("cross_pre"), norm=c.pre)
-    y = cross_attention(given, encoder_kv, leaves, settings=c)
+    inputs = normalize(x, weights.get("cross_pre"), norm=c.pre)
+    y = cross_attention(inputs, encoder_kv, leaves, settings=c)
     post, after = weights.get("cross_post"), weights.get("cross_after")
-    return _sum(x, given, y, post, after, layer=layer, sublayer=c)
+    return _sum(x, inputs, y, post, after, layer=layer, sublayer=c)
 
 
 def block(
@@ -147,20 +147,20 @@ def block(
     *,
     config: Layer,
 ) -> tuple[Array, KVCache]:
-    """Two sublayers or three, and their sums."""
+    """Two or three sublayers, each with its residual sum."""
     a, leaves = config.attention, weights["attn"]
-    given = normalize(x, weights.get("attn_pre"), norm=a.pre)
+    inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
     rotary, bias = _rotary_and_bias(a, positions)
     cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
-    y, cache = attention(given, cache, past, leaves, rotary, bias, settings=a)
+    y, cache = attention(inputs, cache, past, leaves, rotary, bias, settings=a)
     post, after = weights.get("attn_post"), weights.get("attn_after")
-    middle = _sum(x, given, y, post, after, layer=config, sublayer=a)
+    middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
     if at is not None:
         index = at.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-        x, given, middle = x.gather(1, index), given.gather(1, index), middle.gather(1, index)
+        x, inputs, middle = x.gather(1, index), inputs.gather(1, index), middle.gather(1, index)
     if encoder_kv is not None:
         middle = _cross(middle, encoder_kv, weights, layer=config)
-    return _mlp(x, given, middle, weights, layer=config), cache
+    return _mlp(x, inputs, middle, weights, layer=config), cache
 
 
 def encoder_block(
@@ -173,13 +173,13 @@ def encoder_block(
     config: Layer,
     causal: bool,
 ) -> Array:
-    """Two sublayers or three, and their sums."""
+    """Two or three sublayers, each with its residual sum."""
     a = config.attention
-    given = normalize(x, weights.get("attn_pre"), norm=a.pre)
+    inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
     rotary, bias = _rotary_and_bias(a, positions)
-    y = self_attention(given, lengths, weights["attn"], rotary, bias, settings=a, causal=causal)
+    y = self_attention(inputs, lengths, weights["attn"], rotary, bias, settings=a, causal=causal)
     post, after = weights.get("attn_post"), weights.get("attn_after")
-    middle = _sum(x, given, y, post, after, layer=config, sublayer=a)
+    middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
     if encoder_kv is not None:
         middle = _cross(middle, encoder_kv, weights, layer=config)
-    return _mlp(x, given, middle, weights, layer=config)
+    return _mlp(x, inputs, middle, weights, layer=config)

@@ -23,7 +23,7 @@ __all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_atten
 
 
 class CrossKeyWeights(TypedDict):
-    """The leaves that make keys and values of the encoder's output."""
+    """The leaves that map the encoder's output to keys and values."""
 
     wk: Float[Array, "D G*K"] | Blocks
     wv: Float[Array, "D G*K"] | Blocks
@@ -32,7 +32,7 @@ class CrossKeyWeights(TypedDict):
 
 
 class CrossAttentionWeights(TypedDict):
-    """The other leaves: the map to queries, and the one back."""
+    """The other leaves: the maps to queries and back."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
@@ -52,7 +52,7 @@ class EncoderKV(NamedTuple):
 def cross_keys(
     states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """Two products, heads before positions."""
+    """Two products, with heads before positions."""
     k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
     v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
     return k.transpose(1, 2), v.transpose(1, 2)
@@ -66,7 +66,7 @@ def cross_attention(
     *,
     settings: Attention,
 ) -> Float[Array, "B T D"]:
-    """Projections around `attend`, over keys that lie as in a cache."""
+    """Projections around `attend`, over keys laid out as in a cache."""
     q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2], device=x.device), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)

@@ -26,8 +26,8 @@ def delta_attend(
     scale: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G K V"]]:
     """Scan over the tokens."""
-    given = {"q": q.unflatten(2, (k.shape[2], -1)), "k": k, "v": v, "decay": decay, "beta": beta}
-    there = {n: a.transpose(0, 1) for n, a in given.items() if a is not None}
+    inputs = {"q": q.unflatten(2, (k.shape[2], -1)), "k": k, "v": v, "decay": decay, "beta": beta}
+    there = {n: a.transpose(0, 1) for n, a in inputs.items() if a is not None}
 
     def step(state: Array, *slices: Array) -> list[Array]:
         at = dict(zip(there, slices, strict=True))

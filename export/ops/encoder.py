@@ -1,4 +1,4 @@
-"""An encoder: a whole text in, one vector for each token out; and what a head makes of these vectors."""
+"""An encoder: from a whole text to one vector for each token, and from these to a head's output."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def encode(
 
 
 def shift_right(tokens: Array, start: int) -> Array:
-    """A roll, as every length has the same graph."""
+    """A roll, so that every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(at > 0, tokens.roll(1, dims=1), start)
 
@@ -122,7 +122,7 @@ def _labels(x: Array, weights: HeadWeights) -> Array:
 
 
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
-    """The head's own products, after its pooling where it has one."""
+    """The head's own products, after its pooling if it has one."""
     head, weights = config.head, params.get("head", {})
     assert not isinstance(head, LM)
     if isinstance(head, Classify | Pool):

@@ -37,15 +37,15 @@ def flash_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """Scan over tiles of keys; a step has the scores of all queries with one tile."""
+    """Scan over tiles of keys; each step has the scores of all queries with one tile."""
     t, s = q.shape[1], k.shape[1]
     queries, keys, values = _queries(q, k.shape[2]), _keys(k), _keys(v)
     last = torch.arange(t, device=q.device) + (s - t)
     low = torch.full_like(queries[..., 0], -torch.inf)
     start = [low, torch.zeros_like(low), torch.zeros_like(low).unsqueeze(-1) * values[:, :, :, :1]]
 
-    def step(*given: Array) -> list[Array]:
-        top, total, sums, at, real, queries, keys, values, last, *masks = given
+    def step(*operands: Array) -> list[Array]:
+        top, total, sums, at, real, queries, keys, values, last, *masks = operands
         seen = _seen(masks, at, real, last, causal)
         scores = _scores(queries, keys.index_select(3, at), seen, scale, softcap)
         higher = torch.maximum(top, scores.amax(-1))
@@ -70,7 +70,8 @@ def flash_backward(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
-    """Scan over tiles of keys: the queries' gradient is carried, the others come out by tile."""
+    """Scan over tiles of keys: the gradient of the queries is carried, those of keys and values come out
+    by tile."""
     q, k, v, out, lse, mask = saved
     t, s, groups = q.shape[1], k.shape[1], k.shape[2]
     factor = q.shape[3] ** -0.5 if scale is None else scale
@@ -80,8 +81,8 @@ def flash_backward(
     dot = (grads * _queries(out, groups)).sum(-1, keepdim=True)
     last = torch.arange(t, device=q.device) + (s - t)
 
-    def step(*given: Array) -> list[Array]:
-        dq, at, real, queries, keys, values, grads, sums, dot, last, *masks = given
+    def step(*operands: Array) -> list[Array]:
+        dq, at, real, queries, keys, values, grads, sums, dot, last, *masks = operands
         near_k, near_v = keys.index_select(3, at), values.index_select(3, at)
         seen = _seen(masks, at, real, last, causal)
         scores = _scores(queries, near_k, seen, scale, softcap)
@@ -98,8 +99,8 @@ def flash_backward(
     shared = [queries, keys, values, grads, sums, dot, last, *([] if mask is None else [mask])]
     dq, dk, dv = scan(step, [torch.zeros_like(queries)], tiles(s, tile, q.device), shared)
     real = torch.arange(s, device=q.device)
-    whole = lambda a: a.movedim(0, 2).flatten(2, 3).index_select(2, real).transpose(1, 2)  # noqa: E731
-    return _heads(dq), whole(dk), whole(dv)
+    join_tiles = lambda a: a.movedim(0, 2).flatten(2, 3).index_select(2, real).transpose(1, 2)  # noqa: E731
+    return _heads(dq), join_tiles(dk), join_tiles(dv)
 
 
 def merge(
@@ -137,7 +138,7 @@ def _heads(x: Array) -> Array:
 
 
 def _seen(masks: list[Array], at: Array, real: Array, last: Array, causal: bool) -> Array:
-    """Which keys of a tile the queries see, up to the key `last` of each: [B or 1, 1, 1, T, tile]."""
+    """Which keys of a tile each query sees, up to its `last` key: [B or 1, 1, 1, T, tile]."""
     seen = (at <= last.unsqueeze(-1)) & real if causal else real.expand(last.shape[0], -1)
     for mask in masks:
         seen = seen & mask.index_select(2, at)

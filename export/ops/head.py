@@ -23,7 +23,8 @@ def pool(
     *,
     pooling: Literal["first", "last", "mean", "max"],
 ) -> Float[Array, "B D"]:
-    """Padding multiplied by zero or filled with the lowest number; one token taken by its place."""
+    """Padding is multiplied by zero or filled with the lowest number; a single token is gathered by its
+    index."""
     some = (lengths > 0).unsqueeze(-1)
     if pooling in ("first", "last"):
         at = torch.zeros_like(lengths) if pooling == "first" else (lengths - 1).clamp(min=0)

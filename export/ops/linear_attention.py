@@ -79,8 +79,8 @@ def linear_recurrent(
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
     """Scan over the tokens."""
 
-    def step(*given: Array) -> list[Array]:
-        state, norm, q, k, v = given
+    def step(*operands: Array) -> list[Array]:
+        state, norm, q, k, v = operands
         state = state + k.unsqueeze(-1) * v.unsqueeze(-2)
         norm = norm + k
         return [state, norm, _normed(q @ state, (q @ norm.unsqueeze(-1)).squeeze(-1))]
@@ -102,8 +102,8 @@ def linear_chunked(
     """Scan over the chunks; a token past the end has features of zero."""
     length, g = q.shape[1], k.shape[2]
 
-    def step(*given: Array) -> list[Array]:
-        state, norm, at, real, q, k, v = given
+    def step(*operands: Array) -> list[Array]:
+        state, norm, at, real, q, k, v = operands
         some = q.index_select(3, at)
         near_k, near_v = k.index_select(2, at) * real.unsqueeze(-1), v.index_select(2, at)
         place = torch.arange(chunk, device=at.device)
@@ -117,8 +117,8 @@ def linear_chunked(
     shared = [grouped, k.transpose(1, 2), v.transpose(1, 2)]
     state, norm, out = scan(step, [state, norm], tiles(length, chunk, q.device), shared)
     # [n, B, G, R, chunk, V] -> [B, n · chunk, G · R, V], and only what exists of it.
-    whole = out.permute(1, 0, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
-    return whole.index_select(1, torch.arange(length, device=q.device)), state, norm
+    padded = out.permute(1, 0, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
+    return padded.index_select(1, torch.arange(length, device=q.device)), state, norm
 
 
 def _normed(sums: Array, total: Array) -> Array:

@@ -28,7 +28,7 @@ class LstmWeights(TypedDict):
 
 
 def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array, Array]:
-    """The new h and c from the four sums that the gates are made of."""
+    """The new h and c from the four pre-activations of the gates."""
     i, f, g, o = gates.chunk(4, -1)
     seen = None if peephole is None else peephole.chunk(3)
     if seen is not None:
@@ -59,9 +59,9 @@ def lstm(
     *,
     reverse: bool = False,
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"]]:
-    """Scan, since a Python loop would freeze the number of tokens; all inputs in one product before it.
+    """Scan, since a Python loop would freeze the number of tokens; one product before it projects all inputs.
 
-    torch's own LSTM is no way: the exporter unrolls it.
+    The exporter would unroll torch's own LSTM.
     """
     batch, tokens = x.shape[:2]
     wh, bias, peephole = weights["wh"], weights.get("bias"), weights.get("peephole")
@@ -77,12 +77,12 @@ def lstm(
     h = x.new_zeros(batch, wh.shape[0]) if h0 is None else h0
     c = x.new_zeros(batch, wh.shape[0]) if c0 is None else c0
 
-    def step(h: Array, c: Array, gates: Array, real: Array, *held: Array) -> list[Array]:
-        new_h, new_c = _step(gates + h @ held[0], c, *held[1:])
+    def step(h: Array, c: Array, gates: Array, real: Array, *recurrent: Array) -> list[Array]:
+        new_h, new_c = _step(gates + h @ recurrent[0], c, *recurrent[1:])
         return [torch.where(real, new_h, h), torch.where(real, new_c, c), torch.where(real, new_h, 0)]
 
-    held = (wh,) if peephole is None else (wh, peephole)
-    h, c, y = scan(step, [h, c], [gates, real], held)
+    recurrent = (wh,) if peephole is None else (wh, peephole)
+    h, c, y = scan(step, [h, c], [gates, real], recurrent)
     return (y.flip(0) if reverse else y)[:tokens].transpose(0, 1), h, c
 
 

@@ -61,7 +61,7 @@ class LinearWeights(TypedDict):
 
 
 class EmbeddingWeights(TypedDict):
-    """The leaves of the embedding: tables, and the map from their width to the model's."""
+    """The leaves of the embedding: its tables, and the map from their width to the model's."""
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
@@ -80,7 +80,7 @@ class StackWeights(TypedDict):
 
 
 class HeadWeights(TypedDict, total=False):
-    """The leaves of a head; which of them it has depends on its kind."""
+    """The leaves of a head, as many as its kind has."""
 
     table: Float[Array, "N D"] | Blocks
     bias: Float[Array, " N"]
@@ -101,7 +101,7 @@ class ModelWeights(TypedDict):
 
 
 def _scaled(base: Array, rope: Rope, context: int) -> tuple[Array, float]:
-    """Frequencies, and what cosines and sines are multiplied by."""
+    """Frequencies, and the magnitude of cosines and sines."""
     match rope.scaling:
         case Llama3Scaling() as s:
             return llama3_scaling(
@@ -197,7 +197,7 @@ def score_biases(
     stack: Stack,
     bidirectional: bool,
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
-    """One bias for all layers of a kind."""
+    """One bias for all layers with the same kind of position."""
     kinds = {(layer.attention.position, layer.attention.heads) for layer in stack.layers}
     biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
     for position, heads in kinds:
@@ -254,7 +254,7 @@ def model(
 
 
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
-    """MatMul with the transposed table, and what the head does to its result."""
+    """MatMul with the transposed table, then the head's scale, bias and cap."""
     logits, cap = unembedding(x, table), head.softcap
     if head.scale is not None:
         logits = head.scale * logits

@@ -47,12 +47,12 @@ def route(
     renormalize: bool,
     scale: float | None = None,
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
-    """`top` times the best that is left: of equal ones argmax takes the first, topk any."""
+    """`top` times the best remaining expert: of equal ones argmax takes the first, topk any."""
     scores = softmax(logits) if score == "softmax" else _sigmoid(logits)
-    left, best = logits if bias is None else scores + bias, []
+    remaining, best = logits if bias is None else scores + bias, []
     for _ in range(top):
-        best.append(left.argmax(1, keepdim=True))
-        left = left.scatter(1, best[-1], -torch.inf)
+        best.append(remaining.argmax(1, keepdim=True))
+        remaining = remaining.scatter(1, best[-1], -torch.inf)
     index = torch.cat(best, 1)
     weights = scores.gather(1, index)
     if renormalize:
@@ -65,7 +65,7 @@ def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
 ) -> Bool[Array, "M I"]:
-    """A choice's number in the queue of its expert, from a running count."""
+    """A choice's rank among those of its expert, from a running count."""
     queue = index.mT.flatten()
     count = functional.one_hot(queue, capacity.shape[0]).cumsum(0)
     place = count.gather(1, queue.unsqueeze(1)).squeeze(1)
@@ -81,9 +81,9 @@ def mixture(
     *,
     kind: Activation,
 ) -> Float[Array, "M D"]:
-    """Every expert stands in the graph; each gathers its tokens, as many as there are, none included.
+    """Every expert is in the graph; each gathers its tokens, whatever their number, also none.
 
-    Half precision is summed in float32: ONNX Runtime adds no halves to places.
+    Half precision is summed in float32, since ONNX Runtime can't scatter-add float16.
     """
     y = torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
     for e, expert in enumerate(experts):

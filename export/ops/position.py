@@ -37,7 +37,7 @@ def sinusoidal(
     *,
     interleaved: bool = False,
 ) -> Float[Array, "B T 2*J"]:
-    """Both waves as an axis of their own, before the pairs or after them, and flattened."""
+    """Sines and cosines along an axis of their own, before the pairs or after them, then flattened."""
     angles = positions.to(frequencies.dtype).unsqueeze(-1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
 
@@ -65,11 +65,11 @@ def rotate(
     *,
     interleaved: bool = False,
 ) -> Float[Array, "B T H K"]:
-    """Pairs made an axis of their own, (…, J, 2) or (…, 2, J), rotated, and flattened again."""
+    """Pairs become an axis of their own, (…, J, 2) or (…, 2, J), are rotated, and flattened again."""
     pairs = cos.shape[-1]
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    turned, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
     axis, sizes = (-1, (pairs, 2)) if interleaved else (-2, (2, pairs))
     a, b = turned.unflatten(-1, sizes).unbind(axis)
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
     turned = torch.stack([a * cos - b * sin, a * sin + b * cos], axis).flatten(-2)
-    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
+    return torch.cat([turned, unrotated], -1) if unrotated.shape[-1] else turned

@@ -53,7 +53,7 @@ class Blocks:
 
 
 def _split(x: Array, block: int) -> Array:
-    """The last axis as blocks, (…, C, block), the last one filled up with zeros."""
+    """The last axis as blocks, (…, C, block); the last block is padded with zeros."""
     return functional.pad(x, (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
 
 
@@ -78,7 +78,7 @@ def quantize(
     symmetric: bool = True,
     activations: Literal["none", "block", "row"] = "block",
 ) -> Blocks:
-    """Blocks as an axis of their own; the quantized axis is the last one meanwhile."""
+    """Blocks become an axis of their own; the quantized axis is moved to the end for this."""
     parts = _split(weight.movedim(axis, -1), block)
     top, mid = 2**bits - 1, 2 ** (bits - 1)
     if symmetric:
@@ -104,7 +104,7 @@ def quantize(
 
 
 def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
-    """Columns are rows of the transposed matrix."""
+    """`quantize_rows` of the transposed matrix."""
     codes, scale = quantize_rows(weight.mT)
     codes, scale = (codes.mT + 128).to(torch.uint8), scale.mT
     return Blocks(codes, scale, None, None, 8, weight.shape[0], 0, "static")

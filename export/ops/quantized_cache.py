@@ -70,7 +70,7 @@ def append_by_channel(
 def round_by_channel(
     x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
 ) -> Float[Array, "B T G K"]:
-    """What QuantizeLinear and DequantizeLinear would give."""
+    """The result that QuantizeLinear and DequantizeLinear would give."""
     return _by_channel(x, scale, bits) * scale
 
 

@@ -66,7 +66,7 @@ def longrope_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """Div by one of two."""
+    """Division by one of two sets of factors."""
     divisors = short if context <= original_context else long
     return frequencies / divisors
 

@@ -70,7 +70,7 @@ def sparse_attend(
 
 
 def block_pairs(layout: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
-    """The places of the layout that are true."""
+    """The indices at which the layout is true."""
     places = torch.nonzero(layout)
     return places[:, 0], places[:, 1]
 

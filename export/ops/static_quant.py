@@ -21,7 +21,7 @@ def static_quantize(
     bits: int,
     signed: bool,
 ) -> Int[Array, "M D"]:
-    """Rounded steps, moved and clamped."""
+    """Division, rounding, shift by the zero point, clamp."""
     low = -(2 ** (bits - 1)) if signed else 0
     silent = scale == 0
     steps = torch.round(x / scale.masked_fill(silent, 1)).masked_fill(silent, 0)
@@ -43,5 +43,5 @@ def integer_matmul(
     zero_a: Int[Array, " M"],
     zero_b: Int[Array, " F"],
 ) -> Int[Array, "M F"]:
-    """A product of centred whole numbers."""
+    """A product of centred integers."""
     return (a - zero_a[:, None]).int() @ (b - zero_b).int()

@@ -31,7 +31,7 @@ class WindowCache(NamedTuple):
 def window_positions(
     past: Float[Array, "B G S K"], lengths: Index[Array, " B", "< O+1"], *, sinks: int = 0
 ) -> Int[Array, "B S"]:
-    """Closed form: of a slot of the ring, as far behind the last token as the remainders differ."""
+    """In closed form, by the distance from the last token's slot modulo the ring."""
     slot, last = torch.arange(past.shape[2], device=past.device), lengths[:, None] - 1
     ring = torch.full_like(last, past.shape[2] - sinks)  # a number known at run time isn't exported
     behind = torch.remainder(last - slot, ring)
@@ -47,7 +47,7 @@ def window_append(
     *,
     sinks: int = 0,
 ) -> Float[Array, "B G S K"]:
-    """Gathered by slot: the new entry that it holds afterwards, or what it held."""
+    """A gather by slot: the new entry if the slot gets one, else the old entry."""
     new_at = window_positions(past, start + count, sinks=sinks) - start[:, None]
     index = new_at.clamp(min=0)[:, None, :, None].expand_as(past)
     return torch.where((new_at >= 0)[:, None, :, None], new.transpose(1, 2).gather(2, index), past)
@@ -56,7 +56,7 @@ def window_append(
 def window_floor(
     past: Float[Array, "B G S K"], written: Index[Array, " B", "< O+1"], *, slack: int = 0
 ) -> Int[Array, " B"]:
-    """By its formula."""
+    """The formula of the specification."""
     return torch.where(written > past.shape[2], written - slack - 1, 0)
 
 
@@ -71,17 +71,17 @@ def window_attention(
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], WindowCache]:
-    """The parts, one after the other: rotary, mask by the slots' tokens, attention, writes."""
+    """In this order: rotary, mask by the slots' tokens, attention, writes."""
     at = past[:, None] + torch.arange(q.shape[1], device=past.device)
     if rotary is not None:
         cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
-    held = torch.cat([window_positions(cache.keys, past, sinks=cache.sinks), at], 1).unsqueeze(1)
-    distance = at.unsqueeze(2) - held
-    seen = (held >= 0) & (distance >= 0)
+    positions = torch.cat([window_positions(cache.keys, past, sinks=cache.sinks), at], 1).unsqueeze(1)
+    distance = at.unsqueeze(2) - positions
+    seen = (positions >= 0) & (distance >= 0)
     if settings.window is not None:
-        seen = seen & ((distance < settings.window) | (held < cache.sinks))
+        seen = seen & ((distance < settings.window) | (positions < cache.sinks))
     keys = torch.cat([cache.keys.transpose(1, 2), k], 1)
     values = torch.cat([cache.values.transpose(1, 2), v], 1)
     y = attend(q, keys, values, seen, **settings.scoring)

@@ -1,4 +1,4 @@
-"""Quantizing a checkpoint: which format each weight gets, and what a calibration run has to choose for it.
+"""Quantizing a checkpoint: the format of each weight, and the parameters that a calibration run chooses.
 
-In come a checkpoint and the records of a scheme and a target; out come leaves in codes, ready to be stored.
+In: a checkpoint and the records of a scheme and a target. Out: leaves in codes, ready to be stored.
 """

@@ -1,7 +1,7 @@
-"""Quantization parameters from running the model: ranges, factors of smoothing, importance, cache scales.
+"""Quantization parameters from running the model: ranges, smoothing factors, importance, cache scales.
 
-The mirror runs layer by layer over windows of the text that don't see each other, so that memory is
-one layer's weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
+The mirror runs layer by layer over windows of the text that don't see each other, so memory holds one layer's
+weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
 def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]:
     """Mean squares of the inputs of each leaf's product, while the model reads random tokens.
 
-    Which coordinates are large depends on the model more than on the text: on SmolLM2 with 4-bit table
-    the KL divergence is 0.44 without, 0.376 with random tokens and 0.342 with a text, which every user
-    would have to bring along. An expert of a mixture that no token went to has none, and is rounded.
+    Which coordinates are large depends more on the model than on the text: on SmolLM2 with 4-bit table the KL
+    divergence is 0.44 without importance, 0.376 with random tokens and 0.342 with a text, which every user
+    would have to bring. An expert of a mixture to which no token went has none, and is rounded to nearest.
     """
     progress(f"importance of inputs over {WINDOW} random tokens")
     mean_squares: dict[str, Array] = {}
@@ -140,10 +140,10 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
 def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Progress) -> ExportSource:
     """The model with keys and values kept in 8 bits: a channel's scale is CACHE_RANGE · max|x| / 127.
 
-    Without a `text` it is one that comes with tfm; random tokens won't do, their keys aren't those of any
-    text. Scales that the checkpoint has stay. On SmolLM2, its weights in float32, the KL divergence with a
-    range of 1, 1.25, 1.5, 2 is 0.0094, 0.0023, 0.0012, 0.0020; after ten times as long a text it is 0.0028,
-    0.0012, 0.0015 with the first three.
+    Without a `text` it is one that comes with tfm; keys of random tokens differ too much from those of texts.
+    Scales that the checkpoint has stay. On SmolLM2, its weights in float32, the KL divergence with a range of
+    1, 1.25, 1.5, 2 is 0.0094, 0.0023, 0.0012, 0.0020; after ten times as long a text it is 0.0028, 0.0012,
+    0.0015 with the first three.
     """
     windows = _windows(checkpoint, TEXT if text is None else text)
     progress(f"ranges of keys and values over {sum(map(len, windows))} tokens")
@@ -154,9 +154,9 @@ def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Pro
             name = f"decoder.layers.{layer}.attn.{side}_scale"
             largest[name] = smooth.channel_maxima(largest.get(name), x.swapaxes(0, 1))
 
-    record(checkpoint.config.keeping("float"), checkpoint.leaf, windows=windows, on_cache=observe)
+    record(checkpoint.config.with_kv("float"), checkpoint.leaf, windows=windows, on_cache=observe)
     scales = {name: (x * (CACHE_RANGE / 127)).astype(np.float32) for name, x in largest.items()}
-    return checkpoint.keeping("int8", scales)
+    return checkpoint.with_kv("int8", scales)
 
 
 def _windows(checkpoint: ExportSource, path: Path) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """The plan of an export: which options go together, the format of each leaf, and the leaf in that format.
 
-What a scheme means is `runtime.bundle.schemes`; weights are rounded by `runtime.bundle.rounding`.
+`runtime.bundle.schemes` defines the schemes; `runtime.bundle.rounding` rounds weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Method = Literal["minmax", "percentile", "entropy"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """How activations get their ranges: from which text, by which method, smoothed by what alpha."""
+    """How activations get their ranges: the text, the method, and the alpha of smoothing."""
 
     text: Path
     method: Method = "minmax"
@@ -44,8 +44,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What running the model showed: scale and zero point of the input of each leaf's product, factors of
-    smoothing, and the importance of each coordinate of that input (its mean square)."""
+    """Results of running the model.
+
+    Scale and zero point of the input of each leaf's product, smoothing factors, and the importance of each
+    coordinate of that input (its mean square).
+    """
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     factors: Mapping[smooth.SmoothingSite, np.ndarray] = field(default_factory=dict)
@@ -91,9 +94,9 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
 def plan(
     checkpoint: ExportSource, scheme: Scheme, target: Target, *, table_bits: int = 8, strict: bool = False
 ) -> dict[str, WeightFormat | None]:
-    """Leaf name -> its format, or None where it stays float; ExportError when that can't be had.
+    """Leaf name -> its format, or None where it stays float; ExportError for a format that isn't possible.
 
-    `table_bits` are those of token tables. With `strict` every matrix must have blocks of its own.
+    `table_bits` are those of token tables. With `strict` every matrix must have the checkpoint's own blocks.
     """
     check_target(scheme, target)
     if table_bits not in (4, 8):
@@ -123,7 +126,8 @@ def plan(
 def smoothed_sites(
     config: Config, scheme: Scheme, formats: Mapping[str, WeightFormat | None]
 ) -> list[smooth.SmoothingSite]:
-    """Activations to be smoothed: their products round inputs, and none of their leaves is a file's own."""
+    """The activations to smooth: their products round inputs, and none of their leaves keeps the file's
+    own blocks."""
 
     def fits(name: str) -> bool:
         weight_format = formats[name]
@@ -152,10 +156,10 @@ def leaf(
 ) -> np.ndarray | Blocks:
     """One leaf of the checkpoint in its format; NumericError where a number doesn't fit `dtype`."""
     if weight_format is not None and weight_format.native:
-        own = _native(checkpoint)(name)
-        assert own is not None, f"{name} was planned from its own blocks"
-        scale = _cast(own.scale, dtype, f"scale of {name}")
-        return replace(own, scale=scale, activations=weight_format.activations)
+        native_blocks = _native(checkpoint)(name)
+        assert native_blocks is not None, f"{name} was planned from its own blocks"
+        scale = _cast(native_blocks.scale, dtype, f"scale of {name}")
+        return replace(native_blocks, scale=scale, activations=weight_format.activations)
     weight = smooth.smooth_leaf(name, checkpoint.leaf(name), calibrated.factors)
     if weight_format is None:
         return _cast(weight, dtype, name)
@@ -178,8 +182,8 @@ def _native(checkpoint: ExportSource) -> weight_formats.NativeBlocks:
     """The checkpoint's own blocks of a leaf, their zero points in the middle."""
 
     def native(name: str) -> Blocks | None:
-        own = checkpoint.native(name)
-        return None if own is None else rounding.centered(own)
+        native_blocks = checkpoint.native(name)
+        return None if native_blocks is None else rounding.centered(native_blocks)
 
     return native
 
@@ -189,7 +193,7 @@ def _names(schemes: Iterable[Scheme]) -> str:
 
 
 def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """The array in the bundle's float type; only float16 can be too small for a finite number."""
+    """The array in the bundle's float type; NumericError where a finite number is too large for float16."""
     with np.errstate(over="ignore"):
         cast = array.astype(dtype, copy=False)
     if dtype == "float16" and np.isinf(cast).any():

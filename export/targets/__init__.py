@@ -1,5 +1,5 @@
-"""What each target emits in the place of mirror functions.
+"""The functions that each target emits in place of mirror functions.
 
-In come tensors and weights as they stand in the graph; out come ONNX operators. The targets themselves are
-records of `runtime.bundle.targets`.
+In: tensors and weights of a graph. Out: ONNX operators. The targets themselves are records of
+`runtime.bundle.targets`.
 """

@@ -15,21 +15,21 @@ Emits = Mapping[str, Callable[..., Any]]
 
 
 def emits(target: Target, config: Config) -> Emits:
-    """What a target puts in the place of mirror functions, as far as its operators can take the Config."""
+    """The target's replacements of mirror functions, as far as its operators can take the Config."""
     return _ort(config) if target.fused else standard.EMITS
 
 
 def _ort(config: Config) -> Emits:
     """ONNX Runtime's fused operators."""
     gqa, mha = group_query_attention, multi_head_attention
-    cached, whole = not operator_limits.group_query(config), not operator_limits.multi_head(config)
+    group_query, multi_head = not operator_limits.group_query(config), not operator_limits.multi_head(config)
     return {
         "linear": ort_ops.linear,
         "embedding": ort_ops.embedding,
         "unembedding": ort_ops.unembedding,
         "gated_mlp": ort_ops.gated_mlp,
-        "attention": gqa.attention if cached else gqa.attention_in_parts,
-        "self_attention": mha.self_attention if whole else mha.self_attention_in_parts,
-        "cross_attention": mha.cross_attention if whole else mha.cross_attention_in_parts,
+        "attention": gqa.attention if group_query else gqa.attention_in_parts,
+        "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
+        "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,
     }

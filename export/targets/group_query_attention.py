@@ -18,7 +18,7 @@ from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 
 class AttentionLeaves(TypedDict):
-    """An attention sublayer of this target's layout: the maps of one input joined, or three matrices."""
+    """An attention sublayer in this target's layout: the matrices of one input joined, or three matrices."""
 
     wqkv: NotRequired[Leaf]
     wq: NotRequired[Leaf]
@@ -37,7 +37,7 @@ class AttentionLeaves(TypedDict):
 def three_products(
     x: Tensor, weights: AttentionLeaves, *, settings: Attention
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, T, H·K], bounded, where the matrices aren't joined."""
+    """Queries, keys and values [B, T, H·K], clipped, where the matrices aren't joined."""
     assert "wq" in weights
     assert "wk" in weights
     assert "wv" in weights
@@ -50,7 +50,7 @@ def three_products(
 def _project(
     x: Tensor, weights: AttentionLeaves, *, settings: Attention
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Queries, keys and values, normalized; or queries alone, which then hold all three side by side."""
+    """Queries, keys and values, normalized; or only queries, which then contain all three side by side."""
     a = settings
     widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
     if "wqkv" not in weights:
@@ -132,7 +132,7 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """Attention in parts, over this layout's weights: for all layers, where the operator can't take one."""
+    """The standard form of a layer that the operator can't take, over the leaves of this layout."""
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

@@ -1,7 +1,7 @@
-"""Attention over a whole text, an encoder's own or what a decoder reads of it, as MultiHeadAttention.
+"""Attention over a whole text, an encoder's own or one that a decoder reads, as MultiHeadAttention.
 
 The operator hides keys by a number that is added to their scores. It is finite (`hidden`), so that a query
-that may see nothing gives a mean and not NaN, which would reach its neighbours in the next layer.
+without visible keys gives a mean and not NaN, which would spread to its neighbours in the next layer.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ HIDDEN = -1e30
 
 
 def hidden(dtype: torch.dtype) -> float:
-    """What hides a key: finite in the type, even where padding and a window both hide it."""
+    """The score that hides a key: finite in the type, even where padding and a window both add it."""
     return max(HIDDEN, torch.finfo(dtype).min / 2)
 
 
 class CrossKeyLeaves(TypedDict):
-    """What makes keys and values of an encoder's output, in this target's layout: joined, or two matrices."""
+    """The leaves that map an encoder's output to keys and values, in this target's layout: joined, or two
+    matrices."""
 
     wkv: NotRequired[Leaf]
     wk: NotRequired[Leaf]
@@ -75,7 +76,7 @@ def _multi_head(
 
 
 def _adds_bias(weights: AttentionLeaves, rotary: Rotary | None, settings: Attention) -> bool:
-    """Whether the operator may add the joined bias: it is faster there, while heads are set apart."""
+    """Whether the operator may add the joined bias: that is faster than adding it before heads are split."""
     a = settings
     plain = a.clip is None and a.qk_norm is None and rotary is None
     return "wqkv" in weights and plain and a.heads == a.kv_heads
@@ -89,7 +90,7 @@ def _project(
     settings: Attention,
     late: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values in heads, rotated; without their joined bias where it is added `late`."""
+    """Queries, keys and values in heads, rotated; with `late` the operator adds their joined bias."""
     a = settings
     if "wqkv" in weights:
         joined, bqkv = linear(x, weights["wqkv"]), weights.get("bqkv")
@@ -109,7 +110,7 @@ def _project(
 
 
 def _near(time: int, *, settings: Attention, causal: bool) -> Tensor:
-    """Which tokens of the text see each other, [1, T, T], padding aside."""
+    """Which tokens of the text see each other, [1, T, T], without padding."""
     at = torch.arange(time)
     return (causal_mask if causal else window_mask)(at.unsqueeze(0), at, window=settings.window)
 

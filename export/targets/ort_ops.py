@@ -1,6 +1,6 @@
 """ONNX Runtime's operators in place of mirror functions: products, tables and gated mlps.
 
-MatMulNBits multiplies packed codes, and matmuls of one input are merged. An emit has the signature of the
+MatMulNBits multiplies packed codes, and products with one input are merged. An emit has the signature of the
 mirror function that it replaces, but its leaves are those of this target's layout
 (`runtime.bundle.weight_layout`): packed, and joined where one input is multiplied by several.
 """
@@ -46,7 +46,7 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
 
 
 def block_sums(x: Tensor, block: int) -> Tensor:
-    """Sums of the last axis, block by block: what a minimum multiplies."""
+    """Sums of the last axis, block by block: the factors of minima."""
     filler = -x.shape[-1] % block
     if filler:
         x = functional.pad(x, (0, filler))
@@ -54,12 +54,12 @@ def block_sums(x: Tensor, block: int) -> Tensor:
 
 
 def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
-    """What minima add to a product; they are float32 on every target, so that no weight changes."""
+    """The minima's share of a product; they are float32 on every target, so that no weight changes."""
     return (block_sums(x.to(minimum.dtype), block) @ minimum).to(x.dtype)
 
 
 def row_scale(x: Tensor) -> Tensor:
-    """One scale a row, [..., 1], which takes its largest magnitude to 127."""
+    """The scale of each row, [..., 1], which maps its largest magnitude to 127."""
     return x.abs().amax(-1, keepdim=True).clamp(min=TINY) / 127
 
 
@@ -70,7 +70,7 @@ def row_input(x: Tensor, weight: RowQuantized) -> tuple[Tensor, Tensor]:
 
 
 def row_codes(x: Tensor, scale: Tensor) -> Tensor:
-    """Codes of a scale a row, with `MIDDLE` added: a row is one block, which takes half of Div's time."""
+    """Codes with one scale a row, with `MIDDLE` added: a row as one block, which halves the time of Div."""
     return onnx.symbolic(
         "::QuantizeLinear",
         (x, scale, torch.full(scale.shape, MIDDLE, dtype=torch.uint8)),
@@ -155,7 +155,7 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
 
 
 class GatedMlpLeaves(TypedDict):
-    """A gated mlp of this target's layout: gate and up joined, or two matrices."""
+    """A gated mlp in this target's layout: gate and up joined, or two matrices."""
 
     gate_up: NotRequired[Leaf]
     gate: NotRequired[Leaf]

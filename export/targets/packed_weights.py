@@ -1,4 +1,4 @@
-"""How weights stand in a graph: the leaf types that a target's emits tell apart.
+"""The leaf types of weights in a graph, which a target's emits tell apart.
 
 `runtime.bundle.weight_layout` writes the tensors; a leaf's field names are the last part of theirs.
 """
@@ -29,8 +29,10 @@ class NBits:
 
 @dataclass(frozen=True, eq=False)
 class RowQuantized:
-    """Signed 8-bit codes [D, F] with one scale [F] a column; activations get one scale a row, times a
-    factor [D] a channel before where there is one."""
+    """Signed 8-bit codes [D, F] with one scale [F] a column.
+
+    Activations get one scale a row, after a factor [D] for each channel if there is one.
+    """
 
     codes: torch.Tensor
     scale: torch.Tensor
@@ -39,9 +41,9 @@ class RowQuantized:
 
 @dataclass(frozen=True, eq=False)
 class Static:
-    """Signed 8-bit codes [D, F] with one scale [F] a column, or [N, D] and [N] a row of a table.
+    """Signed 8-bit codes [D, F] with one scale [F] a column, or [N, D] and [N] for the rows of a table.
 
-    The input of their product has 8-bit codes too, of a scale and zero point that are given.
+    The input of their product is quantized to 8 bits too, with the stored scale and zero point.
     """
 
     codes: torch.Tensor

@@ -1,7 +1,7 @@
-"""Target `standard`: operators of ai.onnx only, for any runtime.
+"""Target `standard`: only operators of ai.onnx, for any runtime.
 
-The mirror's own bodies are primitives already; what is replaced here is what quantized weights and
-float16 need. In float16, norms and softmax are computed in float32.
+The mirror's own bodies are primitives already; quantized weights and float16 need these replacements. In
+float16, norms and softmax are computed in float32.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ def _dequantize(weight: Blocked, codes: Tensor, scale: Tensor, zero: Tensor | No
 
 
 def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of a scale a row, and their zero point; few runtimes take scales of rows that are computed."""
+    """Codes with one scale a row, and their zero point.
+
+    Rows are divided first, since few runtimes take computed scales of rows.
+    """
     one, middle = torch.tensor(1.0), torch.tensor(MIDDLE, dtype=torch.uint8)
-    given = x / scale, one, middle
-    return onnx.symbolic("::QuantizeLinear", given, dtype=torch.uint8, shape=x.shape), middle
+    operands = x / scale, one, middle
+    return onnx.symbolic("::QuantizeLinear", operands, dtype=torch.uint8, shape=x.shape), middle
 
 
 def _row(x: Tensor, weight: RowQuantized) -> Tensor:
@@ -55,7 +58,7 @@ def _row(x: Tensor, weight: RowQuantized) -> Tensor:
 def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
     """QuantizeLinear and DequantizeLinear of the input, DequantizeLinear of the weight, and a MatMul.
 
-    Compilers for devices take the four for one product of whole numbers.
+    Compilers for devices fuse the four into one integer product.
     """
     scale, zero = weight.input_scale, weight.input_zero
     codes = onnx.symbolic("::QuantizeLinear", (x, scale, zero), dtype=torch.uint8, shape=x.shape)
@@ -126,14 +129,14 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
 
 
 def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The body with all floats widened, its result rounded back to the first argument's type."""
+    """The body in float32, its result rounded back to the first argument's type."""
 
     def wide(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def widened(x: Tensor, *arguments: Any, **settings: Any) -> Tensor:
-        given = {name: wide(value) for name, value in settings.items()}
-        return body(function)(wide(x), *map(wide, arguments), **given).to(x.dtype)
+        wide_settings = {name: wide(value) for name, value in settings.items()}
+        return body(function)(wide(x), *map(wide, arguments), **wide_settings).to(x.dtype)
 
     return widened
 

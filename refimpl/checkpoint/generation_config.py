@@ -1,7 +1,7 @@
 """How a checkpoint is meant to generate: generation_config.json, or the same keys in an old config.json.
 
-A key is used, or harmless at its value, or an error that names it. Values that mean "off" in transformers
-(top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
+A key is used, or has no effect at its value, or is an error that names it. Values that mean "off" in
+transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import LM, Config, EncoderDecoder
-from ..config_readers.generation_keys import HARMLESS, IDS, KEYS, OFF, PENALTIES
+from ..config_readers.generation_keys import IDS, IGNORED_GENERATION_KEYS, KEYS, OFF, PENALTIES
 from ..config_readers.keys import Keys
 from ..decoding.beam import BeamSearch
 from ..decoding.sampler import Sampler
@@ -52,31 +52,31 @@ class Generation:
 
 
 def read_generation(
-    stated: Mapping[str, Any], own: Mapping[str, Any] | None, config: Config, where: str
+    config_json: Mapping[str, Any], generation_json: Mapping[str, Any] | None, config: Config, where: str
 ) -> Generation:
-    """What config.json (`stated`) and generation_config.json (`own`, where there is one) say together.
+    """The options that config.json (`config_json`) and generation_config.json (`generation_json`) state.
 
-    As in transformers the second replaces the first, and ids are what the files state, whatever a class of
-    configs has by default; only an id that the second leaves out is the first's, where transformers has none.
+    As in transformers the second file replaces the first, and only ids that a file states count, not the
+    defaults of a config class. Unlike there, an id that the second file leaves out is taken from the first.
     """
     pair = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
-    base = {key: stated[key] for key in (KEYS if own is None else IDS) if key in stated}
-    base |= {"_from_model_config": True} if own is None else {}
-    more = {key: stated[key] for key in ("prefix", "task_specific_params") if key in stated}
-    wants = base | dict(own or {}) | more
-    made = _read(wants, config, where, pair=pair)
-    named = Keys(wants, where).get("task_specific_params", dict, None) if pair else None
+    base = {key: config_json[key] for key in (KEYS if generation_json is None else IDS) if key in config_json}
+    base |= {"_from_model_config": True} if generation_json is None else {}
+    more = {key: config_json[key] for key in ("prefix", "task_specific_params") if key in config_json}
+    values = base | dict(generation_json or {}) | more
+    generation = _read(values, config, where, pair=pair)
+    task_params = Keys(values, where).get("task_specific_params", dict, None) if pair else None
     tasks = {}
-    for name, changes in (named or {}).items():
-        listed = f"task_specific_params.{name:.40}"
+    for name, changes in (task_params or {}).items():
+        field = f"task_specific_params.{name:.40}"
         if not isinstance(changes, dict):
-            raise ConfigError(f"{where}: {listed} must be an object, got {changes!r:.80}")
-        tasks[name] = _read(wants | changes, config, f"{where}: {name:.40}", pair=pair)
-    return replace(made, tasks=tasks)
+            raise ConfigError(f"{where}: {field} must be an object, got {changes!r:.80}")
+        tasks[name] = _read(values | changes, config, f"{where}: {name:.40}", pair=pair)
+    return replace(generation, tasks=tasks)
 
 
-def _read(wants: Mapping[str, Any], config: Config, where: str, *, pair: bool) -> Generation:
-    keys = Keys(wants, where)
+def _read(values: Mapping[str, Any], config: Config, where: str, *, pair: bool) -> Generation:
+    keys = Keys(values, where)
     keys.get("task_specific_params", dict, None)
     bos, start = _id(keys, "bos_token_id", config), _id(keys, "decoder_start_token_id", config)
     eos = _ids(keys, "eos_token_id", config)
@@ -88,7 +88,7 @@ def _read(wants: Mapping[str, Any], config: Config, where: str, *, pair: bool) -
     if most is None and total is not None:
         most = max(total - 1, 1)  # the first token of a decoder counts there
     prefix = keys.get("prefix", str, None) or ""
-    keys.finish(HARMLESS)
+    keys.finish(IGNORED_GENERATION_KEYS)
     try:
         Sampler(**defaults)
         beams: dict[str, Any] = {"beams": 1, **search}
@@ -104,42 +104,42 @@ def _read(wants: Mapping[str, Any], config: Config, where: str, *, pair: bool) -
 def _sampler(
     keys: Keys, config: Config, bos: int | None, *, ends: set[tuple[int, ...]], pair: bool
 ) -> dict[str, Any]:
-    """Keywords of a Sampler; what makes it draw counts only with do_sample.
+    """Keywords of a Sampler; those that make it draw count only with do_sample.
 
-    transformers' own defaults stand in for what a sampling checkpoint leaves open.
+    Where a sampling checkpoint states nothing, transformers' own defaults count.
     """
-    given = {name: _number(keys, name) for name in (*OFF, *PENALTIES)}
+    numbers = {name: _number(keys, name) for name in (*OFF, *PENALTIES)}
     start = {"temperature": 1.0, "top_k": 50} if keys.get("do_sample", bool, False, null=True) else {}
     off = (OFF if start else {}) | PENALTIES
-    found = start | {name: given[name] for name in off if given[name] is not None}
-    made = {name: value for name, value in found.items() if value != off[name]}
-    if (ngram := made.pop("no_repeat_ngram_size", None)) is not None:
-        made["no_repeat_ngram"] = ngram
+    stated = start | {name: numbers[name] for name in off if numbers[name] is not None}
+    options = {name: value for name, value in stated.items() if value != off[name]}
+    if (ngram := options.pop("no_repeat_ngram_size", None)) is not None:
+        options["no_repeat_ngram"] = ngram
     least, all_least = _number(keys, "min_new_tokens"), _number(keys, "min_length") or 0
     if all_least and not pair:
         raise keys.fail("min_length", "0, as it counts the prompt: min_new_tokens doesn't")
     least = all_least - 1 if least is None else least  # the first token of a decoder counts there
-    made |= {"min_new_tokens": least} if least > 0 else {}
+    options |= {"min_new_tokens": least} if least > 0 else {}
     if ids := _ids(keys, "suppress_tokens", config):
-        made["suppress_tokens"] = [*ids]
+        options["suppress_tokens"] = [*ids]
     if ids := _ids(keys, "begin_suppress_tokens", config):
-        made["begin_suppress_tokens"] = [*ids]
+        options["begin_suppress_tokens"] = [*ids]
     if words := keys.get("bad_words_ids", list, None):
         # A stop token alone isn't bad, as in transformers: nothing could end.
-        made["bad_words"] = [[*word] for w in words if (word := _word(keys, w, config)) not in ends]
+        options["bad_words"] = [[*word] for w in words if (word := _word(keys, w, config)) not in ends]
     first = _id(keys, "forced_bos_token_id", config)
     if keys.get("force_bos_token_to_be_generated", bool, False, null=True) and bos is not None:
         # As in transformers: the old key wins, but only of what stood in a config.json.
         first = bos if keys.get("_from_model_config", bool, False, null=True) else first
     if first is not None and not pair:
         raise keys.fail("forced_bos_token_id", "null without an encoder: a prompt comes first there")
-    made |= {} if first is None else {"forced_tokens": [first]}
+    options |= {} if first is None else {"forced_tokens": [first]}
     last = _ids(keys, "forced_eos_token_id", config)
-    return made | ({"forced_last": [*last]} if last else {})
+    return options | ({"forced_last": [*last]} if last else {})
 
 
 def _search(keys: Keys) -> dict[str, Any]:
-    """Keywords of a BeamSearch, where they aren't its defaults."""
+    """Keywords of a BeamSearch that differ from its defaults."""
     early = _raw(keys, "early_stopping")
     early = False if early is None else early
     if type(early) is not bool and early != "never":
@@ -148,18 +148,18 @@ def _search(keys: Keys) -> dict[str, Any]:
     beams = keys.size("num_beams", None) or 1
     if beams > MOST_BEAMS:
         raise keys.fail("num_beams", f"1 to {MOST_BEAMS}")
-    found = {
+    options = {
         "beams": beams,
         "length_penalty": 1.0 if penalty is None else penalty,
         "early_stopping": early,
         "renormalize": keys.get("renormalize_logits", bool, False, null=True) or False,
     }
     off = {"beams": 1, "length_penalty": 1.0, "early_stopping": False, "renormalize": False}
-    return {name: value for name, value in found.items() if value != off[name]}
+    return {name: value for name, value in options.items() if value != off[name]}
 
 
 def _raw(keys: Keys, name: str) -> Any:
-    """The value of whatever type, which the caller checks; None where it is absent."""
+    """The value, of any type, for the caller to check; None where it is absent."""
     return keys.get(name, type(keys.values.get(name)), None)
 
 
@@ -188,10 +188,10 @@ def _ids(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
 
 
 def _id(keys: Keys, name: str, config: Config) -> int | None:
-    found = _ids(keys, name, config)
-    if len(found) > 1:
+    ids = _ids(keys, name, config)
+    if len(ids) > 1:
         raise keys.fail(name, "one id")
-    return found[0] if found else None
+    return ids[0] if ids else None
 
 
 def _word(keys: Keys, word: Any, config: Config) -> tuple[int, ...]:

@@ -21,16 +21,16 @@ def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[
     if not isinstance(config.head, Classify | Tag):
         return ()
     count = config.head.labels
-    given = values.get("id2label")
-    if given is None:
+    id2label = values.get("id2label")
+    if id2label is None:
         return tuple(f"LABEL_{i}" for i in range(count))
-    if not isinstance(given, Mapping) or given.keys() != {str(i) for i in range(count)}:
+    if not isinstance(id2label, Mapping) or id2label.keys() != {str(i) for i in range(count)}:
         raise CheckpointError(
-            f"{where}: id2label must name the labels 0 to {count - 1} of the head, got {given!r:.80}"
+            f"{where}: id2label must name the labels 0 to {count - 1} of the head, got {id2label!r:.80}"
         )
-    labels = tuple(given[str(i)] for i in range(count))
+    labels = tuple(id2label[str(i)] for i in range(count))
     if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) != count:
-        raise CheckpointError(f"{where}: id2label must give each label its own name, got {given!r:.80}")
+        raise CheckpointError(f"{where}: id2label must give each label its own name, got {id2label!r:.80}")
     return labels
 
 

@@ -39,7 +39,7 @@ from .tokenizer_files import read_tokenizer, with_special_tokens
 
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
-OWN = "generation_config.json"
+GENERATION_JSON = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,19 @@ class Checkpoint:
         return None if name in self.added else self.leaves.native(name)
 
     def for_context(self, context: int | None) -> Checkpoint:
-        """The same for texts of up to `context` tokens; ConfigError if its positions don't reach so far.
+        """The same checkpoint for texts of up to `context` tokens; ConfigError if its positions don't reach
+        so far.
 
-        Scalings that depend on a length take this one for every text: beyond LongRoPE's original context its
-        long divisors, beyond dynamic NTK's a larger theta. Texts shorter than that are then rotated
-        differently from transformers, longer ones the same.
+        Scalings that depend on a length use `context` for every text: beyond LongRoPE's original context its
+        long divisors, beyond dynamic NTK's a larger theta. So texts shorter than that are rotated differently
+        from transformers, longer ones the same.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
-    def keeping(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
+    def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
         """The same with keys and values kept as floats or in 8 bits; scales that its files hold stay."""
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
-        return replace(self, config=self.config.keeping(kv), added=added)
+        return replace(self, config=self.config.with_kv(kv), added=added)
 
     @property
     def float_dtype(self) -> str:
@@ -144,8 +145,8 @@ def _open_directory(path: Path) -> Checkpoint:
     directory = Directory(path)
     raw = directory.object("config.json")
     if raw is None:
-        found = [file.name for file in path.glob("*.gguf")]
-        hint = f": name the file itself, {found[0]}" if found else ""
+        gguf_files = [file.name for file in path.glob("*.gguf")]
+        hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
     sentence = read_sentence(directory)
@@ -153,8 +154,10 @@ def _open_directory(path: Path) -> Checkpoint:
     config, family = read_config(raw, where, source.names, "pool" if sentence else None)
     config = sentence.of(config) if sentence else config
     leaves = read_leaves(config, source, family)
-    own = directory.object(OWN)
-    generation = read_generation(raw, own, config, where if own is None else str(path / OWN))
+    generation_json = directory.object(GENERATION_JSON)
+    generation = read_generation(
+        raw, generation_json, config, where if generation_json is None else str(path / GENERATION_JSON)
+    )
     about = directory.object("tokenizer_config.json") or {}
     applied = read_tokenizer(directory, about, raw)
     tokenizer = None if applied is None else applied.text
@@ -203,7 +206,7 @@ def save_checkpoint(
     if mask is not None:
         files["tokenizer_config.json"] = json.dumps({"mask_token": mask}, indent=1)
     if generation is not None:
-        files[OWN] = json.dumps(dict(generation), indent=1)
+        files[GENERATION_JSON] = json.dumps(dict(generation), indent=1)
     for name, text in files.items():
         if text is not None:
             (directory / name).write_text(text, encoding="utf-8")

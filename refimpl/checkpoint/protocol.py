@@ -60,6 +60,6 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         """The family that stands for code of its repository's own; empty where it has none."""
         ...
 
-    def keeping(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
+    def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
         """The same with keys and values kept as floats or in 8 bits, with these scales where it has none."""
         ...

@@ -62,8 +62,8 @@ def read_sentence(directory: Directory) -> Sentence | None:
     def keys(*names: str, folder: str = "", need: bool = False) -> Keys:
         """Those of the first file that is there, none without one."""
         for name in names:
-            if (found := directory.object(name, folder)) is not None:
-                return Keys(found, str(path / folder / name))
+            if (values := directory.object(name, folder)) is not None:
+                return Keys(values, str(path / folder / name))
         if need:
             raise CheckpointError(f"{path / folder / names[0]} is missing: modules.json names its folder")
         return Keys({}, str(path / folder / names[0]))
@@ -80,29 +80,29 @@ def _steps(modules: Any, where: str) -> dict[str, str]:
     """The folder of each step, by the step's name."""
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{where}: must be a list of objects, got {modules!r:.80}")
-    found = {}
+    folders = {}
     for module in modules:
         keys = Keys(module, where)
-        named = re.fullmatch(r"sentence_transformers\.(?:\w+\.)*(\w+)", keys.get("type", str))
-        if named is None or named[1] not in ("Transformer", "Pooling", "Normalize") or named[1] in found:
+        match = re.fullmatch(r"sentence_transformers\.(?:\w+\.)*(\w+)", keys.get("type", str))
+        if match is None or match[1] not in ("Transformer", "Pooling", "Normalize") or match[1] in folders:
             raise keys.fail("type", "Transformer, Pooling or Normalize of sentence_transformers, each once")
-        found[named[1]] = keys.get("path", str)
+        folders[match[1]] = keys.get("path", str)
         keys.get("name", str, None)
         keys.get("idx", int, None)
         if keys.get("kwargs", list, []):
             raise keys.fail("kwargs", "empty")
         keys.finish({})
-    if list(found) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    if list(folders) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise CheckpointError(
-            f"{where}: the steps must be Transformer, Pooling and perhaps Normalize, got {list(found)}"
+            f"{where}: the steps must be Transformer, Pooling and perhaps Normalize, got {list(folders)}"
         )
-    if found["Transformer"] or not found["Pooling"]:
+    if folders["Transformer"] or not folders["Pooling"]:
         raise CheckpointError(f"{where}: path must be empty for Transformer and a folder for Pooling")
-    return found
+    return folders
 
 
 def _transformer(keys: Keys) -> int | None:
-    """The longest text in tokens, where one is stated."""
+    """The longest text in tokens, None where none is stated."""
     if keys.get("do_lower_case", bool, False):
         raise keys.fail("do_lower_case", "false: the tokenizer says itself what it does to capitals")
     keys.choice("transformer_task", {"feature-extraction": None}, "feature-extraction")
@@ -115,7 +115,7 @@ def _transformer(keys: Keys) -> int | None:
 
 
 def _whole(keys: Keys) -> None:
-    """What the library notes of a model as a whole: versions, prompts that a user may ask for."""
+    """Notes of the library on the whole model: versions, and prompts that a user may ask for."""
     keys.choice("model_type", {"SentenceTransformer": None}, "SentenceTransformer")
     for key in ("__version__", "prompts"):
         keys.get(key, dict, None)
@@ -131,15 +131,15 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
     keys.get("include_prompt", bool, True)
     if "pooling_mode" in keys:
         if set_flags:
-            raise keys.fail(set_flags[0], "absent where pooling_mode stands")
+            raise keys.fail(set_flags[0], "absent where pooling_mode is there")
         pooling = keys.choice("pooling_mode", POOLINGS)
     else:
         if keys.get("pooling_mode_mean_tokens", bool, True) and "pooling_mode_mean_tokens" not in keys:
             set_flags.append("pooling_mode_mean_tokens")  # the library's default
         if len(set_flags) != 1 or FLAGS[set_flags[0]] not in POOLINGS:
-            known = [key for key, name in FLAGS.items() if name in POOLINGS]
+            supported = [key for key, name in FLAGS.items() if name in POOLINGS]
             raise CheckpointError(
-                f"{keys.where}: just one of {', '.join(known)} must be true, got {set_flags or 'none'}"
+                f"{keys.where}: just one of {', '.join(supported)} must be true, got {set_flags or 'none'}"
             )
         pooling = POOLINGS[FLAGS[set_flags[0]]]
     keys.finish({})

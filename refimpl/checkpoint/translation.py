@@ -1,4 +1,4 @@
-"""How a text is read and answered when it is translated from one language to another."""
+"""How a translator reads a text and writes its translation."""
 
 from __future__ import annotations
 

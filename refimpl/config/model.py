@@ -16,7 +16,7 @@ from .validate import check, check_reader
 
 
 class _Model:
-    """What all models can tell of their stacks."""
+    """Properties that all models derive from their stacks."""
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -57,9 +57,9 @@ class Decoder(_Model):
     def stacks(self) -> dict[str, Stack]:
         return {"decoder": self.stack}
 
-    def keeping(self, kv: KVFormat) -> Decoder:
+    def with_kv(self, kv: KVFormat) -> Decoder:
         """The same model with its keys and values cached as `kv`."""
-        return replace(self, stack=self.stack.keeping(kv))
+        return replace(self, stack=self.stack.with_kv(kv))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Encoder(_Model):
     def stacks(self) -> dict[str, Stack]:
         return {"encoder": self.stack}
 
-    def keeping(self, kv: KVFormat) -> Encoder:
+    def with_kv(self, kv: KVFormat) -> Encoder:
         """The same model, as an encoder keeps no cache."""
         return self
 
@@ -104,11 +104,11 @@ class EncoderDecoder(_Model):
             return {"encoder": self.encoder, "reader": self.decoder.stack}
         return {"encoder": self.encoder, "decoder": self.decoder}
 
-    def keeping(self, kv: KVFormat) -> EncoderDecoder:
+    def with_kv(self, kv: KVFormat) -> EncoderDecoder:
         """The same model with its decoder's keys and values cached as `kv`."""
         if isinstance(self.decoder, DecoderReader):
             return self
-        return replace(self, decoder=self.decoder.keeping(kv))
+        return replace(self, decoder=self.decoder.with_kv(kv))
 
 
 Config = Decoder | Encoder | EncoderDecoder

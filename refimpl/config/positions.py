@@ -20,8 +20,8 @@ class LinearScaling:
 class DynamicNTK:
     """A larger theta, according to the ratio of the Config's `context` and the trained one.
 
-    All texts have the theta of a text of `context` tokens. In transformers theta follows the length so far,
-    so shorter texts differ where `context` is above `original_context`.
+    All texts have the theta of a text of `context` tokens. In transformers theta depends on the length so
+    far, so shorter texts differ where `context` is above `original_context`.
     """
 
     factor: float

@@ -52,7 +52,7 @@ class Stack:
     first_norm: Norm | None = None
     causal: bool = False
 
-    def keeping(self, kv: KVFormat) -> Stack:
+    def with_kv(self, kv: KVFormat) -> Stack:
         """The same stack with the keys and values of all layers cached as `kv`."""
         layers = tuple(replace(layer, attention=replace(layer.attention, kv=kv)) for layer in self.layers)
         return replace(self, layers=layers)

@@ -45,22 +45,22 @@ def _need(true: bool, message: str) -> None:
 
 
 def _bounded(name: str, value: int, limit: int, least: int = 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    _need(whole and least <= value <= limit, f"{name} must be {least} to {limit}, got {value!r:.40}")
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    _need(is_integer and least <= value <= limit, f"{name} must be {least} to {limit}, got {value!r:.40}")
 
 
-def _check_numbers(path: str, value: Any, known: set[int]) -> None:
+def _check_numbers(path: str, value: Any, checked: set[int]) -> None:
     """All floats must be above 0 and in the range in which float32 computes with full precision."""
     if isinstance(value, tuple):
         for i, item in enumerate(value):
-            _check_numbers(f"{path}[{i}]", item, known)
+            _check_numbers(f"{path}[{i}]", item, checked)
     elif isinstance(value, float):
         fits = SMALLEST <= value <= 1 / SMALLEST
         _need(fits, f"{path} must be positive, 2^-126 to 2^126, got {value!r}")
-    elif is_dataclass(value) and id(value) not in known:
-        known.add(id(value))  # layers are mostly one and the same
+    elif is_dataclass(value) and id(value) not in checked:
+        checked.add(id(value))  # layers are mostly one and the same
         for f in fields(value):
-            _check_numbers(f"{path}.{f.name}" if path else f.name, getattr(value, f.name), known)
+            _check_numbers(f"{path}.{f.name}" if path else f.name, getattr(value, f.name), checked)
 
 
 def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context: int) -> None:
@@ -143,14 +143,14 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
             c = layer.cross
-            plain = (c.position, c.mask, c.qk_norm, c.clip, c.kv) == (
+            fits = (c.position, c.mask, c.qk_norm, c.clip, c.kv) == (
                 None,
                 FullAttention(),
                 None,
                 None,
                 "float",
             )
-            _need(plain, f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv")
+            _need(fits, f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv")
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     attentions = [layer.attention for layer in stack.layers]
@@ -162,11 +162,11 @@ def _check_attention(at: str, a: Attention) -> None:
     _bounded(at + "heads", a.heads, LIMITS["heads"])
     _bounded(at + "kv_heads", a.kv_heads, LIMITS["heads"])
     _bounded(at + "head_size", a.head_size, LIMITS["width"])
-    whole = a.heads % a.kv_heads == 0
-    _need(whole, f"{at}heads must be a multiple of kv_heads, got {a.heads} and {a.kv_heads}")
+    divisible = a.heads % a.kv_heads == 0
+    _need(divisible, f"{at}heads must be a multiple of kv_heads, got {a.heads} and {a.kv_heads}")
     if isinstance(a.qk_norm, HeadNorm):
-        plain = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
-        _need(plain, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
+        fits = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
+        _need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
     if isinstance(a.mask, Window):
         _bounded(at + "window", a.mask.size, LIMITS["context"])
     match a.position:

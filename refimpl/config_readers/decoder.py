@@ -1,4 +1,4 @@
-"""A decoder of Llama's form, from config.json or from GGUF: what many families begin with."""
+"""A decoder of Llama's form, from config.json or from GGUF, on which many families are based."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..config import (
     Stack,
     Window,
 )
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from .gguf_metadata import embedding_rows, own_head_size
 from .gguf_rope import gguf_rope
 from .keys import ACTIVATIONS, Keys
-from .layers import count, head_size
+from .layers import head_size, layer_count
 from .rope import exact_context, rope
 
 
@@ -40,7 +40,7 @@ def decoder(
     tied: bool = False,
     positions: Callable[..., Rope] = rope,
 ) -> Decoder:
-    """A decoder of Llama's form with equal layers. Numbers are the family's defaults.
+    """A decoder of Llama's form with equal layers. The numbers are the family's defaults.
 
     `positions` is `rope`, or a partial of it with the family's own settings.
     """
@@ -50,7 +50,7 @@ def decoder(
     return build(
         vocabulary=keys.size("vocab_size"),
         width=keys.size("hidden_size"),
-        layers=count(keys),
+        layers=layer_count(keys),
         attention=Attention(
             heads=heads,
             kv_heads=kv_heads or heads,
@@ -75,7 +75,7 @@ def decoder(
 def build(
     *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Gated, tied: bool, context: int
 ) -> Decoder:
-    """A decoder of equal layers and a norm like theirs after the last."""
+    """A decoder of equal layers, with a norm like theirs after the last."""
     return Decoder(
         embedding=Embedding(vocabulary, width),
         stack=Stack((Layer(attention, mlp),) * layers, mlp.pre),
@@ -84,24 +84,24 @@ def build(
     )
 
 
-def varied(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
-    """The same decoder with `change(i, layer)` in place of layer i."""
+def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
+    """The decoder with each layer i replaced by `change(i, layer)`."""
     layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
     return replace(config, stack=replace(config.stack, layers=layers))
 
 
-def attending(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
-    """The same decoder with `change(i, attention)` in place of layer i's attention."""
-    return varied(config, lambda i, layer: replace(layer, attention=change(i, layer.attention)))
+def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
+    """The decoder with the attention of each layer i replaced by `change(i, attention)`."""
+    return map_layers(config, lambda i, layer: replace(layer, attention=change(i, layer.attention)))
 
 
-def windowed(config: Decoder, window: int) -> Decoder:
-    """The same decoder with a window in each layer."""
-    return attending(config, lambda _, a: replace(a, mask=Window(window)))
+def with_window(config: Decoder, window: int) -> Decoder:
+    """The decoder with a window in each layer."""
+    return map_attention(config, lambda _, a: replace(a, mask=Window(window)))
 
 
-def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Decoder:
-    """The same form from GGUF's metadata. Biases and tying show in the tensors' names alone.
+def gguf_decoder(keys: Keys, source: TensorSource, *, partial: bool = False) -> Decoder:
+    """The same form from GGUF's metadata. Biases and tying show only in the tensors' names.
 
     `partial` says that the family may rotate a part of a head.
     """
@@ -112,7 +112,7 @@ def gguf_decoder(keys: Keys, source: Source, *, partial: bool = False) -> Decode
     return build(
         vocabulary=vocabulary,
         width=keys.size("embedding_length"),
-        layers=count(keys, "block_count"),
+        layers=layer_count(keys, "block_count"),
         attention=Attention(
             heads=heads,
             kv_heads=keys.size("attention.head_count_kv", heads),

@@ -7,13 +7,13 @@ from typing import Any
 from .keys import ANY
 
 IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
-# Of a sampler, with the values at which they change nothing, and of a search through beams.
+# Of a sampler, with the values at which they change nothing.
 OFF = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
 PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-HARMLESS: dict[str, Any] = {
+IGNORED_GENERATION_KEYS: dict[str, Any] = {
     **dict.fromkeys(
         (
-            # What is kept, returned or logged, and how fast.
+            # Of caching, logging, speed and the format of results.
             "_from_model_config", "_commit_hash", "transformers_version", "trust_remote_code", "pad_token_id",
             "use_cache", "cache_implementation", "cache_config", "max_cache_len", "return_legacy_cache",
             "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores",
@@ -25,7 +25,7 @@ HARMLESS: dict[str, Any] = {
             "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
             "target_lookbehind", "assistant_ensemble_weight", "speculation_type", "prompt_lookup_num_tokens",
             "max_matching_ngram_size", "use_mtp",
-            # What isn't finite is an error here.
+            # Numbers that aren't finite are an error here.
             "remove_invalid_values",
         ),
         ANY,
@@ -37,10 +37,11 @@ HARMLESS: dict[str, Any] = {
     "encoder_repetition_penalty": (1.0, None), "encoder_no_repeat_ngram_size": (0, None),
     "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
 }  # fmt: skip
-# All keys that may stand in an old config.json; the prefix and the tasks stand there only.
+# All keys that an old config.json may have; only that has the prefix and the tasks.
 KEYS = frozenset(
     (
-        *IDS, *OFF, *PENALTIES, *HARMLESS, "do_sample", "num_beams", "length_penalty", "early_stopping",
+        *IDS, *OFF, *PENALTIES, *IGNORED_GENERATION_KEYS, "do_sample", "num_beams", "length_penalty",
+        "early_stopping",
         "renormalize_logits", "max_length", "max_new_tokens", "min_length", "min_new_tokens",
         "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_bos_token_id",
         "forced_eos_token_id", "force_bos_token_to_be_generated", "prefix", "task_specific_params",

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from .keys import Keys
 from .layers import head_size
 
 
-def embedding_rows(keys: Keys, source: Source) -> int:
-    """The size of the vocabulary: the rows of the token table, as no key states it reliably."""
+def embedding_rows(keys: Keys, source: TensorSource) -> int:
+    """The size of the vocabulary: the number of rows of the token table, since no key states it reliably."""
     table = source.shape("token_embd.weight") if "token_embd.weight" in source.names else ()
     if len(table) != 2:
         raise ConfigError(f"{keys.where}: token_embd.weight must be there, a table, got shape {list(table)}")
@@ -21,8 +21,8 @@ def embedding_rows(keys: Keys, source: Source) -> int:
     return table[0]
 
 
-def rows(source: Source, name: str) -> int:
-    """The number of a table's rows: 1 for a vector, as llama.cpp's tools drop an axis of 1."""
+def rows(source: TensorSource, name: str) -> int:
+    """The number of a table's rows: 1 for a vector, as llama.cpp's tools drop an axis of size 1."""
     shape = source.shape(name)
     return shape[0] if len(shape) > 1 else 1
 
@@ -61,14 +61,15 @@ def gguf_head_size(keys: Keys) -> int:
 
 
 def own_head_size(keys: Keys) -> int:
-    """The size of a head where a key may state another one; values must have the same."""
+    """The head size where a key may state it; values must have the same."""
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
     keys.restated("attention.value_length", size, f"the head's size, {size}")
     return size
 
 
-# Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. Groups are undone.
-FUSED = weight_map("""
+# Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. The converter has
+# undone the interleaving of heads.
+FUSED_QKV_WEIGHTS = weight_map("""
     embedding.table <- token_embd.weight
     decoder.positions <- position_embd.weight
     decoder.first_norm.weight <- token_embd_norm.weight
@@ -91,7 +92,7 @@ FUSED = weight_map("""
 """)
 
 # Decoders of Llama's form, without their queries and keys.
-_LLAMA = weight_map("""
+_WITHOUT_QK = weight_map("""
     embedding.table <- token_embd.weight
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
     decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose
@@ -108,8 +109,8 @@ _LLAMA = weight_map("""
     decoder.norm.weight <- output_norm.weight
     head.table <- output.weight
 """)
-# Queries and keys as Qwen stores them, and as the converter permutes those of Llama, SmolLM3 and Granite.
-STRAIGHT = _LLAMA + weight_map("""
+# Queries and keys as stored by Qwen; the converter permutes those of Llama, SmolLM3 and Granite.
+UNPERMUTED_QK_WEIGHTS = _WITHOUT_QK + weight_map("""
     decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : transpose
     decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : transpose
     decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias
@@ -117,7 +118,7 @@ STRAIGHT = _LLAMA + weight_map("""
     decoder.layers.{i}.attn.q_norm <- blk.{i}.attn_q_norm.weight
     decoder.layers.{i}.attn.k_norm <- blk.{i}.attn_k_norm.weight
 """)
-PERMUTED = _LLAMA + weight_map("""
+PERMUTED_QK_WEIGHTS = _WITHOUT_QK + weight_map("""
     decoder.layers.{i}.attn.wq <- blk.{i}.attn_q.weight : unpermute transpose
     decoder.layers.{i}.attn.wk <- blk.{i}.attn_k.weight : unpermute transpose
     decoder.layers.{i}.attn.bq <- blk.{i}.attn_q.bias : unpermute

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..config import Decoder, Gated, MoE
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from .keys import Keys
 
 
-def mixed(
-    plain: Decoder,
+def with_gguf_experts(
+    base: Decoder,
     keys: Keys,
-    source: Source,
+    source: TensorSource,
     width: Callable[[int, int], int],
     *,
     renormalize: bool,
@@ -27,7 +27,7 @@ def mixed(
     """
     if keys.get("expert_weights_norm", bool, renormalize) != renormalize:
         raise keys.fail("expert_weights_norm", f"{str(renormalize).lower()}, as llama.cpp runs it")
-    dense, top = plain.layers[0].mlp, keys.size("expert_used_count")
+    dense, top = base.layers[0].mlp, keys.size("expert_used_count")
     assert isinstance(dense, Gated)
     mixture = MoE(
         keys.size("expert_count"),
@@ -43,9 +43,9 @@ def mixed(
     names = set(source.names)
     layers = tuple(
         replace(layer, mlp=mixture) if f"blk.{i}.ffn_gate_inp.weight" in names else layer
-        for i, layer in enumerate(plain.layers)
+        for i, layer in enumerate(base.layers)
     )
-    return replace(plain, stack=replace(plain.stack, layers=layers))
+    return replace(base, stack=replace(base.stack, layers=layers))
 
 
 EXPERTS = weight_map("""

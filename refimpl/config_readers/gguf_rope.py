@@ -6,16 +6,16 @@ import numpy as np
 
 from ..config import LinearScaling, Llama3Scaling, LongRope, Rope, Scaling, Yarn
 from ..errors import ConfigError
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from .keys import Keys
 
-KINDS = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
+SCALING_TYPES = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
 ORIGINAL = "rope.scaling.original_context_length"
 SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"
 
 
-def gguf_rope(keys: Keys, source: Source, head_size: int, *, partial: bool = False) -> Rope:
-    """The rotary positions of all layers; `partial` allows a part of each head."""
+def gguf_rope(keys: Keys, source: TensorSource, head_size: int, *, partial: bool = False) -> Rope:
+    """The rotary positions of all layers; with `partial` they may cover a part of each head."""
     dims = keys.size("rope.dimension_count", head_size)
     if dims > head_size or (dims < head_size and not partial):
         raise keys.fail(
@@ -24,16 +24,16 @@ def gguf_rope(keys: Keys, source: Source, head_size: int, *, partial: bool = Fal
     return Rope(keys.positive("rope.freq_base", 10_000.0), dims, scaling=_scaling(keys, source, dims // 2))
 
 
-def _scaling(keys: Keys, source: Source, pairs: int) -> Scaling | None:
+def _scaling(keys: Keys, source: TensorSource, pairs: int) -> Scaling | None:
     """The scalings of LongRoPE and Llama 3.1 are tensors with a divisor per pair; others are numbers."""
     keys.get("rope.scaling.finetuned", bool, True)
-    kind = keys.choice("rope.scaling.type", KINDS, "linear")  # llama.cpp's default: a factor alone counts
+    kind = keys.choice("rope.scaling.type", SCALING_TYPES, "linear")  # llama.cpp's default with a factor
     factor, context = keys.positive("rope.scaling.factor", 1.0), keys.size("context_length")
     divided = [name for name in (SHORT, LONG, DIVISORS) if name in source.names]
     if divided and factor != 1:
         raise keys.fail("rope.scaling.factor", f"1 beside {divided[0]}")
     if DIVISORS in divided:
-        # The converter keeps the divisors alone: the largest is the factor, the rest are Llama 3's constants.
+        # The converter keeps only the divisors: the largest is the factor, the other numbers are Llama 3's.
         factor = max(_divisors(keys, source, DIVISORS, pairs))
         return Llama3Scaling(factor, 1.0, 4.0, keys.size(ORIGINAL, 8192))
     original = keys.size(ORIGINAL, context)
@@ -49,7 +49,7 @@ def _scaling(keys: Keys, source: Source, pairs: int) -> Scaling | None:
     return None if kind == "none" or factor == 1 else LinearScaling(factor)
 
 
-def _divisors(keys: Keys, source: Source, name: str, pairs: int) -> tuple[float, ...]:
+def _divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
     divisors = source.load(name) if name in source.names else np.zeros(0)
     if divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
         raise ConfigError(f"{keys.where}: {name} must hold {pairs} positive divisors, got {divisors.shape}")

@@ -1,4 +1,5 @@
-"""Heads of what reads whole texts, as config.json states them: how many labels, how their logits are read."""
+"""Heads of models that read whole texts, as config.json states them: the number of labels, and how logits
+are read."""
 
 from __future__ import annotations
 
@@ -24,15 +25,15 @@ from ..config import (
 )
 from .keys import Keys
 
-Kind = Literal["single", "multi", "regression"]
-KINDS: dict[str, Kind] = {
+ProblemType = Literal["single", "multi", "regression"]
+PROBLEM_TYPES: dict[str, ProblemType] = {
     "regression": "regression",
     "single_label_classification": "single",
     "multi_label_classification": "multi",
 }
 
 OLDER_FUNCTION = "sbert_ce_default_activation_function"
-FUNCTIONS: dict[str, Kind] = {
+FUNCTIONS: dict[str, ProblemType] = {
     "torch.nn.modules.linear.Identity": "regression",
     "torch.nn.modules.activation.Sigmoid": "multi",
 }
@@ -42,7 +43,7 @@ STARTS = {"bart": (2,), "mt5": (0,)}
 
 
 def labels(keys: Keys) -> int:
-    """The number of a head's labels: that of their names, two where the config doesn't say."""
+    """The number of a head's labels: that of `id2label`, two where the config doesn't say."""
     named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
     if named is None:
         return count or 2
@@ -51,24 +52,24 @@ def labels(keys: Keys) -> int:
     return len(named)
 
 
-def kind(keys: Keys, count: int) -> Kind:
+def problem_type(keys: Keys, count: int) -> ProblemType:
     """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
 
-    Without a word in the config it is as in transformers' pipeline: a sigmoid for one label, else softmax.
-    A cross-encoder of the sentence-transformers library names a module of torch instead, in older versions
-    by a key of its own, which counts where the newer one is absent.
+    Without a key in the config it is as in transformers' pipeline: a sigmoid for one label, else softmax. A
+    cross-encoder of the sentence-transformers library names a module of torch instead, in older versions by a
+    key of its own, which counts where the newer one is absent.
     """
     rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
     rerank.unused("version")
-    read = rerank.choice("activation_fn", FUNCTIONS) if "activation_fn" in rerank else None
+    rerank_type = rerank.choice("activation_fn", FUNCTIONS) if "activation_fn" in rerank else None
     rerank.finish({})
     if keys.get(OLDER_FUNCTION, str, None) is not None:
         older = keys.choice(OLDER_FUNCTION, FUNCTIONS)
-        read = read or older
+        rerank_type = rerank_type or older
     if keys.get("problem_type", str, None) is not None:
-        known = {name: kind for name, kind in KINDS.items() if count > 1 or kind != "single"}
-        return keys.choice("problem_type", known)
-    return read or ("single" if count > 1 else "multi")
+        kinds = {name: kind for name, kind in PROBLEM_TYPES.items() if count > 1 or kind != "single"}
+        return keys.choice("problem_type", kinds)
+    return rerank_type or ("single" if count > 1 else "multi")
 
 
 def head(
@@ -102,7 +103,7 @@ def head(
 
 def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool = True) -> Classify:
     count = labels(keys)
-    return Classify(count, pooling, dense, bias, kind(keys, count))
+    return Classify(count, pooling, dense, bias, problem_type(keys, count))
 
 
 def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
@@ -114,8 +115,8 @@ def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
 def reading(config: Config, keys: Keys, task: str) -> Config:
     """A model that generates, turned into one that reads whole texts, with the head of a task.
 
-    Of an encoder and a decoder the encoder alone gives embeddings and labels of tokens; both give the rest.
-    In a decoder the vector of the last token, which sees all others, represents the text.
+    Of an encoder and a decoder the encoder alone computes embeddings and labels of tokens; the other tasks
+    use both. In a decoder the vector of the last token, which sees all others, represents the text.
     """
     embedding, context = config.embedding, config.context
     match config:
@@ -134,7 +135,7 @@ def reading(config: Config, keys: Keys, task: str) -> Config:
 
 
 def _last_token(keys: Keys, task: str, embedding: Embedding) -> ReadingHead:
-    """The head of a decoder alone that reads whole texts."""
+    """The head of a lone decoder that reads whole texts."""
     projection = embedding.projection
     dense = None if projection is None else Dense(None, bias=False, width=projection.width)
     match task:

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 ANY = object()
 _REQUIRED = object()
 
-# Keys that don't change the model's mathematics, with the values, or types of values, for which that holds.
+# Keys without effect on the outputs, with the values, or types of values, for which that holds.
 HARMLESS: dict[str, Any] = {
     **dict.fromkeys(
         (
@@ -87,14 +87,14 @@ class Keys:
         return value
 
     def size(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """A whole number of at least 1; in 64 bits, so that arithmetic with it can't overflow."""
+        """An integer of at least 1, below 2^63 so that arithmetic with it can't overflow."""
         value = self.get(key, int, default, null=null)
         if value is not None and not 1 <= value < 2**63:
             raise self.fail(key, "at least 1 and below 2^63")
         return value
 
     def restated(self, key: str, size: int, must: str) -> None:
-        """Check a size that follows from others: where the key is there, it `must` say the same."""
+        """Check a size that follows from others: where the key is there, it must state the same."""
         if self.size(key, size) != size:
             raise self.fail(key, must)
 
@@ -105,12 +105,12 @@ class Keys:
             raise self.fail(key, "greater than 0, and finite")
         return value
 
-    def choice(self, key: str, known: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
-        """What the key's name stands for in `known`; ConfigError lists the known names."""
+    def choice(self, key: str, choices: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
+        """What the key's value stands for in `choices`; ConfigError lists their names."""
         value = self.get(key, str, default)
-        if value not in known:
-            raise self.fail(key, f"one of {', '.join(known)}")
-        return known[value]
+        if value not in choices:
+            raise self.fail(key, f"one of {', '.join(choices)}")
+        return choices[value]
 
     def unused(self, *keys: str) -> None:
         """Mark keys that don't matter at any value: those of training, or of other heads."""
@@ -128,7 +128,7 @@ class Keys:
             raise self.fail(key, " or ".join(words))
 
     def spelled(self, key: str, *others: str) -> str:
-        """The spelling of a key that is there; if several are, their values must agree."""
+        """The spelling of a key that is used; if several are, their values must agree."""
         present = [name for name in (key, *others) if name in self.values]
         self._read.update(present)
         for other in present[1:]:

@@ -1,4 +1,4 @@
-"""Layers in config.json: their number, the size of their heads, and which see only a window."""
+"""Layers in config.json: their number, the size of their heads, and which have a window."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Callable
 from ..config import FullAttention, Window
 from .keys import Keys
 
-KINDS = ("full_attention", "sliding_attention")
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
-def count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
+def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
     """The number of layers. An absurd one is cut to a number that Config refuses, so building it is cheap."""
     return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
 
 
 def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
     """The size of a head, the width divided by the number of heads; `width` and `heads` name the keys."""
-    whole, parts = keys.size(width), keys.size(heads)
-    if whole % parts:
-        raise keys.fail(width, f"a multiple of {heads}, {parts!r:.40}")
-    return whole // parts
+    total, count = keys.size(width), keys.size(heads)
+    if total % count:
+        raise keys.fail(width, f"a multiple of {heads}, {count!r:.40}")
+    return total // count
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
     """The type of each layer; `slides` is the family's default for layer i, counted from 0."""
-    layers, given = count(keys), keys.get("layer_types", list, None)
-    if given is None:
-        return [KINDS[slides(i)] for i in range(layers)]
-    if len(given) != layers or any(kind not in KINDS for kind in given):
-        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(KINDS)}")
-    return given
+    layers, types = layer_count(keys), keys.get("layer_types", list, None)
+    if types is None:
+        return [LAYER_TYPES[slides(i)] for i in range(layers)]
+    if len(types) != layers or any(kind not in LAYER_TYPES for kind in types):
+        raise keys.fail("layer_types", f"a list of {layers}, each one of {', '.join(LAYER_TYPES)}")
+    return types
 
 
 def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
@@ -44,7 +44,7 @@ def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = Tr
     return keys.get("sliding_window", int, default, null=True)
 
 
-def masks(
+def layer_masks(
     keys: Keys, types: list[str], window: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
     """The mask of each layer by its type, with the window of `read_window`; `used` is the family's switch."""

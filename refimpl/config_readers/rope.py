@@ -16,7 +16,7 @@ from ..config import LIMITS, DynamicNTK, LinearScaling, Llama3Scaling, LongRope,
 from ..errors import ConfigError
 from .keys import Keys
 
-KINDS = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3")}
+ROPE_TYPES = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "longrope", "llama3")}
 ORIGINAL = "original_max_position_embeddings"
 
 
@@ -28,7 +28,7 @@ def rope(
     theta: float = 10_000.0,
     partial: float | None = None,
     original: int | None = None,
-    kinds: Mapping[str, str] = KINDS,
+    kinds: Mapping[str, str] = ROPE_TYPES,
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> Rope:
     """Rotary positions of all layers, from either spelling.
@@ -39,7 +39,7 @@ def rope(
     """
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
     if old and new and old != new:
-        raise keys.fail("rope_parameters", "the same as rope_scaling where both stand")
+        raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
     inner = Keys(new or old or {}, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
     # Of two trained contexts the outer one counts, as in transformers.
     original = keys.size(ORIGINAL, original)
@@ -62,44 +62,44 @@ def ropes(
 ) -> dict[str, Rope]:
     """Rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
 
-    `thetas` says of each type the older key of its theta and the family's default. rope_parameters
-    holds a dict for each type; the older rope_scaling holds for the types `scaled`.
+    `thetas` gives for each type the older key of its theta and the family's default. rope_parameters holds a
+    dict for each type; the older rope_scaling applies to the types `scaled`.
     """
     old, new = keys.get("rope_scaling", dict, None) or {}, keys.get("rope_parameters", dict, None) or {}
     if old and new:
-        raise keys.fail("rope_scaling", "absent where rope_parameters stands")
+        raise keys.fail("rope_scaling", "absent where rope_parameters is there")
     nested = Keys(new, f"{keys.where}: rope_parameters")
-    found = {}
+    by_type = {}
     for kind, (name, default) in thetas.items():
-        own = nested.get(kind, dict, None)
-        where = f"{keys.where}: {f'rope_parameters.{kind}' if own else 'rope_scaling'}"
-        inner = Keys(own or (old if kind in scaled else {}), where)
-        # transformers looks for it beside the types, where it can't stand.
+        parameters = nested.get(kind, dict, None)
+        where = f"{keys.where}: {f'rope_parameters.{kind}' if parameters else 'rope_scaling'}"
+        inner = Keys(parameters or (old if kind in scaled else {}), where)
+        # transformers looks for it beside the types, where it isn't allowed.
         if not inner.get("truncate", bool, True):
             raise inner.fail("truncate", "true where types of layers differ")
         if inner.get("partial_rotary_factor", float, 1.0) != 1:
             raise inner.fail("partial_rotary_factor", "1: heads are rotated whole")
         theta = _one(keys.positive(name, None), inner, "rope_theta", default)
-        found[kind] = _rope(inner, head_size, head_size, theta, context, None, KINDS)
+        by_type[kind] = _rope(inner, head_size, head_size, theta, context, None, ROPE_TYPES)
     nested.finish({})
-    return found
+    return by_type
 
 
 def exact_context(context: int, *ropes: Rope) -> int:
-    """The longest text up to which transformers' frequencies don't depend on its length.
+    """The longest text for which transformers' frequencies don't depend on its length.
 
-    `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short
-    divisors up to the original context.
+    `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short divisors
+    within the original context.
     """
     return min([context, *(r.scaling.original_context for r in ropes if isinstance(r.scaling, LongRope))])
 
 
-def _one(outer: Any, inner: Keys, key: str, default: Any) -> Any:
-    """A number that may stand in rope_parameters and outside of it, once or twice the same."""
-    own = inner.positive(key, None)
-    if own is not None and outer is not None and own != outer:
-        raise inner.fail(key, f"the same as outside of it, {outer}")
-    return next((value for value in (own, outer) if value is not None), default)
+def _one(outer_value: Any, inner: Keys, key: str, default: Any) -> Any:
+    """A number that may be in rope_parameters, outside of it, or in both with the same value."""
+    inner_value = inner.positive(key, None)
+    if inner_value is not None and outer_value is not None and inner_value != outer_value:
+        raise inner.fail(key, f"the same as outside of it, {outer_value}")
+    return next((value for value in (inner_value, outer_value) if value is not None), default)
 
 
 def _rope(
@@ -130,7 +130,7 @@ def _rope(
 
 
 def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scaling | None:
-    """The scaling of a type; keys of other types stay unread."""
+    """The scaling of a type; keys of other types are left unread."""
     match kind:
         case "default":
             return None
@@ -138,8 +138,8 @@ def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scal
             return LinearScaling(inner.positive("factor"))
         case "dynamic":
             return DynamicNTK(inner.positive("factor"), context)
-    own = inner.size(ORIGINAL, context)
-    trained = own if original is None else original
+    stated = inner.size(ORIGINAL, context)
+    trained = stated if original is None else original
     match kind:
         case "yarn":
             return _yarn(inner, context, trained)
@@ -153,7 +153,8 @@ def _scaling(inner: Keys, kind: str, context: int, original: int | None) -> Scal
 
 
 def _yarn(inner: Keys, context: int, original: int) -> Yarn:
-    """A factor of null is the ratio of the contexts; of two mscales the ratio of their magnitudes counts."""
+    """YaRN: a factor of null is the ratio of the contexts; of two mscales the ratio of their magnitudes
+    counts."""
     factor = inner.get("factor", float, null=True)
     factor = context / original if factor is None else inner.positive("factor")
     magnitude = inner.positive("attention_factor", None)
@@ -172,7 +173,8 @@ def _yarn(inner: Keys, context: int, original: int) -> Yarn:
 
 
 def _longrope(inner: Keys, context: int, original: int) -> LongRope:
-    """The magnitude is sqrt(1 + ln(factor) / ln(original)) where none is stated (Ding et al. 2024)."""
+    """LongRoPE: the magnitude is sqrt(1 + ln(factor) / ln(original)) where none is stated (Ding et al.
+    2024)."""
     factor = inner.positive("factor", None) or context / original
     magnitude = inner.positive("attention_factor", None)
     if magnitude is None and factor > 1:

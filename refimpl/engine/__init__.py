@@ -1,5 +1,4 @@
-"""What runs a model: the protocol of engines and caches, and the engine that runs the specification.
+"""Engines: their protocol, and the one that runs the specification.
 
-In come a Config and weights; out go logits and caches. The kinds of cache say what a layer keeps of
-earlier tokens.
+In: a Config and weights. Out: logits and caches. The kinds of cache say what a layer keeps of earlier tokens.
 """

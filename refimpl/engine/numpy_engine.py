@@ -23,8 +23,8 @@ from .protocol import (
     check_start,
     check_step,
     check_text,
-    foreign,
-    used_already,
+    foreign_cache_error,
+    used_cache_error,
 )
 
 Layers = list[KVCache]  # what each layer keeps, as its kind says
@@ -54,9 +54,9 @@ class ArrayCache:
         return sum(layer.nbytes for layer in self.layers) + encoder
 
     def take(self) -> Layers:
-        """The arrays, once: whoever asks again holds a cache that another engine would have overwritten."""
+        """The arrays, once: a second call would read a cache that another engine may have overwritten."""
         if not self.layers:
-            raise used_already()
+            raise used_cache_error()
         layers, self.layers = self.layers, []
         return layers
 
@@ -121,7 +121,7 @@ class _Predict(Protocol):
 
 @dataclass(frozen=True)
 class Forward:
-    """The functions that an engine is made of, with the signatures of `ops.model` and `ops.encoder`."""
+    """The functions of an engine, with the signatures of `ops.model` and `ops.encoder`."""
 
     model: _Model
     encode: _Encode
@@ -205,7 +205,7 @@ class ArrayEngine:
     ) -> tuple[np.ndarray, ArrayCache]:
         """Logits at the wanted positions and the cache with the tokens in it."""
         if not isinstance(cache, ArrayCache):
-            raise foreign(cache)
+            raise foreign_cache_error(cache)
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         need = int(past.max()) + tokens.shape[1]
@@ -228,7 +228,7 @@ def _dtype(params: Mapping[str, Any]) -> np.dtype:
 
 
 class NumpyEngine(ArrayEngine):
-    """The specification, run: `ops.model` and `ops.encoder` themselves."""
+    """Runs the specification: `ops.model` and `ops.encoder` themselves."""
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
         functions = Forward(model.model, encoder.encode, encoder.encoder_kv, encoder.predict)

@@ -1,4 +1,4 @@
-"""What the three engines have in common, and the checks of their arguments.
+"""The protocol of the three engines, and the checks of their arguments.
 
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
@@ -7,7 +7,7 @@
 
 Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` which positions'
 logits are wanted. A cache is used once: after `step`, `truncate`, `select` or `grow` the old value is
-dead, because ONNX Runtime writes in place. Logits belong to the caller: no later step changes them.
+invalid, because ONNX Runtime writes in place. Logits belong to the caller: no later step changes them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..errors import ConfigError, LimitError, TfmError
 class Cache(Protocol):
     """The state of a batch: `lengths` tokens of each row are in it, and it has room for `capacity`.
 
-    What a layer keeps is its kind's affair (`engine.cache_kinds`). A row can be truncated to no tokens, or
-    to `floor` or more: a layer with a window may have kept the latest tokens only.
+    Its content depends on the layers' kinds (`engine.cache_kinds`). A row can be truncated to no tokens, or
+    to `floor` or more: a layer with a window may have kept only the latest tokens.
     """
 
     @property
@@ -74,12 +74,12 @@ class Engine(Protocol):
     ) -> np.ndarray: ...
 
 
-def used_already() -> TfmError:
+def used_cache_error() -> TfmError:
     """The error of a cache that is used twice."""
     return TfmError("this cache was used already: go on with the one that step returned")
 
 
-def foreign(cache: Cache) -> TfmError:
+def foreign_cache_error(cache: Cache) -> TfmError:
     """The error of an engine that is given another engine's cache."""
     return TfmError(f"the cache must be this engine's own, from start or step, got {type(cache).__name__}")
 

@@ -6,8 +6,8 @@
         x = walk.layer(i, x, lengths, positions, layer_weights)
     x = walk.leave(x, norm_weights)
 
-This serves who can't hold all weights, or observes what is between layers. What it computes is specified by
-`ops.model.model` and `ops.encoder.encode`.
+It is for callers that can't hold all weights, or that observe values between layers. `ops.model.model` and
+`ops.encoder.encode` specify what it computes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StackWalk:
         return self.config.stacks[self.name]
 
     def shifted(self, tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
-        """The tokens that the stack reads: those of the text, which a reader gets one place later."""
+        """The tokens that the stack reads; a reader gets those of the text one position later."""
         if isinstance(self.config, EncoderDecoder) and isinstance(self.config.decoder, DecoderReader):
             return shift_right(tokens, self.config.decoder.start) if self.name == "reader" else tokens
         return tokens

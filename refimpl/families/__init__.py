@@ -28,13 +28,13 @@ from ..config_readers.generation_keys import KEYS as GENERATION
 from ..config_readers.heads import reading
 from ..config_readers.keys import ANY, HARMLESS, Keys
 from ..errors import ConfigError
-from ..formats.tensor_source import GgufSource, Source
+from ..formats.tensor_source import GgufSource, TensorSource
 from ..weights.loader import Leaves
 from ..weights.weight_map import WeightMap, weight_map
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
 # How transformers names the classes that read whole texts, by task.
-HEADS: dict[str, Task] = {
+CLASS_SUFFIXES: dict[str, Task] = {
     "Model": "pool",
     "ForMaskedLM": "masked",
     "ForSequenceClassification": "classify",
@@ -46,18 +46,20 @@ HEADS: dict[str, Task] = {
 UNREAD = dict.fromkeys(GENERATION, ANY) | HARMLESS
 
 
-def heads(*names: str) -> dict[str, Task]:
-    """The architectures of an encoder with all heads; `names` begin the names of its classes."""
-    return {name + end: task for name in names for end, task in HEADS.items()}
+def encoders(*names: str) -> dict[str, Task]:
+    """The architectures of an encoder with all heads; `names` are the prefixes of its class names."""
+    return {name + suffix: task for name in names for suffix, task in CLASS_SUFFIXES.items()}
 
 
 def decoders(
     name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
 ) -> dict[str, Task]:
     """The architectures of a decoder, which generates, or reads whole texts for `tasks`."""
-    found: dict[str, Task] = {name + lm: "lm"}
-    found.update((name + end, task) for end, task in HEADS.items() if task in ("pool", *tasks))
-    return found
+    architectures: dict[str, Task] = {name + lm: "lm"}
+    architectures.update(
+        (name + suffix, task) for suffix, task in CLASS_SUFFIXES.items() if task in ("pool", *tasks)
+    )
+    return architectures
 
 
 # The heads of decoders that read whole texts: transformers names them alike in all families.
@@ -77,24 +79,24 @@ READING = weight_map("""
 
 @dataclass(frozen=True)
 class Gguf:
-    """A family in GGUF: its architecture's name, how its metadata are read, and its tensors.
+    """A family in GGUF: its architecture's name, the reader of its metadata, and its weight map.
 
-    `encoder` is that of its encoder alone, where it is an architecture of its own.
+    `encoder` is the dialect of its encoder alone, if GGUF has an architecture for it.
     """
 
     architecture: str
-    config: Callable[[Keys, Source], Config]
+    config: Callable[[Keys, TensorSource], Config]
     weights: WeightMap
     encoder: Gguf | None = None
 
     @property
     def dialects(self) -> dict[str, Gguf]:
-        """This one and the encoder's, by their architectures."""
+        """This dialect and the encoder's, by their architectures."""
         return {self.architecture: self} | (self.encoder.dialects if self.encoder else {})
 
 
 class Family(Protocol):
-    """What a file in this folder states."""
+    """The fields of a file in this folder."""
 
     MODEL_TYPES: tuple[str, ...]
     ARCHITECTURES: Mapping[str, Task]
@@ -121,8 +123,8 @@ def read_config(
 ) -> tuple[Config, Family]:
     """The Config that a config.json states, and its family; ConfigError for what isn't known.
 
-    `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one
-    for it, whatever architecture is named.
+    `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one for
+    it, whatever architecture is named.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
@@ -158,7 +160,7 @@ def _family(keys: Keys) -> tuple[Family, Task]:
     return family, task
 
 
-def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
+def read_leaves(config: Config, source: TensorSource, family: Family) -> Leaves:
     """The leaves of a Config that a family's checkpoint holds."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
     if not isinstance(config.head, LM) and table.has("decoder"):
@@ -169,11 +171,11 @@ def read_leaves(config: Config, source: Source, family: Family) -> Leaves:
 
 
 def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
-    """The Config that a GGUF file's metadata state, and the dialect that they are in."""
+    """The Config that a GGUF file's metadata state, and their dialect."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
-    known, where = dict(chain.from_iterable(dialects)), str(source.path)
+    by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
-    dialect = Keys(single, where).choice("general.architecture", known)
+    dialect = Keys(single, where).choice("general.architecture", by_architecture)
     prefix = dialect.architecture + "."
     for key, value in source.metadata.items():
         if key.startswith(prefix) and key not in single:
@@ -182,8 +184,8 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
             raise ConfigError(f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model")
         if key == "split.count" and single.get(key) != 1:
             raise ConfigError(f"{where}: split.count must be 1: join the parts first, got {value!r:.40}")
-    own = {k.removeprefix(prefix): v for k, v in single.items() if k.startswith(prefix)}
-    keys = Keys(own, f"{where}: {dialect.architecture}")
+    family_metadata = {k.removeprefix(prefix): v for k, v in single.items() if k.startswith(prefix)}
+    keys = Keys(family_metadata, f"{where}: {dialect.architecture}")
     config = dialect.config(keys, source)
     keys.finish({})
     return config, dialect

@@ -1,7 +1,7 @@
-"""BART's encoder and decoder (Lewis et al. 2020), and what Marian, mBART and Pegasus share with it.
+"""BART's encoder and decoder (Lewis et al. 2020), and the parts that Marian, mBART and Pegasus share with it.
 
-transformers has a class for each, which fixes where the norms stand and how positions are made; old
-configs state that again in keys that no class reads, so these must say what the class does.
+transformers has a class for each, which fixes where the norms are and how positions are made. Old configs
+repeat that in keys that no class reads; here these keys must agree with the class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..config import (
     Stack,
 )
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
 from . import Task
 
@@ -41,10 +41,10 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
 
 
 def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool = False) -> EncoderDecoder:
-    """The encoder and decoder of BART's form.
+    """An encoder and a decoder of BART's form.
 
-    `norms` stand before each sublayer, with one more after the last layer, or after each sum; `first`
-    is one of the embedding. Positions are learned, from row 2 on, or `waves`.
+    `norms` is "pre" (before each sublayer and after the last layer) or "after" (each residual sum); `first`
+    adds one after the embedding. Positions are learned, from row 2 on, or sinusoidal (`waves`).
     """
     _check_old(keys, norms=norms, first=first, waves=waves)
     width, context = keys.size("d_model"), keys.size("max_position_embeddings", 1024)
@@ -52,7 +52,7 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
     stacks = []
     for side in ("encoder", "decoder"):
         heads = keys.size(named := f"{side}_attention_heads")
-        size, depth = head_size(keys, "d_model", named), count(keys, f"{side}_layers")
+        size, depth = head_size(keys, "d_model", named), layer_count(keys, f"{side}_layers")
         place: dict[str, Any] = {norms: norm}
         attention = Attention(heads, heads, size, qkv_bias=True, out_bias=True, **place)
         kind = keys.choice("activation_function", ACTIVATIONS, "gelu")
@@ -82,27 +82,27 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
 
 
 def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
-    """The keys that no class reads, or that only training and other heads do."""
-    for key in ("dropout", "activation_dropout", "classifier_dropout", "classif_dropout", "init_std",
+    """Check the keys that no class reads, and those of training and of other heads."""
+    for old_key in ("dropout", "activation_dropout", "classifier_dropout", "classif_dropout", "init_std",
                 "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
-        keys.get(key, float, None)
+        keys.get(old_key, float, None)
     # A switch of another library and a number of KoBART's releases: no class reads them.
     keys.harmless(do_blenderbot_90_layernorm=(False,), kobart_version=(float,))
-    for key, value in (
+    for old_key, value in (
         ("normalize_before", norms == "pre"),
         ("add_final_layer_norm", norms == "pre"),
         ("normalize_embedding", first),
         ("static_position_embeddings", waves),
     ):
-        if keys.get(key, bool, value) != value:
-            raise keys.fail(key, f"{str(value).lower()}, as the model's class does it")
+        if keys.get(old_key, bool, value) != value:
+            raise keys.fail(old_key, f"{str(value).lower()}, as the model's class does it")
     keys.get("add_bias_logits", bool, False)  # the bias stands in the file, zeros or not
     offset = keys.get("extra_pos_embeddings", int, 2)
     if offset != 2 and not waves:
         raise keys.fail("extra_pos_embeddings", "2, the row of the first position")
-    for key, own in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
+    for old_key, current_key in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
                      ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
-        keys.restated(key, size := keys.size(own), f"{size}, as {own}")
+        keys.restated(old_key, size := keys.size(current_key), f"{size}, as {current_key}")
 
 
 # What the encoder has and the decoder too.

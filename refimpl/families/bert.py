@@ -21,19 +21,19 @@ from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
-from ..formats.tensor_source import Source
+from ..config_readers.layers import head_size, layer_count
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Gguf, Task, heads
+from . import Gguf, Task, encoders
 
 MODEL_TYPES = ("bert",)
-ARCHITECTURES: dict[str, Task] = {**heads("Bert"), "BertForPreTraining": "masked"}
+ARCHITECTURES: dict[str, Task] = {**encoders("Bert"), "BertForPreTraining": "masked"}
 PREFIX = "bert."
 POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
 
 def config(keys: Keys, task: Task) -> Encoder:
-    # Left over from Google's own code: what transformers' BERT does anyway.
+    # Left over from Google's own code: transformers' BERT always does this.
     keys.choice("directionality", {"bidi": None}, "bidi")
     keys.choice("pooler_type", {"first_token_transform": None}, "first_token_transform")
     keys.unused(*(f"pooler_{key}" for key in POOLER))
@@ -60,7 +60,7 @@ def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: ReadingH
         embedding,
         positions,
         head,
-        layers=count(keys),
+        layers=layer_count(keys),
         size=head_size(keys),
         inner=keys.size("intermediate_size"),
         activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
@@ -79,7 +79,7 @@ def build(
     activation: Activation,
     norm: LayerNorm,
 ) -> Encoder:
-    """Equal layers with a norm behind each sublayer."""
+    """An encoder of equal layers with a norm after each sublayer."""
     heads = embedding.width // size
     layer = Layer(
         Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
@@ -139,19 +139,21 @@ WEIGHTS = TRUNK + weight_map("""
 TYPES = "token_types.weight"
 
 
-def gguf_config(keys: Keys, source: Source) -> Encoder:
-    """From GGUF's metadata: the encoder of BERT, DistilBERT or RoBERTa, whose rows of positions before the
-    first the converter cuts off."""
+def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
+    """The encoder of BERT, DistilBERT or RoBERTa, from GGUF's metadata.
+
+    The converter drops RoBERTa's rows of positions before the first.
+    """
     types = rows(source, TYPES) if TYPES in source.names else None
-    made = gguf_head(keys, source, Dense("tanh"))
-    if isinstance(made, Classify) and (types is None or "cls.weight" not in source.names):
+    head = gguf_head(keys, source, Dense("tanh"))
+    if isinstance(head, Classify) and (types is None or "cls.weight" not in source.names):
         must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
         raise keys.fail("pooling_type", must)
     return build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
         Learned(keys.size("context_length")),
-        made,
-        layers=count(keys, "block_count"),
+        head,
+        layers=layer_count(keys, "block_count"),
         size=gguf_head_size(keys),
         inner=keys.size("feed_forward_length"),
         activation="gelu",

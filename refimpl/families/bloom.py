@@ -1,13 +1,13 @@
-"""BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the tokens' vectors before the first layer."""
+"""BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the token vectors before the first layer."""
 
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
-from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
+from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count, head_size
-from ..formats.tensor_source import Source
+from ..config_readers.layers import head_size, layer_count
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -21,7 +21,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # How Megatron fused its kernels.
     keys.unused("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion")
     keys.unused("skip_bias_add", "skip_bias_add_qkv")
-    # Products in as many slices, summed; transformers then leaves out the bias.
+    # Sums of sliced products; transformers then leaves out the bias.
     if keys.get("slow_but_exact", bool, False) and keys.size("pretraining_tp", 1) > 1:
         raise keys.fail("slow_but_exact", "false where pretraining_tp is more than 1")
     keys.size("pretraining_tp", 1)
@@ -34,7 +34,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         size,
-        count(keys, keys.spelled("n_layer", "num_hidden_layers")),
+        layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")),
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
         normed=keys.get("apply_residual_connection_post_layernorm", bool, False),
         context=keys.size("seq_length", 2048),
@@ -89,15 +89,15 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """From GGUF's metadata, which know the usual residuals only."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for BLOOM's other residual."""
     width, size = keys.size("embedding_length"), gguf_head_size(keys)
     keys.restated("attention.head_count_kv", width // size, f"{width // size}")
     keys.restated("feed_forward_length", 4 * width, f"{4 * width}")
     return _build(
         Embedding(embedding_rows(keys, source), width),
         size,
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         LayerNorm(keys.positive("attention.layer_norm_epsilon")),
         normed=False,
         context=keys.size("context_length"),

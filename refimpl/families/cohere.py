@@ -1,17 +1,17 @@
-"""Cohere's Command R (2024): attention and mlp side by side under one norm without bias, pairs of
-neighbours rotated, scaled logits."""
+"""Cohere's Command R (2024): attention and mlp in parallel after one norm without bias, rotary pairs of
+neighbours, scaled logits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Rope, Stack
-from ..config_readers.gguf_metadata import STRAIGHT, embedding_rows, own_head_size
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, embedding_rows, own_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
@@ -22,7 +22,7 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    # Older files have both; the first is the tokenizer's, the second sums slices of one product.
+    # Older files have both: one of the tokenizer, and one that sums slices of one product.
     keys.get("model_max_length", int, None)
     keys.get("pretraining_tp", int, 1, null=True)
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", None) or head_size(keys)
@@ -43,7 +43,7 @@ def config(keys: Keys, task: Task) -> Decoder:
             pre=norm,
         ),
         Gated(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "silu")),
-        count(keys),
+        layer_count(keys),
         LM(keys.get("tie_word_embeddings", bool, True), scale=keys.positive("logit_scale", 0.0625)),
         exact_context(context, position),
     )
@@ -52,7 +52,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 def _build(
     embedding: Embedding, attention: Attention, mlp: Gated, layers: int, head: LM, context: int
 ) -> Decoder:
-    """Attention and mlp side by side; neighbours are rotated as pairs."""
+    """Parallel attention and mlp; rotary pairs are neighbours."""
     assert isinstance(attention.position, Rope)
     attention = replace(attention, position=replace(attention.position, interleaved=True))
     stack = Stack((Layer(attention, mlp, parallel=True),) * layers, attention.pre)
@@ -62,8 +62,8 @@ def _build(
 WEIGHTS = LLAMA + QK_NORM
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """Queries and keys stand as on the hub; what the metadata leave open shows in the tensors."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """Queries and keys are stored as on the hub; the tensors show what the metadata leave open."""
     size = own_head_size(keys)
     norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False)
     position, heads = gguf_rope(keys, source, size), keys.size("attention.head_count")
@@ -80,10 +80,10 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
             pre=norm,
         ),
         Gated(keys.size("feed_forward_length"), "silu"),
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         LM("output.weight" not in source.names, scale=keys.positive("logit_scale")),
         exact_context(keys.size("context_length"), position),
     )
 
 
-GGUF = Gguf("command-r", gguf_config, STRAIGHT)
+GGUF = Gguf("command-r", gguf_config, UNPERMUTED_QK_WEIGHTS)

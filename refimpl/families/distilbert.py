@@ -1,6 +1,6 @@
-"""DistilBERT (Sanh et al. 2019): BERT's encoder without a second table of types, and other heads.
+"""DistilBERT (Sanh et al. 2019): BERT's encoder without token types, and other heads.
 
-Sinusoidal positions stand in the checkpoint as a table, and that table is what counts.
+The checkpoint stores sinusoidal positions as a table, and the table is used.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from ..config import Attention, Dense, Embedding, Encoder, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
-from . import Task, heads
+from . import Task, encoders
 from .bert import GGUF
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("distilbert",)
-ARCHITECTURES = heads("DistilBert")
+ARCHITECTURES = encoders("DistilBert")
 PREFIX = "distilbert."
 
 
@@ -33,7 +33,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), Dense(activation, norm=norm))
     return Encoder(
         embedding=Embedding(keys.size("vocab_size"), keys.size("dim")),
-        stack=Stack((layer,) * count(keys, "n_layers"), None, Learned(context), norm),
+        stack=Stack((layer,) * layer_count(keys, "n_layers"), None, Learned(context), norm),
         head=head(keys, task, masked=masked, classify=Dense("relu")),
         context=context,
     )

@@ -1,7 +1,7 @@
 """ELECTRA (Clark et al. 2020): BERT's encoder over tables of a width of their own.
 
-The generator's head is a masked language model's. That of the discriminator as it was pretrained, which
-tells replaced tokens from others, is none of the tasks here.
+The generator's head is a masked language model's. The discriminator's pretraining head, which tells replaced
+tokens from others, isn't supported.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from ..config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, Ma
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
-from . import Task, heads
+from . import Task, encoders
 from .bert import TRUNK, encoder, layer_norm
 from .roberta import LABELS
 
 MODEL_TYPES = ("electra",)
-ARCHITECTURES = heads("Electra")
+ARCHITECTURES = encoders("Electra")
 PREFIX = "electra."
 GGUF = None
 

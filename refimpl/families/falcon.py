@@ -1,8 +1,8 @@
 """Falcon (Almazrouei et al. 2023), both of its architectures.
 
-The older has one key and value for all heads (7B) or one for each (RW, with ALiBi and the mlp after the
-attention); the newer one for each group of heads, attention and mlp side by side under a norm each (40B)
-or under one (11B).
+The older one has one key and value head for all query heads (7B), or one for each (RW, with ALiBi and the mlp
+after the attention). The newer one has one for each group of heads, with parallel attention and mlp under a
+norm each (40B) or a common one (11B).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ..config import (
 )
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -49,7 +49,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         (heads, _groups(keys, heads)),
-        count(keys, keys.spelled("num_hidden_layers", "n_layer")),
+        layer_count(keys, keys.spelled("num_hidden_layers", "n_layer")),
         # The sum of score and bias is divided by sqrt(size), so the bias is too.
         Alibi(scale=size**-0.5) if keys.get("alibi", bool, False, null=True) else position,
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5)),
@@ -64,19 +64,19 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _groups(keys: Keys, heads: int) -> int:
-    """The number of heads of keys and values; multi_query says nothing of the newer architecture."""
-    given, shared = keys.size("num_kv_heads", None), keys.get("multi_query", bool, True, null=True)
+    """The number of key and value heads; the newer architecture ignores multi_query."""
+    stated, shared = keys.size("num_kv_heads", None), keys.get("multi_query", bool, True, null=True)
     if keys.get("new_decoder_architecture", bool, False, null=True):
-        return given or heads
+        return stated or heads
     if shared:
         return 1
-    if given not in (None, heads):
+    if stated not in (None, heads):
         raise keys.fail("num_kv_heads", f"that of all heads, {heads}, where nothing shares them")
     return heads
 
 
 def _norms(keys: Keys) -> tuple[int, bool]:
-    """How many norms a layer has, and whether attention and mlp are side by side."""
+    """The number of norms in a layer, and whether attention and mlp are parallel."""
     new = keys.get("new_decoder_architecture", bool, False, null=True)
     parallel = bool(keys.get("parallel_attn", bool, True, null=True))
     norms = keys.size("num_ln_in_parallel_attn", None)
@@ -140,7 +140,7 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     """From GGUF's metadata, which know rotary positions and parallel layers only."""
     keys.choice("tensor_data_layout", {"jploski": None}, "jploski")  # groups are undone
     size, width = gguf_head_size(keys), keys.size("embedding_length")
@@ -148,7 +148,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
     return _build(
         Embedding(embedding_rows(keys, source), width),
         (heads, keys.size("attention.head_count_kv", heads)),
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         Rope(keys.positive("rope.freq_base", 10_000.0), size),
         LayerNorm(keys.positive("attention.layer_norm_epsilon")),
         norms=2 if "blk.0.attn_norm_2.weight" in source.names else 1,

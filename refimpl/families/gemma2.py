@@ -1,5 +1,5 @@
-"""Gemma 2 (Riviere et al. 2024): norms before and after each sublayer, soft caps, layers with a window
-in turn with others."""
+"""Gemma 2 (Riviere et al. 2024): norms before and after each sublayer, soft caps, and a window in every
+second layer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..config import (
     Stack,
     Window,
 )
-from ..config_readers.decoder import gguf_decoder, varied
-from ..config_readers.gguf_metadata import STRAIGHT, read_gguf_window
+from ..config_readers.decoder import gguf_decoder, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, read_gguf_window
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import layer_types, masks, read_window
+from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
-from .gemma import causal, less_one
+from .gemma import add_one_to_norms, check_causal
 from .llama import QK_NORM, TRUNK
 
 MODEL_TYPES = ("gemma2",)
@@ -37,7 +37,7 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    causal(keys)
+    check_causal(keys)
     # Its first releases state the window twice, transformers reads the other.
     keys.harmless(sliding_window_size=(keys.get("sliding_window", int, 4096, null=True),))
     size, context = keys.size("head_dim", 256), keys.size("max_position_embeddings", 8192)
@@ -62,7 +62,7 @@ def sandwich(
     logit_cap: float | None,
     qk_norm: bool = False,
 ) -> Decoder:
-    """The decoder of Gemma 2 and 3; a layer's type says what it sees and by which positions."""
+    """The decoder of Gemma 2 and 3; a layer's type decides its mask and its rotary positions."""
     keys.get("cache_implementation", str, None)  # of transformers' generation
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
     if keys.get("hidden_act", str, None) and keys.choice("hidden_act", ACTIVATIONS) != activation:
@@ -88,7 +88,7 @@ def sandwich(
         )
         return Layer(attention, mlp)
 
-    layers = map(layer, types, masks(keys, types, read_window(keys, 4096, everywhere=False)))
+    layers = map(layer, types, layer_masks(keys, types, read_window(keys, 4096, everywhere=False)))
     return Decoder(
         embedding=Embedding(keys.size("vocab_size"), width, scale=width**0.5),
         stack=Stack(tuple(layers), norm),
@@ -97,7 +97,7 @@ def sandwich(
     )
 
 
-WEIGHTS = less_one(
+WEIGHTS = add_one_to_norms(
     TRUNK
     + QK_NORM
     + weight_map("""
@@ -108,8 +108,8 @@ WEIGHTS = less_one(
 )
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """Every second layer slides; what a file leaves out is as llama.cpp has it by default."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """Every second layer has a window; missing keys have llama.cpp's defaults."""
     size = read_gguf_window(keys) or 4096
     return gguf_sandwich(
         gguf_decoder(keys, source),
@@ -121,20 +121,20 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
 
 
 def gguf_sandwich(
-    plain: Decoder,
+    base: Decoder,
     change: Callable[[int, Attention], Attention],
     *,
     largest: int,
     score_cap: float | None,
     logit_cap: float | None,
 ) -> Decoder:
-    """The decoder with norms on both sides; `change` makes of each attention the family's own.
+    """The decoder with norms on both sides; `change` turns each attention into the family's own.
 
-    The metadata leave the scale of scores open: llama.cpp takes each head's size, and in the model of
-    most layers, `largest`, the width divided by the heads.
+    The metadata don't state the scale of scores: llama.cpp takes the head size, and in the model of most
+    layers, `largest`, the width divided by the heads.
     """
-    width, first = plain.embedding.width, plain.layers[0].attention
-    scalar = width // first.heads if len(plain.layers) == largest else first.head_size
+    width, first = base.embedding.width, base.layers[0].attention
+    scalar = width // first.heads if len(base.layers) == largest else first.head_size
 
     def layer(i: int, layer: Layer) -> Layer:
         norm = layer.attention.pre
@@ -142,12 +142,12 @@ def gguf_sandwich(
         mlp = replace(layer.mlp, activation="gelu_tanh", post=norm)
         return replace(layer, attention=change(i, attention), mlp=mlp)
 
-    embedding, head = replace(plain.embedding, scale=width**0.5), replace(plain.head, softcap=logit_cap)
-    return replace(varied(plain, layer), embedding=embedding, head=head)
+    embedding, head = replace(base.embedding, scale=width**0.5), replace(base.head, softcap=logit_cap)
+    return replace(map_layers(base, layer), embedding=embedding, head=head)
 
 
 # One is added to the norms' weights already.
-GGUF_WEIGHTS = STRAIGHT + weight_map("""
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
     decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
 """)

@@ -1,5 +1,5 @@
 """Gemma 3's text model (Kamath et al. 2025): Gemma 2 with normalized queries and keys instead of caps, and
-rotary positions of another theta where layers see a window only."""
+another rotary theta in layers with a window."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..config_readers.gguf_metadata import read_gguf_window, read_gguf_window_pa
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_types
 from ..config_readers.rope import exact_context, ropes
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from . import Gguf, Task
-from .gemma import causal
+from .gemma import check_causal
 from .gemma2 import GGUF_WEIGHTS, WEIGHTS, gguf_sandwich, sandwich
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
@@ -29,8 +29,8 @@ THETAS = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_loc
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    causal(keys)
-    # transformers reads neither: its Gemma 3 has no cap of scores, and its layers slide by the other key.
+    check_causal(keys)
+    # transformers reads neither: its Gemma 3 has no cap of scores, and takes windows from the other key.
     keys.get("attn_logit_softcapping", float, None)
     keys.get("_sliding_window_pattern", int, None)
     every = keys.size("sliding_window_pattern", 6)
@@ -48,7 +48,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     """Layers slide by a number, five of six where it isn't stated; their theta is their own."""
     size, every = read_gguf_window(keys), read_gguf_window_pattern(keys, 6)
     theta = keys.positive("rope.freq_base_swa", 10_000.0)

@@ -1,13 +1,14 @@
-"""GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, fused and input-first maps."""
+"""GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, fused and input-first
+matrices."""
 
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
-from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
+from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
-from ..formats.tensor_source import Source
+from ..config_readers.layers import head_size, layer_count
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -31,7 +32,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     scaled = keys.get("scale_attn_weights", bool, True)
     inverse = keys.get("scale_attn_by_inverse_layer_idx", bool, False)
     scale = size**-0.5 if scaled else 1.0
-    layers = range(count(keys, keys.spelled("n_layer", "num_hidden_layers")))
+    layers = range(layer_count(keys, keys.spelled("n_layer", "num_hidden_layers")))
     return _build(
         Embedding(keys.size("vocab_size"), width),
         size,
@@ -92,12 +93,12 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """From GGUF's metadata, which know the usual scale and activation only."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for another scale or activation."""
     return _build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
         gguf_head_size(keys),
-        [None] * count(keys, "block_count"),
+        [None] * layer_count(keys, "block_count"),
         inner=keys.size("feed_forward_length"),
         activation="gelu_tanh",
         norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),

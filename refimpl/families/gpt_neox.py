@@ -1,14 +1,14 @@
-"""GPT-NeoX and Pythia (Black et al. 2022): attention and mlp side by side, a part of each head rotated."""
+"""GPT-NeoX and Pythia (Black et al. 2022): parallel attention and mlp, partial rotary positions."""
 
 from __future__ import annotations
 
 from ..config import LM, Activation, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
-from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
+from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -30,7 +30,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return _build(
         Embedding(keys.size("vocab_size"), width),
         heads,
-        count(keys),
+        layer_count(keys),
         position,
         inner=keys.size("intermediate_size"),
         activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
@@ -92,14 +92,14 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """From GGUF's metadata, which know the usual activation only."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for another activation."""
     size, width = gguf_head_size(keys), keys.size("embedding_length")
     dims = keys.size("rope.dimension_count")
     return _build(
         Embedding(embedding_rows(keys, source), width),
         width // size,
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         Rope(keys.positive("rope.freq_base", 10_000.0), dims),
         inner=keys.size("feed_forward_length"),
         activation="gelu",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import LM, Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, varied
-from ..config_readers.gguf_metadata import PERMUTED
+from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -20,15 +20,15 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),
         context=2048,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=keys.get("mlp_bias", bool, False),
     )
-    return multiplied(
-        plain,
+    return with_multipliers(
+        base,
         embedding=keys.positive("embedding_multiplier", 1.0),
         scores=keys.positive("attention_multiplier", 1.0),
         sublayers=keys.positive("residual_multiplier", 1.0),
@@ -36,13 +36,13 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-def multiplied(
-    plain: Decoder, *, embedding: float, scores: float | None, sublayers: float, logits: float
+def with_multipliers(
+    base: Decoder, *, embedding: float, scores: float | None, sublayers: float, logits: float
 ) -> Decoder:
     """The decoder with its multipliers; logits are divided by theirs."""
-    assert isinstance(plain.head, LM)
-    scaled = varied(
-        plain,
+    assert isinstance(base.head, LM)
+    scaled = map_layers(
+        base,
         lambda _, layer: replace(
             layer,
             attention=replace(layer.attention, scale=scores),
@@ -51,13 +51,13 @@ def multiplied(
     )
     return replace(
         scaled,
-        embedding=replace(plain.embedding, scale=None if embedding == 1 else embedding),
-        head=replace(plain.head, scale=None if logits == 1 else 1 / logits),
+        embedding=replace(base.embedding, scale=None if embedding == 1 else embedding),
+        head=replace(base.head, scale=None if logits == 1 else 1 / logits),
     )
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    return multiplied(
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    return with_multipliers(
         gguf_decoder(keys, source),
         embedding=keys.positive("embedding_scale", 1.0),
         scores=keys.positive("attention.scale", None),
@@ -66,4 +66,4 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
     )
 
 
-GGUF = Gguf("granite", gguf_config, PERMUTED)
+GGUF = Gguf("granite", gguf_config, PERMUTED_QK_WEIGHTS)

@@ -1,4 +1,4 @@
-"""Llama, and what shares its form: SmolLM2, TinyLlama, Vicuna, …
+"""Llama and models of its form: SmolLM2, TinyLlama, Vicuna, …
 
 Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 """
@@ -6,11 +6,11 @@ Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 from __future__ import annotations
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, windowed
-from ..config_readers.gguf_metadata import PERMUTED, read_gguf_window
-from ..config_readers.gguf_moe import EXPERTS, mixed
+from ..config_readers.decoder import decoder, gguf_decoder, with_window
+from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS, read_gguf_window
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -33,7 +33,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
 
-# What Gemma 2 has too, whose norms stand elsewhere.
+# Weights that Gemma 2 has too; its norms are elsewhere.
 TRUNK = weight_map("""
     embedding.table <- embed_tokens.weight
     decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
@@ -59,19 +59,19 @@ WEIGHTS = TRUNK + weight_map("""
     decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.down_proj.bias
     inv_freq == layers.{i}.self_attn.rotary_emb.inv_freq
 """)
-# Norms of queries and keys, as those have them that add some.
+# Norms of queries and keys, for the families that have them.
 QK_NORM = weight_map("""
     decoder.layers.{i}.attn.q_norm <- layers.{i}.self_attn.q_norm.weight
     decoder.layers.{i}.attn.k_norm <- layers.{i}.self_attn.k_norm.weight
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    plain, window = gguf_decoder(keys, source), read_gguf_window(keys)
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base, window = gguf_decoder(keys, source), read_gguf_window(keys)
     if keys.get("expert_count", int, 0):
-        # Mixtral: the width is that of each expert.
-        plain = mixed(plain, keys, source, lambda width, _: width, renormalize=True)
-    return plain if window is None else windowed(plain, window)
+        # Mixtral: the width is each expert's.
+        base = with_gguf_experts(base, keys, source, lambda width, _: width, renormalize=True)
+    return base if window is None else with_window(base, window)
 
 
-GGUF = Gguf("llama", gguf_config, PERMUTED + EXPERTS)
+GGUF = Gguf("llama", gguf_config, PERMUTED_QK_WEIGHTS + EXPERTS)

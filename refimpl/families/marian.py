@@ -1,6 +1,6 @@
-"""Marian's translators (Junczys-Dowmunt et al. 2018), of which OPUS-MT trained a thousand.
+"""Marian's translators (Junczys-Dowmunt et al. 2018), a thousand of them by OPUS-MT.
 
-BART's form without the norm of the embedding, on sinusoidal positions.
+BART's form with sinusoidal positions and without the norm of the embedding.
 """
 
 from __future__ import annotations

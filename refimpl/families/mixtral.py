@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, Gated, MoE
-from ..config_readers.decoder import decoder, varied
+from ..config_readers.decoder import decoder, map_layers
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
 from ..weights.weight_map import weight_map
@@ -28,7 +28,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("output_router_logits", bool, False)
     for key in ("router_aux_loss_coef", "router_jitter_noise"):
         keys.get(key, float, None)
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 8, null=True),
         context=131_072,
@@ -38,11 +38,11 @@ def config(keys: Keys, task: Task) -> Decoder:
         theta=1_000_000.0,
         eps=1e-5,
     )
-    dense = plain.layers[0].mlp
+    dense = base.layers[0].mlp
     assert isinstance(dense, Gated)
     experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
     mixture = MoE(experts, top, dense.width, dense.activation, pre=dense.pre)
-    return varied(plain, lambda _, layer: replace(layer, mlp=mixture))
+    return map_layers(base, lambda _, layer: replace(layer, mlp=mixture))
 
 
 WEIGHTS = LLAMA + weight_map("""

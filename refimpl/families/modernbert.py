@@ -24,7 +24,7 @@ from ..config import (
 )
 from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
 from ..config_readers.gguf_metadata import (
-    FUSED,
+    FUSED_QKV_WEIGHTS,
     embedding_rows,
     gguf_head_size,
     read_gguf_window,
@@ -33,14 +33,14 @@ from ..config_readers.gguf_metadata import (
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size, layer_types
+from ..config_readers.layers import head_size, layer_count, layer_types
 from ..config_readers.rope import exact_context, ropes
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Gguf, Task, heads
+from . import Gguf, Task, encoders
 
 MODEL_TYPES = ("modernbert",)
-ARCHITECTURES = heads("ModernBert")
+ARCHITECTURES = encoders("ModernBert")
 PREFIX = "model."
 
 
@@ -98,9 +98,11 @@ def _build(
     head: ReadingHead,
     context: int,
 ) -> Encoder:
-    """A layer for each way to turn and each width of a window. Half of a window lies before a token, half
-    behind it, and the token itself between the two."""
-    made = [
+    """An encoder with a layer for each pair of rotary positions and window.
+
+    Half of a window is before a token, half after it, and the token itself in between.
+    """
+    attentions = [
         replace(
             attention,
             position=position,
@@ -109,7 +111,7 @@ def _build(
         )
         for i, (position, window) in enumerate(layers)
     ]
-    stack = Stack(tuple(Layer(one, mlp) for one in made), norm, first_norm=norm)
+    stack = Stack(tuple(Layer(a, mlp) for a in attentions), norm, first_norm=norm)
     return Encoder(embedding, stack, head, context)
 
 
@@ -159,19 +161,23 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Encoder:
-    """From GGUF's metadata, which know the usual activation of a classifier only; biases show in the tensors.
+def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
+    """From GGUF's metadata, which have no key for another activation of a classifier; tensors show the
+    biases.
 
-    The converter states the original's epsilon under the name of another norm's, and llama.cpp reads one
-    that the original leaves unread: they must agree.
+    The converter writes the original's epsilon under the name of another norm's, and llama.cpp reads one that
+    the original doesn't: they must agree.
     """
     eps = keys.positive(keys.spelled("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"))
     names, norm = set(source.names), LayerNorm(eps, bias="output_norm.bias" in source.names)
     size, heads = gguf_head_size(keys), keys.size("attention.head_count")
-    whole, local = gguf_rope(keys, source, size), Rope(keys.positive("rope.freq_base_swa", 10_000.0), size)
+    global_rope, local_rope = (
+        gguf_rope(keys, source, size),
+        Rope(keys.positive("rope.freq_base_swa", 10_000.0), size),
+    )
     window = read_gguf_window(keys)
     every = read_gguf_window_pattern(keys, 3)
-    slides = (window is not None and i % every != 0 for i in range(count(keys, "block_count")))
+    slides = (window is not None and i % every != 0 for i in range(layer_count(keys, "block_count")))
     bias = "blk.0.attn_qkv.bias" in names
     return _build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
@@ -183,20 +189,22 @@ def gguf_config(keys: Keys, source: Source) -> Encoder:
             pre=norm,
         ),
         norm,
-        [(local, window) if here else (whole, None) for here in slides],
+        [(local_rope, window) if here else (global_rope, None) for here in slides],
         gguf_head(
             keys,
             source,
             Dense("gelu", bias="cls.bias" in names, norm=norm),
             keys.get("classifier.pooling_type", int, None),
         ),
-        exact_context(keys.size("context_length"), whole),
+        exact_context(keys.size("context_length"), global_rope),
     )
 
 
 # Both halves of the gated mlp are one tensor.
 GGUF_WEIGHTS = (
-    FUSED.renamed({"decoder.": "encoder."}).without("encoder.layers.{i}.mlp.up", "encoder.layers.{i}.mlp.bup")
+    FUSED_QKV_WEIGHTS.renamed({"decoder.": "encoder."}).without(
+        "encoder.layers.{i}.mlp.up", "encoder.layers.{i}.mlp.bup"
+    )
     + weight_map("""
     encoder.layers.{i}.mlp.gate, up <- blk.{i}.ffn_up.weight : transpose
     encoder.layers.{i}.mlp.bgate, bup <- blk.{i}.ffn_up.bias

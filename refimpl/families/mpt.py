@@ -1,16 +1,16 @@
-"""MPT (MosaicML 2023): ALiBi, norms without a shift, no biases, queries, keys and values clipped.
+"""MPT (MosaicML 2023): ALiBi, norms without a shift, no biases; queries, keys and values are clipped.
 
-alibi_bias_max means what MosaicML's code and llama.cpp make of it; transformers reads the key, and takes 8.
+alibi_bias_max is used as in MosaicML's code and llama.cpp; transformers reads the key, but always takes 8.
 """
 
 from __future__ import annotations
 
 from ..config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
-from ..config_readers.gguf_metadata import FUSED as GGUF_WEIGHTS
+from ..config_readers.gguf_metadata import FUSED_QKV_WEIGHTS as GGUF_WEIGHTS
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count, head_size
-from ..formats.tensor_source import Source
+from ..config_readers.layers import head_size, layer_count
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import UNREAD, Gguf, Task, decoders
 
@@ -44,10 +44,10 @@ def config(keys: Keys, task: Task) -> Decoder:
         if inner.get(key, bool, False):
             raise inner.fail(key, "false")
     clip = inner.get("clip_qkv", float, None) or None  # 0 doesn't clip
-    made = _build(
+    model = _build(
         Embedding(keys.size("vocab_size"), keys.size(width)),
         head_size(keys, width, heads),
-        count(keys, keys.spelled("n_layers", "num_hidden_layers")),
+        layer_count(keys, keys.spelled("n_layers", "num_hidden_layers")),
         LayerNorm(keys.positive("layer_norm_epsilon", 1e-5), bias=False),
         Alibi(inner.positive("alibi_bias_max", 8.0)),
         clip=clip,
@@ -57,7 +57,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     # transformers once wrote all keys that any config has into this part too.
     inner.finish(UNREAD | {"is_encoder_decoder": (False,)})
-    return made
+    return model
 
 
 def _build(
@@ -99,15 +99,15 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """From GGUF's metadata, which know the usual scale only."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for another scale."""
     width, size = keys.size("embedding_length"), gguf_head_size(keys)
     keys.restated("attention.head_count_kv", width // size, f"{width // size}")
     keys.restated("feed_forward_length", 4 * width, f"{4 * width}")
     return _build(
         Embedding(embedding_rows(keys, source), width),
         size,
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         LayerNorm(keys.positive("attention.layer_norm_epsilon"), bias=False),
         Alibi(keys.positive("attention.max_alibi_bias")),
         clip=keys.get("attention.clamp_kqv", float, None) or None,

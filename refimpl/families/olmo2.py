@@ -1,14 +1,14 @@
-"""OLMo 2 (OLMo Team 2025): norms on the sublayers' outputs only, and on queries and keys whole."""
+"""OLMo 2 (OLMo Team 2025): norms on the sublayers' outputs only, and over all heads of queries and keys."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..config import Decoder, HeadNorm, Layer
-from ..config_readers.decoder import decoder, gguf_decoder, varied
-from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
@@ -20,7 +20,7 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),
         context=2048,
@@ -28,11 +28,11 @@ def config(keys: Keys, task: Task) -> Decoder:
         mlp_bias=False,
         eps=1e-5,
     )
-    return varied(plain, _after)
+    return map_layers(base, _after)
 
 
 def _after(_: int, layer: Layer) -> Layer:
-    """The same layer with its norms on the sublayers' outputs, and on queries and keys."""
+    """The same layer with norms on the sublayers' outputs, and on queries and keys."""
     norm = layer.mlp.pre
     assert norm is not None
     attention = replace(layer.attention, pre=None, post=norm, qk_norm=HeadNorm(norm, "all"))
@@ -49,11 +49,11 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    return varied(gguf_decoder(keys, source), _after)
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    return map_layers(gguf_decoder(keys, source), _after)
 
 
-GGUF_WEIGHTS = STRAIGHT + weight_map("""
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_post.weight <- blk.{i}.post_attention_norm.weight
     decoder.layers.{i}.mlp_post.weight <- blk.{i}.post_ffw_norm.weight
 """)

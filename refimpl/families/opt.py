@@ -1,7 +1,7 @@
 """OPT (Zhang et al. 2022), and Galactica, which has its form.
 
-Learned positions begin at row 2 of their table. The 350M model alone has its norms after the sublayers
-and a token table of half the width.
+Learned positions begin at row 2 of their table. Only the 350M model has its norms after the sublayers and a
+token table of half the width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..config import (
     Stack,
 )
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
 from . import Task, decoders
 
@@ -54,7 +54,7 @@ def config(keys: Keys, task: Task) -> Decoder:
             keys.size("vocab_size"), width, projection=None if inner == width else EmbeddingProjection(inner)
         ),
         stack=Stack(
-            (layer,) * count(keys),
+            (layer,) * layer_count(keys),
             norm if last else None,
             Learned(context, offset=2),
         ),

@@ -1,6 +1,6 @@
-"""Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused maps, a window, LongRoPE.
+"""Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused matrices, a window, LongRoPE.
 
-Its context is the original one, up to which the short divisors hold: see `config_readers.rope`.
+Its context is the original one, within which the short divisors apply: see `config_readers.rope`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import partial
 
 from ..config import Decoder
-from ..config_readers.decoder import decoder, gguf_decoder, windowed
+from ..config_readers.decoder import decoder, gguf_decoder, with_window
 from ..config_readers.gguf_metadata import read_gguf_window
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
 from ..config_readers.rope import rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 
@@ -22,7 +22,7 @@ ARCHITECTURES: dict[str, Task] = decoders("Phi3", tasks=("classify", "tag"))
 PREFIX = "model."
 
 # What its older files call LongRoPE.
-KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
+ROPE_TYPES = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -41,7 +41,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         mlp_bias=False,
         window=read_window(keys),
         eps=1e-5,
-        positions=partial(rope, partial=1.0, original=4096, kinds=KINDS),
+        positions=partial(rope, partial=1.0, original=4096, kinds=ROPE_TYPES),
     )
 
 
@@ -59,10 +59,10 @@ WEIGHTS = weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     """Files that say nothing of a window are older than the key, and may have one."""
-    plain, window = gguf_decoder(keys, source, partial=True), read_gguf_window(keys, required=True)
-    return plain if window is None else windowed(plain, window)
+    base, window = gguf_decoder(keys, source, partial=True), read_gguf_window(keys, required=True)
+    return base if window is None else with_window(base, window)
 
 
 GGUF_WEIGHTS = weight_map("""

@@ -1,15 +1,15 @@
-"""Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values; upper layers may
-see a window only."""
+"""Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values, and optional windows
+in upper layers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..config import Decoder, FullAttention, Window
-from ..config_readers.decoder import attending, decoder, gguf_decoder
-from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_types, masks, read_window
+from ..config_readers.layers import layer_masks, layer_types, read_window
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -21,24 +21,24 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 32, null=True),
         context=32_768,
         attention_bias=True,
         mlp_bias=False,
     )
-    sees = windows(keys)
-    return attending(plain, lambda i, a: replace(a, out_bias=False, mask=sees[i]))
+    masks = windows(keys)
+    return map_attention(base, lambda i, a: replace(a, out_bias=False, mask=masks[i]))
 
 
 def windows(keys: Keys) -> list[FullAttention | Window]:
-    """What each layer sees: those from max_window_layers on slide, where a window is used."""
+    """The mask of each layer: those from max_window_layers on have a window, if one is used."""
     used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     window = read_window(keys, 4096, everywhere=False)
     types = layer_types(keys, lambda i: used and window is not None and i >= full)
-    return masks(keys, types, window, used=used)
+    return layer_masks(keys, types, window, used=used)
 
 
 # Windows have no key there, llama.cpp doesn't know of them.
-GGUF = Gguf("qwen2", gguf_decoder, STRAIGHT)
+GGUF = Gguf("qwen2", gguf_decoder, UNPERMUTED_QK_WEIGHTS)

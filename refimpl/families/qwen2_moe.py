@@ -1,6 +1,6 @@
-"""Qwen 2 MoE (Yang et al. 2024): sparse layers among dense ones, some that see a window only.
+"""Qwen 2 MoE (Yang et al. 2024): sparse layers among dense ones, some with a window.
 
-Each sparse layer has an expert that all tokens share, by a gate of their own.
+Each sparse layer has an expert that all tokens share, with a gate of its own.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Attention, Decoder, FullAttention, Gated, Layer, MoE, Window
-from ..config_readers.decoder import decoder, gguf_decoder, varied
-from ..config_readers.gguf_metadata import STRAIGHT
-from ..config_readers.gguf_moe import EXPERTS
-from ..config_readers.gguf_moe import mixed as gguf_mixed
+from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_types, masks, read_window
-from ..formats.tensor_source import Source
+from ..config_readers.layers import layer_masks, layer_types, read_window
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -25,14 +24,14 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 16, null=True),
         context=32_768,
         attention_bias=False,
         mlp_bias=False,
     )
-    attention, dense = plain.layers[0].attention, plain.layers[0].mlp
+    attention, dense = base.layers[0].attention, base.layers[0].mlp
     assert isinstance(dense, Gated)
     mixture = MoE(
         keys.get("num_experts", int, 60),
@@ -45,21 +44,21 @@ def config(keys: Keys, task: Task) -> Decoder:
         pre=dense.pre,
     )
     attention = replace(attention, qkv_bias=keys.get("qkv_bias", bool, True))
-    return mixed(plain, keys, attention, _patterns(keys), mixture)
+    return with_experts(base, keys, attention, _patterns(keys), mixture)
 
 
 def _patterns(keys: Keys) -> list[FullAttention | Window]:
-    """By default every second layer slides, of those below max_window_layers."""
+    """The mask of each layer: by default every second one below max_window_layers has a window."""
     on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
-    return masks(keys, types, read_window(keys, 4096, everywhere=False), used=on)
+    return layer_masks(keys, types, read_window(keys, 4096, everywhere=False), used=on)
 
 
-def mixed(
-    plain: Decoder, keys: Keys, attention: Attention, sees: list[FullAttention | Window], mixture: MoE
+def with_experts(
+    base: Decoder, keys: Keys, attention: Attention, masks: list[FullAttention | Window], mixture: MoE
 ) -> Decoder:
-    """Sparse layers and those of the plain decoder: every decoder_sparse_step-th has experts, but for
-    mlp_only_layers; none where there are no experts."""
+    """The decoder with experts in its sparse layers: every decoder_sparse_step-th one except
+    mlp_only_layers; without experts none."""
     # Of training.
     keys.get("output_router_logits", bool, False)
     keys.get("router_aux_loss_coef", float, None)
@@ -70,9 +69,9 @@ def mixed(
     def layer(i: int, dense: Layer) -> Layer:
         sparse = mixture.experts > 0 and (i + 1) % step == 0 and i not in without
         mlp = mixture if sparse else dense.mlp
-        return Layer(replace(attention, mask=sees[i]), mlp)
+        return Layer(replace(attention, mask=masks[i]), mlp)
 
-    return varied(plain, layer)
+    return map_layers(base, layer)
 
 
 WEIGHTS = LLAMA + weight_map("""
@@ -87,9 +86,9 @@ WEIGHTS = LLAMA + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    plain = gguf_decoder(keys, source)
-    return gguf_mixed(plain, keys, source, lambda f, top: f // top, renormalize=False, shared=True)
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base = gguf_decoder(keys, source)
+    return with_gguf_experts(base, keys, source, lambda f, top: f // top, renormalize=False, shared=True)
 
 
-GGUF = Gguf("qwen2moe", gguf_config, STRAIGHT + EXPERTS)
+GGUF = Gguf("qwen2moe", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -1,14 +1,14 @@
-"""Qwen 3 (Yang et al. 2025): Qwen 2 with normalized queries and keys, biases only where asked for."""
+"""Qwen 3 (Yang et al. 2025): Qwen 2 with normalized queries and keys; biases are optional."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..config import Decoder, HeadNorm
-from ..config_readers.decoder import attending, decoder, gguf_decoder
-from ..config_readers.gguf_metadata import STRAIGHT
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
@@ -20,7 +20,7 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 32, null=True),
         context=32_768,
@@ -28,20 +28,20 @@ def config(keys: Keys, task: Task) -> Decoder:
         mlp_bias=False,
         head=128,
     )
-    sees = windows(keys)
-    return attending(normalized(plain), lambda i, a: replace(a, mask=sees[i]))
+    masks = windows(keys)
+    return map_attention(with_qk_norm(base), lambda i, a: replace(a, mask=masks[i]))
 
 
-def normalized(plain: Decoder) -> Decoder:
-    """Queries and keys have the same kind of norm as the sublayers."""
-    return attending(plain, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
+def with_qk_norm(base: Decoder) -> Decoder:
+    """The decoder with norms of queries and keys, of the same kind as the sublayers'."""
+    return map_attention(base, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
 
 
 WEIGHTS = LLAMA + QK_NORM
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    return normalized(gguf_decoder(keys, source))
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    return with_qk_norm(gguf_decoder(keys, source))
 
 
-GGUF = Gguf("qwen3", gguf_config, STRAIGHT)
+GGUF = Gguf("qwen3", gguf_config, UNPERMUTED_QK_WEIGHTS)

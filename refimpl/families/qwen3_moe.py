@@ -1,20 +1,19 @@
-"""Qwen 3 MoE (Yang et al. 2025): queries and keys are normalized, no expert is shared."""
+"""Qwen 3 MoE (Yang et al. 2025): normalized queries and keys, no shared expert."""
 
 from __future__ import annotations
 
 from ..config import Decoder, FullAttention, Gated, MoE, Window
 from ..config_readers.decoder import decoder, gguf_decoder
-from ..config_readers.gguf_metadata import STRAIGHT
-from ..config_readers.gguf_moe import EXPERTS
-from ..config_readers.gguf_moe import mixed as gguf_mixed
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count, read_window
-from ..formats.tensor_source import Source
+from ..config_readers.layers import layer_count, read_window
+from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
-from .qwen2_moe import mixed
-from .qwen3 import normalized
+from .qwen2_moe import with_experts
+from .qwen3 import with_qk_norm
 
 MODEL_TYPES = ("qwen3_moe",)
 ARCHITECTURES: dict[str, Task] = decoders("Qwen3Moe")
@@ -24,14 +23,14 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Decoder:
     # What Qwen 2 MoE can do, and its norms, are fixed here: no class reads these.
     keys.harmless(qkv_bias=(False,), shared_expert_intermediate_size=(0,), use_qk_norm=(True,))
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 4),
         context=32_768,
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
     )
-    attention, dense = normalized(plain).layers[0].attention, plain.layers[0].mlp
+    attention, dense = with_qk_norm(base).layers[0].attention, base.layers[0].mlp
     assert isinstance(dense, Gated)
     mixture = MoE(
         _experts(keys),
@@ -44,23 +43,23 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("max_window_layers", int, None)  # stands in older files, transformers doesn't read it
     on, size = keys.get("use_sliding_window", bool, False), read_window(keys, 4096)
     pattern = Window(size) if on and size is not None else FullAttention()
-    return mixed(plain, keys, attention, [pattern] * count(keys), mixture)
+    return with_experts(base, keys, attention, [pattern] * layer_count(keys), mixture)
 
 
 def _experts(keys: Keys) -> int:
-    """transformers reads num_experts, and writes num_local_experts."""
-    given = {name: keys.get(name, int) for name in ("num_experts", "num_local_experts") if name in keys}
-    if len(set(given.values())) > 1:
-        raise keys.fail("num_local_experts", f"the same as num_experts, {given['num_experts']!r:.40}")
-    return next(iter(given.values()), 128)
+    """The number of experts: transformers reads num_experts, and writes num_local_experts."""
+    counts = {name: keys.get(name, int) for name in ("num_experts", "num_local_experts") if name in keys}
+    if len(set(counts.values())) > 1:
+        raise keys.fail("num_local_experts", f"the same as num_experts, {counts['num_experts']!r:.40}")
+    return next(iter(counts.values()), 128)
 
 
 WEIGHTS = QWEN2 + QK_NORM
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    plain = normalized(gguf_decoder(keys, source))
-    return gguf_mixed(plain, keys, source, lambda f, top: f // top, renormalize=True)
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base = with_qk_norm(gguf_decoder(keys, source))
+    return with_gguf_experts(base, keys, source, lambda f, top: f // top, renormalize=True)
 
 
-GGUF = Gguf("qwen3moe", gguf_config, STRAIGHT + EXPERTS)
+GGUF = Gguf("qwen3moe", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -1,6 +1,6 @@
-"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa: BERT's encoder, its positions counted from the padding's id on.
+"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa: BERT's encoder, with positions that follow the padding's id.
 
-A padding token within a text takes a position here, as any other; in transformers it takes none.
+A padding token within a text takes a position here, like any other; in transformers it takes none.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from ..config import Dense, Embedding, Encoder, Learned, MaskedLM
 from ..config_readers.heads import head
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
-from . import Task, heads
+from . import Task, encoders
 from .bert import GGUF, TRUNK, encoder, layer_norm
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
 MODEL_TYPES = ("roberta", "xlm-roberta")
-ARCHITECTURES = heads("Roberta", "XLMRoberta")
+ARCHITECTURES = encoders("Roberta", "XLMRoberta")
 PREFIX = "roberta."
 
 

@@ -1,15 +1,15 @@
-"""SmolLM3 (Bakouch et al. 2025): Llama's decoder, where every fourth layer knows no positions (NoPE)."""
+"""SmolLM3 (Bakouch et al. 2025): Llama's decoder, with no positions in every fourth layer (NoPE)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..config import Decoder
-from ..config_readers.decoder import attending, decoder, gguf_decoder
-from ..config_readers.gguf_metadata import PERMUTED
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention
+from ..config_readers.gguf_metadata import PERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.layers import count, layer_types, masks, read_window
-from ..formats.tensor_source import Source
+from ..config_readers.layers import layer_count, layer_masks, layer_types, read_window
+from ..formats.tensor_source import TensorSource
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS
 
@@ -24,7 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # Several slices of one product, summed; a key of Qwen's, unread.
     keys.get("pretraining_tp", int, 1, null=True)
     keys.get("max_window_layers", int, None)
-    plain = decoder(
+    base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 4, null=True),
         context=32_768,
@@ -33,27 +33,29 @@ def config(keys: Keys, task: Task) -> Decoder:
         theta=2_000_000.0,
         tied=True,
     )
-    turned = _turned(keys)
+    rotary = _rotary_layers(keys)
     used, window = keys.get("use_sliding_window", bool, False), read_window(keys, everywhere=False)
-    types = layer_types(keys, lambda i: used and window is not None and not turned[i])
-    sees = masks(keys, types, window, used=used)
-    return attending(plain, lambda i, a: replace(a, position=a.position if turned[i] else None, mask=sees[i]))
+    types = layer_types(keys, lambda i: used and window is not None and not rotary[i])
+    masks = layer_masks(keys, types, window, used=used)
+    return map_attention(
+        base, lambda i, a: replace(a, position=a.position if rotary[i] else None, mask=masks[i])
+    )
 
 
-def _turned(keys: Keys) -> list[bool]:
-    """Which layers have rotary positions: those marked 1 in no_rope_layers, as its name doesn't say."""
+def _rotary_layers(keys: Keys) -> list[bool]:
+    """Which layers have rotary positions: those marked 1 in no_rope_layers, contrary to its name."""
     every, marks = keys.size("no_rope_layer_interval", 4), keys.get("no_rope_layers", list, None)
     if marks is None:
-        return [(i + 1) % every != 0 for i in range(count(keys))]
-    if len(marks) < count(keys) or any(type(mark) is not int or mark not in (0, 1) for mark in marks):
-        raise keys.fail("no_rope_layers", f"a list of at least {count(keys)}, each 0 or 1")
+        return [(i + 1) % every != 0 for i in range(layer_count(keys))]
+    if len(marks) < layer_count(keys) or any(type(mark) is not int or mark not in (0, 1) for mark in marks):
+        raise keys.fail("no_rope_layers", f"a list of at least {layer_count(keys)}, each 0 or 1")
     return [mark == 1 for mark in marks]
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """There each fourth layer is one without positions, whatever config.json said."""
-    plain = gguf_decoder(keys, source)
-    return attending(plain, lambda i, a: a if (i + 1) % 4 else replace(a, position=None))
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """In GGUF every fourth layer has no positions, whatever config.json said."""
+    base = gguf_decoder(keys, source)
+    return map_attention(base, lambda i, a: a if (i + 1) % 4 else replace(a, position=None))
 
 
-GGUF = Gguf("smollm3", gguf_config, PERMUTED)
+GGUF = Gguf("smollm3", gguf_config, PERMUTED_QK_WEIGHTS)

@@ -1,17 +1,19 @@
-"""StableLM (Bellagente et al. 2024): Llama's weights with LayerNorm, a part of each head rotated; on request
-a norm for each head, and attention and mlp side by side under one norm."""
+"""StableLM (Bellagente et al. 2024): Llama's weights with LayerNorm and partial rotary positions.
+
+A norm for each head, and parallel attention and mlp under one norm, are optional.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..config import LM, Attention, Decoder, Embedding, Gated, HeadNorm, Layer, LayerNorm, Stack
-from ..config_readers.gguf_metadata import STRAIGHT, embedding_rows, gguf_head_size
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, embedding_rows, gguf_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size
+from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -39,7 +41,7 @@ def config(keys: Keys, task: Task) -> Decoder:
             pre=norm,
         ),
         Gated(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "silu"), pre=norm),
-        count(keys),
+        layer_count(keys),
         norm,
         qk_norm=keys.get("qk_layernorm", bool, False),
         parallel=keys.get("use_parallel_residual", bool, False),
@@ -76,8 +78,8 @@ WEIGHTS = LLAMA + weight_map("""
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """What the metadata leave open shows in the tensors; one key says of many models what they aren't."""
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """The tensors show what the metadata leave open; `use_parallel_residual` is wrong in many files."""
     keys.get("use_parallel_residual", bool, True)
     norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
     size = gguf_head_size(keys)
@@ -88,7 +90,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
         Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
         Attention(heads, groups, size, position, qkv_bias=bias, pre=norm),
         Gated(keys.size("feed_forward_length"), "silu", pre=norm),
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         norm,
         qk_norm="blk.0.attn_q_norm.weight" in source.names,
         parallel="blk.0.ffn_norm.weight" not in source.names,
@@ -97,7 +99,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
     )
 
 
-GGUF_WEIGHTS = STRAIGHT + weight_map("""
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
     decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
     decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
     decoder.norm.bias <- output_norm.bias

@@ -1,5 +1,5 @@
-"""StarCoder 2 (Lozhkov et al. 2024): grouped heads, LayerNorm and a plain mlp, biases everywhere or nowhere;
-all layers may see a window only."""
+"""StarCoder 2 (Lozhkov et al. 2024): grouped heads, LayerNorm and an mlp without a gate; biases everywhere
+or nowhere; all layers may have a window."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..config import LM, Attention, Decoder, Embedding, FullAttention, Layer, La
 from ..config_readers.gguf_metadata import embedding_rows, own_head_size, read_gguf_window
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count, head_size, read_window
+from ..config_readers.layers import head_size, layer_count, read_window
 from ..config_readers.rope import exact_context, rope
-from ..formats.tensor_source import Source
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -42,7 +42,7 @@ def config(keys: Keys, task: Task) -> Decoder:
             keys.size("num_attention_heads"), keys.size("num_key_value_heads", 2), size, position, pre=norm
         ),
         Plain(keys.size("intermediate_size"), activation, bias=bias, pre=norm),
-        count(keys),
+        layer_count(keys),
         window,
         tied=keys.get("tie_word_embeddings", bool, True),
         context=exact_context(context, position),
@@ -59,7 +59,7 @@ def _build(
     tied: bool,
     context: int,
 ) -> Decoder:
-    """Equal layers, biases in both of their parts or in none."""
+    """A decoder of equal layers, with biases in both sublayers or in none."""
     pattern = FullAttention() if window is None else Window(window)
     attention = replace(attention, mask=pattern, qkv_bias=mlp.bias, out_bias=mlp.bias)
     return Decoder(embedding, Stack((Layer(attention, mlp),) * layers, mlp.pre), LM(tied), context)
@@ -72,10 +72,10 @@ WEIGHTS = LLAMA.renamed({"up_proj": "c_fc", "down_proj": "c_proj"}) + weight_map
 """)
 
 
-def gguf_config(keys: Keys, source: Source) -> Decoder:
-    """From GGUF's metadata, which know the usual activation only."""
-    # llama.cpp's converter leaves the window out and its graph has none: tokens of such a file see further
-    # than the original's where a text is longer than that. A window that is stated counts.
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for another activation."""
+    # llama.cpp's converter drops the window and its graph has none: in texts longer than the window, tokens
+    # of such a file see further than the original's. A stated window counts.
     norm, heads = LayerNorm(keys.positive("attention.layer_norm_epsilon")), keys.size("attention.head_count")
     size = own_head_size(keys)
     position, bias = gguf_rope(keys, source, size), "blk.0.ffn_up.bias" in source.names
@@ -83,7 +83,7 @@ def gguf_config(keys: Keys, source: Source) -> Decoder:
         Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
         Attention(heads, keys.size("attention.head_count_kv", heads), size, position, pre=norm),
         Plain(keys.size("feed_forward_length"), "gelu_tanh", bias=bias, pre=norm),
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         read_gguf_window(keys),
         tied="output.weight" not in source.names,
         context=exact_context(keys.size("context_length"), position),

@@ -1,9 +1,10 @@
-"""T5's encoder and decoder (Raffel et al. 2020): 1.0, 1.1 and its kin (Flan-T5, mT5, ByT5, UL2).
+"""T5's encoder and decoder (Raffel et al. 2020): versions 1.0 and 1.1, and models of their form (Flan-T5,
+mT5, ByT5, UL2).
 
-They differ in the mlp (ReLU, or gated GELU), and in the output: 1.0's table is the input's and its
-logits are scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A config says the
-former by `tie_word_embeddings`, true where it is absent, or by `scale_decoder_outputs` where
-transformers 5 wrote it; whether there is a table of its own then shows in the tensors.
+They differ in the mlp (ReLU, or gated GELU) and in the output: 1.0's table is the input's and its logits are
+scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A config states the former by
+`tie_word_embeddings`, true where it is absent, or by `scale_decoder_outputs` where transformers 5 wrote it;
+the tensors then show whether there is a table of its own.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from ..config import (
 )
 from ..config_readers.gguf_metadata import embedding_rows, own_head_size
 from ..config_readers.keys import ACTIVATIONS, Keys
-from ..config_readers.layers import count
-from ..formats.tensor_source import Source
+from ..config_readers.layers import layer_count
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 
@@ -54,10 +55,10 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     for key in ("dropout_rate", "classifier_dropout", "initializer_factor"):
         keys.get(key, float, None)
     new = keys.get("model_type", str) == "mt5"
-    width, heads, depth = keys.size("d_model"), keys.size("num_heads"), count(keys, "num_layers")
-    for key, own in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),
+    width, heads, depth = keys.size("d_model"), keys.size("num_heads"), layer_count(keys, "num_layers")
+    for key, t5_key in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),
                      ("num_hidden_layers", "num_layers")):  # fmt: skip
-        keys.restated(key, size := keys.size(own), f"{size}, as under T5's own name")
+        keys.restated(key, size := keys.size(t5_key), f"{size}, as under T5's own name")
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-6))
     size = keys.size("d_kv", 64)
     buckets = keys.size("relative_attention_num_buckets", 32)
@@ -67,7 +68,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
         Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
         _mlp(keys, norm, "gated-gelu" if new else "relu"),
         depth,
-        count(keys, "num_decoder_layers", depth),
+        layer_count(keys, "num_decoder_layers", depth),
         _output(keys, new, width),
         keys.size("n_positions", 512),
     )
@@ -82,7 +83,7 @@ def _build(
     head: LM,
     trained: int,
 ) -> EncoderDecoder:
-    """Stacks of so many equal layers. No position stands between a token and those of the other stack."""
+    """Two stacks of equal layers. Cross-attention has no positions."""
     reads = Layer(attention, mlp, cross=replace(attention, position=None))
     return EncoderDecoder(
         embedding=embedding,
@@ -94,7 +95,10 @@ def _build(
 
 
 def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
-    """`relu`, `gated-silu`, …; a gated gelu is the one by tanh, and the derived keys say the same."""
+    """The mlp by its name: `relu`, `gated-silu`, …
+
+    A gated gelu is the tanh approximation, and the derived keys must say the same.
+    """
     width = keys.size("d_ff")
     told = keys.get("feed_forward_proj", str, default)
     gated, name = told.startswith("gated-"), told.removeprefix("gated-")
@@ -111,7 +115,7 @@ def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
 
 
 def _output(keys: Keys, new: bool, width: int) -> LM:
-    """Whether the output table is the input's, and what logits are multiplied with."""
+    """Whether the output table is the input's, and the factor of the logits."""
     told = keys.get("tie_word_embeddings", bool, True)
     scaled = False if new else keys.get("scale_decoder_outputs", bool, told)
     if keys.tensors is not None:
@@ -154,22 +158,23 @@ WEIGHTS = (
 )
 
 
-def gguf_config(keys: Keys, source: Source) -> EncoderDecoder:
+def gguf_config(keys: Keys, source: TensorSource) -> EncoderDecoder:
     keys.get("decoder_start_token_id", int, None)  # of generation
-    return _gguf(keys, source, count(keys, "decoder_block_count", count(keys, "block_count")))
+    return _gguf(keys, source, layer_count(keys, "decoder_block_count", layer_count(keys, "block_count")))
 
 
-def gguf_encoder(keys: Keys, source: Source) -> Encoder:
+def gguf_encoder(keys: Keys, source: TensorSource) -> Encoder:
     both = _gguf(keys, source, 1)
     return Encoder(both.embedding, both.encoder, Pool("mean"), both.context)
 
 
-def _gguf(keys: Keys, source: Source, decoder: int) -> EncoderDecoder:
-    """From GGUF's metadata, which say neither activation nor largest distance: here they are llama.cpp's.
+def _gguf(keys: Keys, source: TensorSource, decoder: int) -> EncoderDecoder:
+    """From GGUF's metadata, which state neither the activation nor the largest distance: both are
+    llama.cpp's.
 
-    Nor do they say which output it is. A plain mlp is 1.0's, and a table of its own must then equal the
-    input's; a gated one is that of 1.1 and its kin, and the table must be there. 1.0's logits are scaled as
-    the original's are; llama.cpp leaves the scale out, which changes no greedy text.
+    Nor do they say which version it is. An mlp without a gate is 1.0's, and a table of its own must then
+    equal the input's; a gated one is 1.1's, and the table must be there. 1.0's logits are scaled as in the
+    original; llama.cpp leaves the scale out, which changes no greedy text.
     """
     eps = keys.positive(keys.spelled("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"))
     norm, size, heads = RMSNorm(eps), own_head_size(keys), keys.size("attention.head_count")
@@ -180,7 +185,7 @@ def _gguf(keys: Keys, source: Source, decoder: int) -> EncoderDecoder:
         Embedding(embedding_rows(keys, source), width),
         Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
         Gated(inner, "gelu_tanh", pre=norm) if gated else Plain(inner, "relu", bias=False, pre=norm),
-        count(keys, "block_count"),
+        layer_count(keys, "block_count"),
         decoder,
         LM(tied=not gated, scale=None if gated else width**-0.5),
         keys.size("context_length"),

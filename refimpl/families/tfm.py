@@ -1,4 +1,4 @@
-"""tfm's own checkpoints: config.json states a Config, the tensors have our leaf names."""
+"""tfm's own checkpoints: config.json states a Config, and tensors have the names of its leaves."""
 
 from __future__ import annotations
 

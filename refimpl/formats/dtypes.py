@@ -139,7 +139,8 @@ KINDS = {
     "Q6_K": _kind(256, _q6_k, ("q", "u1", (128,)), ("high", "u1", (64,)), ("s", "i1", (16,)), _D),
 }
 INTEGERS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "F64": 8}
-WHOLE = {"BOOL": "u1", "U8": "u1", "I64": "<i8"}  # masks and positions: compared, never computed with
+# Masks and positions: compared, never computed with.
+READABLE_INTEGERS = {"BOOL": "u1", "U8": "u1", "I64": "<i8"}
 KINDS |= {name: Kind(1, np.dtype((np.void, size)), None) for name, size in INTEGERS.items()}
 
 
@@ -149,7 +150,7 @@ def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
         return np.require(raw.view("<f4"), np.float32, "A").reshape(shape)
     stored = KINDS[kind]
     if stored.decode is None:
-        raise CheckpointError(f"a weight must be of a type with decimals, got {kind}")
+        raise CheckpointError(f"a weight must be of a float type, got {kind}")
     blocks = raw.view(stored.record)
     out = np.empty((len(blocks), stored.size), np.float32)
     step = CHUNK // stored.size

@@ -22,12 +22,12 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..ops.quant import Blocks
-from .dtypes import KINDS, WHOLE, slab, widen
+from .dtypes import KINDS, READABLE_INTEGERS, slab, widen
 from .file_bytes import FileBytes
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000
-READABLE = ("F32", "F16", "BF16", *WHOLE)
+READABLE = ("F32", "F16", "BF16", *READABLE_INTEGERS)
 SKIPPABLE = ("I8", "I16", "U16", "I32", "U32", "U64", "F64")
 
 
@@ -105,8 +105,8 @@ class SafeTensors:
             )
         begin, end, shape = slab(begin, end, whole, part)
         data = self._file.read(self._start + begin, self._start + end)
-        if kind in WHOLE:
-            return data.view(WHOLE[kind]).astype(np.float32).reshape(shape)
+        if kind in READABLE_INTEGERS:
+            return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
         return widen(data, kind, shape)
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:

@@ -17,7 +17,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """A file of named tensors: SafeTensors, GGUF, or several shards as one."""
 
     @property
@@ -28,7 +28,7 @@ class Source(Protocol):
     def native(self, name: str, part: int | None = None) -> Blocks | None: ...
 
 
-class GgufSource(Source, Protocol):
+class GgufSource(TensorSource, Protocol):
     """A GGUF file: tensors, and the metadata that state the config."""
 
     @property
@@ -38,9 +38,9 @@ class GgufSource(Source, Protocol):
 
 
 class Stripped:
-    """A Source without a prefix in its names: of `prefixes` the first that a name begins with."""
+    """A TensorSource without a prefix in its names: of `prefixes` the first that a name begins with."""
 
-    def __init__(self, source: Source, prefixes: Sequence[str]) -> None:
+    def __init__(self, source: TensorSource, prefixes: Sequence[str]) -> None:
         self._source = source
         self._of = {}
         for name in source.names:
@@ -67,7 +67,7 @@ class Stripped:
 
 
 class Shards:
-    """Several files as one Source; a name may stand in one of them only."""
+    """Several files as one TensorSource; a name may stand in one of them only."""
 
     def __init__(self, files: list[SafeTensors]) -> None:
         self._of = {name: file for file in files for name in file.names}

@@ -40,8 +40,8 @@ def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
     call = draw(relu_squared.calls())
     other = call.but(x=-call["x"])
     assert not (relu_squared(call) < 0).any(), "a result is negative"
-    wanted = call["x"] * abs(call["x"])
-    relu_squared.near(relu_squared(call) - relu_squared(other), wanted, call, other)
+    expected = call["x"] * abs(call["x"])
+    relu_squared.near(relu_squared(call) - relu_squared(other), expected, call, other)
 
 
 @law("mish")
@@ -71,5 +71,5 @@ def large_numbers_do_not_overflow(kernel: Subject, draw: Draw) -> None:
     for far in (-3e4, 3e4):
         y = kernel(call.but(x=np.full_like(call["x"], far)))
         saturated = far > 0 if kernel.f.name == "sigmoid" else np.sign(far)
-        wanted = saturated if kernel.f.name in ("sigmoid", "tanh") else max(far, 0)
-        assert (y == wanted).all(), f"at {far:g} it gives {y.flat[0]}, not {wanted}"
+        expected = saturated if kernel.f.name in ("sigmoid", "tanh") else max(far, 0)
+        assert (y == expected).all(), f"at {far:g} it gives {y.flat[0]}, not {expected}"

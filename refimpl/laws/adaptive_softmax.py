@@ -1,4 +1,4 @@
-"""Laws of the adaptive softmax: all its functions are of one distribution."""
+"""Laws of the adaptive softmax: all its functions describe one distribution."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def without_clusters_it_is_the_softmax(adaptive_log_probs: Subject, draw: Draw) 
     x, head = call["x"].astype(np.float64), call["head"].astype(np.float64)
     logits = x @ head + (0 if call["bias"] is None else call["bias"])
     top = logits.max(-1, keepdims=True)
-    wanted = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
-    adaptive_log_probs.near(adaptive_log_probs(call), wanted, call)
+    expected = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
+    adaptive_log_probs.near(adaptive_log_probs(call), expected, call)
 
 
 def _full(call: Any) -> np.ndarray:
@@ -46,11 +46,11 @@ def _full(call: Any) -> np.ndarray:
 
 
 @law("adaptive_target_log_probs")
-def a_target_has_its_place_in_the_whole_distribution(adaptive_target_log_probs: Subject, draw: Draw) -> None:
+def a_target_has_its_full_probability(adaptive_target_log_probs: Subject, draw: Draw) -> None:
     """The log-probability of one word per token is that of the full distribution."""
     call = draw(adaptive_target_log_probs.calls())
-    wanted = np.take_along_axis(_full(call), call["targets"][..., None], -1)[..., 0]
-    adaptive_target_log_probs.near(adaptive_target_log_probs(call), wanted, call)
+    expected = np.take_along_axis(_full(call), call["targets"][..., None], -1)[..., 0]
+    adaptive_target_log_probs.near(adaptive_target_log_probs(call), expected, call)
 
 
 @law("adaptive_predict")

@@ -35,7 +35,7 @@ def a_shift_of_all_scores_changes_nothing(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
-    """Only differences count, so exp of a large score is never needed."""
+    """Only differences count, so exp never takes a large score."""
     call = draw(softmax.calls())
     large = call.but(scores=call["scores"] + 1000)
     assert np.isfinite(softmax(large)).all(), "scores near 1000 give weights that aren't finite"
@@ -43,7 +43,7 @@ def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def a_row_that_sees_nothing_gives_zeros(softmax: Subject, draw: Draw) -> None:
-    """No allowed key, no weight, and no division by zero."""
+    """Without an allowed key all weights are 0, and nothing is divided by zero."""
     call = draw(softmax.calls(mask=True))
     assert not softmax(call.but(mask=np.zeros_like(call["mask"]))).any(), "weights of forbidden keys"
 
@@ -63,7 +63,7 @@ def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: D
 
 @law("attention_weights", "attend")
 def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
-    """No scale is 1/√K."""
+    """Without a scale it is 1/√K."""
     call = draw(attend.calls(scale=None))
     other = call.but(scale=call["q"].shape[3] ** -0.5)
     attend.near(attend(call), attend(other), call)
@@ -84,7 +84,7 @@ def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
 
 
 def _reach(v: np.ndarray) -> float:
-    """How far errors of weights may move a mean of these values."""
+    """How far errors of weights may change a mean of these values."""
     return max(1.0, float(np.abs(v).sum(1).max()))
 
 
@@ -99,7 +99,7 @@ def grouped_heads_are_repeated_heads(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def keys_are_a_set(attend: Subject, draw: Draw) -> None:
-    """Attention doesn't care in which order keys stand, if mask and values stand in the same."""
+    """The order of keys doesn't matter, if mask and values have the same order."""
     call = draw(attend.calls())
     other = attend.take(call, "S", draw(permutations(call["k"].shape[1])))
     attend.near(attend(other), attend(call), other, call)
@@ -117,7 +117,7 @@ def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
 
 @law("cached_attention")
 def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
-    """One call is two calls, whatever the positions and the mask: outputs and caches."""
+    """Two calls equal one call, whatever the positions and the mask: outputs and caches."""
     call = draw(cached_attention.calls())
     cut = draw(splits(call["q"].shape[1]))
     first = cached_attention.take(call, "T", range(cut))
@@ -130,14 +130,14 @@ def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -
 
 
 @law("cached_attention")
-def a_row_is_itself_beside_any_neighbour(cached_attention: Subject, draw: Draw) -> None:
-    """A row of the batch is the row alone: rows have pasts of their own, and no row sees another."""
+def rows_do_not_depend_on_each_other(cached_attention: Subject, draw: Draw) -> None:
+    """A row of the batch equals the row alone: rows have pasts of their own, and no row sees another."""
     call = draw(cached_attention.calls())
     alone = [cached_attention(cached_attention.take(call, "B", [row])) for row in range(len(call["past"]))]
     y = np.concatenate([one for one, _ in alone])
     keys, values = (np.concatenate([getattr(cache, n) for _, cache in alone]) for n in ("keys", "values"))
-    wanted, cache = cached_attention(call)
-    cached_attention.near((y, cache._replace(keys=keys, values=values)), (wanted, cache), call)
+    expected, cache = cached_attention(call)
+    cached_attention.near((y, cache._replace(keys=keys, values=values)), (expected, cache), call)
 
 
 @law("cached_attention")
@@ -152,22 +152,22 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         q, k = (rotate(a, *turn, interleaved=call["interleaved"]) for a in (q, k))
     if call["k_scale"] is not None:
         k, v = (rounded(a, call[n].astype(np.float64), bits=8) for a, n in ((k, "k_scale"), (v, "v_scale")))
-    wanted, keys, values = [], [], []
-    for row, held in enumerate(past):
-        keys.append(np.concatenate([call["keys"][row, :, :held].swapaxes(0, 1), k[row]])[None])
-        values.append(np.concatenate([call["values"][row, :, :held].swapaxes(0, 1), v[row]])[None])
+    expected, keys, values = [], [], []
+    for row, length in enumerate(past):
+        keys.append(np.concatenate([call["keys"][row, :, :length].swapaxes(0, 1), k[row]])[None])
+        values.append(np.concatenate([call["values"][row, :, :length].swapaxes(0, 1), v[row]])[None])
         for t in range(tokens):
-            seen = slice(0 if window is None else max(0, held + t + 1 - window), held + t + 1)
+            seen = slice(0 if window is None else max(0, length + t + 1 - window), length + t + 1)
             here = dict(call["settings"].scoring)
             if call["bias"] is not None:
                 here["bias"] = call["bias"][row : row + 1, :, t : t + 1, seen]
-            wanted.append(
+            expected.append(
                 plain(q[row : row + 1, t : t + 1], keys[row][:, seen], values[row][:, seen], **here)
             )
     got, cache = cached_attention(call)
-    cached_attention.near(got, np.concatenate(wanted).reshape(got.shape), call)
-    for row, held in enumerate(past):
-        stored = tuple(c[row : row + 1, :, : held + tokens].swapaxes(1, 2) for c in cache[:2])
+    cached_attention.near(got, np.concatenate(expected).reshape(got.shape), call)
+    for row, length in enumerate(past):
+        stored = tuple(c[row : row + 1, :, : length + tokens].swapaxes(1, 2) for c in cache[:2])
         cached_attention.near(stored, (keys[row], values[row]), call)
 
 
@@ -192,5 +192,5 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
         q = _normed(q, call["q_norm"], settings.qk_norm.norm)
         k = _normed(k, call["k_norm"], settings.qk_norm.norm)
     y, cache = cached(q, k, v, *(call[n] for n in ("cache", "past", "rotary", "bias")), settings=settings)
-    wanted = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"])
-    attention.near(attention(call), (wanted, cache), call)
+    expected = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"])
+    attention.near(attention(call), (expected, cache), call)

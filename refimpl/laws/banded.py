@@ -24,8 +24,8 @@ def banded_is_plain_attention_under_the_window(banded_attend: Subject, draw: Dra
     mask = np.broadcast_to(_window(call), (q.shape[0], q.shape[1], q.shape[1]))
     if call["keys"] is not None:
         mask = mask & call["keys"][:, None]
-    wanted = attend(q, k, v, mask, scale=call["scale"], softcap=call["softcap"])
-    banded_attend.near(banded_attend(call), wanted, call)
+    expected = attend(q, k, v, mask, scale=call["scale"], softcap=call["softcap"])
+    banded_attend.near(banded_attend(call), expected, call)
 
 
 @law("banded_attend")

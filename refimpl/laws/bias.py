@@ -22,15 +22,15 @@ def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> Non
 
 
 @law("alibi_slopes")
-def the_heads_past_a_power_of_two_stand_between(alibi_slopes: Subject, draw: Draw) -> None:
+def heads_beyond_a_power_of_two_take_slopes_in_between(alibi_slopes: Subject, draw: Draw) -> None:
     """The heads beyond a power of two take every other slope of twice as many heads."""
     power = 2 ** draw(st.integers(0, 5))
     heads = draw(st.integers(power, 2 * power - 1))
     call, twice = (alibi_slopes.call(np.arange(n), max_bias=8.0) for n in (heads, 2 * power))
-    found, all_of_them = alibi_slopes(call), alibi_slopes(twice)
-    wanted = np.concatenate([all_of_them[1::2], all_of_them[0::2]])[:heads]
-    alibi_slopes.near(found, wanted, call, twice)
-    assert len(set(found.tolist())) == heads, "two heads have one slope"
+    slopes, twice_as_many = alibi_slopes(call), alibi_slopes(twice)
+    expected = np.concatenate([twice_as_many[1::2], twice_as_many[0::2]])[:heads]
+    alibi_slopes.near(slopes, expected, call, twice)
+    assert len(set(slopes.tolist())) == heads, "two heads have one slope"
 
 
 @law("alibi_bias")
@@ -44,15 +44,15 @@ def only_the_distance_counts(alibi_bias: Subject, draw: Draw) -> None:
 
 
 @law("alibi_bias")
-def under_a_causal_mask_the_key_alone_is_enough(alibi_bias: Subject, draw: Draw) -> None:
+def under_a_causal_mask_a_bias_by_key_is_equivalent(alibi_bias: Subject, draw: Draw) -> None:
     """BLOOM's slope · key gives the same weights: the two differ by a constant for each query."""
     call = draw(alibi_bias.calls(B=1))
     mask = causal_mask(call["queries"], call["keys"])[:, None]
     other = call["slopes"][:, None, None] * call["keys"].astype(alibi_bias.dtype)
-    got, wanted = (
+    got, expected = (
         softmax(np.broadcast_to(s, alibi_bias(call).shape), mask) for s in (alibi_bias(call), other)
     )
-    alibi_bias.near(got, wanted, call, call, times=4)
+    alibi_bias.near(got, expected, call, call, times=4)
 
 
 @law("relative_buckets")
@@ -66,23 +66,23 @@ def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
 @law("relative_buckets")
 def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> None:
     """Bucket 0 is the query's own position; then one per distance, up to the last at max_distance."""
-    buckets, far = draw(st.sampled_from(((8, 20), (32, 128), (7, 9)))), draw(st.booleans())
-    settings = {"buckets": buckets[0], "max_distance": buckets[1], "bidirectional": far}
+    buckets, bidirectional = draw(st.sampled_from(((8, 20), (32, 128), (7, 9)))), draw(st.booleans())
+    settings = {"buckets": buckets[0], "max_distance": buckets[1], "bidirectional": bidirectional}
     reach = 2 * buckets[1]
     call = relative_buckets.call(np.array([[reach]]), np.arange(2 * reach + 1), **settings)
-    found = relative_buckets(call)[0, 0]
-    behind, ahead = found[reach::-1], found[reach + 1 :]
-    count = buckets[0] // 2 if far else buckets[0]
+    bucket_ids = relative_buckets(call)[0, 0]
+    behind, ahead = bucket_ids[reach::-1], bucket_ids[reach + 1 :]
+    count = buckets[0] // 2 if bidirectional else buckets[0]
     assert behind[: count // 2].tolist() == list(range(count // 2)), f"near distances share: {behind}"
     assert (np.diff(behind) >= 0).all(), f"a farther key has a lower bucket: {behind}"
     assert (behind[buckets[1] :] == count - 1).all(), f"far keys aren't in the last bucket: {behind}"
-    wanted = behind[1:] + count if far else np.zeros_like(ahead)
-    assert (ahead == wanted).all(), f"keys ahead have {ahead}, expected {wanted}"
+    expected = behind[1:] + count if bidirectional else np.zeros_like(ahead)
+    assert (ahead == expected).all(), f"keys ahead have {ahead}, expected {expected}"
 
 
 @law("relative_bias")
 def each_head_reads_its_column(relative_bias: Subject, draw: Draw) -> None:
     """The bias of a head is its column of the table, at the bucket."""
     call = draw(relative_bias.calls())
-    wanted = np.stack([column[call["bucket_ids"]] for column in call["table"].T], axis=1)
-    relative_bias.near(relative_bias(call), wanted)
+    expected = np.stack([column[call["bucket_ids"]] for column in call["table"].T], axis=1)
+    relative_bias.near(relative_bias(call), expected)

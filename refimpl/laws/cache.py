@@ -34,7 +34,7 @@ def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
 
 
 @law("append")
-def what_was_cut_back_leaves_no_trace(append: Subject, draw: Draw) -> None:
+def truncated_entries_leave_no_trace(append: Subject, draw: Draw) -> None:
     """Entries written over truncated ones leave the cache as if those had never been there."""
     call = draw(append.calls())
     refused = call.but(new=call["new"][:, ::-1] + 1)
@@ -42,7 +42,7 @@ def what_was_cut_back_leaves_no_trace(append: Subject, draw: Draw) -> None:
 
 
 @law("grow")
-def growing_is_a_fixed_cache_just_used_up(grow: Subject, draw: Draw) -> None:
+def growing_equals_a_fixed_cache_of_the_new_length(grow: Subject, draw: Draw) -> None:
     """The same entries as in a cache whose capacity is the new length."""
     call = draw(grow.calls())
     past, tokens = call["past"], call["new"].shape[1]
@@ -51,7 +51,7 @@ def growing_is_a_fixed_cache_just_used_up(grow: Subject, draw: Draw) -> None:
 
 
 @law("select")
-def rows_are_named_one_after_the_other(select: Subject, draw: Draw) -> None:
+def selected_rows_are_complete(select: Subject, draw: Draw) -> None:
     """Row i is the named row, complete; selecting twice is selecting once."""
     call = draw(select.calls())
     chosen = select(call)

@@ -10,31 +10,31 @@ from .kit.strategies import splits
 
 @law("delta_attend")
 def any_split_of_the_tokens_is_one_pass(delta_attend: Subject, draw: Draw) -> None:
-    """A later token needs nothing of earlier ones but the memory."""
+    """A later token needs nothing of earlier ones but the state."""
     call = draw(delta_attend.calls())
     length = call["q"].shape[1]
     cut = draw(splits(length))
     first, second = (delta_attend.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
     out, state = delta_attend(first)
     second = second.but(state=state)
-    rest, last = delta_attend(second)
-    whole = np.concatenate([out, rest], 1), last
-    delta_attend.near(whole, delta_attend(call), call, first, second)
+    second_out, last = delta_attend(second)
+    joined = np.concatenate([out, second_out], 1), last
+    delta_attend.near(joined, delta_attend(call), call, first, second)
 
 
 @law("delta_attend")
 def without_decay_and_correction_it_sums(delta_attend: Subject, draw: Draw) -> None:
-    """The memory is Σ k vᵀ, read by the scaled query: linear attention without its quotient."""
+    """The state is Σ k vᵀ, read by the scaled query: linear attention without its quotient."""
     call = draw(delta_attend.calls(decay=None, beta=None))
     q, k, v, state = (call[n].astype(np.float64) for n in ("q", "k", "v", "state"))
     share, scale = q.shape[2] // k.shape[2], call["scale"] or q.shape[3] ** -0.5
     sums = np.cumsum(k[..., None] * v[..., None, :], axis=1) + state[:, None]
-    wanted = np.einsum("bthk,bthkv->bthv", q * scale, np.repeat(sums, share, axis=2))
-    delta_attend.near(delta_attend(call), (wanted, sums[:, -1]), call)
+    expected = np.einsum("bthk,bthkv->bthv", q * scale, np.repeat(sums, share, axis=2))
+    delta_attend.near(delta_attend(call), (expected, sums[:, -1]), call)
 
 
 @law("delta_attend")
-def a_decay_of_zero_is_none(delta_attend: Subject, draw: Draw) -> None:
+def a_decay_of_zero_changes_nothing(delta_attend: Subject, draw: Draw) -> None:
     """exp(0) = 1."""
     call = draw(delta_attend.calls(decay=True))
     call = call.but(decay=np.zeros_like(call["decay"]))
@@ -43,14 +43,14 @@ def a_decay_of_zero_is_none(delta_attend: Subject, draw: Draw) -> None:
 
 @law("delta_attend")
 def beta_zero_writes_nothing(delta_attend: Subject, draw: Draw) -> None:
-    """Without decay the memory stays as it was."""
+    """Without decay the state stays as it was."""
     call = draw(delta_attend.calls(beta=True, decay=None))
     call = call.but(beta=np.zeros_like(call["beta"]))
     delta_attend.near(delta_attend(call)[1], call["state"], call)
 
 
 @law("delta_attend")
-def beta_one_makes_the_memory_answer_as_told(delta_attend: Subject, draw: Draw) -> None:
+def with_beta_one_a_written_value_is_read_back(delta_attend: Subject, draw: Draw) -> None:
     """With keys of length 1 and β = 1, reading k after writing (k, v) gives v, whatever was stored before."""
     call = draw(delta_attend.calls(beta=True, R=1))
     k = call["k"].copy()

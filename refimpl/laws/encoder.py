@@ -17,7 +17,7 @@ def _full(call: Call, letter: str) -> Call:
 
 @law("self_attention")
 def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> None:
-    """Man eats shark, shark eats man: tokens in another order give the same vectors in that order."""
+    """Without positions, tokens in another order give the same vectors in that order."""
     call = _full(draw(self_attention.calls(rotary=None, bias=None, window=None, causal=False)), "T")
     order = draw(permutations(call["x"].shape[1]))
     other = call.but(x=call["x"][:, order])
@@ -26,29 +26,31 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
 
 @law("self_attention")
 def padding_changes_nothing(self_attention: Subject, draw: Draw) -> None:
-    """Whatever stands past a row's length, its tokens are what they are alone."""
+    """Whatever stands past a row's length, its tokens are computed as in the row alone."""
     call = draw(self_attention.calls())
     past = np.arange(call["x"].shape[1]) >= call["lengths"][:, None]
     other = call.but(x=np.where(past[:, :, None], call["x"] + 1, call["x"]))
-    got, wanted = (np.where(past[:, :, None], 0, self_attention(c)) for c in (other, call))
-    self_attention.near(got, wanted, other, call)
+    got, expected = (np.where(past[:, :, None], 0, self_attention(c)) for c in (other, call))
+    self_attention.near(got, expected, other, call)
 
 
 @law("self_attention")
-def causal_it_is_a_decoders_without_a_past(self_attention: Subject, draw: Draw) -> None:
+def causal_it_equals_attention_with_an_empty_cache(self_attention: Subject, draw: Draw) -> None:
     """Causal self-attention over a whole text is attention with an empty cache."""
     call = draw(self_attention.calls(causal=True))
     (b, t, _), settings = call["x"].shape, call["settings"]
     empty = np.zeros((b, settings.kv_heads, t, settings.head_size), call["x"].dtype)
-    rest = call["weights"], call["rotary"], call["bias"]
-    wanted, _ = attention(call["x"], KVCache(empty, empty), np.zeros(b, np.int64), *rest, settings=settings)
+    inputs = call["weights"], call["rotary"], call["bias"]
+    expected, _ = attention(
+        call["x"], KVCache(empty, empty), np.zeros(b, np.int64), *inputs, settings=settings
+    )
     real = (np.arange(t) < call["lengths"][:, None])[:, :, None]
-    got, wanted = (np.where(real, y, 0) for y in (self_attention(call), wanted))
-    self_attention.near(got, wanted, call)
+    got, expected = (np.where(real, y, 0) for y in (self_attention(call), expected))
+    self_attention.near(got, expected, call)
 
 
 @law("self_attention", "cross_attention")
-def a_row_is_itself_beside_any_neighbour(attention: Subject, draw: Draw) -> None:
+def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
     """Rows of a batch don't see each other."""
     call = draw(attention.calls())
     alone = attention.take(call, "B", [0])
@@ -65,7 +67,7 @@ def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
 
 @law("cross_attention")
 def keys_past_the_length_are_not_seen(cross_attention: Subject, draw: Draw) -> None:
-    """Whatever stands there."""
+    """Keys beyond a row's length change nothing."""
     call = draw(cross_attention.calls())
     past = (np.arange(call["keys"].shape[2]) >= call["lengths"][:, None])[:, None, :, None]
     far = {n: np.where(past, 100, call[n]).astype(cross_attention.dtype) for n in ("keys", "values")}
@@ -93,7 +95,7 @@ def padding_does_not_count(pool: Subject, draw: Draw) -> None:
 
 
 @law("pool")
-def all_ways_to_pool_one_token_are_one(pool: Subject, draw: Draw) -> None:
+def pooling_one_token_gives_that_token(pool: Subject, draw: Draw) -> None:
     """A text of one token gives that token's vector; a text without tokens gives zeros."""
     call = draw(pool.calls())
     ones = call.but(lengths=np.ones_like(call["lengths"]))

@@ -33,8 +33,8 @@ def flash_is_plain_attention(flash_attend: Subject, draw: Draw) -> None:
     """The output is attend's, under any mask, causal or not, at any tile size."""
     call = draw(flash_attend.calls()).but(tile=draw(TILES))
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
-    wanted = attend(q, k, v, _allowed(call), scale=call["scale"], softcap=call["softcap"])
-    flash_attend.near(flash_attend(call)[0], wanted, call)
+    expected = attend(q, k, v, _allowed(call), scale=call["scale"], softcap=call["softcap"])
+    flash_attend.near(flash_attend(call)[0], expected, call)
 
 
 @law("flash_attend")
@@ -45,13 +45,13 @@ def the_log_sum_exp_is_that_of_the_scores(flash_attend: Subject, draw: Draw) -> 
     scale = q.shape[3] ** -0.5 if call["scale"] is None else call["scale"]
     scores = np.einsum("bthk,bshk->bhts", q, np.repeat(k, q.shape[2] // k.shape[2], axis=2)) * scale
     scores = np.where(_allowed(call)[:, None], scores, -np.inf)
-    wanted = np.logaddexp.reduce(scores, axis=-1)
-    flash_attend.near(flash_attend(call)[1], wanted, call)
+    expected = np.logaddexp.reduce(scores, axis=-1)
+    flash_attend.near(flash_attend(call)[1], expected, call)
 
 
 @law("flash_attend")
 def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, draw: Draw) -> None:
-    """Only differences to the highest score so far are ever put into exp."""
+    """exp only takes differences to the highest score so far."""
     call = draw(flash_attend.calls(mask=None, softcap=None, causal=False))
     steep = call["k"] + 1000 * np.arange(call["k"].shape[1], dtype=call["k"].dtype)[:, None, None]
     out, lse = flash_attend(call.but(k=steep, q=np.ones_like(call["q"])))
@@ -60,7 +60,7 @@ def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, dr
 
 
 @law("flash_backward")
-def tiles_do_not_show_in_gradients(flash_backward: Subject, draw: Draw) -> None:
+def the_tile_size_does_not_matter_to_gradients(flash_backward: Subject, draw: Draw) -> None:
     """Gradients are the same at every tile size."""
     call = draw(flash_backward.calls())
     other = call.but(tile=draw(TILES))
@@ -68,7 +68,7 @@ def tiles_do_not_show_in_gradients(flash_backward: Subject, draw: Draw) -> None:
 
 
 @law("flash_backward")
-def keys_moved_together_move_nothing(flash_backward: Subject, draw: Draw) -> None:
+def gradients_of_all_keys_sum_to_zero(flash_backward: Subject, draw: Draw) -> None:
     """Without a soft cap only differences of scores matter, so the gradients of all keys sum to zero."""
     call = _saved(draw(flash_backward.calls(softcap=None)))
     _, dk, _ = flash_backward(call)
@@ -78,13 +78,13 @@ def keys_moved_together_move_nothing(flash_backward: Subject, draw: Draw) -> Non
 
 @law("flash_backward")
 def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> None:
-    """So Σ v · dv = Σ out · grad for each row of the batch."""
+    """Σ v · dv = Σ out · grad for each row of the batch, since the output is linear in v."""
     call = _saved(draw(flash_backward.calls()))
     v, out, grad = (call[n].astype(np.float64) for n in ("v", "out", "grad"))
     _, _, dv = flash_backward(call)
-    got, wanted = (v * dv).sum((1, 2, 3)), (out * grad).sum((1, 2, 3))
+    got, expected = (v * dv).sum((1, 2, 3)), (out * grad).sum((1, 2, 3))
     slack = max(np.abs(v).sum(), np.abs(grad).sum(), 1.0)
-    flash_backward.near(got, wanted, call, times=float(slack))
+    flash_backward.near(got, expected, call, times=float(slack))
 
 
 @law("flash_backward")
@@ -95,13 +95,13 @@ def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward:
     steep = k + 1000 * np.arange(k.shape[1], dtype=k.dtype)[:, None, None]
     seen = np.ones((len(k), q.shape[1], k.shape[1]), bool)
     seen[:, 0] = False
-    made = flash_backward(_saved(call.but(q=q, k=steep, mask=seen)))
-    assert all(np.isfinite(gradient).all() for gradient in made), "large scores give gradients that aren't"
-    assert not np.any(made[0][:, 0]), "a query that sees nothing has a gradient"
+    grads = flash_backward(_saved(call.but(q=q, k=steep, mask=seen)))
+    assert all(np.isfinite(g).all() for g in grads), "large scores give gradients that aren't"
+    assert not np.any(grads[0][:, 0]), "a query that sees nothing has a gradient"
 
 
 @law("merge")
-def two_sets_of_keys_are_one(merge: Subject, draw: Draw) -> None:
+def merging_two_sets_of_keys_gives_attention_over_both(merge: Subject, draw: Draw) -> None:
     """Attention over the first keys merged with that over the others is attention over all."""
     call = draw(merge.calls())
     q, k = call["out"].astype(np.float64), call["other"].astype(np.float64)

@@ -38,7 +38,7 @@ def a_token_reads_its_row(embedding: Subject, draw: Draw) -> None:
 def a_row_of_the_table_scores_its_own_square(unembedding: Subject, draw: Draw) -> None:
     """With the table's rows as input the logits are symmetric, with squared lengths as diagonal."""
     call = draw(unembedding.calls(table=True))
-    own = call.but(x=call["table"][None])
-    logits = unembedding(own)[0]
-    unembedding.near(logits, logits.T, own, own)
-    unembedding.near(np.diagonal(logits), (call["table"].astype(np.float64) ** 2).sum(-1), own)
+    table_as_input = call.but(x=call["table"][None])
+    logits = unembedding(table_as_input)[0]
+    unembedding.near(logits, logits.T, table_as_input, table_as_input)
+    unembedding.near(np.diagonal(logits), (call["table"].astype(np.float64) ** 2).sum(-1), table_as_input)

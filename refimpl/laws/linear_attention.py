@@ -26,7 +26,7 @@ def _fresh(call: Call) -> Call:
 
 @law("elu_features", "relu_features", "random_features")
 def features_are_never_negative(features: Subject, draw: Draw) -> None:
-    """So weights are at least 0, and their sum is 0 only if all of them are."""
+    """Features are at least 0, so the sum of weights is 0 only if all of them are."""
     assert not (features(draw(features.calls())) < 0).any(), "a feature is negative"
 
 
@@ -35,8 +35,8 @@ def features_are_exponentials_less_half_the_square(random_features: Subject, dra
     """exp(w·x − |x|² / 2) / √Q for each row w, so that over normal rows φ(x)·φ(y) is exp(x·y) in the mean."""
     call = draw(random_features.calls())
     x, w = (call[n].astype(np.float64) for n in ("x", "projection"))
-    wanted = np.exp(x @ w.T - (x**2).sum(-1, keepdims=True) / 2) / np.sqrt(len(w))
-    random_features.near(random_features(call), wanted, call)
+    expected = np.exp(x @ w.T - (x**2).sum(-1, keepdims=True) / 2) / np.sqrt(len(w))
+    random_features.near(random_features(call), expected, call)
 
 
 @law("linear_attend")
@@ -55,13 +55,13 @@ def the_causal_form_sees_the_lower_triangle(linear_parallel: Subject, draw: Draw
     call = draw(linear_parallel.calls())
     q, k, v = (call[n] for n in "qkv")
     (b, t), seen = q.shape[:2], np.tri(q.shape[1], dtype=bool)
-    wanted = _quotient(q, k, v, np.broadcast_to(seen, (b, t, t)))
-    linear_parallel.near(linear_parallel(call), wanted, call)
+    expected = _quotient(q, k, v, np.broadcast_to(seen, (b, t, t)))
+    linear_parallel.near(linear_parallel(call), expected, call)
 
 
 @law("linear_recurrent", "linear_chunked")
-def from_nothing_it_is_the_parallel_form(linear: Subject, draw: Draw) -> None:
-    """From a state of zeros, a text in one call gives what the parallel form gives."""
+def from_an_empty_state_it_equals_the_parallel_form(linear: Subject, draw: Draw) -> None:
+    """From a state of zeros, a text in one call gives the output of the parallel form."""
     call = _fresh(draw(linear.calls()))
     linear.near(linear(call)[0], parallel(*(call[n].astype(np.float64) for n in "qkv")), call)
 
@@ -75,12 +75,12 @@ def any_split_of_the_tokens_is_one_pass(linear: Subject, draw: Draw) -> None:
     first, second = (linear.take(call, "T", range(*ends)) for ends in ((0, cut), (cut, length)))
     out, state, norm = linear(first)
     second = second.but(state=state, norm=norm)
-    rest, *last = linear(second)
-    linear.near((np.concatenate([out, rest], 1), *last), linear(call), call, first, second)
+    second_out, *last = linear(second)
+    linear.near((np.concatenate([out, second_out], 1), *last), linear(call), call, first, second)
 
 
 @law("linear_chunked")
-def chunks_do_not_show(linear_chunked: Subject, draw: Draw) -> None:
+def the_chunk_length_does_not_matter(linear_chunked: Subject, draw: Draw) -> None:
     """Output, state and norm are the same at every chunk length."""
     call = draw(linear_chunked.calls())
     other = call.but(chunk=draw(st.integers(1, 9)))

@@ -18,8 +18,8 @@ def _exact(call: Call) -> Call:
 
 
 @law("lstm_cell")
-def a_shut_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None:
-    """With i = 0 and f = 1 the memory stays, and at o = 1/2 the output is half of its tanh."""
+def a_closed_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None:
+    """With i = 0 and f = 1 the cell state stays, and at o = 1/2 the output is half of its tanh."""
     call = draw(lstm_cell.calls(bias=True, peephole=None))
     units = call["h"].shape[1]
     gates = np.repeat(np.array([-1e4, 1e4, 0, 0]), units).astype(lstm_cell.dtype)
@@ -38,11 +38,11 @@ def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
     zeros = np.zeros((call["x"].shape[0], call["wh"].shape[0]))
     h = zeros if exact["h0"] is None else exact["h0"]
     c = zeros if exact["c0"] is None else exact["c0"]
-    wanted = []
+    expected = []
     for t in range(call["x"].shape[1]):
         h, c = cell(exact["x"][:, t], h, c, exact["weights"])
-        wanted.append(h)
-    lstm.near(lstm(call), (np.stack(wanted, 1), h, c), call)
+        expected.append(h)
+    lstm.near(lstm(call), (np.stack(expected, 1), h, c), call)
 
 
 @law("lstm")
@@ -71,12 +71,12 @@ def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
     """Padding past a row's length changes neither its outputs nor its state."""
     call = draw(lstm.calls(lengths=True))
     y, h, c = lstm(call)
-    got, wanted = [], []
+    got, expected = [], []
     for row, n in enumerate(call["lengths"]):
         got += [y[row, :n], h[row : row + 1], c[row : row + 1]]
         alone = lstm(lstm.take(lstm.take(call, "B", [row]), "T", range(n)).but(lengths=None))
-        wanted += [alone[0][0], *alone[1:]]
-    lstm.near(np.concatenate(got), np.concatenate(wanted), call, call)
+        expected += [alone[0][0], *alone[1:]]
+    lstm.near(np.concatenate(got), np.concatenate(expected), call, call)
 
 
 @law("bidirectional_lstm")
@@ -89,5 +89,5 @@ def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> N
         h0, c0 = (None if exact[n] is None else exact[n][i] for n in ("h0", "c0"))
         ways.append(layer(exact["x"], weights, h0, c0, call["lengths"], reverse=bool(i)))
     (y, h, c), (z, last, memory) = ways
-    wanted = np.concatenate([y, z], -1), np.stack([h, last]), np.stack([c, memory])
-    bidirectional_lstm.near(bidirectional_lstm(call), wanted, call)
+    expected = np.concatenate([y, z], -1), np.stack([h, last]), np.stack([c, memory])
+    bidirectional_lstm.near(bidirectional_lstm(call), expected, call)

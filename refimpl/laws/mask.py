@@ -65,7 +65,7 @@ def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None
 
 
 @law("padding_mask")
-def as_many_keys_as_are_real(padding_mask: Subject, draw: Draw) -> None:
+def only_real_keys_are_allowed(padding_mask: Subject, draw: Draw) -> None:
     """The first `lengths` keys of each row are allowed."""
     call = draw(padding_mask.calls())
     ordered = call.but(keys=np.arange(len(call["keys"])))
@@ -75,7 +75,7 @@ def as_many_keys_as_are_real(padding_mask: Subject, draw: Draw) -> None:
 
 
 @law("window_mask")
-def a_wide_window_is_none(window_mask: Subject, draw: Draw) -> None:
+def a_wide_window_allows_all(window_mask: Subject, draw: Draw) -> None:
     """A window beyond every distance sees all."""
     call = draw(window_mask.calls()).but(window=100)
     window_mask.near(window_mask(call), both_ways(call["queries"], call["keys"]))

@@ -27,9 +27,9 @@ def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
     """Renormalized weights sum to 1, times the scale, unless all scores are 0."""
     call = draw(route.calls(renormalize=True))
     _, weights = route(call)
-    wanted = 1.0 if call["scale"] is None else call["scale"]
+    expected = 1.0 if call["scale"] is None else call["scale"]
     sums = weights.sum(1)
-    route.near(sums[sums > 0], np.full((sums > 0).sum(), wanted), call, times=call["top"])
+    route.near(sums[sums > 0], np.full((sums > 0).sum(), expected), call, times=call["top"])
 
 
 @law("route")
@@ -43,8 +43,8 @@ def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
     logits = call["logits"].astype(np.float64)
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     score = odds / odds.sum(-1, keepdims=True) if call["score"] == "softmax" else sigmoid(logits)
-    wanted = score[:, -1] * (1.0 if call["scale"] is None else call["scale"])
-    route.near(weights[:, 0], wanted, call, call.but(bias=bias))
+    expected = score[:, -1] * (1.0 if call["scale"] is None else call["scale"])
+    route.near(weights[:, 0], expected, call, call.but(bias=bias))
 
 
 @law("route")
@@ -74,10 +74,10 @@ def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw
 def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> None:
     """Later tokens displace no first choice: the first choices of a prefix stay as they are."""
     call = draw(within_capacity.calls())
-    whole = within_capacity(call)
+    all_tokens = within_capacity(call)
     for count in range(1, len(call["index"])):
-        part = within_capacity(within_capacity.take(call, "M", range(count)))
-        assert (part[:, 0] == whole[:count, 0]).all(), "a later token displaced an earlier one"
+        first_tokens = within_capacity(within_capacity.take(call, "M", range(count)))
+        assert (first_tokens[:, 0] == all_tokens[:count, 0]).all(), "a later token displaced an earlier one"
 
 
 @law("mixture")
@@ -92,13 +92,13 @@ def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
 
 
 @law("moe")
-def tokens_do_not_see_each_other(moe: Subject, draw: Draw) -> None:
+def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
     """Without a capacity, a token's result is that of the token alone."""
     call = draw(moe.calls(capacity=None))
-    whole = moe(call)
+    y = moe(call)
     for t in range(call["x"].shape[1]):
         alone = moe.take(call, "T", [t])
-        moe.near(moe(alone), whole[:, t : t + 1], call, alone)
+        moe.near(moe(alone), y[:, t : t + 1], call, alone)
 
 
 @law("moe")
@@ -113,16 +113,16 @@ def a_large_capacity_is_no_limit(moe: Subject, draw: Draw) -> None:
 def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
     """y with the shared expert, less y without, is its own output, times its gate."""
     call = draw(moe.calls(shared=True))
-    rest = call.but(shared=None, shared_gate=None)
+    without_shared = call.but(shared=None, shared_gate=None)
     x = call["x"].astype(np.float64)
-    common = gated_mlp(x, cast(call["shared"], np.float64), kind=call["activation"])
+    shared_output = gated_mlp(x, cast(call["shared"], np.float64), kind=call["activation"])
     if call["shared_gate"] is not None:
-        common = common * sigmoid(x @ call["shared_gate"])
-    moe.near(moe(call), moe(rest) + common, call, rest)
+        shared_output = shared_output * sigmoid(x @ call["shared_gate"])
+    moe.near(moe(call), moe(without_shared) + shared_output, call, without_shared)
 
 
 @law("load_balancing_loss")
-def an_even_load_costs_as_many_as_choices(load_balancing_loss: Subject, draw: Draw) -> None:
+def an_even_load_costs_the_number_of_choices(load_balancing_loss: Subject, draw: Draw) -> None:
     """Equal logits: mean probabilities are 1/E, so the loss is the number of choices, however they fall."""
     call = draw(load_balancing_loss.calls())
     even = call.but(logits=np.zeros_like(call["logits"]))
@@ -130,7 +130,7 @@ def an_even_load_costs_as_many_as_choices(load_balancing_loss: Subject, draw: Dr
 
 
 @law("load_balancing_loss", "router_z_loss")
-def the_order_of_tokens_is_nothing(loss: Subject, draw: Draw) -> None:
+def the_order_of_tokens_does_not_matter(loss: Subject, draw: Draw) -> None:
     """A loss is a mean over tokens."""
     call = draw(loss.calls())
     other = loss.take(call, "M", draw(permutations(len(call["logits"]))))
@@ -138,7 +138,7 @@ def the_order_of_tokens_is_nothing(loss: Subject, draw: Draw) -> None:
 
 
 @law("router_z_loss")
-def a_shift_shows_the_square(router_z_loss: Subject, draw: Draw) -> None:
+def equal_logits_give_the_square_of_their_log_sum_exp(router_z_loss: Subject, draw: Draw) -> None:
     """With all logits equal to a, the loss is (a + log E)²."""
     call = draw(router_z_loss.calls())
     flat = call.but(logits=np.full_like(call["logits"], 3))

@@ -48,7 +48,7 @@ def lengths_and_the_rest_are_kept(rotate: Subject, draw: Draw) -> None:
 
 
 @law("rotate")
-def the_opposite_turn_undoes_it(rotate: Subject, draw: Draw) -> None:
+def the_opposite_rotation_undoes_it(rotate: Subject, draw: Draw) -> None:
     """A rotation by θ and then by −θ changes nothing."""
     call = draw(rotate.calls())
     turned = _at(rotate, call, _positions(call, draw))
@@ -77,7 +77,7 @@ def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -
 
 
 @law("rope_tables")
-def turns_add_up(rope_tables: Subject, draw: Draw) -> None:
+def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
     """Position 0 isn't rotated, and the rotation at p + q is that at p after that at q."""
     call = draw(rope_tables.calls(magnitude=1.0))
     call = call.but(frequencies=np.clip(call["frequencies"], -1, 1))

@@ -1,4 +1,4 @@
-"""Laws of quantization: how far codes are off, and what products of codes are."""
+"""Laws of quantization: how far codes are off, and what products of codes give."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> 
 
 
 @law("quantize")
-def a_scheme_along_the_other_axis_is_the_transpose(quantize: Subject, draw: Draw) -> None:
+def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, draw: Draw) -> None:
     """Codes, scales and zero points of the transposed matrix are transposed."""
     call = _drawn(quantize, draw, axis=0)
     one = quantize(call)
@@ -81,7 +81,7 @@ def a_scheme_along_the_other_axis_is_the_transpose(quantize: Subject, draw: Draw
 
 
 @law("quantize_columns")
-def columns_are_even_and_positive(quantize_columns: Subject, draw: Draw) -> None:
+def negated_columns_have_negated_codes_and_scales_are_positive(quantize_columns: Subject, draw: Draw) -> None:
     """Off by half a scale at most, no scale below 0, and a negated column has negated codes."""
     call = draw(quantize_columns.calls(largest=24))
     w = call["weight"]
@@ -100,10 +100,10 @@ def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
     call = draw(dequantize.calls(largest=12))
     w = cast(call["weight"], np.float64)
     zero = 2.0 ** (w.bits - 1) if w.zero is None else _spread(w.zero.astype(np.float64), w)
-    wanted = _spread(w.scale, w) * (w.codes - zero)
+    expected = _spread(w.scale, w) * (w.codes - zero)
     if w.minimum is not None:
-        wanted = wanted + _spread(w.minimum, w)
-    dequantize.near(dequantize(call), wanted, call)
+        expected = expected + _spread(w.minimum, w)
+    dequantize.near(dequantize(call), expected, call)
 
 
 @law("rows")
@@ -134,8 +134,8 @@ def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) 
     assert (np.abs(codes * spread - x) <= slack * spread).all(), "a code is off by more than half"
     for c in range(scale.shape[1]):
         part = slice(c * block, (c + 1) * block)
-        wanted = np.where((x[:, part] == 0).all(1), 0, 127)
-        assert (np.abs(codes[:, part]).max(1) == wanted).all(), "the largest of a block isn't ±127"
+        expected = np.where((x[:, part] == 0).all(1), 0, 127)
+        assert (np.abs(codes[:, part]).max(1) == expected).all(), "the largest of a block isn't ±127"
 
 
 @law("quantize_rows", "quantize_activations")
@@ -150,7 +150,7 @@ def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> 
 
 
 @law("dynamic_quantize")
-def zero_has_a_code_and_the_range_has_them_all(dynamic_quantize: Subject, draw: Draw) -> None:
+def zero_is_exact_and_the_range_uses_all_codes(dynamic_quantize: Subject, draw: Draw) -> None:
     """(code − zero) · scale is off by one scale at most, and exact at 0."""
     call = draw(dynamic_quantize.calls(largest=12))
     x = call["x"].astype(np.float64)
@@ -183,8 +183,8 @@ def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> Non
         zero = int(w.input_zero)
         codes = np.clip(np.rint(x / call["weight"].input_scale) + zero, 0, 255)
         seen = (codes - zero) * w.input_scale
-    wanted = seen @ quant.dequantize(replace(w, minimum=None))
+    expected = seen @ quant.dequantize(replace(w, minimum=None))
     if w.minimum is not None:
-        wanted = wanted + x.astype(np.float64) @ _spread(w.minimum, w)
+        expected = expected + x.astype(np.float64) @ _spread(w.minimum, w)
     got = linear_blocks(call)
-    linear_blocks.near(got, wanted.reshape(got.shape), call)
+    linear_blocks.near(got, expected.reshape(got.shape), call)

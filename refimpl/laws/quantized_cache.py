@@ -1,4 +1,4 @@
-"""Laws of the quantized cache: how far what is read is from what was written."""
+"""Laws of the quantized cache: how far the numbers read are from those written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALF = 0.5 + 127 * 2.0**-22
 
 @law("append_by_head")
 def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> None:
-    """And the element of largest magnitude in a head has an outermost code."""
+    """Numbers are read to within half a scale, and the largest magnitude of a head has an outermost code."""
     call = draw(append_by_head.calls())
     cache = append_by_head(call)
     codes, scale = cache
@@ -32,7 +32,7 @@ def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> 
 
 
 @law("append_by_head")
-def twice_as_large_is_twice_the_scale(append_by_head: Subject, draw: Draw) -> None:
+def doubled_numbers_have_doubled_scales(append_by_head: Subject, draw: Draw) -> None:
     """Doubled numbers have the same codes and doubled scales."""
     call = draw(append_by_head.calls())
     cache = append_by_head(call)
@@ -41,7 +41,7 @@ def twice_as_large_is_twice_the_scale(append_by_head: Subject, draw: Draw) -> No
 
 
 @law("append_by_channel")
-def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, draw: Draw) -> None:
+def errors_are_half_a_scale_or_clipping(append_by_channel: Subject, draw: Draw) -> None:
     """Each number is read to within half a scale, or as the end of the range if it lies beyond."""
     call = draw(append_by_channel.calls())
     call = call.but(scale=np.abs(call["scale"]))
@@ -51,8 +51,8 @@ def within_the_range_half_a_scale_beyond_it_the_end(append_by_channel: Subject, 
     for row, first in enumerate(call["start"]):
         new = call["new"][row].swapaxes(0, 1)
         read = by_channel(cache)[row, :, first : first + tokens]
-        wanted = np.clip(new, -top * scale, (top - 1) * scale)
-        off = np.abs(read - wanted)
+        expected = np.clip(new, -top * scale, (top - 1) * scale)
+        off = np.abs(read - expected)
         assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
 
 
@@ -69,12 +69,12 @@ def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> N
 
 
 @law("round_by_channel")
-def rounding_moves_by_half_a_scale_within_the_range(round_by_channel: Subject, draw: Draw) -> None:
-    """Beyond it, to its end."""
+def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject, draw: Draw) -> None:
+    """Numbers move by half a scale at most, and those beyond the range to its end."""
     call = draw(round_by_channel.calls())
     scale, top = np.abs(call["scale"]), 2 ** (call["bits"] - 1)
-    wanted = np.clip(call["x"], -top * scale, (top - 1) * scale)
-    off = np.abs(round_by_channel(call.but(scale=scale)) - wanted)
+    expected = np.clip(call["x"], -top * scale, (top - 1) * scale)
+    off = np.abs(round_by_channel(call.but(scale=scale)) - expected)
     assert (off <= HALF * scale).all(), f"off by {off.max()}, scales {scale.ravel()}"
 
 

@@ -15,8 +15,8 @@ def a_ring_is_plain_attention(ring_attend: Subject, draw: Draw) -> None:
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     b, t = q.shape[:2]
     mask = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t)) if call["causal"] else None
-    wanted = attend(q, k, v, mask, scale=call["scale"], softcap=call["softcap"])
-    ring_attend.near(ring_attend(call), wanted, call)
+    expected = attend(q, k, v, mask, scale=call["scale"], softcap=call["softcap"])
+    ring_attend.near(ring_attend(call), expected, call)
 
 
 @law("place")
@@ -25,10 +25,10 @@ def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
-    held = np.bincount(place(call), minlength=count)
-    assert len(held) == count, f"a token is on rank {len(held) - 1} of {count}"
+    counts = np.bincount(place(call), minlength=count)
+    assert len(counts) == count, f"a token is on rank {len(counts) - 1} of {count}"
     most = 2 if call["layout"] == "zigzag" else 1
-    assert held.max() - held.min() <= most, f"ranks hold {held}"
+    assert counts.max() - counts.min() <= most, f"ranks hold {counts}"
 
 
 @law("place")

@@ -21,12 +21,12 @@ def _call(scaling: Subject, draw: Draw, **settings: Any) -> Call:
 
 
 @law("linear_scaling", "yarn_scaling", "llama3_scaling")
-def no_pair_is_slowed_by_more_than_the_factor(scaling: Subject, draw: Draw) -> None:
+def no_frequency_is_divided_by_more_than_the_factor(scaling: Subject, draw: Draw) -> None:
     """Each frequency is between itself and itself divided by the factor, and the order of pairs stays."""
     call = _call(scaling, draw).but(factor=draw(factors))
-    f, found = call["frequencies"], scaling(call)
-    scaling.near(np.clip(found, f / call["factor"], f), found, call)
-    assert (np.diff(found) <= 0).all(), f"a later pair turns faster: {found}"
+    f, scaled = call["frequencies"], scaling(call)
+    scaling.near(np.clip(scaled, f / call["factor"], f), scaled, call)
+    assert (np.diff(scaled) <= 0).all(), f"a later pair turns faster: {scaled}"
 
 
 @law("linear_scaling", "yarn_scaling", "llama3_scaling")
@@ -37,14 +37,14 @@ def a_factor_of_one_changes_nothing(scaling: Subject, draw: Draw) -> None:
 
 
 @law("dynamic_ntk_scaling")
-def the_trained_context_is_left_alone(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
+def frequencies_stay_within_the_trained_context(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
     """Contexts up to the original one have the frequencies that the model was trained with."""
     call = draw(dynamic_ntk_scaling.calls(context=8))
     dynamic_ntk_scaling.near(dynamic_ntk_scaling(call), call["frequencies"], call)
 
 
 @law("dynamic_ntk_scaling")
-def it_is_another_theta(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
+def it_equals_another_theta(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
     """theta · s^(2J / (2J − 2)): the first pair is kept, the last one divided by s."""
     pairs, theta = draw(st.integers(2, 9)), draw(st.sampled_from((10_000.0, 50.0)))
     f = rope_frequencies(np.arange(pairs), theta=theta)

@@ -1,4 +1,4 @@
-"""Laws of sparse attention: just the listed pairs of blocks count."""
+"""Laws of sparse attention: only the listed pairs of blocks count."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw)
 
 
 @law("sparse_attend")
-def every_pair_listed_is_plain_attention(sparse_attend: Subject, draw: Draw) -> None:
+def with_every_pair_it_is_plain_attention(sparse_attend: Subject, draw: Draw) -> None:
     """A full layout leaves nothing out."""
     call = draw(sparse_attend.calls(mask=None, keys=None))
     rows, columns = np.nonzero(np.ones((call["q"].shape[1], call["k"].shape[1])))
@@ -71,26 +71,26 @@ def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
 
 
 @law("block_mask")
-def tokens_meet_where_their_blocks_do(block_mask: Subject, draw: Draw) -> None:
-    """Element by element."""
+def tokens_see_each_other_where_their_blocks_do(block_mask: Subject, draw: Draw) -> None:
+    """A mask over blocks is repeated for each of their tokens."""
     call = draw(block_mask.calls())
     queries, keys, layout = call["queries"], call["keys"], call["layout"]
-    wanted = [[[layout[y, z] for z in keys] for y in row] for row in queries]
-    block_mask.near(block_mask(call), np.array(wanted))
+    expected = [[[layout[y, z] for z in keys] for y in row] for row in queries]
+    block_mask.near(block_mask(call), np.array(expected))
 
 
 @law("bigbird_layout")
 def window_global_and_random_blocks_and_no_other(bigbird_layout: Subject, draw: Draw) -> None:
-    """Element by element, for blocks in their order."""
+    """Element by element, for blocks in ascending order."""
     call = draw(bigbird_layout.calls())
     y, z = len(call["rows"]), len(call["columns"])
     call = call.but(rows=np.arange(y), columns=np.arange(z))
     reach, first, chosen = call["reach"], call["first"], call["chosen"]
-    wanted = [
+    expected = [
         [abs(i - j) <= reach or min(i, j) < first or bool((chosen[i] == j).any()) for j in range(z)]
         for i in range(y)
     ]
-    bigbird_layout.near(bigbird_layout(call), np.array(wanted))
+    bigbird_layout.near(bigbird_layout(call), np.array(expected))
 
 
 @law("longformer_mask")
@@ -106,7 +106,7 @@ def near_tokens_and_global_ones(longformer_mask: Subject, draw: Draw) -> None:
 
 
 @law("longformer_layout")
-def a_block_is_listed_if_two_of_its_tokens_meet(longformer_layout: Subject, draw: Draw) -> None:
+def a_block_pair_is_listed_if_tokens_see_each_other(longformer_layout: Subject, draw: Draw) -> None:
     """A block pair is listed if any token of one may see any token of the other."""
     call = draw(longformer_layout.calls())
     y, a = call["is_global"].shape

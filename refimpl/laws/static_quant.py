@@ -9,7 +9,7 @@ from . import Draw, Subject, law
 
 
 @law("static_quantize")
-def codes_come_back(static_quantize: Subject, draw: Draw) -> None:
+def codes_quantize_to_themselves(static_quantize: Subject, draw: Draw) -> None:
     """Numbers that codes stand for are quantized to these codes; others are clipped to the ends."""
     call = draw(static_quantize.calls())
     rng = np.random.default_rng(call["x"].size)

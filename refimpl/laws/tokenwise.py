@@ -13,21 +13,21 @@ from .kit.strategies import permutations
     "mish", "plain_mlp", "quick_gelu", "relu", "relu_squared", "rms_norm", "rotate", "sigmoid", "silu",
     "tanh", "unembedding",
 )  # fmt: skip
-def a_token_is_itself_beside_any_neighbour(kernel: Subject, draw: Draw) -> None:
+def tokens_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
     """Tokens in another order, or one alone, give the same results."""
     call = draw(kernel.calls())
-    whole = kernel(call)
-    order = draw(permutations(whole.shape[1]))
+    y = kernel(call)
+    order = draw(permutations(y.shape[1]))
     other = kernel.take(call, "T", order)
-    kernel.near(kernel(other), whole[:, order], call, other)
+    kernel.near(kernel(other), y[:, order], call, other)
     alone = kernel.take(call, "T", order[:1])
-    kernel.near(kernel(alone), whole[:, order[:1]], call, alone)
+    kernel.near(kernel(alone), y[:, order[:1]], call, alone)
 
 
 @law("rotate", "attend", "layer_norm", "linear", "linear_blocks", "rms_norm", "unembedding")
-def a_row_is_itself_beside_any_neighbour(kernel: Subject, draw: Draw) -> None:
+def rows_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
     """A row of the batch is the row alone."""
     call = draw(kernel.calls())
-    whole = kernel(call)
-    alone = [kernel(kernel.take(call, "B", [row])) for row in range(len(whole))]
-    kernel.near(np.concatenate(alone), whole, call)
+    y = kernel(call)
+    alone = [kernel(kernel.take(call, "B", [row])) for row in range(len(y))]
+    kernel.near(np.concatenate(alone), y, call)

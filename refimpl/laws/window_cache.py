@@ -1,4 +1,4 @@
-"""Laws of the cache of a sliding window: it gives what a whole cache gives under a window mask."""
+"""Laws of the cache of a sliding window: it equals a full cache under a window mask."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from . import Draw, Subject, law
 
 
 @law("window_positions")
-def the_first_and_the_last_tokens_are_held(window_positions: Subject, draw: Draw) -> None:
+def the_first_and_the_latest_tokens_are_kept(window_positions: Subject, draw: Draw) -> None:
     """The sinks, and the latest other tokens that the slots have room for, each in its own slot."""
     call = draw(window_positions.calls(largest=12))
     slots, sinks = call["past"].shape[2], call["sinks"]
-    for held, length in zip(window_positions(call), call["lengths"], strict=True):
+    for positions, length in zip(window_positions(call), call["lengths"], strict=True):
         latest = range(max(sinks, length - (slots - sinks)), length)
-        wanted = [*range(min(sinks, length)), *latest]
-        assert sorted(held[held >= 0]) == wanted, f"of {length} tokens {sorted(held[held >= 0])} are held"
-        ring = np.arange(sinks, slots)[held[sinks:] >= 0]
-        assert ((held[ring] - ring) % (slots - sinks) == 0).all(), f"slots move: {held}"
+        expected = [*range(min(sinks, length)), *latest]
+        assert sorted(positions[positions >= 0]) == expected, (
+            f"of {length} tokens {sorted(positions[positions >= 0])} are held"
+        )
+        ring = np.arange(sinks, slots)[positions[sinks:] >= 0]
+        assert ((positions[ring] - ring) % (slots - sinks) == 0).all(), f"slots move: {positions}"
 
 
 @law("window_append")
@@ -32,7 +34,7 @@ def slots_hold_the_tokens_that_they_should(window_append: Subject, draw: Draw) -
     sinks, slots = call["sinks"], call["past"].shape[2]
     rows, tokens = call["new"].shape[:2]
     cache, at = call["past"], np.zeros(rows, np.int64)
-    wanted = cache.copy()
+    expected = cache.copy()
     for _ in range(draw(st.integers(1, 5))):
         real = np.array([draw(st.integers(0, tokens)) for _ in range(rows)])
         new = call["new"] + at[:, None, None, None].astype(cache.dtype)
@@ -40,9 +42,9 @@ def slots_hold_the_tokens_that_they_should(window_append: Subject, draw: Draw) -
         for row in range(rows):
             for t in range(real[row]):
                 p = at[row] + t
-                wanted[row, :, p if p < sinks else sinks + (p - sinks) % (slots - sinks)] = new[row, t]
+                expected[row, :, p if p < sinks else sinks + (p - sinks) % (slots - sinks)] = new[row, t]
         at = at + real
-        window_append.near(cache, wanted)
+        window_append.near(cache, expected)
 
 
 @law("window_floor")
@@ -60,7 +62,7 @@ def cutting_to_the_floor_loses_nothing_that_is_seen(window_floor: Subject, draw:
 
 
 @law("window_attention")
-def it_is_the_whole_cache_under_a_window_mask(window_attention: Subject, draw: Draw) -> None:
+def it_equals_a_full_cache_under_a_window_mask(window_attention: Subject, draw: Draw) -> None:
     """A text read in chunks of any length, truncated now and then as far as the slack goes."""
     call = draw(window_attention.calls())
     cache, settings = call["cache"], call["settings"]
@@ -70,7 +72,7 @@ def it_is_the_whole_cache_under_a_window_mask(window_attention: Subject, draw: D
     angles = np.arange(60)[:, None] * rng.random(size or 1)
     if size:
         call = call.but(cos=np.cos(angles).astype(dtype), sin=np.sin(angles).astype(dtype))
-    held = [np.zeros((rows, 0, *call[n].shape[2:]), dtype) for n in "kv"]
+    kv = [np.zeros((rows, 0, *call[n].shape[2:]), dtype) for n in "kv"]
     length, written = 0, 0
     for _ in range(draw(st.integers(1, 4))):
         tokens = draw(st.integers(1, 5))
@@ -80,15 +82,15 @@ def it_is_the_whole_cache_under_a_window_mask(window_attention: Subject, draw: D
         at = np.full(rows, length)
         part = call.but(q=q, k=k, v=v, cache=cache, past=at, count=np.full(rows, tokens))
         y, cache = window_attention(part)
-        places = np.broadcast_to(np.arange(length, length + tokens), (rows, tokens))
+        positions = np.broadcast_to(np.arange(length, length + tokens), (rows, tokens))
         if size:
             turn = {"interleaved": settings.interleaved}
-            q, k = (rotate(x, call["cos"][places], call["sin"][places], **turn) for x in (q, k))
-        held = [np.concatenate([past, new], 1) for past, new in zip(held, (k, v), strict=True)]
+            q, k = (rotate(x, call["cos"][positions], call["sin"][positions], **turn) for x in (q, k))
+        kv = [np.concatenate([past, new], 1) for past, new in zip(kv, (k, v), strict=True)]
         length, written = length + tokens, max(written, length + tokens)
-        mask = causal_mask(places, np.arange(length), window=settings.window, sinks=cache.sinks)
-        wanted = attend(q, held[0], held[1], mask, **settings.scoring)
-        window_attention.near((y,), (wanted,), part)
+        mask = causal_mask(positions, np.arange(length), window=settings.window, sinks=cache.sinks)
+        expected = attend(q, kv[0], kv[1], mask, **settings.scoring)
+        window_attention.near((y,), (expected,), part)
         least = int(floor(cache.keys, np.array([written]), slack=slack)[0])
         length = draw(st.integers(min(least, length), length))
-        held = [past[:, :length] for past in held]
+        kv = [past[:, :length] for past in kv]

@@ -129,11 +129,11 @@ def cached_attention(
 
     `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
     up to itself, or the last `settings.window` of these. Gives the attention's output and the new cache.
-    A cache with scales holds what 8 bits a channel keep (`round_by_channel`), and the call sees it so.
-    Conventions: keys are rotated before they are rounded and cached. `bias` has a number for each place of
-    the cache. A row padded on the right needs no mask, since a real token never sees a later one. What
-    comes out at padding is unspecified, and so are places past a row's valid length. `append` says how
-    much room the cache must have.
+    A cache with scales holds keys and values rounded to 8 bits (`round_by_channel`), and the call attends to
+    the rounded ones. Conventions: keys are rotated before they are rounded and cached. `bias` has a number
+    for each position of the cache. A row padded on the right needs no mask, since a real token never sees a
+    later one. Outputs at padding are unspecified, and so are entries past a row's valid length. `append`
+    says how much room the cache must have.
     """
     at = past[:, None] + np.arange(q.shape[1])[None, :]
     if rotary is not None:

@@ -1,4 +1,4 @@
-"""One layer: norm, attention, residual; norm, mlp, residual. The unions of the Config are told apart here."""
+"""One layer: norm, attention, residual; norm, mlp, residual. The Config's unions are resolved here."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block",
 
 
 class NormWeights(TypedDict, total=False):
-    """The leaves of a norm; one without a learned factor or shift lacks them."""
+    """The leaves of a norm: a learned factor and a learned shift, where it has them."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
 
 
 class CachedAttentionWeights(AttentionWeights):
-    """The leaves of a decoder's attention: where it keeps 8 bits, the scales of keys and values too."""
+    """The leaves of a decoder's attention, with the scales of keys and values if the cache has 8 bits."""
 
     k_scale: NotRequired[Float[Array, "G K"]]
     v_scale: NotRequired[Float[Array, "G K"]]
@@ -77,8 +77,8 @@ class BlockWeights(TypedDict):
 class Positions(NamedTuple):
     """What layers need to know of positions.
 
-    Cosines and sines for each `Rope`, and for each other position and number of heads the numbers
-    [B, H, T, S] that it adds to scores.
+    Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
+    heads.
     """
 
     rotary: Mapping[Rope, Rotary]
@@ -86,7 +86,7 @@ class Positions(NamedTuple):
 
 
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
-    """The norm that the Config names, or x itself where it names none."""
+    """x normalized by the Config's norm, or x itself without one."""
     leaves = {} if weights is None else weights
     match norm:
         case None:
@@ -98,7 +98,7 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
 
 
 def rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
-    """The rotation of a sublayer's queries and keys, and the bias of its scores, as its position says."""
+    """The rotation of a sublayer's queries and keys, and the bias of its scores, by its kind of position."""
     match a.position:
         case None:
             return None, None
@@ -127,17 +127,17 @@ class _Norms(NamedTuple):
 
 
 def _add(
-    x: Array, given: Array, norms: _Norms, layer: Layer, config: Attention | Mlp, sublayer: Sublayer
+    x: Array, inputs: Array, norms: _Norms, layer: Layer, config: Attention | Mlp, sublayer: Sublayer
 ) -> Array:
-    """after(x + scale · post(sublayer(pre(given)))): a sublayer between its norms, and the residual sum.
+    """after(x + scale · post(sublayer(pre(inputs)))): a sublayer between its norms, and the residual sum.
 
-    With the layer's `residual` at the norm, x is pre(given).
+    With the layer's `residual` at the norm, x is pre(inputs).
     """
-    given = normalize(given, norms.pre, norm=config.pre)
-    y = normalize(sublayer(given), norms.post, norm=config.post)
+    inputs = normalize(inputs, norms.pre, norm=config.pre)
+    y = normalize(sublayer(inputs), norms.post, norm=config.post)
     if layer.scale is not None:
         y = y * layer.scale
-    total = y + (given if layer.residual == "norm" else x)
+    total = y + (inputs if layer.residual == "norm" else x)
     return normalize(total, norms.after, norm=config.after)
 
 
@@ -147,23 +147,23 @@ def _attend(x: Array, weights: BlockWeights, layer: Layer, sublayer: Sublayer) -
 
 
 def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer: Layer) -> Array:
-    """The sublayer that reads an encoder, where there is one."""
+    """x after the sublayer that reads an encoder, or x itself without one."""
     cross, leaves = layer.cross, weights.get("cross")
     if cross is None or leaves is None or encoder_kv is None:
         return x
     norms = _Norms(weights.get("cross_pre"), weights.get("cross_post"), weights.get("cross_after"))
     return _add(
-        x, x, norms, layer, cross, lambda given: cross_attention(given, encoder_kv, leaves, settings=cross)
+        x, x, norms, layer, cross, lambda inputs: cross_attention(inputs, encoder_kv, leaves, settings=cross)
     )
 
 
 def _mlp(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
     """The mlp over h; a parallel one over x, normalized by the attention's norm unless it has its own."""
     norms = _Norms(weights.get("mlp_pre"), weights.get("mlp_post"), weights.get("mlp_after"))
-    given = h
+    inputs = h
     if layer.parallel:
-        given = x if layer.mlp.pre else normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-    return _add(h, given, norms, layer, layer.mlp, lambda y: _feed(y, weights["mlp"], layer.mlp))
+        inputs = x if layer.mlp.pre else normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
+    return _add(h, inputs, norms, layer, layer.mlp, lambda y: _feed(y, weights["mlp"], layer.mlp))
 
 
 def block(
@@ -190,9 +190,9 @@ def block(
     leaves = weights["attn"]
     cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
 
-    def attend(given: Array) -> Array:
+    def attend(inputs: Array) -> Array:
         nonlocal cache
-        y, cache = attention(given, cache, past, leaves, rotary, bias, settings=config.attention)
+        y, cache = attention(inputs, cache, past, leaves, rotary, bias, settings=config.attention)
         return y
 
     h = _attend(x, weights, config, attend)
@@ -221,8 +221,8 @@ def encoder_block(
     a, leaves = config.attention, weights["attn"]
     rotary, bias = rotary_and_bias(a, positions)
 
-    def attend(given: Array) -> Array:
-        return self_attention(given, lengths, leaves, rotary, bias, settings=a, causal=causal)
+    def attend(inputs: Array) -> Array:
+        return self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
 
     h = _attend(x, weights, config, attend)
     h = _cross(h, encoder_kv, weights, config)

@@ -22,7 +22,7 @@ __all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_atten
 
 
 class CrossKeyWeights(TypedDict):
-    """The leaves that make keys and values of the encoder's output."""
+    """The leaves that map the encoder's output to keys and values."""
 
     wk: Float[Array, "D G*K"] | Blocks
     wv: Float[Array, "D G*K"] | Blocks
@@ -31,7 +31,7 @@ class CrossKeyWeights(TypedDict):
 
 
 class CrossAttentionWeights(TypedDict):
-    """The other leaves: the map to queries, and the one back."""
+    """The other leaves: the maps to queries and back."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks

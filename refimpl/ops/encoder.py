@@ -1,4 +1,4 @@
-"""An encoder: a whole text in, one vector for each token out; and what a head makes of these vectors."""
+"""An encoder: from a whole text to one vector for each token, and from these to a head's output."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def encode(
 
 
 def shift_right(tokens: Array, start: int) -> Array:
-    """The text from the token `start` on, one place later, as a reader takes it."""
+    """The text shifted by one position, with the token `start` first, as a reader takes it."""
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
 
@@ -82,7 +82,7 @@ def _layers(
     *,
     stack: Stack,
 ) -> Array:
-    """The vectors that a stack makes of whole texts; a reader's layers read an encoder's `states` of them."""
+    """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`."""
     at = np.arange(x.shape[1])
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
     positions = Positions(rotary, biases)

@@ -61,7 +61,7 @@ class LinearWeights(TypedDict):
 
 
 class EmbeddingWeights(TypedDict):
-    """The leaves of the embedding: tables, and the map from their width to the model's."""
+    """The leaves of the embedding: its tables, and the map from their width to the model's."""
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
@@ -80,7 +80,7 @@ class StackWeights(TypedDict):
 
 
 class HeadWeights(TypedDict, total=False):
-    """The leaves of a head; which of them it has depends on its kind."""
+    """The leaves of a head, as many as its kind has."""
 
     table: Float[Array, "N D"] | Blocks
     bias: Float[Array, " N"]
@@ -115,7 +115,7 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
                 f = linear_scaling(f, factor=factor)
             case DynamicNTK(factor, original):
                 f = dynamic_ntk_scaling(f, factor=factor, original_context=original, context=config.context)
-            case Yarn(factor, original, fast, slow, truncate, own):
+            case Yarn(factor, original, fast, slow, truncate, stated):
                 f = yarn_scaling(
                     f,
                     theta=rope.theta,
@@ -125,7 +125,7 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
                     original_context=original,
                     truncate=truncate,
                 )
-                magnitude = own if own is not None else 1 + 0.1 * math.log(max(factor, 1.0))
+                magnitude = stated if stated is not None else 1 + 0.1 * math.log(max(factor, 1.0))
             case LongRope(short, long, original, magnitude):
                 f = longrope_scaling(
                     f, np.array(short), np.array(long), original_context=original, context=config.context
@@ -188,7 +188,7 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
-    """The bias [B, H, T, S] of each position of the stack that has one, by (position, heads)."""
+    """The bias [B, H, T, S] of each position of the stack that adds one, by (position, heads)."""
     biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
     for a in dict.fromkeys(layer.attention for layer in stack.layers):
         match a.position:
@@ -233,8 +233,8 @@ def model(
     positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
         read = None if encoder_kv is None else encoder_kv[i]
-        wanted = at if i == last else None
-        x, new = block(x, old, past, positions, leaves, read, wanted, config=layer)
+        output_positions = at if i == last else None
+        x, new = block(x, old, past, positions, leaves, read, output_positions, config=layer)
         new_cache.append(new)
     x = normalize(x, weights.get("norm"), norm=stack.final_norm)
     leaves = params.get("head", {})
@@ -247,7 +247,7 @@ def model(
 
 
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
-    """Logits [B, P, N] over the rows of a table: scale, bias, and the cap at last."""
+    """Logits [B, P, N] over the rows of a table: scaled, with the bias added, and capped last."""
     logits = unembedding(x, table)
     if head.scale is not None:
         logits = logits * head.scale

@@ -145,7 +145,7 @@ def load_balancing_loss(
     logits: Float[Array, "M E"],
     index: Index[Array, "M I", "< E"],
 ) -> Float[Array, ""]:
-    """E · Σ_e f_e · P_e: f_e the share of tokens that chose e, P_e the mean of softmax(logits) there
+    """E · Σ_e f_e · P_e: f_e the share of tokens that chose e, P_e the mean of softmax(logits) at e
     (Fedus et al. 2022, eq. 4 to 6, without the factor α).
 
     Conventions: with several choices a token f_e counts all of them and sums up to that many, as in

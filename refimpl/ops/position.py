@@ -90,7 +90,7 @@ def rotate(
     as in the paper and GPT-J; elements from 2J on stay as they are (partial rotary).
     """
     pairs = cos.shape[-1]
-    rotated, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    rotated, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if interleaved:
         a, b = rotated[..., 0::2], rotated[..., 1::2]
     else:
@@ -101,4 +101,4 @@ def rotate(
         rotated = np.stack([new_a, new_b], axis=-1).reshape(rotated.shape)
     else:
         rotated = np.concatenate([new_a, new_b], axis=-1)
-    return np.concatenate([rotated, rest], axis=-1)
+    return np.concatenate([rotated, unrotated], axis=-1)

@@ -30,7 +30,7 @@ __all__ = [
 
 
 # Activations with one scale per row, for which a weight's block is the whole column.
-WHOLE = frozenset({"row", "smoothed", "static"})
+ROW_SCALED = frozenset({"row", "smoothed", "static"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +40,10 @@ class Blocks:
     w = scale · (code − zero) + minimum, with zero 2^(bits−1) where None and minimum 0 where None.
     Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
     codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
-    treats its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
-    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), the same once each
-    channel is multiplied by its `input_factor` ("smoothed"; only there is this), or with the given
-    `input_scale` and `input_zero` in unsigned 8-bit codes ("static"; only there are these two).
+    quantizes its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
+    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), the same after each
+    channel was multiplied by its `input_factor` ("smoothed"), or in unsigned 8-bit codes by the given
+    `input_scale` and `input_zero` ("static"). Only these two kinds have these fields.
     """
 
     codes: UInt8[Array, "D F"]

@@ -66,11 +66,11 @@ def window_positions(
     past: Float[Array, "B G S K"], lengths: Index[Array, " B", "< O+1"], *, sinks: int = 0
 ) -> Int[Array, "B S"]:
     """Which token of the text each slot holds after `lengths` tokens; −1 for an empty slot."""
-    held = np.full((past.shape[0], past.shape[2]), -1)
+    positions = np.full((past.shape[0], past.shape[2]), -1)
     for row, length in enumerate(lengths):
         for position in range(length):
-            held[row, _slot(position, past.shape[2], sinks)] = position
-    return held
+            positions[row, _slot(position, past.shape[2], sinks)] = position
+    return positions
 
 
 def window_append(
@@ -97,8 +97,8 @@ def window_floor(
 ) -> Int[Array, " B"]:
     """The least length that a row can be truncated to, of which `written` tokens were ever written.
 
-    Below it the next token's window would begin at a token that was overwritten. In a buffer that never
-    ran over nothing was. A caller that truncates keeps `written`, the most tokens that the row had.
+    Below it the next token's window would begin at a token that was overwritten. A buffer that was never
+    full has overwritten nothing. A caller that truncates keeps `written`, the most tokens that the row had.
     """
     return np.where(written > past.shape[2], written - slack - 1, 0)
 
@@ -124,11 +124,13 @@ def window_attention(
     if rotary is not None:
         q = rotate(q, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
         k = rotate(k, rotary.cos[at], rotary.sin[at], interleaved=settings.interleaved)
-    held = np.concatenate([window_positions(cache.keys, past, sinks=cache.sinks), at], axis=1)[:, None, :]
-    distance = at[:, :, None] - held
-    seen = (held >= 0) & (distance >= 0)
+    positions = np.concatenate([window_positions(cache.keys, past, sinks=cache.sinks), at], axis=1)[
+        :, None, :
+    ]
+    distance = at[:, :, None] - positions
+    seen = (positions >= 0) & (distance >= 0)
     if settings.window is not None:
-        seen = seen & ((distance < settings.window) | (held < cache.sinks))
+        seen = seen & ((distance < settings.window) | (positions < cache.sinks))
     keys = np.concatenate([cache.keys.transpose(0, 2, 1, 3), k], axis=1)
     values = np.concatenate([cache.values.transpose(0, 2, 1, 3), v], axis=1)
     y = attend(q, keys, values, seen, **settings.scoring)

@@ -63,25 +63,25 @@ def parameter_shapes(config: Config) -> Shapes:
     e, inner = config.embedding, config.embedding.projection
     tables = e.width if inner is None else inner.width
     entry = tables if inner is not None and inner.late else e.width
-    found: Shapes = {"embedding.table": (e.vocabulary, tables)}
+    shapes: Shapes = {"embedding.table": (e.vocabulary, tables)}
     if e.token_types is not None:
-        found["embedding.token_types"] = (e.token_types, entry)
+        shapes["embedding.token_types"] = (e.token_types, entry)
     if inner is not None:
-        found["embedding.project"] = (inner.width, e.width)
-        found |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
+        shapes["embedding.project"] = (inner.width, e.width)
+        shapes |= {"embedding.project_bias": (e.width,)} if inner.bias else {}
     for name, stack in config.stacks.items():
-        found |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
-    return found | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
+        shapes |= {f"{name}.{leaf}": shape for leaf, shape in _stack(stack, e.width, entry).items()}
+    return shapes | {f"head.{leaf}": shape for leaf, shape in _head(config.head, e).items()}
 
 
 def _stack(stack: Stack, d: int, entry: int) -> Shapes:
-    found: Shapes = {}
+    shapes: Shapes = {}
     if isinstance(stack.positions, Learned):
-        found["positions"] = (stack.positions.offset + stack.positions.size, entry)
-    found |= _norm("first_norm.", stack.first_norm, entry)
+        shapes["positions"] = (stack.positions.offset + stack.positions.size, entry)
+    shapes |= _norm("first_norm.", stack.first_norm, entry)
     for a in (layer.attention for layer in stack.layers):
         if isinstance(a.position, RelativeBias):
-            found["relative_bias"] = (a.position.buckets, a.heads)
+            shapes["relative_bias"] = (a.position.buckets, a.heads)
     for i, layer in enumerate(stack.layers):
         at = f"layers.{i}."
         cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
@@ -90,72 +90,72 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
             *cross,
             ("mlp", layer.mlp, _mlp(layer.mlp, d)),
         ):
-            found |= _norm(f"{at}{part}_pre.", sublayer.pre, d)
-            found |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
-            found |= _norm(f"{at}{part}_post.", sublayer.post, d)
-            found |= _norm(f"{at}{part}_after.", sublayer.after, d)
-    return found | _norm("norm.", stack.final_norm, d)
+            shapes |= _norm(f"{at}{part}_pre.", sublayer.pre, d)
+            shapes |= {f"{at}{part}.{name}": shape for name, shape in leaves.items()}
+            shapes |= _norm(f"{at}{part}_post.", sublayer.post, d)
+            shapes |= _norm(f"{at}{part}_after.", sublayer.after, d)
+    return shapes | _norm("norm.", stack.final_norm, d)
 
 
 def _head(head: Head, e: Embedding) -> Shapes:
     n, d = e.vocabulary, e.width
-    found: Shapes = {}
+    shapes: Shapes = {}
     if isinstance(head, LM):
-        found |= {} if e.projection is None else {"project": (d, e.projection.width)}
+        shapes |= {} if e.projection is None else {"project": (d, e.projection.width)}
         d = d if e.projection is None else e.projection.width
     elif head.dense is not None:
         f = head.dense.width or d
-        found |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
-        found |= _norm("norm.", head.dense.norm, f)
+        shapes |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
+        shapes |= _norm("norm.", head.dense.norm, f)
         d = f
     match head:
         case LM(tied=tied, bias=bias) | MaskedLM(tied=tied, bias=bias):
-            return found | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
+            return shapes | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
         case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
-            return found | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
+            return shapes | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
         case QuestionAnswering(bias=bias):
-            return found | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
+            return shapes | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
         case Pool():
-            return found
+            return shapes
 
 
 def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
     if norm is None:
         return {}
     weight, bias = (norm.weight, norm.bias) if isinstance(norm, LayerNorm) else (True, False)
-    found: Shapes = {f"{prefix}weight": (d,)} if weight else {}
-    return found | ({f"{prefix}bias": (d,)} if bias else {})
+    shapes: Shapes = {f"{prefix}weight": (d,)} if weight else {}
+    return shapes | ({f"{prefix}bias": (d,)} if bias else {})
 
 
 def _attention(a: Attention, d: int) -> Shapes:
     q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
-    found: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
+    shapes: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
     if a.qkv_bias:
-        found |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
+        shapes |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
     if a.out_bias:
-        found["bo"] = (d,)
+        shapes["bo"] = (d,)
     for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
         match a.qk_norm:
             case HeadNorm(over="head"):
-                found[name] = (a.head_size,)
+                shapes[name] = (a.head_size,)
             case HeadNorm(over="each"):
-                found[name] = (heads, a.head_size)
+                shapes[name] = (heads, a.head_size)
             case HeadNorm(over="all"):
-                found[name] = (heads * a.head_size,)
+                shapes[name] = (heads * a.head_size,)
             case _:
                 pass
     if a.kv == "int8":
-        found |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
-    return found
+        shapes |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
+    return shapes
 
 
 def _mixture(m: MoE, d: int) -> Shapes:
-    found: Shapes = {"router": (d, m.experts)}
+    shapes: Shapes = {"router": (d, m.experts)}
     experts = {f"experts.{i}": m.width for i in range(m.experts)}
     for name, f in (experts | ({} if m.shared is None else {"shared": m.shared})).items():
-        found |= {f"{name}.gate": (d, f), f"{name}.up": (d, f), f"{name}.down": (f, d)}
+        shapes |= {f"{name}.gate": (d, f), f"{name}.up": (d, f), f"{name}.down": (f, d)}
     bias: Shapes = {"bias": (m.experts,)} if m.choice_bias else {}
-    return found | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
+    return shapes | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
 
 
 def _mlp(mlp: Mlp, d: int) -> Shapes:

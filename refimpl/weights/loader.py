@@ -9,8 +9,8 @@ import numpy as np
 
 from ..config import Config
 from ..errors import CheckpointError, NumericError
-from ..formats.dtypes import WHOLE
-from ..formats.tensor_source import Source, Stripped
+from ..formats.dtypes import READABLE_INTEGERS
+from ..formats.tensor_source import Stripped, TensorSource
 from ..ops.quant import Blocks
 from ..params.shapes import parameter_shapes
 from .derived_buffers import COMPUTED, LARGE, PLAIN
@@ -43,14 +43,14 @@ def _applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weig
 
 
 class Leaves:
-    """The leaves that a Config needs, read from a Source by a map; each is made when asked for.
+    """The leaves that a Config needs, read from a TensorSource by a map; each is made when asked for.
 
     Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor
     of the source is read or equals what we compute.
     """
 
     def __init__(
-        self, config: Config, source: Source, weights: WeightMap, prefixes: Sequence[str] = ()
+        self, config: Config, source: TensorSource, weights: WeightMap, prefixes: Sequence[str] = ()
     ) -> None:
         self._config = config
         self._source = Stripped(source, prefixes) if prefixes else source
@@ -93,8 +93,8 @@ class Leaves:
         ends = np.cumsum([self._shapes[leaf][-1] for leaf in rule.leaves]).tolist()
         allowed = stored_shapes(rule.steps, (*self._shapes[rule.leaves[0]][:-1], ends[-1]))
         for name in rule.tensors:
-            if (kind := self._source.kind(name)) in WHOLE:
-                raise CheckpointError(f"tensor {name!r} must be of a type with decimals, is {kind}")
+            if (kind := self._source.kind(name)) in READABLE_INTEGERS:
+                raise CheckpointError(f"tensor {name!r} must be of a float type, is {kind}")
             shape = self._source.shape(name)
             if shape not in allowed:
                 raise CheckpointError(

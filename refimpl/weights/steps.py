@@ -146,7 +146,7 @@ class Part(Step):
         return weight
 
 
-class Stack(Step):
+class StackRows(Step):
     """Several tensors, one a head, that become the rows of one leaf."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:

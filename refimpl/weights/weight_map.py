@@ -35,11 +35,11 @@ from typing import Literal, get_args
 
 from ..config import Config, Head, Layer, MoE
 from ..params.shapes import parameter_shapes
-from .steps import STEPS, Part, Stack, Step
+from .steps import STEPS, Part, StackRows, Step
 
 NOTHING = "nothing"
 EVERYTHING = ("*",)
-HEADS = frozenset(head.__name__ for head in get_args(Head))
+HEAD_NAMES = frozenset(head.__name__ for head in get_args(Head))
 
 Use = Literal["read", "compare", "unused"]
 
@@ -74,7 +74,7 @@ class Rule:
     @property
     def stacked(self) -> bool:
         """Whether several tensors become the rows of one leaf."""
-        return any(isinstance(step, Stack) for step in self.steps)
+        return any(isinstance(step, StackRows) for step in self.steps)
 
     @property
     def part(self) -> int | None:
@@ -149,8 +149,10 @@ def weight_map(text: str) -> WeightMap:
     for line in filter(None, map(str.strip, text.splitlines())):
         if match := re.fullmatch("for (.+):", line):
             heads = frozenset(match[1].split(", "))
-            if unknown := heads - HEADS:
-                raise ValueError(f"{line!r}: a head must be one of {sorted(HEADS)}, got {sorted(unknown)}")
+            if unknown := heads - HEAD_NAMES:
+                raise ValueError(
+                    f"{line!r}: a head must be one of {sorted(HEAD_NAMES)}, got {sorted(unknown)}"
+                )
         else:
             lines.append(_line(line, heads))
     return WeightMap(tuple(lines))
@@ -209,6 +211,6 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     if any("{h}" in tensor for tensor in tensors):
         heads = layer.attention.kv_heads if "k_norm" in leaves[0] else layer.attention.heads
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
-        first = (*first, Stack())
+        first = (*first, StackRows())
     steps = tuple(step.bound(leaves[0], layer.attention) for step in line.steps)
     return Rule(leaves, choices, (*first, *steps), line.use)

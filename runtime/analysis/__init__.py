@@ -1,5 +1,5 @@
-"""Experiments on models and their parts: what they cost, what they keep, where they look.
+"""Experiments on models and their parts: cost, memory, attention, perplexity.
 
-In come a Config, weights or texts; out come records of numbers, which commands print as tables, JSON and
-pictures. Nothing here prints.
+In: a Config, weights or texts. Out: records of numbers, which commands print as tables, JSON and pictures.
+Nothing here prints.
 """

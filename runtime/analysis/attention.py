@@ -1,4 +1,5 @@
-"""Where a model's heads look in a text, told by words: who looks at whom, and which head most."""
+"""The attention of a model's heads in a text, by words: which word attends to which, and the strongest
+heads."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ Heads = dict[tuple[int, int], np.ndarray]  # (layer, head) -> weights [T, T], qu
 
 @dataclass(frozen=True)
 class StrongestHead:
-    """The head that looks most at a word."""
+    """The head that attends most to a word."""
 
     layer: int
     head: int
@@ -28,7 +29,7 @@ class StrongestHead:
 
 @dataclass(frozen=True)
 class Seen:
-    """A word that is looked at: its first token, the share of the attention, and the head that looks most."""
+    """A word that is attended to: its first token, its share of the attention, and its strongest head."""
 
     word: str
     token: int
@@ -38,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """What one word looks at: other words, itself, and tokens that take the attention of idle heads."""
+    """What one word attends to: other words, itself, and tokens that take the attention of idle heads."""
 
     word: str
     looks_at: list[Seen]
@@ -47,7 +48,7 @@ class View:
 
 
 def words_of(text: str, encoding: Encoding) -> list[Word]:
-    """The words of a text in order, each with its tokens; a token that is no word stands by itself."""
+    """The words of a text in order, each with its tokens; a token that is no word is a word of its own."""
     spans = [(match.start(), match.end()) for match in WORD.finditer(text)]
     words: dict[tuple[int, int] | int, Word] = {}
     for i, (piece, (start, end)) in enumerate(zip(encoding.tokens, encoding.offsets, strict=True)):
@@ -59,22 +60,22 @@ def words_of(text: str, encoding: Encoding) -> list[Word]:
     return list(words.values())
 
 
-def subject(words: list[Word], wanted: str | None) -> int:
-    """The index of the word to describe: the last `wanted`, else the last "it", else the last word.
+def subject(words: list[Word], target: str | None) -> int:
+    """The index of the word to describe: the last `target`, else the last "it", else the last word.
 
-    LimitError where the text hasn't the wanted word.
+    LimitError where the text doesn't have `target`.
     """
-    name = "it" if wanted is None else wanted.lower()
+    name = "it" if target is None else target.lower()
     same = [i for i, (word, _) in enumerate(words) if word.lower() == name]
     if same:
         return same[-1]
-    if wanted is not None:
-        raise LimitError(f"the text must have the word {wanted!r:.60}")
+    if target is not None:
+        raise LimitError(f"the text must have the word {target!r:.60}")
     return max((i for i, (word, _) in enumerate(words) if WORD.fullmatch(word)), default=len(words) - 1)
 
 
 def chosen_heads(maps: Iterator[np.ndarray], layer: int | None, head: int | None) -> Heads:
-    """The weights of one layer's heads or of all, of one head or of all; later layers aren't computed."""
+    """The weights of one head or of all, in one layer or in all; later layers aren't computed."""
     heads: Heads = {}
     for i, weights in enumerate(maps):
         if layer in (None, i):
@@ -85,10 +86,10 @@ def chosen_heads(maps: Iterator[np.ndarray], layer: int | None, head: int | None
 
 
 def view_of(words: list[Word], index: int, heads: Heads, *, decoder: bool) -> View:
-    """What the word `index` looks at on average, and which head looks most at each.
+    """What the word `index` attends to on average, and the strongest head for each.
 
-    A word's view is the mean over its tokens; the keys of one word are summed. Heads that a text gives
-    nothing to do look at special tokens, in a decoder at the first token.
+    A word's view is the mean over its tokens; the keys of one word are summed. Heads without a use for a text
+    attend to special tokens, in a decoder to the first token.
     """
     name, queries = words[index]
     views = {

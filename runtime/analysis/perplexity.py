@@ -1,4 +1,4 @@
-"""How well a decoder reads past the length that it was trained for, by the ways to stretch its positions."""
+"""Perplexity of a decoder beyond its trained length, for each way to stretch its positions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Progress = Callable[[int, int, int, int], None]  # window, windows, tokens read,
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity of a way to stretch positions: in each part, within the trained length, and past it.
+    """Perplexity of one way to stretch positions: in each part, within the trained length, and beyond it.
 
     None stands for no token there.
     """
@@ -33,7 +33,7 @@ class Perplexity:
 
 
 def before_text(tokenizer: Tokenizer) -> list[int]:
-    """What the tokenizer puts before a text, which each window begins with."""
+    """The tokens that the tokenizer puts before a text; each window begins with them."""
     bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     return full[:at]
@@ -42,8 +42,8 @@ def before_text(tokenizer: Tokenizer) -> list[int]:
 def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
     """Name -> the model for `length` tokens with its rotary positions stretched in one way.
 
-    Rotary positions that are scaled already can only be scaled further in their own way. Positions of other
-    kinds go on by themselves, except learned ones, which the Config refuses.
+    Rotary positions that are scaled already can only be scaled further in their own way. Other positions need
+    no stretching, except learned ones, which the Config refuses.
     """
     trained = config.context
     longer = replace(config, context=max(length, trained))

@@ -1,4 +1,4 @@
-"""What ONNX Runtime can do on this machine, tried and not just listed."""
+"""ONNX Runtime's providers on this machine, started and not only listed."""
 
 from __future__ import annotations
 

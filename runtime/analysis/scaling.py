@@ -1,4 +1,4 @@
-"""What attention and an LSTM cost as a text grows, and how far back each reaches."""
+"""The cost of attention and an LSTM by the length of a text, and how far back each reaches."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Heads = Callable[[np.ndarray, np.ndarray, np.ndarray], object]  # of q, k, v
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One way to let tokens see others: `make(n)` gives the call to measure, on n tokens.
+class Mechanism:
+    """One way for tokens to see others: `make(n)` gives the call to measure, on n tokens.
 
-    `steps(n)` must follow one another however many processors there are, a sum counting as one; `path(n)`
-    layers or steps lie between the first input and the last output.
+    `steps(n)` can't run in parallel, however many processors there are, a sum counting as one; `path(n)`
+    layers or steps are between the first input and the last output.
     """
 
     make: Callable[[int], Callable[[], object]]
@@ -47,7 +47,7 @@ class Kind:
 
 
 class Sample(NamedTuple):
-    """One call: seconds of computing, and the most bytes that it held at once."""
+    """One call: seconds of computing, and the most bytes that it used at once."""
 
     seconds: float
     bytes: int
@@ -55,7 +55,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """Cost of a kind at each length, as far as time and memory allowed, and its exponents in the length.
+    """Cost of a mechanism at each length, as far as time and memory allowed, and its exponents in the length.
 
     An exponent is None where too few lengths were measured.
     """
@@ -72,8 +72,8 @@ class Growth:
 class Dependence:
     """How much the last of n outputs changes with the first input, for each n.
 
-    None stands for less than rounding hides. An LSTM's falls by `lstm_a_token` with each token, attention's
-    with n to the power of `attention_exponent`.
+    None means below rounding. The LSTM's falls by the factor `lstm_a_token` with each token, attention's with
+    n to the power of `attention_exponent`.
     """
 
     n: list[int]
@@ -84,7 +84,7 @@ class Dependence:
 
 
 Stopped = Literal["time", "memory"]
-Progress = Callable[[str, int, Sample | Stopped], None]  # kind, tokens, what was measured or ran out
+Progress = Callable[[str, int, Sample | Stopped], None]  # mechanism, tokens, what was measured or ran out
 
 
 def _draw(*shape: int) -> np.ndarray:
@@ -130,28 +130,30 @@ def _one(n: int) -> int:
     return 1
 
 
-def kinds() -> dict[str, Kind]:
-    """What is compared, each as the specification defines it, on random float32 numbers."""
+def mechanisms() -> dict[str, Mechanism]:
+    """The mechanisms to compare, each as the specification defines it, on random float32 numbers."""
     return {
-        "plain": Kind(_on(attend), steps=_one, path=_one),
+        "plain": Mechanism(_on(attend), steps=_one, path=_one),
         # Tiles of queries run side by side, those of keys one after the other.
-        "flash": Kind(_on(_flash), steps=lambda n: ceil(n / TILE), path=_one),
-        "window": Kind(_on(_banded), steps=_one, path=lambda n: ceil((n - 1) / (WINDOW - 1))),
+        "flash": Mechanism(_on(_flash), steps=lambda n: ceil(n / TILE), path=_one),
+        "window": Mechanism(_on(_banded), steps=_one, path=lambda n: ceil((n - 1) / (WINDOW - 1))),
         # Through the first block, which all see and which sees all.
-        "sparse": Kind(_on(_sparse), steps=_one, path=lambda n: 2),
-        "linear": Kind(_on(_linear), steps=_one, path=_one),
-        "lstm": Kind(_recurrent, steps=lambda n: n, path=lambda n: n),
+        "sparse": Mechanism(_on(_sparse), steps=_one, path=lambda n: 2),
+        "linear": Mechanism(_on(_linear), steps=_one, path=_one),
+        "lstm": Mechanism(_recurrent, steps=lambda n: n, path=lambda n: n),
     }
 
 
 def measure(lengths: Sequence[int], seconds: float, progress: Progress) -> dict[str, Growth]:
-    """Kind -> its cost at each length. A kind ends early rather than exceed its share of the seconds."""
+    """Mechanism -> its cost at each length. It stops early rather than exceed its share of the seconds."""
     end = time.monotonic() + seconds
     growth: dict[str, Growth] = {}
-    every = kinds()
-    for name, kind in reversed(every.items()):  # the most expensive come last and get what the others leave
+    every = mechanisms()
+    for name, mechanism in reversed(
+        every.items()
+    ):  # the most expensive come last and get what the others leave
         until = time.monotonic() + max(0, end - time.monotonic()) / (len(every) - len(growth))
-        samples = _samples(name, kind, lengths, until, progress)
+        samples = _samples(name, mechanism, lengths, until, progress)
         measured = lengths[: len(samples)]
         times = [sample.seconds for sample in samples]
         peaks = [sample.bytes for sample in samples]
@@ -160,14 +162,16 @@ def measure(lengths: Sequence[int], seconds: float, progress: Progress) -> dict[
             peaks,
             exponent(measured, times),
             exponent(measured, peaks),
-            [kind.steps(n) for n in measured],
-            [kind.path(n) for n in measured],
+            [mechanism.steps(n) for n in measured],
+            [mechanism.path(n) for n in measured],
         )
     return {name: growth[name] for name in every}
 
 
-def _samples(name: str, kind: Kind, lengths: Sequence[int], until: float, progress: Progress) -> list[Sample]:
-    """A kind at each length, until memory or time would run out."""
+def _samples(
+    name: str, mechanism: Mechanism, lengths: Sequence[int], until: float, progress: Progress
+) -> list[Sample]:
+    """The samples of a mechanism at each length, until memory or time would run out."""
     samples: list[Sample] = []
     took = 0.0
     for n in lengths:
@@ -179,7 +183,7 @@ def _samples(name: str, kind: Kind, lengths: Sequence[int], until: float, progre
             progress(name, n, "time")
             break
         begin = time.monotonic()
-        call = kind.make(n)
+        call = mechanism.make(n)
         peak_bytes = peak(call)
         samples.append(Sample(user_time(call), peak_bytes))
         took = time.monotonic() - begin
@@ -188,7 +192,7 @@ def _samples(name: str, kind: Kind, lengths: Sequence[int], until: float, progre
 
 
 def peak(call: Callable[[], object]) -> int:
-    """The most bytes that a call holds at once, its result included."""
+    """The most bytes that a call uses at once, its result included."""
     tracemalloc.start()
     try:
         call()

@@ -1,4 +1,4 @@
-"""What a model takes: parameters, bytes of weights and cache, and the longest text that memory allows.
+"""The size of a model: parameters, bytes of weights and cache, and the longest text that fits the memory.
 
 All of it follows from the Config; no weight is read.
 """
@@ -100,7 +100,7 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
 
 
 def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
-    """What makes a model smaller -> bytes without and with it, everything else as in the Config, in 16 bits.
+    """Name of a technique -> bytes without and with it, everything else as in the Config, in 16 bits.
 
     A token reads the weights of the experts that it is routed to. Caches are those of the specification: a
     window keeps no token outside of it, and integers have a scale for each head of a token.
@@ -132,14 +132,14 @@ def _spec_cache_bytes(attention: Attention, context: int, grouped: bool, windowe
 
 
 def need(config: Config, weights: int, free: int | None, kind: str = "shared") -> Need:
-    """What weights of so many bytes need of the free memory, with a float32 cache."""
+    """How much of the free memory weights of so many bytes need, with a float32 cache."""
     if free is None:
         return Need(weights, None, None)
-    left = free - weights - RUNNER_BYTES
+    cache_room = free - weights - RUNNER_BYTES
 
     def cache(context: int) -> int:
         return cache_bytes(config, context, 4, kind)
 
     # An encoder keeps nothing from token to token: its cache has 0 bytes.
-    longest = max(0, bisect_right(range(config.context + 1), left, key=cache) - 1)
+    longest = max(0, bisect_right(range(config.context + 1), cache_room, key=cache) - 1)
     return Need(weights, longest == config.context, longest)

@@ -1,4 +1,4 @@
-"""What the size of a vocabulary costs and saves: tokens a word against embedding parameters."""
+"""The cost and the benefit of a larger vocabulary: embedding parameters against tokens per word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, in all
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary, and how many tokens it makes of the held-out text, how many of them unknown."""
+    """A vocabulary, the number of tokens of the held-out text in it, and how many of them are unknown."""
 
     name: str
     vocabulary: int
@@ -34,8 +34,8 @@ def compare(
 ) -> list[Vocabulary]:
     """Characters, then a trained vocabulary for each size, in ascending order, as far as the text allows.
 
-    `progress` gives a Progress for each training. LimitError where `held_out`, on which all is measured, has
-    no word.
+    `progress` gives a Progress for each training. LimitError where `held_out`, the text for all measurements,
+    has no word.
     """
     words = sum(len(line.split()) for line in held_out)
     if words == 0:
@@ -44,9 +44,9 @@ def compare(
     def measured(name: str, vocabulary: int, tokens: int, unknown: int) -> Vocabulary:
         return Vocabulary(name, vocabulary, tokens, words, tokens / words, unknown)
 
-    known = set().union(*lines)
-    unknown = sum(character not in known for line in held_out for character in line)
-    rows = [measured("characters", len(known) + 1, sum(map(len, held_out)), unknown)]
+    characters = set().union(*lines)
+    unknown = sum(character not in characters for line in held_out for character in line)
+    rows = [measured("characters", len(characters) + 1, sum(map(len, held_out)), unknown)]
     trained_on = training.count_words(lines, method, progress())
     counted = training.count_words(held_out, method, progress())
     # The smaller vocabularies of BPE are beginnings of the largest, so it is trained once.

@@ -1,15 +1,15 @@
-"""A directory that is replaced whole or not at all, whatever is interrupted.
+"""A directory that is replaced completely or not at all, whatever interrupts it.
 
 Beside NAME there may be, for a while:
 
-    .NAME.tfm-lock            locked by the process that replaces NAME, until it ends or dies
-    .NAME.tfm-new-PID-RANDOM  what will be NAME; nobody reads it before it is complete and on disk
-    .NAME.tfm-old-PID-RANDOM  what was NAME: it exists only once the new one is complete
+    .NAME.tfm-lock              locked by the process that replaces NAME, until it ends or dies
+    .NAME.tfm-new-PID-RANDOM    the next NAME; nobody reads it before it is complete and on disk
+    .NAME.tfm-old-PID-RANDOM    the previous NAME, which exists only once the new one is complete
 
-The swap renames NAME to old, new to NAME, and removes old. Where it stopped shows in what is left:
-without NAME and with an old one, the new one was complete, so it becomes NAME (or, if it is gone,
-the old one does); all else that is left is removed. The lock belongs to the operating system, which
-frees it when its owner dies, so the leftovers of the dead are told from the work of the living.
+The swap renames NAME to old, new to NAME, and removes old. The remaining files show where it stopped: without
+NAME but with an old one, the new one was complete and becomes NAME (if it is gone, the old one does); all
+other files are removed. The lock belongs to the operating system, which frees it when its owner dies, so
+leftovers of dead processes can be told from the work of living ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BusyError(ExportError):
 
 
 def recover(path: Path | str) -> None:
-    """Finish or undo an interrupted replacement of `path`; the work of a living process is left alone."""
+    """Finish or undo an interrupted replacement of `path`, unless the process that replaces it is alive."""
     path = Path(path).resolve()
     if not _left(path):
         return
@@ -55,7 +55,7 @@ def recover(path: Path | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new directory that takes the place of `path` at the end of the block, or never existed.
+    """A new directory that replaces `path` at the end of the block; after an error it is removed.
 
     Raises BusyError, an ExportError, when another process is replacing the same directory.
     """
@@ -97,7 +97,7 @@ def _left(path: Path, state: str = "*") -> list[Path]:
 
 
 def _settle(path: Path) -> None:
-    """Decide by what is left; the caller holds the lock."""
+    """Finish or undo the replacement, by the files that are there; the caller holds the lock."""
     old, new = _left(path, "old"), _left(path, "new")
     if not path.exists() and old:
         os.rename(new[0] if new else old[0], path)
@@ -108,7 +108,7 @@ def _settle(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path`; BusyError when another process does."""
+    """Hold the lock beside `path`; BusyError when another process holds it."""
     lock = path.with_name(f".{path.name}.tfm-lock")
     while True:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

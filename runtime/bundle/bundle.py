@@ -60,7 +60,7 @@ LIMITS: dict[str, int] = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: a manifest that holds, and files of the sizes that it names."""
+    """An opened bundle: a valid manifest, and files of the sizes that it names."""
 
     path: Path
     manifest: Manifest
@@ -100,7 +100,7 @@ class Bundle:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of what the head says, if it says labels."""
+        """The names of the head's labels, if it has any."""
         return self.manifest.labels
 
     @property
@@ -130,7 +130,7 @@ class Bundle:
         return raw.view(entry.dtype).reshape(entry.shape)
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
-        """One leaf of the tree, in the types that it is stored in."""
+        """One leaf of the tree, in its stored types."""
         group = self._owners[name]
         names = weight_layout.specs(group, self.dtype)
         return weight_layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})[name]
@@ -147,27 +147,27 @@ class Bundle:
         return lazily(parameter_shapes(self.config), load)
 
     def check_hashes(self) -> None:
-        """Read every file; BundleError names the first whose bytes aren't those of the manifest."""
+        """Read every file; BundleError names the first whose hash isn't the manifest's."""
         for name in self.manifest.files:
             _check_hash(self.path, name, self.manifest.files[name])
 
     def checking(self) -> Callable[[], None]:
-        """Start `check_hashes` beside other work; the function given back waits and raises."""
-        found: list[Exception] = []
+        """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""
+        errors: list[Exception] = []
 
         def run() -> None:
             try:
                 self.check_hashes()
             except Exception as error:  # raised again by whoever waits
-                found.append(error)
+                errors.append(error)
 
         thread = threading.Thread(target=run, name="tfm-hashes", daemon=True)
         thread.start()
 
         def wait() -> None:
             thread.join()
-            if found:
-                raise found[0]
+            if errors:
+                raise errors[0]
 
         return wait
 
@@ -181,10 +181,10 @@ class Bundle:
 
 
 def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
-    """Open a bundle, after finishing or undoing an interrupted export to its place.
+    """Open a bundle, after finishing or undoing an interrupted export to its path.
 
-    The graphs' bytes are compared with the manifest here, those of the other files by
-    `check_hashes`. Raises BundleError for anything that the format doesn't allow.
+    The graphs' bytes are compared with the manifest here, those of the other files by `check_hashes`. Raises
+    BundleError for anything that the format doesn't allow.
     """
     path = Path(path)
     recover(path)
@@ -193,25 +193,25 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
             f"{path}: must be a bundle, the directory that `tfm-cli export` writes; there is none"
         )
     _regular(path, MANIFEST)
-    held = manifest.load((path / MANIFEST).read_bytes(), str(path / MANIFEST))
-    for name, file in held.files.items():
+    contents = manifest.load((path / MANIFEST).read_bytes(), str(path / MANIFEST))
+    for name, file in contents.files.items():
         if (got := _regular(path, name)) != file.size:
             raise BundleError(f"{path / name}: must have {file.size} bytes, has {got}: truncated? {AGAIN}")
     if os.path.lexists(path / CERTIFICATE):
         _regular(path, CERTIFICATE)
     for name in (ENCODER, *OPTIONAL):
-        if name not in held.files and os.path.lexists(path / name):
+        if name not in contents.files and os.path.lexists(path / name):
             raise BundleError(f"{path / name}: the manifest doesn't know this file: remove it, or {AGAIN}")
-    bundle = Bundle(path, held)
-    for name in (name for name in GRAPHS if name in held.files):
-        _check_hash(path, name, held.files[name])
+    bundle = Bundle(path, contents)
+    for name in (name for name in GRAPHS if name in contents.files):
+        _check_hash(path, name, contents.files[name])
     if check_hashes:
         bundle.check_hashes()
     return bundle
 
 
 def _regular(directory: Path, name: str) -> int:
-    """The size of a regular file; links aren't followed: a bundle is complete in itself."""
+    """The size of a regular file; links aren't followed, since a bundle must contain all its files."""
     path, limit = directory / name, LIMITS.get(name)
     try:
         status = path.lstat()

@@ -53,7 +53,7 @@ class Graph:
     outputs: tuple[Port, ...]
 
     def owns(self, leaf: str) -> bool:
-        """Whether this graph computes with a leaf of the tree, a group of them, or one of its tensors."""
+        """Whether this graph computes with a leaf of the tree, a group of leaves, or one of its tensors."""
         top = leaf.split(".", 1)[0]
         if self.encodes and self.file == GRAPH:
             return True
@@ -66,17 +66,19 @@ class Graph:
 
 
 def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
-    """The graphs of a model, the one that runs first ahead; `windowed` as the manifest's cache says."""
-    found = []
+    """The graphs of a model in the order in which they run; `windowed` as the manifest's cache says."""
+    result = []
     if "encoder" in config.stacks:
         alone = "decoder" not in config.stacks
         outputs = (Port("predictions", _predictions(config)),) if alone else _encoder_kv(config, "time")
-        found.append(Graph(GRAPH if alone else ENCODER, True, tuple(_encoder_inputs(config)), tuple(outputs)))
+        result.append(
+            Graph(GRAPH if alone else ENCODER, True, tuple(_encoder_inputs(config)), tuple(outputs))
+        )
     if "decoder" in config.stacks:
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         outputs = (logits, *_arrays(cache_kinds(config, windowed=windowed), "_out"))
-        found.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, windowed)), outputs))
-    return tuple(found)
+        result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, windowed)), outputs))
+    return tuple(result)
 
 
 def _encoder_inputs(config: Config) -> list[Port]:
@@ -119,7 +121,7 @@ def _arrays(kinds: tuple[CacheKind, ...], suffix: str = "") -> list[Port]:
 
 
 def _encoder_kv(config: Config, length: str) -> list[Port]:
-    """What a decoder reads of an encoder's text, whose axis has this name in a graph."""
+    """The keys and values that a decoder reads of an encoder's text, whose axis is called `length`."""
     ports = _arrays(encoder_kinds(config))
     return [port._replace(axes=tuple(length if a == "text" else a for a in port.axes)) for port in ports]
 

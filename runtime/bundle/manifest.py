@@ -70,7 +70,7 @@ class OtherFormatError(BundleError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor stands in model.onnx.data."""
+    """The place of a tensor in model.onnx.data."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -80,14 +80,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class File:
-    """What a file must be: bytes and SHA-256."""
+    """The size and hash that a file must have."""
 
     size: int
     sha256: str
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceCheckpoint:
     """The checkpoint that a bundle was made from; the file leaves out a `code_replaced_by` that is empty."""
 
     name: str
@@ -97,7 +97,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The fields of tfm.json, as the module's text defines them."""
+    """The fields of tfm.json, as the module's docstring defines them."""
 
     tfm: str
     versions: dict[str, str]
@@ -111,7 +111,7 @@ class Manifest:
     refused: tuple[str, ...]
     generation: Generation
     labels: tuple[str, ...]
-    source: Source
+    source: SourceCheckpoint
     files: dict[str, File]
 
     @cached_property
@@ -121,7 +121,8 @@ class Manifest:
 
 
 def arrange(groups: Mapping[str, Group], dtype: str) -> dict[str, Tensor]:
-    """Where the tensors of all groups stand: large ones on pages, so that they can be mapped alone."""
+    """The places of the tensors of all groups: large ones are aligned to pages, so that they can be mapped
+    alone."""
     placed: dict[str, Tensor] = {}
     at = 0
     for group in groups.values():
@@ -177,7 +178,7 @@ def load(data: bytes, where: str) -> Manifest:
 
 
 def _other_format(value: dict[str, Any], stated: int) -> str:
-    """What a manifest of another format is, and what to do."""
+    """The error for a manifest of another format, with what to do."""
     if stated > FORMAT:
         return f"must be a bundle of format {FORMAT}, got {stated}: a newer tfm wrote it, update tfm"
     quant = value.get("quant")
@@ -189,20 +190,20 @@ def _other_format(value: dict[str, Any], stated: int) -> str:
 
 
 def _read(value: Any, kind: Any, name: str) -> Any:
-    """The value as the type that an annotation states, or a ValueError that names the field."""
-    origin, given = typing.get_origin(kind), typing.get_args(kind)
+    """The value as the type of an annotation, or a ValueError that names the field."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if kind is Config:
         return from_json(value)
-    if origin is Literal and type(value) is str and value in given:
+    if origin is Literal and type(value) is str and value in arguments:
         return value
     if origin is types.UnionType:
-        return None if value is None else _read(value, given[0], name)
+        return None if value is None else _read(value, arguments[0], name)
     if origin is dict and isinstance(value, dict):
-        return {key: _read(item, given[1], f"{name}.{key:.80}") for key, item in value.items()}
+        return {key: _read(item, arguments[1], f"{name}.{key:.80}") for key, item in value.items()}
     if origin is tuple and isinstance(value, list):
-        return tuple(_read(item, given[0], f"{name}[{i}]") for i, item in enumerate(value))
+        return tuple(_read(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value))
     if is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         optional = {f.name for f in fields(kind) if f.metadata.get("optional")}
@@ -215,7 +216,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         return value
     if kind in (str, bool) and type(value) is kind:
         return value
-    wants = " or ".join(given) if origin is Literal else "a whole number from 0" if kind is int else kind
+    wants = " or ".join(arguments) if origin is Literal else "a whole number from 0" if kind is int else kind
     raise ValueError(f"{name} must be {getattr(wants, '__name__', wants)}, got {value!r:.80}")
 
 
@@ -236,11 +237,11 @@ def _check(m: Manifest) -> None:
         )
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
-    wanted = arrange(m.groups, m.dtype)
-    if m.tensors != wanted:
-        odd = next(n for n in (*wanted, *m.tensors) if wanted.get(n) != m.tensors.get(n))
+    expected = arrange(m.groups, m.dtype)
+    if m.tensors != expected:
+        odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
         got = m.tensors.get(odd)
-        raise ValueError(f"tensors.{odd:.80} must be {wanted.get(odd)} by config and schemes, got {got}")
+        raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
     required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
     for name in (*required, *m.files):
         if name not in m.files or name not in (*required, *OPTIONAL):
@@ -286,7 +287,7 @@ def _check_generation(g: Generation, vocabulary: int) -> None:
         raise ValueError("generation.max_new_tokens must be null or at least 1, got 0")
     if odd := sorted(g.search.keys() - {"beams", "length_penalty", "early_stopping", "renormalize"}):
         raise ValueError(f"generation.search.{odd[0]:.80} is unknown")
-    wanted: dict[str, Any] = {"beams": 1, **g.search}
-    if type(wanted["beams"]) is not int or wanted["beams"] > MOST_BEAMS:
-        raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {wanted['beams']!r:.40}")
-    BeamSearch((), **wanted)
+    search: dict[str, Any] = {"beams": 1, **g.search}
+    if type(search["beams"]) is not int or search["beams"] > MOST_BEAMS:
+        raise ValueError(f"generation.search.beams must be 1 to {MOST_BEAMS}, got {search['beams']!r:.40}")
+    BeamSearch((), **search)

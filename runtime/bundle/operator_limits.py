@@ -1,4 +1,4 @@
-"""Which of a target's operators and caches a model can have, known from its Config alone."""
+"""Which of a target's operators and caches a model can have, decided by its Config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .targets import CacheLayout, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
-    """Why fused operators of the target can't be used for a Config; empty when all can."""
+    """The reasons why fused operators of the target can't be used for a Config; empty when all can."""
     return (*group_query(config), *multi_head(config)) if target.fused else ()
 
 
@@ -22,7 +22,7 @@ def cache(target: Target, config: Config) -> CacheLayout:
 
 
 def group_query(config: Config) -> list[str]:
-    """Why GroupQueryAttention can't be a decoder's attention; empty when it can."""
+    """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
     for i, layer in enumerate(config.layers):
         reason = _group_query(layer.attention)
         if reason is None:
@@ -49,8 +49,10 @@ def _group_query(attention: Attention) -> str | None:
 
 
 def multi_head(config: Config) -> list[str]:
-    """Why MultiHeadAttention can't be the attention over a whole text: an encoder's own, or a decoder's
-    cross-attention to it; empty when it can."""
+    """The reasons why MultiHeadAttention can't be the attention over a whole text; empty when it can.
+
+    That is an encoder's self-attention, or a decoder's cross-attention.
+    """
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
             if name != "decoder" and layer.attention.softcap is not None:

@@ -1,4 +1,4 @@
-"""Weight and format -> codes: the one place where weights are rounded, for the export and for `verify`."""
+"""From weight and format to codes: all weights are rounded here, for the export and for `verify`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def rounded(
     axis: int,
     importance: Float[Array, " D"] | None = None,
 ) -> Blocks:
-    """The weight in a format, blocked along `axis` (1 for a table), scales in the weight's type.
+    """The weight in a format, blocked along `axis` (1 for a table), with scales in the weight's type.
 
-    Codes are the nearest, or with an `importance` of the inputs those of least error. A format with static
-    inputs still lacks the scale and zero point of its input. Not for a format that is `native`.
+    Codes are the nearest, or with an `importance` of the inputs those of least error. With static inputs the
+    scale and zero point of the input are still missing. Not for a `native` format.
     """
     rows = weight if axis == 1 else weight.T
     if weight_format.activations == "static":
@@ -43,7 +43,7 @@ def rounded(
 def _rounded_rows(
     rows: Float[Array, "F D"], weight_format: WeightFormat, importance: Float[Array, " D"] | None
 ) -> Blocks:
-    """Blocks along axis 1, made a few whole rows at a time."""
+    """Blocks along axis 1, computed a few rows at a time."""
     bits, block = weight_format.bits, weight_format.block
     per_block = (rows.shape[0], -(-rows.shape[1] // block))
     codes = np.empty(rows.shape, np.uint8)
@@ -65,10 +65,10 @@ def _rounded_rows(
 
 
 def centered(blocks: Blocks) -> Blocks:
-    """A GGUF file's blocks with the zero point in the middle, which the fast kernels take.
+    """A GGUF file's blocks with the zero point in the middle, as the fast kernels need it.
 
-    Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in
-    float32 when d and m, 11 bits each, are not 2^13 apart.
+    Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in float32
+    when d and m, 11 bits each, are not 2^13 apart.
     """
     if blocks.minimum is None:
         return blocks

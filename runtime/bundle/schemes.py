@@ -79,7 +79,7 @@ class Scheme:
 
     @property
     def calibrated(self) -> bool:
-        """Whether activations get their ranges from a text."""
+        """Whether ranges of activations come from a calibration text."""
         return isinstance(self.matrices, PerColumn) and self.matrices.inputs == "static"
 
     @property
@@ -150,10 +150,10 @@ def find(name: str) -> Scheme:
 
 
 def default(config: Config, target: Target) -> Scheme:
-    """The scheme of a model when none is asked for.
+    """The default scheme of a model.
 
-    An encoder's work is prefill, which 8 bits a column serve best where a target takes them. A decoder's work
-    is reading weights, which is as fast with blocks, and closer.
+    An encoder mostly does prefill, for which 8 bits a column are best where a target takes them. A decoder
+    mostly reads weights, which is as fast with blocks, and more accurate.
     """
     dynamic = SCHEMES["int8-dynamic"]
     takes_dynamic = target.name not in dynamic.refused

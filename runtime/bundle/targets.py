@@ -21,10 +21,10 @@ CacheLayout = Literal["shared", "windowed", "copied", "none"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How weights stand in a graph (`runtime.bundle.weight_layout`).
+    """How weights are stored in a graph (`runtime.bundle.weight_layout`).
 
     `joins`: matrices that multiply one input are stored as one. `blocks`: packed for MatMulNBits, or codes
-    for DequantizeLinear. `activations`: what a product with blocks does with its input. `static_inputs`:
+    for DequantizeLinear. `activations`: how a product with blocks quantizes its input. `static_inputs`:
     inputs may have 8-bit codes with a scale that was chosen beforehand.
     """
 
@@ -36,7 +36,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a graph runs and what it may be made of.
+    """Where a graph runs, and which operators, types and caches it may have.
 
     `device` is None where any will do, `floats` None where the scheme chooses them. `fused` says that
     attention is an operator of ONNX Runtime where its limits allow. `float_cache` says why keys and values

@@ -22,7 +22,7 @@ from typing import Literal
 
 from ...refimpl.calibrate import smooth
 from ...refimpl.config import Config
-from ...refimpl.ops.quant import WHOLE, Blocks
+from ...refimpl.ops.quant import ROW_SCALED, Blocks
 from ...refimpl.params.shapes import multiplied, parameter_shapes
 from .schemes import EIGHT_BITS, PerBlock, PerColumn, Scheme
 from .targets import Target
@@ -35,7 +35,7 @@ PROJECTIONS = (".wq", ".wk", ".wv")
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How one quantized weight is stored; `native` keeps the codes of the checkpoint's own blocks."""
+    """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks."""
 
     bits: int
     block: int
@@ -46,8 +46,8 @@ class WeightFormat:
 
     @property
     def by_column(self) -> bool:
-        """Whether one scale is that of a whole column, or of a whole row of a table."""
-        return self.activations in WHOLE
+        """Whether a scale covers a whole column, or a whole row of a table."""
+        return self.activations in ROW_SCALED
 
     @property
     def searched(self) -> bool:
@@ -68,18 +68,18 @@ def formats(
 ) -> dict[str, WeightFormat | None]:
     """Leaf name -> its format, or None where it stays float.
 
-    `native` gives a checkpoint's own blocks of a leaf, with zero points in the middle.
+    `native` gives a checkpoint's own blocks of a leaf, with centred zero points.
     """
     smoothed_norms = {name for site in smooth.smoothing_sites(config) for name in site.consumers}
     smoothed_products = {name for site in smooth.post_norm_sites(config) for name in site.consumers}
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
-        wanted = scheme.tables if is_table(name) else scheme.matrices
-        if wanted is None or not multiplied(name, shape):
+        spec = scheme.tables if is_table(name) else scheme.matrices
+        if spec is None or not multiplied(name, shape):
             return None
-        if isinstance(wanted, PerColumn):
+        if isinstance(spec, PerColumn):
             length = shape[1] if is_table(name) else shape[0]
-            if wanted.inputs == "static":
+            if spec.inputs == "static":
                 only_read = name == "embedding.table" and not getattr(config.head, "tied", False)
                 if not only_read:
                     return WeightFormat(8, length, "static")
@@ -87,31 +87,31 @@ def formats(
                 return WeightFormat(8, length, "smoothed")
             elif ".experts." not in name and (name in smoothed_norms or not name.endswith(PROJECTIONS)):
                 return WeightFormat(8, length, "row")
-            wanted = EIGHT_BITS
-        if scheme.keeps_blocks or wanted.bits == 8:
-            own = native(name)
-            if own is not None and (scheme.keeps_blocks or own.bits == 8):
-                return _native(own, target)
-        return _per_block(wanted, name, target)
+            spec = EIGHT_BITS
+        if scheme.keeps_blocks or spec.bits == 8:
+            blocks = native(name)
+            if blocks is not None and (scheme.keeps_blocks or blocks.bits == 8):
+                return _native(blocks, target)
+        return _per_block(spec, name, target)
 
     return {name: format_of(name, shape) for name, shape in parameter_shapes(config).items()}
 
 
-def _per_block(wanted: PerBlock, name: str, target: Target) -> WeightFormat:
-    block = wanted.block
-    if wanted.attention_block is not None and any(part in name for part in ATTENTION):
-        block = wanted.attention_block
-    if wanted.float_block is not None and target.layout.activations == "none":
-        block = wanted.float_block
-    return WeightFormat(wanted.bits, block, target.layout.activations, symmetric=wanted.symmetric)
+def _per_block(spec: PerBlock, name: str, target: Target) -> WeightFormat:
+    block = spec.block
+    if spec.attention_block is not None and any(part in name for part in ATTENTION):
+        block = spec.attention_block
+    if spec.float_block is not None and target.layout.activations == "none":
+        block = spec.float_block
+    return WeightFormat(spec.bits, block, target.layout.activations, symmetric=spec.symmetric)
 
 
-def _native(own: Blocks, target: Target) -> WeightFormat:
+def _native(blocks: Blocks, target: Target) -> WeightFormat:
     return WeightFormat(
-        bits=own.bits,
-        block=own.block,
+        bits=blocks.bits,
+        block=blocks.block,
         activations=target.layout.activations,
-        symmetric=own.zero is None,
-        minimum=own.minimum is not None,
+        symmetric=blocks.zero is None,
+        minimum=blocks.minimum is not None,
         native=True,
     )

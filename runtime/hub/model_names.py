@@ -18,7 +18,7 @@ from typing import Literal
 
 from ...refimpl.errors import CheckpointError
 
-Kind = Literal["bundle", "checkpoint", "config"]
+ModelKind = Literal["bundle", "checkpoint", "config"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Pinned:
 
 
 @dataclass(frozen=True)
-class Source:
+class LocatedModel:
     """A model on this machine: where it is, how the user named it, and what identifies its content."""
 
     path: Path
     name: str
-    kind: Kind
+    kind: ModelKind
     digest: Callable[[], str]
 
 

@@ -1,4 +1,5 @@
-"""A step of many tokens as several runs of few: where a cache has no room for all, or is read faster so."""
+"""A step of many tokens as several runs of few: for caches without room for all, or that are faster to
+read so."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ class StepArrays(NamedTuple):
 
 
 def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) -> None:
-    """`run` over at most `size` tokens at a time; fills the step's logits.
+    """Run at most `size` tokens at a time, and fill the step's logits.
 
-    A position in the padding gets the logits of the last real token, in a row without tokens zeros.
+    A position in the padding gets the logits of the last real token, or zeros in a row without tokens.
     """
     tokens, past, lengths, at, logits = step
     at = np.minimum(at, np.maximum(lengths - 1, 0)[:, None])

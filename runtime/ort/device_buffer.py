@@ -1,4 +1,4 @@
-"""Memory at a fixed address, on the CPU or a GPU: what a session reads and writes in place."""
+"""Memory at a fixed address, on the CPU or a GPU, which a session reads and writes in place."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class DeviceBuffer:
         self.nbytes = array.nbytes
 
     def read(self) -> np.ndarray:
-        """The content: the memory itself on the CPU, a copy from elsewhere."""
+        """The content: the memory itself on the CPU, a copy of other memory."""
         if self._value is None:
             assert self._array is not None
             return self._array
         return self._value.numpy()
 
     def write(self, array: np.ndarray) -> None:
-        """Give back what `read` gave, changed."""
+        """Store an array that `read` gave, after a change."""
         if self._value is not None:
             self._value.update_inplace(array)
 
     def address(self, row: int) -> int:
-        """Where row `row` of the first axis begins."""
+        """The address of row `row` of the first axis."""
         return self.pointer + row * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
 
 
@@ -45,7 +45,7 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
 
 
 class Binding(NamedTuple):
-    """An io_binding, and the owners of the memory that it points to: it knows addresses alone."""
+    """An io_binding, and the owners of its memory, since it only knows addresses."""
 
     io: ort.IOBinding
     owners: tuple[object, ...]

@@ -1,4 +1,4 @@
-"""What a decoder reads of the texts that an encoder has read; it stays where the encoder's run wrote it."""
+"""Keys and values of an encoder's texts for a decoder; they stay where the encoder's run wrote them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .device_buffer import DeviceBuffer
 class EncoderKV:
     """The arrays that `encoder_kinds` names, layer by layer, and the lengths [B] of the texts.
 
-    `texts` [B] numbers the texts: rows with the same number hold the same, so beams of one text, which
+    `texts` [B] numbers the texts. Rows with the same number have equal content, so beams of one text, which
     change rows at each step, copy nothing.
     """
 
@@ -32,7 +32,8 @@ class EncoderKV:
         return EncoderKV(buffers, lengths, self.texts[rows])
 
     def permute(self, rows: np.ndarray) -> None:
-        """As many rows as before, in place: only rows that get another text are copied."""
+        """Reorder the rows in place, without changing their number: only rows that get another text are
+        copied."""
         texts = self.texts[rows]
         changed = np.flatnonzero(texts != self.texts)
         if not len(changed):

@@ -17,7 +17,14 @@ import onnxruntime as ort
 
 from ...refimpl.config import Config
 from ...refimpl.engine.cache_kinds import CHUNK, cache_kinds
-from ...refimpl.engine.protocol import Cache, check_predict, check_start, check_step, check_text, foreign
+from ...refimpl.engine.protocol import (
+    Cache,
+    check_predict,
+    check_start,
+    check_step,
+    check_text,
+    foreign_cache_error,
+)
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import ENCODER, GRAPH, Graph, graphs
 from .chunked_step import StepArrays, in_chunks
@@ -101,7 +108,7 @@ class OrtEngine:
         return OrtCache(np.zeros(batch, np.int64), buffers)
 
     def _read(self, encoder_ids: np.ndarray, encoder_lengths: np.ndarray | None) -> EncoderKV:
-        """What the decoder reads of an encoder's texts [B, S]."""
+        """The keys and values for the decoder, of an encoder's texts [B, S]."""
         assert self._encoder is not None
         ids, lengths, _ = check_text(self.config, encoder_ids, encoder_lengths, None)
         shapes = self._encoder.shapes(ids)
@@ -145,9 +152,9 @@ class OrtEngine:
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, OrtCache]:
-        """Logits [B, P, N], float32, at the wanted positions, and the cache with the tokens in it."""
+        """Logits [B, P, N], float32, at the positions `at`, and the cache with the tokens in it."""
         if not isinstance(cache, OrtCache):
-            raise foreign(cache)
+            raise foreign_cache_error(cache)
         past = cache.lengths
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         need = int(past.max()) + tokens.shape[1]
@@ -165,7 +172,8 @@ class OrtEngine:
         return logits, OrtCache(past + lengths, buffers)
 
     def _run(self, buffers: CacheBuffers, step: StepArrays) -> CacheBuffers:
-        """One step of as many tokens as the buffers have room for, all rows at a time where possible."""
+        """One step with at most as many tokens as the buffers have room for, all rows at a time where
+        possible."""
         assert self._decoder is not None
         batch, time = step.tokens.shape
         # A row that joins a batch is read while the others wait: for them there is nothing to compute.

@@ -41,12 +41,14 @@ class DecoderSession:
         self.session.run_with_iobinding(binding.io)
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:
-        """Those of a whole batch: this step's and, with the two sets of buffers exchanged, the next one's."""
+        """The bindings of a whole batch: for this step and, with the two sets of buffers exchanged, for
+        the next one."""
         this = self.bind(buffers)
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
 
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
-        """Cache, rotary tables and encoder's keys and values, bound by address; with `row`, of that row."""
+        """Cache, rotary tables and encoder's keys and values, bound by address; with `row`, only those of
+        that row."""
         io = self.session.io_binding()
         tables = self._position_tables(buffers.capacity)
         for name, table in tables.items():

@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...refimpl.engine.cache_kinds import CacheKind, check_lengths, floor, windows
-from ...refimpl.engine.protocol import check_rows, used_already
+from ...refimpl.engine.protocol import check_rows, used_cache_error
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 
@@ -68,38 +68,38 @@ class CacheBuffers:
         return sum(buffer.nbytes for buffer in buffers) + encoder
 
     def window_lengths(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
-        """Of rows of these lengths, how many tokens the layers of each window hold."""
+        """How many tokens the layers of each window hold, for rows of these lengths."""
         return {window: lengths - dropped for window, dropped in self.dropped.items()}
 
     def make_room(self, lengths: np.ndarray, new: np.ndarray) -> None:
         """Drop old tokens of each row whose buffers have no room for `new` [B] more."""
-        for window, held in self.window_lengths(lengths).items():
+        for window, in_cache in self.window_lengths(lengths).items():
             of_window = [i for i, kind in enumerate(self.kinds) if kind.window == window]
             kind = self.kinds[of_window[0]]
-            full = np.flatnonzero((new > 0) & (held + new > kind.entries(self.capacity, self.chunk)))
+            full = np.flatnonzero((new > 0) & (in_cache + new > kind.entries(self.capacity, self.chunk)))
             if not len(full):
                 continue
             for i in of_window:
                 arrays = _read(self.layers[i])
                 for row in full.tolist():
-                    self.kinds[i].keep_latest(arrays, row, int(held[row]))
+                    self.kinds[i].keep_latest(arrays, row, int(in_cache[row]))
                 _write(self.layers[i], arrays)
-            self.dropped[window][full] += held[full] - kind.kept
+            self.dropped[window][full] += in_cache[full] - kind.kept
 
     def truncate(self, lengths: np.ndarray) -> None:
-        """After rows were truncated to these lengths: an empty row has dropped nothing."""
+        """Update after rows were truncated to these lengths: an empty row has dropped nothing."""
         for dropped in self.dropped.values():
             dropped[lengths == 0] = 0
 
     def swapped(self) -> CacheBuffers:
-        """After a step: the next one reads where this one wrote."""
+        """The buffers after a step: the next one reads where this one wrote."""
         if self.spare is None:
             return self
         bindings = None if self.bindings is None else (self.bindings[1], self.bindings[0])
         return replace(self, layers=self.spare, spare=self.layers, bindings=bindings)
 
     def keep_row(self, row: int, length: int) -> None:
-        """After a step of one row alone: in a copied cache it goes back to where the other rows are."""
+        """After a step of one row alone in a copied cache, copy it back to the buffers of the other rows."""
         if self.spare is None:
             return
         for kind, old, new in zip(self.kinds, self.layers, self.spare, strict=True):
@@ -107,17 +107,17 @@ class CacheBuffers:
             kind.copy_row(_read(new), row, arrays, row, length)
             _write(old, arrays)
 
-    def moved(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> CacheBuffers:
-        """New buffers that hold the named rows, now of `lengths`, with room for `capacity` tokens."""
+    def reallocated(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> CacheBuffers:
+        """New buffers with the named rows, now of `lengths`, and room for `capacity` tokens."""
         dropped = {window: count[rows] for window, count in self.dropped.items()}
         layers = []
         for kind, old in zip(self.kinds, self.layers, strict=True):
             shapes = kind.shapes(len(rows), capacity, self.chunk)
             new = [zeros(shape, b.dtype, b.device) for shape, b in zip(shapes, old, strict=True)]
             source, target = _read(old), _read(new)
-            held = lengths if kind.window is None else lengths - dropped[kind.window]
+            in_cache = lengths if kind.window is None else lengths - dropped[kind.window]
             for i, row in enumerate(rows.tolist()):
-                kind.copy_row(source, row, target, i, int(held[i]))
+                kind.copy_row(source, row, target, i, int(in_cache[i]))
             _write(new, target)
             layers.append(new)
         spare = None
@@ -129,7 +129,8 @@ class CacheBuffers:
         return CacheBuffers(self.kinds, layers, spare, capacity, self.chunk, dropped, encoder_kv)
 
     def permute(self, rows: np.ndarray, lengths: np.ndarray) -> None:
-        """As many rows as before, in place: only rows that change are copied, up to their valid length."""
+        """Reorder the rows in place, without changing their number: only changed rows are copied, up to
+        their valid length."""
         if self.encoder_kv is not None:
             self.encoder_kv.permute(rows)
         changed = np.flatnonzero(rows != np.arange(len(rows)))
@@ -137,9 +138,9 @@ class CacheBuffers:
             return
         self.dropped = {window: count[rows] for window, count in self.dropped.items()}
         for kind, layer in zip(self.kinds, self.layers, strict=True):
-            held = lengths if kind.window is None else lengths - self.dropped[kind.window]
+            in_cache = lengths if kind.window is None else lengths - self.dropped[kind.window]
             arrays = _read(layer)
-            kind.replace_rows(arrays, changed, rows[changed], int(held[changed].max()))
+            kind.replace_rows(arrays, changed, rows[changed], int(in_cache[changed].max()))
             _write(layer, arrays)
 
 
@@ -184,7 +185,7 @@ def _write(layer: Layer, arrays: list[np.ndarray]) -> None:
 
 
 class OrtCache:
-    """`lengths` tokens of each row, room for `capacity`; dead after its first use."""
+    """`lengths` tokens of each row, with room for `capacity`; invalid after its first use."""
 
     def __init__(self, lengths: np.ndarray, buffers: CacheBuffers) -> None:
         self._lengths, self._capacity = lengths, buffers.capacity
@@ -208,7 +209,7 @@ class OrtCache:
         return floor(buffers.kinds, self._lengths, buffers.dropped)
 
     def take(self) -> CacheBuffers:
-        """The buffers, once: whoever asks again holds a cache that a later step has overwritten."""
+        """The buffers, once: a second call would read a cache that a later step has overwritten."""
         buffers = self._alive()
         self._buffers = None
         return buffers
@@ -223,17 +224,17 @@ class OrtCache:
         rows = check_rows(len(self._lengths), rows)
         buffers, lengths = self.take(), self._lengths[rows]
         if len(rows) != buffers.batch:
-            return OrtCache(lengths, buffers.moved(rows, lengths, buffers.capacity))
+            return OrtCache(lengths, buffers.reallocated(rows, lengths, buffers.capacity))
         buffers.permute(rows, lengths)
         return OrtCache(lengths, buffers)
 
     def grow(self, capacity: int) -> OrtCache:
         buffers = self.take()
         if capacity > buffers.capacity:
-            buffers = buffers.moved(np.arange(buffers.batch), self._lengths, capacity)
+            buffers = buffers.reallocated(np.arange(buffers.batch), self._lengths, capacity)
         return OrtCache(self._lengths, buffers)
 
     def _alive(self) -> CacheBuffers:
         if self._buffers is None:
-            raise used_already()
+            raise used_cache_error()
         return self._buffers

@@ -55,16 +55,17 @@ APART = 2**-6
 
 
 class Key(TypedDict):
-    """What key.json holds, but for the sizes of the files."""
+    """The content of key.json without the sizes of the files."""
 
     key: str
     bundle: str
 
 
 def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.InferenceSession:
-    """A session on the CPU over packed weights of one of a bundle's graphs, saved when they aren't yet.
+    """A session on the CPU over packed weights of one of a bundle's graphs, which are saved if they aren't
+    yet.
 
-    Nothing that goes wrong with the cache is an error: the bundle itself can still be opened.
+    No failure of the cache is an error: the bundle itself can still be opened.
     """
     bundle = bundle.resolve()
     size = (bundle / DATA).stat().st_size
@@ -80,7 +81,7 @@ def session(bundle: Path, threads: int | None, graph: str = GRAPH) -> ort.Infere
 
 
 def _sound(path: Path, key: Key) -> bool | None:
-    """True if packed weights for this key are there, False if they would be unsound, None if not yet."""
+    """True if packed weights for this key exist, False if they would be unsound, None if not yet."""
     try:
         stored = json.loads((path / KEY).read_text(encoding="utf-8"))
         if stored == {**key, "sizes": {}}:
@@ -124,9 +125,9 @@ def _saved(graph: Path, path: Path, key: Key, threads: int | None) -> ort.Infere
 
 
 def _probe(opened: ort.InferenceSession) -> np.ndarray:
-    """The graph's outputs for one token at the first position, but for its cache.
+    """The graph's outputs for one token at the first position, without its cache.
 
-    Every weight has a part in them: in the logits, the predictions, or an encoder's keys and values.
+    Every weight contributes to them: to the logits, the predictions, or an encoder's keys and values.
     """
     inputs = {}
     for value in opened.get_inputs():
@@ -144,7 +145,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _path(bundle: Path, graph: str) -> Path:
-    """Where a graph's packed weights lie in the cache."""
+    """The folder of a graph's packed weights in the cache."""
     digest = hashlib.sha256(str(bundle if graph == GRAPH else bundle / graph).encode()).hexdigest()
     return cache_dir() / "prepacked" / f"{bundle.name[:80]}-{digest[:12]}"
 
@@ -161,7 +162,7 @@ def _existing(path: Path) -> Path:
 
 
 def _drop_orphans(folder: Path) -> None:
-    """Remove what was packed for bundles that are gone."""
+    """Remove packed weights of bundles that no longer exist."""
     for key in folder.glob(f"*/{KEY}"):
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             if not Path(json.loads(key.read_text(encoding="utf-8"))["bundle"]).exists():

@@ -1,7 +1,7 @@
-"""An ONNX Runtime session that is what was asked for, or an error that says why it can't be.
+"""An ONNX Runtime session on the requested device, or an error that says why that is impossible.
 
-ONNX Runtime falls back from CUDA to the CPU with no more than a line in its log, and lists
-providers that can't start. So the session is asked afterwards what it really runs on.
+ONNX Runtime falls back from CUDA to the CPU with only a line in its log, and lists providers that can't
+start. So the session is asked afterwards which provider it really uses.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
 
 
 def missing_for_cuda() -> list[str]:
-    """What the CUDA provider lacks on this machine, each with where it comes from."""
+    """The libraries that the CUDA provider lacks on this machine, each with its source."""
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
     # Libraries that pip installed lie where no loader looks; ORT's own helper prints what fails.
@@ -121,7 +121,7 @@ def options(threads: int | None = None) -> ort.SessionOptions:
 def open_session(
     model: Path, device: Device, opts: ort.SessionOptions, graph: bytes | None = None
 ) -> ort.InferenceSession:
-    """The session, proven to run on `device`; `graph` stands for the file's bytes, its weights the same."""
+    """The session, proven to run on `device`; `graph` replaces the file's bytes and uses the same weights."""
     wanted = PROVIDERS[device]
     fallback = [PROVIDERS["cpu"]] if device == "cuda" else []
     if device == "cpu":

@@ -1,7 +1,7 @@
-"""What people want of a model, one file a task: functions of a TaskModel, and Model with a method for each.
+"""The tasks of models, one a file: functions of a TaskModel, and Model with a method for each.
 
-In come an engine and a bundle or checkpoint; out come texts, labels, spans and vectors.
-Every task runs on any engine.
+In: an engine and a bundle or checkpoint. Out: texts, labels, spans and vectors. Every task runs on any
+engine.
 """
 
 from .base import read_tokenizer

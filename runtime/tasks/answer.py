@@ -20,7 +20,7 @@ Question = tuple[str, str]  # a question and its context
 class Span(NamedTuple):
     """An answer, its probability, and its characters `start` … `end` of the context.
 
-    An empty text means: the context has no answer.
+    An empty text means that the context has no answer.
     """
 
     text: str
@@ -68,8 +68,8 @@ def answer(
         raise LimitError(f"count and the longest answer must be at least 1, got {count} and {longest}")
     parts: list[_Window] = []
     for i, (question, context) in enumerate(pairs):
-        whole = model.text.encode_with_offsets(question, context)
-        parts += [_Window(i, row) for row in windows(whole, model.config.context, window, stride, i + 1)]
+        encoding = model.text.encode_with_offsets(question, context)
+        parts += [_Window(i, row) for row in windows(encoding, model.config.context, window, stride, i + 1)]
     scores: list[dict[tuple[int, int], float]] = [{} for _ in pairs]
     no_answer = [np.inf] * len(pairs)
     for i, logits in predicted(model, [part.row for part in parts], batch, progress):
@@ -89,7 +89,7 @@ def answer(
 
 
 def windows(
-    whole: Encoding, context: int, window: int | None, stride: int | None, number: int
+    encoding: Encoding, context: int, window: int | None, stride: int | None, number: int
 ) -> list[Encoding]:
     """Question `number` with its context, as rows that the model has room for.
 
@@ -102,8 +102,8 @@ def windows(
         window = min(context, WINDOW)
     if stride is None:
         stride = min(window // 2, STRIDE)
-    of_context = [i for i, text in enumerate(whole.sequence_ids) if text == 1]
-    room = window - (len(whole.ids) - len(of_context))
+    of_context = [i for i, text in enumerate(encoding.sequence_ids) if text == 1]
+    room = window - (len(encoding.ids) - len(of_context))
     if not of_context:
         raise LimitError(f"context {number} has no token: there is nothing to read")
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
@@ -111,11 +111,11 @@ def windows(
             f"question {number} takes {window - room} tokens and leaves {room} of a window of {window}: that "
             f"must be more than the stride {stride}, and the window at most the context, {context}"
         )
-    before, after = range(of_context[0]), range(of_context[-1] + 1, len(whole.ids))
+    before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []
     for start in range(0, len(of_context), max(room - stride, 1)):
         part = of_context[start : start + room]
-        rows.append(whole.select([*before, *part, *after]))
+        rows.append(encoding.select([*before, *part, *after]))
         if part[-1] == of_context[-1]:
             break
     return rows
@@ -124,7 +124,8 @@ def windows(
 def best_spans(
     logits: np.ndarray, row: Encoding, count: int, longest: int
 ) -> tuple[list[tuple[int, int, float]], float]:
-    """The `count` likeliest (first token, last token, score) from logits [T, 2]; the score of no answer."""
+    """The `count` likeliest (first token, last token, score) from logits [T, 2], and the score of no
+    answer."""
     in_context = np.array([text == 1 for text in row.sequence_ids])
     candidates = in_context.copy()
     candidates[0] |= row.sequence_ids[0] is None
@@ -152,7 +153,7 @@ def _probabilities(logits: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def widened(row: Encoding, first: int, last: int) -> tuple[int, int]:
-    """The characters (start, end) of the whole words that the tokens `first` … `last` are in."""
+    """The characters (start, end) of the whole words that contain the tokens `first` … `last`."""
 
     def same_word(i: int, j: int) -> bool:
         in_text = 0 <= j < len(row.ids) and row.sequence_ids[j] == row.sequence_ids[i]

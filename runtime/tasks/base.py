@@ -1,4 +1,4 @@
-"""What every task needs of a model: its engine, its tokenizer, and what its checkpoint says about it."""
+"""What every task needs of a model: its engine, its tokenizer, and the statements of its checkpoint."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TaskModel:
         return self.tokenizer
 
     def expect(self, kind: type[H]) -> H:
-        """The model's head; ConfigError, which names the task it is for, unless it is of this kind."""
+        """The model's head; ConfigError unless it is of this kind, with the task that it is for."""
         head = self.config.head
         if not isinstance(head, kind):
             raise ConfigError(

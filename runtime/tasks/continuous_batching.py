@@ -1,12 +1,12 @@
-"""Many texts at a time: sequences that wait join the running batch as others finish.
+"""Many texts at a time: waiting sequences join the running batch as others finish.
 
 A step reads all weights whether it computes one token or eight, so sequences that share it are nearly free. A
 sequence owns its sampler, its random numbers and its row of the cache, and its prompt is read alone when it
-joins: it becomes what it would be by itself.
+joins, so its text doesn't depend on the others.
 
-    row 0   [A A A A A][D D D D …        A ends, D takes its row
+    row 0   [A A A A A][D D D D …      A ends, D takes its row
     row 1   [B B B B B B B B][E E …
-    row 2   [C C C][- - - - -            nothing waits: the row leaves the cache
+    row 2   [C C C][- - - - -          nothing waits: the row leaves the cache
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
     """Generate all sequences, at most `size` at a time.
 
     Yields (sequence, its next token) as they come; None stands for a stop token. Whoever reads the tokens may
-    end a sequence with its `finish()` (a stop string). Prompts that don't fit the context are refused,
-    by their number from 1, before any is begun.
+    end a sequence with its `finish()` (a stop string). Prompts that don't fit the context are refused, by
+    their number from 1, before any is begun.
     """
     if size < 1:
         raise LimitError(f"a batch must have at least one row, got {size}")
@@ -63,7 +63,7 @@ def run(engine: Engine, sequences: Sequence[GeneratedSequence], size: int, chunk
 
 
 def _fit(one: GeneratedSequence, context: int) -> None:
-    """Limit the sequence to the tokens that there is room for; LimitError where its texts don't fit."""
+    """Limit the sequence to the tokens that fit the context; LimitError where its prompt doesn't."""
     try:
         one.max_new_tokens = limit_new_tokens(context, len(one.prompt), one.max_new_tokens)
     except LimitError as error:
@@ -76,7 +76,8 @@ def _fit(one: GeneratedSequence, context: int) -> None:
 
 
 def _together(engine: Engine, sequences: Sequence[GeneratedSequence]) -> Steps[None]:
-    """Sequences whose sources an encoder reads in one batch: its output is one array, so none can join."""
+    """Sequences whose texts an encoder reads in one batch: its output is one array, so none can join
+    later."""
     sources = [np.asarray(one.encoder_ids, np.int64) for one in sequences]
     lengths = np.array([len(source) for source in sources])
     padded = np.zeros((len(sequences), lengths.max()), np.int64)
@@ -92,7 +93,7 @@ def _together(engine: Engine, sequences: Sequence[GeneratedSequence]) -> Steps[N
 
 
 def _step(engine: Engine, running: Running, cache: Cache) -> Steps[tuple[Running, Cache]]:
-    """One token more for each sequence that runs; the rows of the others leave the cache."""
+    """One more token for each running sequence; the rows of the others leave the cache."""
     rows = [row for row, one in enumerate(running) if one is not None]
     sequences = [one for one in running if one is not None]
     if not sequences:
@@ -108,7 +109,8 @@ def _step(engine: Engine, running: Running, cache: Cache) -> Steps[tuple[Running
 def _prefill(
     engine: Engine, cache: Cache, row: int, prompt: Sequence[int], chunk: int
 ) -> tuple[np.ndarray, Cache]:
-    """Read a prompt into its row of the cache, the other rows waiting: (logits of its last token, cache)."""
+    """Read a prompt into its row of the cache while the other rows wait: (logits of its last token,
+    cache)."""
     lengths = cache.lengths.copy()
     lengths[row] = 0
     cache = cache.truncate(lengths)

@@ -1,4 +1,4 @@
-"""A chat, whose common past is computed once."""
+"""A chat; its common past is computed once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .options import GenerateOptions, resolve
 
 
 class Conversation:
-    """Messages of a chat, and the cache of the tokens that were read so far.
+    """The messages of a chat, and the cache of the tokens that were read so far.
 
     A template may render earlier messages differently once another follows, so the cache is kept only as far
-    as the new ids agree with what it holds.
+    as the new ids agree with its content.
     """
 
     def __init__(self, model: TaskModel, system: str | None = None) -> None:
         if model.template is None:
-            raise CheckpointError("the model has no chat template: use generate, which goes on with a text")
+            raise CheckpointError("the model has no chat template: use generate, which continues a text")
         self.model, self.template = model, model.template
         self._messages: list[Message] = []
         if system is not None:
@@ -36,12 +36,12 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        """The messages so far; the last answer is among them once it was read to its end."""
+        """The messages so far; the last answer is among them once it was generated completely."""
         self._keep()
         return self._messages
 
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
-        """The answer to a message; both become part of the conversation once it was read to its end."""
+        """The answer to a message; both become part of the conversation once it was generated completely."""
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages)
         resolved = resolve(self.model.generation, **options)
@@ -57,7 +57,7 @@ class Conversation:
         return self._answer
 
     def _keep(self) -> None:
-        """Add the last answer to the conversation, once it was read to its end."""
+        """Add the last answer to the conversation, once it was generated completely."""
         answer = self._answer
         if answer is None or not answer.complete:
             return

@@ -1,4 +1,4 @@
-"""Many texts through an encoder: sorted by length into batches, so that little is computed for padding."""
+"""Many texts through an encoder: sorted by length into batches, so that little padding is computed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Texts = str | Pair | list[str] | list[Pair]
 
 
 def listed(texts: Texts) -> list[tuple[str, str | None]]:
-    """Each text as (text, None) and each pair of texts as it is; one alone is a list of one."""
+    """Each text as (text, None) and each pair of texts as it is; a single one becomes a list."""
     some = [texts] if isinstance(texts, str | tuple) else texts
     pairs: list[tuple[str, str | None]] = []
     for i, one in enumerate(some):
@@ -33,7 +33,7 @@ def listed(texts: Texts) -> list[tuple[str, str | None]]:
 
 
 def singles(texts: str | Sequence[str]) -> list[str]:
-    """Texts, one alone being a list of one; LimitError for a pair, which not every task takes."""
+    """The texts as a list; LimitError for a pair, which not every task takes."""
     some = [texts] if isinstance(texts, str) else list(texts)
     for i, one in enumerate(some):
         if not isinstance(one, str):
@@ -68,8 +68,8 @@ def predicted(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(index, the head's output) of each row, the longest rows first: if these fit, all do.
 
-    The output of a head that says something of each token is cut to the row's own tokens. The arrays are
-    views: whoever keeps one keeps its batch.
+    The output of a head for each token is cut to the row's own tokens. The arrays are views: keeping one
+    keeps its batch in memory.
     """
     if batch < 1:
         raise LimitError(f"a batch must have at least one row, got {batch}")

@@ -33,8 +33,8 @@ def fill(
 ) -> list[list[list[Filling]]]:
     """The `count` likeliest tokens for each mask of each text, the likeliest first.
 
-    Each mask of a text is filled by itself, the others staying masks. The name of the mask token is the only
-    name of a control token that is read in a text.
+    Each mask of a text is filled by itself, while the others stay masks. The name of the mask token is the
+    only name of a control token that is read in a text.
     """
     model.expect(MaskedLM)
     mask = model.generation.mask

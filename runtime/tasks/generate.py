@@ -21,7 +21,7 @@ from .options import GenerateOptions, Options, resolve
 
 
 class Prompt(NamedTuple):
-    """Ids that an answer follows, and those that an encoder reads, where there is one."""
+    """The ids that an answer follows, and those that an encoder reads, if there is one."""
 
     ids: list[int]
     encoder_ids: list[int] | None
@@ -41,10 +41,10 @@ def generate(
 
 
 def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
-    """What the model reads of a text, and what the answer begins with.
+    """The ids that the model reads of a text, and those that the answer begins with.
 
     `raw` leaves out the chat template, or the prefix of an encoder's text, so that the model continues the
-    text itself. `task` is one that the checkpoint names, with a prefix and options of its own.
+    text itself. `task` is one that the checkpoint names, with its own prefix and options.
     """
     model.expect(LM)
     if isinstance(model.config, Decoder):
@@ -54,14 +54,15 @@ def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | Non
 
 
 def prompt_ids(model: TaskModel, text: str, *, raw: bool = False) -> list[int]:
-    """Ids that ask a decoder for an answer; with `raw`, or without a template, that it continues the text."""
+    """Ids that ask a decoder for an answer; with `raw`, or without a template, those of the text to
+    continue."""
     if raw or model.template is None:
         return model.text.encode(text, add_special_tokens=True)
     return model.template.encode([{"role": "user", "content": text}])
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:
-    """How the checkpoint asks to be run for one of the tasks that it names, or else in general."""
+    """The checkpoint's generation options for one of the tasks that it names, or the general ones."""
     tasks = model.generation.tasks
     if task is None:
         return model.generation
@@ -86,7 +87,7 @@ def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0)
 class TextStream:
     """One text being generated: iterate over its parts, once.
 
-    At any time `tokens` are the new ids and `text` what was given out. At the end `complete` is true,
+    At any time `tokens` are the new ids and `text` what was yielded. At the end `complete` is true,
     `finish_reason` says why it ended, `timings` how long it took, and `cache` holds the prompt and all tokens
     but the last (None after beam search, whose cache has several rows).
     """
@@ -161,14 +162,14 @@ class TextStream:
             yield token
 
     def _decode(self, cache: Cache | None) -> Generator[int, None, Cache | None]:
-        """The decoding that the options ask for; its value is the cache, if one row of it holds the text."""
+        """The decoding that the options select; its value is the cache, if it has one row with the text."""
         engine, sequence, options = self._model.engine, self._sequence, self._options
         if options.draft is not None:
             return (yield from speculate(engine, sequence, options.draft, cache=cache))
         if options.beams is None:
             return (yield from generate_tokens(engine, sequence, cache))
-        wanted = options.search(sequence.prompt, sequence.stop_ids, sequence.encoder_ids)
-        best = beam_search(engine, wanted, cache)[0]
+        search = options.search(sequence.prompt, sequence.stop_ids, sequence.encoder_ids)
+        best = beam_search(engine, search, cache)[0]
         for token in best.tokens:
             sequence.tokens.append(token)
             yield token
@@ -178,16 +179,16 @@ class TextStream:
         return None
 
     def _generate(self) -> Iterator[str]:
-        written = StreamedText(self._model.text, self._options.stop)
+        stream = StreamedText(self._model.text, self._options.stop)
         for token in self.ids():
-            yield from self._give(written, written.push(token))
-        yield from self._give(written, written.finish())
+            yield from self._emit(stream, stream.push(token))
+        yield from self._emit(stream, stream.finish())
         self.complete = True
 
-    def _give(self, written: StreamedText, part: str) -> Iterator[str]:
-        if written.ended:
+    def _emit(self, stream: StreamedText, part: str) -> Iterator[str]:
+        if stream.ended:
             self._sequence.finish("stop")
-        self.text = written.text
+        self.text = stream.text
         if part:
             yield part
 
@@ -201,18 +202,18 @@ class StreamedText:
 
     def push(self, token: int) -> str:
         """The text that a token makes certain."""
-        return self._give(self._stream.push(token))
+        return self._certain_text(self._stream.push(token))
 
     def finish(self) -> str:
-        """What was held back, at the end of the tokens."""
+        """The text that was held back, at the end of the tokens."""
         if self.ended:
             return ""
-        part = self._give(self._stream.finish())
-        rest, self._held_back = self._held_back, ""
-        self.text += rest
-        return part + rest
+        part = self._certain_text(self._stream.finish())
+        held_back, self._held_back = self._held_back, ""
+        self.text += held_back
+        return part + held_back
 
-    def _give(self, text: str) -> str:
+    def _certain_text(self, text: str) -> str:
         certain, self._held_back, self.ended = split_at_stop_string(self._held_back + text, self._stops)
         self.text += certain
         return certain

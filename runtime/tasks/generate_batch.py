@@ -39,8 +39,8 @@ def generate_many(
     """
     if options.beams is not None or options.draft is not None:
         raise LimitError(
-            "a batch takes no beams and no draft: both make several rows or steps of one text; greedy leaves "
-            "out the beams that are a model's own"
+            "a batch takes no beams and no draft, which are for one text; greedy=True turns off a model's "
+            "own beams"
         )
     sequences = [sequence(model, prompt, options, i) for i, prompt in enumerate(prompts)]
     tokenizer = model.tokenizer

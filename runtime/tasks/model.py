@@ -40,7 +40,7 @@ class Model(TaskModel):
         """The answer to a text, streamed: iterate over it.
 
         `raw` leaves out the chat template: the model continues the text. `task` is one that the checkpoint
-        names, with a prefix and options of its own.
+        names, with its own prefix and options.
         """
         return generate.generate(self, text, raw=raw, task=task, **options)
 
@@ -65,10 +65,10 @@ class Model(TaskModel):
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
         """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any."""
         self.expect(LM)
-        given = [int(i) for i in np.asarray(ids).reshape(-1)]
-        prompt = Prompt(given, None)
+        prompt_ids = [int(i) for i in np.asarray(ids).reshape(-1)]
+        prompt = Prompt(prompt_ids, None)
         if not isinstance(self.config, Decoder):
-            prompt = Prompt(list(self.generation.prompt), given)
+            prompt = Prompt(list(self.generation.prompt), prompt_ids)
         resolved = generate_options.resolve(self.generation, **options)
         return list(TextStream(self, prompt, resolved).ids())
 
@@ -140,19 +140,21 @@ class Model(TaskModel):
         return logits_of.logits(self, ids, mask)
 
     def prompt(self, text: str, *, raw: bool = False) -> list[int]:
-        """Ids that ask for an answer to `text`; with `raw`, or without a template, that `text` goes on."""
+        """Ids that ask for an answer to `text`; with `raw`, or without a template, those of the text to
+        continue."""
         return generate.prompt_ids(self, text, raw=raw)
 
     def ask(self, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
-        """What the model reads of a text, and what the answer begins with; see `generate.prompt_of`."""
+        """The ids that the model reads of a text, and those that the answer begins with; see
+        `generate.prompt_of`."""
         return generate.prompt_of(self, text, raw=raw, task=task)
 
     def options(self, task: str | None = None, **options: Unpack[GenerateOptions]) -> Options:
-        """Options over what this model asks for; see `options.resolve`."""
+        """Options on top of the model's own; see `options.resolve`."""
         return generate_options.resolve(generate.generation_of(self, task), **options)
 
     def sampler(self, **options: Unpack[SamplingOptions]) -> Sampler:
-        """A Sampler of options over this model's defaults; see `options.sampler`."""
+        """A Sampler of options on top of this model's defaults; see `options.sampler`."""
         return generate_options.sampler(self.generation.defaults, **options)
 
     def drafter(self, other: TaskModel) -> DraftModel:

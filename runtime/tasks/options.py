@@ -1,4 +1,4 @@
-"""How a text is generated: the options that a user gives, over what the model's checkpoint asks for."""
+"""How a text is generated: the user's options on top of those in the model's checkpoint."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class GenerateOptions(SamplingOptions, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """How one text is generated, nothing left open; the defaults are greedy. See GenerateOptions."""
+    """How one text is generated, with every option set; the defaults are greedy. See GenerateOptions."""
 
     sampler: Sampler = field(default_factory=Sampler)
     max_new_tokens: int = 256
@@ -108,7 +108,7 @@ class Options:
             if not 1 <= self.beams <= MOST_BEAMS:
                 raise LimitError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
             if self.draft is not None:
-                raise LimitError("beam search takes no draft: its steps judge every token already")
+                raise LimitError("beam search takes no draft: each of its steps scores all tokens")
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
         for name, default in OF_BEAMS.items():
             if self.beams is None and getattr(self, name) != default:
@@ -139,59 +139,59 @@ class Options:
 
 
 def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) -> Sampler:
-    """The Sampler of a user's options over a model's defaults.
+    """The Sampler of a user's options on top of a model's defaults.
 
-    It is greedy unless an option that draws is given or the model's defaults draw.
+    It is greedy unless one of the options samples or the model's defaults do.
     """
-    return _sampler(defaults, _given(options))
+    return _sampler(defaults, _without_none(options))
 
 
 def resolve(generation: Generation, **options: Unpack[GenerateOptions]) -> Options:
-    """A user's options over what the model asks for.
+    """A user's options on top of the model's own.
 
-    What a model says of beam search counts where there are beams. Its own beams give way to what doesn't go
-    with them: greedy decoding, sampling, a draft.
+    A model's options of beam search count where there are beams. Its own number of beams is ignored with
+    options that exclude beams: greedy decoding, sampling, a draft.
     """
-    given = _given(options)
-    wanted: dict[str, object] = {}
-    if not _rules_out_beams(given) and ("beams" in given or "beams" in generation.search):
-        wanted |= generation.search
+    chosen = _without_none(options)
+    model_options: dict[str, object] = {}
+    if not _rules_out_beams(chosen) and ("beams" in chosen or "beams" in generation.search):
+        model_options |= generation.search
     if generation.max_new_tokens is not None:
-        wanted["max_new_tokens"] = generation.max_new_tokens
-    return _options(generation.defaults, wanted | given)
+        model_options["max_new_tokens"] = generation.max_new_tokens
+    return _options(generation.defaults, model_options | chosen)
 
 
 def check(**options: Unpack[GenerateOptions]) -> None:
     """LimitError for options that no model takes, so that a command can refuse them before it loads one."""
-    given = _given(options)
-    if not _rules_out_beams(given):
-        given = {"beams": 1} | given  # a model may ask for beams, and a length penalty goes with those
-    _options({}, given)
+    chosen = _without_none(options)
+    if not _rules_out_beams(chosen):
+        chosen = {"beams": 1} | chosen  # a model may ask for beams, and a length penalty goes with those
+    _options({}, chosen)
 
 
-def _given(options: Mapping[str, object]) -> dict[str, object]:
+def _without_none(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _rules_out_beams(given: Mapping[str, object]) -> bool:
-    return bool(given.get("greedy")) or "draft" in given or bool(given.keys() & DRAWS)
+def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
+    return bool(chosen.get("greedy")) or "draft" in chosen or bool(chosen.keys() & DRAWS)
 
 
-def _options(defaults: Mapping[str, object], given: dict[str, object]) -> Options:
+def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:
     names = {f.name for f in fields(Options)}
-    sampling = {name: value for name, value in given.items() if name not in names}
-    if "beams" in given:
+    sampling = {name: value for name, value in chosen.items() if name not in names}
+    if "beams" in chosen:
         sampling["greedy"] = True
-    others = {name: value for name, value in given.items() if name in names}
+    others = {name: value for name, value in chosen.items() if name in names}
     return replace(Options(sampler=_sampler(defaults, sampling)), **others)
 
 
-def _sampler(defaults: Mapping[str, object], given: dict[str, object]) -> Sampler:
-    drawing = given.keys() & DRAWS
-    if given.pop("greedy", False):
+def _sampler(defaults: Mapping[str, object], chosen: dict[str, object]) -> Sampler:
+    drawing = chosen.keys() & DRAWS
+    if chosen.pop("greedy", False):
         if drawing:
             names = ", ".join(sorted(drawing))
             raise LimitError(f"greedy decoding and beam search draw nothing: leave out {names}")
         defaults = {name: value for name, value in defaults.items() if name not in DRAWS}
     start = Sampler(temperature=1.0) if drawing else Sampler()
-    return replace(start, **{**defaults, **given})
+    return replace(start, **{**defaults, **chosen})

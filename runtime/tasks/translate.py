@@ -1,4 +1,4 @@
-"""Translation and summaries, by an encoder that reads a text and a decoder that writes another."""
+"""Translation and summaries, by an encoder that reads a text and a decoder that writes the result."""
 
 from __future__ import annotations
 

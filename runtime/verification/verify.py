@@ -78,8 +78,8 @@ def verify(
         device=device,
         threads=threads,
     )
-    expected_config = opened.config.keeping("float")
-    if context.source is not None and context.source.config.keeping("float") != expected_config:
+    expected_config = opened.config.with_kv("float")
+    if context.source is not None and context.source.config.with_kv("float") != expected_config:
         raise CheckpointError(f"{source}: must be the source of {path}, its config is another one")
     for name, check in CHECKS.items():
         if context.out_of_time():

@@ -95,11 +95,11 @@ def main(
             took = first_byte(command)
             if turn:
                 times[name].append(took)
-    found = {}
+    results = {}
     for name, command in sides.items():
         peak, private = (max(figures) for figures in zip(*(memory(command) for _ in range(2)), strict=True))
         first = statistics.median(times[name])
-        found[name] = {"first_s": first, "min_s": min(times[name]), "peak_mb": peak, "private_mb": private}
+        results[name] = {"first_s": first, "min_s": min(times[name]), "peak_mb": peak, "private_mb": private}
         typer.echo(
             f"{name:10} first text after {first:.3f} s (best {min(times[name]):.3f}), "
             f"peak {peak:.0f} MB, private {private:.0f} MB"
@@ -109,8 +109,8 @@ def main(
         f"weights of the bundle: {weights:.0f} MB; gates {GATES['first_s']} s and {GATES['peak_mb']:.0f} MB"
     )
     if json_out is not None:
-        json_out.write_text(json.dumps(found | {"weights_mb": weights}, indent=1) + "\n")
-    raise typer.Exit(0 if all(found["tfm"][name] <= most for name, most in GATES.items()) else 1)
+        json_out.write_text(json.dumps(results | {"weights_mb": weights}, indent=1) + "\n")
+    raise typer.Exit(0 if all(results["tfm"][name] <= most for name, most in GATES.items()) else 1)
 
 
 if __name__ == "__main__":

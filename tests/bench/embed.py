@@ -36,11 +36,11 @@ Texts = tuple[np.ndarray, np.ndarray]
 
 def sentences(text: str, lengths: list[int]) -> list[str]:
     """So many words each, from the beginning of the text and again."""
-    words, made, at = text.split(), [], 0
+    words, results, at = text.split(), [], 0
     for length in lengths:
-        made.append(" ".join(words[(at + i) % len(words)] for i in range(length)))
+        results.append(" ".join(words[(at + i) % len(words)] for i in range(length)))
         at += length
-    return made
+    return results
 
 
 def padded(rows: list[list[int]]) -> Texts:
@@ -60,8 +60,8 @@ def dynamic(path: Path, threads: int, *, ours: bool) -> Callable[[Texts], np.nda
     names = {i.name for i in session.get_inputs()}
 
     def run(texts: Texts) -> np.ndarray:
-        given = {"tokens": texts[0], "lengths": texts[1], "token_types": np.zeros_like(texts[0])}
-        return np.asarray(session.run(None, {n: given[n] for n in names})[0])
+        inputs = {"tokens": texts[0], "lengths": texts[1], "token_types": np.zeros_like(texts[0])}
+        return np.asarray(session.run(None, {n: inputs[n] for n in names})[0])
 
     return run
 
@@ -105,22 +105,22 @@ def main(
         quantize_dynamic(folder / "fp32" / "model.onnx", folder / "dynamic.onnx")
         runs["quantize_dynamic"] = dynamic(folder / "dynamic.onnx", threads, ours=False)
         runs["quantize_dynamic, our session"] = dynamic(folder / "dynamic.onnx", threads, ours=True)
-        given = encode(sentences(told, [words] * batch))
+        inputs = encode(sentences(told, [words] * batch))
         best = dict.fromkeys(runs, float("inf"))
         for _ in range(rounds):
             for name, run in runs.items():
-                run(given)
+                run(inputs)
                 start = time.perf_counter()
-                run(given)
+                run(inputs)
                 best[name] = min(best[name], time.perf_counter() - start)
         lines = sentences(told, np.random.default_rng(0).integers(4, 41, count).tolist())
         lines.sort(key=len)
         parts = [encode(lines[i : i + batch]) for i in range(0, count, batch)]
         vectors = {name: np.concatenate([run(part) for part in parts]) for name, run in runs.items()}
-    for name, own in vectors.items():
-        cosine = (own * vectors["fp32"]).sum(-1, dtype=np.float64)
+    for name, ours in vectors.items():
+        cosine = (ours * vectors["fp32"]).sum(-1, dtype=np.float64)
         figures = {
-            "tokens": int(given[1].sum()),
+            "tokens": int(inputs[1].sum()),
             "sentences_per_s": round(batch / best[name], 1),
             "times_transformers": round(best["transformers"] / best[name], 2),
             "mean_cosine": round(float(cosine.mean()), 5),

@@ -45,7 +45,7 @@ class Stepwise:
         return tokens, middle - begin, time.perf_counter() - middle
 
 
-class Seam(Stepwise):
+class TfmEngine(Stepwise):
     """tfm's own engines: `start` and `step`, as refimpl/engine/protocol.py has them."""
 
     engine: Any
@@ -62,7 +62,7 @@ class Seam(Stepwise):
         return int(logits[0, 0].argmax())
 
 
-class Onnx(Seam):
+class Onnx(TfmEngine):
     """A bundle on ONNX Runtime."""
 
     def __init__(self, model: str, threads: int) -> None:
@@ -73,7 +73,7 @@ class Onnx(Seam):
         self.version = f"onnxruntime {onnxruntime.__version__}"
 
 
-class Numpy(Seam):
+class Numpy(TfmEngine):
     """The specification over a checkpoint's float32 numbers."""
 
     def __init__(self, model: str, threads: int) -> None:
@@ -85,7 +85,7 @@ class Numpy(Seam):
         self.version = f"numpy {np.__version__}"
 
 
-class Torch(Seam):
+class Torch(TfmEngine):
     """The mirror, eagerly."""
 
     def __init__(self, model: str, threads: int) -> None:
@@ -124,8 +124,8 @@ class Transformers(Stepwise):
         return self._step([token])
 
     def _step(self, ids: list[int]) -> int:
-        given = self.torch.tensor([ids])
-        out = self.model(given, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        inputs = self.torch.tensor([ids])
+        out = self.model(inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.cache = out.past_key_values
         return int(out.logits[0, -1].argmax())
 
@@ -144,10 +144,10 @@ class Llama(Stepwise):
         c.llama_log_set(quiet, ctypes.c_void_p(0))
         c.llama_backend_init()
         opened = c.llama_model_load_from_file(str(model).encode(), c.llama_model_default_params())
-        wanted = c.llama_context_default_params()
-        wanted.n_ctx, wanted.n_batch, wanted.n_ubatch = 4096, 2048, 512
-        wanted.n_threads = wanted.n_threads_batch = threads
-        self.context = c.llama_init_from_model(opened, wanted)
+        params = c.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = 4096, 2048, 512
+        params.n_threads = params.n_threads_batch = threads
+        self.context = c.llama_init_from_model(opened, params)
         self.size = c.llama_vocab_n_tokens(c.llama_model_get_vocab(opened))
         self.version = f"llama-cpp-python {c.__version__}"
 
@@ -184,9 +184,9 @@ class Genai(Stepwise):
         return super().measure(prompt, new)
 
     def first(self, prompt: list[int]) -> int:
-        wanted = self.og.GeneratorParams(self.model)
-        wanted.set_search_options(max_length=self.length, min_length=self.length, do_sample=False)
-        self.generator = self.og.Generator(self.model, wanted)
+        params = self.og.GeneratorParams(self.model)
+        params.set_search_options(max_length=self.length, min_length=self.length, do_sample=False)
+        self.generator = self.og.Generator(self.model, params)
         self.generator.append_tokens(np.array(prompt, np.int32))
         return self.next(0)
 
@@ -212,14 +212,14 @@ class CTranslate2:
 
         def timed(length: int) -> tuple[list[int], float]:
             begin = time.perf_counter()
-            made = self.generator.generate_batch(
+            results = self.generator.generate_batch(
                 [words], max_length=length, min_length=length, sampling_topk=1, include_prompt_in_result=False
             )
-            return made[0].sequences_ids[0], time.perf_counter() - begin
+            return results[0].sequences_ids[0], time.perf_counter() - begin
 
         _, prefill = timed(1)
-        tokens, whole = timed(new)
-        return tokens, prefill, whole - prefill
+        tokens, long_seconds = timed(new)
+        return tokens, prefill, long_seconds - prefill
 
 
 KINDS = {
@@ -244,8 +244,8 @@ def main(kind: str, model: str, threads: int) -> None:
     cpu, wall = time.process_time(), time.perf_counter()
     for line in sys.stdin:
         idle = {"idle_cpu_s": time.process_time() - cpu, "idle_s": time.perf_counter() - wall}
-        asked = json.loads(line)
-        tokens, prefill, decode = engine.measure(asked["prompt"], asked["new"])
+        request = json.loads(line)
+        tokens, prefill, decode = engine.measure(request["prompt"], request["new"])
         figures = {"tokens": tokens, "prefill_s": prefill, "decode_s": decode}
         replies.write(json.dumps(figures | idle) + "\n")
         cpu, wall = time.process_time(), time.perf_counter()

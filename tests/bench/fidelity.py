@@ -67,7 +67,7 @@ def main(
     """Compare, print a table, and exit 1 when a gate is missed."""
     checkpoint = open_checkpoint(model)
     ids = head(text, checkpoint.tokenizer, tokens)
-    found, good = {}, True
+    results, good = {}, True
     with tempfile.TemporaryDirectory() as folder:
         spec = Recorded(NumpyEngine(checkpoint.config, materialize(checkpoint.params)), folder)
         typer.echo(f"{'':24} {'mean KL':>9} {'top-1':>7} {'perplexity':>11} {'spec':>7}")
@@ -81,7 +81,7 @@ def main(
                 f"{name:24} {f.kl:9.5f} {f.agreement:7.2%} {f.perplexity:11.3f} {f.reference_perplexity:7.3f}"
             )
             typer.echo(line + ("" if ok else f"   MISSED: KL ≤ {most}, agreement ≥ {least}"))
-            found[name] = {
+            results[name] = {
                 "kl": f.kl,
                 "agreement": f.agreement,
                 "perplexity": f.perplexity,
@@ -90,7 +90,7 @@ def main(
                 "ok": ok,
             }
     if json_out is not None:
-        json_out.write_text(json.dumps(found, indent=1) + "\n")
+        json_out.write_text(json.dumps(results, indent=1) + "\n")
     raise typer.Exit(0 if good else 1)
 
 

@@ -52,14 +52,14 @@ def killed(command: list[str], after: float | None) -> bool:
     return child.returncode != 0
 
 
-def survivor(out: Path, known: dict[str, str], seconds: float) -> str:
+def survivor(out: Path, digests: dict[str, str], seconds: float) -> str:
     """Which of the known bundles stands there, verified; an error if none, or if something is left over."""
     report = verify(out, seconds=seconds)
     if report.failed:
         raise AssertionError(f"{report.failed[0].name}: {report.failed[0].note}")
     if left := [p.name for p in out.parent.iterdir() if ".tfm-" in p.name]:
         raise AssertionError(f"left over: {left}")
-    return known[manifest_hash(out)]
+    return digests[manifest_hash(out)]
 
 
 def main() -> None:
@@ -72,27 +72,27 @@ def main() -> None:
     parser.add_argument("--between", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=20, help="of each verify")
-    given = parser.parse_args()
-    draw = random.Random(given.seed)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        out, known, took = Path(folder) / "bundle", {}, 0.0
+        out, digests, took = Path(folder) / "bundle", {}, 0.0
         command = lambda quant, before="": [  # noqa: E731
-            sys.executable, "-c", before + EXPORT, str(given.checkpoint), str(out), quant,
+            sys.executable, "-c", before + EXPORT, str(options.checkpoint), str(out), quant,
         ]  # fmt: skip
         for quant in ("int4", "int8"):
             begun = time.monotonic()
             killed(command(quant), None)
             took = time.monotonic() - begun
-            known[manifest_hash(out)] = quant
+            digests[manifest_hash(out)] = quant
         here = "int8"
-        for i in range(given.kills + given.between):
+        for i in range(options.kills + options.between):
             other = "int4" if here == "int8" else "int8"
-            late = draw.uniform(0, took) if i < given.kills else None
+            late = draw.uniform(0, took) if i < options.kills else None
             begun = time.monotonic()
             stopped = killed(command(other, BETWEEN if late is None else ""), late)
             if not stopped:
                 took = min(took, time.monotonic() - begun)  # the first one was slower than the others
-            before, here = here, survivor(out, known, given.seconds)
+            before, here = here, survivor(out, digests, options.seconds)
             when = "between the renames" if late is None else f"after {late:.2f} of {took:.2f} s"
             what = "killed" if stopped else "ended"
             print(f"{i + 1}: {other} over {before}, {what} {when}: {here} verifies", flush=True)  # noqa: T201

@@ -28,22 +28,22 @@ CAPACITY = 256
 def bare(engine: OrtEngine) -> Callable[[int], None]:
     """One step of one token after `past` others, by the session alone."""
     config, io = engine.config, engine.session.io_binding()
-    held: dict[str, np.ndarray] = {
+    arrays: dict[str, np.ndarray] = {
         "tokens": np.full((1, 1), 100, np.int64),
         "past": np.zeros(1, np.int64),
         "at": np.zeros((1, 1), np.int64),
     }
-    made = position_tables(np.arange(CAPACITY), config=config)
+    tables = position_tables(np.arange(CAPACITY), config=config)
     for i, rope in enumerate(config.ropes):
-        for name, table in zip(("cos", "sin"), made[rope], strict=True):
-            held[f"{name}.{i}"] = np.ascontiguousarray(table, engine.dtype)
+        for name, table in zip(("cos", "sin"), tables[rope], strict=True):
+            arrays[f"{name}.{i}"] = np.ascontiguousarray(table, engine.dtype)
     cache = engine.start(1).take()
     assert cache.capacity == CAPACITY
     buffers = [buffer for layer in cache.layers for buffer in layer]
-    held |= {name: buffer.read() for name, buffer in zip(array_names(engine.kinds), buffers, strict=True)}
+    arrays |= {name: buffer.read() for name, buffer in zip(array_names(engine.kinds), buffers, strict=True)}
     windows = [port.name for port in engine.session.get_inputs() if port.name.startswith("window_length.")]
-    held |= {name: np.zeros(1, np.int64) for name in windows}
-    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in held.items()}
+    arrays |= {name: np.zeros(1, np.int64) for name in windows}
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
     for name, value in values.items():
         io.bind_ortvalue_input(name, value)
     for output in engine.session.get_outputs():
@@ -54,12 +54,12 @@ def bare(engine: OrtEngine) -> Callable[[int], None]:
             if engine.shared:
                 io.bind_ortvalue_output(output.name, values[source])
                 continue
-            shape, dtype = held[source].shape, engine.dtype
+            shape, dtype = arrays[source].shape, engine.dtype
         io.bind_ortvalue_output(output.name, ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)))
 
     def step(past: int) -> None:
         for name in ("past", *windows):
-            held[name][0] = past
+            arrays[name][0] = past
         engine.session.run_with_iobinding(io)
 
     return step

@@ -67,12 +67,12 @@ def row(label: str, version: str, series: Series) -> str:
 
 def judge(pair: Pair, ours: Series, theirs: Series) -> dict[str, Any]:
     """Both ratios of a pair, with the gates that they must reach."""
-    made = {}
+    verdicts = {}
     for phase in ("prefill", "decode"):
         gate = getattr(pair, phase)
         value = ratio(getattr(ours, phase), getattr(theirs, phase))
-        made[phase] = {"ratio": value, "gate": gate, "ok": gate is None or value >= gate}
-    return made
+        verdicts[phase] = {"ratio": value, "gate": gate, "ok": gate is None or value >= gate}
+    return verdicts
 
 
 def main(
@@ -92,14 +92,14 @@ def main(
 ) -> None:
     """Measure, print a table, and exit 1 when a gate is missed."""
     bundles, files = named(tfm), named(llama)
-    wanted = [pair for pair in PAIRS if pair.ours in bundles and pair.theirs in files]
+    comparisons = [pair for pair in PAIRS if pair.ours in bundles and pair.theirs in files]
     tokenizer = (next(iter(bundles.values())) / "tokenizer.json").read_text(encoding="utf-8")
     ids = head(text, tokenizer, prompt_tokens)
 
     typer.echo(quiet(), nl=bool(quiet()))
     start = lambda kind, model, python: Worker(kind, model, python=python, threads=threads)  # noqa: E731
-    workers = {f"tfm {p.ours}": start("onnx", bundles[p.ours], sys.executable) for p in wanted}
-    for name in {p.theirs for p in wanted}:
+    workers = {f"tfm {p.ours}": start("onnx", bundles[p.ours], sys.executable) for p in comparisons}
+    for name in {p.theirs for p in comparisons}:
         workers[f"llama.cpp {name}"] = start("llama", files[name], llama_python)
     others = [
         (f"{kind} {model.name}", start(kind, model, python))
@@ -113,7 +113,7 @@ def main(
     typer.echo(f"{'':24} {'prefill tokens/s':^25}   {'decode tokens/s':^25}")
     result: dict[str, Any] = {"pairs": [], "others": [], "threads": threads}
     good = True
-    for pair in wanted:
+    for pair in comparisons:
         sides = [
             (label, workers[label], Series(prompt_tokens, new_tokens))
             for label in (f"tfm {pair.ours}", f"llama.cpp {pair.theirs}")
@@ -122,10 +122,12 @@ def main(
         for label, worker, series in sides:
             typer.echo(row(label, worker.hello["version"], series))
         judged = judge(pair, sides[0][2], sides[1][2])
-        for phase, found in judged.items():
-            gate = "no gate" if found["gate"] is None else f"gate {found['gate']}"
-            good &= found["ok"]
-            typer.echo(f"  {phase} {found['ratio']:.2f} times ({gate}{'' if found['ok'] else ': MISSED'})")
+        for phase, verdict in judged.items():
+            gate = "no gate" if verdict["gate"] is None else f"gate {verdict['gate']}"
+            good &= verdict["ok"]
+            typer.echo(
+                f"  {phase} {verdict['ratio']:.2f} times ({gate}{'' if verdict['ok'] else ': MISSED'})"
+            )
         engines = {label: series.to_json() | worker.hello for label, worker, series in sides}
         result["pairs"].append({"ours": pair.ours, "theirs": pair.theirs, "engines": engines} | judged)
     for label, worker in others:

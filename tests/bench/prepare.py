@@ -20,10 +20,10 @@ def gguf(source: Path, out: Path) -> None:
     """Round to another type, named by the file: Q8_0.gguf, Q4_0.gguf. A Q4_1 source is rounded twice."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
-    wanted = llama_cpp.llama_model_quantize_default_params()
-    wanted.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{out.stem}")
-    wanted.allow_requantize = True
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(wanted)):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{out.stem}")
+    params.allow_requantize = True
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)):
         sys.exit(f"{source} couldn't be quantized to {out.stem}")
 
 

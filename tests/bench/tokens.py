@@ -66,11 +66,11 @@ def main(
     prompts = [front.prompt(text) for text in PROMPTS]
     wanted = []
     for text, ids in zip(PROMPTS, prompts, strict=True):
-        made = spec.measure(ids, new_tokens)[0]
-        gaps = best_two(spec.engine, ids + made[:-1], new_tokens)
+        tokens = spec.measure(ids, new_tokens)[0]
+        gaps = best_two(spec.engine, ids + tokens[:-1], new_tokens)
         typer.echo(f"numpy, {text!r}: smallest gap {gaps.min():.5f} at token {gaps.argmin()}")
-        typer.echo(f"  {front.text.decode(made)!r:.100}")
-        wanted.append(made)
+        typer.echo(f"  {front.text.decode(tokens)!r:.100}")
+        wanted.append(tokens)
 
     good = True
     others = [("torch", model, sys.executable), ("transformers", model, transformers_python)]

@@ -113,10 +113,10 @@ def head(text: Path, tokenizer: Any, count: int) -> list[int]:
     """The first `count` token ids of a text."""
     from tokenizers import Tokenizer
 
-    made = Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    loaded = Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
     # A token is a byte at least, and twenty at most in all but strange texts: that is far enough to read.
     with text.open(encoding="utf-8") as file:
-        ids = made.encode(file.read(20 * count), add_special_tokens=False).ids[:count]
+        ids = loaded.encode(file.read(20 * count), add_special_tokens=False).ids[:count]
     if len(ids) < count:
         sys.exit(f"{text} must hold {count} tokens, has {len(ids)}")
     return ids

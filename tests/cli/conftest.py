@@ -1,4 +1,4 @@
-"""A tiny model that can talk (bytes as tokens), its bundle, and the command line run in this process."""
+"""A tiny model on byte tokens, its bundle, and the command line run in this process."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ TEMPLATE = (
 def tokenizer() -> str:
     """A byte-level BPE without merges: 256 bytes and two control tokens."""
     bytes_ = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    made = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(bytes_)}, []))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens(list(CONTROL))
-    return made.to_str()
+    library_tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(bytes_)}, []))
+    library_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    library_tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    library_tokenizer.add_special_tokens(list(CONTROL))
+    return library_tokenizer.to_str()
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +54,7 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Ran:
-    """What a command left: its exit code, stdout and stderr."""
+    """The result of a command: exit code, stdout and stderr."""
 
     code: int
     out: str
@@ -65,7 +67,8 @@ class Ran:
         return json.loads(self.out)
 
     def failed(self, code: int, *words: str) -> None:
-        """It failed as it must: this code, nothing on stdout, one line on stderr with these words."""
+        """Assert that it failed with this code, nothing on stdout, and one line on stderr with these
+        words."""
         assert (self.code, self.out) == (code, ""), self
         assert self.err.count("\n") == 1, self.err
         assert self.err.startswith("tfm-cli: "), self.err
@@ -76,7 +79,7 @@ class Ran:
 
 @pytest.fixture
 def environment() -> Iterator[None]:
-    """As it was, afterwards: a command may set threads for its libraries, and ends its process otherwise."""
+    """Restores the environment: a command may set threads for its libraries."""
     before = dict(os.environ)
     yield
     os.environ.clear()

@@ -99,7 +99,7 @@ def tokenizer_that_panics(model: Path) -> Path:
 
 
 def tokenizer_that_aborts(model: Path) -> Path:
-    """The library cuts a prefix that isn't there inside a character, and takes the process down."""
+    """A file on which the library slices inside a character and aborts the process."""
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     tokenizer["model"] |= {
         "vocab": {"a": 0, "é": 1},
@@ -191,7 +191,7 @@ def test_the_bomb_is_49_bytes(tmp_path):
 
 
 def test_a_panic_prints_nothing_of_its_own(model, tmp_path):
-    """Rust writes to the process's stderr, which only another process sees."""
+    """Run in another process, since Rust writes to the process's stderr."""
     for make in (tokenizer_that_panics, tokenizer_that_aborts):
         command = [
             sys.executable,

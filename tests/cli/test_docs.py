@@ -1,4 +1,4 @@
-"""The README can't drift: commands, options, exit codes and files are compared with the code."""
+"""README and code agree: commands, options, exit codes and files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_names_that_others_script_against_stay(command, wanted):
 
 
 def test_exit_codes_are_those_of_the_errors():
-    said = {
+    documented = {
         int(code)
         for code in re.findall(
             r"\b(\d+) (?:[a-z`])", section("Commands").split("Exit codes:")[1].split("\n\n")[0]
@@ -79,7 +79,7 @@ def test_exit_codes_are_those_of_the_errors():
     classes = {
         k.exit_code for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.TfmError)
     }
-    assert said == (classes - {1}) | {2}
+    assert documented == (classes - {1}) | {2}
 
 
 def test_the_cells_that_are_refused_say_so():

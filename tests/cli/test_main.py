@@ -1,4 +1,4 @@
-"""How commands leave: exit codes, one line on stderr, nothing raw on a terminal, Ctrl-C."""
+"""Ends of commands: exit codes, one line on stderr, no raw control characters on a terminal, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_ctrl_c_is_130_and_says_nothing(tfm, monkeypatch):
     assert (ran.code, ran.out, ran.err) == (130, "", "")
 
 
-def test_tfm_raise_shows_the_error_whole(tfm, monkeypatch):
+def test_tfm_raise_shows_the_traceback(tfm, monkeypatch):
     raising(monkeypatch, errors.BundleError("said"))
     monkeypatch.setenv("TFM_RAISE", "1")
     with pytest.raises(errors.BundleError):
@@ -176,7 +176,7 @@ def test_a_table_aligns_numbers_to_the_right(capsys):
 
 
 def talk(bundle, tmp_path, *more: str, **streams) -> subprocess.Popen:
-    """A generate that goes on for many tokens, in a process of its own."""
+    """A long generation in another process."""
     command = [
         sys.executable,
         "-m",
@@ -203,7 +203,7 @@ def test_a_signal_ends_a_generation_at_once_and_quietly(bundle, tmp_path, number
         assert (process.returncode, err) == (code, b"")
 
 
-def test_a_reader_who_leaves_ends_it_quietly(bundle, tmp_path):
+def test_a_closed_pipe_ends_it_quietly(bundle, tmp_path):
     with talk(bundle, tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)

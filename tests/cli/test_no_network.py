@@ -1,7 +1,7 @@
-"""tfm sends nothing: its runs on local files try no connection, seen by the kernel's own counters.
+"""tfm sends nothing: commands on local files try no connection, by the kernel's own counters.
 
-A network namespace of its own has no route, so whoever tries to reach a host, or to look one up, fails and
-is counted in `OutNoRoutes` of /proc/net/snmp, also where a library ignores the failure.
+A network namespace has no route, so an attempt to reach a host, or to look one up, fails and is counted in
+`OutNoRoutes` of /proc/net/snmp, even where a library ignores the failure.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_a_command_on_a_bundle_tries_no_connection(bundle: Path, tmp_path: Path,
         "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
     ],
 )
-def test_an_attempt_would_be_seen(tmp_path: Path, attempt: str):
+def test_an_attempt_would_be_counted(tmp_path: Path, attempt: str):
     code = f"import contextlib, socket\nwith contextlib.suppress(OSError):\n    {attempt}"
     run, attempts = isolated(tmp_path, sys.executable, "-c", code)
     assert run.returncode == 0

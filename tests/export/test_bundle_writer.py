@@ -1,4 +1,4 @@
-"""Exports are whole or nothing, and the same inputs give the same bytes."""
+"""Exports are complete or absent, and the same inputs give the same bytes."""
 
 import errno
 import hashlib
@@ -75,16 +75,16 @@ def child(code: str, *arguments) -> list[str]:
 
 
 def left(path: Path) -> list[str]:
-    """What stands beside the output, but for the checkpoints."""
+    """The files beside the output, without the checkpoints."""
     return sorted(p.name for p in path.parent.iterdir() if p != path and not p.name.startswith("checkpoint"))
 
 
 def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
-    out, said = tmp_path / "deep" / "out", []
-    bundle_writer.export(checkpoint, out, verify=False, progress=said.append)
+    out, messages = tmp_path / "deep" / "out", []
+    bundle_writer.export(checkpoint, out, verify=False, progress=messages.append)
     first = open_bundle(out, check_hashes=True).manifest
     assert first.source.sha256 == checkpoint.source["sha256"]
-    assert any(line.startswith("writing") for line in said)
+    assert any(line.startswith("writing") for line in messages)
     bundle_writer.export(checkpoint, out, quant="int4", verify=False)
     assert open_bundle(out, check_hashes=True).quant == "int4"
     assert left(out) == []
@@ -102,18 +102,18 @@ def test_same_inputs_same_bytes(tmp_path):
     from tfm.refimpl.checkpoint.open import open_checkpoint
     export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant="int4", verify=False)
     """
-    found = []
+    results = []
     for i, (seed, threads) in enumerate((("1", "1"), ("2", "2"))):
         out, cwd = tmp_path / f"out{i}", tmp_path / f"cwd{i}"
         cwd.mkdir()
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         env = os.environ | {"PYTHONHASHSEED": seed} | dict.fromkeys(names, threads)
         path = tmp_path / "checkpoint"
-        given = os.path.relpath(path, cwd) if i else path
-        subprocess.run(child(code, given, out), env=env, cwd=cwd, check=True)
-        found.append(tree_hash(out))
-    assert found[0] == found[1]
-    assert set(found[0]) == {"tfm.json", "model.onnx", "model.onnx.data", "golden.npz", "certificate.json"}
+        stated_path = os.path.relpath(path, cwd) if i else path
+        subprocess.run(child(code, stated_path, out), env=env, cwd=cwd, check=True)
+        results.append(tree_hash(out))
+    assert results[0] == results[1]
+    assert set(results[0]) == {"tfm.json", "model.onnx", "model.onnx.data", "golden.npz", "certificate.json"}
     every = b"".join(p.read_bytes() for p in (tmp_path / "out0").iterdir())
     assert str(tmp_path).encode() not in every
 
@@ -131,7 +131,7 @@ def test_arrays_are_stored_without_the_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
-def test_a_nan_is_named_and_nothing_is_left(stubbed, tmp_path, quant):
+def test_a_nan_is_named_and_nothing_remains(stubbed, tmp_path, quant):
     weight = tiny_models.weights(CONFIG)["decoder"]["layers"][0]["mlp"]["down"].copy()
     weight[3, 7] = np.nan
     checkpoint = save(tmp_path / "checkpoint", **{"decoder.layers.0.mlp.down": weight})
@@ -141,7 +141,7 @@ def test_a_nan_is_named_and_nothing_is_left(stubbed, tmp_path, quant):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_bundle_is_not_replaced(stubbed, checkpoint, tmp_path):
+def test_only_bundles_are_replaced(stubbed, checkpoint, tmp_path):
     out = tmp_path / "out"
     out.write_text("mine")
     with pytest.raises(ExportError, match="is a file"):
@@ -150,7 +150,7 @@ def test_what_is_no_bundle_is_not_replaced(stubbed, checkpoint, tmp_path):
     out.unlink()
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"only a bundle is replaced, and here is 'thesis.txt'"):
+    with pytest.raises(ExportError, match=r"only a bundle may be replaced, it holds 'thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)
     (out / "tfm.json").write_text("{}")
     with pytest.raises(ExportError, match=r"here is 'thesis.txt'"):
@@ -161,7 +161,7 @@ def test_what_is_no_bundle_is_not_replaced(stubbed, checkpoint, tmp_path):
     open_bundle(out)
 
 
-def test_no_room_is_seen_before_a_byte_is_written(stubbed, checkpoint, tmp_path, monkeypatch):
+def test_a_full_disk_is_detected_before_writing(stubbed, checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "out"
     bundle_writer.export(checkpoint, out, verify=False)
     before = tree_hash(out)
@@ -174,7 +174,7 @@ def test_no_room_is_seen_before_a_byte_is_written(stubbed, checkpoint, tmp_path,
 
 
 @pytest.mark.parametrize("limit", [0, 1, 4096, 40_000])
-def test_a_limit_on_files_is_named_and_nothing_is_left(checkpoint, tmp_path, limit):
+def test_a_limit_on_files_is_named_and_nothing_remains(checkpoint, tmp_path, limit):
     out = tmp_path / "out"
     code = STUBBED + textwrap.dedent("""
     from tfm.refimpl.errors import TfmError
@@ -275,12 +275,12 @@ ROWS = [
 @pytest.mark.parametrize(
     ("code", "out", "err", "match"),
     [
-        (10, json.dumps({"rows": ROWS}), "", "nothing is left of it: logits: 3.0, budget 0.1"),
-        (5, "", "noise\ntfm.json: odd\n", "nothing is left of it: tfm.json: odd"),
-        (-9, "", "", "nothing is left of it: verify ended with code -9"),
+        (10, json.dumps({"rows": ROWS}), "", "was removed: logits: 3.0, budget 0.1"),
+        (5, "", "noise\ntfm.json: odd\n", "was removed: tfm.json: odd"),
+        (-9, "", "", "was removed: verify ended with code -9"),
     ],
 )
-def test_a_bundle_that_fails_its_check_is_not_left(
+def test_a_bundle_that_fails_its_check_is_removed(
     stubbed, checkpoint, tmp_path, monkeypatch, code, out, err, match
 ):
     path, ran = tmp_path / "out", []
@@ -315,7 +315,7 @@ def test_an_export_is_verified_and_certified(checkpoint, tmp_path):
 
 
 def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
-    """Half of a weight stands where the other half belongs; the manifest's hashes are of these bytes."""
+    """Two halves of a weight are swapped, with matching hashes in the manifest."""
     real = bundle_writer._weights
 
     def swapped(job, path):
@@ -328,7 +328,7 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
         path.write_bytes(data)
 
     monkeypatch.setattr(bundle_writer, "_weights", swapped)
-    with pytest.raises(VerifyError, match="nothing is left of it"):
+    with pytest.raises(VerifyError, match="was removed"):
         bundle_writer.export(checkpoint, tmp_path / "out", quant="fp32")
     assert left(tmp_path / "out") == []
 
@@ -338,9 +338,9 @@ def q4_1(self: Leaves, name: str) -> Blocks | None:
     weight = self.load(name)
     if weight.ndim == 1:
         return None
-    made = quant.quantize(weight, bits=4, block=32, axis=int(name.endswith(".table")))
-    scale = np.abs(made.scale).astype(np.float16).astype(np.float32)
-    return replace(made, scale=scale, zero=np.zeros(scale.shape, np.uint8), minimum=-8 * scale)
+    blocks = quant.quantize(weight, bits=4, block=32, axis=int(name.endswith(".table")))
+    scale = np.abs(blocks.scale).astype(np.float16).astype(np.float32)
+    return replace(blocks, scale=scale, zero=np.zeros(scale.shape, np.uint8), minimum=-8 * scale)
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda", "standard"])
@@ -358,8 +358,8 @@ def test_kept_minima_give_a_graph_of_equal_types(checkpoint, tmp_path, monkeypat
     products = [n for n in model.graph.node if n.op_type in one_type]
     assert products
     for node in products:
-        found = {node.input[i]: types.get(node.input[i]) for i in one_type[node.op_type]}
-        assert len(set(found.values()) - {None}) == 1, f"{node.op_type} of {found}"
+        input_types = {node.input[i]: types.get(node.input[i]) for i in one_type[node.op_type]}
+        assert len(set(input_types.values()) - {None}) == 1, f"{node.op_type} of {input_types}"
     sums = [node for node in model.graph.node if node.op_type == "Sum"]
     assert {len(node.input) for node in sums} == ({3} if target == "ort-cpu" else set())
     parts = locate(opened, np.random.default_rng(5).integers(0, 50, (2, 7)))

@@ -29,8 +29,8 @@ def test_a_function_is_replaced_inside_only():
     assert (linear.linear(X, W) == 2).all()
 
 
-def test_a_replacement_may_be_given_more():
-    """Inside another with, and nothing that isn't replaced."""
+def test_a_replacement_may_take_extra_inputs():
+    """Inside another with, and only for functions that are replaced."""
     with exporting({"linear": lambda x, weight, by=1: by * twice(x, weight)}):
         with extra_inputs("linear", by=5):
             assert (linear.linear(X, W) == 20).all()
@@ -46,22 +46,22 @@ def test_an_error_inside_leaves_nothing_replaced():
 
 
 def test_an_unknown_name_is_an_error():
-    """A replacement that nothing calls would be lost without a word."""
+    """A replacement that nothing calls would be ignored silently."""
     with pytest.raises(KeyError, match=r"\['rotate'\] can't be replaced"), exporting({"rotate": twice}):
         pass
 
 
 def test_another_thread_sees_no_replacement():
-    found = []
+    results = []
     with exporting({"linear": twice}):
-        thread = threading.Thread(target=lambda: found.append(linear.linear(X, W).max().item()))
+        thread = threading.Thread(target=lambda: results.append(linear.linear(X, W).max().item()))
         thread.start()
         thread.join()
-    assert found == [2.0]
+    assert results == [2.0]
 
 
-def test_what_targets_need_is_replaceable():
-    """Those that the contract of targets names, and all that today's targets replace."""
+def test_functions_that_targets_replace_are_replaceable():
+    """The functions that the contract of targets names, and all that today's targets replace."""
     assert dispatch._names >= {
         "linear", "embedding", "unembedding", "rms_norm", "layer_norm", "activation",
         "gated_mlp", "plain_mlp", "attention", "cached_attention", "softmax",

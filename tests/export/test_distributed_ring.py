@@ -23,7 +23,7 @@ LIMIT = 120  # seconds that a test waits for all ranks
 def cases(count: int) -> list[dict[str, Any]]:
     """Placements, even and uneven lengths, with and without a causal mask, and a rank without tokens."""
     even, uneven = 4 * count, 4 * count + 3
-    found = [
+    all_cases = [
         {"length": length, "layout": layout, "causal": causal, "softcap": 2.0 if causal else None}
         for length, layout in (
             (even, "zigzag"),
@@ -33,7 +33,7 @@ def cases(count: int) -> list[dict[str, Any]]:
         )
         for causal in (False, True)
     ]
-    return [*found, {"length": 5, "layout": "last empty", "causal": True, "softcap": None}]
+    return [*all_cases, {"length": 5, "layout": "last empty", "causal": True, "softcap": None}]
 
 
 def inputs(case: dict[str, Any], count: int) -> tuple[np.ndarray, ...]:
@@ -59,16 +59,16 @@ def run_rank(rank: int, count: int, folder: Path, trouble: str) -> None:
     try:
         for i, case in enumerate(cases(count)):
             *arrays, owner = inputs(case, count)
-            own = np.flatnonzero(owner == rank)
-            q, k, v = (torch.from_numpy(a[:, own]) for a in arrays)
+            positions = np.flatnonzero(owner == rank)
+            q, k, v = (torch.from_numpy(a[:, positions]) for a in arrays)
             if trouble == "dies" and rank == 1:
                 sys.exit(0)
             if trouble == "misfit" and rank == 1:
                 k = k[..., :3]
             out = ring_attend(
-                q, k, v, torch.from_numpy(own), tile=3, causal=case["causal"], softcap=case["softcap"]
+                q, k, v, torch.from_numpy(positions), tile=3, causal=case["causal"], softcap=case["softcap"]
             )
-            np.savez(folder / f"{i}-{rank}.npz", out=out.numpy(), own=own)
+            np.savez(folder / f"{i}-{rank}.npz", out=out.numpy(), own=positions)
     finally:
         distributed.destroy_process_group()  # gloo's threads abort a process that leaves them running
 

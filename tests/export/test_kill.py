@@ -33,10 +33,10 @@ bundle_writer.export(checkpoint, out, quant=ready.name, verify=False)
 def test_an_export_killed_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path):
     config = tiny_models.llama(layers=12, vocabulary=2000)
     save_checkpoint(tmp_path / "checkpoint", config, tiny_models.weights(config))
-    checkpoint, known = open_checkpoint(tmp_path / "checkpoint"), {}
+    checkpoint, digests = open_checkpoint(tmp_path / "checkpoint"), {}
     for quant in ("fp32", "int8"):
         export(checkpoint, tmp_path / quant, quant=quant, verify=False)
-        known[manifest_hash(tmp_path / quant)] = quant
+        digests[manifest_hash(tmp_path / quant)] = quant
     out = tmp_path / "place" / "out"
     shutil.copytree(tmp_path / "fp32", out)
 
@@ -54,13 +54,13 @@ def test_an_export_killed_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path
             return time.monotonic() - begun
 
     took, draw = run("int8", None), random.Random(7)
-    assert known[manifest_hash(out)] == "int8"
+    assert digests[manifest_hash(out)] == "int8"
     seen = set()
     for i in range(KILLS):
-        before = known[manifest_hash(out)]
+        before = digests[manifest_hash(out)]
         run("fp32" if before == "int8" else "int8", draw.uniform(0, took))
         report = verify(out)
         assert not report.failed, (i, report.failed)
-        seen.add(known[manifest_hash(out)] == before)
+        seen.add(digests[manifest_hash(out)] == before)
         assert [p.name for p in out.parent.iterdir()] == ["out"], i
     assert True in seen  # some were killed before they had written all

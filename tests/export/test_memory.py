@@ -26,29 +26,29 @@ ONE = {"OPENBLAS_NUM_THREADS": "1"}  # many small products: threads would only w
 
 
 def peak(command: list[str]) -> int:
-    """The most private memory that a process was seen with."""
+    """The most private memory that a process used."""
     most = 0
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | ONE) as child:
         seen = psutil.Process(child.pid)
         while child.poll() is None:
             try:
-                held = seen.memory_info()
+                memory = seen.memory_info()
             except psutil.NoSuchProcess:
                 break
-            most = max(most, held.rss - getattr(held, "shared", 0))
+            most = max(most, memory.rss - getattr(memory, "shared", 0))
             time.sleep(0.002)
         assert child.wait() == 0, child.stderr and child.stderr.read().decode()
     return most
 
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
-def test_no_copy_of_the_model_is_held(tmp_path: Path, quant: str):
+def test_no_copy_of_the_model_is_kept_in_memory(tmp_path: Path, quant: str):
     config = tiny_models.llama(
         layers=16, vocabulary=2000, width=384, heads=6, kv_heads=2, head_size=64, mlp=1024
     )
     small = tiny_models.llama()
-    for name, made in (("small", small), ("large", config)):
-        save_checkpoint(tmp_path / name, made, tiny_models.weights(made))
+    for name, model_config in (("small", small), ("large", config)):
+        save_checkpoint(tmp_path / name, model_config, tiny_models.weights(model_config))
     run = lambda name: peak(  # noqa: E731
         [sys.executable, "-c", EXPORT, str(tmp_path / name), str(tmp_path / f"{name}-out"), quant]
     )

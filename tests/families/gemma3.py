@@ -15,9 +15,11 @@ def _keys(draw: st.DrawFn) -> dict[str, Any]:
     full, sliding = ropes(keys["head_dim"]), ropes(keys["head_dim"])
     kinds = {"full_attention": full, "sliding_attention": sliding}
     # transformers reads `truncate` beside the types of layers only.
-    found = draw(st.fixed_dictionaries(kinds))
+    config_keys = draw(st.fixed_dictionaries(kinds))
     return keys | {
-        "rope_parameters": {k: {n: v for n, v in r.items() if n != "truncate"} for k, r in found.items()}
+        "rope_parameters": {
+            k: {n: v for n, v in r.items() if n != "truncate"} for k, r in config_keys.items()
+        }
     }
 
 

@@ -33,30 +33,33 @@ def ropes(
 ) -> dict[str, Any]:
     """rope_parameters of any of the kinds, for heads of which head_size elements are turned."""
     kind = draw(st.sampled_from(kinds.split()))
-    found: dict[str, Any] = {"rope_type": kind, "rope_theta": draw(st.sampled_from([100.0, 10_000.0, 5e5]))}
+    config_keys: dict[str, Any] = {
+        "rope_type": kind,
+        "rope_theta": draw(st.sampled_from([100.0, 10_000.0, 5e5])),
+    }
     if kind in ("yarn", "longrope", "llama3"):  # as long as the prompt of the tests, or longer
-        found["original_max_position_embeddings"] = draw(st.sampled_from([12, 16, 64]))
+        config_keys["original_max_position_embeddings"] = draw(st.sampled_from([12, 16, 64]))
     if kind in ("linear", "dynamic", "yarn", "llama3"):
-        found["factor"] = draw(st.sampled_from([2.0, 3.5, 8.0]))
+        config_keys["factor"] = draw(st.sampled_from([2.0, 3.5, 8.0]))
     if kind == "llama3":
-        found |= {"low_freq_factor": 1.0, "high_freq_factor": draw(st.sampled_from([2.0, 4.0]))}
+        config_keys |= {"low_freq_factor": 1.0, "high_freq_factor": draw(st.sampled_from([2.0, 4.0]))}
     if kind == "longrope":
         divisors = st.lists(
             st.sampled_from([1.0, 1.25, 7.5]), min_size=head_size // 2, max_size=head_size // 2
         )
-        found |= {"short_factor": draw(divisors), "long_factor": draw(divisors)}
-        found |= draw(st.sampled_from([{}, {"factor": 4.0}, {"attention_factor": 1.25}]))
+        config_keys |= {"short_factor": draw(divisors), "long_factor": draw(divisors)}
+        config_keys |= draw(st.sampled_from([{}, {"factor": 4.0}, {"attention_factor": 1.25}]))
     if kind == "yarn":
         more = {
             "beta_fast": st.sampled_from([None, 4.0]),
             "beta_slow": st.sampled_from([None, 2.0]),
             "truncate": st.booleans(),
         }
-        found |= draw(st.fixed_dictionaries({}, optional=more))
+        config_keys |= draw(st.fixed_dictionaries({}, optional=more))
         scales = {"mscale": 0.707, "mscale_all_dim": 1.5}
-        found |= draw(st.sampled_from([{}, {"attention_factor": 1.5}, scales, {"mscale": 0.707}]))
-        found["factor"] = draw(st.sampled_from([None, found["factor"]]))
-    return found
+        config_keys |= draw(st.sampled_from([{}, {"attention_factor": 1.5}, scales, {"mscale": 0.707}]))
+        config_keys["factor"] = draw(st.sampled_from([None, config_keys["factor"]]))
+    return config_keys
 
 
 @st.composite
@@ -93,9 +96,9 @@ def decoder(
     texts, whose names begin with `reads`."""
     name = reads or re.sub("ForCausalLM|LMHeadModel", "", model.__name__)
     ends = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-    found = [getattr(transformers, name + end, None) for end in ends]
+    classes = [getattr(transformers, name + end, None) for end in ends]
     both = st.builds(operator.or_, keys, labelled())
-    return Row(config, (model, *filter(None, found)), both, sizes, **more)
+    return Row(config, (model, *filter(None, classes)), both, sizes, **more)
 
 
 @st.composite

@@ -12,7 +12,7 @@ from .kit import ACTIVATIONS, CONTEXT, Row, labelled, ropes
 def _modernbert(draw: st.DrawFn) -> dict[str, Any]:
     heads, size, layers = (draw(st.sampled_from(sizes)) for sizes in ([1, 2, 3], [4, 10, 32], [1, 2, 4]))
     kinds = ("full_attention", "sliding_attention")
-    found = {
+    keys = {
         "vocab_size": 61,
         "hidden_size": heads * size,
         "intermediate_size": draw(st.sampled_from([7, 24])),
@@ -28,15 +28,15 @@ def _modernbert(draw: st.DrawFn) -> dict[str, Any]:
         **draw(labelled()),
     }
     biases = ("norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias")
-    found |= {key: draw(st.booleans()) for key in (*biases, "tie_word_embeddings")}
+    keys |= {key: draw(st.booleans()) for key in (*biases, "tie_word_embeddings")}
     if draw(st.booleans()):
-        found["layer_types"] = draw(st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers))
+        keys["layer_types"] = draw(st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers))
     else:
-        found["global_attn_every_n_layers"] = draw(st.sampled_from([1, 2, 3]))
+        keys["global_attn_every_n_layers"] = draw(st.sampled_from([1, 2, 3]))
     if draw(st.booleans()):
-        own = ropes(size, "default linear dynamic llama3")
-        return found | {"rope_parameters": {kind: draw(own) for kind in kinds}}
-    return found | {"global_rope_theta": draw(st.sampled_from([100.0, 5e5])), "local_rope_theta": 1e4}
+        rope_kinds = ropes(size, "default linear dynamic llama3")
+        return keys | {"rope_parameters": {kind: draw(rope_kinds) for kind in kinds}}
+    return keys | {"global_rope_theta": draw(st.sampled_from([100.0, 5e5])), "local_rope_theta": 1e4}
 
 
 ROWS = {

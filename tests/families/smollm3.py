@@ -12,17 +12,17 @@ from .qwen2 import TYPES
 @st.composite
 def _smollm3(draw: st.DrawFn) -> dict[str, Any]:
     """Layers without positions by an interval or by a list; these, or those that a list names, slide."""
-    found = draw(sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()))
-    found["num_hidden_layers"] = layers = draw(st.sampled_from([3, 2, 1, 4]))
-    found["no_rope_layer_interval"] = draw(st.sampled_from([2, 1, 3, 4]))
+    keys = draw(sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()))
+    keys["num_hidden_layers"] = layers = draw(st.sampled_from([3, 2, 1, 4]))
+    keys["no_rope_layer_interval"] = draw(st.sampled_from([2, 1, 3, 4]))
     if draw(st.booleans()):
-        found["no_rope_layers"] = [draw(st.integers(0, 1)) for _ in range(layers)]
+        keys["no_rope_layers"] = [draw(st.integers(0, 1)) for _ in range(layers)]
     kind = draw(st.sampled_from(["unturned", "listed", "unused", "none"]))
-    found["use_sliding_window"] = kind != "unused"
-    found["sliding_window"] = None if kind == "none" else draw(st.sampled_from([3, 1, 5, 64]))
+    keys["use_sliding_window"] = kind != "unused"
+    keys["sliding_window"] = None if kind == "none" else draw(st.sampled_from([3, 1, 5, 64]))
     if kind == "listed":
-        found["layer_types"] = [draw(st.sampled_from(TYPES)) for _ in range(layers)]
-    return found | IDS
+        keys["layer_types"] = [draw(st.sampled_from(TYPES)) for _ in range(layers)]
+    return keys | IDS
 
 
 ROWS = {"smollm3": decoder(transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM, _smollm3())}

@@ -172,8 +172,8 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = 
         cross = draw(attentions(None, heads, cross=True)) if crossed else None
         parallel = not crossed and draw(st.booleans())
         residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
-        own = draw(attentions(shared, heads))
-        layers.append(Layer(own, draw(mlps), parallel, cross, residual, draw(shares)))
+        self_attention = draw(attentions(shared, heads))
+        layers.append(Layer(self_attention, draw(mlps), parallel, cross, residual, draw(shares)))
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))

@@ -1,6 +1,6 @@
 """A drawn model from its files through export to ONNX Runtime, compared with transformers.
 
-Errors are held to the budget of `refimpl.error_budget`, computed for the very text that is compared.
+Errors are within the budget of `refimpl.error_budget`, computed for the text that is compared.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class RecordingEngine:
 def diversify_weights(model: Any, seed: int) -> None:
     """Change random weights so that the model generates different tokens.
 
-    A random model repeats one token for ever: its last, or the one that its biases prefer. So biases get a
-    mean of zero and norms get both signs. With an even seed matrices are larger; with an odd one what layers
-    add to the tokens is smaller and tables are larger.
+    A random model repeats one token for ever: its last, or one that its biases prefer. So biases get a mean
+    of zero and norms get both signs. With an even seed matrices are larger; with an odd one layers add less
+    to the tokens and tables are larger.
     """
     noise = torch.Generator().manual_seed(seed)
     tables = [id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)]
@@ -89,7 +89,7 @@ def diversify_weights(model: Any, seed: int) -> None:
 def diverse_model(
     name: str, kind: int, keys: dict[str, Any], folder: Path
 ) -> tuple[Any, Checkpoint, GeneratedSequence] | None:
-    """A model of these keys, its files, and the sequence that it is to continue; None if none is diverse.
+    """A model of these keys, its files, and the sequence to continue; None if no seed gives diverse tokens.
 
     A decoder generates 48 tokens, or as many as its context holds. Where fewer than 8 of them are different,
     the next seed is tried. An encoder generates nothing, so its first model is taken.
@@ -183,10 +183,10 @@ def compare_generation(
 
 
 def export_and_verify(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str, Any]:
-    """Export and `verify`: every row that is due was judged, weights are equal, errors within their budgets.
+    """Export and `verify`: all required rows were judged, weights are equal, errors within their budgets.
 
-    `share` is the largest share of a budget. `steady` says that all errors are within what float32 may be
-    off: then not even an activation was rounded to another integer.
+    `share` is the largest share of a budget. `steady` says that all errors are within float32's rounding:
+    then no activation was rounded to another integer.
     """
     export(checkpoint, out, quant=quant, verify=False)
     report = verify(out, checkpoint.path, seconds=600, threads=1)
@@ -231,9 +231,9 @@ def run_all(
     """`export_and_compare` of the first `count` configs that have a diverse model."""
     results = []
     for number, keys in enumerate(configs):
-        found = diverse_model(name, kind, keys, folder / str(number) / "source")
-        if found is not None:
-            results.append(export_and_compare(*found, folder / str(number), quants))
+        diverse = diverse_model(name, kind, keys, folder / str(number) / "source")
+        if diverse is not None:
+            results.append(export_and_compare(*diverse, folder / str(number), quants))
         if len(results) == count:
             return results
     raise AssertionError(f"{name}: {len(results)} of {count} models generate {DISTINCT} different tokens")

@@ -36,15 +36,16 @@ def mixed(count: int) -> list[str]:
 
 @cache
 def learned(*specials: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-level pieces and merges of texts that nothing cut, so that each border that a cut sets shows."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = BYTES
+    """Byte-level pieces and merges, learned without a pre-tokenizer, so that each border of a
+    pre-tokenizer shows."""
+    library_tokenizer = Tokenizer(models.BPE())
+    library_tokenizer.pre_tokenizer = BYTES
     trainer = trainers.BpeTrainer(
         vocab_size=1000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=list(specials),
         show_progress=False,
     )  # fmt: skip
-    made.train_from_iterator(TEXT * 3 + mixed(500), trainer)
-    stated = json.loads(made.to_str())["model"]
+    library_tokenizer.train_from_iterator(TEXT * 3 + mixed(500), trainer)
+    stated = json.loads(library_tokenizer.to_str())["model"]
     return stated["vocab"], [tuple(merge) for merge in stated["merges"]]
 
 
@@ -55,7 +56,7 @@ def charsmap(rules: dict[bytes, str]) -> bytes:
         places[key] = len(texts_)
         texts_ += new.encode() + b"\0"
     units: dict[int, int] = {0: 0}
-    taken = {0}
+    used = {0}
 
     def children(prefix: bytes) -> list[int]:
         return sorted(
@@ -66,13 +67,13 @@ def charsmap(rules: dict[bytes, str]) -> bytes:
         labels = children(prefix)
         leaf = prefix in rules
         base = 1
-        while any((at ^ base ^ c) in taken for c in labels) or (leaf and (at ^ base) in taken):
+        while any((at ^ base ^ c) in used for c in labels) or (leaf and (at ^ base) in used):
             base += 1
         units[at] = units.get(at, 0) | base << 10 | leaf << 8
         if leaf:
             units[at ^ base] = places[prefix] | 1 << 31
-            taken.add(at ^ base)
-        taken.update(at ^ base ^ c for c in labels)
+            used.add(at ^ base)
+        used.update(at ^ base ^ c for c in labels)
         for c in labels:
             units[at ^ base ^ c] = c
             place(at ^ base ^ c, prefix + bytes([c]))
@@ -104,7 +105,7 @@ ODD = [None, "", "x", -1, 0, 3, 2**63, 1.5, True, False, [], [[]], [None], ["a"]
 
 
 def survives(metadata: dict) -> int:
-    """Odd values for each of a tokenizer's: how many files are refused, each by a CheckpointError."""
+    """Odd values for each key of a tokenizer: the number of files refused, each by a CheckpointError."""
     messages = []
     for key in metadata:
         for value in ODD if key.startswith("tokenizer.") else ():

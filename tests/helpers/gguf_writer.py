@@ -33,7 +33,7 @@ def renamed(
 ) -> dict[str, np.ndarray]:
     """The tensors under the names of gguf's own table, which must know each."""
     names = gguf.get_tensor_name_map(arch, layers)
-    found = {names.get_name(name, (".weight", ".bias")): array for name, array in tensors.items()}
-    assert None not in found, tensors.keys()
-    assert len(found) == len(tensors), tensors.keys()
-    return {str(name): array for name, array in found.items()}
+    by_name = {names.get_name(name, (".weight", ".bias")): array for name, array in tensors.items()}
+    assert None not in by_name, tensors.keys()
+    assert len(by_name) == len(tensors), tensors.keys()
+    return {str(name): array for name, array in by_name.items()}

@@ -1,4 +1,4 @@
-"""A drawn model of a family, and what transformers computes with it in float64."""
+"""A drawn model of a family, and its outputs from transformers in float64."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
 
 
 def transformers_outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What transformers computes in float64: the head's output.
+    """transformers' outputs in float64: the head's.
 
     Without a head: an encoder's vectors and the pooler's output, or their mean where there is no pooler; a
     decoder's vectors and the last one.

@@ -46,14 +46,14 @@ def tensor(value: Any) -> Any:
 
 
 def declared(name: str) -> Function:
-    """What the function of refimpl/ops with that `module.name` declares."""
+    """The declaration of the function of refimpl/ops with that `module.name`."""
     return read(specified()[name])
 
 
 def variants_of(name: str) -> list[Variant]:
-    """Each choice in one graph; pairs of choices are checked by values alone, as a graph takes seconds.
+    """Each choice in one graph; pairs of choices are checked by values alone, since a graph takes seconds.
 
-    Where a declaration can't be fed, one variant that will say so as a test.
+    Where nothing can be drawn, one variant that fails as a test.
     """
     try:
         choices = factors(declared(name))
@@ -95,22 +95,22 @@ def check_graph(name: str, g: Callable[..., Any], variant: Variant, opset: int) 
 
 def parts(call: Call, f: Function) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """The arrays of a call as graph inputs: structures and quantized weights give one input a field."""
-    found: dict[str, tuple[Any, tuple[str, ...]]] = {}
+    results: dict[str, tuple[Any, tuple[str, ...]]] = {}
     for p in f.parameters:
-        for name, leaf, held in walk(p, call.arrays.get(p.name)):
-            if isinstance(held, Blocks):
-                found |= {name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(held)}
+        for name, leaf, array in walk(p, call.arrays.get(p.name)):
+            if isinstance(array, Blocks):
+                results |= {name + n.removeprefix("out"): (a, ("fixed",) * a.ndim) for n, a in flat(array)}
             elif not leaf.setting:
-                found[name] = held, axes(leaf, held, call.sizes)
-    return found
+                results[name] = array, axes(leaf, array, call.sizes)
+    return results
 
 
 def graph(f: Function, function: Callable[..., Any], call: Call, opset: int) -> Graph:
     """The function exported for the variant that a call stands for."""
     inputs = parts(call, f)
 
-    def rebuilt(*held: torch.Tensor) -> list[torch.Tensor]:
-        named = dict(zip(inputs, held, strict=True))
+    def rebuilt(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        named = dict(zip(inputs, tensors, strict=True))
 
         def one(name: str, leaf: Parameter, value: Any) -> Any:
             if not isinstance(value, Blocks):

@@ -67,8 +67,8 @@ def export(
 ) -> Graph:
     """The function of these inputs, (example, axes) by name, as a graph.
 
-    The axes that come out are asserted to be the declared ones: torch.onnx.export takes an axis
-    for a constant, or two for one, without a word.
+    The axes of the graph must be the declared ones: torch.onnx.export silently makes an axis constant, or two
+    axes one.
     """
     tensors = tuple(torch.from_numpy(a) for a, _ in inputs.values())
     dims = {a: torch.export.Dim(a) for _, axes in inputs.values() for a in axes if a in FREE}
@@ -76,7 +76,7 @@ def export(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(Module(function).eval(), tensors, dynamic_shapes=(shapes,))
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=opset,
@@ -84,11 +84,11 @@ def export(
             dynamic_shapes=(shapes,),
             verbose=False,
         )
-    assert made is not None
-    got = {i.name: [str(d) for d in i.shape] for i in made.model.graph.inputs}
-    wanted = {
+    assert exported is not None
+    got = {i.name: [str(d) for d in i.shape] for i in exported.model.graph.inputs}
+    expected = {
         name: [axis if axis in FREE else str(size) for axis, size in zip(axes, a.shape, strict=True)]
         for name, (a, axes) in inputs.items()
     }
-    assert got == wanted, f"axes of the graph are {got}, declared {wanted}"
-    return Graph(made.model_proto)
+    assert got == expected, f"axes of the graph are {got}, declared {expected}"
+    return Graph(exported.model_proto)

@@ -13,30 +13,30 @@ from onnx import helper, numpy_helper
 def run(op: str, inputs: list[Any], outputs: int = 1, domain: str = "", **attributes: Any) -> list[Any]:
     """The operator's outputs; an input None is absent."""
     names = ["" if a is None else f"i{i}" for i, a in enumerate(inputs)]
-    given = {n: np.asarray(a) for n, a in zip(names, inputs, strict=True) if n}
+    arguments = {n: np.asarray(a) for n, a in zip(names, inputs, strict=True) if n}
     node = helper.make_node(op, names, [f"o{i}" for i in range(outputs)], domain=domain, **attributes)
-    return graph([node], given, {}, node.output)
+    return graph([node], arguments, {}, node.output)
 
 
 def graph(
-    nodes: list[Any], given: dict[str, np.ndarray], constants: dict[str, np.ndarray], outputs: Any
+    nodes: list[Any], inputs: dict[str, np.ndarray], constants: dict[str, np.ndarray], outputs: Any
 ) -> list[Any]:
-    """What a graph of these nodes gives."""
+    """The outputs of a graph of these nodes."""
     typed = lambda n, a: helper.make_tensor_value_info(  # noqa: E731
         n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape
     )
-    made = helper.make_graph(
+    onnx_graph = helper.make_graph(
         nodes,
         "g",
-        [typed(n, a) for n, a in given.items()],
+        [typed(n, a) for n, a in inputs.items()],
         [onnx.ValueInfoProto(name=o) for o in outputs],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
     )
     sets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(made, opset_imports=sets, ir_version=10)
+    model = helper.make_model(onnx_graph, opset_imports=sets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, given)
+    return session.run(None, inputs)

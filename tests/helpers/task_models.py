@@ -23,8 +23,8 @@ def config(head: Head) -> Config:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a bundle or checkpoint says of its model, as tasks read it."""
+class ModelFiles:
+    """The part of a bundle or checkpoint that tasks read."""
 
     tokenizer: str | None
     chat_template: str | None = None
@@ -55,7 +55,7 @@ def reader(
     engine: Any, labels: tuple[str, ...] = (), tokenizer: Any = WORDS, mask: int | None = MASK
 ) -> Model:
     """A Model on an engine."""
-    return Model(engine, Source(tokenizer.to_str(), generation=Generation(mask=mask), labels=labels))
+    return Model(engine, ModelFiles(tokenizer.to_str(), generation=Generation(mask=mask), labels=labels))
 
 
 def tiny_reader(head: Head, labels: tuple[str, ...] = ()) -> Model:

@@ -1,4 +1,4 @@
-"""Small real tokenizers for tests, each trained on a few sentences, with control tokens of a kind."""
+"""Small real tokenizers for tests, each trained on a few sentences, with its kind of control tokens."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ CONTROL = [
 PLAIN = ["<tool_call>", "    "]
 
 
-def _finish(made: Tokenizer) -> Tokenizer:
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
-    made.add_tokens(PLAIN)
-    return made
+def _finish(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    tokenizer.add_tokens(PLAIN)
+    return tokenizer
 
 
 def byte_level() -> Tokenizer:
-    """As GPT-2's, Llama 3's, SmolLM2's; a begin token is put before a text."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    """GPT-2's, Llama 3's and SmolLM2's kind; a begin token is put before a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    made.train_from_iterator(TEXT, trainer)
-    made = _finish(made)
-    begin = made.token_to_id("<s>")
-    made.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", begin)])
-    return made
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer = _finish(tokenizer)
+    begin = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", begin)])
+    return tokenizer
 
 
 def sentencepiece() -> Tokenizer:
@@ -60,28 +60,30 @@ def sentencepiece() -> Tokenizer:
     words += ["▁", *"abcdefghijklmnopqrstuvwxyz<>/'.,:", "</", "s>", "th", "the", "▁the"]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
     merges = [("<", "/"), ("s", ">"), ("</", "s>"), ("t", "h"), ("th", "e"), ("▁", "the")]
-    made = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence(
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    made.add_special_tokens(["<unk>"])
-    return _finish(made)
+    tokenizer.add_special_tokens(["<unk>"])
+    return _finish(tokenizer)
 
 
 def unigram() -> Tokenizer:
-    """As T5's: pieces with scores, the control tokens among them, an unknown token."""
+    """T5's kind: pieces with scores, the control tokens among them, an unknown token."""
     pieces = [
         ("<unk>", 0.0),
         ("</s>", 0.0),
         ("▁", -3.0),
         *((c, -4.0) for c in "abcdefghijklmnopqrstuvwxyz<>/|_"),
     ]
-    made = Tokenizer(models.Unigram([*pieces, ("▁the", -2.0)], unk_id=0))
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    made.decoder = decoders.Metaspace(prepend_scheme="first")
-    made.add_special_tokens(["<unk>"])
-    return _finish(made)
+    tokenizer = Tokenizer(models.Unigram([*pieces, ("▁the", -2.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens(["<unk>"])
+    return _finish(tokenizer)
 
 
 KINDS = {"byte_level": byte_level, "sentencepiece": sentencepiece, "unigram": unigram}
@@ -105,27 +107,29 @@ def wordpiece() -> Tokenizer:
         "cat",
         "is",
     ]
-    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    made.add_special_tokens(special)
-    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return made
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return tokenizer
 
 
 def roberta() -> Tokenizer:
-    """As RoBERTa's: bytes, two </s> between the texts of a pair, a mask that takes the space before it."""
-    made = byte_level()
-    made.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-    begin, end = (made.token_to_id(token) for token in ("<s>", "</s>"))
-    made.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", begin), add_prefix_space=False)
-    return made
+    """RoBERTa's kind: bytes, two </s> between the texts of a pair, a mask that takes the space before it."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    begin, end = (tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", end), ("<s>", begin), add_prefix_space=False
+    )
+    return tokenizer
 
 
 def byte_tokenizer() -> str:
     """One token a byte."""
     signs = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    made = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(signs)}, []))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return made.to_str()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({b: i for i, b in enumerate(signs)}, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return tokenizer.to_str()

@@ -122,10 +122,10 @@ def rare(head_size: int = 16) -> Decoder:
     a residual at the norm, parallel sublayers on one norm, norms without weights."""
     base = llama(layers=3, head_size=head_size, width=40, tied=False)
     one, bare, layer = base.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
-    each, whole = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
+    over_each, over_all = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
     layers = (
-        Layer(replace(one.attention, qk_norm=each, clip=1.5, pre=layer), one.mlp, scale=0.3),
-        Layer(replace(one.attention, qk_norm=whole), replace(one.mlp, activation="mish"), residual="norm"),
+        Layer(replace(one.attention, qk_norm=over_each, clip=1.5, pre=layer), one.mlp, scale=0.3),
+        Layer(replace(one.attention, qk_norm=over_all), replace(one.mlp, activation="mish"), residual="norm"),
         Layer(replace(one.attention, pre=bare), replace(one.mlp, pre=None), parallel=True),
     )
     embedding = replace(base.embedding, projection=EmbeddingProjection(32, bias=True), scale=2.0)
@@ -178,8 +178,8 @@ def rotary_encoder_decoder(context: int = 128) -> EncoderDecoder:
     base = llama(layers=2, bias=True, context=context)
     layer, norm = base.layers[0], LayerNorm(1e-5)
     reading = replace(layer, cross=Attention(4, 4, 8, qkv_bias=True, out_bias=True, pre=norm))
-    own = replace(layer.attention, kv_heads=6, mask=Window(4))
-    encoder = Stack((replace(layer, attention=own),) * 3, norm)
+    windowed = replace(layer.attention, kv_heads=6, mask=Window(4))
+    encoder = Stack((replace(layer, attention=windowed),) * 3, norm)
     decoder = replace(base.stack, layers=(reading,) * 2)
     return EncoderDecoder(base.embedding, encoder, decoder, base.head, base.context)
 

@@ -11,9 +11,9 @@ from tfm.refimpl.laws.kit.results import largest
 LAW = 1e-10
 
 
-def equal(got: Any, wanted: Any, share: float = LAW) -> None:
+def equal(got: Any, expected: Any, share: float = LAW) -> None:
     """Two float64 arrays of one law agree but for rounding, on the scale of the larger."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.shape == wanted.shape, f"shape {got.shape}, expected {wanted.shape}"
-    error, allowed = largest(got - wanted), share * max(largest(wanted), 1.0)
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape, f"shape {got.shape}, expected {expected.shape}"
+    error, allowed = largest(got - expected), share * max(largest(expected), 1.0)
     assert error <= allowed, f"off by {error:.3g}, a law in float64 allows {allowed:.3g}"

@@ -1,4 +1,4 @@
-"""Arguments of the functions of whole trees, which no annotation can draw, and what they may be off by."""
+"""Arguments of the functions of complete trees, which no annotation can draw, and their error budgets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ACTIVATIONS = 1e-6
 
 
 def budget(run: Any) -> dict[str, float]:
-    """The computed budget, and what the kernels of activations approximate."""
+    """The computed budget, plus the approximation of activation kernels."""
     return {n: b + ACTIVATIONS for n, b in budgets(run).items()}
 
 

@@ -29,24 +29,24 @@ TELLING = (
 
 
 def _normalized(normalize: Callable[[str], str], ours: Callable[[str], str], apart: str = "\n") -> set[str]:
-    """Characters that a normalizer treats otherwise than `ours`."""
-    found: set[str] = set()
+    """Characters that a normalizer treats differently than `ours`."""
+    results: set[str] = set()
     for start in range(0, len(CODES), CHUNK):
         part = [chr(c) for c in CODES[start : start + CHUNK] if chr(c) != apart]
         for character, got in zip(part, normalize(apart.join(part)).split(apart), strict=True):
             if got != ours(character):
-                found.add(character)
-    return found
+                results.add(character)
+    return results
 
 
 def _removed(pre_tokenizer: pre_tokenizers.PreTokenizer, ours: Callable[[str], bool]) -> set[str]:
     """Characters that a pre-tokenizer removes where `ours` says no, or the reverse."""
-    found: set[str] = set()
+    results: set[str] = set()
     for start in range(0, len(CODES), CHUNK):
         part = "".join(map(chr, CODES[start : start + CHUNK]))
         kept = {c for _, (a, b) in pre_tokenizer.pre_tokenize_str(part) for c in part[a:b]}
-        found |= {c for c in part if (c in kept) == ours(c)}
-    return found
+        results |= {c for c in part if (c in kept) == ours(c)}
+    return results
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -89,10 +89,10 @@ def _of_category(name: str) -> set[str]:
 def _order() -> set[str]:
     """Marks of another combining class: classes 1, 230 and 240 beside them tell."""
     nfd, marks = normalizers.NFD().normalize_str, [c for c in map(chr, CODES) if unicodedata.combining(c)]
-    found: set[str] = set()
+    results: set[str] = set()
     for context in ("a\u0345{}", "a{}\u0334", "a{}\u0301", "a\u0301{}"):
-        found |= {c for c in marks if nfd(t := context.format(c)) != unicodedata.normalize("NFD", t)}
-    return found
+        results |= {c for c in marks if nfd(t := context.format(c)) != unicodedata.normalize("NFD", t)}
+    return results
 
 
 def _form(name: str) -> set[str]:
@@ -118,14 +118,14 @@ TABLES: dict[str, Callable[[], set[str]]] = {
 
 
 def _isolated(pre_tokenizer: pre_tokenizers.PreTokenizer, ours: Callable[[str], bool]) -> set[str]:
-    """Characters that a pre-tokenizer parts from letters where `ours` says no, or the reverse."""
-    found: set[str] = set()
+    """Characters that a pre-tokenizer separates from letters where `ours` doesn't, or the reverse."""
+    results: set[str] = set()
     for start in range(0, len(CODES), CHUNK):
         part = [chr(c) for c in CODES[start : start + CHUNK]]
         cuts = pre_tokenizer.pre_tokenize_str("a" + "a".join(part) + "a")
         alone = {c for c, (a, b) in cuts if b - a == 1 and a % 2}
-        found |= {c for c in part if (c in alone) != ours(c)}
-    return found
+        results |= {c for c in part if (c in alone) != ours(c)}
+    return results
 
 
 @cache
@@ -135,7 +135,8 @@ def disputed(table: str) -> frozenset[str]:
 
 
 def texts(tables: Iterable[str], pieces: Iterable[str] = (), most: int = 24) -> st.SearchStrategy[str]:
-    """Texts of any Unicode but what is disputed in `tables` and lone surrogates, mixed with `pieces`."""
+    """Texts of any Unicode without lone surrogates and without the characters disputed in `tables`, mixed
+    with `pieces`."""
     without = frozenset().union(*map(disputed, tables))
     anything = st.characters(exclude_categories=("Cs",), exclude_characters=without)
     kept = [*(c for c in TELLING if c not in without), *pieces]

@@ -105,8 +105,8 @@ def changes(node: ast.AST, draw: random.Random) -> Iterator[Callable[[ast.AST], 
         case ast.IfExp():
             yield lambda n: _set(_set(n, "body", n.orelse), "orelse", node.body)
     if isinstance(node, ast.Call):
-        whole = not any(isinstance(a, ast.Starred) for a in node.args)
-        if len(node.args) > 1 and whole and ast.unparse(node.func) not in EITHER:
+        no_star = not any(isinstance(a, ast.Starred) for a in node.args)
+        if len(node.args) > 1 and no_star and ast.unparse(node.func) not in EITHER:
             i = draw.randrange(len(node.args) - 1)
             yield lambda n: _set(n, "args", [*n.args[:i], n.args[i + 1], n.args[i], *n.args[i + 2 :]])
         if node.keywords:
@@ -143,10 +143,10 @@ def mutations(file: Path, draw: random.Random) -> Iterator[Mutation]:
             mutant = copy.deepcopy(tree)
             target = list(places(mutant))[i]
             before = ast.unparse(target)
-            made = change(target)
-            if made is not target:
-                _replace(mutant, target, copy.deepcopy(made))
-            after = ast.unparse(made)
+            changed = change(target)
+            if changed is not target:
+                _replace(mutant, target, copy.deepcopy(changed))
+            after = ast.unparse(changed)
             if after != before:
                 line = getattr(node, "lineno", 0)
                 yield Mutation(where, line, before[:90], after[:90], ast.unparse(mutant))
@@ -227,11 +227,11 @@ def near(mutation: Mutation) -> list[list[str]]:
         for node in body
         if isinstance(node, ast.FunctionDef) and node.lineno <= mutation.line <= (node.end_lineno or 0)
     ]
-    wanted = inside if inside and inside[0] in names else names
-    select = f"({' or '.join(wanted)}) and not test_graph"
+    selected = inside if inside and inside[0] in names else names
+    select = f"({' or '.join(selected)}) and not test_graph"
     return (
         [["tests/refimpl/laws/test_laws.py", "tests/export/ops/test_mirror.py", "-k", select]]
-        if wanted
+        if selected
         else []
     )
 

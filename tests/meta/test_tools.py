@@ -1,4 +1,4 @@
-"""The test tools can fail: planted bugs go red, and what can't be tested is an error."""
+"""The test tools can fail: planted bugs are found, and what can't be tested is an error."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ def swapped_gate(x: Any, weights: Any, *, kind: Any) -> Any:
     return mlp.gated_mlp(x, weights | {"gate": weights["up"], "up": weights["gate"]}, kind=kind)
 
 
-def swapped_keys(x: Any, cache: Any, past: Any, weights: Any, *rest: Any, settings: Any) -> Any:
+def swapped_keys(x: Any, cache: Any, past: Any, weights: Any, *others: Any, settings: Any) -> Any:
     swapped = weights | {"wk": weights["wv"], "wv": weights["wk"]}
-    return attention.attention(x, cache, past, swapped, *rest, settings=settings)
+    return attention.attention(x, cache, past, swapped, *others, settings=settings)
 
 
-def no_window(x: Any, cache: Any, past: Any, weights: Any, *rest: Any, settings: Any) -> Any:
-    whole = replace(settings, mask=FullAttention())
-    return attention.attention(x, cache, past, weights, *rest, settings=whole)
+def no_window(x: Any, cache: Any, past: Any, weights: Any, *others: Any, settings: Any) -> Any:
+    unwindowed = replace(settings, mask=FullAttention())
+    return attention.attention(x, cache, past, weights, *others, settings=unwindowed)
 
 
-def no_clip(x: Any, lengths: Any, weights: Any, *rest: Any, settings: Any, causal: bool = False) -> Any:
+def no_clip(x: Any, lengths: Any, weights: Any, *others: Any, settings: Any, causal: bool = False) -> Any:
     wide = replace(settings, clip=None)
-    return self_attention.self_attention(x, lengths, weights, *rest, settings=wide, causal=causal)
+    return self_attention.self_attention(x, lengths, weights, *others, settings=wide, causal=causal)
 
 
 def no_shared_gate(x: Any, weights: Any, *, settings: Any, capacity: Any = None) -> Any:
@@ -130,7 +130,7 @@ def test_a_planted_bug_is_found(name: str, bug: Any):
 
 
 def test_a_branch_on_one_token_is_found():
-    """T is "free", and the exporter bakes one branch in: only a run with one token shows it."""
+    """T is "free", but the exporter keeps one branch: only a run with one token shows it."""
 
     def specialised(x: torch.Tensor) -> torch.Tensor:
         return x.relu() if x.shape[1] == 1 else x.relu() + 0 * x.var(1, keepdim=True)
@@ -158,7 +158,7 @@ def fed(hint: str, **defaults: Any) -> Any:
 
 
 @pytest.mark.parametrize("hint", ["int", "list[int]", 'Float[Array, "B T"] | str'])
-def test_what_is_no_array_is_an_error(hint: str):
+def test_a_parameter_that_is_no_array_is_an_error(hint: str):
     with pytest.raises(UnfedError, match="can't be fed: it is no array"):
         read(fed(hint))
 

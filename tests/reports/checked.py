@@ -39,7 +39,7 @@ def tasks(name: str) -> list[str]:
 
 
 def many(count: int) -> Callable[[Any], Any]:
-    """So many examples, the same in each run; examples of earlier runs aren't used."""
+    """Settings for so many examples, the same in each run; examples of earlier runs aren't used."""
     return settings(
         max_examples=count, derandomize=True, database=None, deadline=None, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
@@ -69,7 +69,7 @@ def exported(name: str, kind: int, count: int) -> list[dict[str, dict[str, Any]]
 
 
 def row(name: str, examples: int, exports: int) -> dict[str, Any]:
-    """A family's row; AssertionError where anything was silently wrong."""
+    """A family's row; AssertionError where a result was silently wrong."""
     errors: list[float] = []
     refused: Counter[str] = Counter()
     results: list[dict[str, dict[str, Any]]] = []
@@ -99,7 +99,7 @@ def row(name: str, examples: int, exports: int) -> dict[str, Any]:
 
 
 def searched(count: int) -> int:
-    """Draw so many beam searches and compare texts and scores with transformers'; answers how many ran."""
+    """Draw so many beam searches and compare texts and scores with transformers'; returns how many ran."""
     from helpers.generation_oracle import PAIRS, rules, same_texts
 
     done = 0

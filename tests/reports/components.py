@@ -1,4 +1,4 @@
-"""The table of components: what each has, beside its specification.
+"""The table of components, with what each has beside its specification.
 
     PYTHONPATH=tests python -m reports.components [--json]
 
@@ -184,8 +184,8 @@ def _row(name: str) -> Row:
     mirrored = importlib.import_module(f"{mirror_ops.__name__}.{name}")
     drawn = [f for f in there if f"{name}.{f}" in specified()]
     counted = graphs()
-    made = sum(counted[f"{name}.{f}"] for f in drawn)
-    export, law = [f"{made} graphs"] if drawn else [], [str(own_laws(drawn))] if drawn else []
+    graphs_made = sum(counted[f"{name}.{f}"] for f in drawn)
+    export, law = [f"{graphs_made} graphs"] if drawn else [], [str(own_laws(drawn))] if drawn else []
     if name in WHOLE:
         export.append(f"in whole models: tests/{WHOLE[name][0]}")
         law.append(f"tests/{WHOLE[name][1]}: {tests_in(WHOLE[name][1])}")
@@ -203,12 +203,12 @@ def _row(name: str) -> Row:
 @functools.cache
 def graphs() -> Counter[str]:
     """How many graphs of each function are exported by itself, at opsets 21 and 23 in turns."""
-    found = Counter({name: len(variants_of(name)) for name in specified()})
-    return Counter({name: max(count, 2) for name, count in found.items()})
+    counts = Counter({name: len(variants_of(name)) for name in specified()})
+    return Counter({name: max(count, 2) for name, count in counts.items()})
 
 
 def own_laws(functions: list[str]) -> int:
-    """Laws of these functions, without the equality with themselves."""
+    """The laws of these functions, without equality with the specification."""
     return len({(law, f) for f in functions for law in laws.names()[f] if law != EQUALS})
 
 
@@ -242,10 +242,12 @@ def main(arguments: list[str]) -> None:
     if "--json" in arguments:
         print(json.dumps([asdict(row) for row in rows()], indent=2))
     else:
-        made = Table(*(Column(name, overflow="fold") for name in Row.__dataclass_fields__), show_lines=True)
+        printed_table = Table(
+            *(Column(name, overflow="fold") for name in Row.__dataclass_fields__), show_lines=True
+        )
         for row in rows():
-            made.add_row(*asdict(row).values())
-        Console().print(made)
+            printed_table.add_row(*asdict(row).values())
+        Console().print(printed_table)
 
 
 if __name__ == "__main__":

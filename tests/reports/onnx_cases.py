@@ -55,22 +55,25 @@ def collect(op: str) -> list[Case]:
     """The cases of an operator; graphs that write it out in other operators aren't cases of it."""
     node = importlib.import_module("onnx.backend.test.case.node")
     importlib.import_module(f"onnx.backend.test.case.node.{ADAPTERS[op][0]}")
-    found = []
+    results = []
     for case in node._NodeTestCases:
         graph = case.model.graph
         if [n.op_type for n in graph.node] != [op]:
             continue
         (one,) = graph.node
         inputs, outputs = case.data_sets[0]
-        given = dict(zip((i.name for i in graph.input), map(_array, inputs), strict=True))
-        wanted = dict(zip((o.name for o in graph.output), map(_array, outputs), strict=True))
+        arrays = dict(zip((i.name for i in graph.input), map(_array, inputs), strict=True))
+        expected = dict(zip((o.name for o in graph.output), map(_array, outputs), strict=True))
         attributes = {a.name: helper.get_attribute_value(a) for a in one.attribute}
-        found.append(
+        results.append(
             Case(
-                case.name, attributes, [given.get(n) for n in one.input], [wanted.get(n) for n in one.output]
+                case.name,
+                attributes,
+                [arrays.get(n) for n in one.input],
+                [expected.get(n) for n in one.output],
             )
         )
-    return found
+    return results
 
 
 def _array(value: Any) -> np.ndarray:
@@ -82,16 +85,18 @@ def check(op: str, case: Case) -> None:
     padded = (case.inputs + [None] * 8)[:8]
     got = ADAPTERS[op][1](case.attributes, padded)
     compared = 0
-    for i, wanted in enumerate(case.outputs):
-        if wanted is None:
+    for i, expected in enumerate(case.outputs):
+        if expected is None:
             continue
         have, compared = np.asarray(got[i]), compared + 1
-        assert have.shape == wanted.shape, f"{case.name} {i}: {have.shape}, expected {wanted.shape}"
-        kind = str(wanted.dtype)
+        assert have.shape == expected.shape, f"{case.name} {i}: {have.shape}, expected {expected.shape}"
+        kind = str(expected.dtype)
         if kind not in (*SHARES, "float64"):
-            assert (have == wanted.astype(have.dtype)).all(), f"{case.name} {i}: {have}, expected {wanted}"
+            assert (have == expected.astype(have.dtype)).all(), (
+                f"{case.name} {i}: {have}, expected {expected}"
+            )
             continue
-        want = wanted.astype(np.float64)
+        want = expected.astype(np.float64)
         strange = ~np.isfinite(want)
         assert (have[strange] == want[strange]).all(), f"{case.name} {i}: infinities differ"
         off = np.abs(have[~strange] - want[~strange]).max(initial=0)
@@ -321,8 +326,11 @@ def _dynamic_quantize(a: dict[str, Any], inputs: list[Any]) -> list[Any]:
 
 def _dots(a: np.ndarray, zero_a: Any, b: np.ndarray, zero_b: Any) -> np.ndarray:
     """Products of matrices of codes, matrix by matrix."""
-    whole = lambda z: np.zeros(1, np.int64) if z is None else z.astype(np.int64)  # noqa: E731
-    left, right = np.broadcast_to(whole(zero_a), a.shape[-2]), np.broadcast_to(whole(zero_b), b.shape[-1])
+    as_int64 = lambda z: np.zeros(1, np.int64) if z is None else z.astype(np.int64)  # noqa: E731
+    left, right = (
+        np.broadcast_to(as_int64(zero_a), a.shape[-2]),
+        np.broadcast_to(as_int64(zero_b), b.shape[-1]),
+    )
     wide = [m.astype(np.int64).reshape(-1, *m.shape[-2:]) for m in (a, b)]
     products = [static_quant.integer_matmul(m, n, left, right) for m, n in zip(*wide, strict=True)]
     return np.stack(products).reshape(*a.shape[:-1], b.shape[-1])
@@ -337,8 +345,8 @@ def _qlinear_matmul(a: dict[str, Any], inputs: list[Any]) -> list[Any]:
     dots = _dots(left, zero_a, right, zero_b).reshape(1, -1)
     real = static_quant.static_dequantize(dots, scale_a.astype(np.float64) * scale_b, np.zeros(1, int))
     bits, signed = _kind(zero.dtype)
-    given = scale.astype(np.float64), zero.astype(np.int64)
-    codes = static_quant.static_quantize(real, *given, bits=bits, signed=signed)
+    quantization = scale.astype(np.float64), zero.astype(np.int64)
+    codes = static_quant.static_quantize(real, *quantization, bits=bits, signed=signed)
     return [codes.reshape(*left.shape[:-1], right.shape[-1])]
 
 

@@ -19,7 +19,7 @@ SHORT = {m.__name__.rsplit(".", 1)[-1]: m for m in modules(ops)}
 
 
 def test_every_file_is_a_component_or_plumbing():
-    """A new file of refimpl gets a row, or stands among those that need none."""
+    """A new file of refimpl gets a row, or is among those that need none."""
     rooms = (ROOT / "refimpl", *(ROOT / "refimpl" / room for room in MIXED))
     there = {
         path.relative_to(ROOT / "refimpl").as_posix()
@@ -43,7 +43,7 @@ def test_every_file_is_a_component_or_plumbing():
 
 @pytest.mark.parametrize("name", specified())
 def test_every_function_has_a_law(name: str):
-    """One that isn't only its equality with itself."""
+    """At least one besides equality with the specification."""
     assert set(laws.names()[name.split(".")[1]]) > {EQUALS}, f"{name} has no law in refimpl/laws"
 
 
@@ -56,8 +56,8 @@ def test_every_function_is_specified_or_fed_by_hand():
 def named_tests() -> list[str]:
     """Every test that the table names."""
     oracles = [*ORACLES.values(), *(other.oracle for other in OTHERS.values())]
-    found = [o for oracle in oracles if not isinstance(oracle, str) for o in oracle]
-    return sorted({*found, *(f for f, _ in WHOLE.values())})
+    tests = [o for oracle in oracles if not isinstance(oracle, str) for o in oracle]
+    return sorted({*tests, *(f for f, _ in WHOLE.values())})
 
 
 @pytest.mark.parametrize("test", named_tests())
@@ -70,7 +70,7 @@ def test_what_the_table_names_exists(test: str):
 
 
 def test_no_cell_is_empty():
-    """A yes that counts something, or a reason."""
+    """A yes with a count, or a reason."""
     rows = components.rows()
     assert len(rows) == len(SHORT) + len(OTHERS)
     for row in rows:

@@ -1,6 +1,6 @@
-"""Tagging: who, which company and which place a sentence names; all names are made of the same syllables.
+"""Tagging people, companies and places in sentences; all names are made of the same syllables.
 
-So a name alone doesn't tell its kind, and a test's names are new: the words around them do.
+So a name alone doesn't show its kind, and a test's names are new: the words around them decide.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def name(rng: np.random.Generator) -> str:
 
 def draw(rng: np.random.Generator) -> Example:
     """A sentence, and its entities as (kind, start, end)."""
-    text, found = "", []
+    text, results = "", []
     for part in re.split(f"({'|'.join(KINDS)})", str(rng.choice(SENTENCES))):
-        said = part
+        words = part
         if part in KINDS:
             form = str(rng.choice(FORMS[part]))
-            said = form.format(*(name(rng) for _ in range(form.count("{}"))))
-            found.append((part, len(text), len(text) + len(said)))
-        text += said
-    return Example(text, found)
+            words = form.format(*(name(rng) for _ in range(form.count("{}"))))
+            results.append((part, len(text), len(text) + len(words)))
+        text += words
+    return Example(text, results)
 
 
 def tokenizer(texts: Iterable[str]) -> str:
@@ -67,23 +67,23 @@ def config(vocabulary: int) -> Config:
 def row(text: Tokenizer, example: Example) -> Row:
     """B- for the first token of an entity, I- for its others, O between."""
     encoding = text.encode_with_offsets(example.text)
-    wanted = [LABELS.index("O")] * len(encoding.ids)
+    label_ids = [LABELS.index("O")] * len(encoding.ids)
     for kind, first, last in example.answer:
         inside = [i for i, (start, _) in enumerate(encoding.offsets) if first <= start < last]
         for i in inside:
-            wanted[i] = LABELS.index(f"{'B' if i == inside[0] else 'I'}-{kind}")
-    return Row(encoding.ids, wanted)
+            label_ids[i] = LABELS.index(f"{'B' if i == inside[0] else 'I'}-{kind}")
+    return Row(encoding.ids, label_ids)
 
 
 def answers(model: Model, texts: list[str]) -> list[list[tuple[str, int, int]]]:
-    found = model.tag(texts, aggregation="first")
-    return [[(e.label, e.start, e.end) for e in entities] for entities in found]
+    tagged = model.tag(texts, aggregation="first")
+    return [[(e.label, e.start, e.end) for e in entities] for entities in tagged]
 
 
-def f1(found: Sequence[list], wanted: Sequence[list]) -> float:
+def f1(predicted: Sequence[list], expected: Sequence[list]) -> float:
     """2 · common / (found + wanted), of whole entities with kind and characters (CoNLL's measure)."""
-    common = sum(len(set(f) & set(w)) for f, w in zip(found, wanted, strict=True))
-    return 2 * common / max(sum(map(len, (*found, *wanted))), 1)
+    common = sum(len(set(f) & set(w)) for f, w in zip(predicted, expected, strict=True))
+    return 2 * common / max(sum(map(len, (*predicted, *expected))), 1)
 
 
 TASK = Task("entities", "F1", 200, draw, tokenizer, config, row, answers, f1, LABELS)

@@ -38,35 +38,35 @@ class Row(NamedTuple):
 def padded(rows: list[list[int]], filler: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """(the rows as one array, filled up on the right; their lengths)."""
     lengths = torch.tensor([len(row) for row in rows])
-    made = torch.full((len(rows), int(lengths.max())), filler)
-    for held, row in zip(made, rows, strict=True):
-        held[: len(row)] = torch.tensor(row)
-    return made, lengths
+    array = torch.full((len(rows), int(lengths.max())), filler)
+    for target_row, row in zip(array, rows, strict=True):
+        target_row[: len(row)] = torch.tensor(row)
+    return array, lengths
 
 
-def said(parts: list[GraphModule], rows: list[Row]) -> torch.Tensor:
+def head_logits(parts: list[GraphModule], rows: list[Row]) -> torch.Tensor:
     """Logits of the head for each token of the rows, or for each row."""
     tokens, lengths = padded([row.tokens for row in rows])
-    given: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     if len(parts) == 2:
-        source, held = padded([row.source or [] for row in rows])
-        made = _run(parts[0], {"tokens": source, "lengths": held})
-        given = dict(zip((port.name for port in parts[0].graph.outputs), made, strict=True))
-        given["encoder_lengths"] = held
-    given |= {"tokens": tokens, "lengths": lengths, "past": torch.zeros_like(lengths)}
-    given["at"] = torch.arange(tokens.shape[1]).expand_as(tokens)
+        source, source_lengths = padded([row.source or [] for row in rows])
+        encoded = _run(parts[0], {"tokens": source, "lengths": source_lengths})
+        inputs = dict(zip((port.name for port in parts[0].graph.outputs), encoded, strict=True))
+        inputs["encoder_lengths"] = source_lengths
+    inputs |= {"tokens": tokens, "lengths": lengths, "past": torch.zeros_like(lengths)}
+    inputs["at"] = torch.arange(tokens.shape[1]).expand_as(tokens)
     for i, kind in enumerate(cache_kinds(parts[-1].config)):
         for array, shape in zip(kind.arrays, kind.shapes(len(rows), tokens.shape[1]), strict=True):
-            given[f"{array.name}.{i}"] = torch.zeros(shape)
-    return _run(parts[-1], given)[0]
+            inputs[f"{array.name}.{i}"] = torch.zeros(shape)
+    return _run(parts[-1], inputs)[0]
 
 
-def _run(part: GraphModule, given: Mapping[str, Any]) -> list[torch.Tensor]:
+def _run(part: GraphModule, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
     tables = {}
-    at = torch.arange(given["tokens"].shape[1])
+    at = torch.arange(inputs["tokens"].shape[1])
     for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
         tables |= {f"cos.{i}": cos.float(), f"sin.{i}": sin.float()}
-    return part(*[(given | tables)[port.name] for port in part.graph.inputs])
+    return part(*[(inputs | tables)[port.name] for port in part.graph.inputs])
 
 
 def train(
@@ -90,9 +90,9 @@ def train(
     plan = torch.optim.lr_scheduler.OneCycleLR(best, rate, steps, pct_start=WARM)
     for step in range(steps):
         rows = next(batches)
-        wanted, _ = padded([row.wanted for row in rows], IGNORED)
-        logits = said(parts, rows)
-        loss = functional.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=IGNORED)
+        targets, _ = padded([row.wanted for row in rows], IGNORED)
+        logits = head_logits(parts, rows)
+        loss = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
         best.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([leaf for _, leaf in flatten(tree)], 1.0)

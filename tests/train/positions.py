@@ -78,9 +78,9 @@ def learn(
     kind: str, folder: Path, text: Text, steps: int = STEPS, *, seed: int, progress: Progress = silent
 ) -> Path:
     """The directory in `folder` of the decoder with these positions, trained on windows of 128 tokens."""
-    made = config(kind, text.vocabulary)
-    params = train(made, batches(text.learned, seed), steps, seed=seed, progress=progress)
-    save_checkpoint(folder / kind, made, params, text.tokenizer)
+    decoder = config(kind, text.vocabulary)
+    params = train(decoder, batches(text.learned, seed), steps, seed=seed, progress=progress)
+    save_checkpoint(folder / kind, decoder, params, text.tokenizer)
     return folder / kind
 
 
@@ -90,8 +90,8 @@ def perplexities(model: Model, rows: np.ndarray) -> list[float]:
     length = model.config.context
     lost = []
     for row in rows:
-        said = log_softmax(model.logits(row[:length]))
-        lost.append(-said[np.arange(length), row[1 : length + 1]])
+        outputs = log_softmax(model.logits(row[:length]))
+        lost.append(-outputs[np.arange(length), row[1 : length + 1]])
     spans = [np.stack(lost)[:, a:b] for a, b in pairwise(EDGES) if b <= length]
     return [float(np.exp(span.mean())) for span in spans]
 

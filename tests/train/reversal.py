@@ -45,15 +45,15 @@ def config(vocabulary: int) -> Config:
 
 
 def row(text: Tokenizer, example: Example) -> Row:
-    said, (start, end) = (
+    answer_ids, (start, end) = (
         text.encode(example.answer),
         (text.token_to_id(START) or 0, text.token_to_id(END) or 0),
     )
-    return Row([start, *said], [*said, end], text.encode(example.text, add_special_tokens=True))
+    return Row([start, *answer_ids], [*answer_ids, end], text.encode(example.text, add_special_tokens=True))
 
 
 def answers(model: Model, texts: list[str]) -> list[str]:
-    return [made.text for made in model.generate_many(texts, batch=64)]
+    return [completions.text for completions in model.generate_many(texts, batch=64)]
 
 
 TASK = Task(

@@ -1,4 +1,4 @@
-"""Sentiment: whether a review praises, complains, or does both; "not" turns a word around."""
+"""Sentiment: whether a review is positive, negative, or mixed; "not" reverses a word."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTEXT = 32
 
 
 def clause(rng: np.random.Generator) -> tuple[str, bool]:
-    """Words about a thing, and whether they praise it."""
+    """A clause about a thing, and whether it is positive."""
     good, how = bool(rng.integers(2)), str(rng.choice(HOW))
     words = f"the {rng.choice(NOUNS)} was {how}{rng.choice(PRAISE if good else BLAME)}"
     return words, good != how.startswith(("not", "never"))
@@ -32,8 +32,8 @@ def draw(rng: np.random.Generator) -> Example:
     label = LABELS[rng.integers(3)]
     while True:
         words, praise = zip(*(clause(rng) for _ in range(rng.integers(1, 4))), strict=True)
-        said = "mixed" if len(set(praise)) > 1 else LABELS[2 * praise[0]]
-        if said == label:
+        review_label = "mixed" if len(set(praise)) > 1 else LABELS[2 * praise[0]]
+        if review_label == label:
             return Example(" and ".join(words), label)
 
 

@@ -1,6 +1,6 @@
-"""A text without end in which people go to places: who is spoken of changes, and so does where they are.
+"""An endless text in which people go to places; who is mentioned, and where they are, changes.
 
-Who comes next is a choice among few, where they are was told before: so reading well takes attention.
+The next person is one of a few, and their place was mentioned before: so predicting well takes attention.
 """
 
 from __future__ import annotations

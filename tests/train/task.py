@@ -1,4 +1,4 @@
-"""What a tiny model is trained for: sentences by the rules of a small world, and what is right about them."""
+"""What a tiny model is trained for: sentences of a small world, and which answers are right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORM = RMSNorm(1e-5)
 
 
 class Example(NamedTuple):
-    """A text, and what a model should say of it."""
+    """A text, and the right answer."""
 
     text: str
     answer: Any
@@ -72,9 +72,9 @@ def opened(tokenizer: str) -> Tokenizer:
     return Tokenizer(tokenizer, len(read(tokenizer).vocabulary))
 
 
-def right(answers: Sequence[Any], wanted: Sequence[Any]) -> float:
-    """The share of answers that are the wanted ones."""
-    return sum(a == w for a, w in zip(answers, wanted, strict=True)) / len(wanted)
+def right(answers: Sequence[Any], expected: Sequence[Any]) -> float:
+    """The share of right answers."""
+    return sum(a == w for a, w in zip(answers, expected, strict=True)) / len(expected)
 
 
 def batches(task: Task, tokenizer: Tokenizer, seed: int, held_out: Iterable[str]) -> Iterator[list[Row]]:
@@ -108,9 +108,9 @@ def compared(
     task: Task, path: Path, examples: Sequence[Example], quants: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Engine -> its score on the examples, and the share of them that it answers as NumPy does."""
-    texts, wanted = [e.text for e in examples], [e.answer for e in examples]
+    texts, expected = [e.text for e in examples], [e.answer for e in examples]
     answers = {name: task.answers(model, texts) for name, model in models(path, quants)}
     return {
-        name: {"score": task.score(said, wanted), "as_numpy": right(said, answers["numpy"])}
-        for name, said in answers.items()
+        name: {"score": task.score(answer, expected), "as_numpy": right(answer, answers["numpy"])}
+        for name, answer in answers.items()
     }

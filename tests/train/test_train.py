@@ -34,12 +34,12 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_engine_has_learned_the_task(name: str, tmp_path: Path) -> None:
-    made, chance, least = SMALL[name]
-    examples = [made.draw(np.random.default_rng(i)) for i in range(60)]
-    path = task.learn(made, tmp_path, examples, seed=0)
+    small_task, chance, least = SMALL[name]
+    examples = [small_task.draw(np.random.default_rng(i)) for i in range(60)]
+    path = task.learn(small_task, tmp_path, examples, seed=0)
     assert json.loads((path / "config.json").read_text())["model_type"] == "tfm"
     quants = ("fp32", "int8") if name == "entities" else ("int8",)  # an export takes seconds
-    told = task.compared(made, path, examples, quants)
+    told = task.compared(small_task, path, examples, quants)
     assert list(told) == ["numpy", "torch", *(f"onnx {quant}" for quant in quants)]
     assert told["numpy"]["score"] >= least > 2 * chance, told
     assert all(told[engine] == told["numpy"] for engine in told if engine != "onnx int8"), told
@@ -52,12 +52,12 @@ def texts() -> positions.Text:
 
 @pytest.mark.parametrize("kind", positions.KINDS)
 def test_every_leaf_is_trained_and_a_seed_trains_the_same(kind: str) -> None:
-    made, ids = positions.config(kind, 300), np.arange(400) % 300
+    config, ids = positions.config(kind, 300), np.arange(400) % 300
 
     def after(seed: int) -> dict[str, np.ndarray]:
-        return dict(flatten(loop.train(made, positions.batches(ids, seed), 2, seed=seed)))
+        return dict(flatten(loop.train(config, positions.batches(ids, seed), 2, seed=seed)))
 
-    start = dict(flatten(random_weights(made, np.random.default_rng(3))))
+    start = dict(flatten(random_weights(config, np.random.default_rng(3))))
     one, again, other = after(3), after(3), after(4)
     for name, leaf in one.items():
         assert np.array_equal(leaf, again[name]), name
@@ -70,19 +70,19 @@ def test_positions_are_read_as_far_as_they_reach(tmp_path: Path) -> None:
     assert text.read.shape[1] == positions.EDGES[-1] + 1
     for kind in ("learned", "alibi"):
         path = positions.learn(kind, tmp_path, text, 40, seed=0)
-        said, why = positions.compared(path, text.read[:1])
-        assert list(said) == ["numpy", "torch", "onnx int8"]
+        by_engine, why = positions.compared(path, text.read[:1])
+        assert list(by_engine) == ["numpy", "torch", "onnx int8"]
         spans = 1 if kind == "learned" else len(list(pairwise(positions.EDGES)))
-        assert [len(values) for values in said.values()] == [spans] * 3
+        assert [len(values) for values in by_engine.values()] == [spans] * 3
         assert (why is None) == (kind == "alibi")
         assert kind == "alibi" or "learned positions must be 1024" in str(why)
-        assert said["numpy"][0] < 0.1 * text.vocabulary, said
-        np.testing.assert_allclose(said["torch"], said["numpy"], rtol=1e-5)
-        np.testing.assert_allclose(said["onnx int8"], said["numpy"], rtol=0.03)
+        assert by_engine["numpy"][0] < 0.1 * text.vocabulary, by_engine
+        np.testing.assert_allclose(by_engine["torch"], by_engine["numpy"], rtol=1e-5)
+        np.testing.assert_allclose(by_engine["onnx int8"], by_engine["numpy"], rtol=0.03)
 
 
-def test_entities_are_counted_whole() -> None:
-    wanted = [[("PER", 0, 3), ("LOC", 5, 8)], []]
-    assert entities.f1(wanted, wanted) == 1
-    assert entities.f1([[("PER", 0, 3), ("LOC", 5, 7)], [("ORG", 0, 1)]], wanted) == pytest.approx(2 / 5)
+def test_only_complete_entities_count() -> None:
+    expected = [[("PER", 0, 3), ("LOC", 5, 8)], []]
+    assert entities.f1(expected, expected) == 1
+    assert entities.f1([[("PER", 0, 3), ("LOC", 5, 7)], [("ORG", 0, 1)]], expected) == pytest.approx(2 / 5)
     assert entities.f1([[], []], [[], []]) == 0

@@ -57,9 +57,9 @@ def main(
     if odd := sorted(set(only or ()) - set(NAMES)):
         raise typer.BadParameter(f"--only must be one of {', '.join(NAMES)}, got {odd[0]!r:.40}")
     folder.mkdir(parents=True, exist_ok=True)
-    begin, wanted = time.monotonic(), [name for name in NAMES if name in (only or NAMES)]
-    tasks = {name: on_task(TASKS[name], folder, seed) for name in wanted if name in TASKS}
-    kinds = [name for name in wanted if name not in TASKS]
+    begin, names = time.monotonic(), [name for name in NAMES if name in (only or NAMES)]
+    tasks = {name: on_task(TASKS[name], folder, seed) for name in names if name in TASKS}
+    kinds = [name for name in names if name not in TASKS]
     read = on_positions(kinds, folder, seed, text) if kinds else {}
     minutes = (time.monotonic() - begin) / 60
     if plot is not None and read:
@@ -71,13 +71,13 @@ def main(
     out(f"{minutes:.1f} minutes")
 
 
-def on_task(made: task.Task, folder: Path, seed: int) -> dict[str, Any]:
-    """A task's figures."""
+def on_task(world: task.Task, folder: Path, seed: int) -> dict[str, Any]:
+    """The figures of a task."""
     rng = np.random.default_rng([seed, 2])
-    examples = [made.draw(rng) for _ in range(EXAMPLES)]
-    say(f"{made.name}: {made.steps} steps")
-    path = task.learn(made, folder, examples, seed=seed, progress=progress())
-    return {"measure": made.measure, "engines": task.compared(made, path, examples, QUANTS)}
+    examples = [world.draw(rng) for _ in range(EXAMPLES)]
+    say(f"{world.name}: {world.steps} steps")
+    path = task.learn(world, folder, examples, seed=seed, progress=progress())
+    return {"measure": world.measure, "engines": task.compared(world, path, examples, QUANTS)}
 
 
 def on_positions(kinds: list[str], folder: Path, seed: int, file: Path | None) -> dict[str, Any]:
@@ -86,37 +86,37 @@ def on_positions(kinds: list[str], folder: Path, seed: int, file: Path | None) -
         rng = np.random.default_rng([seed, 3])
         texts = positions.Text(story(rng, SENTENCES), story(rng, SENTENCES // 5))
     else:
-        whole = file.read_text(encoding="utf-8")
-        texts = positions.Text(whole[: len(whole) * 4 // 5], whole[len(whole) * 4 // 5 :])
+        full_text = file.read_text(encoding="utf-8")
+        texts = positions.Text(full_text[: len(full_text) * 4 // 5], full_text[len(full_text) * 4 // 5 :])
     if not len(texts.read):
         raise typer.BadParameter(f"a fifth of --text must have {positions.EDGES[-1] + 1} tokens")
-    found = {}
+    results = {}
     for kind in kinds:
         say(f"{kind}: {positions.STEPS} steps")
         path = positions.learn(kind, folder, texts, seed=seed, progress=progress())
         perplexity, why = positions.compared(path, texts.read)
-        found[kind] = {"perplexity": perplexity, "stops": why}
-    return found
+        results[kind] = {"perplexity": perplexity, "stops": why}
+    return results
 
 
 def show(tasks: dict[str, Any], read: dict[str, Any]) -> None:
-    """The figures as tables."""
+    """Print the figures as tables."""
     if tasks:
         table(
             ("TASK", "MEASURE", "ENGINE", "SCORE", "AS NUMPY"),
             [
-                (name, told["measure"], engine, f"{said['score']:.1%}", f"{said['as_numpy']:.1%}")
+                (name, told["measure"], engine, f"{scores['score']:.1%}", f"{scores['as_numpy']:.1%}")
                 for name, told in tasks.items()
-                for engine, said in told["engines"].items()
+                for engine, scores in told["engines"].items()
             ],
         )
         out(ABOUT)
     if read:
         spans = [f"{a + 1} TO {b:,}" for a, b in pairwise(positions.EDGES)]
         rows = [
-            (kind, engine, *(f"{p:.3f}" for p in said), *[DASH] * (len(spans) - len(said)))
+            (kind, engine, *(f"{p:.3f}" for p in scores), *[DASH] * (len(spans) - len(scores)))
             for kind, told in read.items()
-            for engine, said in told["perplexity"].items()
+            for engine, scores in told["perplexity"].items()
         ]
         out(f"\nperplexity of tokens by what stands before them, trained on {positions.TRAINED}")
         table(("POSITIONS", "ENGINE", *spans), rows)

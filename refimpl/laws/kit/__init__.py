@@ -1,4 +1,4 @@
-"""What laws are made of.
+"""The machinery of laws.
 
 `declare` reads what a function of refimpl/ops declares, `draw` draws calls from it, `budget` computes how far
 a result may be off, and `subject` and `checking` check a function against the specification and its laws.

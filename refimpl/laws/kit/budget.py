@@ -1,7 +1,7 @@
 """The error budget of each output of a call, for functions whose arguments are arrays, trees and `Blocks`.
 
-The formula is `refimpl/error_budget.py`'s; here stand the ways to run a function in another type, and with
-its inputs moved.
+The formula is that of `refimpl/error_budget.py`; this file runs a function in another type, and with
+perturbed inputs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cast(value: Any, dtype: Any) -> Any:
 
 
 def each(change: Callable[[Any], Any], value: Any) -> Any:
-    """An argument with `change` done to each leaf, itself if it is no tree."""
+    """An argument with `change` applied to each of its leaves."""
     if isinstance(value, dict):
         return {k: each(change, v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -43,16 +43,16 @@ def each(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _like(value: Any, items: list[Any]) -> Any:
-    """A list, tuple or NamedTuple of these items, as the value is."""
+    """These items as a list, tuple or NamedTuple of the value's type."""
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """An argument, arrays, trees and `Blocks` alike, with `change` done to each array of floats."""
+    """An argument with `change` applied to each float array; it may be an array, a tree or `Blocks`."""
     if isinstance(value, Blocks):
         named = ("scale", "minimum", "input_scale", "input_factor")
-        held = {n: a for n in named if (a := getattr(value, n)) is not None}
-        return replace(value, **{n: change(a) for n, a in held.items()})
+        arrays = {n: a for n in named if (a := getattr(value, n)) is not None}
+        return replace(value, **{n: change(a) for n, a in arrays.items()})
     if isinstance(value, dict):
         return {k: map_floats(v, change) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -63,8 +63,9 @@ def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
 
 
 def budget(f: Function, call: Call) -> dict[str, float]:
-    """The budget of each float output of a call, with what this function's kernels approximate."""
-    found = budgets(lambda change: call.run(f.body, change))
+    """The budget of each float output of a call, plus the error that this function's kernels may
+    approximate with."""
+    by_output = budgets(lambda change: call.run(f.body, change))
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
     elif f.name in MLPS:
@@ -75,11 +76,12 @@ def budget(f: Function, call: Call) -> dict[str, float]:
         extra = 4 * APPROXIMATE * max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))
     else:
         extra = 0.0
-    return {n: b + extra for n, b in found.items()}
+    return {n: b + extra for n, b in by_output.items()}
 
 
 def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
-    """The budget of each float output; `run(change)` is the spec with `change` done to its arguments."""
+    """The budget of each float output; `run(change)` is the specification with `change` applied to its
+    arguments."""
     rng = np.random.default_rng(0)
 
     def to_neighbour(a: np.ndarray) -> np.ndarray:
@@ -89,16 +91,17 @@ def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
     exact = dict(flat(run(lambda a: cast(a, np.float64))))
     single = dict(flat(run(lambda a: cast(a, np.float32))))
     moved = [dict(flat(run(lambda a: map_floats(a, to_neighbour)))) for _ in range(TRIES)]
-    found = {}
+    by_output = {}
     for name, values in exact.items():
         if values.dtype.kind == "f":
             terms = error_terms(values, single[name], [other[name] for other in moved], distance=apart)
-            found[name] = terms.budget
-    return found
+            by_output[name] = terms.budget
+    return by_output
 
 
 def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
-    """What an activation kernel's error may come to: the function of absolute values, act = ReLU."""
+    """A bound on an activation kernel's error: the function of absolute values with ReLU as the
+    activation."""
 
     def positive(value: Any) -> Any:
         if isinstance(value, Blocks):
@@ -109,7 +112,8 @@ def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
 
 
 def expected(run: Callable[[Callable[[Any], Any]], Any], dtype: Any) -> dict[str, Any]:
-    """What to compare with: floats as the float64 spec has them, whole numbers as it has them in dtype."""
+    """The expected outputs: floats from the float64 specification, integers from the specification in
+    `dtype`."""
     exact = dict(flat(run(lambda a: cast(a, np.float64))))
     typed = dict(flat(run(lambda a: cast(a, dtype))))
     return {n: exact[n] if a.dtype.kind == "f" else a for n, a in typed.items()}

@@ -41,15 +41,17 @@ class Call:
     def _holders(self, name: str) -> list[str]:
         """The parameters whose structure has a field of that name, or else the settings that have one."""
         structures = {p.name: structure_of(p) for p in self.f.parameters}
-        found = [n for n, s in structures.items() if s and not s.many and name in {f.name for f in s.fields}]
-        return found or [n for n, s in self.settings.items() if is_dataclass(s) and hasattr(s, name)]
+        holders = [
+            n for n, s in structures.items() if s and not s.many and name in {f.name for f in s.fields}
+        ]
+        return holders or [n for n, s in self.settings.items() if is_dataclass(s) and hasattr(s, name)]
 
     def but(self, **changed: Any) -> Call:
         """The same call with other arrays or settings, or other fields of these."""
-        whole = {n: v for n, v in changed.items() if n in self.arrays or n in self.settings}
-        arrays = {n: whole.get(n, a) for n, a in self.arrays.items()}
-        settings = {n: whole.get(n, s) for n, s in self.settings.items()}
-        for name in changed.keys() - whole.keys():
+        direct = {n: v for n, v in changed.items() if n in self.arrays or n in self.settings}
+        arrays = {n: direct.get(n, a) for n, a in self.arrays.items()}
+        settings = {n: direct.get(n, s) for n, s in self.settings.items()}
+        for name in changed.keys() - direct.keys():
             holders = self._holders(name)
             if len(holders) != 1:
                 where = f"several: {holders}" if holders else "none"
@@ -65,7 +67,7 @@ class Call:
         return replace(self, arrays=arrays, settings=settings)
 
     def changed(self, change: Callable[[Parameter, Any], Any]) -> Call:
-        """The same call with `change` done to each array, in structures too."""
+        """The same call with `change` applied to each array, also inside structures."""
         arrays = {
             p.name: mapped(p, self.arrays[p.name], lambda _, leaf, value: change(leaf, value))
             for p in self.f.parameters
@@ -74,7 +76,7 @@ class Call:
         return replace(self, arrays=arrays)
 
     def run(self, function: Callable[..., Any], change: Callable[[Any], Any] = lambda a: a) -> Any:
-        """The function's result with `change` done to each array."""
+        """The function's result with `change` applied to each array."""
         return function(*(None if a is None else change(a) for a in self.arrays.values()), **self.settings)
 
     def __repr__(self) -> str:

@@ -38,21 +38,21 @@ class LawBroken(AssertionError):  # noqa: N818  (what a test shows: the law is b
 
 
 def law(*names: str) -> Callable[[Law], Law]:
-    """Registers a law of the specified functions with these names, under its own name in words."""
+    """Register a law of the specified functions with these names, under its own name in words."""
 
     def register(body: Law) -> Law:
         words = body.__name__.replace("_", " ")
         for name in names:
-            known = _LAWS.setdefault(name, {})
-            assert words not in known, f"two laws of {name} are called {words!r}"
-            known[words] = body
+            laws = _LAWS.setdefault(name, {})
+            assert words not in laws, f"two laws of {name} are called {words!r}"
+            laws[words] = body
         return body
 
     return register
 
 
 def equals_the_specification(kernel: Subject, draw: Draw) -> None:
-    """The same types and whole numbers as the specification, and floats within the computed budget."""
+    """The same types and integers as the specification, and floats within the computed budget."""
     call = draw(kernel.calls())
     got = {n: np.asarray(a) for n, a in flat(kernel(call))}
     run = lambda change: call.run(kernel.f.body, change)  # noqa: E731
@@ -68,15 +68,15 @@ def equals_the_specification(kernel: Subject, draw: Draw) -> None:
 
 @functools.cache
 def _registered() -> dict[str, dict[str, Law]]:
-    """Function -> its laws by name, all law files read."""
+    """The laws of each function by name, from all law files."""
     package = importlib.import_module(__name__.rsplit(".", 2)[0])
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
-    found = {name.split(".")[1]: {EQUALS: equals_the_specification} for name in specified()}
+    by_function = {name.split(".")[1]: {EQUALS: equals_the_specification} for name in specified()}
     for name, laws in _LAWS.items():
-        assert name in found, f"laws of {name!r}, which is no function of refimpl/ops"
-        found[name] |= laws
-    return found
+        assert name in by_function, f"laws of {name!r}, which is no function of refimpl/ops"
+        by_function[name] |= laws
+    return by_function
 
 
 def names() -> dict[str, tuple[str, ...]]:
@@ -86,11 +86,11 @@ def names() -> dict[str, tuple[str, ...]]:
 
 def declaration(name: str) -> Function:
     """What the specified function of a name declares."""
-    found = {n.split(".")[1]: function for n, function in specified().items()}
-    if name not in found:
-        near = difflib.get_close_matches(name, found, 3)
+    functions = {n.split(".")[1]: function for n, function in specified().items()}
+    if name not in functions:
+        near = difflib.get_close_matches(name, functions, 3)
         raise LookupError(f"no specified function {name!r}; names() lists them; near: {near}")
-    return read(found[name])
+    return read(functions[name])
 
 
 def check(
@@ -118,17 +118,17 @@ def check(
     if only is not None and only not in laws:
         raise LookupError(f"{name} has no law {only!r}, it has {list(laws)}")
     tested = subject(f, kernel, dtype, arrays, quantized, fixed)
-    wanted = {n: body for n, body in laws.items() if only in (None, n)}
-    return tuple(n for n, body in wanted.items() if _holds(n, body, tested, examples))
+    chosen = {n: body for n, body in laws.items() if only in (None, n)}
+    return tuple(n for n, body in chosen.items() if _holds(n, body, tested, examples))
 
 
 def _holds(name: str, body: Law, tested: Subject, examples: int | None) -> bool:
-    """Tries a law; False if it needs what the kernel doesn't take."""
+    """Try a law; False if it needs what the kernel doesn't take."""
     applies = True
 
     def trial(data: st.DataObject) -> None:
         nonlocal applies
-        tested.made.clear()
+        tested.history.clear()
         try:
             body(tested, data.draw)
         except UnsupportedError:
@@ -151,5 +151,5 @@ def _holds(name: str, body: Law, tested: Subject, examples: int | None) -> bool:
 def _message(name: str, body: Law, tested: Subject, error: Exception) -> str:
     why = str(error) if isinstance(error, AssertionError) and str(error) else repr(error)
     lines = [f'{tested.f.name} breaks the law "{name}": {why}', f"{body.__doc__}".strip()]
-    lines += [repr(call).replace("\n", "\n    ") for call in tested.made]
+    lines += [repr(call).replace("\n", "\n    ") for call in tested.history]
     return "\n  ".join(lines)

@@ -33,7 +33,7 @@ UNFED = "can't be fed"
 
 
 class UnfedError(Exception):
-    """A declaration that the strategies can't feed."""
+    """A declaration for which no arguments can be drawn."""
 
 
 class Index:
@@ -82,13 +82,13 @@ class Structure:
     kind: Any = field(default=None, compare=False)  # a mirror's class is another one
 
     def of(self, values: Mapping[str, Any]) -> Any:
-        """The structure with these values; a mapping leaves out those that are None."""
+        """The structure with these values; a mapping leaves out None."""
         if self.mapping:
             return {name: value for name, value in values.items() if value is not None}
         return self.kind(**values)
 
     def items(self, value: Any) -> Iterator[tuple[Parameter, Any]]:
-        """Each field and what a value holds there, None where nothing."""
+        """Each field with its value, None where it is missing."""
         for p in self.fields:
             yield p, value.get(p.name) if self.mapping else getattr(value, p.name)
 
@@ -200,7 +200,7 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
 
 
 def _spaces(names: Mapping[str, Any]) -> dict[str, Any]:
-    """What the names in a declaration mean here."""
+    """The meaning of the names in a declaration."""
     kinds = {k: getattr(jaxtyping, k) for k in ("Float", "Int", "UInt8", "Bool")}
     return {**names, **kinds, "Index": Index, "Array": np.ndarray, "Activation": Activation}
 
@@ -217,16 +217,16 @@ def read(function: Callable[..., Any]) -> Function:
     back = hints["return"]
     several = typing.get_args(back) if typing.get_origin(back) is tuple else (back,)
     returns = tuple(_option(b) for b in several)
-    found = Function(body.__name__, function, tuple(parameters), returns)
-    letters = found.letters
+    declared = Function(body.__name__, function, tuple(parameters), returns)
+    letters = declared.letters
     if "L" in letters and "O" not in letters:
         # Without a past, tables of positions have just the T rows of the call.
-        found = replace(
-            found,
-            parameters=tuple(_renamed(p, "L", "T") for p in found.parameters),
-            returns=tuple(_with_axis(r, "L", "T") for r in found.returns),
+        declared = replace(
+            declared,
+            parameters=tuple(_renamed(p, "L", "T") for p in declared.parameters),
+            returns=tuple(_with_axis(r, "L", "T") for r in declared.returns),
         )
-    return found
+    return declared
 
 
 def _renamed(p: Parameter, old: str, new: str) -> Parameter:
@@ -244,7 +244,8 @@ def _with_axis(option: Any, old: str, new: str) -> Any:
 
 
 def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parameter, Any]]:
-    """(dotted name, declaration, value) of each array, setting or `Blocks` of an argument that is there."""
+    """(dotted name, declaration, value) of each array, setting or `Blocks` in an argument; None is left
+    out."""
     name = name or p.name
     structure = structure_of(p)
     if value is None:
@@ -253,15 +254,15 @@ def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parame
         yield name, p, value
     elif structure.many:
         for i, item in enumerate(value):
-            for f, held in structure.items(item):
-                yield from walk(f, held, f"{name}.{i}.{f.name}")
+            for f, part in structure.items(item):
+                yield from walk(f, part, f"{name}.{i}.{f.name}")
     else:
-        for f, held in structure.items(value):
-            yield from walk(f, held, f"{name}.{f.name}")
+        for f, part in structure.items(value):
+            yield from walk(f, part, f"{name}.{f.name}")
 
 
 def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any], name: str = "") -> Any:
-    """The argument with `change` done to all that `walk` names."""
+    """The argument with `change` applied to everything that `walk` names."""
     name = name or p.name
     structure = structure_of(p)
     if value is None:
@@ -270,56 +271,56 @@ def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any
         return change(name, p, value)
 
     def one(item: Any, name: str) -> Any:
-        fields = {f.name: mapped(f, held, change, f"{name}.{f.name}") for f, held in structure.items(item)}
+        fields = {f.name: mapped(f, part, change, f"{name}.{f.name}") for f, part in structure.items(item)}
         return structure.of(fields)
 
     return [one(v, f"{name}.{i}") for i, v in enumerate(value)] if structure.many else one(value, name)
 
 
 def structure_of(p: Parameter) -> Structure | None:
-    """The structure that an argument of this parameter is, if it is one."""
+    """The structure of a parameter, None if it has none."""
     return next((o for o in p.options if isinstance(o, Structure)), None)
 
 
 def value(expression: str, size: Callable[[str], int]) -> int:
-    """A sum of products of letters and numbers."""
+    """The value of a sum of products of letters and numbers."""
     number = lambda a: int(a) if a.isdigit() else size(a)  # noqa: E731
     return sum(math.prod(map(number, term.split("*"))) for term in expression.split("+"))
 
 
 def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
     """A size for each letter: derived where a part of the rule stands in the signature, or drawn."""
-    found: dict[str, int] = {}
+    size: dict[str, int] = {}
 
     def get(letter: str) -> int:
-        if letter not in found:
+        if letter not in size:
             rule = DERIVED.get(letter, "")
             derived = letters & set(re.findall("[A-Z]", rule))
-            found[letter] = value(rule, get) if derived else size_of(letter)
-        return found[letter]
+            size[letter] = value(rule, get) if derived else size_of(letter)
+        return size[letter]
 
     for letter in sorted(letters):
         get(letter)
-    return found
+    return size
 
 
 def drawn_letters(f: Function) -> set[str]:
     """The letters whose sizes are drawn; the others follow from them."""
-    asked: set[str] = set()
-    sizes(f.letters, lambda letter: asked.add(letter) or 1)
-    return asked
+    drawn: set[str] = set()
+    sizes(f.letters, lambda letter: drawn.add(letter) or 1)
+    return drawn
 
 
 def axes(p: Parameter, array: Any, size: Mapping[str, int]) -> tuple[str, ...]:
-    """The declared axes of an argument, by its shape where the parameter may be several arrays."""
-    found = [o.dims for o in p.options if isinstance(o, Declared)]
-    if len(found) < 2:
-        return found[0] if found else ()
-    return next(dims for dims in found if array.shape == tuple(value(d, size.__getitem__) for d in dims))
+    """The declared axes of an argument; its shape decides where a parameter may be several arrays."""
+    several = [o.dims for o in p.options if isinstance(o, Declared)]
+    if len(several) < 2:
+        return several[0] if several else ()
+    return next(dims for dims in several if array.shape == tuple(value(d, size.__getitem__) for d in dims))
 
 
 def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
-    """Axes of a quantized weight, and along which it is blocked: tables are read by row."""
+    """The axes of a quantized weight, and the index of the blocked one: a table is blocked along its rows."""
     axis = int(p.name == "table")
     floats = [o.dims for o in p.options if isinstance(o, Declared)]
     return floats[0] if floats else ("N", "D") if axis else ("D", "F"), axis
@@ -327,12 +328,12 @@ def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
 
 @functools.cache
 def specified() -> dict[str, Callable[..., Any]]:
-    """`module.name` -> function, of all that refimpl/ops makes public but what `HAND` names."""
-    found = {}
+    """`module.name` -> function, for all public functions of refimpl/ops but those in `HAND`."""
+    by_name = {}
     for module in modules(ops):
         short = module.__name__.rsplit(".", 1)[-1]
-        found |= {f"{short}.{name}": getattr(module, name) for name in public(module)}
-    return {name: function for name, function in found.items() if name not in HAND}
+        by_name |= {f"{short}.{name}": getattr(module, name) for name in public(module)}
+    return {name: function for name, function in by_name.items() if name not in HAND}
 
 
 def functions() -> dict[str, Function]:

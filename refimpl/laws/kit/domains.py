@@ -1,4 +1,4 @@
-"""What arrays must be beyond their shape: limited to a range, or the result of another function."""
+"""Bounds on arrays beyond their shape: a range, or the result of another function."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def confined(f: Function, call: Call) -> Call:
-    """The call with its arrays in their domains."""
+    """The call with its arrays within their domains."""
     if f.name.startswith("window_") and f.name != "window_mask":
         call = _slots(f, call)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ...ops.quant import WHOLE, Blocks
+from ...ops.quant import ROW_SCALED, Blocks
 from .call import Call
 from .declare import UNFED, Declared, Function, Parameter, Structure, UnfedError, blocked, sizes, value
 from .domains import confined
@@ -26,12 +26,13 @@ Variant = tuple[tuple[str, Any], ...]
 
 
 def factors(f: Function) -> dict[str, tuple[Any, ...]]:
-    """Name of a parameter, of a field or of a choice in settings -> its values; each makes another graph."""
+    """The values of each parameter, field or choice in settings, by its name; each value makes another
+    graph."""
     products = sum("Blocks" in p.options for p in f.leaves)
-    found: dict[str, tuple[Any, ...]] = {}
+    choices: dict[str, tuple[Any, ...]] = {}
     for p in f.leaves:
         if p.setting and p.options[0] in DRAWN:
-            found |= DRAWN[p.options[0]].choices
+            choices |= DRAWN[p.options[0]].choices
             continue
         options: list[Any] = []
         for o in p.options:
@@ -39,13 +40,13 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
                 options += SCHEMES if products == 1 else [PASSIVE]
             else:
                 options.append(o)
-        if found.setdefault(p.name, tuple(options)) != tuple(options):
+        if choices.setdefault(p.name, tuple(options)) != tuple(options):
             raise UnfedError(f"{f.name} {UNFED}: it has two fields {p.name!r} of different kinds")
-    return {k: v for k, v in found.items() if TOGETHER.get(k) not in found}
+    return {k: v for k, v in choices.items() if TOGETHER.get(k) not in choices}
 
 
 def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
-    """The fewest variants in which each choice occurs."""
+    """The fewest variants that contain each choice."""
     most = max((len(c) for c in choices.values()), default=1)
     return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
 
@@ -136,7 +137,7 @@ def _blocks(
     bits, zero, minimum, activations = SCHEMES[scheme]
     dims, axis = blocked(p)
     shape = [value(d, size.__getitem__) for d in dims]
-    block = shape[axis] if activations in WHOLE else BLOCK
+    block = shape[axis] if activations in ROW_SCALED else BLOCK
     few = list(shape)
     few[axis] = -(-shape[axis] // block)
     codes = lambda s: rng.integers(0, 2**bits, s).astype(np.uint8)  # noqa: E731
@@ -172,11 +173,11 @@ def calls(
     if variant is None:
         from_these = factors(f) if choices is None else choices
         variant = tuple((n, draw(st.sampled_from(c), label=n)) for n, c in from_these.items())
-    given = fixed or {}
+    fixed_sizes = fixed or {}
 
     def size_of(letter: str) -> int:
-        if letter in given:
-            return given[letter]
+        if letter in fixed_sizes:
+            return fixed_sizes[letter]
         return draw(st.integers(0 if letter in EMPTY else 1, largest), label=letter)
 
     size = sizes(f.letters, size_of)

@@ -8,7 +8,7 @@ Sizes = dict[str, int]
 
 
 def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
-    """The sizes of each item: experts have all the same, each cluster of words is narrower and longer."""
+    """The sizes of each item: all experts have the same, each cluster of words is narrower and longer."""
     match p.name:
         case "experts":
             return [size] * size["E"]

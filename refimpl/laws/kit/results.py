@@ -13,7 +13,7 @@ from .declare import Declared, Function, Structure, value
 
 
 def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
-    """The arrays of a result, each with a name that says where in the result it is."""
+    """The arrays of a result, each with a name that says where it is in the result."""
     if isinstance(result, dict):
         for i, item in enumerate(result.values()):
             yield from flat(item, f"{name}.{i}")
@@ -48,37 +48,37 @@ def check_result(f: Function, call: Call, result: Any) -> None:
             # A letter that no input has, as the blocks of a quantized row, is bound by its first use.
             if d in "CMNI":
                 size.setdefault(d, got)
-            wanted = value(d, size.__getitem__)
-            assert got == wanted, f"{f.name} gave shape {array.shape}, declares {declared.dims} of {size}"
+            expected = value(d, size.__getitem__)
+            assert got == expected, f"{f.name} gave shape {array.shape}, declares {declared.dims} of {size}"
 
 
 def _declared(returns: tuple[Any, ...], several: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
-    """What is declared of each array of a result, and the array; of a structure, of those that it has."""
+    """Each array of a result with its declaration; missing fields of a structure are left out."""
     for declared, result in zip(returns, several, strict=True):
         if not isinstance(declared, Structure):
             yield declared, result
             continue
-        for p, held in declared.items(result):
-            if held is not None and not p.setting:
-                yield next(o for o in p.options if isinstance(o, Declared)), held
+        for p, array in declared.items(result):
+            if array is not None and not p.setting:
+                yield next(o for o in p.options if isinstance(o, Declared)), array
 
 
 def largest(a: np.ndarray) -> float:
     return float(np.max(np.abs(a), initial=0))
 
 
-def apart(got: np.ndarray, wanted: np.ndarray) -> float:
+def apart(got: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference; equal infinities don't differ."""
-    off = np.zeros(wanted.shape, np.float64)
-    return largest(np.subtract(got, wanted, out=off, where=got != wanted, dtype=np.float64))
+    off = np.zeros(expected.shape, np.float64)
+    return largest(np.subtract(got, expected, out=off, where=got != expected, dtype=np.float64))
 
 
 def compare(
-    label: str, got: dict[str, Any], wanted: dict[str, Any], budget: dict[str, float], share: float = 1.0
+    label: str, got: dict[str, Any], expected: dict[str, Any], budget: dict[str, float], share: float = 1.0
 ) -> None:
-    """Floats within their budget, whole numbers and booleans equal; says what is off and by how much."""
-    assert list(got) == list(wanted), f"{label} gave {list(got)}, expected {list(wanted)}"
-    for n, want in wanted.items():
+    """Floats within their budget, integers and booleans equal; a failure says what is off and by how much."""
+    assert list(got) == list(expected), f"{label} gave {list(got)}, expected {list(expected)}"
+    for n, want in expected.items():
         have = np.asarray(got[n])
         assert have.shape == want.shape, f"{label} {n}: shape {have.shape}, expected {want.shape}"
         if want.dtype.kind != "f":

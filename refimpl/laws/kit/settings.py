@@ -1,4 +1,4 @@
-"""What declarations leave open: the values of settings, which parameters go together, which weights.
+"""What declarations leave open: the values of settings, which parameters occur together, which weights.
 
 A new static setting gets its values by one line in `SETTINGS`; `bool` and `Literal` have theirs. Settings
 that are a dataclass of the Config get an entry in `DRAWN`. A letter stands for the size drawn for it.

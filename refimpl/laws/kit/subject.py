@@ -29,49 +29,49 @@ class Subject:
 
     `choices` are the values that each parameter may take and `sizes` the axes that are fixed; parameters
     that the kernel doesn't take stay at their defaults. Floats are in `dtype`; `arrays` converts each array
-    to what the kernel takes. `made` are the calls so far.
+    to what the kernel takes. `history` has the calls so far.
     """
 
     f: Function
     kernel: Callable[..., Any]
     dtype: Any
     arrays: Callable[[Any], Any]
-    taken: frozenset[str]
+    accepted: frozenset[str]
     choices: dict[str, tuple[Any, ...]]
     sizes: dict[str, int]
-    made: list[Call] = field(default_factory=list)
+    history: list[Call] = field(default_factory=list)
 
-    def __call__(self, *given: Any, **settings: Any) -> Any:
+    def __call__(self, *args: Any, **settings: Any) -> Any:
         """The kernel's result, as NumPy arrays, for a `Call` or for arrays and settings."""
-        call = given[0] if given and isinstance(given[0], Call) else self.call(*given, **settings)
+        call = args[0] if args and isinstance(args[0], Call) else self.call(*args, **settings)
         arrays = list(call.arrays.items())
         for p in self.f.parameters:
-            asked = call[p.name] != p.default if p.setting else call[p.name] is not None
-            if asked and p.name not in self.taken:
+            is_set = call[p.name] != p.default if p.setting else call[p.name] is not None
+            if is_set and p.name not in self.accepted:
                 raise UnsupportedError(p.name)
-        while arrays and arrays[-1][0] not in self.taken:
+        while arrays and arrays[-1][0] not in self.accepted:
             arrays.pop()
-        self.made.append(call)
-        placed = [None if a is None else each(self.arrays, cast(a, self.dtype)) for _, a in arrays]
-        named = {n: s for n, s in call.settings.items() if n in self.taken}
-        return self._structured(_numpy(self.kernel(*placed, **named)))
+        self.history.append(call)
+        positional = [None if a is None else each(self.arrays, cast(a, self.dtype)) for _, a in arrays]
+        named = {n: s for n, s in call.settings.items() if n in self.accepted}
+        return self._structured(_numpy(self.kernel(*positional, **named)))
 
     def _structured(self, result: Any) -> Any:
-        """The result with the structures that the function declares: a kernel may return plain tuples."""
+        """The result in the structures that the function declares: a kernel may return plain tuples."""
         returns = self.f.returns
         if len(returns) == 1:
             return _as(returns[0], result)
-        return tuple(_as(option, held) for option, held in zip(returns, result, strict=True))
+        return tuple(_as(option, part) for option, part in zip(returns, result, strict=True))
 
     def call(self, *arrays: Any, **settings: Any) -> Call:
         """A call of arrays in the order of the parameters, and settings; the others at their defaults."""
         names = [p.name for p in self.f.parameters if not p.setting]
-        given = dict(zip(names, arrays, strict=False))
-        whole = {p.name: given.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
-        if missing := [n for n, a in whole.items() if a is inspect.Parameter.empty]:
+        by_name = dict(zip(names, arrays, strict=False))
+        values = {p.name: by_name.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
+        if missing := [n for n, a in values.items() if a is inspect.Parameter.empty]:
             raise TypeError(f"{self.f.name} needs {missing}")
-        made = Call(self.f, {n: whole.pop(n) for n in names}, whole, {})
-        return made.but(**settings)
+        call = Call(self.f, {n: values.pop(n) for n in names}, values, {})
+        return call.but(**settings)
 
     def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
         """Calls drawn from the declaration, sizes up to `largest`.
@@ -84,29 +84,29 @@ class Subject:
         return drawn.map(lambda c: replace(c, arrays=cast(c.arrays, self.dtype)))
 
     def take(self, call: Call, letter: str, index: Any) -> Call:
-        """The call with just these places, in this order, of each array that has the axis."""
+        """The call with only these indices, in this order, along the axis, in each array that has it."""
 
-        def taken(p: Parameter, array: Any) -> Any:
+        def chosen(p: Parameter, array: Any) -> Any:
             if not isinstance(array, np.ndarray) or letter not in (dims := axes(p, array, call.sizes)):
                 return array
             return np.take(array, index, dims.index(letter))
 
-        return call.changed(taken)
+        return call.changed(chosen)
 
-    def near(self, got: Any, wanted: Any, *made: Call, times: float = 1.0) -> None:
-        """`got` is `wanted` within the budgets of the calls that they come from; of no call, exactly.
+    def near(self, got: Any, expected: Any, *calls: Call, times: float = 1.0) -> None:
+        """`got` equals `expected` within the budgets of the `calls` that they come from; exactly without any.
 
-        Budgets add up, `times` of them where a result sums so many elements. They are those of each
-        output if `wanted` is a whole result, else for all of it those of the output with the largest.
+        Budgets add up, multiplied by `times` where a result sums so many elements. Each output has its own if
+        `expected` is a complete result; else the largest counts for all.
         """
         share = times if self.dtype == np.float32 else times * FINE
-        want = {n: np.asarray(a) for n, a in flat(wanted)}
-        allowed = dict.fromkeys(want, 0.0)
-        known = {id(c): budget(self.f, c) for c in made}
-        for one in (known[id(c)] for c in made):
-            for n in want:
-                allowed[n] += one[n] if set(one) == set(want) else max(one.values(), default=0.0)
-        compare(self.f.name, dict(flat(got)), want, allowed, share)
+        arrays = {n: np.asarray(a) for n, a in flat(expected)}
+        allowed = dict.fromkeys(arrays, 0.0)
+        budgets = {id(c): budget(self.f, c) for c in calls}
+        for one in (budgets[id(c)] for c in calls):
+            for n in arrays:
+                allowed[n] += one[n] if set(one) == set(arrays) else max(one.values(), default=0.0)
+        compare(self.f.name, dict(flat(got)), arrays, allowed, share)
 
 
 def _as(option: Any, result: Any) -> Any:
@@ -122,37 +122,37 @@ def _numpy(result: Any) -> Any:
     if isinstance(result, tuple | list):
         return tuple(_numpy(r) for r in result)
     if is_dataclass(result):
-        held: dict[str, Any] = {f.name: getattr(result, f.name) for f in fields(Blocks)}
+        blocks: dict[str, Any] = {f.name: getattr(result, f.name) for f in fields(Blocks)}
         for n in ("codes", "scale", "zero", "minimum"):
-            held[n] = None if held[n] is None else np.asarray(held[n])
-        return Blocks(**held)
+            blocks[n] = None if blocks[n] is None else np.asarray(blocks[n])
+        return Blocks(**blocks)
     return np.asarray(result)
 
 
 def narrowed(
     f: Function, choices: dict[str, tuple[Any, ...]], sizes: dict[str, int], fixed: dict[str, Any]
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
-    """The choices and sizes that are left when some are fixed."""
+    """The choices and sizes that remain when some are fixed."""
     choices, sizes = dict(choices), dict(sizes)
     arrays = {p.name for p in f.leaves if not p.setting}
-    for name, wanted in fixed.items():
+    for name, value in fixed.items():
         if re.fullmatch("[A-Z]", name):
             if name not in (drawn := sorted(drawn_letters(f))):
                 raise TypeError(f"{f.name} has no size {name!r} to fix: {drawn} are drawn, others follow")
-            if sizes.setdefault(name, wanted) != wanted:
+            if sizes.setdefault(name, value) != value:
                 raise UnsupportedError(name)
             continue
         if name not in choices:
             raise TypeError(f"{f.name} has no {name!r} to fix, it has {list(choices)} and axis letters")
         if name not in arrays:
-            left = (wanted,) if len(choices[name]) > 1 or wanted in choices[name] else ()
+            remaining = (value,) if len(choices[name]) > 1 or value in choices[name] else ()
         else:
-            left = tuple(
-                c for c in choices[name] if (isinstance(c, Declared | Structure) if wanted else c is None)
+            remaining = tuple(
+                c for c in choices[name] if (isinstance(c, Declared | Structure) if value else c is None)
             )
-        if not left:
+        if not remaining:
             raise UnsupportedError(name)
-        choices[name] = left
+        choices[name] = remaining
     return choices, sizes
 
 
@@ -165,10 +165,10 @@ def subject(
     fixed: dict[str, Any],
 ) -> Subject:
     """A subject of what the kernel's signature takes, less what is fixed."""
-    taken = _taken(f, kernel)
+    accepted = _accepted(f, kernel)
     choices = factors(f)
     for p in f.parameters:
-        if p.name in taken or (p.name not in choices and not is_dataclass(p.options[0])):
+        if p.name in accepted or (p.name not in choices and not is_dataclass(p.options[0])):
             continue
         if p.default is inspect.Parameter.empty:
             raise TypeError(f"{f.name} needs {p.name!r}, which the function under test doesn't take")
@@ -177,24 +177,24 @@ def subject(
         if p.name in choices and not quantized and not p.setting:
             choices[p.name] = tuple(c for c in choices[p.name] if not isinstance(c, str)) or choices[p.name]
     choices, sizes = narrowed(f, choices, {}, fixed)
-    return Subject(f, kernel, np.dtype(dtype), arrays, taken, choices, sizes)
+    return Subject(f, kernel, np.dtype(dtype), arrays, accepted, choices, sizes)
 
 
-def _taken(f: Function, kernel: Callable[..., Any]) -> frozenset[str]:
-    """The parameters that a kernel has: arrays by their place, settings by their name."""
+def _accepted(f: Function, kernel: Callable[..., Any]) -> frozenset[str]:
+    """The parameters that a kernel takes: arrays by their position, settings by their name."""
     arrays = [p.name for p in f.parameters if not p.setting]
     settings = {p.name for p in f.parameters if p.setting}
-    found, places = set(), 0
+    names, places = set(), 0
     for p in inspect.signature(kernel).parameters.values():
         match p.kind:
             case p.VAR_POSITIONAL:
                 places = len(arrays)
             case p.VAR_KEYWORD:
-                found |= settings
+                names |= settings
             case _ if p.name in settings:
-                found.add(p.name)
+                names.add(p.name)
             case p.KEYWORD_ONLY:
                 pass
             case _:
                 places += 1
-    return frozenset(found | set(arrays[:places]))
+    return frozenset(names | set(arrays[:places]))

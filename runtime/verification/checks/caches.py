@@ -75,7 +75,7 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
     def engine(config: Config) -> NumpyEngine:
         return NumpyEngine(config, lazily(parameter_shapes(config), load))
 
-    rounded, exact = engine(bundle.config), engine(bundle.config.keeping("float"))
+    rounded, exact = engine(bundle.config), engine(bundle.config.with_kv("float"))
     tokenizer = Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)
     ids = tokenizer.encode(context.text or DEFAULT_TEXT)
     window = min(WINDOW, bundle.config.context)

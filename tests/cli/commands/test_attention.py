@@ -1,4 +1,4 @@
-"""`tfm-cli attention`: the weights it prints are the model's, and words are found in tokens."""
+"""`tfm-cli attention`: the printed weights are the model's, and words are found in tokens."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_weights_of_a_layer_and_head(tfm, request, kind, options):
     path = request.getfixturevalue(kind)
     told = tfm("attention", TEXT, "-m", path, *options, "--json").json
     every = maps(path, told)
-    given = dict(zip(options[::2], options[1::2], strict=True))
-    layers = [given["--layer"]] if "--layer" in given else [0, 1]
-    heads = [given["--head"]] if "--head" in given else range(6)
-    wanted = every[layers][:, heads].mean((0, 1))
-    assert np.allclose(told["weights"], wanted, atol=1e-7)
+    chosen = dict(zip(options[::2], options[1::2], strict=True))
+    layers = [chosen["--layer"]] if "--layer" in chosen else [0, 1]
+    heads = [chosen["--head"]] if "--head" in chosen else range(6)
+    expected = every[layers][:, heads].mean((0, 1))
+    assert np.allclose(told["weights"], expected, atol=1e-7)
     assert np.allclose(np.sum(told["weights"], 1), 1, atol=1e-5)
     assert told["word"] == "it"
-    row = wanted[12:14].mean(0)  # a token is a byte
+    row = expected[12:14].mean(0)  # a token is a byte
     shares = {word["word"]: word for word in told["looks_at"]}
     assert shares["cat"]["share"] == pytest.approx(row[4:7].sum(), abs=1e-6)
     assert told["itself"] == pytest.approx(row[12:14].sum(), abs=1e-6)
@@ -51,7 +51,7 @@ def test_weights_of_a_layer_and_head(tfm, request, kind, options):
     assert shares["cat"]["strongest"] == most
 
 
-def test_the_answer_names_what_it_looks_at(tfm, checkpoint):
+def test_the_answer_names_the_words_attended_to(tfm, checkpoint):
     told = tfm("attention", TEXT, "-m", checkpoint, "--json").json
     lines = tfm("attention", TEXT, "-m", checkpoint).out.splitlines()
     assert lines[0].split() == ["%", *map(str, range(18))]
@@ -93,7 +93,7 @@ def test_what_is_refused(tfm, checkpoint, tmp_path):
 
 
 @pytest.mark.real
-def test_minilm_knows_the_animal(tfm, minilm):
+def test_minilm_attends_to_the_animal(tfm, minilm):
     told = tfm("attention", "-m", minilm, "--layer", 5, "--head", 11, "--json").json
     assert told["looks_at"][0]["word"] == "animal"
     assert told["looks_at"][0]["share"] > 0.5

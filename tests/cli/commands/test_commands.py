@@ -44,12 +44,12 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
 
 
 def test_drafts_change_no_token(tfm, bundle):
-    asked = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--json")
-    wanted = tfm(*asked).json
+    command = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--json")
+    expected = tfm(*command).json
     for draft in ("prompt", bundle):
-        told = tfm(*asked, "--draft", draft).json
-        assert (told["tokens"], told["finish_reason"]) == (wanted["tokens"], wanted["finish_reason"])
-        assert told.keys() == wanted.keys()
+        told = tfm(*command, "--draft", draft).json
+        assert (told["tokens"], told["finish_reason"]) == (expected["tokens"], expected["finish_reason"])
+        assert told.keys() == expected.keys()
 
 
 def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
@@ -75,10 +75,10 @@ def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
 
 
 def test_beams_find_a_text_that_is_at_least_as_likely(tfm, bundle):
-    asked = ("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
-    told = tfm(*asked, "--beams", 4, "--length-penalty", 0, "--json").json
+    command = ("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
+    told = tfm(*command, "--beams", 4, "--length-penalty", 0, "--json").json
     assert set(told) == {"tokens", "text", "finish_reason", "timings"}
-    assert tfm(*asked, "--beams", 4, "--length-penalty", 0).out == told["text"] + "\n"
+    assert tfm(*command, "--beams", 4, "--length-penalty", 0).out == told["text"] + "\n"
     from tfm.runtime import load
 
     model = load(bundle, threads=1)
@@ -91,12 +91,22 @@ def test_beams_find_a_text_that_is_at_least_as_likely(tfm, bundle):
             for row, t in zip(logits, tokens, strict=True)
         )
 
-    assert likely(told["tokens"]) >= likely(tfm(*asked, "--greedy", "--json").json["tokens"]) - 1e-4
+    assert likely(told["tokens"]) >= likely(tfm(*command, "--greedy", "--json").json["tokens"]) - 1e-4
 
 
 def test_ngrams_do_not_repeat(tfm, bundle):
-    asked = ("generate", "abab", "--model", bundle, "--max-new-tokens", 40, "--no-repeat-ngram", 1, "--json")
-    tokens = tfm(*asked).json["tokens"]
+    command = (
+        "generate",
+        "abab",
+        "--model",
+        bundle,
+        "--max-new-tokens",
+        40,
+        "--no-repeat-ngram",
+        1,
+        "--json",
+    )
+    tokens = tfm(*command).json["tokens"]
     assert len(set(tokens)) == len(tokens) == 40
 
 
@@ -105,8 +115,8 @@ def test_the_three_engines_give_the_same_tokens_for_a_bundle(tfm, bundle, engine
     told = tfm(
         "generate", "hello", "--model", bundle, "--engine", engine, "--max-new-tokens", 12, "--json"
     ).json
-    wanted = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 12, "--json").json
-    assert told["tokens"] == wanted["tokens"]
+    expected = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 12, "--json").json
+    assert told["tokens"] == expected["tokens"]
 
 
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
@@ -120,10 +130,10 @@ def test_a_checkpoint_runs_as_it_is(tfm, checkpoint, engine):
 def test_the_prompt_comes_from_argument_file_or_stdin(tfm, bundle, tmp_path):
     (tmp_path / "prompt").write_bytes(b"hello\n")
     options = ("--model", bundle, "--max-new-tokens", 6, "--json")
-    wanted = tfm("generate", "hello", *options).json["tokens"]
-    assert tfm("generate", "--file", tmp_path / "prompt", *options).json["tokens"] == wanted
-    assert tfm("generate", *options, stdin=b"hello\r\n").json["tokens"] == wanted
-    assert tfm("generate", "hellp", *options).json["tokens"] != wanted
+    expected = tfm("generate", "hello", *options).json["tokens"]
+    assert tfm("generate", "--file", tmp_path / "prompt", *options).json["tokens"] == expected
+    assert tfm("generate", *options, stdin=b"hello\r\n").json["tokens"] == expected
+    assert tfm("generate", "hellp", *options).json["tokens"] != expected
 
 
 @pytest.mark.parametrize(
@@ -190,7 +200,7 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
     tfm("generate", "x" * 16384, "--raw", "--model", bundle).failed(9, "16384")
 
 
-def test_a_checkpoint_is_exported_once_and_found_again(tfm, checkpoint, tmp_path, monkeypatch):
+def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, monkeypatch):
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
     first = tfm("generate", "hello", *options)
     assert "exported to" in first.err
@@ -205,20 +215,20 @@ def test_a_checkpoint_is_exported_once_and_found_again(tfm, checkpoint, tmp_path
     assert tfm("models", "--json").json["cache"] == []
 
 
-def test_a_bundle_of_an_older_format_is_made_anew_in_the_cache_and_named_elsewhere(tfm, checkpoint, tmp_path):
-    """What tfm made by itself it makes again; what the user exported it tells the user how to make."""
+def test_an_outdated_bundle_is_exported_again_in_the_cache_and_refused_elsewhere(tfm, checkpoint, tmp_path):
+    """A bundle in tfm's cache is exported again; for another one the error tells the user to export it."""
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
     first = tfm("generate", "hello", *options)
-    (made,) = (Path(c["path"]) for c in tfm("models", "--json").json["cache"])
-    manifest = json.loads((made / "tfm.json").read_text())
-    (made / "tfm.json").write_text(json.dumps(manifest | {"format": 1}))
-    made.rename(old := made.with_name("tiny-int8-ort-cpu-0123456789ab"))
+    (cached,) = (Path(c["path"]) for c in tfm("models", "--json").json["cache"])
+    manifest = json.loads((cached / "tfm.json").read_text())
+    (cached / "tfm.json").write_text(json.dumps(manifest | {"format": 1}))
+    cached.rename(old := cached.with_name("tiny-int8-ort-cpu-0123456789ab"))
     shutil.copytree(old, tmp_path / "exported")
     again = tfm("generate", "hello", *options)
     assert f"removed {old}, it was made by an older version" in again.err
     assert "exported to" in again.err
     assert again.json["tokens"] == first.json["tokens"]
-    assert [c["name"] for c in tfm("models", "--json").json["cache"]] == [made.name]
+    assert [c["name"] for c in tfm("models", "--json").json["cache"]] == [cached.name]
     refused = "got 1, which an older tfm wrote: make it anew by `tfm-cli export MODEL OUT --quant int8`"
     tfm("generate", "hello", "--model", tmp_path / "exported").failed(5, refused)
 
@@ -342,8 +352,8 @@ def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkey
     assert f"{told['parameters']['total']:,} in all" in text.out
 
 
-def test_another_context_than_the_checkpoints(tfm, checkpoint, bundle, tmp_path):
-    """It is the bundle's, and verify knows the source for its own all the same."""
+def test_a_bundle_may_have_another_context_than_its_checkpoint(tfm, checkpoint, bundle, tmp_path):
+    """A bundle keeps its own context, and verify accepts the checkpoint as its source."""
     assert tfm("inspect", checkpoint, "--context", 40, "--json").json["config"]["context"] == 40
     out = tmp_path / "out"
     tfm("export", checkpoint, out, "--context", 40, "--quant", "fp32", "--no-verify")
@@ -356,7 +366,7 @@ def test_another_context_than_the_checkpoints(tfm, checkpoint, bundle, tmp_path)
     told.failed(9, "40")
 
 
-def test_inspect_foretells_the_bytes_of_a_bundle(tfm, checkpoint, bundle):
+def test_inspect_predicts_the_bytes_of_a_bundle(tfm, checkpoint, bundle):
     told = tfm("inspect", checkpoint, "--json").json["quantizations"]["int8"]["bytes"]
     real = (bundle / "model.onnx.data").stat().st_size
     tensors = len(json.loads((bundle / "tfm.json").read_text())["tensors"])
@@ -417,7 +427,7 @@ def test_doctor_tries_the_providers(tfm):
     assert "EP Error" not in text.out
 
 
-def test_doctor_sees_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkeypatch):
+def test_doctor_reports_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkeypatch):
     monkeypatch.setattr(doctor, "_versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
     assert "overwrite each other" in tfm("doctor", "--json").json["problems"][0]
     monkeypatch.setattr(providers, "IDENTITY", b"not a model")

@@ -1,4 +1,4 @@
-"""`tfm-cli context`: perplexities are the engine's, and each way is the Config that its name says."""
+"""`tfm-cli context`: perplexities are the engine's, and each way stretches as its name says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTEXT = 24
 
 @pytest.fixture(scope="session")
 def short(checkpoint, tmp_path_factory):
-    """A model that was made for 24 tokens."""
+    """A model that was trained on 24 tokens."""
     path = tmp_path_factory.mktemp("models") / "short"
     config = tiny_models.llama(vocabulary=258, context=CONTEXT)
     save_checkpoint(path, config, tiny_models.weights(config), open_checkpoint(checkpoint).tokenizer)
@@ -33,7 +33,7 @@ def text(tmp_path):
 
 
 def by_hand(path, config, ids) -> np.ndarray:
-    """−log p of each next token, all at once."""
+    """−log p of each next token, in one pass."""
     engine = NumpyEngine(config, materialize(open_checkpoint(path).params))
     logits, _ = engine.step(ids[None], engine.start(), at=np.arange(len(ids))[None])
     p = np.exp(logits[0].astype(np.float64))
@@ -52,8 +52,10 @@ def test_perplexity_by_position(tfm, short, text, monkeypatch):
     config = open_checkpoint(short).config
     for name, changed in perplexity.ways(config, 50, 50 / 24).items():
         lost = np.stack([by_hand(short, changed, ids[s : s + 50]) for s in (0, 30, 60)])
-        wanted = [np.exp(lost[:, a:b].mean()) for a, b in zip(told["edges"], told["edges"][1:], strict=False)]
-        assert np.allclose(told["perplexity"][name], wanted, rtol=1e-4), name
+        expected = [
+            np.exp(lost[:, a:b].mean()) for a, b in zip(told["edges"], told["edges"][1:], strict=False)
+        ]
+        assert np.allclose(told["perplexity"][name], expected, rtol=1e-4), name
         assert told["past"][name] == pytest.approx(np.exp(lost[:, 24:].mean()), rel=1e-4)
         assert told["within"][name] == pytest.approx(np.exp(lost[:, :24].mean()), rel=1e-4)
     assert len(set(told["past"].values())) == 5, "each way gives numbers of its own"
@@ -91,7 +93,7 @@ def test_a_table_and_a_picture(tfm, short, text, tmp_path):
 
 
 def test_within_the_trained_length(tfm, short, text):
-    """Nothing is stretched unless a factor says so; then the price of stretching shows."""
+    """Nothing is stretched without a factor; with one, perplexity rises."""
     ran = tfm("context", short, "--text", text, "--length", 20, "--json")
     assert len(set(ran.json["within"].values())) == 1
     assert set(ran.json["past"].values()) == {None}
@@ -104,19 +106,19 @@ def test_within_the_trained_length(tfm, short, text):
 def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):
     from helpers import text_strategies
 
-    made = text_strategies.byte_level()
-    config = tiny_models.llama(vocabulary=made.get_vocab_size(), context=CONTEXT)
-    save_checkpoint(tmp_path / "m", config, tiny_models.weights(config), made.to_str())
+    library_tokenizer = text_strategies.byte_level()
+    config = tiny_models.llama(vocabulary=library_tokenizer.get_vocab_size(), context=CONTEXT)
+    save_checkpoint(tmp_path / "m", config, tiny_models.weights(config), library_tokenizer.to_str())
     from tfm.cli.model_loading import specified
 
     tokenizer = specified(str(tmp_path / "m"))[2]
     begin = perplexity.before_text(tokenizer)
-    assert begin == [made.token_to_id("<s>")]
+    assert begin == [library_tokenizer.token_to_id("<s>")]
     text.write_text("the cat sat" * 30)
     ids = tokenizer.encode(text.read_text(), add_special_tokens=False).ids
     told = tfm("context", tmp_path / "m", "--text", text, "--length", 12, "--way", "none", "--json").json
-    wanted = by_hand(tmp_path / "m", config, np.array([*begin, *ids[:11]]))
-    assert told["within"]["none"] == pytest.approx(np.exp(wanted.mean()), rel=1e-4)
+    expected = by_hand(tmp_path / "m", config, np.array([*begin, *ids[:11]]))
+    assert told["within"]["none"] == pytest.approx(np.exp(expected.mean()), rel=1e-4)
 
 
 def test_what_is_refused(tfm, short, tmp_path, text):

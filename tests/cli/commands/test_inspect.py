@@ -1,4 +1,4 @@
-"""What `inspect` says of models of each shape: parts that add up, and positions by their names."""
+"""`inspect` on models of each shape: the parts add up, and positions have their names."""
 
 import json
 import math
@@ -37,8 +37,8 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
     ]
 
 
-def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
-    """Parameters of the experts that a token isn't sent to are counted, but aren't active."""
+def test_a_mixture_counts_the_active_parameters(tfm, tmp_path):
+    """All experts are counted, but only those that a token is routed to are active."""
     config = tiny_models.mixture()
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
@@ -58,7 +58,7 @@ def test_a_mixture_tells_what_a_token_meets(tfm, tmp_path):
 
 
 def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
-    """Windows keep few tokens, a cache that is copied exists twice."""
+    """Windows keep few tokens, and a copied cache counts twice."""
     config = tiny_models.mixed_windows(context=5000)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
@@ -78,7 +78,7 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
 
 
 def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
-    config = tiny_models.llama().keeping("int8")
+    config = tiny_models.llama().with_kv("int8")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
     assert tfm("inspect", tmp_path / "config.json", "--json").json["cache_bytes"] == {
         "128": {"int8": 2 * 2 * 2 * 16 * 128}
@@ -89,7 +89,7 @@ def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
 
 
 def test_llama_3_70b(tfm):
-    """Its public figures: 70.6 billion parameters, 141 GB in 16 bits; 8 of 64 heads have keys."""
+    """Llama 3 70B's public figures: 70.6 billion parameters, 141 GB in 16 bits; 8 of 64 heads have keys."""
     told = tfm("inspect", "llama-3-70b", "--json").json
     assert told["parameters"]["total"] == 70_553_706_496
     assert 141.0e9 < told["quantizations"]["fp16"]["bytes"] < 141.2e9
@@ -111,7 +111,7 @@ def test_the_example_ships():
     assert set(inspect.EXAMPLES.iterdir()) <= shipped
 
 
-def test_a_file_of_an_examples_name_is_read_itself(tfm, tmp_path, monkeypatch):
+def test_a_file_with_an_examples_name_is_preferred(tfm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama-3-70b").mkdir()
     tfm("inspect", "llama-3-70b").failed(3, "must be a bundle")

@@ -61,8 +61,8 @@ def test_the_picture(tfm, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["made.png"]
 
 
-def test_a_picture_that_can_not_be_made(tfm, tmp_path, monkeypatch):
-    """Is refused before the work."""
+def test_an_impossible_picture_is_refused_first(tfm, tmp_path, monkeypatch):
+    """An impossible picture is refused before the work."""
     monkeypatch.setattr(scaling, "measure", None)
     tfm("scaling", "--plot", tmp_path / "made.gif").failed(2, "a picture ends in .png, .svg, .pdf")
     monkeypatch.setitem(sys.modules, "matplotlib", None)

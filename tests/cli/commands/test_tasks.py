@@ -28,9 +28,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, head in HEADS.items():
         config = task_models.config(head)
         labels = LABELS if name in ("classify", "tag") else ()
-        made = task_models.WORDS.to_str()
+        tokenizer = task_models.WORDS.to_str()
         save_checkpoint(
-            folder / name, config, tiny_models.weights(config, 5), made, labels=labels, mask="[MASK]"
+            folder / name, config, tiny_models.weights(config, 5), tokenizer, labels=labels, mask="[MASK]"
         )
     return folder
 
@@ -85,9 +85,9 @@ def test_tag(run) -> None:
     assert [text[e["start"] : e["end"]] for e in told["entities"]] == ["the", "cat", "is", "cat", "t", "ing"]
     assert {e["label"] for e in told["entities"]} <= set(LABELS)
     for strategy in ("simple", "first", "average", "max"):
-        found = task_models.tiny_reader(HEADS["tag"], LABELS).tag(text, aggregation=strategy)[0]
+        entities = task_models.tiny_reader(HEADS["tag"], LABELS).tag(text, aggregation=strategy)[0]
         lines = run("tag", text, "--aggregation", strategy).out.splitlines()[1:]
-        assert [line.split()[-4:-2] for line in lines] == [[f"{e.score:.4f}", str(e.start)] for e in found]
+        assert [line.split()[-4:-2] for line in lines] == [[f"{e.score:.4f}", str(e.start)] for e in entities]
 
 
 def test_fill(run) -> None:
@@ -144,11 +144,11 @@ def test_a_command_that_the_model_is_not_for_names_the_right_one(tfm, models, na
 
 
 def test_translate_and_summarize(tfm, tmp_path) -> None:
-    made = task_models.WORDS
+    tokenizer = task_models.WORDS
     config = tiny_models.encoder_decoder(layers=1, vocabulary=task_models.SIZE)
     rules = {"decoder_start_token_id": 2, "eos_token_id": 3, "max_new_tokens": 4}
     save_checkpoint(
-        tmp_path / "pair", config, tiny_models.weights(config, 5), made.to_str(), generation=rules
+        tmp_path / "pair", config, tiny_models.weights(config, 5), tokenizer.to_str(), generation=rules
     )
     options = ("--model", tmp_path / "pair", "--engine", "numpy")
     told = tfm("generate", "the cat", *options, "--json").json

@@ -25,18 +25,18 @@ def corpus(tmp_path):
 
 @pytest.mark.parametrize(("method", "size"), [("bpe", 290), ("unigram", 60)])
 def test_train_then_encode(tfm, corpus, tmp_path, method, size):
-    made = tmp_path / "tokenizer.json"
-    options = ("--out", made, "--method", method, "--size", size, "--special", "<s>", "--json")
+    path = tmp_path / "tokenizer.json"
+    options = ("--out", path, "--method", method, "--size", size, "--special", "<s>", "--json")
     told = tfm("tokenizer", "train", corpus, *options).json
     assert told["vocabulary"] <= size
-    library = Library.from_file(str(made))
+    library = Library.from_file(str(path))
     text = "<s>the cat didn't eat"
-    got = tfm("tokenizer", "encode", text, "-m", made, "--json").json
+    got = tfm("tokenizer", "encode", text, "-m", path, "--json").json
     want = library.encode(text)
     assert [t["id"] for t in got["tokens"]] == want.ids
     assert [(t["start"], t["end"]) for t in got["tokens"]] == want.offsets
     assert [t["piece"] for t in got["tokens"]] == want.tokens
-    table = tfm("tokenizer", "encode", text, "-m", made)
+    table = tfm("tokenizer", "encode", text, "-m", path)
     assert table.out.splitlines()[0].split() == ["ID", "PIECE", "FROM", "TO", "TEXT"]
     assert table.out.endswith(f"{len(want.ids)} tokens of {len(text)} characters\n")
 
@@ -54,7 +54,7 @@ def test_encode_with_a_models_tokenizer(tfm, checkpoint, bundle):
         assert got["decoded"] == "é"
 
 
-def test_bare_leaves_out_what_stands_around(tfm, tmp_path):
+def test_bare_leaves_out_special_tokens(tfm, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(text_strategies.byte_level().to_str(), encoding="utf-8")
     full = tfm("tokenizer", "encode", "cat", "-m", path, "--json").json["tokens"]
@@ -65,10 +65,10 @@ def test_bare_leaves_out_what_stands_around(tfm, tmp_path):
 
 @pytest.mark.parametrize("method", ["bpe", "unigram"])
 def test_compare(tfm, corpus, tmp_path, method):
-    held = tmp_path / "held.txt"
-    held.write_text("the cat sat 中\n", encoding="utf-8")
+    held_out = tmp_path / "held.txt"
+    held_out.write_text("the cat sat 中\n", encoding="utf-8")
     sizes = ("--size", 260, "--size", 270, "--size", 5000, "--size", 9000)
-    options = (corpus, "--held-out", held, "--method", method, "--width", 10, *sizes)
+    options = (corpus, "--held-out", held_out, "--method", method, "--width", 10, *sizes)
     rows = tfm("tokenizer", "compare", *options, "--json").json["rows"]
     assert rows[0]["name"] == "characters"
     assert rows[0]["tokens"] == len("the cat sat 中\n")

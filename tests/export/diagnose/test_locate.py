@@ -38,7 +38,7 @@ CONFIGS = {
     "mixture": tiny_models.mixture(),
     "rare": tiny_models.rare(),
     "sandwich": sandwich(),
-    "codes": tiny_models.llama(qk_norm=True).keeping("int8"),
+    "codes": tiny_models.llama(qk_norm=True).with_kv("int8"),
 }
 MADE = [
     ("llama", "ort-cpu", "int8"),
@@ -83,9 +83,9 @@ def plant(source: Path, out: Path, bug: Callable[[onnx.GraphProto], None]) -> Pa
     model = onnx.load(out / "model.onnx", load_external_data=False)
     bug(model.graph)
     onnx.save(model, out / "model.onnx")
-    held = manifest.load((out / "tfm.json").read_bytes(), "tfm.json")
-    held.files["model.onnx"] = _describe(out / "model.onnx")
-    (out / "tfm.json").write_text(manifest.dump(held))
+    contents = manifest.load((out / "tfm.json").read_bytes(), "tfm.json")
+    contents.files["model.onnx"] = _describe(out / "model.onnx")
+    (out / "tfm.json").write_text(manifest.dump(contents))
     return out
 
 
@@ -104,7 +104,7 @@ def test_every_part_of_a_correct_graph_is_within_budget(bundles, made):
     assert any(part.error > 0 for part in parts)
 
 
-def test_a_mixture_is_located_up_to_it(bundles):
+def test_parts_end_at_the_first_mixture(bundles):
     """A mixture has no single hidden value: parts before the first mixture are compared."""
     parts = locate(open_bundle(bundles("mixture", "ort-cpu", "int8")), TOKENS)
     assert [part.name for part in parts] == [
@@ -115,7 +115,7 @@ def test_a_mixture_is_located_up_to_it(bundles):
 
 
 def test_parts_end_where_there_is_no_plain_residual(bundles):
-    """A residual at the norm ends the parts; a norm made of many operators hides all of them."""
+    """A residual at the norm ends the parts, and so does a norm of many operators."""
     parts = locate(open_bundle(bundles("rare", "ort-cpu", "int8")), TOKENS)
     assert [part.name for part in parts[-3:]] == [
         "layer 0, mlp, output",
@@ -170,10 +170,10 @@ def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
 
 
 def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
-    found = first(locate(open_bundle(plant(bundles(*MADE[-1]), tmp_path / "out", wrong_scale)), TOKENS))
-    assert found is not None
-    assert found.name == "layer 1, attention, heads"
-    assert "fused operator or its attributes: exported as standard" in found.note
+    bad_part = first(locate(open_bundle(plant(bundles(*MADE[-1]), tmp_path / "out", wrong_scale)), TOKENS))
+    assert bad_part is not None
+    assert bad_part.name == "layer 1, attention, heads"
+    assert "fused operator or its attributes: exported as standard" in bad_part.note
 
 
 def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):

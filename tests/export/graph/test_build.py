@@ -1,4 +1,4 @@
-"""The graph of each target: which operators it is made of, and that no promise was relaxed."""
+"""The graph of each target: its operators, and every promise of the exporter kept."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def operators(model: ir.Model) -> Counter[str]:
 def test_cuda_graph_is_half_precision_and_fused(tmp_path: Path, quant: str) -> None:
     config = tiny_models.llama(layers=2)
     model = exported(tmp_path, config, "ort-cuda", quant)
-    found = operators(model)
-    assert found["com.microsoft::GroupQueryAttention"] == 2
-    assert found["com.microsoft::MatMulNBits"] == (0 if quant == "fp16" else 9)
+    ops = operators(model)
+    assert ops["com.microsoft::GroupQueryAttention"] == 2
+    assert ops["com.microsoft::MatMulNBits"] == (0 if quant == "fp16" else 9)
     floats = {v.dtype for v in (*model.graph.inputs, *model.graph.initializers.values())}
     assert ir.DataType.FLOAT16 in floats
     assert ir.DataType.FLOAT not in floats
@@ -52,11 +52,11 @@ def test_cuda_graph_is_half_precision_and_fused(tmp_path: Path, quant: str) -> N
 
 
 def test_cpu_graph_merges_matmuls_of_one_input(tmp_path: Path) -> None:
-    found = operators(exported(tmp_path, tiny_models.llama(layers=2), "ort-cpu", "int8"))
-    assert found["com.microsoft::MatMulNBits"] == 2 * 4 + 1
-    assert found["com.microsoft::GroupQueryAttention"] == 2
-    assert found["::RMSNormalization"] == 5
-    assert found["::Transpose"] == 0
+    ops = operators(exported(tmp_path, tiny_models.llama(layers=2), "ort-cpu", "int8"))
+    assert ops["com.microsoft::MatMulNBits"] == 2 * 4 + 1
+    assert ops["com.microsoft::GroupQueryAttention"] == 2
+    assert ops["::RMSNormalization"] == 5
+    assert ops["::Transpose"] == 0
 
 
 @pytest.mark.parametrize("quant", ["fp32", "fp16", "int8", "int8-dynamic", "int4"])
@@ -72,12 +72,12 @@ def test_opset_can_be_raised(tmp_path: Path) -> None:
     assert model.opset_imports[""] == 23
 
 
-def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
-    found = operators(exported(tmp_path, tiny_models.llama(layers=2, head_size=12), "ort-cpu", "fp32"))
-    assert "com.microsoft::GroupQueryAttention" not in found
-    made = open_bundle(tmp_path / "out").manifest
-    assert made.cache == "copied"
-    assert made.refused == (
+def test_a_refusal_is_reported_and_the_cache_is_copied(tmp_path: Path) -> None:
+    ops = operators(exported(tmp_path, tiny_models.llama(layers=2, head_size=12), "ort-cpu", "fp32"))
+    assert "com.microsoft::GroupQueryAttention" not in ops
+    contents = open_bundle(tmp_path / "out").manifest
+    assert contents.cache == "copied"
+    assert contents.refused == (
         "GroupQueryAttention in layer 0: head size with rotary positions must be a multiple of 16, got 12",
     )
 
@@ -85,32 +85,32 @@ def test_refusal_is_told_and_the_cache_is_copied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("target", "quant"), [("ort-cpu", "int8"), ("ort-cuda", "fp16")])
 def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: str, quant: str) -> None:
     model = exported(tmp_path, tiny_models.mixed_windows(), target, quant)
-    made = open_bundle(tmp_path / "out").manifest
-    assert (made.cache, made.refused) == ("windowed", ())
-    held = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
-    assert (held["window_length.3"], held["window_length.5"]) == (["batch"], ["batch"])
-    assert [held[f"k.{i}"][2] for i in range(4)] == ["window5", "capacity", "window3", "window5"]
+    contents = open_bundle(tmp_path / "out").manifest
+    assert (contents.cache, contents.refused) == ("windowed", ())
+    axes = {v.name: [str(d) for d in v.shape or ()] for v in model.graph.inputs}
+    assert (axes["window_length.3"], axes["window_length.5"]) == (["batch"], ["batch"])
+    assert [axes[f"k.{i}"][2] for i in range(4)] == ["window5", "capacity", "window3", "window5"]
     nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-    given = [len([v for v in node.inputs if v is not None]) for node in nodes]
-    assert given == [10, 9, 10, 7], "positions where the window's layers rotate, and there alone"
+    input_counts = [len([v for v in node.inputs if v is not None]) for node in nodes]
+    assert input_counts == [10, 9, 10, 7], "positions where the window's layers rotate, and there alone"
 
 
 def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:
     exported(tmp_path, tiny_models.llama(layers=1, window=3, head_size=12), "ort-cpu", "fp32")
-    made = open_bundle(tmp_path / "out").manifest
-    assert made.cache == "copied"
-    assert made.refused[1:] == ("caches as short as windows: they need GroupQueryAttention",)
+    contents = open_bundle(tmp_path / "out").manifest
+    assert contents.cache == "copied"
+    assert contents.refused[1:] == ("caches as short as windows: they need GroupQueryAttention",)
 
 
 def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> None:
-    found = operators(exported(tmp_path, tiny_models.added_positions(), "ort-cpu", "int8"))
-    assert "com.microsoft::GroupQueryAttention" not in found
-    made = open_bundle(tmp_path / "out").manifest
-    assert made.cache == "copied"
-    assert made.refused == (
+    ops = operators(exported(tmp_path, tiny_models.added_positions(), "ort-cpu", "int8"))
+    assert "com.microsoft::GroupQueryAttention" not in ops
+    contents = open_bundle(tmp_path / "out").manifest
+    assert contents.cache == "copied"
+    assert contents.refused == (
         "GroupQueryAttention in layer 0: scores with a bias need the standard form, got Alibi",
     )
-    kinds = {name: spec.dtype for name, spec in made.tensors.items() if name.endswith(ADDED)}
+    kinds = {name: spec.dtype for name, spec in contents.tensors.items() if name.endswith(ADDED)}
     assert kinds == {"decoder.positions": "float32", "decoder.relative_bias": "float32"}
 
 

@@ -1,4 +1,4 @@
-"""The mirror's encoder, and its decoder that reads one, against the specification's: values, then graphs."""
+"""The mirror's encoder, and its decoder that reads one, against the specification: values, then graphs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def agree(label: str, run: Any, f: Any) -> None:
 
 @given(encoders(), seeds, few, few)
 def test_encode_and_predict(config: Config, seed: int, b: int, t: int):
-    """The vectors, and what each head reads off them; quantized or not."""
+    """The vectors, and each head's output; quantized or not."""
     tree = tiny_models.weights(config, seed)
     tree = quantized(tree, seed) if seed % 3 == 0 else tree
     ids, lengths, tables, types = text(config, seed, b, t).values()
@@ -104,7 +104,7 @@ def test_encode_and_predict(config: Config, seed: int, b: int, t: int):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_what_hides_a_key_is_finite(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+def test_the_score_that_hides_a_key_is_finite(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     """Padding and a window may hide the same key, and both are added to its score."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -150,12 +150,15 @@ def test_encoder_block(config: Config, seed: int, b: int, t: int):
     tree, (_, lengths, tables, _) = tiny_models.weights(config, seed), text(config, seed, b, t).values()
     stack, at = config.stacks["encoder"], np.arange(t)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
-    own = tree["encoder"]
+    stack_weights = tree["encoder"]
     both = not stack.causal
     dtype = np.dtype(np.float32)
-    biases = spec_model.score_biases(at[None], at, own, dtype, stack=stack, bidirectional=both)
+    biases = spec_model.score_biases(at[None], at, stack_weights, dtype, stack=stack, bidirectional=both)
     near = spec_block.Positions(tables, biases)
-    given_, about = (x, lengths, near, own["layers"][0]), {"config": stack.layers[0], "causal": stack.causal}
+    given_, about = (
+        (x, lengths, near, stack_weights["layers"][0]),
+        {"config": stack.layers[0], "causal": stack.causal},
+    )
     run = lambda change, f=spec_block.encoder_block: f(*map(change, given_), **about)  # noqa: E731
     agree("encoder_block", run, mirror_block.encoder_block)
 
@@ -175,7 +178,8 @@ def test_engines_agree(config: Config, seed: int):
 
 
 def bert(head: Any) -> Encoder:
-    """BERT's form, with two kinds of layer more: rotary under a window, and relative biases; a late map."""
+    """BERT's form with two more kinds of layers: rotary under a window, and relative biases; a late
+    projection."""
     llama = tiny_models.llama(head_size=12, plain=True, bias=True, kind="gelu", qk_norm=True)
     base = llama.stack.layers[0]
     norms = {"pre": None, "after": LayerNorm(1e-5)}
@@ -214,8 +218,8 @@ def encoder_graph(config: Config, tree: Any, opset: int) -> Graph:
     named = {n: (a, axes.get(n.split(".")[0], ("T", "J"))) for n, a in flat_inputs(traced).items()}
     weights = tensor(tree)
 
-    def call(tokens: Any, lengths: Any, *rest: torch.Tensor) -> list[torch.Tensor]:
-        *tables, types = rest
+    def call(tokens: Any, lengths: Any, *others: torch.Tensor) -> list[torch.Tensor]:
+        *tables, types = others
         pairs = zip(tables[0::2], tables[1::2], strict=True)
         near = {rope: MirrorRotary(*pair) for rope, pair in zip(config.ropes, pairs, strict=True)}
         states = mirror.encode(tokens, lengths, near, weights, types, config=config)
@@ -259,15 +263,15 @@ def test_encoder_graph(head: Any, opset: int):
 
 
 def test_encoder_decoder_graph():
-    """Encoder, memory and one step of the decoder, as one graph."""
+    """Encoder, its keys and values, and one step of the decoder, as one graph."""
     config = vaswani()
     tree = tiny_models.weights(config)
     weights = tensor(tree)
 
     def given_(seed: int, b: int, s: int, t: int, old: int, p: int) -> dict[str, Any]:
         source = text(config, seed, b, s)
-        whole = {"source": source["tokens"], "real": source["lengths"]}
-        return whole | decoder_inputs(config, seed, b, t, old, p)
+        encoder_inputs = {"source": source["tokens"], "real": source["lengths"]}
+        return encoder_inputs | decoder_inputs(config, seed, b, t, old, p)
 
     def call(source: Any, real: Any, tokens: Any, past: Any, at: Any, *cache: Any) -> list[torch.Tensor]:
         states = mirror.encode(source, real, {}, weights, config=config)
@@ -289,10 +293,10 @@ def test_encoder_decoder_graph():
         named = given_(seed, b, s, t, old, p)
 
         def run(change: Any) -> Any:
-            source, real, *rest = map(change, named.values())
+            source, real, *others = map(change, named.values())
             states = spec.encode(source, real, {}, change(tree), config=config)
             read = spec.encoder_kv(states, real, change(tree), config=config)
-            return spec_model.model(*rest, change(tree), read, config=config)
+            return spec_model.model(*others, change(tree), read, config=config)
 
         wanted = expected(run, np.float32)
         got = model(*flat_inputs(named).values())

@@ -23,16 +23,16 @@ FUNCTIONS = list(specified())
 
 
 def graphs() -> list[Any]:
-    """One graph a function and variant; opset 21 and 23 take turns."""
-    found = [(name, i, variant) for name in FUNCTIONS for i, variant in enumerate(variants_of(name))]
+    """One graph for each function and variant; opsets 21 and 23 take turns."""
+    cases = [(name, i, variant) for name in FUNCTIONS for i, variant in enumerate(variants_of(name))]
     return [
         pytest.param(name, variant, (21, 23)[turn % 2], id=f"{name}-{i}")
-        for turn, (name, i, variant) in enumerate(found)
+        for turn, (name, i, variant) in enumerate(cases)
     ]
 
 
 def test_discovery_finds_the_functions():
-    """Pairing by name is worth something only if it found the files and names that are there."""
+    """Pairing by name must find the files and names that exist."""
     assert len(FUNCTIONS) >= 28
     assert {m.__name__.rsplit(".", 1)[-1] for m in modules(ops)} >= {
         "linear", "embedding", "norm", "activation", "position", "mask",

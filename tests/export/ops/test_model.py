@@ -62,22 +62,26 @@ def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
 
 
 def positions(config: Config, tree: Any, inputs: dict[str, Any], t: int, capacity: int) -> Any:
-    """What a decoder's layers know of positions."""
-    queries, keys, own = inputs["past"][:, None] + np.arange(t), np.arange(capacity), tree["decoder"]
+    """Rotary tables and biases for a decoder's layers."""
+    queries, keys, stack_weights = (
+        inputs["past"][:, None] + np.arange(t),
+        np.arange(capacity),
+        tree["decoder"],
+    )
     stack, dtype = config.stacks["decoder"], np.dtype(np.float32)
-    biases = spec_model.score_biases(queries, keys, own, dtype, stack=stack, bidirectional=False)
+    biases = spec_model.score_biases(queries, keys, stack_weights, dtype, stack=stack, bidirectional=False)
     return spec_block.Positions(inputs["rotary"], biases)
 
 
 @given(configs(), seeds, st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
 def test_block(config: Config, seed: int, b: int, t: int, old: int):
-    """One layer alone; also that it is what the model does between table and final norm."""
+    """One layer alone; it also equals the model between table and final norm."""
     layer, tree = config.layers[0], tiny_models.weights(config, seed)
-    whole = inputs(config, seed, b, t, old, 1)
+    model_inputs = inputs(config, seed, b, t, old, 1)
     x = np.random.default_rng(seed).standard_normal((b, t, config.embedding.width)).astype(np.float32)
     leaves = tree["decoder"]["layers"][0]
-    near = positions(config, tree, whole, t, old + t)
-    given_ = [x, whole["cache"][0], whole["past"], near, leaves]
+    near = positions(config, tree, model_inputs, t, old + t)
+    given_ = [x, model_inputs["cache"][0], model_inputs["past"], near, leaves]
     run = lambda change, f=spec_block.block: f(*(change(a) for a in given_), config=layer)  # noqa: E731
     allowed = budget(run)
     for dtype, share in ((np.float64, FINE), (np.float32, 1.0)):
@@ -118,7 +122,8 @@ def test_position_tables(config: Config, positions: list[int]):
 
 
 def odd() -> Config:
-    """What no llama has, in one model: both norms everywhere, partial rotary, caps, scales, parallel."""
+    """Options that no Llama has, in one model: both norms everywhere, partial rotary, caps, scales,
+    parallel sublayers."""
     config = tiny_models.llama(window=3, bias=True, qk_norm=True, tied=False)
     first = config.layers[0]
     rope = replace(first.attention.position, dims=8, interleaved=True, scaling=Llama3Scaling(8, 1, 4, 64))
@@ -142,8 +147,8 @@ def graph(config: Config, tree: Any, opset: int) -> Graph:
     weights = tensor(tree)
 
     def call(*given_: torch.Tensor) -> list[torch.Tensor]:
-        tokens, past, at, *rest = given_
-        pairs = list(zip(rest[0::2], rest[1::2], strict=True))
+        tokens, past, at, *others = given_
+        pairs = list(zip(others[0::2], others[1::2], strict=True))
         ropes = len(config.ropes)
         rotary = {rope: Rotary(*pair) for rope, pair in zip(config.ropes, pairs[:ropes], strict=True)}
         cache = [KVCache(*pair) for pair in pairs[ropes:]]

@@ -1,4 +1,4 @@
-"""int8-static, the whole road: calibrate, smooth, export, verify, run; codes are the specification's."""
+"""int8-static end to end: calibrate, smooth, export, verify, run; codes are the specification's."""
 
 from __future__ import annotations
 
@@ -62,15 +62,20 @@ def saved(path: Path, config: Config) -> Checkpoint:
     ],
     ids=["gated", "plain", "smooth", "mixture"],
 )
-def test_the_whole_road(config: Config, method, alpha: float | None, most: float, tmp_path: Path):
+def test_int8_static_end_to_end(config: Config, method, alpha: float | None, most: float, tmp_path: Path):
     checkpoint = saved(tmp_path, config)
-    said: list[str] = []
+    messages: list[str] = []
     calibration = Calibration(tmp_path / "text.txt", method, alpha)
     out = tmp_path / "bundle"
     export(
-        checkpoint, out, target="standard", quant="int8-static", calibration=calibration, progress=said.append
+        checkpoint,
+        out,
+        target="standard",
+        quant="int8-static",
+        calibration=calibration,
+        progress=messages.append,
     )
-    assert any("ranges of activations" in line for line in said)
+    assert any("ranges of activations" in line for line in messages)
     report = verify(out, source=checkpoint.path)
     assert not report.failed
     rows = {row.name: row for row in report.rows}
@@ -100,7 +105,7 @@ def test_the_whole_road(config: Config, method, alpha: float | None, most: float
 
 
 def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
-    """The first product's input, read out of the graph on ONNX Runtime: equal to the integer."""
+    """The first product's input, read out of the graph on ONNX Runtime, is equal to the integer."""
     checkpoint = saved(tmp_path, GATED)
     out = tmp_path / "bundle"
     calibration = Calibration(tmp_path / "text.txt")
@@ -129,13 +134,13 @@ def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
             feeds[value.name] = np.ones((7, value.shape[1]), np.float32)
         elif value.name.startswith(("k.", "v.")):
             feeds[value.name] = np.zeros((2, value.shape[1], 7, value.shape[3]), np.float32)
-    got, given = session.run([first.output[0], first.input[0]], feeds)
-    np.testing.assert_allclose(given, seen[0], rtol=1e-5, atol=1e-6)
+    got, product_input = session.run([first.output[0], first.input[0]], feeds)
+    np.testing.assert_allclose(product_input, seen[0], rtol=1e-5, atol=1e-6)
     leaf = bundle.leaf("decoder.layers.0.attn.wq")
     width = GATED.embedding.width
     scale, zero = np.full(width, leaf.input_scale), np.full(width, leaf.input_zero, np.int32)
-    wanted = static_quantize(given.reshape(-1, width), scale, zero, bits=8, signed=False)
-    np.testing.assert_array_equal(got.reshape(-1, width), wanted)
+    expected = static_quantize(product_input.reshape(-1, width), scale, zero, bits=8, signed=False)
+    np.testing.assert_array_equal(got.reshape(-1, width), expected)
     assert len(np.unique(got)) > 50
 
 
@@ -143,25 +148,25 @@ def test_codes_in_the_graph_are_the_specifications(tmp_path: Path, monkeypatch):
     "inner", [None, EmbeddingProjection(32, bias=True), EmbeddingProjection(32, late=True)]
 )
 def test_every_product_is_observed_once_with_what_it_multiplies(inner: EmbeddingProjection | None):
-    """The inputs are those that the specification's products are given, from every window."""
+    """The recorded inputs are those of the specification's products, from every window."""
     config = replace(GATED, embedding=replace(GATED.embedding, projection=inner))
     tree = tiny_models.weights(config)
     leaves = dict(flatten(tree))
     ids = np.random.default_rng(0).integers(0, 256, 100).tolist()
-    found: dict[tuple[str, ...], list[np.ndarray]] = {}
+    results: dict[tuple[str, ...], list[np.ndarray]] = {}
     windows = [ids[begin : begin + 30] for begin in range(0, 100, 30)]
     record(
-        config, leaves.__getitem__, windows=windows, on_input=lambda n, x: found.setdefault(n, []).append(x)
+        config, leaves.__getitem__, windows=windows, on_input=lambda n, x: results.setdefault(n, []).append(x)
     )
     layers = [f"decoder.layers.{i}." for i in range(2)]
-    wanted = [
+    expected = [
         (*(f"{at}{leaf}" for leaf in group.split()),)
         for at in layers
         for group in ("attn.wq attn.wk attn.wv", "attn.wo", "mlp.gate mlp.up", "mlp.down")
     ]
     if inner is not None:
-        wanted = [("embedding.project",), *wanted, ("head.project",)]
-    assert [tuple(names) for names in found] == [*wanted, ("embedding.table",)]
+        expected = [("embedding.project",), *expected, ("head.project",)]
+    assert [tuple(names) for names in results] == [*expected, ("embedding.table",)]
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     plain = linears.linear
 
@@ -176,7 +181,7 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
         for begin in range(0, 100, 30):
             part = np.array([ids[begin : begin + 30]])
             engine.step(part, engine.start(1), at=np.arange(part.shape[1])[None])
-    for names, parts in found.items():
+    for names, parts in results.items():
         assert sum(map(len, parts)) == 100
         for name in names:
             same = [x for x, w in seen if w is leaves[name] or w.base is leaves[name]]
@@ -186,9 +191,9 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
 
 def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     checkpoint = saved(tmp_path, GATED)
-    said = lambda _: None  # noqa: E731
-    plain = static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), said)
-    smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), said)
+    silent = lambda _: None  # noqa: E731
+    plain = static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), silent)
+    smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), silent)
     assert set(plain.inputs) == {n for n, s in parameter_shapes(GATED).items() if len(s) == 2}
     assert plain.factors == {}
     assert list(smoothed.factors) == smooth.smoothing_sites(GATED)
@@ -203,8 +208,8 @@ def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     )
     scales = {name: float(scale) for name, (scale, _) in smoothed.inputs.items()}
     for names, part in x:
-        own = ranges.scale_and_zero_point(ranges.minmax(None, part.reshape(-1)))[0]
-        assert own <= scales[names[0]] * 1.0001
+        unsmoothed_scale = ranges.scale_and_zero_point(ranges.minmax(None, part.reshape(-1)))[0]
+        assert unsmoothed_scale <= scales[names[0]] * 1.0001
 
 
 def refused(match: str, checkpoint: Checkpoint, out: Path, **options) -> None:
@@ -213,7 +218,7 @@ def refused(match: str, checkpoint: Checkpoint, out: Path, **options) -> None:
     assert not out.exists()
 
 
-def test_what_is_missing_or_useless_is_said(tmp_path: Path):
+def test_missing_and_useless_options_are_named(tmp_path: Path):
     checkpoint, out = saved(tmp_path, GATED), tmp_path / "bundle"
     text = tmp_path / "text.txt"
     good = Calibration(text)
@@ -233,8 +238,8 @@ def test_what_is_missing_or_useless_is_said(tmp_path: Path):
         Calibration(text, "minmax", 1.5)
 
 
-def test_a_text_is_read_to_a_bound(tmp_path: Path, monkeypatch):
-    """A long one is cut, within a character too."""
+def test_a_long_text_is_cut(tmp_path: Path, monkeypatch):
+    """A long text is cut, also within a character."""
     checkpoint = saved(tmp_path, GATED)
     (tmp_path / "long.txt").write_text("ä" * 5000)
     monkeypatch.setattr(calibrate, "MOST_BYTES", 1001)
@@ -245,15 +250,15 @@ def test_a_text_is_read_to_a_bound(tmp_path: Path, monkeypatch):
     assert lengths() == [10] * 8
 
 
-def test_an_encoder_is_calibrated_with_what_its_task_will_feed(tmp_path: Path):
-    """Windows of a text with the tokens around a text, which no text's own tokens are."""
+def test_an_encoder_is_calibrated_with_special_tokens(tmp_path: Path):
+    """Windows of a text have the special tokens around a text."""
     config = replace(task_models.config(Pool("mean")), context=9)
     save_checkpoint(tmp_path / "model", config, tiny_models.weights(config), task_models.WORDS.to_str())
     (tmp_path / "text.txt").write_text("the cat is catting " * 5)
     windows = calibrate._windows(open_checkpoint(tmp_path / "model"), tmp_path / "text.txt")
     first, last = (task_models.WORDS.token_to_id(name) for name in ("[CLS]", "[SEP]"))
-    own = task_models.WORDS.encode("the cat is catting " * 5, add_special_tokens=False).ids
-    assert [[first, *own[i : i + 7], last] for i in range(0, len(own), 7)] == windows
+    text_ids = task_models.WORDS.encode("the cat is catting " * 5, add_special_tokens=False).ids
+    assert [[first, *text_ids[i : i + 7], last] for i in range(0, len(text_ids), 7)] == windows
     with pytest.raises(ExportError, match="a context of 2 has no room"):
         calibrate._windows(
             replace(open_checkpoint(tmp_path / "model"), config=replace(config, context=2)),
@@ -262,7 +267,7 @@ def test_an_encoder_is_calibrated_with_what_its_task_will_feed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("field", ["input_scale", "input_zero"])
-def test_what_is_chosen_for_an_input_is_in_the_hash_of_its_leaf(field: str):
+def test_the_scale_of_an_input_is_in_the_hash_of_its_leaf(field: str):
     leaf = quantize_columns(np.ones((3, 2), np.float32))
     leaf = replace(leaf, input_scale=np.array(0.5, np.float32), input_zero=np.array(3, np.uint8))
     other = replace(leaf, **{field: getattr(leaf, field) * 2})
@@ -275,7 +280,7 @@ def test_an_input_factor_is_in_the_hash_of_its_leaf():
     assert digest(one, np.dtype(np.float32)) != digest(two, np.dtype(np.float32))
 
 
-def test_an_expert_that_no_token_goes_to_has_no_range(tmp_path: Path):
+def test_an_expert_without_tokens_has_no_range(tmp_path: Path):
     checkpoint = saved(tmp_path, MIXTURE)
     (tmp_path / "text.txt").write_text("a")
     with pytest.raises(

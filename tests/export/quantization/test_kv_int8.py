@@ -48,13 +48,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("config", "quant"), [(FULL, "int8"), (MIXED, "fp32")], ids=["full", "windows"])
-def test_the_whole_road(config: Config, quant: str, tmp_path: Path):
+def test_kv_int8_end_to_end(config: Config, quant: str, tmp_path: Path):
     checkpoint, out = saved(tmp_path / "model", config), tmp_path / "bundle"
     said: list[str] = []
     export(checkpoint, out, quant=quant, kv="int8", progress=said.append, verify=False)
     assert any("ranges of keys and values" in line for line in said)
     opened = open_bundle(out)
-    assert opened.config == config.keeping("int8")
+    assert opened.config == config.with_kv("int8")
     report = verify(out, source=checkpoint.path)
     assert not report.failed
     rows = {row.name: row for row in report.rows}
@@ -77,7 +77,8 @@ def test_without_the_source_the_bundles_own_rounding_is_the_truth(made: Path):
 
 
 def test_all_engines_keep_the_same(made: Path):
-    """Steps of several tokens, in chunks where ONNX Runtime reads codes, and of one: logits and caches."""
+    """Logits and caches agree, after steps of several tokens (in chunks where ONNX Runtime reads codes)
+    and of one."""
     opened = open_bundle(made / "bundle")
     config, tree = opened.config, materialize(opened.params())
     ids = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -113,12 +114,12 @@ def test_all_engines_keep_the_same(made: Path):
 
 @pytest.mark.parametrize("own", [True, False], ids=["ours", "calibrate"])
 def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
-    """The cache of the specification after the text, rotated keys and all."""
+    """Scales cover 1.5 times the range of the specification's cache after the text, rotated keys included."""
     checkpoint, text = saved(tmp_path / "model", MIXED), tmp_path / "text.txt"
     text.write_text(TEXT)
     told = calibrate.TEXT.read_text() if own else TEXT
     found = calibrate.with_cache_scales(checkpoint, None if own else text, lambda _: None)
-    assert found.config == MIXED.keeping("int8")
+    assert found.config == MIXED.with_kv("int8")
     assert checkpoint.tokenizer is not None
     ids = np.array(Tokenizer(checkpoint.tokenizer, 256).encode(told))
     engine = NumpyEngine(MIXED, materialize(checkpoint.params))
@@ -135,7 +136,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
 
 
 def test_scales_of_values_are_smoothed_with_them(made: Path):
-    """What a column of wv was divided by, its channel's scale is."""
+    """A channel's scale is divided by the factor of its column of wv."""
     opened, checkpoint = open_bundle(made / "bundle"), open_checkpoint(made / "model")
     found = calibrate.with_cache_scales(checkpoint, None, lambda _: None)
     for name in found.added:
@@ -149,7 +150,7 @@ def test_scales_of_values_are_smoothed_with_them(made: Path):
 
 
 def test_a_checkpoint_may_have_scales_of_its_own(tmp_path: Path):
-    config = FULL.keeping("int8")
+    config = FULL.with_kv("int8")
     checkpoint, out = saved(tmp_path / "model", config), tmp_path / "bundle"
     export(checkpoint, out, quant="int8", kv="int8", verify=False)
     report = verify(out, source=checkpoint.path)
@@ -201,7 +202,7 @@ def test_a_manifest_cannot_ask_for_codes_elsewhere(field: str, value: str, made:
 
 
 def test_no_more_than_a_layer_of_the_cache_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Ranges are taken while the text passes a layer, whose leaves are then let go."""
+    """Ranges are taken layer by layer, and each layer's leaves are then released."""
     checkpoint, loaded = saved(tmp_path / "model", FULL), []
     monkeypatch.setattr(Checkpoint, "leaf", lambda self, name: loaded.append(name) or self.leaves.load(name))
     calibrate.with_cache_scales(checkpoint, None, lambda _: None)

@@ -116,11 +116,11 @@ def test_cell(name, target):
         with pytest.raises(ExportError, match=want):
             planned(checkpoint, name, target)
         return
-    made = planned(checkpoint, name, target)
+    formats = planned(checkpoint, name, target)
     shapes = parameter_shapes(CONFIG)
-    assert list(made) == list(shapes)
+    assert list(formats) == list(shapes)
     eight = EIGHT[target]
-    for leaf, scheme in made.items():
+    for leaf, scheme in formats.items():
         if want == "float" or len(shapes[leaf]) == 1:
             assert scheme is None, leaf
         elif want == "row" and not leaf.endswith(".table"):
@@ -137,33 +137,34 @@ def test_cell(name, target):
             assert scheme == replace(eight, block=64 if long else 32), leaf
 
 
-def test_queries_that_no_norm_stands_before_have_blocks():
-    """What can't be smoothed keeps its large channels, and a row's one scale would have to reach them."""
+def test_queries_without_a_norm_before_them_have_blocks():
+    """Without a norm before them they can't be smoothed, and one scale a row would have to cover large
+    channels."""
     first, second = TWO.layers
     bare = replace(first, attention=replace(first.attention, pre=None))
     config = replace(TWO, stack=replace(TWO.stack, layers=(bare, second)))
-    made = planned(Leaves(config), "int8-dynamic", "ort-cpu")
+    formats = planned(Leaves(config), "int8-dynamic", "ort-cpu")
     for leaf in ("wq", "wk", "wv"):
-        assert made[f"decoder.layers.0.attn.{leaf}"] == EIGHT["ort-cpu"]
-        assert made[f"decoder.layers.1.attn.{leaf}"].activations == "row"
+        assert formats[f"decoder.layers.0.attn.{leaf}"] == EIGHT["ort-cpu"]
+        assert formats[f"decoder.layers.1.attn.{leaf}"].activations == "row"
 
 
-def test_products_divide_a_stream_of_normed_sums_themselves():
-    """Where the next sum reads what a norm gives, the factors stand at the products, and are no more than
-    powers of two: in floating point the product is what it was."""
+def test_products_divide_a_post_norm_stream_themselves():
+    """Where the next sum reads a norm's output, the products divide by the factors, which are powers of
+    two: in floating point they are unchanged."""
     config = tiny_models.encoder(layers=1, width=64)
     checkpoint, at = Leaves(config), "encoder.layers.0."
-    made = planned(checkpoint, "int8-dynamic", "ort-cpu")
+    formats = planned(checkpoint, "int8-dynamic", "ort-cpu")
     names = {f"{at}attn.wq", f"{at}attn.wk", f"{at}attn.wv", f"{at}mlp.up"}
-    assert {n for n, scheme in made.items() if scheme and scheme.activations == "smoothed"} == names
-    assert made[f"{at}attn.wo"].activations == made[f"{at}mlp.down"].activations == "row"
-    places = plan.smoothed_sites(config, schemes.find("int8-dynamic"), made)
+    assert {n for n, scheme in formats.items() if scheme and scheme.activations == "smoothed"} == names
+    assert formats[f"{at}attn.wo"].activations == formats[f"{at}mlp.down"].activations == "row"
+    places = plan.smoothed_sites(config, schemes.find("int8-dynamic"), formats)
     assert {name for place in places if not place.producers for name in place.consumers} == names
     eight = planned(checkpoint, "int8", "ort-cpu")
     assert all(site.producers for site in plan.smoothed_sites(config, schemes.find("int8"), eight))
     s = np.exp2(np.random.default_rng(0).integers(-3, 4, 64)).astype(np.float32)
     chosen = plan.CalibrationResult({}, {place: s for place in places if not place.producers})
-    leaf = plan.leaf(checkpoint, f"{at}mlp.up", made[f"{at}mlp.up"], "float32", chosen)
+    leaf = plan.leaf(checkpoint, f"{at}mlp.up", formats[f"{at}mlp.up"], "float32", chosen)
     assert (leaf.input_factor == 1 / s).all()
     want = plan.leaf(
         Leaves(config, changed={f"{at}mlp.up": checkpoint.leaf(f"{at}mlp.up") * s[:, None]}),
@@ -188,19 +189,19 @@ def test_products_divide_a_stream_of_normed_sums_themselves():
         ("int8", "ort-cpu", ("attn.wk",), ("attn.wq", "attn.wk", "attn.wv")),
     ],
 )
-def test_what_is_smoothed(quant, target, own, lost):
-    """All that can be, where inputs are rounded; not what has to stay as the file has it."""
+def test_smoothed_sites(quant, target, own, lost):
+    """All sites whose inputs are rounded, except those with leaves that keep a file's blocks."""
     blocks = {
         f"decoder.layers.0.{leaf}": q8_0(parameter_shapes(TWO)[f"decoder.layers.0.{leaf}"]) for leaf in own
     }
     formats = planned(Leaves(TWO, blocks), quant, target)
     sites = plan.smoothed_sites(TWO, schemes.find(quant), formats)
-    found = {name for site in sites for name in site.consumers}
+    smoothed = {name for site in sites for name in site.consumers}
     every = {name for place in smooth.smoothing_sites(TWO) for name in place.consumers}
     if lost is None:
-        assert not found
+        assert not smoothed
     else:
-        assert every - found == {f"decoder.layers.0.{leaf}" for leaf in lost}
+        assert every - smoothed == {f"decoder.layers.0.{leaf}" for leaf in lost}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -212,8 +213,8 @@ def test_the_default_is_never_refused(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_table_of_four_bits(target):
-    made = planned(Leaves(), "int4", target, table_bits=4)
-    assert made["head.table"] == replace(EIGHT[target], bits=4)
+    formats = planned(Leaves(), "int4", target, table_bits=4)
+    assert formats["head.table"] == replace(EIGHT[target], bits=4)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +237,8 @@ def test_impossible_options_say_why(quant, target, options, match):
 def test_strict_accepts_a_file_that_has_blocks_for_all():
     shapes = parameter_shapes(CONFIG)
     blocks = {n: q4_1(s, int(n.endswith(".table"))) for n, s in shapes.items() if len(s) == 2}
-    made = planned(Leaves(blocks=blocks), "keep", "ort-cpu", strict=True)
-    assert all(scheme is None or scheme.native for scheme in made.values())
+    formats = planned(Leaves(blocks=blocks), "keep", "ort-cpu", strict=True)
+    assert all(scheme is None or scheme.native for scheme in formats.values())
 
 
 @pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
@@ -261,7 +262,8 @@ def test_leaf_equals_the_specification_of_the_whole_matrix(name, bits, symmetric
 
 @pytest.mark.parametrize("name", ["embedding.table", "decoder.layers.0.mlp.down"])
 def test_an_importance_chooses_scales(name, monkeypatch):
-    """In pieces as for the whole matrix, for both orientations; and without one it is rounding."""
+    """Row by row as for the whole matrix, in both orientations; without an importance it is rounding to
+    nearest."""
     monkeypatch.setattr(rounding, "CHUNK", 500)
     weight, table = Leaves().leaf(name), name.endswith(".table")
     columns = weight.T if table else weight
@@ -283,10 +285,10 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
         for leaf, shape in shapes.items()
         if len(shape) == 2
     }
-    made = planned(Leaves(blocks=blocks), name, "ort-cpu")
-    assert made["embedding.table"] == WeightFormat(8, 32, "block", native=True)
+    formats = planned(Leaves(blocks=blocks), name, "ort-cpu")
+    assert formats["embedding.table"] == WeightFormat(8, 32, "block", native=True)
     assert (
-        made[DOWN]
+        formats[DOWN]
         == {
             "int8": WeightFormat(8, 32, "block", native=True),
             "int8-dynamic": WeightFormat(8, 80, "row"),
@@ -300,8 +302,8 @@ def test_row_scheme_has_one_block_a_column():
     assert got.scale.shape == (1, 48)
 
 
-def kept(own: Blocks, dtype: str = "float32") -> Blocks:
-    checkpoint = Leaves(blocks={DOWN: own})
+def kept(blocks: Blocks, dtype: str = "float32") -> Blocks:
+    checkpoint = Leaves(blocks={DOWN: blocks})
     scheme = planned(checkpoint, "keep", "ort-cpu")[DOWN]
     got = plan.leaf(checkpoint, DOWN, scheme, dtype)
     assert isinstance(got, Blocks)
@@ -312,10 +314,10 @@ def kept(own: Blocks, dtype: str = "float32") -> Blocks:
 
 @given(st.integers(0, 2**32))
 def test_keep_changes_no_weight(seed):
-    own = q4_1((80, 48), seed=seed)
+    file_blocks = q4_1((80, 48), seed=seed)
     for dtype in ("float32", "float16"):
         np.testing.assert_array_equal(
-            quant.dequantize(kept(own, dtype)), quant.dequantize(own), err_msg=dtype
+            quant.dequantize(kept(file_blocks, dtype)), quant.dequantize(file_blocks), err_msg=dtype
         )
 
 
@@ -324,21 +326,21 @@ def test_keep_rounds_at_most_the_last_bit_whatever_a_file_holds(seed):
     rng = np.random.default_rng(seed)
     bits = lambda: rng.integers(0, 0x7C00, (5, 48), np.uint16).view(np.float16)  # noqa: E731  any finite half
     d, m = bits().astype(np.float32), -bits().astype(np.float32)
-    own = replace(q4_1((80, 48)), scale=d, minimum=m)
-    want = quant.dequantize(replace(own, scale=d.astype(np.float64), minimum=m.astype(np.float64)))
-    got = quant.dequantize(kept(own)).astype(np.float64)
+    file_blocks = replace(q4_1((80, 48)), scale=d, minimum=m)
+    want = quant.dequantize(replace(file_blocks, scale=d.astype(np.float64), minimum=m.astype(np.float64)))
+    got = quant.dequantize(kept(file_blocks)).astype(np.float64)
     limit = 2.0**-23 * np.repeat(np.abs(m) + 16 * np.abs(d), 16, axis=0)
     assert (np.abs(got - want) <= limit).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_keep_takes_symmetric_blocks_as_they_are(bits):
-    own = quant.quantize(Leaves().leaf(DOWN), bits=bits, block=32)
-    scheme = planned(Leaves(blocks={DOWN: own}), "keep", "standard")[DOWN]
+    file_blocks = quant.quantize(Leaves().leaf(DOWN), bits=bits, block=32)
+    scheme = planned(Leaves(blocks={DOWN: file_blocks}), "keep", "standard")[DOWN]
     assert scheme == WeightFormat(bits, 32, "none", native=True)
-    got = plan.leaf(Leaves(blocks={DOWN: own}), DOWN, scheme, "float32")
-    np.testing.assert_array_equal(got.codes, own.codes)
-    np.testing.assert_array_equal(got.scale, own.scale)
+    got = plan.leaf(Leaves(blocks={DOWN: file_blocks}), DOWN, scheme, "float32")
+    np.testing.assert_array_equal(got.codes, file_blocks.codes)
+    np.testing.assert_array_equal(got.scale, file_blocks.scale)
     assert got.activations == "none"
 
 

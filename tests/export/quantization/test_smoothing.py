@@ -1,4 +1,4 @@
-"""int8 of a model with large channels: smoothed by random tokens, and closer for it."""
+"""int8 of a model with large channels: smoothed with random tokens, it is more accurate."""
 
 from __future__ import annotations
 

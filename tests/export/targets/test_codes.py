@@ -1,4 +1,4 @@
-"""Codes of spec, mirror and graph are equal to the integer, ties between two codes above all."""
+"""Codes of specification, mirror and graph are equal to the integer, above all at ties between two codes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def halves(seed: int, end: float) -> np.ndarray:
     return steps * rng.choice([1.0, 0.37, 3e-4, 1e4, 7 / 3], (8, 1))
 
 
-def same(got: torch.Tensor, wanted: np.ndarray) -> None:
-    assert got.numpy().dtype == wanted.dtype
-    assert (got.numpy() == wanted).all()
+def same(got: torch.Tensor, expected: np.ndarray) -> None:
+    assert got.numpy().dtype == expected.dtype
+    assert (got.numpy() == expected).all()
 
 
 @given(seeds, types)
@@ -38,8 +38,8 @@ def test_activations(seed: int, dtype: type):
         (mirror.quantize_rows(torch.from_numpy(x)), spec.quantize_rows(x)),
         (mirror.dynamic_quantize(torch.from_numpy(x)), spec.dynamic_quantize(x)),
     ):
-        for got, wanted in zip(*pair, strict=True):
-            same(got, wanted)
+        for got, expected in zip(*pair, strict=True):
+            same(got, expected)
 
 
 @pytest.mark.parametrize(("end", "symmetric"), [(128, True), (127.5, False)])
@@ -47,22 +47,22 @@ def test_activations(seed: int, dtype: type):
 def test_weights(end: float, symmetric: bool, seed: int, dtype: type, bits: int, axis: int):
     w = halves(seed, end).astype(dtype)
     settings = {"bits": bits, "block": 8, "axis": axis, "symmetric": symmetric}
-    got, wanted = mirror.quantize(torch.from_numpy(w), **settings), spec.quantize(w, **settings)
-    same(got.codes, wanted.codes)
-    same(got.scale, wanted.scale)
+    got, expected = mirror.quantize(torch.from_numpy(w), **settings), spec.quantize(w, **settings)
+    same(got.codes, expected.codes)
+    same(got.scale, expected.scale)
     if not symmetric:
-        same(got.zero, wanted.zero)
+        same(got.zero, expected.zero)
 
 
 @pytest.mark.parametrize("target", [ort_ops, standard])
 @pytest.mark.parametrize("width", [1, 33, 64])
 def test_a_graph_gives_the_codes_of_rows(target: ModuleType, width: int):
-    """Rows of zeros among them, any number of rows, and rows that no vector register divides."""
+    """Rows of zeros, any number of rows, and widths that no vector register divides."""
 
     def codes(x: torch.Tensor) -> list[torch.Tensor]:
         scale = ort_ops.row_scale(x)
-        made = target.row_codes(x, scale)
-        return [made[0] if isinstance(made, tuple) else made, scale]
+        row_codes = target.row_codes(x, scale)
+        return [row_codes[0] if isinstance(row_codes, tuple) else row_codes, scale]
 
     given_ = {"x": (np.zeros((TRACED["B"], TRACED["T"], width), np.float32), ("B", "T", "D"))}
     graph = export(codes, given_, 23)
@@ -73,8 +73,8 @@ def test_a_graph_gives_the_codes_of_rows(target: ModuleType, width: int):
         x[seed % 8] *= seed % 2
         x = np.broadcast_to(x, (b, *x.shape)).copy()
         got, scale = graph(x)
-        wanted, step = spec.quantize_rows(x.reshape(-1, width))
-        assert (got.reshape(-1, width).astype(int) - 128 == wanted).all()
+        expected, step = spec.quantize_rows(x.reshape(-1, width))
+        assert (got.reshape(-1, width).astype(int) - 128 == expected).all()
         assert (scale.reshape(-1, 1) == step).all()
 
     check()

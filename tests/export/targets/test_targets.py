@@ -1,7 +1,7 @@
-"""What targets put in the place of mirror functions, against the specification over the same weights.
+"""The replacements of each target, against the specification over the same weights.
 
-Symbolic operators give zeros in torch, so graphs are compared: whole ones, each through the real
-export. The expected logits come from the leaves that the bundle itself holds.
+Symbolic operators give zeros in torch, so complete graphs are compared, each through the real export. The
+expected logits come from the leaves of the bundle itself.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)
 
 
 def blocks(shape: tuple[int, ...], axis: int, seed: int, minimum: bool, bits: int) -> Blocks:
-    """Blocks as a GGUF file has them: Q4_1 (with minima), Q4_0 or Q8_0."""
+    """Blocks of a GGUF file: Q4_1 (with minima), Q4_0 or Q8_0."""
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal(shape).astype(np.float32) / 6
-    made = quantize(weight, bits=bits, block=16, axis=axis)
+    result = quantize(weight, bits=bits, block=16, axis=axis)
     half = lambda a: a.astype(np.float16).astype(np.float32)  # noqa: E731
     if not minimum:
-        return replace(made, scale=half(made.scale))
-    zero, scale = np.zeros(made.scale.shape, np.uint8), half(np.abs(made.scale))
+        return replace(result, scale=half(result.scale))
+    zero, scale = np.zeros(result.scale.shape, np.uint8), half(np.abs(result.scale))
     # Not just at the middle: what is left of a minimum there is stored, and must be added.
     low = half((rng.uniform(-2, 2, scale.shape) - 8) * scale)
-    return replace(made, scale=scale, zero=zero, minimum=low)
+    return replace(result, scale=scale, zero=zero, minimum=low)
 
 
 def natives(kinds: dict[str, tuple[bool, int]]) -> Any:
@@ -131,13 +131,13 @@ def inputs(config: Config, seed: int, past: list[int], time: int) -> dict[str, A
     }
 
 
-def fed(given: dict[str, Any], dtype: str, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
+def fed(arguments: dict[str, Any], dtype: str, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The graph's inputs by name."""
-    named = {n: given[n] for n in ("tokens", "past", "at")}
-    named |= {f"window_length.{size}": given["past"] for size in sizes}
-    for i, (cos, sin) in enumerate(given["rotary"].values()):
+    named = {n: arguments[n] for n in ("tokens", "past", "at")}
+    named |= {f"window_length.{size}": arguments["past"] for size in sizes}
+    for i, (cos, sin) in enumerate(arguments["rotary"].values()):
         named |= {f"cos.{i}": cos.astype(dtype), f"sin.{i}": sin.astype(dtype)}
-    for i, (k, v, *_) in enumerate(given["cache"]):
+    for i, (k, v, *_) in enumerate(arguments["cache"]):
         named |= {f"k.{i}": k.astype(dtype), f"v.{i}": v.astype(dtype)}
     return named
 
@@ -148,7 +148,7 @@ def single(bundle: Bundle) -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Prompts, a chunk on a past, single tokens on pasts of their own: logits and the new cache rows."""
+    """Prompts, a chunk on a past, single tokens on different pasts: logits and the new cache rows."""
     target, quant, config, native, share = CASES[case]
     save_checkpoint(tmp_path / "source", config, tiny_models.weights(config, SEEDS.get(case, 0)))
     checkpoint = open_checkpoint(tmp_path / "source")
@@ -166,32 +166,32 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
     names = [o.name for o in session.get_outputs()]
     sizes = windows(cache_kinds(config, windowed=True)) if bundle.cache == "windowed" else ()
     for seed, (past, time) in enumerate((([0, 0], 5), ([4], 3), ([0], 1), ([6, 1, 3], 1))):
-        given = inputs(config, seed, past, time)
-        got = dict(zip(names, session.run(None, fed(given, dtype, sizes)), strict=True))
+        arguments = inputs(config, seed, past, time)
+        got = dict(zip(names, session.run(None, fed(arguments, dtype, sizes)), strict=True))
 
-        def run(change: Any, given: dict[str, Any] = given) -> Any:
-            return model(*(change(a) for a in given.values()), change(tree), config=config)
+        def run(change: Any, arguments: dict[str, Any] = arguments) -> Any:
+            return model(*(change(a) for a in arguments.values()), change(tree), config=config)
 
         allowed = budgets(run)
         logits, cache = run(lambda a: cast(a, np.float64))
         close(f"{case}: logits", got["logits"], logits, allowed["out.0"], share)
         for i, layer in enumerate(cache):
-            for j, (name, wanted) in enumerate(zip("kv", layer[:2], strict=True)):
-                for row, held in enumerate(past):
-                    new = np.s_[row, :, held : held + time]
-                    found = got[f"{name}_out.{i}"][new]
-                    close(f"{case}: {name}.{i}", found, wanted[new], allowed[f"out.1.{i}.{j}"], share)
+            for j, (name, expected) in enumerate(zip("kv", layer[:2], strict=True)):
+                for row, length in enumerate(past):
+                    new = np.s_[row, :, length : length + time]
+                    new_rows = got[f"{name}_out.{i}"][new]
+                    close(f"{case}: {name}.{i}", new_rows, expected[new], allowed[f"out.1.{i}.{j}"], share)
 
 
-def close(label: str, got: np.ndarray, wanted: np.ndarray, budget: float, share: float | None) -> None:
+def close(label: str, got: np.ndarray, expected: np.ndarray, budget: float, share: float | None) -> None:
     """Within the computed budget, or a share of the largest number where codes or halves are rounded."""
-    allowed = budget + 1e-6 if share is None else max(budget, share * largest(wanted))
-    error = largest(got.astype(np.float64) - wanted)
+    allowed = budget + 1e-6 if share is None else max(budget, share * largest(expected))
+    error = largest(got.astype(np.float64) - expected)
     assert error <= allowed, f"{label}: off by {error:.3g}, allowed {allowed:.3g}"
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "standard"])
-def test_equal_weights_stay_two(target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_equal_weights_are_stored_separately(target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Norms of ones, biases of zeros: the optimizer would make one initializer of them all."""
     config = tiny_models.llama(bias=True, layers=1)
     ones = map_leaves(lambda _, a: np.ones_like(a) if a.ndim == 1 else a, tiny_models.weights(config))

@@ -42,10 +42,10 @@ def by_definition(w: np.ndarray, h: Hessian, scheme: dict, damping: float, order
         rows = slice(c * scheme["block"], (c + 1) * scheme["block"])
         if not order and c not in start:
             start[c] = quantize(w[rows], **scheme)
-        made = first if order else start[c]
+        scale_row = first if order else start[c]
         place = c if order else 0
-        zero = 2 ** (scheme["bits"] - 1) if made.zero is None else made.zero[place].astype(int)
-        step = made.scale[place]
+        zero = 2 ** (scheme["bits"] - 1) if scale_row.zero is None else scale_row.zero[place].astype(int)
+        step = scale_row.scale[place]
         code = np.clip(np.rint(w[i] / step) + zero, 0, 2 ** scheme["bits"] - 1)
         back[i] = step * (code - zero)
         inverse = np.linalg.inv(total[np.ix_(left, left)])
@@ -55,24 +55,22 @@ def by_definition(w: np.ndarray, h: Hessian, scheme: dict, damping: float, order
 
 
 @given(seeds, st.integers(1, 14), st.integers(1, 5), schemes, st.booleans(), st.integers(1, 16))
-def test_it_is_the_definition(seed: int, d: int, f: int, scheme: dict, order: bool, batch: int):
-    """To rounding, at any batch size: the batches are only a way to compute it."""
+def test_gptq_equals_the_definition(seed: int, d: int, f: int, scheme: dict, order: bool, batch: int):
+    """Equal up to rounding at any batch size, since batches are only a way to compute it."""
     w, h = problem(seed, d, f)
     got = gptq(w, h, **scheme, damping=0.05, batch=batch, act_order=order)
     np.testing.assert_allclose(dequantize(got), by_definition(w, h, scheme, 0.05, order), atol=1e-6)
 
 
 @given(seeds, schemes, st.booleans())
-def test_channels_that_know_nothing_of_each_other_are_rounded_to_nearest(
-    seed: int, scheme: dict, order: bool
-):
-    """With a diagonal H no row can make up for another."""
+def test_uncorrelated_channels_are_rounded_to_nearest(seed: int, scheme: dict, order: bool):
+    """With a diagonal H no row can compensate another."""
     rng = np.random.default_rng(seed)
     w = rng.standard_normal((11, 4)).astype(np.float32)
     h = Hessian(np.diag(np.exp(rng.standard_normal(11))), 1)
-    got, wanted = gptq(w, h, **scheme, act_order=order, batch=4), quantize(w, **scheme)
-    assert (got.codes == wanted.codes).all()
-    assert (got.scale == wanted.scale).all()
+    got, expected = gptq(w, h, **scheme, act_order=order, batch=4), quantize(w, **scheme)
+    assert (got.codes == expected.codes).all()
+    assert (got.scale == expected.scale).all()
     assert got.scale.dtype == np.float32
 
 
@@ -81,12 +79,12 @@ def test_channels_that_know_nothing_of_each_other_are_rounded_to_nearest(
     [(True, 4, 0.35, 0.4), (True, 2, 0.45, 0.55), (False, 4, 0.6, 1.0), (False, 2, 0.9, 1.6)],
 )
 @pytest.mark.parametrize("block", [16, 64])
-def test_the_error_beside_that_of_rounding_to_nearest(
+def test_the_error_compared_with_rounding_to_nearest(
     order: bool, bits: int, median: float, most: float, block: int
 ):
-    """No theorem holds it below, and at 2 bits, in the rows' own order, 8 of 40 problems are above.
+    """No theorem bounds it: at 2 bits, in the rows' own order, 8 of 40 problems have a larger error.
 
-    40 random problems of 64 rows whose inputs are far apart in size: with `order` each is below.
+    40 random problems of 64 rows whose inputs differ much in size; with `order` each has a smaller error.
     """
     ratios = []
     for seed in range(40):

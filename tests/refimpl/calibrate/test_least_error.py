@@ -1,7 +1,7 @@
-"""The search for scales: never worse than rounding, exact where that can be, aware of what matters.
+"""The search for scales: never worse than rounding, exact where possible, and weighted by importance.
 
-No outside oracle: libraries search other sets of scales. What is searched is small enough to be
-gone through by hand here.
+No outside oracle: libraries search other sets of scales. The search is small enough to be repeated by hand
+here.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ def drawn(seed: int, d: int, f: int) -> tuple[np.ndarray, np.ndarray]:
 @given(seeds, lengths, columns, bits, st.sampled_from((3, 8)))
 def test_never_worse_than_rounding(seed: int, d: int, f: int, b: int, block: int):
     weight, importance = drawn(seed, d, f)
-    made = least_error(weight, importance, bits=b, block=block)
+    blocks = least_error(weight, importance, bits=b, block=block)
     rounded = dequantize(quantize(weight, bits=b, block=block, symmetric=False))
     ulps = 1e-30 * float(
         np.sum(importance[:, None] * weight**2)
     )  # where both are exact but for the last bits
-    got, least = (error(weight, w, importance) for w in (dequantize(made), rounded))
+    got, least = (error(weight, w, importance) for w in (dequantize(blocks), rounded))
     assert got <= least * (1 + 1e-12) + ulps
-    assert made.codes.shape == weight.shape
-    assert made.scale.shape == made.zero.shape == (-(-d // block), f)
-    assert int(made.codes.max()) < 2**b
+    assert blocks.codes.shape == weight.shape
+    assert blocks.scale.shape == blocks.zero.shape == (-(-d // block), f)
+    assert int(blocks.codes.max()) < 2**b
 
 
 @given(seeds, st.integers(2, 7))
-def test_the_best_of_all_that_are_tried(seed: int, d: int):
-    """One block, gone through by hand in float64: another share, or another scale, is no better."""
+def test_the_best_candidate_is_chosen(seed: int, d: int):
+    """One block by hand in float64: no other share and no other scale is better."""
     weight, importance = drawn(seed, d, 1)
-    made = least_error(weight, importance, bits=4, block=8)
-    got = error(weight, dequantize(made), importance)
+    blocks = least_error(weight, importance, bits=4, block=8)
+    got = error(weight, dequantize(blocks), importance)
     low, high = min(weight.min(), 0.0), max(weight.max(), 0.0)
     for share in SHRINKS:
         step = (high - low) * share / 15
@@ -59,13 +59,13 @@ def test_weights_on_a_grid_stay(seed: int, f: int):
     codes = rng.integers(0, 16, (8, f))
     codes[0], codes[1] = 0, 15
     weight = ((codes - 6) * 0.25).astype(np.float32)
-    made = least_error(weight, np.ones(8), bits=4, block=8)
-    assert (made.codes == codes).all()
-    np.testing.assert_allclose(dequantize(made), weight, rtol=1e-6)
+    blocks = least_error(weight, np.ones(8), bits=4, block=8)
+    assert (blocks.codes == codes).all()
+    np.testing.assert_allclose(dequantize(blocks), weight, rtol=1e-6)
 
 
-def test_what_no_input_meets_may_be_anything():
-    """An outlier that no input meets costs the others nothing: its range is cut, their step is finer."""
+def test_weights_without_inputs_are_ignored():
+    """An outlier without input costs the others nothing: the range excludes it, and their step is finer."""
     weight = np.array([[1.0, 0.9, -0.8, 0.33, -0.47, 0.61, 0.05, 1.7]], np.float32).T
     alike = least_error(weight, np.ones(8), bits=4, block=8)
     blind = least_error(weight, np.array([1.0] * 7 + [0]), bits=4, block=8)
@@ -78,13 +78,13 @@ def test_what_no_input_meets_may_be_anything():
 
 
 def test_blocks_without_numbers():
-    """Zeros, and inputs that never come: finite, and as rounding has it."""
+    """Zeros, and inputs that never come: finite, and equal to rounding to nearest."""
     zeros = least_error(np.zeros((4, 2), np.float32), np.ones(4), bits=4, block=4)
     assert not dequantize(zeros).any()
     weight = np.array([[0.5], [-1.0], [0.25]], np.float32)
-    made = least_error(weight, np.zeros(3), bits=4, block=4)
-    assert np.isfinite(made.scale).all()
-    np.testing.assert_allclose(dequantize(made), weight, atol=0.06)
+    blocks = least_error(weight, np.zeros(3), bits=4, block=4)
+    assert np.isfinite(blocks.scale).all()
+    np.testing.assert_allclose(dequantize(blocks), weight, atol=0.06)
 
 
 def test_the_mean_square():
@@ -94,20 +94,20 @@ def test_the_mean_square():
 
 
 @given(seeds, lengths, columns, st.sampled_from((3, 8)), st.sampled_from((np.float16, np.float32)))
-def test_what_was_searched_is_told_from_what_was_not(seed: int, d: int, f: int, block: int, kind: type):
-    """Without the importance: what the search made could be, a changed code, zero point or scale not."""
+def test_searched_blocks_are_recognized(seed: int, d: int, f: int, block: int, kind: type):
+    """Without the importance: searched blocks are possible, a changed code, zero point or scale is not."""
     weight, importance = drawn(seed, d, f)
     weight = weight.astype(np.float32)
-    made = least_error(weight, importance, bits=4, block=block)
-    made = replace(made, scale=made.scale.astype(kind))
-    assert is_possible(weight, made)
+    blocks = least_error(weight, importance, bits=4, block=block)
+    blocks = replace(blocks, scale=blocks.scale.astype(kind))
+    assert is_possible(weight, blocks)
     assert is_possible(weight, quantize(weight, bits=4, block=block, symmetric=False))
-    codes, zero, scale = made.codes.copy(), made.zero.copy(), made.scale.copy()
+    codes, zero, scale = blocks.codes.copy(), blocks.zero.copy(), blocks.scale.copy()
     row, column = d // 2, f - 1
     codes[row, column] ^= 8  # a neighbour could come from another share
     zero[row // block, column] ^= 8
     scale[row // block, column] *= 10
-    assert not is_possible(weight, replace(made, codes=codes))
-    assert not is_possible(weight, replace(made, zero=zero))
-    assert not is_possible(weight, replace(made, scale=scale))
-    assert not is_possible(weight, replace(made, zero=None))
+    assert not is_possible(weight, replace(blocks, codes=codes))
+    assert not is_possible(weight, replace(blocks, zero=zero))
+    assert not is_possible(weight, replace(blocks, scale=scale))
+    assert not is_possible(weight, replace(blocks, zero=None))

@@ -32,11 +32,11 @@ seeds = st.integers(0, 2**32 - 1)
 def batches(seed: int, count: int = 4) -> list[np.ndarray]:
     """Batches of very different sizes and scales, some empty, some of zeros, one with an outlier."""
     rng = np.random.default_rng(seed)
-    made = []
+    results = []
     for _ in range(count):
         x = rng.standard_normal((rng.integers(0, 6), rng.integers(1, 9))) * 2.0 ** rng.integers(-30, 30)
-        made.append((x * rng.integers(0, 2, x.shape)).astype(np.float32).reshape(-1))
-    return made
+        results.append((x * rng.integers(0, 2, x.shape)).astype(np.float32).reshape(-1))
+    return results
 
 
 def observe(parts: list[np.ndarray], bins: int = 64) -> Histogram:
@@ -48,15 +48,15 @@ def observe(parts: list[np.ndarray], bins: int = 64) -> Histogram:
 
 
 @given(seeds)
-def test_batches_are_as_if_they_came_at_once(seed: int):
-    """Counts are equal to the integer, in whatever order and pieces the numbers come."""
+def test_batches_equal_one_large_batch(seed: int):
+    """Counts are equal to the integer, in whatever order and batches the numbers come."""
     parts = batches(seed)
-    whole = np.concatenate(parts)
-    one, some, back = observe([whole]), observe(parts), observe(parts[::-1])
+    all_values = np.concatenate(parts)
+    one, some, back = observe([all_values]), observe(parts), observe(parts[::-1])
     for got in (some, back):
         assert (got.counts == one.counts).all()
         assert got[1:] == one[1:]
-    assert one.counts.sum() == whole.size
+    assert one.counts.sum() == all_values.size
     assert len(one.counts) == 64
 
 
@@ -67,26 +67,26 @@ def test_a_number_is_counted_in_its_bin(seed: int):
     limit = 2.0**state.exponent
     edges = np.linspace(-limit, limit, 65)
     assert (np.abs(x) < limit).all()
-    wanted = [int(((edges[i] <= x) & (x < edges[i + 1])).sum()) for i in range(64)]
-    assert state.counts.tolist() == wanted
+    expected = [int(((edges[i] <= x) & (x < edges[i + 1])).sum()) for i in range(64)]
+    assert state.counts.tolist() == expected
     # numpy's last bin holds its upper edge, which no number reaches
     assert state.counts.tolist() == np.histogram(x, edges)[0].tolist()
 
 
 @given(seeds, st.sampled_from((0.5, 0.9, 0.99, 1.0)))
 def test_percentile_cuts_no_more_than_its_share(seed: int, share: float):
-    """And not less than it may: without the next bin, a tail would be too heavy."""
+    """Nor less than it may: without the next bin, a tail would be too heavy."""
     x = np.concatenate(batches(seed)).astype(np.float64)
     state = observe([x])
-    found, most = percentile(state, share=share), (1 - share) / 2 * x.size
-    assert (x < found.low).sum() <= most
-    assert (x > found.high).sum() <= most
+    interval, most = percentile(state, share=share), (1 - share) / 2 * x.size
+    assert (x < interval.low).sum() <= most
+    assert (x > interval.high).sum() <= most
     width = 2.0 ** (state.exponent - 5)
     if x.size:
-        assert (x < found.low + width).sum() > most
-        assert (x > found.high - width).sum() + (x == found.high - width).sum() > most
+        assert (x < interval.low + width).sum() > most
+        assert (x > interval.high - width).sum() + (x == interval.high - width).sum() > most
     if share == 1:
-        assert found == minmax(None, x)
+        assert interval == minmax(None, x)
 
 
 def test_a_tail_may_be_as_heavy_as_its_share():
@@ -95,15 +95,15 @@ def test_a_tail_may_be_as_heavy_as_its_share():
     assert percentile(state, share=0.51) == Range(1.0, 4.0)
 
 
-def divergence(held: list[int], i: int, levels: int) -> float:
+def divergence(histogram_counts: list[int], i: int, levels: int) -> float:
     """KL(P‖Q) of the first i bins, by the definition and bin by bin."""
-    p = [float(c) for c in held[:i]]
-    p[-1] += sum(held[i:])
+    p = [float(c) for c in histogram_counts[:i]]
+    p[-1] += sum(histogram_counts[i:])
     q = [0.0] * i
     for step in range(levels):
-        own = [k for k in range(i) if k * levels // i == step and held[k]]
-        for k in own:
-            q[k] = sum(held[k] for k in own) / len(own)
+        bins = [k for k in range(i) if k * levels // i == step and histogram_counts[k]]
+        for k in bins:
+            q[k] = sum(histogram_counts[k] for k in bins) / len(bins)
     if any(b == 0 < a for a, b in zip(p, q, strict=True)):
         return np.inf
     return sum(a / sum(p) * np.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True) if a)
@@ -115,12 +115,12 @@ def test_entropy_is_the_definition(seed: int, levels: int):
     counts = rng.integers(0, 50, 64) * rng.integers(0, 2, 64)
     counts = counts // (1 + np.abs(np.arange(64) - 31.5)).astype(int)
     state = Histogram(counts, 3, Range(-8.0, 8.0))
-    held = (counts[32:] + counts[:32][::-1]).tolist()
-    used = max((i + 1 for i in range(32) if held[i]), default=0)
-    tried = {i: divergence(held, i, levels) for i in range(levels, used + 1)}
-    found = entropy(state, levels=levels)
-    assert found.low == -found.high
-    chosen = round(found.high / 8 * 32)
+    magnitudes = (counts[32:] + counts[:32][::-1]).tolist()
+    used = max((i + 1 for i in range(32) if magnitudes[i]), default=0)
+    tried = {i: divergence(magnitudes, i, levels) for i in range(levels, used + 1)}
+    interval = entropy(state, levels=levels)
+    assert interval.low == -interval.high
+    chosen = round(interval.high / 8 * 32)
     if not tried:
         assert chosen == used
     else:
@@ -130,9 +130,9 @@ def test_entropy_is_the_definition(seed: int, levels: int):
 def test_entropy_cuts_a_far_outlier_and_keeps_what_is_even():
     rng = np.random.default_rng(0)
     x = np.append(rng.standard_normal(100_000), 60.0).astype(np.float32)
-    found = entropy(histogram(None, x))
-    assert 3 < found.high < 10
-    assert found.low == x.min() or -10 < found.low < -3
+    interval = entropy(histogram(None, x))
+    assert 3 < interval.high < 10
+    assert interval.low == x.min() or -10 < interval.low < -3
     even = np.linspace(-1, 1, 100_001).astype(np.float32)
     assert entropy(histogram(None, even)) == Range(-1.0, 1.0)
     few = np.array([-3.0, 2.0, 2.0], np.float32)
@@ -141,7 +141,7 @@ def test_entropy_cuts_a_far_outlier_and_keeps_what_is_even():
 
 @given(seeds)
 def test_parameters_cover_the_range(seed: int):
-    """Each number of the range comes back within half a scale (and the ends' rounding), 0 exactly."""
+    """Each number of the range is off by half a scale at most (and the ends' rounding), and 0 is exact."""
     rng = np.random.default_rng(seed)
     ends = np.sort(rng.standard_normal(2) * 2.0 ** rng.integers(-20, 20)).astype(np.float32)
     scale, zero = scale_and_zero_point(Range(float(ends[0]), float(ends[1])))
@@ -203,6 +203,6 @@ def test_onnxruntime_cuts_the_same_percentiles(seed: int, percent: float):
     collector = calibrate.HistogramCollector("percentile", False, 512, 128, percent, None)
     collector.histogram_dict = {"x": (state.counts, edges, x.min(), x.max())}
     low, high = collector.compute_collection_result()["x"][:2]
-    found = percentile(state, share=percent / 100)
-    assert found.low == low
-    assert found.high == min(high + limit / 256, x.max())
+    interval = percentile(state, share=percent / 100)
+    assert interval.low == low
+    assert interval.high == min(high + limit / 256, x.max())

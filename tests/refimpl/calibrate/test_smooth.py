@@ -1,7 +1,7 @@
-"""SmoothQuant: the smoothed model is the model; its factors are the paper's.
+"""SmoothQuant: the smoothed model equals the model, and its factors are the paper's.
 
-There is no outside oracle: no test dependency implements it. Equation 4 is checked by hand, and that a
-model doesn't change is a law with no freedom left.
+There is no outside oracle: no test dependency implements it. Equation 4 is checked by hand; that the model
+doesn't change is a law that leaves nothing open.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ seeds = st.integers(0, 2**32 - 1)
 any_config = st.one_of(configs(), encoders(), pairs())
 
 
-def said(config: Config, tree: dict, ids: np.ndarray) -> np.ndarray:
-    """What a model of any kind makes of the ids."""
+def outputs(config: Config, tree: dict, ids: np.ndarray) -> np.ndarray:
+    """The output of a model of any kind for the ids."""
     engine = NumpyEngine(config, tree)
     if not isinstance(config.head, LM):
         return engine.predict(ids, np.array([ids.shape[1], 1]))
@@ -42,80 +42,80 @@ def said(config: Config, tree: dict, ids: np.ndarray) -> np.ndarray:
     return engine.step(ids, cache, at=np.broadcast_to(np.arange(ids.shape[1]), ids.shape))[0]
 
 
-def smoothed(config: Config, tree: dict, seed: int, whole: bool) -> dict:
-    """The tree with random factors, far from 1, at every place; powers of two if `whole`."""
+def smoothed(config: Config, tree: dict, seed: int, powers_of_two: bool) -> dict:
+    """The tree with random factors, far from 1, at every site."""
     rng = np.random.default_rng(seed)
     leaves = dict(flatten(tree))
-    found = {}
+    results = {}
     for place in smoothing_sites(config):
         s = np.exp(rng.standard_normal(leaves[place.producers[0]].shape[-1]))
-        found[place] = nearest_powers_of_two(s) if whole else s
-    return map_leaves(lambda name, leaf: smooth_leaf(name, leaf, found), tree)
+        results[place] = nearest_powers_of_two(s) if powers_of_two else s
+    return map_leaves(lambda name, leaf: smooth_leaf(name, leaf, results), tree)
 
 
 @given(any_config, seeds)
 def test_the_smoothed_model_is_the_model(config: Config, seed: int):
-    """In float64 to rounding, whatever the factors; norms of tiny vectors amplify it."""
+    """In float64 up to rounding, whatever the factors; norms of tiny vectors amplify it."""
     rng = np.random.default_rng(seed)
     tree = random_weights(config, rng, np.float64)
     ids = rng.integers(0, config.embedding.vocabulary, (2, 5))
-    equal(said(config, smoothed(config, tree, seed, False), ids), said(config, tree, ids), 1e-8)
+    equal(outputs(config, smoothed(config, tree, seed, False), ids), outputs(config, tree, ids), 1e-8)
 
 
 @given(any_config, seeds)
-def test_with_powers_of_two_not_a_bit_changes(config: Config, seed: int):
+def test_with_powers_of_two_no_bit_changes(config: Config, seed: int):
     rng = np.random.default_rng(seed)
     tree = random_weights(config, rng, np.float32)
     ids = rng.integers(0, config.embedding.vocabulary, (2, 5))
     other = smoothed(config, tree, seed, True)
-    np.testing.assert_array_equal(said(config, other, ids), said(config, tree, ids))
+    np.testing.assert_array_equal(outputs(config, other, ids), outputs(config, tree, ids))
 
 
 @given(any_config)
-def test_each_sublayer_has_the_places_that_it_can_have(config: Config):
-    """And all leaves named are there, each with the channels of the others."""
-    found, shapes = smoothing_sites(config), parameter_shapes(config)
+def test_each_sublayer_has_all_possible_sites(config: Config):
+    """Sites name existing leaves, each with the channels of the others."""
+    sites, shapes = smoothing_sites(config), parameter_shapes(config)
     stacks = config.stacks.values()
-    wanted = 0
+    expected = 0
     for layer in (layer for stack in stacks for layer in stack.layers):
         attentions = [a for a in (layer.attention, layer.cross) if a is not None]
-        wanted += sum(a.clip is None for a in attentions)
+        expected += sum(a.clip is None for a in attentions)
         norms = [part.pre for part in (*attentions, layer.mlp) if part.pre is not None]
         if layer.residual == "input":
-            wanted += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)
+            expected += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)
         match layer.mlp:
             case Gated():
-                wanted += 1
+                expected += 1
             case Plain():
-                wanted += layer.mlp.activation == "relu"
+                expected += layer.mlp.activation == "relu"
             case MoE():
-                wanted += layer.mlp.experts + (layer.mlp.shared is not None)
-    assert len(found) == wanted
-    for place in found:
+                expected += layer.mlp.experts + (layer.mlp.shared is not None)
+    assert len(sites) == expected
+    for place in sites:
         widths = {shapes[name][-1] * place.repeats for name in place.producers}
         assert widths == {shapes[name][0] for name in place.consumers}
     for leaf in ("producers", "consumers"):
-        named = [name for place in found for name in getattr(place, leaf)]
+        named = [name for place in sites for name in getattr(place, leaf)]
         assert len(named) == len(set(named)), f"a leaf is {leaf} twice"
 
 
 @given(any_config)
-def test_a_stream_is_read_where_its_norms_stand_after(config: Config):
-    """All that reads it is named once and can't be smoothed otherwise; a norm before has its place."""
-    found, shapes = post_norm_sites(config), parameter_shapes(config)
-    read = [name for place in found for name in place.consumers]
+def test_a_post_norm_stream_has_one_site_for_all_readers(config: Config):
+    """Every matrix that reads the stream is named once and has no other site; a norm before has its own."""
+    sites, shapes = post_norm_sites(config), parameter_shapes(config)
+    read = [name for place in sites for name in place.consumers]
     assert len(read) == len(set(read))
     assert not set(read) & {name for place in smoothing_sites(config) for name in place.consumers}
-    for place in found:
+    for place in sites:
         assert not place.producers
         assert len({shapes[name][0] for name in place.consumers}) == 1
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
-            own = [n for n in read if n.startswith(f"{name}.layers.{i}.")]
+            of_layer = [n for n in read if n.startswith(f"{name}.layers.{i}.")]
             norms = [part.after for part in (layer.attention, layer.mlp) if part.pre is None]
             after = len(norms) == 2 and None not in norms
-            wanted = {Gated: 5, Plain: 4, MoE: 0}[type(layer.mlp)]
-            assert len(own) == (wanted if after and not layer.parallel else 0)
+            expected = {Gated: 5, Plain: 4, MoE: 0}[type(layer.mlp)]
+            assert len(of_layer) == (expected if after and not layer.parallel else 0)
 
 
 def test_equation_4_by_hand():
@@ -127,7 +127,7 @@ def test_equation_4_by_hand():
 
 
 @given(seeds, st.floats(0, 1))
-def test_smoothing_leaves_both_sides_in_proportion(seed: int, alpha: float):
+def test_smoothing_balances_activations_and_weights(seed: int, alpha: float):
     """After it, channel j has max|X_j|^(1−α) · max|W_j|^(1−α) and W the α-th powers: 0.5 makes them equal."""
     x, w = np.exp(np.random.default_rng(seed).standard_normal((2, 9)) * 3)
     s = smoothing_factors(x, w, alpha=alpha)

@@ -10,7 +10,7 @@ import pytest
 import transformers
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
-from tfm.refimpl.config_readers.generation_keys import HARMLESS, KEYS
+from tfm.refimpl.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import read_config
@@ -34,10 +34,10 @@ def test_every_key_of_transformers_is_known():
 
 
 @pytest.mark.parametrize(
-    "key", sorted(key for key, allowed in HARMLESS.items() if isinstance(allowed, tuple))
+    "key", sorted(key for key, allowed in IGNORED_GENERATION_KEYS.items() if isinstance(allowed, tuple))
 )
 def test_harmless_at_its_value_only(key: str):
-    for value in HARMLESS[key]:
+    for value in IGNORED_GENERATION_KEYS[key]:
         assert read({key: value}) == Generation()
     with pytest.raises(ConfigError, match=f"g.json: {key} must be one of"):
         read({key: 0.75})
@@ -216,5 +216,5 @@ def test_a_config_json_may_hold_them_all():
     """Their values are another reader's; but with a model_type that we know, no key of theirs is unknown."""
     sizes = {"vocab_size": 50, "d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 8}
     plain = read_config({"model_type": "t5", **sizes})[0]
-    free = KEYS - set(HARMLESS)
+    free = KEYS - set(IGNORED_GENERATION_KEYS)
     assert read_config({"model_type": "t5", **sizes, **dict.fromkeys(free)})[0] == plain

@@ -197,7 +197,7 @@ MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
             {"word_embedding_dimension": WIDTH, "pooling_mode_cls_token": True},
             "just one of .* got .*cls_token', 'pooling_mode_mean_tokens'",
         ),
-        (POOL, {**MEAN, "pooling_mode": "mean"}, "absent where pooling_mode stands"),
+        (POOL, {**MEAN, "pooling_mode": "mean"}, "absent where pooling_mode is there"),
         (POOL, {**MEAN, "pooling_mode_median": True}, "'pooling_mode_median' isn't known"),
         (POOL, {**MEAN, "pooling_mode_cls_token": 1}, "must be of type bool"),
         ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "input_name must be one of"),

@@ -1,4 +1,4 @@
-"""What a Config may say, what it may not, and that JSON says the same."""
+"""Valid and invalid Configs, and their JSON form."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
 
 any_config = st.builds(
-    lambda config, kv: config.keeping(kv),
+    lambda config, kv: config.with_kv(kv),
     st.one_of(configs(), encoders(), pairs()),
     st.sampled_from(("float", "int8")),
 )
@@ -58,7 +58,7 @@ any_config = st.builds(
 
 @given(any_config)
 def test_json_and_back(config: Config):
-    """Through text, too: nothing is lost and nothing has another type."""
+    """Through text: nothing is lost and types stay."""
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
@@ -71,8 +71,8 @@ def test_every_leaf_has_a_name_of_its_own(config: Config):
     assert all(name == leaf for name, leaf in flatten(tree))
 
 
-def test_a_config_of_before_still_reads():
-    """Bundles were written without the fields that came later."""
+def test_an_older_config_is_still_read():
+    """JSON of older bundles lacks later fields."""
     later = {"positions", "first_norm", "cross", "token_types", "bias", "scale", "kv"}
 
     def old(value: Any) -> Any:
@@ -280,8 +280,8 @@ WRONG: list[tuple[Any, str]] = [
 ]
 
 
-def test_the_least_and_the_largest_numbers_compute():
-    """What the bounds let through ends in numbers, not in Python's errors."""
+def test_the_smallest_and_largest_numbers_compute():
+    """Numbers at the bounds give outputs, not Python errors."""
     for theta in (math.nextafter(1, 2), 2.0**126):
         for one in (2.0**-126, 2.0**126):
             yarn = Yarn(one, 8, one, one)
@@ -319,21 +319,21 @@ def test_json_refused(change: dict[str, Any], message: str):
 
 
 def test_an_activation_may_be_absent():
-    """A literal in a union with nothing: either is read, another name isn't."""
-    said = to_json(ENCODER)
-    said["head"]["dense"]["activation"] = None
-    head = from_json(said).head
+    """A literal or None: both are read, another name isn't."""
+    as_json = to_json(ENCODER)
+    as_json["head"]["dense"]["activation"] = None
+    head = from_json(as_json).head
     assert not isinstance(head, LM)
     assert head.dense is not None
     assert head.dense.activation is None
-    said["head"]["dense"]["activation"] = "step"
+    as_json["head"]["dense"]["activation"] = "step"
     with pytest.raises(ConfigError, match=r"config.head.dense.activation must be .*, got 'step'"):
-        from_json(said)
+        from_json(as_json)
 
 
 def test_ropes_of_both_stacks():
     rope, other = Rope(10.0, 8), Rope(20.0, 8)
-    made = attention(attention(PAIR, "encoder", position=other), "decoder", position=rope)
-    assert made.ropes == (other, rope)
+    model = attention(attention(PAIR, "encoder", position=other), "decoder", position=rope)
+    assert model.ropes == (other, rope)
     assert ENCODER.layers == ()
     assert LLAMA.layers == LLAMA.stack.layers

@@ -50,7 +50,7 @@ def assert_turned_alike(rope: Rope, frequencies: Any, magnitude: float) -> None:
 
 @settings(max_examples=40)
 @given(ropes(HEAD), ropes(HEAD), st.sampled_from(["gemma", "modernbert"]))
-def test_types_of_layers_have_their_own(full: dict, sliding: dict, family: str):
+def test_types_of_layers_have_their_own_ropes(full: dict, sliding: dict, family: str):
     sizes = {"hidden_size": 2 * HEAD, "num_attention_heads": 2, "num_hidden_layers": 6}
     sizes |= {"max_position_embeddings": CONTEXT}
     for one in (full, sliding):
@@ -62,8 +62,8 @@ def test_types_of_layers_have_their_own(full: dict, sliding: dict, family: str):
     else:
         config = transformers.ModernBertConfig(**sizes, rope_parameters=nested)
         module, reading = in_float64(ModernBertRotaryEmbedding, config), MODERNBERT
-    found = rope_keys.ropes(Keys({"rope_parameters": nested}, "x"), HEAD, CONTEXT, **reading)
-    for kind, rope in found.items():
+    ropes_read = rope_keys.ropes(Keys({"rope_parameters": nested}, "x"), HEAD, CONTEXT, **reading)
+    for kind, rope in ropes_read.items():
         magnitude = getattr(module, f"{kind}_attention_scaling")
         assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), magnitude)
 
@@ -76,26 +76,26 @@ OLD = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 )
 def test_gemmas_older_keys(keys: dict):
     config = transformers.Gemma3TextConfig(**copy.deepcopy(keys), head_dim=HEAD)
-    found = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **GEMMA)
+    ropes_read = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **GEMMA)
     module = in_float64(Gemma3RotaryEmbedding, config)
-    for kind, rope in found.items():
+    for kind, rope in ropes_read.items():
         assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), 1.0)
 
 
 @pytest.mark.parametrize("keys", [{}, OLD, {"global_rope_theta": 500.0}, {"local_rope_theta": 5.0, **OLD}])
 def test_modernberts_older_keys(keys: dict):
     config = transformers.ModernBertConfig(**copy.deepcopy(keys), hidden_size=2 * HEAD, num_attention_heads=2)
-    found = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **MODERNBERT)
+    ropes_read = rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **MODERNBERT)
     module = in_float64(ModernBertRotaryEmbedding, config)
-    for kind, rope in found.items():
+    for kind, rope in ropes_read.items():
         assert_turned_alike(rope, getattr(module, f"{kind}_inv_freq"), 1.0)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 0.7, 1.0])  # of 21: 5, 6, 10, 14 and 21 dims
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "llama3"])
-def test_a_part_of_a_head_is_turned(share: float, inside: bool, kind: str):
-    """An odd number of dims turns one more, as there; a whole odd head can't."""
+def test_partial_rotary_positions(share: float, inside: bool, kind: str):
+    """An odd number of dims rotates one more, as in transformers; an odd head can't be rotated whole."""
     size = 21 if share < 1 else 20
     inner: dict[str, Any] = {"rope_type": kind, "rope_theta": 300.0}
     inner |= {} if kind == "default" else {"factor": 4.0}
@@ -104,11 +104,11 @@ def test_a_part_of_a_head_is_turned(share: float, inside: bool, kind: str):
     inner |= {"partial_rotary_factor": share} if inside else {}
     keys = {"rope_parameters": inner} | ({} if inside else {"rotary_pct": share})
     names = ("rotary_emb_base", "rotary_pct")
-    found = rope_keys.rope(Keys(copy.deepcopy(keys), "x"), size, CONTEXT, partial=0.25, names=names)
+    ropes_read = rope_keys.rope(Keys(copy.deepcopy(keys), "x"), size, CONTEXT, partial=0.25, names=names)
     config = transformers.GPTNeoXConfig(hidden_size=2 * size, num_attention_heads=2, **keys)
     module = in_float64(GPTNeoXRotaryEmbedding, config)
-    assert found.dims == 2 * len(module.inv_freq)
-    assert_turned_alike(found, module.inv_freq, 1.0)
+    assert ropes_read.dims == 2 * len(module.inv_freq)
+    assert_turned_alike(ropes_read, module.inv_freq, 1.0)
 
 
 def test_the_familys_own_names_and_defaults():
@@ -119,8 +119,8 @@ def test_the_familys_own_names_and_defaults():
     keys.finish({})
 
 
-def test_the_context_is_where_the_original_ends():
-    """Beyond it transformers' LongRoPE turns the same tokens by its other divisors."""
+def test_the_context_ends_at_the_original_one():
+    """Beyond it transformers' LongRoPE rotates the same tokens by its other divisors."""
     long = LongRope((1.0,) * 8, (2.0,) * 8, 16)
     assert rope_keys.exact_context(64, Rope(1e4, 16, scaling=long), Rope(1e4, 16)) == 16
     assert rope_keys.exact_context(8, Rope(1e4, 16, scaling=long)) == 8
@@ -135,12 +135,12 @@ def test_of_two_trained_contexts_the_outer_counts(outer: int | None, inner: int 
     stated |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
     stated |= {} if inner is None else {"original_max_position_embeddings": inner}
     keys: dict[str, Any] = {} if outer is None else {"original_max_position_embeddings": outer}
-    found = rope_keys.rope(Keys({**keys, "rope_parameters": dict(stated)}, "x"), HEAD, CONTEXT)
+    ropes_read = rope_keys.rope(Keys({**keys, "rope_parameters": dict(stated)}, "x"), HEAD, CONTEXT)
     config = transformers.LlamaConfig(
         head_dim=HEAD, max_position_embeddings=CONTEXT, rope_parameters=stated, **keys
     )
     module = in_float64(transformers.models.llama.modeling_llama.LlamaRotaryEmbedding, config)
-    assert_turned_alike(found, module.inv_freq, module.attention_scaling)
+    assert_turned_alike(ropes_read, module.inv_freq, module.attention_scaling)
 
 
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
@@ -183,7 +183,7 @@ def test_refused(keys: dict, message: str):
         rope_keys.rope(Keys(keys, "x"), HEAD, CONTEXT)
 
 
-def test_refused_where_a_part_is_turned():
+def test_refused_with_partial_rotary_positions():
     for share, message in ((0.0, "greater than 0"), (1.5, "above 0 and at most 1, got 1.5")):
         keys = Keys({"rope_parameters": {"partial_rotary_factor": share}}, "x")
         with pytest.raises(ConfigError, match=f"partial_rotary_factor must be {message}"):

@@ -1,4 +1,4 @@
-"""The weights that a model's layers use, against transformers' own and against what the layers compute."""
+"""Attention maps against transformers' weights, and against those that the layers compute."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ MODELS["parallel"] = dataclasses.replace(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_are_those_that_the_layers_use(monkeypatch, name):
-    """What `attend` computes inside an ordinary run of the same model."""
+    """The weights that `attend` computes inside an ordinary run of the same model."""
     config = MODELS[name]
     leaves = tiny_models.weights(config, dtype=np.float64)
     got = list(attention_maps(config, leaves, TOKENS))
     used = []
     plain = attention.attention_weights
 
-    def noted(*given, **settings):
-        used.append(plain(*given, **settings))
+    def noted(*args, **settings):
+        used.append(plain(*args, **settings))
         return used[-1]
 
     monkeypatch.setattr(attention, "attention_weights", noted)

@@ -155,7 +155,7 @@ LLAMA3 = {
         ({"rope_scaling": {"type": "linear", "rope_type": "llama3", **LLAMA3}}, "the same as rope_type"),
         ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
         ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta must be the same"),
-        ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "where both stand"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"type": "linear"}}, "both are there"),
         ({"hidden_act": "laplace"}, "hidden_act must be one of"),
         ({"hidden_size": 65}, "hidden_size must be a multiple"),
         ({"hidden_size": "64"}, "hidden_size must be of type int"),
@@ -325,7 +325,7 @@ def test_whole_numbers_are_no_weights(tmp_path):
     tensors = {name: t.contiguous() for name, t in model.state_dict().items()}
     tensors["embeddings.LayerNorm.bias"] = torch.arange(64)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"'embeddings.LayerNorm.bias' must be of a type with decimals"):
+    with pytest.raises(CheckpointError, match=r"'embeddings.LayerNorm.bias' must be of a float type"):
         open_checkpoint(tmp_path)
 
 

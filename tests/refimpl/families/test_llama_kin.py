@@ -115,11 +115,11 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
         ("qwen2", {"use_mrope": True}, "use_mrope must be false"),
         ("qwen2", {"layer_types": ["full_attention"]}, "layer_types must be a list of 4, each one of"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 4}, "layer_types must be a list of 4, each one of"),
-        ("qwen3", {"layer_types": ["sliding_attention"] * 4}, "use_sliding_window must be true where layers"),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 4}, "use_sliding_window must be true"),
         (
             "qwen3",
             {"layer_types": ["sliding_attention"] * 4, "use_sliding_window": True, "sliding_window": None},
-            "sliding_window must be at least 1 where layers slide",
+            "sliding_window must be at least 1 where a layer has a window",
         ),
         ("qwen3", {"mlp_bias": True}, "'mlp_bias' isn't known"),
         ("phi3", {"attention_bias": True}, "attention_bias must be false"),
@@ -141,7 +141,7 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
         (
             "smollm3",
             {"layer_types": ["sliding_attention"] * 4, "sliding_window": 8},
-            "use_sliding_window must be true where layers slide",
+            "use_sliding_window must be true where a layer has a window",
         ),
         ("granite", {"residual_multiplier": 0.0}, "residual_multiplier must be greater than 0"),
         ("granite", {"logits_scaling": -1}, "logits_scaling must be greater than 0"),

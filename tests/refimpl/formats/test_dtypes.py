@@ -79,7 +79,7 @@ def test_float32_is_a_view_unless_it_stands_askew():
 
 
 def test_integers_are_no_weights():
-    with pytest.raises(CheckpointError, match="type with decimals, got I64"):
+    with pytest.raises(CheckpointError, match="of a float type, got I64"):
         widen(np.zeros(8, np.uint8), "I64", (1,))
 
 

@@ -20,6 +20,6 @@ def test_float32_rounding_counts():
     def run(change):
         return change(np.zeros(1, np.float32)) * 0 + 1 + change(np.full(1, ulp / 2, np.float32))
 
-    (found,) = budgets(run).values()
+    (budget,) = budgets(run).values()
     smallest = ulp / 2 * 2.0**-23  # how far neighbours of 2⁻²⁴ are
-    assert 4 * (ulp / 2 + ulp) <= found <= 4 * (ulp / 2 + ulp * (1 + ulp)) + 8 * smallest
+    assert 4 * (ulp / 2 + ulp) <= budget <= 4 * (ulp / 2 + ulp * (1 + ulp)) + 8 * smallest

@@ -30,7 +30,7 @@ def tokens(seed: int, config: Config, *shape: int) -> np.ndarray:
 
 
 def unplaced(config: Config) -> Encoder:
-    """The encoder without anything that tells of an order."""
+    """The encoder without anything that depends on order."""
     assert not isinstance(config.head, LM)
     stack = config.stacks["encoder"]
     layers = tuple(
@@ -42,59 +42,59 @@ def unplaced(config: Config) -> Encoder:
 
 
 @given(encoders(), seeds, st.permutations(range(3)))
-def test_without_positions_a_text_is_a_bag(config: Config, seed: int, order: list[int]):
-    """Man eats shark, shark eats man: each word's vector is the same, wherever the word stands."""
+def test_without_positions_the_order_does_not_matter(config: Config, seed: int, order: list[int]):
+    """Each word's vector is the same, wherever the word is."""
     numpy = engine(unplaced(config))
     ids = tokens(seed, config, 2, 3)
     equal(numpy.encode(ids[:, order]), numpy.encode(ids)[:, order], MODEL)
 
 
 def test_with_positions_the_order_counts():
-    """Of each kind: the same words in another order have other vectors. (Read backwards, ALiBi's don't.)"""
+    """For each kind the same words in another order have other vectors (in reverse order, ALiBi's don't)."""
     base = tiny_models.encoder(positions=None)
     layer = base.stack.layers[0]
     for position, stack in tiny_models.positions(layer.attention.head_size):
         attention = replace(layer.attention, position=position)
-        made = replace(base.stack, layers=(replace(layer, attention=attention),), positions=stack)
-        numpy = engine(replace(base, stack=made))
+        placed_stack = replace(base.stack, layers=(replace(layer, attention=attention),), positions=stack)
+        numpy = engine(replace(base, stack=placed_stack))
         one, other = numpy.encode(np.array([[1, 2, 3]])), numpy.encode(np.array([[2, 1, 3]]))
         assert np.abs(one - other[:, [1, 0, 2]]).max() > 1e-3, f"{position} {stack} don't tell an order"
 
 
 @given(encoders(), seeds, st.lists(st.integers(1, 5), min_size=2, max_size=3))
-def test_padding_and_neighbours_change_nothing(config: Config, seed: int, lengths: list[int]):
-    """A row of a batch, padded on the right, is the row alone: its vectors, and what the head says."""
+def test_padding_and_other_rows_change_nothing(config: Config, seed: int, lengths: list[int]):
+    """A row of a batch, padded on the right, equals the row alone: its vectors, and the head's output."""
     numpy, ids = engine(config), tokens(seed, config, len(lengths), max(lengths))
     types = None
     if config.embedding.token_types is not None:
         types = np.random.default_rng(seed).integers(0, config.embedding.token_types, ids.shape)
-    states, said = (f(ids, np.array(lengths), types) for f in (numpy.encode, numpy.predict))
+    states, predictions = (f(ids, np.array(lengths), types) for f in (numpy.encode, numpy.predict))
     for row, n in enumerate(lengths):
         alone = ids[row : row + 1, :n], None, None if types is None else types[row : row + 1, :n]
         equal(states[row, :n], numpy.encode(*alone)[0], MODEL)
         whole_text = isinstance(config.head, Classify | Pool)
-        equal(said[row] if whole_text else said[row, :n], numpy.predict(*alone)[0], MODEL)
+        equal(predictions[row] if whole_text else predictions[row, :n], numpy.predict(*alone)[0], MODEL)
 
 
 @given(pairs(), seeds, st.lists(st.integers(1, 3), min_size=1, max_size=3))
 def test_any_split_of_the_tokens_is_one_pass(config: Config, seed: int, chunks: list[int]):
-    """Of a decoder that reads an encoder: whole = chunks = one by one."""
+    """In a decoder that reads an encoder: one step, chunks, and single tokens agree."""
     numpy, total = engine(config), sum(chunks)
     source, ids = tokens(seed, config, 2, 4), tokens(seed + 1, config, 2, total)
     every = np.broadcast_to(np.arange(total), (2, total))
-    wanted, _ = numpy.step(ids, numpy.start(2, source, np.array([4, 2])), at=every)
+    expected, _ = numpy.step(ids, numpy.start(2, source, np.array([4, 2])), at=every)
     for sizes in (chunks, [1] * total):
-        cache, at, found = numpy.start(2, source, np.array([4, 2])), 0, []
+        cache, at, results = numpy.start(2, source, np.array([4, 2])), 0, []
         for size in sizes:
             logits, cache = numpy.step(ids[:, at : at + size], cache, at=every[:, :size])
-            found.append(logits)
+            results.append(logits)
             at += size
-        equal(np.concatenate(found, 1), wanted, MODEL)
+        equal(np.concatenate(results, 1), expected, MODEL)
 
 
 @given(pairs(), seeds, st.lists(st.integers(0, 2), min_size=1, max_size=4))
-def test_a_row_brings_its_source_along(config: Config, seed: int, rows: list[int]):
-    """Selected, cut back, or alone: each row goes on reading its own text, padding unseen."""
+def test_rows_keep_their_encoder_text(config: Config, seed: int, rows: list[int]):
+    """Selected, truncated, or alone: each row goes on reading its own text, without padding."""
     numpy, lengths = engine(config), np.array([3, 1, 2])
     source, ids, more = (tokens(seed + i, config, 3, n) for i, n in enumerate((3, 4, 2)))
     every = np.broadcast_to(np.arange(2), (len(rows), 2))
@@ -114,7 +114,7 @@ def norm(x: np.ndarray, tree: dict) -> np.ndarray:
 
 
 def test_an_encoder_is_its_formula():
-    """One post-norm layer written out: where sums, norms, positions and types stand."""
+    """One post-norm layer written out, with its sums, norms, positions and token types."""
     config = tiny_models.encoder(layers=1, heads=1, head_size=16, width=16, vocabulary=11)
     numpy = engine(config)
     tree = numpy.params
@@ -148,7 +148,7 @@ def test_float32_stays_float32():
             assert numpy.predict(np.array([[1, 2]])).dtype == np.float32, f"{head}"
 
 
-def test_what_has_no_steps_and_what_has_nothing_to_read():
+def test_wrong_models_for_step_and_start():
     ids = np.array([[1, 2]])
     encoder, decoder = engine(tiny_models.encoder()), engine(tiny_models.llama())
     both = engine(tiny_models.encoder_decoder())
@@ -185,7 +185,7 @@ def test_encode_refuses(ids: list, lengths: list | None, types: list | None, mes
         numpy.encode(np.array(ids), lengths and np.array(lengths), types and np.array(types))
 
 
-def test_a_table_of_no_types():
+def test_without_token_types():
     with pytest.raises(LimitError, match=r"types must be .* numbers from 0 to -1"):
         engine(replace(tiny_models.encoder(), embedding=tiny_models.Embedding(97, 48))).encode(
             np.array([[1]]), None, np.array([[0]])
@@ -205,11 +205,14 @@ def test_learned_positions_end_where_padding_may_stand():
 
 
 def test_heads_without_weights_of_their_own():
-    """Pool may have no leaf at all, MaskedLM just the shared table."""
+    """Pool may have no leaf at all, MaskedLM only the shared table."""
     for head in (Pool("first"), MaskedLM(tied=True, bias=False)):
         config = replace(tiny_models.encoder(), head=head)
         numpy = engine(config)
         assert "head" not in numpy.params
-        said = numpy.predict(np.array([[1, 2]]))
-        wanted = numpy.encode(np.array([[1, 2]]))
-        equal(said, wanted[:, 0] if isinstance(head, Pool) else wanted @ numpy.params["embedding"]["table"].T)
+        outputs = numpy.predict(np.array([[1, 2]]))
+        expected = numpy.encode(np.array([[1, 2]]))
+        equal(
+            outputs,
+            expected[:, 0] if isinstance(head, Pool) else expected @ numpy.params["embedding"]["table"].T,
+        )

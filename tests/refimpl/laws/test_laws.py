@@ -1,4 +1,4 @@
-"""The specification keeps its laws; and the kit that holds others to them finds planted bugs."""
+"""The specification keeps its laws, and the kit finds planted bugs in other kernels."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def test_a_name_is_enough():
 @pytest.mark.parametrize(("name", "law"), REGISTERED, ids=lambda a: a.replace(" ", "_"))
 def test_the_specification_keeps_its_laws(name: str, law: str, dtype: Any):
     """In float64 to rounding, in float32 within the budget that other kernels are given."""
-    held = laws.check(name, SPEC[name], dtype=dtype, quantized=True, only=law)
-    assert held == (law,)
+    applied = laws.check(name, SPEC[name], dtype=dtype, quantized=True, only=law)
+    assert applied == (law,)
 
 
 def example() -> dict[str, Any]:
-    """What the example in the documentation of the kit defines."""
+    """The names that the example in the kit's documentation defines."""
     text = inspect.getdoc(laws)
     assert text is not None
     blocks = [b for b in text.split("\n\n") if b.startswith("    ")]
     code = "\n\n".join(b for b in blocks if b.lstrip().startswith(("from", "def causal_mask", "def test")))
-    found: dict[str, Any] = {}
-    exec(textwrap.dedent(code), found)
-    return found
+    results: dict[str, Any] = {}
+    exec(textwrap.dedent(code), results)
+    return results
 
 
 def test_the_example_finds_its_bug():
     """A window that is one key too wide: the smallest counterexample, with law and inputs."""
-    with pytest.raises(laws.LawBroken) as found:
+    with pytest.raises(laws.LawBroken) as error:
         example()["test_causal_mask"]()
-    assert 'causal_mask breaks the law "equals the specification"' in str(found.value)
-    assert "window: 1" in str(found.value)
-    assert "int64[1, " in str(found.value)
+    assert 'causal_mask breaks the law "equals the specification"' in str(error.value)
+    assert "window: 1" in str(error.value)
+    assert "int64[1, " in str(error.value)
 
 
 def overflowing(scores: Any, mask: Any = None) -> Any:
@@ -68,25 +68,25 @@ def test_a_message_has_law_inputs_and_budget():
     def off(scores: Any, mask: Any = None) -> Any:
         return SPEC["softmax"](scores, mask) + np.float32(0.5)
 
-    with pytest.raises(laws.LawBroken) as found:
+    with pytest.raises(laws.LawBroken) as error:
         laws.check("softmax", off, mask=None)
-    first, *rest = str(found.value).splitlines()
+    first, *lines = str(error.value).splitlines()
     assert first.startswith(
         'softmax breaks the law "equals the specification": softmax out: off by 0.5, budget '
     )
     assert 0 < float(first.rsplit(" ", 1)[1]) < 1e-5
-    assert any(line.strip().startswith("scores: float32[1, 1, 1] = [[[") for line in rest)
+    assert any(line.strip().startswith("scores: float32[1, 1, 1] = [[[") for line in lines)
 
 
 def test_what_a_kernel_does_not_take_stays_at_its_default():
     def few(q: Any, k: Any, v: Any, *, scale: Any = None) -> Any:
         return SPEC["attend"](q, k, v, scale=scale)
 
-    held = laws.check("attend", few, examples=5)
-    assert EQUALS in held
-    assert "keys are a set" in held
-    assert "a forbidden key is as if absent" not in held
-    assert set(held) == set(laws.names()["attend"]) - {"a forbidden key is as if absent"}
+    applied = laws.check("attend", few, examples=5)
+    assert EQUALS in applied
+    assert "keys are a set" in applied
+    assert "a forbidden key is as if absent" not in applied
+    assert set(applied) == set(laws.names()["attend"]) - {"a forbidden key is as if absent"}
 
 
 def test_settings_arrays_and_sizes_can_be_fixed():
@@ -102,7 +102,7 @@ def test_settings_arrays_and_sizes_can_be_fixed():
 
 
 def test_fields_of_structures_and_settings_can_be_fixed():
-    """What a kernel can't do is named by the field, and plain tuples are good enough for its results."""
+    """Limits of a kernel are named by the field, and its results may be plain tuples."""
     seen = []
 
     def spy(x: Any, cache: Any, past: Any, weights: Any, rotary: Any = None, *, settings: Any) -> Any:
@@ -112,8 +112,8 @@ def test_fields_of_structures_and_settings_can_be_fixed():
         return y, (new.keys, new.values)
 
     fixed = {"softcap": None, "window": 3, "k_scale": None, "q_norm": None, "bq": True, "J": 32, "U": 0}
-    held = laws.check("attention", spy, examples=10, **fixed)
-    assert held == laws.names()["attention"]
+    applied = laws.check("attention", spy, examples=10, **fixed)
+    assert applied == laws.names()["attention"]
     assert set(seen) == {(64, None, 3, None, True)}
     with pytest.raises(TypeError, match="attention has no 'k_norn' to fix"):
         laws.check("attention", spy, k_norn=None)
@@ -143,12 +143,12 @@ def test_wrong_uses_are_errors():
 
 
 def changed(name: str, **arrays: Any) -> Any:
-    """The specified function with something done to arrays first: a kernel that is wrong in a known way."""
+    """The specified function with changed arrays: a kernel with a known bug."""
 
-    def kernel(*given: Any, **settings: Any) -> Any:
+    def kernel(*args: Any, **settings: Any) -> Any:
         names = list(inspect.signature(SPEC[name]).parameters)
         return SPEC[name](
-            *(arrays.get(n, lambda a: a)(a) for n, a in zip(names, given, strict=False)), **settings
+            *(arrays.get(n, lambda a: a)(a) for n, a in zip(names, args, strict=False)), **settings
         )
 
     return kernel
@@ -175,20 +175,20 @@ BROKEN = {
     ("gated_mlp", "the gate multiplies the hidden units"): changed(
         "gated_mlp", weights=lambda w: w | {"gate": w["up"], "up": w["gate"]}
     ),
-    ("layer_norm", "the mean is taken off"): lambda x, weight, bias=None, *, eps: SPEC["rms_norm"](
+    ("layer_norm", "the mean is subtracted"): lambda x, weight, bias=None, *, eps: SPEC["rms_norm"](
         x, weight, eps=eps
     ),
     ("rms_norm", "the mean square is one"): lambda x, weight, *, eps: SPEC["rms_norm"](
         x, weight, eps=2 * eps
     ),
     ("rotate", "scores depend on distance only"): changed("rotate", sin=np.negative, cos=abs),
-    ("rotate", "a token is itself beside any neighbour"): changed("rotate", cos=lambda c: c[:, ::-1]),
+    ("rotate", "tokens do not depend on each other"): changed("rotate", cos=lambda c: c[:, ::-1]),
     ("append", "only its rows are written"): changed("append", start=lambda s: s * 0),
     ("linear", "a unit vector reads a row of the weight"): changed("linear", weight=lambda w: w[:, ::-1]),
     ("quantize_activations", "the largest of each block is 127"): lambda x, *, block: SPEC[
         "quantize_activations"
     ](x, block=block + 1),
-    ("static_quantize", "codes come back"): changed("static_quantize", zero=lambda z: z + 1),
+    ("static_quantize", "codes quantize to themselves"): changed("static_quantize", zero=lambda z: z + 1),
     ("lstm", "any split of the tokens is one pass"): changed(
         "lstm", c0=lambda c: None if c is None else c * 0
     ),

@@ -38,62 +38,64 @@ def every(batch: int, time: int) -> np.ndarray:
     return np.broadcast_to(np.arange(time), (batch, time))
 
 
-def whole(numpy: NumpyEngine, ids: np.ndarray) -> np.ndarray:
+def logits_at_once(numpy: NumpyEngine, ids: np.ndarray) -> np.ndarray:
     """Logits of all positions in one pass."""
     return numpy.step(ids, numpy.start(len(ids)), at=every(*ids.shape))[0]
 
 
 @given(configs(), seeds, st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_any_split_of_the_tokens_is_one_pass(config: Config, seed: int, chunks: list[int]):
-    """Whole = chunks = one by one, for every position scheme and mask."""
+    """One pass, chunks, and single tokens agree, for every position scheme and mask."""
     numpy = engine(config)
     ids = tokens(seed, config, 2, sum(chunks))
-    wanted = whole(numpy, ids)
+    expected = logits_at_once(numpy, ids)
     for sizes in (chunks, [1] * sum(chunks)):
-        cache, at, found = numpy.start(2), 0, []
+        cache, at, results = numpy.start(2), 0, []
         for size in sizes:
             logits, cache = numpy.step(ids[:, at : at + size], cache, at=every(2, size))
-            found.append(logits)
+            results.append(logits)
             at += size
-        equal(np.concatenate(found, 1), wanted, MODEL)
+        equal(np.concatenate(results, 1), expected, MODEL)
         assert cache.lengths.tolist() == [at, at]
 
 
 @given(configs(), seeds, st.lists(st.integers(1, 5), min_size=2, max_size=3))
-def test_padding_and_neighbours_change_nothing(config: Config, seed: int, lengths: list[int]):
-    """A row of a batch, padded on the right, is the row alone; and so is what follows it."""
+def test_padding_and_other_rows_change_nothing(config: Config, seed: int, lengths: list[int]):
+    """A row of a batch, padded on the right, equals the row alone, also in later steps."""
     numpy, time = engine(config), max(lengths)
     ids, more = tokens(seed, config, len(lengths), time), tokens(seed + 1, config, len(lengths), 2)
     first, cache = numpy.step(ids, numpy.start(len(lengths)), np.array(lengths))
     second, cache = numpy.step(more, cache, at=every(len(lengths), 2))
     assert cache.lengths.tolist() == [n + 2 for n in lengths]
     for row, n in enumerate(lengths):
-        alone = whole(numpy, np.concatenate([ids[row, :n], more[row]])[None])[0]
+        alone = logits_at_once(numpy, np.concatenate([ids[row, :n], more[row]])[None])[0]
         equal(first[row, 0], alone[n - 1], MODEL)
         equal(second[row], alone[n:], MODEL)
 
 
 @given(configs(), seeds, st.integers(1, 5), st.integers(0, 5))
-def test_a_cut_cache_is_a_shorter_one(config: Config, seed: int, time: int, cut: int):
+def test_a_truncated_cache_equals_a_shorter_one(config: Config, seed: int, time: int, cut: int):
     numpy, cut = engine(config), min(cut, time)
     ids, more = tokens(seed, config, 2, time), tokens(seed + 1, config, 2, 3)
     _, cache = numpy.step(ids, numpy.start(2))
     cache = cache.truncate(np.array([cut, time]))
     logits, _ = numpy.step(more, cache, at=every(2, 3))
     for row, n in enumerate((cut, time)):
-        equal(logits[row], whole(numpy, np.concatenate([ids[row, :n], more[row]])[None])[0, n:], MODEL)
+        equal(
+            logits[row], logits_at_once(numpy, np.concatenate([ids[row, :n], more[row]])[None])[0, n:], MODEL
+        )
 
 
 @given(configs(), seeds, st.lists(st.integers(0, 2), min_size=1, max_size=4))
-def test_selected_rows_go_on_as_they_were(config: Config, seed: int, rows: list[int]):
+def test_selected_rows_continue_unchanged(config: Config, seed: int, rows: list[int]):
     numpy = engine(config)
     ids, more = tokens(seed, config, 3, 4), tokens(seed + 1, config, 3, 1)
     _, cache = numpy.step(ids, numpy.start(3), np.array([4, 2, 3]))
-    wanted, _ = numpy.step(more, cache)
+    expected, _ = numpy.step(more, cache)
     _, cache = numpy.step(ids, numpy.start(3), np.array([4, 2, 3]))
     cache = cache.select(np.array(rows))
     got, cache = numpy.step(more[rows], cache)
-    equal(got, wanted[rows], MODEL)
+    equal(got, expected[rows], MODEL)
     assert cache.lengths.tolist() == [[5, 3, 4][r] for r in rows]
 
 
@@ -103,7 +105,7 @@ def test_the_future_is_not_seen(config: Config, seed: int):
     numpy, ids = engine(config), tokens(seed, config, 1, 6)
     other = ids.copy()
     other[:, 3:] = tokens(seed + 1, config, 1, 3)
-    equal(whole(numpy, other)[:, :3], whole(numpy, ids)[:, :3], MODEL)
+    equal(logits_at_once(numpy, other)[:, :3], logits_at_once(numpy, ids)[:, :3], MODEL)
 
 
 def test_a_model_is_its_formula():
@@ -128,7 +130,7 @@ def test_a_model_is_its_formula():
     gate = h @ leaf[at + "mlp.gate"]
     x = x + (gate / (1 + np.exp(-gate)) * (h @ leaf[at + "mlp.up"])) @ leaf[at + "mlp.down"]
     logits = rms(x, leaf["decoder.norm.weight"]) @ table.T
-    equal(whole(NumpyEngine(config, tree), ids)[0], logits)
+    equal(logits_at_once(NumpyEngine(config, tree), ids)[0], logits)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -166,7 +168,7 @@ def test_float32_stays_float32():
 
 
 def test_an_unknown_activation_gives_nothing():
-    """The Literal is closed: from_json refuses other names, so the match needs no other case."""
+    """from_json refuses names outside the Literal, so the match needs no other case."""
     assert activation(np.zeros((1, 1, 1)), kind="selu") is None  # pyright: ignore[reportArgumentType]
 
 
@@ -241,11 +243,11 @@ def test_select_refuses(rows: list):
 
 
 def test_unused_at_position_costs_no_logits():
-    """`at` picks positions, in any order and again."""
+    """`at` picks positions, in any order and repeatedly."""
     config = tiny_models.llama()
     numpy = engine(config)
     ids = tokens(0, config, 1, 5)
-    every_one = whole(numpy, ids)
+    every_one = logits_at_once(numpy, ids)
     got, _ = numpy.step(ids, numpy.start(1), at=np.array([[4, 0, 4]]))
     equal(got, every_one[:, [4, 0, 4]])
     none, _ = numpy.step(ids, numpy.start(1), at=np.zeros((1, 0)))
@@ -253,7 +255,7 @@ def test_unused_at_position_costs_no_logits():
 
 
 def test_model_keeps_its_cache_argument():
-    """The spec copies: what was passed in is as it was."""
+    """The specification copies its cache: the argument stays as it was."""
     config = tiny_models.llama(layers=1)
     tree = tiny_models.weights(config)
     cache = [KVCache(np.zeros((1, 2, 3, 16), np.float32), np.zeros((1, 2, 3, 16), np.float32))]

@@ -1,4 +1,4 @@
-"""Small values by hand, where a law wouldn't say which of two conventions is meant."""
+"""Small values by hand, where a law doesn't decide between two conventions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_rounding_by_channel_by_hand():
 
 
 def test_a_cache_of_8_bits_by_hand():
-    """Keys are rounded after their rotation, and a token sees itself as later ones will."""
+    """Keys are rounded after their rotation, and a token sees its own rounded key and value."""
     q, k, v = (np.array(a).reshape(1, 1, 1, 2) for a in ([1.0, 0.0], [0.0, 0.7], [0.6, 300.0]))
     empty, here = np.zeros((1, 1, 1, 2)), np.zeros(1, np.int64)
     cos, sin = np.array([[0.0]]), np.array([[1.0]])
@@ -81,7 +81,7 @@ def test_zeros_give_zero_codes():
 
 
 def test_a_head_of_zeros_has_scale_0_and_codes_0():
-    """Without a division of 0 by 0 on the way."""
+    """Nothing is divided 0 by 0."""
     new = np.array([[[[0.0, 0.0]], [[-2.0, 1.0]]]])
     with np.errstate(all="raise"):
         cache = HeadQuantized(np.ones((1, 1, 2, 2), np.int8), np.ones((1, 1, 2, 1)))

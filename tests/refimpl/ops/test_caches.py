@@ -1,4 +1,4 @@
-"""What the owner of a cache does with any kind of it: choose rows, make room, truncate, count bytes."""
+"""Operations on any kind of cache: select rows, grow, truncate, count bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfm.refimpl.ops.window_cache import WindowCache
 SETTINGS = Attention(2, 2, 4)
 
 
-def whole() -> LayerCache:
+def full_cache() -> LayerCache:
     keys = np.arange(3 * 2 * 5 * 4.0).reshape(3, 2, 5, 4)
     return KVCache(keys, -keys)
 
@@ -24,7 +24,7 @@ def ring() -> LayerCache:
     return WindowCache(keys, -keys, sinks=1)
 
 
-@pytest.mark.parametrize("make", [whole, ring])
+@pytest.mark.parametrize("make", [full_cache, ring])
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
@@ -32,14 +32,14 @@ def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
         assert (got == before[rows]).all()
 
 
-@pytest.mark.parametrize("make", [whole, ring])
+@pytest.mark.parametrize("make", [full_cache, ring])
 def test_bytes_are_those_of_the_arrays(make: Callable[[], LayerCache]):
     assert make().nbytes == 2 * 3 * 2 * 5 * 4 * 8
     assert make().select(np.array([0])).nbytes == 2 * 2 * 5 * 4 * 8
 
 
-def test_a_whole_cache_has_the_places_that_are_asked_for():
-    cache = whole()
+def test_a_full_cache_grows_to_the_requested_capacity():
+    cache = full_cache()
     larger, smaller = cache.grow(7), cache.grow(2)
     assert larger.keys.shape == (3, 2, 7, 4)
     assert (larger.values[:, :, :5] == cache.values).all()
@@ -53,8 +53,8 @@ def test_a_ring_has_room_for_any_text():
 
 
 def test_how_far_rows_can_be_truncated():
-    """A whole cache to nothing; a ring as far as its slack goes, once its slots were used again."""
+    """A full cache to nothing; a ring by its slack, once its slots were used again."""
     written = np.array([0, 5, 6, 9])
-    assert whole().floor(written, settings=SETTINGS).tolist() == [0, 0, 0, 0]
+    assert full_cache().floor(written, settings=SETTINGS).tolist() == [0, 0, 0, 0]
     window = replace(SETTINGS, mask=Window(3))  # of five slots one is a sink's and one is slack
     assert ring().floor(written, settings=window).tolist() == [0, 0, 4, 7]

@@ -91,12 +91,12 @@ def test_attend_is_torchs(seed: int, r: int, tq: int, s: int, masked: bool):
     q, k, v = normal(seed, 2, tq, 2 * r, 4), normal(seed, 2, s, 2, 4), normal(seed, 2, s, 2, 3)
     mask = np.random.default_rng(seed).random((2, tq, s)) < 0.7
     mask[:, :, 0] = True
-    wanted = functional.scaled_dot_product_attention(
+    expected = functional.scaled_dot_product_attention(
         *(t(a).transpose(1, 2) for a in (q, k, v)),
         attn_mask=t(mask)[:, None] if masked else None,
         enable_gqa=True,
     )
-    equal(attention.attend(q, k, v, mask if masked else None), wanted.transpose(1, 2))
+    equal(attention.attend(q, k, v, mask if masked else None), expected.transpose(1, 2))
 
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -143,5 +143,5 @@ def test_rotary_is_transformers(kind: str):
 def test_interleaved_rotary_is_gptjs(seed: int, j: int):
     x, angles = normal(seed, 1, 3, 2, 2 * j), normal(seed, 1, 3, j)
     cos, sin = np.cos(angles), np.sin(angles)
-    wanted = interleaved_rotary(t(x), t(sin), t(cos))
-    equal(position.rotate(x, cos, sin, interleaved=True), wanted)
+    expected = interleaved_rotary(t(x), t(sin), t(cos))
+    equal(position.rotate(x, cos, sin, interleaved=True), expected)

@@ -38,9 +38,9 @@ def test_adaptive_softmax_is_torchs(seed: int, cutoffs: list[int], biased: bool,
         full, best = theirs.log_prob(rows), theirs.predict(rows)
         forward = theirs(rows, torch.from_numpy(targets).flatten())
     equal(adaptive_log_probs(x, head, tails, bias), full.unflatten(0, (3, 5)))
-    found = adaptive_target_log_probs(x, targets, head, tails, bias)
-    equal(found, forward.output.unflatten(0, (3, 5)))
-    equal(-found.mean(), forward.loss)
+    log_probs = adaptive_target_log_probs(x, targets, head, tails, bias)
+    equal(log_probs, forward.output.unflatten(0, (3, 5)))
+    equal(-log_probs.mean(), forward.loss)
     assert (adaptive_predict(x, head, tails, bias).flatten() == best.numpy()).all()
 
 

@@ -63,11 +63,11 @@ def test_flash_is_torchs_kernel(seed: int, length: int, causal: bool, tile: int)
     got = flash_attend(q, k, v, tile=tile, causal=causal)
     equal(got[0], out.transpose(1, 2))
     equal(got[1], lse.reshape(got[1].shape) if lse.shape == got[1].shape else lse.transpose(1, 2))
-    wanted = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    expected = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         heads[3], *heads[:3], out, lse, 0.0, causal
     )
     gradients = flash_backward(Saved(q, k, v, *got), grad, tile=tile, causal=causal)
-    for mine, theirs in zip(gradients, wanted, strict=True):
+    for mine, theirs in zip(gradients, expected, strict=True):
         equal(mine, theirs.transpose(1, 2))
 
 
@@ -131,8 +131,8 @@ def test_bigbird_is_flex_attention():
     layout = bigbird_layout(np.arange(6), np.arange(6), chosen, reach=1, first=1)
     q, k, v = drawn(0, 2, 24, 6, 2)
     blocks = [a.reshape(2, 6, 4, *a.shape[2:]) for a in (q, k, v)]
-    wanted = flex(q, k, v, lambda i, j: t(layout)[i // 4, j // 4])
-    equal(sparse_attend(*blocks, BlockPairs(*block_pairs(layout))).reshape(q.shape), wanted)
+    expected = flex(q, k, v, lambda i, j: t(layout)[i // 4, j // 4])
+    equal(sparse_attend(*blocks, BlockPairs(*block_pairs(layout))).reshape(q.shape), expected)
 
 
 def test_sparse_is_longformer():
@@ -148,7 +148,7 @@ def test_sparse_is_longformer():
     is_global[0, [0, 13]] = True
     flags = t(is_global)
     with torch.no_grad():
-        wanted = theirs(
+        expected = theirs(
             t(x),
             attention_mask=torch.where(flags, 10000.0, 0.0).double(),
             is_index_masked=torch.zeros(1, 32, dtype=torch.bool),
@@ -162,17 +162,17 @@ def test_sparse_is_longformer():
     mask = longformer_mask(at[rows], at[columns], inside[rows], inside[columns], reach=4)
     assert len(rows) < 64
     # Their softmax is float32 whatever goes in.
-    equal(sparse_attend(q, k, v, BlockPairs(rows, columns, mask)).reshape(1, 32, 24), wanted, SINGLE)
+    equal(sparse_attend(q, k, v, BlockPairs(rows, columns, mask)).reshape(1, 32, 24), expected, SINGLE)
 
 
 def test_random_features_estimate_softmax_attention():
     """Performer: with more features the error shrinks as their inverse root, and is small at last."""
     q, k, v = (a * 0.5 for a in drawn(0, 1, 12, 2, 2))
-    wanted = functional.scaled_dot_product_attention(*(t(a).transpose(1, 2) for a in (q, k, v)))
+    expected = functional.scaled_dot_product_attention(*(t(a).transpose(1, 2) for a in (q, k, v)))
     errors = []
     for count in (2**10, 2**16):
         features = [random_features(a * 8**-0.25, normal(count, count, 8)) for a in (q, k)]
-        errors.append(largest(linear_attend(*features, v) - wanted.transpose(1, 2).numpy()))
+        errors.append(largest(linear_attend(*features, v) - expected.transpose(1, 2).numpy()))
     assert errors[1] < 0.02
     assert 3 < errors[0] / errors[1] < 20
 
@@ -180,6 +180,6 @@ def test_random_features_estimate_softmax_attention():
 def test_ring_is_torchs_attention():
     q, k, v = drawn(0, 2, 11, 6, 2)
     heads = [t(a).transpose(1, 2) for a in (q, k, v)]
-    wanted = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
+    expected = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
     owner = place(np.arange(11), np.arange(4), layout="zigzag")
-    equal(ring_attend(q, k, v, Placement(owner, np.arange(4)), tile=2, causal=True), wanted.transpose(1, 2))
+    equal(ring_attend(q, k, v, Placement(owner, np.arange(4)), tile=2, causal=True), expected.transpose(1, 2))

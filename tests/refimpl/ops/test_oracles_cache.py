@@ -33,15 +33,15 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, past: list[np.ndarray], held: int, *more: Any, **given: Any
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, past: list[np.ndarray], length: int, *more: Any, **args: Any
 ) -> list[np.ndarray]:
     """Output, keys and values of the operator after `held` tokens of one row."""
     flat = lambda a: a.reshape(*a.shape[:2], -1)  # noqa: E731
-    total = held + q.shape[1]
+    total = length + q.shape[1]
     y, *caches = run(
         "GroupQueryAttention",
         [flat(q), flat(k), flat(v), *past, np.array([total - 1], np.int32), np.array(total, np.int32), *more],
-        3, "com.microsoft", num_heads=G * R, kv_num_heads=G, **given,
+        3, "com.microsoft", num_heads=G * R, kv_num_heads=G, **args,
     )  # fmt: skip
     return [y.reshape(q.shape), *caches]
 
@@ -65,17 +65,17 @@ def test_codes_by_channel(bits: int, seed: int, tokens: int, first: int):
         empty = [ChannelQuantized(codes, scale) for scale in scales]
         return [append_by_channel(c, x, start, bits=bits) for c, x in zip(empty, (k, v), strict=True)]
 
-    wanted = written(tokens, 0, k, v)
+    expected = written(tokens, 0, k, v)
     empty = np.zeros((1, G, 0, K if bits == 8 else K // 2), np.int8 if bits == 8 else np.uint8)
     settings = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": bits}
     absent = [None] * 5
     y, *got = attention(q, k, v, [empty, empty], 0, *absent, *(s.ravel() for s in scales), **settings)
-    for have, want in zip(got, wanted, strict=True):
+    for have, want in zip(got, expected, strict=True):
         assert have.dtype == (np.int8 if bits == 8 else np.uint8)
         assert (have == (want.codes if bits == 8 else pack_nibbles(want.codes))).all()
         assert (want.codes == (have if bits == 8 else unpack_nibbles(have))).all()
     # A second call reads what the first one wrote.
-    keys, values = map(read_by_channel, wanted)
+    keys, values = map(read_by_channel, expected)
     q, k, v = drawn(seed + 1, 1)
     y, *got = attention(q, k, v, got, tokens, *absent, *(s.ravel() for s in scales), **settings)
     last = written(tokens + 1, tokens, k, v)
@@ -87,21 +87,21 @@ def test_codes_by_channel(bits: int, seed: int, tokens: int, first: int):
 
 @given(seeds, st.integers(2, 5), st.integers(1, 9))
 def test_a_ring_gives_the_same_attention(seed: int, window: int, steps: int):
-    """The operator's ring and ours hold other slots alike or not; what comes out is the same."""
+    """The operator's ring may use other slots than ours; the output is the same."""
     ring = WindowCache(*(np.zeros((1, G, window, K), np.float32) for _ in "kv"))
     settings = replace(SETTINGS, mask=Window(window))
     theirs = [np.zeros((1, G, window, K), np.float32) for _ in "kv"]
     for step in range(steps):
         q, k, v = drawn(seed + step, 1)
-        wanted, ring = window_attention(q, k, v, ring, np.array([step]), np.array([1]), settings=settings)
+        expected, ring = window_attention(q, k, v, ring, np.array([step]), np.array([1]), settings=settings)
         y, *theirs = attention(q, k, v, theirs, step, local_window_size=window, sliding_window_cache=1)
-        equal(y, wanted, 1e-5)
+        equal(y, expected, 1e-5)
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 4))
 def test_growing_is_the_operators_present(seed: int, past: int, tokens: int):
-    """With a past of just its length the operator gives a cache that grew."""
+    """With a past of exactly its length the operator gives a grown cache."""
     (_, before, _), (q, k, v) = drawn(seed, past), drawn(seed + 1, tokens)
-    held = append(np.zeros((1, G, past, K), np.float32), before, np.zeros(1, np.int64))
-    _, keys, _ = attention(q, k, v, [held, held], past)
-    assert (keys == grow(held, k)).all()
+    cache = append(np.zeros((1, G, past, K), np.float32), before, np.zeros(1, np.int64))
+    _, keys, _ = attention(q, k, v, [cache, cache], past)
+    assert (keys == grow(cache, k)).all()

@@ -67,10 +67,10 @@ def weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def attention_leaves(w: dict[str, np.ndarray], at: str) -> dict[str, np.ndarray]:
     """MultiheadAttention keeps queries, keys and values in one matrix."""
-    made = {"wo": w[f"{at}out_proj.weight"].T, "bo": w[f"{at}out_proj.bias"]}
+    leaves = {"wo": w[f"{at}out_proj.weight"].T, "bo": w[f"{at}out_proj.bias"]}
     parts = np.split(w[f"{at}in_proj_weight"], 3), np.split(w[f"{at}in_proj_bias"], 3)
     return (
-        made
+        leaves
         | {f"w{n}": a.T for n, a in zip("qkv", parts[0], strict=True)}
         | {f"b{n}": a for n, a in zip("qkv", parts[1], strict=True)}
     )
@@ -82,16 +82,18 @@ def test_attention_is_torchs(seed: int):
     module = randomize(torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64), seed)
     leaves = attention_leaves(weights(module), "")
     x, states = normal(seed, 2, 4, WIDTH), normal(seed + 1, 2, 5, WIDTH)
-    wanted, shares = in_float64(module, t(states), t(states), t(states), PADDING, average_attn_weights=False)
+    expected, shares = in_float64(
+        module, t(states), t(states), t(states), PADDING, average_attn_weights=False
+    )
     settings = Attention(HEADS, HEADS, 4)
     weights_: Any = leaves
-    equal(self_attention(states, LENGTHS, weights_, settings=settings), wanted)
+    equal(self_attention(states, LENGTHS, weights_, settings=settings), expected)
     q, k = (states @ leaves[f"w{n}"] + leaves[f"b{n}"] for n in "qk")
     heads = (2, 5, HEADS, 4)
     equal(attention_weights(q.reshape(heads), k.reshape(heads), np.repeat(REAL[:, None], 5, 1)), shares)
-    wanted, _ = in_float64(module, t(x), t(states), t(states), PADDING)
+    expected, _ = in_float64(module, t(x), t(states), t(states), PADDING)
     encoder_kv = EncoderKV(*cross_keys(states, weights_, settings=settings), LENGTHS)
-    equal(cross_attention(x, encoder_kv, weights_, settings=settings), wanted)
+    equal(cross_attention(x, encoder_kv, weights_, settings=settings), expected)
 
 
 def torch_layer(kind: Any, first: bool, activation: Any, seed: int) -> Any:
@@ -126,9 +128,10 @@ def test_encoder_layer_is_torchs(first: bool, activation: str):
     for seed in range(3):
         module, layer, tree = torch_layer(torch.nn.TransformerEncoderLayer, first, activation, seed)
         x = normal(seed, 2, 5, WIDTH)
-        wanted = in_float64(module, t(x), src_key_padding_mask=PADDING).numpy()
+        expected = in_float64(module, t(x), src_key_padding_mask=PADDING).numpy()
         equal(
-            encoder_block(x, LENGTHS, Positions({}, {}), tree, config=layer, causal=False)[REAL], wanted[REAL]
+            encoder_block(x, LENGTHS, Positions({}, {}), tree, config=layer, causal=False)[REAL],
+            expected[REAL],
         )
 
 
@@ -140,25 +143,25 @@ def test_decoder_layer_is_torchs(first: bool, activation: str):
         module, layer, tree = torch_layer(torch.nn.TransformerDecoderLayer, first, activation, seed)
         x, states = normal(seed, 2, 4, WIDTH), normal(seed + 1, 2, 5, WIDTH)
         later = torch.ones(4, 4).triu(1).bool()
-        wanted = in_float64(module, t(x), t(states), tgt_mask=later, memory_key_padding_mask=PADDING)
+        expected = in_float64(module, t(x), t(states), tgt_mask=later, memory_key_padding_mask=PADDING)
         keys, values = cross_keys(states, tree["cross"], settings=layer.cross)
         empty, start, positions = np.zeros((2, HEADS, 4, 4)), np.array([0, 0]), Positions({}, {})
         encoder_kv = EncoderKV(keys, values, LENGTHS)
         got, _ = block(x, KVCache(empty, empty), start, positions, tree, encoder_kv, config=layer)
-        equal(got, wanted)
+        equal(got, expected)
 
 
 def leaves_of(config: Config, table: dict[str, str], w: dict[str, np.ndarray]) -> Any:
     """Our tree from a map ours ← theirs, matrices of linear layers turned, {i} written out."""
-    made = {}
+    results = {}
     for name, shape in parameter_shapes(config).items():
         at = name.split(".")
         i = next((part for part in at if part.isdigit()), "")
         theirs = table[".".join("{i}" if part.isdigit() else part for part in at)].replace("{i}", i)
         turned = (at[-1][0] == "w" and at[-1] != "weight") or at[-1] in ("up", "gate", "down")
         turned |= name in ("head.dense.weight", "head.out.weight")
-        made[name] = (w[theirs].T if turned else w[theirs]).reshape(shape)
-    return unflatten(made)
+        results[name] = (w[theirs].T if turned else w[theirs]).reshape(shape)
+    return unflatten(results)
 
 
 NORM = LayerNorm(1e-12)
@@ -228,10 +231,10 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
     equal(engine.encode(ids, LENGTHS, types)[REAL], out.hidden_states[-1].numpy()[REAL], EXACT)
     got = engine.predict(ids, LENGTHS, types)
     if isinstance(head, QuestionAnswering):
-        wanted = torch.stack([out.start_logits, out.end_logits], -1).numpy()
+        expected = torch.stack([out.start_logits, out.end_logits], -1).numpy()
     else:
-        wanted = out.logits.numpy()
-    equal(*((got, wanted) if isinstance(head, Classify) else (got[REAL], wanted[REAL])), EXACT)
+        expected = out.logits.numpy()
+    equal(*((got, expected) if isinstance(head, Classify) else (got[REAL], expected[REAL])), EXACT)
     # Without types, all tokens are of the first text.
     first = in_float64(model, input_ids=t(ids), attention_mask=(~PADDING).long(), output_hidden_states=True)
     equal(engine.encode(ids, LENGTHS)[REAL], first.hidden_states[-1].numpy()[REAL], EXACT)
@@ -240,13 +243,13 @@ def test_bert_is_transformers(kind: Any, head: Head, more: dict[str, str]):
 def steps(engine: NumpyEngine, source: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
     """Logits [B, T, N] of the ids: the first three at once, then one by one."""
     cache = engine.start(len(ids), source, None if source is None else LENGTHS)
-    found, at = [], 0
+    results, at = [], 0
     for size in (3, *[1] * (ids.shape[1] - 3)):
-        wanted = np.broadcast_to(np.arange(size), (len(ids), size))
-        logits, cache = engine.step(ids[:, at : at + size], cache, at=wanted)
-        found.append(logits)
+        expected = np.broadcast_to(np.arange(size), (len(ids), size))
+        logits, cache = engine.step(ids[:, at : at + size], cache, at=expected)
+        results.append(logits)
         at += size
-    return np.concatenate(found, 1)
+    return np.concatenate(results, 1)
 
 
 @pytest.mark.parametrize("heads", [4, 3])
@@ -278,11 +281,11 @@ def test_bloom_is_transformers(heads: int):
                 w[f"{at}{n}.{name}"] = parts[:, j].reshape((width, width) if name == "weight" else (width,))
     at = "transformer.h.{i}."
     for a, b in (("w", "weight"), ("b", "bias")):
-        own = {f"attn.{a}{n}": f"self_attention.query_key_value.{n}.{b}" for n in "qkv"}
-        own |= {f"attn.{a}o": f"self_attention.dense.{b}"}
+        names = {f"attn.{a}{n}": f"self_attention.query_key_value.{n}.{b}" for n in "qkv"}
+        names |= {f"attn.{a}o": f"self_attention.dense.{b}"}
         letter = "b" if a == "b" else ""
-        own |= {f"mlp.{letter}up": f"mlp.dense_h_to_4h.{b}", f"mlp.{letter}down": f"mlp.dense_4h_to_h.{b}"}
-        table |= {f"decoder.layers.{{i}}.{ours}": at + theirs for ours, theirs in own.items()}
+        names |= {f"mlp.{letter}up": f"mlp.dense_h_to_4h.{b}", f"mlp.{letter}down": f"mlp.dense_4h_to_h.{b}"}
+        table |= {f"decoder.layers.{{i}}.{ours}": at + theirs for ours, theirs in names.items()}
     engine = NumpyEngine(config, leaves_of(config, table, w))
     ids = np.random.default_rng(0).integers(0, 31, (2, 9))
     equal(steps(engine, None, ids), in_float64(model, t(ids), use_cache=False).logits, EXACT)

@@ -38,11 +38,11 @@ seeds = st.integers(0, 2**32 - 1)
 
 def random(block: torch.nn.Module, seed: int) -> Any:
     """The block in float64 with weights of a sensible size."""
-    made = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     block = block.double().eval()
     with torch.no_grad():
         for weight in (*block.parameters(), *block.buffers()):
-            weight.copy_(torch.randn(weight.shape, generator=made, dtype=torch.float64) * 0.5)
+            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.5)
     return block
 
 
@@ -52,8 +52,8 @@ def linear_of(*modules: torch.nn.Linear) -> list[np.ndarray]:
 
 def ours(block: Any) -> dict[str, Any]:
     """The leaves of a block of theirs: each expert's gate and up lie in one array there."""
-    held = [p.detach().numpy() for p in (block.experts.gate_up_proj, block.experts.down_proj)]
-    experts = [{"gate": gu[:F].T, "up": gu[F:].T, "down": d.T} for gu, d in zip(*held, strict=True)]
+    arrays = [p.detach().numpy() for p in (block.experts.gate_up_proj, block.experts.down_proj)]
+    experts = [{"gate": gu[:F].T, "up": gu[F:].T, "down": d.T} for gu, d in zip(*arrays, strict=True)]
     return {"router": block.gate.weight.detach().numpy().T, "experts": experts}
 
 
@@ -70,7 +70,7 @@ def agree(block: Any, seed: int, leaves: dict[str, Any], **settings: Any) -> Non
     with torch.no_grad():
         _, weights, index = block.gate(flat)
         given_codes = block.experts(flat, index, weights.double())
-        whole = block(torch.from_numpy(x))
+        out = block(torch.from_numpy(x))
     mine, scores = route(x.reshape(-1, D) @ leaves["router"], leaves.get("bias"), **settings)
     order = np.argsort(mine, axis=1), np.argsort(index.numpy(), axis=1)
     sort = lambda a, b: np.take_along_axis(np.asarray(a), b, axis=1)  # noqa: E731
@@ -80,7 +80,7 @@ def agree(block: Any, seed: int, leaves: dict[str, Any], **settings: Any) -> Non
     equal(got, given_codes)
     weights_: Any = leaves
     config = MoE(len(leaves["experts"]), width=F, activation="silu", **settings)
-    equal(moe(x, weights_, settings=config), whole, 10 * SINGLE)
+    equal(moe(x, weights_, settings=config), out, 10 * SINGLE)
 
 
 @given(seeds, st.integers(1, 3))
@@ -142,8 +142,8 @@ def test_capacity_is_switchs(seed: int, capacity: int, tokens: int):
 def test_losses_are_transformers(seed: int, tokens: int, top: int, scale: float):
     logits = np.random.default_rng(seed).standard_normal((tokens, E)) * scale
     index, _ = route(logits, top=top, score="softmax", renormalize=False)
-    wanted = mixtral.load_balancing_loss_func((torch.from_numpy(logits),), E, top)
-    equal(load_balancing_loss(logits, index), wanted, SINGLE)
+    expected = mixtral.load_balancing_loss_func((torch.from_numpy(logits),), E, top)
+    equal(load_balancing_loss(logits, index), expected, SINGLE)
     equal(router_z_loss(logits), switch.router_z_loss_func(torch.from_numpy(logits)[None]))
     first = torch.from_numpy(softmax(logits))[None], torch.from_numpy(index[None, :, :1])
     equal(load_balancing_loss(logits, index[:, :1]), switch.load_balancing_loss_func(*first), SINGLE)

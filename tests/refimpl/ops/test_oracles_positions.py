@@ -96,16 +96,16 @@ def test_rotary_scalings_are_transformers(kind: str, theta: float, context: int)
     """Frequencies and attention factor of each function, in float64, up to the trained length and past it."""
     keys, scaling = SCALINGS[kind]
     config = theirs(keys, theta)
-    wanted, magnitude = in_float64(ROPE_INIT_FUNCTIONS[keys["rope_type"]], config, "cpu", seq_len=context)
+    expected, magnitude = in_float64(ROPE_INIT_FUNCTIONS[keys["rope_type"]], config, "cpu", seq_len=context)
     rope = Rope(theta, HEAD, scaling=scaling)
     cos, sin = position_tables(np.array([0, 1]), config=Model(rope, context))[rope]  # pyright: ignore
     assert largest(cos[0] - magnitude) < 1e-12
-    assert largest(np.arctan2(sin[1], cos[1]) / wanted.numpy() - 1) < 1e-9
+    assert largest(np.arctan2(sin[1], cos[1]) / expected.numpy() - 1) < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_whole_text_is_rotated_as_by_transformers(kind: str):
-    """transformers takes the length of the text at hand, ours is the context: alike where these are."""
+    """transformers uses the length of the text, we use the context: equal where these are."""
     keys, scaling = SCALINGS[kind]
     for context in (ORIGINAL // 2, 2 * ORIGINAL):
         module = LlamaRotaryEmbedding(theirs(keys, 10_000.0))
@@ -175,5 +175,5 @@ def test_masks_are_transformers(start: int, t: int, s: int, window: int):
     ):
         assert (ours[0] == function(zero, zero, q, k).numpy()).all()  # pyright: ignore
     lengths = np.array([s, s // 2])
-    wanted = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in lengths.tolist()], batch_first=True)
-    assert (mask.padding_mask(keys, lengths) == wanted.bool().numpy()).all()
+    expected = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in lengths.tolist()], batch_first=True)
+    assert (mask.padding_mask(keys, lengths) == expected.bool().numpy()).all()

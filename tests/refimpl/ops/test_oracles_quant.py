@@ -60,9 +60,9 @@ def test_dequantize_is_the_kernel(seed: int, d: int, f: int, block: int, axis: i
     """DequantizeLinear by blocks, of whole ones since it takes no short one."""
     w = drawn(seed, d * block, f, 8, block, zero=True)
     w = quant.transpose(w) if axis else w
-    given = [np.ascontiguousarray(a) for a in (w.codes, w.scale, w.zero)]
-    (wanted,) = onnx_nodes.run("DequantizeLinear", given, axis=axis, block_size=block)
-    assert (dequantize(w) == wanted).all()
+    operands = [np.ascontiguousarray(a) for a in (w.codes, w.scale, w.zero)]
+    (expected,) = onnx_nodes.run("DequantizeLinear", operands, axis=axis, block_size=block)
+    assert (dequantize(w) == expected).all()
 
 
 def pack(w: Blocks) -> list[np.ndarray | None]:
@@ -105,10 +105,10 @@ def test_activation_codes_are_the_kernels(bits: int, block: int, rows: int):
     for seed in range(20):
         rng = np.random.default_rng(seed)
         x = tied(seed, rows, width) if seed % 2 else rng.standard_normal((rows, width)).astype(np.float32)
-        wanted, scale = quantize_activations(x, block=block)
+        expected, scale = quantize_activations(x, block=block)
         spread = np.repeat(scale, block, axis=1)
         got = np.where(spread == 0, 0, matmul_nbits(x, one) / np.where(spread == 0, 1, spread))
-        assert (np.rint(got) == wanted).all()
+        assert (np.rint(got) == expected).all()
         assert largest(got - np.rint(got)) < 0.25
 
 

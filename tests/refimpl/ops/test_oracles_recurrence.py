@@ -29,16 +29,16 @@ def weights(rng: np.random.Generator, d: int, f: int, scale: float) -> Any:
 def theirs(rng: np.random.Generator, d: int, *directions: dict[str, np.ndarray]) -> torch.nn.LSTM:
     """torch's layer of the same weights; its two biases sum up to ours."""
     f = directions[0]["wh"].shape[0]
-    made = torch.nn.LSTM(d, f, batch_first=True, bidirectional=len(directions) == 2, dtype=torch.float64)
+    module = torch.nn.LSTM(d, f, batch_first=True, bidirectional=len(directions) == 2, dtype=torch.float64)
     with torch.no_grad():
-        for end, held in zip(("", "_reverse"), directions, strict=False):
+        for end, w in zip(("", "_reverse"), directions, strict=False):
             part = rng.standard_normal(4 * f)
             for name, value in (
-                ("weight_ih", held["wx"].T), ("weight_hh", held["wh"].T),
-                ("bias_ih", held["bias"] - part), ("bias_hh", part),
+                ("weight_ih", w["wx"].T), ("weight_hh", w["wh"].T),
+                ("bias_ih", w["bias"] - part), ("bias_hh", part),
             ):  # fmt: skip
-                getattr(made, f"{name}_l0{end}").copy_(t(value))
-    return made
+                getattr(module, f"{name}_l0{end}").copy_(t(value))
+    return module
 
 
 def states(rng: np.random.Generator, *shape: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +55,8 @@ def test_cell_is_torchs(seed: int, scale: float):
         cell.weight_hh.copy_(t(ours["wh"].T))
         cell.bias_ih.copy_(t(ours["bias"]))
         cell.bias_hh.zero_()
-        wanted = cell(t(x), (t(h), t(c)))
-    for got, want in zip(lstm_cell(x, h, c, ours), wanted, strict=True):
+        expected = cell(t(x), (t(h), t(c)))
+    for got, want in zip(lstm_cell(x, h, c, ours), expected, strict=True):
         equal(got, want)
 
 
@@ -107,8 +107,8 @@ def test_layer_is_onnx_runtimes(seed: int, lengths: list[int], peepholes: bool):
     x, (h, c) = rng.standard_normal((rows, max(lengths) + 1, 3)), states(rng, 2, rows, 4)
     pair = [weights(rng, 3, 4, 0.5) for _ in range(2)]
     if peepholes:
-        for held in pair:
-            held["peephole"] = rng.standard_normal(12) * 0.5
+        for halves in pair:
+            halves["peephole"] = rng.standard_normal(12) * 0.5
 
     def run(direction: str, chosen: list[int]) -> list[Any]:
         stack = lambda name, parts: np.stack([onnx_order(pair[i][name], parts) for i in chosen])  # noqa: E731

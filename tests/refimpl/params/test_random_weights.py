@@ -7,7 +7,7 @@ from tfm.refimpl.params.tree import flatten
 
 
 def draw(seed: int, dtype: type = np.float32) -> dict[str, np.ndarray]:
-    config = tiny_models.llama(bias=True, qk_norm=True).keeping("int8")
+    config = tiny_models.llama(bias=True, qk_norm=True).with_kv("int8")
     return dict(flatten(random_weights(config, np.random.default_rng(seed), dtype)))
 
 

@@ -19,7 +19,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "llama": tiny_models.llama,
     "biases, head norms, own table": lambda: tiny_models.llama(tied=False, bias=True, qk_norm=True),
     "plain mlp": lambda: tiny_models.llama(plain=True, bias=True),
-    "cache in 8 bits": lambda: tiny_models.llama().keeping("int8"),
+    "cache in 8 bits": lambda: tiny_models.llama().with_kv("int8"),
     "added positions": tiny_models.added_positions,
     "mixture": tiny_models.mixture,
     "rare": tiny_models.rare,

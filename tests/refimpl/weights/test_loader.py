@@ -21,8 +21,8 @@ TIED = tiny_models.llama(layers=1)
 INV_FREQ = "layers.0.self_attn.rotary_emb.inv_freq"
 
 
-class Memory:
-    """Tensors in memory as a Source."""
+class InMemorySource:
+    """Tensors in memory as a TensorSource."""
 
     def __init__(self, tensors, kinds=None, blocks=None):
         self.tensors, self.kinds, self.blocks = tensors, kinds or {}, blocks or {}
@@ -54,7 +54,7 @@ def theirs(config, tree) -> dict[str, np.ndarray]:
 
 def test_all_leaves_arrive():
     tree = tiny_models.weights(CONFIG)
-    got = Leaves(CONFIG, Memory(theirs(CONFIG, tree)), llama.WEIGHTS)
+    got = Leaves(CONFIG, InMemorySource(theirs(CONFIG, tree)), llama.WEIGHTS)
     assert list(got.names) == list(parameter_shapes(CONFIG))
     want = dict(flatten(tree))
     for name, leaf in ((name, got.load(name)) for name in got.names):
@@ -68,10 +68,10 @@ def test_a_missing_and_a_misshapen_tensor(name):
     tensors = theirs(CONFIG, tiny_models.weights(CONFIG))
     without = {k: v for k, v in tensors.items() if k != name}
     with pytest.raises(CheckpointError, match=f"tensor '{name}' is missing"):
-        Leaves(CONFIG, Memory(without), llama.WEIGHTS)
+        Leaves(CONFIG, InMemorySource(without), llama.WEIGHTS)
     wrong = {**tensors, name: np.zeros((*tensors[name].shape[:-1], 5), np.float32)}
     with pytest.raises(CheckpointError, match=rf"'{name}' must have shape \[.*, has \[.*5\]"):
-        Leaves(CONFIG, Memory(wrong), llama.WEIGHTS)
+        Leaves(CONFIG, InMemorySource(wrong), llama.WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -81,30 +81,32 @@ def test_a_missing_and_a_misshapen_tensor(name):
 def test_an_unread_tensor(name):
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {name: np.zeros(3, np.float32)}
     with pytest.raises(CheckpointError, match=f"every tensor must be known, 1 aren't, first '{name}'"):
-        Leaves(TIED, Memory(tensors), llama.WEIGHTS)
+        Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS)
 
 
 def test_a_leaf_without_a_line():
     with pytest.raises(CheckpointError, match=r"weights have no line in the map, first decoder"):
-        Leaves(TIED, Memory({"t": np.zeros((97, 48), np.float32)}), weight_map("embedding.table <- t"))
+        Leaves(
+            TIED, InMemorySource({"t": np.zeros((97, 48), np.float32)}), weight_map("embedding.table <- t")
+        )
 
 
 def test_a_tied_table_that_is_stored_twice():
     tensors = theirs(TIED, tiny_models.weights(TIED))
     table = tensors["embed_tokens.weight"]
-    Leaves(TIED, Memory({**tensors, "lm_head.weight": table.copy()}), llama.WEIGHTS)
+    Leaves(TIED, InMemorySource({**tensors, "lm_head.weight": table.copy()}), llama.WEIGHTS)
     with pytest.raises(CheckpointError, match=r"'lm_head.weight' must equal embedding.table"):
-        Leaves(TIED, Memory({**tensors, "lm_head.weight": table + 1}), llama.WEIGHTS)
+        Leaves(TIED, InMemorySource({**tensors, "lm_head.weight": table + 1}), llama.WEIGHTS)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F32", np.float32), ("F16", np.float16)])
 def test_stored_frequencies_are_checked(kind, dtype):
     tensors = theirs(TIED, tiny_models.weights(TIED))
     right = (10_000.0 ** (-np.arange(0, 16, 2) / 16)).astype(dtype).astype(np.float32)
-    Leaves(TIED, Memory({**tensors, INV_FREQ: right}, {INV_FREQ: kind}), llama.WEIGHTS)
+    Leaves(TIED, InMemorySource({**tensors, INV_FREQ: right}, {INV_FREQ: kind}), llama.WEIGHTS)
     for wrong in (right * 1.01, right[:4], right[::-1]):
         with pytest.raises(CheckpointError, match="must equal inv_freq"):
-            Leaves(TIED, Memory({**tensors, INV_FREQ: wrong}, {INV_FREQ: kind}), llama.WEIGHTS)
+            Leaves(TIED, InMemorySource({**tensors, INV_FREQ: wrong}, {INV_FREQ: kind}), llama.WEIGHTS)
 
 
 @pytest.mark.parametrize("name", ["waves", "position_ids"])
@@ -113,7 +115,7 @@ def test_a_table_is_made_only_where_the_file_holds_one(name, monkeypatch):
     monkeypatch.setitem(COMPUTED, name, lambda config: pytest.fail("was made"))
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {"table": np.zeros((1, 1), np.float32)}
     with pytest.raises(CheckpointError, match=f"'table' must equal {name}, its shape doesn't"):
-        Leaves(TIED, Memory(tensors), llama.WEIGHTS + weight_map(f"{name} == table"))
+        Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS + weight_map(f"{name} == table"))
 
 
 @pytest.mark.parametrize("score", [-1e4, -1e9, -np.inf])
@@ -122,13 +124,13 @@ def test_a_stored_mask_is_checked(score):
     table = llama.WEIGHTS + weight_map("causal == mask\n masked_score == score")
     mask = np.tri(TIED.context, dtype=np.float32)[None, None]
     right = {**tensors, "mask": mask, "score": np.array(score, np.float32)}
-    Leaves(TIED, Memory(right), table)
+    Leaves(TIED, InMemorySource(right), table)
     for wrong in (1 - mask, mask[0], mask[:, :, :-1, :-1], mask.swapaxes(2, 3)):
         with pytest.raises(CheckpointError, match="'mask' must equal causal"):
-            Leaves(TIED, Memory({**right, "mask": wrong}), table)
+            Leaves(TIED, InMemorySource({**right, "mask": wrong}), table)
     for wrong in (np.array(-1.0), np.array(np.nan), np.array([score, score])):
         with pytest.raises(CheckpointError, match="'score' must equal masked_score"):
-            Leaves(TIED, Memory({**right, "score": wrong}), table)
+            Leaves(TIED, InMemorySource({**right, "score": wrong}), table)
 
 
 FUSED = """
@@ -147,7 +149,7 @@ def test_a_fused_tensor_is_split_by_the_sizes_of_the_leaves():
         tensors[f"l{i}.b"] = np.concatenate([tensors.pop(f"{attn}b{x}") for x in "qkv"])
         blocks[f"l{i}.qkv"] = quantize(joined.T, bits=4, block=16, axis=1, symmetric=False)
     rest = "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
-    made = Leaves(CONFIG, Memory(tensors, blocks=blocks), weight_map(FUSED + rest))
+    made = Leaves(CONFIG, InMemorySource(tensors, blocks=blocks), weight_map(FUSED + rest))
     for name, want in leaves.items():
         assert np.array_equal(made.load(name), want), name
     native = made.native("decoder.layers.1.attn.wk")
@@ -173,12 +175,12 @@ def test_another_name_of_a_tensor_and_the_lines_of_a_head():
     rest = "\n".join(f"{name} <- {name}" for name in leaves)
     for names in (["new.table"], ["old.table"], ["old.table", "new.table"]):
         tensors = {**leaves, **{name: table + (name == "old.table") for name in names}, "norm.old": norm}
-        made = Leaves(TIED, Memory({**tensors, "out": norm}), weight_map(rest + OTHER))
+        made = Leaves(TIED, InMemorySource({**tensors, "out": norm}), weight_map(rest + OTHER))
         assert np.array_equal(made.load("embedding.table"), table + (names == ["old.table"]))
         assert made.unused == (("old.table",) if len(names) == 2 else ()) + ("out",)
         assert np.array_equal(made.load("decoder.norm.weight"), norm)
     with pytest.raises(CheckpointError, match=r"tensor 'norm.new' is missing: decoder.norm.weight needs it"):
-        Leaves(TIED, Memory({**leaves, "new.table": table}), weight_map(rest + OTHER))
+        Leaves(TIED, InMemorySource({**leaves, "new.table": table}), weight_map(rest + OTHER))
 
 
 def test_unpermuting_gives_halves_from_pairs():
@@ -190,7 +192,7 @@ def test_unpermuting_gives_halves_from_pairs():
     plain = np.arange(heads * size * 4, dtype=np.float32).reshape(heads * size, 4)
     # The converter's own formula, llama.cpp's `permute`.
     tensors["q"] = plain.reshape(heads, 2, size // 2, 4).swapaxes(1, 2).reshape(plain.shape)
-    made = Leaves(config, Memory(tensors), weight_map(table + rest))
+    made = Leaves(config, InMemorySource(tensors), weight_map(table + rest))
     assert np.array_equal(made.load("decoder.layers.0.attn.wq"), plain.T)
 
 
@@ -207,7 +209,7 @@ def test_a_tensor_for_each_head_is_stacked_even_if_there_is_one():
         table += f"{name} <- {leaf}{{h}}\n".replace("layers.0", "layers.{i}")
     assert {"q_norm2", "k_norm0"} <= set(tensors)
     table += "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
-    made = Leaves(config, Memory(tensors), weight_map(table))
+    made = Leaves(config, InMemorySource(tensors), weight_map(table))
     for name, want in leaves.items():
         assert np.array_equal(made.load(name), want), name
 
@@ -239,7 +241,7 @@ def test_an_expert_is_a_part_of_one_tensor():
     leaves, tensors = stacked(config)
     rest = "\n".join(f"{name} <- {name}" for name in tensors if name in leaves)
     quantized = quantize(tensors["in1"][2], bits=4, block=8, axis=1)
-    made = Leaves(config, Memory(tensors, blocks={("in1", 2): quantized}), weight_map(EXPERTS + rest))
+    made = Leaves(config, InMemorySource(tensors, blocks={("in1", 2): quantized}), weight_map(EXPERTS + rest))
     for name, want in leaves.items():
         assert np.array_equal(made.load(name), want), name
     assert made.native("decoder.layers.1.mlp.experts.1.up") is None
@@ -248,10 +250,10 @@ def test_an_expert_is_a_part_of_one_tensor():
     assert np.array_equal(dequantize(blocks), dequantize(quantized)[28:].T)
     for wrong in (tensors["in1"][:3], np.concatenate([tensors["in1"]] * 2)):
         with pytest.raises(CheckpointError, match=rf"'in1' must have shape \[4, .* has \[{len(wrong)}, "):
-            Leaves(config, Memory({**tensors, "in1": wrong}), weight_map(EXPERTS + rest))
+            Leaves(config, InMemorySource({**tensors, "in1": wrong}), weight_map(EXPERTS + rest))
     del tensors["out1"]
     with pytest.raises(CheckpointError, match="tensor 'out1' is missing"):
-        Leaves(config, Memory(tensors), weight_map(EXPERTS + rest))
+        Leaves(config, InMemorySource(tensors), weight_map(EXPERTS + rest))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -260,7 +262,7 @@ def test_a_weight_that_is_not_finite(bad):
     name = "layers.0.mlp.up_proj.weight"
     tensors[name] = tensors[name].copy()
     tensors[name][7, 3] = bad
-    made = Leaves(TIED, Memory(tensors), llama.WEIGHTS)
+    made = Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS)
     with pytest.raises(NumericError, match=rf"decoder.layers.0.mlp.up\[3, 7\] must be finite, is {bad}"):
         made.load("decoder.layers.0.mlp.up")
 

@@ -1,4 +1,4 @@
-"""Each way to stretch positions is the Config that its name says."""
+"""Each way stretches positions as its name says."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def scalings(config) -> list:
 
 def test_the_ways_of_rotary_positions():
     config = tiny_models.llama(context=100)
-    made = perplexity.ways(config, 250, 2.5)
-    assert {name: scalings(c) for name, c in made.items()} == {
+    models = perplexity.ways(config, 250, 2.5)
+    assert {name: scalings(c) for name, c in models.items()} == {
         "none": [None],
         "linear": [LinearScaling(2.5)],
         "dynamic-ntk": [DynamicNTK(2.5, 100)],
         "yarn": [Yarn(2.5, 100)],
         "llama3": [Llama3Scaling(2.5, 1.0, 4.0, 100)],
     }
-    assert {c.context for c in made.values()} == {250}
+    assert {c.context for c in models.values()} == {250}
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_the_ways_of_rotary_positions():
 )
 def test_what_is_scaled_is_scaled_further(own, further):
     config = perplexity.stretched(tiny_models.llama(), lambda rope: replace(rope, scaling=own))
-    made = perplexity.ways(config, 384, 3.0)
-    assert {name: scalings(c) for name, c in made.items()} == {"none": [own]} | (
+    models = perplexity.ways(config, 384, 3.0)
+    assert {name: scalings(c) for name, c in models.items()} == {"none": [own]} | (
         {"further": [further]} if further else {}
     )
 
 
-def test_dims_that_do_not_turn_stay():
+def test_layers_without_rotary_positions_stay():
     """Only rotary layers are changed in a model that has others."""
     config = tiny_models.added_positions()
     assert perplexity.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config

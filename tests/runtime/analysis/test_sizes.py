@@ -16,11 +16,13 @@ def test_parts_have_what_belongs_to_them():
     assert parts["embedding"] == (97 + 2 + 32) * 48
     assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
     assert parts["norms"] == 3 * 2 * 48
-    cross, own = (
+    cross, self_attention = (
         sizes.parameters(tiny_models.encoder_decoder(layers=1))["attention"] - 2 * 8 * 6,
         4 * 48 * 48,
     )
-    assert cross == (2 + 1 + 1) * own  # two layers of the encoder, one of the decoder with two attentions
+    assert (
+        cross == (2 + 1 + 1) * self_attention
+    )  # two layers of the encoder, one of the decoder with two attentions
 
 
 def test_an_encoder_keeps_no_cache():
@@ -40,7 +42,7 @@ def test_a_window_saves_cache_where_it_is_shorter():
     assert sizes.savings(tiny_models.encoder(), {**weights, "int4": 30}) == {"int4 weights": Saving(100, 30)}
 
 
-def test_what_fits_is_said_by_the_longest_context():
+def test_the_longest_context_that_fits():
     config = tiny_models.llama(context=1000)
     per_token = sizes.cache_bytes(config, 1, 4)
     room = sizes.RUNNER_BYTES + 5000

@@ -59,8 +59,8 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
     name = "x.table" if table else "x"
     leaves = (name,) if table else tuple(f"leaf{i}" for i in range(len(widths)))
     if kind == "float":
-        made = {leaf: rng.standard_normal(s).astype(dtype) for leaf, s in zip(leaves, shapes, strict=True)}
-        return Group(name, leaves, shapes, kind, None), made, dtype
+        arrays = {leaf: rng.standard_normal(s).astype(dtype) for leaf, s in zip(leaves, shapes, strict=True)}
+        return Group(name, leaves, shapes, kind, None), arrays, dtype
     if kind == "row":
         weight_format = WeightFormat(
             8, length, draw(st.sampled_from(["row", "smoothed"]), label="activations")
@@ -73,11 +73,11 @@ def groups(draw) -> tuple[Group, dict, np.dtype]:
             symmetric=draw(st.booleans(), label="symmetric"),
             minimum=draw(st.booleans(), label="minimum"),
         )
-    made = {
+    arrays = {
         leaf: random_blocks(rng, weight_format, s, int(table), dtype.type)
         for leaf, s in zip(leaves, shapes, strict=True)
     }
-    return Group(name, leaves, shapes, kind, weight_format), made, dtype
+    return Group(name, leaves, shapes, kind, weight_format), arrays, dtype
 
 
 def assert_same(got, want, name: str) -> None:
@@ -105,10 +105,10 @@ def test_restore_undoes_store(drawn):
 @given(groups())
 def test_specs_describe_what_store_gives(drawn):
     group, leaves, dtype = drawn
-    made, wanted = weight_layout.store(group, leaves), weight_layout.specs(group, dtype.name)
-    assert set(made) == set(wanted)
-    for name, tensor in made.items():
-        spec = wanted[name]
+    tensors, expected = weight_layout.store(group, leaves), weight_layout.specs(group, dtype.name)
+    assert set(tensors) == set(expected)
+    for name, tensor in tensors.items():
+        spec = expected[name]
         assert tensor.flags.c_contiguous, name
         assert tensor.nbytes == spec.length, name
         if spec.dtype not in ("int4", "uint4"):
@@ -125,15 +125,17 @@ def test_a_short_last_block_is_filled_with_its_zero_point(symmetric):
 def run(nodes, inputs: dict, weights: dict, output: str = "y", integer4: dict | None = None) -> np.ndarray:
     """A graph over stored tensors on ONNX Runtime; `integer4` gives type and shape of 4-bit tensors."""
     kind = lambda a: helper.np_dtype_to_tensor_dtype(a.dtype)  # noqa: E731
-    held = [onnx.numpy_helper.from_array(a, n) for n, a in weights.items() if n not in (integer4 or {})]
+    initializers = [
+        onnx.numpy_helper.from_array(a, n) for n, a in weights.items() if n not in (integer4 or {})
+    ]
     for name, (dtype, shape) in (integer4 or {}).items():
-        held.append(helper.make_tensor(name, dtype, shape, weights[name].tobytes(), raw=True))
+        initializers.append(helper.make_tensor(name, dtype, shape, weights[name].tobytes(), raw=True))
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info(n, kind(a), a.shape) for n, a in inputs.items()],
         [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)],
-        held,
+        initializers,
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -235,28 +237,28 @@ def names(config, target, **given_formats):
 def test_matrices_of_one_input_are_joined_on_fused_targets():
     eight, four = WeightFormat(8, 32, "block"), WeightFormat(4, 32, "block")
     config = tiny_models.llama(layers=1, bias=True)
-    found = names(config, "ort-cpu", wq=eight, wk=eight, wv=eight, gate=four, up=four)
+    stored_groups = names(config, "ort-cpu", wq=eight, wk=eight, wv=eight, gate=four, up=four)
     at = "decoder.layers.0."
-    assert found[f"{at}attn.wqkv"].leaves == tuple(f"{at}attn.{w}" for w in ("wq", "wk", "wv"))
-    assert found[f"{at}attn.bqkv"].leaves == tuple(f"{at}attn.{b}" for b in ("bq", "bk", "bv"))
-    assert found[f"{at}mlp.gate_up"].shape == (48, 160)
-    assert found[f"{at}mlp.bgate_up"].shape == (160,)
-    assert found[f"{at}mlp.gate_up"].kind == "nbits"
-    assert f"{at}attn.wq" not in found
+    assert stored_groups[f"{at}attn.wqkv"].leaves == tuple(f"{at}attn.{w}" for w in ("wq", "wk", "wv"))
+    assert stored_groups[f"{at}attn.bqkv"].leaves == tuple(f"{at}attn.{b}" for b in ("bq", "bk", "bv"))
+    assert stored_groups[f"{at}mlp.gate_up"].shape == (48, 160)
+    assert stored_groups[f"{at}mlp.bgate_up"].shape == (160,)
+    assert stored_groups[f"{at}mlp.gate_up"].kind == "nbits"
+    assert f"{at}attn.wq" not in stored_groups
 
 
 def test_unequal_schemes_stay_apart_with_their_biases():
     eight, four = WeightFormat(8, 32, "block"), WeightFormat(4, 32, "block")
-    found = names(tiny_models.llama(layers=1, bias=True), "ort-cpu", wq=eight, wk=eight, wv=four)
-    assert {"wq", "wk", "wv", "bq", "bk", "bv"} <= {n.rsplit(".", 1)[-1] for n in found}
-    assert "decoder.layers.0.mlp.gate_up" in found
+    stored_groups = names(tiny_models.llama(layers=1, bias=True), "ort-cpu", wq=eight, wk=eight, wv=four)
+    assert {"wq", "wk", "wv", "bq", "bk", "bv"} <= {n.rsplit(".", 1)[-1] for n in stored_groups}
+    assert "decoder.layers.0.mlp.gate_up" in stored_groups
 
 
 def test_standard_joins_nothing():
     config = tiny_models.llama(bias=True, tied=False)
-    found = names(config, "standard")
-    assert list(found) == list(parameter_shapes(config))
-    assert all(group.leaves == (name,) for name, group in found.items())
+    stored_groups = names(config, "standard")
+    assert list(stored_groups) == list(parameter_shapes(config))
+    assert all(group.leaves == (name,) for name, group in stored_groups.items())
 
 
 def test_every_leaf_is_stored_once():

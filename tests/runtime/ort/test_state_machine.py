@@ -49,7 +49,7 @@ CONFIGS = {
     "added": tiny_models.added_positions(context=40),
     "pair": replace(tiny_models.encoder_decoder(), context=40),
     "reader": tiny_models.rotary_encoder_decoder(context=40),
-    "codes": tiny_models.mixed_windows(context=60).keeping("int8"),
+    "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
 }
 LONGEST = 9  # of an encoder's text
 
@@ -86,7 +86,7 @@ def world(config: Config, engine: Any, params: Any, dtype: str = "float32") -> W
 
     blocks = [leaf for leaf in leaves.values() if isinstance(leaf, Blocks)]
     rounds = config.rounds_cache or any(leaf.activations != "none" for leaf in blocks)
-    floats = config.keeping("float")
+    floats = config.with_kv("float")
     return World(
         config,
         engine,

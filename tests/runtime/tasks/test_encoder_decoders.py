@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
-from helpers.task_models import Source
+from helpers.task_models import ModelFiles
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.generation_config import Generation
@@ -32,7 +32,7 @@ RULES = Generation(eos=(END,), start=END, max_new_tokens=9)
 
 
 def model(rules: Generation = RULES, engine: Any = ENGINE) -> Model:
-    return Model(engine, Source(WORDS.to_str(), generation=rules))
+    return Model(engine, ModelFiles(WORDS.to_str(), generation=rules))
 
 
 def plain(source: list[int], new: int = 9, sampler: Sampler | None = None, start: int = END) -> list[int]:
@@ -186,6 +186,6 @@ def test_many_texts_are_written() -> None:
     got = model().generate_many(some, batch=2)
     assert [made.text for made in got] == want
     beams = model(replace(RULES, search={"beams": 2}))
-    with pytest.raises(LimitError, match="greedy leaves out the beams that are a model's own"):
+    with pytest.raises(LimitError, match="greedy=True turns off a model's own beams"):
         beams.generate_many(some)
     assert [made.text for made in beams.generate_many(some, greedy=True)] == want

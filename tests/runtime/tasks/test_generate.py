@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
-from helpers.task_models import Source
+from helpers.task_models import ModelFiles
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.open import Generation
@@ -36,7 +36,7 @@ def model(
     engine: Any = ENGINE,
     **defaults: Any,
 ) -> Model:
-    return Model(engine, Source(text, template, Generation(None, eos, defaults)))
+    return Model(engine, ModelFiles(text, template, Generation(None, eos, defaults)))
 
 
 MODEL = model()

@@ -34,7 +34,7 @@ CONFIGS = {
     "added": tiny_models.added_positions(),
     "mixture": tiny_models.mixture(),
     "rare": tiny_models.rare(),
-    "codes": tiny_models.llama(qk_norm=True).keeping("int8"),
+    "codes": tiny_models.llama(qk_norm=True).with_kv("int8"),
     "late": dataclasses.replace(
         tiny_models.llama(), embedding=Embedding(97, 48, projection=EmbeddingProjection(24, late=True))
     ),
