@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export.bundle_writer import write_texts
 from tfm.refimpl import families
+from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer, with_special_tokens
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.model_directory import Directory
@@ -36,7 +37,7 @@ from tfm.refimpl.tokenizers.tokenizer import read
 from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import DecodeStream, Tokenizer
 from tokenizers import Tokenizer as Library
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS
 from transformers.models.auto.tokenization_auto import (
     MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS,
@@ -44,7 +45,7 @@ from transformers.models.auto.tokenization_auto import (
     tokenizer_class_from_name,
 )
 
-SEEDS = 40 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1
+SEEDS = range(40) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else (0, 2)
 # Latin, Greek, Cyrillic, Arabic, Devanagari, Thai, kana, Han, Hangul, marks, white space, emoji: all of them
 # as old as the oldest Unicode table in play.
 RANGES = (
@@ -96,10 +97,10 @@ NOTHING_AROUND = {
 }
 
 
-@pytest.mark.parametrize("number", range(len(CLASSES) * SEEDS))
-def test_drawn_directories(number: int, tmp_path: Path) -> None:
-    files = drawn(number % len(CLASSES), number // len(CLASSES))
-    directory = files.write(tmp_path / "model")
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", range(len(CLASSES)))
+def test_drawn_directories(number: int, seed: int, tmp_path: Path) -> None:
+    directory = drawn(number, seed).write(tmp_path / "model")
     try:
         reference = AutoTokenizer.from_pretrained(directory)
     except Exception:  # whatever it is: this directory has no meaning
@@ -115,7 +116,7 @@ def test_drawn_directories(number: int, tmp_path: Path) -> None:
     cleaned = bool(reference.clean_up_tokenization_spaces)
     assert parts(library, cleaned) == parts(reference.backend_tokenizer, cleaned)
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(TEXTS, st.none() | TEXTS)
     def compare(first: str, second: str | None) -> None:
         try:
@@ -173,6 +174,26 @@ def test_a_chat_template_has_the_settings_special_tokens(
     template = with_special_tokens(TEMPLATE, special_tokens)
     # The ids of generation_config.json give way to the tokenizer's tokens.
     assert ChatTemplate(template, Tokenizer(text, 10**6), bos=5, eos=(6,)).render(messages) == want
+
+
+def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
+    """An opened checkpoint has what an export writes, and the mask that only its class names."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    definition = json.loads(KINDS["wordpiece"]().to_str())
+    config = BertConfig(vocab_size=len(definition["model"]["vocab"]), max_position_embeddings=16, **shape)
+    BertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(definition))
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ cls_token }}{{ messages }}{{ bos_token }}")
+    opened = open_checkpoint(tmp_path / "model")
+    reference = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert opened.tokenizer == from_bundle(tmp_path / "model", tmp_path / "bundle")[0]
+    assert opened.tokenizer != json.dumps(definition)
+    assert opened.generation.mask == reference.mask_token_id
+    assert opened.chat_template is not None
+    assert opened.chat_template.startswith(
+        '{% set bos_token = undefined_token +%}{% set cls_token = "[CLS]" +%}'
+    )
 
 
 def test_every_class_of_transformers_is_known() -> None:

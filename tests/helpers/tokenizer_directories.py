@@ -159,9 +159,9 @@ class Files:
         return folder
 
 
-def drawn(number: int, seed: int = 0) -> Files:
+def drawn(number: int, seed: int) -> Files:
     """The directory of a class, with settings that follow from the seed."""
-    model_type, name, kind = CLASSES[number % len(CLASSES)]
+    model_type, name, kind = CLASSES[number]
     draw = random.Random(1000 * seed + number)
     definition = json.loads(_definition(kind))
     if kind == "bpe" and draw.random() < 0.5:

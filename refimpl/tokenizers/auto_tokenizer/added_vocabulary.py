@@ -42,12 +42,19 @@ def read_new_token(value: Any, where: str) -> NewToken:
     )
 
 
-def read_stated_token(value: Any, where: str) -> tuple[int, NewToken]:
-    """A token of tokenizer.json's `added_tokens`, and the id that is stated there."""
-    id = value.get("id") if isinstance(value, dict) else None
-    if type(id) is not int:
-        raise CheckpointError(f"{where} must be an object with an id, got {value!r:.80}")
-    return id, read_new_token({k: v for k, v in value.items() if k != "id"}, where)
+def read_stated_tokens(definition: Mapping[str, Any], where: str) -> list[tuple[int, NewToken]]:
+    """The `added_tokens` of a tokenizer.json, each with the id that is stated there."""
+    stated = definition.get("added_tokens", [])
+    if not isinstance(stated, list):
+        raise CheckpointError(f"{where}: added_tokens must be a list, got {stated!r:.60}")
+    tokens: list[tuple[int, NewToken]] = []
+    for i, item in enumerate(stated):
+        place = f"{where}: added_tokens[{i}]"
+        id = item.get("id") if isinstance(item, dict) else None
+        if type(id) is not int:
+            raise CheckpointError(f"{place} must be an object with an id, got {item!r:.80}")
+        tokens.append((id, read_new_token({k: v for k, v in item.items() if k != "id"}, place)))
+    return tokens
 
 
 class AddedVocabulary:
@@ -109,7 +116,9 @@ def read_vocabulary_of(definition: Mapping[str, Any], where: str) -> AddedVocabu
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):
         pieces = [
-            item[0] for item in vocabulary if isinstance(item, list) and item and isinstance(item[0], str)
+            item[0]
+            for item in vocabulary
+            if isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
         ]
         if len(pieces) == len(vocabulary):
             return AddedVocabulary({piece: id for id, piece in enumerate(pieces)}, len(pieces))

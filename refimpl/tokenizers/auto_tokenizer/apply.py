@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ...formats.strict_json import parse
-from .added_vocabulary import AddedVocabulary, NewToken, read_stated_token, read_vocabulary_of
+from .added_vocabulary import AddedVocabulary, NewToken, read_stated_tokens, read_vocabulary_of
 from .class_choice import choose_class
 from .classes import Component, SourceFile, TokenizerClass, Tokens
 from .clean_up import cleaned_up
@@ -47,8 +47,8 @@ def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTo
     vocabulary = read_vocabulary_of(definition, where)
     applied = dict(definition)
     if made_by is None:
-        for i, item in enumerate(definition.get("added_tokens") or ()):
-            vocabulary.add(read_stated_token(item, f"{where}: added_tokens[{i}]")[1])
+        for _, token in read_stated_tokens(definition, where):
+            vocabulary.add(token)
     else:
         pipeline = made_by.build(settings, named, _source(definition, made_by, where))
         applied |= vars(pipeline)
@@ -88,6 +88,9 @@ def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) 
             f"{where}: {made_by.name} makes a {made_by.model} model, the file has {kind!r:.40}: name "
             "the class in tokenizer_config.json, PreTrainedTokenizerFast to take the file as it is"
         )
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list) != (made_by.model == "Unigram"):
+        raise CheckpointError(f"{where}: model.vocab must be that of a {made_by.model} model")
     normalizer = definition.get("normalizer")
     steps = [normalizer]
     if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
@@ -97,7 +100,7 @@ def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) 
         if isinstance(step, dict) and step.get("type") == "Precompiled":
             charsmap = step.get("precompiled_charsmap")
             break
-    return SourceFile(where, model.get("vocab"), model.get("merges", []), charsmap)
+    return SourceFile(where, vocabulary, model.get("merges", []), charsmap)
 
 
 def _named_tokens(

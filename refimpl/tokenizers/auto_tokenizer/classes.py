@@ -75,7 +75,8 @@ class Tokens:
         id = self._vocabulary.id(content)
         if id is None:
             id = self._vocabulary.id(self.content("unk_token"))
-        assert id is not None, "named tokens were added"
+        if id is None:
+            raise CheckpointError(f"{self._where}: unk_token must not be empty")
         return id
 
     def template(
@@ -88,7 +89,7 @@ class Tokens:
         """
         special = dict.fromkeys(token for token, _ in (*single, *pair) if token not in ("$A", "$B"))
         for token in special:
-            if token.startswith("$") or ":" in token or (" " in token and not spaces):
+            if not token or token.startswith("$") or ":" in token or (" " in token and not spaces):
                 raise CheckpointError(
                     f"{self._where}: a token around texts may have no space, no colon and no $ at its start, "
                     f"got {token!r:.60}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ...errors import CheckpointError
-from .added_vocabulary import NewToken, read_new_token, read_stated_token
+from .added_vocabulary import NewToken, read_new_token, read_stated_tokens
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA, ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
@@ -119,7 +119,7 @@ def _refuse(config: Mapping[str, Any], where: str, model_type: str) -> None:
     if config.get("init_inputs"):
         raise CheckpointError(f"{where}: init_inputs must be empty: settings have names")
     versions = config.get("fast_tokenizer_files")
-    if versions and any(re.search(r"tokenizer\.(.+)\.json", str(name)) for name in versions):
+    if versions not in (None, [], ["tokenizer.json"]):
         raise CheckpointError(
             f"{where}: fast_tokenizer_files must name tokenizer.json alone, got {versions!r:.80}"
         )
@@ -167,10 +167,7 @@ def _read_older_files(settings: Settings, files: SettingFiles, definition: Mappi
             )
         is_special = content in special
         settings.added[id] = NewToken(content, normalized=not is_special, special=is_special)
-    added = definition.get("added_tokens")
-    for i, item in enumerate(added if isinstance(added, list) else ()):
-        id, token = read_stated_token(item, f"{files.folder}/tokenizer.json: added_tokens[{i}]")
-        settings.added[id] = token
+    settings.added.update(read_stated_tokens(definition, f"{files.folder}/tokenizer.json"))
 
 
 def _special(value: Mapping[str, Any], where: str) -> NewToken:

@@ -54,6 +54,16 @@ def test_encode_with_a_models_tokenizer(tfm, checkpoint, bundle):
         assert got["decoded"] == "é"
 
 
+def test_encode_with_the_settings_beside_the_file(tfm, tmp_path):
+    """BERT's class lowercases unless the directory says otherwise; no weights are needed."""
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "tokenizer.json").write_text(text_strategies.wordpiece().to_str(), encoding="utf-8")
+    for lower, want in ((True, ["[CLS]", "the", "[SEP]"]), (False, ["[CLS]", "[UNK]", "[SEP]"])):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
+        tokens = tfm("tokenizer", "encode", "The", "-m", tmp_path, "--json").json["tokens"]
+        assert [token["piece"] for token in tokens] == want
+
+
 def test_bare_leaves_out_special_tokens(tfm, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(text_strategies.byte_level().to_str(), encoding="utf-8")

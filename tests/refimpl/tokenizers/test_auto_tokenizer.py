@@ -62,6 +62,12 @@ def applied(kind: str, model_type: str, config: Any, **files: Any) -> AppliedTok
         ("bytes", "roberta", {"sep_token": None}, "sep_token must be a token, got null"),
         ("bytes", "gpt2", {"add_prefix_space": None}, "add_prefix_space must be true or false, got None"),
         ("unigram", "t5", {"eos_token": None}, "eos_token must be a token, got null"),
+        (
+            "unigram",
+            "mbart",
+            {**MBART, "extra_special_tokens": [], "src_lang": "ar_AR", "unk_token": ""},
+            "unk_token must not be empty",
+        ),
         ("unigram", "t5", {"extra_ids": -1}, "extra_ids must be a whole number, got -1"),
         ("unigram", "pegasus", {"unk_token": "the"}, "unknown piece 'the' must have the score 0"),
         ("unigram", "mbart", {**MBART, "src_lang": "xx"}, "src_lang must be a language such as en_XX"),
@@ -110,6 +116,8 @@ def test_sentinels_of_t5_are_all_named_or_none() -> None:
         ({"model": {"type": "BPE", "vocab": 3}}, "model.vocab must be an object"),
         ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "'a' must have an id from 0, got -1"),
         ({"added_tokens": [3]}, r"added_tokens\[0\] must be an object with an id, got 3"),
+        ({"added_tokens": 3}, "added_tokens must be a list, got 3"),
+        ({"model": {"type": "BPE", "vocab": [["a", 0.0]]}}, "model.vocab must be that of a BPE model"),
     ],
 )
 def test_a_file_that_says_nothing(change: Any, message: str) -> None:
