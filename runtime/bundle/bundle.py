@@ -26,7 +26,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,8 @@ import numpy as np
 
 from ...refimpl.checkpoint.open import Generation
 from ...refimpl.config import Config
-from ...refimpl.errors import BundleError
+from ...refimpl.errors import BundleError, NumericError
+from ...refimpl.formats.file_bytes import FileBytes, read_file
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
@@ -43,7 +44,19 @@ from ...refimpl.params.tree import Tree
 from . import manifest, weight_layout
 from .atomic_dir import recover
 from .graph_io import ENCODER, GRAPH
-from .manifest import AGAIN, CERTIFICATE, DATA, MANIFEST, OPTIONAL, TEMPLATE, TOKENIZER, File, Manifest
+from .manifest import (
+    AGAIN,
+    CERTIFICATE,
+    DATA,
+    GOLDEN,
+    MANIFEST,
+    OPTIONAL,
+    TEMPLATE,
+    TOKENIZER,
+    File,
+    Manifest,
+    Tensor,
+)
 
 GRAPHS = (GRAPH, ENCODER)
 __all__ = ["Bundle", "open_bundle", "recover"]
@@ -53,9 +66,12 @@ LIMITS: dict[str, int] = {
     ENCODER: 2**30,
     MANIFEST: 2**26,
     CERTIFICATE: 2**26,
+    GOLDEN: 2**26,
     TOKENIZER: 2**26,
     TEMPLATE: 2**18,
 }
+# Bytes that are hashed at a time, and looked at while they are in the processor's cache.
+CHUNK = 2**18
 
 
 @dataclass(frozen=True)
@@ -114,17 +130,17 @@ class Bundle:
         return self._text(TEMPLATE)
 
     @cached_property
-    def _data(self) -> np.ndarray:
-        return np.asarray(np.memmap(self.path / DATA, np.uint8, "r"))
+    def _data(self) -> FileBytes:
+        return FileBytes(self.path / DATA, BundleError)
 
     @cached_property
     def _owners(self) -> dict[str, weight_layout.Group]:
         return {leaf: group for group in self.manifest.groups.values() for leaf in group.leaves}
 
     def tensor(self, name: str) -> np.ndarray:
-        """A stored tensor, mapped from the file; one of int4 or uint4 as its bytes."""
+        """A stored tensor, read from the file; one of int4 or uint4 as its bytes."""
         entry = self.manifest.tensors[name]
-        raw = self._data[entry.offset : entry.offset + entry.length]
+        raw = self._data.read(entry.offset, entry.offset + entry.length)
         if entry.dtype in ("int4", "uint4"):
             return raw
         return raw.view(entry.dtype).reshape(entry.shape)
@@ -147,9 +163,15 @@ class Bundle:
         return lazily(parameter_shapes(self.config), load)
 
     def check_hashes(self) -> None:
-        """Read every file; BundleError names the first whose hash isn't the manifest's."""
-        for name in self.manifest.files:
-            _check_hash(self.path, name, self.manifest.files[name])
+        """Read every file; BundleError names the first whose hash isn't the manifest's.
+
+        NumericError names a tensor that holds NaN or infinity, though the manifest knows its bytes.
+        """
+        for name, file in self.manifest.files.items():
+            if name == DATA:
+                _check_data(self.path, file, self.manifest.tensors)
+            else:
+                _check_hash(self.path, name, file)
 
     def checking(self) -> Callable[[], None]:
         """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""
@@ -175,7 +197,7 @@ class Bundle:
         if name not in self.manifest.files:
             return None
         try:
-            return (self.path / name).read_bytes().decode("utf-8")
+            return read_file(self.path / name, LIMITS[name], BundleError).decode("utf-8")
         except UnicodeDecodeError:
             raise BundleError(f"{self.path / name}: must be UTF-8; {AGAIN}") from None
 
@@ -193,7 +215,7 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
             f"{path}: must be a bundle, the directory that `tfm-cli export` writes; there is none"
         )
     _regular(path, MANIFEST)
-    contents = manifest.load((path / MANIFEST).read_bytes(), str(path / MANIFEST))
+    contents = manifest.load(read_file(path / MANIFEST, LIMITS[MANIFEST], BundleError), str(path / MANIFEST))
     for name, file in contents.files.items():
         if (got := _regular(path, name)) != file.size:
             raise BundleError(f"{path / name}: must have {file.size} bytes, has {got}: truncated? {AGAIN}")
@@ -225,12 +247,43 @@ def _regular(directory: Path, name: str) -> int:
 
 
 def _check_hash(path: Path, name: str, file: File) -> None:
-    try:
-        with open(path / name, "rb") as opened:
-            got = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"{path / name}: can't be read: {error.strerror}") from None
+    _compare(path / name, FileBytes(path / name, BundleError).sha256(), file)
+
+
+def _compare(path: Path, got: str, file: File) -> None:
     if got != file.sha256:
-        raise BundleError(
-            f"{path / name}: its bytes aren't those that were exported (SHA-256 differs); {AGAIN}"
+        raise BundleError(f"{path}: its bytes aren't those that were exported (SHA-256 differs); {AGAIN}")
+
+
+def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
+    """The hash of the weights; on the way each of their floats must be finite. Everything is read once."""
+    data = FileBytes(path / DATA, BundleError)
+    buffer, digest, at = np.empty(CHUNK, np.uint8), hashlib.sha256(), 0
+    not_finite: list[str] = []
+
+    def read_to(end: int, dtype: str | None = None, name: str = "") -> None:
+        nonlocal at
+        while at < end:
+            part = buffer[: min(CHUNK, end - at)]
+            data.read_into(part, at)
+            digest.update(part.data)
+            at += len(part)
+            if dtype is not None and not is_finite(part.view(dtype)):
+                not_finite.append(name)
+
+    for name, tensor in tensors.items():
+        read_to(tensor.offset)  # what lies between two tensors
+        floats = tensor.dtype in ("float32", "float16")
+        read_to(tensor.offset + tensor.length, tensor.dtype if floats else None, name)
+    _compare(path / DATA, digest.hexdigest(), file)
+    if not_finite:
+        raise NumericError(
+            f"{path / DATA}: {not_finite[0]} must be finite, it holds NaN or infinity; {AGAIN}"
         )
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite, seen in their bits: float16 has no fast arithmetic on a CPU."""
+    bits = values.view(f"u{values.itemsize}")
+    exponent = bits.dtype.type(np.array(np.inf, values.dtype).view(bits.dtype))
+    return bool(((bits & exponent) != exponent).all())

@@ -17,7 +17,6 @@ one that keeps its keys and values in 8 bits, J moves by more than an ulp (`CODE
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +34,14 @@ from ...refimpl.error_budget import (
     rounded_up,
 )
 from ...refimpl.errors import BundleError
+from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.npz import read_arrays
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
-from ..bundle.manifest import GOLDEN
+from ..bundle.bundle import LIMITS
+from ..bundle.graph_io import graphs
+from ..bundle.manifest import AGAIN, GOLDEN
 from ..text.tokenizer import Tokenizer
 from .streamed_reference import SEED, Inputs, Precision, outputs
 
@@ -128,13 +131,15 @@ EXPECTED = ("logits", "maximum", "rms")
 
 
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
-    """golden.npz's arrays as a Golden; BundleError names those that are missing or unknown."""
+    """golden.npz's arrays as a Golden; BundleError names one that is missing, unknown or of another shape."""
     plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
     required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in EXPECTED)}
     names = set(arrays) - plain if has_plain else set(arrays)
     if wrong := sorted(names ^ required):
-        raise BundleError(f"golden.npz must hold {', '.join(sorted(required))}; wrong: {', '.join(wrong)}")
+        wrong_names = ", ".join(f"{name:.40}" for name in wrong[:5])
+        raise BundleError(f"golden.npz must hold {', '.join(sorted(required))}; wrong: {wrong_names}")
+    _check_arrays(arrays, config)
 
     def read_expected(kind: str) -> Expected:
         return Expected(**{name: arrays[f"{kind}.{name}"] for name in EXPECTED})
@@ -164,11 +169,50 @@ def _predicts_tokens(config: Config) -> bool:
 
 def load(bundle: Path, config: Config) -> Golden:
     """The golden inputs and outputs of a bundle; BundleError if they can't be read."""
-    try:
-        with np.load(bundle / GOLDEN, allow_pickle=False) as arrays:
-            return read(dict(arrays), config)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{GOLDEN} can't be read: {error}: export the model again") from None
+    data = read_file(bundle / GOLDEN, LIMITS[GOLDEN], BundleError)
+    return read(read_arrays(data, GOLDEN, BundleError), config)
+
+
+def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
+    """Raise BundleError for an array of another type or shape than `golden` makes of this config."""
+
+    def require(name: str, kind: str, *shape: int | None, least: int = 0, below: int = 2**62) -> Array:
+        array = arrays[name]
+        fits = len(shape) == array.ndim and all(
+            want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype.kind != kind:
+            wanted = ["any" if size is None else size for size in shape]
+            raise BundleError(
+                f"{GOLDEN}: {name} must have shape {wanted}, got {array.dtype} {list(array.shape)}"
+            )
+        if kind == "i" and array.size and not (array.min() >= least and array.max() < below):
+            raise BundleError(f"{GOLDEN}: {name} must be {least} to {below - 1}, got others; {AGAIN}")
+        return array
+
+    vocabulary = config.embedding.vocabulary
+    rows, time = require("tokens", "i", 2, None, below=vocabulary).shape
+    if not 1 <= time <= config.context:
+        raise BundleError(f"{GOLDEN}: tokens must be 1 to {config.context} a row, got {time}")
+    lengths = require("lengths", "i", rows, least=1, below=time + 1)
+    if ENCODER_IDS in arrays:
+        _, text = require(ENCODER_IDS, "i", rows, None, below=vocabulary).shape
+        require(ENCODER_LENGTHS, "i", rows, least=1, below=text + 1)
+    if TOKEN_TYPES in arrays:
+        require(TOKEN_TYPES, "i", rows, time, below=config.embedding.token_types or 0)
+    *places, width = graphs(config)[-1].outputs[0].axes
+    assert isinstance(width, int), "the last axis of a model's output has a fixed size"
+    predictions = int(lengths.sum()) if len(places) == 2 else rows
+    (columns,) = require("columns", "i", None, below=width).shape
+    stored = columns + _predicts_tokens(config)
+    require("best", "i", predictions, min(2, width), below=width)
+    require("gap", "f", predictions)
+    require("digests", "u", len(parameter_shapes(config)), 32)
+    require("floats", "f", predictions, stored)
+    for kind in ("own", "plain") if "plain.logits" in arrays else ("own",):
+        require(f"{kind}.logits", "f", predictions, stored)
+        for terms in EXPECTED[1:]:
+            require(f"{kind}.{terms}", "f", 3)
 
 
 def golden(

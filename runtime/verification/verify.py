@@ -8,6 +8,7 @@ the source. With the source, weights and predictions are compared with it too.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -108,9 +109,11 @@ def verify(
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST_TEXT:
-            raise VerifyError(f"{path}: a text may have {LARGEST_TEXT} bytes, it has {path.stat().st_size}")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_TEXT + 1)  # not by its size: a device has none, and no end
+        if len(data) > LARGEST_TEXT:
+            raise VerifyError(f"{path}: a text may have {LARGEST_TEXT} bytes, it has more")
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise VerifyError(f"{path}: can't be read as UTF-8 text: {error}") from None
     if not text.strip():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
+from ....refimpl.errors import BundleError
+from ....refimpl.formats.file_bytes import read_file
+from ....refimpl.formats.strict_json import parse
+from ...bundle.bundle import LIMITS
 from ...bundle.manifest import CERTIFICATE, MANIFEST
 from ..report import Row, manifest_hash
 from .context import VerifyContext
@@ -17,10 +20,12 @@ def check_hashes(context: VerifyContext) -> Iterator[Row]:
     yield Row("hashes of all files", len(bundle.manifest.files), unit="files", ok=True)
     if not (bundle.path / CERTIFICATE).exists():
         return
+    where = bundle.path / CERTIFICATE
     try:
-        certified = json.loads((bundle.path / CERTIFICATE).read_bytes())["manifest"]
-    except (ValueError, KeyError, TypeError):
-        certified = None
+        certificate = parse(read_file(where, LIMITS[CERTIFICATE], BundleError), str(where), BundleError)
+    except BundleError:
+        certificate = None
+    certified = certificate.get("manifest") if isinstance(certificate, dict) else None
     if certified == manifest_hash(bundle.path):
         yield Row("certificate names the manifest", "yes", ok=True)
     else:

@@ -1,8 +1,10 @@
 """The on-disk format: what is written is read back, and all else is refused in one line."""
 
+import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.errors import BundleError
+from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.tree import flatten
 from tfm.runtime.bundle import manifest
@@ -170,8 +172,46 @@ def test_checking_beside_other_work_passes(made):
 def test_a_file_that_vanishes_while_it_is_checked(bundle):
     opened = open_bundle(bundle)
     (bundle / "golden.npz").unlink()
-    with pytest.raises(BundleError, match=r"golden.npz: can't be read"):
+    with pytest.raises(BundleError, match=r"golden.npz: can't be opened"):
         opened.check_hashes()
+
+
+@pytest.mark.parametrize(
+    ("target", "quant"), [("ort-cpu", "int8"), ("ort-cpu", "int8-dynamic"), ("standard", "fp16")]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_refused_whatever_the_hash(tmp_path, target, quant, value):
+    """In the first and the last float of each tensor: weights, scales, norms and factors."""
+    path = make(tmp_path / "model", target, quant)
+    tensors = open_bundle(path).manifest.tensors
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype.startswith("float")}
+    assert len(floats) >= 9
+    data, stated = (path / "model.onnx.data").read_bytes(), json.loads((path / "tfm.json").read_text())
+    for name, tensor in floats.items():
+        for at in (0, tensor.length - np.dtype(tensor.dtype).itemsize):
+            changed = bytearray(data)
+            np.frombuffer(changed, tensor.dtype, 1, tensor.offset + at)[0] = value
+            (path / "model.onnx.data").write_bytes(changed)
+            stated["files"]["model.onnx.data"]["sha256"] = hashlib.sha256(changed).hexdigest()
+            (path / "tfm.json").write_text(json.dumps(stated))
+            with pytest.raises(NumericError, match=re.escape(f"model.onnx.data: {name} must be finite")):
+                open_bundle(path, check_hashes=True)
+
+
+def test_a_damaged_number_is_damage_first(bundle):
+    """Bytes that the manifest doesn't know are said to be such, whatever number they make."""
+    (bundle / "model.onnx.data").write_bytes(b"\xff" * (bundle / "model.onnx.data").stat().st_size)
+    with pytest.raises(BundleError, match="its bytes aren't those that were exported"):
+        open_bundle(bundle).check_hashes()
+
+
+def test_weights_that_are_cut_short_while_they_are_read(bundle):
+    opened = open_bundle(bundle)
+    name = list(opened.manifest.tensors)[-1]
+    opened.tensor(name)
+    os.truncate(bundle / "model.onnx.data", 100)
+    with pytest.raises(BundleError, match=r"model.onnx.data: must have \d+ bytes, it was cut short"):
+        opened.tensor(name)
 
 
 @pytest.mark.parametrize("name", ["tfm.json", "model.onnx", "model.onnx.data", "golden.npz"])

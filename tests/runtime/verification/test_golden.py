@@ -176,6 +176,27 @@ def test_missing_and_unknown_arrays_are_refused():
         read(arrays, tiny_models.encoder())
 
 
+def test_arrays_of_another_shape_or_type_are_refused():
+    config = tiny_models.encoder_decoder()
+    arrays = golden(config, tiny_models.weights(config))
+    for name, array in arrays.items():
+        with pytest.raises(BundleError, match=rf"golden\.npz: {name} must have shape"):
+            read(arrays | {name: array[None]}, config)
+        with pytest.raises(BundleError, match=rf"golden\.npz: {name} must have shape"):
+            read(arrays | {name: array.astype(np.complex128)}, config)
+    for name, value in {
+        "tokens": 97,
+        "source": -1,
+        "lengths": 0,
+        "source_lengths": 99,
+        "columns": 97,
+    }.items():
+        outside = arrays[name].copy()
+        outside.reshape(-1)[0] = value
+        with pytest.raises(BundleError, match=rf"golden\.npz: {name} must be"):
+            read(arrays | {name: outside}, config)
+
+
 def test_budgets_are_four_times_the_stored_terms():
     terms = np.array([0.5, 1.0, 0.25])
     expected = Expected(np.zeros((1, 1)), maximum=terms, rms=2 * terms)
