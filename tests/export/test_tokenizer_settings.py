@@ -158,6 +158,7 @@ TEMPLATE = (
         ("llama", "bytes", {"tokenizer_class": "PreTrainedTokenizerFast"}),
         ("qwen2", "bytes", {"bos_token": None, "image_token": 'a "quoted" \n token'}),
         ("gpt2", "bytes", {"bos_token": {"__type": "AddedToken", "content": "{{ x }}", "lstrip": True}}),
+        ("llama", "bytes", {"model_specific_special_tokens": {"image_token": "<image>"}}),
         ("gemma2", "bpe", {"extra_special_tokens": {"image_token": "<image>"}}),
     ],
 )

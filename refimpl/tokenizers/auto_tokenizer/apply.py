@@ -14,7 +14,7 @@ from .added_vocabulary import AddedVocabulary, NewToken, read_stated_tokens, rea
 from .class_choice import choose_class
 from .classes import Component, SourceFile, TokenizerClass, Tokens
 from .clean_up import cleaned_up
-from .settings import ADDITIONAL, EXTRA, NAMES, SettingFiles, Settings, Special, read_settings
+from .settings import ADDITIONAL, EXTRA, NAMED, NAMES, SettingFiles, Settings, Special, read_settings
 
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 
@@ -71,7 +71,8 @@ def _says_anything(text: str, files: SettingFiles) -> bool:
     if files.special_tokens_map or files.added_tokens or re.search(r'"padding"\s*:\s*\{', text):
         return True
     return any(
-        key in (EXTRA, ADDITIONAL, "added_tokens_decoder", "clean_up_tokenization_spaces", "init_inputs")
+        key
+        in (EXTRA, ADDITIONAL, NAMED, "added_tokens_decoder", "clean_up_tokenization_spaces", "init_inputs")
         or key in ("split_special_tokens", "fix_mistral_regex", "fast_tokenizer_files")
         or key.endswith("_token")
         for key, value in (files.tokenizer_config or {}).items()

@@ -16,6 +16,7 @@ from .added_vocabulary import NewToken, read_new_token, read_stated_tokens
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA, ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
+NAMED = "model_specific_special_tokens"
 Special: TypeAlias = str | NewToken
 
 # transformers drops these where there is a tokenizer.json, whose post-processor says it.
@@ -97,6 +98,10 @@ def read_settings(files: SettingFiles, definition: Mapping[str, Any], model_type
     }
     if isinstance(values.get(EXTRA), dict):
         named |= _tokens_by_name(values.pop(EXTRA), f"{where}: {EXTRA}")
+    stated = values.pop(NAMED, None)
+    if stated is not None and not isinstance(stated, dict):
+        raise CheckpointError(f"{where}: {NAMED} must be an object of tokens, got {stated!r:.60}")
+    named = named or _tokens_by_name(stated or {}, f"{where}: {NAMED}")
     settings = Settings(where, values, named=named)
     if decoder is not None:
         settings.added = _read_decoder(decoder, f"{where}: added_tokens_decoder")

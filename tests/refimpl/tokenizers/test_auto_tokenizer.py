@@ -50,6 +50,7 @@ def applied(kind: str, model_type: str, config: Any, **files: Any) -> AppliedTok
         ("bytes", "llama", {"extra_special_tokens": {"x": 1}}, r"extra_special_tokens.x must be a token"),
         ("bytes", "llama", {"additional_special_tokens": "<s>"}, "must be a list of tokens, got '<s>'"),
         ("bytes", "llama", {"additional_special_tokens": [1]}, "extra_special_tokens must be a token"),
+        ("bytes", "llama", {"model_specific_special_tokens": ["<s>"]}, "must be an object of tokens"),
         ("bytes", "llama", {"added_tokens_decoder": []}, "added_tokens_decoder must be an object"),
         ("bytes", "llama", {"added_tokens_decoder": {"x": {}}}, "must be the id of a token, got 'x'"),
         ("bytes", "llama", {"added_tokens_decoder": {"1": {"content": "a", "x": 1}}}, "must be an object of"),
