@@ -28,16 +28,18 @@ HARMLESS: dict[str, Any] = {
     "is_decoder": (False, True), "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,), "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,),
     "pruned_heads": ({}, None), "quantization_config": (None,),
-    "auto_map": (dict, None),  # code of the repository's own, which isn't run: see `checkpoint.custom_code`
+    # Code of the repository's own, which isn't run: see `checkpoint.custom_code`.
+    "auto_map": (dict, None), "custom_pipelines": (dict, None),
     # Notes of who trained, converted or repaired the checkpoint: no model of transformers' reads them.
     **dict.fromkeys(("name", "name_or_path", "model_name", "tokenizer_class"), (str, None)),
     "language": (str, list, None), "unsloth_fixed": (bool,), "unsloth_version": (str,),
     "transformers.js_config": (dict,), "save_step": (int,), "total_flos": (float,),
-    "sep_token_id": (int, None),
+    "sep_token_id": (int, None), "eos_token_ids": (int, None),
     # Switches of training, of TensorFlow and TorchScript.
     "gradient_checkpointing": (bool, None), "torchscript": (bool, None), "use_bfloat16": (bool, None),
     "tf_legacy_loss": (bool, None), "xla_device": (bool, None),
     "attention_probs_dropout_prob": (float, None), "hidden_dropout_prob": (float, None),
+    "classifier_dropout": (float, None),
     # BERT's, whose families read it; and what other models have, and this one says that it hasn't.
     "type_vocab_size": (int,), "use_mrope": (False,), "lm_head_bias": (False,),
 }  # fmt: skip

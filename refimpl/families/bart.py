@@ -83,7 +83,7 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
 
 def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
     """Check the keys that no class reads, and those of training and of other heads."""
-    for old_key in ("dropout", "activation_dropout", "classifier_dropout", "classif_dropout", "init_std",
+    for old_key in ("dropout", "activation_dropout", "classif_dropout", "init_std",
                 "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
         keys.get(old_key, float, None)
     # A switch of another library and a number of KoBART's releases: no class reads them.

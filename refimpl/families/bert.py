@@ -55,7 +55,6 @@ def layer_norm(keys: Keys) -> LayerNorm:
 def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: ReadingHead) -> Encoder:
     """The encoder of BERT, RoBERTa and ELECTRA."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
-    keys.unused("classifier_dropout")
     return build(
         embedding,
         positions,

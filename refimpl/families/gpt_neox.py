@@ -19,7 +19,7 @@ OLDER = ("rotary_emb_base", "rotary_pct")
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused("hidden_dropout", "classifier_dropout")
+    keys.unused("hidden_dropout")
     width, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     context = keys.size("max_position_embeddings", 2048)
     position = rope(keys, head_size(keys), context, partial=0.25, names=OLDER)

@@ -24,6 +24,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("pretraining_tp", int, 1, null=True)
     # SmolLM2's, of the trainer it comes from: weights whose pairs are neighbours would be another layout.
     keys.harmless(is_llama_config=(True,), rope_interleaved=(False,))
+    # The context again, by names that no class reads; and what Mistral's have, null where that is no window.
+    context = keys.get("max_position_embeddings", int, 2048)
+    keys.harmless(max_sequence_length=(context,), seq_length=(context,), sliding_window=(None,))
     return decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),

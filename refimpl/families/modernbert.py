@@ -122,7 +122,7 @@ def _unused(keys: Keys) -> None:
         local_attention_window=(keys.get("local_attention", int, 128),),
         local_attention_rope_theta=(keys.values.get("local_rope_theta", 10_000.0),),
     )
-    keys.unused("embedding_dropout", "mlp_dropout", "classifier_dropout", "initializer_cutoff_factor")
+    keys.unused("embedding_dropout", "mlp_dropout", "initializer_cutoff_factor")
     keys.unused("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad")
     keys.unused("sparse_prediction", "sparse_pred_ignore_index")
     keys.unused("cls_token_id", "layer_norm_eps")

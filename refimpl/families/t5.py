@@ -52,7 +52,7 @@ CONTEXT = 4096
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:
     # Of training, or of heads that these classes haven't.
-    for key in ("dropout_rate", "classifier_dropout", "initializer_factor"):
+    for key in ("dropout_rate", "initializer_factor"):
         keys.get(key, float, None)
     new = keys.get("model_type", str) == "mt5"
     width, heads, depth = keys.size("d_model"), keys.size("num_heads"), layer_count(keys, "num_layers")

@@ -22,11 +22,12 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
 @pytest.mark.parametrize(
     ("stated", "family"), [({}, ""), (None, ""), ({"AutoModel": "its_own.Model"}, "tfm")]
 )
-def test_a_family_stands_for_code_of_the_repositorys_own(model, stated, family):
-    write(model / "config.json", {**json.loads((model / "config.json").read_text()), "auto_map": stated})
+def test_a_family_stands_for_code_of_the_repositorys_own(model, key, stated, family):
+    write(model / "config.json", {**json.loads((model / "config.json").read_text()), key: stated})
     (model / "its_own.py").write_text("raise SystemExit('this file was run')")
     assert open_checkpoint(model).code_replaced_by == family
 

@@ -78,6 +78,10 @@ def test_harmless_keys_have_harmless_values_only(name):
     [
         ("llama", "is_llama_config", True, False),
         ("llama", "rope_interleaved", False, True),
+        ("llama", "max_sequence_length", 2048, 4096),
+        ("llama", "seq_length", 2048, 4096),
+        ("llama", "sliding_window", None, 4096),
+        ("mistral", "is_causal", True, False),
         ("phi3", "full_attn_mod", 1, 2),
         ("phi3", "interpolate_factor", 1, 2),
         ("qwen3_moe", "qkv_bias", False, True),
