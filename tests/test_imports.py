@@ -243,6 +243,15 @@ def test_config_is_standard_library_alone():
         assert top(one.module) in STANDARD or allowed, str(one)
 
 
+def test_only_the_child_process_renders_templates():
+    """minijinja crashes and hangs on hostile ones; the child's program stands alone, and starts fast."""
+    program = ROOT / "runtime" / "text" / "template_renderer.py"
+    every = (one for file in files("runtime") for one in imports(file))
+    importers = {one.file for one in every if top(one.module) == "minijinja"}
+    assert importers == {program}
+    assert {top(one.module) for one in imports(program)} <= STANDARD | {"minijinja"}
+
+
 def test_commands_import_inside_their_body():
     """The top of a command imports only what help needs: no torch, no export, no session."""
     for one in (i for f in files("cli") for i in imports(f)):
