@@ -10,6 +10,7 @@ from .console import say
 if TYPE_CHECKING:
     from ..refimpl.checkpoint.open import Checkpoint
     from ..refimpl.config import Config
+    from ..refimpl.formats.adapters import AdapterChoice
     from ..refimpl.params.tree import Tree
     from ..refimpl.tokenizers.tokenizer import Tokenizer
     from ..runtime.bundle.bundle import Bundle
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 
 
 def load(
-    name: str, engine: str, quant: str | None, device: str, threads: int | None, context: int | None = None
+    name: str,
+    engine: str,
+    quant: str | None,
+    device: str,
+    threads: int | None,
+    context: int | None = None,
+    *,
+    adapter: AdapterChoice = None,
 ) -> Model:
-    """The model, fetched and exported where it has to be.
+    """The model, fetched and exported where it has to be, with the adapter merged into it.
 
     Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers. With `quant`, and on
     ONNX Runtime, a bundle runs, from the cache if it is there.
@@ -29,7 +37,7 @@ def load(
 
     if engine != "onnx" and device == "cuda":
         raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
-    source = locate_weights(name)
+    source = locate_weights(name, adapter)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
 
@@ -37,30 +45,30 @@ def load(
     return _on_arrays(source, engine, quant, context)
 
 
-def locate_weights(name: str) -> LocatedModel:
-    """The model of a name; CheckpointError for a config.json without weights."""
+def locate_weights(name: str, adapter: AdapterChoice = None) -> LocatedModel:
+    """The model of a name, with an adapter; CheckpointError for a config.json without weights."""
     from ..refimpl.errors import CheckpointError
-    from ..runtime.hub.locate import locate
+    from ..runtime.hub.locate import adapted, locate
 
     source = locate(name, say)
     if source.kind == "config":
         raise CheckpointError(f"{name} must have weights beside its config.json")
-    return source
+    return adapted(source, adapter)
 
 
-def specified(name: str) -> tuple[Config, Tree, Tokenizer]:
+def specified(name: str, adapter: AdapterChoice = None) -> tuple[Config, Tree, Tokenizer]:
     """What the specification needs of a model: Config, lazy weights, tokenizer."""
     from ..refimpl.checkpoint.open import open_checkpoint
     from ..refimpl.errors import CheckpointError
     from ..refimpl.tokenizers.tokenizer import read
     from ..runtime.bundle.bundle import open_bundle
 
-    source = locate_weights(name)
+    source = locate_weights(name, adapter)
     if source.kind == "bundle":
         opened = open_bundle(source.path, check_hashes=True)
         params = opened.params()
     else:
-        opened = open_checkpoint(source.path)
+        opened = with_notes(open_checkpoint(source.path, source.adapter))
         params = opened.params
     say_replaced_code(opened.code_replaced_by)
     if opened.tokenizer is None:
@@ -87,11 +95,13 @@ def bundle(source: LocatedModel, quant: str | None, device: str, context: int | 
         from ..refimpl.checkpoint.open import open_checkpoint
         from ..runtime.bundle import schemes, targets
 
-        quant = schemes.default(open_checkpoint(source.path).config, targets.find(target)).name
+        quant = schemes.default(
+            open_checkpoint(source.path, source.adapter).config, targets.find(target)
+        ).name
     path = bundle_path(source, quant, target, context)
     recover(path)
     if not path.exists() or is_outdated(path):
-        checkpoint = open_for_export(source.path, context)
+        checkpoint = open_for_export(source, context)
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
 
         export(checkpoint, path, target=target, quant=quant, progress=say)
@@ -115,12 +125,19 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
             )
 
 
-def open_for_export(path: Path, context: int | None = None) -> Checkpoint:
+def with_notes(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, after its notes were printed."""
+    for note in checkpoint.notes:
+        say(f"note: {note}")
+    return checkpoint
+
+
+def open_for_export(source: LocatedModel, context: int | None = None) -> Checkpoint:
     """A checkpoint whose tokenizer is checked too, since export doesn't use it."""
     from ..refimpl.checkpoint.open import open_checkpoint
     from ..runtime.text.tokenizer import Tokenizer
 
-    checkpoint = open_checkpoint(path).for_context(context)
+    checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
     if checkpoint.tokenizer is not None:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary)
     return checkpoint
@@ -152,7 +169,7 @@ def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: in
     from ..runtime.tasks import Model
 
     if source.kind == "checkpoint" and quant is None:
-        opened = open_checkpoint(source.path).for_context(context)
+        opened = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
         params = materialize(opened.params)
     else:
         opened = open_bundle(bundle(source, quant, "cpu", context), check_hashes=True)

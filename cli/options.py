@@ -14,6 +14,7 @@ from ..runtime.bundle.schemes import SchemeName
 from ..runtime.bundle.targets import TargetName
 
 if TYPE_CHECKING:
+    from ..refimpl.formats.adapters import AdapterChoice
     from ..runtime.tasks import GenerateOptions
 
 Quant = SchemeName
@@ -71,6 +72,20 @@ Context = Annotated[
         "long divisors and dynamic NTK a larger theta, for texts of any length; transformers does so only "
         "once a text is long.",
     ),
+]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Merge the LoRA adapter in this directory, as the peft library saves it, into the weights of a "
+        "checkpoint.",
+    ),
+]
+NoAdapter = Annotated[
+    bool, typer.Option("--no-adapter", help="Take the model alone, where an adapter lies beside it.")
 ]
 Threads = Annotated[
     int | None,
@@ -190,8 +205,18 @@ Draft = Annotated[
     ),
 ]
 
+
+def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
+    """What --adapter and --no-adapter say together."""
+    if adapter is not None and no_adapter:
+        raise typer.BadParameter("--adapter and --no-adapter contradict each other: give one of them")
+    return False if no_adapter else adapter
+
+
 # How library errors name parameters, and the flags of the command line for these.
 FLAGS = {
+    "adapter=False": "--no-adapter",
+    "adapter=": "--adapter ",
     "quant=": "--quant ",
     "quant must": "--quant must",
     "target=": "--target ",

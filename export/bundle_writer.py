@@ -44,6 +44,7 @@ from ..runtime.bundle.manifest import (
     TOKENIZER,
     File,
     Manifest,
+    MergedAdapter,
     SourceCheckpoint,
     Tensor,
 )
@@ -152,7 +153,7 @@ def export(
         _write(job, folder, opset, progress)
         if verify:
             progress("verifying against the specification")
-            _verify(folder, checkpoint.path)
+            _verify(folder, checkpoint)
         else:
             _write_uncertified(folder)
         for file in folder.iterdir():
@@ -235,6 +236,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         labels=checkpoint.labels,
         source=SourceCheckpoint(**checkpoint.source, code_replaced_by=checkpoint.code_replaced_by),
         files=files,
+        adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
 
 
@@ -291,10 +293,12 @@ def _describe(path: Path) -> File:
         return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _verify(path: Path, source: Path) -> None:
+def _verify(path: Path, checkpoint: ExportSource) -> None:
     """Verify a bundle in another process: this one has torch in its memory."""
     command = [sys.executable, "-P", "-m", "tfm.runtime.verification.verify", str(path)]
-    options = ["--source", str(source), "--seconds", str(VERIFY_S)]
+    adapter = checkpoint.adapter_path
+    chosen = ["--no-adapter"] if adapter is None else ["--adapter", str(adapter)]
+    options = ["--source", str(checkpoint.path), *chosen, "--seconds", str(VERIFY_S)]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     if done.returncode == 0:
         return

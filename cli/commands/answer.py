@@ -44,6 +44,8 @@ def command(
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -66,7 +68,8 @@ def command(
     if context is not None and file is not None:
         raise typer.BadParameter("give the text as argument or as --file, not both")
     text = read_all(file, "text") if context is None else context
-    loaded = load(model, engine, quant, device, threads)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
     answers = loaded.answer(
         [(one, text) for one in all_questions],
         count=top,

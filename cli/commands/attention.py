@@ -42,6 +42,8 @@ def command(
         ),
     ] = None,
     plot: Plot = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Show attention weights, computed by the specification: which token attends to which.
@@ -56,7 +58,7 @@ def command(
     from ...runtime.analysis.attention import chosen_heads, subject, view_of, words_of
     from ..model_loading import specified
 
-    config, params, tokenizer = specified(model)
+    config, params, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter))
     stack = next(iter(config.stacks.values()))
     layers, heads = len(stack.layers), min(layer.attention.heads for layer in stack.layers)
     for name, number, count in (("layer", layer, layers), ("head", head, heads)):

@@ -17,6 +17,8 @@ GROUP = "This machine"
 def command(
     model: o.Model = "smollm2-135m",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 128,
@@ -34,10 +36,10 @@ def command(
     from multiprocessing import get_context
 
     from ...runtime.analysis.speed import measure
-    from ...runtime.hub.locate import locate
-    from ..model_loading import bundle
+    from ..model_loading import bundle, locate_weights
 
-    path = bundle(locate(model, say), quant, device)
+    source = locate_weights(model, o.adapter_choice(adapter, no_adapter))
+    path = bundle(source, quant, device)
     # A new process each time: load time and peak memory can't be measured twice in one.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = []

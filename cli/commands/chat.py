@@ -22,6 +22,8 @@ def command(
     ] = None,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     greedy: o.Greedy = False,
@@ -50,7 +52,9 @@ def command(
     from ...runtime.tasks import Conversation
     from ..model_loading import load
 
-    conversation = Conversation(load(model, engine, quant, device, threads), system)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    conversation = Conversation(loaded, system)
     for message in messages():
         answer = conversation.say(message, **options)
         for part in answer:

@@ -25,6 +25,8 @@ def command(
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -38,7 +40,8 @@ def command(
 
     texts = read(text, file)
     pairs = texts if pair is None else [(one, pair) for one in texts]
-    loaded = load(model, engine, quant, device, threads)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
     labels_of = [labels[:top] for labels in loaded.classify(pairs, batch=batch, progress=progress())]
     if as_json:
         rows = zip(texts, labels_of, strict=True)

@@ -46,6 +46,8 @@ def command(
         list[str] | None, typer.Option(metavar="WAY", help="Only this way to stretch; may be repeated.")
     ] = None,
     plot: Plot = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Measure perplexity by position past the trained length, for each way to stretch rotary positions.
@@ -59,7 +61,7 @@ def command(
     from ...runtime.analysis import perplexity
     from ..model_loading import specified
 
-    config, lazy, tokenizer = specified(model)
+    config, lazy, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter))
     if not isinstance(config, Decoder):
         raise ConfigError("perplexity needs a decoder alone, this model has an encoder")
     try:

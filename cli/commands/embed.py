@@ -26,6 +26,8 @@ def command(
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -45,7 +47,8 @@ def command(
         raise typer.BadParameter("--similarity takes at least two texts")
     if npy is not None and as_json:
         raise typer.BadParameter("give --npy or --json, not both")
-    loaded = load(model, engine, quant, device, threads)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
     vectors = loaded.embed(texts, batch=batch, progress=progress())
     numbers = cosines(vectors, vectors) if similarity else vectors
     if npy is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import out, say
-from ..options import Context, Kv, Quant, Ranges, Target
+from ..options import Adapter, Context, Kv, NoAdapter, Quant, Ranges, Target, adapter_choice
 
 GROUP = "Make and check models"
 
@@ -25,6 +25,8 @@ def command(
         Quant | None,
         typer.Option(help="How weights are stored. By default int8; int8-dynamic for an encoder on the CPU."),
     ] = None,
+    adapter: Adapter = None,
+    no_adapter: NoAdapter = False,
     kv: Annotated[
         Kv,
         typer.Option(
@@ -72,7 +74,7 @@ def command(
     Example: tfm-cli export smollm2-135m my-bundle --quant int4
     """
     from ...refimpl.errors import ExportError
-    from ...runtime.hub.locate import locate
+    from ...runtime.hub.locate import adapted, locate
     from ..model_loading import open_for_export, say_replaced_code
 
     if calibrate is None and (ranges is not None or smooth is not None):
@@ -81,7 +83,7 @@ def command(
     source = locate(model, say)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
-    checkpoint = open_for_export(source.path, context)
+    checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context)
     say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
     from ...export.quantization.plan import Calibration

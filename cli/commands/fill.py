@@ -22,6 +22,8 @@ def command(
     batch: o.Batch = 8,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -34,7 +36,8 @@ def command(
     from ..model_loading import load
 
     texts = read(text, file)
-    loaded = load(model, engine, quant, device, threads)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
     fillings = loaded.fill(texts, count=top, batch=batch, progress=progress())
     if as_json:
         rows = zip(texts, fillings, strict=True)

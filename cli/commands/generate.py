@@ -38,6 +38,8 @@ def command(
     model: o.Model = "smollm2-135m",
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     context: o.Context = None,
@@ -90,7 +92,8 @@ def command(
     from ..model_loading import load
 
     begin = time.perf_counter()
-    loaded = load(model, engine, quant, device, threads, context)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, context, adapter=choice)
     if draft == "prompt":
         from ...refimpl.decoding.speculative import PromptLookup
 

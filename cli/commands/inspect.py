@@ -26,6 +26,8 @@ def command(
             help="A bundle, a checkpoint, a config.json, the name of a model to fetch, or llama-3-70b."
         ),
     ],
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     context: o.Context = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -36,11 +38,12 @@ def command(
     from ...refimpl.config import to_json
     from ...runtime.analysis import sizes
     from ...runtime.hardware import memory
-    from ...runtime.hub.locate import locate
+    from ...runtime.hub.locate import adapted, locate
 
     example = EXAMPLES / f"{model}.json"
     is_example = not Path(model).exists() and example in EXAMPLES.iterdir()
     source = locate(str(example) if is_example else model, say)
+    source = adapted(source, o.adapter_choice(adapter, no_adapter))
     config, facts, kind = _read(source, context)
     parts, free = sizes.parameters(config), memory()
     weights = sizes.weight_bytes(config)
@@ -99,19 +102,25 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         bundle = open_bundle(source.path, check_hashes=False)
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
-        return bundle.config, facts | {"quant": bundle.quant, "target": bundle.target}, bundle.cache
+        facts |= {"quant": bundle.quant, "target": bundle.target}
+        if bundle.manifest.adapter is not None:
+            facts["adapter"] = bundle.manifest.adapter.name
+        return bundle.config, facts, bundle.cache
     if source.kind == "config":
         config = _read_config(source.path)
         if context is not None:
             config = replace(config, context=context)
         return config, facts, operator_limits.cache(targets.for_device("cpu"), config)
     from ...refimpl.checkpoint.open import open_checkpoint
-    from ..model_loading import say_replaced_code
+    from ..model_loading import say_replaced_code, with_notes
 
-    checkpoint = open_checkpoint(source.path).for_context(context)
+    checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
     say_replaced_code(checkpoint.code_replaced_by)
     cache = operator_limits.cache(targets.for_device("cpu"), checkpoint.config)
-    return checkpoint.config, facts | {"stored": checkpoint.float_dtype}, cache
+    facts |= {"stored": checkpoint.float_dtype}
+    if checkpoint.adapter is not None:
+        facts["adapter"] = f"{checkpoint.adapter.path.name}, changes {len(checkpoint.changed)} weights"
+    return checkpoint.config, facts, cache
 
 
 def _read_config(path: Path) -> Config:

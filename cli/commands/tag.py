@@ -32,6 +32,8 @@ def command(
     batch: o.Batch = 32,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -44,7 +46,8 @@ def command(
     from ..model_loading import load
 
     texts = read(text, file)
-    loaded = load(model, engine, quant, device, threads)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
     entities_of = loaded.tag(
         texts, aggregation=aggregation, outside=outside or ("O",), batch=batch, progress=progress()
     )

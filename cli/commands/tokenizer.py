@@ -192,7 +192,9 @@ def _tokenizer(name: str) -> Tokenizer:
         files = [directory.object(file) or {} for file in ("tokenizer_config.json", "config.json")]
         if (applied := read_tokenizer(directory, *files)) is not None:
             return read(applied.text, name)
-    opened = open_bundle(source.path) if source.kind == "bundle" else open_checkpoint(source.path)
+    # An adapter changes no tokenizer.
+    is_bundle = source.kind == "bundle"
+    opened = open_bundle(source.path) if is_bundle else open_checkpoint(source.path, adapter=False)
     if opened.tokenizer is None:
         raise CheckpointError(f"{name} must have a tokenizer")
     return read(opened.tokenizer, name)

@@ -31,6 +31,8 @@ def command(
     max_new_tokens: o.MaxNewTokens = None,
     engine: o.Engine = "onnx",
     quant: o.Quantization = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     as_json: o.AsJson = False,
@@ -45,7 +47,8 @@ def command(
     text = read_prompt(text, file)
     options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
     begin = time.perf_counter()
-    loaded = load(model, engine, quant, device, threads)
+    choice = o.adapter_choice(adapter, no_adapter)
+    loaded = load(model, engine, quant, device, threads, adapter=choice)
     load_s = time.perf_counter() - begin
     answer = loaded.translate(text, to=to, origin=origin, **options)
     out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import say, table
+from ..options import Adapter, NoAdapter, adapter_choice
 
 GROUP = "Make and check models"
 
@@ -17,6 +18,8 @@ def command(
     source: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The checkpoint that the bundle was made from.")
     ] = None,
+    adapter: Adapter = None,
+    no_adapter: NoAdapter = False,
     text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A text to measure KL divergence, agreement and perplexity on."),
@@ -33,8 +36,9 @@ def command(
     from ...runtime.hub.locate import locate
     from ...runtime.verification.verify import verify
 
+    choice = adapter_choice(adapter, no_adapter)
     checkpoint = None if source is None else locate(source, say).path
-    report = verify(bundle, source=checkpoint, text=text, seconds=seconds, progress=say)
+    report = verify(bundle, source=checkpoint, text=text, seconds=seconds, progress=say, adapter=choice)
     table(
         ("CHECK", "FIGURE", "BUDGET", "UNIT", "RESULT", "NOTE"),
         [(r.name, shown(r.figure), shown(r.budget), r.unit, r.result, r.note) for r in report.rows],

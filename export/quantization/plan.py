@@ -107,6 +107,11 @@ def plan(
     if strict and not scheme.keeps_blocks:
         keepers = _names(other for other in SCHEMES.values() if other.keeps_blocks)
         raise ExportError(f"strict=True goes with quant={keepers}, got quant={scheme.name}")
+    if scheme.keeps_blocks and (changed := checkpoint.changed):
+        raise ExportError(
+            f"quant={scheme.name} keeps a file's own blocks, and the adapter changes {len(changed)} weights, "
+            f"first {changed[0]}: use quant=int8"
+        )
     scheme = scheme.with_table_bits(table_bits)
     formats = weight_formats.formats(checkpoint.config, scheme, target, _native(checkpoint))
     if strict:

@@ -19,6 +19,7 @@ from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..errors import CheckpointError
 from ..families import read_config, read_gguf, read_leaves
+from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.gguf import GGUF
 from ..formats.model_directory import Directory
@@ -30,6 +31,15 @@ from ..params.shapes import parameter_shapes
 from ..params.tree import Tree, flatten
 from ..tokenizers.from_gguf.reader import chat_template, tokenizer
 from ..weights.loader import Leaves, check_finite
+from ..weights.merge import MergedLeaves
+from .adapter import (
+    Adapter,
+    chosen,
+    merge_directory,
+    merge_gguf,
+    notes,
+    read_adapted_config,
+)
 from .custom_code import replaced_by
 from .generation_config import Generation, read_generation
 from .labels import mask_id, read_labels
@@ -46,18 +56,21 @@ GENERATION_JSON = "generation_config.json"
 class Checkpoint:
     """An opened model. `params` is lazy: a leaf is read each time it is asked for.
 
-    `labels` are the names of the head's labels, if it has any. `added` are leaves that no file holds.
+    `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights, `notes`
+    are what a person should know of that. `added` are leaves that no file holds.
     `code_replaced_by` is the family that stands for code of the repository's own, if it has any.
     """
 
     path: Path
     config: Config
-    leaves: Leaves
+    leaves: Leaves | MergedLeaves
     tokenizer: str | None
     chat_template: str | None
     generation: Generation
     files: Mapping[str, Path]
     labels: tuple[str, ...] = ()
+    adapter: Adapter | None = None
+    notes: tuple[str, ...] = ()
     added: Mapping[str, np.ndarray] = field(default_factory=dict)
     code_replaced_by: str = ""
 
@@ -100,24 +113,49 @@ class Checkpoint:
     @property
     def source(self) -> dict[str, str]:
         """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
-        digests = {name: FileBytes(file).sha256() for name, file in self.files.items()}
-        if len(digests) == 1:
-            return {"name": self.path.name, "sha256": next(iter(digests.values()))}
-        listed = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
-        return {"name": self.path.resolve().name, "sha256": hashlib.sha256(listed.encode()).hexdigest()}
+        name = self.path.name if len(self.files) == 1 else self.path.resolve().name
+        return {"name": name, "sha256": _digest(self.files)}
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """The directory of the adapter that is merged into the weights, if there is one."""
+        return None if self.adapter is None else self.adapter.path
+
+    @property
+    def adapter_source(self) -> dict[str, str] | None:
+        """The same of the adapter that is merged into the weights, if there is one."""
+        if self.adapter is None:
+            return None
+        return {"name": self.adapter.path.resolve().name, "sha256": _digest(self.adapter.files)}
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The leaves that an adapter changes."""
+        return self.leaves.changed if isinstance(self.leaves, MergedLeaves) else ()
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def _digest(files: Mapping[str, Path]) -> str:
+    digests = {name: FileBytes(file).sha256() for name, file in files.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    listed = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoint:
     """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
+
+    `adapter` is a directory with an adapter that is merged into the weights, or False for the model alone
+    where one lies beside it.
 
     Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
     a model that isn't known in full.
     """
     path = Path(path)
     if path.is_dir():
-        return _open_directory(path)
+        return _open_directory(path, adapter)
     if path.suffix == ".gguf":
-        return _open_gguf(path)
+        return _open_gguf(path, adapter)
     if path.suffix in CODE:
         raise CheckpointError(
             f"{path}: {path.suffix} files can run code and aren't opened: convert to safetensors"
@@ -125,23 +163,30 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and safetensors")
 
 
-def _open_gguf(path: Path) -> Checkpoint:
+def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
+    adapter = chosen(path, choice)
     file = GGUF(path)
     config, dialect = read_gguf(file)
     stated = as_config_json(file.metadata, dialect.architecture)
+    leaves: Leaves | MergedLeaves = Leaves(config, file, dialect.weights)
+    if adapter is not None:
+        config, leaves = merge_gguf(config, leaves, dialect.architecture, adapter, str(path))
     return Checkpoint(
         path=path,
         config=config,
-        leaves=Leaves(config, file, dialect.weights),
+        leaves=leaves,
         tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
         chat_template=chat_template(file.metadata, str(path)),
         generation=read_generation(stated, None, config, str(path)),
         files={path.name: path},
         labels=read_labels(stated, config, str(path)),
+        adapter=adapter,
+        notes=() if adapter is None else notes(adapter, path, {}),
     )
 
 
-def _open_directory(path: Path) -> Checkpoint:
+def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
+    adapter = chosen(path, choice)
     directory = Directory(path)
     raw = directory.object("config.json")
     if raw is None:
@@ -151,9 +196,15 @@ def _open_directory(path: Path) -> Checkpoint:
     where = str(path / "config.json")
     sentence = read_sentence(directory)
     source = Shards(shards(directory))
-    config, family = read_config(raw, where, source.names, "pool" if sentence else None)
-    config = sentence.of(config) if sentence else config
-    leaves = read_leaves(config, source, family)
+    task = "pool" if sentence else None
+    if adapter is None:
+        config, family = read_config(raw, where, source.names, task)
+        config = sentence.of(config) if sentence else config
+        leaves = read_leaves(config, source, family)
+    else:
+        config, family, raw = read_adapted_config(raw, where, source, adapter, task)
+        config = sentence.of(config) if sentence else config
+        config, leaves = merge_directory(config, source, family, adapter)
     generation_json = directory.object(GENERATION_JSON)
     generation = read_generation(
         raw, generation_json, config, where if generation_json is None else str(path / GENERATION_JSON)
@@ -178,6 +229,8 @@ def _open_directory(path: Path) -> Checkpoint:
         files=directory.files,
         labels=read_labels(raw, config, where),
         code_replaced_by=replaced_by(raw),
+        adapter=adapter,
+        notes=() if adapter is None else notes(adapter, path, raw),
     )
 
 

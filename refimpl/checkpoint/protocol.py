@@ -56,6 +56,21 @@ class ExportSource(ModelSource, WeightSource, Protocol):
         ...
 
     @property
+    def adapter_path(self) -> Path | None:
+        """The directory of the adapter that is merged into its weights, if there is one."""
+        ...
+
+    @property
+    def adapter_source(self) -> dict[str, str] | None:
+        """The adapter's name, and a hash over the names and bytes of its files."""
+        ...
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The leaves that the adapter changes."""
+        ...
+
+    @property
     def code_replaced_by(self) -> str:
         """The family that stands for code of its repository's own; empty where it has none."""
         ...

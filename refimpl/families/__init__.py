@@ -160,14 +160,27 @@ def _family(keys: Keys) -> tuple[Family, Task]:
     return family, task
 
 
-def read_leaves(config: Config, source: TensorSource, family: Family) -> Leaves:
-    """The leaves of a Config that a family's checkpoint holds."""
+def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]]:
+    """The map of a family's checkpoints for a Config, and what may stand before their tensors' names."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
     if not isinstance(config.head, LM) and table.has("decoder"):
         table = table + READING
         if isinstance(config.head, QuestionAnswering):
             prefixes.append("transformer.")  # as some of transformers' classes for it have
-    return Leaves(config, source, table, prefixes)
+    return table, prefixes
+
+
+def read_leaves(
+    config: Config, source: TensorSource, family: Family, elsewhere: Collection[str] = ()
+) -> Leaves:
+    """The leaves of a Config that a family's checkpoint holds, but for those that come from `elsewhere`."""
+    return Leaves(config, source, *checkpoint_map(config, family), elsewhere)
+
+
+def families_of(architecture: str) -> list[Family]:
+    """The families whose models have this architecture in GGUF."""
+    named = {id(f): f for f in families().values() if f.GGUF and architecture in f.GGUF.dialects}
+    return list(named.values())
 
 
 def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:

@@ -18,6 +18,7 @@ ENCODERS = tuple(
 )
 LIMITS = {
     "config.json": 1024 * KILO,
+    "adapter_config.json": 1024 * KILO,
     "generation_config.json": 1024 * KILO,
     "chat_template.jinja": 256 * KILO,
     "tokenizer_config.json": 16 * 1024 * KILO,

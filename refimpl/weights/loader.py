@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from ..errors import CheckpointError, NumericError
 from ..formats.dtypes import READABLE_INTEGERS
 from ..formats.tensor_source import Stripped, TensorSource
 from ..ops.quant import Blocks
-from ..params.shapes import parameter_shapes
+from ..params.shapes import Shapes, parameter_shapes
 from .derived_buffers import COMPUTED, LARGE, PLAIN
-from .steps import Split, Step, Weight, stored_shapes
+from .steps import Shape, Split, Step, Weight, stored_shapes
 from .weight_map import Rule, WeightMap
 
 
@@ -36,25 +37,41 @@ def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
     return next((names for names in rule.choices if names[0] in unread), rule.tensors)
 
 
-def _applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
+def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
+    """A stored tensor after the steps of its map: a leaf, or with `split` one of several."""
     for step in steps:
         weight = step.apply(weight)
     return weight if split is None else split.apply(weight)
 
 
+def leaf_parts(rule: Rule, shapes: Shapes) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
+    """The shapes that a rule's tensors may have, the usual one first, and the leaves that they make."""
+    ends = np.cumsum([shapes[leaf][-1] for leaf in rule.leaves]).tolist()
+    allowed = stored_shapes(rule.steps, (*shapes[rule.leaves[0]][:-1], ends[-1]))
+    splits = [Split(start, stop) if len(rule.leaves) > 1 else None for start, stop in pairwise([0, *ends])]
+    return allowed, list(zip(rule.leaves, splits, strict=True))
+
+
 class Leaves:
     """The leaves that a Config needs, read from a TensorSource by a map; each is made when asked for.
+
+    `elsewhere` are leaves that something else provides.
 
     Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor
     of the source is read or equals what we compute.
     """
 
     def __init__(
-        self, config: Config, source: TensorSource, weights: WeightMap, prefixes: Sequence[str] = ()
+        self,
+        config: Config,
+        source: TensorSource,
+        weights: WeightMap,
+        prefixes: Sequence[str] = (),
+        elsewhere: Collection[str] = (),
     ) -> None:
         self._config = config
         self._source = Stripped(source, prefixes) if prefixes else source
-        self._shapes = parameter_shapes(config)
+        self._shapes = {k: v for k, v in parameter_shapes(config).items() if k not in elsewhere}
         self._reads: dict[str, tuple[Rule, Split | None]] = {}
         present = set(self._source.names)
         unread = dict.fromkeys(self._source.names)
@@ -90,8 +107,7 @@ class Leaves:
 
     def _found(self, rule: Rule) -> None:
         """Check the tensors that a rule reads, and note which leaves they are."""
-        ends = np.cumsum([self._shapes[leaf][-1] for leaf in rule.leaves]).tolist()
-        allowed = stored_shapes(rule.steps, (*self._shapes[rule.leaves[0]][:-1], ends[-1]))
+        allowed, parts = leaf_parts(rule, self._shapes)
         for name in rule.tensors:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
                 raise CheckpointError(f"tensor {name!r} must be of a float type, is {kind}")
@@ -100,8 +116,8 @@ class Leaves:
                 raise CheckpointError(
                     f"tensor {name!r} must have shape {list(allowed[0])}, has {list(shape)}"
                 )
-        for leaf, start, stop in zip(rule.leaves, [0, *ends], ends, strict=False):
-            self._reads[leaf] = (rule, Split(start, stop) if len(rule.leaves) > 1 else None)
+        for leaf, split in parts:
+            self._reads[leaf] = (rule, split)
 
     def _compare(self, rule: Rule) -> None:
         """A tensor that states again what we know: a tied output table, a rotary frequency."""
@@ -132,7 +148,7 @@ class Leaves:
         """The leaf as float32 in our orientation; NumericError if it isn't finite."""
         rule, split = self._reads[name]
         tensors = [self._source.load(tensor, rule.part) for tensor in rule.tensors]
-        weight = _applied(rule.steps, split, np.stack(tensors) if rule.stacked else tensors[0])
+        weight = applied(rule.steps, split, np.stack(tensors) if rule.stacked else tensors[0])
         check_finite(name, weight)
         return weight
 
@@ -142,7 +158,7 @@ class Leaves:
         blocks = self._source.native(rule.tensors[0], rule.part)
         if blocks is None:
             return None
-        blocks = _applied(rule.steps, split, blocks)
+        blocks = applied(rule.steps, split, blocks)
         check_finite(name, blocks)
         return blocks
 

@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 2.
 
-One JSON object with exactly these fields:
+One JSON object with exactly these fields, but for adapter:
 
     format       2
     tfm          version of tfm that wrote the bundle
@@ -22,6 +22,7 @@ One JSON object with exactly these fields:
     labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
                  which wasn't run, {code_replaced_by}: the family of tfm that stands for it
+    adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
 Which tensors there are, of which type and shape, follows from config, target, schemes and dtype
@@ -87,6 +88,14 @@ class File:
 
 
 @dataclass(frozen=True)
+class MergedAdapter:
+    """The adapter that is merged into the weights of a bundle."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class SourceCheckpoint:
     """The checkpoint that a bundle was made from; the file leaves out a `code_replaced_by` that is empty."""
 
@@ -113,6 +122,7 @@ class Manifest:
     labels: tuple[str, ...]
     source: SourceCheckpoint
     files: dict[str, File]
+    adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
     @cached_property
     def groups(self) -> dict[str, Group]:
@@ -141,6 +151,8 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 def dump(manifest: Manifest) -> str:
     """The text of tfm.json; equal manifests give equal texts."""
     value = {"format": FORMAT} | {f.name: _json(getattr(manifest, f.name)) for f in fields(Manifest)}
+    if manifest.adapter is None:
+        del value["adapter"]
     return json.dumps(value, indent=1) + "\n"
 
 

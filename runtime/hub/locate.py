@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
 from ...refimpl.errors import CheckpointError
+from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.atomic_dir import recover, replacing
 from . import download
 from .cache_dir import model_path
@@ -56,6 +58,10 @@ def locate(name: str, notify: Notify) -> LocatedModel:
             raise CheckpointError(f"{name!r:.200} can't be opened: {why}") from None
         if kind is not None:
             return LocatedModel(path, name, kind, lambda: _digest(path))
+        if exists and (path / "adapter_config.json").is_file():
+            from ...refimpl.checkpoint.adapter import adapter_alone  # it reads families, others needn't
+
+            raise adapter_alone(path)
         if exists:
             raise CheckpointError(
                 f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
@@ -72,6 +78,29 @@ def locate(name: str, notify: Notify) -> LocatedModel:
     assert note is not None  # fetch wrote it
     assert kind is not None
     return LocatedModel(path, name, kind, lambda: note["digest"])
+
+
+def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
+    """The model with an adapter to be merged into its weights: another model, with a digest of its own.
+
+    CheckpointError where an adapter lies beside the model and nobody chose, and for an adapter of a bundle.
+    """
+    if source.kind == "checkpoint":
+        from ...refimpl.checkpoint.adapter import require_choice  # the families, which a bundle doesn't need
+
+        require_choice(source.path, adapter)
+    if adapter is None or adapter is False:
+        return replace(source, adapter=adapter)
+    if source.kind != "checkpoint":
+        raise CheckpointError(
+            f"{source.name} must be a checkpoint for adapter={str(adapter)!r}, it is a {source.kind}"
+        )
+    path = Path(adapter)
+    return replace(source, adapter=path, digest=lambda: _both(source.digest(), _digest(path)))
+
+
+def _both(base: str, adapter: str) -> str:
+    return hashlib.sha256(f"{base} {adapter}".encode()).hexdigest()
 
 
 def fetch(name: str, notify: Notify) -> Path:

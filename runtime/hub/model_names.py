@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...refimpl.errors import CheckpointError
+from ...refimpl.formats.adapters import AdapterChoice
 
 ModelKind = Literal["bundle", "checkpoint", "config"]
 
@@ -34,12 +35,16 @@ class Pinned:
 
 @dataclass(frozen=True)
 class LocatedModel:
-    """A model on this machine: where it is, how the user named it, and what identifies its content."""
+    """A model on this machine: where it is, how the user named it, and what identifies its content.
+
+    `adapter` is to be merged into its weights, see `refimpl.checkpoint.adapter`.
+    """
 
     path: Path
     name: str
     kind: ModelKind
     digest: Callable[[], str]
+    adapter: AdapterChoice = None
 
 
 CATALOGUE = {

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...refimpl.checkpoint.open import open_checkpoint
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
+from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.bundle import open_bundle
 from ..bundle.manifest import MANIFEST, OtherFormatError
 from .checks import caches, files, greedy, logits, text, weights
@@ -51,13 +52,14 @@ def verify(
     *,
     device: str = "auto",
     threads: int | None = None,
+    adapter: AdapterChoice = None,
 ) -> Report:
     """Runs all checks, and writes a certificate into the bundle if none failed.
 
     A check that can't run on this machine, or isn't reached in `seconds`, is a row that says so; one that
-    fails is a row whose `ok` is False. Raises BundleError if there is no bundle at all, or one of another
-    format; CheckpointError for a source that can't be read or has another config, VerifyError for a text
-    that can't be used.
+    fails is a row whose `ok` is False. `adapter` is merged into the source's weights, as into the bundle's.
+    Raises BundleError if there is no bundle at all, or one of another format; CheckpointError for a source
+    that can't be read or has another config or adapter, VerifyError for a text that can't be used.
     """
     start = time.monotonic()
     path = Path(bundle)
@@ -71,9 +73,16 @@ def verify(
             raise
         rows.append(Row("files", "damaged", ok=False, note=str(error)))
         return Report(tuple(rows), time.monotonic() - start, device, SEED)
+    merged = opened.manifest.adapter
+    if source is not None and merged is not None and not adapter:
+        raise CheckpointError(
+            f"{path}: the adapter {merged.name!r:.200} is merged into its weights: name it with adapter=DIR"
+        )
     context = VerifyContext(
         bundle=opened,
-        source=None if source is None else open_checkpoint(source).for_context(opened.config.context),
+        source=None
+        if source is None
+        else open_checkpoint(source, adapter).for_context(opened.config.context),
         text=None if text is None else _read(Path(text)),
         until=start + seconds,
         device=device,
@@ -129,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--no-adapter", dest="adapter", action="store_false")
     options = parser.parse_args(arguments)
     try:
         report = verify(**vars(options))

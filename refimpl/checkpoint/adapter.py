@@ -1,0 +1,189 @@
+"""An adapter beside a model: a directory of the peft library, opened, found, and merged into its base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
+from ..config_readers.adapter_config import read_adapter_config
+from ..errors import CheckpointError
+from ..families import Family, Task, checkpoint_map, families_of, read_config, read_leaves
+from ..formats.adapters import AdapterChoice
+from ..formats.adapters.settings import LoraSettings
+from ..formats.adapters.tensors import AdapterTensors
+from ..formats.model_directory import Directory
+from ..formats.safetensors import SafeTensors
+from ..formats.tensor_source import INDEX, SINGLE, TensorSource
+from ..weights.adapter_map import AdapterMap
+from ..weights.loader import Leaves
+from ..weights.merge import MergedLeaves
+
+SETTINGS, TENSORS, CODE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+HEADS: dict[type, Task] = {
+    LM: "lm",
+    MaskedLM: "masked",
+    Classify: "classify",
+    Tag: "tag",
+    QuestionAnswering: "answer",
+    Pool: "pool",
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An opened adapter; its tensors are read when they are asked for."""
+
+    path: Path
+    settings: LoraSettings
+    tensors: AdapterTensors
+    files: Mapping[str, Path]
+    has_tokenizer: bool
+
+
+def open_adapter(path: Path | str) -> Adapter:
+    """Open a directory with adapter_config.json and adapter_model.safetensors.
+
+    Raises CheckpointError where files are missing, damaged or hold something else, ConfigError for settings
+    that can't be honoured.
+    """
+    path = Path(path)
+    directory = Directory(path)
+    raw = directory.object(SETTINGS) if path.is_dir() else None
+    if raw is None:
+        raise CheckpointError(f"{path}: an adapter is a directory with {SETTINGS} and {TENSORS}")
+    settings = read_adapter_config(raw, str(path / SETTINGS))
+    file = directory.find(TENSORS)
+    if file is None:
+        hint = f": {CODE} can run code and isn't opened, convert it" if directory.find(CODE) else ""
+        raise CheckpointError(f"{path}: an adapter must hold {TENSORS}{hint}")
+    tensors = AdapterTensors(SafeTensors(file))
+    files = dict(directory.files)
+    return Adapter(path, settings, tensors, files, directory.find("tokenizer.json") is not None)
+
+
+def require_choice(base: Path, choice: AdapterChoice) -> None:
+    """CheckpointError where an adapter lies beside a base, a directory or a .gguf file, and nobody chose.
+
+    Silence would give the base alone to somebody who wants the adapter, or the other way round. Likewise for
+    a directory that holds an adapter alone.
+    """
+    if base.is_dir() and _holds_adapter_alone(base):
+        raise adapter_alone(base)
+    directory = base if base.is_dir() else base.parent
+    if choice is None and Directory(directory).find(SETTINGS) is not None:
+        raise CheckpointError(
+            f"{base}: an adapter lies beside the model: name it with adapter={str(directory)!r}, or decline "
+            "it with adapter=False"
+        )
+
+
+def chosen(base: Path, choice: AdapterChoice) -> Adapter | None:
+    """The adapter to merge into a base, None for the base alone."""
+    require_choice(base, choice)
+    return None if choice is None or choice is False else open_adapter(choice)
+
+
+def _holds_adapter_alone(path: Path) -> bool:
+    """Whether a directory holds an adapter and no weights of a base."""
+    directory = Directory(path)
+    return directory.find(SETTINGS) is not None and not any(map(directory.find, (SINGLE, INDEX)))
+
+
+def adapter_alone(path: Path) -> CheckpointError:
+    """The error for a directory that holds an adapter without its base: it asks for the base by its name."""
+    base = open_adapter(path).settings.base
+    return CheckpointError(
+        f"{path}: holds an adapter without its base: give the base{f' {base!r:.200}' if base else ''} as the "
+        f"model, and adapter={str(path)!r}"
+    )
+
+
+def read_adapted_config(
+    raw: Mapping[str, Any], where: str, source: TensorSource, adapter: Adapter, task: Task | None
+) -> tuple[Config, Family, Mapping[str, Any]]:
+    """The Config of a base for the adapter's task, its family, and config.json's keys with it.
+
+    Where the base says nothing of labels, the adapter's head says how many there are.
+    """
+    task = task or adapter.settings.task
+    config, family = read_config(raw, where, source.names, task)
+    if isinstance(config.head, Classify | Tag) and not {"id2label", "num_labels"} & raw.keys():
+        labels = _rows_of_head(config, family, adapter.tensors)
+        if labels not in (None, config.head.labels):
+            raw = {**raw, "num_labels": labels}
+            config, family = read_config(raw, where, source.names, task)
+    return config, family, raw
+
+
+def _rows_of_head(config: Config, family: Family, tensors: AdapterTensors) -> int | None:
+    """The number of labels of the head that the adapter holds, None if it holds none."""
+    weights, _ = checkpoint_map(config, family)
+    rules = [r for r in weights.rules(config) if r.use == "read" and r.leaves[0] == "head.out.weight"]
+    names = {names[0] for rule in rules for names in rule.choices}
+    shapes = [tensors.shape(tensor) for name, tensor in tensors.replaced.items() if name in names]
+    return next((shape[0] for shape in shapes if len(shape) == 2), None)
+
+
+def merge_directory(
+    config: Config, source: TensorSource, family: Family, adapter: Adapter
+) -> tuple[Config, MergedLeaves]:
+    """The leaves of a checkpoint with the adapter merged, and the Config that they are of."""
+    weights, prefixes = checkpoint_map(config, family)
+    changed = AdapterMap(config, weights, prefixes, adapter.settings, adapter.tensors)
+    # A head that the adapter brings along, where the base has another one.
+    present = {name.removeprefix(next(filter(name.startswith, prefixes), "")) for name in source.names}
+    elsewhere = {
+        leaf
+        for rule in weights.rules(config)
+        if rule.use == "read" and not any(names[0] in present for names in rule.choices)
+        for leaf in rule.leaves
+        if leaf in changed.changes and changed.changes[leaf].replacement is not None
+    }
+    base = read_leaves(config, source, family, elsewhere)
+    return changed.config, MergedLeaves(changed.config, base, adapter.tensors, changed.changes)
+
+
+def merge_gguf(
+    config: Config, base: Leaves, architecture: str, adapter: Adapter, where: str
+) -> tuple[Config, MergedLeaves]:
+    """The leaves of a GGUF file with the adapter merged, whose names are those of a family's checkpoints.
+
+    Several families may share an architecture (Llama and Mixtral): the first that knows the adapter's names.
+    """
+    task = adapter.settings.task
+    if task not in (None, HEADS[type(config.head)]):
+        raise CheckpointError(f"{where}: the adapter's task_type must be that of the file, is for {task}")
+    problem: CheckpointError | None = None
+    for family in families_of(architecture):
+        weights, prefixes = checkpoint_map(config, family)
+        try:
+            changed = AdapterMap(config, weights, prefixes, adapter.settings, adapter.tensors)
+        except CheckpointError as error:
+            problem = problem or error
+        else:
+            return changed.config, MergedLeaves(changed.config, base, adapter.tensors, changed.changes)
+    assert problem is not None
+    raise problem
+
+
+def notes(adapter: Adapter, base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a person should know: that the base has another name, that a tokenizer isn't used."""
+    stated = adapter.settings.base
+    found = [str(base.resolve()), str(config.get("_name_or_path", ""))]
+    named = _letters((stated or "").rstrip("/").rsplit("/", 1)[-1])
+    result: list[str] = []
+    if not any(named in _letters(name) for name in found):
+        result.append(
+            f"the adapter says that its base is {stated!r:.200}, the base given is {base.name!r:.200}"
+        )
+    if adapter.has_tokenizer and adapter.path.resolve() != base.resolve():
+        result.append("the adapter's directory holds a tokenizer; the base's is used")
+    return tuple(result)
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z0-9]+", "", name.lower())

@@ -1,0 +1,13 @@
+"""Adapters: small files of tensors that change a model's weights, in the form of the peft library.
+
+In: adapter_model.safetensors, and the settings that `config_readers.adapter_config` reads. Out: the low-rank
+updates and the replaced tensors of each module, which `weights.merge` applies.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+# A directory with an adapter; False for the base alone; None for a base beside which no adapter may lie.
+AdapterChoice = Path | str | Literal[False] | None

@@ -1,0 +1,101 @@
+"""The settings of a LoRA adapter: which modules it changes, with which rank and scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .name_patterns import NamePattern, Work
+
+Task = Literal["lm", "classify", "tag", "answer", "pool"]
+Numbers = tuple[tuple[NamePattern, float], ...]
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class ModuleNames:
+    """Module names as peft states them: endings from a dot on, or one pattern for whole names."""
+
+    endings: frozenset[str] = frozenset()
+    pattern: NamePattern | None = None
+
+    def have(self, module: str, work: Work) -> bool:
+        if self.pattern is not None:
+            return self.pattern.matches(module, work, suffix=False)
+        parts = module.split(".")
+        return any(".".join(parts[i:]) in self.endings for i in range(len(parts)))
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What adapter_config.json states, as far as it changes numbers.
+
+    `task` is the task that the adapted model has, None for that of its base. `targets` None takes any module.
+    `saved` are endings of the names of modules that are stored whole. `layers` are the numbers of the layers
+    that are adapted, None for all; `layer_lists` the names of the lists that count them, empty for any list.
+    """
+
+    base: str | None
+    task: Task | None
+    rank: int
+    alpha: float
+    ranks: Numbers = ()
+    alphas: Numbers = ()
+    rank_stabilized: bool = False
+    dora: bool = False
+    keeps_ties: bool = False
+    targets: ModuleNames | None = None
+    excluded: ModuleNames = field(default_factory=ModuleNames)
+    saved: tuple[str, ...] = ()
+    layers: frozenset[int] | None = None
+    layer_lists: tuple[str, ...] = ()
+
+    def rank_of(self, module: str, work: Work) -> int:
+        return int(_first(self.ranks, module, work, self.rank))
+
+    def scale_of(self, module: str, work: Work) -> float:
+        """What a module's update is multiplied by.
+
+        alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha / sqrt(r) where it is
+        rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732).
+        """
+        rank = self.rank_of(module, work)
+        alpha = _first(self.alphas, module, work, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+
+    def adapts(self, module: str, work: Work) -> bool:
+        """Whether the settings name the module as one with a low-rank update."""
+        whole = any(f".{name}." in f".{module}." for name in self.saved)
+        if whole or self.excluded.have(module, work):
+            return False
+        if self.targets is None:
+            return True
+        if not self.targets.have(module, work):
+            return False
+        # As in peft, a whole name among the endings is taken whatever its layer is.
+        if self.layers is None or module in self.targets.endings:
+            return True
+        return _layer(module, self.layer_lists) in self.layers
+
+    def saves(self, module: str) -> bool:
+        """Whether the module is stored whole; peft compares endings of names without regard to dots."""
+        return any(module.endswith(ending) for ending in self.saved)
+
+
+def _first(numbers: Numbers, module: str, work: Work, default: float) -> float:
+    """The number of the first pattern that matches the module's name from a dot on."""
+    return next((n for pattern, n in numbers if pattern.matches(module, work, suffix=True)), default)
+
+
+def _layer(module: str, lists: tuple[str, ...]) -> int | None:
+    """The number of the module's layer: the first in its name that follows a list of layers.
+
+    Without names of lists, peft wants something before the list.
+    """
+    parts = module.split(".")
+    for name in lists or (None,):
+        for before, part in zip(parts[0 if name else 1 :], parts[1 if name else 2 : -1], strict=False):
+            if name in (None, before) and part.isascii() and part.isdigit():
+                return int(part)
+    return None
