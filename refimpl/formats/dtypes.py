@@ -84,9 +84,9 @@ def _q3_k(b: Any, out: Array) -> None:
 
 def _six_bits(b: Any) -> tuple[Array, Array]:
     """Scales and minima of Q4_K and Q5_K: eight of each, six bits wide, in twelve bytes."""
-    low, middle, rest = b["s"][:, :4], b["s"][:, 4:8], b["s"][:, 8:]
-    scale = np.concatenate([low & 63, (rest & 15) | (low >> 2 & 48)], axis=1)
-    minimum = np.concatenate([middle & 63, (rest >> 4) | (middle >> 2 & 48)], axis=1)
+    low, middle, high = b["s"][:, :4], b["s"][:, 4:8], b["s"][:, 8:]
+    scale = np.concatenate([low & 63, (high & 15) | (low >> 2 & 48)], axis=1)
+    minimum = np.concatenate([middle & 63, (high >> 4) | (middle >> 2 & 48)], axis=1)
     return _f32(b["d"]) * scale, _f32(b["m"]) * minimum
 
 

@@ -75,28 +75,28 @@ class Directory:
 
     def value(self, name: str, folder: str = "") -> Any:
         """The JSON value of a file, None if it isn't there."""
-        found = self.text(name, folder)
-        return None if found is None else parse(found, str(self.path / folder / name))
+        text = self.text(name, folder)
+        return None if text is None else parse(text, str(self.path / folder / name))
 
     def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
         """The JSON object of a file, None if it isn't there; CheckpointError if it is another value."""
-        found = self.value(name, folder)
-        if found is not None and not isinstance(found, dict):
-            raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {found!r:.80}")
-        return found
+        value = self.value(name, folder)
+        if value is not None and not isinstance(value, dict):
+            raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {value!r:.80}")
+        return value
 
     def old_template(self, about: dict[str, Any]) -> str | None:
         """The chat template where older checkpoints have it, in tokenizer_config.json: a string, or a list of
         named ones."""
-        found, where = about.get("chat_template"), self.path / "tokenizer_config.json"
-        if isinstance(found, list):
-            if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found):
+        template, where = about.get("chat_template"), self.path / "tokenizer_config.json"
+        if isinstance(template, list):
+            if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in template):
                 raise CheckpointError(
-                    f"{where}: chat_template must name each of its templates, got {found!r:.80}"
+                    f"{where}: chat_template must name each of its templates, got {template!r:.80}"
                 )
-            found = {item["name"]: item.get("template") for item in found}.get("default")
-        if found is None:
+            template = {item["name"]: item.get("template") for item in template}.get("default")
+        if template is None:
             return None
-        if not isinstance(found, str) or len(found) > LIMITS["chat_template.jinja"]:
+        if not isinstance(template, str) or len(template) > LIMITS["chat_template.jinja"]:
             raise CheckpointError(f"{where}: chat_template must be a text of at most 256 KB")
-        return found
+        return template

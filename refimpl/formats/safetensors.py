@@ -40,15 +40,15 @@ class SafeTensors:
         if len(file) < 8:
             raise CheckpointError(f"{path}: a safetensors file has at least 8 bytes, this has {len(file)}")
         length = int.from_bytes(file.read(0, 8).tobytes(), "little")
-        left = len(file) - 8
-        if length > min(HEADER_LIMIT, left):
+        following = len(file) - 8
+        if length > min(HEADER_LIMIT, following):
             raise CheckpointError(
-                f"{path}: the header claims {length} bytes, {left} follow: truncated or not safetensors"
+                f"{path}: the header claims {length} bytes, {following} follow: truncated or not safetensors"
             )
         header = file.read(8, 8 + length).tobytes()
         if not header.startswith(b"{"):
             raise CheckpointError(f"{path}: the header must start with '{{', got {header[:8]!r}")
-        self._file, self._start, self._size = file, 8 + length, left - length
+        self._file, self._start, self._size = file, 8 + length, following - length
         entries = parse(header, str(path))
         _metadata(entries.pop("__metadata__", {}), path)
         self._entries = {name: self._entry(name, entry) for name, entry in entries.items()}
@@ -98,12 +98,12 @@ class SafeTensors:
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
         """The tensor as float32, or one part along its first axis."""
-        kind, whole, begin, end = self._entries[name]
+        kind, full_shape, begin, end = self._entries[name]
         if kind not in READABLE:
             raise CheckpointError(
                 f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
             )
-        begin, end, shape = slab(begin, end, whole, part)
+        begin, end, shape = slab(begin, end, full_shape, part)
         data = self._file.read(self._start + begin, self._start + end)
         if kind in READABLE_INTEGERS:
             return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)

@@ -92,8 +92,8 @@ class Shards:
 def shards(directory: Directory) -> list[SafeTensors]:
     """The safetensors files of a directory, which hold what the index says, and nothing else."""
     path = directory.path
-    if (whole := directory.find(SINGLE)) is not None:
-        return [SafeTensors(whole)]
+    if (single := directory.find(SINGLE)) is not None:
+        return [SafeTensors(single)]
     index = directory.object(INDEX)
     if index is None:
         code = [file.name for file in path.glob("*") if file.suffix in CODE]
@@ -103,8 +103,8 @@ def shards(directory: Directory) -> list[SafeTensors]:
     if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
         raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")
     files = {file: SafeTensors(directory.find(file) or path / file) for file in sorted(set(named.values()))}
-    found = {(name, file) for file, shard in files.items() for name in shard.names}
-    if odd := sorted(found ^ set(named.items())):
+    pairs = {(name, file) for file, shard in files.items() for name in shard.names}
+    if odd := sorted(pairs ^ set(named.items())):
         raise CheckpointError(
             f"{where}: weight_map and the files disagree on {odd[0][0]!r:.80} in {odd[0][1]}"
         )

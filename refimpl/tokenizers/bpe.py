@@ -96,9 +96,9 @@ def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int
     ids, sizes = [s[0] for s in symbols], [s[1] for s in symbols]
     before, after = list(range(-1, count - 1)), [*range(1, count), -1]
     heap = [
-        (found[0], i, found[1])
+        (rank_and_id[0], i, rank_and_id[1])
         for i in range(count - 1)
-        if (found := merges.get((ids[i], ids[i + 1]))) is not None
+        if (rank_and_id := merges.get((ids[i], ids[i + 1]))) is not None
     ]
     heapq.heapify(heap)
     while heap:
@@ -106,8 +106,8 @@ def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int
         right = after[at]
         if not sizes[at] or right < 0:
             continue
-        found = merges.get((ids[at], ids[right]))
-        if found is None or found[1] != merged:
+        rank_and_id = merges.get((ids[at], ids[right]))
+        if rank_and_id is None or rank_and_id[1] != merged:
             continue  # one of the two was merged with another symbol since
         ids[at] = merged
         sizes[at] += sizes[right]
@@ -116,8 +116,8 @@ def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int
         if after[at] >= 0:
             before[after[at]] = at
         for left, other in ((before[at], at), (at, after[at])):
-            if left >= 0 and other >= 0 and (found := merges.get((ids[left], ids[other]))):
-                heapq.heappush(heap, (found[0], left, found[1]))
+            if left >= 0 and other >= 0 and (rank_and_id := merges.get((ids[left], ids[other]))):
+                heapq.heappush(heap, (rank_and_id[0], left, rank_and_id[1]))
     return [(number, size) for number, size in zip(ids, sizes, strict=True) if size]
 
 
@@ -141,15 +141,15 @@ def _read_merges(value: Any, where: str) -> list[list[str]]:
     """`[[left, right], …]`, or as older files have it `["left right", …]`."""
     if not isinstance(value, list) or len(value) > MAX_MERGES:
         raise CheckpointError(f"{where} must be a list of at most {MAX_MERGES} merges")
-    found: list[list[str]] = []
+    merges: list[list[str]] = []
     for item in value:
         if isinstance(item, str) and item.startswith("#version"):
             continue
         pair = item.split(" ") if isinstance(item, str) else item
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise CheckpointError(f"{where}[{len(found)}] must be two tokens, got {item!r:.60}")
-        found.append(pair)
-    return found
+            raise CheckpointError(f"{where}[{len(merges)}] must be two tokens, got {item!r:.60}")
+        merges.append(pair)
+    return merges
 
 
 def _no_dropout(value: Any, where: str) -> None:

@@ -65,12 +65,12 @@ def train(
 
 
 def _characters(words: Mapping[str, int], initial_alphabet: Iterable[str], limit: int | None) -> list[str]:
-    found: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for word, times in words.items():
         for character in word:
-            found[character] = found.get(character, 0) + times
-    found |= dict.fromkeys(initial_alphabet, float("inf"))
-    kept = sorted(found, key=lambda c: (-found[c], c))
+            counts[character] = counts.get(character, 0) + times
+    counts |= dict.fromkeys(initial_alphabet, float("inf"))
+    kept = sorted(counts, key=lambda c: (-counts[c], c))
     return sorted(kept if limit is None else kept[:limit])
 
 

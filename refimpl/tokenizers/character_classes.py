@@ -54,15 +54,15 @@ def complement(ranges: Ranges) -> Ranges:
 @cache
 def _categories() -> dict[str, Ranges]:
     """General category, of one letter or two -> its code points."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    ranges_of: dict[str, list[tuple[int, int]]] = {}
     start, name = 0, unicodedata.category("\0")
     for code in range(1, LAST + 2):
         other = unicodedata.category(chr(code)) if code <= LAST else ""
         if other != name:
             for key in (name, name[0]):
-                found.setdefault(key, []).append((start, code - 1))
+                ranges_of.setdefault(key, []).append((start, code - 1))
             start, name = code, other
-    return {key: union(ranges) for key, ranges in found.items()}
+    return {key: union(ranges) for key, ranges in ranges_of.items()}
 
 
 def category(name: str) -> Ranges | None:

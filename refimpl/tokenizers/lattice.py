@@ -89,14 +89,14 @@ class Lattice:
     def add_expected_counts(self, weight: float, counts: list[float]) -> float:
         """Adds `weight` times the expected count of each piece; returns the word's log-probability."""
         total = self.forward()
-        rest = [-inf] * self.length + [0.0]
+        backward = [-inf] * self.length + [0.0]
         for start in range(self.length - 1, -1, -1):
-            rest[start] = log_sum_exp([rest[edge.end] + edge.score for edge in self.starting[start]])
+            backward[start] = log_sum_exp([backward[edge.end] + edge.score for edge in self.starting[start]])
         log_probability = total[self.length]
         for edges in self.ending:
             for edge in edges:
                 counts[edge.id] += weight * exp(
-                    total[edge.start] + edge.score + rest[edge.end] - log_probability
+                    total[edge.start] + edge.score + backward[edge.end] - log_probability
                 )
         return log_probability
 

@@ -59,10 +59,10 @@ class NormalizedString:
 
     def transform(self, changes: Iterable[tuple[str, int]], dropped: int = 0) -> NormalizedString:
         """The text after a transformation of the whole; its first `dropped` characters are removed."""
-        own = self._own_characters()
-        if own is None:
+        own_range = self._own_characters()
+        if own_range is None:
             return self
-        at, to = own
+        at, to = own_range
         i = min(at + dropped, to)
         text: list[str] = []
         spans: list[Span] = []

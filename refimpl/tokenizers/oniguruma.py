@@ -1,7 +1,7 @@
-r"""Regular expressions character_class for Oniguruma, translated for the standard library's `re`.
+r"""Regular expressions written for Oniguruma, translated for the standard library's `re`.
 
 Understood are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S
-\d \r \n \t, and the quantifiers, greedy, lazy or possessive; classes are character_class out as ranges.
+\d \r \n \t, and the quantifiers, greedy, lazy or possessive; classes are written out as ranges.
 Anything else is refused by name. Only `?` may stand after a group, and an alternative may hold three
 repetitions without bound: what is left has no exponential backtracking, so a hostile file can't hang
 a reader.
@@ -27,12 +27,12 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
     if len(pattern) > PATTERN_LETTERS:
         raise CheckpointError(f"{where} may have {PATTERN_LETTERS} characters, it has {len(pattern)}")
     reader = _Reader(pattern, where)
-    made, width, _ = reader.alternatives(0)
-    if reader.rest():
+    translation, width, _ = reader.alternatives(0)
+    if reader.remaining():
         raise reader.fail("an opening bracket before")
     if width == 0:
         raise CheckpointError(f"{where}: a pattern must not match the empty text: {pattern!r:.120}")
-    return re.compile(made)
+    return re.compile(translation)
 
 
 def character_class(ranges: Ranges) -> str:
@@ -46,21 +46,21 @@ class _Reader:
     def __init__(self, pattern: str, where: str) -> None:
         self._pattern, self._where, self._at = pattern, where, 0
 
-    def rest(self) -> str:
+    def remaining(self) -> str:
         return self._pattern[self._at :]
 
-    def fail(self, wanted: str) -> CheckpointError:
-        got = self.rest()[:10] or "the end"
-        return CheckpointError(f"{self._where}: {wanted} must stand at {self._at}, got {got!r}: "
+    def fail(self, expected: str) -> CheckpointError:
+        got = self.remaining()[:10] or "the end"
+        return CheckpointError(f"{self._where}: {expected} must stand at {self._at}, got {got!r}: "
                                f"{self._pattern!r:.120}")  # fmt: skip
 
     def _take(self, start: str) -> bool:
-        found = self._pattern.startswith(start, self._at)
-        self._at += len(start) * found
-        return found
+        matches = self._pattern.startswith(start, self._at)
+        self._at += len(start) * matches
+        return matches
 
     def _next(self) -> str:
-        if not self.rest():
+        if not self.remaining():
             raise self.fail("a character")
         self._at += 1
         return self._pattern[self._at - 1]
@@ -74,76 +74,78 @@ class _Reader:
         return "|".join(p[0] for p in parts), min(p[1] for p in parts), max(p[2] for p in parts)
 
     def _sequence(self, depth: int) -> tuple[str, int, int]:
-        made, width, unbounded = "", 0, 0
-        while self.rest()[:1] not in ("", "|", ")"):
+        translation, width, unbounded = "", 0, 0
+        while self.remaining()[:1] not in ("", "|", ")"):
             text, least, inner, single = self._atom(depth)
             quantifier, times, endless = self._quantifier(single)
-            made, width = made + text + quantifier, width + least * times
+            translation, width = translation + text + quantifier, width + least * times
             unbounded += inner + endless
         if unbounded > UNBOUNDED:
             raise self.fail(f"at most {UNBOUNDED} repetitions without bound in an alternative before what")
-        return made, width, unbounded
+        return translation, width, unbounded
 
     def _atom(self, depth: int) -> tuple[str, int, int, bool]:
         for opening in ("(?:", "(?i:", "(?=", "(?!"):
             if self._take(opening):
-                made, width, unbounded = self.alternatives(depth + 1)
+                translation, width, unbounded = self.alternatives(depth + 1)
                 if not self._take(")"):
                     raise self.fail("a closing bracket")
-                return f"{opening}{made})", 0 if opening in ("(?=", "(?!") else width, unbounded, False
+                return f"{opening}{translation})", 0 if opening in ("(?=", "(?!") else width, unbounded, False
         if self._take("["):
             ranges = self._class(depth)
             if not ranges:
                 raise self.fail("a class that holds something before what")
             return character_class(ranges), 1, 0, True
-        found = self._next()
-        if found in "(){}[].^$*+?":
+        character = self._next()
+        if character in "(){}[].^$*+?":
             self._at -= 1
             raise self.fail("a part of a pattern that is known here")
-        ranges = self._escape() if found == "\\" else found
+        ranges = self._escape() if character == "\\" else character
         return (re.escape(ranges) if isinstance(ranges, str) else character_class(ranges)), 1, 0, True
 
     def _quantifier(self, single: bool) -> tuple[str, int, int]:
         """As `re` writes it, the least number of times, and 1 if there is no bound."""
-        found = re.match(r"(?:[*+?]|\{(\d{1,4})?(,)?(\d{1,4})?\})", self.rest())
-        if found is None:
+        match = re.match(r"(?:[*+?]|\{(\d{1,4})?(,)?(\d{1,4})?\})", self.remaining())
+        if match is None:
             return "", 1, 0
-        sign = found[0]
+        sign = match[0]
         if not single and sign != "?":
             raise self.fail("no repetition of a group")
         self._at += len(sign)
         if sign[0] == "{":
-            if not found[1] and not found[3]:
+            if not match[1] and not match[3]:
                 raise self.fail("a bound before what")
-            low = int(found[1] or 0)
-            high = int(found[3]) if found[3] else None if found[2] else low
-            if self.rest()[:1] in ("+", "*", "?") or (high is not None and high < low):
+            low = int(match[1] or 0)
+            high = int(match[3]) if match[3] else None if match[2] else low
+            if self.remaining()[:1] in ("+", "*", "?") or (high is not None and high < low):
                 raise self.fail("a bound that isn't repeated before what")
             return f"{{{low},{'' if high is None else high}}}", low, int(high is None or high > FEW)
-        mode = self.rest()[:1] if self.rest()[:1] in ("+", "?") else ""
+        mode = self.remaining()[:1] if self.remaining()[:1] in ("+", "?") else ""
         self._at += len(mode)
-        if self.rest()[:1] in ("+", "*", "?", "{") and self.rest()[:1]:
+        if self.remaining()[:1] in ("+", "*", "?", "{") and self.remaining()[:1]:
             raise self.fail("no second quantifier")
         return sign + mode, int(sign == "+"), int(sign != "?")
 
     def _escape(self) -> str | Ranges:
         r"""What follows a backslash: a character or the ranges of a class."""
-        found = self._next()
-        if found in "sS":
-            return character_classes.WHITESPACE if found == "s" else complement(character_classes.WHITESPACE)
-        if found == "d":
+        character = self._next()
+        if character in "sS":
+            return (
+                character_classes.WHITESPACE if character == "s" else complement(character_classes.WHITESPACE)
+            )
+        if character == "d":
             return character_classes.category("Nd") or ()
-        if found in "pP":
-            name = re.match(r"\{(\w{1,2})\}", self.rest())
+        if character in "pP":
+            name = re.match(r"\{(\w{1,2})\}", self.remaining())
             ranges = character_classes.category(name[1]) if name else None
             if name is None or ranges is None:
                 raise self.fail("a general category")
             self._at += len(name[0])
-            return ranges if found == "p" else complement(ranges)
-        if found in _CONTROLS:
-            return _CONTROLS[found]
-        if found.isascii() and not found.isalnum():
-            return found
+            return ranges if character == "p" else complement(ranges)
+        if character in _CONTROLS:
+            return _CONTROLS[character]
+        if character.isascii() and not character.isalnum():
+            return character
         raise self.fail("an escape that is known before what")
 
     def _class(self, depth: int) -> Ranges:
@@ -151,21 +153,21 @@ class _Reader:
             raise self.fail(f"no class below depth {DEPTH}")
         negated, ranges, last = self._take("^"), [], None
         while not self._take("]"):
-            if self.rest().startswith(("&&", "[:")):
+            if self.remaining().startswith(("&&", "[:")):
                 raise self.fail("a plain class")
             if self._take("["):
                 ranges, last = [*ranges, *self._class(depth + 1)], None
-            elif last is not None and self.rest()[:1] == "-" and self.rest()[1:2] not in ("]", "["):
+            elif last is not None and self.remaining()[:1] == "-" and self.remaining()[1:2] not in ("]", "["):
                 self._at += 1
                 end = self._member()
                 if not isinstance(end, str) or end < last:
                     raise self.fail("a range that ascends before what")
                 ranges, last = [*ranges, (ord(last), ord(end))], None
-            elif isinstance(found := self._member(), str):
-                ranges, last = [*ranges, (ord(found), ord(found))], found
+            elif isinstance(member := self._member(), str):
+                ranges, last = [*ranges, (ord(member), ord(member))], member
             else:
-                ranges, last = [*ranges, *found], None
+                ranges, last = [*ranges, *member], None
         return complement(union(ranges)) if negated else union(ranges)
 
     def _member(self) -> str | Ranges:
-        return self._escape() if (found := self._next()) == "\\" else found
+        return self._escape() if (character := self._next()) == "\\" else character

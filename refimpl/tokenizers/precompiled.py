@@ -44,8 +44,8 @@ def precompiled(
         changes: list[Change] = []
         modified = False
         for grapheme in graphemes(text.text):
-            whole = len(grapheme.encode()) < SMALL and precompiled_charsmap(grapheme) is not None
-            for part in [grapheme] if whole else grapheme:
+            as_one = len(grapheme.encode()) < SMALL and precompiled_charsmap(grapheme) is not None
+            for part in [grapheme] if as_one else grapheme:
                 new = precompiled_charsmap(part)
                 modified |= new is not None
                 if new is None:

@@ -104,17 +104,17 @@ def _read_scored_pieces(value: Any, where: str) -> list[tuple[str, float]]:
     """`[[piece, score], …]`."""
     if not isinstance(value, list) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"{where} must be a list of at most {MAX_VOCABULARY} pieces and scores")
-    found: list[tuple[str, float]] = []
+    pieces: list[tuple[str, float]] = []
     for item in value:
         match item:
             case [str(piece), int() | float() as score] if isfinite(score) and len(piece) <= MAX_TOKEN_LENGTH:
-                found.append((piece, float(score)))
+                pieces.append((piece, float(score)))
             case _:
                 raise CheckpointError(
-                    f"{where}[{len(found)}] must be a piece of at most {MAX_TOKEN_LENGTH} characters and its "
-                    f"score, got {item!r:.60}"
+                    f"{where}[{len(pieces)}] must be a piece of at most {MAX_TOKEN_LENGTH} characters and "
+                    f"its score, got {item!r:.60}"
                 )
-    return found
+    return pieces
 
 
 COMPONENT_TYPE = ComponentType(

@@ -48,17 +48,17 @@ def train(
     if len(required) > vocab_size - len(special_tokens):
         raise LimitError(f"a vocabulary of {vocab_size} must have room for {len(required)} characters")
     pieces = [UNKNOWN, *seed_pieces(words, max_piece_length, seed_size)]
-    first, wanted = len(pieces), vocab_size * 11 // 10
+    first, target = len(pieces), vocab_size * 11 // 10
     while True:
         for _ in range(iterations):
             expected = expected_counts(Unigram(pieces, 0), words)
             pieces = m_step(pieces, expected)
             if progress is not None:
-                progress("pieces", first - len(pieces), max(first - wanted, 1))
-        if len(pieces) <= wanted:
+                progress("pieces", first - len(pieces), max(first - target, 1))
+        if len(pieces) <= target:
             break
         before = len(pieces)
-        pieces = pruned_pieces(pieces, words, max(wanted, int(before * shrinking_factor)))
+        pieces = pruned_pieces(pieces, words, max(target, int(before * shrinking_factor)))
         if len(pieces) == before:
             break  # every piece left is needed
     return _finalize(pieces[1:], required, vocab_size, special_tokens, unk_token)
@@ -83,10 +83,10 @@ def seed_pieces(words: Iterable[str], longest: int, most: int) -> Scored:
                     occurrences[piece] = occurrences.get(piece, 0) + 1
                     if following.setdefault(piece, after) != after:
                         following[piece] = None
-    found = [(times, c) for c, times in characters.items()]
+    singles = [(times, c) for c, times in characters.items()]
     branching = [(occurrences[p] * len(p), p) for p, after in following.items() if after is None]
-    ranked = [*sorted(found, reverse=True), *sorted(branching, reverse=True)]
-    ranked = ranked[: max(most, len(found))]
+    ranked = [*sorted(singles, reverse=True), *sorted(branching, reverse=True)]
+    ranked = ranked[: max(most, len(singles))]
     total = log(sum(weight for weight, _ in ranked)) if ranked else 0.0
     return [(piece, log(weight) - total) for weight, piece in ranked]
 
@@ -126,10 +126,10 @@ def pruned_pieces(pieces: Scored, words: Mapping[str, int], vocab_size: int) -> 
     candidates: list[tuple[float, int]] = []
     for i, (piece, score) in enumerate(pieces[1:], 1):
         paths = model.lattice(piece).nbest(2)
-        whole = len(paths[0]) == 1
-        if frequency[i] == 0 and not whole:
+        is_own_best_path = len(paths[0]) == 1
+        if frequency[i] == 0 and not is_own_best_path:
             continue
-        if len(paths) == 1 or not whole:
+        if len(paths) == 1 or not is_own_best_path:
             kept.append((piece, score))
         elif frequency[i] > 0:
             others = paths[1]
@@ -150,10 +150,10 @@ def _finalize(
     unk_token: str | None,
 ) -> tuple[Scored, int | None]:
     """The special tokens, then all required characters and the best other pieces, by score."""
-    known, least = dict(pieces), min((score for _, score in pieces), default=0.0)
-    missing = (c for c in required if c not in known)
+    score_of, least = dict(pieces), min((score for _, score in pieces), default=0.0)
+    missing = (c for c in required if c not in score_of)
     dropped_scores = {c: least + i * SCORE_STEP for i, c in enumerate(missing)}
-    scores = {c: known.get(c, dropped_scores.get(c, least)) for c in required}
+    scores = {c: score_of.get(c, dropped_scores.get(c, least)) for c in required}
     first_tokens = list(special_tokens)
     if unk_token is not None and unk_token not in first_tokens:
         first_tokens.insert(0, unk_token)

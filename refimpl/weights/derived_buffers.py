@@ -46,8 +46,10 @@ def _position_rows(config: Config) -> int:
 
 def _divisors(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """LongRoPE's short and long divisors, none where no layer has them."""
-    found = [rope.scaling for rope in config.ropes if isinstance(rope.scaling, LongRope)]
-    return (np.array(found[0].short), np.array(found[0].long)) if found else (np.zeros(0), np.zeros(0))
+    scalings = [rope.scaling for rope in config.ropes if isinstance(rope.scaling, LongRope)]
+    return (
+        (np.array(scalings[0].short), np.array(scalings[0].long)) if scalings else (np.zeros(0), np.zeros(0))
+    )
 
 
 COMPUTED = {

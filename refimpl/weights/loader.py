@@ -86,8 +86,8 @@ class Leaves:
                 unused[tensor] = None
             elif any(leaf in self._shapes for leaf in rule.leaves):
                 # Several experts read their parts of one tensor: it counts as unread until the first has.
-                known = present if rule.part else unread
-                if missing := [name for name in rule.tensors if name not in known]:
+                available = present if rule.part else unread
+                if missing := [name for name in rule.tensors if name not in available]:
                     raise CheckpointError(f"tensor {missing[0]!r} is missing: {rule.leaves[0]} needs it")
                 self._found(rule)
                 for name in rule.tensors:

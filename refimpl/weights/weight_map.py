@@ -168,8 +168,8 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
         raise ValueError(f"{text!r}: a step must be one of {', '.join(STEPS)}, got {unknown[0]!r}")
     first, *others = (leaf.strip() for leaf in match[1].split(","))
     siblings = (f"{first.rpartition('.')[0]}.{other}" for other in others)
-    tensor, part, rest = match[3].partition("[{e}]")
-    if rest:
+    tensor, part, trailing = match[3].partition("[{e}]")
+    if trailing:
         raise ValueError(f"{text!r}: [{{e}}] must stand last")
     use: Use = "compare" if match[2] == "==" else "unused" if first == NOTHING else "read"
     parsed = tuple(STEPS[word] for word in steps)
@@ -178,8 +178,8 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
 
 def _choices(tensor: str) -> tuple[str, ...]:
     """The names that one with a choice stands for, in order: a(b|c)d is abd, then acd."""
-    before, _, rest = tensor.partition("(")
-    inside, _, after = rest.partition(")")
+    before, _, remaining = tensor.partition("(")
+    inside, _, after = remaining.partition(")")
     return tuple(before + choice + after for choice in inside.split("|"))
 
 
