@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
+
+from ..refimpl.errors import LimitError
+
+# Bytes that are read: of a prompt four for each character that a tokenizer takes, and of lines of many texts.
+PROMPT, LINES = 64 * 2**20, 256 * 2**20
 
 
 def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> list[str]:
@@ -36,16 +42,19 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
 
 def lines(file: Path | None, what: str) -> list[str]:
     """The lines of a file, or of stdin."""
-    text = read_all(file, what)
+    text = read_all(file, what, LINES)
     return text.split("\n") if text else []
 
 
-def read_all(file: Path | None, what: str) -> str:
+def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
     """The content of a file or of stdin with "\\n" as line end, without the last line end, as in a shell's
-    $(…)."""
+    $(…). LimitError beyond `limit` bytes: a device like /dev/zero has no end."""
     if file is None and sys.stdin.isatty():
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
-    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+    with nullcontext(sys.stdin.buffer) if file is None else file.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise LimitError(f"the {what} may have {limit} bytes, this has more")
     try:
         return data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.graph_io import Graph
 from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.operators import OPERATORS
 
 FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
@@ -86,12 +87,17 @@ def strip_notes(model: ir.Model) -> None:
 
 
 def check(model: ir.Model, graph: Graph, stored: Collection[str]) -> None:
-    """Raise ExportError when an axis of an input became a constant, or the optimizer removed a weight."""
+    """Raise ExportError for an axis of an input that became a constant, a stored weight that is gone, and an
+    operator that no bundle may have.
+    """
     axes = {value.name: [str(axis) for axis in value.shape or ()] for value in model.graph.inputs}
     for port in graph.inputs:
         expected = [str(axis) for axis in port.axes]
         if axes.get(port.name) != expected:
             raise ExportError(f"graph input {port.name} must be {expected}, got {axes.get(port.name)}")
+    operators = {(node.domain, node.op_type) for node in model.graph.all_nodes()}
+    if odd := sorted(name for domain, name in operators if name not in OPERATORS.get(domain, ())):
+        raise ExportError(f"the graph has operators that a bundle may not have: {', '.join(odd)}")
     if lost := sorted(set(stored) - set(model.graph.initializers)):
         raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")
 

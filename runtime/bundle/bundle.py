@@ -14,7 +14,7 @@ and, if its model is a decoder that reads an encoder, and only then,
 and MAY hold tokenizer.json, chat_template.jinja and certificate.json. These MUST be regular files,
 not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs
 that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that
-reads an encoder.
+reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.
@@ -43,7 +43,8 @@ from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
 from . import manifest, weight_layout
 from .atomic_dir import recover
-from .graph_io import ENCODER, GRAPH
+from .graph_check import check_graph
+from .graph_io import ENCODER, GRAPH, graphs
 from .manifest import (
     AGAIN,
     CERTIFICATE,
@@ -62,8 +63,8 @@ GRAPHS = (GRAPH, ENCODER)
 __all__ = ["Bundle", "open_bundle", "recover"]
 
 LIMITS: dict[str, int] = {
-    GRAPH: 2**30,
-    ENCODER: 2**30,
+    GRAPH: 2**26,
+    ENCODER: 2**26,
     MANIFEST: 2**26,
     CERTIFICATE: 2**26,
     GOLDEN: 2**26,
@@ -172,6 +173,13 @@ class Bundle:
                 _check_data(self.path, file, self.manifest.tensors)
             else:
                 _check_hash(self.path, name, file)
+
+    def check_graphs(self) -> None:
+        """BundleError for a graph that no export can have written, which ONNX Runtime mustn't see."""
+        for graph in graphs(self.config, self.cache == "windowed"):
+            path = self.path / graph.file
+            data = read_file(path, LIMITS[graph.file], BundleError)
+            check_graph(data, graph, self.manifest.tensors, self.dtype, str(path))
 
     def checking(self) -> Callable[[], None]:
         """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""

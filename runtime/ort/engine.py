@@ -61,6 +61,7 @@ class OrtEngine:
         plain: bool = False,
         chunk: int | None = None,
     ) -> None:
+        bundle.check_graphs()
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
         self.chunk = CHUNK if chunk is None else chunk

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import multiprocessing
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 from helpers.hostile_templates import BOMBS
+from tfm.cli.main import main
 
 
 def header(model: Path, change: Callable[[dict], str]) -> None:
@@ -184,6 +191,109 @@ def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, e
 def test_a_template_that_crashes_is_one_line(tfm, model, arguments):
     (model / "chat_template.jinja").write_text(BOMBS["minus"])
     tfm(*arguments, "--model", model, "--engine", "numpy", stdin=b"hi\n").failed(3, "chat template")
+
+
+def rehash(bundle: Path, name: str) -> None:
+    """Let the manifest state the bytes that a file now has, as an attacker would."""
+    data, stated = (bundle / name).read_bytes(), json.loads((bundle / "tfm.json").read_text())
+    stated["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (bundle / "tfm.json").write_text(json.dumps(stated))
+
+
+@pytest.fixture
+def changed(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "work" / "bundle"))
+
+
+@pytest.mark.parametrize("engine", ["onnx", "numpy"])
+@pytest.mark.parametrize("name", ["decoder.norm.weight", "decoder.layers.1.mlp.down.scale"])
+def test_a_nan_is_refused_though_the_manifest_knows_it(tfm, changed, name, engine):
+    offset = json.loads((changed / "tfm.json").read_text())["tensors"][name]["offset"]
+    with (changed / "model.onnx.data").open("r+b") as file:
+        file.seek(offset)
+        file.write(struct.pack("<f", float("nan")))
+    rehash(changed, "model.onnx.data")
+    tfm("generate", "hi", "--model", changed, "--engine", engine).failed(8, name, "finite")
+
+
+def with_loop(graph: bytes) -> bytes:
+    """The graph with another operator where a Shape was."""
+    return graph.replace(b"\x22\x05Shape", b"\x22\x04Loop\x00", 1)
+
+
+def not_text(graph: bytes) -> bytes:
+    """The graph with a node whose name isn't UTF-8."""
+    at = graph.index(b"node_")
+    return graph[:at] + b"\xff\xfe" + graph[at + 2 :]
+
+
+@pytest.mark.parametrize("harm", [with_loop, not_text])
+def test_a_hostile_graph_is_one_line(changed, harm):
+    """In a process of its own: ONNX Runtime writes to the terminal by itself."""
+    graph = changed / "model.onnx"
+    graph.write_bytes(harm(graph.read_bytes()))
+    rehash(changed, "model.onnx")
+    command = [sys.executable, "-m", "tfm.cli.main", "generate", "hi", "--model", str(changed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "model.onnx: isn't a graph that an export writes" in done.stderr
+
+
+def test_a_file_without_end(tfm, bundle):
+    """/dev/zero gives bytes for ever, as a prompt, as lines and as a text to verify on."""
+    tfm("generate", "--file", "/dev/zero", "--model", bundle).failed(9, "the prompt may have 67108864 bytes")
+    ran = tfm("generate", "--file", "/dev/zero", "--batch", 2, "--model", bundle)
+    ran.failed(9, "the prompt may have 268435456 bytes")
+    tfm("verify", bundle, "--text", "/dev/zero").failed(10, "may have 16777216 bytes")
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that every user may search."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def as_nobody(arguments: Sequence[str], result: Connection) -> None:
+    """Run a command as a user who owns nothing, and send its exit code and stderr."""
+    os.environ["TFM_CACHE"] = "/nonexistent"
+    sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO()), io.StringIO()
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    result.send((main([*arguments]), sys.stderr.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("part", "mode"),
+    [
+        (".", 0),
+        (".", 0o444),
+        ("..", 0),
+        ("tfm.json", 0),
+        ("model.onnx.data", 0),
+        ("config.json", 0),
+    ],
+)
+def test_what_may_not_be_read_is_one_line(tfm, bundle, checkpoint, shared_folder, part, mode):
+    for source, code in ((bundle, 5), (checkpoint, 3)):
+        model = Path(shutil.copytree(source, shared_folder / source.parent.name / "model"))
+        assert tfm("inspect", model).code == 0  # its modules are imported now
+        if not (model / part).exists():
+            continue
+        os.chmod(model / part, mode)
+        reports, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
+        command = ("generate", "hi", "--model", str(model), "--engine", "numpy")
+        process = multiprocessing.get_context("fork").Process(target=as_nobody, args=(command, theirs))
+        process.start()
+        got, message = reports.recv()
+        process.join()
+        os.chmod(model / part, 0o755)
+        assert got in (code, 3), message  # what can't be looked into isn't known to be a bundle
+        assert message.count("\n") == 1, message
+        assert "Permission denied" in message, message
 
 
 def test_the_bomb_is_49_bytes(tmp_path):

@@ -1,0 +1,240 @@
+"""What a bundle's graph may be, before ONNX Runtime reads it.
+
+A graph is a program, and a hash that lies beside it says nothing of who wrote it. So it is held to the form
+in which an export writes it:
+
+    operators     those of OPERATORS, no functions, no graphs inside of nodes: no loop, nothing that runs long
+                  without large data
+    order         a node's inputs are known before it, and each value is made once: no cycles
+    ports         the inputs and outputs that `graph_io` names, of its types
+    weights       the manifest's tensors, each with its type, shape and place in model.onnx.data; numbers in
+                  the graph itself take as many bytes as their shape says
+    texts         UTF-8
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...refimpl.errors import BundleError
+from .graph_io import Graph, Port
+from .manifest import AGAIN, DATA, Tensor
+from .operators import OPERATORS
+from .protobuf import Field, Schema, read
+
+NODES = 2**18
+LAST_VERSION = 64  # of an operator set; ONNX Runtime says which ones it has
+
+# Of onnx.proto, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: the fields that an export writes.
+MODEL = Schema(
+    {
+        1: Field("ir_version", "number"),
+        2: Field("producer_name", "text"),
+        7: Field("graph", "message"),
+        8: Field("opset_import", "message", many=True),
+    }
+)
+OPSET = Schema({1: Field("domain", "text"), 2: Field("version", "number")})
+GRAPH = Schema(
+    {
+        1: Field("node", "message", many=True),
+        2: Field("name", "text"),
+        5: Field("initializer", "message", many=True),
+        11: Field("input", "message", many=True),
+        12: Field("output", "message", many=True),
+        13: Field("value_info", "message", many=True),
+    }
+)
+NODE = Schema(
+    {
+        1: Field("input", "text", many=True),
+        2: Field("output", "text", many=True),
+        3: Field("name", "text"),
+        4: Field("op_type", "text"),
+        5: Field("attribute", "message", many=True),
+        7: Field("domain", "text"),
+    }
+)
+ATTRIBUTE = Schema(
+    {
+        1: Field("name", "text"),
+        2: Field("f", "float"),
+        3: Field("i", "number"),
+        4: Field("s", "text"),
+        5: Field("t", "message"),
+        7: Field("floats", "float", many=True),
+        8: Field("ints", "number", many=True),
+        20: Field("type", "number"),
+    }
+)
+TENSOR = Schema(
+    {
+        1: Field("dims", "number", many=True),
+        2: Field("data_type", "number"),
+        8: Field("name", "text"),
+        9: Field("raw_data", "bytes"),
+        13: Field("external_data", "message", many=True),
+        14: Field("data_location", "number"),
+    }
+)
+ENTRY = Schema({1: Field("key", "text"), 2: Field("value", "text")})
+VALUE = Schema({1: Field("name", "text"), 2: Field("type", "message")})
+TYPE = Schema({1: Field("tensor_type", "message")})
+TENSOR_TYPE = Schema({1: Field("elem_type", "number"), 2: Field("shape", "message")})
+SHAPE = Schema({1: Field("dim", "message", many=True)})
+DIM = Schema({1: Field("dim_value", "number"), 2: Field("dim_param", "text")})
+
+# TensorProto.DataType, and the bits of one element.
+TYPES = {
+    "float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11,
+    "uint4": 21, "int4": 22,
+}  # fmt: skip
+BITS = {1: 32, 2: 8, 3: 8, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 21: 4, 22: 4}
+EXTERNAL = 1  # TensorProto.DataLocation
+# Integers in a graph are sizes, axes and ids; the largest number of 64 bits means "to the end".
+LARGEST, TO_THE_END = 2**31, 2**63 - 1
+
+
+def check_graph(data: bytes, graph: Graph, tensors: Mapping[str, Tensor], dtype: str, where: str) -> None:
+    """Raise BundleError, which names `where`, unless an export can have written this graph.
+
+    `tensors` are the manifest's, `dtype` the bundle's type of floats.
+    """
+    owned = {name: tensor for name, tensor in tensors.items() if graph.owns(name)}
+    try:
+        _Check(data, graph, owned, dtype).model()
+    except ValueError as error:  # UnicodeDecodeError too
+        raise BundleError(f"{where}: isn't a graph that an export writes: {error!s:.200}; {AGAIN}") from None
+
+
+class _Check:
+    """The check of one file; each method raises ValueError."""
+
+    def __init__(self, data: bytes, graph: Graph, tensors: Mapping[str, Tensor], dtype: str) -> None:
+        self.data, self.graph, self.tensors, self.dtype = data, graph, tensors, dtype
+        self.imported: set[str] = set()
+        self.known: set[str] = set()  # values that were made so far
+        # Most attributes and declared types are equal to others, and looked at once.
+        self.attributes: set[bytes] = set()
+        self.types: dict[bytes, tuple[int, tuple[str | int, ...]]] = {}
+
+    def model(self) -> None:
+        model = read(self.data, MODEL, (0, len(self.data)))
+        for span in model["opset_import"]:
+            opset = read(self.data, OPSET, span)
+            if (opset["domain"] or "") not in OPERATORS or not 1 <= (opset["version"] or 0) <= LAST_VERSION:
+                raise ValueError(f"operator set {opset['domain']!r:.80}, {opset['version']} isn't known")
+            self.imported.add(opset["domain"] or "")
+        if model["graph"] is None:
+            raise ValueError("it holds no graph")
+        content = read(self.data, GRAPH, model["graph"])
+        self.ports(content["input"], self.graph.inputs, 3)
+        self.known.update(port.name for port in self.graph.inputs)
+        for span in content["initializer"]:
+            self.add(self.tensor(span))
+        if missing := self.tensors.keys() - self.known:
+            raise ValueError(f"it doesn't read the tensor {min(missing)}")
+        if len(content["node"]) > NODES:
+            raise ValueError(f"it may have {NODES} nodes, it has {len(content['node'])}")
+        for span in content["node"]:
+            self.node(span)
+        for span in content["value_info"]:
+            self.value(span)
+        self.ports(content["output"], self.graph.outputs, 2)  # its axes are for ONNX Runtime to find
+        if lost := [port.name for port in self.graph.outputs if port.name not in self.known]:
+            raise ValueError(f"output {lost[0]} is never computed")
+
+    def add(self, name: str | None) -> None:
+        if not name or name in self.known:
+            raise ValueError(f"value {name!r:.80} needs a name of its own")
+        self.known.add(name)
+
+    def ports(self, spans: list[tuple[int, int]], ports: tuple[Port, ...], count: int) -> None:
+        """The first `count` of name, type and axes are the ports', in their order."""
+        for port, span in zip(ports, spans, strict=False):
+            float_type = "float32" if port.name in ("logits", "predictions") else self.dtype
+            wanted = (port.name, TYPES[port.dtype or float_type], port.axes)
+            value = self.value(span)
+            if value[:count] != wanted[:count]:
+                raise ValueError(f"a port must be {wanted}, got {value!s:.80}")
+        if len(spans) != len(ports):
+            raise ValueError(f"it must have {len(ports)} inputs or outputs here, it has {len(spans)}")
+
+    def value(self, span: tuple[int, int]) -> tuple[str, int, tuple[str | int, ...]]:
+        """Name, type and axes of a tensor that the graph declares."""
+        value = read(self.data, VALUE, span)
+        begin, end = value["type"] or (0, 0)
+        stated = self.data[begin:end]
+        if stated not in self.types:
+            kind = read(self.data, TYPE, (begin, end))
+            tensor = read(self.data, TENSOR_TYPE, kind["tensor_type"] or (0, 0))
+            dims = [
+                read(self.data, DIM, dim) for dim in read(self.data, SHAPE, tensor["shape"] or (0, 0))["dim"]
+            ]
+            axes = tuple(dim["dim_param"] if dim["dim_value"] is None else dim["dim_value"] for dim in dims)
+            self.types[stated] = (tensor["elem_type"] or 0, axes)
+        return (value["name"] or "", *self.types[stated])
+
+    def node(self, span: tuple[int, int]) -> None:
+        node = read(self.data, NODE, span)
+        domain, operator = node["domain"] or "", node["op_type"] or ""
+        if domain not in self.imported or operator not in OPERATORS[domain]:
+            raise ValueError(
+                f"operator {f'{domain}.{operator}'.lstrip('.')!r:.120} isn't one that tfm writes"
+            )
+        for name in node["input"]:
+            if name and name not in self.known:
+                raise ValueError(f"{operator} reads {name!r:.80}, which nothing before it makes")
+        for name in node["output"]:
+            if name:  # an output that nobody reads may have none
+                self.add(name)
+        for begin, end in node["attribute"]:
+            stated = self.data[begin:end]
+            if stated not in self.attributes:
+                self.attribute((begin, end))
+                self.attributes.add(stated)
+
+    def attribute(self, span: tuple[int, int]) -> None:
+        value = read(self.data, ATTRIBUTE, span)
+        _check_integers(value["name"], [*value["ints"], value["i"] or 0])
+        if value["t"] is not None:
+            self.tensor(value["t"])
+
+    def tensor(self, span: tuple[int, int]) -> str | None:
+        """The name of a tensor: one of the manifest's, at its place, or a small one in the graph itself."""
+        tensor = read(self.data, TENSOR, span)
+        name, kind, shape = tensor["name"], tensor["data_type"] or 0, tuple(tensor["dims"])
+        if len(shape) > 8:
+            raise ValueError(f"{name!r:.80} may have 8 axes, it has {len(shape)}")
+        if tensor["data_location"] != EXTERNAL:
+            bits = BITS.get(kind)
+            content = tensor["raw_data"] or b""
+            size = len(content)
+            if bits is None or tensor["external_data"] or -(-math.prod(shape) * bits // 8) != size:
+                raise ValueError(
+                    f"{name!r:.80} of type {kind} and shape {shape!s:.80} can't take {size} bytes"
+                )
+            if kind == TYPES["int64"]:
+                _check_integers(name, np.frombuffer(content, "<u8").tolist())
+            return name
+        entries = [read(self.data, ENTRY, entry) for entry in tensor["external_data"]]
+        place = {entry["key"]: entry["value"] for entry in entries}
+        stated = self.tensors.get(name or "")
+        if stated is None:
+            raise ValueError(f"{name!r:.80} is no tensor of the manifest that this graph reads")
+        wanted = {"location": DATA, "offset": str(stated.offset), "length": str(stated.length)}
+        if len(entries) != len(wanted) or place != wanted or tensor["raw_data"] is not None:
+            raise ValueError(f"{name} must lie at {wanted}, got {place!s:.120}")
+        if (kind, shape) != (TYPES[stated.dtype], stated.shape):
+            raise ValueError(f"{name} must be {stated.dtype} {list(stated.shape)}, got {kind} {shape!s:.80}")
+        return name
+
+
+def _check_integers(name: str | None, values: list[int]) -> None:
+    """Integers, as 64 bits without a sign, are small enough that a size of them can be had."""
+    for value in values:
+        if min(value, 2**64 - value) > LARGEST and value != TO_THE_END:
+            raise ValueError(f"{name!r:.80} may hold integers up to {LARGEST}, got {value}")

@@ -1,0 +1,98 @@
+"""The wire format of protocol buffers, as far as a graph is written in it: messages of known fields.
+
+A message is a row of fields. Each begins with a number, 8 · field + kind, and kinds are 0 (a number of 7 bits
+a byte), 1 and 5 (8 and 4 bytes) and 2 (a length, then so many bytes: a text or a message).
+Strict: no unknown field, no second value of a field that has one, no field beyond its message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["number", "text", "bytes", "float", "message"]
+KINDS: dict[Kind, int] = {"number": 0, "text": 2, "bytes": 2, "float": 5, "message": 2}
+
+
+class Field(NamedTuple):
+    """A field of a message; `many` may stand any number of times."""
+
+    name: str
+    kind: Kind
+    many: bool = False
+
+
+class Schema:
+    """The fields that a message may have, by their numbers."""
+
+    def __init__(self, fields: Mapping[int, Field]) -> None:
+        self.by_tag = {number << 3 | KINDS[field.kind]: field for number, field in fields.items()}
+        self.empty: dict[str, Any] = dict.fromkeys(field.name for field in fields.values())
+        self.many = [field.name for field in fields.values() if field.many]
+
+
+def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
+    """The values of a message between two offsets: integers, texts, bytes, and offsets of messages.
+
+    A field that isn't there is None or an empty list. ValueError for what the schema doesn't allow.
+    """
+    values = schema.empty.copy()
+    for name in schema.many:
+        values[name] = []
+    by_tag = schema.by_tag
+    for tag, begin, end in _fields(data, *span):
+        field = by_tag.get(tag)
+        if field is None:
+            raise ValueError(f"field {tag >> 3} of kind {tag & 7} isn't known")
+        if field.kind == "text":
+            value: Any = data[begin:end].decode("utf-8")
+        elif field.kind == "bytes":
+            value = data[begin:end]
+        else:
+            value = begin if field.kind == "number" else (begin, end)
+        if field.many:
+            values[field.name].append(value)
+        elif values[field.name] is None:
+            values[field.name] = value
+        else:
+            raise ValueError(f"{field.name} may stand once")
+    return values
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Tag, and a number with nothing, or begin and end of the bytes."""
+    while at < end:
+        tag, at = data[at], at + 1  # most numbers have one byte
+        if tag > 127:
+            tag, at = _number(data, at - 1, end)
+        kind = tag & 7
+        if kind == 2:
+            if at < end and data[at] < 128:
+                size, at = data[at], at + 1
+            else:
+                size, at = _number(data, at, end)
+        elif kind == 0:
+            value, at = _number(data, at, end)
+            yield tag, value, 0
+            continue
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field may be of kind 0, 1, 2 or 5, got {kind}")
+        if size > end - at:
+            raise ValueError(f"a field needs {size} bytes, {end - at} are left")
+        yield tag, at, at + size
+        at += size
+
+
+def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number and where it ends."""
+    if at < end and data[at] < 128:
+        return data[at], at + 1
+    value = 0
+    for i in range(min(10, end - at)):
+        byte = data[at + i]
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            return value, at + i + 1
+    raise ValueError("a number must end within 10 bytes and within its message")
