@@ -37,7 +37,7 @@ def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = Tr
     """How many tokens a layer with a window sees, None where there is no window.
 
     Where just some layers may have one, or none (`everywhere` is False), any number may stand there; `masks`
-    checks it if a layer slides.
+    checks it if a layer has one.
     """
     if everywhere:
         return keys.size("sliding_window", default, null=True)
@@ -51,7 +51,7 @@ def layer_masks(
     if "sliding_attention" not in types:
         return [FullAttention()] * len(types)
     if not used:
-        raise keys.fail("use_sliding_window", "true where layers slide")
+        raise keys.fail("use_sliding_window", "true where a layer has a window")
     if window is None or window < 1:
-        raise keys.fail("sliding_window", "at least 1 where layers slide")
+        raise keys.fail("sliding_window", "at least 1 where a layer has a window")
     return [Window(window) if kind == "sliding_attention" else FullAttention() for kind in types]
