@@ -145,6 +145,30 @@ def test_drawn_directories(number: int, seed: int, tmp_path: Path) -> None:
     compare()
 
 
+@pytest.mark.parametrize(
+    ("model_type", "kind", "name"),
+    [
+        ("mistral", "bpe", "LlamaTokenizer"),
+        ("mistral", "bpe", None),
+        ("bert", "wordpiece", None),
+        ("bert", "wordpiece", "OwnTokenizer"),
+        ("llama", "bytes", "LlamaTokenizer"),
+        ("qwen2", "bytes", "PreTrainedTokenizerFast"),
+    ],
+)
+def test_code_of_the_repository_is_passed_over(
+    model_type: str, kind: str, name: str | None, tmp_path: Path
+) -> None:
+    """Where auto_map names a tokenizer, transformers without trust takes the class that is named too."""
+    settings = {"auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}, "tokenizer_class": name}
+    definition = json.loads(KINDS[kind]().to_str())
+    files = {"config.json": {"model_type": model_type}, "tokenizer.json": definition}
+    directory = Files({**files, "tokenizer_config.json": settings}).write(tmp_path / "model")
+    library = Library.from_str(from_bundle(directory, tmp_path / "bundle")[0])
+    reference = AutoTokenizer.from_pretrained(directory).backend_tokenizer
+    assert parts(library, False) == parts(reference, False)
+
+
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
     "{% if image_token is defined %}{{ image_token }}{% endif %}{% if bos_token is defined %}B{% endif %}"

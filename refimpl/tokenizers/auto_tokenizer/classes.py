@@ -218,9 +218,6 @@ def _sentencepiece_decoder(strip: bool) -> Component:
     return {"type": "Sequence", "decoders": steps}
 
 
-# --- BERT ---------------------------------------------------------------------------------------------------
-
-
 def _bert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     return Pipeline(
         {
@@ -246,9 +243,6 @@ def _bert_template(settings: Settings, tokens: Tokens, stated: Component | None)
     cls, sep = tokens.content("cls_token"), tokens.content("sep_token")
     single = [(cls, 0), ("$A", 0), (sep, 0)]
     return tokens.template(single, [*single, ("$B", 1), (sep, 1)])
-
-
-# --- byte-level BPE -----------------------------------------------------------------------------------------
 
 
 def _gpt2(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -314,9 +308,6 @@ def _all_special(named: Sequence[Special], extra: Sequence[Special]) -> list[New
     ]
 
 
-# --- SentencePiece's BPE ------------------------------------------------------------------------------------
-
-
 def _llama(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     prefix = settings.nullable_flag("add_prefix_space", None) is not False
     first = not settings.nullable_flag("legacy", False)
@@ -364,9 +355,6 @@ def _gemma(settings: Settings, named: Mapping[str, Special], file: SourceFile) -
         split,
         _sentencepiece_decoder(False),
     )
-
-
-# --- unigram models -----------------------------------------------------------------------------------------
 
 
 def _t5(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -492,8 +480,6 @@ def _language(settings: Settings) -> str:
         )
     return language
 
-
-# --- the table ----------------------------------------------------------------------------------------------
 
 _BERT = {
     "unk_token": "[UNK]",
