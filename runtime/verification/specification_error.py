@@ -1,0 +1,67 @@
+"""How far the specification's outputs over a text are off by rounding, where golden.npz doesn't know.
+
+The budgets in golden.npz are of a few tokens. A longer text may hold some at which a saturated attention ties
+nearly: there the last digits decide, and outputs move by far more. So where a figure over a text exceeds
+its budget, the same terms are measured over that text, with the specification alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...refimpl.engine.numpy_engine import NumpyEngine
+from ...refimpl.engine.protocol import Engine
+from ...refimpl.error_budget import TRIES, ULP, ErrorTerms, kl_budget, moved
+from ...refimpl.params.lazy import lazily
+from ...refimpl.params.shapes import parameter_shapes
+from .streamed_reference import SEED
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
+# Another engine's figure against the specification in float32, over the text.
+Figure = Callable[[Engine], float]
+
+
+def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) -> float:
+    """4 · (A + J), or `budget` where that is larger.
+
+    A is the figure of the specification in float64, J the largest of three tries in which its table of
+    embeddings moves by an ulp. The figure is a distance of outputs; no weight is in blocks.
+    """
+    shapes = parameter_shapes(specification.config)
+
+    def changed(change: Callable[[str, Array], Array]) -> NumpyEngine:
+        weights = lazily(shapes, lambda name: change(name, _leaf(specification, name)))
+        return NumpyEngine(specification.config, weights)
+
+    def move(seed: int) -> Callable[[str, Array], Array]:
+        def change(name: str, weight: Array) -> Array:
+            if name != "embedding.table":
+                return weight
+            return moved(weight, ULP, np.random.default_rng([SEED, seed]))
+
+        return change
+
+    rounding = figure(changed(lambda name, weight: weight.astype(np.float64)))
+    jump = max(figure(changed(move(seed))) for seed in range(TRIES))
+    return max(budget, ErrorTerms(rounding, jump, 0.0).budget)
+
+
+def kl_budget_over_text(specification: NumpyEngine, budget: float, kl: Figure) -> float:
+    """The budget of a KL divergence, where `budget` is that of the logits.
+
+    A divergence grows with the square of the logits' differences, so its root is the distance.
+    """
+    own = budget_over_text(specification, 0.0, lambda engine: kl(engine) ** 0.5) ** 2
+    return max(kl_budget(budget), own)
+
+
+def _leaf(specification: NumpyEngine, name: str) -> Array:
+    leaf: Any = specification.params
+    for key in name.split("."):
+        leaf = leaf[int(key)] if isinstance(leaf, list) else leaf[key]
+    return leaf
