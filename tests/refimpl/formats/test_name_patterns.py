@@ -32,6 +32,7 @@ NAMES = st.text("ab.-09_", min_size=1, max_size=10)
 @given(PATTERNS, NAMES)
 @settings(max_examples=100)
 @example("model.layers.1.q", "model.layers-1.q")
+@example("a", "b.a")
 @example("^a", "b.a")
 @example("a|b.a", "b.a")
 def test_names_match_as_in_python(pattern: str, name: str):
