@@ -52,15 +52,29 @@ def test_a_text_with_and_without_the_adapter(tfm, checkpoint, adapter, both):
     tfm(*asked, both, "--no-adapter", "--adapter", adapter).failed(2, "contradict each other")
 
 
-def test_commands_refuse_to_choose(tfm, both):
-    for command in (
-        ("generate", "hello", "--quant", "fp32", "--model", both),
-        ("export", both, "out", "--quant", "fp32"),
-        ("inspect", both),
-        ("bench", "--quant", "fp32", "--model", both),
-        ("attention", "hello", "--model", both),
-    ):
+def test_commands_refuse_to_choose_and_pass_the_choice_on(tfm, both, tmp_path):
+    empty, text = tmp_path / "empty", tmp_path / "text"
+    empty.mkdir()
+    text.write_text("hello hello hello")
+    tasks = (
+        "generate",
+        "attention",
+        "bench",
+        "chat",
+        "classify",
+        "embed",
+        "fill",
+        "summarize",
+        "tag",
+        "translate",
+    )
+    silent = ("bench", "chat")  # these take no text
+    commands = [(task, *(() if task in silent else ("hello",)), "--model", both) for task in tasks]
+    commands += [("answer", "who?", "hello", "--model", both), ("context", both, "--text", text)]
+    commands += [("export", both, tmp_path / "out"), ("inspect", both)]
+    for command in commands:
         tfm(*command).failed(3, f"name it with --adapter '{both}', or decline it with --no-adapter")
+        tfm(*command, "--adapter", empty).failed(3, f"{empty}: an adapter is a directory with")
 
 
 def test_an_adapter_alone_and_one_for_a_bundle(tfm, adapter, bundle):

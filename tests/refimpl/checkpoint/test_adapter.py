@@ -386,6 +386,27 @@ def test_tensors_of_no_module_or_of_one_module_twice_are_refused(copied: Path):
             merged(copied)
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_damaged_adapters_are_read_or_end_in_a_typed_error(copied: Path, name: str):
+    file, rng, refused = copied / "adapter" / name, np.random.default_rng(0), 0
+    whole = file.read_bytes()
+    for _ in range(80):
+        damaged, at = bytearray(whole), int(rng.integers(min(len(whole), 2000)))
+        match rng.integers(3):
+            case 0:
+                damaged[at] = rng.integers(256)
+            case 1:
+                del damaged[at : at + rng.integers(1, 20)]
+            case 2:
+                damaged[at:at] = damaged[at - 8 : at]
+        file.write_bytes(damaged)
+        try:
+            read_all(copied)
+        except TfmError:
+            refused += 1
+    assert refused > 20
+
+
 def test_files_that_are_missing_or_can_run_code(copied: Path):
     file = copied / "adapter" / "adapter_model.safetensors"
     file.rename(copied / "adapter" / "adapter_model.bin")
