@@ -23,6 +23,7 @@ from tfm.refimpl.ops.quant import Blocks, quantize
 from tfm.refimpl.params.shapes import multiplied, parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.verification import golden as module
+from tfm.runtime.verification import streamed_reference
 from tfm.runtime.verification.golden import Expected, Golden, digest, golden, read, rms
 from tfm.runtime.verification.streamed_reference import Inputs, Precision, outputs
 
@@ -99,8 +100,9 @@ def test_a_correct_engine_stays_within_the_budget(name, activations):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_streamed_run_equals_the_model(name):
-    """Both in float64, they differ only by the order of sums in products."""
+def test_the_streamed_run_equals_the_model(name, monkeypatch):
+    """Both in float64, they differ only by the order of sums; the output table is cut into three parts."""
+    monkeypatch.setattr(streamed_reference, "ROWS", 40)
     config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name], dtype=np.float64)
     given = make_inputs(config, min(7, config.context))
     (found,) = outputs(config, tree, given, [Precision(np.dtype(np.float64))])
@@ -190,6 +192,7 @@ def test_arrays_of_another_shape_or_type_are_refused():
         "lengths": 0,
         "source_lengths": 99,
         "columns": 97,
+        "best": 97,
     }.items():
         outside = arrays[name].copy()
         outside.reshape(-1)[0] = value
