@@ -57,7 +57,7 @@ class Graph:
         self.inputs = [i.name for i in self.session.get_inputs()]
 
     def __call__(self, *arrays: np.ndarray) -> list[Any]:
-        return self.session.run(None, dict(zip(self.inputs, arrays, strict=True)))
+        return list(self.session.run(None, dict(zip(self.inputs, arrays, strict=True))))
 
 
 def export(
@@ -85,7 +85,7 @@ def export(
             verbose=False,
         )
     assert exported is not None
-    got = {i.name: [str(d) for d in i.shape] for i in exported.model.graph.inputs}
+    got = {i.name: [str(d) for d in i.shape or ()] for i in exported.model.graph.inputs}
     expected = {
         name: [axis if axis in FREE else str(size) for axis, size in zip(axes, a.shape, strict=True)]
         for name, (a, axes) in inputs.items()

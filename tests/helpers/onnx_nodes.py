@@ -39,4 +39,4 @@ def graph(
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, inputs)
+    return list(session.run(None, inputs))

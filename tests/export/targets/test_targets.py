@@ -179,7 +179,7 @@ def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pyte
             for j, (name, expected) in enumerate(zip("kv", layer[:2], strict=True)):
                 for row, length in enumerate(past):
                     new = np.s_[row, :, length : length + time]
-                    new_rows = got[f"{name}_out.{i}"][new]
+                    new_rows = np.asarray(got[f"{name}_out.{i}"])[new]
                     close(f"{case}: {name}.{i}", new_rows, expected[new], allowed[f"out.1.{i}.{j}"], share)
 
 

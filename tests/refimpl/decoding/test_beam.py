@@ -67,7 +67,7 @@ class TheirTable(transformers.PreTrainedModel, transformers.GenerationMixin):
         before = torch.nn.functional.pad(input_ids, (1, 0))[:, :-1]
         return transformers.modeling_outputs.CausalLMOutput(logits=self.table[before, input_ids])
 
-    def prepare_inputs_for_generation(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> Any:
+    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         return {"input_ids": input_ids}
 
 

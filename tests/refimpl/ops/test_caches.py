@@ -28,6 +28,7 @@ def ring() -> LayerCache:
 def test_rows_are_chosen_in_order(make: Callable[[], LayerCache]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
+    assert isinstance(cache, KVCache | WindowCache)
     for got, before in zip(cache.select(rows)[:2], cache[:2], strict=True):
         assert (got == before[rows]).all()
 

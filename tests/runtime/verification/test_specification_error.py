@@ -85,9 +85,11 @@ def test_a_text_that_the_golden_tokens_say_too_little_of(config):
     right, wrong = rows(config, 1.0, 1e-30), rows(config, 1.1, 1e-30)
     for name in judged & set(right):
         assert right[name].ok, right[name]
-        assert right[name].budget > 1e-30
+        budget = right[name].budget
+        assert budget is not None
+        assert budget > 1e-30
         assert wrong[name].ok is False
-        assert wrong[name].budget == right[name].budget
+        assert wrong[name].budget == budget
     enough = rows(config, 1.0, 1.0)["KL divergence over a text"]
     assert (enough.budget, enough.ok) == (kl_budget(1.0), True)
     assert rows(config, 1.0, 1e-30, {"leaf": None})["KL divergence over a text"].ok is False

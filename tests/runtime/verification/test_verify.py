@@ -358,4 +358,6 @@ def test_nan_is_out_of_any_budget(tmp_path):
     assert (Row("x").result, Row("x", 1.0).result) == ("not checked", "measured")
     (tmp_path / "tfm.json").write_text("{}")
     held = certify(tmp_path, report.Report((judged("x", float("nan"), 1.0),), 0.1, "cpu", 1))
-    assert (held["ok"], held["rows"][0]["figure"]) == (False, "nan")
+    rows = held["rows"]
+    assert isinstance(rows, list)
+    assert (held["ok"], rows[0]["figure"]) == (False, "nan")

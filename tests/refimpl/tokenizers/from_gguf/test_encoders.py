@@ -76,7 +76,9 @@ def stated(pre: str) -> tuple[transformers.PreTrainedTokenizerBase, dict]:
 @cache
 def both(pre: str) -> tuple[Tokenizer, Tokenizer]:
     original, found = stated(pre)
-    return read(found), original.backend_tokenizer
+    tokenizer = original.backend_tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    return read(found), tokenizer
 
 
 MARKED = [f"a {mask}b" for mask in ("<mask>", "[MASK]")]

@@ -119,7 +119,9 @@ def stated(kind: str) -> tuple[transformers.PreTrainedTokenizerBase, dict]:
 @cache
 def both(kind: str) -> tuple[Tokenizer, Tokenizer]:
     original, found = stated(kind)
-    return read(found), original.backend_tokenizer
+    tokenizer = original.backend_tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    return read(found), tokenizer
 
 
 MARKED = [
