@@ -16,8 +16,8 @@ STEPS: tuple[dict[str, Any], ...] = (
     {"type": "Fuse"},
     *({"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in REPLACEMENTS),
 )
-# How many characters at the end of a text may still change when it goes on: after " n" come " ' " and "t".
-UNSETTLED = 5
+# How many characters at the end of a text may still change when it goes on: " n '" before " t".
+UNSETTLED = 4
 # A decoder that puts a space between any two tokens, as the library does where it has none: it looks for a
 # prefix that is in no vocabulary.
 SPACES_BETWEEN: dict[str, Any] = {"type": "WordPiece", "prefix": "\U0010fffd", "cleanup": False}
