@@ -36,8 +36,8 @@ def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
 def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
     """How many tokens a layer with a window sees, None where there is no window.
 
-    Where just some layers may have one, or none (`everywhere` is False), any number may stand there; `masks`
-    checks it if a layer has one.
+    Where only some layers may have one, or none (`everywhere` is False), any number may be there;
+    `layer_masks` checks it if a layer has one.
     """
     if everywhere:
         return keys.size("sliding_window", default, null=True)

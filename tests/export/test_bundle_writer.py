@@ -153,7 +153,7 @@ def test_only_bundles_are_replaced(stubbed, checkpoint, tmp_path):
     with pytest.raises(ExportError, match=r"only a bundle may be replaced, it holds 'thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)
     (out / "tfm.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"here is 'thesis.txt'"):
+    with pytest.raises(ExportError, match=r"it holds 'thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)
     (out / "thesis.txt").unlink()
     (out / ".certificate.json.12-ab").touch()
