@@ -1,0 +1,344 @@
+"""Every reader of files that nobody has to trust, with sound files to change, for `fuzz.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import gguf
+import numpy as np
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.families import read_config
+from tfm.refimpl.formats.gguf import GGUF
+from tfm.refimpl.formats.safetensors import SafeTensors
+from tfm.refimpl.formats.strict_json import parse
+from tfm.refimpl.params.tree import flatten
+from tfm.refimpl.tokenizers import tokenizer as specified
+from tfm.refimpl.tokenizers.training import count_words, train
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.hub.download import unpack
+from tfm.runtime.text.tokenizer import Tokenizer
+from tfm.runtime.verification import golden
+
+from helpers import mutators, tiny_models
+
+Passed = Callable[[], None]  # called once the outer form of a file was read
+TEXTS = ("the quick brown fox", "", "a  b\n\t9 é😀", "<s>x</s>", "zzz" * 20)
+LINES = ["the quick brown fox jumps over the lazy dog"] * 3 + ["a man a plan", "12 monkeys, 3 é"]
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+VOCABULARY = 300
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of file: sound ones, how they are changed, and what reads one: (folder, data, passed)."""
+
+    sound: Callable[[Path], list[bytes]]
+    mutate: mutators.Mutator
+    read: Callable[[Path, bytes, Passed], None]
+
+
+def prepare(folder: Path) -> None:
+    """Checkpoints of three kinds, of which mutants are made; `export` adds the bundle of one."""
+    config = tiny_models.llama(layers=1, vocabulary=VOCABULARY, width=32, heads=2, kv_heads=1, mlp=48)
+    params = tiny_models.weights(config)
+    text = specified.dumps(
+        train(count_words(LINES, "bpe"), "bpe", VOCABULARY, special_tokens=["<s>", "</s>"])
+    )
+    stated = {"eos_token_id": 1, "bos_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 20}
+    save_checkpoint(folder / "checkpoint", config, params, text, TEMPLATE, generation=stated)
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    eos = {"__type": "AddedToken", "content": "</s>", **flags, "special": True}
+    about = {"bos_token": "<s>", "eos_token": eos, "model_max_length": 128}
+    (folder / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(about))
+    sharded = Path(shutil.copytree(folder / "checkpoint", folder / "sharded"))
+    weights = (sharded / "model.safetensors").replace(sharded / "a.safetensors")
+    names = dict.fromkeys(SafeTensors(weights).names, "a.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": names}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    _write_gguf(folder / "model.gguf")
+
+
+def export(folder: Path) -> None:
+    """The bundle, by a process of its own: ours stays free of torch, so that it is forked in a moment."""
+    command = [sys.executable, "-m", "tfm.cli.main", "export", str(folder / "checkpoint")]
+    subprocess.run([*command, str(folder / "bundle"), "--no-verify"], check=True, capture_output=True)
+
+
+def _write_gguf(path: Path) -> None:
+    """A Llama of one layer with a tokenizer and every kind of value."""
+    writer, rng = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0)
+    for key, value in {"block_count": 1, "context_length": 64, "embedding_length": 32}.items():
+        writer.add_uint32(f"llama.{key}", value)
+    for key, value in {
+        "feed_forward_length": 32,
+        "attention.head_count": 2,
+        "attention.head_count_kv": 1,
+    }.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁a", "b", "▁", "a"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([float(-i) for i in range(len(tokens))])
+    writer.add_token_types([2, 3, 3, *[6] * 256, 1, 1, 1, 1])
+    writer.add_bos_token_id(1)
+    writer.add_chat_template(TEMPLATE)
+    writer.add_bool("general.flag", True)
+    writer.add_array("general.tags", ["a", "b"])
+    writer.add_array("general.numbers", [1.5, 2.5])
+    shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    shapes |= {"ffn_gate": (32, 32), "ffn_up": (32, 32), "ffn_down": (32, 32)}
+    tensors = {f"blk.0.{name}.weight": shape for name, shape in shapes.items()}
+    tensors |= {"token_embd.weight": (len(tokens), 32), "output_norm.weight": (32,)}
+    tensors |= {"blk.0.attn_norm.weight": (32,), "blk.0.ffn_norm.weight": (32,)}
+    kinds = ["F32", "F16", "Q8_0", "Q4_1"]
+    for i, (name, shape) in enumerate(tensors.items()):
+        kind = gguf.GGMLQuantizationType[kinds[i % 4] if len(shape) > 1 else "F32"]
+        values = rng.standard_normal(shape).astype(np.float32)
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _files(*names: str) -> Callable[[Path], list[bytes]]:
+    return lambda folder: [(folder / name).read_bytes() for name in names]
+
+
+def read_config_json(folder: Path, data: bytes, passed: Passed) -> None:
+    values = parse(data, "config.json")
+    passed()
+    read_config(values)
+
+
+def read_tokenizer(folder: Path, data: bytes, passed: Passed) -> None:
+    """The specification's tokenizer, then the library's; what one of them refuses the other may read."""
+    text = data.decode("utf-8", "replace")
+    parse(text, "tokenizer.json")
+    passed()
+    failures = []
+    for encode in (_specified_encode, _library_encode):
+        try:
+            encode(text)
+        except Exception as error:
+            failures.append(error)
+    for error in failures:
+        raise error
+
+
+def _specified_encode(text: str) -> None:
+    tokenizer = specified.read(text)
+    for sample in TEXTS:
+        tokenizer.decode(tokenizer.encode(sample, "x").ids)
+
+
+def _library_encode(text: str) -> None:
+    tokenizer = Tokenizer(text, VOCABULARY)
+    for sample in TEXTS:
+        tokenizer.decode(tokenizer.encode(sample, add_special_tokens=True))
+
+
+def read_in_checkpoint(
+    name: str, folder: Path, data: bytes, passed: Passed, kind: str = "checkpoint"
+) -> None:
+    """A directory in which one file was changed."""
+    path = folder / kind / name
+    before = path.read_bytes()
+    try:
+        path.write_bytes(data)
+        if name.endswith(".json"):
+            parse(data, name)
+            passed()
+        elif len(data) > 8:
+            parse(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
+            passed()
+        dict(flatten(open_checkpoint(folder / kind).params))
+    finally:
+        path.write_bytes(before)
+
+
+def read_safetensors(folder: Path, data: bytes, passed: Passed) -> None:
+    read_in_checkpoint("model.safetensors", folder, data, passed)
+
+
+class _CountingGguf(GGUF):
+    passed: Passed
+
+    def _tensor(self, *arguments: object) -> tuple[str, tuple[int, ...], int, int]:
+        self.passed()
+        return super()._tensor(*arguments)  # pyright: ignore[reportArgumentType]
+
+
+def read_gguf(folder: Path, data: bytes, passed: Passed) -> None:
+    path = folder / "mutant.gguf"
+    path.write_bytes(data)
+    _CountingGguf.passed = staticmethod(passed)
+    file = _CountingGguf(path)
+    for name in file.names:
+        file.load(name)
+        file.native(name)
+    checkpoint = open_checkpoint(path)
+    dict(flatten(checkpoint.params))
+    if checkpoint.tokenizer is not None:
+        _library_encode(checkpoint.tokenizer)
+
+
+def read_in_bundle(name: str, folder: Path, data: bytes, passed: Passed) -> None:
+    """A bundle in which one file was changed, and its hash in the manifest, as an attacker would."""
+    path, manifest = folder / "bundle" / name, folder / "bundle" / "tfm.json"
+    before, stated = path.read_bytes(), manifest.read_bytes()
+    try:
+        path.write_bytes(data)
+        if name != "tfm.json":
+            value = json.loads(stated)
+            value["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            manifest.write_text(json.dumps(value))
+        _use_bundle(name, folder / "bundle", data, passed)
+    finally:
+        path.write_bytes(before)
+        manifest.write_bytes(stated)
+
+
+def _use_bundle(name: str, path: Path, data: bytes, passed: Passed) -> None:
+    if name == "tfm.json":
+        parse(data, name)
+        passed()
+        opened = open_bundle(path, check_hashes=True)
+        dict(flatten(opened.params()))
+        return
+    opened = open_bundle(path, check_hashes=True)
+    if name == "golden.npz":
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            passed()
+        golden.load(path, opened.config)
+    elif name == "model.onnx":
+        from tfm.runtime.ort.engine import OrtEngine
+
+        opened.check_graphs()
+        passed()
+        engine = OrtEngine(opened, threads=1)
+        engine.step(np.array([[1, 2, 3]]), engine.start())
+    else:
+        passed()
+        dict(flatten(opened.params()))
+
+
+def wheels(folder: Path) -> list[bytes]:
+    found = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as file:
+            for path in sorted((folder / "checkpoint").iterdir()):
+                file.write(path, f"pkg/model/{path.name}")
+            file.writestr("pkg/__init__.py", "x = 1\n" * 20)
+        found.append(buffer.getvalue())
+    return found
+
+
+def read_wheel(folder: Path, data: bytes, passed: Passed) -> None:
+    path = folder / "mutant.whl"
+    path.write_bytes(data)
+    if zipfile.is_zipfile(path):
+        passed()
+    with tempfile.TemporaryDirectory(dir=folder) as into:
+        unpack(path, Path(into))
+
+
+def tokenizers(folder: Path) -> list[bytes]:
+    unigram = specified.dumps(train(count_words(LINES, "unigram"), "unigram", 60, special_tokens=["<s>"]))
+    return [(folder / "checkpoint" / "tokenizer.json").read_bytes(), unigram.encode(), _wordpiece().encode()]
+
+
+def _wordpiece() -> str:
+    """BERT's parts."""
+    tokens = [
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *"abcdefghijklmnopqrstuvwxyz",
+        *(f"##{c}" for c in "abcdefghijklmno"),
+    ]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": i, "content": token, **flags, "special": True} for i, token in enumerate(tokens[:3])]
+    single = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    special = {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]}}
+    return json.dumps(
+        {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+            "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                           "strip_accents": None, "lowercase": True},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": "\\d+|[a-z]+(?!x)"}, "behavior": "Isolated",
+                 "invert": False},
+                {"type": "BertPreTokenizer"}]},
+            "post_processor": {"type": "TemplateProcessing", "single": single, "pair": pair,
+                               "special_tokens": special},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                      "max_input_chars_per_word": 100, "vocab": {token: i for i, token in enumerate(tokens)}},
+        }
+    )  # fmt: skip
+
+
+def configs(folder: Path) -> list[bytes]:
+    from tfm.cli.commands.inspect import EXAMPLES
+
+    return [path.read_bytes() for path in sorted(EXAMPLES.iterdir())]
+
+
+def _either(first: mutators.Mutator, second: mutators.Mutator) -> mutators.Mutator:
+    def mutate(data: bytes, rng: random.Random) -> bytes:
+        return (first if rng.random() < 0.6 else second)(data, rng)
+
+    return mutate
+
+
+def _in_checkpoint(name: str) -> Reader:
+    return Reader(_files(f"checkpoint/{name}"), mutators.json_text, partial(read_in_checkpoint, name))
+
+
+READERS: dict[str, Reader] = {
+    "config.json": Reader(configs, mutators.json_text, read_config_json),
+    "config.json of tfm": _in_checkpoint("config.json"),
+    "generation_config.json": _in_checkpoint("generation_config.json"),
+    "tokenizer_config.json": _in_checkpoint("tokenizer_config.json"),
+    "tokenizer.json": Reader(tokenizers, mutators.json_text, read_tokenizer),
+    "index": Reader(
+        _files("sharded/model.safetensors.index.json"),
+        mutators.json_text,
+        partial(read_in_checkpoint, "model.safetensors.index.json", kind="sharded"),
+    ),
+    "safetensors": Reader(
+        _files("checkpoint/model.safetensors"),
+        _either(mutators.safetensors_header, mutators.any_bytes),
+        read_safetensors,
+    ),
+    "gguf": Reader(_files("model.gguf"), _either(mutators.gguf_field, mutators.any_bytes), read_gguf),
+    "tfm.json": Reader(_files("bundle/tfm.json"), mutators.json_text, partial(read_in_bundle, "tfm.json")),
+    "model.onnx": Reader(
+        _files("bundle/model.onnx"), mutators.graph_field, partial(read_in_bundle, "model.onnx")
+    ),
+    "model.onnx.data": Reader(
+        _files("bundle/model.onnx.data"), mutators.any_bytes, partial(read_in_bundle, "model.onnx.data")
+    ),
+    "golden.npz": Reader(
+        _files("bundle/golden.npz"),
+        _either(mutators.zip_entry, mutators.any_bytes),
+        partial(read_in_bundle, "golden.npz"),
+    ),
+    "wheel": Reader(wheels, _either(mutators.zip_entry, mutators.any_bytes), read_wheel),
+}
