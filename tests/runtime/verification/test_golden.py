@@ -206,8 +206,12 @@ def test_budgets_are_four_times_the_stored_terms():
     assert (expected.budget, expected.rms_budget) == (7.0, 14.0)
 
 
-def test_the_stored_terms_of_given_outputs(monkeypatch):
-    """A of one number that rounds by 1, J of a try in which the first row moves by 1/2, u of an ulp of 8."""
+@pytest.mark.parametrize(("dtype", "ulp"), [("float32", 9.54e-7), ("float16", 7.82e-3)])
+def test_the_stored_terms_of_given_outputs(monkeypatch, dtype, ulp):
+    """A of one number that rounds by 1, J of a try in which the first row moves by 1/2, u of an ulp of 8.
+
+    That is 8 · 2⁻²³ or 8 · 2⁻¹⁰, rounded up to three digits.
+    """
     config, time = tiny_models.llama(), module.TOKENS
     weights = tiny_models.weights(config)
     exact = np.full((2, time, 97), 8.0)
@@ -224,9 +228,8 @@ def test_the_stored_terms_of_given_outputs(monkeypatch):
         return [np.concatenate([exact, *tries]), rounded]
 
     monkeypatch.setattr(module, "outputs", given_outputs)
-    held = read(golden(config, weights), config)
+    held = read(golden(config, weights, dtype=dtype), config)
     positions = held.lengths.sum()
-    ulp = 9.54e-7  # 8 · 2⁻²³, rounded up to three digits
     assert held.own.maximum.tolist() == [1.0, 0.5, ulp]
     root_mean_squares = (positions * 97) ** -0.5, 0.5 * (time / positions) ** 0.5
     assert held.own.rms.tolist() == [*map(rounded_up, root_mean_squares), ulp]
