@@ -57,7 +57,7 @@ class Checkpoint:
     """An opened model. `params` is lazy: a leaf is read each time it is asked for.
 
     `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights, `notes`
-    are what a person should know of that. `added` are leaves that no file holds.
+    are what a person should know of that and of the tokenizer. `added` are leaves that no file holds.
     `code_replaced_by` is the family that stands for code of the repository's own, if it has any.
     """
 
@@ -230,7 +230,10 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         labels=read_labels(raw, config, where),
         code_replaced_by=replaced_by(raw),
         adapter=adapter,
-        notes=() if adapter is None else notes(adapter, path, raw),
+        notes=(
+            *(() if applied is None else applied.notes),
+            *(() if adapter is None else notes(adapter, path, raw)),
+        ),
     )
 
 

@@ -21,10 +21,14 @@ CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt
 
 @dataclass(frozen=True)
 class AppliedTokenizer:
-    """A tokenizer.json that needs no settings, and the special tokens by name: `bos_token` and others."""
+    """A tokenizer.json that needs no settings, and the special tokens by name: `bos_token` and others.
+
+    `notes` say what of the file transformers doesn't use.
+    """
 
     text: str
     special_tokens: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTokenizer:
@@ -46,12 +50,14 @@ def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTo
     named = _named_tokens(settings, made_by, definition)
     vocabulary = read_vocabulary_of(definition, where)
     applied = dict(definition)
+    notes: tuple[str, ...] = ()
     if made_by is None:
         for _, token in read_stated_tokens(definition, where):
             vocabulary.add(token)
     else:
         pipeline = made_by.build(settings, named, _source(definition, made_by, where))
         applied |= vars(pipeline)
+        notes = _dropped_steps(definition.get("pre_tokenizer"), pipeline.pre_tokenizer, made_by, where)
     extra = _extra_tokens(settings, made_by)
     _add_tokens(vocabulary, settings, named, extra)
     if made_by is not None:
@@ -63,7 +69,27 @@ def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTo
     applied["decoder"] = _decoder(applied, settings)
     special_tokens = {name: str(token) for name, token in named.items()}
     same = all(applied[key] == definition.get(key) for key in applied)
-    return AppliedTokenizer(text if same else json.dumps(applied, ensure_ascii=False), special_tokens)
+    return AppliedTokenizer(text if same else json.dumps(applied, ensure_ascii=False), special_tokens, notes)
+
+
+def _dropped_steps(
+    stated: Any, rebuilt: Component | None, made_by: TokenizerClass, where: str
+) -> tuple[str, ...]:
+    """A note where the class leaves out steps of the file's pre-tokenizer, which the model may need."""
+    dropped = sorted(_steps(stated) - _steps(rebuilt))
+    if not dropped:
+        return ()
+    return (
+        f"{where}: transformers' {made_by.name} leaves out the pre-tokenizer's {', '.join(dropped)}, and so "
+        "does tfm; to take the file as it is, name the class PreTrainedTokenizerFast in tokenizer_config.json",
+    )
+
+
+def _steps(pre_tokenizer: Any) -> set[str]:
+    if not isinstance(pre_tokenizer, dict):
+        return set()
+    steps = pre_tokenizer.get("pretokenizers") if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
+    return {str(step.get("type"))[:40] for step in steps or () if isinstance(step, dict)}
 
 
 def _says_anything(text: str, files: SettingFiles) -> bool:

@@ -159,6 +159,21 @@ def test_a_class_that_makes_what_the_file_says_leaves_it_as_it_is() -> None:
     assert apply_settings(text, SettingFiles("model", {}), "bert").text is text
 
 
+def test_a_step_that_the_class_leaves_out_is_noted() -> None:
+    """transformers 5 rebuilds GPT2Tokenizer's pre-tokenizer without the Digits that SmolLM2 was trained with."""
+    definition = json.loads(TEXTS["bytes"])
+    steps = [{"type": "Digits", "individual_digits": True}, definition["pre_tokenizer"]]
+    definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    text = json.dumps(definition)
+    rebuilt = apply_settings(text, SettingFiles("model", {"tokenizer_class": "GPT2Tokenizer"}), "llama")
+    assert "Digits" not in rebuilt.text
+    assert "GPT2Tokenizer leaves out the pre-tokenizer's Digits" in rebuilt.notes[0]
+    kept = apply_settings(
+        text, SettingFiles("model", {"tokenizer_class": "PreTrainedTokenizerFast"}), "llama"
+    )
+    assert (kept.text, kept.notes) == (text, ())
+
+
 def test_marian_has_its_ids_from_tokenizer_json() -> None:
     assert applied("unigram", "marian", {"eos_token": "<more>"}).text is TEXTS["unigram"]
 
