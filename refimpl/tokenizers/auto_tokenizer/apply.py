@@ -81,7 +81,7 @@ def _dropped_steps(
         return ()
     return (
         f"{where}: transformers' {made_by.name} leaves out the pre-tokenizer's {', '.join(dropped)}, and so "
-        "does tfm; to take the file as it is, name the class PreTrainedTokenizerFast in tokenizer_config.json",
+        "does tfm; to take the file itself, name the class PreTrainedTokenizerFast in tokenizer_config.json",
     )
 
 

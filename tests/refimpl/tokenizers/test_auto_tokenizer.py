@@ -160,7 +160,7 @@ def test_a_class_that_makes_what_the_file_says_leaves_it_as_it_is() -> None:
 
 
 def test_a_step_that_the_class_leaves_out_is_noted() -> None:
-    """transformers 5 rebuilds GPT2Tokenizer's pre-tokenizer without the Digits that SmolLM2 was trained with."""
+    """transformers 5 rebuilds GPT2Tokenizer's pre-tokenizer without the Digits that SmolLM2 needs."""
     definition = json.loads(TEXTS["bytes"])
     steps = [{"type": "Digits", "individual_digits": True}, definition["pre_tokenizer"]]
     definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
