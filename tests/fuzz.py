@@ -131,7 +131,8 @@ def run_batch(name: str, folder: Path, seed: int, first: int, tally: Tally) -> i
     process.join()
     if begun:
         tally.outcomes["died"] += 1
-        cause = signal.Signals(-process.exitcode).name if process.exitcode < 0 else f"code {process.exitcode}"
+        code = process.exitcode or 0
+        cause = signal.Signals(-code).name if code < 0 else f"code {code}"
         cause = f"took longer than {SECONDS} s" if cause == "SIGPROF" else f"ended the process: {cause}"
         tally.failures.append((following - 1, cause))
     elif process.exitcode:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -177,9 +178,9 @@ def read_safetensors(folder: Path, data: bytes, passed: Passed) -> None:
 class _CountingGguf(GGUF):
     passed: Passed
 
-    def _tensor(self, *arguments: object) -> tuple[str, tuple[int, ...], int, int]:
+    def _tensor(self, cursor: Any, name: str, at: int) -> tuple[str, tuple[int, ...], int, int]:
         self.passed()
-        return super()._tensor(*arguments)  # pyright: ignore[reportArgumentType]
+        return super()._tensor(cursor, name, at)
 
 
 def read_gguf(folder: Path, data: bytes, passed: Passed) -> None:
