@@ -31,7 +31,7 @@ def tensors(leaf: np.ndarray | ArrayBlocks) -> Any:
 
 def _shared(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
-        # Weights mapped from a file are read-only, and nothing here writes to them.
+        # Broadcast arrays are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
 
@@ -54,7 +54,7 @@ def _to_torch(value: Any) -> Any:
         return _like(value, map(_to_torch, value))
     if isinstance(value, dict):
         return {key: _to_torch(item) for key, item in value.items()}
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    return _shared(value) if isinstance(value, np.ndarray) else value
 
 
 class TorchEngine(ArrayEngine):

@@ -54,5 +54,6 @@ def test_no_copy_of_the_model_is_kept_in_memory(tmp_path: Path, quant: str):
     )
     size = (tmp_path / "large" / "model.safetensors").stat().st_size
     used = run("large") - run("small")
-    # One of 16 layers in float64, its codes and its products are a quarter; a copy of the model is a whole.
-    assert used < 0.4 * size, f"{used / size:.2f} of the checkpoint's {size} bytes"
+    # One of 16 layers in float64, its codes and its products are a quarter, two layers as they were read an
+    # eighth. A copy of the model in int8 would be another quarter.
+    assert used < 0.5 * size, f"{used / size:.2f} of the checkpoint's {size} bytes"

@@ -147,7 +147,7 @@ def test_the_prompt_comes_from_argument_file_or_stdin(tfm, bundle, tmp_path):
 def test_the_child_for_templates_starts_before_the_model_is_loaded(tfm, monkeypatch, arguments, order):
     called = []
 
-    def load(*_):
+    def load(*_, **__):
         called.append("load")
         raise TfmError("enough")
 

@@ -391,11 +391,11 @@ def test_window_absent_null_and_given():
     assert not isinstance(windows["null"], Window)
 
 
-def test_leaves_on_disk_are_float32_views(tmp_path: Path):
+def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
     make_model("llama", SIZES).save_pretrained(tmp_path)
     leaves = open_checkpoint(tmp_path).leaves
     wq = leaves.load("decoder.layers.0.attn.wq")
     assert wq.shape == (64, 64)
     assert wq.flags.f_contiguous, "a transposed view, not a copy"
-    assert not wq.flags.writeable, "a view of the file"
+    assert wq.dtype == "float32"
     assert isinstance(materialize(open_checkpoint(tmp_path).params)["decoder"]["layers"], list)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import transformers
 from helpers.float64 import randomize
+from helpers.gguf_tokenizers import as_read
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.errors import TfmError
@@ -126,7 +127,7 @@ def test_capitals_and_accents_as_the_file_says(lower, strip):
     words = [*WORDS, "naïve"] if lower else [*WORDS, "naïve", "ON"]
     flags = {"normalizer.lowercase": lower, "normalizer.strip_accents": strip}
     stated = metadata(words, **{key: flag for key, flag in flags.items() if flag is not None})
-    text = tokenizer(stated, 60, "x.gguf")
+    text = tokenizer(as_read(stated), 60, "x.gguf")
     assert text is not None
     got, want = Tokenizer.from_str(text), library(words, lower, strip)
     for one in TEXTS:
@@ -146,10 +147,10 @@ def test_capitals_and_accents_as_the_file_says(lower, strip):
 )
 def test_vocabularies_that_are_refused(words, more, message):
     if message is None:
-        assert tokenizer(metadata(words, **more), 60, "x.gguf")
+        assert tokenizer(as_read(metadata(words, **more)), 60, "x.gguf")
         return
     with pytest.raises(TfmError, match=message):
-        tokenizer(metadata(words, **more), 60, "x.gguf")
+        tokenizer(as_read(metadata(words, **more)), 60, "x.gguf")
 
 
 @pytest.mark.parametrize(

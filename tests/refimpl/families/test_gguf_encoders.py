@@ -271,7 +271,7 @@ def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels
         ),
         ({"hidden_activation": "geglu"}, "hidden_activation must be one of"),
         ({"attention.sliding_window": 0}, "attention.sliding_window must be at least 1"),
-        ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern must be of type int"),
+        ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern' must be one value"),
         ({"rope.freq_base_swa": 0.0}, "rope.freq_base_swa must be greater than 0"),
         ({"vocab_size": 60}, "vocab_size must be the rows of token_embd.weight, 61"),
         ({"attention.head_count_kv": 3, "pooling_type": 1}, "'attention.head_count_kv' isn't known"),
