@@ -2,7 +2,7 @@
 
 A kind names the arrays of its layer and says how they are allocated, copied, grown and truncated.
 Engines, the graphs of a bundle and all that counts bytes ask the kind; only the mathematics in `ops`
-knows what the arrays hold. A new kind is a class here, and a line in `cache_kinds` that chooses it.
+knows what the arrays hold. A new kind is a class here, and a line in `layer_kind` that chooses it.
 
     kind                arrays                       what is kept
     KeysValues          k, v [B, G, L, K]            every token
