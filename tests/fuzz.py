@@ -136,7 +136,7 @@ def run_batch(name: str, folder: Path, seed: int, first: int, tally: Tally) -> i
         cause = f"took longer than {SECONDS} s" if cause == "SIGPROF" else f"ended the process: {cause}"
         tally.failures.append((following - 1, cause))
     elif process.exitcode:
-        raise RuntimeError(f"{name}: the sound files can't be read")
+        raise RuntimeError(f"{name}: process ended with code {process.exitcode} before mutant {following}")
     return following
 
 

@@ -41,6 +41,8 @@ def read_arrays(data: bytes, where: str, error: type[TfmError] = CheckpointError
 
 def _array(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> np.ndarray:
     name = repr(entry.filename)[:40]
+    if entry.flag_bits & 1:
+        raise ValueError(f"{name} must not be encrypted")
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > limit:
         raise ValueError(f"{name} must be stored as it is, in at most {limit} bytes")
     data = file.read(entry)

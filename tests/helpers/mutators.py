@@ -68,7 +68,8 @@ def odd_value(rng: random.Random, value: Any = None) -> Any:
         case 1 if isinstance(value, str):
             return rng.choice([value + "x", value[:-1], value.upper(), value * 100, [value], {value: value}])
         case 2 if isinstance(value, list):
-            return rng.choice([value * 2, value[:-1], value[::-1], [value], dict.fromkeys(map(str, value))])
+            by_index = {str(i): None for i in range(len(value))}
+            return rng.choice([value * 2, value[:-1], value[::-1], [value], by_index])
         case 3:
             return rng.choice([*NUMBERS, 1 - rng.choice(NUMBERS)])
         case 4:
