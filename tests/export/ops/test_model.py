@@ -24,7 +24,7 @@ from tfm.export.ops import encoder as mirror_encoder
 from tfm.export.ops import model as mirror_model
 from tfm.export.ops.cache import KVCache
 from tfm.export.ops.position import Rotary
-from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm
+from tfm.refimpl.config import LM, Config, LayerNorm, Llama3Scaling, Plain, RMSNorm, Yarn
 from tfm.refimpl.laws.kit.budget import FINE, budgets, cast, expected
 from tfm.refimpl.laws.kit.results import compare, flat, largest
 from tfm.refimpl.laws.kit.settings import HAND
@@ -111,6 +111,21 @@ def test_normalize(seed: int, norm: Any):
 @given(configs(), st.lists(st.integers(0, 10_000), min_size=1, max_size=5))
 def test_position_tables(config: Config, positions: list[int]):
     """Float64 in both, rope by rope."""
+    same_tables(config, positions)
+
+
+@pytest.mark.parametrize("factor", [0.5, 4.0])
+@pytest.mark.parametrize("magnitude", [None, 1.3])
+def test_magnitude_of_yarn(factor: float, magnitude: float | None):
+    """Where none is stated it is 0.1 ln(factor) + 1, and 1 for a factor below 1."""
+    config = tiny_models.llama()
+    layer = config.layers[0]
+    rope = replace(layer.attention.position, scaling=Yarn(factor, 64, magnitude=magnitude))
+    layer = replace(layer, attention=replace(layer.attention, position=rope))
+    same_tables(replace(config, stack=replace(config.stack, layers=(layer,))), [0, 1, 77])
+
+
+def same_tables(config: Config, positions: list[int]) -> None:
     spec = spec_model.position_tables(np.array(positions), config=config)
     mirror = mirror_model.position_tables(torch.tensor(positions), config=config)
     assert list(mirror) == list(spec)
