@@ -147,3 +147,10 @@ def test_losses_are_transformers(seed: int, tokens: int, top: int, scale: float)
     equal(router_z_loss(logits), switch.router_z_loss_func(torch.from_numpy(logits)[None]))
     first = torch.from_numpy(softmax(logits))[None], torch.from_numpy(index[None, :, :1])
     equal(load_balancing_loss(logits, index[:, :1]), switch.load_balancing_loss_func(*first), SINGLE)
+
+
+def test_no_token_costs_nothing():
+    """Both losses are means, and a mean of nothing would not be a number."""
+    logits, index = np.zeros((0, E)), np.zeros((0, 2), int)
+    assert load_balancing_loss(logits, index) == 0
+    assert router_z_loss(logits) == 0
