@@ -92,7 +92,7 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
         chosen = device  # pyright: ignore[reportAssignmentType]
     if made_for is not None and made_for != chosen:
         raise BundleError(
-            f"the bundle was made for {made_for} (target {target}), asked was {chosen}: "
+            f"the bundle was made for {made_for} (target {target}); requested device: {chosen}; "
             f"export it again with target={targets.for_device(chosen).name}"
         )
     if chosen == "cuda" and (lacking := missing_for_cuda()):
