@@ -23,7 +23,8 @@ CASES = sorted((Path(__file__).parent / "fuzz_cases").glob("*/*"))
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("fuzz")
     fuzz_readers.prepare(path)
-    bundle_writer.export(open_checkpoint(path / "checkpoint"), path / "bundle", verify=False)
+    for source, bundle in fuzz_readers.BUNDLES.items():
+        bundle_writer.export(open_checkpoint(path / source), path / bundle, verify=False)
     return path
 
 

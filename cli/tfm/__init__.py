@@ -1,9 +1,15 @@
 """The package `tfm`: `refimpl`, `export`, `runtime` and `cli`, each a folder of the repository.
 
-This file is all that the package itself holds: `tfm.__version__`.
+This file is all that the package itself holds: `tfm.__version__`, and that nothing is reported to anybody.
 """
 
 from __future__ import annotations
+
+import os
+
+# ONNX Runtime asks once, as it is imported. Else, since 1.29, its builds for Linux and macOS keep an identifier
+# of the machine in the home folder and send events. Where it was imported before, that is its importer's choice.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__: str
 

@@ -21,7 +21,7 @@ from .. import hardware
 from ..bundle import targets
 from ..bundle.targets import Device
 
-ort.disable_telemetry_events()  # builds for Windows would send some
+ort.disable_telemetry_events()  # builds for Windows, which don't read the variable that `tfm` sets
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

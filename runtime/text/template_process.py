@@ -120,7 +120,7 @@ class TemplateProcess:
                 raise _no_child("it ended at once" if first is None else first["error"])
             self._began_with = 0 if SYSTEM_LIMITS_MEMORY else _resident(child.pid)
         with contextlib.suppress(BrokenPipeError):  # it was killed: the answer is missing too
-            _write(child, request)
+            _write(child, request, limits)
         answer = _read(child, limits, self._began_with)
         if answer is None:
             raise _failure(_cause_of_death(child.wait(), limits))
@@ -144,11 +144,17 @@ def _started() -> subprocess.Popen[bytes]:
         raise _no_child(str(error)) from None
 
 
-def _write(child: subprocess.Popen[bytes], request: bytes) -> None:
+def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> None:
+    """Give the child a request; CheckpointError if it doesn't read it within the limit."""
     assert child.stdin is not None
-    rest = memoryview(request)
-    while rest:
-        rest = rest[os.write(child.stdin.fileno(), rest) :]
+    os.set_blocking(child.stdin.fileno(), False)  # a pipe holds less than a long request
+    rest, until = memoryview(request), time.monotonic() + limits.wait_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdin, selectors.EVENT_WRITE)
+        while rest:
+            if not selector.select(max(until - time.monotonic(), 0)):
+                raise _failure(f"its process read nothing for {limits.wait_s:g} s")
+            rest = rest[os.write(child.stdin.fileno(), rest) :]
 
 
 def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -> dict[str, Any] | None:

@@ -94,7 +94,8 @@ def _limit_memory(size: int) -> None:
 
 
 def _write(answer: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+    # As UTF-8: an escape takes three times the bytes.
+    sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 

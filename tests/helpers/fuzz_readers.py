@@ -19,7 +19,9 @@ from typing import Any
 
 import gguf
 import numpy as np
+from safetensors.numpy import save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.families import read_config
 from tfm.refimpl.formats.gguf import GGUF
 from tfm.refimpl.formats.safetensors import SafeTensors
@@ -29,6 +31,7 @@ from tfm.refimpl.tokenizers import tokenizer as specified
 from tfm.refimpl.tokenizers.training import count_words, train
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.hub.download import unpack
+from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification import golden
 
@@ -38,6 +41,19 @@ Passed = Callable[[], None]  # called once the outer form of a file was read
 TEXTS = ("the quick brown fox", "", "a  b\n\t9 é😀", "<s>x</s>", "zzz" * 20)
 LINES = ["the quick brown fox jumps over the lazy dog"] * 3 + ["a man a plan", "12 monkeys, 3 é"]
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+# As models have them: a namespace, a macro, tests, filters, and what transformers adds.
+TEMPLATES = (
+    TEMPLATE,
+    "{{ bos_token }}{% set ns = namespace(system='', n=[1, 2]) %}{% for m in messages %}{% if m['role'] == "
+    "'system' and not loop.first %}{{ raise_exception('late system') }}{% elif m.role == 'system' %}{% set "
+    "ns.system = ns.system ~ m.content|trim %}{% else %}{{ '<|' ~ m.role ~ '|>' }}{{ m.content|upper if "
+    "loop.last else m.content }}{% endif %}{% endfor %}{{ ns.system }}{{ strftime_now('%d %b %Y') }}",
+    "{%- macro turn(m, n=2) -%}{{ m|tojson(indent=n) }}{{ ('x' * n)|replace('x', 'y') }}{%- endmacro -%}"
+    "{% for m in messages[1:] + messages[:1] %}{{ turn(m) }}{{ range(3)|list|join(',') }}"
+    "{% if m.content is defined and m.content is string %}{{ m.content.split('o')|length }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant' ~ ':' }}{% endif %}",
+)
+CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello, who?"}]
 VOCABULARY = 300
 
 
@@ -51,7 +67,7 @@ class Reader:
 
 
 def prepare(folder: Path) -> None:
-    """Checkpoints of three kinds, of which mutants are made; `export` adds the bundle of one."""
+    """Checkpoints of several kinds, of which mutants are made; `export` adds the bundles of two."""
     config = tiny_models.llama(layers=1, vocabulary=VOCABULARY, width=32, heads=2, kv_heads=1, mlp=48)
     params = tiny_models.weights(config)
     text = specified.dumps(
@@ -69,12 +85,50 @@ def prepare(folder: Path) -> None:
     index = {"metadata": {"total_size": 1}, "weight_map": names}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
     _write_gguf(folder / "model.gguf")
+    translator = tiny_models.encoder_decoder(layers=1, vocabulary=VOCABULARY, width=16)
+    save_checkpoint(folder / "translator", translator, tiny_models.weights(translator), text)
+    _write_adapter(folder / "adapter", folder / "base")
 
 
 def export(folder: Path) -> None:
-    """The bundle, by a process of its own: ours stays free of torch, so that it is forked in a moment."""
-    command = [sys.executable, "-m", "tfm.cli.main", "export", str(folder / "checkpoint")]
-    subprocess.run([*command, str(folder / "bundle"), "--no-verify"], check=True, capture_output=True)
+    """The bundles, by processes of their own: ours stays free of torch, so that it is forked in a moment."""
+    for source, bundle in BUNDLES.items():
+        command = [sys.executable, "-m", "tfm.cli.main", "export", str(folder / source), str(folder / bundle)]
+        subprocess.run([*command, "--no-verify"], check=True, capture_output=True)
+
+
+def _write_adapter(adapter: Path, base: Path) -> None:
+    """A Llama of one layer, and low-rank updates of two of its weights, with a saved norm."""
+    rng = np.random.default_rng(0)
+
+    def drawn(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    attention = {"q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16)}
+    mlp = {"gate_proj": (24, 16), "up_proj": (24, 16), "down_proj": (16, 24)}
+    layer = {f"self_attn.{name}": shape for name, shape in attention.items()}
+    layer |= {f"mlp.{name}": shape for name, shape in mlp.items()}
+    layer |= {"input_layernorm": (16,), "post_attention_layernorm": (16,)}
+    weights = {f"model.layers.0.{name}.weight": shape for name, shape in layer.items()}
+    weights |= {"model.embed_tokens.weight": (20, 16), "model.norm.weight": (16,)}
+    settings = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "use_rslora": True,
+        "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 3},
+        "modules_to_save": ["norm"], "bias": "none",
+    }  # fmt: skip
+    named = "base_model.model.model."
+    updates = {f"{named}layers.0.self_attn.q_proj.lora_A.weight": (2, 16)}
+    updates |= {f"{named}layers.0.self_attn.q_proj.lora_B.weight": (16, 2)}
+    updates |= {f"{named}layers.0.mlp.down_proj.lora_A.weight": (3, 24)}
+    updates |= {f"{named}layers.0.mlp.down_proj.lora_B.weight": (16, 3), f"{named}norm.weight": (16,)}
+    adapter.mkdir()
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "llama", **sizes, **heads}))
+    save_file(drawn(weights), base / "model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(drawn(updates), adapter / "adapter_model.safetensors")
 
 
 def _write_gguf(path: Path) -> None:
@@ -115,6 +169,9 @@ def _write_gguf(path: Path) -> None:
     writer.close()
 
 
+BUNDLES = {"checkpoint": "bundle", "translator": "translator-bundle"}
+
+
 def _files(*names: str) -> Callable[[Path], list[bytes]]:
     return lambda folder: [(folder / name).read_bytes() for name in names]
 
@@ -153,9 +210,14 @@ def _library_encode(text: str) -> None:
 
 
 def read_in_checkpoint(
-    name: str, folder: Path, data: bytes, passed: Passed, kind: str = "checkpoint"
+    name: str,
+    folder: Path,
+    data: bytes,
+    passed: Passed,
+    kind: str = "checkpoint",
+    base: str | None = None,
 ) -> None:
-    """A directory in which one file was changed."""
+    """A directory in which one file was changed; with a `base`, it is an adapter for that."""
     path = folder / kind / name
     before = path.read_bytes()
     try:
@@ -166,13 +228,28 @@ def read_in_checkpoint(
         elif len(data) > 8:
             parse(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
             passed()
-        dict(flatten(open_checkpoint(folder / kind).params))
+        if base is None:
+            dict(flatten(open_checkpoint(folder / kind).params))
+        else:
+            dict(flatten(open_checkpoint(folder / base, folder / kind).params))
     finally:
         path.write_bytes(before)
 
 
 def read_safetensors(folder: Path, data: bytes, passed: Passed) -> None:
     read_in_checkpoint("model.safetensors", folder, data, passed)
+
+
+def read_template(folder: Path, data: bytes, passed: Passed) -> None:
+    """A chat template, in the child process that renders it."""
+    vocabulary = Tokenizer((folder / "checkpoint" / "tokenizer.json").read_text(), VOCABULARY)
+    try:
+        ChatTemplate(data.decode("utf-8", "replace"), vocabulary, bos=0, eos=[1]).render(CHAT)
+    except CheckpointError as error:
+        if "syntax error" not in str(error):
+            passed()
+        raise
+    passed()
 
 
 class _CountingGguf(GGUF):
@@ -197,9 +274,9 @@ def read_gguf(folder: Path, data: bytes, passed: Passed) -> None:
         _library_encode(checkpoint.tokenizer)
 
 
-def read_in_bundle(name: str, folder: Path, data: bytes, passed: Passed) -> None:
+def read_in_bundle(name: str, folder: Path, data: bytes, passed: Passed, bundle: str = "bundle") -> None:
     """A bundle in which one file was changed, and its hash in the manifest, as an attacker would."""
-    path, manifest = folder / "bundle" / name, folder / "bundle" / "tfm.json"
+    path, manifest = folder / bundle / name, folder / bundle / "tfm.json"
     before, stated = path.read_bytes(), manifest.read_bytes()
     try:
         path.write_bytes(data)
@@ -207,7 +284,7 @@ def read_in_bundle(name: str, folder: Path, data: bytes, passed: Passed) -> None
             value = json.loads(stated)
             value["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             manifest.write_text(json.dumps(value))
-        _use_bundle(name, folder / "bundle", data, passed)
+        _use_bundle(name, folder / bundle, data, passed)
     finally:
         path.write_bytes(before)
         manifest.write_bytes(stated)
@@ -225,13 +302,14 @@ def _use_bundle(name: str, path: Path, data: bytes, passed: Passed) -> None:
         if zipfile.is_zipfile(io.BytesIO(data)):
             passed()
         golden.load(path, opened.config)
-    elif name == "model.onnx":
+    elif name.endswith(".onnx"):
         from tfm.runtime.ort.engine import OrtEngine
 
         opened.check_graphs()
         passed()
         engine = OrtEngine(opened, threads=1)
-        engine.step(np.array([[1, 2, 3]]), engine.start())
+        source = np.array([[3, 2, 1, 4]]) if name == "encoder.onnx" else None
+        engine.step(np.array([[1, 2, 3]]), engine.start(encoder_ids=source))
     else:
         passed()
         dict(flatten(opened.params()))
@@ -312,6 +390,12 @@ def _in_checkpoint(name: str) -> Reader:
     return Reader(_files(f"checkpoint/{name}"), mutators.json_text, partial(read_in_checkpoint, name))
 
 
+def _in_adapter(name: str, mutate: mutators.Mutator) -> Reader:
+    return Reader(
+        _files(f"adapter/{name}"), mutate, partial(read_in_checkpoint, name, kind="adapter", base="base")
+    )
+
+
 READERS: dict[str, Reader] = {
     "config.json": Reader(configs, mutators.json_text, read_config_json),
     "config.json of tfm": _in_checkpoint("config.json"),
@@ -329,9 +413,21 @@ READERS: dict[str, Reader] = {
         read_safetensors,
     ),
     "gguf": Reader(_files("model.gguf"), _either(mutators.gguf_field, mutators.any_bytes), read_gguf),
+    "adapter_config.json": _in_adapter("adapter_config.json", mutators.json_text),
+    "adapter": _in_adapter(
+        "adapter_model.safetensors", _either(mutators.safetensors_header, mutators.any_bytes)
+    ),
+    "chat template": Reader(
+        lambda _: [template.encode() for template in TEMPLATES], mutators.template_parts, read_template
+    ),
     "tfm.json": Reader(_files("bundle/tfm.json"), mutators.json_text, partial(read_in_bundle, "tfm.json")),
     "model.onnx": Reader(
         _files("bundle/model.onnx"), mutators.graph_field, partial(read_in_bundle, "model.onnx")
+    ),
+    "encoder.onnx": Reader(
+        _files("translator-bundle/encoder.onnx"),
+        mutators.graph_field,
+        partial(read_in_bundle, "encoder.onnx", bundle="translator-bundle"),
     ),
     "model.onnx.data": Reader(
         _files("bundle/model.onnx.data"), mutators.any_bytes, partial(read_in_bundle, "model.onnx.data")

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import random
+import re
 import struct
 import warnings
 import zipfile
@@ -136,6 +137,42 @@ def gguf_field(data: bytes, rng: random.Random) -> bytes:
     at = max(rng.choice(spots or [0]) + rng.randrange(-8, 60), 0)
     width = rng.choice([1, 4, 8])
     return data[:at] + struct.pack("<Q", rng.choice(NUMBERS))[:width] + data[at + width :]
+
+
+# What a template is made of, with what has hurt: deep nesting, products, references to itself, large widths.
+TEMPLATE_PARTS = (
+    "{{ messages }}", "{% for m in messages %}", "{% endfor %}", "{% if m %}", "{% endif %}",
+    "{{ x|tojson }}", "{% set ns = namespace() %}", "{% set ns.x = ns %}", "{{ ns }}", "{{ ns|tojson }}",
+    "{{ 'a' * 1000000 }}", "{{ [messages] * 10000 }}", "{{ range(1000000)|list }}",
+    "{{ '{:>100000000}'.format('a') }}", "{#", "#}", "{{ messages|tojson(indent=100000000) }}",
+    "{{ raise_exception() }}", "{{ strftime_now('%' * 9) }}",
+    "{% macro turn(m) %}{{ turn(m) }}{% endmacro %}", "{{ turn(1) }}", "{{ " + "-" * 3000 + "1 }}",
+    "{% raw %}", "{{ " + "(" * 3000, "{{ " + "not " * 3000 + "1 }}", "|replace('', 'aaaa')",
+    "|batch(3)", ".__class__", "|map(attribute='role')", "[::-1]", "|join",
+    "|sort", "loop.cycle()", "~", "**", "//0", "%", "\0", "é😀",
+)  # fmt: skip
+TOKEN = re.compile(r"\{[{%#]-?|-?[}%#]\}|\w+|\s+|.", re.DOTALL)
+
+
+def template_parts(data: bytes, rng: random.Random) -> bytes:
+    """Tokens of a template removed, doubled, moved, or replaced by what templates are made of; or bytes."""
+    if rng.random() < 0.1:
+        return any_bytes(data, rng)
+    tokens = TOKEN.findall(data.decode())
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        at, other = rng.randrange(len(tokens)), rng.randrange(len(tokens))
+        match rng.randrange(6):
+            case 0:
+                del tokens[at]
+            case 1:
+                tokens[at:at] = tokens[other : other + rng.choice([1, 5, 20])]
+            case 2:
+                tokens[at], tokens[other] = tokens[other], tokens[at]
+            case 3:
+                tokens[at] = str(rng.choice(NUMBERS)) if rng.random() < 0.5 else repr(rng.choice(TEXTS))
+            case _:
+                tokens.insert(at, rng.choice(TEMPLATE_PARTS))
+    return "".join(tokens).encode()
 
 
 def zip_entry(data: bytes, rng: random.Random) -> bytes:

@@ -113,14 +113,18 @@ def test_a_child_that_was_killed_is_replaced(fresh: TemplateProcess) -> None:
     assert pid(fresh) != before
 
 
+@pytest.mark.parametrize(
+    ("template", "cause"), [("x", r"more than 0\.1 s"), ("x" * 2_000_000, r"read nothing for 0\.1 s")]
+)
 def test_a_child_that_stands_still_is_replaced(
-    fresh: TemplateProcess, monkeypatch: pytest.MonkeyPatch
+    fresh: TemplateProcess, monkeypatch: pytest.MonkeyPatch, template: str, cause: str
 ) -> None:
+    """A request that is longer than a pipe can't be written to it."""
     assert serves(fresh)
     monkeypatch.setenv("PATH", "")  # nobody needs `ps` here
     os.kill(pid(fresh), signal.SIGSTOP)
-    with pytest.raises(CheckpointError, match=r"more than 0\.1 s"):
-        fresh.render("x", {}, Limits(wait_s=0.1))
+    with pytest.raises(CheckpointError, match=cause):
+        fresh.render(template, {}, Limits(wait_s=0.1))
     assert serves(fresh)
 
 
