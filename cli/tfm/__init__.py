@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-# ONNX Runtime asks once, as it is imported. Else, since 1.29, its builds for Linux and macOS keep an identifier
-# of the machine in the home folder and send events. Where it was imported before, that is its importer's choice.
+# ONNX Runtime reads this once, as it is imported. Else its builds for Linux and macOS (since 1.29) keep
+# an identifier of the machine in the home folder and send events.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__: str
