@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
+import typer.main
 from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
 from . import commands
 from .console import escape, out
 from .options import with_flags
+from .usage import explain
 
 # The groups of commands in the order of the help; inside a group commands are sorted by name.
 GROUPS = ("Write texts", "Read texts", "Make and check models", "Look inside", "This machine")
@@ -94,7 +96,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         case TfmError():
             return error.exit_code, with_flags(str(error))
         case TyperException():
-            return error.exit_code, with_flags(error.format_message())
+            return error.exit_code, with_flags(explain(error, lambda: typer.main.get_group(application())))
         case KeyboardInterrupt():
             return 130, ""
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

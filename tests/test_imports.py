@@ -58,7 +58,7 @@ STAGES = (
     ("export.graph", "export.quantization"),
     ("export.bundle_writer", "export.diagnose"),
     ("export",),
-    ("cli.console", "cli.inputs", "cli.plot"),
+    ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),
     ("cli.model_loading", "cli.options"),
     ("cli.commands",),
     ("cli.main",),

@@ -55,6 +55,11 @@ budget counts:
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+if missing := [package for package in ("hypothesis", "jaxtyping") if find_spec(package) is None]:
+    raise ImportError(f"tfm.refimpl.laws needs {' and '.join(missing)}: pip install 'tfm-cli[laws]'")
+
 from .kit.call import Call as Call
 from .kit.checking import Draw as Draw
 from .kit.checking import LawBroken as LawBroken

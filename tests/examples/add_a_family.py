@@ -10,8 +10,8 @@ file joins the package instead. The checkpoint has random weights under the name
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,4 +54,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path, metavar="OUT")
+    main(parser.parse_args().out)

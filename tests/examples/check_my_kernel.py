@@ -1,6 +1,6 @@
 """Hold an attention kernel of your own to the specification and to the laws of attention.
 
-    python tests/examples/check_my_kernel.py
+    pip install -e '.[laws]' && python tests/examples/check_my_kernel.py
 
 The kernel goes over the keys in tiles with a running maximum, as flash attention does. A copy of it that
 forgets to rescale what it has summed so far breaks a law, and the smallest such input is printed.

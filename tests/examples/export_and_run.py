@@ -9,8 +9,8 @@ The model has random weights and reads bytes, so its text means nothing. A real 
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,4 +48,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path, metavar="OUT")
+    main(parser.parse_args().out)

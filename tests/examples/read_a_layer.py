@@ -7,12 +7,12 @@ python tests/examples/read_a_layer.py MODEL [LAYER]
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 from tfm.refimpl.checkpoint.open import open_checkpoint
 
 
-def main(model: str, layer: int = 0) -> None:
+def main(model: str, layer: int) -> None:
     checkpoint = open_checkpoint(model)
     print(f"{checkpoint.config.context} tokens of context, mostly {checkpoint.float_dtype}")
     for name in checkpoint.leaves.names:
@@ -23,4 +23,7 @@ def main(model: str, layer: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("layer", metavar="LAYER", type=int, nargs="?", default=0)
+    main(**vars(parser.parse_args()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_add_a_family(tmp_path: Path):
     shown = run("add_a_family", tmp_path)
     assert "kv_heads=4" in shown
     assert "the likeliest next token: " in shown
+
+
+@pytest.mark.parametrize("name", ["add_a_family", "export_and_run", "read_a_layer"])
+def test_an_example_without_its_arguments_prints_its_usage(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().err.startswith(f"usage: {name}.py [-h] ")
+
+
+def test_laws_without_their_packages_name_the_extra():
+    code = (
+        "import importlib.util as u, sys\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name: None if name in ('hypothesis', 'jaxtyping') else find(name)\n"
+        "import tfm.refimpl.laws\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    expected = "needs hypothesis and jaxtyping: pip install 'tfm-cli[laws]'"
+    assert done.stderr.splitlines()[-1] == f"ImportError: tfm.refimpl.laws {expected}"
 
 
 def test_readme_links_every_example():
