@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from ..runtime.progress import Progress
     from ..runtime.tasks import TextStream
 
-BAR = 30  # characters of a progress bar
 QUIET_S = 10  # between two lines of progress where there is no terminal
+REWRITE_S = 0.1  # between two states of a line that is rewritten in place
 
 
 def _unsafe(character: str) -> bool:
@@ -41,6 +43,7 @@ def line(text: str, raw: bool) -> str:
 
 def out(text: str = "", end: str = "\n") -> None:
     """Print the result or a part of it at once; exit with 141, as in a shell, if the reader has left."""
+    LINE.end()
     try:
         sys.stdout.write(text + end)
         sys.stdout.flush()
@@ -50,34 +53,87 @@ def out(text: str = "", end: str = "\n") -> None:
         sys.exit(141)
 
 
+class _Line:
+    """The line of a terminal that is rewritten in place, until something else is printed below it."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._width = 0
+
+    def rewrite(self, text: str) -> None:
+        """Put this text, cut to the terminal's width, in the place of what the line shows."""
+        text = escape(text)[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write("\r" + text.ljust(self._width))
+        sys.stderr.flush()
+        self.is_open, self._width = True, len(text)
+
+    def end(self) -> None:
+        """Leave the line as it is, and let the next text begin below it."""
+        if self.is_open:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+        self.is_open, self._width = False, 0
+
+
+LINE = _Line()
+
+
 def say(message: str) -> None:
     """Print one line of progress or a warning."""
+    LINE.end()
     typer.echo(escape(message), err=True)
 
 
-def progress() -> Callable[[int, int], None]:
-    """A function that shows how much is done: a bar at a terminal, else a line now and then.
+def duration(seconds: float) -> str:
+    """A time for a person: 45 s, 2 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
-    Work that takes no time shows nothing.
+
+def progress() -> Progress:
+    """A Progress that shows stage, share, and how long it took and will take, on stderr.
+
+    At a terminal a stage whose size is known has one line, rewritten in place. Elsewhere a line says that it
+    begins, and then one in QUIET_S how far it is. A stage that is first reported once it is done, as work
+    that takes no time, shows nothing.
     """
-    begin = time.monotonic()
-    last_shown = begin
+    return _Stages()
 
-    def show(done: int, total: int) -> None:
-        nonlocal last_shown
+
+class _Stages:
+    """What `progress` gives: a Progress with the stage that it was called with last."""
+
+    def __init__(self) -> None:
+        self._stage, self._done = "", 0
+        self._begin = self._shown = self._called = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if sys.stderr.isatty():
-            if done < total or last_shown > begin:
-                filled = BAR * done // total
-                bar = "#" * filled + "." * (BAR - filled)
-                sys.stderr.write(f"\r[{bar}] {done} of {total}" + ("\n" if done == total else ""))
-                sys.stderr.flush()
-                last_shown = now
-        elif now - last_shown >= QUIET_S and done < total:
-            say(f"{done} of {total}")
-            last_shown = now
+        begins = stage != self._stage or done < self._done
+        if begins:
+            LINE.end()
+            self._begin = self._shown = now if done == 0 else self._called
+        self._stage, self._done, self._called = stage, done, now
+        finished = 0 < total <= done
+        if total and sys.stderr.isatty():
+            if LINE.is_open or not finished:
+                if begins or finished or now - self._shown >= REWRITE_S:
+                    LINE.rewrite(self._text(stage, done, total))
+                    self._shown = now
+                if finished:
+                    LINE.end()
+        elif begins and done == 0:
+            say(stage)
+        elif now - self._shown >= QUIET_S and not finished:
+            say(self._text(stage, done, total))
+            self._shown = now
 
-    return show
+    def _text(self, stage: str, done: int, total: int) -> str:
+        took = self._called - self._begin
+        if not total:
+            return f"{stage}: {done:,}, {duration(took)}"
+        left = f", {duration(took * (total - done) / done)} left" if 0 < done < total else ""
+        return f"{stage}: {100 * done // total} %, {duration(took)}{left}"
 
 
 def out_json(value: object) -> None:

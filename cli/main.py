@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from ..refimpl.errors import ExportError, TfmError
 from . import commands
-from .console import escape, out
+from .console import LINE, out, say
 from .options import with_flags
 from .usage import explain
 
@@ -85,8 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         code, message = _explain(error)
         if message:
-            typer.echo(escape(f"tfm-cli: {message}"), err=True)
+            say(f"tfm-cli: {message}")
         return code
+    finally:
+        LINE.end()
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

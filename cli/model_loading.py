@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import say
+from .console import progress, say
 
 if TYPE_CHECKING:
     from ..refimpl.checkpoint.open import Checkpoint
@@ -50,7 +50,7 @@ def locate_weights(name: str, adapter: AdapterChoice = None) -> LocatedModel:
     from ..refimpl.errors import CheckpointError
     from ..runtime.hub.locate import adapted, locate
 
-    source = locate(name, say)
+    source = locate(name, progress())
     if source.kind == "config":
         raise CheckpointError(f"{name} must have weights beside its config.json")
     return adapted(source, adapter)
@@ -104,7 +104,7 @@ def bundle(source: LocatedModel, quant: str | None, device: str, context: int | 
         checkpoint = open_for_export(source, context)
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
 
-        export(checkpoint, path, target=target, quant=quant, progress=say)
+        export(checkpoint, path, target=target, quant=quant, progress=progress())
         for old in remove_outdated(path):
             say(f"removed {old}, it was made by an older version")
         say(f"exported to {path}, the next run starts from there")

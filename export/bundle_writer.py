@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,6 +52,7 @@ from ..runtime.bundle.schemes import Scheme
 from ..runtime.bundle.targets import FloatType, Target
 from ..runtime.bundle.weight_formats import WeightFormat
 from ..runtime.bundle.weight_layout import Group
+from ..runtime.progress import Progress, silent
 from ..runtime.verification.golden import golden
 from ..runtime.verification.report import manifest_hash
 from .quantization import plan
@@ -60,8 +61,6 @@ from .quantization.plan import Calibration, CalibrationResult
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
 VERIFY_S = 20  # how long an export is willing to look at its result; `tfm-cli verify` looks longer
 OVERHEAD_BYTES = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def export(
     calibration: Calibration | None = None,
     opset: int | None = None,
     verify: bool = True,
-    progress: Progress = lambda _: None,
+    progress: Progress = silent,
 ) -> None:
     """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
 
@@ -152,7 +151,7 @@ def export(
             )
         _write(job, folder, opset, progress)
         if verify:
-            progress("verifying against the specification")
+            progress("checking the bundle against the specification", 0, 0)
             _verify(folder, checkpoint)
         else:
             _write_uncertified(folder)
@@ -197,15 +196,15 @@ def calibrate(
 def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
-    progress(f"writing {manifest.size(job.tensors) // 2**20} MB of weights")
-    _weights(job, folder / DATA)
-    progress("tracing the graph")
+    _weights(job, folder / DATA, progress)
+    progress("building the ONNX graph", 0, 0)
     _graphs(job, folder, opset)
-    progress("computing golden outputs with the specification")
     quantized = None if job.exact else lazily(job.formats, job.leaf)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
-        arrays = golden(checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer)
+        arrays = golden(
+            checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer, progress
+        )
     write_arrays(folder / GOLDEN, arrays)
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
@@ -240,13 +239,17 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
     )
 
 
-def _weights(job: _Export, path: Path) -> None:
+def _weights(job: _Export, path: Path, progress: Progress) -> None:
+    size = manifest.size(job.tensors)
+    stage = f"writing {size / 1e6:.0f} MB of weights"
+    progress(stage, 0, size)
     with open(path, "wb") as file:
         for group in job.groups.values():
             stored = weight_layout.store(group, {name: job.leaf(name) for name in group.leaves})
             for name in weight_layout.specs(group, job.dtype):
                 file.write(bytes(job.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
+            progress(stage, file.tell(), size)
 
 
 def _graphs(job: _Export, folder: Path, opset: int | None) -> None:

@@ -48,11 +48,12 @@ def smollm2_gguf() -> Path:
         return Path(named)
     from tfm.runtime.hub.cache_dir import cache_dir
     from tfm.runtime.hub.locate import fetch
+    from tfm.runtime.progress import silent
 
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one download
-        return fetch("smollm2-135m", lambda *_: None)
+        return fetch("smollm2-135m", silent)
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +63,12 @@ def minilm() -> Path:
         return Path(named)
     from tfm.runtime.hub.cache_dir import cache_dir
     from tfm.runtime.hub.locate import fetch
+    from tfm.runtime.progress import silent
 
     cache_dir().mkdir(parents=True, exist_ok=True)
     with open(cache_dir() / "tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return fetch("minilm-l6", lambda *_: None)
+        return fetch("minilm-l6", silent)
 
 
 @pytest.fixture(scope="session")

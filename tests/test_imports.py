@@ -45,7 +45,7 @@ STAGES = (
     ("refimpl.families",),
     ("refimpl.checkpoint",),
     ("refimpl",),
-    ("runtime.hardware",),
+    ("runtime.hardware", "runtime.progress"),
     ("runtime.bundle", "runtime.text"),
     ("runtime.hub",),
     ("runtime.ort",),

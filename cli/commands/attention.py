@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import options as o
-from ..console import escape, out, out_json, say, table
+from ..console import escape, out, out_json, progress, table
 from ..plot import Plot, draw
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ def command(
     from ...refimpl.engine.attention_maps import attention_maps
     from ...refimpl.errors import LimitError
     from ...runtime.analysis.attention import chosen_heads, subject, view_of, words_of
+    from ...runtime.progress import tracked
     from ..model_loading import specified
 
     config, params, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter))
@@ -73,7 +73,8 @@ def command(
         index = subject(words, word)
     except LimitError as error:
         raise typer.BadParameter(str(error)) from None
-    maps = with_progress(attention_maps(config, params, np.array(encoding.ids)), layers)
+    maps = attention_maps(config, params, np.array(encoding.ids))
+    maps = tracked(maps, layers, "computing attention weights", progress())
     weights = chosen_heads(maps, layer, head)
     mean = np.mean([*weights.values()], axis=0)
     view = view_of(words, index, weights, decoder=isinstance(config, Decoder))
@@ -109,14 +110,6 @@ def command(
         ],
     )
     out(sentence(view))
-
-
-def with_progress(maps: Iterator[np.ndarray], layers: int) -> Iterator[np.ndarray]:
-    """The same maps; every tenth layer is reported."""
-    for i, weights in enumerate(maps):
-        yield weights
-        if i % 10 == 9:
-            say(f"layer {i + 1} of {layers}")
 
 
 def labels(text: str, encoding: Encoding) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import options as o
-from ..console import out, out_json, say, table
+from ..console import out, out_json, progress, say, table
 from ..plot import Plot, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...runtime.analysis.perplexity import Perplexity, Progress
+    from ...runtime.analysis.perplexity import Perplexity
 
 TEXT_BYTES = 2**24
 
@@ -83,8 +82,11 @@ def command(
     params = materialize(lazy)
     edges = perplexity.edges(trained, length)
     rows = [begin + ids[start : start + room] for start in starts]
+    show = progress()
     by_way = {
-        name: perplexity.perplexity(perplexity.losses(changed, params, rows, progress(name)), trained, edges)
+        name: perplexity.perplexity(
+            perplexity.losses(changed, params, rows, f"reading with {name}", show), trained, edges
+        )
         for name, changed in every.items()
         if not way or name in way
     }
@@ -119,19 +121,6 @@ def command(
             f"trained for {trained} tokens, stretched x {factor:g}; past them best is {best}, {past:.4g} "
             f"(before: {within:.4g})"
         )
-
-
-def progress(name: str) -> Progress:
-    """A function that reports progress, at most once in two seconds."""
-    last = time.monotonic()
-
-    def tell(window: int, windows: int, tokens: int, length: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= 2:
-            last = time.monotonic()
-            say(f"{name}: window {window} of {windows}, {tokens} of {length} tokens")
-
-    return tell
 
 
 def picture(figure: Figure, trained: int, edges: list[int], by_way: dict[str, Perplexity]) -> None:

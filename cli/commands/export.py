@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import out, say
+from ..console import out, progress
 from ..options import Adapter, Context, Kv, NoAdapter, Quant, Ranges, Target, adapter_choice
 
 GROUP = "Make and check models"
@@ -80,7 +80,7 @@ def command(
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
         raise ExportError(f"{flag} goes with --calibrate FILE")
-    source = locate(model, say)
+    source = locate(model, progress())
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
     checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context)
@@ -99,6 +99,6 @@ def command(
         calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),
         opset=opset,
         verify=verify,
-        progress=say,
+        progress=progress(),
     )
     out(str(directory))

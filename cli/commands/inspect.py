@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import options as o
-from ..console import out, out_json, say, size, table
+from ..console import out, out_json, progress, size, table
 
 if TYPE_CHECKING:
     from ...refimpl.config import Config, Stack
@@ -42,7 +42,7 @@ def command(
 
     example = EXAMPLES / f"{model}.json"
     is_example = not Path(model).exists() and example in EXAMPLES.iterdir()
-    source = locate(str(example) if is_example else model, say)
+    source = locate(str(example) if is_example else model, progress())
     source = adapted(source, o.adapter_choice(adapter, no_adapter))
     config, facts, kind = _read(source, context)
     parts, free = sizes.parameters(config), memory()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import out, say
+from ..console import out, progress
 
 GROUP = "Make and check models"
 
@@ -25,4 +25,4 @@ def command(
     """
     from ...runtime.hub.locate import fetch
 
-    out(str(fetch(name, say)))
+    out(str(fetch(name, progress())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .. import options as o
-from ..console import out, out_json, say, table
+from ..console import out, out_json, progress, table
 from ..plot import Plot, draw
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def train(
     from ...refimpl.tokenizers.tokenizer import save
 
     begin = time.perf_counter()
-    words = training.count_words(_lines(files), method, _progress())
+    words = training.count_words(_lines(files), method, progress())
     trained = training.train(
-        words, method, size, special_tokens=special or (), min_frequency=min_frequency, progress=_progress()
+        words, method, size, special_tokens=special or (), min_frequency=min_frequency, progress=progress()
     )
     save(trained, path)
     facts = {
@@ -144,7 +144,7 @@ def compare(
         lines = [line for i, line in enumerate(lines) if i % HELD_OUT]
     else:
         measured = _lines([held_out])
-    rows = vocabularies.compare(lines, measured, method, sorted(set(sizes or SIZES)), _progress)
+    rows = vocabularies.compare(lines, measured, method, sorted(set(sizes or SIZES)), progress())
     if plot is not None:
         draw(plot, 7, 5, lambda figure: picture(figure, rows))
     if as_json:
@@ -186,7 +186,7 @@ def _tokenizer(name: str) -> Tokenizer:
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.hub.locate import locate
 
-    source = locate(name, say)
+    source = locate(name, progress())
     if source.kind != "bundle" and source.path.is_dir():  # its weights aren't needed
         directory = Directory(source.path)
         files = [directory.object(file) or {} for file in ("tokenizer_config.json", "config.json")]
@@ -212,16 +212,3 @@ def _lines(files: Sequence[Path]) -> list[str]:
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{file}: must be UTF-8, byte {error.start} isn't") from None
     return lines
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    """A function that reports a stage's progress, at most once in two seconds."""
-    last = time.monotonic()
-
-    def progress(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last >= 2:
-            last = now
-            say(f"{stage}: {done:,} of {total:,}")
-
-    return progress

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import say, table
+from ..console import progress, table
 from ..options import Adapter, NoAdapter, adapter_choice
 
 GROUP = "Make and check models"
@@ -37,8 +37,10 @@ def command(
     from ...runtime.verification.verify import verify
 
     choice = adapter_choice(adapter, no_adapter)
-    checkpoint = None if source is None else locate(source, say).path
-    report = verify(bundle, source=checkpoint, text=text, seconds=seconds, progress=say, adapter=choice)
+    checkpoint = None if source is None else locate(source, progress()).path
+    report = verify(
+        bundle, source=checkpoint, text=text, seconds=seconds, progress=progress(), adapter=choice
+    )
     table(
         ("CHECK", "FIGURE", "BUDGET", "UNIT", "RESULT", "NOTE"),
         [(r.name, shown(r.figure), shown(r.budget), r.unit, r.result, r.note) for r in report.rows],

@@ -22,13 +22,15 @@ from ..ops.linear import linear
 from ..stack_walk import StackWalk
 from ..torch_engine import tensors
 
-__all__ = ["Load", "OnCache", "OnInput", "record"]
+__all__ = ["Load", "OnCache", "OnInput", "OnLayer", "record"]
 
 Load = Callable[[str], np.ndarray]
 # Called with the leaves that multiply an input, and the input as [M, D].
 OnInput = Callable[[tuple[str, ...], np.ndarray], None]
 # Called with the index of a decoder's layer, its rotated keys and its values, [G, T, K] each.
 OnCache = Callable[[int, np.ndarray, np.ndarray], None]
+# Called with how many layers have been read, and how many there are; first with 0.
+OnLayer = Callable[[int, int], None]
 
 
 @contextmanager
@@ -51,10 +53,12 @@ def record(
     windows: Sequence[Sequence[int]],
     on_input: OnInput = lambda names, x: None,
     on_cache: OnCache = lambda layer, keys, values: None,
+    on_layer: OnLayer = lambda done, total: None,
 ) -> None:
     """Call `on_input` with the input of every product of the model, and `on_cache` with the keys and values
     of every layer of its decoder."""
-    reading = Reading(config, load, on_input, on_cache, [torch.tensor([window]) for window in windows])
+    texts = [torch.tensor([window]) for window in windows]
+    reading = Reading(config, load, on_input, on_cache, on_layer, texts)
     states: list[torch.Tensor] = []
     for name in config.stacks:
         states = reading.stack(name, states)
@@ -73,6 +77,7 @@ class Reading:
         load: Load,
         on_input: OnInput,
         on_cache: OnCache,
+        on_layer: OnLayer,
         windows: list[torch.Tensor],
     ) -> None:
         self.config = config
@@ -80,10 +85,14 @@ class Reading:
         self._load = load
         self._on_input = on_input
         self._on_cache = on_cache
+        self._on_layer = on_layer
+        self._layers_read = 0
+        self._layers = sum(len(stack.layers) for stack in config.stacks.values())
         self._names = list(parameter_shapes(config))
 
     def stack(self, name: str, states: list[torch.Tensor]) -> list[torch.Tensor]:
         """The last vectors of a stack; a decoder or a reader is given an encoder's."""
+        self._on_layer(self._layers_read, self._layers)
         walk = StackWalk(self.config, name)
         parts = ("positions", "first_norm", "relative_bias")
         entry_names = [n for n in self._names if n.split(".")[0] == name and n.split(".")[1] in parts]
@@ -103,6 +112,8 @@ class Reading:
                     streams[j], cache = walk.layer(i, x, torch.tensor([time]), positions[time], weights, read)
                 if cache is not None:
                     self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
+            self._layers_read += 1
+            self._on_layer(self._layers_read, self._layers)
         norm = self._tree(f"{name}.norm.")[0] if walk.stack.final_norm is not None else None
         return [walk.leave(x, norm) for x in streams]
 

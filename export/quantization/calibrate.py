@@ -7,7 +7,7 @@ weights, the vectors of the text, and observers of fixed size (`refimpl.calibrat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from ...refimpl.calibrate.least_error import mean_square
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Decoder
 from ...refimpl.errors import ExportError
+from ...runtime.progress import Progress
 from ...runtime.text.tokenizer import Tokenizer
-from .activation_recorder import record
+from .activation_recorder import OnLayer, record
 from .plan import Calibration, CalibrationResult
 
 Array = np.ndarray
-Progress = Callable[[str], None]
 
 WINDOW = 512  # tokens
 MOST_WINDOWS = 8
@@ -46,9 +46,9 @@ def static_inputs(
     factors: dict[smooth.SmoothingSite, Array] = {}
     count = sum(map(len, windows))
     if calibration.alpha is not None:
-        progress(f"largest activations of {count} tokens")
-        factors = _factors(checkpoint, smooth.smoothing_sites(checkpoint.config), windows, calibration.alpha)
-    progress(f"ranges of activations over {count} tokens")
+        report = partial(progress, f"measuring the largest activations on {count} tokens")
+        sites = smooth.smoothing_sites(checkpoint.config)
+        factors = _factors(checkpoint, sites, windows, calibration.alpha, report)
     observer = ranges.minmax if calibration.method == "minmax" else ranges.histogram
     observed: dict[tuple[str, ...], Any] = {}
     tokens: Counter[tuple[str, ...]] = Counter()
@@ -60,7 +60,8 @@ def static_inputs(
     def smoothed(name: str) -> Array:
         return smooth.smooth_leaf(name, checkpoint.leaf(name), factors)
 
-    record(checkpoint.config, smoothed, windows=windows, on_input=observe)
+    report = partial(progress, f"measuring ranges of activations on {count} tokens")
+    record(checkpoint.config, smoothed, windows=windows, on_input=observe, on_layer=report)
     if idle := [names[0] for names in observed if tokens[names] == 0]:
         raise ExportError(
             f"{calibration.text}: gives {idle[0]} no token, so its input has no range; "
@@ -80,7 +81,11 @@ def static_inputs(
 
 
 def _factors(
-    checkpoint: ExportSource, sites: list[smooth.SmoothingSite], windows: list[list[int]], alpha: float
+    checkpoint: ExportSource,
+    sites: list[smooth.SmoothingSite],
+    windows: list[list[int]],
+    alpha: float,
+    on_layer: OnLayer,
 ) -> dict[smooth.SmoothingSite, Array]:
     """The factors of these sites, powers of two, from the activations of the model over `windows`."""
     largest: dict[str, Array] = {}
@@ -89,7 +94,7 @@ def _factors(
         for name in names:
             largest[name] = smooth.channel_maxima(largest.get(name), x)
 
-    record(checkpoint.config, checkpoint.leaf, windows=windows, on_input=observe)
+    record(checkpoint.config, checkpoint.leaf, windows=windows, on_input=observe, on_layer=on_layer)
     factors = {}
     for site in sites:
         # A mixture's router reads what its experts do, but isn't among the products.
@@ -108,8 +113,9 @@ def smoothing_factors(
     On SmolLM2 128 tokens serve as well as 512. KL at alpha 0.4, 0.5, 0.6, 0.75 is 0.0217, 0.0180, 0.0206,
     0.0355 for int8-dynamic; for int8 it is 0.0034 at 0.5, 0.0032 at 0.6.
     """
-    progress(f"largest inputs over {SMOOTHING_TOKENS} random tokens")
-    return _factors(checkpoint, sites, [_random_tokens(checkpoint, SMOOTHING_TOKENS)], SMOOTHING_ALPHA)
+    report = partial(progress, f"measuring the largest activations on {SMOOTHING_TOKENS} random tokens")
+    windows = [_random_tokens(checkpoint, SMOOTHING_TOKENS)]
+    return _factors(checkpoint, sites, windows, SMOOTHING_ALPHA, report)
 
 
 def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
@@ -125,7 +131,6 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
     divergence is 0.44 without importance, 0.376 with random tokens and 0.342 with a text, which every user
     would have to bring. An expert of a mixture to which no token went has none, and is rounded to nearest.
     """
-    progress(f"importance of inputs over {WINDOW} random tokens")
     mean_squares: dict[str, Array] = {}
 
     def observe(names: tuple[str, ...], x: Array) -> None:
@@ -133,7 +138,8 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
             mean_squares.update(dict.fromkeys(names, mean_square(x)))
 
     windows = [_random_tokens(checkpoint, WINDOW)]
-    record(checkpoint.config, checkpoint.leaf, windows=windows, on_input=observe)
+    report = partial(progress, f"measuring which weights matter on {WINDOW} random tokens")
+    record(checkpoint.config, checkpoint.leaf, windows=windows, on_input=observe, on_layer=report)
     return mean_squares
 
 
@@ -146,7 +152,6 @@ def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Pro
     0.0015 with the first three.
     """
     windows = _windows(checkpoint, TEXT if text is None else text)
-    progress(f"ranges of keys and values over {sum(map(len, windows))} tokens")
     largest: dict[str, Array] = {}
 
     def observe(layer: int, keys: Array, values: Array) -> None:
@@ -154,7 +159,9 @@ def with_cache_scales(checkpoint: ExportSource, text: Path | None, progress: Pro
             name = f"decoder.layers.{layer}.attn.{side}_scale"
             largest[name] = smooth.channel_maxima(largest.get(name), x.swapaxes(0, 1))
 
-    record(checkpoint.config.with_kv("float"), checkpoint.leaf, windows=windows, on_cache=observe)
+    report = partial(progress, f"measuring ranges of keys and values on {sum(map(len, windows))} tokens")
+    config = checkpoint.config.with_kv("float")
+    record(config, checkpoint.leaf, windows=windows, on_cache=observe, on_layer=report)
     scales = {name: (x * (CACHE_RANGE / 127)).astype(np.float32) for name, x in largest.items()}
     return checkpoint.with_kv("int8", scales)
 

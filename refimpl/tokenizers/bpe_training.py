@@ -127,7 +127,7 @@ def _merges(
             if frequency[added_pair] > 0:
                 heapq.heappush(heap, (-frequency[added_pair], added_pair, next(order), indices))
         if progress is not None:
-            progress("merges", len(ids), vocab_size)
+            progress("learning merges", len(ids), vocab_size)
     return done
 
 

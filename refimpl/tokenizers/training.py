@@ -25,7 +25,7 @@ def count_words(lines: Sequence[str], method: Method, progress: Progress | None 
     for i, line in enumerate(lines, 1):
         counts.update(word.text for word in tokenizer.pre_tokenize(line))
         if progress is not None and (i % PROGRESS_INTERVAL == 0 or i == len(lines)):
-            progress("lines", i, len(lines))
+            progress("reading lines", i, len(lines))
     return counts
 
 

@@ -54,7 +54,7 @@ def train(
             expected = expected_counts(Unigram(pieces, 0), words)
             pieces = m_step(pieces, expected)
             if progress is not None:
-                progress("pieces", first - len(pieces), max(first - target, 1))
+                progress("removing pieces", first - len(pieces), max(first - target, 1))
         if len(pieces) <= target:
             break
         before = len(pieces)

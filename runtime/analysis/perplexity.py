@@ -12,12 +12,11 @@ from ...refimpl.config import Config, Decoder, DynamicNTK, LinearScaling, Llama3
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.params.tree import Tree
 from ...refimpl.tokenizers.tokenizer import Tokenizer
+from ..progress import Progress
 from ..verification.metrics import log_softmax
 
 CHUNK = 256  # tokens a step: the logits of all of them are held
 PARTS = 8  # of the positions up to the trained length, and as many past it
-
-Progress = Callable[[int, int, int, int], None]  # window, windows, tokens read, tokens of a window
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,14 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
     return replace(config, stack=replace(config.stack, layers=tuple(layers)))
 
 
-def losses(config: Config, params: Tree, windows: Sequence[Sequence[int]], progress: Progress) -> np.ndarray:
+def losses(
+    config: Config, params: Tree, windows: Sequence[Sequence[int]], stage: str, progress: Progress
+) -> np.ndarray:
     """−log p of the token after each position, [windows, length − 1], by the specification."""
     engine = NumpyEngine(config, params)
     rows = []
-    for number, window in enumerate(windows):
+    total, done = sum(len(window) - 1 for window in windows), 0
+    for window in windows:
         ids = np.array(window)
         last = len(ids) - 1  # the last token is only predicted
         cache, parts = engine.start(), []
@@ -96,7 +98,8 @@ def losses(config: Config, params: Tree, windows: Sequence[Sequence[int]], progr
             logits, cache = engine.step(chunk[None], cache, at=np.arange(len(chunk))[None])
             following = ids[start + 1 : start + 1 + len(chunk)]
             parts.append(-log_softmax(logits[0])[np.arange(len(chunk)), following])
-            progress(number + 1, len(windows), start + len(chunk), len(ids))
+            done += len(chunk)
+            progress(stage, done, total)
         rows.append(np.concatenate(parts))
     return np.stack(rows)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ...refimpl.errors import LimitError
 from ...refimpl.tokenizers import training
+from ..progress import Progress
 
 Method = Literal["bpe", "unigram"]
-Progress = Callable[[str, int, int], None]  # stage, done, in all
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,11 @@ def compare(
     held_out: Sequence[str],
     method: Method,
     sizes: Sequence[int],
-    progress: Callable[[], Progress],
+    progress: Progress,
 ) -> list[Vocabulary]:
     """Characters, then a trained vocabulary for each size, in ascending order, as far as the text allows.
 
-    `progress` gives a Progress for each training. LimitError where `held_out`, the text for all measurements,
-    has no word.
+    LimitError where `held_out`, the text for all measurements, has no word.
     """
     words = sum(len(line.split()) for line in held_out)
     if words == 0:
@@ -47,17 +46,17 @@ def compare(
     characters = set().union(*lines)
     unknown = sum(character not in characters for line in held_out for character in line)
     rows = [measured("characters", len(characters) + 1, sum(map(len, held_out)), unknown)]
-    trained_on = training.count_words(lines, method, progress())
-    counted = training.count_words(held_out, method, progress())
+    trained_on = training.count_words(lines, method, progress)
+    counted = training.count_words(held_out, method, progress)
     # The smaller vocabularies of BPE are beginnings of the largest, so it is trained once.
     largest = None
     if method == "bpe":
-        largest = training.train(trained_on, method, sizes[-1], progress=progress())
+        largest = training.train(trained_on, method, sizes[-1], progress=progress)
     for size in sizes:
         if largest is not None:
             tokenizer = training.truncate_vocabulary(largest, size)
         else:
-            tokenizer = training.train(trained_on, method, size, progress=progress())
+            tokenizer = training.train(trained_on, method, size, progress=progress)
         trained = len(tokenizer.vocabulary)
         rows.append(measured(f"{size:,}", trained, *training.count_tokens(tokenizer, counted)))
         if trained < size:

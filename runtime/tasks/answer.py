@@ -8,8 +8,9 @@ import numpy as np
 
 from ...refimpl.config import QuestionAnswering
 from ...refimpl.errors import LimitError
+from ..progress import Progress, silent
 from ..text.control_tokens import Encoding
-from .base import Progress, TaskModel, silent
+from .base import TaskModel
 from .encoder_batches import BATCH, predicted, softmax
 
 WINDOW, STRIDE = 384, 128  # what the models were trained with

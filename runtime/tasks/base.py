@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 from ...refimpl import config as configs
@@ -24,11 +23,6 @@ TASKS: dict[type[configs.Head], str] = {
 }
 
 H = TypeVar("H", bound=configs.Head)
-Progress = Callable[[int, int], None]  # rows done, rows in all
-
-
-def silent(done: int, total: int) -> None:
-    """A Progress that shows nothing."""
 
 
 def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:

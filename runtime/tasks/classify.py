@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...refimpl.config import Classify
-from .base import Progress, TaskModel, silent
+from ..progress import Progress, silent
+from .base import TaskModel
 from .encoder_batches import BATCH, Texts, encoded, predicted, softmax
 
 

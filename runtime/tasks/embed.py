@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...refimpl.config import Pool
-from .base import Progress, TaskModel, silent
+from ..progress import Progress, silent
+from .base import TaskModel
 from .encoder_batches import BATCH, Texts, encoded, predicted
 
 

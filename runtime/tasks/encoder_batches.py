@@ -8,8 +8,9 @@ import numpy as np
 
 from ...refimpl.decoding.sampling import check_logits
 from ...refimpl.errors import LimitError
+from ..progress import Progress, silent
 from ..text.control_tokens import Encoding
-from .base import Progress, TaskModel, silent
+from .base import TaskModel
 
 BATCH = 32
 
@@ -88,4 +89,4 @@ def predicted(
             logits = output[row, : lengths[row]] if output.ndim == 3 else output[row]
             check_logits(logits)
             yield i, logits
-        progress(start + len(chosen), len(order))
+        progress("reading texts", start + len(chosen), len(order))

@@ -9,7 +9,8 @@ import numpy as np
 from ...refimpl.config import MaskedLM
 from ...refimpl.decoding.filters import top_indices
 from ...refimpl.errors import CheckpointError, LimitError
-from .base import Progress, TaskModel, silent
+from ..progress import Progress, silent
+from .base import TaskModel
 from .encoder_batches import encoded, predicted, singles, softmax
 
 BATCH = 8  # a head over the vocabulary makes far more numbers of a row than others do

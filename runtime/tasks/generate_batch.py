@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
-from .base import Progress, TaskModel, silent
+from ..progress import Progress, silent
+from .base import TaskModel
 from .continuous_batching import run
 from .generate import Prompt, StreamedText, sequence
 from .options import Options
@@ -57,7 +58,7 @@ def generate_many(
                 one.finish("stop")
         if one.finish_reason is not None:
             done += 1
-            progress(done, len(sequences))
+            progress("answering prompts", done, len(sequences))
     return [
         Completion(one.tokens, "" if text is None else text.text, one.finish_reason)
         for one, text in zip(sequences, texts, strict=True)

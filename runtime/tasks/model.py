@@ -18,11 +18,12 @@ from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import LimitError, TfmError
 from ..bundle.bundle import open_bundle
 from ..ort.engine import OrtEngine
+from ..progress import Progress, silent
 from ..text.template_process import SHARED
 from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, tag, translate
 from . import logits as logits_of
 from . import options as generate_options
-from .base import Progress, TaskModel, read_tokenizer, silent
+from .base import TaskModel, read_tokenizer
 from .encoder_batches import Texts
 from .generate import Prompt, TextStream
 from .options import GenerateOptions, Options, SamplingOptions

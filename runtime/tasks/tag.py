@@ -11,7 +11,8 @@ import numpy as np
 from ...refimpl.checkpoint.labels import Aggregation
 from ...refimpl.config import Tag
 from ...refimpl.errors import LimitError
-from .base import Progress, TaskModel, silent
+from ..progress import Progress, silent
+from .base import TaskModel
 from .encoder_batches import BATCH, encoded, predicted, singles, softmax
 
 AGGREGATIONS = get_args(Aggregation)

@@ -42,6 +42,7 @@ from ...refimpl.params.tree import Tree
 from ..bundle.bundle import LIMITS
 from ..bundle.graph_io import graphs
 from ..bundle.manifest import AGAIN, GOLDEN
+from ..progress import Progress, silent
 from ..text.tokenizer import Tokenizer
 from .streamed_reference import SEED, Inputs, Precision, outputs
 
@@ -221,6 +222,7 @@ def golden(
     quantized: Tree | None = None,
     dtype: str = "float32",
     tokenizer: str | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Array]:
     """The arrays of golden.npz for a model that computes in `dtype`.
 
@@ -236,12 +238,20 @@ def golden(
     def add_digest(name: str, leaf: Array | Blocks) -> None:
         digests[name] = digest(leaf, precision)
 
-    results = outputs(config, own, inputs, _runs(config, own, precision), add_digest)
+    stage, passes = "computing what the specification answers", 1 if quantized is None else 2
+    progress(stage, 0, 1)
+    results = outputs(
+        config, own, inputs, _runs(config, own, precision), add_digest,
+        lambda done, total: progress(stage, done, passes * total),
+    )  # fmt: skip
     exact = results[0][: len(inputs.tokens)]
     if quantized is None:
         floats = exact
     else:
-        (floats,) = outputs(config, weights, inputs, [Precision(np.dtype(np.float64))])
+        (floats,) = outputs(
+            config, weights, inputs, [Precision(np.dtype(np.float64))],
+            on_layer=lambda done, total: progress(stage, total + done, passes * total),
+        )  # fmt: skip
     logits = _real(exact, inputs.lengths)
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :2]
     best_two = np.take_along_axis(logits, order, axis=-1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Leaf = Array | Blocks
     OnLeaf = Callable[[str, Leaf], None]
+    OnLayer = Callable[[int, int], None]
 
 __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
@@ -101,12 +102,14 @@ def outputs(
     inputs: Inputs,
     runs: list[Precision],
     on_leaf: OnLeaf = lambda name, leaf: None,
+    on_layer: OnLayer = lambda done, total: None,
 ) -> list[Array]:
     """Logits of all positions [B, T, N], or the output of an encoder's head: one array for each run.
 
-    Each leaf is loaded once, and `on_leaf` is called with its name and value.
+    Each leaf is loaded once, and `on_leaf` is called with its name and value; `on_layer` with how many layers
+    have been computed, and how many there are.
     """
-    forward = StreamedForward(config, params, runs, on_leaf)
+    forward = StreamedForward(config, params, runs, on_leaf, on_layer)
     if isinstance(config, Decoder):
         return forward.decode(inputs.tokens, None, inputs.lengths)
     if not isinstance(config.head, LM):
@@ -121,11 +124,15 @@ def outputs(
 class StreamedForward:
     """One pass through all weights, for all runs at once."""
 
-    def __init__(self, config: Config, params: Tree, runs: list[Precision], on_leaf: OnLeaf) -> None:
+    def __init__(
+        self, config: Config, params: Tree, runs: list[Precision], on_leaf: OnLeaf, on_layer: OnLayer
+    ) -> None:
         self.config = config
         self.params = params
         self.runs = runs
         self._on_leaf = on_leaf
+        self._on_layer = on_layer
+        self._computed = 0
 
     def encode(self, tokens: Array, lengths: Array, token_types: Array | None = None) -> list[Array]:
         """The encoder's vectors, or those of a decoder that reads it for a head."""
@@ -223,6 +230,8 @@ class StreamedForward:
                 weights = run.cast_all(layer_weights)
                 x = walk.layer(i, streams[j], run.repeat(lengths), positions[j], weights, read)
                 streams[j] = run.round(x)
+            self._computed += 1
+            self._on_layer(self._computed, sum(len(stack.layers) for stack in self.config.stacks.values()))
         norm = self._load(stack_params["norm"], f"{name}.norm.") if "norm" in stack_params else {}
         return [walk.leave(x, cast(NormWeights, norm)) for x in streams]
 

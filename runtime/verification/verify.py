@@ -12,7 +12,6 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmErro
 from ...refimpl.formats.adapters import AdapterChoice
 from ..bundle.bundle import open_bundle
 from ..bundle.manifest import MANIFEST, OtherFormatError
+from ..progress import Progress, silent
 from .checks import caches, files, greedy, logits, text, weights
 from .checks.context import Check, VerifyContext
 from .report import Report, Row, certify
@@ -48,7 +48,7 @@ def verify(
     source: Path | str | None = None,
     text: Path | str | None = None,
     seconds: float = 60,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -91,12 +91,11 @@ def verify(
     expected_config = opened.config.with_kv("float")
     if context.source is not None and context.source.config.with_kv("float") != expected_config:
         raise CheckpointError(f"{source}: must be the source of {path}, its config is another one")
-    for name, check in CHECKS.items():
+    for done, (name, check) in enumerate(CHECKS.items()):
         if context.out_of_time():
             rows.append(Row(name, note=f"not reached in {seconds:g} s"))
             continue
-        if progress is not None:
-            progress(f"verify: {name}")
+        progress("checking the bundle", done, len(CHECKS))
         try:
             # Numbers that aren't finite show in the figures; warnings on the way say nothing more.
             with np.errstate(all="ignore"):
@@ -110,6 +109,7 @@ def verify(
             rows.append(Row(name, type(error).__name__, ok=False, note=str(error)))
         if name == "files" and rows[-1].ok is False:
             break  # these are other bytes than were exported: no other check says anything of the export
+    progress("checking the bundle", len(CHECKS), len(CHECKS))
     report = Report(tuple(rows), time.monotonic() - start, device, SEED)
     if not report.failed:
         certify(path, report)

@@ -39,7 +39,7 @@ def main(out: Path) -> None:
     weights = random_weights(config, np.random.default_rng(0))
     save_checkpoint(out / "checkpoint", config, weights, byte_tokenizer())
 
-    export(open_checkpoint(out / "checkpoint"), out / "bundle", quant="int8", progress=print)
+    export(open_checkpoint(out / "checkpoint"), out / "bundle", quant="int8")
     certificate = json.loads((out / "bundle" / "certificate.json").read_text())
     print(f"verified: {certificate['ok']}, {len(certificate['rows'])} checks")
 

@@ -81,10 +81,13 @@ def left(path: Path) -> list[str]:
 
 def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
     out, messages = tmp_path / "deep" / "out", []
-    bundle_writer.export(checkpoint, out, verify=False, progress=messages.append)
+    bundle_writer.export(checkpoint, out, verify=False, progress=lambda *report: messages.append(report))
     first = open_bundle(out, check_hashes=True).manifest
     assert first.source.sha256 == checkpoint.source["sha256"]
-    assert any(line.startswith("writing") for line in messages)
+    for stage in ("measuring", "writing"):
+        shares = [done / total for name, done, total in messages if name.startswith(stage)]
+        assert shares == sorted(set(shares))
+        assert (shares[0], shares[-1]) == (0, 1)
     bundle_writer.export(checkpoint, out, quant="int4", verify=False)
     assert open_bundle(out, check_hashes=True).quant == "int4"
     assert left(out) == []

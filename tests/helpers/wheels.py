@@ -22,9 +22,5 @@ def wheel(files: dict[str, bytes], **changes: object) -> bytes:
     return buffer.getvalue()
 
 
-def quiet(_: str) -> None:
-    """Progress that nobody reads."""
-
-
 def everything(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())

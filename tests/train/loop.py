@@ -19,7 +19,7 @@ from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.graph_io import graphs
-from tfm.runtime.tasks.base import Progress, silent
+from tfm.runtime.progress import Progress, silent
 from torch.nn import functional
 
 IGNORED = -100
@@ -98,5 +98,5 @@ def train(
         torch.nn.utils.clip_grad_norm_([leaf for _, leaf in flatten(tree)], 1.0)
         best.step()
         plan.step()
-        progress(step + 1, steps)
+        progress("training", step + 1, steps)
     return map_leaves(lambda _, leaf: leaf.detach().numpy(), tree)

@@ -27,8 +27,8 @@ from tfm.refimpl.config import (
     Stack,
 )
 from tfm.refimpl.errors import ConfigError
+from tfm.runtime.progress import Progress, silent
 from tfm.runtime.tasks import Model
-from tfm.runtime.tasks.base import Progress, silent
 from tfm.runtime.verification.metrics import log_softmax
 
 TRAINED = 128

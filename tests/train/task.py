@@ -14,8 +14,8 @@ from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import Attention, Config, Layer, Plain, RMSNorm
 from tfm.refimpl.tokenizers import training
 from tfm.refimpl.tokenizers.tokenizer import dumps, read
+from tfm.runtime.progress import Progress, silent
 from tfm.runtime.tasks import Model
-from tfm.runtime.tasks.base import Progress, silent
 from tfm.runtime.text.tokenizer import Tokenizer
 
 WIDTH, HEADS = 64, 4

@@ -15,6 +15,7 @@ from tfm.refimpl.errors import BundleError, CheckpointError
 from tfm.runtime.bundle import manifest
 from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.hub.locate import adapted, locate
+from tfm.runtime.progress import silent
 
 NORM = "base_model.model.decoder.norm.weight"
 
@@ -118,7 +119,7 @@ def test_a_bundle_states_its_adapter_and_is_verified_with_it(tfm, checkpoint, ad
 
 def test_cached_bundles_of_other_adapters_lie_elsewhere(checkpoint, adapter, both, tmp_path):
     other = shutil.copytree(adapter, tmp_path / "other")
-    base = locate(str(checkpoint), print)
+    base = locate(str(checkpoint), silent)
     sources = [base, *(adapted(base, one) for one in (adapter, other))]
     assert adapted(base, False).digest() == adapted(base, None).digest() == base.digest()
     before = [bundle_path(source, "int8", "ort-cpu") for source in sources]
@@ -127,7 +128,7 @@ def test_cached_bundles_of_other_adapters_lie_elsewhere(checkpoint, adapter, bot
     after = [bundle_path(source, "int8", "ort-cpu") for source in sources]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False]
     with pytest.raises(CheckpointError, match="an adapter lies beside the model"):
-        adapted(locate(str(both), print), None)
+        adapted(locate(str(both), silent), None)
 
 
 def test_library_errors_name_the_flags():

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import task_models, tiny_models
-from tfm.cli import console
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
 
@@ -172,22 +171,3 @@ def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:
     assert ran.err == "clipped 1 of 2 answers: their prompts leave no 6 tokens of the context of 12\n"
     assert ran.out.count("\n") == 2
     assert tfm("generate", "--batch", 2, *options, stdin=b"cat\ncat").err == ""
-
-
-def test_progress_is_a_bar_at_a_terminal_and_seldom_a_line(capsys, monkeypatch) -> None:
-    tell = console.progress()
-    tell(1, 2)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(console, "QUIET_S", 0)
-    tell(1, 3)
-    tell(3, 3)
-    assert capsys.readouterr().err == "1 of 3\n"
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    once = console.progress()
-    once(3, 3)
-    assert capsys.readouterr().err == ""
-    bar = console.progress()
-    bar(1, 2)
-    bar(2, 2)
-    half = "#" * 15 + "." * 15
-    assert capsys.readouterr().err == f"\r[{half}] 1 of 2\r[{'#' * 30}] 2 of 2\n"

@@ -64,7 +64,7 @@ def saved(path: Path, config: Config) -> Checkpoint:
 )
 def test_int8_static_end_to_end(config: Config, method, alpha: float | None, most: float, tmp_path: Path):
     checkpoint = saved(tmp_path, config)
-    messages: list[str] = []
+    stages: set[str] = set()
     calibration = Calibration(tmp_path / "text.txt", method, alpha)
     out = tmp_path / "bundle"
     export(
@@ -73,9 +73,9 @@ def test_int8_static_end_to_end(config: Config, method, alpha: float | None, mos
         target="standard",
         quant="int8-static",
         calibration=calibration,
-        progress=messages.append,
+        progress=lambda stage, done, total: stages.add(stage),
     )
-    assert any("ranges of activations" in line for line in messages)
+    assert any("ranges of activations" in stage for stage in stages)
     report = verify(out, source=checkpoint.path)
     assert not report.failed
     rows = {row.name: row for row in report.rows}

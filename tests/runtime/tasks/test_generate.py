@@ -242,9 +242,9 @@ def test_many_texts_are_as_each_alone() -> None:
     options: dict[str, Any] = {"temperature": 1.5, "seed": 5, "max_new_tokens": 12, "stop": ("t",)}
     ends = tuple(range(0, SIZE, 40))
     many = model(eos=ends)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     got = many.generate_many(prompts, batch=2, progress=lambda *at: seen.append(at), **options)
-    assert seen == [(i + 1, 4) for i in range(4)]
+    assert seen == [("answering prompts", i + 1, 4) for i in range(4)]
     first = many.generate(prompts[0], **options)
     list(first)
     assert got[0] == (first.tokens, first.text, first.finish_reason)

@@ -68,9 +68,9 @@ def test_results_stand_in_the_order_of_the_texts(batch: int) -> None:
     model = task_models.tiny_reader(Tag(len(LABELS)), LABELS)
     some = ["cat", "the cat is the cat", "is", "the cat", "catting the cat is the"]
     alone = [model.tag(text, outside=())[0] for text in some]
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     got = model.tag(some, outside=(), batch=batch, progress=lambda *at: seen.append(at))
-    assert seen == [(min(batch * i, 5), 5) for i in range(1, -(-5 // batch) + 1)]
+    assert seen == [("reading texts", min(batch * i, 5), 5) for i in range(1, -(-5 // batch) + 1)]
     for mine, want in zip(got, alone, strict=True):
         assert [e._replace(score=0) for e in mine] == [e._replace(score=0) for e in want]
         np.testing.assert_allclose([e.score for e in mine], [e.score for e in want], rtol=1e-5)

@@ -81,7 +81,11 @@ def make_inputs(config: Config, time: int) -> Inputs:
 def test_a_correct_engine_stays_within_the_budget(name, activations):
     config, tree = CONFIGS[name], tiny_models.weights(CONFIGS[name])
     own = None if activations is None else quantized(tree, activations)
-    held = read(golden(config, tree, own), config)
+    shares: list[float] = []
+    arrays = golden(config, tree, own, progress=lambda stage, done, total: shares.append(done / total))
+    held = read(arrays, config)
+    assert shares == sorted(set(shares))
+    assert (shares[0], shares[-1]) == (0, 1)
     engine = NumpyEngine(config, tree if own is None else own)
     logits = held.real(run(engine, held))
     found = held.view(logits)
@@ -222,7 +226,7 @@ def test_the_stored_terms_of_given_outputs(monkeypatch, dtype, ulp):
     rounded = exact.copy()
     rounded[0, 3, 5] += 1
 
-    def given_outputs(config, params, inputs, runs, on_leaf):
+    def given_outputs(config, params, inputs, runs, on_leaf, on_layer):
         for name, leaf in flatten(params):
             on_leaf(name, leaf)
         return [np.concatenate([exact, *tries]), rounded]
