@@ -46,4 +46,6 @@ def command(
     )
     out()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])
+    if any(entry.kind == "prepacked" for entry in entries):
+        out("prepacked: a bundle's weights as this processor wants them; without them it starts slower")
     out(f"{size(sum(e.bytes for e in entries))} in {cache_dir()}")

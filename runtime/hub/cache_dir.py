@@ -84,7 +84,13 @@ def remove_outdated(bundle: Path) -> list[Path]:
 
 
 def cached() -> list[Cached]:
-    """What the cache holds, fetched models first."""
+    """What the cache holds, fetched models first; not the notes that a bundle's weights can't be packed."""
+    from ..bundle.manifest import DATA
+
+    return [entry for entry in _entries() if entry.kind != "prepacked" or (entry.path / DATA).exists()]
+
+
+def _entries() -> list[Cached]:
     return [
         Cached(path.name, kind, path, _size(path))
         for folder, kind in FOLDERS.items()
@@ -104,7 +110,9 @@ def remove(name: str) -> list[Cached]:
     entry = folder_name(name) if is_fetched(name) else name
     derived = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}.*|{re.escape(name)}-[^-]+")
     removed = [
-        one for one in cached() if one.name == entry or (one.kind != "model" and derived.fullmatch(one.name))
+        one
+        for one in _entries()
+        if one.name == entry or (one.kind != "model" and derived.fullmatch(one.name))
     ]
     if not removed:
         raise CheckpointError(f"the cache holds nothing named {name!r:.200}: `tfm-cli models` lists it")

@@ -26,8 +26,9 @@ ort.disable_telemetry_events()  # builds for Windows, which don't read the varia
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 # What the CUDA provider of the 1.31 wheel loads, and what brings each.
+DRIVER = "libcuda.so.1"
 CUDA_LIBRARIES = {
-    "libcuda.so.1": "the NVIDIA driver",
+    DRIVER: "the NVIDIA driver",
     "libcudart.so.13": "pip install nvidia-cuda-runtime",
     "libcublasLt.so.13": "pip install nvidia-cublas",
     "libcublas.so.13": "pip install nvidia-cublas",
@@ -61,7 +62,10 @@ def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
 
 
 def missing_for_cuda() -> list[str]:
-    """The libraries that the CUDA provider lacks on this machine, each with its source."""
+    """The libraries that the CUDA provider lacks on this machine, each with its source.
+
+    Without the driver only that is named: its libraries are of no use before.
+    """
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
     # Libraries that pip installed lie where no loader looks; ORT's own helper prints what fails.
@@ -73,6 +77,8 @@ def missing_for_cuda() -> list[str]:
             ctypes.CDLL(name)
         except OSError:
             lacking.append(f"{name} ({source})")
+            if name == DRIVER:
+                break
     return lacking
 
 

@@ -63,14 +63,18 @@ def test_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    installed = {"libcudart.so.13"}
+
     def load(name: str | None) -> None:
-        if name != "libcudart.so.13":
+        if name not in installed:
             raise OSError(name)
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(ctypes, "CDLL", load)
+    assert session.missing_for_cuda() == ["libcuda.so.1 (the NVIDIA driver)"]  # the others wouldn't help
+    installed.add("libcuda.so.1")
     lacking = session.missing_for_cuda()
-    assert lacking[0] == "libcuda.so.1 (the NVIDIA driver)"
+    assert lacking[0] == "libcublasLt.so.13 (pip install nvidia-cublas)"
     assert not any("cudart" in name for name in lacking)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert session.missing_for_cuda() == ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
