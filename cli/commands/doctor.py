@@ -55,7 +55,7 @@ def report() -> Report:
     from ...runtime import hardware
     from ...runtime.analysis.providers import providers
     from ...runtime.hub.cache_dir import cache_dir, cached
-    from ...runtime.verification.report import INT8_FLAGS, int8_path
+    from ...runtime.verification.certificate import INT8_FLAGS, int8_path
 
     versions, free = _versions(), hardware.memory()
     wheels = [name for name in versions if name.startswith("onnxruntime")]

@@ -66,7 +66,10 @@ def command(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option(help="Check the new bundle against the specification; it is kept only if it passes."),
+        typer.Option(
+            help="Run the quick checks on the new bundle, which is kept only if it passes; `tfm-cli verify "
+            "--full` runs the long ones."
+        ),
     ] = True,
 ) -> None:
     """Export a checkpoint as an ONNX bundle, whole or not at all, and verify it.

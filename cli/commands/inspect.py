@@ -97,6 +97,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
         from ...runtime.bundle.bundle import open_bundle
+        from ...runtime.verification.certificate import recorded
+        from ...runtime.verification.verdict import summary
         from ..model_loading import expect, say_replaced_code
 
         bundle = open_bundle(source.path, check_hashes=False)
@@ -105,6 +107,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         facts |= {"quant": bundle.quant, "target": bundle.target}
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name
+        facts["verified"] = summary(recorded(bundle.path))
         return bundle.config, facts, bundle.cache
     if source.kind == "config":
         config = _read_config(source.path)

@@ -2,49 +2,84 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..console import progress, table
-from ..options import Adapter, NoAdapter, adapter_choice
+from ..console import escape, out, out_json, progress, table
+from ..options import Adapter, AsJson, NoAdapter, adapter_choice, with_flags
 
 GROUP = "Make and check models"
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to check.")],
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Run the long checks too: predictions over a text, greedy texts, caches. A run that was "
+            "interrupted goes on with the check where it was.",
+        ),
+    ] = False,
     source: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The checkpoint that the bundle was made from.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The checkpoint that the bundle was made from, to compare with; all checks run.",
+        ),
     ] = None,
     adapter: Adapter = None,
     no_adapter: NoAdapter = False,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A text to measure KL divergence, agreement and perplexity on."),
+        typer.Option(
+            metavar="FILE",
+            help="A text to measure KL divergence, agreement and perplexity on; all checks run.",
+        ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=1, help="Stop after this time; what wasn't checked is recorded.")
-    ] = 60,
+        float | None, typer.Option(min=1, help="Stop after this time; what wasn't reached is recorded.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a bundle's files, and its results against the specification; exit with 10 if a check fails.
 
-    Example: tfm-cli verify my-bundle --source smollm2-135m
+    Without --full only the quick checks run: files, weights, and outputs for a few tokens.
+
+    Example: tfm-cli verify my-bundle --full --source smollm2-135m
     """
     from ...refimpl.errors import VerifyError
     from ...runtime.hub.locate import locate
+    from ...runtime.verification.verdict import figure, found, used, verdict
     from ...runtime.verification.verify import verify
 
     choice = adapter_choice(adapter, no_adapter)
     checkpoint = None if source is None else locate(source, progress()).path
     report = verify(
-        bundle, source=checkpoint, text=text, seconds=seconds, progress=progress(), adapter=choice
+        bundle,
+        source=checkpoint,
+        text=text,
+        seconds=math.inf if seconds is None else seconds,
+        progress=progress(),
+        full=full,
+        adapter=choice,
     )
-    table(
-        ("CHECK", "FIGURE", "BUDGET", "UNIT", "RESULT", "NOTE"),
-        [(r.name, shown(r.figure), shown(r.budget), r.unit, r.result, r.note) for r in report.rows],
-    )
+    if as_json:
+        out_json(report.to_json())
+    else:
+        table(
+            ("CHECK", "FOUND", "AT MOST", "USED", "RESULT", "NOTE"),
+            [
+                (r.name, found(r), figure(r.budget, r.unit), used(r), r.result, with_flags(r.note))
+                for r in report.rows
+            ],
+        )
+        out()
+        for line in verdict(report):
+            out(with_flags(escape(line)))
     if report.failed:
         names = ", ".join(row.name for row in report.failed)
         raise VerifyError(f"{bundle}: out of budget: {names}{divergence(bundle)}")
@@ -67,10 +102,3 @@ def divergence(bundle: Path) -> str:
         return ""
     note = f" ({part.note})" if part.note else ""
     return f"; first divergence: {part.name}, error {part.error:.2g}, budget {part.budget:.2g}{note}"
-
-
-def shown(figure: float | str | None) -> str:
-    """A figure for the table."""
-    if figure is None:
-        return ""
-    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)

@@ -1,27 +1,24 @@
-"""The report of `verify`, one row per figure, and the certificate that stores it in the bundle."""
+"""The report of `verify`: one result per check, one row per figure."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import platform
-import secrets
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar, get_origin, get_type_hints
 
-from .. import hardware
-from ..bundle.manifest import CERTIFICATE, MANIFEST
-
-# Processor features that decide which kernel multiplies small integers.
-INT8_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+# Why there is no figure: the given time was up, or only the quick checks were asked for.
+NOT_REACHED, NOT_YET = "not reached", "not checked yet"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `ok` is None where it has no budget, or where nothing could be measured."""
+    """One figure. `ok` is None where nothing limits it, or where nothing could be measured.
+
+    budget: the largest figure that is allowed. of: how many there are, where the figure counts some of them.
+    missing: why the figure isn't there, or not whole. texts: a prompt, the bundle's text after it, and the
+    specification's.
+    """
 
     name: str
     figure: float | int | str | None = None
@@ -29,13 +26,23 @@ class Row:
     unit: str = ""
     ok: bool | None = None
     note: str = ""
+    of: int | None = None
+    missing: str = ""
+    texts: tuple[str, ...] = ()
 
     @property
     def result(self) -> str:
-        """The verdict in a word."""
-        if self.ok is None:
-            return "not checked" if self.figure is None else "measured"
-        return "ok" if self.ok else "OUT"
+        """The result in a word or two."""
+        if self.ok is not None:
+            return "ok" if self.ok else "FAILED"
+        return self.missing or ("not checked" if self.figure is None else "measured")
+
+    @property
+    def used(self) -> float | None:
+        """The share of the budget that the figure uses."""
+        if not self.budget or not isinstance(self.figure, int | float):
+            return None
+        return self.figure / self.budget
 
 
 def judged(name: str, figure: float, budget: float, unit: str = "", note: str = "") -> Row:
@@ -43,14 +50,59 @@ def judged(name: str, figure: float, budget: float, unit: str = "", note: str = 
     return Row(name, figure, budget, unit, bool(figure <= budget), note)
 
 
+def now() -> str:
+    """The time as ISO 8601, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def moment(date: str) -> datetime:
+    """The time that `now` stated; ValueError for another text."""
+    stated = datetime.fromisoformat(date)
+    if stated.tzinfo is None:
+        raise ValueError(f"a date must have its zone, got {date!r:.40}")
+    return stated
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a bundle was compared with: SHA-256 of its source (and adapter), and of the text; None without."""
+
+    source: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found, on which basis and when; `finished` if it reached its end."""
+
+    name: str
+    rows: tuple[Row, ...]
+    finished: bool = True
+    basis: Basis = Basis()
+    date: str = field(default_factory=now)
+
+
 @dataclass(frozen=True)
 class Report:
-    """All rows in the order of the checks, and what they ran on."""
+    """All results in the order of the checks, of which model, and what they ran on.
 
-    rows: tuple[Row, ...]
+    `notes` are what a person should know of the model beside the figures.
+    """
+
+    checks: tuple[CheckResult, ...]
     seconds: float
     device: str
     seed: int
+    model: str = ""
+    quant: str = ""
+    target: str = ""
+    notes: tuple[str, ...] = ()
+    date: str = field(default_factory=now)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all checks."""
+        return tuple(row for check in self.checks for row in check.rows)
 
     @property
     def failed(self) -> list[Row]:
@@ -59,77 +111,79 @@ class Report:
 
     @property
     def unchecked(self) -> list[Row]:
-        """The rows that couldn't be measured; the note has the reason."""
-        return [row for row in self.rows if row.ok is None and row.figure is None]
+        """The rows that couldn't be measured to their end; `missing` or the note has the reason."""
+        return [row for row in self.rows if row.ok is None and (row.figure is None or row.missing)]
+
+    @property
+    def full(self) -> bool:
+        """Whether no check was left to a later full run."""
+        return all(row.missing != NOT_YET for row in self.rows)
+
+    def row(self, name: str) -> Row | None:
+        """The row of that name, if there is one."""
+        return next((row for row in self.rows if row.name == name), None)
 
     def to_json(self) -> dict[str, object]:
         """The report for `json.dumps`; infinities and NaN are written as strings."""
-        rows = [{name: _finite_or_text(value) for name, value in asdict(row).items()} for row in self.rows]
         return {
             "ok": not self.failed,
+            "date": self.date,
+            "model": self.model,
+            "quant": self.quant,
+            "target": self.target,
             "seconds": round(self.seconds, 3),
             "device": self.device,
             "seed": self.seed,
-            "rows": rows,
+            "notes": list(self.notes),
+            "checks": [
+                {"name": c.name, "finished": c.finished, "date": c.date, **asdict(c.basis)}
+                for c in self.checks
+            ],
+            "rows": [{"check": check.name, **_to_json(row)} for check in self.checks for row in check.rows],
         }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Report:
+        """The report that `to_json` stated; TypeError, KeyError or ValueError for anything else."""
+        rows: dict[str, list[Row]] = {check["name"]: [] for check in value["checks"]}
+        for row in value["rows"]:
+            fields = {**row, "texts": tuple(row["texts"])}
+            rows[fields.pop("check")].append(_checked(Row(**fields)))
+        checks = []
+        for check in value["checks"]:
+            basis = _checked(Basis(check["source"], check["text"]))
+            found = tuple(rows[check["name"]])
+            moment(check["date"])
+            checks.append(
+                _checked(CheckResult(check["name"], found, check["finished"], basis, check["date"]))
+            )
+        names = ("seconds", "device", "seed", "model", "quant", "target", "date")
+        stated = {name: value[name] for name in names}
+        moment(stated["date"])
+        return _checked(cls(tuple(checks), notes=tuple(value["notes"]), **stated))
+
+
+def _to_json(row: Row) -> dict[str, object]:
+    return {name: _finite_or_text(value) for name, value in asdict(row).items()}
 
 
 def _finite_or_text(value: object) -> object:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def int8_path() -> str:
-    """Which instructions multiply 8-bit integers on this machine."""
-    available = hardware.flags()
-    if hardware.saturates():
-        return "x86 without VNNI: x64quantprecision=1, so that sums of 16 bits don't saturate"
-    if available & {"avx512_vnni", "avx_vnni"}:
-        return "VNNI"
-    return "dot product" if available & {"asimddp", "i8mm"} else "generic"
+Record = TypeVar("Record", Row, Basis, CheckResult, Report)
 
 
-def processor() -> str:
-    """The processor's name; without /proc/cpuinfo the name of its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+def _checked(record: Record) -> Record:
+    """The record, if each field has its annotation's type: a certificate may come from a stranger."""
+    for name, kind in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        items = value if isinstance(value, tuple) else ()
+        wanted = tuple if get_origin(kind) is tuple else kind
+        known = all(isinstance(item, (str, *RECORDS)) for item in items)
+        if not (isinstance(value, wanted) and known) or (isinstance(value, int) and abs(value) > 2**53):
+            raise TypeError(f"{name} must be {kind}, got {value!r:.80}")
+    return record
 
 
-def certify(bundle: Path, report: Report) -> dict[str, object]:
-    """Writes certificate.json into the bundle, atomically, and returns its content."""
-    import onnxruntime
-
-    content = {
-        "format": 1,
-        "manifest": manifest_hash(bundle),
-        **report.to_json(),
-        "not_checked": [f"{row.name}: {row.note}" for row in report.unchecked],
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "processor": processor(),
-            "flags": [flag for flag in INT8_FLAGS if flag in hardware.flags()],
-            "int8": int8_path(),
-            "threads": hardware.threads(),
-        },
-        "versions": {
-            "tfm": version("tfm-cli"),
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }
-    temporary = bundle / f".{CERTIFICATE}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, bundle / CERTIFICATE)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return content
-
-
-def manifest_hash(bundle: Path) -> str:
-    """SHA-256 of tfm.json, which holds the hashes of all other files."""
-    return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+RECORDS = (Row, CheckResult)

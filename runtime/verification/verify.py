@@ -1,69 +1,67 @@
-"""A bundle is compared with the specification by all checks that this machine allows.
+"""A bundle is compared with the specification, quickly or in full.
 
 The specification's outputs on a few tokens travel in the bundle, so that a device needs neither torch nor
-the source. With the source, weights and predictions are compared with it too.
+the source: the quick checks compare files, weights and these outputs. The long ones compare predictions over
+a text and greedy texts, and with the source weights and predictions with it.
 `python -m tfm.runtime.verification.verify BUNDLE` prints the report as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ...refimpl.checkpoint.open import open_checkpoint
+from ...refimpl.checkpoint.custom_code import describe
+from ...refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
 from ...refimpl.formats.adapters import AdapterChoice
-from ..bundle.bundle import open_bundle
+from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.manifest import MANIFEST, OtherFormatError
 from ..progress import Progress, silent
-from .checks import caches, files, greedy, logits, text, weights
+from .certificate import certify, finished_here
 from .checks.context import Check, VerifyContext
-from .report import Report, Row, certify
+from .checks.table import CHECKS
+from .report import NOT_REACHED, NOT_YET, Basis, CheckResult, Report, Row
 from .streamed_reference import SEED
 
+QUICK_STAGE = "checking the bundle"
 LARGEST_TEXT = 16 * 2**20  # bytes
-# In this order: the cheap ones first, and those whose failure explains later ones.
-CHECKS: dict[str, Check] = {
-    "files": files.check_hashes,
-    "weights": weights.check_digests,
-    "session": logits.check_session,
-    "sharp": logits.check_float_products,
-    "numbers": logits.check_golden_outputs,
-    "greedy": greedy.check_greedy_tokens,
-    "windows": caches.check_window_caches,
-    "source": weights.check_source,
-    "text": text.check_text,
-    "cache": caches.check_quantized_cache,
-}
 
 
 def verify(
     bundle: Path | str,
     source: Path | str | None = None,
     text: Path | str | None = None,
-    seconds: float = 60,
+    seconds: float = math.inf,
     progress: Progress = silent,
     *,
+    full: bool = False,
     device: str = "auto",
     threads: int | None = None,
     adapter: AdapterChoice = None,
 ) -> Report:
-    """Runs all checks, and writes a certificate into the bundle if none failed.
+    """Runs the quick checks, with `full` all of them, and certifies in the bundle what passed.
 
-    A check that can't run on this machine, or isn't reached in `seconds`, is a row that says so; one that
-    fails is a row whose `ok` is False. `adapter` is merged into the source's weights, as into the bundle's.
-    Raises BundleError if there is no bundle at all, or one of another format; CheckpointError for a source
-    that can't be read or has another config or adapter, VerifyError for a text that can't be used.
+    A `source` or a `text` is for the long checks, so with one of these the run is a full one. A full run that
+    was interrupted goes on: checks that it finished on this machine, source and text aren't computed again.
+
+    A check that can't run on this machine, isn't reached in `seconds` or is left to a full run is a row that
+    says so; one that fails is a row whose `ok` is False. `adapter` is merged into the source's weights, as
+    into the bundle's. Raises BundleError if there is no bundle at all, or one of another format;
+    CheckpointError for a source that can't be read or has another config or adapter, VerifyError for a text
+    that can't be used.
     """
     start = time.monotonic()
     path = Path(bundle)
-    rows: list[Row] = []
     try:
         opened = open_bundle(path)
     except OtherFormatError:
@@ -71,49 +69,137 @@ def verify(
     except BundleError as error:
         if not (path / MANIFEST).is_file():
             raise
-        rows.append(Row("files", "damaged", ok=False, note=str(error)))
-        return Report(tuple(rows), time.monotonic() - start, device, SEED)
-    merged = opened.manifest.adapter
-    if source is not None and merged is not None and not adapter:
-        raise CheckpointError(
-            f"{path}: the adapter {merged.name!r:.200} is merged into its weights: name it with adapter=DIR"
-        )
+        damaged = CheckResult("files", (Row("files", "damaged", ok=False, note=str(error)),))
+        return Report((damaged,), time.monotonic() - start, device, SEED)
     context = VerifyContext(
         bundle=opened,
-        source=None
-        if source is None
-        else open_checkpoint(source, adapter).for_context(opened.config.context),
+        source=None if source is None else _open_source(source, adapter, opened),
         text=None if text is None else _read(Path(text)),
         until=start + seconds,
         device=device,
         threads=threads,
     )
-    expected_config = opened.config.with_kv("float")
-    if context.source is not None and context.source.config.with_kv("float") != expected_config:
-        raise CheckpointError(f"{source}: must be the source of {path}, its config is another one")
-    for done, (name, check) in enumerate(CHECKS.items()):
-        if context.out_of_time():
-            rows.append(Row(name, note=f"not reached in {seconds:g} s"))
-            continue
-        progress("checking the bundle", done, len(CHECKS))
-        try:
-            # Numbers that aren't finite show in the figures; warnings on the way say nothing more.
-            with np.errstate(all="ignore"):
-                for row in check(context):
-                    rows.append(row)
-                    if context.out_of_time():
-                        break
-        except DeviceError as error:
-            rows.append(Row(name, note=str(error)))
-        except TfmError as error:
-            rows.append(Row(name, type(error).__name__, ok=False, note=str(error)))
-        if name == "files" and rows[-1].ok is False:
-            break  # these are other bytes than were exported: no other check says anything of the export
-    progress("checking the bundle", len(CHECKS), len(CHECKS))
-    report = Report(tuple(rows), time.monotonic() - start, device, SEED)
-    if not report.failed:
-        certify(path, report)
-    return report
+    full = full or source is not None or text is not None
+    results: list[CheckResult] = []
+
+    def report(*later: CheckResult) -> Report:
+        return Report(
+            checks=(*results, *later),
+            seconds=round(time.monotonic() - start, 3),
+            device=device,
+            seed=SEED,
+            model=opened.manifest.source.name,
+            quant=opened.quant,
+            target=opened.target,
+            notes=(describe(opened.code_replaced_by),) if opened.code_replaced_by else (),
+        )
+
+    for result in _run_checks(context, full, seconds, progress):
+        results.append(result)
+        if full and CHECKS[result.name].full and not report().failed:
+            names = list(_checks_of(opened))
+            later = names[names.index(result.name) + 1 :]
+            certify(path, report(*map(_not_yet, later)))  # an interrupted run goes on from here
+    final = report()
+    if not final.failed:
+        certify(path, final)
+    return final
+
+
+def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> Checkpoint:
+    """The checkpoint that the bundle was made from."""
+    merged = bundle.manifest.adapter
+    if merged is not None and not adapter:
+        raise CheckpointError(
+            f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: name it with "
+            "adapter=DIR"
+        )
+    checkpoint = open_checkpoint(source, adapter).for_context(bundle.config.context)
+    if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
+        raise CheckpointError(f"{source}: must be the source of {bundle.path}, its config is another one")
+    return checkpoint
+
+
+def _checks_of(bundle: Bundle) -> dict[str, Check]:
+    """The checks that apply to a bundle."""
+    return {name: check for name, check in CHECKS.items() if check.applies(bundle)}
+
+
+def _run_checks(
+    context: VerifyContext, full: bool, seconds: float, progress: Progress
+) -> Iterator[CheckResult]:
+    """The results of all checks, in order; what is known of an earlier run is taken from its certificate."""
+    basis = _basis(context) if full else Basis()
+    known = _known_results(context.bundle, basis if full else None)
+    checks = _checks_of(context.bundle)
+    quick = [name for name, check in checks.items() if not check.full]
+    for name, check in checks.items():
+        if name in known:
+            yield known[name]
+        elif check.full and not full:
+            yield _not_yet(name)
+        elif context.out_of_time():
+            row = Row(check.subject, note=f"in {seconds:g} s", missing=NOT_REACHED)
+            yield CheckResult(name, (row,), finished=False, basis=basis)
+        else:
+            # The quick checks are one stage, each long one is another.
+            done, total = (0, 1) if check.full else (quick.index(name), len(quick))
+            stage = check.subject if check.full else QUICK_STAGE
+            progress(stage, done, total)
+            result = _run_check(name, context, basis)
+            progress(stage, done + 1, total)
+            yield result
+            if name == "files" and result.rows[-1].ok is False:
+                return  # these are other bytes than were exported: no other check says anything of the export
+
+
+def _run_check(name: str, context: VerifyContext, basis: Basis) -> CheckResult:
+    rows: list[Row] = []
+    finished, subject = True, CHECKS[name].subject
+    try:
+        # Numbers that aren't finite show in the figures; warnings on the way say nothing more.
+        with np.errstate(all="ignore"):
+            for row in CHECKS[name].run(context):
+                rows.append(row)
+                if context.out_of_time():
+                    finished = False
+                    break
+    except DeviceError as error:
+        rows.append(Row(subject, note=str(error)))
+        finished = False
+    except TfmError as error:
+        rows.append(Row(subject, type(error).__name__, ok=False, note=str(error)))
+    return CheckResult(name, tuple(rows), finished, basis)
+
+
+def _not_yet(name: str) -> CheckResult:
+    row = Row(CHECKS[name].subject, note="full=True checks it", missing=NOT_YET)
+    return CheckResult(name, (row,), finished=False)
+
+
+def _known_results(bundle: Bundle, basis: Basis | None) -> dict[str, CheckResult]:
+    """Results of long checks that need not be computed again; without a basis, on whichever they were found.
+
+    Whoever asks for a full run after a complete one wants it computed again.
+    """
+    finished = finished_here(bundle.path)
+    long = [name for name, check in _checks_of(bundle).items() if check.full]
+    known = {name: finished[name] for name in long if name in finished}
+    if basis is None:
+        return known
+    same = {name: result for name, result in known.items() if result.basis == basis}
+    return {} if len(same) == len(long) else same
+
+
+def _basis(context: VerifyContext) -> Basis:
+    """What the long checks compare with."""
+    source, text = context.source, context.text
+    parts = [] if source is None else [source.source, source.adapter_source]
+    hashes = [part["sha256"] for part in parts if part is not None]
+    return Basis(
+        "+".join(hashes) or None,
+        None if text is None else hashlib.sha256(text.encode()).hexdigest(),
+    )
 
 
 def _read(path: Path) -> str:
@@ -136,7 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--source", type=Path)
     parser.add_argument("--text", type=Path)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--no-adapter", dest="adapter", action="store_false")

@@ -41,7 +41,7 @@ def main(out: Path) -> None:
 
     export(open_checkpoint(out / "checkpoint"), out / "bundle", quant="int8")
     certificate = json.loads((out / "bundle" / "certificate.json").read_text())
-    print(f"verified: {certificate['ok']}, {len(certificate['rows'])} checks")
+    print(f"verified: {certificate['ok']}, {len(certificate['rows'])} figures")
 
     model = tfm.runtime.load(out / "bundle")
     print("text:", ascii("".join(model.generate("Hello", max_new_tokens=16, greedy=True))))

@@ -27,6 +27,8 @@ from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.refimpl.weights.loader import Leaves
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.verification.checks.table import CHECKS
+from tfm.runtime.verification.report import CheckResult, Report, Row
 from tfm.runtime.verification.verify import verify
 
 CONFIG = tiny_models.llama(layers=1, bias=True)
@@ -270,15 +272,21 @@ def test_a_second_export_to_the_same_place_is_refused(stubbed, checkpoint, tmp_p
 
 
 ROWS = [
-    {"name": "hashes", "ok": True},
-    {"name": "logits", "figure": 3.0, "budget": 0.1, "note": "", "ok": False},
+    Row("hashes", ok=True),
+    Row("logits", 3.0, 0.1, "logits", ok=False, note="of a row"),
 ]
+REPORT = Report((CheckResult("numbers", tuple(ROWS)),), 0.1, "cpu", 1)
 
 
 @pytest.mark.parametrize(
     ("code", "out", "err", "match"),
     [
-        (10, json.dumps({"rows": ROWS}), "", "was removed: logits: 3.0, budget 0.1"),
+        (
+            10,
+            json.dumps(REPORT.to_json()),
+            "",
+            r"was removed: logits: 3 logits, of at most 0.1 logits \(30 times\) \(of a row\)",
+        ),
         (5, "", "noise\ntfm.json: odd\n", "was removed: tfm.json: odd"),
         (-9, "", "", "was removed: verify ended with code -9"),
     ],
@@ -314,6 +322,11 @@ def test_an_export_is_verified_and_certified(checkpoint, tmp_path):
     bundle_writer.export(checkpoint, tmp_path / "out")
     certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert certificate["ok"] is True
+    assert certificate["not_checked"] == [
+        f"{check.subject}: full=True checks it"
+        for name, check in CHECKS.items()
+        if check.full and name in ("greedy", "source", "text", "texts")
+    ]
     assert open_bundle(tmp_path / "out", check_hashes=True).refused == ()
 
 

@@ -15,12 +15,11 @@ from ....refimpl.error_budget import largest_difference
 from ....refimpl.ops.quant import Blocks
 from ....refimpl.params.lazy import lazily
 from ....refimpl.params.shapes import parameter_shapes
-from ...text.tokenizer import Tokenizer
 from ..metrics import fidelity
-from ..report import Row, judged
+from ..report import NOT_REACHED, Row, judged
 from ..streamed_reference import SEED
 from .context import VerifyContext
-from .text import DEFAULT_TEXT, WINDOW
+from .text import DEFAULT_TEXT, WINDOW, bundle_tokenizer
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -30,8 +29,6 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
     """A cache that drops the tokens outside its windows gives the logits of one that keeps all tokens."""
     bundle = context.bundle
     config = bundle.config
-    if bundle.cache != "windowed":
-        return
     name = "caches of windows, tokens dropped: largest error"
     kinds = cache_kinds(config, windowed=True)
     entries = max(kind.entries(config.context) for kind in kinds if kind.window is not None)
@@ -47,12 +44,12 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
         logits = np.zeros((1, 1, 0))
         for begin in range(0, length, CHUNK):
             if context.out_of_time():
-                yield Row(name, note=f"out of time: it takes twice {length} tokens")
+                yield Row(name, note=f"it takes twice {length} tokens", missing=NOT_REACHED)
                 return
             logits, cache = engine.step(ids[:, begin : begin + CHUNK], cache)
         results.append(logits)
     error = largest_difference(results[0], results[1])
-    yield judged(name, error, context.golden.own.budget, note=f"after {length} tokens")
+    yield judged(name, error, context.golden.own.budget, "logits", f"after {length} tokens")
 
 
 def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
@@ -62,8 +59,6 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
     """
     bundle = context.bundle
     name = "KL divergence over a text, of the cache's rounding"
-    if not bundle.config.rounds_cache:
-        return
     if bundle.tokenizer is None:
         yield Row(name, note="the bundle has no tokenizer")
         return
@@ -76,9 +71,8 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
         return NumpyEngine(config, lazily(parameter_shapes(config), load))
 
     rounded, exact = engine(bundle.config), engine(bundle.config.with_kv("float"))
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)
-    ids = tokenizer.encode(context.text or DEFAULT_TEXT)
+    ids = bundle_tokenizer(bundle).encode(context.text or DEFAULT_TEXT)
     window = min(WINDOW, bundle.config.context)
     result = fidelity(rounded, exact, ids, window, enough=context.out_of_time)
     note = f"{result.positions} of {len(ids)} tokens, products in float"
-    yield Row(name, result.kl, unit="nats", ok=None if np.isfinite(result.kl) else False, note=note)
+    yield Row(name, result.kl, unit="nats a token", ok=None if np.isfinite(result.kl) else False, note=note)

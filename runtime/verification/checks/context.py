@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ....refimpl.checkpoint.protocol import WeightSource
+from ....refimpl.checkpoint.protocol import ExportSource
 from ...bundle.bundle import Bundle
 from .. import golden as golden_outputs
 from ..golden import Golden
@@ -23,7 +23,7 @@ class VerifyContext:
     """The bundle, what it is compared with, and when time is up (`time.monotonic`)."""
 
     bundle: Bundle
-    source: WeightSource | None
+    source: ExportSource | None
     text: str | None
     until: float
     device: str
@@ -45,7 +45,16 @@ class VerifyContext:
         return OrtEngine(self.bundle, self.device, self.threads)
 
 
-# A check yields one row per figure, and nothing if it doesn't apply to the bundle. It looks at the clock
-# itself where it takes long. It raises DeviceError where the device is missing, which leaves it unchecked,
-# and another TfmError where the bundle fails.
-Check = Callable[[VerifyContext], Iterator[Row]]
+@dataclass(frozen=True)
+class Check:
+    """A check, what it is about in a few words, whether only a full run does it, and to which bundles it
+    applies.
+
+    `run` yields one row per figure. It looks at the clock itself where it takes long. It raises DeviceError
+    where the device is missing, which leaves it unchecked, and another TfmError where the bundle fails.
+    """
+
+    run: Callable[[VerifyContext], Iterator[Row]]
+    subject: str
+    full: bool = False
+    applies: Callable[[Bundle], bool] = lambda _: True

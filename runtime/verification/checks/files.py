@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....refimpl.errors import BundleError
-from ....refimpl.formats.file_bytes import read_file
-from ....refimpl.formats.strict_json import parse
-from ...bundle.bundle import LIMITS
 from ...bundle.manifest import CERTIFICATE, MANIFEST
-from ..report import Row, manifest_hash
+from ..certificate import manifest_hash, read
+from ..report import Row
 from .context import VerifyContext
 
 
@@ -20,13 +17,8 @@ def check_hashes(context: VerifyContext) -> Iterator[Row]:
     yield Row("hashes of all files", len(bundle.manifest.files), unit="files", ok=True)
     if not (bundle.path / CERTIFICATE).exists():
         return
-    where = bundle.path / CERTIFICATE
-    try:
-        certificate = parse(read_file(where, LIMITS[CERTIFICATE], BundleError), str(where), BundleError)
-    except BundleError:
-        certificate = None
-    certified = certificate.get("manifest") if isinstance(certificate, dict) else None
-    if certified == manifest_hash(bundle.path):
+    certificate = read(bundle.path)
+    if certificate is not None and certificate.get("manifest") == manifest_hash(bundle.path):
         yield Row("certificate names the manifest", "yes", ok=True)
     else:
         note = f"{CERTIFICATE} names another {MANIFEST}: one of them was changed since"

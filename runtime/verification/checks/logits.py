@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....refimpl.config import LM
+from ....refimpl.config import LM, Config, MaskedLM, Pool
 from ....refimpl.error_budget import largest_difference
 from ...ort.session import choose
-from ..golden import Expected, rms
+from ..golden import Expected, Golden, rms
 from ..report import Row, judged
 from . import replay
 from .context import VerifyContext
@@ -34,18 +34,22 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
         return
     engine = OrtEngine(context.bundle, context.device, context.threads, plain=True)
     outputs = replay.run_at_once(engine, context.golden)
-    yield from _errors("products in float", context.golden.view(outputs), expected)
+    unit = output_unit(engine.config)
+    yield from _errors("products in float", context.golden.view(outputs), expected, unit)
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     """Outputs for the golden tokens, all at once and in each other way that they can be given."""
     golden, engine = context.golden, context.engine
-    outputs = golden.view(replay.run_at_once(engine, golden))
-    yield from _errors("whole", outputs, golden.own)
+    all_outputs = replay.run_at_once(engine, golden)
+    outputs, unit = golden.view(all_outputs), output_unit(engine.config)
+    yield from _errors("whole", outputs, golden.own, unit)
+    if isinstance(engine.config.head, LM | MaskedLM):
+        yield _best_tokens(all_outputs, golden)
     if context.bundle.manifest.schemes:
         for name, distance in (("largest", largest_difference), ("RMS", rms)):
             figure = distance(outputs, golden.floats)
-            yield Row(f"against unquantized weights: {name} error", figure)
+            yield Row(f"against unquantized weights: {name} error", figure, unit=unit)
     if not isinstance(engine.config.head, LM):
         yield _largest_error(context, "with more padding", replay.predict(engine, golden, padding=3))
     else:
@@ -61,13 +65,33 @@ def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     yield _largest_error(context, "each row alone", np.concatenate(alone))
 
 
-def _errors(name: str, outputs: Array, expected: Expected) -> Iterator[Row]:
+def output_unit(config: Config) -> str:
+    """What the numbers are that a model's head computes."""
+    return "in vectors" if isinstance(config.head, Pool) else "logits"
+
+
+def _best_tokens(outputs: Array, golden: Golden) -> Row:
+    """The likeliest token at each golden token is the specification's, or the two are nearly tied."""
+    chosen, best = outputs.argmax(-1), golden.best[:, 0]
+    different = np.flatnonzero(chosen != best)
+    most = 2 * golden.own.budget  # each of two logits may be off by a budget
+    note = ""
+    if len(different):
+        gap = golden.gap[different].max()
+        note = f"the specification's best is up to {gap:.2g} logits ahead; up to {most:.2g} count as a tie"
+    ok = bool((golden.gap[different] <= most).all())
+    equal = len(chosen) - len(different)
+    return Row("likeliest tokens equal", equal, unit="tokens", ok=ok, note=note, of=len(chosen))
+
+
+def _errors(name: str, outputs: Array, expected: Expected, unit: str) -> Iterator[Row]:
     error = largest_difference(outputs, expected.logits)
-    yield judged(f"{name}: largest error", error, expected.budget)
-    yield judged(f"{name}: RMS error", rms(outputs, expected.logits), expected.rms_budget)
+    yield judged(f"{name}: largest error", error, expected.budget, unit)
+    yield judged(f"{name}: RMS error", rms(outputs, expected.logits), expected.rms_budget, unit)
 
 
 def _largest_error(context: VerifyContext, name: str, outputs: Array) -> Row:
     golden = context.golden
     error = largest_difference(golden.view(outputs), golden.own.logits)
-    return judged(f"{name}: largest error", error, golden.own.budget)
+    unit = output_unit(context.bundle.config)
+    return judged(f"{name}: largest error", error, golden.own.budget, unit)

@@ -11,13 +11,18 @@ from ....refimpl.config import LM
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ....refimpl.engine.protocol import Engine
 from ....refimpl.error_budget import kl_budget
+from ...bundle.bundle import Bundle
 from ...text.tokenizer import Tokenizer
 from ..metrics import fidelity, likeness
 from ..report import Row, judged
 from ..specification_error import Figure, budget_over_text, kl_budget_over_text
 from .context import VerifyContext
+from .logits import output_unit
 
 WINDOW = 512
+KL = "KL divergence over a text"
+AGREEMENT, PERPLEXITY = "same best token over a text", "perplexity over a text"
+REFERENCE_PERPLEXITY = "perplexity of the specification"
 DEFAULT_TEXT = (
     "Water boils at one hundred degrees at sea level, and at a lower temperature on a mountain, "
     "because the air above it presses less. A kettle that sings in the valley is quiet longer up "
@@ -35,27 +40,40 @@ def check_text(context: VerifyContext) -> Iterator[Row]:
     The reference is the specification over the source's weights, or without a source over the bundle's.
     """
     bundle, source = context.bundle, context.source
-    config = bundle.config
-    generates = isinstance(config.head, LM)
-    name = "KL divergence over a text" if generates else "likeness over a text"
-    if bundle.tokenizer is None:
-        yield Row(name, note="the bundle has no tokenizer")
+    generates = isinstance(bundle.config.head, LM)
+    name = KL if generates else "likeness over a text"
+    if missing := why_no_texts(context):
+        yield Row(name, note=missing)
         return
-    if source is None and bundle.dtype == "float16":
-        yield Row(name, note="in float16 it needs a source")
-        return
-    if source is None:
-        reference = NumpyEngine(config, bundle.params())
-        note = "against the specification over the bundle's weights"
-        exact = True
-    else:
-        reference = NumpyEngine(source.config, source.params)
-        note = "against the specification over the source"
-        exact = bundle.dtype == "float32" and not bundle.manifest.schemes and source.config == config
-    tokenizer = Tokenizer(bundle.tokenizer, config.embedding.vocabulary)
-    text = context.text or DEFAULT_TEXT
+    exact = source is None or (
+        bundle.dtype == "float32" and not bundle.manifest.schemes and source.config == bundle.config
+    )
+    over = "the bundle's weights" if source is None else "the source"
     compare = _compare_predictions if generates else _compare_encoders
-    yield from compare(context, reference, tokenizer, text, note, exact)
+    note, text = f"against the specification over {over}", context.text or DEFAULT_TEXT
+    yield from compare(context, reference_engine(context), bundle_tokenizer(bundle), text, note, exact)
+
+
+def why_no_texts(context: VerifyContext) -> str:
+    """Why the bundle can't be compared on texts; empty where it can."""
+    if context.bundle.tokenizer is None:
+        return "the bundle has no tokenizer"
+    if context.source is None and context.bundle.dtype == "float16":
+        return "in float16 it needs a source"
+    return ""
+
+
+def reference_engine(context: VerifyContext) -> NumpyEngine:
+    """The specification over the source's weights, or without a source over the bundle's."""
+    if context.source is None:
+        return NumpyEngine(context.bundle.config, context.bundle.params())
+    return NumpyEngine(context.source.config, context.source.params)
+
+
+def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle that has one."""
+    assert bundle.tokenizer is not None
+    return Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)
 
 
 def _compare_predictions(
@@ -64,7 +82,7 @@ def _compare_predictions(
     """Predictions of the next token."""
     ids = tokenizer.encode(text)
     if not ids:
-        yield Row("KL divergence over a text", note="the text has no token")
+        yield Row(KL, note="the text has no token")
         return
     window = min(WINDOW, reference.config.context)
     result = fidelity(context.engine, reference, ids, window, enough=context.out_of_time)
@@ -74,9 +92,9 @@ def _compare_predictions(
         return fidelity(engine, reference, ids[: result.positions], window).kl
 
     yield _divergence(context, reference, result.kl, kl_of, note, exact)
-    yield Row("top-1 agreement", result.agreement)
-    expected = f"the specification's is {result.reference_perplexity:.4g}"
-    yield Row("perplexity", result.perplexity, note=expected)
+    yield Row(AGREEMENT, result.agreement, unit="of positions", note=note)
+    yield Row(PERPLEXITY, result.perplexity, note=note)
+    yield Row(REFERENCE_PERPLEXITY, result.reference_perplexity, note=note)
 
 
 def _divergence(
@@ -86,9 +104,9 @@ def _divergence(
         budget = kl_budget(context.golden.own.budget)
         if kl > budget and not context.bundle.manifest.schemes:
             budget = kl_budget_over_text(reference, context.golden.own.budget, kl_of)
-        return judged("KL divergence over a text", kl, budget, "nats", note)
+        return judged(KL, kl, budget, "nats a token", note)
     finite = None if np.isfinite(kl) else False
-    return Row("KL divergence over a text", kl, unit="nats", ok=finite, note=note)
+    return Row(KL, kl, unit="nats a token", ok=finite, note=note)
 
 
 def _compare_encoders(
@@ -103,17 +121,17 @@ def _compare_encoders(
         return
     result = likeness(context.engine, reference, texts, enough=context.out_of_time)
     compared = texts[: result.texts]
-    note = f"{result.texts} of {len(texts)} sentences, {note}"
+    note, unit = f"{result.texts} of {len(texts)} sentences, {note}", output_unit(reference.config)
     if exact:
         budget = context.golden.own.rms_budget
         if result.rms > budget and not context.bundle.manifest.schemes:
             budget = budget_over_text(
                 reference, budget, lambda engine: likeness(engine, reference, compared).rms
             )
-        yield judged("RMS error over a text", result.rms, budget, "", note)
+        yield judged("RMS error over a text", result.rms, budget, unit, note)
     else:
         finite = None if np.isfinite(result.rms) else False
-        yield Row("RMS error over a text", result.rms, ok=finite, note=note)
+        yield Row("RMS error over a text", result.rms, unit=unit, ok=finite, note=note)
     yield Row("mean cosine over a text", result.cosine)
     yield Row("lowest cosine over a text", result.lowest)
     if result.kl is not None:
@@ -124,4 +142,4 @@ def _compare_encoders(
             return kl
 
         yield _divergence(context, reference, result.kl, kl_of, note, exact)
-        yield Row("top-1 agreement", result.agreement)
+        yield Row(AGREEMENT, result.agreement, unit="of positions", note=note)

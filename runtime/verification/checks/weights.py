@@ -19,7 +19,7 @@ from ...bundle import rounding
 from ...bundle.bundle import Bundle
 from ...bundle.weight_formats import WeightFormat
 from ..golden import digest
-from ..report import Row
+from ..report import NOT_REACHED, Row
 from .context import VerifyContext
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_digests(context: VerifyContext) -> Iterator[Row]:
     different: list[str] = []
     for done, (name, expected) in enumerate(zip(names, context.golden.digests, strict=True)):
         if context.out_of_time():
-            yield Row(row_name, done, unit="leaves", note="out of time")
+            yield Row(row_name, done, unit="weights", of=len(names), missing=NOT_REACHED)
             return
         leaf = context.bundle.leaf(name)
         if digest(leaf, dtype) != expected.tobytes():
@@ -55,7 +55,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
     factors = _smoothing_factors(source, bundle)
     for done, name in enumerate(names):
         if context.out_of_time():
-            yield Row(row_name, done, unit="leaves", note="out of time")
+            yield Row(row_name, done, unit="weights", of=len(names), missing=NOT_REACHED)
             return
         weight = smooth.smooth_leaf(name, source.leaf(name), factors)
         if not _equals_source(source, name, weight, bundle.manifest.schemes.get(name), bundle.leaf(name)):
@@ -66,7 +66,8 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
 def _count(row_name: str, total: int, different: list[str]) -> Row:
     """How many of all leaves are equal, and the first that aren't."""
     note = f"different: {', '.join(different[:3])}" if different else ""
-    return Row(row_name, total - len(different), total, "leaves", not different, note)
+    equal = total - len(different)
+    return Row(row_name, equal, unit="weights", ok=not different, note=note, of=total)
 
 
 def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:

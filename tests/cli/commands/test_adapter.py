@@ -103,6 +103,7 @@ def test_a_bundle_states_its_adapter_and_is_verified_with_it(tfm, checkpoint, ad
     assert stated["adapter"] == merged.adapter_source
     assert stated["adapter"]["name"] == "other-norm"
     assert stated["source"]["sha256"] == merged.source["sha256"]
+    assert tfm("verify", out, "--source", both, "--adapter", adapter).code == 0
     certificate = json.loads((out / "certificate.json").read_text())
     assert {row["name"]: row["ok"] for row in certificate["rows"]}["weights equal the source's"] is True
     assert tfm("inspect", out, "--json").json["adapter"] == "other-norm"

@@ -15,6 +15,7 @@ from helpers import tiny_models
 from tfm import runtime as tfm_runtime
 from tfm.cli import console, model_loading
 from tfm.cli.commands import doctor
+from tfm.refimpl.checkpoint.custom_code import describe
 from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.shapes import parameter_shapes
@@ -321,6 +322,47 @@ def test_commands_say_what_stands_for_code_of_the_repositorys_own(
     ):
         ran = tfm(*command)
         assert (ran.code, ran.err.count(note)) == (0, 1), (command, ran)
+
+
+def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
+    """Quick without --full; what is left is named, in the verdict, by inspect and in the certificate."""
+    copied = tmp_path / "bundle"
+    shutil.copytree(bundle, copied)
+    stated = json.loads((copied / "tfm.json").read_text())
+    stated["source"]["code_replaced_by"] = "tfm"
+    (copied / "tfm.json").write_text(json.dumps(stated))
+    (copied / "certificate.json").unlink()
+    assert tfm("inspect", copied, "--json").json["verified"] == "no"
+    ran = tfm("verify", copied)
+    assert ran.code == 0
+    head, *rows = ran.out.split("\n\n")[0].splitlines()
+    assert head.split() == ["CHECK", "FOUND", "AT", "MOST", "USED", "RESULT", "NOTE"]
+    assert any("ok" in row and "%" in row for row in rows)
+    verdict = ran.out.split("\n\n")[1]
+    assert verdict.startswith("tiny in int8 for ort-cpu, ")
+    assert "PASSED the quick checks" in verdict
+    assert "--full checks them." in verdict
+    note = describe("tfm")
+    assert f"Note: {note}." in verdict
+    certificate = json.loads((copied / "certificate.json").read_text())
+    assert certificate["notes"] == [note]
+    later = tfm("inspect", copied, "--json").json["verified"]
+    assert "PASSED the quick checks; not checked yet: 32 greedy tokens" in later
+    told = tfm("verify", copied, "--full", "--json").json
+    assert (told["ok"], told["notes"], told["quant"]) == (True, [note], "int8")
+    assert "PASSED all checks" in tfm("inspect", copied, "--json").json["verified"]
+
+
+def test_verify_says_what_failed(tfm, bundle, tmp_path):
+    copied = tmp_path / "bundle"
+    shutil.copytree(bundle, copied)
+    data = bytearray((copied / "golden.npz").read_bytes())
+    data[-1] ^= 1
+    (copied / "golden.npz").write_bytes(data)
+    ran = tfm("verify", copied)
+    assert ran.code == 10
+    assert "FAILED. It doesn't compute what the specification says" in ran.out
+    assert ran.err.splitlines()[-1].startswith(f"tfm-cli: {copied}: out of budget: hashes of all files")
 
 
 def test_export_prints_the_directory(tfm, checkpoint, tmp_path):

@@ -48,8 +48,8 @@ def test_large_channels_are_smoothed(
     spec = NumpyEngine(CONFIG, materialize(checkpoint.params))
     want = spec.step(tokens, spec.start(2), at=at)[0]
 
-    def error(out: Path, **options: bool) -> float:
-        export(open_checkpoint(source), out, quant=quant, target=target, **options)
+    def error(out: Path) -> float:
+        export(open_checkpoint(source), out, quant=quant, target=target, verify=False)
         engine = OrtEngine(open_bundle(out), threads=1)
         got = engine.step(tokens, engine.start(2), at=at)[0]
         return float(np.sqrt(np.mean((got - want) ** 2)))
@@ -61,4 +61,4 @@ def test_large_channels_are_smoothed(
     assert (np.frexp(factors)[0] == 0.5).all(), "powers of two, so that the float model stays what it was"
     assert factors[3] > 4 * np.median(factors)
     monkeypatch.setattr(plan, "smoothed_sites", lambda *_: [])
-    assert smoothed < 0.6 * error(tmp_path / "plain", verify=False)
+    assert smoothed < 0.6 * error(tmp_path / "plain")

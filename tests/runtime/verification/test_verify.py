@@ -15,6 +15,7 @@ import pytest
 from helpers import text_strategies, tiny_models
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import kl_budget
 from tfm.refimpl.errors import BundleError, CheckpointError, DeviceError, VerifyError
@@ -23,12 +24,14 @@ from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort import engine
-from tfm.runtime.verification import report
+from tfm.runtime.verification import certificate, report
 from tfm.runtime.verification import verify as module
-from tfm.runtime.verification.checks import greedy, logits
+from tfm.runtime.verification.certificate import INT8_FLAGS, certify, recorded
+from tfm.runtime.verification.checks import greedy, logits, text
 from tfm.runtime.verification.checks.context import VerifyContext
+from tfm.runtime.verification.checks.table import CHECKS
 from tfm.runtime.verification.golden import load
-from tfm.runtime.verification.report import INT8_FLAGS, Row, certify, judged
+from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
 from tfm.runtime.verification.verify import verify
 
 QUANTS = ("fp32", "int8", "int8-dynamic", "int4")
@@ -71,6 +74,12 @@ def names(rows: list[Row]) -> list[str]:
     return [row.name for row in rows]
 
 
+def applicable(path: Path, full: bool) -> list[str]:
+    """The checks of a bundle: the quick ones, or the long ones."""
+    opened = open_bundle(path)
+    return [name for name, check in CHECKS.items() if check.full == full and check.applies(opened)]
+
+
 @pytest.mark.parametrize("quant", QUANTS)
 def test_a_correct_bundle_passes_every_check(copy, made, quant):
     path = copy(quant)
@@ -84,12 +93,20 @@ def test_a_correct_bundle_passes_every_check(copy, made, quant):
     for name in ("whole: RMS error", "cached, token by token: largest error", "in chunks: largest error"):
         assert 0 < rows[name].figure <= rows[name].budget
     assert rows["greedy tokens equal the specification's"].figure == greedy.GREEDY_TOKENS
-    assert rows["weights equal the source's"].figure == len(parameter_shapes(CONFIG))
+    count = len(parameter_shapes(CONFIG))
+    assert (rows["weights equal the source's"].figure, rows["weights equal the source's"].of) == (
+        count,
+        count,
+    )
+    tokens = int(load(path, CONFIG).lengths.sum())
+    assert (rows["likeliest tokens equal"].figure, rows["likeliest tokens equal"].of) == (tokens, tokens)
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
     budget = kl_budget(load(path, CONFIG).own.budget) if quant == "fp32" else None
     assert rows["KL divergence over a text"].budget == budget
-    count = len(module.CHECKS)
-    assert messages == [("checking the bundle", done, count) for done in range(count + 1)]
+    quick, long = applicable(path, full=False), applicable(path, full=True)
+    stages = [(module.QUICK_STAGE, done, len(quick)) for done in range(len(quick) + 1)]
+    stages += [(CHECKS[name].subject, done, 1) for name in long for done in (0, 1)]
+    assert list(dict.fromkeys(messages)) == stages
     assert verify(path).failed == []  # with a certificate in the bundle too
 
 
@@ -115,22 +132,199 @@ def test_another_greedy_token_may_be_two_budgets_behind(made, monkeypatch):
     best, second = np.argsort(-logits)[:2].tolist()
     gap = float(logits[best] - logits[second])
     row = greedy_row(path, monkeypatch, [second], gap / 2 * 1.001)
-    assert (row.figure, row.budget, row.ok) == (0, 1, True)
-    assert row.note == f"token 0: {second} for {best}, which the specification has {gap:.2g} ahead"
+    assert (row.figure, row.of, row.budget, row.ok) == (0, 1, None, True)
+    assert row.note == (
+        f"token 0: {second} for {best}, which the specification has {gap:.2g} logits ahead; "
+        f"up to {gap * 1.001:.2g} count as a tie"
+    )
     assert greedy_row(path, monkeypatch, [second], gap / 2 * 0.999).ok is False
     row = greedy_row(path, monkeypatch, [best], 0)
     assert (row.figure, row.ok, row.note) == (1, True, "")
 
 
+def test_another_likeliest_token_may_be_two_budgets_behind(made):
+    """Each golden token's second for its first, at budgets just above and below half the largest distance."""
+    held = load(made / "fp32", CONFIG)
+    outputs = np.zeros((len(held.best), CONFIG.embedding.vocabulary))
+    outputs[np.arange(len(outputs)), held.best[:, 1]] = 1
+    gap = held.gap.max()
+    for share, ok in ((1.001, True), (0.999, False)):
+        own = replace(held.own, maximum=np.array([gap / 8 * share, 0.0, 0.0]))
+        row = logits._best_tokens(outputs, replace(held, own=own))
+        assert (row.figure, row.of, row.ok) == (0, len(outputs), ok)
+        assert f"up to {gap:.2g} logits ahead" in row.note
+
+
+def test_the_quick_checks_leave_the_long_ones_to_a_full_run(copy, monkeypatch):
+    path = copy("int8")
+
+    def run(_):
+        raise AssertionError("a quick run computes no long check")
+
+    with monkeypatch.context() as patch:
+        for name in applicable(path, full=True):
+            patch.setitem(module.CHECKS, name, replace(CHECKS[name], run=run))
+        found = verify(path)
+    later = [CHECKS[name].subject for name in applicable(path, full=True)]
+    assert not found.failed
+    assert not found.full
+    assert names(found.unchecked) == later
+    assert {row.result for row in found.unchecked} == {NOT_YET}
+    assert {"weights equal the specification's", "likeliest tokens equal"} <= set(names(list(found.rows)))
+    held = json.loads((path / "certificate.json").read_bytes())
+    assert held["not_checked"] == [f"{subject}: full=True checks it" for subject in later]
+    assert recorded(path) == found
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the long checks that are run from now on; the third is interrupted the first time."""
+    ran: list[str] = []
+
+    def counting(name: str, run: Callable) -> Callable:
+        def check(context: VerifyContext):
+            ran.append(name)
+            if len(ran) == 3:
+                raise KeyboardInterrupt
+            return run(context)
+
+        return check
+
+    for name, check in CHECKS.items():
+        if check.full:
+            monkeypatch.setitem(module.CHECKS, name, replace(check, run=counting(name, check.run)))
+    return ran
+
+
+def test_an_interrupted_full_run_goes_on_where_it_was(copy, made, tmp_path, monkeypatch):
+    path, source = copy("int8"), made / "checkpoint"
+    long = applicable(path, full=True)
+    ran = counted(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        verify(path, source=source)
+    assert ran == long[:3]
+    assert not [p for p in path.iterdir() if p.name.startswith(".")]
+    held = recorded(path)
+    assert held is not None
+    assert [check.name for check in held.checks if check.finished] == [
+        *applicable(path, full=False),
+        *long[:2],
+    ]
+    ran.clear()
+    ran += ["", "", ""]  # past the interruption
+    first = verify(path, source=source)
+    assert ran[3:] == long[2:]
+    assert [*first.failed, *first.unchecked] == []
+    rows = {check.name: check for check in first.checks}
+    assert [rows[name] for name in long[:2]] == [check for check in held.checks if check.name in long[:2]]
+    # A quick run keeps what is known, a full run after a complete one computes all.
+    assert verify(path).full
+    assert ran[3:] == long[2:]
+    verify(path, source=source)
+    assert ran[3:] == [*long[2:], *long]
+
+
+def test_what_was_computed_on_something_else_is_computed_again(copy, made, tmp_path, monkeypatch):
+    path, source = copy("fp32"), made / "checkpoint"
+    (tmp_path / "text").write_text("the cat sat on the mat")
+    long = applicable(path, full=True)
+    ran = counted(monkeypatch)
+
+    def interrupt() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            verify(path, source=source)
+
+    def resumed(**options: object) -> list[str]:
+        ran.clear()
+        interrupt()
+        verify(path, **options)
+        return ran[3:]
+
+    assert resumed(source=source, text=tmp_path / "text") == long
+    assert resumed(full=True) == long
+    assert resumed(source=source) == long[2:]
+    ran.clear()
+    interrupt()
+    monkeypatch.setattr(certificate, "processor", lambda: "another")
+    verify(path, source=source)
+    assert ran[3:] == long
+
+
+def test_a_failed_long_check_is_not_recorded(copy, monkeypatch):
+    path = copy("fp32")
+    verify(path)
+    held = recorded(path)
+
+    def fail(_):
+        yield judged("x", 2.0, 1.0)
+
+    first = applicable(path, full=True)[0]
+    monkeypatch.setitem(module.CHECKS, first, replace(CHECKS[first], run=fail))
+    assert names(verify(path, full=True).failed) == ["x"]
+    assert recorded(path) == held
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 1},
+        {"date": "yesterday"},
+        {"date": "2026-11-26T05:00:00"},
+        {"seconds": "long"},
+        {"notes": [1]},
+        {"checks": []},
+        {"checks": [{"name": "files"}]},
+        {"format": 1, "checks": None},
+        {"seconds": 10**400},
+    ],
+    ids=str,
+)
+def test_a_certificate_that_verify_did_not_write_says_nothing(copy, change):
+    path = copy("fp32")
+    verify(path)
+    held = json.loads((path / "certificate.json").read_bytes())
+    (path / "certificate.json").write_text(json.dumps(held | change))
+    assert recorded(path) is None
+    assert not verify(path).failed
+    assert recorded(path) is not None
+    row = held["rows"][0]
+    for key, value in (("figure", [1]), ("texts", [2]), ("name", None), ("ok", "yes"), ("odd", 1)):
+        (path / "certificate.json").write_text(json.dumps(held | {"rows": [row | {key: value}]}))
+        assert recorded(path) is None, key
+
+
+def test_greedy_texts_stand_beside_the_specifications(copy, made, monkeypatch):
+    """The specification's text is what it writes alone, whatever the bundle drafts."""
+    path = copy("int4")
+    context = VerifyContext(
+        open_bundle(path), open_checkpoint(made / "checkpoint"), None, float("inf"), "cpu", 1
+    )
+    rows = list(greedy.check_greedy_texts(context))
+    assert [row.texts[0] for row in rows] == list(greedy.PROMPTS)
+    tokenizer = text.bundle_tokenizer(context.bundle)
+    for row in rows:
+        ids = tokenizer.encode(row.texts[0])
+        room = min(greedy.TEXT_TOKENS, CONFIG.context - len(ids))
+        for engine_, written in (
+            (text.reference_engine(context), row.texts[2]),
+            (context.engine, row.texts[1]),
+        ):
+            sequence = GeneratedSequence(ids, max_new_tokens=room)
+            assert tokenizer.decode(list(generate(engine_, sequence))) == written
+        assert (row.figure == row.of) == (row.texts[1] == row.texts[2])
+    assert any(row.figure < row.of for row in rows), "in 4 bits some token differs"
+
+
 def test_the_certificate_holds_the_report(copy):
     path = copy("int8")
-    found = verify(path)
+    found = verify(path, full=True)
     held = json.loads((path / "certificate.json").read_bytes())
-    assert held["manifest"] == report.manifest_hash(path)
+    assert held["manifest"] == certificate.manifest_hash(path)
+    assert (held["quant"], held["target"], held["model"]) == ("int8", "ort-cpu", "checkpoint")
+    assert report.moment(held["date"]) >= report.moment(held["checks"][0]["date"])
     assert held["ok"] is True
     assert [row["name"] for row in held["rows"]] == names(list(found.rows))
     assert held["not_checked"] == ["weights equal the source's: no source given"]
-    assert held["machine"]["int8"] == report.int8_path()
+    assert held["machine"]["int8"] == certificate.int8_path()
     assert set(held["machine"]["flags"]) <= set(INT8_FLAGS)
     assert {"tfm", "python", "numpy", "onnxruntime"} == set(held["versions"])
     assert held["seed"] == module.SEED
@@ -146,7 +340,8 @@ def test_a_flipped_bit_is_refused(copy, name):
         data[place // 8] ^= 1 << place % 8
         (path / name).write_bytes(data)
         found = verify(path)
-        assert names(list(found.rows)) == names(found.failed) == ["files"]
+        assert [check.name for check in found.checks] == ["files"]
+        assert list(found.rows) == found.failed
         assert f"{name}: its bytes aren't those that were exported" in found.failed[0].note
         assert not (path / "certificate.json").exists()
 
@@ -191,7 +386,7 @@ def test_nan_with_new_hashes_is_refused(copy, quant, tensor):
     write_tensor(path, tensor, change)
     rehash(path)
     (row,) = verify(path).failed
-    assert (row.name, row.figure) == ("files", "NumericError")
+    assert (row.name, row.figure) == (CHECKS["files"].subject, "NumericError")
     assert tensor in row.note
 
 
@@ -261,17 +456,18 @@ def test_time_is_limited_and_unreached_checks_are_named(copy, monkeypatch):
     path = copy("int8")
     found = verify(path, seconds=0)
     assert not found.failed
-    assert names(found.unchecked) == list(module.CHECKS)
-    assert (
-        json.loads((path / "certificate.json").read_bytes())["not_checked"][0] == "files: not reached in 0 s"
-    )
+    assert names(found.unchecked[:2]) == [CHECKS["files"].subject, CHECKS["weights"].subject]
+    assert {row.result for row in found.rows} == {NOT_REACHED, NOT_YET}
+    held = json.loads((path / "certificate.json").read_bytes())
+    assert held["not_checked"][0] == "hashes of all files: in 0 s"
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    found = verify(path, seconds=8)  # every call of the clock takes a second
-    assert "hashes of all files" in names(list(found.rows))
-    assert "text" in names(found.unchecked)
-    weights = next(row for row in found.rows if row.name == "weights equal the specification's")
-    assert weights.note == "out of time"
+    found = verify(path, seconds=8, full=True)  # every call of the clock takes a second
+    assert found.rows[0].result == "ok"
+    assert CHECKS["text"].subject in names(found.unchecked)
+    weights = found.row("weights equal the specification's")
+    assert (weights.result, weights.of) == (NOT_REACHED, len(parameter_shapes(CONFIG)))
+    assert 0 < weights.figure < weights.of
 
 
 def test_a_missing_device_is_no_failure(copy, monkeypatch):
@@ -280,10 +476,11 @@ def test_a_missing_device_is_no_failure(copy, monkeypatch):
 
     monkeypatch.setattr(engine, "choose", choose)
     monkeypatch.setattr(logits, "choose", choose)
-    found = verify(copy("int8"))
+    found = verify(copy("int8"), full=True)
     assert not found.failed
-    assert {"session", "sharp", "numbers", "greedy", "text"} <= set(names(found.unchecked))
-    assert {row.note for row in found.unchecked if row.name == "session"} == {"CUDA can't start here"}
+    rows = {check.name: check.rows[-1] for check in found.checks if not check.finished}
+    assert set(rows) == {"session", "sharp", "numbers", "greedy", "text", "texts"}
+    assert {(row.result, row.note) for row in rows.values()} == {("not checked", "CUDA can't start here")}
 
 
 def test_a_given_text_is_compared(copy, tmp_path):
@@ -317,7 +514,7 @@ def test_without_golden_inputs_it_is_refused(copy):
     (path / "golden.npz").write_bytes(b"PK")
     rehash(path)
     failed = verify(path).failed
-    assert (failed[0].name, failed[0].figure) == ("weights", "BundleError")
+    assert (failed[0].name, failed[0].figure) == (CHECKS["weights"].subject, "BundleError")
     assert "golden.npz: must be a whole .npz file" in failed[0].note
 
 
@@ -354,11 +551,12 @@ def test_a_bundle_of_another_format_is_not_called_damaged(tmp_path, capsys, stat
 
 
 def test_nan_is_out_of_any_budget(tmp_path):
-    assert judged("x", float("nan"), 1.0).result == "OUT"
+    assert judged("x", float("nan"), 1.0).result == "FAILED"
     assert judged("x", 1.0, 1.0).result == "ok"
     assert (Row("x").result, Row("x", 1.0).result) == ("not checked", "measured")
     (tmp_path / "tfm.json").write_text("{}")
-    held = certify(tmp_path, report.Report((judged("x", float("nan"), 1.0),), 0.1, "cpu", 1))
+    nan = CheckResult("x", (judged("x", float("nan"), 1.0),))
+    held = certify(tmp_path, Report((nan,), 0.1, "cpu", 1))
     rows = held["rows"]
     assert isinstance(rows, list)
     assert (held["ok"], rows[0]["figure"]) == (False, "nan")

@@ -1,0 +1,51 @@
+"""All checks in the order in which they run: cheap ones first, and those whose failure explains others."""
+
+from __future__ import annotations
+
+from ....refimpl.config import LM, Decoder
+from ...bundle.bundle import Bundle
+from . import caches, files, greedy, logits, text, weights
+from .context import Check
+
+
+def _generates(bundle: Bundle) -> bool:
+    return isinstance(bundle.config.head, LM)
+
+
+def _continues_texts(bundle: Bundle) -> bool:
+    return isinstance(bundle.config, Decoder) and _generates(bundle)
+
+
+CHECKS: dict[str, Check] = {
+    "files": Check(files.check_hashes, "hashes of all files"),
+    "weights": Check(weights.check_digests, "weights"),
+    "session": Check(logits.check_session, "the start of ONNX Runtime"),
+    "sharp": Check(logits.check_float_products, "outputs with products in float"),
+    "numbers": Check(logits.check_golden_outputs, "outputs for the golden tokens"),
+    "greedy": Check(
+        greedy.check_greedy_tokens,
+        f"{greedy.GREEDY_TOKENS} greedy tokens against the specification's",
+        full=True,
+        applies=_generates,
+    ),
+    "windows": Check(
+        caches.check_window_caches,
+        "caches that drop the tokens outside their windows",
+        full=True,
+        applies=lambda bundle: bundle.cache == "windowed",
+    ),
+    "source": Check(weights.check_source, "weights against the source's", full=True),
+    "text": Check(text.check_text, "predictions over a text: perplexity, KL divergence", full=True),
+    "texts": Check(
+        greedy.check_greedy_texts,
+        "greedy texts beside the specification's",
+        full=True,
+        applies=_continues_texts,
+    ),
+    "cache": Check(
+        caches.check_quantized_cache,
+        "what keys and values in 8 bits cost",
+        full=True,
+        applies=lambda bundle: bundle.config.rounds_cache,
+    ),
+}

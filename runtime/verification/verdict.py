@@ -1,0 +1,146 @@
+"""What a report says, in words for a person: figures with their units, and the verdict."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from .checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
+from .report import NOT_REACHED, NOT_YET, Report, Row, moment
+
+NAMED = 4  # as many failed rows are told one by one
+
+
+def figure(value: float | int | str | None, unit: str = "") -> str:
+    """A figure with its unit; shares are percentages."""
+    if value is None:
+        return ""
+    if unit.startswith("of ") and isinstance(value, float):
+        return f"{value:.1%} {unit}"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}".strip()
+
+
+def found(row: Row) -> str:
+    """What was found: 31 of 32 tokens, or 0.12 logits."""
+    return figure(row.figure, row.unit if row.of is None else f"of {row.of} {row.unit}")
+
+
+def used(row: Row) -> str:
+    """The share of the largest allowed figure that is used."""
+    return "" if row.used is None else f"{row.used:.0%}" if row.used < 10 else f"{row.used:.0f} times"
+
+
+def sentence(row: Row) -> str:
+    """A row as a sentence's part: what was found, and what is allowed."""
+    text = f"{row.name}: {found(row) or row.note}"
+    if row.budget is not None:
+        text += f", of at most {figure(row.budget, row.unit)}"
+        text += f" ({used(row)})" if row.used is not None else ""
+    return f"{text} ({row.note})" if row.note and row.figure is not None else text
+
+
+def day(date: str) -> str:
+    """26 November 2026, of a date in ISO 8601."""
+    return f"{moment(date).day} {moment(date):%B %Y}"
+
+
+def verdict(report: Report) -> list[str]:
+    """The verdict, a sentence each: passed or not, how near to its limits, at what cost, what is open."""
+    return [
+        _judgement(report),
+        *_details(report),
+        *_open(report),
+        *(f"Note: {note}." for note in report.notes),
+    ]
+
+
+def title(report: Report) -> str:
+    """Which model was verified, and in which form."""
+    return f"{report.model} in {report.quant} for {report.target}"
+
+
+def judgement(report: Report) -> str:
+    """PASSED or FAILED, in a few words."""
+    if report.failed:
+        return "FAILED"
+    if any(row.missing == NOT_REACHED for row in report.rows):
+        return "PASSED the checks that were reached"
+    return "PASSED all checks" if report.full else "PASSED the quick checks"
+
+
+def summary(report: Report | None) -> str:
+    """What a certificate says, in a line; None stands for one that says nothing of its bundle."""
+    if report is None:
+        return "no"
+    later = [row.name for row in report.rows if row.missing == NOT_YET]
+    open_checks = f"; not checked yet: {', '.join(later)}" if later else ""
+    return f"{day(report.date)}: {judgement(report)}{open_checks}"
+
+
+def _judgement(report: Report) -> str:
+    model = title(report) if report.model else "The bundle"
+    means = (
+        "It doesn't compute what the specification says; don't use it"
+        if report.failed
+        else "It computes what the specification says, as far as this was checked"
+    )
+    return f"{model}, {day(report.date)}: {judgement(report)}. {means}."
+
+
+def _details(report: Report) -> list[str]:
+    lines = [f"Failed: {sentence(row)}." for row in report.failed[:NAMED]]
+    if (more := len(report.failed) - NAMED) > 0:
+        lines.append(f"Failed: {more} more figures.")
+    if (row := nearest(report)) is not None and not report.failed:
+        limit = figure(row.budget, row.unit)
+        lines.append(
+            f"Nearest to its limit: {row.name}, {found(row)}; the largest allowed is {limit}, {used(row)} of "
+            "it is used."
+        )
+    if cost := text_cost(report):
+        lines.append(f"Over a text: {cost}.")
+    return lines + _earlier(report)
+
+
+def _earlier(report: Report) -> list[str]:
+    """What an earlier run found, and this one took from the certificate."""
+    begin = moment(report.date) - timedelta(seconds=report.seconds + 1)
+    earlier = [check for check in report.checks if check.finished and moment(check.date) < begin]
+    names = "; ".join(f"{check.rows[0].name} ({day(check.date)})" for check in earlier if check.rows)
+    return [f"Found by an earlier run: {names}."] if names else []
+
+
+def nearest(report: Report) -> Row | None:
+    """The row that uses most of its budget."""
+    rows = [row for row in report.rows if row.used is not None]
+    return max(rows, key=lambda row: row.used or 0, default=None)
+
+
+def text_cost(report: Report) -> str:
+    """Perplexity, KL divergence and agreement over a text, where they were measured."""
+    parts = []
+    if (row := report.row(PERPLEXITY)) is not None and row.figure is not None:
+        reference = report.row(REFERENCE_PERPLEXITY)
+        than = "" if reference is None else f" (the specification's is {figure(reference.figure)})"
+        parts.append(f"perplexity {figure(row.figure)}{than}")
+    if (row := report.row(KL)) is not None and row.figure is not None:
+        parts.append(f"KL divergence {found(row)}")
+    if (row := report.row(AGREEMENT)) is not None and row.figure is not None:
+        parts.append(f"the same best token at {found(row)}")
+    return ", ".join(parts)
+
+
+def _open(report: Report) -> list[str]:
+    """What was not checked, and why."""
+    lines = []
+    for missing in (NOT_REACHED, NOT_YET, ""):
+        rows = [row for row in report.unchecked if row.missing == missing]
+        if not rows:
+            continue
+        if missing == NOT_YET:
+            names = "; ".join(row.name for row in rows)
+            lines.append(f"Not checked yet: {names}. full=True checks them.")
+        else:
+            names = "; ".join(f"{row.name} ({row.note})" if row.note else row.name for row in rows)
+            lines.append(f"{(missing or 'not checked').capitalize()}: {names}.")
+    return lines

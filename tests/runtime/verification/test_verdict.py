@@ -1,0 +1,89 @@
+"""A report in plain words: units, what is allowed, how much of it is used, and what is open."""
+
+from __future__ import annotations
+
+import pytest
+from tfm.runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
+from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
+from tfm.runtime.verification.verdict import figure, found, sentence, summary, used, verdict
+
+DATE = "2026-11-26T05:00:00+00:00"
+WHOLE = judged("whole: largest error", 0.117, 0.52, "logits")
+COUNT = Row("greedy tokens", 30, unit="tokens", ok=True, of=32)
+
+
+def report(*rows: Row, notes: tuple[str, ...] = (), date: str = DATE) -> Report:
+    return Report(
+        (CheckResult("one", rows, date=date),), 1.0, "cpu", 1, "m.gguf", "int8", "ort-cpu", notes, DATE
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (WHOLE, ("0.117 logits", "0.52 logits", "22%", "ok")),
+        (COUNT, ("30 of 32 tokens", "", "", "ok")),
+        (judged("x", 1.5, 0.1, "logits"), ("1.5 logits", "0.1 logits", "15 times", "FAILED")),
+        (judged("x", float("nan"), 0.1), ("nan", "0.1", "nan times", "FAILED")),
+        (Row("x", 0.953, unit="of positions"), ("95.3% of positions", "", "", "measured")),
+        (Row("x", missing=NOT_REACHED), ("", "", "", "not reached")),
+        (Row("x", 3, unit="weights", of=9, missing=NOT_REACHED), ("3 of 9 weights", "", "", "not reached")),
+        (Row("x", missing=NOT_YET), ("", "", "", "not checked yet")),
+        (Row("x", note="no source"), ("", "", "", "not checked")),
+        (judged("x", 0.0, 0.0), ("0", "0", "", "ok")),
+    ],
+)
+def test_a_row_reads_without_knowing_the_code(row, shown):
+    assert (found(row), figure(row.budget, row.unit), used(row), row.result) == shown
+
+
+def test_a_verdict_that_passed():
+    rows = (
+        WHOLE,
+        COUNT,
+        Row(KL, 0.0031, unit="nats a token"),
+        Row(AGREEMENT, 0.97, unit="of positions"),
+        Row(PERPLEXITY, 21.46),
+        Row(REFERENCE_PERPLEXITY, 21.39),
+        Row("weights", note="no source given"),
+        Row("text", missing=NOT_YET),
+        Row("cache", note="in 5 s", missing=NOT_REACHED),
+    )
+    title = "m.gguf in int8 for ort-cpu, 26 November 2026: "
+    assert verdict(report(*rows, notes=("the repository's own code was not run",))) == [
+        f"{title}PASSED the checks that were reached. It computes what the specification says, as far as "
+        "this was checked.",
+        "Nearest to its limit: whole: largest error, 0.117 logits; the largest allowed is 0.52 logits, 22% "
+        "of it is used.",
+        "Over a text: perplexity 21.46 (the specification's is 21.39), KL divergence 0.0031 nats a token, "
+        "the same best token at 97.0% of positions.",
+        "Not reached: cache (in 5 s).",
+        "Not checked yet: text. full=True checks them.",
+        "Not checked: weights (no source given).",
+        "Note: the repository's own code was not run.",
+    ]
+    assert verdict(report(WHOLE))[0].startswith(f"{title}PASSED all checks. It computes")
+
+
+def test_a_verdict_that_failed():
+    worse = [judged(f"x{i}", 3.0, 0.1, "logits", "of a row") for i in range(5)]
+    lines = verdict(report(WHOLE, *worse))
+    assert lines[0].endswith("FAILED. It doesn't compute what the specification says; don't use it.")
+    assert lines[1] == "Failed: x0: 3 logits, of at most 0.1 logits (30 times) (of a row)."
+    assert lines[5] == "Failed: 1 more figures."
+    assert len(lines) == 6
+    assert sentence(Row("hashes", note="other bytes", ok=False)) == "hashes: other bytes"
+    assert verdict(Report((), 0.0, "cpu", 1, date=DATE))[0].startswith("The bundle, 26 November 2026: ")
+
+
+def test_what_an_earlier_run_found_is_said():
+    (line,) = [x for x in verdict(report(WHOLE, date="2026-11-25T05:00:00+00:00")) if "earlier" in x]
+    assert line == "Found by an earlier run: whole: largest error (25 November 2026)."
+    assert "earlier" not in " ".join(verdict(report(WHOLE)))
+
+
+def test_a_certificate_in_a_line():
+    assert summary(None) == "no"
+    assert summary(report(WHOLE)) == "26 November 2026: PASSED all checks"
+    later = report(WHOLE, Row("greedy texts", missing=NOT_YET))
+    assert summary(later) == "26 November 2026: PASSED the quick checks; not checked yet: greedy texts"
