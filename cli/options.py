@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 import typer
 
 from ..refimpl.config import KVFormat
-from ..runtime.bundle.schemes import SchemeName
+from ..runtime.bundle.schemes import SCHEMES, SchemeName
 from ..runtime.bundle.targets import TargetName
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ Ranges = Literal["minmax", "percentile", "entropy"]
 Target = TargetName
 DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]
+
+# Panels of the help; what isn't in one of them is in the first, "Options".
+TOKENS, WEIGHTS, SPEED = "Choosing tokens", "Weights", "Speed"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -48,19 +51,27 @@ Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="The engine: numpy is the specification, torch its mirror, onnx ONNX Runtime.",
+        help="numpy is the specification, torch its mirror, onnx ONNX Runtime.",
+        rich_help_panel=SPEED,
     ),
 ]
 Quantization = Annotated[
     Quant | None,
     typer.Option(
         "--quant",
-        help="How weights are stored, where a checkpoint has to be exported. By default int8; int8-dynamic "
-        "for an encoder on the CPU.",
+        metavar="SCHEME",
+        help=f"How weights are stored, where a checkpoint has to be exported: {', '.join(SCHEMES)}. By "
+        "default int8; int8-dynamic for an encoder on the CPU.",
+        rich_help_panel=WEIGHTS,
     ),
 ]
 Device = Annotated[
-    DeviceName, typer.Option("--device", help="Where to run; auto takes CUDA if it starts, else the CPU.")
+    DeviceName,
+    typer.Option(
+        "--device",
+        help="Where to run; auto takes CUDA if it starts, else the CPU.",
+        rich_help_panel=SPEED,
+    ),
 ]
 Context = Annotated[
     int | None,
@@ -68,9 +79,9 @@ Context = Annotated[
         "--context",
         metavar="N",
         min=1,
-        help="Export a checkpoint for texts of up to N tokens. Past the trained context, LongRoPE uses its "
-        "long divisors and dynamic NTK a larger theta, for texts of any length; transformers does so only "
-        "once a text is long.",
+        help="Prepare a checkpoint for texts of up to N tokens, also past the trained length. There LongRoPE "
+        "has its long divisors and dynamic NTK a larger theta for short texts too, unlike in transformers.",
+        rich_help_panel=WEIGHTS,
     ),
 ]
 Adapter = Annotated[
@@ -80,21 +91,28 @@ Adapter = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="Merge the LoRA adapter in this directory, as the peft library saves it, into the weights of a "
-        "checkpoint.",
+        help="Merge the LoRA adapter in this directory, as peft saves it, into a checkpoint's weights.",
+        rich_help_panel=WEIGHTS,
     ),
 ]
 NoAdapter = Annotated[
-    bool, typer.Option("--no-adapter", help="Take the model alone, where an adapter lies beside it.")
+    bool,
+    typer.Option(
+        "--no-adapter",
+        help="Take the model alone, where an adapter lies beside it.",
+        rich_help_panel=WEIGHTS,
+    ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
+        metavar="N",
         min=1,
         max=1024,
         callback=limit_threads,
         help="Threads; by default as many as this machine can use.",
+        rich_help_panel=SPEED,
     ),
 ]
 Texts = Annotated[
@@ -113,7 +131,14 @@ TextFile = Annotated[
     typer.Option("--file", metavar="FILE", exists=True, dir_okay=False, help="A file with the text."),
 ]
 Batch = Annotated[
-    int, typer.Option("--batch", metavar="N", min=1, help="How many texts are computed at a time.")
+    int,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        help="How many texts are computed at a time.",
+        rich_help_panel=SPEED,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoEscape = Annotated[
@@ -133,8 +158,10 @@ Seed = Annotated[
     int,
     typer.Option(
         "--seed",
+        metavar="N",
         min=0,
         help="Seed of the random numbers; the same seed, options and machine give the same text.",
+        rich_help_panel=TOKENS,
     ),
 ]
 Stop = Annotated[
@@ -143,65 +170,106 @@ Stop = Annotated[
 ]
 Greedy = Annotated[
     bool,
-    typer.Option("--greedy", help="Take the likeliest token each time, even if the model asks for sampling."),
+    typer.Option(
+        "--greedy",
+        help="Take the likeliest token each time, even if the model asks for sampling.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option(help="Sample; above 1 the distribution is flatter, below 1 sharper."),
+    typer.Option(
+        metavar="T",
+        help="Sample; above 1 the distribution is flatter, below 1 sharper.",
+        rich_help_panel=TOKENS,
+    ),
 ]
-TopK = Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens.")]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="Sample among the K likeliest tokens.", rich_help_panel=TOKENS),
+]
 TopP = Annotated[
     float | None,
-    typer.Option(help="Sample among the fewest likeliest tokens that have this probability together."),
+    typer.Option(
+        metavar="P",
+        help="Sample among the fewest likeliest tokens with probability P together.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 MinP = Annotated[
     float | None,
-    typer.Option(help="Sample tokens with at least this share of the likeliest token's probability."),
+    typer.Option(
+        metavar="P",
+        help="Sample tokens with at least P times the likeliest token's probability.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 RepetitionPenalty = Annotated[
     float | None,
-    typer.Option(help="Above 1, tokens of the prompt and the answer become less likely."),
+    typer.Option(
+        metavar="X",
+        help="Above 1, tokens of the prompt and the answer become less likely.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 TypicalP = Annotated[
     float | None,
     typer.Option(
-        help="Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
-        "much probability."
+        metavar="P",
+        help="Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to "
+        "probability P together.",
+        rich_help_panel=TOKENS,
     ),
 ]
 PresencePenalty = Annotated[
-    float | None, typer.Option(help="Subtracted from the logit of each token that the answer has.")
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Subtract X from the logit of each token that the answer has.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 FrequencyPenalty = Annotated[
     float | None,
-    typer.Option(help="Subtracted from the logit of a token for each time that the answer has it."),
+    typer.Option(
+        metavar="X",
+        help="Subtract X from a token's logit for each time that the answer has it.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 NoRepeatNgram = Annotated[
-    int | None, typer.Option(metavar="N", help="No run of N tokens occurs twice, the prompt included.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="No run of N tokens occurs twice, the prompt included.",
+        rich_help_panel=TOKENS,
+    ),
 ]
 Beams = Annotated[
     int | None,
     typer.Option(
         "--beams",
         metavar="N",
-        help="Search with N beams for the likeliest whole text; it is printed once it is complete.",
+        help="Search with N beams for the likeliest whole text.",
+        rich_help_panel=TOKENS,
     ),
 ]
 LengthPenalty = Annotated[
     float | None,
     typer.Option(
-        help="With --beams, log-probability / length^P ranks the texts; a larger P favours long ones, 0 "
-        "ignores the length."
+        metavar="P",
+        help="With --beams, rank texts by log-probability / length^P: a larger P favours long ones.",
+        rich_help_panel=TOKENS,
     ),
 ]
 Draft = Annotated[
     str | None,
     typer.Option(
         metavar="prompt|MODEL",
-        help="Speculative decoding: tokens are proposed from the text so far (prompt) or by a smaller model "
-        "of the same tokenizer, and several are checked in one step. Greedy text stays the same, and "
-        "sampled text keeps its distribution, up to rounding: several tokens at once are rounded otherwise "
-        "than one, most of all in int8 and int4, so that the other of two nearly tied tokens may win.",
+        help="Speculative decoding: guess tokens from the text so far (prompt) or by a smaller model of the "
+        "same tokenizer, and check several in one step. The text stays the same until two tokens are so "
+        "nearly tied that rounding decides.",
+        rich_help_panel=SPEED,
     ),
 ]
 

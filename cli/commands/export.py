@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from ..console import out, progress
-from ..options import Adapter, Context, Kv, NoAdapter, Quant, Ranges, Target, adapter_choice
+from ..options import (
+    SCHEMES,
+    WEIGHTS,
+    Adapter,
+    Context,
+    Kv,
+    NoAdapter,
+    Quant,
+    Ranges,
+    Target,
+    adapter_choice,
+)
 
 GROUP = "Make and check models"
 
@@ -23,46 +34,67 @@ def command(
     ],
     quant: Annotated[
         Quant | None,
-        typer.Option(help="How weights are stored. By default int8; int8-dynamic for an encoder on the CPU."),
+        typer.Option(
+            metavar="SCHEME",
+            help=f"How weights are stored: {', '.join(SCHEMES)}. By default int8; int8-dynamic for an "
+            "encoder on the CPU.",
+        ),
     ] = None,
-    adapter: Adapter = None,
-    no_adapter: NoAdapter = False,
+    target: Annotated[
+        Target, typer.Option(help="What the bundle will run on; standard uses only ai.onnx operators.")
+    ] = "ort-cpu",
     kv: Annotated[
         Kv,
         typer.Option(
             help="How a decoder keeps keys and values; int8 takes a quarter of the memory. Its scales come "
-            "from the text of --calibrate, or from a text that comes with tfm."
+            "from the text of --calibrate, or from a text that comes with tfm.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = "float",
-    target: Annotated[
-        Target, typer.Option(help="What the bundle will run on; standard uses only ai.onnx operators.")
-    ] = "ort-cpu",
     table: Annotated[
-        int, typer.Option(metavar="4|8", help="Bits of the token embeddings with --quant int4.")
+        int,
+        typer.Option(
+            metavar="4|8", help="Bits of the token embeddings with --quant int4.", rich_help_panel=WEIGHTS
+        ),
     ] = 8,
     strict: Annotated[
-        bool, typer.Option(help="With --quant keep, refuse a file in which a matrix has no quantized blocks.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="With --quant keep, refuse a file in which a matrix has no quantized blocks.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="A text like yours, from which activations get their ranges, for int8-static and --kv int8.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
     ranges: Annotated[
-        Ranges | None, typer.Option(help="With --calibrate, how a range is chosen; by default minmax.")
+        Ranges | None,
+        typer.Option(
+            help="With --calibrate, how a range is chosen; by default minmax.", rich_help_panel=WEIGHTS
+        ),
     ] = None,
     smooth: Annotated[
         float | None,
         typer.Option(
             metavar="ALPHA",
-            help="With --calibrate, move large activations into the weights (SmoothQuant); 0 to 1.",
+            min=0,
+            max=1,
+            help="With --calibrate, move large activations into the weights (SmoothQuant).",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
     context: Context = None,
+    adapter: Adapter = None,
+    no_adapter: NoAdapter = False,
     opset: Annotated[
-        int | None, typer.Option(help="Version of the ai.onnx operators; by default the target's own.")
+        int | None,
+        typer.Option(metavar="N", help="Version of the ai.onnx operators; by default the target's own."),
     ] = None,
     verify: Annotated[
         bool,
@@ -82,7 +114,9 @@ def command(
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
-        raise ExportError(f"{flag} goes with --calibrate FILE")
+        raise typer.BadParameter(f"{flag} goes with --calibrate FILE")
+    if table not in (4, 8):
+        raise typer.BadParameter(f"--table must be 4 or 8, got {table}")
     source = locate(model, progress())
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")

@@ -22,30 +22,21 @@ def command(
     file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="A file with the prompt; with --batch one prompt on each line."
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Answer many prompts, one on each line, N at a time. Each answer is printed as one line, "
-            r"with \n, \t, \\ and other control characters as escapes, unless --no-escape is given. As with "
-            "--draft, rounding may choose the other of two nearly tied tokens.",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="A file with the prompt; with --batch one prompt on each line.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
-    engine: o.Engine = "onnx",
-    quant: o.Quantization = None,
-    adapter: o.Adapter = None,
-    no_adapter: o.NoAdapter = False,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    context: o.Context = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    stop: o.Stop = None,
     raw: Annotated[
-        bool, typer.Option(help="Leave out the chat template: the model continues the prompt.")
+        bool,
+        typer.Option("--raw", help="Leave out the chat template: the model continues the prompt."),
     ] = False,
+    as_json: o.AsJson = False,
+    no_escape: o.NoEscape = False,
     greedy: o.Greedy = False,
     temperature: o.Temperature = None,
     top_k: o.TopK = None,
@@ -56,18 +47,34 @@ def command(
     presence_penalty: o.PresencePenalty = None,
     frequency_penalty: o.FrequencyPenalty = None,
     no_repeat_ngram: o.NoRepeatNgram = None,
+    seed: o.Seed = 0,
     beams: o.Beams = None,
     length_penalty: o.LengthPenalty = None,
+    quant: o.Quantization = None,
+    context: o.Context = None,
+    adapter: o.Adapter = None,
+    no_adapter: o.NoAdapter = False,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    engine: o.Engine = "onnx",
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Answer many prompts, one on each line, N at a time; each answer is one line, with line "
+            "ends and control characters as escapes. As with --draft, rounding may decide between nearly "
+            "tied tokens.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = None,
     draft: o.Draft = None,
-    max_new_tokens: o.MaxNewTokens = None,
-    seed: o.Seed = 0,
-    stop: o.Stop = None,
-    as_json: o.AsJson = False,
-    no_escape: o.NoEscape = False,
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
+
+    Example: tfm-cli generate --file prompts.txt --batch 8 --max-new-tokens 50 --json
     """
     if not raw:
         from ...runtime.text import template_process

@@ -129,6 +129,17 @@ def test_help(tfm, command):
     assert "Usage" in ran.out
 
 
+def test_the_help_of_generate_is_short_and_in_panels(tfm, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = tfm("generate", "--help")
+    panels = ("Options", "Choosing tokens", "Weights", "Speed")
+    positions = [ran.out.index(f"─ {panel} ─") for panel in panels]
+    assert positions == sorted(positions)
+    assert ran.out.index("--max-new-tokens  ") < positions[1]
+    assert ran.out.count("Example: ") == 2
+    assert len(ran.out.splitlines()) < 125
+
+
 def test_without_arguments_there_is_help(tfm):
     ran = tfm()
     assert ran.code == 0

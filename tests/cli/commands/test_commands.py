@@ -281,7 +281,6 @@ def test_chat_keeps_the_conversation(tfm, bundle, monkeypatch):
     ("options", "words"),
     [
         (("--table", 4, "--quant", "int8"), "--table 4 goes with --quant int4, got --quant int8"),
-        (("--table", 5), "--table must be 4 or 8, got 5"),
         (("--strict",), "--strict goes with --quant keep"),
         (
             ("--quant", "int8-static", "--target", "standard"),
@@ -292,12 +291,23 @@ def test_chat_keeps_the_conversation(tfm, bundle, monkeypatch):
             ("--calibrate", __file__, "--ranges", "entropy", "--kv", "int8"),
             "--ranges and --smooth go with --quant int8-static",
         ),
-        (("--calibrate", __file__, "--smooth", 2), "--smooth must be 0 to 1, got 2.0"),
         (("--quant", "int8-dynamic", "--target", "ort-cuda"), "use --quant int8"),
     ],
 )
 def test_errors_of_an_export_name_the_options_of_the_command_line(tfm, checkpoint, tmp_path, options, words):
     tfm("export", checkpoint, tmp_path / "out", *options).failed(7, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--table", 5), "--table must be 4 or 8, got 5"),
+        (("--smooth", 2), "'--smooth': 2.0 is not in the range 0<=x<=1"),
+        (("--ranges", "entropy"), "--ranges goes with --calibrate FILE"),
+    ],
+)
+def test_a_wrong_option_of_an_export_is_usage(tfm, checkpoint, tmp_path, options, words):
+    tfm("export", checkpoint, tmp_path / "out", *options).failed(2, words)
 
 
 def test_commands_say_what_stands_for_code_of_the_repositorys_own(
