@@ -32,12 +32,11 @@ def candidates(
     sorted, and more only if these don't reach the bound. Without any filter, tokens beyond the cumulative
     probability `needed` may be left out, and the sum is less than one.
     """
-    temperature = sampler.temperature or 1.0
-    maximum = float(logits.max()) / temperature
+    maximum = float(logits.max())
     top_k = sampler.top_k if sampler.top_k is not None and sampler.top_k < len(logits) else None
 
     def weights(logits: Array) -> Array:
-        return np.exp(logits.astype(np.float64) / temperature - maximum)
+        return relative_probabilities(logits, maximum, sampler.temperature or 1.0)
 
     if top_k is not None:
         ids = top_indices(logits, top_k)
@@ -79,6 +78,18 @@ def candidates(
     if any(value is not None for value in filters):
         p = p / p.sum()
     return ids, p
+
+
+def relative_probabilities(
+    logits: Float[Array, " M"], maximum: float, temperature: float
+) -> Float[Array, " M"]:
+    """exp((logits − maximum) / temperature) in float64: probabilities as shares of the likeliest token's.
+
+    Conventions: the maximum is subtracted first, so that no temperature is too low: a quotient that overflows
+    is −∞, of a token that is never drawn.
+    """
+    with np.errstate(over="ignore"):
+        return np.exp((logits.astype(np.float64) - maximum) / temperature)
 
 
 def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
+# Penalized logits end here: beam search adds thousands of them, and the sum must be finite too.
+LARGEST = 1e300
+
 
 def add_bias(
     logits: Float[Array, " N"], ids: Int[Array, " M"], amounts: Float[Array, " M"]
 ) -> Float[Array, " N"]:
     """logits[id] + amount; an id that occurs twice gets both amounts."""
     biased = logits.copy()
-    np.add.at(biased, check_token_ids(ids, len(logits)), amounts.astype(logits.dtype))
+    np.add.at(biased, check_token_ids(ids, len(logits)), within(amounts, logits.dtype))
+    biased[ids] = within(biased[ids], logits.dtype)
     return biased
 
 
@@ -48,7 +52,9 @@ def repetition_penalty(
     """
     ids = np.unique(tokens)
     penalized = logits.copy()
-    penalized[ids] = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+    factor = max(within(np.array(penalty), logits.dtype), np.finfo(logits.dtype).tiny)
+    chosen = np.where(logits[ids] > 0, logits[ids] / factor, logits[ids] * factor)
+    penalized[ids] = within(chosen, logits.dtype)
     return penalized
 
 
@@ -62,8 +68,18 @@ def occurrence_penalties(
     """
     ids, counts = np.unique(new_tokens, return_counts=True)
     penalized = logits.copy()
-    penalized[ids] -= (presence + frequency * counts).astype(logits.dtype)
+    amounts = within(presence + frequency * counts, logits.dtype)
+    penalized[ids] = within(penalized[ids] - amounts, logits.dtype)
     return penalized
+
+
+def within(values: Float[Array, "*shape"], dtype: np.dtype) -> Float[Array, "*shape"]:
+    """The values in this type; those beyond its range, or beyond `LARGEST`, are at its end.
+
+    So no option is too large for a logit: −∞ is a ban, which a penalty isn't, and ∞ − ∞ would be NaN.
+    """
+    largest = min(float(np.finfo(dtype).max), LARGEST)
+    return np.clip(values, -largest, largest).astype(dtype)
 
 
 def ban_ngrams(logits: Float[Array, " N"], tokens: Int[Array, " M"], n: int) -> Float[Array, " N"]:
@@ -116,16 +132,8 @@ def adjust_logits(
 
     The last `new_tokens` of the tokens so far were generated; `last` says that only one more fits.
     """
-    if sampler.logit_bias:
-        ids, amounts = zip(*sampler.logit_bias, strict=True)
-        logits = add_bias(logits, np.array(ids), np.array(amounts, np.float64))
-    if sampler.repetition_penalty is not None:
-        logits = repetition_penalty(logits, tokens, sampler.repetition_penalty)
-    presence = sampler.presence_penalty or 0.0
-    frequency = sampler.frequency_penalty or 0.0
-    if presence or frequency:
-        generated = tokens[len(tokens) - new_tokens :]
-        logits = occurrence_penalties(logits, generated, presence, frequency)
+    with np.errstate(over="ignore"):
+        logits = _shift_logits(logits, sampler, tokens, new_tokens)
     if sampler.no_repeat_ngram is not None:
         logits = ban_ngrams(logits, tokens, sampler.no_repeat_ngram)
     if sampler.bad_words:
@@ -140,6 +148,23 @@ def adjust_logits(
         return force(logits, np.array(sampler.forced_last))
     if new_tokens < len(sampler.forced_tokens):
         return force(logits, np.array([sampler.forced_tokens[new_tokens]]))
+    return logits
+
+
+def _shift_logits(
+    logits: Float[Array, " N"], sampler: Sampler, tokens: Int[Array, " M"], new_tokens: int
+) -> Float[Array, " N"]:
+    """Steps 1 to 3: bias and penalties, which ban nothing."""
+    if sampler.logit_bias:
+        ids, amounts = zip(*sampler.logit_bias, strict=True)
+        logits = add_bias(logits, np.array(ids), np.array(amounts, np.float64))
+    if sampler.repetition_penalty is not None:
+        logits = repetition_penalty(logits, tokens, sampler.repetition_penalty)
+    presence = sampler.presence_penalty or 0.0
+    frequency = sampler.frequency_penalty or 0.0
+    if presence or frequency:
+        generated = tokens[len(tokens) - new_tokens :]
+        logits = occurrence_penalties(logits, generated, presence, frequency)
     return logits
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import NumericError
-from .filters import candidates
+from .filters import candidates, relative_probabilities
 from .penalties import adjust_logits, check_any_allowed
 from .sampler import Sampler
 
@@ -28,7 +28,7 @@ def probabilities(logits: Float[Array, " N"], sampler: Sampler) -> Float[Array, 
     if sampler.greedy:
         p[np.argmax(logits)] = 1.0
     elif all(value is None for value in filters):
-        p = np.exp((logits.astype(np.float64) - logits.max()) / sampler.temperature)
+        p = relative_probabilities(logits, float(logits.max()), sampler.temperature or 1.0)
         p /= p.sum()
     else:
         ids, kept = candidates(logits, sampler)

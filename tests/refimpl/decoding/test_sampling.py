@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from helpers.tolerances import equal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.filters import candidates, typical
-from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.decoding.sampler import LARGEST_FLOAT, Sampler
 from tfm.refimpl.decoding.sampling import draw as draw_index
 from tfm.refimpl.decoding.sampling import probabilities, process_logits, sample
 from tfm.refimpl.errors import LimitError, NumericError
@@ -168,12 +170,39 @@ def test_where_a_number_falls():
     assert drawn == [0, 0, 2, 2, 3, 3, 3, 3]
 
 
-@pytest.mark.parametrize("temperature", [1e-300, 1e300])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e300])
 def test_temperatures_at_their_ends(temperature: float):
     """Next to none is greedy, next to infinite is even."""
     ids, p = candidates(np.array([1.0, 3.0, 2.0], np.float32), Sampler(temperature=temperature))
     assert ids[0] == 1
     equal(p[:3], [1.0, 0.0, 0.0][: len(p)] if temperature < 1 else [1 / 3] * 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("options", "likeliest"),
+    [
+        ({"repetition_penalty": LARGEST_FLOAT}, 3),
+        ({"repetition_penalty": 5e-324}, 1),
+        ({"presence_penalty": LARGEST_FLOAT, "frequency_penalty": LARGEST_FLOAT}, 3),
+        ({"presence_penalty": -LARGEST_FLOAT, "frequency_penalty": -LARGEST_FLOAT}, 0),
+        ({"logit_bias": ((2, LARGEST_FLOAT), (2, LARGEST_FLOAT)), "presence_penalty": LARGEST_FLOAT}, 3),
+        ({"logit_bias": ((3, -LARGEST_FLOAT), (1, LARGEST_FLOAT)), "repetition_penalty": 1e300}, 1),
+    ],
+)
+def test_no_option_is_too_large_for_a_logit(options: dict[str, Any], likeliest: int, dtype: type):
+    """NumPy says nothing (a warning is an error here), a probability is a number, and nothing is banned."""
+    logits, seen = np.array([0.0, 3.0, -3.0, 2.0], dtype), np.array([0, 1, 2, 2])
+    adjusted = process_logits(logits, Sampler(**options), seen, new_tokens=4)
+    assert adjusted.dtype == dtype
+    assert np.isfinite(adjusted).all()
+    assert adjusted.argmax() == likeliest
+    for temperature in (5e-324, 1.0, LARGEST_FLOAT):
+        sampler = Sampler(temperature=temperature, **options)
+        p = probabilities(adjusted, sampler)
+        equal(p.sum(), 1.0)
+        assert p[likeliest] == p.max()
+        assert p[sample(adjusted, sampler, 0.5)] > 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
