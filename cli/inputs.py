@@ -25,6 +25,7 @@ def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> 
     for i, text in enumerate(texts):
         if not text.strip():
             raise typer.BadParameter(f"{what} {i + 1} is empty")
+        require_utf8(text, f"{what} {i + 1}")
     if not texts:
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
     return texts
@@ -37,7 +38,16 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
     text = read_all(file, "prompt") if argument is None else argument
     if not text.strip():
         raise typer.BadParameter("the prompt is empty")
+    require_utf8(text, "the prompt")
     return text
+
+
+def require_utf8(text: str, what: str) -> None:
+    """A usage error for an argument that holds bytes that aren't UTF-8: Python reads them as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter(f"{what} must be UTF-8, it isn't at character {error.start + 1}") from None
 
 
 def lines(file: Path | None, what: str) -> list[str]:

@@ -15,7 +15,7 @@ import typer
 import typer.main
 from typer.exceptions import TyperException
 
-from ..refimpl.errors import ExportError, TfmError
+from ..refimpl.errors import BundleError, CheckpointError, ExportError, NumericError, TfmError
 from . import commands
 from .console import LINE, out, say
 from .options import with_flags
@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exception is raised instead.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not _open_streams():
+        say("tfm-cli: stdout must be open, results go there: leave out >&-, or take >/dev/null")
+        return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that partial files go
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     named = argv[0] if argv and argv[0] in COMMANDS else None
@@ -91,12 +94,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         LINE.end()
 
 
+def _open_streams() -> bool:
+    """Lead closed standard streams to /dev/null; False if stdout was closed.
+
+    Otherwise the next file that is opened would get a closed stream's number, and what is written there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8")
+    return sys.stdout is not None
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     """The exit code of a failure and its message."""
     package = error.name.split(".")[0] if isinstance(error, ImportError) and error.name else ""
     match error:
         case TfmError():
-            return error.exit_code, with_flags(str(error))
+            return error.exit_code, with_flags(str(error)) + _removal(error)
         case TyperException():
             return error.exit_code, with_flags(explain(error, lambda: typer.main.get_group(application())))
         case KeyboardInterrupt():
@@ -111,6 +131,17 @@ def _explain(error: BaseException) -> tuple[int, str]:
             return 1, "a picture needs matplotlib: pip install 'tfm-cli[plot]'"
         case _:
             return 1, f"unexpected {type(error).__name__}: {error!s:.300} (TFM_RAISE=1 shows where)"
+
+
+def _removal(error: TfmError) -> str:
+    """How to get rid of a damaged file, if the error is of one in the cache."""
+    if not isinstance(error, CheckpointError | BundleError | NumericError):
+        return ""
+    from ..runtime.hub.cache_dir import entry_in
+
+    if (entry := entry_in(str(error))) is None:
+        return ""
+    return f"; it lies in the cache: `tfm-cli models --remove {entry}` removes it, the next run gets it anew"
 
 
 if __name__ == "__main__":

@@ -26,33 +26,61 @@ def load(
     threads: int | None,
     context: int | None = None,
     *,
+    task: str,
     adapter: AdapterChoice = None,
 ) -> Model:
     """The model, fetched and exported where it has to be, with the adapter merged into it.
 
     Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers. With `quant`, and on
-    ONNX Runtime, a bundle runs, from the cache if it is there.
+    ONNX Runtime, a bundle runs, from the cache if it is there. `task` is the command that the model is for
+    (see `runtime.tasks.base.check_task`): it is checked before there is work, and so is the device.
     """
     from ..refimpl.errors import DeviceError
 
     if engine != "onnx" and device == "cuda":
         raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
+    check_device(device)
+    check_catalogue(name, task)
     source = locate_weights(name, adapter)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
 
-        return load_bundle(bundle(source, quant, device, context), device, threads, say)
-    return _on_arrays(source, engine, quant, context)
+        return load_bundle(bundle(source, quant, device, context, task), device, threads, say)
+    return _on_arrays(source, engine, quant, context, task)
+
+
+def check_device(device: str) -> None:
+    """DeviceError for CUDA where it doesn't start: an export for it takes minutes."""
+    if device == "cuda":
+        from ..runtime.ort.providers import startable
+
+        startable(device)
+
+
+def check_catalogue(name: str, task: str) -> None:
+    """ConfigError for a model of the catalogue that is for another task: nothing needs to be fetched."""
+    from ..refimpl.errors import ConfigError
+    from ..runtime.hub.model_names import CATALOGUE
+
+    known = CATALOGUE.get(name)
+    if known is None or Path(name).exists():
+        return
+    from ..runtime.tasks.base import head_of
+
+    if head_of(known.task) is not head_of(task):
+        raise ConfigError(
+            f"{name} can't {task}, it is for {known.task}: `tfm-cli models` lists what each model is for"
+        )
 
 
 def locate_weights(name: str, adapter: AdapterChoice = None) -> LocatedModel:
     """The model of a name, with an adapter; CheckpointError for a config.json without weights."""
-    from ..refimpl.errors import CheckpointError
+    from ..refimpl.formats.tensor_source import missing_weights
     from ..runtime.hub.locate import adapted, locate
 
     source = locate(name, progress())
     if source.kind == "config":
-        raise CheckpointError(f"{name} must have weights beside its config.json")
+        raise missing_weights(source.path)
     return adapted(source, adapter)
 
 
@@ -76,10 +104,13 @@ def specified(name: str, adapter: AdapterChoice = None) -> tuple[Config, Tree, T
     return opened.config, params, read(opened.tokenizer, name)
 
 
-def bundle(source: LocatedModel, quant: str | None, device: str, context: int | None = None) -> Path:
+def bundle(
+    source: LocatedModel, quant: str | None, device: str, context: int | None = None, task: str | None = None
+) -> Path:
     """The bundle of a model, exported if need be; BundleError if it has another quantization or context.
 
-    A bundle in the cache with an older format is exported again, and the old one removed.
+    A bundle in the cache with an older format is exported again, and the old one removed. Where another
+    process is making the bundle, this one waits for it. A `task` is checked before an export.
     """
     if source.kind == "bundle":
         if quant is not None or context is not None:
@@ -87,8 +118,8 @@ def bundle(source: LocatedModel, quant: str | None, device: str, context: int | 
 
             expect(open_bundle(source.path), quant, context)
         return source.path
-    from ..runtime.bundle.atomic_dir import recover
-    from ..runtime.hub.cache_dir import bundle_path, is_outdated, remove_outdated
+    from ..runtime.bundle.atomic_dir import BusyError, recover, wait_for
+    from ..runtime.hub.cache_dir import bundle_path, is_outdated, remove_outdated, require_writable
 
     target = _target(device)
     if quant is None:
@@ -99,16 +130,24 @@ def bundle(source: LocatedModel, quant: str | None, device: str, context: int | 
             open_checkpoint(source.path, source.adapter).config, targets.find(target)
         ).name
     path = bundle_path(source, quant, target, context)
-    recover(path)
-    if not path.exists() or is_outdated(path):
-        checkpoint = open_for_export(source, context)
+    while True:
+        recover(path)
+        if path.exists() and not is_outdated(path):
+            return path
+        if wait_for(path, progress()):
+            continue
+        require_writable(path.parent)
+        checkpoint = open_for_export(source, context, task)
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
 
-        export(checkpoint, path, target=target, quant=quant, progress=progress())
+        try:
+            export(checkpoint, path, target=target, quant=quant, progress=progress())
+        except BusyError:
+            continue  # another process began meanwhile
         for old in remove_outdated(path):
             say(f"removed {old}, it was made by an older version")
         say(f"exported to {path}, the next run starts from there")
-    return path
+        return path
 
 
 def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
@@ -132,12 +171,17 @@ def with_notes(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def open_for_export(source: LocatedModel, context: int | None = None) -> Checkpoint:
-    """A checkpoint whose tokenizer is checked too, since export doesn't use it."""
+def open_for_export(source: LocatedModel, context: int | None = None, task: str | None = None) -> Checkpoint:
+    """A checkpoint that has the task, and whose tokenizer is checked, which export doesn't use."""
     from ..refimpl.checkpoint.open import open_checkpoint
+    from ..runtime.tasks.base import check_task
     from ..runtime.text.tokenizer import Tokenizer
 
     checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
+    if task is not None:
+        check_task(task, checkpoint.config, checkpoint)
+    for note in checkpoint.licence.left_out:
+        say(f"note: {note}")
     if checkpoint.tokenizer is not None:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary)
     return checkpoint
@@ -156,23 +200,25 @@ def _target(device: str) -> str:
     from ..runtime.bundle import targets
 
     if device == "auto":
-        from ..runtime.ort.session import missing_for_cuda
+        from ..runtime.ort.providers import startable
 
-        device = "cpu" if missing_for_cuda() else "cuda"
+        device = startable(device)
     return targets.for_device("cuda" if device == "cuda" else "cpu").name
 
 
-def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: int | None) -> Model:
+def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: int | None, task: str) -> Model:
     """A checkpoint, or a bundle's weights to the integer, on the NumPy or the torch engine."""
     from ..refimpl.checkpoint.open import materialize, open_checkpoint
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.tasks import Model
+    from ..runtime.tasks.base import check_task
 
     if source.kind == "checkpoint" and quant is None:
         opened = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
+        check_task(task, opened.config, opened)
         params = materialize(opened.params)
     else:
-        opened = open_bundle(bundle(source, quant, "cpu", context), check_hashes=True)
+        opened = open_bundle(bundle(source, quant, "cpu", context, task), check_hashes=True)
         params = materialize(opened.params())
     say_replaced_code(opened.code_replaced_by)
     if engine == "torch":

@@ -286,6 +286,7 @@ FLAGS = {
     "full=True": "--full",
     "adapter=False": "--no-adapter",
     "adapter=": "--adapter ",
+    "device=": "--device ",
     "quant=": "--quant ",
     "quant must": "--quant must",
     "target=": "--target ",

@@ -27,6 +27,7 @@ from types import FrameType
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ..refimpl.checkpoint.licence import is_notice
 from ..refimpl.checkpoint.protocol import ExportSource
 from ..refimpl.config import KVFormat
 from ..refimpl.errors import ExportError, VerifyError
@@ -94,7 +95,8 @@ class _Export:
     @property
     def needed_bytes(self) -> int:
         texts = (self.checkpoint.tokenizer, self.checkpoint.chat_template)
-        return manifest.size(self.tensors) + OVERHEAD_BYTES + sum(len(text or "") for text in texts)
+        others = sum(len(text or "") for text in (*texts, *self.checkpoint.licence.files.values()))
+        return manifest.size(self.tensors) + OVERHEAD_BYTES + others
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
         return plan.leaf(self.checkpoint, name, self.formats[name], self.dtype, self.calibrated)
@@ -137,20 +139,18 @@ def export(
     formats = plan.plan(checkpoint, scheme, target_record, table_bits=table_bits, strict=strict)
     job = _Export(checkpoint, target_record, scheme, formats)
     _check_replaceable(out)
-    if kv == "int8":
-        from .quantization.calibrate import with_cache_scales
-
-        checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
-    job = replace(
-        job,
-        checkpoint=checkpoint,
-        calibrated=calibrate(checkpoint, scheme, formats, calibration, progress),
-    )
+    # The place is taken first: minutes of calibration must not end at a full disk or at another process.
     with _stopping(), _writing(out, job.needed_bytes), replacing(out) as folder:
         if (free := shutil.disk_usage(folder).free) < job.needed_bytes:
             raise ExportError(
                 f"{out}: needs {job.needed_bytes} bytes, {free} are free: make room, or choose another place"
             )
+        if kv == "int8":
+            from .quantization.calibrate import with_cache_scales
+
+            checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
+        calibrated = calibrate(checkpoint, scheme, formats, calibration, progress)
+        job = replace(job, checkpoint=checkpoint, calibrated=calibrated)
         _write(job, folder, opset, progress)
         if verify:
             progress("checking the bundle against the specification", 0, 0)
@@ -169,9 +169,18 @@ def _check_replaceable(out: Path) -> None:
         raise ExportError(f"{out}: must be a directory or not exist, is a file; choose another place")
     # A verify that was killed may have left the beginning of a certificate.
     names = {p.name for p in out.iterdir() if not p.name.startswith(f".{CERTIFICATE}.")}
-    if names and (MANIFEST not in names or names - set(manifest.NAMES)):
-        odd = sorted(names - set(manifest.NAMES) or names)[0]
+    others = names - set(manifest.NAMES) - _notices(out)
+    if names and (MANIFEST not in names or others):
+        odd = sorted(others or names)[0]
         raise ExportError(f"{out}: only a bundle may be replaced, it holds {odd!r:.80}; choose another place")
+
+
+def _notices(out: Path) -> set[str]:
+    """The licences and notices that a bundle's manifest lists; others are somebody's own files."""
+    try:
+        return set(filter(is_notice, json.loads((out / MANIFEST).read_bytes())["files"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
 
 
 def calibrate(
@@ -209,6 +218,8 @@ def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) ->
         )
     write_arrays(folder / GOLDEN, arrays)
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
+    for name, data in checkpoint.licence.files.items():
+        (folder / name).write_bytes(data)
     files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
 
@@ -235,7 +246,11 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         refused=operator_limits.refusals(job.target, checkpoint.config),
         generation=checkpoint.generation,
         labels=checkpoint.labels,
-        source=SourceCheckpoint(**checkpoint.source, code_replaced_by=checkpoint.code_replaced_by),
+        source=SourceCheckpoint(
+            **checkpoint.source,
+            code_replaced_by=checkpoint.code_replaced_by,
+            licence=checkpoint.licence.stated,
+        ),
         files=files,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )

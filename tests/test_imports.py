@@ -45,7 +45,7 @@ STAGES = (
     ("refimpl.families",),
     ("refimpl.checkpoint",),
     ("refimpl",),
-    ("runtime.hardware", "runtime.progress"),
+    ("runtime.hardware", "runtime.progress", "runtime.silence"),
     ("runtime.bundle", "runtime.text"),
     ("runtime.hub",),
     ("runtime.ort",),

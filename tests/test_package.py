@@ -24,6 +24,24 @@ def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr() == (f"tfm-cli {tfm.__version__}\n", "")
 
 
+def test_the_wheel_holds_nobody_elses_work():
+    """What a wheel holds beside the sources was made for tfm, so LICENSE is all that it has to carry.
+
+    Another file needs a line here with its origin, and a licence in `license-files` if it is somebody else's.
+    """
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    data = {
+        f"{package}: {pattern}"
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+    }
+    assert data == {
+        *(f"tfm.{folder}: py.typed" for folder in ("refimpl", "runtime", "export", "cli")),
+        "tfm.export.quantization: calibration.txt",  # a text written for it
+        "tfm.cli: examples/*.json",  # sizes of a public model, which are facts
+    }
+
+
 def test_other_attributes_are_missing():
     with pytest.raises(AttributeError, match="module 'tfm' has no attribute 'nothing'"):
         _ = tfm.nothing  # pyright: ignore[reportAttributeAccessIssue]

@@ -69,7 +69,7 @@ def command(
         raise typer.BadParameter("give the text as argument or as --file, not both")
     text = read_all(file, "text") if context is None else context
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="answer", adapter=choice)
     answers = loaded.answer(
         [(one, text) for one in all_questions],
         count=top,

@@ -36,8 +36,9 @@ def command(
     from multiprocessing import get_context
 
     from ...runtime.analysis.speed import measure
-    from ..model_loading import bundle, locate_weights
+    from ..model_loading import bundle, check_device, locate_weights
 
+    check_device(device)
     source = locate_weights(model, o.adapter_choice(adapter, no_adapter))
     path = bundle(source, quant, device)
     # A new process each time: load time and peak memory can't be measured twice in one.

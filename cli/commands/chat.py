@@ -53,7 +53,7 @@ def command(
     from ..model_loading import load
 
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="chat", adapter=choice)
     conversation = Conversation(loaded, system)
     for message in messages():
         answer = conversation.say(message, **options)

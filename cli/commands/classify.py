@@ -41,7 +41,7 @@ def command(
     texts = read(text, file)
     pairs = texts if pair is None else [(one, pair) for one in texts]
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="classify", adapter=choice)
     labels_of = [labels[:top] for labels in loaded.classify(pairs, batch=batch, progress=progress())]
     if as_json:
         rows = zip(texts, labels_of, strict=True)

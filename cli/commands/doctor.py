@@ -53,8 +53,8 @@ def report() -> Report:
     import platform
 
     from ...runtime import hardware
-    from ...runtime.analysis.providers import providers
     from ...runtime.hub.cache_dir import cache_dir, cached
+    from ...runtime.ort.providers import providers
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
 
     versions, free = _versions(), hardware.memory()

@@ -48,7 +48,7 @@ def command(
     if npy is not None and as_json:
         raise typer.BadParameter("give --npy or --json, not both")
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="embed", adapter=choice)
     vectors = loaded.embed(texts, batch=batch, progress=progress())
     numbers = cosines(vectors, vectors) if similarity else vectors
     if npy is not None:

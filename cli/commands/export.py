@@ -109,6 +109,7 @@ def command(
     Example: tfm-cli export smollm2-135m my-bundle --quant int4
     """
     from ...refimpl.errors import ExportError
+    from ...refimpl.formats.tensor_source import missing_weights
     from ...runtime.hub.locate import adapted, locate
     from ..model_loading import open_for_export, say_replaced_code
 
@@ -118,6 +119,8 @@ def command(
     if table not in (4, 8):
         raise typer.BadParameter(f"--table must be 4 or 8, got {table}")
     source = locate(model, progress())
+    if source.kind == "config":
+        raise missing_weights(source.path)
     if source.kind != "checkpoint":
         raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
     checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context)

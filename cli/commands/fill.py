@@ -37,7 +37,7 @@ def command(
 
     texts = read(text, file)
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="fill", adapter=choice)
     fillings = loaded.fill(texts, count=top, batch=batch, progress=progress())
     if as_json:
         rows = zip(texts, fillings, strict=True)

@@ -96,17 +96,21 @@ def command(
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
     if batch is not None and (searches or draft is not None):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
-    from ..model_loading import load
+    from ..model_loading import load, locate_weights
 
     begin = time.perf_counter()
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, context, adapter=choice)
+    if draft not in (None, "prompt"):
+        locate_weights(draft)  # before the model is exported: its name may be wrong
+    loaded = load(model, engine, quant, device, threads, context, task="generate", adapter=choice)
     if draft == "prompt":
         from ...refimpl.decoding.speculative import PromptLookup
 
         options["draft"] = PromptLookup()
     elif draft is not None:
-        options["draft"] = loaded.drafter(load(draft, engine, quant, device, threads, context))
+        options["draft"] = loaded.drafter(
+            load(draft, engine, quant, device, threads, context, task="generate")
+        )
     load_s = time.perf_counter() - begin
     limit, room = loaded.options(**options).max_new_tokens, loaded.config.context
     if batch is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import options as o
-from ..console import out, out_json, progress, size, table
+from ..console import escape, out, out_json, progress, size, table
 
 if TYPE_CHECKING:
     from ...refimpl.config import Config, Stack
@@ -66,7 +66,7 @@ def command(
         out_json(facts)
         return
     for name, value in facts.items():
-        out(f"{name:13} {value}")
+        out(f"{name:13} {escape(_shown(name, value))}")
     out(f"{'architecture':13} {describe(config)}\n")
     table(("PARAMETERS", "COUNT", "SHARE"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()])
     out(f"{total:,} in all{'' if active == total else f', {active:,} of them for a token'}\n")
@@ -90,6 +90,20 @@ def command(
     out(f"beside 16-bit numbers; caches of {config.context} tokens" if config.layers else "beside 16 bits")
 
 
+def _shown(name: str, value: Any) -> str:
+    """A fact for a person."""
+    match name:
+        case "stored":
+            total = sum(value.values())
+            return ", ".join(f"{kind} {count / total:.1%}" for kind, count in value.items())
+        case "licence":
+            return value or "not stated"
+        case "notices":
+            return ", ".join(value) or "none"
+        case _:
+            return value
+
+
 def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, Any], str]:
     """The Config, facts about the files beside it, and the kind of cache for ONNX Runtime."""
     from ...runtime.bundle import operator_limits, targets
@@ -105,6 +119,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
         facts |= {"quant": bundle.quant, "target": bundle.target}
+        facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name
         facts["verified"] = summary(recorded(bundle.path))
@@ -120,7 +135,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
     say_replaced_code(checkpoint.code_replaced_by)
     cache = operator_limits.cache(targets.for_device("cpu"), checkpoint.config)
-    facts |= {"stored": checkpoint.float_dtype}
+    facts |= {"stored": checkpoint.stored}
+    facts |= {"licence": checkpoint.licence.stated, "notices": list(checkpoint.licence.files)}
     if checkpoint.adapter is not None:
         facts["adapter"] = f"{checkpoint.adapter.path.name}, changes {len(checkpoint.changed)} weights"
     return checkpoint.config, facts, cache

@@ -34,15 +34,23 @@ def command(
     entries = cached()
     if as_json:
         catalogue = [
-            {"name": name, "source": f"pypi:{m.wheel}", "about": m.about, "megabytes": m.megabytes}
+            {
+                "name": name, "about": m.about, "task": m.task, "origin": m.origin, "licence": m.licence,
+                "source": f"pypi:{m.wheel}", "bytes": m.bytes, "sha256": m.sha256,
+            }
             for name, m in CATALOGUE.items()
-        ]
+        ]  # fmt: skip
         cache = [{"name": e.name, "kind": e.kind, "path": str(e.path), "bytes": e.bytes} for e in entries]
         out_json({"catalogue": catalogue, "cache_dir": str(cache_dir()), "cache": cache})
         return
     table(
-        ("CATALOGUE", "SIZE", "SOURCE", "WHAT"),
-        [(name, f"{m.megabytes} MB", f"pypi:{m.wheel}", m.about) for name, m in CATALOGUE.items()],
+        ("CATALOGUE", "FOR", "SIZE", "LICENCE", "ORIGIN", "WHAT"),
+        [(name, m.task, size(m.bytes), m.licence, m.origin, m.about) for name, m in CATALOGUE.items()],
+    )
+    out()
+    table(
+        ("MODEL", "SOURCE", "SHA256"),
+        [(name, f"pypi:{m.wheel}", m.sha256) for name, m in CATALOGUE.items()],
     )
     out()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])

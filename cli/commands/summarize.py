@@ -37,7 +37,7 @@ def command(
     options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
     begin = time.perf_counter()
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="summarize", adapter=choice)
     load_s = time.perf_counter() - begin
     answer = loaded.summarize(text, **options)
     out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)

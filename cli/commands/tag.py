@@ -47,7 +47,7 @@ def command(
 
     texts = read(text, file)
     choice = o.adapter_choice(adapter, no_adapter)
-    loaded = load(model, engine, quant, device, threads, adapter=choice)
+    loaded = load(model, engine, quant, device, threads, task="tag", adapter=choice)
     entities_of = loaded.tag(
         texts, aggregation=aggregation, outside=outside or ("O",), batch=batch, progress=progress()
     )

@@ -17,14 +17,15 @@ import numpy as np
 
 from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
+from ..config_readers.keys import Keys
 from ..errors import CheckpointError
-from ..families import read_config, read_gguf, read_leaves
+from ..families import identify, read_config, read_gguf, read_leaves
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.gguf import GGUF
 from ..formats.model_directory import Directory
 from ..formats.safetensors import save
-from ..formats.tensor_source import CODE, SINGLE, Shards, shards
+from ..formats.tensor_source import CODE, CONVERT, SINGLE, Shards, shards
 from ..ops.quant import Blocks
 from ..params.lazy import lazily, materialize
 from ..params.shapes import parameter_shapes
@@ -44,6 +45,7 @@ from .custom_code import replaced_by
 from .generation_config import Generation, read_generation
 from .labels import mask_id, read_labels
 from .languages import read_languages
+from .licence import Licence, read_licence
 from .sentence_transformers import read_sentence
 from .tokenizer_files import read_tokenizer, with_special_tokens
 
@@ -58,7 +60,8 @@ class Checkpoint:
 
     `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights, `notes`
     are what a person should know of that and of the tokenizer. `added` are leaves that no file holds.
-    `code_replaced_by` is the family that stands for code of the repository's own, if it has any.
+    `code_replaced_by` is the family that stands for code of the repository's own, if it has any. `metadata`
+    are those of a .gguf file.
     """
 
     path: Path
@@ -73,6 +76,12 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     added: Mapping[str, np.ndarray] = field(default_factory=dict)
     code_replaced_by: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def licence(self) -> Licence:
+        """The licence that the model's source states, with its files, read each time."""
+        return read_licence(self.path, self.metadata)
 
     @property
     def params(self) -> Tree:
@@ -102,13 +111,18 @@ class Checkpoint:
         return replace(self, config=self.config.with_kv(kv), added=added)
 
     @property
-    def float_dtype(self) -> str:
-        """The type of most of the stored numbers: F32, F16, BF16, Q4_1, …"""
-        sizes: dict[str, int] = {}
+    def stored(self) -> dict[str, int]:
+        """How many numbers are stored in each type, F32, F16, BF16, Q4_1, …; the most first."""
+        counts: dict[str, int] = {}
         for name in self.leaves.names:
             kind = self.leaves.kind(name)
-            sizes[kind] = sizes.get(kind, 0) + int(np.prod(self.leaves.shape(name)))
-        return max(sizes, key=lambda kind: sizes[kind])
+            counts[kind] = counts.get(kind, 0) + int(np.prod(self.leaves.shape(name)))
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    @property
+    def float_dtype(self) -> str:
+        """The type of most of the stored numbers."""
+        return next(iter(self.stored))
 
     @property
     def source(self) -> dict[str, str]:
@@ -157,9 +171,7 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoi
     if path.suffix == ".gguf":
         return _open_gguf(path, adapter)
     if path.suffix in CODE:
-        raise CheckpointError(
-            f"{path}: {path.suffix} files can run code and aren't opened: convert to safetensors"
-        )
+        raise CheckpointError(f"{path}: {CONVERT}")
     raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and safetensors")
 
 
@@ -182,6 +194,7 @@ def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
         labels=read_labels(stated, config, str(path)),
         adapter=adapter,
         notes=() if adapter is None else notes(adapter, path, {}),
+        metadata=file.metadata,
     )
 
 
@@ -194,6 +207,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
+    identify(Keys(raw, where))
     sentence = read_sentence(directory)
     source = Shards(shards(directory))
     task = "pool" if sentence else None

@@ -12,6 +12,7 @@ from ..config import Config, KVFormat
 from ..ops.quant import Blocks
 from ..params.tree import Tree
 from .generation_config import Generation
+from .licence import Licence
 
 __all__ = ["ExportSource", "ModelSource", "WeightSource"]
 
@@ -53,6 +54,11 @@ class ExportSource(ModelSource, WeightSource, Protocol):
     @property
     def source(self) -> dict[str, str]:
         """Its name, and a hash over the names and bytes of its files."""
+        ...
+
+    @property
+    def licence(self) -> Licence:
+        """The licence that its source states, with its files."""
         ...
 
     @property

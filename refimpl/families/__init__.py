@@ -129,12 +129,7 @@ def read_config(
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
     keys = Keys(values, where, tensors)
-    try:
-        family, named_task = _family(keys)
-    except ConfigError as error:
-        if keys.values.get("auto_map"):
-            raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
-        raise
+    family, named_task = identify(keys)
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
     chosen = task or named_task
@@ -147,6 +142,34 @@ def read_config(
         config = reading(config, keys, chosen)
     keys.finish(UNREAD)
     return config, family
+
+
+def identify(keys: Keys) -> tuple[Family, Task]:
+    """The family and the task that a config.json names; ConfigError for what isn't known or can't be read.
+
+    It needs no weights, so that weights in a format that isn't read are refused for what they are.
+    """
+    try:
+        family, task = _family(keys)
+    except ConfigError as error:
+        if keys.values.get("auto_map"):
+            raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
+        raise
+    if (stored := keys.values.get("quantization_config")) is not None:
+        raise ConfigError(
+            f"{keys.where}: quantization_config says that the weights are quantized ({_method(stored)}), a "
+            "format that isn't read: take the original checkpoint, which quant=int4 or quant=int8 quantizes, "
+            "or a .gguf file of the model"
+        )
+    return family, task
+
+
+def _method(quantization: Any) -> str:
+    """What a quantization_config says of its method: gptq in 4 bits, awq, fp8, ..."""
+    stated = quantization if isinstance(quantization, Mapping) else {}
+    bits = stated.get("bits")
+    name = f"{stated.get('quant_method', 'no method named')!s:.40}"
+    return f"{name} in {bits} bits" if type(bits) is int else name
 
 
 def _family(keys: Keys) -> tuple[Family, Task]:

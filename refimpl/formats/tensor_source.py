@@ -15,6 +15,11 @@ from .safetensors import SafeTensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
+CONVERT = (
+    "it can run code and isn't opened; if you trust it, convert it to safetensors: in Python, "
+    "transformers.CLASS.from_pretrained(DIR).save_pretrained(OUT), where CLASS is what config.json names as "
+    "architectures"
+)
 
 
 class TensorSource(Protocol):
@@ -89,6 +94,14 @@ class Shards:
         return self._of[name].native(name, part)
 
 
+def missing_weights(path: Path) -> CheckpointError:
+    """The error for a model directory, or its config.json, without weights that may be opened."""
+    directory = path if path.is_dir() else path.parent
+    code = sorted(file.name for file in directory.glob("*") if file.suffix in CODE)
+    hint = f"; {code[0]} is there: {CONVERT}" if code else ""
+    return CheckpointError(f"{directory}: must have weights, {SINGLE} or {INDEX}{hint}")
+
+
 def shards(directory: Directory) -> list[SafeTensors]:
     """The safetensors files of a directory, which hold what the index says, and nothing else."""
     path = directory.path
@@ -96,9 +109,7 @@ def shards(directory: Directory) -> list[SafeTensors]:
         return [SafeTensors(single)]
     index = directory.object(INDEX)
     if index is None:
-        code = [file.name for file in path.glob("*") if file.suffix in CODE]
-        hint = f": {code[0]} can run code and isn't opened, convert it" if code else ""
-        raise CheckpointError(f"{path}: must hold {SINGLE} or {INDEX}{hint}")
+        raise missing_weights(path)
     where, named = path / INDEX, index.get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
         raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")

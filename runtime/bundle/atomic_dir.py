@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.errors import BundleError, ExportError
+from ..progress import Progress
 
 # How long a reader waits for the moment between the two renames of a living writer to pass.
 PATIENCE_S = 2.0
+LOOK_S = 0.2  # between two looks at another process's lock
 
 
 class BusyError(ExportError):
@@ -51,6 +53,20 @@ def recover(path: Path | str) -> None:
             raise BundleError(
                 f"{path}: an interrupted export can't be finished: {error.strerror}; make its folder writable"
             ) from None
+
+
+def wait_for(path: Path, progress: Progress) -> bool:
+    """Wait while another process replaces `path`, whether it succeeds or not; returns whether one did.
+
+    `progress` gets one line for a person. Ctrl-C ends the wait.
+    """
+    path = path.resolve()
+    if not _is_locked(path):
+        return False
+    progress(f"another process is writing {path}: waiting for it", 0, 0)
+    while _is_locked(path):
+        time.sleep(LOOK_S)
+    return True
 
 
 @contextmanager
@@ -106,10 +122,24 @@ def _settle(path: Path) -> None:
         shutil.rmtree(directory)
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tfm-lock")
+
+
+def _is_locked(path: Path) -> bool:
+    if not _lock_of(path).exists():
+        return False
+    try:
+        with _locked(path):
+            return False
+    except BusyError:
+        return True
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock beside `path`; BusyError when another process holds it."""
-    lock = path.with_name(f".{path.name}.tfm-lock")
+    lock = _lock_of(path)
     while True:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:

@@ -11,10 +11,11 @@ and, if its model is a decoder that reads an encoder, and only then,
 
     encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
 
-and MAY hold tokenizer.json, chat_template.jinja and certificate.json. These MUST be regular files,
-not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs
-that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that
-reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
+and MAY hold tokenizer.json, chat_template.jinja, certificate.json, and the licences, notices and model card
+of its source under their own names (`refimpl.checkpoint.licence`). These MUST be regular files, not links.
+Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
+`runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that reads an
+encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.
@@ -33,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...refimpl.checkpoint.licence import LARGEST, is_notice
 from ...refimpl.checkpoint.open import Generation
 from ...refimpl.config import Config
 from ...refimpl.errors import BundleError, NumericError
@@ -242,7 +244,8 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
 
 def _regular(directory: Path, name: str) -> int:
     """The size of a regular file; links aren't followed, since a bundle must contain all its files."""
-    path, limit = directory / name, LIMITS.get(name)
+    path = directory / name
+    limit = LARGEST if is_notice(name) else LIMITS.get(name)
     try:
         status = path.lstat()
     except OSError as error:

@@ -21,7 +21,8 @@ One JSON object with exactly these fields, but for adapter:
                  `refimpl.checkpoint.generation_config.Generation`
     labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
-                 which wasn't run, {code_replaced_by}: the family of tfm that stands for it
+                 which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where
+                 the checkpoint states one, {licence}: its licence, as it is written there
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -43,6 +44,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
+from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
 from ...refimpl.config import LM, Classify, Config, Tag, from_json, to_json
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
@@ -97,11 +99,12 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """The checkpoint that a bundle was made from; the file leaves out a `code_replaced_by` that is empty."""
+    """The checkpoint that a bundle was made from; the file leaves out what is empty of the last two."""
 
     name: str
     sha256: str
     code_replaced_by: str = field(default="", metadata={"optional": True})
+    licence: str = field(default="", metadata={"optional": True})
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,11 @@ class Manifest:
     def groups(self) -> dict[str, Group]:
         """The stored weights: which leaves are joined, and in which format each is stored."""
         return weight_layout.stored(self.config, self.schemes, targets.find(self.target))
+
+    @property
+    def notices(self) -> list[str]:
+        """The names of the source's licences, notices and model card, which the bundle carries."""
+        return [name for name in self.files if is_notice(name)]
 
 
 def arrange(groups: Mapping[str, Group], dtype: str) -> dict[str, Tensor]:
@@ -256,7 +264,7 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
     required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
     for name in (*required, *m.files):
-        if name not in m.files or name not in (*required, *OPTIONAL):
+        if name not in m.files or not (name in (*required, *OPTIONAL) or is_notice(name)):
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
     if m.files[DATA].size != size(m.tensors):
         raise ValueError(
@@ -265,6 +273,10 @@ def _check(m: Manifest) -> None:
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
+    if not m.source.licence.isprintable() or len(m.source.licence) > LONGEST:
+        raise ValueError(f"source.licence must be a printable line of at most {LONGEST} characters")
+    if len(m.notices) > MOST:
+        raise ValueError(f"files may hold {MOST} licences and notices, it holds {len(m.notices)}")
     if not re.fullmatch(r"[a-z0-9_-]{0,40}", m.source.code_replaced_by):
         raise ValueError(f"source.code_replaced_by must name a family, got {m.source.code_replaced_by!r:.80}")
     for name, task in m.generation.tasks.items():

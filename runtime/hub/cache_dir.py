@@ -14,11 +14,12 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...refimpl.errors import CheckpointError
+from ...refimpl.errors import CheckpointError, ExportError
 from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
 from .model_names import LocatedModel, folder_name, is_fetched, label
@@ -60,6 +61,34 @@ def bundle_path(source: LocatedModel, quant: str, target: str, context: int | No
     settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
     key = hashlib.sha256(f"{source.digest()} {settings} {version('tfm-cli')}".encode()).hexdigest()
     return cache_dir() / "bundles" / f"{label(source.name)}-{quant}-{target}-{key[:12]}"
+
+
+def require_writable(folder: Path, need: int = 0) -> None:
+    """Make a folder of the cache; ExportError unless it can be written and has room for `need` bytes more."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ExportError(
+            f"the cache {cache_dir()} must be writable: {error.strerror}; TFM_CACHE names another place"
+        ) from None
+    require_room(folder, need)
+
+
+def require_room(folder: Path, need: int) -> None:
+    """ExportError unless the disk of a folder of the cache has room for `need` bytes more."""
+    if (free := shutil.disk_usage(folder).free) < need:
+        raise ExportError(
+            f"the cache {cache_dir()} needs {need} bytes for this model, {free} are free: make room, or let "
+            "TFM_CACHE name another place"
+        )
+
+
+def entry_in(message: str) -> str | None:
+    """The entry of the cache that a message names a file of, as `remove` takes it; None if it names none."""
+    match = re.search(rf"{re.escape(str(cache_dir()))}/(models|bundles)/([^/:\s]+)", message)
+    return None if match is None else match[2]
 
 
 def is_outdated(bundle: Path) -> bool:

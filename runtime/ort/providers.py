@@ -7,13 +7,36 @@ import io
 
 import onnxruntime as ort
 
-from ..ort.session import PROVIDERS, missing_for_cuda
+from ...refimpl.errors import DeviceError
+from ..bundle.targets import Device
+from .session import PROVIDERS, missing_for_cuda
+
+STARTS = "starts"
 
 
 def providers() -> dict[str, str]:
     """Provider -> "starts", or why it doesn't: ONNX Runtime also lists providers that can't start."""
-    ort.set_default_logger_severity(4)
     return {provider: _try(provider) for provider in ort.get_available_providers()}
+
+
+def startable(device: str) -> Device:
+    """The device to export for and to run on; `auto` is CUDA where it starts, else the CPU.
+
+    A session is started, since libraries that are there need not find a GPU. Raises DeviceError for `cuda`
+    where it doesn't start.
+    """
+    if device == "cpu":
+        return "cpu"
+    cuda = PROVIDERS["cuda"]
+    if lacking := missing_for_cuda():
+        problem = f"missing: {', '.join(lacking)}"
+    elif (result := _try(cuda)) == STARTS:
+        return "cuda"
+    else:
+        problem = f"its provider {result}"
+    if device == "cuda":
+        raise DeviceError(f"CUDA can't start here, {problem}; take device=cpu")
+    return "cpu"
 
 
 def _try(provider: str) -> str:
@@ -28,7 +51,7 @@ def _try(provider: str) -> str:
     else:
         started = session.get_providers()[0]
         if started == provider:
-            return "starts"
+            return STARTS
         result = f"falls back to {started}"
     if provider == PROVIDERS["cuda"]:
         missing = ", ".join(missing_for_cuda()) or "a GPU that this build supports"

@@ -132,7 +132,6 @@ def open_session(
     fallback = [PROVIDERS["cpu"]] if device == "cuda" else []
     if device == "cpu":
         opts.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(SLOW_FUSIONS))
-    ort.set_default_logger_severity(4)
     # Shape arithmetic stays on the CPU, so CUDA keeps it as the second provider.
     if graph is not None:
         opts.add_session_config_entry(

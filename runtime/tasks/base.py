@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ...refimpl import config as configs
+from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.protocol import ModelSource
-from ...refimpl.config import Config
+from ...refimpl.config import LM, Config, EncoderDecoder
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
 from ..text.chat_template import ChatTemplate
@@ -21,6 +22,7 @@ TASKS: dict[type[configs.Head], str] = {
     configs.QuestionAnswering: "answer",
     configs.Pool: "embed",
 }
+HEADS = {task: head for head, task in TASKS.items()}
 
 H = TypeVar("H", bound=configs.Head)
 
@@ -30,6 +32,68 @@ def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
     if source.tokenizer is None:
         return None
     return Tokenizer(source.tokenizer, config.embedding.vocabulary)
+
+
+def expect_head(config: Config, kind: type[H]) -> H:
+    """The head of a model; ConfigError unless it is of this kind, with the task that it is for."""
+    head = config.head
+    if not isinstance(head, kind):
+        raise ConfigError(f"this model can't {TASKS[kind]}, its head is for {TASKS[type(head)]}: use that")
+    return head
+
+
+def head_of(task: str) -> type[configs.Head]:
+    """The head that a task needs: one of `TASKS`, or chat, translate, summarize, which write texts."""
+    return HEADS.get(task, LM)
+
+
+def expect_both(config: Config, task: str) -> None:
+    """ConfigError unless the model has an encoder, and a decoder that writes."""
+    if not (isinstance(config, EncoderDecoder) and isinstance(config.head, LM)):
+        raise ConfigError(
+            f"only a model with an encoder and a decoder can {task}, its head is for "
+            f"{TASKS[type(config.head)]}: use that"
+        )
+
+
+def expect_mask(generation: Generation) -> int:
+    """The id of the mask token; CheckpointError where the model states none."""
+    if generation.mask is None:
+        raise CheckpointError("the model doesn't say which token is the mask: tokenizer_config.json names it")
+    return generation.mask
+
+
+def expect_template(source: ModelSource) -> str:
+    """The chat template; CheckpointError where the model has none."""
+    if source.chat_template is None:
+        raise CheckpointError("the model has no chat template: use generate, which continues a text")
+    return source.chat_template
+
+
+def no_tokenizer() -> CheckpointError:
+    """The error for a model without a tokenizer, with what to do."""
+    return CheckpointError(
+        "the model has no tokenizer.json, so it takes and gives token ids only: put the file beside its "
+        "weights (AutoTokenizer of transformers writes it with save_pretrained)"
+    )
+
+
+def check_task(task: str, config: Config, source: ModelSource) -> None:
+    """Raise what the task would raise at its begin, before there is an engine for the model.
+
+    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises ConfigError for a model with
+    another head, CheckpointError where its files lack what the task needs.
+    """
+    if task in ("translate", "summarize"):
+        expect_both(config, task)
+    else:
+        expect_head(config, head_of(task))
+    if source.tokenizer is None:
+        raise no_tokenizer()
+    if task == "fill":
+        expect_mask(source.generation)
+    if task == "chat":
+        expect_template(source)
 
 
 class TaskModel:
@@ -56,14 +120,9 @@ class TaskModel:
     def text(self) -> Tokenizer:
         """The tokenizer; CheckpointError where the model has none."""
         if self.tokenizer is None:
-            raise CheckpointError("the model has no tokenizer.json, so it takes and gives token ids only")
+            raise no_tokenizer()
         return self.tokenizer
 
     def expect(self, kind: type[H]) -> H:
         """The model's head; ConfigError unless it is of this kind, with the task that it is for."""
-        head = self.config.head
-        if not isinstance(head, kind):
-            raise ConfigError(
-                f"this model can't {TASKS[kind]}, its head is for {TASKS[type(head)]}: use that"
-            )
-        return head
+        return expect_head(self.config, kind)

@@ -8,9 +8,9 @@ import numpy as np
 
 from ...refimpl.config import MaskedLM
 from ...refimpl.decoding.filters import top_indices
-from ...refimpl.errors import CheckpointError, LimitError
+from ...refimpl.errors import LimitError
 from ..progress import Progress, silent
-from .base import TaskModel
+from .base import TaskModel, expect_mask
 from .encoder_batches import encoded, predicted, singles, softmax
 
 BATCH = 8  # a head over the vocabulary makes far more numbers of a row than others do
@@ -38,9 +38,7 @@ def fill(
     only name of a control token that is read in a text.
     """
     model.expect(MaskedLM)
-    mask = model.generation.mask
-    if mask is None:
-        raise CheckpointError("the model doesn't say which token is the mask: tokenizer_config.json names it")
+    mask = expect_mask(model.generation)
     if count < 1:
         raise LimitError(f"count must be at least 1, got {count}")
     name = model.text.id_to_token(mask)

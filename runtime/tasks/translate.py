@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Unpack
 
 from ...refimpl.checkpoint.translation import directed
-from ...refimpl.config import LM, EncoderDecoder
-from ...refimpl.errors import ConfigError, LimitError
-from .base import TaskModel
+from ...refimpl.errors import LimitError
+from .base import TaskModel, expect_both
 from .generate import Prompt, TextStream, generate, prompt_of
 from .options import GenerateOptions, resolve
 
@@ -21,7 +20,7 @@ def translate(
     used. mBART and Marian have tokens of languages, see `refimpl.checkpoint.translation.directed`. A model of
     one pair of languages takes no names.
     """
-    expect_both(model, "translate")
+    expect_both(model.config, "translate")
     named = [task for task in model.generation.tasks if task.startswith("translation_")]
     if named:
         task = f"translation_{origin}_to_{to}"
@@ -34,12 +33,6 @@ def translate(
 
 def summarize(model: TaskModel, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
     """A summary of the text: by the task `summarization` if the checkpoint names tasks."""
-    expect_both(model, "summarize")
+    expect_both(model.config, "summarize")
     task = "summarization" if model.generation.tasks else None
     return generate(model, text, task=task, **options)
-
-
-def expect_both(model: TaskModel, task: str) -> None:
-    """ConfigError unless the model has an encoder and a decoder."""
-    if not (isinstance(model.config, EncoderDecoder) and isinstance(model.config.head, LM)):
-        raise ConfigError(f"only a model with an encoder and a decoder can {task}: this one can't")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...refimpl.errors import LimitError
 from .template_process import LIMITS, SHARED, Limits
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, check_text
 
 LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "user", "assistant", "tool")
@@ -54,6 +54,7 @@ class ChatTemplate:
                 raise LimitError(
                     f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
                 )
+            check_text(message["content"])
         # Messages are passed as a literal: a template could call methods of Python's lists and dicts, such as
         # `messages.extend(messages)`, whose work no fuel counts.
         literal = json.dumps([dict(message) for message in messages], ensure_ascii=False)

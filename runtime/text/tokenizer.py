@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -22,6 +21,7 @@ from ...refimpl.errors import CheckpointError, LimitError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.tokenizers.auto_tokenizer.clean_up import UNSETTLED, cleans_up
 from ..hardware import trim
+from ..silence import silent_stderr
 from .control_tokens import Encoding, SecretSpelling
 
 LIMITS = {"tokenizer.json": 64 * 2**20, "text": 16 * 2**20}
@@ -36,7 +36,7 @@ def convert_errors(doing: str) -> Iterator[None]:
 
     A panic also prints to stderr, which is closed meanwhile, so that the error is one line.
     """
-    with _silent_stderr():
+    with silent_stderr():
         try:
             yield
         except (KeyboardInterrupt, SystemExit, GeneratorExit, CheckpointError, LimitError):
@@ -46,21 +46,17 @@ def convert_errors(doing: str) -> Iterator[None]:
             raise CheckpointError(f"tokenizer.json {doing}: {cause:.200}") from None
 
 
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def check_text(text: str) -> None:
+    """LimitError for a text that is too long, or has half a character: a surrogate, which no UTF-8 holds."""
+    if len(text) > LIMITS["text"]:
+        raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
     try:
-        stderr = os.dup(2)
-    except OSError:  # the process has no stderr
-        yield
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LimitError(
+            f"a text must be Unicode, this one has the surrogate {text[error.start]!a} as character "
+            f"{error.start + 1}: decode its bytes as UTF-8"
+        ) from None
 
 
 def _check_subword_prefix(text: str) -> None:
@@ -176,7 +172,7 @@ class Tokenizer:
 
     def _encode(self, text: str, control_token: str | None) -> Encoding:
         """A text alone: the library's encoding, or, where that has control tokens, the secret spelling's."""
-        self._check_length(text)
+        check_text(text)
         with convert_errors("can't encode"):
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
             encoding = Encoding.of_text(encoded.ids, encoded.offsets, encoded.word_ids, 0, 0)
@@ -193,13 +189,13 @@ class Tokenizer:
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of a template's own text, whose control tokens count."""
-        self._check_length(text)
+        check_text(text)
         with convert_errors("can't encode"):
             return self._check_ids(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Ids of the joined parts (text, whether its control tokens count)."""
-        self._check_length("".join(text for text, _ in parts))
+        check_text("".join(text for text, _ in parts))
         return self._check_ids(self._secret_spelling.encode(parts).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -247,10 +243,6 @@ class Tokenizer:
                 f"tokenizer.json: ids must be below the model's vocabulary {self.vocabulary}, got {max(ids)}"
             )
         return ids
-
-    def _check_length(self, text: str) -> None:
-        if len(text) > LIMITS["text"]:
-            raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
 
 
 class DecodeStream:

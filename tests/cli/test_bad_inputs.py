@@ -124,6 +124,27 @@ def weight_map_that_leaves(model: Path) -> Path:
     return model
 
 
+def no_safetensors(model: Path) -> Path:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    return model
+
+
+def gptq(model: Path) -> Path:
+    unknown_config_key(model)  # how weights are stored is said before what else isn't known
+    config = json.loads((model / "config.json").read_text())
+    stored = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": stored}))
+    return model
+
+
+def fp8(model: Path) -> Path:
+    """8-bit floats, which the header of the weights states too."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    header(model, lambda entries: json.dumps(entries).replace("F32", "F8_E4M3"))
+    return model
+
+
 BAD = {
     truncated_gguf: (3, "truncated"),
     gguf_bomb: (3, "claims"),
@@ -131,6 +152,12 @@ BAD = {
     duplicate_keys: (3, "decoder.norm.weight"),
     unknown_config_key: (4, "attention_sinks"),
     unread_tensor: (3, "decoder.extra"),
+    no_safetensors: (3, "pytorch_model.bin is there: it can run code and isn't opened; if you trust it"),
+    gptq: (
+        4,
+        "quantized (gptq in 4 bits), a format that isn't read: take the original checkpoint",
+    ),
+    fp8: (4, "quantized (fp8), a format that isn't read"),
     nan_weight: (8, "finite"),
     tokenizer_that_panics: (3, "tokenizer.json"),
     tokenizer_that_aborts: (3, "tokenizer.json"),

@@ -121,6 +121,37 @@ def test_a_prompt_that_is_no_utf8_is_usage(tfm):
     tfm("generate", stdin=b"\xff\xfe").failed(2, "UTF-8")
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [(("generate",), "the prompt"), (("classify", "the cat"), "text 2"), (("fill",), "text 1")],
+)
+def test_an_argument_that_is_no_utf8_is_usage(tfm, command, what):
+    """Python gives such bytes as surrogates."""
+    tfm(*command, "ab\udcff", "--model", "minilm-l6").failed(
+        2, f"{what} must be UTF-8, it isn't at character 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "code", "out", "err"),
+    [
+        ("models", "<&- 2>&-", 0, "CATALOGUE", ""),
+        ("models", ">&-", 2, "", "tfm-cli: stdout must be open, results go there"),
+        ("models", "<&- >&- 2>&-", 2, "", ""),
+        ("generate", "<&-", 2, "", "tfm-cli: Invalid value: the prompt is empty"),
+    ],
+)
+def test_closed_streams(tmp_path, command, closed, code, out, err):
+    script = f'"$0" -m tfm.cli {command} {closed}'
+    env = os.environ | {"TFM_CACHE": str(tmp_path)}
+    run = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, text=True, env=env)
+    assert run.returncode == code, run.stderr
+    assert run.stdout.startswith(out)
+    assert bool(run.stdout) == bool(out)
+    assert run.stderr.startswith(err)
+    assert run.stderr.count("\n") == bool(err)
+
+
 @pytest.mark.parametrize("command", ["", *main.COMMANDS])
 def test_help(tfm, command):
     ran = tfm(*command.split(), "--help")

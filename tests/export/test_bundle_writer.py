@@ -21,11 +21,12 @@ from helpers import tiny_models
 from tfm.export import bundle_writer
 from tfm.export.diagnose.locate import locate
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
-from tfm.refimpl.errors import ExportError, NumericError, VerifyError
+from tfm.refimpl.errors import BundleError, ExportError, NumericError, VerifyError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.refimpl.weights.loader import Leaves
+from tfm.runtime.bundle import manifest
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.checks.table import CHECKS
 from tfm.runtime.verification.report import CheckResult, Report, Row
@@ -166,12 +167,35 @@ def test_only_bundles_are_replaced(stubbed, checkpoint, tmp_path):
     open_bundle(out)
 
 
+def test_a_bundle_carries_licence_and_card(stubbed, checkpoint, tmp_path):
+    out, source = tmp_path / "out", checkpoint.path
+    (source / "README.md").write_text("---\nlicense: mit\n---\n")
+    (source / "LICENSE").write_text("do what you like")
+    licensed = open_checkpoint(source)
+    assert licensed.source == checkpoint.source  # the weights are the same
+    for _ in range(2):  # it replaces its own files
+        bundle_writer.export(licensed, out, quant="fp32", verify=False)
+    stated = open_bundle(out, check_hashes=True).manifest
+    assert (stated.source.licence, stated.notices) == ("mit", ["LICENSE", "README.md"])
+    assert all((out / name).read_bytes() == (source / name).read_bytes() for name in stated.notices)
+    (out / "NOTICE").write_text("mine")
+    with pytest.raises(ExportError, match="only a bundle may be replaced, it holds 'NOTICE'"):
+        bundle_writer.export(licensed, out, quant="fp32", verify=False)
+    (out / "LICENSE").write_text("do what I like")
+    with pytest.raises(BundleError, match="LICENSE: must have 16 bytes, has 14"):
+        open_bundle(out)
+    many = dict.fromkeys([*stated.files, *(f"NOTICE.{i}" for i in range(16))], stated.files["LICENSE"])
+    with pytest.raises(ValueError, match="files may hold 16 licences and notices, it holds 18"):
+        manifest._check(replace(stated, files=many | stated.files))
+
+
 def test_a_full_disk_is_detected_before_writing(stubbed, checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "out"
     bundle_writer.export(checkpoint, out, verify=False)
     before = tree_hash(out)
     monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr(bundle_writer, "_weights", lambda *_: pytest.fail("wrote"))
+    for step in ("calibrate", "_weights"):
+        monkeypatch.setattr(bundle_writer, step, lambda *_: pytest.fail("worked"))
     with pytest.raises(ExportError, match=r"needs \d+ bytes, 1000 are free"):
         bundle_writer.export(checkpoint, out, quant="fp32", verify=False)
     assert tree_hash(out) == before

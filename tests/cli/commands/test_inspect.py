@@ -6,10 +6,13 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import tiny_models
 from tfm.cli.commands import inspect
+from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import to_json
+from tfm.refimpl.formats.safetensors import SafeTensors, save
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import sizes
 from tfm.runtime.bundle.schemes import SCHEMES
@@ -102,6 +105,26 @@ def test_llama_3_70b(tfm):
     text = tfm("inspect", "llama-3-70b").out
     assert "141.1 GB" in text
     assert "grouped queries, cache" in text
+
+
+def test_how_weights_are_stored_and_licensed_is_shown(tfm, tmp_path):
+    """Types by their share of the numbers; a bundle and a checkpoint without a licence say so."""
+    config = tiny_models.llama()
+    save_checkpoint(tmp_path, config, tiny_models.weights(config))
+    file = tmp_path / "model.safetensors"
+    tensors = SafeTensors(file)
+    arrays = {name: tensors.load(name) for name in tensors.names}
+    table = "embedding.table"
+    save(file, arrays | {table: arrays[table].astype(np.float16)})
+    half, total = arrays[table].size, sum(array.size for array in arrays.values())
+    told = tfm("inspect", tmp_path, "--json").json
+    assert told["stored"] == {"F32": total - half, "F16": half}
+    assert (told["licence"], told["notices"]) == ("", [])
+    text = tfm("inspect", tmp_path).out
+    assert f"stored        F32 {1 - half / total:.1%}, F16 {half / total:.1%}\n" in text
+    assert "licence       not stated\nnotices       none\n" in text
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert "licence       mit\nnotices       README.md\n" in tfm("inspect", tmp_path).out
 
 
 def test_the_example_ships():

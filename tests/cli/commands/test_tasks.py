@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,31 @@ def test_fill(run) -> None:
     lines = run("fill", "the [MASK] [MASK]", "--top", 3).out.splitlines()[1:]
     assert [line.split()[-2:] for line in lines] == [["1", "1"]] * 3 + [["2", "1"]] * 3
     run("fill", "the cat").failed(9, "must hold the mask, which this model writes [MASK]")
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        ("fill", "embed"), ("classify", "tag"), ("tag", "classify"), ("embed", "fill"), ("answer", "fill"),
+        ("generate", "embed"), ("chat", "embed"), ("translate", "fill"), ("summarize", "fill"),
+    ],
+)  # fmt: skip
+def test_a_task_is_checked_before_an_export(tfm, models, command, other) -> None:
+    """One line of stderr: nothing was exported."""
+    texts = {"answer": ("q", "context"), "chat": ()}.get(command, ("the cat",))
+    words = ("decoder can", f"for {other}") if command in ("translate", "summarize") else (f"for {other}",)
+    tfm(command, *texts, "--model", models / other, stdin=b"hi").failed(4, *words, ": use that")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("tokenizer.json", "no tokenizer.json"), ("tokenizer_config.json", "which token is the mask")],
+)
+def test_files_of_a_task_are_checked_before_an_export(tfm, models, tmp_path, file, words) -> None:
+    model = Path(shutil.copytree(models / "fill", tmp_path / "model"))
+    (model / file).unlink()
+    for engine in ("onnx", "numpy"):
+        tfm("fill", "the [MASK]", "--model", model, "--engine", engine).failed(3, words)
 
 
 def test_embed(run, tmp_path) -> None:

@@ -21,7 +21,7 @@ LINES = Path(__file__).with_name("public_configs.jsonl").read_text(encoding="utf
 ROWS = {row["source"]: row["config"] for row in map(json.loads, LINES)}
 
 TYPE, CLASS = "model_type must be one of .*, got ", "architectures must be one of .*, got "
-QUANTIZED = r"quantization_config must be null, got \{.*"
+QUANTIZED = r"quantization_config says .* \((gptq in 4 bits|awq in 4 bits|fp8|bitsandbytes)\), a format .*"
 LOW_BIT = "key 'bigdl_transformers_low_bit' isn't known, .*"
 REFUSED = {
     # Other models.

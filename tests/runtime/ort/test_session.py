@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +24,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError, DeviceError, TfmError
 from tfm.runtime import hardware
 from tfm.runtime.bundle.bundle import open_bundle
-from tfm.runtime.ort import prepacked_weights, session
+from tfm.runtime.ort import prepacked_weights, providers, session
 from tfm.runtime.ort.engine import OrtEngine
 
 # Sizes whose packed weights ONNX Runtime reads back rightly, and such that it doesn't.
@@ -79,6 +82,32 @@ def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert session.missing_for_cuda() == ["a build of ONNX Runtime with CUDA (pip install onnxruntime-gpu)"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_is_started_before_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "missing_for_cuda", lambda: ["libcuda.so.1"])
+    assert providers.startable("cpu") == providers.startable("auto") == "cpu"
+    with pytest.raises(DeviceError, match=r"can't start here, missing: libcuda\.so\.1; take device=cpu"):
+        providers.startable("cuda")
+    monkeypatch.setattr(providers, "missing_for_cuda", list)
+    monkeypatch.setattr(providers, "_try", lambda _: "falls back to CPU, missing: a GPU")
+    assert providers.startable("auto") == "cpu"
+    with pytest.raises(DeviceError, match="its provider falls back to CPU, missing: a GPU; take device=cpu"):
+        providers.startable("cuda")
+    monkeypatch.setattr(providers, "_try", lambda _: "starts")
+    assert providers.startable("auto") == providers.startable("cuda") == "cuda"
+
+
+def test_onnx_runtimes_own_warnings_are_not_seen(tmp_path: Path) -> None:
+    """ONNX Runtime warns as it is imported, for example of a card without a vendor in /sys."""
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os\nos.write(2, b'[W:onnxruntime] GPU device discovery failed')\n"
+        "def set_default_logger_severity(level): print(level)\n"
+    )
+    code = "import os, tfm.runtime.ort; os.write(2, b'heard')"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "4\n", "heard")
 
 
 def test_silent_fallback_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

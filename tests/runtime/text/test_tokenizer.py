@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.tokenizers.auto_tokenizer.clean_up import cleaned_up
 from tfm.runtime.text import tokenizer as module
+from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import DecodeStream, Tokenizer
 from tokenizers import models
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,17 @@ CONTROL = [*text_strategies.CONTROL, "<tool_call>"]
 PIECES = st.lists(
     st.sampled_from([*CONTROL, "    ", "the cat ", "<", "/", "s>", "😀", "é", "\n"]) | st.text(max_size=5)
 )
+
+
+def test_half_a_character_is_refused_by_name() -> None:
+    """A surrogate, in a text and in a message of a chat."""
+    ours = next(iter(OURS.values()))
+    words = r"this one has the surrogate '\\udcff' as character 3: decode its bytes as UTF-8"
+    with pytest.raises(LimitError, match=words):
+        ours.encode("ab\udcff")
+    template = ChatTemplate("{{ messages[0].content }}", ours)
+    with pytest.raises(LimitError, match=words):
+        template.encode([{"role": "user", "content": "ab\udcff"}])
 
 
 @pytest.mark.parametrize("name", MADE)

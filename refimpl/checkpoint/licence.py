@@ -1,0 +1,98 @@
+"""The licence of a model: what its source states, and the files that go where its weights go."""
+
+from __future__ import annotations
+
+import email.parser
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..formats.file_bytes import read_file
+from ..formats.model_directory import Directory
+
+CARD, WHEEL = "README.md", "METADATA"  # a model card, and what a Python package says of itself
+TEXTS = "(LICEN[SC]E|COPYING|NOTICE)([._-][A-Za-z0-9._-]{0,60})?"
+NAMES = re.compile(f"{TEXTS}|{CARD}|{WHEEL}", re.IGNORECASE)
+LARGEST, MOST = 2**20, 16  # bytes of a file, and files
+LONGEST = 100  # characters of a statement
+
+
+@dataclass(frozen=True)
+class Licence:
+    """What the source states, as it is written there, empty where it states nothing; and its files.
+
+    `left_out` are notes on files that are there but too large, or too many.
+    """
+
+    stated: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+def is_notice(name: str) -> bool:
+    """Whether a file of that name is a licence, a notice, a model card or a package's metadata."""
+    return NAMES.fullmatch(name) is not None
+
+
+def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
+    """The licence of a model directory or of a .gguf file; `metadata` are those of the file, if it has any.
+
+    Files beside a .gguf file count only where nothing else is beside it: in a folder with other things they
+    may be of something else. Raises CheckpointError for files that can't be read or lie elsewhere.
+    """
+    files, left_out = {}, []
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or _is_alone(path):
+        directory = Directory(folder)
+        for name in sorted(name for name in _listed(folder) if is_notice(name) and (folder / name).is_file()):
+            file = directory.find(name)
+            assert file is not None  # it was listed
+            if len(files) == MOST or file.stat().st_size > LARGEST:
+                left_out.append(f"{name} isn't carried along: at most {MOST} files of {LARGEST} bytes are")
+            else:
+                files[name] = read_file(file, LARGEST)
+    of_file = _joined(metadata.get(f"general.license{key}") for key in ("", ".name", ".link"))
+    stated = of_file or _of_card(files.get(CARD, b"")) or _of_wheel(files.get(WHEEL, b""))
+    return Licence(stated, files, tuple(left_out))
+
+
+def _is_alone(path: Path) -> bool:
+    return all(name.startswith(".") or is_notice(name) or name == path.name for name in _listed(path.parent))
+
+
+def _listed(folder: Path) -> list[str]:
+    """The names in a folder; none where it can't be listed, though a file in it may be opened."""
+    try:
+        return [file.name for file in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _of_card(card: bytes) -> str:
+    """What the head of a model card states, the YAML between its first two lines of dashes."""
+    head = re.match(r"---\s*\n(.*?)\n---", card.decode("utf-8", "replace").replace("\r\n", "\n"), re.DOTALL)
+    if head is None:
+        return ""
+    keys = ("license", "license_name", "license_link")
+    values = (re.search(rf"^{key}:[ \t]*(?:\n[ \t]*-[ \t]*)?(.*)$", head[1], re.MULTILINE) for key in keys)
+    return _joined(value and value[1].strip().strip("\"'") for value in values)
+
+
+def _of_wheel(metadata: bytes) -> str:
+    """What a Python package states of itself."""
+    headers = email.parser.BytesHeaderParser().parsebytes(metadata)
+    classifiers = [str(one) for one in headers.get_all("Classifier", [])]
+    of_classifiers = [one.split(" :: ")[-1] for one in classifiers if one.startswith("License :: ")]
+    for stated in (headers["License-Expression"], headers["License"], *of_classifiers):
+        if one := _joined([stated and str(stated)]):
+            return one
+    return ""
+
+
+def _joined(values: Any) -> str:
+    """The values that are printable texts, as one; empty if that is too long to be the name of a licence."""
+    texts = [" ".join(value.split()) for value in values if isinstance(value, str)]
+    stated = ", ".join(text for text in texts if text and text.isprintable())
+    return stated if len(stated) <= LONGEST else ""
