@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..runtime.progress import Progress
-    from ..runtime.tasks import TextStream
+    from ..runtime.tasks import Completion, TextStream
 
 QUIET_S = 10  # between two lines of progress where there is no terminal
 REWRITE_S = 0.1  # between two states of a line that is rewritten in place
@@ -173,11 +173,12 @@ def out_answer(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: fl
     if not as_json:
         out()
         return
-    out_json(
-        {
-            "tokens": answer.tokens,
-            "text": answer.text,
-            "finish_reason": answer.finish_reason,
-            "timings": {"load_s": load_s, **answer.timings},
-        }
-    )
+    out_json({**answer_fields(answer), "timings": {"load_s": load_s, **answer.timings}})
+
+
+def answer_fields(answer: TextStream | Completion) -> dict[str, object]:
+    """An answer for JSON; log-probabilities are there where they were asked for."""
+    fields = {"tokens": answer.tokens, "text": answer.text, "finish_reason": answer.finish_reason}
+    if answer.logprobs is None:
+        return fields
+    return {**fields, "logprobs": [one._asdict() for one in answer.logprobs]}

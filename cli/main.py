@@ -18,13 +18,13 @@ from typer.exceptions import TyperException
 from ..refimpl.errors import BundleError, CheckpointError, ExportError, NumericError, TfmError
 from . import commands
 from .console import LINE, out, say
+from .model_loading import EXPORT_PACKAGES
 from .options import with_flags
 from .usage import explain
 
 # The groups of commands in the order of the help; inside a group commands are sorted by name.
 GROUPS = ("Write texts", "Read texts", "Make and check models", "Look inside", "This machine")
 COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.__path__)))
-EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:

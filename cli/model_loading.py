@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..runtime.tasks import Model
 
 
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
+
+
 def load(
     name: str,
     engine: str,
@@ -136,6 +139,7 @@ def bundle(
             return path
         if wait_for(path, progress()):
             continue
+        require_export(source.name)
         require_writable(path.parent)
         checkpoint = open_for_export(source, context, task)
         from ..export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
@@ -148,6 +152,19 @@ def bundle(
             say(f"removed {old}, it was made by an older version")
         say(f"exported to {path}, the next run starts from there")
         return path
+
+
+def require_export(name: str) -> None:
+    """ExportError unless the packages of the extra [export] are there; running a bundle doesn't need them."""
+    from importlib.util import find_spec
+
+    from ..refimpl.errors import ExportError
+
+    missing = [package for package in EXPORT_PACKAGES if find_spec(package) is None]
+    if missing:
+        raise ExportError(
+            f"{name} must be exported once, which needs {', '.join(missing)}: pip install 'tfm-cli[export]'"
+        )
 
 
 def expect(opened: Bundle, quant: str | None, context: int | None) -> None:

@@ -12,6 +12,12 @@ class TfmError(Exception):
     exit_code = 1
 
 
+class ArgumentError(TfmError, TypeError):
+    """An argument of another kind than the function takes, or an option that doesn't exist."""
+
+    exit_code = 2
+
+
 class CheckpointError(TfmError):
     """A model file that can't be read: safetensors, GGUF, tokenizer, an unsafe path or format."""
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import options as o
-from ..console import line, out, out_answer, out_json, progress, say
+from ..console import answer_fields, line, out, out_answer, out_json, progress, say
 from ..inputs import read, read_prompt
 
 GROUP = "Write texts"
@@ -36,6 +36,14 @@ def command(
         typer.Option("--raw", help="Leave out the chat template: the model continues the prompt."),
     ] = False,
     as_json: o.AsJson = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="With --json: for each token ln p of it and of the K likeliest, as [id, ln p], before "
+            "penalties, temperature and filters.",
+        ),
+    ] = None,
     no_escape: o.NoEscape = False,
     greedy: o.Greedy = False,
     temperature: o.Temperature = None,
@@ -89,8 +97,10 @@ def command(
         typical_p=typical_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, no_repeat_ngram=no_repeat_ngram,
         beams=beams, length_penalty=length_penalty,
-        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+        max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
     )  # fmt: skip
+    if logprobs is not None and not as_json:
+        raise typer.BadParameter("--logprobs goes with --json")
     searches = beams is not None or length_penalty is not None
     if draft is not None and searches:
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
@@ -121,7 +131,7 @@ def command(
         return
     answers = loaded.generate_many(prompts, raw=raw, batch=batch, progress=progress(), **options)
     if as_json:
-        out_json([{"prompt": text, **one._asdict()} for text, one in zip(prompts, answers, strict=True)])
+        out_json([{"prompt": text, **answer_fields(one)} for text, one in zip(prompts, answers, strict=True)])
     else:
         for one in answers:
             out(line(one.text, no_escape))

@@ -16,6 +16,7 @@ import numpy as np
 from ..engine.protocol import Cache, Engine
 from ..errors import LimitError
 from .filters import top_indices
+from .logprobs import log_softmax
 from .loop import CHUNK, read_prompt
 from .penalties import adjust_logits, check_any_allowed
 from .sampler import Sampler
@@ -114,7 +115,7 @@ class BeamSearch:
 
     def _log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         check_logits(logits)
-        log_p = _log_softmax(logits.astype(np.float64))
+        log_p = log_softmax(logits.astype(np.float64))
         if not self.sampler.adjusts_logits:
             return log_p
         new_tokens = len(self._tokens[0])
@@ -123,7 +124,7 @@ class BeamSearch:
         for row, tokens in zip(log_p, self._tokens, strict=True):
             text = np.array([*self.prompt, *tokens], np.int64)
             adjusted.append(adjust_logits(row, self.sampler, text, new_tokens, self.stop_ids, last))
-        return _log_softmax(np.stack(adjusted)) if self.renormalize else np.stack(adjusted)
+        return log_softmax(np.stack(adjusted)) if self.renormalize else np.stack(adjusted)
 
     def _done(self, length: int) -> bool:
         if len(self.hypotheses) < self.beams:
@@ -134,14 +135,6 @@ class BeamSearch:
         if self.early_stopping == "never" and self.length_penalty > 0:
             length = self.max_new_tokens
         return not self._scores[0] / length**self.length_penalty > self.hypotheses[-1].score
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities [B, N]; a row of −∞ alone stays as it is."""
-    maximum = logits.max(axis=1, keepdims=True)
-    shifted = logits - np.where(maximum > -np.inf, maximum, 0.0)
-    total = np.exp(shifted).sum(axis=1, keepdims=True)
-    return shifted - np.log(np.where(total > 0, total, 1.0))
 
 
 def beam_search(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..engine.protocol import Cache, Engine
 from ..errors import LimitError
+from .logprobs import TokenLogprob, token_logprob
 from .sampler import Sampler
 from .sampling import process_logits, sample
 from .stop import FinishReason, finish_reason, limit_new_tokens
@@ -28,7 +29,8 @@ class GeneratedSequence:
     """One text being generated: give it logits, it chooses tokens until `finish_reason` is set.
 
     `encoder_ids` is the text that a model with an encoder reads; the prompt is then what its decoder starts
-    with. `index` is the sequence's number among those generated together.
+    with. `index` is the sequence's number among those generated together. With `logprobs`, `token_logprobs`
+    has for each of `tokens` its log-probability and those of so many likeliest tokens.
     """
 
     prompt: Sequence[int]
@@ -39,6 +41,8 @@ class GeneratedSequence:
     index: int = 0
     tokens: list[int] = field(default_factory=list)
     encoder_ids: Sequence[int] | None = None
+    logprobs: int | None = None
+    token_logprobs: list[TokenLogprob] = field(default_factory=list, init=False)
     finish_reason: FinishReason | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -63,14 +67,17 @@ class GeneratedSequence:
     def sample(self, logits: np.ndarray) -> int | None:
         """Chooses the next token from logits [N] and appends it; None for a stop token."""
         u = 0.0 if self.sampler.greedy else self.uniform()
-        return self.append(sample(self.process_logits(logits), self.sampler, u))
+        return self.append(sample(self.process_logits(logits), self.sampler, u), logits)
 
-    def append(self, token: int) -> int | None:
-        """Appends the token and returns it; a stop token ends the text instead and gives None."""
+    def append(self, token: int, logits: np.ndarray) -> int | None:
+        """Appends the token, chosen from the model's logits [N], and returns it; a stop token ends the text
+        instead and gives None."""
         self.finish_reason = finish_reason(token, len(self.tokens) + 1, self.stop_ids, self.max_new_tokens)
         if self.finish_reason == "stop":
             return None
         self.tokens.append(token)
+        if self.logprobs is not None:
+            self.token_logprobs.append(token_logprob(logits, token, self.logprobs))
         return token
 
     def finish(self, reason: FinishReason = "stop") -> None:

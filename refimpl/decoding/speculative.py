@@ -159,7 +159,7 @@ def speculate(
                 token = draw(p, sequence.uniform())
             elif not accepts(p, draft.probabilities[i], token, sequence.uniform()):
                 token = draw(residual(p, draft.probabilities[i], token), sequence.uniform())
-            appended = sequence.append(token)
+            appended = sequence.append(token, logits[0, i])
             if appended is not None:
                 if appended == drafted:
                     accepted += 1

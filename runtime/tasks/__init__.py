@@ -7,10 +7,12 @@ engine.
 from .base import read_tokenizer
 from .conversation import Conversation
 from .generate import TextStream
+from .generate_batch import Completion
 from .model import Model, load
 from .options import GenerateOptions, Options
 
 __all__ = [
+    "Completion",
     "Conversation",
     "GenerateOptions",
     "Model",

@@ -66,8 +66,13 @@ def expect_mask(generation: Generation) -> int:
 def expect_template(source: ModelSource) -> str:
     """The chat template; CheckpointError where the model has none."""
     if source.chat_template is None:
-        raise CheckpointError("the model has no chat template: use generate, which continues a text")
+        raise no_template()
     return source.chat_template
+
+
+def no_template() -> CheckpointError:
+    """The error for a model without a chat template, with what to do."""
+    return CheckpointError("the model has no chat template: use generate, which continues a text")
 
 
 def no_tokenizer() -> CheckpointError:
@@ -122,6 +127,13 @@ class TaskModel:
         if self.tokenizer is None:
             raise no_tokenizer()
         return self.tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """The chat template; CheckpointError where the model has none."""
+        if self.template is None:
+            raise no_template()
+        return self.template
 
     def expect(self, kind: type[H]) -> H:
         """The model's head; ConfigError unless it is of this kind, with the task that it is for."""

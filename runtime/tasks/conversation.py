@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import numpy as np
 
 from ...refimpl.decoding.stop import limit_new_tokens
 from ...refimpl.engine.protocol import Cache
-from ...refimpl.errors import CheckpointError
-from ..text.chat_template import Message, common_prefix
+from ..text.chat_template import Message, check_messages, common_prefix
 from .base import TaskModel
+from .declared_options import spelled_out
 from .generate import Prompt, TextStream
-from .options import GenerateOptions, resolve
+from .options import GenerateOptions, SamplingOptions, resolve
 
 
 class Conversation:
@@ -23,9 +24,7 @@ class Conversation:
     """
 
     def __init__(self, model: TaskModel, system: str | None = None) -> None:
-        if model.template is None:
-            raise CheckpointError("the model has no chat template: use generate, which continues a text")
-        self.model, self.template = model, model.template
+        self.model, self.template = model, model.chat_template
         self._messages: list[Message] = []
         if system is not None:
             self._messages.append({"role": "system", "content": system})
@@ -40,6 +39,16 @@ class Conversation:
         self._keep()
         return self._messages
 
+    def replace(self, messages: Sequence[Message]) -> None:
+        """Go on from other messages; as far as the model has read them, they aren't read again.
+
+        ArgumentError or LimitError for messages that no template takes, and nothing is changed.
+        """
+        check_messages(messages)
+        self._keep()
+        self._answer, self._messages = None, list(messages)
+
+    @spelled_out(GenerateOptions, SamplingOptions)
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """The answer to a message; both become part of the conversation once it was generated completely."""
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]

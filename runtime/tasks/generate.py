@@ -9,12 +9,14 @@ from typing import NamedTuple, Unpack
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.beam import beam_search
+from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.loop import generate as generate_tokens
 from ...refimpl.decoding.speculative import speculate
 from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
 from ...refimpl.engine.protocol import Cache
-from ...refimpl.errors import LimitError
+from ...refimpl.errors import ArgumentError, LimitError
+from ..text.chat_template import Message
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .options import GenerateOptions, Options, resolve
@@ -40,12 +42,23 @@ def generate(
     return TextStream(model, prompt, resolve(generation_of(model, task), **options))
 
 
+def chat(model: TaskModel, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> TextStream:
+    """The next message of a conversation, asked for by the model's chat template.
+
+    CheckpointError for a model without one, ArgumentError for messages of another form.
+    """
+    prompt = Prompt(model.chat_template.encode(messages), None)
+    return TextStream(model, prompt, resolve(model.generation, **options))
+
+
 def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
     """The ids that the model reads of a text, and those that the answer begins with.
 
     `raw` leaves out the chat template, or the prefix of an encoder's text, so that the model continues the
     text itself. `task` is one that the checkpoint names, with its own prefix and options.
     """
+    if not isinstance(text, str):
+        raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
     model.expect(LM)
     if isinstance(model.config, Decoder):
         return Prompt(prompt_ids(model, text, raw=raw), None)
@@ -81,11 +94,12 @@ def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0)
         options.seed,
         index,
         encoder_ids=prompt.encoder_ids,
+        logprobs=options.logprobs,
     )
 
 
 class TextStream:
-    """One text being generated: iterate over its parts, once.
+    """One text being generated: iterate over its parts, once, or print it, which waits for its end.
 
     At any time `tokens` are the new ids and `text` what was yielded. At the end `complete` is true,
     `finish_reason` says why it ended, `timings` how long it took, and `cache` holds the prompt and all tokens
@@ -102,7 +116,7 @@ class TextStream:
         self._times: list[float] = []
         self.cache = cache
         self.text = ""
-        self.complete = False
+        self.complete = self._stopped = False
         self._parts = self._generate()
 
     def __iter__(self) -> Iterator[str]:
@@ -110,6 +124,21 @@ class TextStream:
 
     def __next__(self) -> str:
         return next(self._parts)
+
+    def __str__(self) -> str:
+        """The whole text: what is missing is generated first."""
+        for _ in self._parts:
+            pass
+        return self.text
+
+    def __repr__(self) -> str:
+        """The text so far; nothing is generated."""
+        state = self.finish_reason or "not complete: iterate over it, or print it"
+        return f"<TextStream {self.text!r}, {state}>"
+
+    def stop(self) -> None:
+        """End the text after the token that is being computed; safe to call from a signal handler."""
+        self._stopped = True
 
     @property
     def prompt(self) -> Sequence[int]:
@@ -119,6 +148,11 @@ class TextStream:
     @property
     def tokens(self) -> list[int]:
         return self._sequence.tokens
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """For each of `tokens` its log-probability and the likeliest tokens, where options asked for them."""
+        return None if self._options.logprobs is None else self._sequence.token_logprobs
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -182,6 +216,8 @@ class TextStream:
         stream = StreamedText(self._model.text, self._options.stop)
         for token in self.ids():
             yield from self._emit(stream, stream.push(token))
+            if self._stopped:
+                self._sequence.finish("stop")
         yield from self._emit(stream, stream.finish())
         self.complete = True
 

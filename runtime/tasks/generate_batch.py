@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.stop import FinishReason
 from ...refimpl.errors import LimitError
 from ..progress import Progress, silent
@@ -17,11 +18,16 @@ BATCH = 8
 
 
 class Completion(NamedTuple):
-    """A text that was generated, its tokens, and why it ended; without a tokenizer the text is empty."""
+    """A text that was generated, its tokens, why it ended, and the tokens' log-probabilities where they were
+    asked for; without a tokenizer the text is empty. It prints as its text."""
 
     tokens: list[int]
     text: str
     finish_reason: FinishReason | None
+    logprobs: list[TokenLogprob] | None = None
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def generate_many(
@@ -60,6 +66,11 @@ def generate_many(
             done += 1
             progress("answering prompts", done, len(sequences))
     return [
-        Completion(one.tokens, "" if text is None else text.text, one.finish_reason)
+        Completion(
+            one.tokens,
+            "" if text is None else text.text,
+            one.finish_reason,
+            None if options.logprobs is None else one.token_logprobs,
+        )
         for one, text in zip(sequences, texts, strict=True)
     ]

@@ -15,15 +15,17 @@ from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import DraftModel
 from ...refimpl.engine.protocol import Cache
-from ...refimpl.errors import LimitError, TfmError
+from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
 from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
+from ..text.chat_template import Message
 from ..text.template_process import SHARED
 from . import answer, classify, embed, encoder_batches, fill, generate, generate_batch, tag, translate
 from . import logits as logits_of
 from . import options as generate_options
 from .base import TaskModel, read_tokenizer
+from .declared_options import spelled_out
 from .encoder_batches import Texts
 from .generate import Prompt, TextStream
 from .options import GenerateOptions, Options, SamplingOptions
@@ -32,9 +34,10 @@ from .options import GenerateOptions, Options, SamplingOptions
 class Model(TaskModel):
     """A model with a method for each task; a task that its head isn't for is a ConfigError.
 
-    Options of generation are keywords, see `options.GenerateOptions`.
+    Options of generation are keywords; `help()` of a method that takes them lists all.
     """
 
+    @spelled_out(GenerateOptions, SamplingOptions)
     def generate(
         self, text: str, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
     ) -> TextStream:
@@ -45,6 +48,16 @@ class Model(TaskModel):
         """
         return generate.generate(self, text, raw=raw, task=task, **options)
 
+    @spelled_out(GenerateOptions, SamplingOptions)
+    def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> TextStream:
+        """The model's next message in a conversation, streamed; see `generate.chat`.
+
+        Messages are `{"role": "user", "content": "hi"}`, with the roles system, user, assistant and tool. All
+        of them are read each time: a `Conversation` keeps what was read.
+        """
+        return generate.chat(self, messages, **options)
+
+    @spelled_out(GenerateOptions, SamplingOptions)
     def generate_many(
         self,
         prompts: Sequence[str],
@@ -59,10 +72,15 @@ class Model(TaskModel):
 
         Each is what `generate` gives, with the random numbers of (seed, its index).
         """
+        if isinstance(prompts, str):
+            raise ArgumentError(
+                f"prompts must be a list of texts, got one text: pass [{prompts!r:.60}], or use generate"
+            )
         prompt_ids = [self.ask(text, raw=raw, task=task) for text in prompts]
         resolved = self.options(task=task, **options)
         return generate_batch.generate_many(self, prompt_ids, resolved, batch=batch, progress=progress)
 
+    @spelled_out(GenerateOptions, SamplingOptions)
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
         """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any."""
         self.expect(LM)
@@ -73,6 +91,7 @@ class Model(TaskModel):
         resolved = generate_options.resolve(self.generation, **options)
         return list(TextStream(self, prompt, resolved).ids())
 
+    @spelled_out(GenerateOptions, SamplingOptions)
     def translate(
         self,
         text: str,
@@ -84,6 +103,7 @@ class Model(TaskModel):
         """The text in another language; see `translate.translate`."""
         return translate.translate(self, text, to, origin, **options)
 
+    @spelled_out(GenerateOptions, SamplingOptions)
     def summarize(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """A summary of the text; see `translate.summarize`."""
         return translate.summarize(self, text, **options)
@@ -150,10 +170,12 @@ class Model(TaskModel):
         `generate.prompt_of`."""
         return generate.prompt_of(self, text, raw=raw, task=task)
 
+    @spelled_out(GenerateOptions, SamplingOptions)
     def options(self, task: str | None = None, **options: Unpack[GenerateOptions]) -> Options:
         """Options on top of the model's own; see `options.resolve`."""
         return generate_options.resolve(generate.generation_of(self, task), **options)
 
+    @spelled_out(SamplingOptions)
     def sampler(self, **options: Unpack[SamplingOptions]) -> Sampler:
         """A Sampler of options on top of this model's defaults; see `options.sampler`."""
         return generate_options.sampler(self.generation.defaults, **options)

@@ -11,8 +11,10 @@ from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import Drafter
 from ...refimpl.errors import LimitError
+from .declared_options import given_values
 
 MOST_STOPS = 16
+MOST_LOGPROBS = 1000
 LONGEST_STOP = 1024
 # Options that make the sampler draw.
 DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
@@ -75,6 +77,8 @@ class GenerateOptions(SamplingOptions, total=False):
     renormalize: with beams, whether log-probabilities are normalized again after penalties.
     draft: proposes tokens that the model checks several at a time, for fewer steps. The distribution stays
         the same up to rounding, see `refimpl.decoding.speculative`.
+    logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
+        with theirs, of the model's own distribution, before penalties, temperature and filters.
     """
 
     max_new_tokens: int | None
@@ -86,6 +90,7 @@ class GenerateOptions(SamplingOptions, total=False):
     early_stopping: bool | Literal["never"] | None
     renormalize: bool | None
     draft: Drafter | None
+    logprobs: int | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Options:
     early_stopping: bool | Literal["never"] = False
     renormalize: bool = False
     draft: Drafter | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.beams is not None:
@@ -109,12 +115,18 @@ class Options:
                 raise LimitError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
             if self.draft is not None:
                 raise LimitError("beam search takes no draft: each of its steps scores all tokens")
+            if self.logprobs is not None:
+                raise LimitError("beam search takes no logprobs: its texts are scored as a whole")
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
         for name, default in OF_BEAMS.items():
             if self.beams is None and getattr(self, name) != default:
                 raise LimitError(f"{name} goes with beams, got none")
         if self.max_new_tokens < 1:
             raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.seed < 0:
+            raise LimitError(f"seed must be at least 0, got {self.seed}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise LimitError(f"logprobs must be 0 to {MOST_LOGPROBS}, got {self.logprobs}")
         if len(self.stop) > MOST_STOPS or not all(1 <= len(text) <= LONGEST_STOP for text in self.stop):
             raise LimitError(
                 f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters, "
@@ -143,16 +155,16 @@ def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) 
 
     It is greedy unless one of the options samples or the model's defaults do.
     """
-    return _sampler(defaults, _without_none(options))
+    return _sampler(defaults, given_values(options, SamplingOptions))
 
 
 def resolve(generation: Generation, **options: Unpack[GenerateOptions]) -> Options:
     """A user's options on top of the model's own.
 
     A model's options of beam search count where there are beams. Its own number of beams is ignored with
-    options that exclude beams: greedy decoding, sampling, a draft.
+    options that exclude beams: greedy decoding, sampling, a draft, log-probabilities.
     """
-    chosen = _without_none(options)
+    chosen = given_values(options, GenerateOptions)
     model_options: dict[str, object] = {}
     if not _rules_out_beams(chosen) and ("beams" in chosen or "beams" in generation.search):
         model_options |= generation.search
@@ -163,18 +175,14 @@ def resolve(generation: Generation, **options: Unpack[GenerateOptions]) -> Optio
 
 def check(**options: Unpack[GenerateOptions]) -> None:
     """LimitError for options that no model takes, so that a command can refuse them before it loads one."""
-    chosen = _without_none(options)
+    chosen = given_values(options, GenerateOptions)
     if not _rules_out_beams(chosen):
         chosen = {"beams": 1} | chosen  # a model may ask for beams, and a length penalty goes with those
     _options({}, chosen)
 
 
-def _without_none(options: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
-    return bool(chosen.get("greedy")) or "draft" in chosen or bool(chosen.keys() & DRAWS)
+    return bool(chosen.get("greedy")) or bool(chosen.keys() & (DRAWS | {"draft", "logprobs"}))
 
 
 def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:

@@ -12,12 +12,13 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
-from ...refimpl.errors import LimitError
+from ...refimpl.errors import ArgumentError, LimitError
 from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer, check_text
 
 LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "user", "assistant", "tool")
+EXAMPLE = '{"role": "user", "content": "hi"}'
 
 # A block that marks the answers for training; its contents are rendered.
 GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
@@ -49,12 +50,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation; `add_generation_prompt` appends the start of the model's answer."""
-        for i, message in enumerate(messages):
-            if message["role"] not in ROLES:
-                raise LimitError(
-                    f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
-                )
-            check_text(message["content"])
+        check_messages(messages)
         # Messages are passed as a literal: a template could call methods of Python's lists and dicts, such as
         # `messages.extend(messages)`, whose work no fuel counts.
         literal = json.dumps([dict(message) for message in messages], ensure_ascii=False)
@@ -99,6 +95,22 @@ class ChatTemplate:
             "a message must not contain a control token where the template rewrites messages, got one: "
             "remove it from the message"
         )
+
+
+def check_messages(messages: object) -> None:
+    """ArgumentError unless they are a list of messages, each with a role and a content; LimitError for a role
+    that no template knows, and a content that no tokenizer takes."""
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise ArgumentError(f"messages must be a list of {EXAMPLE}, got {messages!r:.80}")
+    for i, message in enumerate(messages):
+        parts = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None,)
+        if not all(isinstance(part, str) for part in parts):
+            raise ArgumentError(f"message {i} must be like {EXAMPLE}, got {message!r:.80}")
+        if message["role"] not in ROLES:
+            raise LimitError(
+                f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
+            )
+        check_text(message["content"])
 
 
 def _replace_generation(block: re.Match[str]) -> str:

@@ -52,6 +52,20 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
     assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
 
 
+def test_json_has_log_probabilities_where_they_are_asked_for(tfm, bundle):
+    command = ("generate", "hello", "--model", bundle, "--greedy", "--max-new-tokens", 3, "--json")
+    told = tfm(*command, "--logprobs", 2).json
+    for one, token in zip(told["logprobs"], told["tokens"], strict=True):
+        assert (one["token"], one["top"][0]) == (token, [token, one["logprob"]])
+        assert one["logprob"] > one["top"][1][1]
+    (many,) = tfm(*command, "--batch", 1, "--logprobs", 0).json
+    assert [(one["token"], one["top"]) for one in many["logprobs"]] == [(t, []) for t in told["tokens"]]
+    (plain,) = tfm(*command, "--batch", 1).json
+    assert set(plain) == {"prompt", "tokens", "text", "finish_reason"}
+    tfm("generate", "a", "--logprobs", 1).failed(2, "--logprobs goes with --json")
+    tfm("generate", "a", "--logprobs", 1, "--beams", 2, "--json").failed(2, "beam search takes no logprobs")
+
+
 def test_drafts_change_no_token(tfm, bundle):
     command = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--json")
     expected = tfm(*command).json

@@ -1,0 +1,59 @@
+"""`tfm.load`: names, checkpoints and bundles alike, exported where it has to be."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import pytest
+import tfm as package
+from tfm.refimpl.errors import BundleError, CheckpointError, ExportError, TfmError
+
+GREEDY = {"greedy": True, "max_new_tokens": 6}
+
+
+def test_bundles_and_checkpoints_load_alike(tfm, bundle, checkpoint, monkeypatch, capsys):
+    """A checkpoint is exported once; the bundle then needs no package of the extra [export]."""
+    exported = []
+
+    def export(opened, path, **_):
+        exported.append(path)
+        shutil.copytree(bundle, path)
+
+    monkeypatch.setattr("tfm.export.bundle_writer.export", export)
+    expected = tfm("generate", "hello", "--model", bundle, "--greedy", "--max-new-tokens", 6).out
+    for model in (bundle, str(bundle), checkpoint):
+        assert str(package.load(model).generate("hello", **GREEDY)) + "\n" == expected
+    assert len(exported) == 1
+    assert "exported to" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert package.load(checkpoint, threads=1).generate_ids([1], **GREEDY)
+    assert len(exported) == 1
+
+
+def test_without_the_extra_a_line_says_what_is_missing(tfm, checkpoint, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "torch" else find_spec(name, *more)
+    )
+    words = "must be exported once, which needs torch: pip install 'tfm-cli[export]'"
+    with pytest.raises(ExportError, match="which needs torch: pip install") as caught:
+        package.load(checkpoint)
+    assert str(caught.value) == f"{checkpoint} {words}"
+    tfm("generate", "hi", "--model", checkpoint).failed(7, words)
+
+
+def test_what_cannot_be_loaded_is_a_named_error(tfm, checkpoint, bundle, tmp_path):
+    for wrong, kind, words in (
+        ({"model": "nothing-there"}, CheckpointError, "no model 'nothing-there'"),
+        ({"model": bundle, "quant": "int4"}, BundleError, "holds int8, got int4"),
+        ({"model": checkpoint, "quant": "int5"}, TfmError, "quant must be one of"),
+        ({"model": bundle, "device": "gpu"}, TfmError, "device"),
+    ):
+        with pytest.raises(kind, match=words):
+            package.load(**wrong)
+    from tfm.runtime import load
+
+    for no_bundle in (checkpoint, "smollm2-135m"):
+        with pytest.raises(BundleError, match=r"is no bundle: tfm\.load takes names and checkpoints too"):
+            load(no_bundle)
