@@ -151,6 +151,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         out("  ".join(parts).rstrip())
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under a head as a Markdown table."""
+    for line in (head, ["---"] * len(head), *rows):
+        out("| " + " | ".join(escape(str(cell)).replace("|", "\\|") for cell in line) + " |")
+
+
 def size(count: float) -> str:
     """A number of bytes for a person: 134.5 MB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -32,7 +32,6 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     app = typer.Typer(
         name="tfm-cli",
         help="From a transformer checkpoint to a fast ONNX model, checked against a NumPy specification.",
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         callback=_options,

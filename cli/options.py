@@ -38,12 +38,20 @@ def limit_threads(count: int | None) -> int | None:
     return count
 
 
+def catalogue() -> list[str]:
+    """The names of the catalogue, for a shell that completes a model's name."""
+    from ..runtime.hub.model_names import CATALOGUE
+
+    return list(CATALOGUE)
+
+
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
         metavar="MODEL",
+        autocompletion=catalogue,
         help="A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
     ),
 ]

@@ -54,11 +54,7 @@ def ring_attend(
             else:
                 transfers, next_block = _exchange(block, lengths, source, group)
             if lengths[rank] and lengths[source]:
-                if causal:
-                    visible = block[2] <= positions[:, None]
-                else:
-                    visible = torch.ones(len(positions), len(block[2]), dtype=torch.bool, device=q.device)
-                mask = visible.expand(q.shape[0], -1, -1)
+                mask = (block[2] <= positions[:, None]).expand(q.shape[0], -1, -1) if causal else None
                 part = flash_attend(q, block[0], block[1], mask, tile=tile, scale=scale, softcap=softcap)
                 out, lse = merge(out, lse, *part)
             for transfer in transfers:

@@ -139,6 +139,15 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def user_seconds() -> float:
+    """Seconds that this process has computed, without what the system computed for it."""
+    try:
+        import resource
+    except ImportError:
+        return os.times().user  # in hundredths
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
 def trim() -> None:
     """Return freed memory to the system, where the allocator (glibc) would keep it."""
     with contextlib.suppress(OSError, AttributeError, TypeError):

@@ -55,7 +55,7 @@ STAGES = (
     ("export.dispatch", "export.scan"),
     ("export.ops",),
     ("export.distributed_ring", "export.stack_walk", "export.targets", "export.torch_engine"),
-    ("export.graph", "export.quantization"),
+    ("export.graph", "export.quantization", "export.ring_cost"),
     ("export.bundle_writer", "export.diagnose"),
     ("export",),
     ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import options as o
-from ..console import escape, out, out_json, progress, table
+from ..console import escape, out, out_json, progress, say, shorten, table
 from ..plot import Plot, draw
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ...refimpl.tokenizers.tokenizer import Encoding
-    from ...runtime.analysis.attention import View
+    from ...runtime.analysis.attention import Heads, Seen, View
 
 TEXT = "The animal didn't cross the street because it was too tired"
 TOKENS = 1024
@@ -78,8 +78,9 @@ def command(
     weights = chosen_heads(maps, layer, head)
     mean = np.mean([*weights.values()], axis=0)
     view = view_of(words, index, weights, decoder=isinstance(config, Decoder))
+    names, title = labels(text, encoding), f"Attention of {model}, {which_heads(layer, head, weights)}"
     if plot is not None:
-        draw(plot, 8, 7, lambda figure: picture(figure, labels(text, encoding), mean))
+        draw(plot, 8, 7, lambda figure: picture(figure, title, names, mean))
     if as_json:
         tokens = [
             {"id": i, "piece": piece, "start": start, "end": end}
@@ -88,28 +89,12 @@ def command(
         about = {"model": model, "layer": layer, "head": head, "text": text}
         out_json({**about, "tokens": tokens, "weights": mean.tolist(), **asdict(view)})
         return
-    if len(encoding.ids) <= WIDE:
-        table(
-            ("%", "", *map(str, range(len(encoding.ids)))),
-            [
-                (i, label, *(round(100 * weight) for weight in row))
-                for i, (label, row) in enumerate(zip(labels(text, encoding), mean.tolist(), strict=True))
-            ],
-        )
-        out()
-    table(
-        ("LOOKS AT", "SHARE", "MOST BY", "SHARE"),
-        [
-            (
-                seen.word,
-                f"{seen.share:.1%}",
-                f"layer {seen.strongest.layer} head {seen.strongest.head}",
-                f"{seen.strongest.share:.1%}",
-            )
-            for seen in view.looks_at[:8]
-        ],
-    )
-    out(sentence(view))
+    out(f"{escape(title)}: “{escape(shorten(text))}”\n")
+    if len(names) <= WIDE:
+        show_weights(names, mean)
+    else:
+        say(f"the table of {len(names)} tokens is left out: --plot draws it, --json has it")
+    show_view(view)
 
 
 def labels(text: str, encoding: Encoding) -> list[str]:
@@ -118,25 +103,74 @@ def labels(text: str, encoding: Encoding) -> list[str]:
     return [escape(text[start:end].strip() or piece) for piece, (start, end) in pairs]
 
 
-def sentence(view: View) -> str:
-    """The view in words."""
-    most = "sees no other word"
-    if view.looks_at:
-        first = view.looks_at[0]
-        most = f"looks most at “{escape(first.word)}”, {first.share:.1%}"
-    return (
-        f"“{escape(view.word)}” {most}; {view.itself:.1%} stay with itself, "
-        f"{view.resting:.1%} rest on the first or a special token"
+def which_heads(layer: int | None, head: int | None, weights: Heads) -> str:
+    """The heads whose mean is shown."""
+    match layer, head:
+        case None, None:
+            return f"mean of {len(weights)} heads in {len({at for at, _ in weights})} layers"
+        case None, _:
+            return f"head {head}, mean of {len(weights)} layers"
+        case _, None:
+            return f"layer {layer}, mean of {len(weights)} heads"
+        case _:
+            return f"layer {layer}, head {head}"
+
+
+def show_weights(names: list[str], weights: np.ndarray) -> None:
+    """The weights as a table in %, with the first token's column apart and what isn't visible left blank."""
+    percent = [["" if w == 0 else f"{100 * w:.0f}" for w in row] for row in weights.tolist()]
+    table(
+        ("%", "", f"{0:>3}", "|", *(f"{i:>3}" for i in range(1, len(names)))),
+        [
+            (i, name, f"{row[0]:>3}", "|", *(f"{cell:>3}" for cell in row[1:]))
+            for i, (name, row) in enumerate(zip(names, percent, strict=True))
+        ],
     )
+    if len(names) > 1:
+        share = f"{weights[1:, 0].mean():.0%}"
+        out("\nA row is a token that looks, a column one that it looks at. The first token stands apart:")
+        out(f"later ones give it {share} on average; heads that find nothing rest there (attention sink).")
+    out()
 
 
-def picture(figure: Figure, names: list[str], weights: np.ndarray) -> None:
-    """A heat map, query by key."""
-    axes = figure.subplots()
-    image = axes.imshow(weights, vmin=0, cmap="viridis")
+def show_view(view: View) -> None:
+    """What the word looks at: each word's share of all heads, and the head that looks at it most."""
+    word = escape(view.word)
+    if not view.looks_at:
+        out(f"“{word}” sees no other word; {rest(view)}")
+        return
+    table(
+        (f"“{word}” LOOKS AT", "ON AVERAGE", "THE HEAD THAT LOOKS AT IT MOST"),
+        [(seen.word, f"{seen.share:.1%}", head_of(seen)) for seen in view.looks_at[:8]],
+    )
+    first = view.looks_at[0]
+    out(f"\n“{word}” looks most at “{escape(first.word)}”, {first.share:.1%}; {rest(view)}")
+
+
+def head_of(seen: Seen) -> str:
+    """The head that looks most at a word, and its share."""
+    strongest = seen.strongest
+    return f"layer {strongest.layer}, head {strongest.head}, {strongest.share:.1%}"
+
+
+def rest(view: View) -> str:
+    """Where the attention that goes to no other word stays."""
+    return f"{view.itself:.1%} stay with itself, {view.resting:.1%} rest on the first or a special token"
+
+
+def picture(figure: Figure, title: str, names: list[str], weights: np.ndarray) -> None:
+    """A heat map, query by key. The first key has its own colours: beside it the others would all be dark."""
     step = max(1, len(names) // 60)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(0, len(names), step), names[::step], parse_math=False)
-    axes.tick_params("x", rotation=90)
-    axes.set(xlabel="key", ylabel="query")
-    figure.colorbar(image)
+    parts = [slice(0, 1), slice(1, None)][: len(names)]
+    widths = [1, min(len(names) - 1, 20)][: len(parts)]
+    figure.suptitle(escape(title), parse_math=False)
+    for axes, part in zip(
+        figure.subplots(1, len(parts), squeeze=False, width_ratios=widths)[0], parts, strict=True
+    ):
+        image = axes.imshow(weights[:, part], vmin=0, cmap="viridis", aspect="auto")
+        keys = names[part]
+        axes.xaxis.set_ticks(range(0, len(keys), step), keys[::step], parse_math=False)
+        axes.tick_params("x", rotation=90)
+        axes.yaxis.set_ticks(range(0, len(names), step), names[::step], parse_math=False)
+        axes.set(xlabel="key", ylabel="query" if part.start == 0 else "")
+        figure.colorbar(image)

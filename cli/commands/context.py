@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,10 @@ GROUP = "Look inside"
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A decoder: a checkpoint, a bundle, or the name of one to fetch.")
+        str,
+        typer.Argument(
+            autocompletion=o.catalogue, help="A decoder: a checkpoint, a bundle, or the name of one to fetch."
+        ),
     ],
     text: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="The text to read.")
@@ -79,6 +83,9 @@ def command(
     every = perplexity.ways(config, length, factor)
     if unknown := sorted(set(way or ()) - every.keys()):
         raise typer.BadParameter(f"this model's ways are {', '.join(every)}, got {unknown[0]!r:.60}")
+    chosen = {name: changed for name, changed in every.items() if not way or name in way}
+    same = perplexity.same_positions(chosen, length)
+    say_same(same, length)
     params = materialize(lazy)
     edges = perplexity.edges(trained, length)
     rows = [begin + ids[start : start + room] for start in starts]
@@ -87,8 +94,8 @@ def command(
         name: perplexity.perplexity(
             perplexity.losses(changed, params, rows, f"reading with {name}", show), trained, edges
         )
-        for name, changed in every.items()
-        if not way or name in way
+        for name, changed in chosen.items()
+        if same[name] == name
     }
     if plot is not None:
         draw(plot, 9, 5, lambda figure: picture(figure, trained, edges, by_way))
@@ -97,9 +104,10 @@ def command(
             {
                 "model": model, "trained": trained, "length": length, "factor": factor,
                 "windows": len(starts), "edges": edges,
-                "perplexity": {name: one.parts for name, one in by_way.items()},
-                "within": {name: one.within for name, one in by_way.items()},
-                "past": {name: one.past for name, one in by_way.items()},
+                "perplexity": {name: by_way[first].parts for name, first in same.items()},
+                "within": {name: by_way[first].within for name, first in same.items()},
+                "past": {name: by_way[first].past for name, first in same.items()},
+                "same_as": {name: first for name, first in same.items() if name != first},
             }
         )  # fmt: skip
         return
@@ -121,6 +129,16 @@ def command(
             f"trained for {trained} tokens, stretched x {factor:g}; past them best is {best}, {past:.4g} "
             f"(before: {within:.4g})"
         )
+
+
+def say_same(same: Mapping[str, str], length: int) -> None:
+    """Say which ways aren't computed, since another one gives their numbers."""
+    for first in dict.fromkeys(same.values()):
+        others = [name for name, other in same.items() if other == first != name]
+        if others:
+            say(
+                f"same positions as in {first} up to {length} tokens, not computed again: {', '.join(others)}"
+            )
 
 
 def picture(figure: Figure, trained: int, edges: list[int], by_way: dict[str, Perplexity]) -> None:

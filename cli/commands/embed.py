@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import options as o
-from ..console import out, out_json, progress, shorten, table
+from ..console import out, out_json, progress, say, shorten, table
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GROUP = "Read texts"
+SHOWN = 6  # numbers of a vector at a terminal
 
 
 def command(
@@ -34,6 +40,8 @@ def command(
 ) -> None:
     """Compute one embedding per text; similar texts get nearby vectors.
 
+    A terminal shows the beginning of each vector; a pipe, --json and --npy get all numbers.
+
     Example: tfm-cli embed "a cat" "a kitten" "a bill" --similarity
     """
     import numpy as np
@@ -56,6 +64,8 @@ def command(
             np.save(opened, numbers, allow_pickle=False)
     elif as_json:
         out_json({"texts": texts, "similarity" if similarity else "vectors": numbers.tolist()})
+    elif not similarity and sys.stdout.isatty():
+        summarize(texts, numbers)
     elif not similarity:
         for vector in numbers:
             out(" ".join(f"{x:.6g}" for x in vector))
@@ -69,3 +79,22 @@ def command(
                 for i, (one, row) in enumerate(zip(texts, numbers, strict=True))
             ],
         )
+
+
+def summarize(texts: Sequence[str], vectors: np.ndarray) -> None:
+    """Show each vector's dimension, norm and first numbers, and say how to get all of them."""
+    import numpy as np
+
+    table(
+        ("TEXT", "DIMENSION", "NORM", "FIRST NUMBERS"),
+        [
+            (
+                shorten(text, 40),
+                len(vector),
+                f"{np.linalg.norm(vector):.4g}",
+                " ".join(f"{x: .4f}" for x in vector[:SHOWN]) + (" …" if len(vector) > SHOWN else ""),
+            )
+            for text, vector in zip(texts, vectors, strict=True)
+        ],
+    )
+    say("all numbers: --json, --npy FILE, or a pipe (a line per text)")

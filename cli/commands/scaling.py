@@ -1,11 +1,14 @@
-"""`tfm-cli scaling`: the cost of attention and an LSTM by the length of a text, and how far back each
-reaches."""
+"""`tfm-cli scaling`: the cost of attention and an LSTM by length, of ring attention by processes and of a
+softmax over many words, and how far back attention and an LSTM reach."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +19,24 @@ from ..plot import Plot, draw
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...runtime.analysis.scaling import Dependence, Growth, Sample, Stopped
+    from ...export.ring_cost import RingCost
+    from ...runtime.analysis.scaling import Dependence, Fit, Growth, Sample, Stopped
+    from ...runtime.analysis.word_softmax import SoftmaxCost
 
 GROUP = "Look inside"
+RINGS = (1, 2, 4)  # processes
+RING_TOKENS = 4096
+RING_SHARE = 1 / 3  # of all seconds: most of it is the start of processes
+PROCESS_BYTES = 400e6  # that a process of a ring may need, torch included
+
+
+class Section(StrEnum):
+    """A part of what is measured."""
+
+    LENGTH = "length"
+    RING = "ring"
+    WORDS = "words"
+    REACH = "reach"
 
 
 def command(
@@ -26,52 +44,85 @@ def command(
         int, typer.Option("--max-n", min=1024, max=2**20, help="The longest text, in tokens.")
     ] = 16_384,
     seconds: Annotated[
-        float, typer.Option(min=1, help="About how long it may take; slow kinds stop at shorter texts.")
+        float, typer.Option(min=1, help="About how long all of it may take: what doesn't fit is left out.")
     ] = 90,
+    section: Annotated[
+        list[Section] | None,
+        typer.Option(
+            help="Only this part; may be repeated. length: cost by length of a text; ring: ring attention in "
+            "1, 2 and 4 processes; words: a full and an adaptive softmax over 100,000 words; reach: how far "
+            "back an input is felt.",
+        ),
+    ] = None,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure time and memory of attention and of an LSTM by text length, and how far back each reaches.
+    """Measure what attention and an LSTM cost by text length and how far back they reach, ring attention by
+    processes, and an adaptive softmax.
 
-    Example: tfm-cli scaling --max-n 4096 --plot scaling.png
+    Example: tfm-cli scaling --section length --max-n 4096 --seconds 30 --plot scaling.png
     """
     o.limit_threads(1)  # so that time is work done
     from ...runtime.analysis import scaling
 
-    lengths = sorted({max(1, round(max_n / 2**i / scaling.TILE)) * scaling.TILE for i in range(8)})
-    growth = scaling.measure(lengths, seconds, tell)
-    dependence = scaling.dependence([n for n in scaling.DISTANCES if n <= max_n])
+    sections = set(section or Section)
+    if plot is not None and not sections & {Section.LENGTH, Section.REACH}:
+        raise typer.BadParameter("--plot draws the sections length and reach: add one of them")
+    until = time.monotonic() + seconds
+    # What is bounded comes first: the lengths use all time that is left.
+    distances = [n for n in scaling.DISTANCES if n <= max_n]
+    dependence = scaling.dependence(distances) if Section.REACH in sections else None
+    words = measure_words(until) if Section.WORDS in sections else None
+    ring = measure_ring(seconds * RING_SHARE) if Section.RING in sections else None
+    lengths = scaling.lengths_up_to(max_n)
+    growth = scaling.measure(lengths, until, tell) if Section.LENGTH in sections else None
     if plot is not None:
         draw(plot, 15, 5, lambda figure: picture(figure, lengths, growth, dependence))
     if as_json:
-        about = {
-            "lengths": lengths,
-            "width": scaling.WIDTH,
-            "window": scaling.WINDOW,
-            "tile": scaling.TILE,
-            "block": scaling.BLOCK,
-        }
-        by_kind = {name: asdict(one) for name, one in growth.items()}
-        out_json({**about, "kinds": by_kind, "dependence": asdict(dependence)})
+        out_json(as_object(lengths, growth, ring, words, dependence))
         return
-    table(
-        ("KIND", "TIME ~ N^", "MEMORY ~ N^", "UP TO N", "SECONDS", "MEMORY", "STEPS IN A ROW", "PATH"),
-        [
-            (name, shown(g.time_exponent), shown(g.memory_exponent), lengths[len(g.seconds) - 1],
-             f"{g.seconds[-1]:.3g}", size(g.bytes[-1]), g.steps[-1], g.path[-1])
-            for name, g in growth.items()
-        ],
-    )  # fmt: skip
-    out("exponents are fitted over the upper half of N; steps and path are at the longest N\n")
-    table(
-        ("N", "LSTM", "ATTENTION"),
-        [
-            (n, *(f"< {scaling.NOISE:g}" if v is None else f"{v:.3g}" for v in pair))
-            for n, *pair in zip(dependence.n, dependence.lstm, dependence.attention, strict=True)
-        ],
-    )
-    out("change of the last output by a change of the first input (central difference, float64)")
-    out(f"LSTM: x {dependence.lstm_a_token:.3f} a token; attention: ~ N^{dependence.attention_exponent:.2f}")
+    if growth is not None:
+        show_growth(lengths, growth)
+    if ring is not None:
+        show_ring(ring)
+    if words is not None:
+        show_words(words)
+    if dependence is not None:
+        show_dependence(dependence)
+
+
+def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
+    """The costs of both softmaxes; None where memory would run out."""
+    from ...runtime import hardware
+    from ...runtime.analysis import word_softmax
+
+    free = hardware.memory()
+    if free is not None and word_softmax.needed_bytes(word_softmax.WORDS) > 0.8 * free:
+        say(f"a softmax over {word_softmax.WORDS:,} words is left out: memory would run out")
+        return None
+    return word_softmax.softmax_costs(word_softmax.WORDS, until)
+
+
+def measure_ring(seconds: float) -> list[RingCost] | None:
+    """The cost of each ring that memory and so many seconds allow; None without torch."""
+    if find_spec("torch") is None:
+        say("ring attention is left out, it needs torch: pip install 'tfm-cli[export]'")
+        return None
+    from ...export.ring_cost import ring_cost
+    from ...runtime import hardware
+
+    until, costs = time.monotonic() + seconds, []
+    for processes in RINGS:
+        if processes * PROCESS_BYTES > 0.8 * (hardware.memory() or float("inf")):
+            say(f"a ring of {processes} processes is left out: memory would run out")
+            break
+        cost = ring_cost(processes, RING_TOKENS, until - time.monotonic())
+        if cost is None:
+            say(f"a ring of {processes} processes is left out: time would run out")
+            break
+        say(f"a ring of {processes}, {RING_TOKENS} tokens: {cost.seconds:.3g} s")
+        costs.append(cost)
+    return costs
 
 
 def tell(name: str, tokens: int, sample: Sample | Stopped) -> None:
@@ -82,24 +133,141 @@ def tell(name: str, tokens: int, sample: Sample | Stopped) -> None:
         say(f"{name}, {tokens} tokens: {sample.seconds:.3g} s, {size(sample.bytes)}")
 
 
-def shown(exponent: float | None) -> str:
+def as_object(
+    lengths: Sequence[int],
+    growth: dict[str, Growth] | None,
+    ring: Sequence[RingCost] | None,
+    words: dict[str, SoftmaxCost] | None,
+    dependence: Dependence | None,
+) -> dict[str, Any]:
+    """What was measured, for JSON."""
+    from ...runtime.analysis import scaling, word_softmax
+
+    told: dict[str, Any] = {}
+    if growth is not None:
+        told |= {"lengths": lengths, "width": scaling.WIDTH, "window": scaling.WINDOW}
+        told |= {"tile": scaling.TILE, "block": scaling.BLOCK}
+        told["kinds"] = {
+            name: {
+                "seconds": one.seconds,
+                "bytes": one.bytes,
+                **fitted("time", one.time),
+                **fitted("memory", one.memory),
+                "steps": one.steps,
+                "path": one.path,
+            }
+            for name, one in growth.items()
+        }
+    if ring is not None:
+        told["ring"] = {"tokens": RING_TOKENS, "rings": [asdict(one) for one in ring]}
+    if words is not None:
+        about = {"words": word_softmax.WORDS, "width": word_softmax.WIDTH, "tokens": word_softmax.TOKENS}
+        told["softmax"] = about | {name: asdict(one) for name, one in words.items()}
+    if dependence is not None:
+        told["dependence"] = asdict(dependence)
+    return told
+
+
+def fitted(what: str, fit: Fit | None) -> dict[str, Any]:
+    """A fit as an exponent, its interval, and the lengths that it was fitted to."""
+    if fit is None:
+        return dict.fromkeys((f"{what}_exponent", f"{what}_interval", f"{what}_fitted"))
+    interval, lengths = [fit.low, fit.high], [fit.first, fit.last]
+    return {f"{what}_exponent": fit.exponent, f"{what}_interval": interval, f"{what}_fitted": lengths}
+
+
+def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
+    """The cost by length."""
+    from ...runtime.analysis.scaling import WIDTH
+
+    out(f"Cost by the length N of a text: one head of {WIDTH} numbers, float32, one thread\n")
+    table(
+        ("KIND", "TIME ~ N^", "MEMORY ~ N^", "FITTED TO N", "UP TO N", "SECONDS", "MEMORY", "STEPS", "PATH"),
+        [
+            (name, shown(g.time), shown(g.memory), f"{g.time.first} to {g.time.last}" if g.time else "",
+             lengths[len(g.seconds) - 1], f"{g.seconds[-1]:.3g}", size(g.bytes[-1]), g.steps[-1], g.path[-1])
+            for name, g in growth.items()
+        ],
+    )  # fmt: skip
+    out(
+        "\n± is the 95 % interval of the fit; seconds are medians; steps in a row and path at the longest N\n"
+    )
+
+
+def show_ring(ring: Sequence[RingCost]) -> None:
+    """The cost of ring attention by processes."""
+    from ...runtime.hardware import affinity, cores
+
+    out(f"Ring attention: {RING_TOKENS} tokens over processes of one thread, on {cores(affinity())} cores\n")
+    table(
+        ("PROCESSES", "TOKENS A PROCESS", "SECONDS", "MEMORY A PROCESS"),
+        [
+            (
+                one.processes,
+                one.tokens_a_rank,
+                f"{one.seconds:.3g}",
+                "unknown" if one.bytes_a_rank is None else size(one.bytes_a_rank),
+            )
+            for one in ring
+        ],
+    )
+    out()
+
+
+def show_words(words: dict[str, SoftmaxCost]) -> None:
+    """The cost of both softmaxes."""
+    from ...runtime.analysis.word_softmax import TOKENS, WIDTH, WORDS
+
+    out(f"log p of {TOKENS} next words among {WORDS:,}, which follow Zipf's law, from {WIDTH} numbers each\n")
+    table(
+        ("SOFTMAX", "PARAMETERS", "SECONDS", "MEMORY"),
+        [(name, f"{one.parameters:,}", f"{one.seconds:.3g}", size(one.bytes)) for name, one in words.items()],
+    )
+    faster = words["full"].seconds / words["adaptive"].seconds
+    out(f"\nthe adaptive softmax is {faster:.3g} times faster\n")
+
+
+def show_dependence(dependence: Dependence) -> None:
+    """How far back the LSTM and attention reach."""
+    from ...runtime.analysis.scaling import NOISE
+
+    out("Reach: change of the last output by a change of the first input (central difference, float64)\n")
+    table(
+        ("N", "LSTM", "ATTENTION"),
+        [
+            (n, *(f"< {NOISE:g}" if v is None else f"{v:.3g}" for v in pair))
+            for n, *pair in zip(dependence.n, dependence.lstm, dependence.attention, strict=True)
+        ],
+    )
+    out(
+        f"\nLSTM: x {dependence.lstm_a_token:.3f} a token; attention: ~ N^{dependence.attention_exponent:.2f}"
+    )
+
+
+def shown(fit: Fit | None) -> str:
     """An exponent for the table."""
-    return "too short" if exponent is None else f"{exponent:.2f}"
+    return "too short" if fit is None else f"{fit.exponent:.2f} ± {fit.high - fit.exponent:.2f}"
 
 
 def picture(
-    figure: Figure, lengths: Sequence[int], growth: dict[str, Growth], dependence: Dependence
+    figure: Figure, lengths: Sequence[int], growth: dict[str, Growth] | None, dependence: Dependence | None
 ) -> None:
-    """Time, memory and dependence, each on logarithmic axes."""
-    left, middle, right = figure.subplots(1, 3)
-    for name, one in growth.items():
-        measured = lengths[: len(one.seconds)]
-        left.loglog(measured, one.seconds, "o-", label=f"{name}: {shown(one.time_exponent)}")
-        middle.loglog(measured, one.bytes, "o-", label=f"{name}: {shown(one.memory_exponent)}")
-    for axes, label in ((left, "seconds"), (middle, "bytes")):
-        axes.set(xlabel="tokens N", ylabel=label)
-        axes.legend(title="exponent")
-    for name, values in (("lstm", dependence.lstm), ("attention", dependence.attention)):
-        right.loglog(dependence.n, [float("nan") if v is None else v for v in values], "o-", label=name)
-    right.set(xlabel="tokens N", ylabel="change of the last output by the first input")
-    right.legend()
+    """Time and memory by length, and dependence by distance, each on logarithmic axes."""
+    axes = iter(figure.subplots(1, 2 * (growth is not None) + (dependence is not None), squeeze=False)[0])
+    if growth is not None:
+        for label, pick in (
+            ("seconds", lambda one: (one.seconds, one.time)),
+            ("bytes", lambda one: (one.bytes, one.memory)),
+        ):
+            panel = next(axes)
+            for name, one in growth.items():
+                values, fit = pick(one)
+                panel.loglog(lengths[: len(values)], values, "o-", label=f"{name}: {shown(fit)}")
+            panel.set(xlabel="tokens N", ylabel=label)
+            panel.legend(title="exponent")
+    if dependence is not None:
+        panel = next(axes)
+        for name, values in (("lstm", dependence.lstm), ("attention", dependence.attention)):
+            panel.loglog(dependence.n, [float("nan") if v is None else v for v in values], "o-", label=name)
+        panel.set(xlabel="tokens N", ylabel="change of the last output by the first input")
+        panel.legend()

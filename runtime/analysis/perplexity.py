@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -10,12 +10,14 @@ import numpy as np
 
 from ...refimpl.config import Config, Decoder, DynamicNTK, LinearScaling, Llama3Scaling, Rope, Scaling, Yarn
 from ...refimpl.engine.numpy_engine import NumpyEngine
+from ...refimpl.ops.model import position_tables
 from ...refimpl.params.tree import Tree
 from ...refimpl.tokenizers.tokenizer import Tokenizer
 from ..progress import Progress
 from ..verification.metrics import log_softmax
 
 CHUNK = 256  # tokens a step: the logits of all of them are held
+SAME = 1e-9  # between cosines or sines: float32, which the model computes in, rounds to 6e-8
 PARTS = 8  # of the positions up to the trained length, and as many past it
 
 
@@ -80,6 +82,29 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
             attention = replace(attention, position=change(attention.position))
         layers.append(replace(layer, attention=attention))
     return replace(config, stack=replace(config.stack, layers=tuple(layers)))
+
+
+def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]:
+    """Each way -> the first way that rotates queries and keys alike in texts of `length` tokens, perhaps
+    itself; the two compute the same numbers.
+
+    The tables at position 1 determine all frequencies, and those at the last position show a difference at
+    its largest.
+    """
+    tables = {}
+    for name, config in models.items():
+        by_rope = position_tables(np.array([1, length - 1]), config=config)
+        ropes = (layer.attention.position for layer in config.layers)
+        tables[name] = [by_rope[rope] for rope in ropes if isinstance(rope, Rope)]
+
+    def alike(a: str, b: str) -> bool:
+        pairs = zip(tables[a], tables[b], strict=True)
+        return all(np.allclose(x, y, rtol=0, atol=SAME) for x, y in pairs)
+
+    same: dict[str, str] = {}
+    for name in models:
+        same[name] = next((first for first in same.values() if alike(first, name)), name)
+    return same
 
 
 def losses(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, log
+from math import ceil, inf, log
+from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +25,12 @@ WIDTH = 32
 WINDOW = 64
 TILE = 64
 BLOCK = 64
-LEAST = 0.25  # seconds of user time that a figure is taken from: the clock counts hundredths
+SAMPLES = 5  # of a call's time at a length, if there is time; their median counts
+LEAST = 0.02  # seconds of computing in a sample: a short call is repeated
+GROWTH = 4  # of cost to the next length, at most: that is twice as long, and nothing outgrows the square
+POINTS = 4  # the fewest that an exponent is fitted to
+# 0.975 quantiles of Student's t for 1, 2, … degrees of freedom; more than these change little.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 DISTANCES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STEP = 1e-4  # of the central difference: its error is the square, 1e-8, that of rounding is 1e-12
 NOISE = 1e-10  # a smaller difference is rounding
@@ -47,23 +52,36 @@ class Mechanism:
 
 
 class Sample(NamedTuple):
-    """One call: seconds of computing, and the most bytes that it used at once."""
+    """One call: seconds of computing, the most bytes that it used at once, and the seconds that it took to
+    measure both once."""
 
     seconds: float
     bytes: int
+    spent: float
+
+
+class Fit(NamedTuple):
+    """The exponent of a power law with the ends of its 95 % interval, fitted to lengths from `first` to
+    `last`."""
+
+    exponent: float
+    low: float
+    high: float
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Cost of a mechanism at each length, as far as time and memory allowed, and its exponents in the length.
+    """Cost of a mechanism at each length, as far as time and memory allowed, and how it grows with length.
 
-    An exponent is None where too few lengths were measured.
+    A fit is None where too few lengths were measured.
     """
 
     seconds: list[float]
     bytes: list[int]
-    time_exponent: float | None
-    memory_exponent: float | None
+    time: Fit | None
+    memory: Fit | None
     steps: list[int]
     path: list[int]
 
@@ -144,51 +162,67 @@ def mechanisms() -> dict[str, Mechanism]:
     }
 
 
-def measure(lengths: Sequence[int], seconds: float, progress: Progress) -> dict[str, Growth]:
-    """Mechanism -> its cost at each length. It stops early rather than exceed its share of the seconds."""
-    end = time.monotonic() + seconds
-    growth: dict[str, Growth] = {}
+def lengths_up_to(longest: int) -> list[int]:
+    """Lengths from TILE to `longest`, each about √2 times the one before, and whole tiles."""
+    return sorted({max(1, round(longest / 2 ** (i / 2) / TILE)) * TILE for i in range(16)})
+
+
+def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[str, Growth]:
+    """Mechanism -> its cost at each length, as far as memory and time allow (`until`, monotonic).
+
+    What is expected to take the least time is measured next, so that no mechanism waits for a slow one, and
+    time ends for all only when not even the cheapest fits.
+    """
     every = mechanisms()
-    for name, mechanism in reversed(
-        every.items()
-    ):  # the most expensive come last and get what the others leave
-        until = time.monotonic() + max(0, end - time.monotonic()) / (len(every) - len(growth))
-        samples = _samples(name, mechanism, lengths, until, progress)
-        measured = lengths[: len(samples)]
-        times = [sample.seconds for sample in samples]
-        peaks = [sample.bytes for sample in samples]
-        growth[name] = Growth(
-            times,
-            peaks,
-            exponent(measured, times),
-            exponent(measured, peaks),
-            [mechanism.steps(n) for n in measured],
-            [mechanism.path(n) for n in measured],
-        )
-    return {name: growth[name] for name in every}
+    samples: dict[str, list[Sample]] = {name: [] for name in every}
+    unfinished = list(every)
+
+    def expected(name: str) -> float:
+        return GROWTH * samples[name][-1].spent if samples[name] else 0.0
+
+    while unfinished:
+        name = min(unfinished, key=expected)
+        n = lengths[len(samples[name])]
+        stopped = _stopped(samples[name], expected(name), until)
+        if stopped is None:
+            samples[name].append(sample(every[name].make(n), until))
+        progress(name, n, stopped or samples[name][-1])
+        if stopped or len(samples[name]) == len(lengths):
+            unfinished.remove(name)
+    return {name: _growth(mechanism, lengths, samples[name]) for name, mechanism in every.items()}
 
 
-def _samples(
-    name: str, mechanism: Mechanism, lengths: Sequence[int], until: float, progress: Progress
-) -> list[Sample]:
-    """The samples of a mechanism at each length, until memory or time would run out."""
-    samples: list[Sample] = []
-    took = 0.0
-    for n in lengths:
-        # Nothing here grows faster than the square, and a length is at most twice the one before.
-        if samples and 4 * samples[-1].bytes > 0.8 * (hardware.memory() or float("inf")):
-            progress(name, n, "memory")
-            break
-        if samples and time.monotonic() + 4 * took > until:
-            progress(name, n, "time")
-            break
-        begin = time.monotonic()
-        call = mechanism.make(n)
-        peak_bytes = peak(call)
-        samples.append(Sample(user_time(call), peak_bytes))
-        took = time.monotonic() - begin
-        progress(name, n, samples[-1])
-    return samples
+def _stopped(samples: Sequence[Sample], expected: float, until: float) -> Stopped | None:
+    """What would run out at the next length; the first one is always measured."""
+    if not samples:
+        return None
+    if GROWTH * samples[-1].bytes > 0.8 * (hardware.memory() or inf):
+        return "memory"
+    return "time" if time.monotonic() + expected > until else None
+
+
+def _growth(mechanism: Mechanism, lengths: Sequence[int], samples: Sequence[Sample]) -> Growth:
+    measured = lengths[: len(samples)]
+    seconds, peaks = [one.seconds for one in samples], [one.bytes for one in samples]
+    return Growth(
+        seconds,
+        peaks,
+        fit(measured, seconds),
+        fit(measured, peaks),
+        [mechanism.steps(n) for n in measured],
+        [mechanism.path(n) for n in measured],
+    )
+
+
+def sample(call: Callable[[], object], until: float) -> Sample:
+    """The cost of a call: the median of several times, of fewer when `until` comes first."""
+    begin = time.monotonic()
+    peak_bytes = peak(call)
+    times = [user_time(call)]
+    spent = time.monotonic() - begin
+    while len(times) < SAMPLES and time.monotonic() + spent <= until:
+        times.append(user_time(call))
+    return Sample(median(times), peak_bytes, spent)
 
 
 def peak(call: Callable[[], object]) -> int:
@@ -203,20 +237,31 @@ def peak(call: Callable[[], object]) -> int:
 
 def user_time(call: Callable[[], object]) -> float:
     """Seconds of computing per call. Fresh memory costs system time, page by page, which isn't counted."""
-    begin, calls, spent = os.times().user, 0, 0.0
+    begin, calls, spent = hardware.user_seconds(), 0, 0.0
     while spent < LEAST:
         call()
         calls += 1
-        spent = os.times().user - begin
+        spent = hardware.user_seconds() - begin
     return spent / calls
 
 
-def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
-    """The slope of log value over log length in the upper half; None for fewer than three lengths."""
-    if len(lengths) < 3:
+def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit | None:
+    """The power law of the upper half of the lengths, where what doesn't grow counts least; None for fewer
+    than POINTS lengths.
+
+    The least-squares line of log value over log length. The interval is Student's t times the slope's
+    standard error, from the residuals: it covers noise, and a curve that is no power law yet.
+    """
+    points = max(POINTS, len(lengths) - len(lengths) // 2)
+    if len(lengths) < points:
         return None
-    upper = slice(len(lengths) // 2, None)
-    return slope([log(n) for n in lengths[upper]], [log(v) for v in values[upper]])
+    x, y = np.log(lengths[-points:]), np.log(values[-points:])
+    exponent, constant = map(float, np.polyfit(x, y, 1))
+    freedom = points - 2
+    squares = np.sum((y - exponent * x - constant) ** 2)
+    error = np.sqrt(squares / freedom / np.sum((x - x.mean()) ** 2))
+    margin = float(STUDENT[min(freedom, len(STUDENT)) - 1] * error)
+    return Fit(exponent, exponent - margin, exponent + margin, lengths[-points], lengths[-1])
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

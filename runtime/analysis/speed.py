@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import numpy as np
 from ...refimpl.decoding.loop import prefill
 from ...refimpl.decoding.stop import limit_new_tokens
 from ..hardware import peak_memory
+from ..progress import Progress, tracked
 from ..tasks import load
 
 
@@ -23,6 +28,30 @@ class Speed:
     first_token_s: float
     load_s: float
     peak_rss_mb: float | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over several runs; one run has no standard deviation."""
+
+    mean: float
+    std: float | None
+    median: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The figures of one number of threads and one size of prompt."""
+
+    threads: int
+    prompt_tokens: int
+    prefill_tokens_per_s: Spread
+    decode_tokens_per_s: Spread
+    first_token_s: Spread
+    load_s: Spread
+    peak_rss_mb: Spread | None
 
 
 def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, new_tokens: int) -> Speed:
@@ -47,4 +76,54 @@ def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, 
         first_token_s=first_token - loaded,
         load_s=loaded - start,
         peak_rss_mb=None if peak is None else peak / 1e6,
+    )
+
+
+def compare(
+    bundle: Path,
+    device: str,
+    threads: Sequence[int],
+    prompts: Sequence[int],
+    new_tokens: int,
+    repeats: int,
+    progress: Progress,
+) -> list[Setting]:
+    """The figures of each number of threads with each size of prompt, each run in a process of its own.
+
+    Load time and peak memory can't be measured twice in one process. A repeat runs all settings before the
+    next one begins, so that what slows the machine down for a while slows all of them.
+    """
+    cases = list(dict.fromkeys((count, prompt) for count in threads for prompt in prompts))
+    speeds: dict[tuple[int, int], list[Speed]] = {case: [] for case in cases}
+    total = repeats * len(cases)
+    stage = f"{total} runs, each in a new process"
+    progress(stage, 0, total)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for case in tracked(cases * repeats, total, stage, progress):
+            speeds[case].append(pool.submit(measure, bundle, device, *case, new_tokens).result())
+    return [setting(*case, speeds[case]) for case in cases]
+
+
+def setting(threads: int, prompt_tokens: int, speeds: Sequence[Speed]) -> Setting:
+    """The figures of some runs of one setting."""
+    peaks = [speed.peak_rss_mb for speed in speeds if speed.peak_rss_mb is not None]
+    return Setting(
+        threads,
+        prompt_tokens,
+        spread([speed.prefill_tokens_per_s for speed in speeds]),
+        spread([speed.decode_tokens_per_s for speed in speeds]),
+        spread([speed.first_token_s for speed in speeds]),
+        spread([speed.load_s for speed in speeds]),
+        spread(peaks) if peaks else None,
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, sample standard deviation, median and extremes."""
+    return Spread(
+        statistics.mean(values),
+        statistics.stdev(values) if len(values) > 1 else None,
+        statistics.median(values),
+        min(values),
+        max(values),
     )

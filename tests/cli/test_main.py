@@ -177,6 +177,29 @@ def test_without_arguments_there_is_help(tfm):
     assert all(command in ran.out for command in main.COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("tfm-cli sca", {"scaling"}),
+        ("tfm-cli bench --mark", {"--markdown"}),
+        ("tfm-cli generate --model smol", {"smollm2-135m"}),
+        ("tfm-cli context mini", {"minilm-l6"}),
+        ("tfm-cli export m out --quant int8-", {"int8-dynamic", "int8-static"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_models(tfm, monkeypatch, capsys, words, completed):
+    monkeypatch.setenv("_TFM_CLI_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        tfm()
+    assert set(capsys.readouterr().out.split()) == completed
+
+
+def test_the_help_names_completion(tfm):
+    assert "--install-completion" in tfm("--help").out
+
+
 def test_control_characters_of_a_name_are_spelt_out(tfm):
     tfm("inspect", "a\x1b]0;title\x07\n\x9bb\u202e").failed(3, "\\x1b]0;title\\x07\\n\\x9bb\\u202e")
 

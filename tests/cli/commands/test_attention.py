@@ -51,19 +51,43 @@ def test_weights_of_a_layer_and_head(tfm, request, kind, options):
     assert shares["cat"]["strongest"] == most
 
 
-def test_the_answer_names_the_words_attended_to(tfm, checkpoint):
-    told = tfm("attention", TEXT, "-m", checkpoint, "--json").json
-    lines = tfm("attention", TEXT, "-m", checkpoint).out.splitlines()
-    assert lines[0].split() == ["%", *map(str, range(18))]
+def test_the_first_token_stands_apart_and_each_word_has_its_head(tfm, checkpoint):
+    told = tfm("attention", TEXT, "-m", checkpoint, "--layer", 1, "--json").json
+    title, _, head, *lines = tfm("attention", TEXT, "-m", checkpoint, "--layer", 1).out.splitlines()
+    assert title == f"Attention of {checkpoint}, layer 1, mean of 6 heads: “{TEXT}”"
+    assert head.split() == ["%", "0", "|", *map(str, range(1, 18))]
+    row = [f"{100 * weight:.0f}" for weight in told["weights"][12][:13]]  # later tokens aren't visible
+    assert lines[12].split() == ["12", "i", row[0], "|", *row[1:]]
+    sink = np.mean([weights[0] for weights in told["weights"][1:]])
+    assert f"ones give it {sink:.0%} on average" in lines[20]
+    assert lines[22].split("  ")[0] == "“it” LOOKS AT"
+    for line, seen in zip(lines[23:], told["looks_at"], strict=False):
+        strongest = seen["strongest"]
+        named = f"layer {strongest['layer']}, head {strongest['head']}, {strongest['share']:.1%}"
+        assert (line.split()[0], line.split("  ")[-1]) == (seen["word"], named)
     assert lines[-1].startswith(f"“it” looks most at “{told['looks_at'][0]['word']}”")
-    assert lines[13].split()[:2] == ["12", "i"]
+
+
+@pytest.mark.parametrize(
+    ("options", "which"),
+    [
+        ((), "mean of 12 heads in 2 layers"),
+        (("--head", 4), "head 4, mean of 2 layers"),
+        (("--layer", 0, "--head", 5), "layer 0, head 5"),
+    ],
+)
+def test_the_title_says_which_heads(tfm, checkpoint, options, which):
+    assert tfm("attention", "a b", "-m", checkpoint, *options).out.startswith(
+        f"Attention of {checkpoint}, {which}: “a b”\n"
+    )
 
 
 def test_the_default_text_is_the_animal_and_the_street(tfm, checkpoint):
     ran = tfm("attention", "-m", checkpoint)
-    assert not ran.out.startswith("%"), "a table of 60 columns is left out"
-    shown = {line.split()[0] for line in ran.out.splitlines()[1:]}
-    assert shown == {"animal", "didn't", "cross", "the", "street", "because"} | {"“it”"}
+    assert "%  " not in ran.out.splitlines()[2], "a table of 60 columns is left out"
+    assert "the table of 59 tokens is left out: --plot draws it" in ran.err
+    shown = {line.split()[0] for line in ran.out.splitlines()[3:-2]}
+    assert shown == {"animal", "didn't", "cross", "the", "street", "because"}
 
 
 def test_a_bundle_and_a_named_word(tfm, bundle):

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ from tfm.refimpl.checkpoint.custom_code import describe
 from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.shapes import parameter_shapes
+from tfm.runtime.analysis import speed
 from tfm.runtime.bundle import atomic_dir
+from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.hub import locate
 from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.ort import providers
@@ -606,14 +610,55 @@ def test_the_hand_made_model_is_one():
 
 
 def test_bench_measures_in_fresh_processes(tfm, bundle):
-    options = ("--model", bundle, "--prompt-tokens", 4, "--new-tokens", 3, "--repeats", 2)
-    told = tfm("bench", *options, "--json").json
+    options = ("--prompt-tokens", 4, "--prompt-tokens", 6, "--new-tokens", 3, "--threads", 1, "--repeats", 1)
+    told = tfm("bench", "--model", bundle, *options, "--json").json
+    assert [(s["threads"], s["prompt_tokens"]) for s in told["settings"]] == [(1, 4), (1, 6)]
     for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "first_token_s", "load_s", "peak_rss_mb"):
         entry = told[name]
-        assert set(entry) == {"median", "min", "max"}
-        assert 0 < entry["min"] <= entry["median"] <= entry["max"]
-    assert told["repeats"] == 2
-    tfm("bench", "--model", bundle, "--prompt-tokens", 20000, "--repeats", 1)
+        assert entry == told["settings"][0][name]
+        assert 0 < entry["min"] == entry["median"] == entry["max"] == entry["mean"]
+    assert (told["repeats"], told["new_tokens"], told["prompt_tokens"]) == (1, 3, 4)
+
+
+def test_bench_prints_what_llama_bench_does(tfm, bundle, monkeypatch):
+    def run(submitted, _bundle, _device, threads, prompt, _new):
+        assert submitted is speed.measure
+        return Future(speed.Speed(100.0 * threads, next(decode), 0.5, 0.25, 80.0 + prompt))
+
+    class Future(SimpleNamespace):
+        def __init__(self, value):
+            super().__init__(result=lambda: value)
+
+    pool = SimpleNamespace(submit=run)
+    monkeypatch.setattr(speed, "ProcessPoolExecutor", lambda *_, **__: nullcontext(pool))
+    decode = iter([10.0, 20.0, 30.0, 50.0])
+    options = ("--threads", 1, "--threads", 3, "--prompt-tokens", 512, "--new-tokens", 64, "--repeats", 2)
+    ran = tfm("bench", bundle, *options, "--markdown")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ran.out.splitlines()]
+    assert rows[0] == ["MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "THREADS", "TEST", "TOKENS/S"]
+    assert rows[1] == ["---"] * 7
+    assert [row[4:] for row in rows[2:6]] == [
+        ["1", "pp512", "100 ± 0"],
+        ["1", "tg64 @ d512", "20 ± 14"],
+        ["3", "pp512", "300 ± 0"],
+        ["3", "tg64 @ d512", "35 ± 21"],
+    ]
+    assert rows[2][1:4] == ["int8", console.size((bundle / "model.onnx.data").stat().st_size), "0.1 M"]
+    assert rows[9:11] == [["1", "512", "0.5 ± 0", "0.25 ± 0", "592 ± 0"], ["3", *rows[9][1:]]]
+    assert "mean ± standard deviation of 2 runs" in ran.out
+    assert "4 runs, each in a new process" in ran.err
+    decode = iter([10.0])
+    lines = tfm("bench", bundle, "--threads", 1, "--repeats", 1).out.splitlines()
+    assert [line.split()[-2:] for line in lines[1:3]] == [["pp128", "100"], ["d128", "10"]]
+
+
+def test_bench_takes_its_model_once_and_names_code_that_was_not_run(tfm, bundle, monkeypatch):
+    tfm("bench", bundle, "--model", bundle).failed(2, "as argument or as --model, not both")
+    tfm("bench", bundle, "--markdown", "--json").failed(2, "--markdown or --json, not both")
+    monkeypatch.setattr(Bundle, "code_replaced_by", "llama")
+    monkeypatch.setattr(speed, "compare", lambda *_: [])
+    ran = tfm("bench", bundle)
+    assert "own code (auto_map or custom_pipelines) was not run: tfm's family llama stands for it" in ran.err
 
 
 def test_bench_refuses_what_does_not_fit(tfm, bundle):

@@ -92,15 +92,27 @@ def test_a_table_and_a_picture(tfm, short, text, tmp_path):
     assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_within_the_trained_length(tfm, short, text):
-    """Nothing is stretched without a factor; with one, perplexity rises."""
-    ran = tfm("context", short, "--text", text, "--length", 20, "--json")
+def test_what_stretches_nothing_is_computed_once(tfm, short, text, monkeypatch):
+    """Within the trained length a way without a factor, and dynamic NTK with one, are the model as it is."""
+    computed = []
+    losses = perplexity.losses
+    monkeypatch.setattr(perplexity, "losses", lambda *given: computed.append(given) or losses(*given))
+    options = ("context", short, "--text", text, "--length", 20)
+    ran = tfm(*options, "--json")
+    assert len(computed) == 1
+    assert ran.json["same_as"] == dict.fromkeys(WAYS[1:], "none")
+    assert list(ran.json["within"]) == WAYS
     assert len(set(ran.json["within"].values())) == 1
     assert set(ran.json["past"].values()) == {None}
     assert "nothing past the trained length of 24" in ran.err
-    told = tfm("context", short, "--text", text, "--length", 20, "--factor", 4, "--json").json
-    assert len(set(told["within"].values())) >= 4
-    assert "best" not in tfm("context", short, "--text", text, "--length", 20).out
+    assert f"same positions as in none up to 20 tokens, not computed again: {', '.join(WAYS[1:])}" in ran.err
+    ran = tfm(*options, "--factor", 4, "--json")
+    assert len(computed) == 5
+    assert ran.json["same_as"] == {"dynamic-ntk": "none"}
+    assert len(set(ran.json["within"].values())) == 4, "with a factor the others rotate otherwise"
+    ran = tfm(*options, "--way", "yarn", "--way", "linear")
+    assert ran.out.splitlines()[0].split() == ["PERPLEXITY", "AT", "LINEAR"]
+    assert "best" not in ran.out
 
 
 def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_files_of_a_task_are_checked_before_an_export(tfm, models, tmp_path, fil
         tfm("fill", "the [MASK]", "--model", model, "--engine", engine).failed(3, words)
 
 
-def test_embed(run, tmp_path) -> None:
+def test_embed(run, tmp_path, monkeypatch) -> None:
     texts = ["the cat", "is", "catting"]
     vectors = np.array(run("embed", *texts, "--json").json["vectors"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
@@ -136,6 +137,12 @@ def test_embed(run, tmp_path) -> None:
     assert float(run("embed", *texts[:2], "--similarity").out) == pytest.approx(cosines[0, 1], abs=1e-4)
     rows = [line.split()[-3:] for line in run("embed", *texts, "--similarity").out.splitlines()[1:]]
     np.testing.assert_allclose(np.array(rows, float), cosines, atol=1e-3)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = run("embed", *texts)
+    assert shown.out.splitlines()[0].split() == ["TEXT", "DIMENSION", "NORM", "FIRST", "NUMBERS"]
+    first = [f"{x:.4f}" for x in vectors[0][:6]]
+    assert shown.out.splitlines()[1].split() == ["the", "cat", str(vectors.shape[1]), "1", *first, "…"]
+    assert "--json, --npy FILE" in shown.err
     run("embed", "x", "--similarity").failed(2, "at least two texts")
     run("embed", "x", "--npy", tmp_path / "w", "--json").failed(2, "not both")
 

@@ -49,3 +49,20 @@ def test_layers_without_rotary_positions_stay():
     """Only rotary layers are changed in a model that has others."""
     config = tiny_models.added_positions()
     assert perplexity.stretched(config, lambda rope: Rope(1.0, rope.dims)) == config
+
+
+def test_which_ways_give_the_same_positions():
+    """Equal up to rounding, at every position of the text; the first one stands for the others."""
+    short = tiny_models.llama(context=100)
+    within = perplexity.ways(short, 80, 4.0)
+    assert perplexity.same_positions(within, 80) == {name: name for name in within} | {"dynamic-ntk": "none"}
+    unstretched = perplexity.ways(short, 80, 1.0)
+    assert set(perplexity.same_positions(unstretched, 80).values()) == {"none"}
+    del unstretched["none"]
+    assert set(perplexity.same_positions(unstretched, 80).values()) == {"linear"}
+    nearly = {
+        name: perplexity.stretched(short, lambda rope, f=factor: replace(rope, scaling=LinearScaling(f)))
+        for name, factor in (("one", 1.0), ("more", 1 + 8e-10), ("most", 1 + 16e-10))
+    }
+    assert perplexity.same_positions(nearly, 2) == {"one": "one", "more": "one", "most": "most"}
+    assert perplexity.same_positions(nearly, 10_000) == {name: name for name in nearly}

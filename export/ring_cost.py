@@ -1,0 +1,120 @@
+"""What ring attention over 1, 2, 4, … processes costs: time, and the memory of each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import distributed
+
+from ..refimpl.errors import DeviceError
+from ..runtime.hardware import peak_memory
+from .distributed_ring import ring_attend
+
+HEADS, WIDTH, TILE = 8, 64, 256
+CALLS = 3  # the median counts
+
+
+@dataclass(frozen=True)
+class RingCost:
+    """Seconds of the slowest rank, and the most bytes that a rank needs for its inputs and its attention.
+
+    `bytes_a_rank` is None where the system doesn't say.
+    """
+
+    processes: int
+    tokens_a_rank: int
+    seconds: float
+    bytes_a_rank: int | None
+
+
+def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
+    """The cost for a text of so many tokens, of one thread a process; None if it takes more than `timeout`
+    seconds, the start of the processes included.
+
+    Raises DeviceError if a process ends early.
+    """
+    until = time.monotonic() + timeout
+    with TemporaryDirectory() as folder, _started(processes, tokens, Path(folder), timeout) as connections:
+        answers = []
+        for rank, connection in enumerate(connections):
+            if not connection.poll(max(0, until - time.monotonic())):
+                return None
+            try:
+                answer = connection.recv()
+            except EOFError:
+                answer = "it was ended"
+            if isinstance(answer, str):
+                raise DeviceError(f"rank {rank} of a ring of {processes} must give its result: {answer}")
+            answers.append(answer)
+    slowest = [max(seconds) for seconds in zip(*(seconds for seconds, _ in answers), strict=True)]
+    peaks = [peak for _, peak in answers if peak is not None]
+    return RingCost(
+        processes, -(-tokens // processes), statistics.median(slowest), max(peaks) if peaks else None
+    )
+
+
+@contextmanager
+def _started(processes: int, tokens: int, folder: Path, timeout: float) -> Iterator[list[Connection]]:
+    """One connection to each rank; at the end no process is left."""
+    context, ranks, connections = get_context("spawn"), [], []
+    try:
+        for rank in range(processes):
+            receiver, sender = context.Pipe(duplex=False)
+            connections.append(receiver)
+            ranks.append(
+                context.Process(
+                    target=_run_rank,
+                    args=(rank, processes, tokens, str(folder / "meeting"), timeout, sender),
+                    daemon=True,
+                )
+            )
+            ranks[-1].start()
+            sender.close()  # so that the end of the process is the end of the connection
+        yield connections
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
+
+
+def _run_rank(
+    rank: int, processes: int, tokens: int, meeting: str, timeout: float, sender: Connection
+) -> None:
+    """Send the result of `measure_rank`, or what went wrong."""
+    torch.set_num_threads(1)
+    try:
+        distributed.init_process_group(
+            "gloo", f"file://{meeting}", timedelta(seconds=timeout), world_size=processes, rank=rank
+        )
+        measure_rank(rank, processes, 2 * processes)  # connections and the libraries' own buffers are made
+        sender.send(measure_rank(rank, processes, tokens))
+    except Exception as error:  # raised again by `ring_cost`
+        sender.send(f"{type(error).__name__}: {error}")
+    finally:
+        if distributed.is_initialized():  # gloo's threads abort a process that leaves them running
+            distributed.destroy_process_group()
+
+
+def measure_rank(rank: int, processes: int, tokens: int) -> tuple[list[float], int | None]:
+    """Seconds of each call of this rank in a process group, and the bytes that the process's peak rose by."""
+    before = peak_memory()
+    positions = torch.arange(tokens)[rank::processes]
+    q, k, v = (torch.randn(1, len(positions), HEADS, WIDTH) for _ in range(3))
+    seconds = []
+    for _ in range(CALLS):
+        distributed.barrier()
+        begin = time.perf_counter()
+        ring_attend(q, k, v, positions, tile=TILE)
+        seconds.append(time.perf_counter() - begin)
+    after = peak_memory()
+    return seconds, None if before is None or after is None else after - before

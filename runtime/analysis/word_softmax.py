@@ -1,0 +1,54 @@
+"""The cost of a large vocabulary: log p of the next word by a full and by an adaptive softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...refimpl.ops.adaptive_softmax import Tail, adaptive_target_log_probs
+from .scaling import sample
+
+WORDS = 100_000
+SHORT_LIST, FREQUENT = 2000, 8000  # words of the short list, and of the first of two clusters
+SHRINK = 4  # a cluster's inner width is so many times smaller than that of the one before
+WIDTH, TOKENS = 256, 128
+
+
+@dataclass(frozen=True)
+class SoftmaxCost:
+    """Parameters, and seconds and bytes of log p for TOKENS next words."""
+
+    parameters: int
+    seconds: float
+    bytes: int
+
+
+def needed_bytes(words: int) -> int:
+    """About what the full softmax needs: its table, and four arrays of logits while it is computed."""
+    return 4 * words * (WIDTH + 4 * TOKENS)
+
+
+def softmax_costs(words: int, until: float) -> dict[str, SoftmaxCost]:
+    """Kind -> its cost, on random float32 numbers. After `until` no sample is taken but the first.
+
+    The next words follow Zipf's law, the r-th word being as likely as 1 / r: an adaptive softmax saves time
+    because most words are in its short list.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, TOKENS, WIDTH), np.float32)
+    next_words = (words ** rng.random((1, TOKENS))).astype(int) - 1
+
+    def cost(clusters: Sequence[int]) -> SoftmaxCost:
+        """The cost with clusters of so many words, the other words in the short list."""
+        shapes = [(WIDTH, words - sum(clusters) + len(clusters))]
+        for i, count in enumerate(clusters):
+            inner = WIDTH // SHRINK ** (i + 1)
+            shapes += [(WIDTH, inner), (inner, count)]
+        head, *rest = (rng.standard_normal(shape, np.float32) * shape[0] ** -0.5 for shape in shapes)
+        tails: list[Tail] = [{"down": d, "up": u} for d, u in zip(rest[::2], rest[1::2], strict=True)]
+        taken = sample(lambda: adaptive_target_log_probs(x, next_words, head, tails), until)
+        return SoftmaxCost(sum(rows * columns for rows, columns in shapes), taken.seconds, taken.bytes)
+
+    return {"adaptive": cost([FREQUENT, words - SHORT_LIST - FREQUENT]), "full": cost([])}

@@ -1,0 +1,51 @@
+"""What a ring of processes costs is measured in real processes, which end whatever happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tfm.export import ring_cost
+from tfm.refimpl.errors import DeviceError
+
+
+def test_two_processes_give_their_cost_and_then_none(monkeypatch: pytest.MonkeyPatch):
+    cost = ring_cost.ring_cost(2, 2048, 120)
+    assert cost is not None
+    assert (cost.processes, cost.tokens_a_rank) == (2, 1024)
+    assert cost.seconds > 0
+    # Queries, keys, values and output of this rank, and keys and values of the other one.
+    numbers = 1024 * ring_cost.HEADS * ring_cost.WIDTH
+    assert cost.bytes_a_rank is None or 4 * 4 * numbers < cost.bytes_a_rank < 10 * 6 * 4 * numbers
+    assert multiprocessing.active_children() == []
+
+
+def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
+    context, started = multiprocessing.get_context("spawn"), []
+
+    def start(**options):
+        started.append(context.Process(**options))
+        return started[-1]
+
+    monkeypatch.setattr(ring_cost, "get_context", lambda _: SimpleNamespace(Pipe=context.Pipe, Process=start))
+    assert ring_cost.ring_cost(1, 4096, 0.1) is None
+    assert [process.exitcode for process in started] == [-signal.SIGKILL]
+
+
+def test_what_goes_wrong_in_a_rank_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A rank says what it was, or its connection ends."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    ring_cost._run_rank(0, 1, -1, str(tmp_path / "meeting"), 30, sender)
+    assert not torch.distributed.is_initialized()
+    monkeypatch.setattr(ring_cost, "_started", lambda *_: nullcontext([receiver]))
+    with pytest.raises(DeviceError, match="rank 0 of a ring of 1 must give its result: RuntimeError: "):
+        ring_cost.ring_cost(1, -1, 30)
+    sender.close()
+    with pytest.raises(DeviceError, match="must give its result: it was ended"):
+        ring_cost.ring_cost(1, 64, 30)
