@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import progress, say
+from .console import progress, say, size
 
 if TYPE_CHECKING:
     from ..refimpl.checkpoint.open import Checkpoint
@@ -150,7 +150,7 @@ def bundle(
             continue  # another process began meanwhile
         for old in remove_outdated(path):
             say(f"removed {old}, it was made by an older version")
-        say(f"exported to {path}, the next run starts from there")
+        say(f"exported to {written(path)}; the next run starts from there")
         return path
 
 
@@ -165,6 +165,22 @@ def require_export(name: str) -> None:
         raise ExportError(
             f"{name} must be exported once, which needs {', '.join(missing)}: pip install 'tfm-cli[export]'"
         )
+
+
+def written(path: Path) -> str:
+    """A bundle that was just exported: its size, quantization and target, and what its certificate says."""
+    from ..runtime.bundle.bundle import open_bundle
+    from ..runtime.verification.certificate import recorded
+    from ..runtime.verification.verdict import judgement, vector_cost
+
+    opened, report = open_bundle(path), recorded(path)
+    total = size(sum(file.stat().st_size for file in path.iterdir()))
+    facts = [f"{path}: {total}, {opened.quant} for {opened.target}"]
+    if report is None:
+        facts.append("not verified")
+    else:
+        facts += [judgement(report), *filter(None, [vector_cost(report)])]
+    return ", ".join(facts)
 
 
 def expect(opened: Bundle, quant: str | None, context: int | None) -> None:

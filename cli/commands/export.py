@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import out, progress
+from ..console import out, progress, say
 from ..options import (
     SCHEMES,
     WEIGHTS,
@@ -111,7 +111,7 @@ def command(
     from ...refimpl.errors import ExportError
     from ...refimpl.formats.tensor_source import missing_weights
     from ...runtime.hub.locate import adapted, locate
-    from ..model_loading import open_for_export, say_replaced_code
+    from ..model_loading import open_for_export, say_replaced_code, written
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
@@ -141,4 +141,5 @@ def command(
         verify=verify,
         progress=progress(),
     )
+    say(written(directory))
     out(str(directory))

@@ -136,8 +136,7 @@ def likeness(
         tokens = np.array([ids], np.int64)
         output = _rows(engine.predict(tokens))
         truth = _rows(reference.predict(tokens))
-        norms = np.sqrt((output * output).sum(-1) * (truth * truth).sum(-1))
-        cosines.append((output * truth).sum(-1) / norms)
+        cosines.append(row_cosines(output, truth))
         squares += float(np.square(output - truth).sum())
         numbers += output.size
         if predicts_tokens:
@@ -154,6 +153,12 @@ def likeness(
         kl=kl / len(all_cosines) if predicts_tokens else None,
         agreement=same / len(all_cosines) if predicts_tokens else None,
     )
+
+
+def row_cosines(output: Float[Array, "M N"], truth: Float[Array, "M N"]) -> Float[Array, " M"]:
+    """The cosine of each row of two outputs."""
+    norms = np.sqrt((output * output).sum(-1) * (truth * truth).sum(-1))
+    return (output * truth).sum(-1) / norms
 
 
 def _rows(output: Array) -> Array:

@@ -11,12 +11,15 @@ from ....refimpl.config import LM, Config, MaskedLM, Pool
 from ....refimpl.error_budget import largest_difference
 from ...ort.session import choose
 from ..golden import Expected, Golden, rms
+from ..metrics import row_cosines
 from ..report import Row, judged
 from . import replay
 from .context import VerifyContext
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
+
+COSINE = "against unquantized weights: mean cosine"
 
 
 def check_session(context: VerifyContext) -> Iterator[Row]:
@@ -50,6 +53,8 @@ def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
         for name, distance in (("largest", largest_difference), ("RMS", rms)):
             figure = distance(outputs, golden.floats)
             yield Row(f"against unquantized weights: {name} error", figure, unit=unit)
+        if isinstance(engine.config.head, Pool):
+            yield Row(COSINE, float(row_cosines(outputs, golden.floats).mean()))
     if not isinstance(engine.config.head, LM):
         yield _largest_error(context, "with more padding", replay.predict(engine, golden, padding=3))
     else:

@@ -230,7 +230,7 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
 def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, monkeypatch):
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
     first = tfm("generate", "hello", *options)
-    assert "exported to" in first.err
+    assert "int8 for ort-cpu, PASSED the quick checks; the next run starts from there\n" in first.err
     again = tfm("generate", "hello", *options)
     assert again.err == ""
     assert again.json["tokens"] == first.json["tokens"]
@@ -397,7 +397,7 @@ def test_commands_say_what_stands_for_code_of_the_repositorys_own(
         (exported / "tfm.json", lambda m: m | {"source": {**m["source"], "code_replaced_by": "tfm"}}),
     ):
         file.write_text(json.dumps(change(json.loads(file.read_text()))))
-    monkeypatch.setattr("tfm.export.bundle_writer.export", lambda *_, **__: None)
+    monkeypatch.setattr("tfm.export.bundle_writer.export", lambda _, out, **__: shutil.copytree(bundle, out))
     note = "(auto_map or custom_pipelines) was not run: tfm's family tfm stands for it\n"
     for command in (
         ("export", model, tmp_path / "out"),
@@ -456,6 +456,8 @@ def test_verify_says_what_failed(tfm, bundle, tmp_path):
 def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
     ran = tfm("export", checkpoint, tmp_path / "out", "--quant", "int4", "--table", 4, "--no-verify")
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")
+    total = console.size(sum(file.stat().st_size for file in (tmp_path / "out").iterdir()))
+    assert ran.err.splitlines()[-1] == f"{tmp_path / 'out'}: {total}, int4 for ort-cpu, not verified"
     assert tfm("inspect", tmp_path / "out", "--json").json["quant"] == "int4"
 
 

@@ -11,6 +11,8 @@ import pytest
 from helpers import task_models, tiny_models
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
+from tfm.runtime.verification.golden import load
+from tfm.runtime.verification.metrics import row_cosines
 
 LABELS = ("O", "B-X", "I-X")
 HEADS: dict[str, Head] = {
@@ -145,6 +147,15 @@ def test_embed(run, tmp_path, monkeypatch) -> None:
     assert "--json, --npy FILE" in shown.err
     run("embed", "x", "--similarity").failed(2, "at least two texts")
     run("embed", "x", "--npy", tmp_path / "w", "--json").failed(2, "not both")
+
+
+def test_an_export_says_how_near_embeddings_stay(tfm, models, tmp_path) -> None:
+    ran = tfm("export", models / "embed", tmp_path / "out", "--quant", "int4")
+    assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")
+    golden = load(tmp_path / "out", task_models.config(HEADS["embed"]))
+    cosine = row_cosines(golden.own.logits, golden.floats.astype(np.float64)).mean()
+    expected = "int4 for ort-cpu, PASSED the quick checks, the embeddings' mean cosine with the unquantized "
+    assert f"{expected}model's is {cosine:.3f}" in ran.err.splitlines()[-1]
 
 
 def test_answer(run, tmp_path) -> None:

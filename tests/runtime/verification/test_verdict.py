@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tfm.runtime.verification.checks.logits import COSINE
 from tfm.runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
 from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
-from tfm.runtime.verification.verdict import figure, found, sentence, summary, used, verdict
+from tfm.runtime.verification.verdict import figure, found, sentence, summary, used, vector_cost, verdict
 
 DATE = "2026-11-26T05:00:00+00:00"
 WHOLE = judged("whole: largest error", 0.117, 0.52, "logits")
@@ -35,6 +36,14 @@ def report(*rows: Row, notes: tuple[str, ...] = (), date: str = DATE) -> Report:
 )
 def test_a_row_reads_without_knowing_the_code(row, shown):
     assert (found(row), figure(row.budget, row.unit), used(row), row.result) == shown
+
+
+def test_embeddings_that_lost_much_are_told_with_a_remedy():
+    near = "the embeddings' mean cosine with the unquantized model's is "
+    assert vector_cost(report(WHOLE)) == ""
+    assert vector_cost(report(Row(COSINE, 0.9991))) == f"{near}0.999"
+    assert vector_cost(report(Row(COSINE, 0.9607))) == f"{near}0.961; int8 stays nearer"
+    assert f"On the golden tokens {near}0.999." in verdict(report(Row(COSINE, 0.9991)))
 
 
 def test_a_verdict_that_passed():
