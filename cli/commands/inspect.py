@@ -39,10 +39,12 @@ def command(
     from ...runtime.analysis import sizes
     from ...runtime.hardware import memory
     from ...runtime.hub.locate import adapted, locate
+    from ...runtime.hub.model_names import CATALOGUE
 
-    example = EXAMPLES / f"{model}.json"
-    is_example = not Path(model).exists() and example in EXAMPLES.iterdir()
-    source = locate(str(example) if is_example else model, progress())
+    examples = {path.stem: path for path in sorted(EXAMPLES.iterdir())}
+    path = examples.get(model)
+    name = model if path is None or Path(model).exists() else str(path)
+    source = locate(name, progress(), (*CATALOGUE, *examples))
     source = adapted(source, o.adapter_choice(adapter, no_adapter))
     config, facts, kind = _read(source, context)
     parts, free = sizes.parameters(config), memory()

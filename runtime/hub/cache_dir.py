@@ -22,7 +22,7 @@ from typing import Literal
 from ...refimpl.errors import CheckpointError, ExportError
 from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
-from .model_names import LocatedModel, folder_name, is_fetched, label
+from .model_names import CATALOGUE, LocatedModel, did_you_mean, folder_name, is_fetched, label
 
 Stored = Literal["model", "bundle", "prepacked"]
 FOLDERS: dict[str, Stored] = {"models": "model", "bundles": "bundle", "prepacked": "prepacked"}
@@ -59,8 +59,11 @@ def bundle_path(source: LocatedModel, quant: str, target: str, context: int | No
     from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
 
     settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
-    key = hashlib.sha256(f"{source.digest()} {settings} {version('tfm-cli')}".encode()).hexdigest()
-    return cache_dir() / "bundles" / f"{label(source.name)}-{quant}-{target}-{key[:12]}"
+    digest = source.digest()
+    key = hashlib.sha256(f"{digest} {settings} {version('tfm-cli')}".encode()).hexdigest()
+    # The catalogue's wheel may be there under its own name too: one bundle is enough.
+    name = next((name for name, known in CATALOGUE.items() if known.sha256 == digest), source.name)
+    return cache_dir() / "bundles" / f"{label(name)}-{quant}-{target}-{key[:12]}"
 
 
 def require_writable(folder: Path, need: int = 0) -> None:
@@ -144,7 +147,8 @@ def remove(name: str) -> list[Cached]:
         if one.name == entry or (one.kind != "model" and derived.fullmatch(one.name))
     ]
     if not removed:
-        raise CheckpointError(f"the cache holds nothing named {name!r:.200}: `tfm-cli models` lists it")
+        hint = did_you_mean(name, [*CATALOGUE, *(entry.name for entry in cached())])
+        raise CheckpointError(f"the cache holds nothing named {name!r:.200}{hint}: `tfm-cli models` lists it")
     for one in removed:
         shutil.rmtree(one.path)
     return removed

