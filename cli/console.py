@@ -172,14 +172,22 @@ def shorten(text: str, room: int = 60) -> str:
 
 
 def out_answer(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float) -> None:
-    """Print an answer while it is generated, or at its end as one JSON object."""
+    """Print an answer while it is generated, or at its end as one JSON object; say if it was cut."""
     for part in answer:
         if not as_json:
             out(generated(part, no_escape), end="")
     if not as_json:
         out()
+    else:
+        out_json({**answer_fields(answer), "timings": {"load_s": load_s, **answer.timings}})
+    if answer.finish_reason != "length":
         return
-    out_json({**answer_fields(answer), "timings": {"load_s": load_s, **answer.timings}})
+    count = len(answer.tokens)
+    if count < answer.max_new_tokens:
+        room = len(answer.prompt) + count
+        say(f"clipped to {count} tokens: the prompt leaves no more of the context of {room}")
+    elif not as_json:  # there finish_reason says it
+        say(f"cut after {count} tokens: --max-new-tokens allows more")
 
 
 def answer_fields(answer: TextStream | Completion) -> dict[str, object]:

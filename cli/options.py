@@ -157,6 +157,7 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option(
         "--max-new-tokens",
+        "-n",
         metavar="N",
         min=1,
         help="The most tokens of the answer; by default as many as the model asks for, or 256.",

@@ -39,6 +39,8 @@ def command(
 ) -> None:
     """Talk with a model: each line is a message, the end of input (Ctrl-D) ends the conversation.
 
+    A model whose files don't say how tokens are chosen samples as `tfm-cli generate --help` says.
+
     Example: tfm-cli chat --system "Answer in one sentence."
     """
     from ...runtime.text import template_process

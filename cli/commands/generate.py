@@ -80,6 +80,9 @@ def command(
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
+    A chat model whose files don't say how tokens are chosen samples as with --temperature 0.5 --top-p 0.9
+    --repetition-penalty 1.1. --greedy, --beams and any option of sampling or penalties replace all three.
+
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
 
     Example: tfm-cli generate --file prompts.txt --batch 8 --max-new-tokens 50 --json
@@ -90,6 +93,8 @@ def command(
         template_process.SHARED.start()  # it becomes ready while the rest is imported
     if batch is None:
         prompts = [read_prompt(prompt, file)]
+        if file is not None and (count := len(prompts[0].split("\n"))) > 1:
+            say(f"the {count} lines of {file} are one prompt: --batch N answers each line")
     else:
         prompts = read(None if prompt is None else [prompt], file, "prompt")
     options = o.checked(
@@ -122,12 +127,9 @@ def command(
             load(draft, engine, quant, device, threads, context, task="generate")
         )
     load_s = time.perf_counter() - begin
-    limit, room = loaded.options(**options).max_new_tokens, loaded.config.context
     if batch is None:
         answer = loaded.generate(prompts[0], raw=raw, **options)
         out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s)
-        if answer.finish_reason == "length" and len(answer.tokens) < limit:
-            say(f"clipped to {len(answer.tokens)} tokens: the prompt leaves no more of the context of {room}")
         return
     answers = loaded.generate_many(prompts, raw=raw, batch=batch, progress=progress(), **options)
     if as_json:
@@ -135,9 +137,13 @@ def command(
     else:
         for one in answers:
             out(line(one.text, no_escape))
-    clipped = sum(one.finish_reason == "length" and len(one.tokens) < limit for one in answers)
-    if clipped:
+    limit = loaded.options(raw=raw, **options).max_new_tokens
+    cut = [len(one.tokens) for one in answers if one.finish_reason == "length"]
+    if clipped := sum(count < limit for count in cut):
         say(
             f"clipped {clipped} of {len(answers)} answers: their prompts leave no {limit} tokens of the "
-            f"context of {room}"
+            f"context of {loaded.config.context}"
         )
+    if len(cut) > clipped and not as_json:
+        share = f"{len(cut) - clipped} of {len(answers)} answers"
+        say(f"cut {share} after {limit} tokens: --max-new-tokens allows more")

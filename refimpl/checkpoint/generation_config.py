@@ -27,9 +27,10 @@ class Generation:
 
     `bos`, `eos`, `mask` and `start` are special ids; `start` is the first token of a decoder that reads an
     encoder. `defaults` are keywords of a Sampler and `search` those of a `beam.BeamSearch`, with lists in
-    place of tuples. `max_new_tokens` and `prefix`, which is put before the text, are for a model with an
-    encoder. `tasks` are the same for tasks that the checkpoint names (T5: summarization);
-    `languages` are tokens for a translator, to be used by `translation.directed`.
+    place of tuples; a temperature of None says that the checkpoint asks for greedy decoding. `max_new_tokens`
+    and `prefix`, which is put before the text, are for a model with an encoder. `tasks` are the same for
+    tasks that the checkpoint names (T5: summarization); `languages` are tokens for a translator, to be used
+    by `translation.directed`.
     """
 
     bos: int | None = None
@@ -82,7 +83,7 @@ def _read(values: Mapping[str, Any], config: Config, where: str, *, pair: bool) 
     eos = _ids(keys, "eos_token_id", config)
     defaults = _sampler(keys, config, bos, ends={(i,) for i in eos}, pair=pair)
     search = _search(keys)
-    if search.get("beams", 1) > 1 and "temperature" in defaults:
+    if search.get("beams", 1) > 1 and defaults.get("temperature") is not None:
         raise keys.fail("do_sample", "false with several beams: nothing is drawn then")
     most, total = keys.size("max_new_tokens", None), keys.size("max_length", None)
     if most is None and total is not None:
@@ -106,13 +107,16 @@ def _sampler(
 ) -> dict[str, Any]:
     """Keywords of a Sampler; those that make it draw count only with do_sample.
 
-    Where a sampling checkpoint states nothing, transformers' own defaults count.
+    Where a sampling checkpoint states nothing, transformers' own defaults count. A do_sample of false is kept
+    as a temperature of None: the checkpoint asks for greedy decoding.
     """
     numbers = {name: _number(keys, name) for name in (*OFF, *PENALTIES)}
-    start = {"temperature": 1.0, "top_k": 50} if keys.get("do_sample", bool, False, null=True) else {}
-    off = (OFF if start else {}) | PENALTIES
+    draws = keys.get("do_sample", bool, None, null=True)
+    start: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if draws else {}
+    off = (OFF if draws else {}) | PENALTIES
     stated = start | {name: numbers[name] for name in off if numbers[name] is not None}
     options = {name: value for name, value in stated.items() if value != off[name]}
+    options |= {"temperature": None} if draws is False else {}
     if (ngram := options.pop("no_repeat_ngram_size", None)) is not None:
         options["no_repeat_ngram"] = ngram
     least, all_least = _number(keys, "min_new_tokens"), _number(keys, "min_length") or 0

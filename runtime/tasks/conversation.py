@@ -53,7 +53,7 @@ class Conversation:
         """The answer to a message; both become part of the conversation once it was generated completely."""
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         ids = self.template.encode(messages)
-        resolved = resolve(self.model.generation, **options)
+        resolved = resolve(self.model.generation, chat=True, **options)
         limit_new_tokens(self.model.config.context, len(ids), resolved.max_new_tokens)
         cache, self._cache = self._cache, None
         if cache is not None:

@@ -39,7 +39,13 @@ def generate(
 ) -> TextStream:
     """The answer to a text; see `prompt_of` for `raw` and `task`."""
     prompt = prompt_of(model, text, raw=raw, task=task)
-    return TextStream(model, prompt, resolve(generation_of(model, task), **options))
+    resolved = resolve(generation_of(model, task), chat=is_chat(model, raw=raw), **options)
+    return TextStream(model, prompt, resolved)
+
+
+def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
+    """Whether the chat template asks for the answer."""
+    return isinstance(model.config, Decoder) and model.template is not None and not raw
 
 
 def chat(model: TaskModel, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> TextStream:
@@ -48,7 +54,7 @@ def chat(model: TaskModel, messages: Sequence[Message], **options: Unpack[Genera
     CheckpointError for a model without one, ArgumentError for messages of another form.
     """
     prompt = Prompt(model.chat_template.encode(messages), None)
-    return TextStream(model, prompt, resolve(model.generation, **options))
+    return TextStream(model, prompt, resolve(model.generation, chat=True, **options))
 
 
 def prompt_of(model: TaskModel, text: str, *, raw: bool = False, task: str | None = None) -> Prompt:
@@ -153,6 +159,11 @@ class TextStream:
     def logprobs(self) -> list[TokenLogprob] | None:
         """For each of `tokens` its log-probability and the likeliest tokens, where options asked for them."""
         return None if self._options.logprobs is None else self._sequence.token_logprobs
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens that were asked for; the context may leave fewer."""
+        return self._options.max_new_tokens
 
     @property
     def finish_reason(self) -> FinishReason | None:

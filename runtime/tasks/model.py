@@ -77,18 +77,21 @@ class Model(TaskModel):
                 f"prompts must be a list of texts, got one text: pass [{prompts!r:.60}], or use generate"
             )
         prompt_ids = [self.ask(text, raw=raw, task=task) for text in prompts]
-        resolved = self.options(task=task, **options)
+        resolved = self.options(raw=raw, task=task, **options)
         return generate_batch.generate_many(self, prompt_ids, resolved, batch=batch, progress=progress)
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
-        """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any."""
+        """The new ids after a prompt of ids, without a stop token; an encoder reads the prompt, if any.
+
+        Ids are no chat: greedy, unless the model or an option asks for something else.
+        """
         self.expect(LM)
         prompt_ids = [int(i) for i in np.asarray(ids).reshape(-1)]
         prompt = Prompt(prompt_ids, None)
         if not isinstance(self.config, Decoder):
             prompt = Prompt(list(self.generation.prompt), prompt_ids)
-        resolved = generate_options.resolve(self.generation, **options)
+        resolved = generate_options.resolve(self.generation, chat=False, **options)
         return list(TextStream(self, prompt, resolved).ids())
 
     @spelled_out(GenerateOptions, SamplingOptions)
@@ -171,9 +174,12 @@ class Model(TaskModel):
         return generate.prompt_of(self, text, raw=raw, task=task)
 
     @spelled_out(GenerateOptions, SamplingOptions)
-    def options(self, task: str | None = None, **options: Unpack[GenerateOptions]) -> Options:
-        """Options on top of the model's own; see `options.resolve`."""
-        return generate_options.resolve(generate.generation_of(self, task), **options)
+    def options(
+        self, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
+    ) -> Options:
+        """Options on top of the model's own, as `generate` resolves them; see `options.resolve`."""
+        chat = generate.is_chat(self, raw=raw)
+        return generate_options.resolve(generate.generation_of(self, task), chat=chat, **options)
 
     @spelled_out(SamplingOptions)
     def sampler(self, **options: Unpack[SamplingOptions]) -> Sampler:

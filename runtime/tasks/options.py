@@ -18,12 +18,17 @@ MOST_LOGPROBS = 1000
 LONGEST_STOP = 1024
 # Options that make the sampler draw.
 DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
+# Options, of a request or of a checkpoint, that say how a token is chosen.
+CHOOSES = DRAWS | {"repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"}
 # Options that only beam search reads, with the values that mean "not given".
 OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False, "renormalize": False}
 
 
 class SamplingOptions(TypedDict, total=False):
     """How a token is chosen. An option that is left out, or None, is as the model asks.
+
+    A chat model whose checkpoint says nothing of this answers by CHAT_SAMPLING, unless an option of the
+    request does: greedy, one that draws, one that makes repetitions less likely, or beams.
 
     greedy: take the likeliest token, even if the model asks for sampling; its penalties and rules stay.
     temperature: > 0; divides the logits, so above 1 the distribution is flatter.
@@ -62,6 +67,10 @@ class SamplingOptions(TypedDict, total=False):
     forced_tokens: Sequence[int] | None
     forced_last: Sequence[int] | None
     logit_bias: Sequence[tuple[int, float]] | None
+
+
+# Greedy answers of a small model repeat themselves; chosen by tests/bench/chat_sampling.py.
+CHAT_SAMPLING: SamplingOptions = {"temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
 class GenerateOptions(SamplingOptions, total=False):
@@ -158,13 +167,18 @@ def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) 
     return _sampler(defaults, given_values(options, SamplingOptions))
 
 
-def resolve(generation: Generation, **options: Unpack[GenerateOptions]) -> Options:
+def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOptions]) -> Options:
     """A user's options on top of the model's own.
+
+    `chat` says that a chat template puts the question: there CHAT_SAMPLING counts where neither the model nor
+    the user says how tokens are chosen.
 
     A model's options of beam search count where there are beams. Its own number of beams is ignored with
     options that exclude beams: greedy decoding, sampling, a draft, log-probabilities.
     """
     chosen = given_values(options, GenerateOptions)
+    if chat and not _says_how_tokens_are_chosen(generation, chosen):
+        chosen = {**CHAT_SAMPLING, **chosen}
     model_options: dict[str, object] = {}
     if not _rules_out_beams(chosen) and ("beams" in chosen or "beams" in generation.search):
         model_options |= generation.search
@@ -179,6 +193,11 @@ def check(**options: Unpack[GenerateOptions]) -> None:
     if not _rules_out_beams(chosen):
         chosen = {"beams": 1} | chosen  # a model may ask for beams, and a length penalty goes with those
     _options({}, chosen)
+
+
+def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, object]) -> bool:
+    stated = generation.defaults.keys() | generation.search.keys() | chosen.keys()
+    return bool(chosen.get("greedy")) or bool(stated & (CHOOSES | {"beams"}))
 
 
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
@@ -196,6 +215,8 @@ def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Optio
 
 def _sampler(defaults: Mapping[str, object], chosen: dict[str, object]) -> Sampler:
     drawing = chosen.keys() & DRAWS
+    # A temperature of None is greedy decoding, as none at all is, and gives way to a user's.
+    defaults = {name: value for name, value in defaults.items() if value is not None}
     if chosen.pop("greedy", False):
         if drawing:
             names = ", ".join(sorted(drawing))

@@ -28,7 +28,8 @@ def translate(
             raise LimitError(f"the model names {', '.join(named)}, got from {origin} to {to}")
         return generate(model, text, task=task, **options)
     generation, source = directed(model.generation, prompt_of(model, text).encoder_ids or (), origin, to)
-    return TextStream(model, Prompt(list(generation.prompt), source), resolve(generation, **options))
+    resolved = resolve(generation, chat=False, **options)
+    return TextStream(model, Prompt(list(generation.prompt), source), resolved)
 
 
 def summarize(model: TaskModel, text: str, **options: Unpack[GenerateOptions]) -> TextStream:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import typer.main
 from tfm.cli import main
+from tfm.cli.commands import generate
 from tfm.refimpl import errors
 from tfm.runtime.bundle.schemes import SCHEMES
 from tfm.runtime.bundle.targets import TARGETS
+from tfm.runtime.tasks.options import CHAT_SAMPLING
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -67,6 +69,12 @@ def test_the_options_that_are_named_exist():
 )
 def test_the_names_that_others_script_against_stay(command, wanted):
     assert set(wanted.split()) <= options()[command]
+
+
+def test_help_and_readme_state_how_a_chat_samples():
+    stated = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in CHAT_SAMPLING.items())
+    for text in (section("Commands"), generate.command.__doc__ or ""):
+        assert stated in " ".join(text.split())
 
 
 def test_exit_codes_are_those_of_the_errors():

@@ -40,11 +40,12 @@ ENGINES = ("numpy", "torch", "onnx")
 
 
 def test_generate_streams_text_alone(tfm, bundle):
-    ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
-    told = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json").json
+    command = ("generate", "hello", "--model", bundle, "-n", 8, "--greedy")
+    ran, told = tfm(*command), tfm(*command, "--json")
     assert ran.code == 0
-    assert ran.err == ""
-    assert ran.out == told["text"] + "\n"
+    assert ran.err == "cut after 8 tokens: --max-new-tokens allows more\n"
+    assert ran.out == told.json["text"] + "\n"
+    assert told.err == ""
 
 
 def test_generate_json_has_its_fixed_fields(tfm, bundle):
@@ -71,7 +72,7 @@ def test_json_has_log_probabilities_where_they_are_asked_for(tfm, bundle):
 
 
 def test_drafts_change_no_token(tfm, bundle):
-    command = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--json")
+    command = ("generate", "abcabcabc", "--model", bundle, "--max-new-tokens", 24, "--greedy", "--json")
     expected = tfm(*command).json
     for draft in ("prompt", bundle):
         told = tfm(*command, "--draft", draft).json
@@ -139,11 +140,8 @@ def test_ngrams_do_not_repeat(tfm, bundle):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_three_engines_give_the_same_tokens_for_a_bundle(tfm, bundle, engine):
-    told = tfm(
-        "generate", "hello", "--model", bundle, "--engine", engine, "--max-new-tokens", 12, "--json"
-    ).json
-    expected = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 12, "--json").json
-    assert told["tokens"] == expected["tokens"]
+    command = ("generate", "hello", "--model", bundle, "--max-new-tokens", 12, "--greedy", "--json")
+    assert tfm(*command, "--engine", engine).json["tokens"] == tfm(*command).json["tokens"]
 
 
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
@@ -156,11 +154,22 @@ def test_a_checkpoint_runs_as_it_is(tfm, checkpoint, engine):
 
 def test_the_prompt_comes_from_argument_file_or_stdin(tfm, bundle, tmp_path):
     (tmp_path / "prompt").write_bytes(b"hello\n")
-    options = ("--model", bundle, "--max-new-tokens", 6, "--json")
+    options = ("--model", bundle, "--max-new-tokens", 6, "--greedy", "--json")
     expected = tfm("generate", "hello", *options).json["tokens"]
     assert tfm("generate", "--file", tmp_path / "prompt", *options).json["tokens"] == expected
     assert tfm("generate", *options, stdin=b"hello\r\n").json["tokens"] == expected
     assert tfm("generate", "hellp", *options).json["tokens"] != expected
+
+
+def test_lines_of_a_file_are_one_prompt_and_that_is_said(tfm, bundle, tmp_path):
+    (tmp_path / "lines").write_bytes(b"one\r\ntwo\n")
+    options = ("--model", bundle, "-n", 2, "--greedy", "--json")
+    ran = tfm("generate", "--file", tmp_path / "lines", *options)
+    assert ran.err == f"the 2 lines of {tmp_path / 'lines'} are one prompt: --batch N answers each line\n"
+    typed = tfm("generate", "one\ntwo", *options)
+    assert (typed.json["tokens"], typed.err) == (ran.json["tokens"], "")
+    (tmp_path / "line").write_bytes(b"one\n")
+    assert tfm("generate", "--file", tmp_path / "line", *options).err == ""
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,7 @@ def test_a_seed_gives_the_same_text_again(tfm, bundle):
     sampled = tokens("--temperature", 2, "--seed", 7)
     assert tokens("--temperature", 2, "--seed", 7) == sampled
     assert tokens("--temperature", 2, "--seed", 8) != sampled
-    assert tokens("--top-k", 1, "--seed", 8) == tokens()
+    assert tokens("--top-k", 1, "--seed", 8) == tokens("--greedy")
 
 
 def test_stop_ends_before_its_text(tfm, bundle):
@@ -228,7 +237,7 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
 
 
 def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, monkeypatch):
-    options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
+    options = ("--model", checkpoint, "--max-new-tokens", 4, "--greedy", "--json")
     first = tfm("generate", "hello", *options)
     assert "int8 for ort-cpu, PASSED the quick checks; the next run starts from there\n" in first.err
     again = tfm("generate", "hello", *options)
@@ -244,7 +253,7 @@ def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, mon
 
 def test_an_outdated_bundle_is_exported_again_in_the_cache_and_refused_elsewhere(tfm, checkpoint, tmp_path):
     """A bundle in tfm's cache is exported again; for another one the error tells the user to export it."""
-    options = ("--model", checkpoint, "--max-new-tokens", 4, "--json")
+    options = ("--model", checkpoint, "--max-new-tokens", 4, "--greedy", "--json")
     first = tfm("generate", "hello", *options)
     (cached,) = (Path(c["path"]) for c in tfm("models", "--json").json["cache"])
     manifest = json.loads((cached / "tfm.json").read_text())

@@ -212,6 +212,8 @@ def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:
     save_checkpoint(tmp_path / "short", config, tiny_models.weights(config, 5), task_models.WORDS.to_str())
     options = ("--model", tmp_path / "short", "--engine", "numpy", "--max-new-tokens", 6)
     ran = tfm("generate", "--batch", 2, *options, stdin=b"cat\n" + b"cat " * 6)
-    assert ran.err == "clipped 1 of 2 answers: their prompts leave no 6 tokens of the context of 12\n"
+    clipped = "clipped 1 of 2 answers: their prompts leave no 6 tokens of the context of 12\n"
+    assert ran.err == clipped + "cut 1 of 2 answers after 6 tokens: --max-new-tokens allows more\n"
     assert ran.out.count("\n") == 2
-    assert tfm("generate", "--batch", 2, *options, stdin=b"cat\ncat").err == ""
+    assert tfm("generate", "--batch", 2, *options, "--json", stdin=b"cat\n" + b"cat " * 6).err == clipped
+    assert tfm("generate", "--batch", 2, *options, "--json", stdin=b"cat\ncat").err == ""

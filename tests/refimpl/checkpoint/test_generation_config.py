@@ -23,14 +23,14 @@ def read(own: dict[str, Any] | None, stated: dict[str, Any] | None = None, confi
 
 
 def test_every_key_of_transformers_is_known():
-    """What its GenerationConfig has, and what its defaults are: nothing then is asked for."""
+    """What its GenerationConfig has, and what its defaults are: nothing but greedy decoding is asked for."""
     theirs = transformers.GenerationConfig().to_dict()
     unknown = set(theirs) | set(transformers.GenerationConfig._get_default_generation_params())
     assert unknown - KEYS == set()
     defaults = {**theirs, **transformers.GenerationConfig._get_default_generation_params()}
     for config in (PAIR, ALONE):
         found = read(defaults, config=config)
-        assert (found.defaults, found.search, found.tasks) == ({}, {}, {})
+        assert (found.defaults, found.search, found.tasks) == ({"temperature": None}, {}, {})
 
 
 @pytest.mark.parametrize(

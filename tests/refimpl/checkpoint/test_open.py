@@ -261,8 +261,10 @@ def test_config_of_any_type(model, key, value):
         ),
         (
             {"do_sample": False, "repetition_penalty": 1.1, "top_p": 0.5},
-            Generation(defaults={"repetition_penalty": 1.1}),
+            Generation(defaults={"temperature": None, "repetition_penalty": 1.1}),
         ),
+        ({"do_sample": False}, Generation(defaults={"temperature": None})),
+        ({"do_sample": None}, Generation()),
     ],
 )
 def test_generation(model, found, want):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.runtime.tasks import Conversation, Model, Options
 from tfm.runtime.tasks.generate import Prompt
 from tfm.runtime.tasks.generate_batch import generate_many
-from tfm.runtime.tasks.options import sampler
+from tfm.runtime.tasks.options import CHAT_SAMPLING, SamplingOptions, sampler
 
 TEXT = text_strategies.byte_level().to_str()
 SIZE = text_strategies.byte_level().get_vocab_size()
@@ -36,7 +37,8 @@ def model(
     engine: Any = ENGINE,
     **defaults: Any,
 ) -> Model:
-    return Model(engine, ModelFiles(text, template, Generation(None, eos, defaults)))
+    """A model whose checkpoint asks for greedy decoding, unless `defaults` ask for something else."""
+    return Model(engine, ModelFiles(text, template, Generation(None, eos, {"temperature": None, **defaults})))
 
 
 MODEL = model()
@@ -94,6 +96,55 @@ def test_sampling_defaults() -> None:
     with pytest.raises(LimitError, match="greedy decoding and beam search draw nothing: leave out top_k"):
         sampler({}, greedy=True, top_k=3)
     assert model(temperature=0.5).options(seed=None, stop=("x",)) == Options(Sampler(0.5), stop=("x",))
+
+
+def test_a_chat_that_nobody_says_how_to_sample_uses_the_defaults() -> None:
+    silent = Model(ENGINE, ModelFiles(TEXT, CHAT))
+    chat = sampler({}, **CHAT_SAMPLING)
+    assert chat != Sampler()
+    assert silent.options(greedy=False, seed=3, logit_bias=[(1, 2.0)]) == Options(
+        replace(chat, logit_bias=((1, 2.0),)), seed=3
+    )
+    # Drafts keep the distribution, so they change nothing of it.
+    assert silent.options(draft=(draft := PromptLookup())) == Options(chat, draft=draft)
+    row = GeneratedSequence(silent.prompt("the cat"), chat, max_new_tokens=12)
+    want = list(generate(ENGINE, row))
+    assert want != plain(silent.prompt("the cat"), 12)
+    talk = Conversation(silent)
+    for answer in (
+        silent.generate("the cat", max_new_tokens=12),
+        silent.chat([{"role": "user", "content": "the cat"}], max_new_tokens=12),
+        talk.say("the cat", max_new_tokens=12),
+    ):
+        assert "".join(answer) == silent.text.decode(want)
+    assert silent.generate_many(["the cat"], max_new_tokens=12)[0].tokens == want
+
+
+def test_the_defaults_of_a_chat_count_nowhere_else() -> None:
+    silent, base = (Model(ENGINE, ModelFiles(TEXT, template)) for template in (CHAT, None))
+    for made in (
+        silent.generate("the cat", raw=True, max_new_tokens=12),
+        base.generate("the cat", max_new_tokens=12),
+    ):
+        assert "".join(made) == MODEL.text.decode(plain(MODEL.prompt("the cat", raw=True), 12))
+    [many] = silent.generate_many(["the cat"], raw=True, max_new_tokens=12)
+    assert many.tokens == plain(MODEL.prompt("the cat", raw=True), 12)
+    assert silent.generate_ids([5, 6, 7], max_new_tokens=12) == plain([5, 6, 7], 12)
+    assert silent.sampler() == base.options().sampler == silent.options(beams=2).sampler == Sampler()
+    chosen: list[SamplingOptions] = [
+        {"greedy": True}, {"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5},
+        {"typical_p": 0.5}, {"repetition_penalty": 1.5}, {"presence_penalty": 1.0},
+        {"frequency_penalty": 1.0}, {"no_repeat_ngram": 3},
+    ]  # fmt: skip
+    for option in chosen:
+        assert silent.options(**option).sampler == sampler({}, **option)
+        if "greedy" not in option:
+            stating = Model(ENGINE, ModelFiles(TEXT, CHAT, Generation(defaults={**option})))
+            assert stating.options().sampler == Sampler(**option)
+    assert MODEL.options().sampler == Sampler()
+    assert MODEL.options(top_k=3).sampler == Sampler(1.0, 3)
+    beams = Model(ENGINE, ModelFiles(TEXT, CHAT, Generation(search={"beams": 2})))
+    assert (beams.options().beams, beams.options().sampler) == (2, Sampler())
 
 
 def test_beams_give_the_likeliest_text_they_find() -> None:
