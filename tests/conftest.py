@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from helpers import browser
 
 # What slows a long process that exports hundreds of graphs: torch's memory of operators on fake tensors,
 # which grows with each, and looking through all its objects again and again for what can be freed.
@@ -27,6 +28,15 @@ hypothesis.settings.register_profile(
     "deep", max_examples=1000, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without Chromium the tests in a browser are left out, unless `-m browser` asks for them by name."""
+    if config.option.markexpr == "browser" or browser.chromium():
+        return
+    left_out = [item for item in items if item.get_closest_marker("browser")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

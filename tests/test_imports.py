@@ -60,6 +60,7 @@ STAGES = (
     ("export",),
     ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),
     ("cli.model_loading", "cli.options"),
+    ("cli.report_page",),
     ("cli.commands",),
     ("cli.main",),
     ("cli", "cli.__main__", "cli.tfm"),

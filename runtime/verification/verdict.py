@@ -110,8 +110,10 @@ def _earlier(report: Report) -> list[str]:
     """What an earlier run found, and this one took from the certificate."""
     begin = moment(report.date) - timedelta(seconds=report.seconds + 1)
     earlier = [check for check in report.checks if check.finished and moment(check.date) < begin]
-    names = "; ".join(f"{check.rows[0].name} ({day(check.date)})" for check in earlier if check.rows)
-    return [f"Found by an earlier run: {names}."] if names else []
+    names: dict[str, list[str]] = {}
+    for check in earlier:
+        names.setdefault(day(check.date), []).extend(row.name for row in check.rows[:1])
+    return [f"Found by an earlier run, {date}: {'; '.join(these)}." for date, these in names.items()]
 
 
 def nearest(report: Report) -> Row | None:

@@ -87,7 +87,7 @@ def test_a_verdict_that_failed():
 
 def test_what_an_earlier_run_found_is_said():
     (line,) = [x for x in verdict(report(WHOLE, date="2026-11-25T05:00:00+00:00")) if "earlier" in x]
-    assert line == "Found by an earlier run: whole: largest error (25 November 2026)."
+    assert line == "Found by an earlier run, 25 November 2026: whole: largest error."
     assert "earlier" not in " ".join(verdict(report(WHOLE)))
 
 

@@ -1,0 +1,140 @@
+"""`tfm-cli report`: what `verify` found, as a page for a browser."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..console import out, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...runtime.bundle.bundle import Bundle
+    from ...runtime.progress import Progress
+    from ..report_page import LayerError
+
+GROUP = "Make and check models"
+PROMPT_TOKENS, NEW_TOKENS, RUNS = 128, 64, 3
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to report on.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="OUT.html", dir_okay=False, help="The page; it must not exist.")
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    speed: Annotated[bool, typer.Option(help="Measure speed and memory, in processes of their own.")] = True,
+) -> None:
+    """Write a page with a bundle's verdict, error by layer, perplexity, texts, sizes and speed.
+
+    The quick checks run; what the long ones found is taken from the certificate, so run `tfm-cli verify
+    BUNDLE --full --source MODEL` first.
+
+    Example: tfm-cli report my-bundle report.html
+    """
+    from ...refimpl.errors import VerifyError
+    from ...runtime.bundle.bundle import open_bundle
+    from ...runtime.verification.verify import verify
+    from ..report_page import Facts, page
+
+    if file.exists() and not overwrite:
+        raise typer.BadParameter(f"{file} exists: choose another name, or say --overwrite")
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"{file.parent} must be a directory, there is none")
+    show = progress()
+    report = verify(bundle, progress=show)
+    opened = open_bundle(bundle)
+    show("comparing layer by layer", 0, 0)
+    layers = _layers(opened)
+    speeds = _speed(opened, show) if speed else "left out by --no-speed"
+    _write(file, page(report, Facts(layers, _sizes(opened), speeds, _machine())))
+    out(str(file))
+    if report.failed:
+        raise VerifyError(f"{bundle}: out of budget: {', '.join(row.name for row in report.failed)}")
+
+
+def _layers(bundle: Bundle) -> Sequence[LayerError] | str:
+    """The worst part of each layer, or why it isn't known."""
+    from ...refimpl.errors import TfmError
+    from ...runtime.verification.golden import load
+    from ..report_page import LayerError
+
+    try:
+        from ...export.diagnose.locate import locate
+
+        parts = locate(bundle, load(bundle.path, bundle.config).tokens)
+    except ImportError as error:
+        return f"it needs {error.name}: pip install 'tfm-cli[export]'"
+    except TfmError as error:
+        return str(error)
+    worst: dict[str, LayerError] = {}
+    for part in parts:
+        layer = part.name.split(",")[0].removeprefix("layer ")
+        share = part.error / part.budget if part.budget else float(part.error > 0) * 2
+        if layer not in worst or not share <= worst[layer].share:
+            worst[layer] = LayerError(layer, share, part.name)
+    return list(worst.values()) or "this graph can't be taken apart"
+
+
+def _sizes(bundle: Bundle) -> list[tuple[str, int]]:
+    from ...runtime.analysis import sizes
+
+    total = sum(file.size for file in bundle.manifest.files.values())
+    parameters = sum(sizes.parameters(bundle.config).values())
+    return [
+        ("the bundle, all files", total),
+        (f"its {parameters:,} parameters as 32-bit floats", 4 * parameters),
+        ("the same as 16-bit floats", 2 * parameters),
+    ]
+
+
+def _speed(bundle: Bundle, progress: Progress) -> list[tuple[str, str]] | str:
+    """The median speed and memory of a few runs, or why they aren't measured."""
+    from ...refimpl.config import LM, Decoder
+    from ...refimpl.errors import TfmError
+    from ...runtime import hardware
+    from ...runtime.analysis.speed import compare
+
+    if not (isinstance(bundle.config, Decoder) and isinstance(bundle.config.head, LM)):
+        return "it is measured for models that continue a text"
+    prompt_tokens = min(PROMPT_TOKENS, bundle.config.context - NEW_TOKENS)
+    if prompt_tokens < 1:
+        return f"the context of {bundle.config.context} tokens is too short"
+    threads = [hardware.threads()]
+    try:
+        (speed,) = compare(bundle.path, "auto", threads, [prompt_tokens], NEW_TOKENS, RUNS, progress)
+    except TfmError as error:
+        return str(error)
+    peak = speed.peak_rss_mb
+    return [
+        (f"reading a prompt of {prompt_tokens} tokens", f"{speed.prefill_tokens_per_s.median:.0f} tokens/s"),
+        (f"writing {NEW_TOKENS} tokens", f"{speed.decode_tokens_per_s.median:.1f} tokens/s"),
+        ("loading", f"{speed.load_s.median:.2f} s"),
+        ("from there to the first token", f"{speed.first_token_s.median:.2f} s"),
+        ("peak memory", "unknown" if peak is None else f"{peak.median:.0f} MB"),
+    ]
+
+
+def _machine() -> list[str]:
+    from ...runtime.verification.certificate import machine, versions
+
+    here = machine()
+    return [
+        f"{here['system']}, {here['processor']}, {here['threads']} threads",
+        f"8-bit integers: {here['int8']}",
+        ", ".join(f"{name} {number}" for name, number in versions().items()),
+    ]
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write the file, completely or not at all."""
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        new.write_bytes(data)
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
