@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..runtime.hub.model_names import LocatedModel
     from ..runtime.tasks import Model
 
-
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 
@@ -44,6 +43,8 @@ def load(
         raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
     check_device(device)
     check_catalogue(name, task)
+    if engine == "onnx":
+        check_packages(name)
     source = locate_weights(name, adapter)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
@@ -58,6 +59,15 @@ def check_device(device: str) -> None:
         from ..runtime.ort.providers import startable
 
         startable(device)
+
+
+def check_packages(name: str) -> None:
+    """ExportError where a model would be fetched and then couldn't be exported."""
+    from ..runtime.hub.locate import is_stored
+    from ..runtime.hub.model_names import is_fetched
+
+    if is_fetched(name) and not Path(name).exists() and not is_stored(name):
+        require_export(name)
 
 
 def check_catalogue(name: str, task: str) -> None:
@@ -207,17 +217,27 @@ def with_notes(checkpoint: Checkpoint) -> Checkpoint:
 def open_for_export(source: LocatedModel, context: int | None = None, task: str | None = None) -> Checkpoint:
     """A checkpoint that has the task, and whose tokenizer is checked, which export doesn't use."""
     from ..refimpl.checkpoint.open import open_checkpoint
-    from ..runtime.tasks.base import check_task
     from ..runtime.text.tokenizer import Tokenizer
 
     checkpoint = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
     if task is not None:
-        check_task(task, checkpoint.config, checkpoint)
+        require_task(task, checkpoint, source.name)
     for note in checkpoint.licence.left_out:
         say(f"note: {note}")
     if checkpoint.tokenizer is not None:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.embedding.vocabulary)
     return checkpoint
+
+
+def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
+    """The error of `runtime.tasks.base.check_task`, if there is one, with the model's name."""
+    from ..refimpl.errors import CheckpointError, ConfigError
+    from ..runtime.tasks.base import check_task
+
+    try:
+        check_task(task, checkpoint.config, checkpoint)
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def say_replaced_code(family: str) -> None:
@@ -244,11 +264,10 @@ def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: in
     from ..refimpl.checkpoint.open import materialize, open_checkpoint
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.tasks import Model
-    from ..runtime.tasks.base import check_task
 
     if source.kind == "checkpoint" and quant is None:
         opened = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
-        check_task(task, opened.config, opened)
+        require_task(task, opened, source.name)
         params = materialize(opened.params)
     else:
         opened = open_bundle(bundle(source, quant, "cpu", context, task), check_hashes=True)

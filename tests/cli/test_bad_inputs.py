@@ -22,6 +22,9 @@ import numpy as np
 import pytest
 from helpers.hostile_templates import BOMBS
 from tfm.cli.main import main
+from tfm.runtime.hub.cache_dir import bundle_path
+from tfm.runtime.hub.locate import locate
+from tfm.runtime.progress import silent
 
 
 def header(model: Path, change: Callable[[dict], str]) -> None:
@@ -283,9 +286,9 @@ def shared_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def as_nobody(arguments: Sequence[str], result: Connection) -> None:
+def as_nobody(arguments: Sequence[str], result: Connection, cache: str = "/nonexistent") -> None:
     """Run a command as a user who owns nothing, and send its exit code and stderr."""
-    os.environ["TFM_CACHE"] = "/nonexistent"
+    os.environ["TFM_CACHE"] = cache
     sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO()), io.StringIO()
     if os.geteuid() == 0:
         os.setgid(65534)
@@ -321,6 +324,28 @@ def test_what_may_not_be_read_is_one_line(tfm, bundle, checkpoint, shared_folder
         assert got in (code, 3), message  # what can't be looked into isn't known to be a bundle
         assert message.count("\n") == 1, message
         assert "Permission denied" in message, message
+
+
+def test_a_read_only_cache_serves_what_it_holds(tfm, bundle, checkpoint, shared_folder, monkeypatch):
+    """And says what to do where something would have to be written."""
+    model = str(shutil.copytree(checkpoint, shared_folder / "model"))
+    cache = shared_folder / "cache"
+    monkeypatch.setenv("TFM_CACHE", str(cache))
+    shutil.copytree(bundle, bundle_path(locate(model, silent), "int8", "ort-cpu"))
+    for folder in (cache, cache / "bundles"):
+        os.chmod(folder, 0o555)
+    ended = []
+    for quant in ("int8", "int4"):
+        reports, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
+        command = ("generate", "hi", "--model", model, "--engine", "numpy", "--raw", "--quant", quant)
+        arguments = ((*command, "--max-new-tokens", "2"), theirs, str(cache))
+        process = multiprocessing.get_context("fork").Process(target=as_nobody, args=arguments)
+        process.start()
+        ended.append(reports.recv())
+        process.join()
+    assert ended[0] == (0, ""), ended
+    assert ended[1][0] == 7, ended
+    assert f"the cache {cache} must be writable: Permission denied; TFM_CACHE names another" in ended[1][1]
 
 
 def test_the_bomb_is_49_bytes(tmp_path):

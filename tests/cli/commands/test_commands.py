@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -296,7 +297,11 @@ def test_what_a_run_needs_is_checked_before_it_works(tfm, checkpoint, tmp_path, 
     tfm("generate", "hi", "--model", checkpoint, "--draft", "smollm").failed(3, "no model 'smollm'")
     model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     (model / "chat_template.jinja").unlink()
-    tfm("chat", "--model", model, stdin=b"hi").failed(3, "no chat template")
+    tfm("chat", "--model", model, stdin=b"hi").failed(3, f"{model}: the model has no chat template")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for command in (("generate", "hi"), ("bench",)):
+        ran = tfm(*command, "--model", "smollm2-135m")
+        ran.failed(7, "must be exported once, which needs torch", "pip install 'tfm-cli[export]'")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 

@@ -124,7 +124,7 @@ def test_files_of_a_task_are_checked_before_an_export(tfm, models, tmp_path, fil
     model = Path(shutil.copytree(models / "fill", tmp_path / "model"))
     (model / file).unlink()
     for engine in ("onnx", "numpy"):
-        tfm("fill", "the [MASK]", "--model", model, "--engine", engine).failed(3, words)
+        tfm("fill", "the [MASK]", "--model", model, "--engine", engine).failed(3, str(model), words)
 
 
 def test_embed(run, tmp_path, monkeypatch) -> None:

