@@ -33,8 +33,10 @@ from ..refimpl.config import KVFormat
 from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
+from ..refimpl.params.tree import Tree
 from ..runtime.bundle import manifest, operator_limits, schemes, targets, weight_layout
 from ..runtime.bundle.atomic_dir import replacing, sync
+from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.graph_io import graphs
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
@@ -55,7 +57,7 @@ from ..runtime.bundle.weight_formats import WeightFormat
 from ..runtime.bundle.weight_layout import Group
 from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
-from ..runtime.verification.golden import golden
+from ..runtime.verification.golden import digest, golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
 from .quantization import plan
@@ -207,10 +209,10 @@ def calibrate(
 def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
-    _weights(job, folder / DATA, progress)
+    digests = _weights(job, folder / DATA, progress)
     progress("building the ONNX graph", 0, 0)
     _graphs(job, folder, opset)
-    quantized = None if job.exact else lazily(job.formats, job.leaf)
+    quantized = None if job.exact else _stored(job, folder, digests)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
         arrays = golden(
@@ -256,17 +258,40 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
     )
 
 
-def _weights(job: _Export, path: Path, progress: Progress) -> None:
+def _stored(job: _Export, folder: Path, digests: Mapping[str, bytes]) -> Tree:
+    """The weights, quantized ones as they stand in the data file: to round them again would take longer.
+
+    Raises ExportError for one that is read otherwise than it was written.
+    """
+    bundle = Bundle(folder, _manifest(job, {}))
+
+    def load(name: str) -> np.ndarray | Blocks:
+        if job.formats[name] is None:
+            return job.leaf(name)
+        leaf = bundle.leaf(name)
+        if digest(leaf, np.dtype(job.dtype)) != digests[name]:
+            raise ExportError(f"{name} must be read from {DATA} as it was written: try another disk")
+        return leaf
+
+    return lazily(job.formats, load)
+
+
+def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, bytes]:
+    """Write the data file; returns the digest of each leaf."""
+    digests: dict[str, bytes] = {}
     size = manifest.size(job.tensors)
     stage = f"writing {size / 1e6:.0f} MB of weights"
     progress(stage, 0, size)
     with open(path, "wb") as file:
         for group in job.groups.values():
-            stored = weight_layout.store(group, {name: job.leaf(name) for name in group.leaves})
+            leaves = {name: job.leaf(name) for name in group.leaves}
+            digests |= {name: digest(leaf, np.dtype(job.dtype)) for name, leaf in leaves.items()}
+            stored = weight_layout.store(group, leaves)
             for name in weight_layout.specs(group, job.dtype):
                 file.write(bytes(job.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
             progress(stage, file.tell(), size)
+    return digests
 
 
 def _graphs(job: _Export, folder: Path, opset: int | None) -> None:

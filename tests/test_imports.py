@@ -46,6 +46,7 @@ STAGES = (
     ("refimpl.checkpoint",),
     ("refimpl",),
     ("runtime.hardware", "runtime.progress", "runtime.silence"),
+    ("runtime.parallel",),
     ("runtime.bundle", "runtime.text"),
     ("runtime.hub",),
     ("runtime.ort",),

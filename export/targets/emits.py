@@ -15,7 +15,7 @@ Emits = Mapping[str, Callable[..., Any]]
 
 
 def emits(target: Target, config: Config) -> Emits:
-    """The target's replacements of mirror functions, as far as its operators can take the Config."""
+    """The target's replacements of mirror functions in one graph, as far as its operators take the Config."""
     return _ort(config) if target.fused else standard.EMITS
 
 
@@ -28,7 +28,7 @@ def _ort(config: Config) -> Emits:
         "embedding": ort_ops.embedding,
         "unembedding": ort_ops.unembedding,
         "gated_mlp": ort_ops.gated_mlp,
-        "attention": gqa.attention if group_query else gqa.attention_in_parts,
+        "attention": gqa.GroupQueryAttention() if group_query else gqa.attention_in_parts,
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,

@@ -67,59 +67,79 @@ def _project(
     return q, k, v
 
 
-def attention(
-    x: Tensor,
-    cache: KVCache,
-    past: Tensor,
-    weights: AttentionLeaves,
-    rotary: Rotary | None = None,
-    bias: Tensor | None = None,
-    *,
-    settings: Attention,
-    window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
-) -> tuple[Tensor, KVCache]:
-    """`window_lengths` says for each window how many tokens the caches of its layers hold, row by row."""
-    assert bias is None, "scores with a bias are refused, see operator_limits"
-    batch, time, _ = x.shape
-    a = settings
-    q, k, v = _project(x, weights, settings=a)
-    positions = None
-    if a.window is not None and a.window in window_lengths:
-        # The cache begins with the latest tokens that its window may still need, so places in it aren't
-        # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
-        # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
+class GroupQueryAttention:
+    """The attention of all layers of a graph, which share how long rows are."""
+
+    def __init__(self) -> None:
+        self._computed: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        past: Tensor,
+        weights: AttentionLeaves,
+        rotary: Rotary | None = None,
+        bias: Tensor | None = None,
+        *,
+        settings: Attention,
+        window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
+    ) -> tuple[Tensor, KVCache]:
+        """`window_lengths` says for each window how many tokens the caches of its layers hold, row by row."""
+        assert bias is None, "scores with a bias are refused, see operator_limits"
+        batch, time, _ = x.shape
+        a = settings
+        q, k, v = _project(x, weights, settings=a)
+        positions = None
+        if a.window is not None and a.window in window_lengths:
+            # The cache begins with the latest tokens that its window may still need, so places in it aren't
+            # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
+            # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
+            if rotary is not None:
+                positions = past.unsqueeze(-1) + torch.arange(time)
+            past = window_lengths[a.window]
+        seqlens, total = self._row_lengths(past, time)
+        attributes: dict[str, Any] = {
+            "num_heads": a.heads,
+            "kv_num_heads": a.kv_heads,
+            "scale": a.head_size**-0.5 if a.scale is None else a.scale,
+        }
+        cos, sin = None, None
         if rotary is not None:
-            positions = past.unsqueeze(-1) + torch.arange(time)
-        past = window_lengths[a.window]
-    # Places count to the padded end of a row: under a causal mask padding is never seen.
-    seqlens = (past + (time - 1)).to(torch.int32)
-    total = (past.max() + time).to(torch.int32)
-    attributes: dict[str, Any] = {
-        "num_heads": a.heads,
-        "kv_num_heads": a.kv_heads,
-        "scale": a.head_size**-0.5 if a.scale is None else a.scale,
-    }
-    cos, sin = None, None
-    if rotary is not None:
-        cos, sin = rotary
-        attributes |= {"do_rotary": 1, "rotary_interleaved": int(a.interleaved)}
-    if a.window is not None:
-        attributes["local_window_size"] = a.window
-    if a.softcap is not None:
-        attributes["softcap"] = a.softcap
-    if cache.k_scale is not None:
-        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-    past_state = (cache.keys, cache.values, seqlens, total)
-    scales = (cache.k_scale, cache.v_scale)
-    y, keys, values = onnx.symbolic_multi_out(
-        "com.microsoft::GroupQueryAttention",
-        (q, k, v, *past_state, cos, sin, positions, None, None, *scales),
-        attributes,
-        dtypes=(x.dtype, cache.keys.dtype, cache.values.dtype),
-        shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
-        version=MICROSOFT,
-    )
-    return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
+            cos, sin = rotary
+            attributes |= {"do_rotary": 1, "rotary_interleaved": int(a.interleaved)}
+        if a.window is not None:
+            attributes["local_window_size"] = a.window
+        if a.softcap is not None:
+            attributes["softcap"] = a.softcap
+        if cache.k_scale is not None:
+            attributes |= {
+                "k_quant_type": "PER_CHANNEL",
+                "v_quant_type": "PER_CHANNEL",
+                "kv_cache_bit_width": 8,
+            }
+        past_state = (cache.keys, cache.values, seqlens, total)
+        scales = (cache.k_scale, cache.v_scale)
+        y, keys, values = onnx.symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            (q, k, v, *past_state, cos, sin, positions, None, None, *scales),
+            attributes,
+            dtypes=(x.dtype, cache.keys.dtype, cache.values.dtype),
+            shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
+            version=MICROSOFT,
+        )
+        return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
+
+    def _row_lengths(self, past: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        """The operator's `seqlens` [B] and `total`; all layers read the same `time` tokens."""
+        for known, seqlens, total in self._computed:
+            if known is past:
+                return seqlens, total
+        # Places count to the padded end of a row: under a causal mask padding is never seen.
+        seqlens = (past + (time - 1)).to(torch.int32)
+        total = (past.max() + time).to(torch.int32)
+        self._computed.append((past, seqlens, total))
+        return seqlens, total
 
 
 def attention_in_parts(

@@ -138,7 +138,7 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
     if isinstance(table, NBits):
         # MatMulNBits wants three axes and the embedding two. Reshaped on this side, the folded copy
         # is freed after packing, and the table itself stays a mapped file.
-        y = _nbits(x, table, table.packed.reshape(table.packed.shape[0], table.scale.shape[1], -1))
+        y = _nbits(x, table, table.packed.view(table.packed.shape[0], table.scale.shape[1], -1))
         if table.minimum is None:
             return y
         return y + _minima(x, table.minimum.T, table.block)
@@ -169,7 +169,8 @@ class GatedMlpLeaves(TypedDict):
 
 def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation) -> Tensor:
     if "gate_up" in weights:
-        gate, up = linear(x, weights["gate_up"], weights.get("bgate_up")).chunk(2, dim=-1)
+        joined = linear(x, weights["gate_up"], weights.get("bgate_up"))
+        gate, up = joined.split(joined.shape[-1] // 2, dim=-1)
     else:
         assert "gate" in weights
         assert "up" in weights

@@ -38,17 +38,39 @@ def _into_blocks(weight: Array, block: int) -> Array:
     """[D, F] -> [C, block, F], zeros where the last block is short."""
     length, count = weight.shape
     blocks = -(-length // block)
-    return np.pad(weight, ((0, blocks * block - length), (0, 0))).reshape(blocks, block, count)
+    padded = np.zeros((blocks * block, count), weight.dtype)
+    padded[:length] = weight
+    return padded.reshape(blocks, block, count)
 
 
 def _candidates(w: Array, top: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Scale, zero point and codes by rounding to nearest, for each share of the blocks' ranges."""
+    """Scale, zero point and codes minus the zero point by rounding to nearest, for each share of the blocks'
+    ranges; the codes are in one buffer, which the next share overwrites."""
     low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
+    c = np.empty_like(w)
     for share in SHRINKS:
         step = (high - low) * share / top
         nonzero_step = np.where(step > 0, step, 1)
         z = np.clip(np.rint(-low * share / nonzero_step), 0, top)
-        yield step, z, np.clip(np.rint(w / nonzero_step[:, None]) + z[:, None], 0, top)
+        np.divide(w, nonzero_step[:, None], out=c)
+        np.rint(c, out=c)
+        np.clip(c, -z[:, None], (top - z)[:, None], out=c)
+        yield step, z, c
+
+
+def _block_sums(x: Array) -> Array:
+    """The sum of each block of [C, block, F]: eight sums of every eighth number, added pair by pair.
+
+    It is written out, so that scales don't depend on the order in which NumPy adds.
+    """
+    if x.shape[1] % 8:
+        return np.sum(x, axis=1)
+    partial = x[:, :8].copy()
+    for start in range(8, x.shape[1], 8):
+        partial += x[:, start : start + 8]
+    while partial.shape[1] > 1:
+        partial = partial[:, 0::2] + partial[:, 1::2]
+    return partial[:, 0]
 
 
 def least_error(
@@ -69,20 +91,21 @@ def least_error(
     w, top = _into_blocks(weight, block), 2**bits - 1
     blocks, short = len(w), len(w) * block - length
     m = np.pad(importance.astype(w.dtype), (0, short)).reshape(blocks, block, 1)
-    codes, zero = np.zeros(w.shape, np.uint8), np.zeros((blocks, count), np.uint8)
+    centred, zero = np.zeros(w.shape, np.int16), np.zeros((blocks, count), np.uint8)
     scale, least = np.zeros((blocks, count), w.dtype), np.full((blocks, count), np.inf, w.dtype)
-    for step, z, q in _candidates(w, top):
-        c = q - z[:, None]
-        mc = m * c
-        square = np.sum(mc * c, axis=1)
-        best = np.sum(mc * w, axis=1) / np.where(square > 0, square, 1)
+    mc, terms = np.empty_like(w), np.empty_like(w)
+    for step, z, c in _candidates(w, top):
+        np.multiply(m, c, out=mc)
+        square = _block_sums(np.multiply(mc, c, out=terms))
+        best = _block_sums(np.multiply(mc, w, out=terms)) / np.where(square > 0, square, 1)
         d = np.where((square > 0) & (best > 0), best, step)
-        e = np.sum(m * np.square(c * d[:, None] - w), axis=1)
+        np.subtract(np.multiply(c, d[:, None], out=terms), w, out=terms)
+        e = _block_sums(np.multiply(m, np.square(terms, out=terms), out=terms))
         better = e < least
-        least = np.where(better, e, least)
-        scale, zero = np.where(better, d, scale), np.where(better, z, zero).astype(np.uint8)
-        codes = np.where(better[:, None], q, codes).astype(np.uint8)
-    codes = codes.reshape(blocks * block, count)[:length]
+        least, scale = np.where(better, e, least), np.where(better, d, scale)
+        np.copyto(zero, z, where=better, casting="unsafe")
+        np.copyto(centred, c, where=better[:, None], casting="unsafe")
+    codes = (centred + zero[:, None]).astype(np.uint8).reshape(blocks * block, count)[:length]
     return Blocks(codes, scale, zero, None, bits, block, 0, "none")
 
 
@@ -92,7 +115,7 @@ def is_possible(weight: Float[Array, "D F"], blocks: Blocks) -> bool:
     Σ m c w / Σ m c² is a weighted mean of the ratios w / c, so it lies between the least and the largest of
     them for any m. Verification uses this, since it has the weights but not the importance.
     """
-    step = max(1, 2**20 // max(len(weight), 1))
+    step = max(1, 2**17 // max(len(weight), 1))
     return all(
         _is_possible(weight[:, i : i + step], blocks, slice(i, i + step))
         for i in range(0, weight.shape[1], step)
@@ -104,14 +127,17 @@ def _is_possible(weight: Array, blocks: Blocks, part: slice) -> bool:
         return False
     w, q = _into_blocks(weight, blocks.block), _into_blocks(blocks.codes[:, part], blocks.block)
     scale, zero, top = blocks.scale[:, part].astype(w.dtype), blocks.zero[:, part], 2**blocks.bits - 1
-    real = _into_blocks(np.ones(weight.shape, bool), blocks.block)
+    filler = ~_into_blocks(np.ones(weight.shape, bool), blocks.block)
     slack = 4 * float(np.finfo(blocks.scale.dtype).eps)
     fits = np.zeros(scale.shape, bool)
-    for step, z, codes in _candidates(w, top):
-        c = codes - z[:, None]
+    for step, z, c in _candidates(w, top):
+        # The scale is looked at only where the codes are those of this share.
+        at = np.nonzero(~fits & (z == zero) & ((c + z[:, None] == q) | filler).all(axis=1))
+        given, known, centred = step[at][:, None], w[at[0], :, at[1]], c[at[0], :, at[1]]
         # A code of 0 doesn't bound the scale: the step takes the place of its ratio, which is allowed too.
-        ratio = np.divide(w, c, out=np.broadcast_to(step[:, None], w.shape).copy(), where=c != 0)
-        least, most = np.minimum(ratio.min(axis=1), step), np.maximum(ratio.max(axis=1), step)
-        between = (scale >= least * (1 - slack)) & (scale <= most * (1 + slack))
-        fits |= between & (z == zero) & ((codes == q) | ~real).all(axis=1)
-    return bool(fits.all())
+        ratio = np.divide(known, centred, out=np.repeat(given, w.shape[1], axis=1), where=centred != 0)
+        least, most = np.minimum(ratio.min(axis=1), step[at]), np.maximum(ratio.max(axis=1), step[at])
+        fits[at] = (scale[at] >= least * (1 - slack)) & (scale[at] <= most * (1 + slack))
+        if fits.all():
+            return True
+    return False

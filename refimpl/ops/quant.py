@@ -244,14 +244,16 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     if weight.activations == "none":
         return (flat @ dequantize(weight)).reshape(*x.shape[:-1], weight.shape[1])
     codes, scale_x = _input_codes(flat, weight)
+    # BLAS computes sums of whole numbers exactly, below 2^24 in float32 and below 2^53 in float64.
+    exact = np.float32 if weight.block * 255**2 < 2**24 else np.float64
+    codes = codes.astype(exact)
     y = np.zeros((flat.shape[0], weight.codes.shape[1]), x.dtype)
     for c in range(weight.scale.shape[0]):
         part = slice(c * weight.block, (c + 1) * weight.block)
         zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c].astype(np.int32)
-        # Sums stay far below 2^53, so float64 products are exact, and BLAS computes them.
-        w = (weight.codes[part].astype(np.int32) - zero).astype(np.float64)
-        dots = codes[:, part].astype(np.float64) @ w
-        y += (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype) * dots.astype(x.dtype)
+        dots = codes[:, part] @ (weight.codes[part].astype(np.int32) - zero).astype(exact)
+        scale = (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype, copy=False)
+        y += np.multiply(scale, dots.astype(x.dtype, copy=False), out=scale)
         if weight.minimum is not None:
             y += flat[:, part].sum(axis=1, keepdims=True) * weight.minimum[c]
     return y.reshape(*x.shape[:-1], weight.shape[1])

@@ -140,6 +140,11 @@ class Bundle:
     def _owners(self) -> dict[str, weight_layout.Group]:
         return {leaf: group for group in self.manifest.groups.values() for leaf in group.leaves}
 
+    @cached_property
+    def _joined(self) -> dict[str, np.ndarray | Blocks]:
+        """The leaves of the latest group of several: one after the other is asked for."""
+        return {}
+
     def tensor(self, name: str) -> np.ndarray:
         """A stored tensor, read from the file; one of int4 or uint4 as its bytes."""
         entry = self.manifest.tensors[name]
@@ -150,9 +155,15 @@ class Bundle:
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
         """One leaf of the tree, in its stored types."""
+        if (leaf := self._joined.get(name)) is not None:
+            return leaf
         group = self._owners[name]
         names = weight_layout.specs(group, self.dtype)
-        return weight_layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})[name]
+        leaves = weight_layout.restore(group, {tensor: self.tensor(tensor) for tensor in names})
+        self._joined.clear()
+        if len(leaves) > 1:
+            self._joined.update(leaves)
+        return leaves[name]
 
     def params(self) -> Tree:
         """The tree that the graph computes with, floats as float32; a leaf is read when it is asked for."""

@@ -20,6 +20,7 @@ from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import EmbeddingWeights, ModelWeights, StackWeights, lm_logits
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.tree import Tree, flatten, map_leaves, unflatten
+from ..parallel import in_threads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -192,9 +193,13 @@ class StreamedForward:
         for start in range(0, self.config.embedding.vocabulary, ROWS):
             rows = slice(start, start + ROWS)
             some_rows = _rows(table, rows)
-            for i, run in enumerate(self.runs):
+
+            def compute(index: int, rows: slice = rows, some_rows: Leaf = some_rows) -> None:
+                run, x = self.runs[index], streams[index]
                 some_bias = None if bias is None else bias[rows].astype(run.dtype)
-                parts[i].append(logits(run, streams[i].astype(run.dtype), run.cast(some_rows), some_bias))
+                parts[index].append(logits(run, x.astype(run.dtype), run.cast(some_rows), some_bias))
+
+            in_threads(compute, range(len(self.runs)))
         return [np.concatenate(part, axis=-1).astype(np.float64) for part in parts]
 
     def _run_stack(
@@ -225,11 +230,15 @@ class StreamedForward:
         for i in range(len(walk.stack.layers)):
             leaves = self._load(stack_params["layers"][i], f"{name}.layers.{i}.")
             layer_weights = cast(BlockWeights, leaves)
-            for j, run in enumerate(self.runs):
-                read = None if states is None else states[j]
+
+            def after_layer(
+                j: int, i: int = i, x: list[Array] = streams, layer_weights: BlockWeights = layer_weights
+            ) -> Array:
+                run, read = self.runs[j], None if states is None else states[j]
                 weights = run.cast_all(layer_weights)
-                x = walk.layer(i, streams[j], run.repeat(lengths), positions[j], weights, read)
-                streams[j] = run.round(x)
+                return run.round(walk.layer(i, x[j], run.repeat(lengths), positions[j], weights, read))
+
+            streams = in_threads(after_layer, range(len(self.runs)))
             self._computed += 1
             self._on_layer(self._computed, sum(len(stack.layers) for stack in self.config.stacks.values()))
         norm = self._load(stack_params["norm"], f"{name}.norm.") if "norm" in stack_params else {}

@@ -26,9 +26,10 @@ from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.refimpl.weights.loader import Leaves
-from tfm.runtime.bundle import manifest
+from tfm.runtime.bundle import manifest, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.checks.table import CHECKS
+from tfm.runtime.verification.golden import golden
 from tfm.runtime.verification.report import CheckResult, Report, Row
 from tfm.runtime.verification.verify import verify
 
@@ -122,6 +123,24 @@ def test_same_inputs_same_bytes(tmp_path):
     assert set(results[0]) == {"tfm.json", "model.onnx", "model.onnx.data", "golden.npz", "certificate.json"}
     every = b"".join(p.read_bytes() for p in (tmp_path / "out0").iterdir())
     assert str(tmp_path).encode() not in every
+
+
+def test_weights_that_are_not_read_as_they_were_written_are_noticed(
+    stubbed, checkpoint, tmp_path, monkeypatch
+):
+    store = weight_layout.store
+
+    def wrong_store(group, leaves):
+        stored = store(group, leaves)
+        if group.name == "decoder.layers.0.mlp.down":
+            stored[f"{group.name}.packed"][0, 0, 0] ^= 1
+        return stored
+
+    monkeypatch.setattr(bundle_writer, "golden", golden)
+    monkeypatch.setattr(weight_layout, "store", wrong_store)
+    with pytest.raises(ExportError, match=r"decoder\.layers\.0\.mlp\.down must be read"):
+        bundle_writer.export(checkpoint, tmp_path / "out", quant="int8", verify=False)
+    assert left(tmp_path / "out") == []
 
 
 def test_arrays_are_stored_without_the_time(tmp_path, monkeypatch):
@@ -358,14 +377,15 @@ def test_wrong_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     """Two halves of a weight are swapped, with matching hashes in the manifest."""
     real = bundle_writer._weights
 
-    def swapped(job, path):
-        real(job, path)
+    def swapped(job, path, progress):
+        digests = real(job, path, progress)
         data = bytearray(path.read_bytes())
         tensor = job.tensors["decoder.layers.0.attn.wqkv"]
         half = tensor.length // 2
         at = slice(tensor.offset, tensor.offset + 2 * half)
         data[at] = data[at][half:] + data[at][:half]
         path.write_bytes(data)
+        return digests
 
     monkeypatch.setattr(bundle_writer, "_weights", swapped)
     with pytest.raises(VerifyError, match="was removed"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 from helpers import tiny_models
 from tfm.export.bundle_writer import export
+from tfm.export.graph import trace
 from tfm.export.graph.build import build
 from tfm.export.quantization import plan
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -18,6 +20,7 @@ from tfm.refimpl.params.shapes import ADDED
 from tfm.runtime.bundle import manifest, schemes, targets, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.graph_io import graphs
+from torch.export import ExportedProgram
 
 
 def exported(folder: Path, config: Config, target: str, quant: str, **options: object) -> ir.Model:
@@ -57,6 +60,31 @@ def test_cpu_graph_merges_matmuls_of_one_input(tmp_path: Path) -> None:
     assert ops["com.microsoft::GroupQueryAttention"] == 2
     assert ops["::RMSNormalization"] == 5
     assert ops["::Transpose"] == 0
+
+
+def test_a_usual_decoder_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decomposed, which takes as long again, its graph is the same but for the names of values."""
+
+    def nodes(folder: str) -> list[tuple[str, list[str]]]:
+        model = exported(tmp_path / folder, tiny_models.llama(layers=2), "ort-cpu", "int8")
+        return [(node.op_identifier()[1], sorted(map(str, node.attributes.values()))) for node in model.graph]
+
+    decompose = ExportedProgram.run_decompositions
+    decomposed = []
+
+    def counted(program: ExportedProgram, *args: Any) -> ExportedProgram:
+        decomposed.append(program)
+        return decompose(program, *args)
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", counted)
+    graph = nodes("once")
+    assert not decomposed
+    monkeypatch.setattr(trace, "NOT_DECOMPOSED", frozenset())
+    assert nodes("twice") == graph
+    [program] = decomposed
+    operators = Counter(str(node.target) for node in program.graph.nodes)
+    assert operators["onnx_symbolic._symbolic_multi_out.default"] == 2
+    assert operators["aten.max.default"] == 1, "layers share how long rows are"
 
 
 @pytest.mark.parametrize("quant", ["fp32", "fp16", "int8", "int8-dynamic", "int4"])

@@ -29,6 +29,7 @@ from tfm.refimpl.ops.static_quant import static_quantize
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.progress import silent
 from tfm.runtime.verification.golden import digest
 from tfm.runtime.verification.verify import verify
 
@@ -192,7 +193,6 @@ def test_every_product_is_observed_once_with_what_it_multiplies(inner: Embedding
 
 def test_ranges_are_of_the_smoothed_model(tmp_path: Path):
     checkpoint = saved(tmp_path, GATED)
-    silent = lambda _: None  # noqa: E731
     plain = static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), silent)
     smoothed = static_inputs(checkpoint, Calibration(tmp_path / "text.txt", "minmax", 0.5), silent)
     assert set(plain.inputs) == {n for n, s in parameter_shapes(GATED).items() if len(s) == 2}
@@ -287,4 +287,4 @@ def test_an_expert_without_tokens_has_no_range(tmp_path: Path):
     with pytest.raises(
         ExportError, match=r"gives decoder.layers.0.mlp.experts.\d.gate no token, .* longer text"
     ):
-        static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), lambda _: None)
+        static_inputs(checkpoint, Calibration(tmp_path / "text.txt"), silent)

@@ -25,6 +25,7 @@ from tfm.refimpl.params.tree import unflatten
 from tfm.runtime.bundle import operator_limits
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.progress import silent
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification.verify import verify
 
@@ -120,7 +121,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
     checkpoint, text = saved(tmp_path / "model", MIXED), tmp_path / "text.txt"
     text.write_text(TEXT)
     told = calibrate.TEXT.read_text() if own else TEXT
-    found = calibrate.with_cache_scales(checkpoint, None if own else text, lambda _: None)
+    found = calibrate.with_cache_scales(checkpoint, None if own else text, silent)
     assert found.config == MIXED.with_kv("int8")
     assert checkpoint.tokenizer is not None
     ids = np.array(Tokenizer(checkpoint.tokenizer, 256).encode(told))
@@ -140,7 +141,7 @@ def test_scales_reach_half_as_far_again_as_the_text(own: bool, tmp_path: Path):
 def test_scales_of_values_are_smoothed_with_them(made: Path):
     """A channel's scale is divided by the factor of its column of wv."""
     opened, checkpoint = open_bundle(made / "bundle"), open_checkpoint(made / "model")
-    found = calibrate.with_cache_scales(checkpoint, None, lambda _: None)
+    found = calibrate.with_cache_scales(checkpoint, None, silent)
     for name in found.added:
         kept, biases = opened.leaf(name), name.removesuffix("k_scale").removesuffix("v_scale") + "bv"
         ratio = found.leaf(name) / kept
@@ -207,7 +208,7 @@ def test_no_more_than_a_layer_of_the_cache_is_held(monkeypatch: pytest.MonkeyPat
     """Ranges are taken layer by layer, and each layer's leaves are then released."""
     checkpoint, loaded = saved(tmp_path / "model", FULL), []
     monkeypatch.setattr(Checkpoint, "leaf", lambda self, name: loaded.append(name) or self.leaves.load(name))
-    calibrate.with_cache_scales(checkpoint, None, lambda _: None)
+    calibrate.with_cache_scales(checkpoint, None, silent)
     layers = [name.split(".")[2] for name in loaded if ".layers." in name]
     assert layers == sorted(layers)
     assert len(loaded) == len(set(loaded))

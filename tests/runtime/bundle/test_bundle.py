@@ -20,9 +20,11 @@ from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
+from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
-from tfm.runtime.bundle import manifest
+from tfm.runtime.bundle import manifest, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.progress import silent
 
 CONFIG = tiny_models.llama(layers=1, bias=True)
 TOKENIZER = text_strategies.wordpiece().to_str()
@@ -50,6 +52,20 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def bundle(made, tmp_path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def test_joined_leaves_are_restored_once(bundle, monkeypatch):
+    restored, restore = [], weight_layout.restore
+
+    def counted(group, tensors):
+        restored.append(group.name)
+        return restore(group, tensors)
+
+    monkeypatch.setattr(weight_layout, "restore", counted)
+    opened = open_bundle(bundle)
+    leaves = [opened.leaf(name) for name in parameter_shapes(CONFIG)]
+    assert sorted(restored) == sorted(opened.manifest.groups)
+    assert [leaf.shape for leaf in leaves] == [*parameter_shapes(CONFIG).values()]
 
 
 def change(path: Path, *keys, to) -> None:
@@ -91,7 +107,7 @@ def test_the_tree_is_that_of_the_checkpoint_in_its_schemes(tmp_path, target, qua
     dtype = schemes.float_type(scheme, made_for)
     assert (opened.config, opened.target, opened.quant, opened.dtype) == (CONFIG, target, quant, dtype)
     assert opened.cache == ("copied" if target == "standard" else "shared")
-    calibrated = bundle_writer.calibrate(checkpoint, scheme, formats, None, lambda _: None)
+    calibrated = bundle_writer.calibrate(checkpoint, scheme, formats, None, silent)
     tree = dict(flatten(opened.params()))
     assert list(tree) == list(formats)
     for name, weight_format in formats.items():
