@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..runtime.progress import Progress
     from ..runtime.tasks import Completion, TextStream
 
+NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+)\n\s*\]")  # a list of them in indented JSON; no text has a line end
 QUIET_S = 10  # between two lines of progress where there is no terminal
 REWRITE_S = 0.1  # between two states of a line that is rewritten in place
 
@@ -137,8 +139,10 @@ class _Stages:
 
 
 def out_json(value: object) -> None:
-    """Print the result as one JSON value; JSON has no NaN, and no result may have one."""
-    out(json.dumps(value, indent=2, allow_nan=False))
+    """Print the result as one JSON value, a list of numbers on one line; JSON has no NaN, and no result may
+    have one."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    out(NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

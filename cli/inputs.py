@@ -24,7 +24,9 @@ def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> 
     texts = arguments or lines(file, what)
     for i, text in enumerate(texts):
         if not text.strip():
-            raise typer.BadParameter(f"{what} {i + 1} is empty")
+            # Results go by line: one that was left out would shift the others.
+            hint = "" if arguments else "; grep '[^[:space:]]' leaves empty lines out"
+            raise typer.BadParameter(f"{what} {i + 1} is empty{hint}")
         require_utf8(text, f"{what} {i + 1}")
     if not texts:
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")

@@ -177,6 +177,11 @@ def require_export(name: str) -> None:
         )
 
 
+def bundle_bytes(path: Path) -> int:
+    """The bytes of a bundle's files."""
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
 def written(path: Path) -> str:
     """A bundle that was just exported: its size, quantization and target, and what its certificate says."""
     from ..runtime.bundle.bundle import open_bundle
@@ -184,8 +189,7 @@ def written(path: Path) -> str:
     from ..runtime.verification.verdict import judgement, vector_cost
 
     opened, report = open_bundle(path), recorded(path)
-    total = size(sum(file.stat().st_size for file in path.iterdir()))
-    facts = [f"{path}: {total}, {opened.quant} for {opened.target}"]
+    facts = [f"{path}: {size(bundle_bytes(path))}, {opened.quant} for {opened.target}"]
     if report is None:
         facts.append("not verified")
     else:

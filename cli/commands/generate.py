@@ -111,6 +111,7 @@ def command(
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
     if batch is not None and (searches or draft is not None):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
+    from ...refimpl.errors import LimitError
     from ..model_loading import load, locate_weights
 
     begin = time.perf_counter()
@@ -123,9 +124,11 @@ def command(
 
         options["draft"] = PromptLookup()
     elif draft is not None:
-        options["draft"] = loaded.drafter(
-            load(draft, engine, quant, device, threads, context, task="generate")
-        )
+        drafting = load(draft, engine, quant, device, threads, context, task="generate")
+        try:
+            options["draft"] = loaded.drafter(drafting)
+        except LimitError as error:
+            raise typer.BadParameter(str(error)) from None
     load_s = time.perf_counter() - begin
     if batch is None:
         answer = loaded.generate(prompts[0], raw=raw, **options)

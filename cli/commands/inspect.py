@@ -80,11 +80,12 @@ def command(
         ],
     )
     out(f"{'unknown' if free is None else size(free)} of memory is free\n")
-    table(
-        ("CACHE AT", *(name.upper() for name in widths)),
-        [(f"{c} tokens", *map(size, counts.values())) for c, counts in cache.items()],
-    )
-    out()
+    if config.layers:  # an encoder keeps no keys and values
+        table(
+            ("CACHE AT", *(name.upper() for name in widths)),
+            [(f"{c} tokens", *map(size, counts.values())) for c, counts in cache.items()],
+        )
+        out()
     table(
         ("WHAT SAVES", "WITHOUT", "WITH", "TIMES LESS"),
         [(n, size(s.without), size(s.used), f"{s.without / s.used:.1f}") for n, s in savings.items()],
@@ -100,6 +101,8 @@ def _shown(name: str, value: Any) -> str:
             return ", ".join(f"{kind} {count / total:.1%}" for kind, count in value.items())
         case "licence":
             return value or "not stated"
+        case "bytes":
+            return size(value)
         case "notices":
             return ", ".join(value) or "none"
         case _:
@@ -115,12 +118,12 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         from ...runtime.bundle.bundle import open_bundle
         from ...runtime.verification.certificate import recorded
         from ...runtime.verification.verdict import summary
-        from ..model_loading import expect, say_replaced_code
+        from ..model_loading import bundle_bytes, expect, say_replaced_code
 
         bundle = open_bundle(source.path, check_hashes=False)
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
-        facts |= {"quant": bundle.quant, "target": bundle.target}
+        facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name

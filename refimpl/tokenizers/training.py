@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+from ..errors import LimitError
 from . import bpe_training, unigram_training
 from .bpe_training import Progress
 from .normalizers import BYTE_TO_UNICODE
@@ -38,8 +39,16 @@ def train(
     min_frequency: int = 0,
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens."""
+    """Byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens.
+
+    LimitError if the bytes, or the characters, and the special tokens alone are more.
+    """
     if method == "bpe":
+        least = len(BYTE_TO_UNICODE) + len(special_tokens)
+        if vocab_size < least:
+            raise LimitError(
+                f"a vocabulary of {vocab_size} must have room for {least} bytes and special tokens"
+            )
         vocabulary, merges = bpe_training.train(
             words,
             vocab_size,

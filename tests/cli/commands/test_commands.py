@@ -53,6 +53,7 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
     ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json")
     assert set(ran.json) == {"tokens", "text", "finish_reason", "timings"}
     assert len(ran.json["tokens"]) == 8
+    assert f'  "tokens": {ran.json["tokens"]},\n  "text": ' in ran.out
     assert ran.json["finish_reason"] == "length"
     assert ran.json["timings"]["load_s"] > 0
     assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
@@ -79,6 +80,14 @@ def test_drafts_change_no_token(tfm, bundle):
         told = tfm(*command, "--draft", draft).json
         assert (told["tokens"], told["finish_reason"]) == (expected["tokens"], expected["finish_reason"])
         assert told.keys() == expected.keys()
+
+
+def test_a_draft_with_another_tokenizer_is_usage(tfm, checkpoint, tmp_path):
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    tokenizer = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(tokenizer.replace("<|im_end|>", "<|end|>"))
+    ran = tfm("generate", "hi", "--model", checkpoint, "--draft", other, "--engine", "numpy")
+    ran.failed(2, "a draft model must have the model's own tokenizer")
 
 
 def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
@@ -434,7 +443,10 @@ def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
     stated["source"]["code_replaced_by"] = "tfm"
     (copied / "tfm.json").write_text(json.dumps(stated))
     (copied / "certificate.json").unlink()
-    assert tfm("inspect", copied, "--json").json["verified"] == "no"
+    told = tfm("inspect", copied, "--json").json
+    assert told["verified"] == "no"
+    assert told["bytes"] == sum(file.stat().st_size for file in copied.iterdir())
+    assert f"\nbytes         {console.size(told['bytes'])}\n" in tfm("inspect", copied).out
     ran = tfm("verify", copied)
     assert ran.code == 0
     head, *rows = ran.out.split("\n\n")[0].splitlines()

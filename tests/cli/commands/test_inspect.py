@@ -34,6 +34,7 @@ def test_a_model_is_described_and_counted(tfm, tmp_path, position):
     path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
     told = tfm("inspect", path, "--json").json
     assert told["parameters"]["total"] == sum(math.prod(s) for s in parameter_shapes(config).values())
+    assert ("CACHE AT" in tfm("inspect", path).out) == ("decoder" in config.stacks)
     assert position in (text := inspect.describe(config))
     assert [name for name in ("encoder", "decoder") if f"{name}, " in text] == [
         name for name in ("encoder", "decoder") if name in config.stacks

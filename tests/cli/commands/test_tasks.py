@@ -75,7 +75,7 @@ def test_texts_come_from_arguments_a_file_or_stdin(run, tmp_path) -> None:
     assert run("classify", "--file", tmp_path / "texts", "--json").json == want
     assert run("classify", "--json", stdin=b"the cat\nis").json == want
     run("classify", "x", "--file", tmp_path / "texts").failed(2, "not both")
-    run("classify", stdin=b"the\n \nis\n").failed(2, "text 2 is empty")
+    run("classify", stdin=b"the\n \nis\n").failed(2, "text 2 is empty; grep '[^[:space:]]' leaves")
     run("classify", stdin=b"").failed(2, "give a text")
     assert len(run("classify", "a", "b", "c", "--batch", 2, "--top", 1).out.splitlines()) == 4
     run("classify", "--file", tmp_path / "none").failed(2, "does not exist")

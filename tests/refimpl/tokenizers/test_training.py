@@ -109,6 +109,9 @@ def test_the_limits() -> None:
         bpe_training.train({"a": 1}, 0)
     with pytest.raises(LimitError, match="room for 3 characters"):
         unigram_training.train({"abc": 1}, 3, special_tokens=["<unk>"])
+    with pytest.raises(LimitError, match="a vocabulary of 257 must have room for 258 bytes and special tok"):
+        training.train({"abc": 1}, "bpe", 257, special_tokens=["<s>", "</s>"])
+    assert len(training.train({"abc": 1}, "bpe", 258, special_tokens=["<s>", "</s>"]).vocabulary) == 258
 
 
 def by_library_unigram(words: dict[str, int], size: int) -> list[tuple[str, float]]:
