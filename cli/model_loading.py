@@ -45,6 +45,7 @@ def load(
     check_catalogue(name, task)
     if engine == "onnx":
         check_packages(name)
+    say_toy(name)
     source = locate_weights(name, adapter)
     if engine == "onnx":
         from ..runtime.tasks import load as load_bundle
@@ -83,6 +84,17 @@ def check_catalogue(name: str, task: str) -> None:
     if head_of(known.task) is not head_of(task):
         raise ConfigError(
             f"{name} can't {task}, it is for {known.task}: `tfm-cli models` lists what each model is for"
+        )
+
+
+def say_toy(name: str) -> None:
+    """Say so if the model is one of the toys that come with tfm."""
+    from ..runtime.hub.model_names import packaged
+
+    if packaged(name) is not None and not Path(name).exists():
+        say(
+            f"{name} is a toy that comes with tfm, to try the command: for real texts name a model with "
+            "--model, a directory, a .gguf file or hf:ORG/NAME"
         )
 
 

@@ -23,9 +23,10 @@ def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> M
     """
     from ..refimpl.errors import BundleError
     from .hub.locate import kind_of
-    from .hub.model_names import is_fetched
+    from .hub.model_names import CATALOGUE, is_fetched
     from .tasks import load as load_model  # importing the package costs nothing
 
-    if is_fetched(str(path)) or kind_of(Path(path)) in ("checkpoint", "config"):
+    named = str(path) in CATALOGUE or is_fetched(str(path))
+    if named or kind_of(Path(path)) in ("checkpoint", "config"):
         raise BundleError(f"{path} is no bundle: tfm.load takes names and checkpoints too, and exports them")
     return load_model(path, device, threads)

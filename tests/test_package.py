@@ -38,6 +38,7 @@ def test_the_wheel_holds_nobody_elses_work():
     assert data == {
         *(f"tfm.{folder}: py.typed" for folder in ("refimpl", "runtime", "export", "cli")),
         "tfm.export.quantization: calibration.txt",  # a text written for it
+        "tfm.runtime.hub: demos/*/*",  # trained by tests/train/demo.py on texts that it draws
         "tfm.cli: examples/*.json",  # sizes of a public model, which are facts
     }
 

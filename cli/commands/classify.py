@@ -13,7 +13,7 @@ GROUP = "Read texts"
 
 
 def command(
-    model: o.Model,
+    model: o.Model = "demo-classify",
     text: o.Texts = None,
     file: o.Lines = None,
     pair: Annotated[
@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Label whole texts, the likeliest label first; a regression gives its numbers.
 
-    Example: tfm-cli classify "What a film!" "I left early." --model my-model --top 1
+    Example: tfm-cli classify "What a lovely film!" "The room was not clean." --top 1
     """
     from ..inputs import read
     from ..model_loading import load

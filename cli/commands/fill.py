@@ -13,7 +13,7 @@ GROUP = "Read texts"
 
 
 def command(
-    model: o.Model,
+    model: o.Model = "demo-fill",
     text: o.Texts = None,
     file: o.Lines = None,
     top: Annotated[
@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Show the likeliest tokens for each mask of a text; the model names its mask: [MASK] or <mask>.
 
-    Example: tfm-cli fill "Paris is the [MASK] of France." --model my-model
+    Example: tfm-cli fill "Paris is the [MASK] of France."
     """
     from ..inputs import read
     from ..model_loading import load

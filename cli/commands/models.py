@@ -36,7 +36,7 @@ def command(
         catalogue = [
             {
                 "name": name, "about": m.about, "task": m.task, "origin": m.origin, "licence": m.licence,
-                "source": f"pypi:{m.wheel}", "bytes": m.bytes, "sha256": m.sha256,
+                "source": m.source, "bytes": m.bytes, "sha256": m.sha256,
             }
             for name, m in CATALOGUE.items()
         ]  # fmt: skip
@@ -50,7 +50,7 @@ def command(
     out()
     table(
         ("MODEL", "SOURCE", "SHA256"),
-        [(name, f"pypi:{m.wheel}", m.sha256) for name, m in CATALOGUE.items()],
+        [(name, m.source, m.sha256) for name, m in CATALOGUE.items()],
     )
     out()
     table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])

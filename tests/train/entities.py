@@ -69,7 +69,8 @@ def row(text: Tokenizer, example: Example) -> Row:
     encoding = text.encode_with_offsets(example.text)
     label_ids = [LABELS.index("O")] * len(encoding.ids)
     for kind, first, last in example.answer:
-        inside = [i for i, (start, _) in enumerate(encoding.offsets) if first <= start < last]
+        starts = zip(encoding.sequence_ids, encoding.offsets, strict=True)
+        inside = [i for i, (text_id, (at, _)) in enumerate(starts) if text_id == 0 and first <= at < last]
         for i in inside:
             label_ids[i] = LABELS.index(f"{'B' if i == inside[0] else 'I'}-{kind}")
     return Row(encoding.ids, label_ids)

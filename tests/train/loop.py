@@ -14,7 +14,7 @@ import torch
 from tfm.export.graph.module import GraphModule
 from tfm.export.ops.model import position_tables
 from tfm.export.torch_engine import tensors
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Config, QuestionAnswering
 from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten, map_leaves
@@ -27,8 +27,8 @@ WARM = 0.1  # of the steps, in which the rate rises; it falls in the others
 
 
 class Row(NamedTuple):
-    """A text to learn from: its tokens, the class wanted of each, or one of the whole; and what an
-    encoder reads beside them."""
+    """A text to learn from: its tokens, the class wanted of each, one of the whole, or the places of an
+    answer's first and last token; and what an encoder reads beside them."""
 
     tokens: list[int]
     wanted: list[int]
@@ -69,6 +69,13 @@ def _run(part: GraphModule, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
     return part(*[(inputs | tables)[port.name] for port in part.graph.inputs])
 
 
+def among_tokens(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+    """Logits [rows, tokens, 2] as two choices [rows, 2, tokens] among a row's tokens, not its padding."""
+    lengths = torch.tensor([len(row.tokens) for row in rows])
+    beyond = torch.arange(logits.shape[1]) >= lengths[:, None]
+    return logits.masked_fill(beyond[..., None], -torch.inf).mT
+
+
 def train(
     config: Config,
     batches: Iterator[list[Row]],
@@ -92,6 +99,8 @@ def train(
         rows = next(batches)
         targets, _ = padded([row.wanted for row in rows], IGNORED)
         logits = head_logits(parts, rows)
+        if isinstance(config.head, QuestionAnswering):
+            logits = among_tokens(logits, rows)
         loss = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
         best.zero_grad()
         loss.backward()

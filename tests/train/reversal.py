@@ -37,11 +37,11 @@ def tokenizer(texts: Iterable[str]) -> str:
     return json.dumps(plan)
 
 
-def config(vocabulary: int) -> Config:
+def config(vocabulary: int, context: int = CONTEXT) -> Config:
     plain = task.layer()
     reading = Layer(plain.attention, plain.mlp, cross=task.attention())
     encoder, decoder = (Stack((layer,) * 2, NORM, Sinusoidal()) for layer in (plain, reading))
-    return EncoderDecoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), encoder, decoder, LM(tied=True), CONTEXT)
+    return EncoderDecoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), encoder, decoder, LM(tied=True), context)
 
 
 def row(text: Tokenizer, example: Example) -> Row:

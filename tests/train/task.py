@@ -12,6 +12,7 @@ from compare import models
 from loop import Row, train
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import Attention, Config, Layer, Plain, RMSNorm
+from tfm.refimpl.params.tree import map_leaves
 from tfm.refimpl.tokenizers import training
 from tfm.refimpl.tokenizers.tokenizer import dumps, read
 from tfm.runtime.progress import Progress, silent
@@ -26,7 +27,7 @@ NORM = RMSNorm(1e-5)
 class Example(NamedTuple):
     """A text, and the right answer."""
 
-    text: str
+    text: Any  # or a pair of texts
     answer: Any
 
 
@@ -36,7 +37,7 @@ class Task:
 
     `draw` makes an example, `row` what is learned of it; `answers` asks a model, whatever its engine, and
     `score` says how much of its answers is right, by the measure of that name. `rules` are keys of
-    generation_config.json.
+    generation_config.json, `mask` is the name of the mask token, and weights are saved as `dtype`.
     """
 
     name: str
@@ -50,6 +51,8 @@ class Task:
     score: Callable[[Sequence[Any], Sequence[Any]], float]
     labels: tuple[str, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
+    mask: str | None = None
+    dtype: type[np.floating] = np.float32
 
 
 def layer(**more: Any) -> Layer:
@@ -99,8 +102,16 @@ def learn(
     config = task.config(text.vocabulary)
     rows = batches(task, text, seed, (example.text for example in examples))
     params = train(config, rows, task.steps, seed=seed, progress=progress)
-    rules = task.rules or None
-    save_checkpoint(folder / task.name, config, params, tokenizer, labels=task.labels, generation=rules)
+    params = map_leaves(lambda _, leaf: leaf.astype(task.dtype), params)
+    save_checkpoint(
+        folder / task.name,
+        config,
+        params,
+        tokenizer,
+        labels=task.labels,
+        mask=task.mask,
+        generation=task.rules or None,
+    )
     return folder / task.name
 
 
