@@ -1,4 +1,4 @@
-"""What a usage error says: typer's own words, and the commands that have the option, or where to look."""
+"""What a usage error says: typer's words, and what is missing, whose an option is, or where to look."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
                 return f"{message} (an option of {_listed(owners)})"
             if not similar:
                 return f"{message} (`{context.command_path} --help` lists the options)"
+        case TyperException(param_type=_, param=object(help=str(what))):  # it is missing
+            return f"{error.format_message()} ({what.rstrip('.')})"
         case TyperException(ctx=object(command=TyperGroup(commands=commands), command_path=path)):
             listed = _listed(sorted(commands))
             if len(commands) > NAMED:

