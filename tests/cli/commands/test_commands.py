@@ -328,7 +328,10 @@ def test_a_run_waits_for_another_that_exports_the_same(tfm, checkpoint, bundle, 
     with ThreadPoolExecutor() as pool:
         made = pool.submit(other)
         entered.wait()
-        ran = tfm("generate", "hello", "--model", checkpoint, "--max-new-tokens", 4)
+        try:
+            ran = tfm("generate", "hello", "--model", checkpoint, "--max-new-tokens", 4)
+        finally:
+            leave.set()
         made.result()
     assert (ran.code, ran.err) == (0, f"another process is writing {path}: waiting for it\n")
 

