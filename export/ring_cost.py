@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from ..refimpl.errors import DeviceError
-from ..runtime.hardware import peak_memory
+from ..runtime.hardware import peak_memory, user_seconds
 from .distributed_ring import ring_attend
 
 HEADS, WIDTH, TILE = 8, 64, 256
@@ -26,7 +26,8 @@ CALLS = 3  # the median counts
 
 @dataclass(frozen=True)
 class RingCost:
-    """Seconds of the slowest rank, and the most bytes that a rank needs for its inputs and its attention.
+    """Seconds of the slowest rank, those that it computed in, and the most bytes that a rank needs for its
+    inputs and its attention.
 
     `bytes_a_rank` is None where the system doesn't say.
     """
@@ -34,7 +35,17 @@ class RingCost:
     processes: int
     tokens_a_rank: int
     seconds: float
+    computing_s: float
     bytes_a_rank: int | None
+
+
+@dataclass(frozen=True)
+class RankCost:
+    """Seconds of each call of a rank, those that it computed in, and by how many bytes its peak rose."""
+
+    seconds: list[float]
+    computing_s: list[float]
+    peak_rise: int | None
 
 
 def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
@@ -56,10 +67,14 @@ def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
             if isinstance(answer, str):
                 raise DeviceError(f"rank {rank} of a ring of {processes} must give its result: {answer}")
             answers.append(answer)
-    slowest = [max(seconds) for seconds in zip(*(seconds for seconds, _ in answers), strict=True)]
-    peaks = [peak for _, peak in answers if peak is not None]
+    calls = zip(*(answer.seconds for answer in answers), strict=True)
+    peaks = [answer.peak_rise for answer in answers if answer.peak_rise is not None]
     return RingCost(
-        processes, -(-tokens // processes), statistics.median(slowest), max(peaks) if peaks else None
+        processes,
+        tokens_a_rank=-(-tokens // processes),
+        seconds=statistics.median(map(max, calls)),
+        computing_s=max(statistics.median(answer.computing_s) for answer in answers),
+        bytes_a_rank=max(peaks) if peaks else None,
     )
 
 
@@ -105,16 +120,17 @@ def _run_rank(
             distributed.destroy_process_group()
 
 
-def measure_rank(rank: int, processes: int, tokens: int) -> tuple[list[float], int | None]:
-    """Seconds of each call of this rank in a process group, and the bytes that the process's peak rose by."""
+def measure_rank(rank: int, processes: int, tokens: int) -> RankCost:
+    """The cost of this rank in a process group."""
     before = peak_memory()
     positions = torch.arange(tokens)[rank::processes]
     q, k, v = (torch.randn(1, len(positions), HEADS, WIDTH) for _ in range(3))
-    seconds = []
+    seconds, computing_s = [], []
     for _ in range(CALLS):
         distributed.barrier()
-        begin = time.perf_counter()
+        begin, computed = time.perf_counter(), user_seconds()
         ring_attend(q, k, v, positions, tile=TILE)
         seconds.append(time.perf_counter() - begin)
+        computing_s.append(user_seconds() - computed)
     after = peak_memory()
-    return seconds, None if before is None or after is None else after - before
+    return RankCost(seconds, computing_s, None if before is None or after is None else after - before)

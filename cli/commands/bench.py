@@ -102,7 +102,13 @@ def command(
     show(
         ("THREADS", "PROMPT", "FIRST TOKEN, S", "LOAD, S", "PEAK MEMORY, MB"),
         [
-            (s.threads, s.prompt_tokens, figure(s.first_token_s), figure(s.load_s), figure(s.peak_rss_mb))
+            (
+                s.threads,
+                s.prompt_tokens,
+                figure(s.first_token_s, 3),
+                figure(s.load_s, 3),
+                figure(s.peak_rss_mb, 1),
+            )
             for s in settings
         ],
     )
@@ -134,9 +140,9 @@ def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_token
     ]
 
 
-def figure(spread: Spread | None) -> str:
-    """Mean ± standard deviation, as far as they were measured."""
+def figure(spread: Spread | None, digits: int = 2) -> str:
+    """Mean ± standard deviation with so many digits after the point, as far as they were measured."""
     if spread is None:
         return "unknown"
-    deviation = "" if spread.std is None else f" ± {spread.std:.2g}"
-    return f"{spread.mean:.4g}{deviation}"
+    deviation = "" if spread.std is None else f" ± {spread.std:.{digits}f}"
+    return f"{spread.mean:.{digits}f}{deviation}"

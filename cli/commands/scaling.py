@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import options as o
-from ..console import out, out_json, say, size, table
+from ..console import out, out_json, progress, say, size, table
 from ..plot import Plot, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ...export.ring_cost import RingCost
-    from ...runtime.analysis.scaling import Dependence, Fit, Growth, Sample, Stopped
+    from ...runtime.analysis.scaling import Dependence, Fit, Growth
     from ...runtime.analysis.word_softmax import SoftmaxCost
 
 GROUP = "Look inside"
 RINGS = (1, 2, 4)  # processes
-RING_TOKENS = 4096
+RING_TOKENS = 2048
 RING_SHARE = 1 / 3  # of all seconds: most of it is the start of processes
 PROCESS_BYTES = 400e6  # that a process of a ring may need, torch included
 
@@ -75,7 +75,8 @@ def command(
     words = measure_words(until) if Section.WORDS in sections else None
     ring = measure_ring(seconds * RING_SHARE) if Section.RING in sections else None
     lengths = scaling.lengths_up_to(max_n)
-    growth = scaling.measure(lengths, until, tell) if Section.LENGTH in sections else None
+    growth = scaling.measure(lengths, until, progress()) if Section.LENGTH in sections else None
+    say_stopped(lengths, growth or {})
     if plot is not None:
         draw(plot, 15, 5, lambda figure: picture(figure, lengths, growth, dependence))
     if as_json:
@@ -104,7 +105,7 @@ def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
 
 
 def measure_ring(seconds: float) -> list[RingCost] | None:
-    """The cost of each ring that memory and so many seconds allow; None without torch."""
+    """The cost of each ring that memory and so many seconds allow; None where there is none, or no torch."""
     if find_spec("torch") is None:
         say("ring attention is left out, it needs torch: pip install 'tfm-cli[export]'")
         return None
@@ -112,25 +113,27 @@ def measure_ring(seconds: float) -> list[RingCost] | None:
     from ...runtime import hardware
 
     until, costs = time.monotonic() + seconds, []
+    show, stage = progress(), f"ring attention in {', '.join(map(str, RINGS))} processes"
+    show(stage, 0, len(RINGS))
     for processes in RINGS:
+        cost, lacking = None, "time"
         if processes * PROCESS_BYTES > 0.8 * (hardware.memory() or float("inf")):
-            say(f"a ring of {processes} processes is left out: memory would run out")
-            break
-        cost = ring_cost(processes, RING_TOKENS, until - time.monotonic())
+            lacking = "memory"
+        else:
+            cost = ring_cost(processes, RING_TOKENS, until - time.monotonic())
         if cost is None:
-            say(f"a ring of {processes} processes is left out: time would run out")
+            say(f"a ring of {processes} is left out: {lacking} would run out")
             break
-        say(f"a ring of {processes}, {RING_TOKENS} tokens: {cost.seconds:.3g} s")
         costs.append(cost)
-    return costs
+        show(stage, len(costs), len(RINGS))
+    return costs or None
 
 
-def tell(name: str, tokens: int, sample: Sample | Stopped) -> None:
-    """Progress in words."""
-    if isinstance(sample, str):
-        say(f"{name} ends before {tokens} tokens: {sample} would run out")
-    else:
-        say(f"{name}, {tokens} tokens: {sample.seconds:.3g} s, {size(sample.bytes)}")
+def say_stopped(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
+    """Say which kinds end early, and why."""
+    for name, one in growth.items():
+        if one.stopped is not None:
+            say(f"{name} ends before {lengths[len(one.seconds)]} tokens: {one.stopped} would run out")
 
 
 def as_object(
@@ -155,6 +158,7 @@ def as_object(
                 **fitted("memory", one.memory),
                 "steps": one.steps,
                 "path": one.path,
+                "stopped": one.stopped,
             }
             for name, one in growth.items()
         }
@@ -200,12 +204,13 @@ def show_ring(ring: Sequence[RingCost]) -> None:
 
     out(f"Ring attention: {RING_TOKENS} tokens over processes of one thread, on {cores(affinity())} cores\n")
     table(
-        ("PROCESSES", "TOKENS A PROCESS", "SECONDS", "MEMORY A PROCESS"),
+        ("PROCESSES", "TOKENS A PROCESS", "SECONDS", "OF COMPUTING", "MEMORY A PROCESS"),
         [
             (
                 one.processes,
                 one.tokens_a_rank,
                 f"{one.seconds:.3g}",
+                f"{one.computing_s:.3g}",
                 "unknown" if one.bytes_a_rank is None else size(one.bytes_a_rank),
             )
             for one in ring

@@ -19,6 +19,7 @@ from ...refimpl.ops.linear_attention import elu_features, linear_attend
 from ...refimpl.ops.lstm import lstm
 from ...refimpl.ops.sparse import BlockPairs, bigbird_layout, block_pairs, sparse_attend
 from .. import hardware
+from ..progress import Progress
 
 # One text, one head of so many numbers, as many in the LSTM's state.
 WIDTH = 32
@@ -27,7 +28,6 @@ TILE = 64
 BLOCK = 64
 SAMPLES = 5  # of a call's time at a length, if there is time; their median counts
 LEAST = 0.02  # seconds of computing in a sample: a short call is repeated
-GROWTH = 4  # of cost to the next length, at most: that is twice as long, and nothing outgrows the square
 POINTS = 4  # the fewest that an exponent is fitted to
 # 0.975 quantiles of Student's t for 1, 2, … degrees of freedom; more than these change little.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -36,6 +36,7 @@ STEP = 1e-4  # of the central difference: its error is the square, 1e-8, that of
 NOISE = 1e-10  # a smaller difference is rounding
 
 Heads = Callable[[np.ndarray, np.ndarray, np.ndarray], object]  # of q, k, v
+Stopped = Literal["time", "memory"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Fit(NamedTuple):
 class Growth:
     """Cost of a mechanism at each length, as far as time and memory allowed, and how it grows with length.
 
-    A fit is None where too few lengths were measured.
+    A fit is None where too few lengths were measured. `stopped` is what would have run out at the next one.
     """
 
     seconds: list[float]
@@ -84,6 +85,7 @@ class Growth:
     memory: Fit | None
     steps: list[int]
     path: list[int]
+    stopped: Stopped | None
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,6 @@ class Dependence:
     attention: list[float | None]
     lstm_a_token: float
     attention_exponent: float
-
-
-Stopped = Literal["time", "memory"]
-Progress = Callable[[str, int, Sample | Stopped], None]  # mechanism, tokens, what was measured or ran out
 
 
 def _draw(*shape: int) -> np.ndarray:
@@ -171,37 +169,47 @@ def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[st
     """Mechanism -> its cost at each length, as far as memory and time allow (`until`, monotonic).
 
     What is expected to take the least time is measured next, so that no mechanism waits for a slow one, and
-    time ends for all only when not even the cheapest fits.
+    time ends for all only when not even the cheapest fits. The first length is always measured.
     """
     every = mechanisms()
     samples: dict[str, list[Sample]] = {name: [] for name in every}
-    unfinished = list(every)
-
-    def expected(name: str) -> float:
-        return GROWTH * samples[name][-1].spent if samples[name] else 0.0
-
+    stopped: dict[str, Stopped] = {}
+    unfinished, total = list(every), len(every) * len(lengths)
     while unfinished:
-        name = min(unfinished, key=expected)
-        n = lengths[len(samples[name])]
-        stopped = _stopped(samples[name], expected(name), until)
-        if stopped is None:
-            samples[name].append(sample(every[name].make(n), until))
-        progress(name, n, stopped or samples[name][-1])
-        if stopped or len(samples[name]) == len(lengths):
+        name = min(unfinished, key=lambda name: _expected(lengths, samples[name]))
+        measured = samples[name]
+        reason = _would_run_out(*_expected(lengths, measured), until) if measured else None
+        if reason is None:
+            measured.append(sample(every[name].make(lengths[len(measured)]), until))
+        else:
+            stopped[name] = reason
+        if reason is not None or len(measured) == len(lengths):
             unfinished.remove(name)
-    return {name: _growth(mechanism, lengths, samples[name]) for name, mechanism in every.items()}
+        left = sum(len(lengths) - len(samples[other]) for other in unfinished)
+        progress("measuring cost by length", total - left, total)
+    return {
+        name: _growth(mechanism, lengths, samples[name], stopped.get(name))
+        for name, mechanism in every.items()
+    }
 
 
-def _stopped(samples: Sequence[Sample], expected: float, until: float) -> Stopped | None:
-    """What would run out at the next length; the first one is always measured."""
+def _expected(lengths: Sequence[int], samples: Sequence[Sample]) -> tuple[float, float]:
+    """Seconds and bytes at the next length, at most: nothing here grows faster than the square."""
     if not samples:
-        return None
-    if GROWTH * samples[-1].bytes > 0.8 * (hardware.memory() or inf):
+        return 0.0, 0.0
+    growth = (lengths[len(samples)] / lengths[len(samples) - 1]) ** 2
+    return growth * samples[-1].spent, growth * samples[-1].bytes
+
+
+def _would_run_out(seconds: float, peak_bytes: float, until: float) -> Stopped | None:
+    if peak_bytes > 0.8 * (hardware.memory() or inf):
         return "memory"
-    return "time" if time.monotonic() + expected > until else None
+    return "time" if time.monotonic() + seconds > until else None
 
 
-def _growth(mechanism: Mechanism, lengths: Sequence[int], samples: Sequence[Sample]) -> Growth:
+def _growth(
+    mechanism: Mechanism, lengths: Sequence[int], samples: Sequence[Sample], stopped: Stopped | None
+) -> Growth:
     measured = lengths[: len(samples)]
     seconds, peaks = [one.seconds for one in samples], [one.bytes for one in samples]
     return Growth(
@@ -211,6 +219,7 @@ def _growth(mechanism: Mechanism, lengths: Sequence[int], samples: Sequence[Samp
         fit(measured, peaks),
         [mechanism.steps(n) for n in measured],
         [mechanism.path(n) for n in measured],
+        stopped,
     )
 
 

@@ -680,18 +680,18 @@ def test_bench_prints_what_llama_bench_does(tfm, bundle, monkeypatch):
     assert rows[0] == ["MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "THREADS", "TEST", "TOKENS/S"]
     assert rows[1] == ["---"] * 7
     assert [row[4:] for row in rows[2:6]] == [
-        ["1", "pp512", "100 ± 0"],
-        ["1", "tg64 @ d512", "20 ± 14"],
-        ["3", "pp512", "300 ± 0"],
-        ["3", "tg64 @ d512", "35 ± 21"],
+        ["1", "pp512", "100.00 ± 0.00"],
+        ["1", "tg64 @ d512", "20.00 ± 14.14"],
+        ["3", "pp512", "300.00 ± 0.00"],
+        ["3", "tg64 @ d512", "35.00 ± 21.21"],
     ]
     assert rows[2][1:4] == ["int8", console.size((bundle / "model.onnx.data").stat().st_size), "0.1 M"]
-    assert rows[9:11] == [["1", "512", "0.5 ± 0", "0.25 ± 0", "592 ± 0"], ["3", *rows[9][1:]]]
+    assert rows[9:11] == [["1", "512", "0.500 ± 0.000", "0.250 ± 0.000", "592.0 ± 0.0"], ["3", *rows[9][1:]]]
     assert "mean ± standard deviation of 2 runs" in ran.out
     assert "4 runs, each in a new process" in ran.err
     decode = iter([10.0])
     lines = tfm("bench", bundle, "--threads", 1, "--repeats", 1).out.splitlines()
-    assert [line.split()[-2:] for line in lines[1:3]] == [["pp128", "100"], ["d128", "10"]]
+    assert [line.split()[-2:] for line in lines[1:3]] == [["pp128", "100.00"], ["d128", "10.00"]]
 
 
 def test_bench_takes_its_model_once_and_names_code_that_was_not_run(tfm, bundle, monkeypatch):

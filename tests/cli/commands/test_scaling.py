@@ -52,7 +52,8 @@ def test_what_would_take_too_much_memory_is_left_out(tfm, monkeypatch):
     assert ran.code == 0
     assert "plain ends before 1024 tokens: memory would run out" in ran.err
     assert "a softmax over 100,000 words is left out: memory would run out" in ran.err
-    assert "a ring of 1 processes is left out: memory would run out" in ran.err
+    assert "a ring of 1 is left out: memory would run out" in ran.err
+    assert "Ring" not in ran.out
     rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in ran.out.splitlines()]
     cells = {row[0]: row for row in rows if row}
     assert cells["plain"][1:4] == ["too short", "too short", "512"]
@@ -62,18 +63,18 @@ def test_what_would_take_too_much_memory_is_left_out(tfm, monkeypatch):
 
 def test_the_sections_and_what_they_say(tfm, monkeypatch):
     monkeypatch.setattr(word_softmax, "WORDS", 20_000)
-    costs = [ring_cost.RingCost(1, 4096, 1.5, 2 * 10**8), ring_cost.RingCost(2, 2048, 0.75, None)]
+    costs = [ring_cost.RingCost(1, 2048, 1.5, 1.25, 2 * 10**8), ring_cost.RingCost(2, 1024, 0.75, 0.5, None)]
     monkeypatch.setattr(ring_cost, "ring_cost", lambda count, *_: {c.processes: c for c in costs}.get(count))
     options = ("scaling", "--section", "words", "--section", "ring", "--section", "reach")
     ran = tfm(*options)
     lines = [line.split() for line in ran.out.splitlines()]
-    assert ["1", "4096", "1.5", "200.0", "MB"] in lines
-    assert ["2", "2048", "0.75", "unknown"] in lines
-    assert "a ring of 4 processes is left out: time would run out" in ran.err
+    assert ["1", "2048", "1.5", "1.25", "200.0", "MB"] in lines
+    assert ["2", "1024", "0.75", "0.5", "unknown"] in lines
+    assert "a ring of 4 is left out: time would run out" in ran.err
     assert "KIND" not in ran.out
     told = tfm(*options, "--json").json
     assert told["ring"]["rings"][1] == {
-        "processes": 2, "tokens_a_rank": 2048, "seconds": 0.75, "bytes_a_rank": None
+        "processes": 2, "tokens_a_rank": 1024, "seconds": 0.75, "computing_s": 0.5, "bytes_a_rank": None
     }  # fmt: skip
     # The table of each, the short list with its two clusters, and of these clusters two matrices.
     adaptive = 256 * 2002 + 256 * 64 + 64 * 8000 + 256 * 16 + 16 * 10_000

@@ -47,10 +47,13 @@ def test_no_time_is_left_while_a_length_fits(clock, monkeypatch):
     every = kinds(clock, slow=lambda n: n * n / 1e4, quick=lambda n: n / 1e4)
     monkeypatch.setattr(scaling, "mechanisms", lambda: every)
     lengths = [64 * 2**i for i in range(8)]
-    said = []
-    growth = scaling.measure(lengths, 400, lambda *what: said.append(what))
+    told = []
+    growth = scaling.measure(lengths, 400, lambda _, done, total: told.append((done, total)))
     assert len(growth["quick"].seconds) == 8
-    assert ("slow", lengths[len(growth["slow"].seconds)], "time") == said[-1]
+    assert (growth["slow"].stopped, growth["quick"].stopped) == ("time", None)
+    assert told[0] == (1, 16)
+    assert told[-1] == (16, 16)
+    assert told == sorted(told)
     # The next length would take four times what the last one took for a call of memory and one of time.
     assert clock.seconds <= 400 < clock.seconds + 4 * 2 * growth["slow"].seconds[-1]
     assert growth["slow"].time.exponent == pytest.approx(2)
