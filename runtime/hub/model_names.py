@@ -159,10 +159,10 @@ def folder_name(name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str] = CATALOGUE) -> str:
-    """The known name that is nearest to an unknown one, as a question in brackets; "" if none is near."""
+    """Another known name that is nearest to a name, as a question in brackets; "" if none is near."""
     from difflib import get_close_matches  # 3 ms, which a right name needn't pay
 
-    near = get_close_matches(name.lower(), list(known), 1)
+    near = get_close_matches(name.lower(), [one for one in known if one != name], 1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -31,6 +31,7 @@ from tfm.runtime.bundle import atomic_dir
 from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.hub import locate
 from tfm.runtime.hub.cache_dir import bundle_path
+from tfm.runtime.hub.model_names import CATALOGUE
 from tfm.runtime.ort import providers
 from tfm.runtime.progress import silent
 from tfm.runtime.tasks import model
@@ -574,7 +575,7 @@ def test_pull_prints_the_path_alone(tfm, monkeypatch):
 
 def test_models_lists_the_catalogue(tfm):
     told = tfm("models", "--json").json
-    assert [c["name"] for c in told["catalogue"]] == ["smollm2-135m", "minilm-l6"]
+    assert [c["name"] for c in told["catalogue"]] == [*CATALOGUE]
     assert told["cache"] == []
     text = tfm("models").out
     for one in told["catalogue"]:
