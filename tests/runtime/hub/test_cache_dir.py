@@ -55,9 +55,7 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
     assert not packed.path.exists()
     assert cached() == []
     for name in ("smollm2-135m", "..", "../cache", ""):
-        with pytest.raises(
-            TfmError, match="holds nothing named '[^']*': "
-        ):  # and proposes not the name itself
+        with pytest.raises(TfmError, match=r"holds nothing named '[^']*': "):  # not: did you mean the same
             remove(name)
     with pytest.raises(TfmError, match=r"named 'smollm-135m' \(did you mean smollm2-135m\?\)"):
         remove("smollm-135m")
