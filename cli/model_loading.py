@@ -206,6 +206,8 @@ def written(path: Path) -> str:
         facts.append("not verified")
     else:
         facts += [judgement(report), *filter(None, [vector_cost(report)])]
+        if not report.full:
+            facts.append(f"`tfm-cli verify {path} --full` runs the long ones")
     return ", ".join(facts)
 
 

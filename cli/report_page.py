@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ..runtime.verification.checks.text import AGREEMENT, KL, PERPLEXITY, REFERENCE_PERPLEXITY
-from ..runtime.verification.verdict import figure, found, judgement, title, used, verdict
+from ..runtime.verification.verdict import figure, found, judgement, sentence, title, used, verdict
 from .console import escape, size
 from .options import with_flags
 
@@ -92,7 +92,7 @@ def page(report: Report, facts: Facts) -> bytes:
         _node("p", "Is the exported model still what its specification says?", {"class": "soft"}),
         _verdict(report),
         *_layers(facts.layers),
-        *_perplexity(report),
+        *_over_a_text(report),
         *_greedy_texts(report),
         *_sizes_and_speed(facts),
         *_open(report, facts),
@@ -205,11 +205,18 @@ def _text(text: str, x: float, y: float, anchor: str, kind: str = "") -> Element
     return _node("text", text, {"class": kind, "text-anchor": anchor}, x=f"{x:.1f}", y=f"{y:.1f}")
 
 
-def _perplexity(report: Report) -> list[Element]:
-    heading = _node("h2", "Perplexity before and after")
+def _over_a_text(report: Report) -> list[Element]:
     after, before = report.row(PERPLEXITY), report.row(REFERENCE_PERPLEXITY)
-    if after is None or before is None:
-        return [heading, _node("p", "Not checked: see below.")]
+    if after is not None and before is not None:
+        return _perplexity(report, before, after)
+    rows = [row for check in report.checks if check.name == "text" for row in check.rows]
+    lines = [_node("li", sentence(row)) for row in rows if row.figure is not None]  # of an encoder
+    heading = _node("h2", "Outputs over a text")
+    return [heading, _node("ul", *lines) if lines else _node("p", "Not checked: see below.")]
+
+
+def _perplexity(report: Report, before: Row, after: Row) -> list[Element]:
+    heading = _node("h2", "Perplexity before and after")
     basis = next(check.basis for check in report.checks if after in check.rows)
     over = "the checkpoint's weights" if basis.source else "the bundle's own weights: no source was given"
     bars = [
@@ -238,6 +245,8 @@ def _perplexity(report: Report) -> list[Element]:
 
 
 def _greedy_texts(report: Report) -> list[Element]:
+    if not any(check.name == "texts" for check in report.checks):
+        return []  # the model doesn't continue texts
     heading = _node("h2", "Greedy texts, side by side")
     rows = [row for row in report.rows if len(row.texts) == 3]
     if not rows:

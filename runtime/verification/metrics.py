@@ -61,13 +61,13 @@ def fidelity(
     ids: Sequence[int],
     window: int = 512,
     *,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[int], bool] = lambda done: False,
 ) -> Fidelity:
     """Run both engines over `ids`, in windows that don't see each other, and compare predictions.
 
     Both get the text's own tokens (teacher forcing), so that one early difference doesn't change all that
     follows. Where they have an encoder, it reads the window first. `enough` is asked after each chunk of a
-    window; True ends the comparison.
+    window, with the positions that were compared; True ends the comparison.
     """
     text = np.asarray(ids, np.int64)
     kl = nll = reference_nll = 0.0
@@ -92,9 +92,9 @@ def fidelity(
             kl += kl_divergence(truth, model)
             positions += len(chunk)
             predicted += len(following)
-            if enough():
+            if enough(positions):
                 break
-        if enough():
+        if enough(positions):
             break
     return Fidelity(
         kl=kl / max(positions, 1),
@@ -125,9 +125,12 @@ def likeness(
     reference: Engine,
     texts: Sequence[Sequence[int]],
     *,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[int], bool] = lambda done: False,
 ) -> Likeness:
-    """Run both encoders over texts, one at a time, and compare the outputs of their heads row by row."""
+    """Run both encoders over texts, one at a time, and compare the outputs of their heads row by row.
+
+    `enough` is asked after each text, with how many were compared; True ends the comparison.
+    """
     predicts_tokens = isinstance(engine.config.head, MaskedLM)
     cosines: list[np.ndarray] = []
     squares = kl = 0.0
@@ -142,7 +145,7 @@ def likeness(
         if predicts_tokens:
             kl += kl_divergence(log_softmax(truth), log_softmax(output))
             same += int((output.argmax(-1) == truth.argmax(-1)).sum())
-        if enough():
+        if enough(len(cosines)):
             break
     all_cosines = np.concatenate(cosines)
     return Likeness(

@@ -142,15 +142,35 @@ def _run_checks(
             row = Row(check.subject, note=f"in {seconds:g} s", missing=NOT_REACHED)
             yield CheckResult(name, (row,), finished=False, basis=basis)
         else:
-            # The quick checks are one stage, each long one is another.
-            done, total = (0, 1) if check.full else (quick.index(name), len(quick))
-            stage = check.subject if check.full else QUICK_STAGE
-            progress(stage, done, total)
-            result = _run_check(name, context, basis)
-            progress(stage, done + 1, total)
+            if check.full:
+                stage = _LongStage(check.subject, progress)
+                context.advance = stage.advance
+                result = _run_check(name, context, basis)
+                stage.end()
+            else:  # they are one stage together
+                progress(QUICK_STAGE, quick.index(name), len(quick))
+                result = _run_check(name, context, basis)
+                progress(QUICK_STAGE, quick.index(name) + 1, len(quick))
             yield result
             if name == "files" and result.rows[-1].ok is False:
                 return  # these are other bytes than were exported: no other check says anything of the export
+
+
+class _LongStage:
+    """Reports a long check as a stage of its own."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name, self._progress, self._total = name, progress, 1
+        self.advance(0, 1)
+
+    def advance(self, done: int, total: int) -> None:
+        """The check is so far."""
+        self._total = total
+        self._progress(self._name, done, total)
+
+    def end(self) -> None:
+        """The check is over."""
+        self._progress(self._name, self._total, self._total)
 
 
 def _run_check(name: str, context: VerifyContext, basis: Basis) -> CheckResult:

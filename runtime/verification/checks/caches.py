@@ -43,7 +43,7 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
         cache = engine.start(1)
         logits = np.zeros((1, 1, 0))
         for begin in range(0, length, CHUNK):
-            if context.out_of_time():
+            if context.is_over(len(results) * length + begin, 2 * length):
                 yield Row(name, note=f"it takes twice {length} tokens", missing=NOT_REACHED)
                 return
             logits, cache = engine.step(ids[:, begin : begin + CHUNK], cache)
@@ -73,6 +73,6 @@ def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
     rounded, exact = engine(bundle.config), engine(bundle.config.with_kv("float"))
     ids = bundle_tokenizer(bundle).encode(context.text or DEFAULT_TEXT)
     window = min(WINDOW, bundle.config.context)
-    result = fidelity(rounded, exact, ids, window, enough=context.out_of_time)
+    result = fidelity(rounded, exact, ids, window, enough=lambda done: context.is_over(done, len(ids)))
     note = f"{result.positions} of {len(ids)} tokens, products in float"
     yield Row(name, result.kl, unit="nats a token", ok=None if np.isfinite(result.kl) else False, note=note)

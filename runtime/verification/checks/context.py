@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class VerifyContext:
-    """The bundle, what it is compared with, and when time is up (`time.monotonic`)."""
+    """The bundle, what it is compared with, and when time is up (`time.monotonic`).
+
+    `advance` is told how much of a long check is done, and how much there is.
+    """
 
     bundle: Bundle
     source: ExportSource | None
@@ -28,9 +31,15 @@ class VerifyContext:
     until: float
     device: str
     threads: int | None
+    advance: Callable[[int, int], None] = lambda done, total: None
 
     def out_of_time(self) -> bool:
         return time.monotonic() > self.until
+
+    def is_over(self, done: int, total: int) -> bool:
+        """Tell how much of a long check is done; True if time is up."""
+        self.advance(done, total)
+        return self.out_of_time()
 
     @cached_property
     def golden(self) -> Golden:

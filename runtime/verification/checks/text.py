@@ -85,7 +85,9 @@ def _compare_predictions(
         yield Row(KL, note="the text has no token")
         return
     window = min(WINDOW, reference.config.context)
-    result = fidelity(context.engine, reference, ids, window, enough=context.out_of_time)
+    result = fidelity(
+        context.engine, reference, ids, window, enough=lambda done: context.is_over(done, len(ids))
+    )
     note = f"{result.positions} of {len(ids)} tokens, {note}"
 
     def kl_of(engine: Engine) -> float:
@@ -119,7 +121,7 @@ def _compare_encoders(
     if not texts:
         yield Row("likeness over a text", note="the text has no token")
         return
-    result = likeness(context.engine, reference, texts, enough=context.out_of_time)
+    result = likeness(context.engine, reference, texts, enough=lambda done: context.is_over(done, len(texts)))
     compared = texts[: result.texts]
     note, unit = f"{result.texts} of {len(texts)} sentences, {note}", output_unit(reference.config)
     if exact:

@@ -54,7 +54,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
     different: list[str] = []
     factors = _smoothing_factors(source, bundle)
     for done, name in enumerate(names):
-        if context.out_of_time():
+        if context.is_over(done, len(names)):
             yield Row(row_name, done, unit="weights", of=len(names), missing=NOT_REACHED)
             return
         weight = smooth.smooth_leaf(name, source.leaf(name), factors)

@@ -250,7 +250,8 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
 def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, monkeypatch):
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--greedy", "--json")
     first = tfm("generate", "hello", *options)
-    assert "int8 for ort-cpu, PASSED the quick checks; the next run starts from there\n" in first.err
+    assert "int8 for ort-cpu, PASSED the quick checks, `tfm-cli verify " in first.err
+    assert " --full` runs the long ones; the next run starts from there\n" in first.err
     again = tfm("generate", "hello", *options)
     assert again.err == ""
     assert again.json["tokens"] == first.json["tokens"]

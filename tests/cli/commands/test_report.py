@@ -85,9 +85,20 @@ def test_a_page_says_what_was_found_and_what_was_not():
     shown = " ".join(Reader(page(Report((), 0.1, "cpu", 1), missing)).texts)
     for text in ("Not checked: torch is missing.", "error by layer: torch is missing", "speed: left out"):
         assert text in shown, text
-    shown = " ".join(Reader(page(Report((CheckResult("x", (Row("x"),)),), 0.1, "cpu", 1), FACTS)).texts)
+    later = tuple(CheckResult(name, (Row(name, missing=NOT_YET),)) for name in ("text", "texts"))
+    shown = " ".join(Reader(page(Report(later, 0.1, "cpu", 1), FACTS)).texts)
     assert "Nothing that tfm can check was left out." not in shown
     assert shown.count("Not checked: see below.") == 2
+
+
+def test_a_page_of_an_encoder_has_its_outputs_and_no_texts():
+    rows = (Row("mean cosine over a text", 0.9991), Row("RMS error over a text", 0.01, unit="in vectors"))
+    shown = " ".join(Reader(page(Report((CheckResult("text", rows),), 0.1, "cpu", 1), FACTS)).texts)
+    assert (
+        "Outputs over a text mean cosine over a text: 0.9991 RMS error over a text: 0.01 in vectors" in shown
+    )
+    assert "Greedy texts" not in shown
+    assert "Nothing that tfm can check was left out." in shown
 
 
 def test_no_text_of_a_model_becomes_markup():

@@ -48,7 +48,7 @@ def test_a_model_equals_itself():
 def test_it_stops_early(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
     asked = iter([False, False, True, True])
-    assert fidelity(engine(0), engine(0), IDS, window=16, enough=lambda: next(asked)).positions == 16
+    assert fidelity(engine(0), engine(0), IDS, window=16, enough=lambda _: next(asked)).positions == 16
 
 
 def test_kl_is_of_the_truth_and_not_of_the_model():

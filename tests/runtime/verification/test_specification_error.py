@@ -68,7 +68,7 @@ def rows(config, scale: float, budget: float, schemes: dict | None = None) -> di
     engine = TorchEngine(config, unflatten(leaves | {name: leaves[name] * np.float32(scale)}))
     context = SimpleNamespace(
         engine=engine,
-        out_of_time=lambda: False,
+        is_over=lambda done, total: False,
         golden=SimpleNamespace(own=SimpleNamespace(budget=budget, rms_budget=budget)),
         bundle=SimpleNamespace(manifest=SimpleNamespace(schemes=schemes or {})),
     )
