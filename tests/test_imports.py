@@ -25,8 +25,8 @@ OUTSIDE = {
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
     "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "threadpoolctl"},
-    # matplotlib is the extra [plot], imported where a picture is asked for.
-    "cli": {"numpy", "typer", "rich", "platformdirs", "onnxruntime", "matplotlib"},
+    # matplotlib is the extra [plot], imported where a picture is asked for; prompt_toolkit for who types.
+    "cli": {"numpy", "typer", "rich", "platformdirs", "onnxruntime", "matplotlib", "prompt_toolkit"},
 }
 ARROWS = {
     "refimpl": {"refimpl"},
@@ -60,8 +60,8 @@ STAGES = (
     ("export.bundle_writer", "export.diagnose"),
     ("export",),
     ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),
-    ("cli.model_loading", "cli.options"),
-    ("cli.report_page",),
+    ("cli.chat_terminal", "cli.model_loading", "cli.options"),
+    ("cli.chat_commands", "cli.report_page"),
     ("cli.commands",),
     ("cli.main",),
     ("cli", "cli.__main__", "cli.tfm"),
@@ -260,7 +260,8 @@ def test_commands_import_inside_their_body():
         if not one.inside and not one.typing:
             assert not one.module.startswith("tfm.export"), f"{one}: inside the function that needs it"
             outside = top(one.module)
-            assert outside not in ("onnxruntime", "matplotlib"), f"{one}: inside the function that needs it"
+            slow = ("onnxruntime", "matplotlib", "prompt_toolkit")
+            assert outside not in slow, f"{one}: inside the function that needs it"
 
 
 def test_the_command_line_loads_without_torch():

@@ -1,16 +1,27 @@
-"""`tfm-cli chat`: a conversation, line by line."""
+"""`tfm-cli chat`: a conversation, typed at a terminal or line by line from a pipe."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from .. import options as o
+from ..chat_commands import ChatCommands
+from ..chat_terminal import (
+    ChatTerminal,
+    history_file,
+    ignored_interrupts,
+    is_interactive,
+    silent_keys,
+    stopped_by_interrupt,
+)
 from ..console import generated, out, say
+
+if TYPE_CHECKING:
+    from ...runtime.tasks import Model, TextStream
 
 GROUP = "Write texts"
 
@@ -37,7 +48,11 @@ def command(
     stop: o.Stop = None,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Talk with a model: each line is a message, the end of input (Ctrl-D) ends the conversation.
+    """Talk with a model. At a terminal /help lists what else there is, and Ctrl-D ends the conversation; of a
+    pipe each line is a message.
+
+    What is typed at a terminal is kept for the arrow up, in the file that TFM_HISTORY names or else in the
+    user's state folder; with TFM_HISTORY= it isn't kept.
 
     A model whose files don't say how tokens are chosen samples as `tfm-cli generate --help` says.
 
@@ -57,26 +72,63 @@ def command(
     choice = o.adapter_choice(adapter, no_adapter)
     loaded = load(model, engine, quant, device, threads, task="chat", adapter=choice)
     conversation = Conversation(loaded, system)
-    for message in messages():
+    if is_interactive():
+        banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
+        talk(ChatCommands(conversation, options, command), banner, no_escape)
+        return
+    for message in (line.rstrip("\r\n") for line in sys.stdin if line.strip()):
         answer = conversation.say(message, **options)
-        for part in answer:
-            out(generated(part, no_escape), end="")
-        out()
+        show(answer, no_escape)
         if answer.finish_reason == "length":
             say(f"(ended after {len(answer.tokens)} tokens)")
 
 
-def messages() -> Iterator[str]:
-    """The lines of stdin that aren't blank; at a terminal with a prompt and line editing."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-        return
-    with contextlib.suppress(ImportError):  # its import gives input() line editing; Windows has its own
-        import readline  # noqa: F401
-    while True:
-        try:
-            line = input("> ")
-        except EOFError:
-            return
-        if line.strip():
-            yield line
+def describe(loaded: Model) -> str:
+    """The quantization that ONNX Runtime computes with, or the engine that computes instead."""
+    from ...runtime.ort.engine import OrtEngine
+
+    engine = loaded.engine
+    return engine.quant if isinstance(engine, OrtEngine) else type(engine).__name__
+
+
+def talk(commands: ChatCommands, banner: str, no_escape: bool) -> None:
+    """A conversation at a terminal, until Ctrl-D or /quit. Errors are shown, and it goes on."""
+    from ...refimpl.errors import TfmError
+
+    terminal = ChatTerminal(history_file())
+    terminal.note(f"{banner}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D or /quit leaves")
+    with silent_keys(), ignored_interrupts():
+        while (text := terminal.read()) is not None and text.strip() != "/quit":
+            try:
+                if text.startswith("/"):
+                    terminal.note(commands.run(text))
+                    continue
+                answer = commands.conversation.say(text, **commands.options)
+                with stopped_by_interrupt(answer) as stopped:
+                    show(answer, no_escape)
+                if stopped:
+                    terminal.note("stopped; what there is of the answer stays in the conversation")
+                elif answer.finish_reason == "length":
+                    terminal.note(cut(answer))
+            except KeyboardInterrupt:
+                out()
+                terminal.note("gave the answer up: neither it nor the message is in the conversation")
+            except (TfmError, OSError) as error:
+                terminal.error(o.with_flags(str(error)))
+            except TyperException as error:
+                terminal.error(error.format_message())
+
+
+def show(answer: TextStream, no_escape: bool) -> None:
+    """Print an answer as it comes."""
+    for part in answer:
+        out(generated(part, no_escape), end="")
+    out()
+
+
+def cut(answer: TextStream) -> str:
+    """What to do about an answer that was cut at a limit."""
+    count = len(answer.tokens)
+    if count < answer.max_new_tokens:
+        return f"cut after {count} tokens: the context is full, /undo and /clear make room"
+    return f"cut after {count} tokens: /set max-new-tokens allows more"

@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import CheckpointError, LimitError
 from ..formats.file_bytes import read_file
 from ..formats.strict_json import parse
+from ..formats.whole_file import write_whole
 from . import bpe, unigram, wordpiece
 from .added_tokens import AddedTokenSplitter, read_added_tokens
 from .components import read_component
@@ -173,15 +174,4 @@ def dumps(tokenizer: Tokenizer) -> str:
 
 def save(tokenizer: Tokenizer, path: Path | str) -> None:
     """Writes tokenizer.json; after a failure the old file is still there."""
-    import os
-
-    path = Path(path)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(new, "w", encoding="utf-8") as file:
-            file.write(dumps(tokenizer))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_whole(Path(path), dumps(tokenizer).encode())

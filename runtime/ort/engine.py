@@ -65,7 +65,7 @@ class OrtEngine:
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
         self.chunk = CHUNK if chunk is None else chunk
-        self.dtype = np.dtype(bundle.dtype)
+        self.dtype, self.quant = np.dtype(bundle.dtype), bundle.quant
         self.model = bundle.path / GRAPH
         # A shared cache is written in place, and so is a windowed one; a copied one isn't.
         self.shared = bundle.cache != "copied"

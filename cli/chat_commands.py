@@ -1,0 +1,152 @@
+"""What a person can do in a conversation beside talking: the commands that begin with a slash."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .options import checked
+
+if TYPE_CHECKING:
+    from ..runtime.tasks import Conversation, GenerateOptions
+    from ..runtime.text.chat_template import Message
+
+HELP = """\
+/system TEXT      set the system message, which the model reads first; /system alone removes it
+/clear            forget the conversation, but for the system message
+/undo             take back the last message and its answer
+/set NAME VALUE   set an option, named as on the command line: /set temperature 0.7; /set greedy
+/set NAME default leave an option to the model; /set alone lists what is set
+/save FILE        write the conversation as JSON; --overwrite before FILE replaces a file
+/load FILE        go on with the conversation of a file
+/help, /quit      show this; leave, as Ctrl-D does
+Enter sends a message, Alt-Enter begins a new line of it, the arrow up brings earlier ones. Ctrl-C stops an
+answer: what there is of it stays in the conversation. A space before a slash makes it part of a message."""
+
+
+class ChatCommands:
+    """A conversation, the options of its answers, and the commands on both.
+
+    `command` is a function whose typer options declare those of generation; `options` are their values.
+    """
+
+    def __init__(
+        self, conversation: Conversation, options: GenerateOptions, command: Callable[..., None]
+    ) -> None:
+        self.conversation, self.options = conversation, options
+        app = typer.Typer(add_completion=False)
+        app.command(add_help_option=False)(command)
+        self._declared: Any = typer.main.get_command(app)
+        self._commands: Mapping[str, Callable[[str], str]] = {
+            "help": lambda _: HELP,
+            "system": self.system,
+            "clear": self.clear,
+            "undo": self.undo,
+            "set": self.set,
+            "save": self.save,
+            "load": self.load,
+        }
+
+    def run(self, line: str) -> str:
+        """Carry out a line that begins with a slash; what it says to the person.
+
+        Raises TfmError or typer's usage errors, and then nothing is changed.
+        """
+        name, _, rest = line.removeprefix("/").partition(" ")
+        if name not in self._commands:
+            near = difflib.get_close_matches(name, [*self._commands, "quit"], 1)
+            advice = f"did you mean /{near[0]}" if near else "/help lists them"
+            raise typer.BadParameter(
+                f"no command is named /{name:.60}: {advice}; a space before the slash makes it a message"
+            )
+        return self._commands[name](rest.strip())
+
+    def system(self, text: str) -> str:
+        before, rest = self._parted()
+        self.conversation.replace([*([{"role": "system", "content": text}] if text else []), *rest])
+        if text:
+            return "the system message is set"
+        return f"removed the system message: {before[0]['content']}" if before else "no system message is set"
+
+    def clear(self, rest: str) -> str:
+        _none(rest)
+        system, _ = self._parted()
+        self.conversation.replace(system)
+        return "forgot the conversation" + (", but for the system message" if system else "")
+
+    def undo(self, rest: str) -> str:
+        _none(rest)
+        system, messages = self._parted()
+        asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        if not asked:
+            return "there is no message to take back"
+        self.conversation.replace([*system, *messages[: asked[-1]]])
+        return f"took back: {messages[asked[-1]]['content']}"
+
+    def set(self, rest: str) -> str:
+        try:
+            name, *values = shlex.split(rest) or [""]
+        except ValueError as error:
+            raise typer.BadParameter(f"{rest:.60}: {error}") from None
+        if not name:
+            return self._shown(self.options) or "no option is set: all are as the model asks"
+        flag = f"--{name.removeprefix('--')}"
+        if values == ["default"]:
+            defaults = self._declared.make_context("/set", []).params
+            given = {one.name: defaults[one.name] for one in self._declared.params if flag in one.opts}
+        else:
+            context = self._declared.make_context("/set", [flag, *values])
+            sources = {name: context.get_parameter_source(name).name for name in context.params}
+            given = {name: value for name, value in context.params.items() if sources[name] == "COMMANDLINE"}
+        if not given or given.keys() - self.options.keys():
+            raise typer.BadParameter(f"{flag} is no option of an answer")
+        changed: Any = {**self.options, **given}
+        self.options = checked(**changed)
+        return self._shown(given) or f"{name} is as the model asks"
+
+    def save(self, rest: str) -> str:
+        from ..runtime.text.messages_file import write_messages
+
+        path = _path(rest.removeprefix("--overwrite ").strip())
+        write_messages(path, self.conversation.messages, overwrite=rest.startswith("--overwrite "))
+        return f"wrote {len(self.conversation.messages)} messages to {path}"
+
+    def load(self, rest: str) -> str:
+        from ..runtime.text.messages_file import read_messages
+
+        messages = read_messages(_path(rest))
+        self.conversation.replace(messages)
+        return f"read {len(messages)} messages"
+
+    def _parted(self) -> tuple[list[Message], list[Message]]:
+        """The system message, if there is one, and the others."""
+        messages = self.conversation.messages
+        count = int(bool(messages) and messages[0]["role"] == "system")
+        return messages[:count], messages[count:]
+
+    @staticmethod
+    def _shown(options: Mapping[str, Any]) -> str:
+        """Options that are set, one a line, named as on the command line."""
+        return "\n".join(
+            f"{name.replace('_', '-')} {shlex.join(value) if isinstance(value, Sequence) else value}"
+            for name, value in options.items()
+            if value is not None and value is not False and value not in ((), [])
+        )
+
+
+def _none(rest: str) -> None:
+    """A usage error where something follows a command that takes nothing."""
+    if rest:
+        raise typer.BadParameter(f"this command takes nothing, got {rest!r:.60}")
+
+
+def _path(text: str) -> Path:
+    """The file that a command names."""
+    if not text:
+        raise typer.BadParameter("name a file")
+    return Path(text).expanduser()

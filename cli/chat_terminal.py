@@ -1,0 +1,169 @@
+"""The terminal of a conversation: a line editor, notes beside the answers, and Ctrl-C that stops an answer.
+
+The editor and the notes are on stderr, so that stdout has the answers and nothing else. prompt_toolkit is
+imported here alone, once a person is there to type: its import takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import escape
+
+if TYPE_CHECKING:
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    from ..runtime.tasks import TextStream
+
+# ANSI colours by name, which a terminal's theme chooses; NO_COLOR=1 leaves them out.
+PROMPT, NOTE, ERROR = "bold fg:ansigreen", "fg:ansicyan", "fg:ansired"
+
+
+def is_interactive() -> bool:
+    """Whether a person types: stdin and stderr are a terminal that can move its cursor."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def history_file() -> Path | None:
+    """Where typed messages are kept: TFM_HISTORY, or a file of the user's state folder; None where
+    TFM_HISTORY is empty."""
+    path = os.environ.get("TFM_HISTORY")
+    if path is not None:
+        return Path(path) if path else None
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("tfm", appauthor=False)) / "chat_history"
+
+
+class ChatTerminal:
+    """Reads messages and shows notes."""
+
+    def __init__(self, history: Path | None) -> None:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.output import create_output
+
+        self._output = create_output(stdout=sys.stderr)
+        self._session: PromptSession[str] = PromptSession(
+            [(PROMPT, "> ")],
+            multiline=True,
+            prompt_continuation="  ",
+            key_bindings=_keys(),
+            history=self._history(history),
+            output=self._output,
+        )
+
+    def _history(self, path: Path | None) -> History:
+        """The history of a file, which others can't read; without a file, or where it can't be written, that
+        of this run."""
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+        if path is None:
+            return InMemoryHistory()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+        except OSError as error:
+            self.note(f"what you type isn't kept for the next time: {path}: {error.strerror}")
+            return InMemoryHistory()
+        return FileHistory(path)
+
+    def read(self) -> str | None:
+        """The next message that isn't blank, or None at Ctrl-D."""
+        while True:
+            try:
+                text = self._session.prompt()
+            except EOFError:
+                return None
+            except KeyboardInterrupt:
+                self.note("Ctrl-D or /quit ends the conversation")
+                continue
+            if text.strip():
+                # Bytes that aren't UTF-8 come as lone surrogates, which no tokenizer takes.
+                return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+    def note(self, text: str, style: str = NOTE) -> None:
+        """Show lines that are no part of an answer."""
+        from prompt_toolkit import print_formatted_text
+        from prompt_toolkit.formatted_text import FormattedText
+
+        print_formatted_text(FormattedText([(style, escape(text, keep="\n"))]), output=self._output)
+
+    def error(self, message: str) -> None:
+        """Show an error as the command line does."""
+        self.note(f"tfm-cli: {message}", ERROR)
+
+
+def _keys() -> KeyBindings:
+    """Enter sends the message, Alt-Enter (or Escape, then Enter) begins a new line of it."""
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+@contextmanager
+def silent_keys() -> Iterator[None]:
+    """Keys that are pressed while nobody reads them aren't shown, which would be inside an answer: they wait
+    for the next message, also where Ctrl-C comes meanwhile."""
+    try:
+        import termios
+    except ImportError:  # Windows shows a key when it is read
+        yield
+        return
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    silent = termios.tcgetattr(keyboard)
+    silent[3] = silent[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
+    termios.tcsetattr(keyboard, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Ctrl-C has no effect but where something listens for it: the line editor, an answer. Anywhere else it
+    would break off half of a step."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def stopped_by_interrupt(answer: TextStream) -> Iterator[list[bool]]:
+    """Ctrl-C stops the answer after the token that is being computed. The list is empty until then.
+
+    A second Ctrl-C, where that takes long, is a KeyboardInterrupt.
+    """
+    stopped: list[bool] = []
+
+    def stop(*_: object) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(True)
+        answer.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)

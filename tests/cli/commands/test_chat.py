@@ -1,0 +1,299 @@
+"""`tfm-cli chat` at a pseudo-terminal and from a pipe, and the commands of a conversation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import text_strategies, tiny_models
+from helpers.pseudo_terminal import PseudoTerminal
+from helpers.task_models import ModelFiles
+from tfm.cli import chat_terminal
+from tfm.cli.chat_commands import ChatCommands
+from tfm.cli.chat_terminal import ChatTerminal, history_file, stopped_by_interrupt
+from tfm.cli.commands import chat
+from tfm.cli.console import escape
+from tfm.cli.options import checked
+from tfm.refimpl.checkpoint.open import save_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import ArgumentError, ExportError
+from tfm.runtime.tasks import Conversation, Model
+from typer.exceptions import TyperException
+
+# The line editor begins, and Ctrl-C is its; it ends, and what follows, but for a few bytes, is the answer.
+EDITS, EDITED = "\x1b[?2004h", "\x1b[?2004l"
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]")
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that never ends an answer: it has no stop token, and no test reaches the end of its context."""
+    path = tmp_path_factory.mktemp("models") / "endless"
+    tokenizer = text_strategies.byte_level()
+    config = tiny_models.llama(vocabulary=tokenizer.get_vocab_size(), layers=1, context=2**24)
+    save_checkpoint(path, config, tiny_models.weights(config), tokenizer.to_str(), TEMPLATE)
+    return path
+
+
+def test_typed_text_and_ctrl_c_at_a_terminal(endless: Path, tmp_path: Path) -> None:
+    """What is typed during an answer isn't shown in it, but waits for the next message; Ctrl-C stops the
+    answer, which stays in the conversation, and not the program."""
+    arguments = ("chat", "--model", endless, "--engine", "numpy", "--max-new-tokens", 2**24, "--greedy")
+    with PseudoTerminal(arguments, {"TFM_HISTORY": ""}) as terminal:
+        banner = terminal.wait_for("> ")
+        assert f"{endless}, NumpyEngine, context of 16777216 tokens" in banner.replace("\r\n", "")
+        assert "/help" in banner
+        assert COLOUR.search(banner)
+        terminal.press("hello\r")
+        terminal.wait_for(EDITED)
+        answer = terminal.wait_for_bytes(400)
+        terminal.press("zqxj")
+        answer += terminal.wait_for_bytes(400)
+        terminal.press("\x03")
+        answer += terminal.wait_for("stopped; what there is of the answer stays in the conversation")
+        assert "zqxj" not in answer
+        terminal.wait_for("zqxj")
+        terminal.press("\r")
+        terminal.wait_for(EDITED)
+        terminal.wait_for_bytes(400)
+        terminal.press("\x03")
+        terminal.wait_for("stopped;")
+        terminal.press("/undo\r")
+        terminal.wait_for("took back: zqxj")
+        terminal.press("/save " + str(tmp_path / "talk.json") + "\r")
+        terminal.wait_for("wrote 2 messages")
+        terminal.wait_for(EDITS)
+        terminal.press("half\x03")
+        terminal.wait_for("Ctrl-D or /quit ends the conversation")
+        terminal.press("\x04")
+        assert terminal.wait_for_end() == 0
+    question, stopped = json.loads((tmp_path / "talk.json").read_text())
+    assert question == {"role": "user", "content": "hello"}
+    assert stopped["role"] == "assistant"
+    assert len(stopped["content"]) > 100
+    assert escape(stopped["content"], keep="\n\t").replace("\n", "\r\n") in answer
+
+
+def test_answers_alone_are_on_stdout_and_history_is_kept(tfm, bundle: Path, tmp_path: Path) -> None:
+    from prompt_toolkit.history import FileHistory
+
+    history = tmp_path / "state" / "history"
+    history.parent.mkdir()
+    FileHistory(history).store_string("from before")
+    history.chmod(0o600)
+    options = ("--model", bundle, "--max-new-tokens", 5, "--greedy")
+    expected = tfm("chat", *options, stdin=b"from before\nagain\n").out
+    environment = {"TFM_HISTORY": str(history), "NO_COLOR": "1"}
+    with (
+        (tmp_path / "out").open("wb") as out,
+        PseudoTerminal(("chat", *options), environment, stdout=out) as terminal,
+    ):
+        shown = terminal.wait_for("> ")
+        assert "int8, context of 16384 tokens" in shown
+        terminal.press("\x1b[A")  # arrow up
+        shown += terminal.wait_for("from before")
+        terminal.press("\r")
+        shown += terminal.wait_for("cut after 5 tokens: /set max-new-tokens allows more")
+        terminal.press("again\r")
+        shown += terminal.wait_for("cut after 5 tokens: /set max-new-tokens allows more")
+        terminal.press("/set tempratur 1\r")
+        shown += terminal.wait_for("tfm-cli: No such option: --tempratur")
+        terminal.press("/load " + str(tmp_path / "none") + "\r")
+        shown += terminal.wait_for("can't be opened")
+        terminal.press("/set max-new-tokens 1\r")
+        shown += terminal.wait_for("\x1b[0mmax-new-tokens 1")
+        terminal.press("two\x1b\rlines\r")  # Alt-Enter
+        shown += terminal.wait_for("cut after 1 tokens")
+        terminal.press("/quit\r")
+        assert terminal.wait_for_end() == 0
+    assert not COLOUR.search(shown)
+    assert (tmp_path / "out").read_bytes().decode().startswith(expected)
+    assert "+two\n+lines\n" in history.read_text()
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_lines_of_a_pipe_are_messages_without_the_line_editor(tfm, bundle, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "prompt_toolkit", None)  # its import would fail
+    ran = tfm("chat", "--model", bundle, "--max-new-tokens", 2, "--greedy", stdin=b"/help\n/quit\nhi\n")
+    assert (ran.code, ran.err.splitlines()) == (0, ["(ended after 2 tokens)"] * 3)
+    assert "/system" not in ran.out
+
+
+CONFIG = tiny_models.llama(vocabulary=text_strategies.byte_level().get_vocab_size(), context=512, layers=1)
+MODEL = Model(
+    NumpyEngine(CONFIG, tiny_models.weights(CONFIG)),
+    ModelFiles(text_strategies.byte_level().to_str(), TEMPLATE),
+)
+LIMIT = {"max_new_tokens": 4, "greedy": True}
+
+
+@pytest.fixture
+def commands() -> ChatCommands:
+    """The commands on a conversation with a system message and one answer."""
+    conversation = Conversation(MODEL, "be brief")
+    str(conversation.say("one", **LIMIT))
+    options = checked(
+        greedy=False, temperature=None, top_k=None, top_p=None, min_p=None, repetition_penalty=None,
+        max_new_tokens=None, seed=0, stop=(),
+    )  # fmt: skip
+    return ChatCommands(conversation, options, chat.command)
+
+
+def contents(commands: ChatCommands) -> list[str]:
+    return [message["content"] for message in commands.conversation.messages]
+
+
+def test_commands_change_the_conversation(commands: ChatCommands) -> None:
+    first = contents(commands)
+    assert first[:2] == ["be brief", "one"]
+    str(commands.conversation.say("two", **LIMIT))
+    assert commands.run("/undo") == "took back: two"
+    assert contents(commands) == first
+    assert commands.run("/system be kind") == "the system message is set"
+    assert contents(commands) == ["be kind", *first[1:]]
+    assert commands.run("/system") == "removed the system message: be kind"
+    assert contents(commands) == first[1:]
+    assert commands.run("/system") == "no system message is set"
+    commands.run("/system  be brief ")
+    assert contents(commands) == first
+    assert commands.run("/clear") == "forgot the conversation, but for the system message"
+    assert contents(commands) == ["be brief"]
+    assert commands.run("/undo") == "there is no message to take back"
+    commands.run("/system")
+    assert commands.run("/clear") == "forgot the conversation"
+    assert contents(commands) == []
+
+
+def test_help_names_every_command(commands: ChatCommands) -> None:
+    named = set(re.findall(r"/([a-z]+)", commands.run("/help")))
+    assert named == {"help", "system", "clear", "save", "load", "undo", "set", "quit"}
+
+
+def test_a_conversation_is_saved_and_loaded(commands: ChatCommands, tmp_path, monkeypatch) -> None:
+    before, path = list(commands.conversation.messages), tmp_path / "my talk.json"
+    assert commands.run(f"/save {path}") == f"wrote 3 messages to {path}"
+    with pytest.raises(ExportError, match="exists: name another file, or say --overwrite"):
+        commands.run(f"/save {path}")
+    commands.run("/clear")
+    assert commands.run(f"/load {path}") == "read 3 messages"
+    assert commands.conversation.messages == before
+    commands.run("/undo")
+    commands.run(f"/save --overwrite {path}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert commands.run("/load ~/my talk.json") == "read 1 messages"
+    path.write_text('[{"role": "user"}]')
+    with pytest.raises(ArgumentError, match="message 0"):
+        commands.run(f"/load {path}")
+    assert contents(commands) == ["be brief"]
+
+
+def test_set_takes_the_options_of_the_command_line(commands: ChatCommands) -> None:
+    assert commands.run("/set") == "seed 0"
+    assert commands.run("/set temperature 0.5") == "temperature 0.5"
+    assert commands.run("/set --top-k 4") == "top-k 4"
+    assert commands.run("/set stop 'the end' --stop x") == "stop 'the end' x"
+    assert commands.options.get("temperature") == 0.5
+    assert list(commands.options.get("stop")) == ["the end", "x"]
+    assert commands.run("/set").splitlines() == ["temperature 0.5", "top-k 4", "seed 0", "stop 'the end' x"]
+    for name in ("temperature", "top-k", "stop"):
+        assert commands.run(f"/set {name} default") == f"{name} is as the model asks"
+    assert commands.run("/set greedy") == "greedy True"
+    commands.run("/set greedy default")
+    assert commands.run("/set") == "seed 0"
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("temperature hot", ("--temperature", "hot")),
+        ("temperature", ("--temperature",)),
+        ("tempratur 1", ("--tempratur", "1")),
+        ("top-p 2", ("--top-p", "2")),
+        ("seed -1", ("--seed", "-1")),
+        ("temperature 1 --greedy", ("--temperature", "1", "--greedy")),
+        ("temperature 1 2", ("--temperature", "1", "2")),
+    ],
+)
+def test_set_fails_as_the_command_line_does(tfm, commands: ChatCommands, words: str, flags) -> None:
+    with pytest.raises(TyperException) as caught:
+        commands.run(f"/set {words}")
+    assert tfm("chat", *flags).err == f"tfm-cli: {caught.value.format_message()}\n"
+    assert commands.run("/set") == "seed 0"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/sav x", "no command is named /sav: did you mean /save;"),
+        ("/etc/passwd", "no command is named /etc/passwd: /help lists them; a space before the slash"),
+        ("/qiut", "did you mean /quit;"),
+        ("/undo 2", "takes nothing, got '2'"),
+        ("/clear all", "takes nothing, got 'all'"),
+        ("/save", "name a file"),
+        ("/load", "name a file"),
+        ("/set model x", "--model is no option of an answer"),
+        ("/set nothing default", "--nothing is no option of an answer"),
+        ("/set --help", "No such option: --help"),
+        ("/set stop 'x", "No closing quotation"),
+    ],
+)
+def test_wrong_commands_say_so(commands: ChatCommands, line: str, words: str) -> None:
+    with pytest.raises(TyperException) as caught:
+        commands.run(line)
+    assert words in caught.value.format_message()
+    assert (contents(commands)[:2], commands.run("/set")) == (["be brief", "one"], "seed 0")
+
+
+def test_a_second_ctrl_c_gives_the_answer_up() -> None:
+    talk, before = Conversation(MODEL), signal.getsignal(signal.SIGINT)
+
+    answer = talk.say("one", **LIMIT)
+    with stopped_by_interrupt(answer) as stopped:
+        assert stopped == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopped == [True]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(str(answer)) >= 1
+    assert len(answer.tokens) == 1
+
+
+def test_history_has_a_place_and_an_off_switch(tfm, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.delenv("TFM_HISTORY", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert history_file() == tmp_path / "tfm" / "chat_history"
+    monkeypatch.setenv("TFM_HISTORY", "")
+    assert history_file() is None
+    monkeypatch.setenv("TFM_HISTORY", str(tmp_path / "mine"))
+    assert history_file() == tmp_path / "mine"
+    ChatTerminal(tmp_path / "new" / "history")
+    assert stat.S_IMODE((tmp_path / "new" / "history").stat().st_mode) == 0o600
+    assert capsys.readouterr().err == ""
+    ChatTerminal(tmp_path / "mine" / "history" if (tmp_path / "mine").write_text("a file") else None)
+    assert "what you type isn't kept for the next time" in capsys.readouterr().err
+
+
+def test_a_line_editor_needs_a_terminal_on_stdin_and_stderr(monkeypatch) -> None:
+    class Stream:
+        def __init__(self, terminal: bool) -> None:
+            self.isatty = lambda: terminal
+
+    for stdin, stderr, term, expected in (
+        (True, True, "xterm", True),
+        (False, True, "xterm", False),
+        (True, False, "xterm", False),
+        (True, True, "dumb", False),
+    ):
+        monkeypatch.setattr(chat_terminal.sys, "stdin", Stream(stdin))
+        monkeypatch.setattr(chat_terminal.sys, "stderr", Stream(stderr))
+        monkeypatch.setenv("TERM", term)
+        assert chat_terminal.is_interactive() is expected
