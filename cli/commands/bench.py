@@ -14,6 +14,7 @@ from ..console import markdown_table, out, out_json, progress, shorten, size, ta
 if TYPE_CHECKING:
     from ...runtime.analysis.speed import Setting, Spread
     from ...runtime.bundle.bundle import Bundle
+    from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "This machine"
 DEFAULT = "smollm2-135m"
@@ -45,6 +46,7 @@ def command(
             min=1,
             max=1024,
             help="Threads; by default as many as this machine can use. May be repeated, to compare.",
+            rich_help_panel=o.SPEED,
         ),
     ] = None,
     prompt_tokens: Annotated[
@@ -70,12 +72,22 @@ def command(
     from ...runtime.analysis.speed import compare
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.hardware import threads as useful_threads
-    from ..model_loading import bundle, check_device, check_packages, locate_weights, say_replaced_code
+    from ..model_loading import (
+        bundle,
+        check_catalogue,
+        check_device,
+        check_packages,
+        locate_weights,
+        say_replaced_code,
+    )
 
     check_device(device)
     name = model or model_option or DEFAULT
+    check_catalogue(name, "generate")
     check_packages(name)
-    path = bundle(locate_weights(name, o.adapter_choice(adapter, no_adapter)), quant, device)
+    source = locate_weights(name, o.adapter_choice(adapter, no_adapter))
+    require_decoder(source)
+    path = bundle(source, quant, device)
     opened = open_bundle(path)
     say_replaced_code(opened.code_replaced_by)
     settings = compare(
@@ -116,6 +128,19 @@ def command(
         "\nppN reads a prompt of N tokens, tgM @ dN generates M after it; mean ± standard deviation of "
         f"{repeats} runs, each in a new process"
     )
+
+
+def require_decoder(source: LocatedModel) -> None:
+    """ConfigError, before an export, for a model without the steps that are measured."""
+    from ...refimpl.checkpoint.open import open_checkpoint
+    from ...refimpl.config import Decoder
+    from ...refimpl.errors import ConfigError
+    from ...runtime.bundle.bundle import open_bundle
+
+    is_bundle = source.kind == "bundle"
+    opened = open_bundle(source.path) if is_bundle else open_checkpoint(source.path, source.adapter)
+    if not isinstance(opened.config, Decoder):
+        raise ConfigError(f"only the speed of a decoder alone is measured, {source.name} has an encoder")
 
 
 def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_tokens: int) -> list[Row]:

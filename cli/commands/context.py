@@ -46,7 +46,12 @@ def command(
         float | None, typer.Option(min=1, help="How far to stretch; by default as far as the length needs.")
     ] = None,
     way: Annotated[
-        list[str] | None, typer.Option(metavar="WAY", help="Only this way to stretch; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="WAY",
+            help="Only this way to stretch, may be repeated: none, linear, dynamic-ntk, yarn or llama3; further "
+            "where positions are stretched already.",
+        ),
     ] = None,
     plot: Plot = None,
     adapter: o.Adapter = None,
@@ -54,6 +59,8 @@ def command(
     as_json: o.AsJson = False,
 ) -> None:
     """Measure perplexity by position past the trained length, for each way to stretch rotary positions.
+
+    The lower the better: a perplexity of 20 is that of a choice among 20 equally likely tokens.
 
     Example: tfm-cli context smollm2-135m --text book.txt --length 4096 --way yarn --plot context.png
     """

@@ -23,6 +23,7 @@ from tfm import runtime as tfm_runtime
 from tfm.cli import console, model_loading
 from tfm.cli.commands import doctor
 from tfm.refimpl.checkpoint.custom_code import describe
+from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.shapes import parameter_shapes
@@ -703,6 +704,15 @@ def test_bench_takes_its_model_once_and_names_code_that_was_not_run(tfm, bundle,
     monkeypatch.setattr(speed, "compare", lambda *_: [])
     ran = tfm("bench", bundle)
     assert "own code (auto_map or custom_pipelines) was not run: tfm's family llama stands for it" in ran.err
+
+
+def test_bench_needs_a_decoder_before_an_export(tfm, tmp_path):
+    """One line of stderr: nothing was exported."""
+    for name in ("encoder", "encoder_decoder"):
+        config = getattr(tiny_models, name)()
+        save_checkpoint(tmp_path / name, config, tiny_models.weights(config))
+        tfm("bench", tmp_path / name).failed(4, "only the speed of a decoder alone", "has an encoder")
+    tfm("bench", "minilm-l6").failed(4, "minilm-l6 can't generate, it is for embed")
 
 
 def test_bench_refuses_what_does_not_fit(tfm, bundle):
