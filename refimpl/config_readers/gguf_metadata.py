@@ -27,8 +27,19 @@ def rows(source: TensorSource, name: str) -> int:
     return shape[0] if len(shape) > 1 else 1
 
 
+# general.sampling.*, how llama.cpp samples where nobody asks for something else, and the keys of
+# generation_config.json that its converter makes them from.
+SAMPLING = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+
+
 def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Special ids and the names of labels, as config.json would state them."""
+    """Special ids, the names of labels and how to sample, as config.json would state them."""
     ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     labels = metadata.get(f"{architecture}.classifier.output_labels")
     return {
@@ -36,7 +47,21 @@ def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
         "eos_token_id": [end for end in ends if end is not None],
         "decoder_start_token_id": metadata.get(f"{architecture}.decoder_start_token_id"),
         "id2label": None if labels is None else {str(i): label for i, label in enumerate(labels)},
+        **_sampling(metadata),
     }
+
+
+def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """How the file asks to sample; a temperature of 0 is greedy there, and a negative top_k is none."""
+    keys = {f"general.sampling.{name}": key for name, key in SAMPLING.items()}
+    stated = {key: metadata[name] for name, key in keys.items() if name in metadata}
+    if not stated:
+        return {}
+    top_k, temperature = stated.get("top_k", 0), stated.get("temperature", 1.0)
+    if type(top_k) is int and top_k < 0:
+        top_k = 0
+    draws = stated.keys() != {"repetition_penalty"} and (type(temperature) is not float or temperature > 0)
+    return {**stated, "top_k": top_k, "do_sample": draws}
 
 
 def read_gguf_window(keys: Keys, *, required: bool = False) -> int | None:

@@ -11,6 +11,7 @@ import transformers
 from helpers import tiny_models
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.config_readers.generation_keys import IGNORED_GENERATION_KEYS, KEYS
+from tfm.refimpl.config_readers.gguf_metadata import as_config_json
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.families import read_config
@@ -110,6 +111,31 @@ def test_ids_are_those_that_transformers_opens(bart, stated: dict[str, Any], own
     assert found.eos == (() if theirs.eos_token_id is None else (theirs.eos_token_id,))
     assert found.defaults.get("forced_tokens", [None]) == [theirs.forced_bos_token_id]
     assert found.defaults.get("forced_last") == theirs.forced_eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        ({}, {}),
+        (
+            {"temp": 0.5, "top_k": 20, "top_p": 0.75, "min_p": 0.125, "penalty_repeat": 1.25},
+            {"temperature": 0.5, "top_k": 20, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.25},
+        ),
+        ({"top_p": 0.75, "top_k": -1}, {"temperature": 1.0, "top_p": 0.75}),
+        ({"temp": 0.5, "penalty_repeat": 1.0}, {"temperature": 0.5}),
+        ({"temp": 0.0, "top_p": 0.75}, {"temperature": None}),
+        ({"penalty_repeat": 1.25}, {"temperature": None, "repetition_penalty": 1.25}),
+    ],
+)
+def test_a_gguf_file_states_how_to_sample(stated: dict[str, Any], wanted: dict[str, Any]):
+    metadata = {f"general.sampling.{name}": value for name, value in stated.items()}
+    assert read(None, as_config_json(metadata, "llama"), ALONE).defaults == wanted
+
+
+def test_sampling_of_a_gguf_file_that_is_none():
+    for name, value in (("temp", "hot"), ("temp", float("nan")), ("top_k", 0.5), ("top_p", 2.0)):
+        with pytest.raises(ConfigError, match=r"g\.json: .*(temperature|top_)"):
+            read(None, as_config_json({f"general.sampling.{name}": value}, "llama"), ALONE)
 
 
 def test_a_translator():
