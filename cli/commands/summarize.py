@@ -12,7 +12,7 @@ GROUP = "Write texts"
 
 
 def command(
-    model: o.Model,
+    model: o.Model = "demo-summarize",
     text: o.Text = None,
     file: o.TextFile = None,
     beams: o.Beams = None,

@@ -15,7 +15,7 @@ GROUP = "Write texts"
 
 
 def command(
-    model: o.Model,
+    model: o.Model = "demo-translate",
     text: o.Text = None,
     file: o.TextFile = None,
     to: Annotated[
@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Translate a text, with the model's own prefix or its tokens for the two languages.
 
-    Example: tfm-cli translate "The cat sleeps." --from en --to de --model my-model
+    Example: tfm-cli translate "The old cat sleeps in the garden."
     """
     from ..model_loading import load
 

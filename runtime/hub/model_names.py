@@ -117,6 +117,18 @@ CATALOGUE = {
         219_591,
         "34ebf015b896a7eedce67510439b72fc7195ac9c327bb7ba3bd663b9e561b9ce",
     ),
+    "demo-translate": _demo(
+        "translate",
+        "simple sentences, English to German",
+        469_740,
+        "2b2ed5cdbc35454935b61e7d87b6eaf64297af53df0dac5299521ef8780b7e18",
+    ),
+    "demo-summarize": _demo(
+        "summarize",
+        "headlines of short news",
+        426_554,
+        "ba96ddd0b988c8b07a9a4f5e194f177cae9e751905724d7e74a9ac163d617cee",
+    ),
 }
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
