@@ -160,6 +160,8 @@ class Report:
         names = ("seconds", "device", "seed", "model", "quant", "target", "date")
         stated = {name: value[name] for name in names}
         moment(stated["date"])
+        if not 0 <= stated["seconds"] < 1e9:
+            raise ValueError(f"seconds must be those of a run, got {stated['seconds']}")
         return _checked(cls(tuple(checks), notes=tuple(value["notes"]), **stated))
 
 

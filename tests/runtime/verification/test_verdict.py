@@ -94,5 +94,7 @@ def test_what_an_earlier_run_found_is_said():
 def test_a_certificate_in_a_line():
     assert summary(None) == "no"
     assert summary(report(WHOLE)) == "26 November 2026: PASSED all checks"
+    not_run = report(WHOLE, Row("weights", note="no source given"))
+    assert summary(not_run) == "26 November 2026: PASSED all checks that could run"
     later = report(WHOLE, Row("greedy texts", missing=NOT_YET))
     assert summary(later) == "26 November 2026: PASSED the quick checks; not checked yet: greedy texts"
