@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 from collections.abc import Iterator
@@ -83,18 +84,18 @@ def _started(processes: int, tokens: int, folder: Path, timeout: float) -> Itera
     """One connection to each rank; at the end no process is left."""
     context, ranks, connections = get_context("spawn"), [], []
     try:
-        for rank in range(processes):
-            receiver, sender = context.Pipe(duplex=False)
-            connections.append(receiver)
-            ranks.append(
-                context.Process(
-                    target=_run_rank,
-                    args=(rank, processes, tokens, str(folder / "meeting"), timeout, sender),
-                    daemon=True,
-                )
-            )
-            ranks[-1].start()
-            sender.close()  # so that the end of the process is the end of the connection
+        # Ranks inherit that Ctrl-C is ignored, and are ended here: while they import torch it is a traceback.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for rank in range(processes):
+                receiver, sender = context.Pipe(duplex=False)
+                connections.append(receiver)
+                arguments = (rank, processes, tokens, str(folder / "meeting"), timeout, sender)
+                ranks.append(context.Process(target=_run_rank, args=arguments, daemon=True))
+                ranks[-1].start()
+                sender.close()  # so that the end of the process is the end of the connection
+        finally:
+            signal.signal(signal.SIGINT, handler)
         yield connections
     finally:
         for process in ranks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 from collections.abc import Sequence
@@ -98,7 +99,9 @@ def compare(
     total = repeats * len(cases)
     stage = f"{total} runs, each in a new process"
     progress(stage, 0, total)
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+    # Ctrl-C ends a worker at once, without the traceback of what it imports.
+    start = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
+    with ProcessPoolExecutor(1, get_context("spawn"), *start, max_tasks_per_child=1) as pool:
         for case in tracked(cases * repeats, total, stage, progress):
             speeds[case].append(pool.submit(measure, bundle, device, *case, new_tokens).result())
     return [setting(*case, speeds[case]) for case in cases]

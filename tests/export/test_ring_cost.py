@@ -30,12 +30,14 @@ def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
     context, started = multiprocessing.get_context("spawn"), []
 
     def start(**options):
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "Ctrl-C gives no traceback of a rank"
         started.append(context.Process(**options))
         return started[-1]
 
     monkeypatch.setattr(ring_cost, "get_context", lambda _: SimpleNamespace(Pipe=context.Pipe, Process=start))
     assert ring_cost.ring_cost(1, 4096, 0.1) is None
     assert [process.exitcode for process in started] == [-signal.SIGKILL]
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def test_what_goes_wrong_in_a_rank_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -675,7 +676,13 @@ def test_bench_prints_what_llama_bench_does(tfm, bundle, monkeypatch):
             super().__init__(result=lambda: value)
 
     pool = SimpleNamespace(submit=run)
-    monkeypatch.setattr(speed, "ProcessPoolExecutor", lambda *_, **__: nullcontext(pool))
+
+    def executor(_workers, _context, *start, max_tasks_per_child):
+        assert max_tasks_per_child == 1, "a new process for each run"
+        assert start == (signal.signal, (signal.SIGINT, signal.SIG_DFL)), "Ctrl-C gives no traceback"
+        return nullcontext(pool)
+
+    monkeypatch.setattr(speed, "ProcessPoolExecutor", executor)
     decode = iter([10.0, 20.0, 30.0, 50.0])
     options = ("--threads", 1, "--threads", 3, "--prompt-tokens", 512, "--new-tokens", 64, "--repeats", 2)
     ran = tfm("bench", bundle, *options, "--markdown")
