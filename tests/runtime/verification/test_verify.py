@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,20 +41,31 @@ CONFIG = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size())
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A checkpoint and its bundles, by quantization."""
-    path = tmp_path_factory.mktemp("made")
-    save_checkpoint(path / "checkpoint", CONFIG, tiny_models.weights(CONFIG), TOKENIZER.to_str())
-    for quant in QUANTS:
-        bundle_writer.export(open_checkpoint(path / "checkpoint"), path / quant, quant=quant, verify=False)
-        (path / quant / "certificate.json").unlink()
+def checkpoint(tmp_path_factory) -> Path:
+    """The checkpoint that the bundles are made of."""
+    path = tmp_path_factory.mktemp("made") / "checkpoint"
+    save_checkpoint(path, CONFIG, tiny_models.weights(CONFIG), TOKENIZER.to_str())
     return path
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Callable[[str], Path]:
+    """The bundle of a quantization, exported once, when a test asks for it."""
+
+    @cache
+    def export(quant: str) -> Path:
+        path = checkpoint.with_name(quant)
+        bundle_writer.export(open_checkpoint(checkpoint), path, quant=quant, verify=False)
+        (path / "certificate.json").unlink()
+        return path
+
+    return export
+
+
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Callable[[str], Path]:
+def copy(exported: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """Copies a bundle, so that a test can damage it."""
-    return lambda quant: Path(shutil.copytree(made / quant, tmp_path / quant))
+    return lambda quant: Path(shutil.copytree(exported(quant), tmp_path / quant))
 
 
 def rehash(path: Path) -> None:
@@ -81,10 +93,10 @@ def applicable(path: Path, full: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("quant", QUANTS)
-def test_a_correct_bundle_passes_every_check(copy, made, quant):
+def test_a_correct_bundle_passes_every_check(copy, checkpoint, quant):
     path = copy(quant)
     messages = []
-    found = verify(path, source=made / "checkpoint", progress=lambda *report: messages.append(report))
+    found = verify(path, source=checkpoint, progress=lambda *report: messages.append(report))
     assert not found.failed, found.failed
     assert not found.unchecked, found.unchecked
     rows = {row.name: row for row in found.rows}
@@ -128,9 +140,9 @@ def greedy_row(path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[int], b
     return row
 
 
-def test_another_greedy_token_may_be_two_budgets_behind(made, monkeypatch):
+def test_another_greedy_token_may_be_two_budgets_behind(exported, monkeypatch):
     """The specification's second token for its first, at budgets just above and below half their distance."""
-    path = made / "fp32"
+    path = exported("fp32")
     held = load(path, CONFIG)
     prompt = held.tokens[:1, : held.split]
     specification = NumpyEngine(CONFIG, open_bundle(path).params())
@@ -148,9 +160,9 @@ def test_another_greedy_token_may_be_two_budgets_behind(made, monkeypatch):
     assert (row.figure, row.ok, row.note) == (1, True, "")
 
 
-def test_another_likeliest_token_may_be_two_budgets_behind(made):
+def test_another_likeliest_token_may_be_two_budgets_behind(exported):
     """Each golden token's second for its first, at budgets just above and below half the largest distance."""
-    held = load(made / "fp32", CONFIG)
+    held = load(exported("fp32"), CONFIG)
     outputs = np.zeros((len(held.best), CONFIG.embedding.vocabulary))
     outputs[np.arange(len(outputs)), held.best[:, 1]] = 1
     gap = held.gap.max()
@@ -201,8 +213,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_an_interrupted_full_run_goes_on_where_it_was(copy, made, tmp_path, monkeypatch):
-    path, source = copy("int8"), made / "checkpoint"
+def test_an_interrupted_full_run_goes_on_where_it_was(copy, checkpoint, monkeypatch):
+    path, source = copy("int8"), checkpoint
     long = applicable(path, full=True)
     ran = counted(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -229,8 +241,8 @@ def test_an_interrupted_full_run_goes_on_where_it_was(copy, made, tmp_path, monk
     assert ran[3:] == [*long[2:], *long]
 
 
-def test_what_was_computed_on_something_else_is_computed_again(copy, made, tmp_path, monkeypatch):
-    path, source = copy("fp32"), made / "checkpoint"
+def test_what_was_computed_on_something_else_is_computed_again(copy, checkpoint, tmp_path, monkeypatch):
+    path, source = copy("fp32"), checkpoint
     (tmp_path / "text").write_text("the cat sat on the mat")
     long = applicable(path, full=True)
     ran = counted(monkeypatch)
@@ -299,12 +311,10 @@ def test_a_certificate_that_verify_did_not_write_says_nothing(copy, change):
         assert recorded(path) is None, key
 
 
-def test_greedy_texts_stand_beside_the_specifications(copy, made, monkeypatch):
+def test_greedy_texts_stand_beside_the_specifications(copy, checkpoint):
     """The specification's text is what it writes alone, whatever the bundle drafts."""
     path = copy("int4")
-    context = VerifyContext(
-        open_bundle(path), open_checkpoint(made / "checkpoint"), None, float("inf"), "cpu", 1
-    )
+    context = VerifyContext(open_bundle(path), open_checkpoint(checkpoint), None, float("inf"), "cpu", 1)
     rows = list(greedy.check_greedy_texts(context))
     assert [row.texts[0] for row in rows] == list(greedy.PROMPTS)
     tokenizer = text.bundle_tokenizer(context.bundle)
@@ -368,7 +378,7 @@ def test_a_changed_scale_with_new_hashes_is_refused(copy, quant):
     assert not (path / "certificate.json").exists()
 
 
-def test_a_changed_code_with_new_hashes_is_refused(copy, made):
+def test_a_changed_code_with_new_hashes_is_refused(copy, checkpoint):
     path = copy("int8")
 
     def change(codes: np.ndarray) -> None:
@@ -376,7 +386,7 @@ def test_a_changed_code_with_new_hashes_is_refused(copy, made):
 
     write_tensor(path, "decoder.layers.0.attn.wqkv.packed", change)
     rehash(path)
-    failed = verify(path, source=made / "checkpoint").failed
+    failed = verify(path, source=checkpoint).failed
     assert {"weights equal the specification's", "weights equal the source's"} <= set(names(failed))
     assert "decoder.layers.0.attn.wq" in failed[0].note
 
