@@ -15,6 +15,7 @@ from ..formats.model_directory import Directory
 CARD, WHEEL = "README.md", "METADATA"  # a model card, and what a Python package says of itself
 TEXTS = "(LICEN[SC]E|COPYING|NOTICE)([._-][A-Za-z0-9._-]{0,60})?"
 NAMES = re.compile(f"{TEXTS}|{CARD}|{WHEEL}", re.IGNORECASE)
+CARD_KEYS = ("license", "license_name", "license_link")
 LARGEST, MOST = 2**20, 16  # bytes of a file, and files
 LONGEST = 100  # characters of a statement
 
@@ -72,12 +73,16 @@ def _listed(folder: Path) -> list[str]:
 
 def _of_card(card: bytes) -> str:
     """What the head of a model card states, the YAML between its first two lines of dashes."""
-    head = re.match(r"---\s*\n(.*?)\n---", card.decode("utf-8", "replace").replace("\r\n", "\n"), re.DOTALL)
-    if head is None:
+    lines = [line.rstrip() for line in card.decode("utf-8", "replace").splitlines()]
+    if lines[:1] != ["---"] or "---" not in lines[1:]:
         return ""
-    keys = ("license", "license_name", "license_link")
-    values = (re.search(rf"^{key}:[ \t]*(?:\n[ \t]*-[ \t]*)?(.*)$", head[1], re.MULTILINE) for key in keys)
-    return _joined(value and value[1].strip().strip("\"'") for value in values)
+    head = lines[1 : lines.index("---", 1)]
+    stated: dict[str, str] = {}
+    for line, following in zip(head, [*head[1:], ""], strict=True):
+        key, _, value = line.partition(":")
+        if key in CARD_KEYS:  # its value, or the first one of a list below it
+            stated.setdefault(key, (value or following.strip().removeprefix("- ")).strip(" \t\"'"))
+    return _joined(stated.get(key) for key in CARD_KEYS)
 
 
 def _of_wheel(metadata: bytes) -> str:

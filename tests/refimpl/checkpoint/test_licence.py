@@ -26,6 +26,7 @@ WHEEL = "Metadata-Version: 2.4\nName: pkg\n{}\n\nLicense-Expression: no\n"
         ),
         ("README.md", "# A model\nlicense: mit\n", ""),
         ("README.md", CARD.format("x" * 101), ""),
+        ("README.md", "---" + "\n" * 2**19, ""),  # a search that looks back would take hours
         ("README.md", CARD.format("a\x1b[2Jb"), ""),
         ("METADATA", WHEEL.format("License-Expression: MIT\nLicense: x"), "MIT"),
         ("METADATA", WHEEL.format("License: Apache 2.0"), "Apache 2.0"),

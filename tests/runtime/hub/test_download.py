@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.wheels import catalogue_model, everything, wheel
 from tfm.refimpl.checkpoint.licence import LARGEST
-from tfm.refimpl.errors import CheckpointError, ExportError, LimitError
+from tfm.refimpl.errors import CheckpointError, ConfigError, ExportError, LimitError
 from tfm.runtime.hub import download, model_names
 from tfm.runtime.hub.locate import fetch
 from tfm.runtime.progress import silent
@@ -170,8 +170,11 @@ def test_the_hub_needs_its_client(cache, monkeypatch):
         fetch("hf:org/name@v1", silent)
 
 
-def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None):
-    """Stands in for huggingface_hub, with one repository."""
+LLAMA = b'{"model_type": "llama"}'
+
+
+def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None) -> list[str]:
+    """Stands in for huggingface_hub, with one repository; gives the names of what was downloaded."""
     import fnmatch
     import types
 
@@ -183,22 +186,26 @@ def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None):
             names = [types.SimpleNamespace(rfilename=name, size=len(data)) for name, data in files.items()]
             return types.SimpleNamespace(sha="c0ffee", siblings=names)
 
+    downloaded: list[str] = []
+
     def snapshot_download(repository, revision, local_dir, allow_patterns):
         assert revision == "c0ffee"
         for name, data in files.items():
             if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
                 Path(local_dir, name).parent.mkdir(exist_ok=True)
                 Path(local_dir, name).write_bytes(data)
+                downloaded.append(name)
 
     client = types.ModuleType("huggingface_hub")
     client.HfApi, client.snapshot_download = HfApi, snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    return downloaded
 
 
 def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypatch):
     hub(
         monkeypatch,
-        {"config.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"2", "modeling.py": b"3"},
+        {"config.json": LLAMA, "model.safetensors": b"1", "pytorch_model.bin": b"2", "modeling.py": b"3"},
     )
     path = fetch("hf:org/name", silent)
     assert everything(path) == ["config.json", "model.safetensors"]
@@ -221,10 +228,25 @@ def test_a_hub_repositorys_licence_and_card_come_along(cache, monkeypatch):
     }
     hub(monkeypatch, {"x.gguf": b"1", **notices})
     assert everything(fetch("hf:org/name", silent).parent) == ["LICENSE.txt", "README.md", "x.gguf"]
-    hub(monkeypatch, {"m/config.json": b"{}", "m/model.safetensors": b"1", **notices})
+    hub(monkeypatch, {"m/config.json": LLAMA, "m/model.safetensors": b"1", **notices})
     assert everything(fetch("hf:org/other", silent)) == [
         "LICENSE.txt", "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (b'{"model_type": "gpt9"}', r"hf:org/name/m/config\.json: model_type must be one of"),
+        (b'{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}', r"quantized \(awq\)"),
+    ],
+)
+def test_a_hub_models_config_is_read_before_its_weights_come(cache, monkeypatch, config, words):
+    downloaded = hub(monkeypatch, {"m/config.json": config, "m/model.safetensors": b"1"})
+    with pytest.raises(ConfigError, match=words):
+        fetch("hf:org/name", silent)
+    assert downloaded == ["m/config.json"]
+    assert everything(cache) == []
 
 
 @pytest.mark.parametrize(
