@@ -120,7 +120,7 @@ def _keys() -> KeyBindings:
 @contextmanager
 def silent_keys() -> Iterator[None]:
     """Keys that are pressed while nobody reads them aren't shown, which would be inside an answer: they wait
-    for the next message, also where Ctrl-C comes meanwhile."""
+    for the next message as they are, also where Ctrl-C comes meanwhile."""
     try:
         import termios
     except ImportError:  # Windows shows a key when it is read
@@ -129,6 +129,7 @@ def silent_keys() -> Iterator[None]:
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
     silent = termios.tcgetattr(keyboard)
+    silent[0] &= ~termios.ICRNL  # else Alt-Enter would be another key than in the editor
     silent[3] = silent[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
     termios.tcsetattr(keyboard, termios.TCSANOW, silent)
     try:

@@ -53,8 +53,10 @@ class PseudoTerminal:
 
     def wait_for(self, text: str) -> str:
         """What is shown until `text` comes, that included; the rest waits for the next call."""
+        until = time.monotonic() + PATIENCE_S
         while text.encode() not in self.shown:
             self._read()
+            assert time.monotonic() < until, f"no {text!r} in {PATIENCE_S} s, but {self.shown[-2000:]!r}"
         before, found, self.shown = self.shown.partition(text.encode())
         return (before + found).decode("utf-8", "replace")
 
