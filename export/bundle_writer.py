@@ -57,7 +57,7 @@ from ..runtime.bundle.weight_formats import WeightFormat
 from ..runtime.bundle.weight_layout import Group
 from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
-from ..runtime.verification.golden import digest, golden
+from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
 from .quantization import plan
@@ -209,10 +209,10 @@ def calibrate(
 def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
-    digests = _weights(job, folder / DATA, progress)
+    _weights(job, folder / DATA, progress)
     progress("building the ONNX graph", 0, 0)
     _graphs(job, folder, opset)
-    quantized = None if job.exact else _stored(job, folder, digests)
+    quantized = None if job.exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
         arrays = golden(
@@ -258,40 +258,42 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
     )
 
 
-def _stored(job: _Export, folder: Path, digests: Mapping[str, bytes]) -> Tree:
-    """The weights, quantized ones as they stand in the data file: to round them again would take longer.
-
-    Raises ExportError for one that is read otherwise than it was written.
-    """
+def _stored(job: _Export, folder: Path) -> Tree:
+    """The weights, quantized ones as they stand in the data file: to round them again would take longer."""
     bundle = Bundle(folder, _manifest(job, {}))
 
     def load(name: str) -> np.ndarray | Blocks:
-        if job.formats[name] is None:
-            return job.leaf(name)
-        leaf = bundle.leaf(name)
-        if digest(leaf, np.dtype(job.dtype)) != digests[name]:
-            raise ExportError(f"{name} must be read from {DATA} as it was written: try another disk")
-        return leaf
+        return job.leaf(name) if job.formats[name] is None else bundle.leaf(name)
 
     return lazily(job.formats, load)
 
 
-def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, bytes]:
-    """Write the data file; returns the digest of each leaf."""
-    digests: dict[str, bytes] = {}
+def _weights(job: _Export, path: Path, progress: Progress) -> None:
+    """Write the data file. Raises ExportError for a quantized leaf that its tensors don't give again."""
     size = manifest.size(job.tensors)
     stage = f"writing {size / 1e6:.0f} MB of weights"
     progress(stage, 0, size)
     with open(path, "wb") as file:
         for group in job.groups.values():
             leaves = {name: job.leaf(name) for name in group.leaves}
-            digests |= {name: digest(leaf, np.dtype(job.dtype)) for name, leaf in leaves.items()}
             stored = weight_layout.store(group, leaves)
+            for name, leaf in weight_layout.restore(group, stored).items():
+                if not _same_blocks(leaf, leaves[name]):
+                    raise ExportError(f"{name} must be stored without loss, it isn't: please report this")
             for name in weight_layout.specs(group, job.dtype):
                 file.write(bytes(job.tensors[name].offset - file.tell()))
                 file.write(stored[name].reshape(-1).view(np.uint8).data)
             progress(stage, file.tell(), size)
-    return digests
+
+
+def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bool:
+    """Whether two leaves have the same codes, scales, zero points and minima, if they have codes."""
+    if not isinstance(restored, Blocks) or not isinstance(leaf, Blocks):
+        return type(restored) is type(leaf)
+    return all(
+        np.array_equal(getattr(restored, part), getattr(leaf, part))
+        for part in ("codes", "scale", "zero", "minimum")
+    )
 
 
 def _graphs(job: _Export, folder: Path, opset: int | None) -> None:

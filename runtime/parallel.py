@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from .hardware import threads
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -170,9 +170,9 @@ def _decomposed_if_need_be() -> Iterator[None]:
     """
     decompose = ExportedProgram.run_decompositions
 
-    def run_decompositions(program: ExportedProgram, *args: Any, **kwargs: Any) -> ExportedProgram:
-        operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-        return program if operators <= NOT_DECOMPOSED else decompose(program, *args, **kwargs)
+    def run_decompositions(self: ExportedProgram, *args: Any, **kwargs: Any) -> ExportedProgram:
+        operators = {str(node.target) for node in self.graph.nodes if node.op == "call_function"}
+        return self if operators <= NOT_DECOMPOSED else decompose(self, *args, **kwargs)
 
     ExportedProgram.run_decompositions = run_decompositions
     try:

@@ -133,9 +133,14 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
 
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
     """The matrix of the codes: scale · (code − zero) + minimum, in scale's type."""
-    zero = 2 ** (weight.bits - 1) if weight.zero is None else _spread(weight.zero, weight)
-    centred = weight.codes.astype(np.int16) - np.asarray(zero, np.int16)
-    w = _spread(weight.scale, weight) * centred.astype(weight.scale.dtype)
+    w = np.empty(weight.codes.shape, weight.scale.dtype)
+    codes, by_block = np.moveaxis(weight.codes, weight.axis, 0), np.moveaxis(w, weight.axis, 0)
+    for c, scale in enumerate(np.moveaxis(weight.scale, weight.axis, 0)):
+        part = slice(c * weight.block, (c + 1) * weight.block)
+        zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero.take(c, axis=weight.axis)
+        # Small whole numbers, exact in any float type.
+        np.subtract(codes[part], zero, out=by_block[part], dtype=w.dtype)
+        by_block[part] *= scale
     return w if weight.minimum is None else w + _spread(weight.minimum, weight)
 
 
@@ -251,7 +256,7 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     for c in range(weight.scale.shape[0]):
         part = slice(c * weight.block, (c + 1) * weight.block)
         zero = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero[c].astype(np.int32)
-        dots = codes[:, part] @ (weight.codes[part].astype(np.int32) - zero).astype(exact)
+        dots = codes[:, part] @ np.subtract(weight.codes[part], zero, dtype=exact)
         scale = (scale_x[:, c, None] * weight.scale[c]).astype(x.dtype, copy=False)
         y += np.multiply(scale, dots.astype(x.dtype, copy=False), out=scale)
         if weight.minimum is not None:

@@ -49,12 +49,14 @@ from .streamed_reference import SEED, Inputs, Precision, outputs
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
+    from numpy.typing import DTypeLike
 
 TOKENS = 12  # of each of the two rows
 TEXT = (
     "The animal didn't cross the street because it was too tired. A model that is exported, "
     "quantized and run on another machine should still say what its specification says."
 )
+TILE = 64  # columns of a matrix that are copied at a time
 COLUMNS = 256  # logits that are stored of each row, beside the two best
 
 
@@ -375,5 +377,17 @@ def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
         if part is not None:
             rows = np.atleast_1d(part)
             for start in range(0, len(rows), 512):
-                total.update(np.ascontiguousarray(rows[start : start + 512], part_type).data)
+                total.update(_row_major(rows[start : start + 512], part_type).data)
     return total.digest()
+
+
+def _row_major(rows: Array, dtype: DTypeLike) -> Array:
+    """A copy of the rows in C order, made in tiles of columns.
+
+    Where the rows lie column by column in memory, one of them touches as many lines of the processor's cache
+    as it has numbers; a tile uses each line whole.
+    """
+    copy = np.empty(rows.shape, dtype)
+    for start in range(0, rows.shape[-1], TILE):
+        copy[..., start : start + TILE] = rows[..., start : start + TILE]
+    return copy
