@@ -80,7 +80,7 @@ def command(
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
-    A chat model whose files don't say how tokens are chosen samples as with --temperature 0.5 --top-p 0.9
+    A chat model whose files don't say how tokens are chosen samples as with --temperature 0.2 --top-p 0.9
     --repetition-penalty 1.1. --greedy, --beams and any option of sampling or penalties replace all three.
 
     Example: tfm-cli generate "Explain self-attention to a child." --temperature 0.7 --seed 1
