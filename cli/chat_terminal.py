@@ -50,7 +50,7 @@ class ChatTerminal:
         from prompt_toolkit.output import create_output
 
         self._output = create_output(stdout=sys.stderr)
-        self._session: PromptSession[str] = PromptSession(
+        session: PromptSession[str] = PromptSession(
             [(PROMPT, "> ")],
             multiline=True,
             prompt_continuation="  ",
@@ -58,6 +58,7 @@ class ChatTerminal:
             history=self._history(history),
             output=self._output,
         )
+        self._session = session  # an annotation here would be one that the API pages can't read
 
     def _history(self, path: Path | None) -> History:
         """The history of a file, which others can't read; without a file, or where it can't be written, that
