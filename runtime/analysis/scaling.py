@@ -53,8 +53,8 @@ class Mechanism:
 
 
 class Sample(NamedTuple):
-    """One call: seconds of computing, the most bytes that it used at once, and the seconds that it took to
-    measure both once."""
+    """One call: seconds of computing, the most bytes that it used at once, and the processor's seconds for
+    measuring both once."""
 
     seconds: float
     bytes: int
@@ -168,22 +168,29 @@ def lengths_up_to(longest: int) -> list[int]:
 def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[str, Growth]:
     """Mechanism -> its cost at each length, as far as memory and time allow (`until`, monotonic).
 
-    What is expected to take the least time is measured next, so that no mechanism waits for a slow one, and
-    time ends for all only when not even the cheapest fits. The first length is always measured.
+    The shortest length that is left is measured next, but what takes more than its share of the time waits
+    for the others, which finish first. On a busy machine a second of computing is expected to take as long as
+    it took so far, so that a single delay stops nothing. The first length is always measured.
     """
     every = mechanisms()
     samples: dict[str, list[Sample]] = {name: [] for name in every}
     stopped: dict[str, Stopped] = {}
     unfinished, total = list(every), len(every) * len(lengths)
+    begin, computed = time.monotonic(), time.process_time()
     while unfinished:
-        name = min(unfinished, key=lambda name: _expected(lengths, samples[name]))
+        now = time.monotonic()
+        share = (until - now) / len(unfinished)
+        delay = max(1.0, (now - begin) / max(time.process_time() - computed, LEAST))
+        seconds = {name: delay * _expected_seconds(lengths, samples[name]) for name in unfinished}
+        name = min(unfinished, key=lambda name: (seconds[name] > share, len(samples[name])))
         measured = samples[name]
-        reason = _would_run_out(*_expected(lengths, measured), until) if measured else None
-        if reason is None:
-            measured.append(sample(every[name].make(lengths[len(measured)]), until))
+        if measured and now + seconds[name] > until:
+            stopped[name] = "time"
+        elif measured and _expected_bytes(lengths, measured) > 0.8 * (hardware.memory() or inf):
+            stopped[name] = "memory"
         else:
-            stopped[name] = reason
-        if reason is not None or len(measured) == len(lengths):
+            measured.append(sample(every[name].make(lengths[len(measured)]), now + share))
+        if name in stopped or len(measured) == len(lengths):
             unfinished.remove(name)
         left = sum(len(lengths) - len(samples[other]) for other in unfinished)
         progress("measuring cost by length", total - left, total)
@@ -193,18 +200,18 @@ def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[st
     }
 
 
-def _expected(lengths: Sequence[int], samples: Sequence[Sample]) -> tuple[float, float]:
-    """Seconds and bytes at the next length, at most: nothing here grows faster than the square."""
-    if not samples:
-        return 0.0, 0.0
-    growth = (lengths[len(samples)] / lengths[len(samples) - 1]) ** 2
-    return growth * samples[-1].spent, growth * samples[-1].bytes
+def _expected_seconds(lengths: Sequence[int], samples: Sequence[Sample]) -> float:
+    """Seconds of computing at the next length, at most; 0 where nothing is known yet."""
+    return _square_growth(lengths, len(samples)) * samples[-1].spent if samples else 0.0
 
 
-def _would_run_out(seconds: float, peak_bytes: float, until: float) -> Stopped | None:
-    if peak_bytes > 0.8 * (hardware.memory() or inf):
-        return "memory"
-    return "time" if time.monotonic() + seconds > until else None
+def _expected_bytes(lengths: Sequence[int], samples: Sequence[Sample]) -> float:
+    return _square_growth(lengths, len(samples)) * samples[-1].bytes
+
+
+def _square_growth(lengths: Sequence[int], at: int) -> float:
+    """By how much a cost grows from one length to the next, at most: none grows faster than the square."""
+    return (lengths[at] / lengths[at - 1]) ** 2
 
 
 def _growth(
@@ -225,11 +232,11 @@ def _growth(
 
 def sample(call: Callable[[], object], until: float) -> Sample:
     """The cost of a call: the median of several times, of fewer when `until` comes first."""
-    begin = time.monotonic()
+    begin, computed = time.monotonic(), time.process_time()
     peak_bytes = peak(call)
     times = [user_time(call)]
-    spent = time.monotonic() - begin
-    while len(times) < SAMPLES and time.monotonic() + spent <= until:
+    spent, took = time.process_time() - computed, time.monotonic() - begin
+    while len(times) < SAMPLES and time.monotonic() + took <= until:
         times.append(user_time(call))
     return Sample(median(times), peak_bytes, spent)
 

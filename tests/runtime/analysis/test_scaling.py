@@ -18,9 +18,10 @@ def test_flash_attention_is_linear_where_tiles_are_small():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only calls move forward, by what they cost."""
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(scaling.time, "monotonic", lambda: now.seconds)
+    """Clocks that only calls move forward: by what they compute, and by what the machine delays them."""
+    now = SimpleNamespace(seconds=0.0, delays=0.0)
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: now.seconds + now.delays)
+    monkeypatch.setattr(scaling.time, "process_time", lambda: now.seconds)
     monkeypatch.setattr(hardware, "user_seconds", lambda: now.seconds)
     monkeypatch.setattr(hardware, "memory", lambda: None)
     return now
@@ -58,6 +59,49 @@ def test_no_time_is_left_while_a_length_fits(clock, monkeypatch):
     assert clock.seconds <= 400 < clock.seconds + 4 * 2 * growth["slow"].seconds[-1]
     assert growth["slow"].time.exponent == pytest.approx(2)
     assert growth["quick"].time == pytest.approx((1, 1, 1, 1024, 8192))
+
+
+def test_one_delay_stops_nothing(clock, monkeypatch):
+    """The first call of a kind waits for the machine; all lengths of it would fit all the same."""
+
+    def delayed(n):
+        if clock.delays == 0:
+            clock.delays = 20.0
+        return n / 1e4
+
+    every = kinds(clock, delayed=delayed, quick=lambda n: n / 1e4)
+    monkeypatch.setattr(scaling, "mechanisms", lambda: every)
+    growth = scaling.measure([64 * 2**i for i in range(8)], 60, lambda *_: None)
+    assert [one.stopped for one in growth.values()] == [None, None]
+
+
+def test_kinds_advance_together(clock, monkeypatch):
+    """The first call of a kind computes more than the later ones, as it imports something."""
+    calls = []
+
+    def late(n):
+        calls.append(n)
+        return n / 1e4 + 1.0 * (len(calls) == 1)
+
+    every = kinds(clock, late=late, one=lambda n: n / 1e4, other=lambda n: n / 1e4)
+    monkeypatch.setattr(scaling, "mechanisms", lambda: every)
+    growth = scaling.measure([64 * 2**i for i in range(12)], 12, lambda *_: None)
+    reached = [len(one.seconds) for one in growth.values()]
+    assert min(reached) >= 4
+    assert max(reached) - min(reached) <= 1
+
+
+@pytest.mark.parametrize("seconds", range(100, 1000, 100))
+def test_time_is_bounded_on_a_busy_machine(clock, monkeypatch, seconds):
+    """Each second of computing takes four."""
+
+    def cost(n):
+        clock.delays += 3 * n * n / 1e4
+        return n * n / 1e4
+
+    monkeypatch.setattr(scaling, "mechanisms", lambda: kinds(clock, plain=cost, other=cost))
+    scaling.measure([64 * 2**i for i in range(8)], seconds, lambda *_: None)
+    assert clock.seconds + clock.delays <= seconds
 
 
 def test_the_first_length_is_measured_whatever_the_time(clock, monkeypatch):
