@@ -14,7 +14,7 @@ GROUP = "Read texts"
 
 
 def command(
-    model: o.Model,
+    model: o.Model = "demo-answer",
     question: Annotated[str | None, typer.Argument(help="The question.")] = None,
     context: Annotated[
         str | None, typer.Argument(help="The text; without it all of --file or stdin is read.")
@@ -52,7 +52,7 @@ def command(
 ) -> None:
     """Find the answer to a question in a text of any length, with its first and last character.
 
-    Example: tfm-cli answer "Who wrote it?" --file book.txt --model my-model
+    Example: tfm-cli answer "Where does Ben live?" "Ada lives in Rome. Ben lives in Oslo."
     """
     from ..inputs import read, read_all
     from ..model_loading import load

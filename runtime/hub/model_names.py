@@ -117,6 +117,12 @@ CATALOGUE = {
         219_591,
         "34ebf015b896a7eedce67510439b72fc7195ac9c327bb7ba3bd663b9e561b9ce",
     ),
+    "demo-answer": _demo(
+        "answer",
+        "questions about short texts on people",
+        286_068,
+        "df146487d5ec0d58d766a178ee0e95dcea07484e71207f4f9699b16ea309d3dc",
+    ),
     "demo-translate": _demo(
         "translate",
         "simple sentences, English to German",

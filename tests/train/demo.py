@@ -24,7 +24,7 @@ from tfm.cli.console import out, progress, say
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
 
-COMMANDS = ("classify", "tag", "fill", "translate", "summarize")
+COMMANDS = ("classify", "tag", "fill", "answer", "translate", "summarize")
 EXAMPLES = 500  # that each is scored on, and that it isn't trained on
 SHOWN = 3  # of these, on the card
 CARD = """\

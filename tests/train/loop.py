@@ -17,7 +17,7 @@ from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config, QuestionAnswering
 from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.params.random_weights import random_weights
-from tfm.refimpl.params.tree import flatten, map_leaves
+from tfm.refimpl.params.tree import flatten, map_leaves, unflatten
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.progress import Progress, silent
 from torch.nn import functional
@@ -28,11 +28,12 @@ WARM = 0.1  # of the steps, in which the rate rises; it falls in the others
 
 class Row(NamedTuple):
     """A text to learn from: its tokens, the class wanted of each, one of the whole, or the places of an
-    answer's first and last token; and what an encoder reads beside them."""
+    answer's first and last token; what an encoder reads beside them; and the token types of a pair."""
 
     tokens: list[int]
     wanted: list[int]
     source: list[int] | None = None
+    types: list[int] | None = None
 
 
 def padded(rows: list[list[int]], filler: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,6 +55,7 @@ def head_logits(parts: list[GraphModule], rows: list[Row]) -> torch.Tensor:
         inputs = dict(zip((port.name for port in parts[0].graph.outputs), encoded, strict=True))
         inputs["encoder_lengths"] = source_lengths
     inputs |= {"tokens": tokens, "lengths": lengths, "past": torch.zeros_like(lengths)}
+    inputs["token_types"], _ = padded([row.types or [] for row in rows])
     inputs["at"] = torch.arange(tokens.shape[1]).expand_as(tokens)
     for i, kind in enumerate(cache_kinds(parts[-1].config)):
         for array, shape in zip(kind.arrays, kind.shapes(len(rows), tokens.shape[1]), strict=True):
@@ -83,14 +85,24 @@ def train(
     *,
     seed: int,
     rate: float = 3e-3,
+    alike: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Params after so many steps of AdamW on the batches, from random ones; the same for the same seed.
+
+    With `alike` the first layer's keys begin as its queries: so a token looks at its like from the start,
+    which it takes thousands of steps to learn.
 
     One thread, so that sums don't depend on how many the machine has.
     """
     torch.set_num_threads(1)
     drawn = random_weights(config, np.random.default_rng(seed))
+    if alike:
+        leaves = dict(flatten(drawn))
+        queries = {
+            f"{name[:-1]}k": leaf.copy() for name, leaf in leaves.items() if name.endswith("layers.0.attn.wq")
+        }
+        drawn = unflatten(leaves | queries)
     tree = map_leaves(lambda _, leaf: tensors(leaf).requires_grad_(), drawn)
     parts = [GraphModule(config, graph, tree) for graph in graphs(config)]
     best = torch.optim.AdamW([leaf for _, leaf in flatten(tree)], rate, (0.9, 0.98), weight_decay=0.01)

@@ -37,7 +37,8 @@ class Task:
 
     `draw` makes an example, `row` what is learned of it; `answers` asks a model, whatever its engine, and
     `score` says how much of its answers is right, by the measure of that name. `rules` are keys of
-    generation_config.json, `mask` is the name of the mask token, and weights are saved as `dtype`.
+    generation_config.json, `mask` is the name of the mask token, `alike` is of `loop.train`, and weights
+    are saved as `dtype`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     labels: tuple[str, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
     mask: str | None = None
+    alike: bool = False
     dtype: type[np.floating] = np.float32
 
 
@@ -101,7 +103,7 @@ def learn(
     text = opened(tokenizer)
     config = task.config(text.vocabulary)
     rows = batches(task, text, seed, (example.text for example in examples))
-    params = train(config, rows, task.steps, seed=seed, progress=progress)
+    params = train(config, rows, task.steps, seed=seed, alike=task.alike, progress=progress)
     params = map_leaves(lambda _, leaf: leaf.astype(task.dtype), params)
     save_checkpoint(
         folder / task.name,

@@ -80,8 +80,10 @@ def tokenizer(texts: Iterable[str], *, lower: bool = False, added: Sequence[str]
     normalizer = {"type": "Lowercase"} if lower else None
     split = {"type": "BertPreTokenizer"}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    first, second = ({"Sequence": {"id": part, "type_id": 0}} for part in "AB")
-    start, end = ({"SpecialToken": {"id": mark, "type_id": 0}} for mark in (START, END))
+    first, second = ({"Sequence": {"id": part, "type_id": i}} for i, part in enumerate("AB"))
+    start, end, last = (
+        {"SpecialToken": {"id": mark, "type_id": i}} for mark, i in ((START, 0), (END, 0), (END, 1))
+    )
     definition = {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": normalizer,
         "added_tokens": [
@@ -91,7 +93,7 @@ def tokenizer(texts: Iterable[str], *, lower: bool = False, added: Sequence[str]
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [start, first, end],
-            "pair": [start, first, end, second, end],
+            "pair": [start, first, end, second, last],
             "special_tokens": {
                 mark: {"id": mark, "ids": [MARKS.index(mark)], "tokens": [mark]} for mark in (START, END)
             },
