@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 # an identifier of the machine in the home folder and send events.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-__all__ = ["load"]
-
 __version__: str
 
 
