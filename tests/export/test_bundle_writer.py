@@ -124,9 +124,7 @@ def test_same_inputs_same_bytes(tmp_path):
     assert str(tmp_path).encode() not in every
 
 
-def test_weights_that_are_not_read_as_they_were_written_are_noticed(
-    stubbed, checkpoint, tmp_path, monkeypatch
-):
+def test_weights_that_are_stored_otherwise_are_noticed(stubbed, checkpoint, tmp_path, monkeypatch):
     store = weight_layout.store
 
     def wrong_store(group, leaves):

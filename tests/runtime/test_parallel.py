@@ -17,8 +17,8 @@ def test_the_results_are_in_order_and_the_threads_those_that_help(monkeypatch, c
         return 1 / np.float64(item), threading.get_ident()
 
     with np.errstate(divide="ignore"):  # a warning is an error here
-        results = parallel.in_threads(inverse, [4, 2, 0])
-    assert [value for value, _ in results] == [0.25, 0.5, np.inf]
+        results = parallel.in_threads(inverse, [2, 4, 0])
+    assert [value for value, _ in results] == [0.5, 0.25, np.inf]
     assert len({thread for _, thread in results}) == count
 
 

