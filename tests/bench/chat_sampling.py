@@ -10,7 +10,7 @@ random numbers of seed 0:
     ended        how many end by themselves within `--tokens`
     perplexity   of the first `--scored` answers under a larger model that is asked the same
 
-A loop is predictable, so a low perplexity alone says nothing: of the settings without loops the one with the
+A loop is predictable, so a low perplexity alone says nothing: of the settings with few loops the one with the
 lowest is wanted.
 """
 
