@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -188,13 +187,10 @@ def model(checkpoint: Path, tmp_path: Path) -> Path:
 def test_a_bad_model_is_one_line_and_nothing_written(tfm, model, tmp_path, make, command):
     path, (code, words) = make(model), BAD[make]
     before = tree(tmp_path / "work")
-    start = time.perf_counter()
     ran = tfm(*COMMANDS[command](path, tmp_path / "work" / "out"))
-    took = time.perf_counter() - start
     progress = ran.err.splitlines(keepends=True)[:-1] if make is nan_weight else []
     ran.err = ran.err.removeprefix("".join(progress))  # numbers are looked at as they are written
     ran.failed(code, words)
-    assert took < 2
     assert tree(tmp_path / "work") == before
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
@@ -209,11 +205,8 @@ def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, e
     data[len(data) // 2] ^= 1
     (broken / name).write_bytes(data)
     before = tree(tmp_path / "work")
-    start = time.perf_counter()
     ran = tfm("generate", "hi", "--model", broken, "--engine", engine)
-    took = time.perf_counter() - start
     ran.failed(5, name)
-    assert took < 2
     assert tree(tmp_path / "work") == before
 
 

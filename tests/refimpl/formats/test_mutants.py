@@ -86,7 +86,7 @@ def test_mutants(tmp_path, monkeypatch, kind):
         rng = random.Random(id_)
         mutant = (any_bytes if id_ % 2 else field)(data, rng)
         path.write_bytes(mutant)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             read(path)
             seen["read"] += 1
@@ -94,7 +94,7 @@ def test_mutants(tmp_path, monkeypatch, kind):
             seen["refused" if "\n" not in str(error) else "several lines"] += 1
         except Exception as error:
             raise AssertionError(f"mutant {id_} raised {type(error).__name__}: {error}") from error
-        assert time.perf_counter() - start < 2, f"mutant {id_} hangs"
+        assert time.process_time() - start < 10, f"mutant {id_} hangs"
         path.unlink()  # the mapped bytes live on until the reader is gone
     share = len(reached) / MUTANTS
     print(f"{kind}: {dict(seen)}, {share:.0%} reached the tensors")  # noqa: T201
