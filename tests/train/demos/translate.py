@@ -214,7 +214,7 @@ def row(text: Tokenizer, example: Example) -> Row:
     plain = pair.row(text, example)
     if len(example.text) % 4:
         return plain
-    return plain._replace(source=[text.token_to_id(GERMAN), *plain.source])
+    return plain._replace(source=[text.token_to_id(GERMAN), *(plain.source or ())])
 
 
 TASK = Task(
