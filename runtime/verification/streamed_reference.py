@@ -87,10 +87,10 @@ class Precision:
     def cast(self, leaf: Leaf) -> Leaf:
         """A leaf in this run's type."""
         if not isinstance(leaf, Blocks):
-            return leaf.astype(self.dtype)
+            return leaf.astype(self.dtype, copy=False)
         return replace(
             leaf,
-            scale=leaf.scale.astype(self.dtype),
+            scale=leaf.scale.astype(self.dtype, copy=False),
             minimum=None if leaf.minimum is None else leaf.minimum.astype(self.dtype),
             input_scale=None if leaf.input_scale is None else leaf.input_scale.astype(self.dtype),
             activations="none" if self.plain else leaf.activations,
