@@ -16,6 +16,8 @@ import pytest
 import reversal
 import sentiment
 import task
+import torch
+from demos import tag
 from story import story
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten
@@ -86,3 +88,26 @@ def test_only_complete_entities_count() -> None:
     assert entities.f1(expected, expected) == 1
     assert entities.f1([[("PER", 0, 3), ("LOC", 5, 7)], [("ORG", 0, 1)]], expected) == pytest.approx(2 / 5)
     assert entities.f1([[], []], [[], []]) == 0
+
+
+def test_an_answer_is_chosen_among_the_tokens_of_its_row() -> None:
+    rows = [loop.Row([5], [0, 0]), loop.Row([5, 6, 7], [1, 2])]
+    chosen = loop.among_tokens(torch.zeros(2, 3, 2), rows).softmax(-1)
+    torch.testing.assert_close(chosen[0], torch.tensor([[1.0, 0, 0]] * 2))
+    torch.testing.assert_close(chosen[1], torch.full((2, 3), 1 / 3))
+
+
+def test_keys_begin_as_queries_in_the_first_layer_alone() -> None:
+    config, ids = positions.config("none", 300), np.arange(400) % 300
+    rows = positions.batches(ids, 0)
+    leaves = dict(flatten(loop.train(config, rows, 2, seed=0, rate=1e-9, alike=True)))
+    for layer, alike in ((0, True), (1, False)):
+        queries, keys = (leaves[f"decoder.layers.{layer}.attn.w{part}"] for part in "qk")
+        assert np.allclose(queries, keys, atol=1e-6) == alike
+
+
+def test_a_mark_before_a_text_is_no_part_of_the_entity_that_begins_it() -> None:
+    text = task.opened(tag.tokenizer([]))
+    example = task.Example("Ada lives in Rome.", [("PER", 0, 3), ("LOC", 13, 17)])
+    told = [entities.LABELS[label] for label in tag.TASK.row(text, example).wanted]
+    assert told == ["O", "B-PER", "O", "O", "B-LOC", "O", "O"]
