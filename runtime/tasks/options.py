@@ -70,7 +70,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 # By tests/bench/chat_sampling.py: 3 of SmolLM2's answers to 100 prompts go in circles, 33 of its greedy ones.
-# Of the settings with 5 or fewer a larger model finds these answers the likeliest.
+# Of the settings with 5 or fewer, none has answers that a larger model finds likelier by more than 1 %.
 CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
