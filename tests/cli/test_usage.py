@@ -14,10 +14,7 @@ import pytest
         ("generate --max-tokens 3", "No such option: --max-tokens (Possible options: --max-new-tokens)"),
         ("generate -v", "No such option: -v (`tfm-cli generate --help` lists the options)"),
         ("help", "No such command 'help'. (`tfm-cli --help` lists the commands)"),
-        (
-            "translate a --to de",
-            "Missing option '--model' / '-m'. (A path, pypi:NAME, hf:ORG/NAME, or a",
-        ),
+        ("context x", "Missing option '--text'. (The text to read)"),
         (
             "export a",
             "Missing argument 'OUT'. (The directory of the bundle; a bundle that is there is ",
