@@ -117,6 +117,10 @@ OTHERS = {
         ("decoding/penalties.py",), LOOP, "refimpl/decoding/test_penalties.py",
         ("refimpl/decoding/test_penalties.py::test_the_chain",),
     ),
+    "log-probabilities": Other(
+        ("decoding/logprobs.py",), LOOP, "refimpl/decoding/test_logprobs.py",
+        ("refimpl/decoding/test_logprobs.py::test_they_are_those_of_torch",),
+    ),
     "generation": Other(
         ("decoding/loop.py", "decoding/stop.py"), LOOP, "refimpl/decoding/test_loop.py",
         f"{NONE}the loop is held to whole passes; beam search, built on it, to transformers' own",
