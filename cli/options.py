@@ -293,6 +293,7 @@ def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
 # How library errors name parameters, and the flags of the command line for these.
 FLAGS = {
     "full=True": "--full",
+    "source=": "--source ",
     "adapter=False": "--no-adapter",
     "adapter=": "--adapter ",
     "device=": "--device ",

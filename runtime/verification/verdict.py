@@ -114,8 +114,8 @@ def _earlier(report: Report) -> list[str]:
     earlier = [check for check in report.checks if check.finished and moment(check.date) < begin]
     names: dict[str, list[str]] = {}
     for check in earlier:
-        names.setdefault(day(check.date), []).extend(row.name for row in check.rows[:1])
-    return [f"Found by an earlier run, {date}: {'; '.join(these)}." for date, these in names.items()]
+        names.setdefault(day(check.date), []).extend(r.name for r in check.rows[:1] if r.figure is not None)
+    return [f"Found by an earlier run, {date}: {'; '.join(these)}." for date, these in names.items() if these]
 
 
 def nearest(report: Report) -> Row | None:
@@ -154,8 +154,9 @@ def _open(report: Report) -> list[str]:
         if not rows:
             continue
         if missing == NOT_YET:
-            names = "; ".join(row.name for row in rows)
-            lines.append(f"Not checked yet: {names}. full=True checks them.")
+            for note in dict.fromkeys(row.note for row in rows):
+                names = "; ".join(row.name for row in rows if row.note == note)
+                lines.append(f"Not checked yet ({note}): {names}.")
         else:
             names = "; ".join(f"{row.name} ({row.note})" if row.note else row.name for row in rows)
             lines.append(f"{(missing or 'not checked').capitalize()}: {names}.")

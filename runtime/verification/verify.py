@@ -193,7 +193,8 @@ def _run_check(name: str, context: VerifyContext, basis: Basis) -> CheckResult:
 
 
 def _not_yet(name: str) -> CheckResult:
-    row = Row(CHECKS[name].subject, note="full=True checks it", missing=NOT_YET)
+    check = CHECKS[name]
+    row = Row(check.subject, note=f"{check.asked_by} checks it", missing=NOT_YET)
     return CheckResult(name, (row,), finished=False)
 
 

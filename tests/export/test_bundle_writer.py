@@ -362,7 +362,7 @@ def test_an_export_is_verified_and_certified(checkpoint, tmp_path):
     certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert certificate["ok"] is True
     assert certificate["not_checked"] == [
-        f"{check.subject}: full=True checks it"
+        f"{check.subject}: {check.asked_by} checks it"
         for name, check in CHECKS.items()
         if check.full and name in ("greedy", "source", "text", "texts")
     ]

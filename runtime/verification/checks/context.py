@@ -56,8 +56,8 @@ class VerifyContext:
 
 @dataclass(frozen=True)
 class Check:
-    """A check, what it is about in a few words, whether only a full run does it, and to which bundles it
-    applies.
+    """A check, what it is about in a few words, whether only a full run does it, the option that asks for it,
+    and to which bundles it applies.
 
     `run` yields one row per figure. It looks at the clock itself where it takes long. It raises DeviceError
     where the device is missing, which leaves it unchecked, and another TfmError where the bundle fails.
@@ -66,4 +66,5 @@ class Check:
     run: Callable[[VerifyContext], Iterator[Row]]
     subject: str
     full: bool = False
+    asked_by: str = "full=True"
     applies: Callable[[Bundle], bool] = lambda _: True

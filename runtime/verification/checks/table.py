@@ -34,7 +34,7 @@ CHECKS: dict[str, Check] = {
         full=True,
         applies=lambda bundle: bundle.cache == "windowed",
     ),
-    "source": Check(weights.check_source, "weights against the source's", full=True),
+    "source": Check(weights.check_source, "weights against the source's", full=True, asked_by="source=MODEL"),
     "text": Check(text.check_text, "predictions over a text: perplexity, KL divergence", full=True),
     "texts": Check(
         greedy.check_greedy_texts,

@@ -55,7 +55,9 @@ def test_a_verdict_that_passed():
         Row(PERPLEXITY, 21.46),
         Row(REFERENCE_PERPLEXITY, 21.39),
         Row("weights", note="no source given"),
-        Row("text", missing=NOT_YET),
+        Row("text", note="full=True checks it", missing=NOT_YET),
+        Row("source", note="source=MODEL checks it", missing=NOT_YET),
+        Row("texts", note="full=True checks it", missing=NOT_YET),
         Row("cache", note="in 5 s", missing=NOT_REACHED),
     )
     title = "m.gguf in int8 for ort-cpu, 26 November 2026: "
@@ -67,7 +69,8 @@ def test_a_verdict_that_passed():
         "Over a text: perplexity 21.46 (the specification's is 21.39), KL divergence 0.0031 nats a token, "
         "the same best token at 97.0% of positions.",
         "Not reached: cache (in 5 s).",
-        "Not checked yet: text. full=True checks them.",
+        "Not checked yet (full=True checks it): text; texts.",
+        "Not checked yet (source=MODEL checks it): source.",
         "Not checked: weights (no source given).",
         "Note: the repository's own code was not run.",
     ]
@@ -88,6 +91,8 @@ def test_a_verdict_that_failed():
 def test_what_an_earlier_run_found_is_said():
     (line,) = [x for x in verdict(report(WHOLE, date="2026-11-25T05:00:00+00:00")) if "earlier" in x]
     assert line == "Found by an earlier run, 25 November 2026: whole: largest error."
+    nothing = report(Row("weights", note="no source given"), date="2026-11-25T05:00:00+00:00")
+    assert not any("earlier" in line for line in verdict(nothing))
     assert "earlier" not in " ".join(verdict(report(WHOLE)))
 
 

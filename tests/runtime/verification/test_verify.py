@@ -183,14 +183,14 @@ def test_the_quick_checks_leave_the_long_ones_to_a_full_run(copy, monkeypatch):
         for name in applicable(path, full=True):
             patch.setitem(module.CHECKS, name, replace(CHECKS[name], run=run))
         found = verify(path)
-    later = [CHECKS[name].subject for name in applicable(path, full=True)]
+    later = {CHECKS[name].subject: CHECKS[name].asked_by for name in applicable(path, full=True)}
     assert not found.failed
     assert not found.full
-    assert names(found.unchecked) == later
+    assert names(found.unchecked) == [*later]
     assert {row.result for row in found.unchecked} == {NOT_YET}
     assert {"weights equal the specification's", "likeliest tokens equal"} <= set(names(list(found.rows)))
     held = json.loads((path / "certificate.json").read_bytes())
-    assert held["not_checked"] == [f"{subject}: full=True checks it" for subject in later]
+    assert held["not_checked"] == [f"{subject}: {option} checks it" for subject, option in later.items()]
     assert recorded(path) == found
 
 
