@@ -271,7 +271,7 @@ def _stored(job: _Export, folder: Path) -> Tree:
 def _weights(job: _Export, path: Path, progress: Progress) -> None:
     """Write the data file. Raises ExportError for a quantized leaf that its tensors don't give again."""
     size = manifest.size(job.tensors)
-    stage = f"writing {size / 1e6:.0f} MB of weights"
+    stage = f"writing {size / 1e6:.1f} MB of weights"
     progress(stage, 0, size)
     with open(path, "wb") as file:
         for group in job.groups.values():
