@@ -200,7 +200,7 @@ def hub(monkeypatch, files: dict[str, bytes], fails: Exception | None = None) ->
                 downloaded.append(name)
 
     client = types.ModuleType("huggingface_hub")
-    client.HfApi, client.snapshot_download = HfApi, snapshot_download  # type: ignore[attr-defined]
+    client.HfApi, client.snapshot_download = HfApi, snapshot_download
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
     return downloaded
 
