@@ -1,6 +1,6 @@
 """From a checkpoint to a bundle directory, complete or not at all.
 
-The weights are streamed leaf by leaf into model.onnx.data, then the graph is traced over their shapes, so
+The weights are streamed leaf by leaf into model.onnx.data, and the graph is traced over their shapes, so
 memory stays at a few leaves whatever the size of the model. Everything is written into a temporary directory,
 verified there by another process, and renamed (`runtime.bundle.atomic_dir`).
 """
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,7 +37,6 @@ from ..refimpl.params.tree import Tree
 from ..runtime.bundle import manifest, operator_limits, schemes, targets, weight_layout
 from ..runtime.bundle.atomic_dir import replacing, sync
 from ..runtime.bundle.bundle import Bundle
-from ..runtime.bundle.graph_io import graphs
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
     DATA,
@@ -60,6 +59,7 @@ from ..runtime.verification import certificate
 from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
+from .graph.write import GraphFiles, writing
 from .quantization import plan
 from .quantization.plan import Calibration, CalibrationResult
 
@@ -76,6 +76,11 @@ class _Export:
     scheme: Scheme
     formats: Mapping[str, WeightFormat | None]
     calibrated: CalibrationResult = plan.NOT_CALIBRATED
+
+    @property
+    def schemes(self) -> dict[str, WeightFormat]:
+        """The formats of the quantized leaves."""
+        return {name: f for name, f in self.formats.items() if f is not None}
 
     @cached_property
     def dtype(self) -> FloatType:
@@ -151,9 +156,14 @@ def export(
             from .quantization.calibrate import with_cache_scales
 
             checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
-        calibrated = calibrate(checkpoint, scheme, formats, calibration, progress)
-        job = replace(job, checkpoint=checkpoint, calibrated=calibrated)
-        _write(job, folder, opset, progress)
+        job = replace(job, checkpoint=checkpoint)
+        graph_files = GraphFiles(
+            checkpoint.config, target_record, job.schemes, job.dtype, opset, folder.resolve()
+        )
+        # The graphs need no weight: those of a large model are traced meanwhile.
+        with writing(graph_files) as write_graphs:
+            calibrated = calibrate(checkpoint, scheme, formats, calibration, progress)
+            _write(replace(job, calibrated=calibrated), folder, write_graphs, progress)
         if verify:
             progress("checking the bundle against the specification", 0, 0)
             _verify(folder)
@@ -206,12 +216,10 @@ def calibrate(
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
 
 
-def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) -> None:
+def _write(job: _Export, folder: Path, write_graphs: Callable[[], None], progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
     _weights(job, folder / DATA, progress)
-    progress("building the ONNX graph", 0, 0)
-    _graphs(job, folder, opset)
     quantized = None if job.exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
@@ -219,6 +227,8 @@ def _write(job: _Export, folder: Path, opset: int | None, progress: Progress) ->
             checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer, progress
         )
     write_arrays(folder / GOLDEN, arrays)
+    progress("building the ONNX graph", 0, 0)
+    write_graphs()
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
@@ -243,7 +253,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         quant=job.scheme.name,
         dtype=job.dtype,
         cache=operator_limits.cache(job.target, checkpoint.config),
-        schemes={name: f for name, f in job.formats.items() if f is not None},
+        schemes=job.schemes,
         tensors=job.tensors,
         refused=operator_limits.refusals(job.target, checkpoint.config),
         generation=checkpoint.generation,
@@ -294,29 +304,6 @@ def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bo
         np.array_equal(getattr(restored, part), getattr(leaf, part))
         for part in ("codes", "scale", "zero", "minimum")
     )
-
-
-def _graphs(job: _Export, folder: Path, opset: int | None) -> None:
-    import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
-
-    from .graph.build import build
-
-    config = job.checkpoint.config
-    parts = graphs(config, operator_limits.cache(job.target, config) == "windowed")
-    if stray := [name for name in job.tensors if not any(part.owns(name) for part in parts)]:
-        raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
-    for part in parts:
-        model = build(
-            config,
-            part,
-            job.groups,
-            job.tensors,
-            job.target,
-            data=folder / DATA,
-            dtype=job.dtype,
-            opset=opset,
-        )
-        onnx_ir.save(model, folder / part.file)
 
 
 def _write_uncertified(folder: Path) -> None:

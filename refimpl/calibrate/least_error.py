@@ -52,10 +52,14 @@ def _candidates(w: Array, top: int) -> Iterator[tuple[Array, Array, Array]]:
         step = (high - low) * share / top
         nonzero_step = np.where(step > 0, step, 1)
         z = np.clip(np.rint(-low * share / nonzero_step), 0, top)
-        np.divide(w, nonzero_step[:, None], out=c)
-        np.rint(c, out=c)
-        np.clip(c, -z[:, None], (top - z)[:, None], out=c)
-        yield step, z, c
+        yield step, z, _centred(w, nonzero_step, z, top, c)
+
+
+def _centred(w: Array, step: Array, z: Array, top: int, out: Array) -> Array:
+    """The nearest codes minus their zero points, for a step above 0."""
+    np.divide(w, step[:, None], out=out)
+    np.rint(out, out=out)
+    return np.clip(out, -z[:, None], (top - z)[:, None], out=out)
 
 
 def _block_sums(x: Array) -> Array:
@@ -83,7 +87,8 @@ def least_error(
     """Asymmetric blocks along axis 0, each with the least weighted error of those tried.
 
     For each share of the range: zero point and codes as in `quantize`, then the best scale for these codes,
-    d = Σ m c w / Σ m c² with c = code − zero. The first share with its best scale is never worse than
+    d = Σ m c w / Σ m c² with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²), of which the
+    part that depends on the share is compared. The first share with its best scale is never worse than
     rounding to nearest, so the result isn't either. Conventions: ties go to the wider range; if all inputs
     of a block have importance 0, its scale is that of rounding to nearest.
     """
@@ -91,22 +96,22 @@ def least_error(
     w, top = _into_blocks(weight, block), 2**bits - 1
     blocks, short = len(w), len(w) * block - length
     m = np.pad(importance.astype(w.dtype), (0, short)).reshape(blocks, block, 1)
-    centred, zero = np.zeros(w.shape, np.int16), np.zeros((blocks, count), np.uint8)
-    scale, least = np.zeros((blocks, count), w.dtype), np.full((blocks, count), np.inf, w.dtype)
-    mc, terms = np.empty_like(w), np.empty_like(w)
-    for step, z, c in _candidates(w, top):
-        np.multiply(m, c, out=mc)
-        square = _block_sums(np.multiply(mc, c, out=terms))
-        best = _block_sums(np.multiply(mc, w, out=terms)) / np.where(square > 0, square, 1)
-        d = np.where((square > 0) & (best > 0), best, step)
-        np.subtract(np.multiply(c, d[:, None], out=terms), w, out=terms)
-        e = _block_sums(np.multiply(m, np.square(terms, out=terms), out=terms))
-        better = e < least
-        least, scale = np.where(better, e, least), np.where(better, d, scale)
-        np.copyto(zero, z, where=better, casting="unsafe")
-        np.copyto(centred, c, where=better[:, None], casting="unsafe")
-    codes = (centred + zero[:, None]).astype(np.uint8).reshape(blocks * block, count)[:length]
-    return Blocks(codes, scale, zero, None, bits, block, 0, "none")
+    mw, terms = m * w, np.empty_like(w)
+    shape = (blocks, count)
+    step, zero, scale = np.ones(shape, w.dtype), np.zeros(shape, w.dtype), np.zeros(shape, w.dtype)
+    most = np.full(shape, -np.inf, w.dtype)
+    for share_step, z, c in _candidates(w, top):
+        product = _block_sums(np.multiply(c, mw, out=terms))
+        square = _block_sums(np.multiply(np.square(c, out=terms), m, out=terms))
+        best = product / np.where(square > 0, square, 1)
+        d = np.where((square > 0) & (best > 0), best, share_step)
+        less = d * (2 * product - d * square)  # than Σ m w²
+        better = less > most
+        for kept, new in ((most, less), (scale, d), (zero, z), (step, share_step)):
+            np.copyto(kept, new, where=better)
+    codes = _centred(w, np.where(step > 0, step, 1), zero, top, terms) + zero[:, None]
+    codes = codes.astype(np.uint8).reshape(blocks * block, count)[:length]
+    return Blocks(codes, scale, zero.astype(np.uint8), None, bits, block, 0, "none")
 
 
 def is_possible(weight: Float[Array, "D F"], blocks: Blocks) -> bool:

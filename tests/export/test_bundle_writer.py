@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,13 +38,14 @@ CONFIG = tiny_models.llama(layers=1, bias=True)
 # An export with stand-ins for graph and golden inputs, in a process of its own.
 STUBBED = """
 import os, signal, sys, time
+from contextlib import nullcontext
 from pathlib import Path
 import numpy as np
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
-def graph(_, new, *__):
-    (new / "model.onnx").write_bytes(b"graph")
-bundle_writer._graphs = graph
+def writing(files):
+    return nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"graph"))
+bundle_writer.writing = writing
 bundle_writer.golden = lambda *_: {"tokens": np.zeros(3, np.int64)}
 checkpoint, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2])
 """
@@ -51,10 +53,10 @@ checkpoint, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2])
 
 @pytest.fixture
 def stubbed(monkeypatch):
-    def graph(_, new, *__):
-        (new / "model.onnx").write_bytes(b"graph")
+    def writing(files):
+        return nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"graph"))
 
-    monkeypatch.setattr(bundle_writer, "_graphs", graph)
+    monkeypatch.setattr(bundle_writer, "writing", writing)
     monkeypatch.setattr(bundle_writer, "golden", lambda *_: {"tokens": np.zeros(3, np.int64)})
 
 

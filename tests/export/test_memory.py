@@ -16,10 +16,11 @@ from tfm.refimpl.checkpoint.open import save_checkpoint
 EXPORT = """
 import sys
 import torch
+from contextlib import nullcontext
 from pathlib import Path
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
-bundle_writer._graphs = lambda _, new, *__: (new / "model.onnx").write_bytes(b"graph") and []
+bundle_writer.writing = lambda files: nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"g"))
 bundle_writer.export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant=sys.argv[3], verify=False)
 """
 ONE = {"OPENBLAS_NUM_THREADS": "1"}  # many small products: threads would only wait for each other

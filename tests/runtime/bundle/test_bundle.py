@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from helpers import text_strategies, tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.export import bundle_writer
+from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -30,15 +33,17 @@ CONFIG = tiny_models.llama(layers=1, bias=True)
 TOKENIZER = text_strategies.wordpiece().to_str()
 
 
+def stand_in(files: GraphFiles) -> AbstractContextManager[Callable[[], int]]:
+    return nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"graph"))
+
+
 def make(path: Path, target: str = "ort-cpu", quant: str = "int8") -> Path:
     """A bundle whose graph and golden inputs are stand-ins: these tests run no graph."""
     checkpoint = path.parent / "checkpoint"
     if not checkpoint.exists():
         save_checkpoint(checkpoint, CONFIG, tiny_models.weights(CONFIG), TOKENIZER, "{{ messages }}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            bundle_writer, "_graphs", lambda _, new, *__: (new / "model.onnx").write_bytes(b"graph") and []
-        )
+        patch.setattr(bundle_writer, "writing", stand_in)
         patch.setattr(bundle_writer, "golden", lambda *_: {"tokens": np.zeros(3, np.int64)})
         bundle_writer.export(open_checkpoint(checkpoint), path, target=target, quant=quant, verify=False)
     return path

@@ -1,0 +1,146 @@
+"""The graph files of a bundle, for a large model by another process while this one computes.
+
+Tracing takes seconds and needs no weight; calibration and golden outputs take seconds and need no graph.
+Each holds the interpreter, so threads wouldn't help. `python -m tfm.export.graph.write` is that process: it
+reads a line of JSON, writes the files, and ends with its parent, for its input ends then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ...refimpl.config import Config, from_json, to_json
+from ...refimpl.errors import ExportError, TfmError
+from ...runtime.bundle import manifest, operator_limits, targets, weight_layout
+from ...runtime.bundle.graph_io import graphs
+from ...runtime.bundle.manifest import DATA, Tensor
+from ...runtime.bundle.targets import FloatType, Target
+from ...runtime.bundle.weight_formats import WeightFormat
+from ...runtime.bundle.weight_layout import Group
+
+# Bytes of weights from which a second process, which imports torch once more, pays.
+LARGE = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """What the graphs of a bundle follow from, and the folder that they belong in."""
+
+    config: Config
+    target: Target
+    schemes: Mapping[str, WeightFormat]
+    dtype: FloatType
+    opset: int | None
+    folder: Path
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        return weight_layout.stored(self.config, self.schemes, self.target)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return manifest.arrange(self.groups, self.dtype)
+
+    def to_json(self) -> str:
+        """One line, from which `from_json` makes an equal value."""
+        schemes = {name: asdict(weight_format) for name, weight_format in self.schemes.items()}
+        value = {"config": to_json(self.config), "target": self.target.name, "schemes": schemes}
+        return json.dumps(value | {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)})
+
+    @staticmethod
+    def from_json(text: str) -> GraphFiles:
+        value = json.loads(text)
+        return GraphFiles(
+            from_json(value["config"]),
+            targets.find(value["target"]),
+            {name: WeightFormat(**stated) for name, stated in value["schemes"].items()},
+            value["dtype"],
+            value["opset"],
+            Path(value["folder"]),
+        )
+
+
+def write(files: GraphFiles) -> None:
+    """Build the graphs and write them. Raises ExportError where a stored weight has no graph."""
+    import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
+
+    from .build import build
+
+    config, target = files.config, files.target
+    parts = graphs(config, operator_limits.cache(target, config) == "windowed")
+    if stray := [name for name in files.tensors if not any(part.owns(name) for part in parts)]:
+        raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
+    for part in parts:
+        model = build(
+            config,
+            part,
+            files.groups,
+            files.tensors,
+            target,
+            data=files.folder / DATA,
+            dtype=files.dtype,
+            opset=files.opset,
+        )
+        onnx_ir.save(model, files.folder / part.file)
+
+
+@contextmanager
+def writing(files: GraphFiles) -> Iterator[Callable[[], None]]:
+    """Begin with the graphs of a large model; the block calls what it is given to have them written.
+
+    Leaving the block before that stops the process. The call raises what `write` raises.
+    """
+    if manifest.size(files.tensors) < LARGE:
+        yield lambda: write(files)
+        return
+    command = [sys.executable, "-P", "-m", __name__]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
+        try:
+            assert child.stdin is not None
+            print(files.to_json(), file=child.stdin, flush=True)
+            yield lambda: _finish(child)
+        finally:
+            child.kill()
+
+
+def _finish(child: subprocess.Popen[str]) -> None:
+    """Wait for the process. Raises ExportError where it ended with an error."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    # Either has a few lines at most, which its pipe holds until they are read.
+    code, error, notes = child.wait(), child.stdout.read(), child.stderr.read()
+    if error:
+        raise ExportError(error)
+    if code:
+        last = (notes.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"building the graph ended with code {code} ({last:.200}): please report this")
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    line = sys.stdin.readline()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        write(GraphFiles.from_json(line))
+    except TfmError as error:
+        sys.stdout.write(str(error))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,118 @@
+"""Graphs that a process of its own writes are those that this one writes, and it ends with its use."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import tiny_models
+from tfm.export.graph import write as graph_write
+from tfm.export.graph.write import GraphFiles
+from tfm.refimpl.errors import ExportError
+from tfm.runtime.bundle import targets
+from tfm.runtime.bundle.weight_formats import WeightFormat
+
+INT8 = WeightFormat(bits=8, block=32, activations="block")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> GraphFiles:
+    schemes = {"decoder.layers.0.attn.wq": INT8, "decoder.layers.0.mlp.down": replace(INT8, symmetric=False)}
+    config = tiny_models.llama(layers=1)
+    return GraphFiles(config, targets.find("ort-cpu"), schemes, "float32", None, tmp_path)
+
+
+@pytest.fixture
+def in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_write, "LARGE", 0)
+
+
+def test_what_the_process_reads_is_what_it_is_told(files: GraphFiles) -> None:
+    assert GraphFiles.from_json(files.to_json()) == files
+    assert "\n" not in files.to_json()
+
+
+def test_the_process_writes_the_same_bytes(
+    files: GraphFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with graph_write.writing(files) as write:
+        write()
+    here = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "model.onnx").unlink()
+    monkeypatch.setattr(graph_write, "LARGE", 0)
+    monkeypatch.setattr(graph_write, "write", lambda _: pytest.fail("a large model has a process of its own"))
+    with graph_write.writing(files) as write:
+        write()
+    assert (tmp_path / "model.onnx").read_bytes() == here
+
+
+@pytest.mark.usefixtures("in_a_process")
+def test_errors_come_back_in_one_line(files: GraphFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(ExportError, match=r"^building the graph ended with code 1 \(FileNotFound.*report"),
+        graph_write.writing(replace(files, folder=files.folder / "nowhere")) as write,
+    ):
+        write()
+    unknown = replace(targets.find("ort-cpu"), name="abacus")
+    with (
+        pytest.raises(ExportError, match=r"^target must be one of .*, got 'abacus'$"),
+        graph_write.writing(replace(files, target=unknown)) as write,
+    ):
+        write()
+
+
+@pytest.mark.usefixtures("in_a_process")
+def test_an_export_that_fails_stops_the_process(files: GraphFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[str]] = []
+
+    class Recorded(subprocess.Popen[str]):
+        def __init__(self, *arguments, **options) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+
+    monkeypatch.setattr(graph_write.subprocess, "Popen", Recorded)
+    with pytest.raises(KeyError), graph_write.writing(files):
+        raise KeyError
+    [child] = begun
+    assert child.returncode == -signal.SIGKILL
+    assert not (files.folder / "model.onnx").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_process_ends_with_its_parent(files: GraphFiles) -> None:
+    code = textwrap.dedent("""
+    import subprocess, sys, time
+    from tfm.export.graph import write
+    write.LARGE = 0
+    real = subprocess.Popen
+    def begin(*arguments, **options):
+        child = real(*arguments, **options)
+        print(child.pid, flush=True)
+        return child
+    subprocess.Popen = begin
+    with write.writing(write.GraphFiles.from_json(sys.argv[1])):
+        time.sleep(60)
+    """)
+    command = [sys.executable, "-c", code, files.to_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    while _runs(child):
+        pass
+    assert not (files.folder / "model.onnx").exists()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process that nobody waits for has not ended."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
