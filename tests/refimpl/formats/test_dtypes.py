@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize as gguf_dequantize
-from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.errors import CheckpointError, NumericError
 from tfm.refimpl.formats.dtypes import CHUNK, KINDS, native, widen
 from tfm.refimpl.formats.file_bytes import FileBytes, read_file
+from tfm.refimpl.formats.ggml_blocks import BLOCK_TYPES
 from tfm.refimpl.ops.quant import dequantize
+from tfm.refimpl.weights.loader import check_finite
 
 READ = sorted(name for name, kind in KINDS.items() if kind.decode is not None)
+QUANTIZED_BY_GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 
 
 def records(kind: str, count: int, seed: int = 0) -> np.ndarray:
-    """Random well-formed bytes: any codes, finite scales of both signs, zeros among them."""
+    """Random bytes: any codes; scales that are one float are finite, of both signs, zeros among them."""
     rng = np.random.default_rng(seed)
     record = KINDS[kind].record
     made = rng.integers(0, 256, count * record.itemsize, dtype=np.uint8).view(record)
@@ -28,16 +31,57 @@ def records(kind: str, count: int, seed: int = 0) -> np.ndarray:
     return made.view(np.uint8)
 
 
-@pytest.mark.parametrize("kind", READ)
-@pytest.mark.parametrize("count", [2, 3, CHUNK // 32 + 5])
-def test_widen_equals_gguf(kind, count):
-    raw = records(kind, count, seed=count)
-    shape = (count, KINDS[kind].size)
-    want = gguf_dequantize(raw.reshape(count, -1), gguf.GGMLQuantizationType[kind]).reshape(shape)
-    got = widen(raw, kind, shape)
+def theirs(raw: np.ndarray, kind: str) -> np.ndarray:
+    """gguf's numbers of records [n, bytes]; infinite scales make it warn."""
+    with np.errstate(all="ignore"):
+        return gguf_dequantize(raw, gguf.GGMLQuantizationType[kind])
+
+
+def assert_same_numbers(got: np.ndarray, want: np.ndarray, what: str) -> None:
+    """Bit for bit; of NaN only the place."""
     assert got.dtype == np.float32
-    assert np.array_equal(got.view(np.uint32), want.view(np.uint32)), f"{kind} differs from gguf"
-    assert len(np.unique(got)) > 1, "well-formed data hold different numbers"
+    assert np.array_equal(np.isnan(got), np.isnan(want)), what
+    sound = ~np.isnan(want)
+    assert np.array_equal(got[sound].view(np.uint32), want[sound].view(np.uint32)), what
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_widen_equals_gguf(kind):
+    size = KINDS[kind].size
+    for count in (2, 3, CHUNK // size + 5):
+        raw = records(kind, count, seed=count)
+        shape = (count, size)
+        want = theirs(raw.reshape(count, -1), kind).reshape(shape)
+        got = widen(raw, kind, shape)
+        assert_same_numbers(got, want, f"{kind} differs from gguf")
+        assert len(np.unique(got)) > 1, "well-formed data hold different numbers"
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+def test_any_bytes_widen_as_in_gguf(kind):
+    """Scales that are infinite, NaN, tiny or the largest, and every code that a byte has."""
+    count, width = 400, KINDS[kind].record.itemsize
+    raw = np.random.default_rng(1).integers(0, 256, count * width, dtype=np.uint8)
+    raw[: 256 * width] = np.repeat(np.arange(256, dtype=np.uint8), width)
+    want = theirs(raw.reshape(count, -1), kind)
+    assert_same_numbers(widen(raw, kind, want.shape), want, kind)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED_BY_GGUF)
+def test_what_gguf_quantizes(kind):
+    weight = np.random.default_rng(2).standard_normal((3, 512)).astype(np.float32)
+    stored = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
+    got = widen(stored.reshape(-1), kind, weight.shape)
+    assert_same_numbers(got, theirs(stored, kind), kind)
+    assert np.corrcoef(got.ravel(), weight.ravel())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("kind", ["IQ1_S", "IQ2_XS", "IQ4_XS", "TQ1_0"])
+def test_a_scale_that_is_nan_is_refused(kind):
+    raw = records(kind, 2).view(KINDS[kind].record)
+    raw["d"][1] = np.nan
+    with pytest.raises(NumericError, match=r"x\[1, 0\] must be finite, is nan: the checkpoint is damaged"):
+        check_finite("x", widen(raw.view(np.uint8), kind, (2, 256)))
 
 
 def test_sizes_equal_those_of_gguf():

@@ -8,7 +8,9 @@ import gguf
 import numpy as np
 import pytest
 from tfm.refimpl.errors import CheckpointError
-from tfm.refimpl.formats.gguf import GGUF
+from tfm.refimpl.formats.dtypes import KINDS
+from tfm.refimpl.formats.ggml_blocks import BLOCK_TYPES
+from tfm.refimpl.formats.gguf import GGUF, TENSORS
 
 
 def text(value: bytes) -> bytes:
@@ -82,6 +84,14 @@ HOSTILE = {
     ),
     "DATA_NOT_ENOUGH_DATA": (file((), [tensor(b"a", [8])], ROW[1:]), "need 32 bytes"),
     "no data at all": (file((), [tensor(b"a", [8])])[:60], "need 32 bytes"),
+    "a row of 128 of IQ1_M": (
+        file((), [tensor(b"a", [128], 29)], bytes(56)),
+        "rows of IQ1_M .* blocks of 256",
+    ),
+    "NVFP4 cut": (file((), [tensor(b"a", [64, 2], 40)], bytes(71)), "need 72 bytes"),
+    "MXFP4 claims more rows": (file((), [tensor(b"a", [32, 3], 39)], bytes(34)), "need 51 bytes"),
+    "IQ2_XXS has bytes left": (file((), [tensor(b"a", [256], 16)], bytes(97)), "follow the last tensor"),
+    "Q8_K, which no file stores": (file((), [tensor(b"a", [256], 15)], bytes(292)), "has type 15; read are"),
     "DATA_MEM_SIZE_OVERFLOW": (
         file((), [tensor(n, [0x7FFFFFFFFFFFFFC0], 24, 0) for n in (b"a", b"b")], ROW),
         "more than the file",
@@ -191,3 +201,30 @@ def test_what_gguf_writes(tmp_path, alignment):
     assert got.shape("c") == (6, 64)
     assert np.array_equal(got.load("c"), gguf.quants.dequantize(codes, gguf.GGMLQuantizationType.Q5_1))
     assert got.kind("c") == "Q5_1"
+
+
+def test_every_type_that_files_have_is_read(tmp_path):
+    """As gguf numbers and names them; each tensor and each of its rows is read from its own place."""
+    rng, path = np.random.default_rng(3), tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    raw = {}
+    for kind in BLOCK_TYPES:
+        raw[kind] = rng.integers(0, 64, (3, 256 // KINDS[kind].size * KINDS[kind].record.itemsize), np.uint8)
+        writer.add_tensor(kind, raw[kind], raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    got = GGUF(path)
+    assert got.names == tuple(BLOCK_TYPES)
+    for kind, stored in raw.items():
+        want = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[kind])
+        assert (got.kind(kind), got.shape(kind)) == (kind, (3, 256))
+        assert np.array_equal(got.load(kind), want), kind
+        assert np.array_equal(got.load(kind, 1), want[1]), kind
+
+
+def test_all_types_of_gguf_are_read_but_those_that_no_file_has():
+    known = {kind.value: kind.name for kind in gguf.GGMLQuantizationType}
+    assert known.items() >= TENSORS.items()
+    assert {known[number] for number in known.keys() - TENSORS.keys()} <= {"Q8_1", "Q8_K", "Q1_0"}
