@@ -24,7 +24,7 @@ HELP = """\
 /set NAME default leave an option to the model; /set alone lists what is set
 /save FILE        write the conversation as JSON; --overwrite before FILE replaces a file
 /load FILE        go on with the conversation of a file
-/help, /quit      show this; leave, as Ctrl-D does
+/help, /quit      show this; leave, as /exit and Ctrl-D do
 Enter sends a message, Alt-Enter begins a new line of it, the arrow up brings earlier ones. Ctrl-C stops an
 answer: what there is of it stays in the conversation. A space before a slash makes it part of a message."""
 
@@ -59,10 +59,10 @@ class ChatCommands:
         """
         name, _, rest = line.removeprefix("/").partition(" ")
         if name not in self._commands:
-            near = difflib.get_close_matches(name, [*self._commands, "quit"], 1)
+            near = difflib.get_close_matches(name, [*self._commands, "quit", "exit"], 1)
             advice = f"did you mean /{near[0]}" if near else "/help lists them"
             raise typer.BadParameter(
-                f"no command is named /{name:.60}: {advice}; a space before the slash makes it a message"
+                f"there is no /{name:.60}: {advice}; a space before the slash makes it a message"
             )
         return self._commands[name](rest.strip())
 
@@ -104,7 +104,7 @@ class ChatCommands:
             sources = {name: context.get_parameter_source(name).name for name in context.params}
             given = {name: value for name, value in context.params.items() if sources[name] == "COMMANDLINE"}
         if not given or given.keys() - self.options.keys():
-            raise typer.BadParameter(f"{flag} is no option of an answer")
+            raise typer.BadParameter(f"{flag.removeprefix('--'):.60} is no option of an answer")
         changed: Any = {**self.options, **given}
         self.options = checked(**changed)
         return self._shown(given) or f"{name} is as the model asks"

@@ -39,7 +39,7 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
     text = read_all(file, "prompt") if argument is None else argument
     if not text.strip():
-        raise typer.BadParameter("the prompt is empty")
+        raise typer.BadParameter("the prompt is empty: give it as argument, with --file, or on stdin")
     require_utf8(text, "the prompt")
     return text
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from .console import progress, say, size
 
@@ -174,6 +177,24 @@ def bundle(
             say(f"removed {old}, it was made by an older version")
         say(f"exported to {written(path)}; the next run starts from there")
         return path
+
+
+def bundle_named(name: str) -> Path:
+    """The bundle at a path, or the one that the cache holds of a model's name; a usage error for several."""
+    if os.path.lexists(name):
+        return Path(name)
+    from ..runtime.hub.cache_dir import bundles_of
+
+    match bundles_of(name):
+        case []:
+            return Path(name)
+        case [path]:
+            say(f"{name}: {path}")
+            return path
+        case several:
+            raise typer.BadParameter(
+                f"the cache has several bundles of {name}, name one: {', '.join(map(str, several))}"
+            )
 
 
 def require_export(name: str) -> None:

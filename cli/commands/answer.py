@@ -68,6 +68,8 @@ def command(
     if context is not None and file is not None:
         raise typer.BadParameter("give the text as argument or as --file, not both")
     text = read_all(file, "text") if context is None else context
+    if not text.strip():
+        raise typer.BadParameter("the text is empty: give it after the question, with --file, or on stdin")
     choice = o.adapter_choice(adapter, no_adapter)
     loaded = load(model, engine, quant, device, threads, task="answer", adapter=choice)
     answers = loaded.answer(

@@ -98,7 +98,7 @@ def talk(commands: ChatCommands, banner: str, no_escape: bool) -> None:
     terminal = ChatTerminal(history_file())
     terminal.note(f"{banner}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D or /quit leaves")
     with silent_keys(), ignored_interrupts():
-        while (text := terminal.read()) is not None and text.strip() != "/quit":
+        while (text := terminal.read()) is not None and text.strip() not in ("/quit", "/exit"):
             try:
                 if text.startswith("/"):
                     terminal.note(commands.run(text))

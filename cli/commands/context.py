@@ -80,8 +80,7 @@ def command(
         raise LimitError(f"{text}: must be UTF-8") from None
     trained, begin = config.context, perplexity.before_text(tokenizer)
     length = min(length or 2 * trained, len(begin) + len(ids))
-    if length <= trained and factor is None:
-        say(f"nothing past the trained length of {trained} is read: the text or --length is {length} tokens")
+    past = length > trained or factor is not None
     factor = factor or max(1.0, length / trained)
     room = length - len(begin)
     starts = list(range(0, len(ids) - room + 1, stride or length))[:windows]
@@ -92,6 +91,13 @@ def command(
         raise typer.BadParameter(f"this model's ways are {', '.join(every)}, got {unknown[0]!r:.60}")
     chosen = {name: changed for name, changed in every.items() if not way or name in way}
     same = perplexity.same_positions(chosen, length)
+    if not past and not way and len(chosen) > 1:
+        raise LimitError(
+            f"within {length} tokens all ways rotate alike: give a --text and a --length of more than "
+            f"{trained} tokens, a --factor, or --way none to read the text as it is"
+        )
+    if not past:
+        say(f"nothing past the trained length of {trained} is read: the text or --length is {length} tokens")
     say_same(same, length)
     params = materialize(lazy)
     edges = perplexity.edges(trained, length)

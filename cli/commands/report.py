@@ -22,7 +22,10 @@ PROMPT_TOKENS, NEW_TOKENS, RUNS = 128, 64, 3
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle to report on.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(help="The bundle to report on, or the model whose bundle the cache holds."),
+    ],
     file: Annotated[
         Path, typer.Argument(metavar="OUT.html", dir_okay=False, help="The page; it must not exist.")
     ],
@@ -39,15 +42,16 @@ def command(
     from ...refimpl.errors import VerifyError
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.verification.verify import verify
+    from ..model_loading import bundle_named
     from ..report_page import Facts, page
 
     if file.exists() and not overwrite:
         raise typer.BadParameter(f"{file} exists: choose another name, or say --overwrite")
     if not file.parent.is_dir():
         raise typer.BadParameter(f"{file.parent} must be a directory, there is none")
-    show = progress()
-    report = verify(bundle, progress=show)
-    opened = open_bundle(bundle)
+    show, path = progress(), bundle_named(bundle)
+    report = verify(path, progress=show)
+    opened = open_bundle(path)
     show("comparing layer by layer", 0, 0)
     layers = _layers(opened)
     speeds = _speed(opened, show) if speed else "left out by --no-speed"
@@ -82,8 +86,9 @@ def _layers(bundle: Bundle) -> Sequence[LayerError] | str:
 
 def _sizes(bundle: Bundle) -> list[tuple[str, int]]:
     from ...runtime.analysis import sizes
+    from ..model_loading import bundle_bytes
 
-    total = sum(file.size for file in bundle.manifest.files.values())
+    total = bundle_bytes(bundle.path)
     parameters = sum(sizes.parameters(bundle.config).values())
     return [
         ("the bundle, all files", total),

@@ -31,12 +31,14 @@ SIZES = (1000, 4000, 10_000, 32_000, 64_000)
 HELD_OUT = 10  # one line in so many isn't trained on, where no file to measure on is named
 
 GROUP = "Look inside"
-command = typer.Typer(help="Train a tokenizer, encode a text with one, compare sizes of vocabularies.")
+command = typer.Typer(
+    no_args_is_help=True, help="Train a tokenizer, encode a text with one, compare sizes of vocabularies."
+)
 
 
 @command.command("train")
 def train(
-    files: Files,
+    files: Annotated[list[Path], typer.Argument(help="Text files in UTF-8.")],
     path: Annotated[Path, typer.Option("--out", dir_okay=False, help="The tokenizer.json to write.")],
     method: Method = "bpe",
     size: Annotated[
@@ -54,6 +56,9 @@ def train(
 
     Example: tfm-cli tokenizer train book.txt --out tokenizer.json --size 8000 --special "<s>"
     """
+    for file in files:
+        if not file.is_file():
+            raise typer.BadParameter(f"{file} must be a text file; --out names the file to write")
     from ...refimpl.tokenizers import training
     from ...refimpl.tokenizers.tokenizer import save
 

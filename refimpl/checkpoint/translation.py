@@ -30,7 +30,8 @@ def directed(
         tokens = set(languages.codes.values())
         if languages.place == "text" or not tokens & set(text):
             raise LimitError(
-                f"this model can't be told the language of a text, leave it out, got {source!r:.40}"
+                "this model isn't told the language of a text, only that of its translation: leave "
+                f"{source!r:.40} out"
             )
         text = [token if one in tokens else one for one in text]
     if target is not None:

@@ -56,10 +56,10 @@ class Sampler:
         for name in (*TOKEN_OPTIONS, "bad_words", "logit_bias"):
             items = (tuple(item) if isinstance(item, list) else item for item in getattr(self, name))
             object.__setattr__(self, name, tuple(items))
-        for name, in_range in RANGES.items():
+        for name, (in_range, words) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not in_range(value):
-                raise LimitError(f"{name} is out of its range, got {value!r:.80}")
+                raise LimitError(f"{name} must be {words}, got {value!r:.80}")
         # NumPy takes no integer of 300 digits, but does take it as a float.
         for name in FLOAT_OPTIONS:
             if (value := getattr(self, name)) is not None:
@@ -114,18 +114,23 @@ def _biases(value: Any) -> bool:
     return all(_natural(token) and _finite(amount) for token, amount in value)
 
 
-RANGES: dict[str, Callable[[Any], bool]] = {
-    "temperature": _positive,
-    "repetition_penalty": _positive,
-    "top_p": _probability,
-    "min_p": _probability,
-    "typical_p": _probability,
-    "presence_penalty": _finite,
-    "frequency_penalty": _finite,
-    "top_k": _positive_integer,
-    "no_repeat_ngram": _positive_integer,
-    "min_new_tokens": _natural,
-    **dict.fromkeys(TOKEN_OPTIONS, _tokens),
-    "bad_words": _words,
-    "logit_bias": _biases,
+POSITIVE = (_positive, "a number above 0")
+SHARE = (_probability, "above 0, at most 1")
+FINITE = (_finite, "a finite number")
+COUNT = (_positive_integer, "a whole number from 1")
+# For each option whether a value is in its range, and the range in words.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": POSITIVE,
+    "repetition_penalty": POSITIVE,
+    "top_p": SHARE,
+    "min_p": SHARE,
+    "typical_p": SHARE,
+    "presence_penalty": FINITE,
+    "frequency_penalty": FINITE,
+    "top_k": COUNT,
+    "no_repeat_ngram": COUNT,
+    "min_new_tokens": (_natural, "a whole number from 0"),
+    **dict.fromkeys(TOKEN_OPTIONS, (_tokens, "ids of tokens, whole numbers from 0")),
+    "bad_words": (_words, "sequences of tokens' ids, none of them empty"),
+    "logit_bias": (_biases, "pairs of a token's id and a finite number"),
 }

@@ -231,10 +231,9 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     """
     path = Path(path)
     recover(path)
-    if not path.is_dir():
-        raise BundleError(
-            f"{path}: must be a bundle, the directory that `tfm-cli export` writes; there is none"
-        )
+    if not path.is_dir() or not any((path / name).exists() for name in manifest.NAMES):
+        state = "has none of its files" if path.is_dir() else "is none"
+        raise BundleError(f"{path}: must be a bundle, the directory that `tfm-cli export` writes; it {state}")
     _regular(path, MANIFEST)
     contents = manifest.load(read_file(path / MANIFEST, LIMITS[MANIFEST], BundleError), str(path / MANIFEST))
     for name, file in contents.files.items():

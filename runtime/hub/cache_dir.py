@@ -94,6 +94,12 @@ def entry_in(message: str) -> str | None:
     return None if match is None else match[2]
 
 
+def bundles_of(name: str) -> list[Path]:
+    """The bundles in the cache that were made of a model, by their names."""
+    made = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}")
+    return [path for path in sorted((cache_dir() / "bundles").glob("[!.]*")) if made.fullmatch(path.name)]
+
+
 def is_outdated(bundle: Path) -> bool:
     """Whether a bundle was written in an older format, which this version can't run."""
     from ..bundle.manifest import FORMAT

@@ -1,4 +1,4 @@
-"""Read one layer's weights from a GGUF file or a directory of safetensors; the other weights stay on disk.
+"""Read one layer's weights from a model's file, its directory or by its name; the others stay on disk.
 
 python tests/examples/read_a_layer.py MODEL [LAYER]
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 
 from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.runtime.hub.locate import locate
+from tfm.runtime.progress import silent
 
 
 def main(model: str, layer: int) -> None:
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(locate(model, silent).path)
     print(f"{checkpoint.config.context} tokens of context, mostly {checkpoint.float_dtype}")
     for name in checkpoint.leaves.names:
         if name.startswith(f"decoder.layers.{layer}."):

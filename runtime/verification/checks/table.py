@@ -35,7 +35,7 @@ CHECKS: dict[str, Check] = {
         applies=lambda bundle: bundle.cache == "windowed",
     ),
     "source": Check(weights.check_source, "weights against the source's", full=True, asked_by="source=MODEL"),
-    "text": Check(text.check_text, "predictions over a text: perplexity, KL divergence", full=True),
+    "text": Check(text.check_text, "outputs over a text", full=True),
     "texts": Check(
         greedy.check_greedy_texts,
         "greedy texts beside the specification's",

@@ -106,7 +106,9 @@ def _divergence(
         budget = kl_budget(context.golden.own.budget)
         if kl > budget and not context.bundle.manifest.schemes:
             budget = kl_budget_over_text(reference, context.golden.own.budget, kl_of)
-        return judged(KL, kl, budget, "nats a token", note)
+        # Equal probabilities for all tokens are at most log V nats away: a wider budget says nothing.
+        if budget < np.log(reference.config.embedding.vocabulary):
+            return judged(KL, kl, budget, "nats a token", note)
     finite = None if np.isfinite(kl) else False
     return Row(KL, kl, unit="nats a token", ok=finite, note=note)
 

@@ -112,7 +112,7 @@ def test_answers_alone_are_on_stdout_and_history_is_kept(tfm, bundle: Path, tmp_
         shown += terminal.wait_for("\x1b[0mmax-new-tokens 1")
         terminal.press("two\x1b\rlines\r")  # Alt-Enter
         shown += terminal.wait_for("cut after 1 tokens")
-        terminal.press("/quit\r")
+        terminal.press("/exit\r")
         assert terminal.wait_for_end() == 0
     assert not COLOUR.search(shown)
     assert (tmp_path / "out").read_bytes().decode().startswith(expected)
@@ -174,7 +174,7 @@ def test_commands_change_the_conversation(commands: ChatCommands) -> None:
 
 def test_help_names_every_command(commands: ChatCommands) -> None:
     named = set(re.findall(r"/([a-z]+)", commands.run("/help")))
-    assert named == {"help", "system", "clear", "save", "load", "undo", "set", "quit"}
+    assert named == {"help", "system", "clear", "save", "load", "undo", "set", "quit", "exit"}
 
 
 def test_a_conversation_is_saved_and_loaded(commands: ChatCommands, tmp_path, monkeypatch) -> None:
@@ -232,15 +232,15 @@ def test_set_fails_as_the_command_line_does(tfm, commands: ChatCommands, words: 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/sav x", "no command is named /sav: did you mean /save;"),
-        ("/etc/passwd", "no command is named /etc/passwd: /help lists them; a space before the slash"),
+        ("/sav x", "there is no /sav: did you mean /save;"),
+        ("/etc/passwd", "there is no /etc/passwd: /help lists them; a space before the slash"),
         ("/qiut", "did you mean /quit;"),
         ("/undo 2", "takes nothing, got '2'"),
         ("/clear all", "takes nothing, got 'all'"),
         ("/save", "name a file"),
         ("/load", "name a file"),
-        ("/set model x", "--model is no option of an answer"),
-        ("/set nothing default", "--nothing is no option of an answer"),
+        ("/set model x", "model is no option of an answer"),
+        ("/set nothing default", "nothing is no option of an answer"),
         ("/set --help", "No such option: --help"),
         ("/set stop 'x", "No closing quotation"),
     ],

@@ -98,7 +98,7 @@ def test_what_stretches_nothing_is_computed_once(tfm, short, text, monkeypatch):
     losses = perplexity.losses
     monkeypatch.setattr(perplexity, "losses", lambda *given: computed.append(given) or losses(*given))
     options = ("context", short, "--text", text, "--length", 20)
-    ran = tfm(*options, "--json")
+    ran = tfm(*options, *(word for way in WAYS for word in ("--way", way)), "--json")
     assert len(computed) == 1
     assert ran.json["same_as"] == dict.fromkeys(WAYS[1:], "none")
     assert list(ran.json["within"]) == WAYS
@@ -136,6 +136,10 @@ def test_each_window_begins_as_the_tokenizer_begins(tfm, tmp_path, text):
 def test_what_is_refused(tfm, short, tmp_path, text):
     ran = tfm("context", short, "--text", text, "--way", "alibi")
     ran.failed(2, "this model's ways are none, linear, dynamic-ntk, yarn, llama3, got 'alibi'")
+    alike = tfm("context", short, "--text", text, "--length", 20)
+    alike.failed(
+        9, "within 20 tokens all ways rotate alike: give a --text and a --length of more than 24 tokens"
+    )
     text.write_bytes(b"caf\xe9")
     tfm("context", short, "--text", text).failed(9, "must be UTF-8")
     text.write_text("a")

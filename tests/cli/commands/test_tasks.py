@@ -175,6 +175,7 @@ def test_answer(run, tmp_path) -> None:
     run("answer").failed(2, "give a question")
     run("answer", "a", "b", "--questions", tmp_path / "questions").failed(2, "not both")
     run("answer", "a", "b", "--file", tmp_path / "context").failed(2, "not both")
+    run("answer", "a", stdin=b" ").failed(2, "the text is empty: give it after the question, with --file")
     run("answer", "the", context, "--window", 8, "--stride", 5).failed(9, "leaves 4 of a window of 8")
 
 

@@ -183,7 +183,7 @@ def test_bad_words(seed: int, text: np.ndarray, words: list[list[int]]):
     logits = draw(seed)
     made = theirs(logits, text, NoBadWordsLogitsProcessor(words)) if words else logits
     same(ban_words(logits, text, words), made)
-    with pytest.raises(LimitError, match="bad_words is out of its range"):
+    with pytest.raises(LimitError, match="bad_words must be sequences"):
         Sampler(bad_words=((),))
 
 

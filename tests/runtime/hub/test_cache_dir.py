@@ -8,7 +8,15 @@ from helpers.wheels import GGUF, catalogue_model, wheel
 from tfm.refimpl.errors import TfmError
 from tfm.runtime.bundle.manifest import FORMAT
 from tfm.runtime.hub import model_names
-from tfm.runtime.hub.cache_dir import bundle_path, cache_dir, cached, is_outdated, remove, remove_outdated
+from tfm.runtime.hub.cache_dir import (
+    bundle_path,
+    bundles_of,
+    cache_dir,
+    cached,
+    is_outdated,
+    remove,
+    remove_outdated,
+)
 from tfm.runtime.hub.locate import locate
 from tfm.runtime.progress import silent
 
@@ -46,6 +54,8 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
         ("prepacked", True),
         ("prepacked", True),
     ]
+    assert bundles_of("smollm2-135m") == [bundle_path(source, "int8", "ort-cpu")]
+    assert bundles_of("smollm") == []
     assert [c.kind for c in remove("smollm2-135m")] == ["model", "bundle", "prepacked"]
     left, packed = cached()
     (packed.path / "model.onnx.data").unlink()  # what remains of weights that can't be packed: no entry

@@ -93,3 +93,13 @@ def test_a_text_that_the_golden_tokens_say_too_little_of(config):
     enough = rows(config, 1.0, 1.0)["KL divergence over a text"]
     assert (enough.budget, enough.ok) == (kl_budget(1.0), True)
     assert rows(config, 1.0, 1e-30, {"leaf": None})["KL divergence over a text"].ok is False
+
+
+@pytest.mark.parametrize("config", [tiny_models.llama(), tiny_models.encoder()])
+def test_a_budget_of_kl_that_allows_anything_judges_nothing(config):
+    """It is judged as long as a model that knows nothing would fail."""
+    most = np.log(config.embedding.vocabulary)
+    for budget in (1.0, 2.0, 4.0, 8.0):
+        row, allowed = rows(config, 1.0, budget)["KL divergence over a text"], kl_budget(budget)
+        assert (row.budget, row.result) == ((allowed, "ok") if allowed < most else (None, "measured"))
+    assert rows(config, np.inf, 8.0)["KL divergence over a text"].ok is False
