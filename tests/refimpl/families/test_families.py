@@ -27,14 +27,14 @@ def test_every_family_has_a_row():
 
 
 @pytest.mark.parametrize("name", HF)
-@settings(max_examples=settings.default.max_examples // 3)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(data=st.data())
 def test_outputs_equal_transformers(name, data):
     compare_with_transformers(name, 0, data)
 
 
 @pytest.mark.parametrize(("name", "kind"), HEADS, ids=[ROWS[n].models[k].__name__ for n, k in HEADS])
-@settings(max_examples=settings.default.max_examples // 8)
+@settings(max_examples=settings.default.max_examples // 16)
 @given(data=st.data())
 def test_heads_equal_transformers(name, kind, data):
     compare_with_transformers(name, kind, data)
