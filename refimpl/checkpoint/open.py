@@ -18,12 +18,14 @@ import numpy as np
 from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..config_readers.keys import Keys
+from ..config_readers.quantization import read_quantization
 from ..errors import CheckpointError
 from ..families import identify, read_config, read_gguf, read_leaves
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.gguf import GGUF
 from ..formats.model_directory import Directory
+from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
 from ..formats.tensor_source import CODE, CONVERT, SINGLE, Shards, shards
 from ..ops.quant import Blocks
@@ -207,9 +209,11 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
-    identify(Keys(raw, where))
+    identify(keys := Keys(raw, where))
+    quantization = read_quantization(keys)
     sentence = read_sentence(directory)
-    source = Shards(shards(directory))
+    files = Shards(shards(directory))
+    source = files if quantization is None else Quantized(files, quantization)
     task = "pool" if sentence else None
     if adapter is None:
         config, family = read_config(raw, where, source.names, task)
@@ -245,6 +249,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         code_replaced_by=replaced_by(raw),
         adapter=adapter,
         notes=(
+            *(() if quantization is None else quantization.notes),
             *(() if applied is None else applied.notes),
             *(() if adapter is None else notes(adapter, path, raw)),
         ),

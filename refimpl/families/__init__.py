@@ -27,9 +27,11 @@ from ..config import LM, Config, EncoderDecoder, QuestionAnswering
 from ..config_readers.generation_keys import KEYS as GENERATION
 from ..config_readers.heads import reading
 from ..config_readers.keys import ANY, HARMLESS, Keys
+from ..config_readers.quantization import read_quantization
 from ..errors import ConfigError
 from ..formats.tensor_source import GgufSource, TensorSource
 from ..weights.loader import Leaves
+from ..weights.steps import STEPS
 from ..weights.weight_map import WeightMap, weight_map
 
 Task = Literal["lm", "masked", "classify", "tag", "answer", "pool"]
@@ -155,21 +157,18 @@ def identify(keys: Keys) -> tuple[Family, Task]:
         if keys.values.get("auto_map"):
             raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
         raise
-    if (stored := keys.values.get("quantization_config")) is not None:
+    if read_quantization(keys) is not None and not _stores_outputs_first(family):
         raise ConfigError(
-            f"{keys.where}: quantization_config says that the weights are quantized ({_method(stored)}), a "
-            "format that isn't read: take the original checkpoint, which quant=int4 or quant=int8 quantizes, "
-            "or a .gguf file of the model"
+            f"{keys.where}: quantization_config isn't read for {keys.values['model_type']}, whose matrices "
+            "are stored inputs first: take the original checkpoint, or a .gguf file of the model"
         )
     return family, task
 
 
-def _method(quantization: Any) -> str:
-    """What a quantization_config says of its method: gptq in 4 bits, awq, fp8, ..."""
-    stated = quantization if isinstance(quantization, Mapping) else {}
-    bits = stated.get("bits")
-    name = f"{stated.get('quant_method', 'no method named')!s:.40}"
-    return f"{name} in {bits} bits" if type(bits) is int else name
+def _stores_outputs_first(family: Family) -> bool:
+    """Whether a family's matrices are [out, in], as those of quantizing libraries are."""
+    projections = [line for line in family.WEIGHTS.lines if line.leaves[0].endswith((".wq", ".wo"))]
+    return bool(projections) and all(STEPS["transpose"] in line.steps for line in projections)
 
 
 def _family(keys: Keys) -> tuple[Family, Task]:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..ops.quant import Blocks
 from .ggml_blocks import BLOCK_TYPES, BlockType, floats
+from .small_floats import E4M3, E5M2, E8M0
 
 Array = np.ndarray
 CHUNK = 2**18  # elements decoded at a time: temporaries stay in the processor's cache
@@ -37,6 +38,15 @@ def _copy(b: Any, out: Array) -> None:
     out[...] = b["x"]
 
 
+def _looked_up(table: Array) -> Callable[[Any, Array], None]:
+    """Codes of 8 bits, each the place of its value in a table."""
+
+    def decode(b: Any, out: Array) -> None:
+        np.take(table, b["x"], out=out)
+
+    return decode
+
+
 def _of_parts(block_type: BlockType) -> Callable[[Any, Array], None]:
     return lambda b, out: floats(block_type.parts(b), out)
 
@@ -45,6 +55,9 @@ KINDS = {
     "F32": _kind(1, _copy, ("x", "<f4", (1,))),
     "F16": _kind(1, _copy, ("x", "<f2", (1,))),
     "BF16": _kind(1, _bf16, ("x", "<u2", (1,))),
+    "F8_E4M3": _kind(1, _looked_up(E4M3), ("x", "u1", (1,))),
+    "F8_E5M2": _kind(1, _looked_up(E5M2), ("x", "u1", (1,))),
+    "F8_E8M0": _kind(1, _looked_up(E8M0), ("x", "u1", (1,))),
 }
 KINDS |= {name: Kind(one.size, one.record, _of_parts(one)) for name, one in BLOCK_TYPES.items()}
 INTEGERS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "F64": 8}

@@ -27,8 +27,11 @@ from .file_bytes import FileBytes
 from .strict_json import parse
 
 HEADER_LIMIT = 100_000_000
-READABLE = ("F32", "F16", "BF16", *READABLE_INTEGERS)
+FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+READABLE = (*FLOATS, *READABLE_INTEGERS)
 SKIPPABLE = ("I8", "I16", "U16", "I32", "U32", "U64", "F64")
+# Codes of quantized weights.
+CODES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 
 
 class SafeTensors:
@@ -98,16 +101,25 @@ class SafeTensors:
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
         """The tensor as float32, or one part along its first axis."""
-        kind, full_shape, begin, end = self._entries[name]
+        kind = self.kind(name)
         if kind not in READABLE:
             raise CheckpointError(
                 f"{self.path}: {name!r:.80} must be one of {', '.join(READABLE)}, got {kind}"
             )
-        begin, end, shape = slab(begin, end, full_shape, part)
-        data = self._file.read(self._start + begin, self._start + end)
+        data, shape = self._bytes(name, part)
         if kind in READABLE_INTEGERS:
             return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
         return widen(data, kind, shape)
+
+    def raw(self, name: str, part: int | None = None) -> np.ndarray:
+        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        data, shape = self._bytes(name, part)
+        return data.view(CODES[self.kind(name)]).reshape(shape)
+
+    def _bytes(self, name: str, part: int | None) -> tuple[np.ndarray, tuple[int, ...]]:
+        _, full_shape, begin, end = self._entries[name]
+        begin, end, shape = slab(begin, end, full_shape, part)
+        return self._file.read(self._start + begin, self._start + end), shape
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
         """A safetensors file has no blocks of its own."""

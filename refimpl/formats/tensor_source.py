@@ -93,6 +93,10 @@ class Shards:
     def native(self, name: str, part: int | None = None) -> Blocks | None:
         return self._of[name].native(name, part)
 
+    def raw(self, name: str, part: int | None = None) -> np.ndarray:
+        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        return self._of[name].raw(name, part)
+
 
 def missing_weights(path: Path) -> CheckpointError:
     """The error for a model directory, or its config.json, without weights that may be opened."""

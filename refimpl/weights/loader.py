@@ -101,9 +101,21 @@ class Leaves:
             if rule.tensors[0] in unread:
                 self._compare(rule)
                 del unread[rule.tensors[0]]
+        for name in [name for name in unread if self._adds_nothing(name)]:
+            del unread[name]
         if unread:
             first = next(iter(unread))
             raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
+
+    def _adds_nothing(self, name: str) -> bool:
+        """Whether a tensor is a bias of zeros beside GPTQ's codes: older writers give every module one."""
+        weight = f"{name.removesuffix('.bias')}.weight"
+        return (
+            name.endswith(".bias")
+            and weight in self._source.names
+            and self._source.kind(weight).startswith("GPTQ")
+            and not self._source.load(name).any()
+        )
 
     def _found(self, rule: Rule) -> None:
         """Check the tensors that a rule reads, and note which leaves they are."""

@@ -132,19 +132,10 @@ def no_safetensors(model: Path) -> Path:
     return model
 
 
-def gptq(model: Path) -> Path:
+def hqq(model: Path) -> Path:
     unknown_config_key(model)  # how weights are stored is said before what else isn't known
     config = json.loads((model / "config.json").read_text())
-    stored = {"quant_method": "gptq", "bits": 4, "group_size": 128}
-    (model / "config.json").write_text(json.dumps(config | {"quantization_config": stored}))
-    return model
-
-
-def fp8(model: Path) -> Path:
-    """8-bit floats, which the header of the weights states too."""
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
-    header(model, lambda entries: json.dumps(entries).replace("F32", "F8_E4M3"))
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "hqq"}}))
     return model
 
 
@@ -156,11 +147,7 @@ BAD = {
     unknown_config_key: (4, "attention_sinks"),
     unread_tensor: (3, "decoder.extra"),
     no_safetensors: (3, "pytorch_model.bin is there: it can run code and isn't opened; if you trust it"),
-    gptq: (
-        4,
-        "quantized (gptq in 4 bits), a format that isn't read: take the original checkpoint",
-    ),
-    fp8: (4, "quantized (fp8), a format that isn't read"),
+    hqq: (4, "quant_method must be one of gptq, awq"),
     nan_weight: (8, "finite"),
     tokenizer_that_panics: (3, "tokenizer.json"),
     tokenizer_that_aborts: (3, "tokenizer.json"),

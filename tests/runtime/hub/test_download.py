@@ -241,7 +241,10 @@ def test_a_hub_repositorys_licence_and_card_come_along(cache, monkeypatch):
     ("config", "words"),
     [
         (b'{"model_type": "gpt9"}', r"hf:org/name/m/config\.json: model_type must be one of"),
-        (b'{"model_type": "llama", "quantization_config": {"quant_method": "awq"}}', r"quantized \(awq\)"),
+        (
+            b'{"model_type": "llama", "quantization_config": {"quant_method": "hqq"}}',
+            "quant_method must be one",
+        ),
     ],
 )
 def test_a_hub_models_config_is_read_before_its_weights_come(cache, monkeypatch, config, words):

@@ -1,0 +1,219 @@
+"""Models that quantizing libraries wrote: opened, they are the float models of the same numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import quantized_writer
+from helpers.quantized_writer import FORMATS, Format
+from safetensors.torch import load_file, save_file
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import CheckpointError, ConfigError, NumericError
+from tfm.refimpl.ops.quant import dequantize
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_leaves_are_those_of_the_float_model(name, tmp_path):
+    quantized_writer.write(tmp_path, FORMATS[name])
+    stored, floats = (open_checkpoint(tmp_path / folder) for folder in ("stored", "floats"))
+    assert stored.config == floats.config
+    assert stored.leaves.names == floats.leaves.names
+    for leaf in floats.leaves.names:
+        np.testing.assert_array_equal(stored.leaf(leaf), floats.leaf(leaf), err_msg=leaf)
+        if (blocks := stored.native(leaf)) is not None:
+            tolerance = 2e-7 if name == "llm-int8" else 0
+            np.testing.assert_allclose(dequantize(blocks), floats.leaf(leaf), rtol=tolerance, err_msg=leaf)
+    kinds = stored.stored
+    assert kinds.pop("F32") == 2 * 97 * 64 + 5 * 64
+    assert list(kinds.values()) == [2 * sum(f * d for f, d in quantized_writer.SIZES.values())]
+
+
+def test_the_logits_are_those_of_the_float_model(tmp_path):
+    quantized_writer.write(tmp_path, FORMATS["gptq4"])
+    tokens = np.arange(7)[None]
+    stored, floats = (
+        NumpyEngine(opened.config, opened.params).step(
+            tokens, NumpyEngine(opened.config, opened.params).start(1)
+        )
+        for opened in (open_checkpoint(tmp_path / folder) for folder in ("stored", "floats"))
+    )
+    np.testing.assert_array_equal(stored[0], floats[0])
+
+
+def test_rounded_inputs_have_a_note(tmp_path):
+    quantized_writer.write(tmp_path, FORMATS["int8"])
+    [note] = open_checkpoint(tmp_path / "stored").notes
+    assert "round the inputs of products to 8-bit integers; here they stay floats" in note
+
+
+def changed(directory: Path, form: Format, config: dict[str, Any] | None = None, **tensors: Any) -> Path:
+    """The model in the format with other keys of quantization_config, and other tensors of one module."""
+    quantized_writer.write(directory, form)
+    path = directory / "stored"
+    every = load_file(path / "model.safetensors")
+    for part, tensor in tensors.items():
+        name = f"{Q}.{part}"
+        every[name] = tensor(every.get(name))
+        if every[name] is None:
+            del every[name]
+    save_file({name: tensor.contiguous() for name, tensor in every.items()}, path / "model.safetensors")
+    stated = json.loads((path / "config.json").read_text())
+    stated["quantization_config"] |= config or {}
+    (path / "config.json").write_text(json.dumps(stated))
+    return path
+
+
+def without(tensor: torch.Tensor) -> None:
+    return None
+
+
+def first(value: float) -> Any:
+    """A change of a tensor's first number."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.clone()
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return change
+
+
+HOSTILE = [
+    ("gptq4", {"qzeros": without}, "qzeros' is missing: a quantized weight needs it"),
+    ("gptq4", {"qzeros": lambda t: t[:1]}, r"qzeros' must have shape \[2, 8\], has \[1, 8\]"),
+    ("gptq4", {"scales": lambda t: t.int()}, "scales' must be of type F32 or F16 or BF16, is I32"),
+    ("gptq4", {"qweight": lambda t: t[:, 0].contiguous()}, r"qweight' must be a matrix, has shape \[8\]"),
+    ("gptq4", {"qweight": lambda t: t[:, :7]}, "qweight' must hold whole words of 4-bit codes"),
+    ("gptq4", {"g_idx": first(2)}, r"g_idx\[0\] must be a group from 0 to 1, is 2"),
+    ("gptq4", {"g_idx": first(-1)}, r"g_idx\[0\] must be a group from 0 to 1, is -1"),
+    ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' must not be there twice"),
+    ("gptq4", {"bias": lambda t: t + 1}, "every tensor must be known, 1 aren't, first .*q_proj.bias"),
+    ("awq", {"qzeros": lambda t: t[:, :4]}, r"qzeros' must have shape \[2, 8\], has \[2, 4\]"),
+    ("fp8-block", {"weight_scale_inv": without}, "weight_scale' is missing"),
+    ("fp8-block", {"weight_scale_inv": lambda t: t[:1]}, r"must have a shape of \[2, 2\], .*, has \[1, 2\]"),
+    ("pack4", {"weight_shape": first(65)}, r"must hold 4-bit codes of weight_shape, \[65, 64\]"),
+    ("int8", {"weight_scale": lambda t: t[:3]}, r"weight_scale' must have shape \[64, 1\], has \[3, 1\]"),
+    ("nf4", {"weight.quant_map": first(0.5)}, "quant_map' must be that of NF4, it isn't"),
+    ("nf4", {"weight.absmax": lambda t: t[1:]}, r"absmax' must have shape \[64\], has \[63\]"),
+    ("nf4", {"weight.quant_state.bitsandbytes__nf4": first(0x5D)}, "must be JSON"),
+    ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' must be 0, rows, is 1"),
+    (
+        "nvfp4",
+        {"weight_global_scale": lambda t: t.repeat(2)},
+        r"global_scale' must have shape \[\], has \[2\]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "tensors", "words"), HOSTILE)
+def test_a_damaged_weight_is_refused(name, tensors, words, tmp_path):
+    path = changed(tmp_path, FORMATS[name], **tensors)
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(path).leaf("decoder.layers.0.attn.wq")
+
+
+@pytest.mark.parametrize("name", ["gptq4", "awq", "fp8-block", "pack4", "llm-int8", "nvfp4", "modelopt"])
+def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
+    scales = {"gptq4": "scales", "awq": "scales", "fp8-block": "weight_scale_inv", "llm-int8": "SCB"}
+    path = changed(tmp_path, FORMATS[name], **{scales.get(name, "weight_scale"): first(float("nan"))})
+    with pytest.raises(NumericError, match=r"attn.wq\[.*must be finite, is nan"):
+        open_checkpoint(path).leaf("decoder.layers.0.attn.wq")
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "words"),
+    [
+        (
+            "gptq4",
+            {"quant_method": "hqq"},
+            "quant_method must be one of gptq, awq, .*, got 'hqq'; what isn't known",
+        ),
+        ("gptq4", {"bits": 5}, "bits must be 2, 3, 4 or 8, got 5"),
+        ("gptq4", {"group_size": 0}, "group_size must be -1, or at least 1, got 0"),
+        (
+            "gptq4",
+            {"checkpoint_format": "marlin"},
+            "checkpoint_format must be one of gptq, gptq_v2, got 'marlin'",
+        ),
+        ("gptq4", {"rotation": "hadamard"}, "rotation must be null, got 'hadamard'"),
+        ("gptq4", {"dynamic": {"+:q_proj": {"bits": 8}}}, "dynamic must be null or {}"),
+        ("gptq4", {"unheard_of": 1}, "quantization_config: key 'unheard_of' isn't known"),
+        ("awq", {"version": "gemv"}, "version must be one of gemm"),
+        ("awq", {"zero_point": False}, "zero_point must be true, got False"),
+        ("fp8-block", {"weight_block_size": [0, 128]}, "weight_block_size must be null or two whole numbers"),
+        (
+            "pack4",
+            {"format": "marlin-24"},
+            "format must be one of pack-quantized of 4-bit ints, .* got 'marlin-24'",
+        ),
+        (
+            "pack4",
+            {"quantization_status": "initialized"},
+            'quantization_status must be "compressed" or "frozen"',
+        ),
+        ("pack4", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config must be null"),
+        ("pack4", {"transform_config": {"config_groups": {}}}, "transform_config must be null or {}"),
+        ("nf4", {"bnb_4bit_quant_storage": "bfloat16"}, 'bnb_4bit_quant_storage must be "uint8"'),
+        ("modelopt", {"quant_algo": "W4A8_AWQ"}, "quant_algo must be one of NVFP4, FP8"),
+    ],
+)
+def test_a_setting_that_is_not_known_is_refused(name, keys, words, tmp_path):
+    path = changed(tmp_path, FORMATS[name], keys)
+    with pytest.raises(ConfigError, match=words):
+        open_checkpoint(path)
+
+
+def test_a_list_of_floats_that_the_file_contradicts_is_refused(tmp_path):
+    path = changed(tmp_path, FORMATS["awq"], {"modules_to_not_convert": ["self_attn"]})
+    with pytest.raises(
+        CheckpointError, match=r"k_proj.weight' is quantized, and config.json says that it isn't"
+    ):
+        open_checkpoint(path)
+
+
+def test_a_model_of_floats_that_claims_to_be_quantized_is_refused(tmp_path):
+    quantized_writer.write(tmp_path, FORMATS["awq"])
+    (tmp_path / "stored" / "config.json").rename(tmp_path / "floats" / "config.json")
+    with pytest.raises(CheckpointError, match="says that weights are quantized, none is"):
+        open_checkpoint(tmp_path / "floats")
+
+
+def test_matrices_that_are_stored_inputs_first_are_not_guessed(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "gpt2", "quantization_config": FORMATS["gptq4"].config})
+    )
+    with pytest.raises(ConfigError, match="isn't read for gpt2, whose matrices are stored inputs first"):
+        open_checkpoint(tmp_path)
+
+
+def test_groups_of_modules_have_schemes_of_their_own(tmp_path):
+    """The most exact name counts: a module, then a pattern, then all linear maps."""
+    four, eight = FORMATS["pack4"], FORMATS["pack8-asymmetric"]
+    quantized_writer.write(tmp_path, four)
+    (tmp_path / "eight").mkdir()
+    quantized_writer.write(tmp_path / "eight", eight)
+    every = load_file(tmp_path / "stored" / "model.safetensors")
+    others = load_file(tmp_path / "eight" / "stored" / "model.safetensors")
+    down = {name: tensor for name, tensor in others.items() if "layers.1.mlp.down_proj" in name or Q in name}
+    save_file(
+        {n: t for n, t in every.items() if Q not in n and "1.mlp.down_proj" not in n} | down,
+        tmp_path / "stored" / "model.safetensors",
+    )
+    [of_four], [of_eight] = (list(form.config["config_groups"].values()) for form in (four, eight))
+    groups = {"a": of_four, "b": of_eight | {"targets": [r"re:.*1\.mlp\.down_proj$", Q]}}
+    config = quantized_writer.CONFIG | {"quantization_config": four.config | {"config_groups": groups}}
+    (tmp_path / "stored" / "config.json").write_text(json.dumps(config))
+    opened = open_checkpoint(tmp_path / "stored")
+    of_eight_bits = [name for name in opened.leaves.names if opened.leaves.kind(name) == "INT8"]
+    assert of_eight_bits == ["decoder.layers.0.attn.wq", "decoder.layers.1.mlp.down"]
+    reference = open_checkpoint(tmp_path / "eight" / "floats")
+    for name in of_eight_bits:
+        np.testing.assert_array_equal(opened.leaf(name), reference.leaf(name))

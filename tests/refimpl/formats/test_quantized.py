@@ -1,0 +1,120 @@
+"""Quantized weights as the libraries that write them read them: recorded files, and transformers' own code.
+
+`quantized.safetensors.xz` holds weights that each library quantized, packed and dequantized itself, and the
+quantization_config that it writes: auto-gptq 0.7.1 (QuantLinear of qlinear_cuda: `pack`, and its product with
+the unit matrix), autoawq 0.2.5 (WQLinear_GEMM.from_linear, dequantize_gemm), bitsandbytes 0.50.2
+(quantize_4bit, QuantState.as_dict(packed=True), dequantize_4bit, int8_vectorwise_quant and _dequant),
+compressed-tensors 0.20.0 (compress and decompress of each layout) and nvidia-modelopt 0.47.0
+(NVFP4QTensor.quantize, dequantize), from normal weights of 8 to 32 rows. Names are FORMAT:TENSOR, the
+library's result is FORMAT:expected, in the type that it computes in; `configs` is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save_file
+from tfm.refimpl.config_readers.keys import Keys
+from tfm.refimpl.config_readers.quantization import read_quantization
+from tfm.refimpl.formats import small_floats
+from tfm.refimpl.formats.quantized import packed
+from tfm.refimpl.formats.quantized.source import Quantized
+from tfm.refimpl.formats.safetensors import SafeTensors
+from tfm.refimpl.ops.quant import dequantize
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+FILE = Path(__file__).with_name("quantized.safetensors.xz")
+
+
+@cache
+def recorded() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, torch.Tensor]]]:
+    """Each format's quantization_config, and its tensors."""
+    stored = load(lzma.decompress(FILE.read_bytes()))
+    configs = json.loads(stored.pop("configs").numpy().tobytes())
+    tensors: dict[str, dict[str, torch.Tensor]] = {name: {} for name in configs}
+    for name, tensor in stored.items():
+        form, _, part = name.partition(":")
+        tensors[form][part] = tensor
+    return configs, tensors
+
+
+def opened(directory: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Quantized:
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors"
+    )
+    quantization = read_quantization(Keys({"quantization_config": config}, "config.json"))
+    assert quantization is not None
+    return Quantized(SafeTensors(directory / "model.safetensors"), quantization)
+
+
+@pytest.mark.parametrize("name", recorded()[0])
+def test_a_librarys_file_is_read_as_the_library_reads_it(name, tmp_path):
+    config, tensors = recorded()[0][name], dict(recorded()[1][name])
+    expected = tensors.pop("expected")
+    source = opened(tmp_path, config, tensors)
+    assert source.names == ("m.weight",)
+    weight = source.load("m.weight")
+    assert weight.dtype == np.float32
+    assert weight.shape == source.shape("m.weight") == tuple(expected.shape)
+    assert torch.equal(torch.from_numpy(weight).to(expected.dtype), expected)
+    blocks = source.native("m.weight")
+    assert (blocks is None) == name.startswith(("gptq4-order", "gptq3", "bnb-nf4", "bnb-fp4", "ct-fp8"))
+    if blocks is not None:
+        kept = dequantize(blocks)
+        np.testing.assert_allclose(kept, weight, rtol=2e-7 if name == "bnb-int8" else 0)
+        assert blocks.codes.max() < 2**blocks.bits
+
+
+def test_every_small_float_is_torchs():
+    codes = torch.arange(256, dtype=torch.uint8)
+    for table, dtype in (
+        (small_floats.E4M3, torch.float8_e4m3fn),
+        (small_floats.E5M2, torch.float8_e5m2),
+        (small_floats.E8M0, torch.float8_e8m0fnu),
+    ):
+        np.testing.assert_array_equal(table, codes.view(dtype).float().numpy())
+    np.testing.assert_array_equal(small_floats.E2M1, np.array(Fp8Dequantize._FP4_E2M1_LUT, np.float32))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fp8_is_transformers(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.integers(1, 4, 2)
+    block = rng.integers(1, 40, 2).tolist()
+    codes = torch.from_numpy(rng.integers(0, 256, (rows * block[0], columns * block[1])).astype(np.uint8))
+    codes[(codes & 127) == 127] = 0  # NaN
+    weight = codes.view(torch.float8_e4m3fn)
+    scale = torch.from_numpy(rng.uniform(1e-5, 2, (rows, columns)).astype(np.float32))
+    config = {"quant_method": "fp8", "weight_block_size": block, "activation_scheme": "dynamic"}
+    got = opened(tmp_path, config, {"m.weight": weight, "m.weight_scale_inv": scale}).load("m.weight")
+    expected = Fp8Dequantize(None)._dequantize_one(weight, scale, torch.float32)
+    assert torch.equal(torch.from_numpy(got), expected)
+
+
+def test_gpt_oss_experts_are_transformers(tmp_path):
+    rng = np.random.default_rng(0)
+    blocks = torch.from_numpy(rng.integers(0, 256, (3, 6, 2, 16)).astype(np.uint8))
+    scales = torch.from_numpy(rng.integers(100, 150, (3, 6, 2)).astype(np.uint8))
+    source = opened(tmp_path, {"quant_method": "mxfp4"}, {"e.up_blocks": blocks, "e.up_scales": scales})
+    expected = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    assert source.names == ("e.up",)
+    assert source.shape("e.up") == tuple(expected.shape)
+    assert torch.equal(torch.from_numpy(source.load("e.up")), expected)
+    assert torch.equal(torch.from_numpy(source.load("e.up", 1).copy()), expected[1])
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_codes_of_any_width_are_unpacked(bits):
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (5, 37))
+    whole = [sum(int(code) << (bits * i) for i, code in enumerate(row)) for row in codes]
+    size = 4 * -(-37 * bits // 32)
+    words = np.array([np.frombuffer(one.to_bytes(size, "little"), np.int32) for one in whole])
+    np.testing.assert_array_equal(packed.unpack(words, bits, 37), codes)
