@@ -110,7 +110,16 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# Of the standard target these run by default, the others in CI.
+USUAL = {"causal, half", "masked, int8-static"}
+
+
+def marked(case: str) -> Any:
+    rare = CASES[case][1] == "standard" and case not in USUAL
+    return pytest.param(case, marks=pytest.mark.long if rare else ())
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 def test_exported_bundles_pass_verify(case: str, tmp_path: Path) -> None:
     config, target, quant = CASES[case]
     tokenizer = byte_tokenizer() if config.embedding.vocabulary == 256 else None

@@ -146,7 +146,22 @@ def single(bundle: Bundle) -> Any:
     return map_leaves(lambda _, leaf: cast(leaf, np.float32), bundle.params())
 
 
-@pytest.mark.parametrize("case", CASES)
+# Of the standard target these run by default, the others in CI.
+USUAL = {
+    "standard float, mixture",
+    "standard fp16",
+    "standard int8",
+    "standard int8-dynamic",
+    "standard keep, mixed",
+}
+
+
+def marked(case: str) -> Any:
+    rare = case.startswith("standard") and case not in USUAL
+    return pytest.param(case, marks=pytest.mark.long if rare else ())
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 def test_a_target_computes_the_spec(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Prompts, a chunk on a past, single tokens on different pasts: logits and the new cache rows."""
     target, quant, config, native, share = CASES[case]

@@ -264,8 +264,12 @@ CELLS = [
     ("added", "ort-cpu", "fp32"),
     *(("codes", "ort-cpu", quant) for quant in ("fp32", "int8")),
     ("pair", "ort-cpu", "fp32"),
-    *(("reader", *cell) for cell in (("ort-cpu", "fp32"), ("standard", "int8"))),
+    ("reader", "ort-cpu", "fp32"),
     *(("full", "ort-cpu", quant) for quant in ("int4", "int8-dynamic")),
+]
+# Cells of the standard target that run in CI alone.
+RARE = [
+    ("reader", "standard", "int8"),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
 CUDA = [
@@ -282,7 +286,9 @@ def run(bundle: Any, device: str) -> None:
     drive(world(bundle.config, engine, materialize(bundle.params()), bundle.dtype))
 
 
-@pytest.mark.parametrize(("name", "target", "quant"), CELLS)
+@pytest.mark.parametrize(
+    ("name", "target", "quant"), [*CELLS, *(pytest.param(*cell, marks=pytest.mark.long) for cell in RARE)]
+)
 def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:
     run(bundles(name, target, quant), "cpu")
 
