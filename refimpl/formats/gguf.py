@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..ops.quant import Blocks
+from .cursor import Cursor
 from .dtypes import KINDS, native, slab, widen
 from .file_bytes import FileBytes
 
@@ -36,49 +37,16 @@ TENSORS = {
 MAX_COUNT, MAX_STRING, MAX_NAME, MAX_ALIGNMENT = 20_000, 10_000_000, 63, 2**20
 # Of all arrays together. The largest vocabularies have 260,000 tokens and twice as many merges.
 MAX_ITEMS, MAX_STRINGS = 4_000_000, 1_000_000
-# What the metadata may take in memory beyond the file's own size: a string of one letter takes 58 bytes.
-ROOM = 40 * 2**20
 PAIR, TENSOR = 200, 800  # bytes that a key with its value, or a tensor's entry, takes beside its name
 PLACE = 9  # of a string in a list that grew
-WINDOW = 2**18  # bytes that are read at a time
 
 
-class _Cursor:
-    """Reads forward through the file and never past its end, within bounds of memory and of items."""
+class _Cursor(Cursor):
+    """Reads what the format is made of, within bounds of items."""
 
     def __init__(self, file: FileBytes) -> None:
-        self.file, self.at = file, 0
-        self.size = len(file)
-        self._window, self._begin = b"", 0
-        self._room = ROOM + self.size
+        super().__init__(file, "the metadata")
         self._items = {"numbers": MAX_ITEMS, "strings": MAX_STRINGS}
-
-    def fail(self, message: str) -> CheckpointError:
-        return CheckpointError(f"{self.file.path}: {message}")
-
-    def hold(self, size: int, what: str) -> None:
-        """Count memory that is kept."""
-        self._room -= size
-        if self._room < 0:
-            raise self.fail(
-                f"the metadata may take {(ROOM + self.size) // 2**20} MB of memory, {what} takes more"
-            )
-
-    def take(self, size: int, what: str) -> bytes:
-        left = self.size - self.at
-        if size > left:
-            raise self.fail(
-                f"{what} needs {size} bytes at byte {self.at}, {left} are left: truncated or damaged"
-            )
-        begin = self.at - self._begin
-        if begin + size > len(self._window):
-            self._begin, begin = self.at, 0
-            self._window = self.file.read(self.at, min(self.at + max(size, WINDOW), self.size)).tobytes()
-        self.at += size
-        return self._window[begin : begin + size]
-
-    def number(self, form: str, what: str) -> int:
-        return struct.unpack(form, self.take(struct.calcsize(form), what))[0]
 
     def text(self, what: str, limit: int = MAX_STRING) -> str:
         length = self.number("<Q", what)
@@ -116,7 +84,7 @@ class _Cursor:
         return SCALARS[number]
 
     def strings(self, count: int, key: str) -> list[str]:
-        if count * 8 > self.size - self.at:
+        if count * 8 > self.end - self.at:
             raise self.fail(f"{key} claims {count} strings, the file is too short: truncated or damaged")
         found: list[str] = []
         while len(found) < count:
@@ -127,7 +95,7 @@ class _Cursor:
     def _from_window(self, most: int, key: str) -> list[str]:
         """The next strings, as many as lie in the window: a vocabulary has hundreds of thousands."""
         found: list[str] = []
-        window, at = self._window, self.at - self._begin
+        window, at = self.window, self.at - self.window_begin
         end, unpack, memory = len(window), struct.Struct("<Q").unpack_from, 0
         try:
             while len(found) < most and at + 8 <= end:
@@ -141,7 +109,7 @@ class _Cursor:
         except UnicodeDecodeError:
             raise self.fail(f"{key} must be UTF-8") from None
         self.hold(memory, key)
-        self.at = self._begin + at
+        self.at = self.window_begin + at
         return found
 
     def numbers(self, kind: str, count: int, key: str) -> np.ndarray:
@@ -219,7 +187,7 @@ class GGUF:
             raise cursor.fail(f"{what} has type {number}; read are {', '.join(TENSORS.values())}")
         kind = KINDS[TENSORS[number]]
         size = math.prod(shape)
-        if size > 8 * cursor.size or max(shape, default=1) > 2**48:
+        if size > 8 * cursor.end or max(shape, default=1) > 2**48:
             raise cursor.fail(f"{what} claims shape {list(shape)}, more than the file can hold")
         if (shape[-1] if shape else 1) % kind.size:
             raise cursor.fail(

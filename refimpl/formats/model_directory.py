@@ -25,6 +25,7 @@ LIMITS = {
     "special_tokens_map.json": 1024 * KILO,
     "added_tokens.json": 16 * 1024 * KILO,
     "model.safetensors.index.json": 64 * 1024 * KILO,
+    "pytorch_model.bin.index.json": 64 * 1024 * KILO,
     "tokenizer.json": 64 * 1024 * KILO,
     "modules.json": 64 * KILO,
     **dict.fromkeys(ENCODERS, 64 * KILO),

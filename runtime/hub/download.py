@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError
 from ...refimpl.formats.model_directory import Directory
-from ...refimpl.formats.tensor_source import CODE, CONVERT
+from ...refimpl.formats.tensor_source import CODE, CONVERT, TORCH_FILE, is_weights
 from ..progress import Progress, silent
 from .cache_dir import require_room
 
@@ -46,19 +46,20 @@ def sha256(path: Path) -> str:
 
 
 def model_in(names: Iterable[str], where: str) -> str:
-    """The one .gguf file, or the one folder with config.json and .safetensors, among posix paths.
+    """The one .gguf file, or the one folder with config.json and weights, among posix paths.
 
     Raises CheckpointError when there is none, and one that names them when there are several.
     """
     paths = [PurePosixPath(name) for name in names]
     folders = {path.parent for path in paths if path.name == "config.json"}
     models = [str(path) for path in paths if path.suffix == ".gguf"]
-    models += sorted({str(p.parent) for p in paths if p.suffix == ".safetensors" and p.parent in folders})
+    models += sorted({str(p.parent) for p in paths if is_weights(p.name) and p.parent in folders})
     if not models:
         code = [path.name for path in paths if path.suffix in CODE]
         hint = f"; {code[0]} is there: {CONVERT}" if code else ""
         raise CheckpointError(
-            f"{where} must hold a .gguf file, or config.json with .safetensors: it has neither{hint}"
+            f"{where} must hold a .gguf file, or config.json with .safetensors or "
+            f"pytorch_model.bin: it has neither{hint}"
         )
     if len(models) > 1:
         raise CheckpointError(
@@ -235,6 +236,13 @@ def _require_known(directory: Path, where: str) -> None:
     identify(Keys(Directory(directory).object(CONFIG) or {}, where))
 
 
+def _preferred_weights(model: PurePosixPath, names: Iterable[str]) -> list[str]:
+    """The files of a model's weights, which many repositories have twice: safetensors if they are there."""
+    beside = [path for path in map(PurePosixPath, names) if path.parent == model]
+    safetensors = [str(path) for path in beside if path.suffix == ".safetensors"]
+    return safetensors or [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]
+
+
 def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
     """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
@@ -249,7 +257,8 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
         model, commit = model_in(sizes, f"hf:{repository}"), str(info.sha)
         files = [model]
         if not model.endswith(".gguf"):
-            files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.safetensors", "*.jinja")]
+            weights = _preferred_weights(PurePosixPath(model), sizes)
+            files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.jinja")] + weights
         notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
         files += notices
         wanted = [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in files)]

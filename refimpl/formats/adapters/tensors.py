@@ -1,4 +1,4 @@
-"""adapter_model.safetensors as peft writes it: low-rank updates by module, and tensors instead of the base's.
+"""An adapter's tensors as peft writes them: low-rank updates by module, and tensors instead of the base's.
 
 base_model.model.MODULE.lora_A.weight              [r, in]
 base_model.model.MODULE.lora_B.weight              [out, r]
@@ -19,6 +19,7 @@ import numpy as np
 from ...errors import CheckpointError
 from ..dtypes import READABLE_INTEGERS
 from ..safetensors import READABLE, SafeTensors
+from ..torch_file import TorchFile
 
 PREFIX = "base_model.model."
 FLOATS = tuple(kind for kind in READABLE if kind not in READABLE_INTEGERS)
@@ -52,7 +53,7 @@ class AdapterTensors:
     CheckpointError for a name that is neither, an update that isn't whole, or shapes that contradict it.
     """
 
-    def __init__(self, file: SafeTensors) -> None:
+    def __init__(self, file: SafeTensors | TorchFile) -> None:
         self._file = file
         self.replaced: dict[str, str] = {}
         self.of_base_layers: set[str] = set()

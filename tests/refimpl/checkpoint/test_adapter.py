@@ -16,6 +16,7 @@ from helpers.peft_oracle import change_settings, compare_with_peft, write_adapte
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
 from tfm.export.quantization import plan
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.config import LM, Classify, MaskedLM
@@ -407,10 +408,14 @@ def test_damaged_adapters_are_read_or_end_in_a_typed_error(copied: Path, name: s
     assert refused > 20
 
 
-def test_files_that_are_missing_or_can_run_code(copied: Path):
-    file = copied / "adapter" / "adapter_model.safetensors"
-    file.rename(copied / "adapter" / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match=r"adapter_model\.bin can run code"):
+def test_an_adapter_of_torch_and_files_that_are_missing(copied: Path):
+    file, want = copied / "adapter" / "adapter_model.safetensors", merged(copied)
+    torch.save(load_torch_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    for name in want.leaves.names:
+        assert np.array_equal(merged(copied).leaf(name), want.leaf(name))
+    file.with_suffix(".bin").unlink()
+    with pytest.raises(CheckpointError, match=r"must hold adapter_model\.safetensors or adapter_model\.bin"):
         merged(copied)
     for path in (copied / "base", copied / "nowhere", file.with_suffix(".bin")):
         with pytest.raises(CheckpointError, match="an adapter is a directory with"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import tiny_models, torch_writer
 from tfm.refimpl.checkpoint.open import Generation, materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.formats.model_directory import LIMITS, Directory
@@ -162,6 +162,41 @@ def test_links_out_are_refused_and_links_into_the_hub_cache_followed(model, tmp_
     assert equal(open_checkpoint(snapshot))
 
 
+def torch_files(model: Path, *, count: int, zipped: bool = True) -> None:
+    """The weights as torch.save writes them, in one file or in several with an index."""
+    leaves = dict(flatten(TREE))
+    names = dict.fromkeys(leaves, "pytorch_model.bin")
+    if count > 1:
+        names = {
+            name: f"pytorch_model-0000{i % count + 1}-of-0000{count}.bin" for i, name in enumerate(leaves)
+        }
+        write(model / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": names})
+    for file in sorted(set(names.values())):
+        arrays = {name: leaves[name] for name in leaves if names[name] == file}
+        (model / file).write_bytes(torch_writer.torch_file(arrays, zipped=zipped))
+
+
+@pytest.mark.parametrize(("count", "zipped"), [(1, True), (1, False), (2, True)])
+def test_weights_of_torch(model, count, zipped):
+    """They are read where no safetensors are; a file that isn't read isn't hashed either."""
+    torch_files(model, count=count, zipped=zipped)
+    assert not [name for name in open_checkpoint(model).files if name.endswith(".bin")]
+    (model / "model.safetensors").unlink()
+    checkpoint = open_checkpoint(model)
+    assert equal(checkpoint)
+    assert [name for name in checkpoint.files if name.endswith(".bin")] == sorted(
+        file.name for file in model.glob("*.bin")
+    )
+    if count > 1:
+        write(
+            model / "pytorch_model.bin.index.json", {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
+        )
+        with pytest.raises(
+            CheckpointError, match=r"pytorch_model\.bin\.index\.json: weight_map and the files"
+        ):
+            open_checkpoint(model)
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [
@@ -189,11 +224,13 @@ def test_a_tensor_in_two_shards(model):
 
 
 def test_formats_that_run_code(model):
-    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    (model / "model.safetensors").rename(model / "training_args.bin")
     with pytest.raises(
-        CheckpointError, match=r"must have weights.* pytorch_model.bin is there: .*from_pretrained\(DIR\)"
+        CheckpointError, match=r"must have weights.* training_args.bin is there: .*from_pretrained\(DIR\)"
     ):
         open_checkpoint(model)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: name the directory"):
+        open_checkpoint(model / "pytorch_model.bin")
     for name in ("x.bin", "x.pt", "x.pth", "x.ckpt", "x.pkl", "x.npz"):
         (model / name).touch()
         with pytest.raises(CheckpointError, match="can run code"):
@@ -211,7 +248,7 @@ def test_not_a_checkpoint(model, tmp_path):
         open_checkpoint(tmp_path / "empty")
     (model / "model.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"must have weights, model.safetensors or model.safetensors.index.json$"
+        CheckpointError, match=r"must have weights, model.safetensors, .* or pytorch_model.bin.index.json$"
     ):
         open_checkpoint(model)
 

