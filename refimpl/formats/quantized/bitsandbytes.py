@@ -92,14 +92,12 @@ class FourBits:
         count = math.prod(self.shape)
         codes, absmax = self.source.raw(self.name).reshape(1, -1), self._absmax()
         out = np.empty(count + count % 2, np.float32)
-        step = max(1, CHUNK // self.block) * self.block
-        for start in range(0, len(out), step):
-            packed = codes[:, start // 2 : (start + step) // 2]
-            values = table[fields(packed, HIGH_FIRST, 4)[0]]
-            of_block = absmax[start // self.block : (start + step) // self.block]
-            with np.errstate(all="ignore"):
-                values *= np.repeat(of_block, self.block)[: len(values)]
-            out[start : start + step] = values
+        for start in range(0, len(out), CHUNK):
+            part = out[start : start + CHUNK]
+            packed = codes[:, start // 2 : (start + CHUNK) // 2]
+            np.take(table, fields(packed, HIGH_FIRST, 4)[0], out=part)
+            with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
+                part *= absmax[np.arange(start, start + len(part)) // self.block]
         return out[:count].reshape(self.shape)
 
     def _absmax(self) -> np.ndarray:
@@ -108,7 +106,7 @@ class FourBits:
             return self.source.load(name)
         block, offset = self.nested
         codes = self.source.raw(name)
-        scale = np.repeat(self.source.load(f"{self.name}.nested_absmax"), block)[: len(codes)]
+        scale = self.source.load(f"{self.name}.nested_absmax")[np.arange(len(codes)) // block]
         with np.errstate(all="ignore"):
             return self.source.load(f"{self.name}.nested_quant_map")[codes] * scale + offset
 
@@ -138,9 +136,9 @@ def _four_bits(source: RawSource, name: str, state: str, kind: str) -> FourBits:
     if f"{name}.nested_absmax" in source.names:
         size = _size(stated, "nested_blocksize", state)
         offset = stated.get("nested_offset")
-        if type(offset) not in (int, float):
+        if type(offset) not in (int, float) or abs(offset) > float(np.finfo(np.float32).max):
             raise CheckpointError(
-                f"tensor {state!r:.120}: nested_offset must be a number, got {offset!r:.40}"
+                f"tensor {state!r:.120}: nested_offset must be a number of float32, got {offset!r:.40}"
             )
         check(source, f"{name}.absmax", ("U8",), (scales,))
         check(source, f"{name}.nested_quant_map", ("F32",), (256,))

@@ -58,8 +58,8 @@ class Float8:
         rows, columns = shape
         blocks = {}
         if self.block is not None:
-            a, b = self.block
-            blocks[-(-rows // a), -(-columns // b)] = self.block
+            a, b = min(self.block[0], rows), min(self.block[1], columns)
+            blocks[-(-rows // a), -(-columns // b)] = a, b
         return (
             blocks
             | {(rows,): (1, columns), (rows, 1): (1, columns)}

@@ -86,6 +86,16 @@ def first(value: float) -> Any:
     return change
 
 
+def stated(**values: Any) -> Any:
+    """A change of the JSON object that a tensor's bytes hold."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        text = json.dumps(json.loads(tensor.numpy().tobytes()) | values)
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+    return change
+
+
 HOSTILE = [
     ("gptq4", {"qzeros": without}, "qzeros' is missing: a quantized weight needs it"),
     ("gptq4", {"qzeros": lambda t: t[:1]}, r"qzeros' must have shape \[2, 8\], has \[1, 8\]"),
@@ -104,6 +114,26 @@ HOSTILE = [
     ("nf4", {"weight.quant_map": first(0.5)}, "quant_map' must be that of NF4, it isn't"),
     ("nf4", {"weight.absmax": lambda t: t[1:]}, r"absmax' must have shape \[64\], has \[63\]"),
     ("nf4", {"weight.quant_state.bitsandbytes__nf4": first(0x5D)}, "must be JSON"),
+    (
+        "nf4",
+        {"weight.quant_state.bitsandbytes__nf4": stated(nested_offset=10**400)},
+        "number of float32, got 1000",
+    ),
+    (
+        "nf4",
+        {"weight.quant_state.bitsandbytes__nf4": stated(blocksize=2**40)},
+        "blocksize must be an even number",
+    ),
+    (
+        "nf4",
+        {"weight.quant_state.bitsandbytes__nf4": stated(shape=[2**30, 2**30])},
+        r"must have shape \[5.*, 1\]",
+    ),
+    (
+        "nf4",
+        {"weight.quant_state.bitsandbytes__nf4": stated(quant_type="af4")},
+        "quant_type nf4 or fp4, .* 'af4'",
+    ),
     ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' must be 0, rows, is 1"),
     (
         "nvfp4",
@@ -169,6 +199,22 @@ def test_a_setting_that_is_not_known_is_refused(name, keys, words, tmp_path):
     path = changed(tmp_path, FORMATS[name], keys)
     with pytest.raises(ConfigError, match=words):
         open_checkpoint(path)
+
+
+def test_blocks_longer_than_a_weight_take_no_more_memory(tmp_path):
+    quantized_writer.write(tmp_path, FORMATS["nf4"])
+    longest = 2**31 - 2
+    path = tmp_path / "stored" / "model.safetensors"
+    every = load_file(path)
+    state, absmax, nested = (
+        f"{Q}.weight.{part}" for part in ("quant_state.bitsandbytes__nf4", "absmax", "nested_absmax")
+    )
+    every[state] = stated(blocksize=longest, nested_blocksize=longest)(every[state])
+    every[absmax], every[nested] = every[absmax][:1].clone(), every[nested][:1].clone()
+    save_file(every, path)
+    opened, floats = (open_checkpoint(tmp_path / folder) for folder in ("stored", "floats"))
+    got, want = (one.leaf("decoder.layers.0.attn.wq").T for one in (opened, floats))
+    np.testing.assert_array_equal(got[0], want[0])  # its first block alone is the whole's
 
 
 def test_a_list_of_floats_that_the_file_contradicts_is_refused(tmp_path):
