@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,6 +231,17 @@ def written(path: Path) -> str:
         if not report.full:
             facts.append(f"`tfm-cli verify {path} --full` runs the long ones")
     return ", ".join(facts)
+
+
+def kept(path: Path, files: Iterable[Path]) -> str:
+    """What a bundle has kept of the numbers of its files, and what was rounded."""
+    from ..runtime.bundle.bundle import open_bundle
+    from ..runtime.bundle.kept_weights import totals
+
+    forms = totals(open_bundle(path, check_hashes=False).manifest)
+    parts = [f"{count} x {form}, {size(stored)}" for form, (count, stored) in forms.items()]
+    read = sum(file.stat().st_size for file in files)
+    return f"weights: {'; '.join(parts)}; the checkpoint has {size(read)}"
 
 
 def expect(opened: Bundle, quant: str | None, context: int | None) -> None:

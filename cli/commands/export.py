@@ -113,7 +113,7 @@ def command(
     from ...refimpl.errors import ExportError
     from ...refimpl.formats.tensor_source import missing_weights
     from ...runtime.hub.locate import adapted, locate
-    from ..model_loading import open_for_export, say_replaced_code, written
+    from ..model_loading import kept, open_for_export, say_replaced_code, written
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
@@ -143,5 +143,7 @@ def command(
         verify=verify,
         progress=progress(),
     )
+    if quant == "keep":
+        say(kept(directory, checkpoint.files.values()))
     say(written(directory))
     out(str(directory))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,6 +100,8 @@ def _shown(name: str, value: Any) -> str:
         case "stored":
             total = sum(value.values())
             return ", ".join(f"{kind} {count / total:.1%}" for kind, count in value.items())
+        case "weights":
+            return "; ".join(f"{count} {form}" for form, count in Counter(value.values()).most_common())
         case "licence":
             return value or "not stated"
         case "bytes":
@@ -116,6 +119,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
     if source.kind == "bundle":
         from ...runtime.bundle.bundle import open_bundle
+        from ...runtime.bundle.kept_weights import by_weight
         from ...runtime.verification.certificate import recorded
         from ...runtime.verification.verdict import summary
         from ..model_loading import bundle_bytes, expect, say_replaced_code
@@ -124,6 +128,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
         facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
+        facts |= {"weights": by_weight(bundle.manifest)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name

@@ -18,7 +18,7 @@ from ...refimpl.config import Config, KVFormat
 from ...refimpl.errors import ExportError, NumericError
 from ...refimpl.ops.quant import Blocks
 from ...runtime.bundle import operator_limits, rounding, weight_formats
-from ...runtime.bundle.schemes import SCHEMES, Scheme, check_target
+from ...runtime.bundle.schemes import SCHEMES, Scheme, check_target, float_type
 from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_formats import WeightFormat, is_table
 
@@ -113,18 +113,21 @@ def plan(
             f"first {changed[0]}: use quant=int8"
         )
     scheme = scheme.with_table_bits(table_bits)
-    formats = weight_formats.formats(checkpoint.config, scheme, target, _native(checkpoint))
+    formats = weight_formats.formats(checkpoint.config, scheme, target, _keepable(checkpoint, scheme, target))
+    if scheme.keeps_blocks:
+        formats = {
+            name: None if one is None else replace(one, source=checkpoint.kind(name))
+            for name, one in formats.items()
+        }
     if strict:
         for name, weight_format in formats.items():
             if weight_format is not None and not weight_format.native:
                 raise ExportError(
-                    f"strict=True: {name} has no blocks of Q4_0, Q4_1 or Q8_0 in the checkpoint; "
-                    "without it, it gets 8-bit blocks"
+                    f"strict=True: {name} has no blocks in the checkpoint that can stay, it is in "
+                    f"{weight_format.source}; without it, it gets 8-bit blocks"
                 )
     if scheme.keeps_blocks and not any(f is not None and f.native for f in formats.values()):
-        raise ExportError(
-            f"quant={scheme.name} needs a GGUF file with Q4_0, Q4_1 or Q8_0 blocks; use quant=int8"
-        )
+        raise ExportError(f"quant={scheme.name} needs a GGUF file with quantized blocks; use quant=int8")
     return formats
 
 
@@ -161,7 +164,7 @@ def leaf(
 ) -> np.ndarray | Blocks:
     """One leaf of the checkpoint in its format; NumericError where a number doesn't fit `dtype`."""
     if weight_format is not None and weight_format.native:
-        native_blocks = _native(checkpoint)(name)
+        native_blocks = _centered(checkpoint, name)
         assert native_blocks is not None, f"{name} was planned from its own blocks"
         scale = _cast(native_blocks.scale, dtype, f"scale of {name}")
         return replace(native_blocks, scale=scale, activations=weight_format.activations)
@@ -183,12 +186,29 @@ def leaf(
     return blocks
 
 
-def _native(checkpoint: ExportSource) -> weight_formats.NativeBlocks:
+def _centered(checkpoint: ExportSource, name: str) -> Blocks | None:
     """The checkpoint's own blocks of a leaf, their zero points in the middle."""
+    native_blocks = checkpoint.native(name)
+    return None if native_blocks is None else rounding.centered(native_blocks)
+
+
+def _keepable(checkpoint: ExportSource, scheme: Scheme, target: Target) -> weight_formats.NativeBlocks:
+    """The checkpoint's own blocks of a leaf, where the scheme may keep them.
+
+    Blocks that would be widened stay only with `keep`: other schemes have longer ones, which are faster. In
+    float16 the product of two scales, as Q4_K has, would be rounded, so these blocks don't stay either.
+    """
+    dtype = float_type(scheme, target)
 
     def native(name: str) -> Blocks | None:
-        native_blocks = checkpoint.native(name)
-        return None if native_blocks is None else rounding.centered(native_blocks)
+        if not scheme.keeps_blocks and weight_formats.is_widened(8, checkpoint.kind(name)):
+            return None
+        blocks = _centered(checkpoint, name)
+        if blocks is None:
+            return None
+        with np.errstate(over="ignore"):
+            stays = dtype == "float32" or np.array_equal(blocks.scale, blocks.scale.astype(dtype))
+        return blocks if stays else None
 
     return native
 

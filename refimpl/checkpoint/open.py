@@ -97,6 +97,10 @@ class Checkpoint:
         """One leaf in the file's own blocks, or None."""
         return None if name in self.added else self.leaves.native(name)
 
+    def kind(self, name: str) -> str:
+        """How the file stores a leaf: F32, BF16, Q4_1, …"""
+        return "F32" if name in self.added else self.leaves.kind(name)
+
     def for_context(self, context: int | None) -> Checkpoint:
         """The same checkpoint for texts of up to `context` tokens; ConfigError if its positions don't reach
         so far.

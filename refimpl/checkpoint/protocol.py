@@ -45,6 +45,10 @@ class WeightSource(Protocol):
         """One leaf in the blocks that its file holds, or None."""
         ...
 
+    def kind(self, name: str) -> str:
+        """How its file stores a leaf: F32, BF16, Q4_1, …"""
+        ...
+
 
 class ExportSource(ModelSource, WeightSource, Protocol):
     """A model that can be exported."""

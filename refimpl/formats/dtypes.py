@@ -15,6 +15,7 @@ from .small_floats import E4M3, E5M2, E8M0
 
 Array = np.ndarray
 CHUNK = 2**18  # elements decoded at a time: temporaries stay in the processor's cache
+LONGEST = 64  # codes of a block that a product reads: its input is rounded with one scale a block
 
 
 def _bf16(b: Any, out: Array) -> None:
@@ -92,22 +93,43 @@ def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tupl
 
 
 def native(raw: Array, kind: str, shape: tuple[int, ...]) -> Blocks | None:
-    """A matrix [F, D] in the file's own codes, blocked along axis 1; None if `kind` has no such form."""
-    if kind not in ("Q4_0", "Q4_1", "Q8_0") or len(shape) != 2:
+    """A matrix [F, D] with the file's own codes and scales, blocked along axis 1; None if `kind` has none.
+
+    Codes of up to four bits are stored in four, others in eight; the middle of their range is at 2^(bits−1).
+    A scale of more than `LONGEST` codes is repeated.
+    """
+    if kind not in BLOCK_TYPES or len(shape) != 2 or not raw.size:
         return None
     block_type = BLOCK_TYPES[kind]
-    codes, scale, minimum = block_type.parts(raw.view(block_type.record))
-    per_block = (shape[0], -1)
-    if minimum is None:
-        codes = codes.view(np.uint8) + np.uint8(2 ** (block_type.bits - 1))
-    scale = scale.reshape(per_block)
+    records = raw.view(block_type.record)
+    bits = 4 if block_type.bits <= 4 else 8
+    lowest, middle = 2 ** (bits - 1) - 2 ** (block_type.bits - 1), 2 ** (bits - 1)
+    codes = np.empty((len(records), block_type.size), np.uint8)
+    scales: list[Array] = []
+    minima: list[Array] = []
+    step = CHUNK // block_type.size
+    with np.errstate(all="ignore"):  # as in `widen`
+        for start in range(0, len(records), step):
+            part = slice(start, start + step)
+            values, scale, minimum = block_type.parts(records[part])
+            # Signed codes are counted from the middle, and those with a minimum from their lowest.
+            offset = np.uint8(middle if minimum is None else lowest)
+            np.add(values.view(np.uint8), offset, out=codes[part])
+            scales.append(scale)
+            if minimum is not None:
+                minima.append(minimum)
+    scale = np.concatenate(scales)
+    long = block_type.size // scale.shape[1]
+    if long > LONGEST:
+        scale = np.repeat(scale, long // LONGEST, axis=1)
+    scale = scale.reshape(shape[0], -1)
     return Blocks(
         codes=codes.reshape(shape),
         scale=scale,
-        zero=None if minimum is None else np.zeros(scale.shape, np.uint8),
-        minimum=None if minimum is None else minimum.reshape(per_block),
-        bits=block_type.bits,
-        block=32,
+        zero=np.full(scale.shape, lowest, np.uint8) if minima else None,
+        minimum=np.concatenate(minima).reshape(scale.shape) if minima else None,
+        bits=bits,
+        block=min(long, LONGEST),
         axis=1,
         activations="block",
     )

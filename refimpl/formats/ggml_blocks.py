@@ -38,6 +38,11 @@ class BlockType:
     record: np.dtype
     parts: Callable[[Any], Parts]
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the file for each weight, shared scales included."""
+        return 8 * self.record.itemsize / self.size
+
 
 def floats(parts: Parts, out: Array) -> None:
     """out = scale · code + minimum, float32 [n, size]."""

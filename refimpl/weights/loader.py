@@ -165,7 +165,7 @@ class Leaves:
         return weight
 
     def native(self, name: str) -> Blocks | None:
-        """The leaf in the file's own blocks, for GGUF's Q4_0, Q4_1 and Q8_0; else None."""
+        """The leaf in the file's own blocks, None where it has none."""
         rule, split = self._reads[name]
         blocks = self._source.native(rule.tensors[0], rule.part)
         if blocks is None:

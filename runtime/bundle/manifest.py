@@ -14,7 +14,8 @@ One JSON object with exactly these fields, but for adapter:
     cache        "shared" (the outputs of the cache are bound to the memory of its inputs), "windowed"
                  (shared, and layers with a window keep only the latest tokens), "copied", or "none"
                  where there is no decoder
-    schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`; the others are floats
+    schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`, others are floats.
+                 With quant "keep" each has {source}: the type that the checkpoint has it in, Q5_0, F16, …
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
     refused      reasons why fused operators were not used
     generation   how the checkpoint wants to be run: the fields of
@@ -249,6 +250,8 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
         if not _possible(weight_format, shapes[name][int(is_table(name))], target):
             raise ValueError(f"schemes.{name} can't be {weight_format}")
+        if not re.fullmatch(r"[A-Z0-9_]{0,20}", weight_format.source):
+            raise ValueError(f"schemes.{name}.source must name a type, got {weight_format.source!r:.40}")
     if (m.cache == "none") != (not isinstance(m.config.head, LM)):
         raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):

@@ -74,9 +74,9 @@ def centered(blocks: Blocks) -> Blocks:
     """A GGUF file's blocks with the zero point in the middle, as the fast kernels need it.
 
     Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in float32
-    when d and m, 11 bits each, are not 2^13 apart.
+    when d and m, 11 bits each, are not 2^13 apart; those of Q4_K have 17 bits each, and 2^7 is the bound.
     """
-    if blocks.minimum is None:
+    if blocks.minimum is None or blocks.zero is None:
         return blocks
-    middle = np.float32(2 ** (blocks.bits - 1))
-    return replace(blocks, zero=None, minimum=blocks.minimum + middle * blocks.scale)
+    shift = np.float32(2 ** (blocks.bits - 1)) - blocks.zero
+    return replace(blocks, zero=None, minimum=blocks.minimum + shift * blocks.scale)

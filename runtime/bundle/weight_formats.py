@@ -1,8 +1,10 @@
 """Which format each weight of a model gets from a scheme and a target.
 
-8-bit blocks are a GGUF's own where it has them (Q8_0), so that nothing is rounded twice. Otherwise blocks
-are asymmetric, columns symmetric. Norms, biases, added positions, a mixture's routing and the projection to
-labels stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives the others:
+8-bit blocks are a GGUF's own where it has them (Q8_0), so that nothing is rounded twice. With `keep` all of
+its blocks stay: products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
+Otherwise blocks are asymmetric, columns symmetric. Norms, biases, added positions, a mixture's routing and
+the projection to labels stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives
+the others:
 
 - With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed (no norm stands
   before them). The few large channels of their input would cost a whole row its precision, and attention is
@@ -17,11 +19,12 @@ labels stay float. Some weights get 8-bit blocks of 32 instead of what their sch
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ...refimpl.calibrate import smooth
 from ...refimpl.config import Config
+from ...refimpl.formats.ggml_blocks import BLOCK_TYPES
 from ...refimpl.ops.quant import ROW_SCALED, Blocks
 from ...refimpl.params.shapes import multiplied, parameter_shapes
 from .schemes import EIGHT_BITS, PerBlock, PerColumn, Scheme
@@ -35,7 +38,10 @@ PROJECTIONS = (".wq", ".wk", ".wv")
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks."""
+    """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks.
+
+    `source` is the checkpoint's type of number for it, Q5_0, F16, …, stated with `keep`. It changes nothing.
+    """
 
     bits: int
     block: int
@@ -43,6 +49,7 @@ class WeightFormat:
     symmetric: bool = True
     minimum: bool = False
     native: bool = False
+    source: str = field(default="", compare=False, metadata={"optional": True})
 
     @property
     def by_column(self) -> bool:
@@ -53,6 +60,12 @@ class WeightFormat:
     def searched(self) -> bool:
         """Whether its scale may have been searched for (`refimpl.calibrate.least_error`)."""
         return self.bits == 4 and not self.symmetric and not self.native
+
+
+def is_widened(bits: int, source: str) -> bool:
+    """Whether codes of `bits` bits take more room than the blocks of a GGUF's type; False for other types."""
+    block_type = BLOCK_TYPES.get(source)
+    return block_type is not None and bits > block_type.bits_per_weight
 
 
 def is_table(name: str) -> bool:
@@ -68,7 +81,8 @@ def formats(
 ) -> dict[str, WeightFormat | None]:
     """Leaf name -> its format, or None where it stays float.
 
-    `native` gives a checkpoint's own blocks of a leaf, with centred zero points.
+    `native` gives the checkpoint's own blocks of a leaf, with centred zero points, where the scheme may keep
+    them.
     """
     smoothed_norms = {name for site in smooth.smoothing_sites(config) for name in site.consumers}
     smoothed_products = {name for site in smooth.post_norm_sites(config) for name in site.consumers}

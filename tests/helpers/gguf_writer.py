@@ -10,8 +10,14 @@ import gguf
 import numpy as np
 
 
-def write(path: Path, arch: str, metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
-    """Keys with a colon in front are written as they are."""
+def write(
+    path: Path,
+    arch: str,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    kinds: Mapping[str, gguf.GGMLQuantizationType] | None = None,
+) -> Path:
+    """Keys with a colon in front are written as they are; a tensor with a kind is given as its bytes."""
     writer = gguf.GGUFWriter(path, arch)
     add = {
         int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
@@ -20,7 +26,7 @@ def write(path: Path, arch: str, metadata: Mapping[str, Any], tensors: Mapping[s
     for key, value in metadata.items():
         add[type(value)](key[1:] if key.startswith(":") else f"{arch}.{key}", value)
     for name, array in tensors.items():
-        writer.add_tensor(name, np.ascontiguousarray(array))
+        writer.add_tensor(name, np.ascontiguousarray(array), raw_dtype=(kinds or {}).get(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

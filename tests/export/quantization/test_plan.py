@@ -33,6 +33,7 @@ class Leaves:
     config: Config = CONFIG
     blocks: dict[str, Blocks] = field(default_factory=dict)
     changed: dict[str, np.ndarray] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arrays = dict(flatten(tiny_models.weights(self.config))) | self.changed
@@ -42,6 +43,9 @@ class Leaves:
 
     def native(self, name: str) -> Blocks | None:
         return self.blocks.get(name)
+
+    def kind(self, name: str) -> str:
+        return self.kinds.get(name, "F32")
 
 
 def q4_1(shape: tuple[int, int], axis: int = 0, seed: int = 0) -> Blocks:
@@ -295,6 +299,27 @@ def test_eight_bit_blocks_of_a_file_are_not_rounded_again(name):
             "int4": WeightFormat(4, 128, "block", symmetric=False),
         }[name]
     )
+
+
+def test_blocks_that_were_widened_stay_only_with_keep():
+    """Q5_0 has five bits: in eight its blocks of 32 are no smaller than int8's own of 64."""
+    checkpoint = Leaves(blocks={DOWN: quant.quantize(Leaves().leaf(DOWN), bits=8, block=32)})
+    for kind, stays in (("Q5_0", False), ("Q8_0", True)):
+        checkpoint.kinds[DOWN] = kind
+        assert planned(checkpoint, "int8", "ort-cpu")[DOWN].native is stays
+        formats = planned(checkpoint, "keep", "ort-cpu")
+        assert (formats[DOWN].native, formats[DOWN].source) == (True, kind)
+        assert (formats["embedding.table"].native, formats["embedding.table"].source) == (False, "F32")
+
+
+def test_blocks_whose_scale_float16_would_round_do_not_stay_there():
+    whole = quant.quantize(Leaves().leaf(DOWN), bits=8, block=32)
+    fits = replace(whole, scale=whole.scale.astype(np.float16).astype(np.float32))
+    up = "decoder.layers.0.mlp.up"
+    checkpoint = Leaves(blocks={DOWN: replace(fits, scale=fits.scale / 3), up: quant.transpose(fits)})
+    for target, stays in (("ort-cpu", True), ("standard", True), ("ort-cuda", False)):
+        formats = planned(checkpoint, "keep", target)
+        assert (formats[DOWN].native, formats[up].native) == (stays, True)
 
 
 def test_row_scheme_has_one_block_a_column():

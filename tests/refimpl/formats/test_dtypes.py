@@ -6,6 +6,7 @@ import pytest
 import torch
 from gguf.quants import dequantize as gguf_dequantize
 from tfm.refimpl.errors import CheckpointError, NumericError
+from tfm.refimpl.formats import dtypes
 from tfm.refimpl.formats.dtypes import CHUNK, KINDS, native, widen
 from tfm.refimpl.formats.file_bytes import FileBytes, read_file
 from tfm.refimpl.formats.ggml_blocks import BLOCK_TYPES
@@ -101,18 +102,34 @@ def test_every_half_equals_torch(kind):
     assert np.array_equal(got[~np.isnan(got)].view(np.uint32), want[~np.isnan(want)].view(np.uint32))
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
-def test_native_blocks_are_the_same_numbers(kind):
-    raw = records(kind, 5 * 3)
-    blocks = native(raw, kind, (5, 96))
+# Bits and length of the blocks that a product reads, and whether they have a minimum.
+PRODUCTS = {
+    "Q4_0": (4, 32, False), "Q4_1": (4, 32, True), "Q5_0": (8, 32, False), "Q5_1": (8, 32, True),
+    "Q8_0": (8, 32, False), "Q2_K": (4, 16, True), "Q3_K": (4, 16, False), "Q4_K": (4, 32, True),
+    "Q5_K": (8, 32, True), "Q6_K": (8, 16, False), "IQ1_S": (8, 32, False), "IQ1_M": (8, 16, False),
+    "IQ2_XXS": (8, 32, False), "IQ2_XS": (8, 16, False), "IQ2_S": (8, 16, False), "IQ3_XXS": (8, 32, False),
+    "IQ3_S": (8, 32, False), "IQ4_NL": (8, 32, False), "IQ4_XS": (8, 32, False), "TQ1_0": (4, 64, False),
+    "TQ2_0": (4, 64, False), "MXFP4": (8, 32, False), "NVFP4": (8, 16, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of infinite scales, where these are bytes
+def test_native_blocks_are_the_same_numbers(kind, monkeypatch):
+    monkeypatch.setattr(dtypes, "CHUNK", 2048)  # several pieces, the last one short
+    shape = (5, 768)
+    raw = records(kind, 5 * 768 // KINDS[kind].size)
+    blocks = native(raw, kind, shape)
     assert blocks is not None
-    assert (blocks.codes.dtype, blocks.scale.shape, blocks.block) == (np.uint8, (5, 3), 32)
-    assert np.array_equal(dequantize(blocks), widen(raw, kind, (5, 96)))
+    assert (blocks.bits, blocks.block, blocks.minimum is not None) == PRODUCTS[kind]
+    assert (blocks.codes.dtype, blocks.codes.max() < 2**blocks.bits) == (np.uint8, True)
+    assert blocks.scale.shape == (5, 768 // blocks.block)
+    assert_same_numbers(dequantize(blocks), widen(raw, kind, shape), kind)
 
 
-@pytest.mark.parametrize("kind", ["F32", "Q5_0", "Q4_K"])
-def test_other_types_have_no_native_blocks(kind):
-    assert native(records(kind, 2), kind, (2, KINDS[kind].size)) is None
+@pytest.mark.parametrize(("kind", "shape"), [("F32", (2, 1)), ("Q4_K", (512,)), ("IQ1_S", (2, 1, 256))])
+def test_floats_and_other_shapes_have_no_native_blocks(kind, shape):
+    assert native(records(kind, 2), kind, shape) is None
 
 
 def test_float32_is_a_view_unless_it_stands_askew():

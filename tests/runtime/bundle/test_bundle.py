@@ -332,6 +332,7 @@ HOSTILE = [
     (("schemes", WQ, "activations"), "row", "can't be"),
     (("schemes", WQ, "activations"), "tensor", "activations must be none or block or row"),
     (("schemes", WQ, "symmetric"), 1, "symmetric must be bool"),
+    (("schemes", WQ, "source"), "Q5_0\x1b", f"schemes.{WQ}.source must name a type"),
     (("schemes", "decoder.norm.weight"), {"bits": 8, "block": 32, "activations": "none", "symmetric": True,
                                           "minimum": False, "native": False}, "isn't a matrix"),
     (("tensors", f"{WQKV}.packed", "offset"), 64, "tensors.*must be"),

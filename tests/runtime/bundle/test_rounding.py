@@ -1,7 +1,9 @@
-"""Weights are rounded a few rows at a time: neither their number nor that of the threads changes a bit."""
+"""Weights are rounded a few rows at a time: neither their number nor that of the threads changes a bit. A
+file's zero points move to the middle."""
 
 import numpy as np
 import pytest
+from tfm.refimpl.ops.quant import Blocks, dequantize
 from tfm.runtime import parallel
 from tfm.runtime.bundle import rounding
 from tfm.runtime.bundle.weight_formats import WeightFormat
@@ -23,3 +25,17 @@ def test_parts_are_rounded_as_the_whole(monkeypatch, axis: int, bits: int):
     monkeypatch.setattr(parallel, "threads", lambda: 3)
     for expected, part in zip(whole, fields(), strict=True):
         np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize(("bits", "zero"), [(4, 0), (4, 6), (8, 112)])
+def test_a_zero_point_moves_to_the_middle(bits: int, zero: int):
+    """As Q4_K, Q2_K and Q5_K have it, with scales whose products are exact."""
+    rng = np.random.default_rng(zero)
+    codes = rng.integers(zero, 2**bits - zero, (3, 64), np.uint8)
+    scale, minimum = (2.0 ** rng.integers(-9, -3, (3, 2)).astype(np.float32) for _ in range(2))
+    blocks = Blocks(codes, scale, np.full((3, 2), zero, np.uint8), -minimum, bits, 32, 1, "block")
+    moved = rounding.centered(blocks)
+    assert moved.zero is None
+    np.testing.assert_array_equal(dequantize(moved), dequantize(blocks))
+    np.testing.assert_array_equal(moved.codes, codes)
+    assert rounding.centered(moved) is moved

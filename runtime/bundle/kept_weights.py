@@ -1,0 +1,43 @@
+"""What became of a file's own numbers in a bundle: kept, widened without loss, or rounded."""
+
+from __future__ import annotations
+
+import math
+
+from ...refimpl.params.shapes import parameter_shapes
+from . import weight_layout
+from .manifest import Manifest
+from .weight_formats import WeightFormat, is_widened
+
+
+def described(weight_format: WeightFormat | None, dtype: str) -> str:
+    """A weight's stored form, and what was done to get there: "Q5_0 widened to 8-bit blocks of 32"."""
+    if weight_format is None:
+        return dtype
+    bits, source = weight_format.bits, weight_format.source
+    blocks = f"{bits}-bit blocks of {weight_format.block}"
+    form = f"{bits} bits a column" if weight_format.by_column else blocks
+    if not weight_format.native:
+        return f"{source} rounded to {form}".lstrip()
+    return f"{source} {'widened to' if is_widened(bits, source) else 'kept in'} {form}".lstrip()
+
+
+def by_weight(manifest: Manifest) -> dict[str, str]:
+    """Leaf -> its stored form, as `described` says it."""
+    return {
+        name: described(manifest.schemes.get(name), manifest.dtype)
+        for name in parameter_shapes(manifest.config)
+    }
+
+
+def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """Stored form -> how many weights have it, and their bytes; the most bytes first."""
+    forms = by_weight(manifest)
+    found: dict[str, tuple[int, int]] = {}
+    for group in manifest.groups.values():
+        names = weight_layout.specs(group, manifest.dtype)
+        stored = sum(manifest.tensors[name].length for name in names)
+        for leaf, shape in zip(group.leaves, group.shapes, strict=True):
+            count, size = found.get(forms[leaf], (0, 0))
+            found[forms[leaf]] = count + 1, size + stored * math.prod(shape) // math.prod(group.shape)
+    return dict(sorted(found.items(), key=lambda item: -item[1][1]))
