@@ -116,6 +116,15 @@ def _dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     return normalize(y, weights.get("norm"), norm=config.norm)
 
 
+def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Array:
+    y = x
+    for i, dense in enumerate(config):
+        leaves = weights.get("projections", [])[i]
+        y = linear(y, leaves["weight"], leaves.get("bias"))
+        y = y if dense.activation is None else activation(y, kind=dense.activation)
+    return y
+
+
 def _labels(x: Array, weights: HeadWeights) -> Array:
     assert "out" in weights
     return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
@@ -125,9 +134,11 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
     """The head's own products, after its pooling if it has one."""
     head, weights = config.head, params.get("head", {})
     assert not isinstance(head, LM)
-    if isinstance(head, Classify | Pool):
-        states = pool(states, lengths, pooling=head.pooling).unsqueeze(1)
-    x = _dense(states, weights, head.dense)
+    late = isinstance(head, Classify) and head.late
+    x = states
+    if isinstance(head, Classify | Pool) and not late:
+        x = pool(x, lengths, pooling=head.pooling).unsqueeze(1)
+    x = _dense(x, weights, head.dense)
     match head:
         case MaskedLM():
             table = params["embedding"]["table"] if head.tied else weights.get("table")
@@ -140,6 +151,8 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
         case Tag() | QuestionAnswering():
             return _labels(x, weights)
         case Classify():
+            x = pool(x, lengths, pooling=head.pooling).unsqueeze(1) if late else x
             return _labels(x, weights).squeeze(1)
         case Pool():
-            return unit(x.squeeze(1)) if head.unit else x.squeeze(1)
+            vector = _projected(x, weights, head.projections).squeeze(1)
+            return unit(vector) if head.unit else vector

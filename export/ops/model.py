@@ -88,6 +88,7 @@ class HeadWeights(TypedDict, total=False):
     dense: LinearWeights
     norm: NormWeights
     out: LinearWeights
+    projections: list[LinearWeights]
 
 
 class ModelWeights(TypedDict):

@@ -27,7 +27,7 @@ from ..formats.gguf import GGUF
 from ..formats.model_directory import Directory
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
-from ..formats.tensor_source import CODE, SINGLE, RawShards, not_opened, shards
+from ..formats.tensor_source import CODE, SINGLE, RawShards, TensorSource, not_opened, shards
 from ..ops.quant import Blocks
 from ..params.lazy import lazily, materialize
 from ..params.shapes import parameter_shapes
@@ -217,7 +217,8 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
     quantization = read_quantization(keys)
     sentence = read_sentence(directory)
     files = RawShards(shards(directory))
-    source = files if quantization is None else Quantized(files, quantization)
+    source: TensorSource = files if quantization is None else Quantized(files, quantization)
+    source = sentence.with_projections(source) if sentence else source
     task = "pool" if sentence else None
     if adapter is None:
         config, family = read_config(raw, where, source.names, task)

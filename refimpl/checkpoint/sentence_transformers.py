@@ -1,20 +1,21 @@
 """Sentence encoders: the files of the sentence-transformers library beside config.json.
 
 modules.json names the steps from a text to its vector, each with a folder of its own (Reimers & Gurevych
-2019). An encoder, a pooling and an optional normalization are read; any other step, or an option that would
-give other vectors, is an error that names it.
+2019). An encoder, a pooling, any number of Dense modules and an optional normalization are read; any other
+step, or an option that would give other vectors, is an error that names it.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..config import Config, Pool, Pooling
+from ..config import Activation, Config, Dense, Pool, Pooling
 from ..config_readers.keys import Keys
 from ..errors import CheckpointError
 from ..formats.model_directory import ENCODERS, Directory
+from ..formats.tensor_source import Prefixed, Shards, TensorSource, shards
 
 POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
 # The older spelling: a key for each way, of which one is true.
@@ -26,17 +27,35 @@ FLAGS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+ACTIVATIONS: dict[str, Activation | None] = {
+    "torch.nn.modules.linear.Identity": None,
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.GELU": "gelu",
+    "torch.nn.modules.activation.SiLU": "silu",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.modules.activation.Mish": "mish",
+}
 PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence encoder's head, the width that it expects, its longest text, and the file that says so."""
+    """A sentence encoder's head, the width that it expects, its longest text, and the file that says so.
+
+    `projections` are the weights of its Dense modules, in order.
+    """
 
     head: Pool
     width: int
     longest: int | None
     where: str
+    projections: tuple[TensorSource, ...] = ()
+
+    def with_projections(self, source: TensorSource) -> TensorSource:
+        """The encoder's tensors, and those of the Dense modules under their names in the weight map."""
+        modules = [Prefixed(file, f"Dense.{p}.") for p, file in enumerate(self.projections)]
+        return Shards([source, *modules]) if modules else source
 
     def of(self, config: Config) -> Config:
         """The encoder's Config with this head."""
@@ -70,35 +89,53 @@ def read_sentence(directory: Directory) -> Sentence | None:
 
     longest = _transformer(keys(*ENCODERS))
     _whole(keys("config_sentence_transformers.json"))
-    pooling, width = _pooling(keys("config.json", folder=steps["Pooling"], need=True))
-    if unit := "Normalize" in steps:
-        _normalize(keys("config.json", folder=steps["Normalize"]))
-    return Sentence(Pool(pooling, unit=unit), width, longest, where)
+    pooling, width = _pooling(keys("config.json", folder=steps[1].folder, need=True))
+    projections, sources, entry = [], [], width
+    for step in steps[2:]:
+        if step.name == "Dense":
+            projections.append(_dense(keys("config.json", folder=step.folder, need=True), entry))
+            sources.append(Shards(shards(directory, step.folder)))
+            entry = projections[-1].width
+        else:
+            _of_sentences(keys("config.json", folder=step.folder))
+    unit = steps[-1].name == "Normalize"
+    head = Pool(pooling, unit=unit, projections=tuple(projections))
+    return Sentence(head, width, longest, where, tuple(sources))
 
 
-def _steps(modules: Any, where: str) -> dict[str, str]:
-    """The folder of each step, by the step's name."""
+class Step(NamedTuple):
+    """One of the modules that modules.json lists: its class, and the folder of its files."""
+
+    name: str
+    folder: str
+
+
+def _steps(modules: Any, where: str) -> list[Step]:
+    """The steps in order."""
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{where}: must be a list of objects, got {modules!r:.80}")
-    folders = {}
+    steps: list[Step] = []
     for module in modules:
         keys = Keys(module, where)
         match = re.fullmatch(r"sentence_transformers\.(?:\w+\.)*(\w+)", keys.get("type", str))
-        if match is None or match[1] not in ("Transformer", "Pooling", "Normalize") or match[1] in folders:
-            raise keys.fail("type", "Transformer, Pooling or Normalize of sentence_transformers, each once")
-        folders[match[1]] = keys.get("path", str)
+        if match is None or match[1] not in ("Transformer", "Pooling", "Dense", "Normalize"):
+            raise keys.fail("type", "Transformer, Pooling, Dense or Normalize of sentence_transformers")
+        steps.append(Step(match[1], keys.get("path", str)))
         keys.get("name", str, None)
         keys.get("idx", int, None)
         if keys.get("kwargs", list, []):
             raise keys.fail("kwargs", "empty")
         keys.finish({})
-    if list(folders) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    names = [step.name for step in steps]
+    if re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(names)) is None:
         raise CheckpointError(
-            f"{where}: the steps must be Transformer, Pooling and perhaps Normalize, got {list(folders)}"
+            f"{where}: the steps must be Transformer, Pooling, perhaps Dense and Normalize, got {names!r:.99}"
         )
-    if folders["Transformer"] or not folders["Pooling"]:
-        raise CheckpointError(f"{where}: path must be empty for Transformer and a folder for Pooling")
-    return folders
+    if steps[0].folder or not all(step.folder for step in steps[1:]):
+        raise CheckpointError(f"{where}: path must be empty for Transformer and a folder for other steps")
+    if len({step.folder for step in steps}) < len(steps):
+        raise CheckpointError(f"{where}: each step must have a folder of its own, got {names!r:.200}")
+    return steps
 
 
 def _transformer(keys: Keys) -> int | None:
@@ -146,7 +183,21 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
     return pooling, width
 
 
-def _normalize(keys: Keys) -> None:
+def _dense(keys: Keys, width: int) -> Dense:
+    """A Dense module whose input has `width` elements."""
+    if keys.size("in_features") != width:
+        raise keys.fail("in_features", f"what the step before gives, {width}")
+    dense = Dense(
+        keys.choice("activation_function", ACTIVATIONS),
+        bias=keys.get("bias", bool, True),
+        width=keys.size("out_features"),
+    )
+    _of_sentences(keys)
+    return dense
+
+
+def _of_sentences(keys: Keys) -> None:
+    """Check that a module takes and gives the vector of a text, and finish its keys."""
     for key in ("module_input_name", "module_output_name"):
         keys.choice(key, {"sentence_embedding": None}, "sentence_embedding")
     keys.finish({})

@@ -46,7 +46,8 @@ class MaskedLM:
 class Classify:
     """Logits of a whole text's labels.
 
-    `kind` says how they are read: by softmax, by a sigmoid each, or as they are.
+    `kind` says how they are read: by softmax, by a sigmoid each, or as they are. With `late` each token
+    passes through `dense` before the text is pooled (EuroBERT).
     """
 
     labels: int
@@ -54,6 +55,7 @@ class Classify:
     dense: Dense | None = None
     bias: bool = True
     kind: Literal["single", "multi", "regression"] = "single"
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,21 @@ class QuestionAnswering:
 
 @dataclass(frozen=True)
 class Pool:
-    """One embedding per text, of length 1 with `unit`."""
+    """One embedding per text, of length 1 with `unit`.
+
+    `projections` are maps that follow the pooling and `dense`, in order: the Dense modules of sentence
+    encoders. They have no norm.
+    """
 
     pooling: Pooling = "mean"
     dense: Dense | None = None
     unit: bool = False
+    projections: tuple[Dense, ...] = ()
+
+    def width(self, width: int) -> int:
+        """The width of the embedding, where the model's is `width`."""
+        maps = (*((self.dense,) if self.dense else ()), *self.projections)
+        return next((dense.width for dense in reversed(maps) if dense.width), width)
 
 
 ReadingHead = MaskedLM | Classify | Tag | QuestionAnswering | Pool  # of whole texts

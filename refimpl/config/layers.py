@@ -108,7 +108,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Gated:
-    """down(act(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE)."""
 
     width: int
     activation: Activation
@@ -116,6 +116,7 @@ class Gated:
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
+    down_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from .heads import LM, Classify, Head, MaskedLM, Tag
-from .layers import Attention, FullAttention, HeadNorm, LayerNorm, Mlp, MoE, Window
+from .heads import LM, Classify, Head, MaskedLM, Pool, Tag
+from .layers import Attention, FullAttention, Gated, HeadNorm, LayerNorm, Mlp, MoE, Window
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -108,6 +108,11 @@ def _check_head(head: Head, width: int, table_width: int) -> None:
     if not isinstance(head, LM) and head.dense is not None:
         dense_width = width if head.dense.width is None else head.dense.width
         _bounded("width of the head's dense map", dense_width, LIMITS["width"])
+    if isinstance(head, Pool):
+        for i, dense in enumerate(head.projections):
+            _need(dense.norm is None, f"projection {i} of the head must have no norm, got {dense.norm}")
+            _bounded(f"width of projection {i} of the head", dense.width or width, LIMITS["width"])
+        _bounded("number of projections of the head", len(head.projections), LIMITS["layers"], 0)
     if isinstance(head, MaskedLM) and head.tied:
         fits = dense_width == table_width
         _need(fits, f"a tied output must have the width of the tables, {table_width}, got {dense_width}")
@@ -183,6 +188,9 @@ def _check_attention(at: str, a: Attention) -> None:
 
 def _check_mlp(at: str, mlp: Mlp) -> None:
     _bounded(at + "mlp width", mlp.width, LIMITS["width"])
+    if isinstance(mlp, Gated):
+        once = not (mlp.bias and mlp.down_bias)
+        _need(once, f"{at}a bias of `down` alone means no other bias, got bias and down_bias")
     if isinstance(mlp, MoE):
         _bounded(at + "experts", mlp.experts, LIMITS["experts"])
         _bounded(at + "chosen experts", mlp.top, mlp.experts)

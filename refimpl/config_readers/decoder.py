@@ -44,7 +44,6 @@ def decoder(
 
     `positions` is `rope`, or a partial of it with the family's own settings.
     """
-    keys.harmless(is_causal=(True,))  # of code that can do otherwise
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
     context = keys.size("max_position_embeddings", context)
     position = positions(keys, size, context, theta=theta)

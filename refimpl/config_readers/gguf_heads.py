@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import Classify, Dense, Pool, Pooling
+from dataclasses import replace
+
+from ..config import Classify, Config, Decoder, Dense, Encoder, Pool, Pooling
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from .gguf_metadata import rows
@@ -37,6 +39,45 @@ def gguf_head(keys: Keys, source: TensorSource, dense: Dense, pooling: int | Non
     return Classify(count, POOLINGS[pooling], dense, kind="regression")
 
 
+def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
+    """The encoder that a decoder becomes where the file states how its vectors are pooled."""
+    if "pooling_type" not in keys:
+        keys.harmless(**{"attention.causal": (True,)})
+        return decoder
+    return gguf_encoder(decoder, keys, causal=keys.get("attention.causal", bool, True))
+
+
+def gguf_encoder(
+    decoder: Decoder, keys: Keys, *, causal: bool, projections: tuple[Dense, ...] = ()
+) -> Encoder:
+    """The encoder of a decoder's layers, whose vectors are pooled as the file says."""
+    number = keys.get("pooling_type", int)
+    if number not in POOLINGS:
+        raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
+    head = Pool(POOLINGS[number], projections=projections)
+    return Encoder(decoder.embedding, replace(decoder.stack, causal=causal), head, decoder.context)
+
+
+def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dense, ...]:
+    """The Dense modules of a sentence encoder: llama.cpp has two, without biases and activations."""
+    projections: list[Dense] = []
+    for name in ("dense_2", "dense_3"):
+        if f"{name}.weight" not in source.names:
+            continue
+        shape = source.shape(f"{name}.weight")
+        keys.restated(f"{name}_feat_in", width, f"what the step before gives, {width}")
+        keys.restated(f"{name}_feat_out", shape[0], f"the rows of {name}.weight, {shape[0]}")
+        projections.append(Dense(None, bias=False, width=shape[0]))
+        width = shape[0]
+    return tuple(projections)
+
+
+# The output table of a decoder that only reads, and the Dense modules after it.
+READING = weight_map("""
+    nothing <- output.weight
+    head.projections.0.weight <- dense_2.weight : transpose
+    head.projections.1.weight <- dense_3.weight : transpose
+""")
 CLASSIFIER = weight_map("""
     for Classify:
     head.dense.weight <- cls.weight : transpose

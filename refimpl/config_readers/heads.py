@@ -79,12 +79,14 @@ def head(
     masked: MaskedLM,
     classify: Dense | None,
     pooling: Pooling = "first",
+    late: bool = False,
     token: Dense | None = None,
     pooler: Dense | None = None,
 ) -> ReadingHead:
     """The head of an encoder for a task.
 
-    `token` comes before the logits of each token. A model without a pooler gives the mean of its vectors.
+    `token` comes before the logits of each token; `late` is that of `Classify`. A model without a pooler
+    gives the mean of its vectors.
     """
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: tokens then see no later ones")
@@ -92,7 +94,7 @@ def head(
         case "masked":
             return masked
         case "classify":
-            return _classify(keys, pooling, classify)
+            return replace(_classify(keys, pooling, classify), late=late)
         case "tag":
             return Tag(labels(keys), token)
         case "answer":
@@ -112,11 +114,12 @@ def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
     return QuestionAnswering(dense)
 
 
-def reading(config: Config, keys: Keys, task: str) -> Config:
+def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Config:
     """A model that generates, turned into one that reads whole texts, with the head of a task.
 
     Of an encoder and a decoder the encoder alone computes embeddings and labels of tokens; the other tasks
-    use both. In a decoder the vector of the last token, which sees all others, represents the text.
+    use both. In a decoder the vector of the last token, which sees all others, represents the text; without
+    `causal` each of its tokens sees all others, too.
     """
     embedding, context = config.embedding, config.context
     match config:
@@ -127,9 +130,8 @@ def reading(config: Config, keys: Keys, task: str) -> Config:
             head = _classify(keys, "last", Dense("tanh")) if task == "classify" else _answer(keys, None)
             return replace(config, decoder=DecoderReader(replace(decoder, causal=True), start), head=head)
         case Decoder(stack=stack):
-            return Encoder(
-                embedding, replace(stack, causal=True), _last_token(keys, task, embedding), context
-            )
+            stack = replace(stack, causal=causal)
+            return Encoder(embedding, stack, _last_token(keys, task, embedding), context)
         case _:
             return config
 

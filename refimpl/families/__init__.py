@@ -13,18 +13,33 @@ A family states
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..config import LM, Config, EncoderDecoder, QuestionAnswering
+from ..config import (
+    LM,
+    Alibi,
+    Attention,
+    Config,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    Pool,
+    QuestionAnswering,
+    Window,
+)
+from ..config_readers.decoder import map_attention
 from ..config_readers.generation_keys import KEYS as GENERATION
+from ..config_readers.gguf_heads import READING as GGUF_READING
+from ..config_readers.gguf_heads import gguf_reading
 from ..config_readers.heads import reading
 from ..config_readers.keys import ANY, HARMLESS, Keys
 from ..config_readers.quantization import read_quantization
@@ -48,9 +63,10 @@ CLASS_SUFFIXES: dict[str, Task] = {
 UNREAD = dict.fromkeys(GENERATION, ANY) | HARMLESS
 
 
-def encoders(*names: str) -> dict[str, Task]:
-    """The architectures of an encoder with all heads; `names` are the prefixes of its class names."""
-    return {name + suffix: task for name in names for suffix, task in CLASS_SUFFIXES.items()}
+def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
+    """The architectures of an encoder with all heads but `without`; `names` are its class names' prefixes."""
+    tasks = {suffix: task for suffix, task in CLASS_SUFFIXES.items() if task not in without}
+    return {name + suffix: task for name in names for suffix, task in tasks.items()}
 
 
 def decoders(
@@ -77,6 +93,12 @@ READING = weight_map("""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """)
+
+# The Dense modules of a sentence encoder, counted from 0: each has a file of its own.
+DENSE_MODULE = """
+    head.projections.{p}.weight <- Dense.{p}.linear.weight : transpose
+    head.projections.{p}.bias <- Dense.{p}.linear.bias
+"""
 
 
 @dataclass(frozen=True)
@@ -131,28 +153,56 @@ def read_config(
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
     keys = Keys(values, where, tensors)
-    family, named_task = identify(keys)
+    family, named = identify(keys)
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
-    chosen = task or named_task
+    if task is None and len(named) > 1:
+        raise _architecture(keys, family)
+    chosen = task or named.pop()
     config = family.config(keys, chosen)
     pair = isinstance(config, EncoderDecoder)
     stated = keys.get("is_encoder_decoder", bool, pair)
     if stated != pair and (stated or chosen == "lm"):
         raise keys.fail("is_encoder_decoder", f"{str(pair).lower()} for {keys.values['model_type']}")
-    if chosen != "lm" and isinstance(config.head, LM):
+    if isinstance(config, Decoder):
+        config = _read_causally(config, keys, chosen)
+    elif chosen != "lm" and isinstance(config.head, LM):
         config = reading(config, keys, chosen)
     keys.finish(UNREAD)
     return config, family
 
 
-def identify(keys: Keys) -> tuple[Family, Task]:
-    """The family and the task that a config.json names; ConfigError for what isn't known or can't be read.
+def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
+    """The decoder, or for a task that reads whole texts the encoder that it becomes.
+
+    transformers' masks hide later tokens from each token unless `is_causal` is false. Its windows then count
+    the tokens on either side, where a causal window counts the token itself.
+    """
+    causal = keys.get("is_causal", bool, True)
+    if task == "lm" and not causal:
+        raise keys.fail("is_causal", "true for a model that writes")
+    if task == "lm":
+        return config
+    if causal:
+        return reading(config, keys, task)
+
+    def widened(attention: Attention) -> Attention:
+        if isinstance(attention.position, Alibi):
+            raise keys.fail("is_causal", "true where biases follow from the distance")
+        window = attention.window
+        return attention if window is None else replace(attention, mask=Window(window + 1))
+
+    config = map_attention(config, lambda _, attention: widened(attention))
+    return reading(config, keys, task, causal=False)
+
+
+def identify(keys: Keys) -> tuple[Family, set[Task]]:
+    """The family and the tasks that a config.json names; ConfigError for what isn't known or can't be read.
 
     It needs no weights, so that weights in a format that isn't read are refused for what they are.
     """
     try:
-        family, task = _family(keys)
+        family, tasks = _family(keys)
     except ConfigError as error:
         if keys.values.get("auto_map"):
             raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
@@ -162,7 +212,7 @@ def identify(keys: Keys) -> tuple[Family, Task]:
             f"{keys.where}: quantization_config isn't read for {keys.values['model_type']}, whose matrices "
             "are stored inputs first: take the original checkpoint, or a .gguf file of the model"
         )
-    return family, task
+    return family, tasks
 
 
 def _stores_outputs_first(family: Family) -> bool:
@@ -171,20 +221,32 @@ def _stores_outputs_first(family: Family) -> bool:
     return bool(projections) and all(STEPS["transpose"] in line.steps for line in projections)
 
 
-def _family(keys: Keys) -> tuple[Family, Task]:
-    """The family of the model_type, and the task of the architectures; ConfigError for what isn't known."""
-    family = keys.choice("model_type", families())
+def _family(keys: Keys) -> tuple[Family, set[Task]]:
+    """The family of the model_type, and the tasks of the architectures; ConfigError for what isn't known."""
+    family = families().get(keys.get("model_type", str))
+    if family is None:
+        near = difflib.get_close_matches(keys.values["model_type"], families(), n=5, cutoff=0.0)
+        raise keys.fail("model_type", f"one of {len(families())} that tfm reads, such as {', '.join(near)}")
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
-    tasks = {family.ARCHITECTURES.get(a) if isinstance(a, str) else None for a in named}
-    task = tasks.pop()
-    if tasks or task is None:
-        raise keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
-    return family, task
+    if not all(isinstance(name, str) and name in family.ARCHITECTURES for name in named):
+        raise _architecture(keys, family)
+    return family, {family.ARCHITECTURES[name] for name in named}
+
+
+def _architecture(keys: Keys, family: Family) -> ConfigError:
+    return keys.fail("architectures", f"one of {', '.join(family.ARCHITECTURES)}")
+
+
+def _dense_modules(config: Config) -> WeightMap:
+    count = len(config.head.projections) if isinstance(config.head, Pool) else 0
+    return weight_map("".join(DENSE_MODULE.replace("{p}", str(p)) for p in range(count)))
 
 
 def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]]:
     """The map of a family's checkpoints for a Config, and what may stand before their tensors' names."""
     table, prefixes = family.WEIGHTS, [family.PREFIX]
+    if not table.is_identity:
+        table = table + _dense_modules(config)
     if not isinstance(config.head, LM) and table.has("decoder"):
         table = table + READING
         if isinstance(config.head, QuestionAnswering):
@@ -222,5 +284,9 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     family_metadata = {k.removeprefix(prefix): v for k, v in single.items() if k.startswith(prefix)}
     keys = Keys(family_metadata, f"{where}: {dialect.architecture}")
     config = dialect.config(keys, source)
+    if isinstance(config, Decoder):
+        config = gguf_reading(config, keys)
     keys.finish({})
+    if isinstance(config, Encoder) and dialect.weights.has("decoder"):
+        dialect = replace(dialect, weights=dialect.weights + GGUF_READING)
     return config, dialect

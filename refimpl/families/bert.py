@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from ..config import (
-    Activation,
     Attention,
     Classify,
     Dense,
     Embedding,
     Encoder,
+    Gated,
     Layer,
     LayerNorm,
     Learned,
     MaskedLM,
     Plain,
     ReadingHead,
+    RelativeBias,
     Stack,
 )
 from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
@@ -52,39 +53,43 @@ def layer_norm(keys: Keys) -> LayerNorm:
     return LayerNorm(keys.positive("layer_norm_eps", 1e-12))
 
 
-def encoder(keys: Keys, embedding: Embedding, positions: Learned, head: ReadingHead) -> Encoder:
-    """The encoder of BERT, RoBERTa and ELECTRA."""
+def encoder(
+    keys: Keys,
+    embedding: Embedding,
+    positions: Learned,
+    head: ReadingHead,
+    *,
+    position: RelativeBias | None = None,
+    activation: str = "gelu",
+) -> Encoder:
+    """The encoder of BERT and its kin; `activation` is the family's default."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
+    heads, size, norm = keys.size("num_attention_heads"), head_size(keys), layer_norm(keys)
+    kind = keys.choice("hidden_act", ACTIVATIONS, activation)
     return build(
         embedding,
-        positions,
+        Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
+        Plain(keys.size("intermediate_size"), kind, after=norm),
         head,
         layers=layer_count(keys),
-        size=head_size(keys),
-        inner=keys.size("intermediate_size"),
-        activation=keys.choice("hidden_act", ACTIVATIONS, "gelu"),
-        norm=layer_norm(keys),
+        context=positions.size,
+        positions=positions,
     )
 
 
 def build(
     embedding: Embedding,
-    positions: Learned,
+    attention: Attention,
+    mlp: Plain | Gated,
     head: ReadingHead,
     *,
     layers: int,
-    size: int,
-    inner: int,
-    activation: Activation,
-    norm: LayerNorm,
+    context: int,
+    positions: Learned | None = None,
 ) -> Encoder:
-    """An encoder of equal layers with a norm after each sublayer."""
-    heads = embedding.width // size
-    layer = Layer(
-        Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
-        Plain(inner, activation, after=norm),
-    )
-    return Encoder(embedding, Stack((layer,) * layers, None, positions, norm), head, positions.size)
+    """An encoder of equal layers with norms after their sublayers, and one behind the tables."""
+    stack = Stack((Layer(attention, mlp),) * layers, None, positions, mlp.after)
+    return Encoder(embedding, stack, head, context)
 
 
 TRUNK = weight_map("""
@@ -111,12 +116,7 @@ TRUNK = weight_map("""
     encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.output.LayerNorm.(bias|beta)
     position_ids == embeddings.position_ids
 """)
-WEIGHTS = TRUNK + weight_map("""
-    nothing <- pooler.dense.weight
-    nothing <- pooler.dense.bias
-    for Pool, Classify:
-    head.dense.weight <- pooler.dense.weight : transpose
-    head.dense.bias <- pooler.dense.bias
+PREDICTIONS = weight_map("""
     for MaskedLM:
     head.dense.weight <- cls.predictions.transform.dense.weight : transpose
     head.dense.bias <- cls.predictions.transform.dense.bias
@@ -126,8 +126,15 @@ WEIGHTS = TRUNK + weight_map("""
     embedding.table == cls.predictions.decoder.weight
     head.bias <- cls.predictions.(decoder.bias|bias)
     head.bias == cls.predictions.bias
+""")
+HEADS = PREDICTIONS + weight_map("""
+    nothing <- pooler.dense.weight
+    nothing <- pooler.dense.bias
     nothing <- cls.seq_relationship.weight
     nothing <- cls.seq_relationship.bias
+    for Pool, Classify:
+    head.dense.weight <- pooler.dense.weight : transpose
+    head.dense.bias <- pooler.dense.bias
     for Classify, Tag:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
@@ -135,6 +142,7 @@ WEIGHTS = TRUNK + weight_map("""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """)
+WEIGHTS = TRUNK + HEADS
 TYPES = "token_types.weight"
 
 
@@ -148,15 +156,16 @@ def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
     if isinstance(head, Classify) and (types is None or "cls.weight" not in source.names):
         must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
         raise keys.fail("pooling_type", must)
+    size, context = gguf_head_size(keys), keys.size("context_length")
+    heads, norm = keys.size("attention.head_count"), LayerNorm(keys.positive("attention.layer_norm_epsilon"))
     return build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
-        Learned(keys.size("context_length")),
+        Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
+        Plain(keys.size("feed_forward_length"), "gelu", after=norm),
         head,
         layers=layer_count(keys, "block_count"),
-        size=gguf_head_size(keys),
-        inner=keys.size("feed_forward_length"),
-        activation="gelu",
-        norm=LayerNorm(keys.positive("attention.layer_norm_epsilon")),
+        context=context,
+        positions=Learned(context),
     )
 
 

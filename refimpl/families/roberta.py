@@ -20,6 +20,11 @@ PREFIX = "roberta."
 
 
 def config(keys: Keys, task: Task) -> Encoder:
+    if "lora_adaptations" in keys:  # of jina-embeddings-v3
+        raise keys.fail(
+            "lora_adaptations",
+            "absent: adapters of several tasks in one file aren't read, take jinaai/jina-embeddings-v3-hf",
+        )
     # The first token stands at the row after the padding's own.
     offset = keys.get("pad_token_id", int, 1) + 1
     rows = keys.size("max_position_embeddings", 512)
@@ -55,9 +60,8 @@ LABELS = weight_map("""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """)
-WEIGHTS = (
-    TRUNK
-    + weight_map("""
+HEADS = (
+    weight_map("""
     nothing <- pooler.dense.weight
     nothing <- pooler.dense.bias
     for Pool:
@@ -75,3 +79,4 @@ WEIGHTS = (
 """)
     + LABELS
 )
+WEIGHTS = TRUNK + HEADS

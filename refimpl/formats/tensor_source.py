@@ -76,6 +76,29 @@ class Stripped:
         return self._source.native(self._of[name], part)
 
 
+class Prefixed:
+    """A TensorSource with a prefix before each of its names."""
+
+    def __init__(self, source: TensorSource, prefix: str) -> None:
+        self._source, self._prefix = source, prefix
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._prefix + name for name in self._source.names)
+
+    def kind(self, name: str) -> str:
+        return self._source.kind(name.removeprefix(self._prefix))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name.removeprefix(self._prefix))
+
+    def load(self, name: str, part: int | None = None) -> np.ndarray:
+        return self._source.load(name.removeprefix(self._prefix), part)
+
+    def native(self, name: str, part: int | None = None) -> Blocks | None:
+        return self._source.native(name.removeprefix(self._prefix), part)
+
+
 class Shards:
     """Several files as one TensorSource; a name may stand in one of them only."""
 
@@ -136,20 +159,21 @@ def missing_weights(path: Path) -> CheckpointError:
     )
 
 
-def shards(directory: Directory) -> list[SafeTensors | TorchFile]:
+def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFile]:
     """The files of a directory's weights, which hold what their index says, and nothing else.
 
-    Where both are there they are the safetensors files.
+    With `folder` it is one file, in that folder of the directory. Where both are there they are the
+    safetensors files.
     """
     kinds: tuple[tuple[str, str, type[SafeTensors] | type[TorchFile]], ...] = (
         (SINGLE, INDEX, SafeTensors), (TORCH_SINGLE, TORCH_INDEX, TorchFile),
     )  # fmt: skip
     for single, index, kind in kinds:
-        if (file := directory.find(single)) is not None:
+        if (file := directory.find(single, folder)) is not None:
             return [kind(file)]
-        if (stated := directory.object(index)) is not None:
+        if not folder and (stated := directory.object(index)) is not None:
             return _indexed(directory, stated, index, kind)
-    raise missing_weights(directory.path)
+    raise missing_weights(directory.path / folder)
 
 
 def _indexed(

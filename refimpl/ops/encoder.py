@@ -116,6 +116,13 @@ def _dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
     return normalize(x, weights.get("norm"), norm=config.norm)
 
 
+def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Array:
+    for dense, leaves in zip(config, weights.get("projections", []), strict=True):
+        x = linear(x, leaves["weight"], leaves.get("bias"))
+        x = x if dense.activation is None else activation(x, kind=dense.activation)
+    return x
+
+
 def _labels(x: Array, weights: HeadWeights) -> Array:
     assert "out" in weights
     return linear(x, weights["out"]["weight"], weights["out"].get("bias"))
@@ -125,7 +132,7 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
     """What the head makes of an encoder's output [B, T, D].
 
     MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
-    [B, labels]. Pool: [B, D]. What stands at padding is unspecified.
+    [B, labels]. Pool: [B, D], or the width of its last projection. What stands at padding is unspecified.
     """
     weights = params.get("head", {})
     match config.head:
@@ -139,11 +146,15 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
             return logits + weights["bias"]
         case Tag(_, dense) | QuestionAnswering(dense):
             return _labels(_dense(states, weights, dense), weights)
+        case Classify(_, pooling, dense, late=True):
+            pooled = pool(_dense(states, weights, dense), lengths, pooling=pooling)[:, None]
+            return _labels(pooled, weights)[:, 0]
         case Classify(_, pooling, dense):
             pooled = pool(states, lengths, pooling=pooling)[:, None]
             return _labels(_dense(pooled, weights, dense), weights)[:, 0]
-        case Pool(pooling, dense, normalized):
-            pooled = _dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)[:, 0]
-            return unit(pooled) if normalized else pooled
+        case Pool(pooling, dense, normalized, projections):
+            pooled = _dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)
+            vector = _projected(pooled, weights, projections)[:, 0]
+            return unit(vector) if normalized else vector
         case LM():
             raise AssertionError("a Config's check keeps LM for decoders")

@@ -14,6 +14,7 @@
     head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
     head.out                        weight D,F  bias F    (F labels, or 2 for QuestionAnswering)
+    head.projections.I              weight D,F  bias F    (after the pooling)
 
 Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
 functions in `ops`, so a call reads `gated_mlp(x, weights["mlp"])`.
@@ -54,8 +55,10 @@ ROUTING = (".router", ".shared_gate")
 NORMS = (".q_norm", ".k_norm")
 # Scales of cached keys and values, one per channel.
 SCALES = (".k_scale", ".v_scale")
-# Projection to the labels: small, and no later layer averages its rounding error out, so it stays in float.
+# Projections to the labels, or to an embedding's own space: small, and no later layer averages their rounding
+# error out, so they stay in float.
 LABELS = ("head.out.weight",)
+PROJECTIONS = "head.projections."
 
 
 def parameter_shapes(config: Config) -> Shapes:
@@ -115,7 +118,12 @@ def _head(head: Head, e: Embedding) -> Shapes:
             return shapes | {"out.weight": (d, labels)} | ({"out.bias": (labels,)} if bias else {})
         case QuestionAnswering(bias=bias):
             return shapes | {"out.weight": (d, 2)} | ({"out.bias": (2,)} if bias else {})
-        case Pool():
+        case Pool(projections=projections):
+            for i, dense in enumerate(projections):
+                f = dense.width or d
+                shapes[f"projections.{i}.weight"] = (d, f)
+                shapes |= {f"projections.{i}.bias": (f,)} if dense.bias else {}
+                d = f
             return shapes
 
 
@@ -166,9 +174,14 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
     bias: Shapes = {}
     if mlp.bias:
         bias = ({"bgate": (f,)} if gate else {}) | {"bup": (f,), "bdown": (d,)}
+    elif isinstance(mlp, Gated) and mlp.down_bias:
+        bias = {"bdown": (d,)}
     return gate | {"up": (d, f), "down": (f, d)} | bias
 
 
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
-    return len(shape) == 2 and not name.endswith((*ADDED, *ROUTING, *NORMS, *SCALES, *LABELS))
+    stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
+        (*ADDED, *ROUTING, *NORMS, *SCALES, *LABELS)
+    )
+    return len(shape) == 2 and not stays_in_float

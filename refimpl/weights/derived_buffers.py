@@ -39,6 +39,19 @@ def _waves(config: Config) -> np.ndarray:
     return sinusoidal(np.arange(config.context)[None], frequencies)[0]
 
 
+def _rotary_waves(config: Config) -> np.ndarray:
+    """Sines and cosines of the first layer's rotation at every position, which RoFormer stores as a table."""
+    if not config.ropes:
+        return np.zeros(0)
+    rope = config.ropes[0]
+    frequencies = rope_frequencies(np.arange(rope.dims // 2), theta=rope.theta)
+    return sinusoidal(np.arange(config.context)[None], frequencies)[0]
+
+
+def _rotary_dims(config: Config) -> int:
+    return config.ropes[0].dims if config.ropes else 0
+
+
 def _position_rows(config: Config) -> int:
     stack = next(iter(config.stacks.values()))
     return stack.positions.offset + stack.positions.size if isinstance(stack.positions, Learned) else 0
@@ -58,11 +71,13 @@ COMPUTED = {
     "short_divisors": lambda config: _divisors(config)[0],
     "long_divisors": lambda config: _divisors(config)[1],
     "waves": _waves,
+    "rotary_waves": _rotary_waves,
     # The rows of the table of positions, which older checkpoints store beside it.
     "position_ids": lambda config: np.arange(_position_rows(config))[None],
 }
 LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
     "waves": lambda config: (config.context, config.embedding.width),
+    "rotary_waves": lambda config: (config.context, _rotary_dims(config)),
     "position_ids": lambda config: (1, _position_rows(config)),
 }
 

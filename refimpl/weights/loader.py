@@ -86,7 +86,8 @@ class Leaves:
                 unused[tensor] = None
             elif any(leaf in self._shapes for leaf in rule.leaves):
                 # Several experts read their parts of one tensor: it counts as unread until the first has.
-                available = present if rule.part else unread
+                # Layers that share a tensor all read the whole of it.
+                available = present if rule.part or rule.shared else unread
                 if missing := [name for name in rule.tensors if name not in available]:
                     raise CheckpointError(f"tensor {missing[0]!r} is missing: {rule.leaves[0]} needs it")
                 self._found(rule)

@@ -9,9 +9,10 @@
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
                                        another head their tensors are unused
 
-One line a tensor. `{i}` runs over the layers, `{e}` over a layer's experts. `{h}` in the tensor's name alone
-runs over the leaf's heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all
-experts. A line for a leaf that a Config doesn't need is ignored. `* <- *` reads leaves under our own names.
+One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor. `{e}`
+runs over a layer's experts. `{h}` in the tensor's name alone runs over the leaf's heads, whose tensors are
+stacked. `tensor[{e}]` is a part of a tensor that holds all experts. A line for a leaf that a Config doesn't
+need is ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -23,7 +24,8 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     row           a vector stored as a matrix of one row (BART)
 
 Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
-The lines of a decoder are also used for a causal encoder and for a decoder that only reads (`DecoderReader`).
+The lines of a decoder are also used for a decoder that only reads (`DecoderReader`), and for an encoder that
+is causal or has no lines of its own.
 """
 
 from __future__ import annotations
@@ -59,12 +61,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Rule:
-    """One line written out for a layer, an expert: each of `choices` are the tensors that make the leaves."""
+    """One line written out for a layer, an expert: each of `choices` are the tensors that make the leaves.
+
+    With `shared` other layers read the same tensors.
+    """
 
     leaves: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...]
     steps: tuple[Step, ...] = ()
     use: Use = "read"
+    shared: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -119,6 +125,11 @@ class WeightMap:
             )
         )
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it reads all leaves under our own names."""
+        return any(line.leaves == EVERYTHING for line in self.lines)
+
     def has(self, stack: str) -> bool:
         """Whether a line makes a leaf of the stack."""
         return any(line.leaves[0].startswith(f"{stack}.") for line in self.lines)
@@ -126,7 +137,7 @@ class WeightMap:
     def rules(self, config: Config) -> Iterator[Rule]:
         """The lines, written out for a Config."""
         *_, last = config.stacks
-        reads = config.stacks[last].causal
+        reads = config.stacks[last].causal or not self.has(last)
         for line in self.lines:
             if line.leaves == EVERYTHING:
                 yield from (Rule((name,), ((name,),)) for name in parameter_shapes(config))
@@ -213,4 +224,5 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
         first = (*first, StackRows())
     steps = tuple(step.bound(leaves[0], layer.attention) for step in line.steps)
-    return Rule(leaves, choices, (*first, *steps), line.use)
+    shared = "{i}" in line.leaves[0] and not any("{i}" in tensor for tensor in line.tensors)
+    return Rule(leaves, choices, (*first, *steps), line.use, shared)

@@ -136,8 +136,7 @@ def _predictions(config: Config) -> tuple[str | int, ...]:
             return ("batch", "time", 2)
         case Classify(labels):
             return ("batch", labels)
-        case Pool(dense=dense):
-            width = config.embedding.width
-            return ("batch", width if dense is None else dense.width or width)
+        case Pool() as head:
+            return ("batch", head.width(config.embedding.width))
         case LM():
             raise AssertionError("a Config's check keeps LM for decoders")

@@ -48,10 +48,13 @@ def sha256(path: Path) -> str:
 def model_in(names: Iterable[str], where: str) -> str:
     """The one .gguf file, or the one folder with config.json and weights, among posix paths.
 
-    Raises CheckpointError when there is none, and one that names them when there are several.
+    Folders within that of a sentence encoder are its modules. Raises CheckpointError when there is none, and
+    one that names them when there are several.
     """
     paths = [PurePosixPath(name) for name in names]
+    encoders = {path.parent for path in paths if path.name == "modules.json"}
     folders = {path.parent for path in paths if path.name == "config.json"}
+    folders -= {folder for folder in folders if folder not in encoders and folder.parent in encoders}
     models = [str(path) for path in paths if path.suffix == ".gguf"]
     models += sorted({str(p.parent) for p in paths if is_weights(p.name) and p.parent in folders})
     if not models:

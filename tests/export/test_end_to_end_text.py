@@ -50,7 +50,8 @@ def byte_vocabulary(config: Config) -> Config:
 
 
 MASKED = byte_vocabulary(tiny_models.encoder())
-POOLED = tiny_models.encoder(head=Pool("mean", Dense("tanh"), unit=True))
+PROJECTIONS = (Dense("tanh", width=40), Dense(None, bias=False, width=12))
+POOLED = tiny_models.encoder(head=Pool("mean", Dense("tanh"), unit=True, projections=PROJECTIONS))
 LAYER = POOLED.stack.layers[0]
 MIXED_LAYERS = (
     LAYER,

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -118,8 +119,9 @@ class Row:
 
     The first model is the usual one; the others have other heads. `sizes` are the keys that have no
     default in tfm, under the names that the class gives them; `reads` are keys that mean nothing to
-    other families. `amend` sets what isn't random, in float32 or float64. `stays` says that a key means
-    the same when transformers has written the config anew.
+    other families. `amend` sets what isn't random, in float32 or float64. `restate` rewrites a saved
+    directory in the spelling of another library. `stays` says that a key means the same when transformers has
+    written the config anew.
     """
 
     config: Any
@@ -129,4 +131,5 @@ class Row:
     attention: str = "eager"
     reads: frozenset[str] = frozenset()
     amend: Callable[[Any], None] = lambda _: None
+    restate: Callable[[Path], None] = lambda _: None
     stays: bool = True

@@ -1,4 +1,4 @@
-"""RoBERTa and XLM-RoBERTa: the same model under two names."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: the same model under three names."""
 
 import transformers
 from hypothesis import strategies as st
@@ -29,6 +29,19 @@ ROWS = {
             transformers.XLMRobertaForSequenceClassification,
             transformers.XLMRobertaForTokenClassification,
             transformers.XLMRobertaForQuestionAnswering,
+        ),
+        KEYS,
+        reads=frozenset({"pad_token_id"}),
+        amend=tie,
+    ),
+    "camembert": Row(
+        transformers.CamembertConfig,
+        (
+            transformers.CamembertModel,
+            transformers.CamembertForMaskedLM,
+            transformers.CamembertForSequenceClassification,
+            transformers.CamembertForTokenClassification,
+            transformers.CamembertForQuestionAnswering,
         ),
         KEYS,
         reads=frozenset({"pad_token_id"}),

@@ -93,9 +93,16 @@ def bounded(mlp: Mlp) -> Mlp:
     return replace(mlp, pre=RMSNorm(1e-2)) if grows else mlp
 
 
+def down_bias(mlp: Gated) -> Gated:
+    """The mlp with a bias of its last map alone."""
+    return replace(mlp, bias=False, down_bias=True)
+
+
+gated = st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms)
 mlps = st.one_of(
     mixtures(),
-    st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
+    gated,
+    gated.map(down_bias),
     st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms),
 ).map(bounded)
 originals = st.sampled_from((8, 64))  # below and above the context
@@ -191,12 +198,15 @@ projections = st.one_of(
     st.none(), st.builds(EmbeddingProjection, st.integers(1, 8), st.booleans(), st.booleans())
 )
 poolings = st.sampled_from(("first", "last", "mean", "max"))
+denses_of_sentences = st.builds(
+    Dense, st.one_of(st.none(), kinds), st.booleans(), st.none(), st.sampled_from((None, 1, 5))
+)
 heads: st.SearchStrategy[ReadingHead] = st.one_of(
     st.builds(MaskedLM, st.booleans(), denses, st.booleans()),
-    st.builds(Classify, st.integers(1, 4), poolings, denses, st.booleans()),
+    st.builds(Classify, st.integers(1, 4), poolings, denses, st.booleans(), late=st.booleans()),
     st.builds(Tag, st.integers(1, 4), denses, st.booleans()),
     st.builds(QuestionAnswering, denses, st.booleans()),
-    st.builds(Pool, poolings, denses, st.booleans()),
+    st.builds(Pool, poolings, denses, st.booleans(), st.lists(denses_of_sentences, max_size=2).map(tuple)),
 )
 
 

@@ -98,6 +98,7 @@ def diverse_model(
         model = make_model(name, keys, kind, seed)
         diversify_weights(model, seed)
         model.save_pretrained(folder / str(seed))
+        ROWS[name].restate(folder / str(seed))
         checkpoint = open_checkpoint(folder / str(seed))
         config = checkpoint.config
         if not isinstance(config.head, LM):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,14 +125,18 @@ def specification_outputs(
     return [engine.step(tokens, cache, at=at)[0]]
 
 
-def compare_with_transformers(name: str, kind: int, data: st.DataObject) -> float:
-    """Draw a model and read it from its files: the relative error, at most `LARGEST_ERROR`."""
-    keys = data.draw(ROWS[name].keys, label="keys")
+def compare_with_transformers(name: str, kind: int, data: st.DataObject, **more: Any) -> float:
+    """Draw a model and read it from its files: the relative error, at most `LARGEST_ERROR`.
+
+    `more` are keys that count beside those drawn.
+    """
+    keys = data.draw(ROWS[name].keys, label="keys") | more
     drawn = {"model_type": name, **copy.deepcopy(keys)}
     drawn.pop("experts_implementation", None)  # how transformers computes, not what
     model = make_model(name, keys, kind)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
+        ROWS[name].restate(Path(folder))
         checkpoint = open_checkpoint(folder)
         params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     if kind == 0 and ROWS[name].stays:

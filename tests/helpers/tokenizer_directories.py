@@ -101,6 +101,9 @@ CLASSES = [
     for kind, entries in TABLE.items()
     for model_type, _, name in (entry.partition(":") for entry in entries.split())
 ]
+CLASSES += [
+    ("mpnet", None, "wordpiece"), ("bert", "MPNetTokenizerFast", "wordpiece"), ("camembert", None, "unigram"),
+]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),
     "strip_accents": (True, False, None),

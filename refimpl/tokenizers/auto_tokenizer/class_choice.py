@@ -13,8 +13,10 @@ from .settings import SettingFiles
 # falcon, llama and smollm3 have none: the directory names theirs.
 AS_IS = None
 REGISTERED: Mapping[str, str | None] = {
+    "albert": "AlbertTokenizer",
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
+    "camembert": "CamembertTokenizer",
     "cohere": "CohereTokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
@@ -24,12 +26,17 @@ REGISTERED: Mapping[str, str | None] = {
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
     "granite": AS_IS,
+    "gte": "XLMRobertaTokenizer",
+    "jina_embeddings_v3": "XLMRobertaTokenizer",
     "mbart": "MBartTokenizer",
+    "megatron-bert": "BertTokenizer",
     "mistral": AS_IS,
     "mixtral": AS_IS,
     "modernbert": AS_IS,
+    "mpnet": "MPNetTokenizer",
     "mpt": "GPTNeoXTokenizer",
     "mt5": "T5Tokenizer",
+    "nomic_bert": "BertTokenizer",
     "olmo2": AS_IS,
     "opt": "GPT2Tokenizer",
     "pegasus": "PegasusTokenizer",
@@ -39,6 +46,7 @@ REGISTERED: Mapping[str, str | None] = {
     "qwen3": "Qwen2Tokenizer",
     "qwen3_moe": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
+    "roformer": "RoFormerTokenizer",
     "stablelm": AS_IS,
     "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
@@ -61,10 +69,10 @@ ALIASES = {
 # Classes that make parts of their own too, of families that aren't here; their names end in Tokenizer.
 OTHERS = (
     "Albert", "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BigBird", "BioGpt",
-    "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Camembert", "Canine", "Clvp", "CodeGen",
+    "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
     "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader", "Deberta",
     "DebertaV2", "Dia", "Esm", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
-    "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke", "MPNet",
+    "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke",
     "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nllb", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
     "Perceiver", "Phobert", "ProphetNet", "Qwen3_5", "Rag", "Reformer", "RemBert", "RoCBert", "RoFormer",
     "SeamlessM4T", "Siglip2", "Siglip", "Speech2Text", "SpeechT5", "Splinter", "Tapas", "Tipsv2", "Udop",
@@ -100,11 +108,13 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
         return None  # Llama 3's, which this class would read as Llama 2's
     elif model_type in REGISTERED:
         registered = REGISTERED[model_type]
-        if registered is None or name is None or model_type in ANYWAY:
-            return None if registered is None else CLASSES[registered]
+        if registered is None:
+            return None
+        if name is None or model_type in ANYWAY:
+            name, is_other = registered, registered not in CLASSES
     if is_other:
         raise CheckpointError(
             f"{files.config_path}: tokenizer_class must be one of {', '.join(sorted(CLASSES))}, got "
-            f"{stated!r:.60}; PreTrainedTokenizerFast takes tokenizer.json as it is"
+            f"{name!r:.60}; PreTrainedTokenizerFast takes tokenizer.json as it is"
         )
     return None if name is None else CLASSES.get(ALIASES.get(name, name))

@@ -261,6 +261,17 @@ def _roberta_template(settings: Settings, tokens: Tokens, stated: Component | No
     }
 
 
+def _mpnet_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    cls, sep = tokens.content("cls_token"), tokens.content("sep_token")
+    return {
+        "type": "RobertaProcessing",
+        "sep": [sep, tokens.id(sep)],
+        "cls": [cls, tokens.id(cls)],
+        "trim_offsets": True,
+        "add_prefix_space": False,
+    }
+
+
 def _gpt_neox(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     prefix = settings.flag("add_prefix_space", False)
     pre_tokenizer = {**_byte_level(prefix), "trim_offsets": settings.flag("trim_offsets", True)}
@@ -396,6 +407,24 @@ def _xlm_roberta_template(settings: Settings, tokens: Tokens, stated: Component 
     return tokens.template(_same_segment(begin, "$A", end), pair, spaces=True)
 
 
+def _camembert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
+    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
+    unknown = _required(settings.where, named, "unk_token")
+    unk_id = next((i for i, piece in enumerate(file.vocabulary) if piece[0] == unknown), 0)
+    return Pipeline(_unigram(file, unk_id), _precompiled(file), words, scheme)
+
+
+def _camembert_additional(settings: Settings) -> list[Special]:
+    stated = settings.values.get(ADDITIONAL)
+    return [f"{token}NOTUSED" for token in ("<s>", "</s>", "<unk>")] if stated is None else stated
+
+
+def _camembert_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    begin, end = tokens.content("bos_token"), tokens.content("eos_token")
+    return tokens.template(_same_segment(begin, "$A", end), _same_segment(begin, "$A", end, end, "$B", end))
+
+
 def _pegasus(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     unknown = _required(settings.where, named, "unk_token")
     ids = [i for i, piece in enumerate(file.vocabulary) if i and piece[0] == unknown and piece[1] == 0]
@@ -517,6 +546,23 @@ _GEMMA = {
 _LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _ALL = (
     TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template),
+    TokenizerClass(
+        "MPNetTokenizer",
+        "WordPiece",
+        {**_FAIRSEQ, "unk_token": "[UNK]"},
+        _bert,
+        _mpnet_template,
+        mask_takes_space=True,
+    ),
+    TokenizerClass(
+        "CamembertTokenizer",
+        "Unigram",
+        _FAIRSEQ,
+        _camembert,
+        _camembert_template,
+        _camembert_additional,
+        mask_takes_space=True,
+    ),
     TokenizerClass("RobertaTokenizer", "BPE", _FAIRSEQ, _gpt2, _roberta_template),
     TokenizerClass(
         "GPT2Tokenizer",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import task_models, tiny_models
 from tfm.refimpl.checkpoint.open import save_checkpoint
-from tfm.refimpl.config import Classify, Head, MaskedLM, Pool, QuestionAnswering, Tag
+from tfm.refimpl.config import Classify, Dense, Head, MaskedLM, Pool, QuestionAnswering, Tag
 from tfm.runtime.verification.golden import load
 from tfm.runtime.verification.metrics import row_cosines
 
@@ -19,7 +19,7 @@ HEADS: dict[str, Head] = {
     "classify": Classify(3),
     "tag": Tag(3),
     "fill": MaskedLM(tied=True),
-    "embed": Pool("mean", unit=True),
+    "embed": Pool("mean", unit=True, projections=(Dense("tanh", width=20), Dense(None, width=12))),
     "answer": QuestionAnswering(),
 }
 

@@ -234,11 +234,12 @@ HEADS = (
     Tag(3),
     QuestionAnswering(),
     Pool("mean", unit=True),
-    Pool("max"),
+    Pool("max", projections=(Dense("tanh", width=5), Dense(None, bias=False, width=3))),
+    Classify(5, "mean", Dense("gelu"), late=True),
 )
 
 
-@pytest.mark.parametrize(("head", "opset"), [*zip(HEADS, (21, 23, 21, 23, 21, 23), strict=True)])
+@pytest.mark.parametrize(("head", "opset"), [*zip(HEADS, (21, 23, 21, 23, 21, 23, 21), strict=True)])
 def test_encoder_graph(head: Any, opset: int):
     """A whole encoder with each head on ONNX Runtime: any lengths, one token too."""
     config = bert(head)

@@ -9,10 +9,12 @@ import torch
 import transformers
 from helpers import tiny_models
 from helpers.float64 import Float64, randomize
+from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
+from tfm.refimpl.formats.tensor_source import SINGLE
 from tfm.refimpl.params.tree import map_leaves
 
 KIND = "sentence_transformers.models."
@@ -133,6 +135,80 @@ def test_a_decoder_may_be_the_encoder(tmp_path, kind):
     assert np.abs(got - want).max() <= 1e-9
 
 
+FUNCTIONS: dict[str, torch.nn.Module] = {
+    "linear.Identity": torch.nn.Identity(), "activation.Tanh": torch.nn.Tanh(),
+    "activation.ReLU": torch.nn.ReLU(), "activation.GELU": torch.nn.GELU(),
+    "activation.SiLU": torch.nn.SiLU(), "activation.Sigmoid": torch.nn.Sigmoid(),
+    "activation.Mish": torch.nn.Mish(),
+}  # fmt: skip
+
+
+def put_dense(folder: Path, place: str, inputs: int, outputs: int, **more: object) -> torch.nn.Linear:
+    """A Dense module with random weights, written as the library does; its linear map in float64."""
+    stated = {"in_features": inputs, "out_features": outputs, "bias": True, **more}
+    linear = torch.nn.Linear(inputs, outputs, bias=stated["bias"] is True)
+    randomize(linear, seed=outputs).float()
+    put(folder, f"{place}/config.json", {"activation_function": "torch.nn.modules.activation.Tanh", **stated})
+    save_file({f"linear.{k}": v for k, v in linear.state_dict().items()}, folder / place / SINGLE)
+    return linear.double()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("unit", [False, True])
+def test_dense_modules_are_torchs_linear_maps(bert, folder, unit, function):
+    """Two of them, the first with a bias and an activation, as they stand in the library."""
+    steps = [*STEPS[:2], ("Dense", "2_Dense"), ("Dense", "3_Dense"), ("Normalize", "4_Normalize")]
+    put(folder, "modules.json", modules(steps[: 5 if unit else 4]))
+    name = f"torch.nn.modules.{function}"
+    first = put_dense(folder, "2_Dense", WIDTH, 40, activation_function=name)
+    last = put_dense(folder, "3_Dense", 40, 9, bias=False, module_input_name="sentence_embedding")
+    checkpoint = open_checkpoint(folder)
+    assert {"2_Dense/config.json", f"3_Dense/{SINGLE}"} <= set(checkpoint.files)
+    params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    got = NumpyEngine(checkpoint.config, params).predict(IDS.numpy(), MASK.numpy().sum(1))
+    with torch.no_grad(), Float64():
+        want = torch.tanh(last(FUNCTIONS[function](first(vectors(bert[1].bert, IDS, MASK, "mean")))))
+    want = (torch.nn.functional.normalize(want) if unit else want).numpy()
+    assert got.shape == (2, 9)
+    assert np.abs(got - want).max() <= 1e-9 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"in_features": 25}, "in_features must be what the step before gives, 24, got 25"),
+        ({"out_features": 0}, "out_features must be at least 1"),
+        ({"out_features": 11}, r"'Dense.0.linear.weight' must have shape \[11, 24\], has \[10, 24\]"),
+        ({"bias": False}, "every tensor must be known.*'Dense.0.linear.bias'"),
+        ({"activation_function": "os.system"}, "activation_function must be one of torch.nn.modules.linear"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name must be one of sentence_embedding"),
+        ({"use_residual": True}, "'use_residual' isn't known"),
+    ],
+)
+def test_dense_modules_that_are_refused(folder, stated, message):
+    put(folder, "modules.json", modules([*STEPS[:2], ("Dense", "2_Dense")]))
+    put_dense(folder, "2_Dense", WIDTH, 10)
+    config = folder / "2_Dense" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | stated))
+    with pytest.raises(TfmError, match=message):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_dense_modules_weights_in_other_files(folder, readable):
+    put(folder, "modules.json", modules([*STEPS[:2], ("Dense", "2_Dense")]))
+    linear = put_dense(folder, "2_Dense", WIDTH, 10)
+    (folder / "2_Dense" / SINGLE).unlink()
+    name = "pytorch_model.bin" if readable else "weights.pkl"
+    torch.save({f"linear.{k}": v.float() for k, v in linear.state_dict().items()}, folder / "2_Dense" / name)
+    if readable:
+        leaf = open_checkpoint(folder).leaf("head.projections.0.weight")
+        np.testing.assert_array_equal(leaf, linear.weight.detach().float().numpy().T)
+    else:
+        with pytest.raises(TfmError, match=r"2_Dense: must have weights, .*weights.pkl is there: it can run"):
+            open_checkpoint(folder)
+
+
 # In the order in which the library looks for them.
 NAMES = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
 
@@ -155,7 +231,6 @@ def test_what_says_how_to_pool_is_part_of_the_source(folder):
 
 
 POOL, WHOLE = "1_Pooling/config.json", "config_sentence_transformers.json"
-DENSE = [*STEPS[:2], ("Dense", "2_Dense")]
 MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
 
 
@@ -164,15 +239,17 @@ MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
     [
         ("modules.json", {}, "must be a list of objects"),
         ("modules.json", [1], "must be a list of objects"),
-        ("modules.json", [], "the steps must be Transformer, Pooling and perhaps Normalize, got \\[\\]"),
-        ("modules.json", modules(DENSE), "type must be Transformer, Pooling or Normalize .* got '.*Dense'"),
+        ("modules.json", [], "the steps must be Transformer, Pooling, perhaps Dense .* got \\[\\]"),
+        ("modules.json", modules([*STEPS[:2], ("CNN", "2_CNN")]), "type must be Transformer, .* got '.*CNN'"),
         ("modules.json", modules(STEPS[:1]), "the steps must be .* got \\['Transformer'\\]"),
         ("modules.json", modules(STEPS[1:]), "the steps must be"),
         ("modules.json", modules(STEPS[::-1]), "the steps must be"),
-        ("modules.json", modules([*STEPS, STEPS[2]]), "each once"),
+        ("modules.json", modules([*STEPS, ("Normalize", "3")]), "the steps must be"),
+        ("modules.json", modules([*STEPS, ("Dense", "3_Dense")]), "the steps must be"),
+        ("modules.json", modules([*STEPS[:2], ("Dense", "1_Pooling")]), "must have a folder of its own"),
         ("modules.json", modules(prefix="os."), "type must be Transformer"),
         ("modules.json", modules([("Transformer", "0_BERT"), *STEPS[1:]]), "must be empty for Transformer"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "")]), "a folder for Pooling"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "")]), "a folder for other steps"),
         ("modules.json", [{**module, "kwargs": ["task"]} for module in modules()], "kwargs must be empty"),
         ("modules.json", [{**module, "code": "x"} for module in modules()], "'code' isn't known"),
         ("modules.json", modules([STEPS[0], ("Pooling", "../else")]), "must be plain, without folders"),

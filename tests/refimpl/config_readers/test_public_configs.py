@@ -78,10 +78,10 @@ WIDTHS = (
 )  # fmt: skip
 
 
-def test_there_is_a_row_for_every_family():
+def test_every_row_is_of_a_family_or_refused():
     assert len(LINES) == len(ROWS) == 287, "each source once"
     read = [config["model_type"] for source, config in ROWS.items() if source not in REFUSED]
-    assert set(read) == set(families()) - {"tfm"}
+    assert set(read) <= set(families())  # those of newer families are in families/test_hub_*.py
     assert len(read) == 256
 
 

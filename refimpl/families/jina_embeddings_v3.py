@@ -1,0 +1,100 @@
+"""Jina embeddings v3 (Sturua et al. 2024) as transformers has it: XLM-RoBERTa with rotary positions.
+
+Adapters by task lie beside it, one a directory. The first checkpoint, which holds all of them in its weights,
+is refused by the family of its `model_type`, XLM-RoBERTa's.
+"""
+
+from __future__ import annotations
+
+from ..config import Attention, Classify, Dense, Embedding, Encoder, LayerNorm, MaskedLM, Plain
+from ..config_readers.gguf_heads import gguf_head
+from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.heads import head
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, encoders
+from .bert import TYPES, build
+from .nomic_bert import GGUF_WEIGHTS as GATED
+from .roberta import HEADS
+
+MODEL_TYPES = ("jina_embeddings_v3",)
+ARCHITECTURES = encoders("JinaEmbeddingsV3")
+PREFIX = "roberta."
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    heads, norm = keys.size("num_attention_heads"), LayerNorm(keys.positive("layer_norm_eps", 1e-5))
+    size = keys.size("head_dim", None) or head_size(keys)
+    context = keys.size("max_position_embeddings", 8194)
+    position = rope(keys, size, context, theta=20_000.0)
+    return build(
+        Embedding(
+            keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 1)
+        ),
+        Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
+        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), after=norm),
+        head(
+            keys,
+            task,
+            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), Dense("gelu", norm=norm)),
+            classify=Dense("tanh"),
+            pooler=Dense("tanh"),
+        ),
+        layers=layer_count(keys),
+        context=exact_context(context, position),
+    )
+
+
+WEIGHTS = (
+    weight_map("""
+    embedding.table <- embeddings.word_embeddings.weight
+    embedding.token_types <- embeddings.token_type_embeddings.weight
+    encoder.first_norm.weight <- emb_ln.weight
+    encoder.first_norm.bias <- emb_ln.bias
+    encoder.layers.{i}.attn.wq, wk, wv <- encoder.layers.{i}.mixer.Wqkv.weight : transpose
+    encoder.layers.{i}.attn.bq, bk, bv <- encoder.layers.{i}.mixer.Wqkv.bias
+    encoder.layers.{i}.attn.wo <- encoder.layers.{i}.mixer.out_proj.weight : transpose
+    encoder.layers.{i}.attn.bo <- encoder.layers.{i}.mixer.out_proj.bias
+    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.norm1.weight
+    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.norm1.bias
+    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.mlp.fc1.weight : transpose
+    encoder.layers.{i}.mlp.bup <- encoder.layers.{i}.mlp.fc1.bias
+    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.mlp.fc2.weight : transpose
+    encoder.layers.{i}.mlp.bdown <- encoder.layers.{i}.mlp.fc2.bias
+    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.norm2.weight
+    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.norm2.bias
+""")
+    + HEADS
+)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
+    """The base alone, as the converter writes each adapter to a file of its own."""
+    head = gguf_head(keys, source, Dense("tanh"))
+    if isinstance(head, Classify):
+        raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
+    size, heads = gguf_head_size(keys), keys.size("attention.head_count")
+    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"))
+    position = gguf_rope(keys, source, size)
+    types = rows(source, TYPES) if TYPES in source.names else None
+    return build(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
+        Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
+        Plain(keys.size("feed_forward_length"), "gelu", after=norm),
+        head,
+        layers=layer_count(keys, "block_count"),
+        context=exact_context(keys.size("context_length"), position),
+    )
+
+
+GGUF_WEIGHTS = GATED + weight_map("""
+    encoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
+    encoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
+    encoder.layers.{i}.mlp.bup <- blk.{i}.ffn_up.bias
+    encoder.layers.{i}.mlp.bdown <- blk.{i}.ffn_down.bias
+""")
+GGUF = Gguf("jina-bert-v3", gguf_config, GGUF_WEIGHTS)

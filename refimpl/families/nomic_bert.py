@@ -1,0 +1,124 @@
+"""Nomic BERT (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without biases.
+
+The first checkpoints spell their keys as GPT-2 does, and state what the code of their repository can do
+otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations.
+"""
+
+from __future__ import annotations
+
+from ..config import Attention, Classify, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM
+from ..config_readers.gguf_heads import gguf_head
+from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.heads import head
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, encoders
+from .bert import HEADS, TYPES, build
+
+MODEL_TYPES = ("nomic_bert",)
+ARCHITECTURES = encoders("NomicBert", without=("answer",))
+PREFIX = "nomic_bert."
+
+
+def config(keys: Keys, task: Task) -> Encoder:
+    _check_older(keys)
+    width, heads = keys.spelled("hidden_size", "n_embd"), keys.spelled("num_attention_heads", "n_head")
+    size = keys.size("head_dim", None) or head_size(keys, width, heads)
+    context = keys.size(keys.spelled("max_position_embeddings", "n_positions"), 2048)
+    names = keys.spelled("rope_theta", "rotary_emb_base"), "rotary_emb_fraction"
+    position = rope(keys, size, context, theta=1000.0, names=names)
+    norm = LayerNorm(keys.positive(keys.spelled("layer_norm_eps", "layer_norm_epsilon"), 1e-12))
+    activation = keys.choice("hidden_act", ACTIVATIONS, "silu")
+    count = keys.size(heads)
+    dense = Dense(activation, norm=norm)
+    return build(
+        Embedding(keys.size("vocab_size"), keys.size(width), token_types=keys.size("type_vocab_size", 2)),
+        Attention(count, count, size, position, after=norm),
+        Gated(keys.size(keys.spelled("intermediate_size", "n_inner")), activation, after=norm),
+        head(
+            keys,
+            task,
+            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), dense),
+            classify=Dense("tanh"),
+        ),
+        layers=layer_count(keys, keys.spelled("num_hidden_layers", "n_layer")),
+        context=exact_context(context, position),
+    )
+
+
+def _check_older(keys: Keys) -> None:
+    """Raise ConfigError for a setting of the repository's own code that changes what is computed."""
+    off = (
+        "causal", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "parallel_block",
+        "use_rms_norm", "rotary_emb_interleaved", "scale_attn_by_inverse_layer_idx",
+    )  # fmt: skip
+    keys.harmless(
+        activation_function=("swiglu",),
+        **dict.fromkeys(off, (False, None)),
+        **dict.fromkeys(("moe_every_n_layers", "num_experts"), (0, None)),
+        **dict.fromkeys(("rotary_emb_scale_base", "rotary_scaling_factor"), (None,)),
+        scale_attn_weights=(True,),
+    )
+    keys.unused("attn_pdrop", "embd_pdrop", "resid_pdrop", "dense_seq_output", "pad_vocab_size_multiple")
+    keys.unused("fused_bias_fc", "fused_dropout_add_ln", "reorder_and_upcast_attn", "use_flash_attn")
+    keys.unused("use_xentropy", "parallel_block_tied_norm", "max_trained_positions")
+    keys.unused(*(f"summary_{key}" for key in SUMMARY))
+
+
+SUMMARY = ("activation", "first_dropout", "proj_to_labels", "type", "use_proj")
+WEIGHTS = weight_map("""
+    embedding.table <- embeddings.word_embeddings.weight
+    embedding.token_types <- embeddings.token_type_embeddings.weight
+    encoder.first_norm.weight <- emb_ln.weight
+    encoder.first_norm.bias <- emb_ln.bias
+    encoder.layers.{i}.attn.wq, wk, wv <- encoder.layers.{i}.attn.Wqkv.weight : transpose
+    encoder.layers.{i}.attn.wo <- encoder.layers.{i}.attn.out_proj.weight : transpose
+    encoder.layers.{i}.attn_after.weight <- encoder.layers.{i}.norm1.weight
+    encoder.layers.{i}.attn_after.bias <- encoder.layers.{i}.norm1.bias
+    encoder.layers.{i}.mlp.up <- encoder.layers.{i}.mlp.fc11.weight : transpose
+    encoder.layers.{i}.mlp.gate <- encoder.layers.{i}.mlp.fc12.weight : transpose
+    encoder.layers.{i}.mlp.down <- encoder.layers.{i}.mlp.fc2.weight : transpose
+    encoder.layers.{i}.mlp_after.weight <- encoder.layers.{i}.norm2.weight
+    encoder.layers.{i}.mlp_after.bias <- encoder.layers.{i}.norm2.bias
+""") + HEADS.renamed({"transform.LayerNorm": "transform.layer_norm"})
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
+    """From GGUF's metadata, where the architecture has vectors alone and no classifier."""
+    head = gguf_head(keys, source, Dense("tanh"))
+    if isinstance(head, Classify):
+        raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
+    size, heads = gguf_head_size(keys), keys.size("attention.head_count")
+    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"))
+    position = gguf_rope(keys, source, size)
+    types = rows(source, TYPES) if TYPES in source.names else None
+    return build(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
+        Attention(heads, heads, size, position, after=norm),
+        Gated(keys.size("feed_forward_length"), "silu", after=norm),
+        head,
+        layers=layer_count(keys, "block_count"),
+        context=exact_context(keys.size("context_length"), position),
+    )
+
+
+GGUF_WEIGHTS = weight_map("""
+    embedding.table <- token_embd.weight
+    embedding.token_types <- token_types.weight : table
+    encoder.first_norm.weight <- token_embd_norm.weight
+    encoder.first_norm.bias <- token_embd_norm.bias
+    encoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    encoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
+    encoder.layers.{i}.attn_after.weight <- blk.{i}.attn_output_norm.weight
+    encoder.layers.{i}.attn_after.bias <- blk.{i}.attn_output_norm.bias
+    encoder.layers.{i}.mlp.up <- blk.{i}.ffn_up.weight : transpose
+    encoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
+    encoder.layers.{i}.mlp.down <- blk.{i}.ffn_down.weight : transpose
+    encoder.layers.{i}.mlp_after.weight <- blk.{i}.layer_output_norm.weight
+    encoder.layers.{i}.mlp_after.bias <- blk.{i}.layer_output_norm.bias
+""")
+GGUF = Gguf("nomic-bert", gguf_config, GGUF_WEIGHTS)

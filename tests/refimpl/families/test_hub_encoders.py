@@ -1,0 +1,261 @@
+"""What config.json says of real encoders on the hub, and what is read of it."""
+
+from typing import Any
+
+import pytest
+from tfm.refimpl.config import (
+    Classify,
+    Dense,
+    EmbeddingProjection,
+    Encoder,
+    FullAttention,
+    Gated,
+    Learned,
+    LinearScaling,
+    MaskedLM,
+    Pool,
+    RelativeBias,
+    Rope,
+    Tag,
+    Window,
+)
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.families import read_config
+
+BASE: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768,
+    "initializer_range": 0.02, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12,
+}  # fmt: skip
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+MPNET = {
+    **BASE, "architectures": ["MPNetForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2,
+    "layer_norm_eps": 1e-5, "max_position_embeddings": 514, "model_type": "mpnet", "pad_token_id": 1,
+    "relative_attention_num_buckets": 32, "vocab_size": 30527,
+}  # fmt: skip
+CAMEMBERT = {
+    **BASE, "architectures": ["CamembertForMaskedLM"], "bos_token_id": 5, "eos_token_id": 6,
+    "layer_norm_eps": 1e-5, "max_position_embeddings": 514, "model_type": "camembert", "output_past": True,
+    "pad_token_id": 1, "position_embedding_type": "absolute", "type_vocab_size": 1, "use_cache": True,
+    "vocab_size": 32005,
+}  # fmt: skip
+NOMIC = {
+    "activation_function": "swiglu", "architectures": ["NomicBertModel"], "attn_pdrop": 0.0,
+    "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+    "bos_token_id": None, "causal": False, "dense_seq_output": True, "embd_pdrop": 0.0, "eos_token_id": None,
+    "fused_bias_fc": True, "fused_dropout_add_ln": True, "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-12, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "model_type": "nomic_bert",
+    "n_embd": 768, "n_head": 12, "n_inner": 3072, "n_layer": 12, "n_positions": 8192,
+    "pad_vocab_size_multiple": 64, "parallel_block": False, "parallel_block_tied_norm": False,
+    "prenorm": False, "qkv_proj_bias": False, "reorder_and_upcast_attn": False, "resid_pdrop": 0.0,
+    "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None, "rotary_scaling_factor": None, "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True, "summary_activation": None, "summary_first_dropout": 0.0,
+    "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
+    "torch_dtype": "float32", "type_vocab_size": 2, "use_cache": True, "use_flash_attn": True,
+    "use_rms_norm": False, "use_xentropy": True, "vocab_size": 30528,
+}  # fmt: skip
+GEMMA = {
+    "_sliding_window_pattern": 6, "architectures": ["Gemma3TextModel"], "attention_bias": False,
+    "attention_dropout": 0.0, "attn_logit_softcapping": None, "bos_token_id": 2, "dtype": "float32",
+    "eos_token_id": 1, "final_logit_softcapping": None, "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 768, "initializer_range": 0.02,
+    "intermediate_size": 1152, "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 4,
+    "max_position_embeddings": 2048, "model_type": "gemma3_text", "num_attention_heads": 3,
+    "num_hidden_layers": 24, "num_key_value_heads": 1, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6, "rope_local_base_freq": 10000.0, "rope_scaling": None, "rope_theta": 1000000.0,
+    "sliding_window": 512, "use_bidirectional_attention": True, "use_cache": True, "vocab_size": 262144,
+}  # fmt: skip
+EUROBERT = {
+    "architectures": ["EuroBertForMaskedLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token": "<|begin_of_text|>", "bos_token_id": 128000, "clf_pooling": "late",
+    "eos_token": "<|end_of_text|>", "eos_token_id": 128001, "head_dim": 64, "hidden_dropout": 0.0,
+    "hidden_act": "silu", "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+    "mask_token": "<|mask|>", "mask_token_id": 128002, "pad_token": "<|end_of_text|>",
+    "max_position_embeddings": 8192, "mlp_bias": False, "model_type": "eurobert",
+    "num_attention_heads": 12, "num_hidden_layers": 12, "num_key_value_heads": 12, "pad_token_id": 128001,
+    "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_scaling": None, "rope_theta": 250000,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": False, "vocab_size": 128256,
+}  # fmt: skip
+ALBERT = {
+    **BASE, "architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "bos_token_id": 2,
+    "classifier_dropout_prob": 0.1, "down_scale_factor": 1, "embedding_size": 128, "eos_token_id": 3,
+    "gap_size": 0, "hidden_act": "gelu_new", "hidden_dropout_prob": 0, "inner_group_num": 1,
+    "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "albert",
+    "net_structure_type": 0, "num_hidden_groups": 1, "num_memory_blocks": 0, "pad_token_id": 0,
+    "type_vocab_size": 2, "vocab_size": 30000,
+}  # fmt: skip
+NEW = {
+    **BASE, "architectures": ["NewModel"], "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0,
+    "auto_map": {"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"}, "layer_norm_eps": 1e-12,
+    "layer_norm_type": "layer_norm", "logn_attention_clip1": False, "logn_attention_scale": False,
+    "max_position_embeddings": 8192, "model_type": "new", "pack_qkv": True, "pad_token_id": 1,
+    "position_embedding_type": "rope", "rope_scaling": {"factor": 8.0, "type": "ntk"}, "rope_theta": 20000,
+    "torch_dtype": "float16", "type_vocab_size": 1, "unpad_inputs": False,
+    "use_memory_efficient_attention": False, "vocab_size": 250048,
+}  # fmt: skip
+ROFORMER = {
+    **BASE, "architectures": ["RoFormerForMaskedLM"], "embedding_size": 768, "eos_token_id": 102,
+    "gradient_checkpointing": False, "layer_norm_eps": 1e-12, "max_position_embeddings": 1536,
+    "model_type": "roformer", "pad_token_id": 0, "rotary_value": False, "type_vocab_size": 2,
+    "use_cache": True, "vocab_size": 50000,
+}  # fmt: skip
+MEGATRON = {
+    **BASE, **LARGE, "architectures": ["MegatronBertForMaskedLM"], "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512, "model_type": "megatron-bert", "pad_token_id": 0,
+    "position_embedding_type": "absolute", "type_vocab_size": 2, "use_cache": True, "vocab_size": 29056,
+}  # fmt: skip
+JINA = {
+    **BASE, **LARGE, "architectures": ["JinaEmbeddingsV3Model"], "bos_token_id": 0, "eos_token_id": 2,
+    "layer_norm_eps": 1e-5, "max_position_embeddings": 8194, "model_type": "jina_embeddings_v3",
+    "pad_token_id": 1, "rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"},
+    "tie_word_embeddings": True, "type_vocab_size": 1, "use_cache": True, "vocab_size": 250002,
+}  # fmt: skip
+LABELS = {"id2label": {str(i): f"L{i}" for i in range(5)}}
+
+
+def read(keys: dict[str, Any], **more: Any) -> Encoder:
+    config = read_config({**keys, **more})[0]
+    assert isinstance(config, Encoder)
+    return config
+
+
+def test_mpnet_base_its_sentence_encoders_and_a_cross_encoder():
+    config = read(MPNET)
+    assert config.stack.positions == Learned(512, 2)
+    assert {layer.attention.position for layer in config.stack.layers} == {RelativeBias(32, 128)}
+    assert isinstance(config.head, MaskedLM)
+    # all-mpnet-base-v2, multi-qa-mpnet-base-dot-v1
+    named = read(MPNET, _name_or_path="microsoft/mpnet-base", gradient_checkpointing=False)
+    assert named == config
+    assert read(MPNET, architectures=["MPNetModel"]).head == Pool("first", Dense("tanh"))
+    classes = {"architectures": ["MPNetForSequenceClassification"], **LABELS}
+    assert isinstance(read(MPNET, **classes).head, Classify)
+
+
+def test_camembert_base_large_and_a_tagger():
+    config = read(CAMEMBERT)
+    assert (config.context, config.embedding.vocabulary) == (512, 32005)
+    assert len(read(CAMEMBERT, **LARGE).stack.layers) == 24
+    assert read(CAMEMBERT, architectures=["CamembertForTokenClassification"], **LABELS).head == Tag(5)
+
+
+def test_nomic_embed_text_1_and_its_mixture():
+    config = read(NOMIC)
+    layer = config.stack.layers[0]
+    assert layer.attention.position == Rope(1000.0, 64)
+    assert layer.mlp == Gated(3072, "silu", after=layer.mlp.after)
+    assert (config.context, config.head) == (8192, Pool("mean"))
+    newer = {
+        **BASE, "architectures": ["NomicBertModel"], "hidden_act": "silu", "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 8192, "model_type": "nomic_bert", "type_vocab_size": 2,
+        "vocab_size": 30528, "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"},
+    }  # fmt: skip
+    assert read(newer) == config
+    assert read(NOMIC, n_positions=2048, max_trained_positions=2048).context == 2048  # nomic-bert-2048
+    mixture = {"activation_function": "gelu", "moe_every_n_layers": 2, "num_experts": 8}
+    with pytest.raises(ConfigError, match="activation_function must be \"swiglu\", got 'gelu'"):
+        read(NOMIC, **mixture)
+    with pytest.raises(ConfigError, match="n_embd must be the same as hidden_size"):
+        read(newer, n_embd=64)
+
+
+def test_embedding_gemma_reads_in_both_directions():
+    config = read(GEMMA)
+    assert not config.stack.causal
+    masks = [layer.attention.mask for layer in config.stack.layers[4:7]]
+    assert masks == [Window(257), FullAttention(), Window(257)]
+    assert config.head == Pool("last")
+    assert read(GEMMA, use_bidirectional_attention=False).stack.causal
+    with pytest.raises(
+        ConfigError, match="use_bidirectional_attention must be false for a model that writes"
+    ):
+        read_config({**GEMMA, "architectures": ["Gemma3ForCausalLM"]})
+    # Qwen3-Embedding names the class that writes, beside a modules.json; it sees no later tokens.
+    qwen = {
+        "architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+        "intermediate_size": 3072, "max_position_embeddings": 32768, "max_window_layers": 28,
+        "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6, "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
+        "use_sliding_window": False, "vocab_size": 151669, "attention_bias": False,
+    }  # fmt: skip
+    causal, _ = read_config(qwen, task="pool")
+    both, _ = read_config({**qwen, "is_causal": False}, task="pool")
+    assert isinstance(causal, Encoder)
+    assert isinstance(both, Encoder)
+    assert (causal.stack.causal, both.stack.causal) == (True, False)
+
+
+def test_eurobert_210m_610m_and_its_classifier():
+    config = read(EUROBERT)
+    assert config.head == MaskedLM(tied=False, bias=False)
+    assert config.stack.layers[0].attention.position == Rope(250_000.0, 64)
+    classes = {"architectures": ["EuroBertForSequenceClassification"], **LABELS}
+    late, first = read(EUROBERT, **classes).head, read(EUROBERT, **classes, clf_pooling="bos").head
+    assert late == Classify(5, "mean", Dense("gelu"), late=True)
+    assert first == Classify(5, "first", Dense("gelu"))
+    larger = {"hidden_size": 1152, "intermediate_size": 4096, "num_hidden_layers": 26}
+    config = read(EUROBERT, **larger, num_attention_heads=18, num_key_value_heads=6)
+    assert config.stack.layers[0].attention.kv_heads == 6
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},  # base, v1 and v2 alike
+        {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 24},
+        {"hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu"},
+    ],
+)
+def test_albert_base_large_and_xxlarge(more):
+    config = read(ALBERT, **more)
+    assert config.embedding.projection == EmbeddingProjection(128, bias=True, late=True)
+    assert len({id(layer) for layer in config.stack.layers}) == 1
+
+
+def test_gte_multilingual_gte_english_and_arctic():
+    config = read(NEW)
+    assert config.stack.layers[0].attention.position == Rope(
+        160_000.0, 64, scaling=LinearScaling(8.0 ** (2 / 64))
+    )
+    mlp = config.stack.layers[0].mlp
+    assert isinstance(mlp, Gated)
+    assert (mlp.bias, mlp.down_bias) == (False, True)
+    english = {"rope_theta": 500000, "rope_scaling": {"factor": 2.0, "type": "ntk"}, "type_vocab_size": 0}
+    assert read(NEW, **english).embedding.token_types is None
+    both = {**NEW, "architectures": ["NewModel", "NewForTokenClassification"]}  # as multilingual-base has it
+    assert read_config(both, task="pool")[0] == config
+    with pytest.raises(ConfigError, match="architectures must be one of NewModel"):
+        read_config(both)
+    arctic = {"model_type": "gte", "architectures": ["GteModel"], "rope_scaling": None, "rope_theta": 160000}
+    assert read(NEW, **arctic).stack.layers[0].attention.position == Rope(160_000.0, 64)
+
+
+def test_roformer_base_small_and_simbert():
+    position = Rope(10_000.0, 64, interleaved=True)
+    assert read(ROFORMER).stack.layers[0].attention.position == position
+    small = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, "embedding_size": 128}
+    config = read(ROFORMER, **small, num_hidden_layers=6)
+    assert config.embedding.projection == EmbeddingProjection(128, bias=True, late=True)
+    assert read(ROFORMER, architectures=["RoFormerModel"], vocab_size=12000).head == Pool("mean")
+
+
+def test_megatron_berts_are_normed_first():
+    """BERT 345M uncased and cased, and the Swedish one."""
+    config = read(MEGATRON)
+    assert (config.stack.first_norm, config.stack.layers[0].mlp.after) == (None, None)
+    assert config.stack.final_norm == config.stack.layers[0].attention.pre
+    assert read(MEGATRON, vocab_size=30592).embedding.vocabulary == 30592
+    assert read(MEGATRON, architectures=["MegatronBertModel"]).head == Pool("first", Dense("tanh"))
+
+
+def test_jina_embeddings_3_with_one_adapter_a_directory():
+    config = read(JINA)
+    assert config.stack.layers[0].attention.position == Rope(20_000.0, 64)
+    assert config.context == 8194
+    older = {
+        "model_type": "xlm-roberta", "architectures": ["XLMRobertaModel"],
+        "lora_adaptations": ["retrieval.query", "retrieval.passage"],
+        "auto_map": {"AutoModel": "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA"},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="lora_adaptations must be absent"):
+        read({k: v for k, v in JINA.items() if k != "rope_parameters"}, **older)
