@@ -93,11 +93,11 @@ class FourBits:
         codes, absmax = self.source.raw(self.name).reshape(1, -1), self._absmax()
         out = np.empty(count + count % 2, np.float32)
         for start in range(0, len(out), CHUNK):
-            part = out[start : start + CHUNK]
+            values = out[start : start + CHUNK]
             packed = codes[:, start // 2 : (start + CHUNK) // 2]
-            np.take(table, fields(packed, HIGH_FIRST, 4)[0], out=part)
+            np.take(table, fields(packed, HIGH_FIRST, 4)[0], out=values)
             with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
-                part *= absmax[np.arange(start, start + len(part)) // self.block]
+                values *= absmax[np.arange(start, start + len(values)) // self.block]
         return out[:count].reshape(self.shape)
 
     def _absmax(self) -> np.ndarray:
@@ -136,7 +136,8 @@ def _four_bits(source: RawSource, name: str, state: str, kind: str) -> FourBits:
     if f"{name}.nested_absmax" in source.names:
         size = _size(stated, "nested_blocksize", state)
         offset = stated.get("nested_offset")
-        if type(offset) not in (int, float) or abs(offset) > float(np.finfo(np.float32).max):
+        largest = float(np.finfo(np.float32).max)
+        if not isinstance(offset, int | float) or not -largest <= offset <= largest:
             raise CheckpointError(
                 f"tensor {state!r:.120}: nested_offset must be a number of float32, got {offset!r:.40}"
             )
