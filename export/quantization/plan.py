@@ -127,7 +127,10 @@ def plan(
                     f"{weight_format.source}; without it, it gets 8-bit blocks"
                 )
     if scheme.keeps_blocks and not any(f is not None and f.native for f in formats.values()):
-        raise ExportError(f"quant={scheme.name} needs a GGUF file with quantized blocks; use quant=int8")
+        raise ExportError(
+            f"quant={scheme.name} needs a file with blocks that can stay: GGUF's quantized types, or GPTQ, "
+            "AWQ and other integers with a scale for inputs that are neighbours; use quant=int8"
+        )
     return formats
 
 

@@ -8,7 +8,7 @@
                   beforehand from a calibration text
     int4          4-bit blocks, of 64 in attention and 128 in     8-bit blocks of 32, or 4-bit by choice
                   mlps, of least error
-    keep          a GGUF's own blocks, else 8-bit blocks of 32    the same
+    keep          the file's own blocks, else 8-bit blocks of 32  the same
 
 Which format each weight gets from its scheme is `runtime.bundle.weight_formats`. The choices above come from
 measurements. KL divergence on SmolLM2: int8 in blocks of 64 0.0034, not smoothed 0.0054; in blocks of 32, a
@@ -65,7 +65,7 @@ class Scheme:
 
     `matrices` and `tables` are None where these stay float. `floats` is the type of all floats, unless the
     target has one of its own. `smooths` says that large activations are moved into the weights beforehand
-    (`refimpl.calibrate.smooth`). `keeps_blocks` keeps a GGUF file's own blocks instead. `refused` maps a
+    (`refimpl.calibrate.smooth`). `keeps_blocks` keeps a file's own blocks instead. `refused` maps a
     target's name to the reason why it can't have this scheme.
     """
 

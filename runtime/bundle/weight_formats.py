@@ -18,6 +18,7 @@ the others:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -34,6 +35,8 @@ from .targets import Target
 NativeBlocks = Callable[[str], Blocks | None]
 ATTENTION = (".attn.", ".cross.")
 PROJECTIONS = (".wq", ".wk", ".wv")
+# Types of quantizing libraries, named by their bits (`refimpl.formats.quantized`).
+CODES = re.compile("(GPTQ|AWQ|INT)[1-8]")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class WeightFormat:
 
 
 def is_widened(bits: int, source: str) -> bool:
-    """Whether codes of `bits` bits take more room than the blocks of a GGUF's type; False for other types."""
+    """Whether codes of `bits` bits take more room than the codes of a file's type; False for floats."""
+    if CODES.fullmatch(source):
+        return bits > int(source[-1])
     block_type = BLOCK_TYPES.get(source)
     return block_type is not None and bits > block_type.bits_per_weight
 
