@@ -7,12 +7,15 @@ from dataclasses import replace
 
 from ..config import (
     LM,
+    Activation,
     Attention,
     Decoder,
     Embedding,
     FullAttention,
     Gated,
     Layer,
+    Mlp,
+    Plain,
     RMSNorm,
     Rope,
     Stack,
@@ -73,7 +76,7 @@ def decoder(
 
 
 def build(
-    *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Gated, tied: bool, context: int
+    *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Mlp, tied: bool, context: int
 ) -> Decoder:
     """A decoder of equal layers, with a norm like theirs after the last."""
     return Decoder(
@@ -98,6 +101,17 @@ def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]
 def with_window(config: Decoder, window: int) -> Decoder:
     """The decoder with a window in each layer."""
     return map_attention(config, lambda _, a: replace(a, mask=Window(window)))
+
+
+def without_gates(config: Decoder, activation: Activation) -> Decoder:
+    """The decoder with plain mlps of this activation in place of gated ones."""
+
+    def plain(_: int, layer: Layer) -> Layer:
+        mlp = layer.mlp
+        assert isinstance(mlp, Gated)
+        return replace(layer, mlp=Plain(mlp.width, activation, mlp.bias, pre=mlp.pre, post=mlp.post))
+
+    return map_layers(config, plain)
 
 
 def gguf_decoder(keys: Keys, source: TensorSource, *, partial: bool = False) -> Decoder:

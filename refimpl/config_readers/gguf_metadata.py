@@ -80,6 +80,18 @@ def read_gguf_window_pattern(keys: Keys, default: int) -> int:
     return keys.size("attention.sliding_window_pattern", default)
 
 
+def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool]:
+    """Which layers have a window: those that a list marks, or all but the last of each so many."""
+    key = "attention.sliding_window_pattern"
+    if not isinstance(keys.values.get(key), list):
+        every = read_gguf_window_pattern(keys, default)
+        return [(i + 1) % every != 0 for i in range(layers)]
+    marks = keys.get(key, list)
+    if len(marks) != layers or any(type(mark) is not bool for mark in marks):
+        raise keys.fail(key, f"a number, or a list of {layers}, each true or false")
+    return marks
+
+
 def gguf_head_size(keys: Keys) -> int:
     """The size of a head, the width divided by the number of heads."""
     return head_size(keys, "embedding_length", "attention.head_count")

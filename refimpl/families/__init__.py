@@ -105,13 +105,16 @@ DENSE_MODULE = """
 class Gguf:
     """A family in GGUF: its architecture's name, the reader of its metadata, and its weight map.
 
-    `encoder` is the dialect of its encoder alone, if GGUF has an architecture for it.
+    `encoder` is the dialect of its encoder alone, if GGUF has an architecture for it. `by_layer` are the keys
+    of its metadata that may hold an array, with an element for each layer; `config` gets a list then, or the
+    number that all layers have.
     """
 
     architecture: str
     config: Callable[[Keys, TensorSource], Config]
     weights: WeightMap
     encoder: Gguf | None = None
+    by_layer: tuple[str, ...] = ()
 
     @property
     def dialects(self) -> dict[str, Gguf]:
@@ -267,6 +270,12 @@ def families_of(architecture: str) -> list[Family]:
     return list(named.values())
 
 
+def _by_layer(values: np.ndarray, layers: Any) -> Any:
+    """The elements of an array as a list, or the number that all layers have."""
+    same = values.dtype != bool and len(values) == layers and len(set(values.tolist())) == 1
+    return values.tolist()[0] if same else values.tolist()
+
+
 def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     """The Config that a GGUF file's metadata state, and their dialect."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
@@ -274,14 +283,17 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
     dialect = Keys(single, where).choice("general.architecture", by_architecture)
     prefix = dialect.architecture + "."
+    layers = single.get(prefix + "block_count")
+    arrays = {prefix + key: source.metadata.get(prefix + key) for key in dialect.by_layer}
+    known = single | {k: _by_layer(v, layers) for k, v in arrays.items() if isinstance(v, np.ndarray)}
     for key, value in source.metadata.items():
-        if key.startswith(prefix) and key not in single:
+        if key.startswith(prefix) and key not in known:
             raise ConfigError(f"{where}: key {key!r:.80} must be one value, got an array of {len(value)}")
         if not key.startswith((prefix, "general.", "tokenizer.", "quantize.", "split.")):
             raise ConfigError(f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model")
         if key == "split.count" and single.get(key) != 1:
             raise ConfigError(f"{where}: split.count must be 1: join the parts first, got {value!r:.40}")
-    family_metadata = {k.removeprefix(prefix): v for k, v in single.items() if k.startswith(prefix)}
+    family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
     keys = Keys(family_metadata, f"{where}: {dialect.architecture}")
     config = dialect.config(keys, source)
     if isinstance(config, Decoder):

@@ -22,13 +22,18 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    # Older files have both: one of the tokenizer, and one that sums slices of one product.
-    keys.get("model_max_length", int, None)
+    # Older files have it: several slices of one product, summed.
     keys.get("pretraining_tp", int, 1, null=True)
+    return decoder(keys, theta=500_000.0, qk_norm=keys.get("use_qk_norm", bool, False, null=True))
+
+
+def decoder(keys: Keys, *, theta: float, qk_norm: bool | None) -> Decoder:
+    """A decoder of this form with equal layers; `theta` is the family's default."""
+    keys.get("model_max_length", int, None)  # of the tokenizer
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", None) or head_size(keys)
     context = keys.size("max_position_embeddings", 8192)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5), bias=False)
-    position = rope(keys, size, context, theta=500_000.0)
+    position = rope(keys, size, context, theta=theta)
     bias = keys.get("attention_bias", bool, False)
     return _build(
         Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
@@ -39,7 +44,7 @@ def config(keys: Keys, task: Task) -> Decoder:
             position,
             qkv_bias=bias,
             out_bias=bias,
-            qk_norm=HeadNorm(norm, "each") if keys.get("use_qk_norm", bool, False, null=True) else None,
+            qk_norm=HeadNorm(norm, "each") if qk_norm else None,
             pre=norm,
         ),
         Gated(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "silu")),

@@ -18,11 +18,8 @@ PREFIX = "transformer."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    # Of training, and of heads that summarize a text; n_ctx once sized the mask, which is n_positions' now.
-    keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "n_special")
-    keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
-    keys.unused("summary_first_dropout", "predict_special_tokens", "output_past", "_num_labels")
-    keys.unused("task_specific_params")
+    unused(keys)
+    keys.unused("n_special", "predict_special_tokens")
     # The same products in another order and, in half precision, of a wider type.
     keys.get("reorder_and_upcast_attn", bool, False)
     size = head_size(
@@ -43,6 +40,16 @@ def config(keys: Keys, task: Task) -> Decoder:
         context=keys.size(keys.spelled("n_positions", "max_position_embeddings"), 1024),
         tied=keys.get("tie_word_embeddings", bool, True),
     )
+
+
+def unused(keys: Keys) -> None:
+    """Mark the keys of training and of heads that summarize a text, which GPT-2's kin have.
+
+    n_ctx once sized the mask, which is n_positions' now.
+    """
+    keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "output_past", "_num_labels")
+    keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
+    keys.unused("summary_first_dropout", "task_specific_params")
 
 
 def _build(

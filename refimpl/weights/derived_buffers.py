@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..config import Config, Learned, LongRope, Sinusoidal
+from ..ops.mask import causal_mask
 from ..ops.model import position_tables
 from ..ops.position import rope_frequencies, sinusoidal
 
@@ -83,9 +84,12 @@ LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
 
 
 def _causal(config: Config, got: np.ndarray) -> bool:
-    """Which token sees which, as GPT-2 and GPT-NeoX stored it in each layer."""
-    n = config.context
-    return got.shape == (1, 1, n, n) and np.array_equal(got[0, 0], np.tri(n, dtype=bool))
+    """Which token sees which in some layer, as GPT-2, GPT-NeoX and GPT-Neo stored it in each."""
+    at = np.arange(config.context)
+    windows = {layer.attention.window for layer in config.layers}
+    return got.shape == (1, 1, len(at), len(at)) and any(
+        np.array_equal(got[0, 0], causal_mask(at[None], at, window=window)[0]) for window in windows
+    )
 
 
 def _masked_score(config: Config, got: np.ndarray) -> bool:

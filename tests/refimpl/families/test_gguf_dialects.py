@@ -116,7 +116,7 @@ def write_gguf(path, model, kind: str = "F32", **extra) -> None:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = weight.numpy()
-        if config.model_type in ("llama", "smollm3", "granite"):
+        if config.model_type in ("llama", "smollm3", "granite", "arcee"):
             for part, heads in (
                 ("q_proj", config.num_attention_heads),
                 ("k_proj", config.num_key_value_heads),
@@ -159,6 +159,11 @@ DIALECTS = {
     "granite, biases": ("granite", "linear", BIASES | {"tie_word_embeddings": True}),
     "smollm3": ("smollm3", "default", {"num_hidden_layers": 5, "tie_word_embeddings": False}),
     "smollm3, biases": ("smollm3", "llama3", BIASES),
+    "arcee": ("arcee", "llama3", {}),
+    "arcee, biases": ("arcee", "yarn", BIASES | {"tie_word_embeddings": True}),
+    "exaone4": ("exaone4", "llama3", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    "seed_oss": ("seed_oss", "default", BIASES | {"tie_word_embeddings": True}),
+    "seed_oss, linear": ("seed_oss", "linear", {"attention_bias": False, "attention_out_bias": True}),
 }
 
 

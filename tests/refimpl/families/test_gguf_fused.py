@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import ROWS
 from safetensors.torch import save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
@@ -78,6 +79,12 @@ DIALECTS = {
         gguf.MODEL_ARCH.GPT2,
         {**COMMON, "embedding_length": 12, "feed_forward_length": 48},
         output_first,
+    ),
+    "gpt_bigcode": Dialect(
+        "gpt_bigcode",
+        {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16, "layer_norm_epsilon": EPS},
+        gguf.MODEL_ARCH.STARCODER,
+        {**COMMON, "embedding_length": 12, "feed_forward_length": 48, "attention.head_count_kv": 1},
     ),
     "gpt_neox": Dialect(
         "gpt_neox",
@@ -231,6 +238,26 @@ def test_what_older_checkpoints_hold_besides(tmp_path, name):
         wrong = stored(model, buffers | {buffer: buffers[buffer] * -1}, prefix)
         save_file(wrong, tmp_path / "model.safetensors")
         with pytest.raises(CheckpointError, match=rf"'{buffer.format(i=0)}' must equal"):
+            open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("window", [5, 4])
+def test_masks_that_gpt_neo_stores_are_those_of_its_layers(tmp_path, window):
+    keys = {"hidden_size": 12, "num_layers": 2, "num_heads": 3, "attention_types": [[["global", "local"], 1]]}
+    model = transformers.GPTNeoForCausalLM(
+        transformers.GPTNeoConfig(**SPECIAL, **keys, window_size=5, max_position_embeddings=16)
+    )
+    model.save_pretrained(tmp_path)
+    full = torch.ones(1, 1, 16, 16, dtype=torch.bool).tril()
+    tensors = {name: t.contiguous() for name, t in model.state_dict().items() if name != "lm_head.weight"}
+    for i, mask in enumerate((full, full ^ full.tril(-window))):
+        tensors[f"transformer.h.{i}.attn.attention.bias"] = mask
+        tensors[f"transformer.h.{i}.attn.attention.masked_bias"] = torch.tensor(-1e9)
+    save_file(tensors, tmp_path / "model.safetensors")
+    if window == 5:
+        open_checkpoint(tmp_path)
+    else:
+        with pytest.raises(CheckpointError, match=r"h.1.attn.attention.bias' must equal causal, it doesn't"):
             open_checkpoint(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Both dialects of mixtures of experts, the Gemmas, StableLM, OLMo 2, Command R and StarCoder 2."""
+"""Both dialects of mixtures of experts, the Gemmas, the Granites, Command R and others."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ THETAS = {
     "sliding_attention": LOCAL,
 }
 STABLE = {"rope_parameters": {**LOCAL, "partial_rotary_factor": 0.5}}
+GRANITE = {
+    "embedding_multiplier": 12.0, "attention_multiplier": 2.0**-7, "residual_multiplier": 0.25,
+    "logits_scaling": 8.0,
+}  # fmt: skip
+SCALES = {"embedding_scale": 12.0, "attention.scale": 2.0**-7, "residual_scale": 0.25, "logit_scale": 8.0}
+HYBRID = {
+    **GRANITE, "layer_types": ["full_attention"] * 3, "position_embedding_type": "rope",
+    "rope_parameters": THETA,
+}  # fmt: skip
+# What the converter writes of a model that might have had state layers.
+STATES = {
+    "ssm.conv_kernel": 4, "ssm.state_size": 256, "ssm.group_count": 1, "ssm.inner_size": 256,
+    "ssm.time_step_rank": 128, "attention.head_count_kv": [2, 2, 2],
+}  # fmt: skip
 DIALECTS = {
     "mixtral": Dialect(
         "mixtral", ARCH.LLAMA, {**MIXTRAL, "sliding_window": 7},
@@ -111,6 +125,57 @@ DIALECTS = {
         "cohere", ARCH.COMMAND_R, {"rope_parameters": THETA, "logit_scale": 0.25, "use_qk_norm": True},
         {**LAYER, "rope.freq_base": 5e5, "logit_scale": 0.25, "rope.scaling.type": "none"}, "layer_norm_eps",
     ),
+    "exaone4": Dialect(
+        "exaone4", ARCH.EXAONE4, {"rope_parameters": THETA, "sliding_window": 7, "sliding_window_pattern": 2},
+        {**RMS, "rope.freq_base": 5e5, "attention.sliding_window": 7,
+         "attention.sliding_window_pattern": [True, False, True]},
+    ),
+    "exaone4, of defaults": Dialect(
+        "exaone4", ARCH.EXAONE4, {"rope_parameters": THETA, "num_hidden_layers": 5},
+        {**RMS, "rope.freq_base": 5e5, "attention.sliding_window": 4096, "block_count": 5},
+    ),
+    "cohere2": Dialect(
+        "cohere2", ARCH.COHERE2,
+        {"rope_parameters": THETA, "logit_scale": 0.25, "sliding_window": 7, "num_hidden_layers": 5},
+        {**LAYER, "rope.freq_base": 5e5, "logit_scale": 0.25, "rope.scaling.type": "none", "block_count": 5,
+         "rope.dimension_count": 32, "attention.sliding_window": 7},
+        "layer_norm_eps",
+    ),
+    "nemotron": Dialect(
+        "nemotron", ARCH.NEMOTRON,
+        {"rope_parameters": {**THETA, "partial_rotary_factor": 0.5}, "attention_bias": True,
+         "mlp_bias": True},
+        {**LAYER, **RMS, "rope.freq_base": 5e5, "rope.dimension_count": 16, "rope.scaling.type": "none"},
+        "norm_eps",
+    ),
+    "nemotron, linear": Dialect(
+        "nemotron", ARCH.NEMOTRON,
+        {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5,
+                             "partial_rotary_factor": 0.5}, "head_dim": 16},
+        {**LAYER, "rope.freq_base": 5e5, "rope.dimension_count": 8, "rope.scaling.type": "linear",
+         "rope.scaling.factor": 8.0, "attention.key_length": 16, "attention.value_length": 16},
+        "norm_eps",
+    ),
+    "granitemoe": Dialect(
+        "granitemoe", ARCH.GRANITE_MOE, {**MIXTRAL, **GRANITE, "attention_bias": True},
+        {**RMS, **USED, **SCALES, "rope.freq_base": 5e5},
+    ),
+    "granitemoehybrid": Dialect(
+        "granitemoehybrid", ARCH.GRANITE,
+        {**HYBRID, "num_local_experts": 0, "shared_intermediate_size": 64},
+        {**RMS, **SCALES, **STATES, "rope.freq_base": 5e5, "expert_count": 0, "expert_used_count": 0,
+         "expert_shared_feed_forward_length": 64, "rope.scaling.finetuned": True},
+    ),
+    "granitemoehybrid, with experts": Dialect(
+        "granitemoehybrid", ARCH.GRANITE_MOE,
+        {**MIXTRAL, **HYBRID, "shared_intermediate_size": 96, "position_embedding_type": "nope"},
+        {**RMS, **SCALES, **STATES, **USED, "expert_shared_feed_forward_length": 96,
+         "rope.scaling.finetuned": False},
+    ),
+    "internlm2": Dialect(
+        "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
+        {**RMS, "rope.freq_base": 5e5},
+    ),
     "starcoder2": Dialect(
         "starcoder2", ARCH.STARCODER2, {"rope_parameters": THETA}, {**LAYER, "rope.freq_base": 5e5},
         "norm_epsilon",
@@ -137,15 +202,47 @@ def original(dialect: Dialect) -> torch.nn.Module:
     return model
 
 
+PERMUTED = ("mixtral", "granitemoe", "granitemoehybrid", "internlm2")
+
+
+def unfused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """InternLM 2's queries, keys and values, which are stored group by group, one after the other."""
+    parts: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        if "wqkv" not in name:
+            parts[name] = array
+            continue
+        q, k, v = np.split(array.reshape(2, 4, 32, -1), [2, 3], axis=1)
+        for part, rows in {"q": q, "k": k, "v": v}.items():
+            parts[name.replace("attention.wqkv", f"self_attn.{part}_proj")] = rows.reshape(-1, array.shape[1])
+    return parts
+
+
+def fused_granite(
+    dialect: Dialect, match: re.Match[str], array: np.ndarray
+) -> dict[str, dict[int, np.ndarray]]:
+    """Both halves of Granite's gated mlps, of its experts or of the one that takes every token."""
+    layer, kind, side = match.groups()
+    end = "exps" if kind == "block_sparse_moe" else "shexp" if dialect.keys.get("num_local_experts") else ""
+    parts = {"down": array}
+    if side == "input":
+        parts = dict(zip(("gate", "up"), np.split(array, 2, axis=-2), strict=True))
+    suffix = f"_{end}" if end else ""
+    return {f"blk.{layer}.ffn_{part}{suffix}.weight": {-1: half} for part, half in parts.items()}
+
+
 def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What llama.cpp's converter makes of a checkpoint's tensors, under its names."""
     names = gguf.get_tensor_name_map(dialect.arch, 99)
     made: dict[str, dict[int, np.ndarray]] = {}
-    for name, array in tensors.items():
-        if dialect.family == "mixtral" and ("q_proj" in name or "k_proj" in name):
-            array = array.reshape(-1, 2, 16, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        if dialect.family.startswith("gemma") and name.endswith("norm.weight"):
+    for name, array in unfused(tensors).items():
+        if dialect.family in PERMUTED and ("q_proj" in name or "k_proj" in name):
+            array = array.reshape(-1, 2, 16, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+        if dialect.family.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
             array = array + 1
+        if match := re.search(r"(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear", name):
+            made |= fused_granite(dialect, match, array)
+            continue
         # Experts, and the norms of StableLM's heads, become one tensor.
         which = re.search(r"(?:experts|norms)\.(\d+)\.", name)
         whole = re.sub(r"experts\.\d+", "experts", re.sub(r"\.norms\.\d+", "", name))
@@ -164,7 +261,10 @@ def write_gguf(path: Path, dialect: Dialect, tensors: dict[str, np.ndarray], kin
     writer = gguf.GGUFWriter(path, name)
     add = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string}
     for key, value in (METADATA | dialect.metadata).items():
-        add[type(value)](f"{name}.{key}", value)
+        if isinstance(value, list):
+            writer.add_array(f"{name}.{key}", value)
+        else:
+            add[type(value)](f"{name}.{key}", value)
     for name, array in tensors.items():
         stored = gguf.GGMLQuantizationType[kind if array.ndim > 1 else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(array, stored), raw_dtype=stored)
@@ -224,6 +324,20 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
         ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),
+        (
+            "exaone4",
+            {"attention.sliding_window_pattern": [True, False]},
+            "a list of 3, each true or false",
+        ),
+        ("exaone4", {"attention.head_count_kv": [2, 2, 2]}, "must be one value, got an array of 3"),
+        ("granitemoe", {"attention.head_count_kv": [2, 2, 1]}, r"must be of type int, got \[2, 2, 1\]"),
+        ("granitemoe", {"attention.head_count_kv": [2, 2]}, r"must be of type int, got \[2, 2\]"),
+        ("cohere2", {"attention.sliding_window": 0}, "attention.sliding_window must be at least 1"),
+        (
+            "nemotron",
+            {"attention.layer_norm_rms_epsilon": 0.5},
+            "the same as attention.layer_norm_eps",
+        ),
         (
             "stablelm",
             {"embedding_length": 127},

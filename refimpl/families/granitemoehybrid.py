@@ -1,0 +1,76 @@
+"""Granite 4 (IBM 2025) without state layers: Granite with an mlp for all tokens, beside experts or alone.
+
+The models whose names have an h have state layers (Mamba 2), which aren't known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Decoder, Gated, Layer
+from ..config_readers.decoder import map_attention, map_layers
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_count
+from ..weights.weight_map import weight_map
+from . import Task, decoders
+from .granite import granite, with_shared_expert
+from .granitemoe import GGUF, mixed, unused_in_training
+from .granitemoe import WEIGHTS as GRANITE_MOE
+
+__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+
+MODEL_TYPES = ("granitemoehybrid",)
+ARCHITECTURES: dict[str, Task] = decoders("GraniteMoeHybrid", tasks=())
+PREFIX = "model."
+
+POSITIONS = {"rope": True, "nope": False}
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    unused_in_training(keys)
+    _check_layers(keys)
+    base = granite(keys, mlp_bias=False)
+    kind = keys.get("position_embedding_type", str, None)
+    if kind is None or not keys.choice("position_embedding_type", POSITIONS):
+        base = map_attention(base, lambda _, attention: replace(attention, position=None))
+        base = replace(base, context=keys.size("max_position_embeddings", 2048))
+    width, experts = keys.size("shared_intermediate_size", 1024), keys.get("num_local_experts", int, 8)
+    if experts == 0:
+        keys.unused("num_experts_per_tok")
+        return map_layers(base, lambda _, layer: _resized(layer, width))
+    experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
+    return map_layers(base, lambda _, layer: with_shared_expert(mixed(layer, experts, top), width))
+
+
+def _check_layers(keys: Keys) -> None:
+    """Raise ConfigError unless each layer is one of attention; then the sizes of states mean nothing."""
+    kinds = keys.get(keys.spelled("layer_types", "layers_block_type"), list, None)
+    layers = layer_count(keys)
+    if kinds is None or len(kinds) != layers or any(kind not in ATTENTION for kind in kinds):
+        raise keys.fail(
+            "layer_types",
+            f"a list of {layers}, each {' or '.join(ATTENTION)}: state layers (Mamba) aren't known",
+        )
+    keys.unused(*STATE_KEYS)
+
+
+def _resized(layer: Layer, width: int) -> Layer:
+    mlp = layer.mlp
+    assert isinstance(mlp, Gated)
+    return replace(layer, mlp=replace(mlp, width=width))
+
+
+ATTENTION = ("attention", "full_attention")
+STATE_KEYS = (
+    "mamba_n_heads", "mamba_n_groups", "mamba_d_state", "mamba_d_head", "mamba_d_conv", "mamba_expand",
+    "mamba_chunk_size", "mamba_conv_bias", "mamba_proj_bias", "time_step_limit", "time_step_min",
+    "time_step_max", "time_step_floor",
+)  # fmt: skip
+
+DENSE = ("gate", "up", "down")
+WEIGHTS = GRANITE_MOE.without(*(f"decoder.layers.{{i}}.mlp.{part}" for part in DENSE)) + weight_map("""
+    decoder.layers.{i}.mlp.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
+    decoder.layers.{i}.mlp.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
+    decoder.layers.{i}.mlp.shared.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
+    decoder.layers.{i}.mlp.shared.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
+""")

@@ -1,0 +1,98 @@
+"""Nemotron 4 and Minitron (Parmar et al. 2024): LayerNorm with weights stored minus one, a plain mlp of a
+squared ReLU, half of each head rotated."""
+
+from __future__ import annotations
+
+from ..config import Attention, Decoder, LayerNorm, Plain
+from ..config_readers.decoder import build
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, embedding_rows, own_head_size
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .gemma import add_one_to_norms
+from .llama import WEIGHTS as LLAMA
+
+MODEL_TYPES = ("nemotron",)
+ARCHITECTURES: dict[str, Task] = decoders("Nemotron")
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    heads, size = keys.size("num_attention_heads"), keys.size("head_dim", None) or head_size(keys)
+    keys.harmless(kv_channels=(size, None))  # the same by its trainer's name
+    context = keys.size("max_position_embeddings", 4096)
+    position, bias = rope(keys, size, context, partial=0.5), keys.get("attention_bias", bool, False)
+    norm = LayerNorm(keys.positive("norm_eps", 1e-5))
+    return build(
+        vocabulary=keys.size("vocab_size"),
+        width=keys.size("hidden_size"),
+        layers=layer_count(keys),
+        attention=Attention(
+            heads,
+            keys.size("num_key_value_heads", None) or heads,
+            size,
+            position,
+            qkv_bias=bias,
+            out_bias=bias,
+            pre=norm,
+        ),
+        mlp=Plain(
+            keys.size("intermediate_size"),
+            keys.choice("hidden_act", ACTIVATIONS, "relu2"),
+            bias=keys.get("mlp_bias", bool, False),
+            pre=norm,
+        ),
+        tied=keys.get("tie_word_embeddings", bool, False),
+        context=exact_context(context, position),
+    )
+
+
+WEIGHTS = add_one_to_norms(LLAMA) + weight_map("""
+    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
+    decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
+    decoder.norm.bias <- norm.bias
+""")
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for another activation; one is added to the norms' weights.
+
+    Newer converters write the epsilon under the name of another norm's too: they must agree.
+    """
+    eps = keys.positive(keys.spelled("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"))
+    size, heads, norm = own_head_size(keys), keys.size("attention.head_count"), LayerNorm(eps)
+    position = gguf_rope(keys, source, size, partial=True)
+    return build(
+        vocabulary=embedding_rows(keys, source),
+        width=keys.size("embedding_length"),
+        layers=layer_count(keys, "block_count"),
+        attention=Attention(
+            heads,
+            keys.size("attention.head_count_kv", heads),
+            size,
+            position,
+            qkv_bias="blk.0.attn_q.bias" in source.names,
+            out_bias="blk.0.attn_output.bias" in source.names,
+            pre=norm,
+        ),
+        mlp=Plain(
+            keys.size("feed_forward_length"),
+            "relu_squared",
+            bias="blk.0.ffn_up.bias" in source.names,
+            pre=norm,
+        ),
+        tied="output.weight" not in source.names,
+        context=exact_context(keys.size("context_length"), position),
+    )
+
+
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
+    decoder.norm.bias <- output_norm.bias
+""")
+GGUF = Gguf("nemotron", gguf_config, GGUF_WEIGHTS)

@@ -1,0 +1,393 @@
+"""What config.json says of real checkpoints of newer decoders, and of some older ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tfm.refimpl.config import (
+    LM,
+    Config,
+    DynamicNTK,
+    Gated,
+    HeadNorm,
+    LayerNorm,
+    Llama3Scaling,
+    MoE,
+    Plain,
+    RMSNorm,
+    Rope,
+    Yarn,
+)
+from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.families import read_config
+
+COMMON = {
+    "torch_dtype": "bfloat16", "transformers_version": "4.53.0", "use_cache": True, "initializer_range": 0.02,
+    "attention_dropout": 0.0, "hidden_act": "silu", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def read(keys: dict[str, Any], **more: Any) -> Config:
+    return read_config({**keys, **more})[0]
+
+
+def windows(config: Config) -> list[int | None]:
+    return [layer.attention.window for layer in config.layers]
+
+
+def rotated(config: Config) -> list[bool]:
+    """Which layers have positions."""
+    return [layer.attention.position is not None for layer in config.layers]
+
+
+LLAMA3 = {
+    "factor": 16.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192, "rope_type": "llama3",
+}  # fmt: skip
+EXAONE = {
+    **COMMON, "model_type": "exaone4", "architectures": ["Exaone4ForCausalLM"], "rms_norm_eps": 1e-5,
+    "num_key_value_heads": 8, "rope_theta": 1_000_000, "rope_scaling": LLAMA3, "vocab_size": 102_400,
+    "eos_token_id": 361,
+}  # fmt: skip
+EXAONE_1B = {
+    **EXAONE, "hidden_size": 2048, "intermediate_size": 4096, "num_attention_heads": 32, "head_dim": 64,
+    "num_hidden_layers": 30, "max_position_embeddings": 65_536, "tie_word_embeddings": True,
+    "sliding_window": None, "sliding_window_pattern": None, "layer_types": ["full_attention"] * 30,
+}  # fmt: skip
+EXAONE_32B = {
+    **EXAONE, "hidden_size": 5120, "intermediate_size": 27_392, "num_attention_heads": 40, "head_dim": 128,
+    "num_hidden_layers": 64, "max_position_embeddings": 131_072, "tie_word_embeddings": False,
+    "sliding_window": 4096, "sliding_window_pattern": "LLLG",
+    "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 16,
+}  # fmt: skip
+
+
+def test_exaone4():
+    small, large = read(EXAONE_1B), read(EXAONE_32B)
+    assert (windows(small), rotated(small)) == ([None] * 30, [True] * 30)
+    assert windows(large) == [4096, 4096, 4096, None] * 16
+    assert rotated(large) == [True, True, True, False] * 16
+    attention, norm = large.layers[0].attention, RMSNorm(1e-5)
+    assert attention.position == Rope(1e6, 128, scaling=Llama3Scaling(16.0, 1.0, 4.0, 8192))
+    assert (attention.qk_norm, attention.pre, attention.post) == (HeadNorm(norm), None, norm)
+    # Files without types state the interval by a number.
+    untyped = {k: v for k, v in EXAONE_32B.items() if k != "layer_types"}
+    assert read(untyped, sliding_window_pattern=4) == large
+    with pytest.raises(ConfigError, match="sliding_window_pattern must be of type int, got 'LLLG'"):
+        read(untyped)
+
+
+COHERE2 = {
+    **COMMON, "model_type": "cohere2", "architectures": ["Cohere2ForCausalLM"], "attention_bias": False,
+    "cache_implementation": "hybrid", "eos_token_id": 255_001, "bos_token_id": 5, "head_dim": 128,
+    "layer_norm_eps": 1e-5, "layer_switch": 4, "logit_scale": 0.25, "num_key_value_heads": 8,
+    "order_of_interleaved_layers": "local_attn_first", "position_embedding_type": "rope_gptj",
+    "rope_scaling": None, "rope_theta": 50_000, "rotary_pct": 1.0, "sliding_window": 4096,
+    "use_embedding_sharing": True, "use_gated_activation": True, "use_parallel_block": True,
+    "use_parallel_embedding": True, "use_qk_norm": False, "vocab_size": 256_000,
+}  # fmt: skip
+COMMAND_R7B = {
+    **COHERE2, "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "max_position_embeddings": 132_096, "sliding_window_pattern": 4,
+}  # fmt: skip
+COMMAND_A = {
+    **COHERE2, "hidden_size": 12_288, "intermediate_size": 36_864, "num_attention_heads": 96,
+    "num_hidden_layers": 64, "max_position_embeddings": 131_072, "_sliding_window_pattern": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [COMMAND_R7B, COMMAND_A], ids=["7B", "A"])
+def test_cohere2(keys):
+    config = read(keys)
+    assert windows(config) == [4096, 4096, 4096, None] * (len(config.layers) // 4)
+    assert rotated(config) == [window is not None for window in windows(config)]
+    assert config.layers[0].attention.position == Rope(50_000.0, 128, interleaved=True)
+    assert config.layers[3].parallel
+    assert config.head == LM(tied=True, scale=0.25)
+    listed = [["full_attention", "sliding_attention"][window is not None] for window in windows(config)]
+    assert read(keys, layer_types=listed) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "harmful"),
+    [
+        ("layer_switch", 3),
+        ("rotary_pct", 0.5),
+        ("position_embedding_type", "alibi"),
+        ("use_qk_norm", True),
+        ("use_parallel_block", False),
+        ("use_gated_activation", False),
+        ("use_embedding_sharing", False),
+        ("order_of_interleaved_layers", "global_attn_first"),
+    ],
+)
+def test_what_its_trainer_can_do_otherwise_is_refused(key, harmful):
+    with pytest.raises(ConfigError, match=f"{key} must be .*, got {harmful!r}"):
+        read(COMMAND_R7B, **{key: harmful})
+
+
+SEED_OSS = {
+    **COMMON, "model_type": "seed_oss", "architectures": ["SeedOssForCausalLM"], "attention_bias": True,
+    "attention_dropout": 0.1, "attention_out_bias": False, "head_dim": 128, "hidden_size": 5120,
+    "intermediate_size": 27_648, "max_position_embeddings": 524_288, "mlp_bias": False,
+    "num_attention_heads": 80, "num_hidden_layers": 64, "num_key_value_heads": 8, "residual_dropout": 0.1,
+    "rms_norm_eps": 1e-6, "rope_scaling": {"rope_type": "default"}, "rope_theta": 1e7,
+    "tie_word_embeddings": False, "vocab_size": 155_136, "pretraining_tp": 1,
+}  # fmt: skip
+
+
+def test_seed_oss():
+    attention = read(SEED_OSS).layers[63].attention
+    assert (attention.heads, attention.kv_heads, attention.head_size) == (80, 8, 128)
+    assert (attention.qkv_bias, attention.out_bias) == (True, False)
+    assert attention.position == Rope(1e7, 128)
+    assert read(SEED_OSS, head_dim=None).layers[0].attention.head_size == 64
+
+
+AFM = {
+    **COMMON, "model_type": "arcee", "architectures": ["ArceeForCausalLM"], "attention_bias": False,
+    "head_dim": 128, "hidden_act": "relu2", "hidden_size": 2560, "intermediate_size": 18_432,
+    "max_position_embeddings": 65_536, "mlp_bias": False, "num_attention_heads": 20, "num_hidden_layers": 36,
+    "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": False,
+    "rope_scaling": {"factor": 20.0, "original_max_position_embeddings": 4096, "rope_type": "yarn"},
+    "vocab_size": 128_004,
+}  # fmt: skip
+
+
+def test_arcee():
+    layer = read(AFM).layers[0]
+    assert layer.mlp == Plain(18_432, "relu_squared", bias=False, pre=RMSNorm(1e-5))
+    assert layer.attention.position == Rope(10_000.0, 128, scaling=Yarn(20.0, 4096))
+
+
+GRANITE_MOE = {
+    **COMMON, "model_type": "granitemoe", "architectures": ["GraniteMoeForCausalLM"], "attention_bias": False,
+    "attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+    "logits_scaling": 6.0, "hidden_size": 1024, "intermediate_size": 512, "num_attention_heads": 16,
+    "num_hidden_layers": 24, "num_key_value_heads": 8, "num_experts_per_tok": 8, "num_local_experts": 32,
+    "max_position_embeddings": 4096, "output_router_logits": False, "router_aux_loss_coef": 0.0,
+    "rms_norm_eps": 1e-6, "rope_theta": 10_000, "rope_scaling": None, "tie_word_embeddings": True,
+    "vocab_size": 49_155,
+}  # fmt: skip
+GRANITE_3B = {
+    "hidden_size": 1536, "num_attention_heads": 24, "num_hidden_layers": 32, "num_local_experts": 40,
+    "max_position_embeddings": 131_072, "rope_theta": 10_000_000.0,
+}  # fmt: skip
+POWER_MOE = {
+    **GRANITE_3B, "max_position_embeddings": 4096, "init_method": "mup", "normalization_function": "rmsnorm",
+    "rope_theta": 10_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "experts"), [({}, 32), (GRANITE_3B, 40), (POWER_MOE, 40)], ids=["1B", "3B", "PowerMoE"]
+)
+def test_granitemoe(more, experts):
+    config = read(GRANITE_MOE, **more)
+    layer = config.layers[-1]
+    assert layer.mlp == MoE(experts, 8, 512, "silu", pre=RMSNorm(1e-6))
+    assert (layer.scale, layer.attention.scale) == (0.22, 2.0**-6)
+    assert (config.embedding.scale, config.head) == (12.0, LM(tied=True, scale=1 / 6))
+
+
+MAMBA = {
+    "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 64,
+    "mamba_d_state": 256, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 80,
+    "mamba_proj_bias": False,
+}  # fmt: skip
+GRANITE_4_MICRO = {
+    **COMMON, **MAMBA, "model_type": "granitemoehybrid", "architectures": ["GraniteMoeHybridForCausalLM"],
+    "attention_bias": False, "attention_multiplier": 0.015625, "embedding_multiplier": 12,
+    "residual_multiplier": 0.22, "logits_scaling": 10, "hidden_size": 2560, "intermediate_size": 8192,
+    "shared_intermediate_size": 8192, "num_attention_heads": 40, "num_hidden_layers": 40,
+    "num_key_value_heads": 8, "num_experts_per_tok": 0, "num_local_experts": 0, "init_method": "mup",
+    "layer_types": ["attention"] * 40, "max_position_embeddings": 131_072, "position_embedding_type": "rope",
+    "normalization_function": "rmsnorm", "output_router_logits": False, "router_aux_loss_coef": 0.01,
+    "rms_norm_eps": 1e-5, "rope_theta": 10_000_000, "rope_scaling": None, "tie_word_embeddings": True,
+    "vocab_size": 100_352,
+}  # fmt: skip
+GRANITE_4_350M = {
+    **GRANITE_4_MICRO, "hidden_size": 1024, "intermediate_size": 2048, "shared_intermediate_size": 2048,
+    "layer_types": ["attention"] * 28, "num_attention_heads": 16, "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [GRANITE_4_MICRO, GRANITE_4_350M], ids=["micro", "350M"])
+def test_granitemoehybrid(keys):
+    config = read(keys)
+    assert config.layers[0].mlp == Gated(keys["intermediate_size"], "silu", pre=RMSNorm(1e-5))
+    assert config.layers[0].attention.position == Rope(1e7, 64)
+    assert read(keys, layer_types=["full_attention"] * len(config.layers)) == config
+    assert read(keys, layers_block_type=keys["layer_types"]) == config
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"layer_types": (["mamba"] * 9 + ["attention"]) * 4},
+            r"state layers \(Mamba\) aren't known, got \[",
+        ),
+        ({"layer_types": None}, r"state layers \(Mamba\) aren't known, got None"),
+        ({"layer_types": ["attention"] * 39}, "layer_types must be a list of 40"),
+        ({"position_embedding_type": "alibi"}, "position_embedding_type must be one of rope, nope"),
+        ({"normalization_function": "layernorm"}, 'normalization_function must be "rmsnorm"'),
+        ({"num_local_experts": -1}, "num_local_experts must be at least 1"),
+    ],
+)
+def test_what_granite_4_is_refused_for(more, message):
+    with pytest.raises(ConfigError, match=message):
+        read(GRANITE_4_MICRO, **more)
+
+
+MINITRON_4B = {
+    "model_type": "nemotron", "architectures": ["NemotronForCausalLM"], "bos_token_id": 2, "eos_token_id": 3,
+    "hidden_act": "relu2", "hidden_size": 3072, "initializer_range": 0.0134, "intermediate_size": 9216,
+    "max_position_embeddings": 4096, "num_attention_heads": 24, "num_hidden_layers": 32,
+    "num_key_value_heads": 8, "norm_eps": 1e-5, "rope_theta": 10_000, "partial_rotary_factor": 0.5,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.48.0",
+    "use_cache": True, "vocab_size": 256_000, "kv_channels": 128,
+}  # fmt: skip
+MINITRON_8B = {
+    **MINITRON_4B, "hidden_size": 4096, "intermediate_size": 16_384, "num_attention_heads": 48,
+    "head_dim": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [MINITRON_4B, MINITRON_8B], ids=["4B", "8B"])
+def test_nemotron(keys):
+    layer = read(keys).layers[0]
+    assert layer.attention.position == Rope(10_000.0, 64)
+    assert layer.attention.head_size == 128
+    assert layer.mlp == Plain(keys["intermediate_size"], "relu_squared", bias=False, pre=LayerNorm(1e-5))
+    with pytest.raises(ConfigError, match="kv_channels must be 128"):
+        read({**keys, "kv_channels": 96})
+
+
+INTERNLM2 = {
+    **COMMON, "model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": False,
+    "attn_implementation": "eager", "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config"},
+    "hidden_size": 4096, "intermediate_size": 14_336, "max_position_embeddings": 32_768,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+    "rope_scaling": {"factor": 2.0, "type": "dynamic"}, "rope_theta": 1_000_000, "pretraining_tp": 1,
+    "tie_word_embeddings": False, "vocab_size": 92_544,
+}  # fmt: skip
+INTERNLM2_1B = {
+    **INTERNLM2, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+}  # fmt: skip
+INTERNLM2_20B = {
+    **INTERNLM2, "hidden_size": 6144, "intermediate_size": 16_384, "num_attention_heads": 48,
+    "num_hidden_layers": 48, "rope_scaling": {"factor": 3.0, "type": "dynamic"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [INTERNLM2_1B, INTERNLM2, INTERNLM2_20B], ids=["1.8B", "7B", "20B"])
+def test_internlm2(keys):
+    attention = read(keys).layers[0].attention
+    scaling = DynamicNTK(keys["rope_scaling"]["factor"], 32_768)
+    assert attention.position == Rope(1e6, 128, scaling=scaling)
+    assert (attention.kv_heads, attention.qkv_bias, attention.out_bias) == (8, False, False)
+    assert read(keys, bias=True).layers[0].attention.out_bias
+    with pytest.raises(ConfigError, match="head_dim must be hidden_size over num_attention_heads, got 64"):
+        read(keys, head_dim=64)
+    with pytest.raises(ConfigError, match="rope_type must be one of default, linear, dynamic, got 'yarn'"):
+        read(keys, rope_scaling={"type": "yarn", "factor": 2.0})
+
+
+SUMMARY = {
+    "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+    "summary_type": "cls_index", "summary_use_proj": True, "use_cache": True, "bos_token_id": 50_256,
+    "eos_token_id": 50_256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-5,
+    "tokenizer_class": "GPT2Tokenizer", "gradient_checkpointing": False,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50, "temperature": 0.9}},
+}  # fmt: skip
+GPT_J = {
+    **SUMMARY, "model_type": "gptj", "architectures": ["GPTJForCausalLM"], "activation_function": "gelu_new",
+    "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "n_embd": 4096, "n_head": 16, "n_inner": None,
+    "n_layer": 28, "n_positions": 2048, "rotary": True, "rotary_dim": 64, "scale_attn_weights": True,
+    "tie_word_embeddings": False, "transformers_version": "4.18.0.dev0", "vocab_size": 50_400,
+}  # fmt: skip
+
+
+def test_gptj():
+    config = read(GPT_J)
+    assert config.layers[27].attention.position == Rope(10_000.0, 64, interleaved=True)
+    assert config.layers[0].mlp == Plain(16_384, "gelu_tanh")
+    assert config.head == LM(tied=False, bias=True)
+    names = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
+    newer = {k: v for k, v in GPT_J.items() if k not in names.values()}
+    assert read(newer, **{new: GPT_J[old] for new, old in names.items()}) == config
+    for key in ("rotary", "scale_attn_weights"):
+        with pytest.raises(ConfigError, match=f"{key} must be true, got False"):
+            read(GPT_J, **{key: False})
+
+
+GPT_NEO = {
+    **SUMMARY, "model_type": "gpt_neo", "architectures": ["GPTNeoForCausalLM"],
+    "activation_function": "gelu_new", "attention_dropout": 0, "attention_layers": ["global", "local"] * 6,
+    "attention_types": [[["global", "local"], 6]], "embed_dropout": 0, "hidden_size": 768,
+    "intermediate_size": None, "max_position_embeddings": 2048, "num_heads": 12, "num_layers": 12,
+    "resid_dropout": 0, "vocab_size": 50_257, "window_size": 256,
+}  # fmt: skip
+GPT_NEO_27B = {
+    **GPT_NEO, "attention_layers": ["global", "local"] * 16, "attention_types": [[["global", "local"], 16]],
+    "hidden_size": 2560, "num_heads": 20, "num_layers": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [GPT_NEO, GPT_NEO_27B], ids=["125M", "2.7B"])
+def test_gpt_neo(keys):
+    config = read(keys)
+    assert windows(config) == [None, 256] * (len(config.layers) // 2)
+    attention = config.layers[0].attention
+    assert (attention.scale, attention.qkv_bias, attention.out_bias) == (1.0, False, True)
+    assert read({k: v for k, v in keys.items() if k != "attention_types"}) == config
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        ([[["global"], 5]], "those of 12 layers"),
+        ([[["near"], 12]], "each global or local"),
+        ([["global", 12]], "a list of groups"),
+        ([[["global"], True]], "a list of groups"),
+        ([[["global"], 2**62]] * 2, "those of 12 layers"),
+    ],
+)
+def test_kinds_of_gpt_neos_layers(types, message):
+    with pytest.raises(ConfigError, match=message):
+        read(GPT_NEO, attention_types=types, attention_layers=None)
+    with pytest.raises(ConfigError, match="attention_layers must be the kinds that attention_types lists"):
+        read(GPT_NEO, attention_types=[[["global", "local"], 5]])
+
+
+STARCODER = {
+    **{k: v for k, v in SUMMARY.items() if k not in ("tokenizer_class", "task_specific_params")},
+    "model_type": "gpt_bigcode", "architectures": ["GPTBigCodeForCausalLM"], "activation_function": "gelu",
+    "attention_softmax_in_fp32": True, "scale_attention_softmax_in_fp32": True, "multi_query": True,
+    "attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1, "inference_runner": 0, "max_batch_size": None,
+    "max_sequence_length": None, "n_embd": 6144, "n_head": 48, "n_inner": 24_576, "n_layer": 40,
+    "n_positions": 8192, "pad_key_length": True, "pre_allocate_kv_cache": False, "scale_attn_weights": True,
+    "torch_dtype": "float32", "transformers_version": "4.28.1", "validate_runner_input": True,
+    "vocab_size": 49_152, "runner_max_sequence_length": None,
+}  # fmt: skip
+TINY_STARCODER = {"n_embd": 768, "n_head": 12, "n_inner": 3072, "n_layer": 20}
+SANTACODER = {
+    "n_embd": 2048, "n_head": 16, "n_inner": 8192, "n_layer": 24, "n_positions": 2048, "vocab_size": 49_280,
+    "activation_function": "gelu_pytorch_tanh",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, TINY_STARCODER, SANTACODER], ids=["StarCoder", "tiny", "SantaCoder"])
+def test_gpt_bigcode(more):
+    config = read(STARCODER, **more)
+    attention = config.layers[0].attention
+    assert (attention.kv_heads, attention.heads * attention.head_size) == (1, config.embedding.width)
+    assert config.layers[0].mlp.width == 4 * config.embedding.width
+    own = read(STARCODER, **more, multi_query=False).layers[0].attention
+    assert own.kv_heads == own.heads
+    with pytest.raises(ConfigError, match="num_key_value_heads must be what multi_query says, got 2"):
+        read(STARCODER, **more, num_key_value_heads=2)
