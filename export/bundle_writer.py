@@ -262,6 +262,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
             **checkpoint.source,
             code_replaced_by=checkpoint.code_replaced_by,
             licence=checkpoint.licence.stated,
+            left_out=dict(checkpoint.left_out),
         ),
         files=files,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),

@@ -104,6 +104,9 @@ def _shown(name: str, value: Any) -> str:
             return "; ".join(f"{count} {form}" for form, count in Counter(value.values()).most_common())
         case "licence":
             return value or "not stated"
+        case "left_out":
+            parts = (f"{n}: {p['tensors']} tensors, {size(p['bytes'])}" for n, p in value.items())
+            return "; ".join(parts)
         case "bytes":
             return size(value)
         case "notices":
@@ -130,6 +133,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
         facts |= {"weights": by_weight(bundle.manifest)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
+        if left_out := bundle.manifest.source.left_out:
+            facts["left_out"] = {name: asdict(part) for name, part in left_out.items()}
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name
         facts["verified"] = summary(recorded(bundle.path))
@@ -147,6 +152,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     cache = operator_limits.cache(targets.for_device("cpu"), checkpoint.config)
     facts |= {"stored": checkpoint.stored}
     facts |= {"licence": checkpoint.licence.stated, "notices": list(checkpoint.licence.files)}
+    if checkpoint.left_out:
+        facts["left_out"] = {name: asdict(part) for name, part in checkpoint.left_out.items()}
     if checkpoint.adapter is not None:
         facts["adapter"] = f"{checkpoint.adapter.path.name}, changes {len(checkpoint.changed)} weights"
     return checkpoint.config, facts, cache

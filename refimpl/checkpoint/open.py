@@ -19,6 +19,7 @@ from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..config_readers.keys import Keys
 from ..config_readers.quantization import read_quantization
+from ..config_readers.text_part import with_text_ids
 from ..errors import CheckpointError
 from ..families import identify, read_config, read_gguf, read_leaves
 from ..formats.adapters import AdapterChoice
@@ -33,6 +34,7 @@ from ..params.lazy import lazily, materialize
 from ..params.shapes import parameter_shapes
 from ..params.tree import Tree, flatten
 from ..tokenizers.from_gguf.reader import chat_template, tokenizer
+from ..weights.left_out import LeftOut, describe
 from ..weights.loader import Leaves, check_finite
 from ..weights.merge import MergedLeaves
 from .adapter import (
@@ -61,7 +63,8 @@ class Checkpoint:
     """An opened model. `params` is lazy: a leaf is read each time it is asked for.
 
     `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights, `notes`
-    are what a person should know of that and of the tokenizer. `added` are leaves that no file holds.
+    are what a person should know of that, of the tokenizer and of parts that are left out. `added` are leaves
+    that no file holds.
     `code_replaced_by` is the family that stands for code of the repository's own, if it has any. `metadata`
     are those of a .gguf file.
     """
@@ -115,6 +118,11 @@ class Checkpoint:
         """The same with keys and values kept as floats or in 8 bits; scales that its files hold stay."""
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
         return replace(self, config=self.config.with_kv(kv), added=added)
+
+    @property
+    def left_out(self) -> Mapping[str, LeftOut]:
+        """Parts of its files that aren't read, by what their tensors' names begin with."""
+        return self.leaves.left_out
 
     @property
     def stored(self) -> dict[str, int]:
@@ -230,7 +238,10 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         config, leaves = merge_directory(config, source, family, adapter)
     generation_json = directory.object(GENERATION_JSON)
     generation = read_generation(
-        raw, generation_json, config, where if generation_json is None else str(path / GENERATION_JSON)
+        with_text_ids(raw),
+        generation_json,
+        config,
+        where if generation_json is None else str(path / GENERATION_JSON),
     )
     about = directory.object("tokenizer_config.json") or {}
     applied = read_tokenizer(directory, about, raw)
@@ -257,6 +268,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
             *(() if quantization is None else quantization.notes),
             *(() if applied is None else applied.notes),
             *(() if adapter is None else notes(adapter, path, raw)),
+            *((describe(leaves.left_out),) if leaves.left_out else ()),
         ),
     )
 

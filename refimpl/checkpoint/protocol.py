@@ -11,6 +11,7 @@ import numpy as np
 from ..config import Config, KVFormat
 from ..ops.quant import Blocks
 from ..params.tree import Tree
+from ..weights.left_out import LeftOut
 from .generation_config import Generation
 from .licence import Licence
 
@@ -83,6 +84,11 @@ class ExportSource(ModelSource, WeightSource, Protocol):
     @property
     def code_replaced_by(self) -> str:
         """The family that stands for code of its repository's own; empty where it has none."""
+        ...
+
+    @property
+    def left_out(self) -> Mapping[str, LeftOut]:
+        """Parts of its files that aren't read, by what their tensors' names begin with."""
         ...
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .keys import ANY
+from .keys import ANY, HARMLESS
 
 IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 # Of a sampler, with the values at which they change nothing.
@@ -47,3 +47,5 @@ KEYS = frozenset(
         "forced_eos_token_id", "force_bos_token_to_be_generated", "prefix", "task_specific_params",
     )
 )  # fmt: skip
+# What no reader of a Config needs: keys of generation are read by `checkpoint.generation_config`.
+UNREAD = dict.fromkeys(KEYS, ANY) | HARMLESS

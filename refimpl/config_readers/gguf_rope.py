@@ -11,6 +11,7 @@ from .keys import Keys
 
 SCALING_TYPES = {kind: kind for kind in ("none", "linear", "yarn", "longrope")}
 ORIGINAL = "rope.scaling.original_context_length"
+SECTIONS = "rope.dimension_sections"
 SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"
 
 
@@ -22,6 +23,16 @@ def gguf_rope(keys: Keys, source: TensorSource, head_size: int, *, partial: bool
             "rope.dimension_count", f"{'at most ' if partial else ''}the head's size, {head_size}"
         )
     return Rope(keys.positive("rope.freq_base", 10_000.0), dims, scaling=_scaling(keys, source, dims // 2))
+
+
+def check_sections(keys: Keys) -> None:
+    """Check M-RoPE's sections of a head's pairs: for time, height, width, and what no text has, the last.
+
+    The first three coordinates of a text's tokens are equal, so the sections change nothing.
+    """
+    sections = keys.get(SECTIONS, list)
+    if not 3 <= len(sections) <= 4 or any(type(n) is not int or n < 0 for n in sections) or any(sections[3:]):
+        raise keys.fail(SECTIONS, "three whole numbers, and 0 where there is a fourth")
 
 
 def _scaling(keys: Keys, source: TensorSource, pairs: int) -> Scaling | None:

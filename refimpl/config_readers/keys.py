@@ -69,6 +69,17 @@ class Keys:
     def __contains__(self, key: str) -> bool:
         return key in self.values
 
+    @property
+    def unread(self) -> set[str]:
+        """The keys that nobody has read so far."""
+        return self.values.keys() - self._read
+
+    def replaced(self, values: Mapping[str, Any]) -> Keys:
+        """Other values in the same place: a key that is read of them counts as read here."""
+        keys = Keys(values, self.where, self.tensors)
+        keys._read = self._read
+        return keys
+
     def fail(self, key: str, must: str) -> ConfigError:
         return ConfigError(f"{self.where}: {key} must be {must}, got {self.values.get(key)!r:.80}")
 
@@ -140,7 +151,7 @@ class Keys:
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
         """Raise ConfigError for a key that nobody read, unless it is harmless at its value."""
-        for key in sorted(set(self.values) - self._read):
+        for key in sorted(self.unread):
             if key not in harmless:
                 raise ConfigError(
                     f"{self.where}: key {key!r:.80} isn't known, ignoring it could give a wrong model"

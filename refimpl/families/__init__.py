@@ -5,7 +5,8 @@ A family states
     MODEL_TYPES      the model_type of its config.json
     ARCHITECTURES    transformers' class -> task; the first is taken where config.json names none
     config           (keys, task) -> Config
-    PREFIX           what checkpoints with a head put before the names of the trunk's tensors
+    PREFIX           what checkpoints with a head put before the names of the trunk's tensors; or several
+                     of these, of which the first that a name begins with counts
     WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
                      decoders that read whole texts are left out: they are `READING`
     GGUF             its dialect in that format, or None
@@ -37,11 +38,11 @@ from ..config import (
     Window,
 )
 from ..config_readers.decoder import map_attention
-from ..config_readers.generation_keys import KEYS as GENERATION
+from ..config_readers.generation_keys import UNREAD
 from ..config_readers.gguf_heads import READING as GGUF_READING
 from ..config_readers.gguf_heads import gguf_reading
 from ..config_readers.heads import reading
-from ..config_readers.keys import ANY, HARMLESS, Keys
+from ..config_readers.keys import Keys
 from ..config_readers.quantization import read_quantization
 from ..errors import ConfigError
 from ..formats.tensor_source import GgufSource, TensorSource
@@ -58,9 +59,6 @@ CLASS_SUFFIXES: dict[str, Task] = {
     "ForTokenClassification": "tag",
     "ForQuestionAnswering": "answer",
 }
-
-# What needs no reader here: keys of generation are read by `checkpoint.generation_config`.
-UNREAD = dict.fromkeys(GENERATION, ANY) | HARMLESS
 
 
 def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
@@ -107,7 +105,7 @@ class Gguf:
 
     `encoder` is the dialect of its encoder alone, if GGUF has an architecture for it. `by_layer` are the keys
     of its metadata that may hold an array, with an element for each layer; `config` gets a list then, or the
-    number that all layers have.
+    number that all layers have. `arrays` are those that hold another array.
     """
 
     architecture: str
@@ -115,6 +113,7 @@ class Gguf:
     weights: WeightMap
     encoder: Gguf | None = None
     by_layer: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
 
     @property
     def dialects(self) -> dict[str, Gguf]:
@@ -127,7 +126,7 @@ class Family(Protocol):
 
     MODEL_TYPES: tuple[str, ...]
     ARCHITECTURES: Mapping[str, Task]
-    PREFIX: str
+    PREFIX: str | tuple[str, ...]
     WEIGHTS: WeightMap
     GGUF: Gguf | None
 
@@ -247,7 +246,8 @@ def _dense_modules(config: Config) -> WeightMap:
 
 def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]]:
     """The map of a family's checkpoints for a Config, and what may stand before their tensors' names."""
-    table, prefixes = family.WEIGHTS, [family.PREFIX]
+    table, stated = family.WEIGHTS, family.PREFIX
+    prefixes = [stated] if isinstance(stated, str) else [*stated]
     if not table.is_identity:
         table = table + _dense_modules(config)
     if not isinstance(config.head, LM) and table.has("decoder"):
@@ -281,11 +281,20 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
+    if single.get("general.architecture") == "clip":
+        raise ConfigError(
+            f"{where}: holds a model's vision or audio part alone (mmproj), which isn't read: name the .gguf "
+            "file of its text model"
+        )
     dialect = Keys(single, where).choice("general.architecture", by_architecture)
     prefix = dialect.architecture + "."
     layers = single.get(prefix + "block_count")
-    arrays = {prefix + key: source.metadata.get(prefix + key) for key in dialect.by_layer}
-    known = single | {k: _by_layer(v, layers) for k, v in arrays.items() if isinstance(v, np.ndarray)}
+    stated = {key: source.metadata.get(prefix + key) for key in (*dialect.by_layer, *dialect.arrays)}
+    known = single | {
+        prefix + key: _by_layer(value, layers) if key in dialect.by_layer else value.tolist()
+        for key, value in stated.items()
+        if isinstance(value, np.ndarray)
+    }
     for key, value in source.metadata.items():
         if key.startswith(prefix) and key not in known:
             raise ConfigError(f"{where}: key {key!r:.80} must be one value, got an array of {len(value)}")

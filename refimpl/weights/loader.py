@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ..formats.tensor_source import Stripped, TensorSource
 from ..ops.quant import Blocks
 from ..params.shapes import Shapes, parameter_shapes
 from .derived_buffers import COMPUTED, LARGE, PLAIN
+from .left_out import LeftOut
 from .steps import Shape, Split, Step, Weight, stored_shapes
 from .weight_map import Rule, WeightMap
 
@@ -77,11 +78,15 @@ class Leaves:
         unread = dict.fromkeys(self._source.names)
         compared: list[Rule] = []
         unused: dict[str, None] = {}
+        left_out: dict[str, list[str]] = {}
         for rule in weights.rules(config):
             rule = replace(rule, choices=(_existing(rule, unread),))
             tensor = rule.tensors[0]
             if rule.use == "compare":
                 compared.append(rule)
+            elif rule.use == "left out":
+                part = tensor.removesuffix("*")
+                left_out[part.removesuffix(".")] = [name for name in unread if name.startswith(part)]
             elif rule.use == "unused":
                 unused[tensor] = None
             elif any(leaf in self._shapes for leaf in rule.leaves):
@@ -94,7 +99,8 @@ class Leaves:
                 for name in rule.tensors:
                     unread.pop(name, None)
         self.unused = tuple(name for name in unused if name in unread)
-        for name in self.unused:
+        self.left_out = {part: LeftOut.of(self._source, names) for part, names in left_out.items() if names}
+        for name in (*self.unused, *chain.from_iterable(left_out.values())):
             del unread[name]
         if missing := [name for name in self._shapes if name not in self._reads]:
             raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")

@@ -70,7 +70,7 @@ class MergedLeaves:
     ) -> None:
         self._shapes = parameter_shapes(config)
         self._base, self._tensors, self._changes = base, tensors, changes
-        self.unused = base.unused
+        self.unused, self.left_out = base.unused, base.left_out
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
                                        leaves after the first are named by their last part
     leaf == tensor                     if this tensor exists, it must equal what we have or compute
     nothing <- tensor                  if this tensor exists, it belongs to a head that isn't used
+    left out <- tower.*                the tensors whose names begin so are a part that isn't read
     leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
                                        another head their tensors are unused
@@ -39,11 +40,11 @@ from ..config import Config, Head, Layer, MoE
 from ..params.shapes import parameter_shapes
 from .steps import STEPS, Part, StackRows, Step
 
-NOTHING = "nothing"
+NOTHING, LEFT_OUT = "nothing", "left out"
 EVERYTHING = ("*",)
 HEAD_NAMES = frozenset(head.__name__ for head in get_args(Head))
 
-Use = Literal["read", "compare", "unused"]
+Use = Literal["read", "compare", "unused", "left out"]
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
     tensor, part, trailing = match[3].partition("[{e}]")
     if trailing:
         raise ValueError(f"{text!r}: [{{e}}] must stand last")
-    use: Use = "compare" if match[2] == "==" else "unused" if first == NOTHING else "read"
+    named: dict[str, Use] = {NOTHING: "unused", LEFT_OUT: "left out"}
+    use = "compare" if match[2] == "==" else named.get(first, "read")
     parsed = tuple(STEPS[word] for word in steps)
     return Line((first, *siblings), _choices(tensor), parsed, use, bool(part), heads)
 

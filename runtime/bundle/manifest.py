@@ -23,7 +23,9 @@ One JSON object with exactly these fields, but for adapter:
     labels       [names] of the labels of a Classify or Tag head, in order; else none
     source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
                  which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where
-                 the checkpoint states one, {licence}: its licence, as it is written there
+                 the checkpoint states one, {licence}: its licence, as it is written there; and, only where
+                 it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
+                 tensors' names: {tensors, bytes}}
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -53,6 +55,7 @@ from ...refimpl.engine.cache_kinds import cache_kinds, windows
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.shapes import parameter_shapes
+from ...refimpl.weights.left_out import LeftOut
 from . import targets, weight_layout
 from .graph_io import ENCODER, GRAPH, graphs
 from .targets import CacheLayout, FloatType, Target, TargetName
@@ -100,12 +103,13 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """The checkpoint that a bundle was made from; the file leaves out what is empty of the last two."""
+    """The checkpoint that a bundle was made from; the file leaves out what is empty of the last three."""
 
     name: str
     sha256: str
     code_replaced_by: str = field(default="", metadata={"optional": True})
     licence: str = field(default="", metadata={"optional": True})
+    left_out: dict[str, LeftOut] = field(default_factory=dict, metadata={"optional": True})
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,8 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"files may hold {MOST} licences and notices, it holds {len(m.notices)}")
     if not re.fullmatch(r"[a-z0-9_-]{0,40}", m.source.code_replaced_by):
         raise ValueError(f"source.code_replaced_by must name a family, got {m.source.code_replaced_by!r:.80}")
+    if odd := [part for part in m.source.left_out if not re.fullmatch(r"\w[\w.]{0,79}", part, re.ASCII)]:
+        raise ValueError(f"source.left_out must map names of tensors, got {odd[0]!r:.80}")
     for name, task in m.generation.tasks.items():
         if task.tasks:
             raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")

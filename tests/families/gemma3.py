@@ -10,7 +10,7 @@ from .kit import decoder, ropes
 
 
 @st.composite
-def _keys(draw: st.DrawFn) -> dict[str, Any]:
+def text_keys(draw: st.DrawFn) -> dict[str, Any]:
     keys = draw(sandwich(draw(st.integers(1, 4)), sliding_window_pattern=st.integers(1, 4)))
     full, sliding = ropes(keys["head_dim"]), ropes(keys["head_dim"])
     kinds = {"full_attention": full, "sliding_attention": sliding}
@@ -27,7 +27,7 @@ ROWS = {
     "gemma3_text": decoder(
         transformers.Gemma3TextConfig,
         transformers.Gemma3ForCausalLM,
-        _keys(),
+        text_keys(),
         reads="Gemma3Text",
     )
 }

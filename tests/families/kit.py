@@ -103,6 +103,19 @@ def decoder(
 
 
 @st.composite
+def wrapped(
+    draw: st.DrawFn, text: st.SearchStrategy[dict[str, Any]], vision: Mapping[str, Any], **more: Any
+) -> dict[str, Any]:
+    """Keys of a model that reads images too: its text model's, and those of a small tower."""
+    return {
+        **more,
+        "text_config": draw(text),
+        "vision_config": {**vision},
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+
+
+@st.composite
 def labelled(draw: st.DrawFn) -> dict[str, Any]:
     """Labels, and how their logits are read; transformers has no single label of a single one."""
     count = draw(st.sampled_from([1, 2, 5]))

@@ -199,6 +199,7 @@ def export_and_verify(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str
     assert due <= set(judged), f"not judged: {', '.join(sorted(due - set(judged)))}"
     errors = {name: judged[name] for name in due if name.endswith("error")}
     bundle = open_bundle(out)
+    assert bundle.manifest.source.left_out == checkpoint.left_out
     inputs = golden.load(out, bundle.config).inputs
     _, budget = exact_outputs(bundle.config, bundle.params(), inputs)
     return {

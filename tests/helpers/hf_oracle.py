@@ -69,16 +69,19 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     if isinstance(config, Decoder):
         return {"input_ids": tokens, "use_cache": np.array(False)}
     # The text doesn't contain the padding token: RoBERTa doesn't count it as a position.
-    tokens[tokens == model.config.pad_token_id] = 2
+    padding = getattr(model.config, "pad_token_id", None)
+    tokens[tokens == padding] = 2
     real = np.arange(12) < [[12], [length]]
-    if model.config.pad_token_id is not None:
-        tokens[~real] = model.config.pad_token_id
+    if padding is not None:
+        tokens[~real] = padding
     if "reader" in config.stacks:  # its head reads the last position, that of the end token
         tokens[tokens == model.config.eos_token_id] = 3
         tokens[[0, 1], [11, length - 1]] = model.config.eos_token_id
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if isinstance(config.head, LM):
-        arguments |= {"decoder_input_ids": rng.integers(0, config.embedding.vocabulary, (2, 9))}
+        written = rng.integers(0, config.embedding.vocabulary, (2, 9))
+        written[written == padding] = 2  # M2M100 neither
+        arguments |= {"decoder_input_ids": written}
     elif config.embedding.token_types is not None:
         arguments |= {"token_type_ids": rng.integers(0, config.embedding.token_types, (2, 12))}
     return arguments

@@ -3,12 +3,15 @@
 import json
 import math
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from families import ROWS
 from helpers import tiny_models
+from helpers.hf_oracle import make_model
 from tfm.cli.commands import inspect
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import to_json
@@ -126,6 +129,28 @@ def test_how_weights_are_stored_and_licensed_is_shown(tfm, tmp_path):
     assert "licence       not stated\nnotices       none\n" in text
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     assert "licence       mit\nnotices       README.md\n" in tfm("inspect", tmp_path).out
+
+
+def test_parts_that_are_left_out_are_named(tfm, bundle, tmp_path):
+    """Of a model that reads images too, as its checkpoint and its bundle say."""
+    model = make_model("llava", dict(ROWS["llava"].sizes))
+    model.save_pretrained(tmp_path / "model")
+    ran = tfm("inspect", tmp_path / "model")
+    assert ran.code == 0
+    note = "note: only the text model is read, its other parts are left out: vision_tower ("
+    assert ran.err.count(note) == 1
+    assert re.search(
+        r"^left_out      vision_tower: \d+ tensors, .* kB; multi_modal_projector: 4 tensors, ", ran.out, re.M
+    )
+    told = tfm("inspect", tmp_path / "model", "--json").json["left_out"]
+    tower = [tensor.nbytes for name, tensor in model.state_dict().items() if "vision_tower" in name]
+    assert told["vision_tower"] == {"tensors": len(tower), "bytes": sum(tower)}
+    copied = shutil.copytree(bundle, tmp_path / "bundle")
+    stated = json.loads((copied / "tfm.json").read_text())
+    stated["source"]["left_out"] = told
+    (copied / "tfm.json").write_text(json.dumps(stated))
+    assert tfm("inspect", copied, "--json").json["left_out"] == told
+    assert "left_out" not in tfm("inspect", bundle, "--json").json
 
 
 def test_the_example_ships():

@@ -92,7 +92,7 @@ def test_harmless_keys_have_harmless_values_only(name):
                 config = read_config({key: value, **keys})[0]
                 assert key == "type_vocab_size" or config == plain
         if stated:
-            with pytest.raises(ConfigError, match=f"{key} (must be|says that)"):
+            with pytest.raises(ConfigError, match=f"{key}(:| must be| says that)"):
                 read_config({**keys, key: "something else" if dict in allowed else NOBODYS})
 
 
@@ -262,7 +262,7 @@ def test_any_value_in_any_field_is_read_or_refused(name):
         keys = {"model_type": name, "config": to_json(tiny_llama)}
         keys = changed(keys, ("config", "stack", "layers", 0, "attention", "position"), to_json(scaled))
     read_config(keys)
-    refused = 0
+    refused, longest = 0, 200 + len(", ".join(families()))
     for path in places(keys):
         for bad in BAD:
             try:
@@ -270,7 +270,7 @@ def test_any_value_in_any_field_is_read_or_refused(name):
             except ConfigError as error:
                 refused += 1
                 assert "\n" not in str(error)  # noqa: PT017
-                assert len(str(error)) < 400, error  # noqa: PT017
+                assert len(str(error)) < longest, error  # noqa: PT017
     assert refused > 80
 
 

@@ -91,6 +91,16 @@ DIALECTS = {
         {**RMS, **USED, "rope.freq_base": 5e5, "expert_feed_forward_length": 32, "attention.key_length": 16,
          "attention.value_length": 16},
     ),
+    # The text models of Qwen's models that read images: those of Qwen, with other positions for images.
+    "qwen2vl": Dialect(
+        "qwen2", ARCH.QWEN2VL, {"rope_parameters": THETA},
+        {**RMS, "rope.freq_base": 5e5, "rope.dimension_sections": [4, 6, 6, 0]},
+    ),
+    "qwen3vl": Dialect(
+        "qwen3", ARCH.QWEN3VL, {"rope_parameters": THETA, "head_dim": 32},
+        {**RMS, **HEADS, "rope.freq_base": 5e5, "rope.dimension_sections": [6, 5, 5, 0],
+         "n_deepstack_layers": 3},
+    ),
     "gemma": Dialect("gemma", ARCH.GEMMA, GEMMA, {**RMS, **HEADS}),
     "gemma2": Dialect(
         "gemma2", ARCH.GEMMA2, {**GEMMA, "query_pre_attn_scalar": 32, "sliding_window": 7},
@@ -259,7 +269,10 @@ def write_gguf(path: Path, dialect: Dialect, tensors: dict[str, np.ndarray], kin
     """A file by gguf's own writer."""
     name = gguf.MODEL_ARCH_NAMES[dialect.arch]
     writer = gguf.GGUFWriter(path, name)
-    add = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string}
+    add = {
+        int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
+        list: writer.add_array,
+    }  # fmt: skip
     for key, value in (METADATA | dialect.metadata).items():
         if isinstance(value, list):
             writer.add_array(f"{name}.{key}", value)
@@ -320,6 +333,13 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ("qwen2_moe", {"expert_weights_norm": True}, "expert_weights_norm must be false"),
         ("qwen2_moe", {"expert_group_count": 2}, "'expert_group_count' isn't known"),
         ("olmo2", {"attention.sliding_window": 7}, "'attention.sliding_window' isn't known"),
+        (
+            "qwen2vl",
+            {"rope.dimension_sections": [4, 6, 5, 1]},
+            "dimension_sections must be three whole numbers",
+        ),
+        ("qwen2vl", {"rope.dimension_sections": 16}, "rope.dimension_sections must be of type list"),
+        ("qwen3vl", {"attention.head_count_kv": [2, 2, 2]}, "head_count_kv' must be one value, got an array"),
         ("starcoder2", {"attention.causal": False}, "'attention.causal' isn't known"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
@@ -350,6 +370,19 @@ def test_refused_metadata(tmp_path, saved, name, metadata, message):
     write_gguf(tmp_path / "x.gguf", replace(dialect, metadata=dialect.metadata | metadata), tensors)
     with pytest.raises(ConfigError, match=message):
         open_checkpoint(tmp_path / "x.gguf")
+
+
+def test_a_vision_part_alone_is_refused_for_what_it_is(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "mmproj.gguf", "clip")
+    writer.add_tensor("v.patch_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(
+        ConfigError, match=r"vision or audio part alone \(mmproj\).*: name the .gguf file of its"
+    ):
+        open_checkpoint(tmp_path / "mmproj.gguf")
 
 
 @pytest.mark.parametrize("experts", [4, 6])

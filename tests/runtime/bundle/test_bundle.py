@@ -25,6 +25,7 @@ from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
+from tfm.refimpl.weights.left_out import LeftOut
 from tfm.runtime.bundle import manifest, weight_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.progress import silent
@@ -291,6 +292,15 @@ def test_which_family_stands_for_a_repositorys_code_is_stated_where_there_is_cod
     assert manifest.dump(bundle.manifest) == text
 
 
+def test_parts_that_are_left_out_are_stated_where_there_are_any(made):
+    whole = open_bundle(made).manifest
+    parts = {"vision_tower": LeftOut(tensors=437, bytes=832_000_000)}
+    stated = replace(whole, source=replace(whole.source, left_out=parts))
+    text = manifest.dump(stated)
+    assert json.loads(text)["source"]["left_out"] == {"vision_tower": {"tensors": 437, "bytes": 832_000_000}}
+    assert manifest.load(text.encode(), "tfm.json") == stated
+
+
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
@@ -324,6 +334,10 @@ HOSTILE = [
     (("source", "code_replaced_by"), "a" * 41, "source.code_replaced_by must name a family"),
     (("source", "licence"), "a\x1bb", "source.licence must be a printable line"),
     (("source", "licence"), "a" * 101, "source.licence must be a printable line"),
+    (("source", "left_out"), {"visual": {"tensors": 1}}, "source.left_out.visual.bytes is missing"),
+    (("source", "left_out"), {"visual": 1}, "source.left_out.visual must be LeftOut"),
+    (("source", "left_out"), {"a\x1b": {"tensors": 1, "bytes": 4}}, "source.left_out must map names"),
+    (("source", "left_out"), {"v" * 81: {"tensors": 1, "bytes": 4}}, "source.left_out must map names"),
     (("files", "LICENSES"), {"size": 1, "sha256": "0"}, "files.LICENSES is unknown"),
     (("schemes", WQ, "bits"), 3, rf"schemes.{WQ} can't be"),
     (("schemes", WQ, "bits"), 4, "tensors.*must be"),
