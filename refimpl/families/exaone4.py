@@ -65,6 +65,7 @@ def _build(base: Decoder, masks: list[FullAttention | Window], *, everywhere: bo
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata. A stated window counts; llama.cpp has windows only in models of 64 layers."""
     base, window = gguf_decoder(keys, source), read_gguf_window(keys)
     layers = len(base.layers)
     if window is None:

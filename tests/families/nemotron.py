@@ -20,7 +20,7 @@ def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     del keys["rms_norm_eps"]
-    share = draw(st.sampled_from([0.5, 0.25, 1.0]))
+    share = draw(st.sampled_from([0.5, 0.75, 1.0]))
     rope = draw(ropes(int(keys["head_dim"] * share)))
     return keys | {"rope_parameters": rope | {"partial_rotary_factor": share}, "eos_token_id": 3}
 

@@ -340,7 +340,7 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ),
         ("qwen2vl", {"rope.dimension_sections": 16}, "rope.dimension_sections must be of type list"),
         ("qwen3vl", {"attention.head_count_kv": [2, 2, 2]}, "head_count_kv' must be one value, got an array"),
-        ("starcoder2", {"attention.causal": False}, "'attention.causal' isn't known"),
+        ("starcoder2", {"attention.causal": False}, "attention.causal must be true, got False"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
         ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),
