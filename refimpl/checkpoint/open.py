@@ -18,7 +18,7 @@ import numpy as np
 from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..config_readers.keys import Keys
-from ..config_readers.quantization import read_quantization
+from ..config_readers.quantization import read_quantization, with_modelopt
 from ..config_readers.text_part import with_text_ids
 from ..errors import CheckpointError
 from ..families import identify, read_config, read_gguf, read_leaves
@@ -56,6 +56,7 @@ from .tokenizer_files import read_tokenizer, with_special_tokens
 __all__ = ["Checkpoint", "Generation", "check_finite", "materialize", "open_checkpoint", "save_checkpoint"]
 
 GENERATION_JSON = "generation_config.json"
+MODELOPT = "hf_quant_config.json"
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
+    raw = with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT))
     identify(keys := Keys(raw, where))
     quantization = read_quantization(keys)
     sentence = read_sentence(directory)

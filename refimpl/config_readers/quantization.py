@@ -39,8 +39,8 @@ STRATEGIES = {
     "mxfp4-pack-quantized": ("group",),
     "nvfp4-pack-quantized": ("tensor_group",),
 }
-FLOAT_CACHE = "its own kernels quantize keys and values; here they stay floats unless kv says otherwise"
-FLOAT_INPUTS = "its own kernels round the inputs of products to {}; here they stay floats"
+FLOAT_CACHE = "the model was quantized for a cache of few bits; here keys and values stay floats"
+FLOAT_INPUTS = "the model was quantized for products that round their inputs to {}; here inputs stay floats"
 # Scales of inputs and caches, by the last parts of their names.
 INPUT_SCALES = frozenset({"input_scale", "activation_scale", "input_scale_ub"})
 CACHE_SCALES = frozenset({"k_scale", "v_scale"})
@@ -65,6 +65,17 @@ def read_quantization(keys: Keys) -> Quantization | None:
     return quantization
 
 
+def with_modelopt(values: dict[str, Any], beside: dict[str, Any] | None, where: str) -> dict[str, Any]:
+    """A config.json with what modelopt's older files say beside it, in hf_quant_config.json."""
+    if beside is None or values.get("quantization_config") is not None:
+        return values
+    keys = Keys(beside, where)
+    keys.unused("producer")
+    stated = keys.get("quantization", dict)
+    keys.finish({})
+    return values | {"quantization_config": {**stated, "quant_method": "modelopt"}}
+
+
 def _gptq(keys: Keys) -> Quantization:
     # Of the search for codes, of who made them, and of kernels.
     keys.unused("damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "mse", "meta")
@@ -78,7 +89,10 @@ def _gptq(keys: Keys) -> Quantization:
     keys.harmless(desc_act=(bool,), sym=(bool,), lm_head=(bool,), v2=(bool,))
     # Other layouts, rotated inputs, settings of some modules alone.
     keys.harmless(is_marlin_format=(False,), pack_dtype=("int32",), rotation=(None,), adapter=(None, {}))
-    keys.harmless(dynamic=(None, {}))
+    # Modules by patterns: of those that are left as floats the tensors' names say the same.
+    dynamic = keys.get("dynamic", dict, None) or {}
+    if not all(pattern.startswith("-:") for pattern in dynamic):
+        raise keys.fail("dynamic", "null, or an object of patterns that begin with -:")
     bits = keys.get("bits", int)
     if bits not in (2, 3, 4, 8):
         raise keys.fail("bits", "2, 3, 4 or 8")

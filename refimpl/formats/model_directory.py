@@ -20,6 +20,7 @@ LIMITS = {
     "config.json": 1024 * KILO,
     "adapter_config.json": 1024 * KILO,
     "generation_config.json": 1024 * KILO,
+    "hf_quant_config.json": 1024 * KILO,
     "chat_template.jinja": 256 * KILO,
     "tokenizer_config.json": 16 * 1024 * KILO,
     "special_tokens_map.json": 1024 * KILO,

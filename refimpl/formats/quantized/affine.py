@@ -74,11 +74,10 @@ class Affine:
 
 def _block(size: int, count: int) -> int | None:
     """The length of blocks for `count` groups of `size` columns."""
-    if count == 1:
-        return USUAL
     if size <= LONGEST and size >= SHORTEST and size & (size - 1) == 0:
         return size
-    return next((b for b in (USUAL, 64, 32, SHORTEST) if size % b == 0), None)
+    # A group that is alone may end in a short block.
+    return next((b for b in (USUAL, 64, 32, SHORTEST) if size % b == 0), 32 if count == 1 else None)
 
 
 def groups(length: int, group_size: int | None) -> tuple[np.ndarray, int]:

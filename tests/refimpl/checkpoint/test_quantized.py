@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers import quantized_writer
 from helpers.quantized_writer import FORMATS, Format
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError, NumericError
 from tfm.refimpl.ops.quant import dequantize
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 Q = "model.layers.0.self_attn.q_proj"
 
@@ -51,7 +53,7 @@ def test_the_logits_are_those_of_the_float_model(tmp_path):
 def test_rounded_inputs_have_a_note(tmp_path):
     quantized_writer.write(tmp_path, FORMATS["int8"])
     [note] = open_checkpoint(tmp_path / "stored").notes
-    assert "round the inputs of products to 8-bit integers; here they stay floats" in note
+    assert "products that round their inputs to 8-bit integers; here inputs stay floats" in note
 
 
 def changed(directory: Path, form: Format, config: dict[str, Any] | None = None, **tensors: Any) -> Path:
@@ -174,7 +176,7 @@ def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
             "checkpoint_format must be one of gptq, gptq_v2, got 'marlin'",
         ),
         ("gptq4", {"rotation": "hadamard"}, "rotation must be null, got 'hadamard'"),
-        ("gptq4", {"dynamic": {"+:q_proj": {"bits": 8}}}, "dynamic must be null or {}"),
+        ("gptq4", {"dynamic": {"+:q_proj": {"bits": 8}}}, "dynamic must be null, or an object of patterns"),
         ("gptq4", {"unheard_of": 1}, "quantization_config: key 'unheard_of' isn't known"),
         ("awq", {"version": "gemv"}, "version must be one of gemm"),
         ("awq", {"zero_point": False}, "zero_point must be true, got False"),
@@ -232,12 +234,88 @@ def test_a_model_of_floats_that_claims_to_be_quantized_is_refused(tmp_path):
         open_checkpoint(tmp_path / "floats")
 
 
+def test_what_older_files_of_modelopt_say_is_beside_the_config(tmp_path):
+    quantized_writer.write(tmp_path, FORMATS["modelopt"])
+    path = tmp_path / "stored"
+    config = json.loads((path / "config.json").read_text())
+    stated = config.pop("quantization_config") | {"kv_cache_quant_algo": "FP8", "group_size": 16}
+    del stated["quant_method"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight' must be of a float type, is U8"):
+        open_checkpoint(path)
+    beside = path / "hf_quant_config.json"
+    beside.write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": stated}))
+    opened, floats = (open_checkpoint(tmp_path / folder) for folder in ("stored", "floats"))
+    np.testing.assert_array_equal(*(one.leaf("decoder.layers.0.attn.wq") for one in (opened, floats)))
+    assert len(opened.notes) == 2
+    beside.write_text(json.dumps({"quantization": stated, "unheard_of": 1}))
+    with pytest.raises(ConfigError, match=r"hf_quant_config\.json: key 'unheard_of' isn't known"):
+        open_checkpoint(path)
+
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 40}
+WITH_MLP = SMALL | {"intermediate_size": 48, "max_position_embeddings": 32}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertForMaskedLM", WITH_MLP),
+    "falcon": ("FalconForCausalLM", SMALL | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "gpt_neox": ("GPTNeoXForCausalLM", WITH_MLP),
+    "mixtral": ("MixtralForCausalLM", WITH_MLP | {"num_key_value_heads": 2, "num_local_experts": 3}),
+    "phi3": ("Phi3ForCausalLM", WITH_MLP | {"num_key_value_heads": 2}),
+    "t5": (
+        "T5ForConditionalGeneration",
+        {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 1, "vocab_size": 40},
+    ),
+}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_families_read_them_as_they_read_floats(model_type, tmp_path):
+    """Fused, grouped and permuted ones, and experts: all matrices in int8, with a scale for each row."""
+    name, keys = FAMILIES[model_type]
+    described = CONFIG_MAPPING[model_type](**keys, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    getattr(transformers, name)(described).save_pretrained(tmp_path / "floats")
+    floats = load_file(tmp_path / "floats" / "model.safetensors")
+    stored = dict(floats)
+    for tensor, weight in floats.items():
+        if weight.ndim == 2 and tensor.endswith(".weight"):
+            scale = torch.full((len(weight), 1), 2.0**-9)
+            codes = (weight / scale).round().clamp(-128, 127)
+            floats[tensor] = codes * scale
+            stored |= {tensor: codes.to(torch.int8), f"{tensor}_scale": scale}
+    assert len(stored) >= len(floats) + 5
+    save_file(floats, tmp_path / "floats" / "model.safetensors")
+    (tmp_path / "stored").mkdir()
+    save_file(stored, tmp_path / "stored" / "model.safetensors")
+    config = json.loads((tmp_path / "floats" / "config.json").read_text())
+    config["quantization_config"] = FORMATS["int8"].config | {"ignore": []}
+    (tmp_path / "stored" / "config.json").write_text(json.dumps(config))
+    opened, expected = (open_checkpoint(tmp_path / folder) for folder in ("stored", "floats"))
+    kept = 0
+    for leaf in expected.leaves.names:
+        np.testing.assert_array_equal(opened.leaf(leaf), expected.leaf(leaf), err_msg=leaf)
+        if (blocks := opened.native(leaf)) is not None:
+            np.testing.assert_array_equal(dequantize(blocks), expected.leaf(leaf), err_msg=leaf)
+            kept += 1
+    assert kept > 5
+
+
 def test_matrices_that_are_stored_inputs_first_are_not_guessed(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "gpt2", "quantization_config": FORMATS["gptq4"].config})
     )
     with pytest.raises(ConfigError, match="isn't read for gpt2, whose matrices are stored inputs first"):
         open_checkpoint(tmp_path)
+
+
+def test_a_zero_point_beyond_the_codes_is_read_and_not_kept(tmp_path):
+    """Version 1 stores zero − 1, so 15 is the zero point 16, which no block of 4 bits can have."""
+    path = changed(tmp_path, FORMATS["gptq4"], qzeros=lambda t: torch.full_like(t, -1))
+    opened = open_checkpoint(path)
+    assert opened.native("decoder.layers.0.attn.wq") is None
+    assert opened.native("decoder.layers.0.attn.wk") is not None
+    scales = load_file(path / "model.safetensors")[f"{Q}.scales"].float().numpy().repeat(32, 0)
+    steps = opened.leaf("decoder.layers.0.attn.wq") / scales
+    assert set(steps.round().ravel()) == set(range(-16, 0))
 
 
 def test_groups_of_modules_have_schemes_of_their_own(tmp_path):
