@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,9 @@ from .gguf_tokenizers import charsmap, learned
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
-def _unigram() -> Tokenizer:
+def _unigram(special: Sequence[str] = SPECIAL) -> Tokenizer:
     """Unknown pieces where the classes look for them: 2 for T5 and for Pegasus, 3 for the others."""
-    pieces = [(token, 0.0) for token in SPECIAL]
+    pieces = [(token, 0.0) for token in special]
     pieces += [("▁", -3.0), ("▁the", -2.0), ("▁T", -2.5), ("<extra_id_0>", 0.0), ("<mask_1>", 0.0)]
     pieces += [
         ("en_XX", 0.0),
@@ -39,8 +40,13 @@ def _unigram() -> Tokenizer:
     )
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     made.decoder = decoders.Metaspace(prepend_scheme="first")
-    made.add_special_tokens(SPECIAL)
+    made.add_special_tokens(list(special))
     return made
+
+
+def _albert() -> Tokenizer:
+    """A Unigram model that has the tokens around a text itself."""
+    return _unigram(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
 
 
 def _bytes() -> Tokenizer:
@@ -71,6 +77,7 @@ KINDS = {
     "digits": _digits,
     "bpe": text_strategies.sentencepiece,
     "unigram": _unigram,
+    "albert": _albert,
 }
 
 
@@ -103,6 +110,7 @@ CLASSES = [
 ]
 CLASSES += [
     ("mpnet", None, "wordpiece"), ("bert", "MPNetTokenizerFast", "wordpiece"), ("camembert", None, "unigram"),
+    ("albert", None, "albert"), ("bert", "AlbertTokenizerFast", "albert"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),

@@ -91,6 +91,10 @@ class AddedVocabulary:
             return self._tokens[content][0]
         return self._model_vocabulary.get(content)
 
+    def model_id(self, content: str) -> int | None:
+        """The id that the model has for a token, None if it has none."""
+        return self._model_vocabulary.get(content)
+
     def as_json(self) -> list[dict[str, Any]]:
         """`added_tokens` of tokenizer.json, by id."""
         listed: list[dict[str, Any]] = []

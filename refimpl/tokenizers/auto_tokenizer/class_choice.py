@@ -68,7 +68,7 @@ ALIASES = {
 }
 # Classes that make parts of their own too, of families that aren't here; their names end in Tokenizer.
 OTHERS = (
-    "Albert", "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BigBird", "BioGpt",
+    "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BigBird", "BioGpt",
     "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
     "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader", "Deberta",
     "DebertaV2", "Dia", "Esm", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",

@@ -79,6 +79,13 @@ class Tokens:
             raise CheckpointError(f"{self._where}: unk_token must not be empty")
         return id
 
+    def model_id(self, content: str) -> int:
+        """The id of a token that the model itself must have."""
+        id = self._vocabulary.model_id(content)
+        if id is None:
+            raise CheckpointError(f"{self._where}: model.vocab must have {content!r:.60}")
+        return id
+
     def template(
         self, single: Sequence[tuple[str, int]], pair: Sequence[tuple[str, int]], *, spaces: bool = False
     ) -> Component:
@@ -407,6 +414,32 @@ def _xlm_roberta_template(settings: Settings, tokens: Tokens, stated: Component 
     return tokens.template(_same_segment(begin, "$A", end), pair, spaces=True)
 
 
+def _albert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
+    words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
+    steps = [_replace({"String": quotes}, '"') for quotes in ("``", "''")]
+    if not settings.flag("keep_accents", False):
+        steps += [{"type": "NFKD"}, {"type": "StripAccents"}]
+    if settings.flag("do_lower_case", True):
+        steps.append({"type": "Lowercase"})
+    charsmap = _precompiled(file)
+    steps += [] if charsmap is None else [charsmap]
+    return Pipeline(_unigram(file, 1), _normalizers(*steps), words, scheme)
+
+
+def _albert_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    """The tokens have these names in the template, whatever they are."""
+    ids = {"[CLS]": tokens.model_id(tokens.content("cls_token"))}
+    ids["[SEP]"] = tokens.model_id(tokens.content("sep_token"))
+    single = [("[CLS]", 0), ("$A", 0), ("[SEP]", 0)]
+    return {
+        "type": "TemplateProcessing",
+        "single": [_template_part(*part) for part in single],
+        "pair": [_template_part(*part) for part in (*single, ("$B", 1), ("[SEP]", 1))],
+        "special_tokens": {t: {"id": t, "ids": [id], "tokens": [t]} for t, id in ids.items()},
+    }
+
+
 def _camembert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
     words = _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
@@ -526,6 +559,15 @@ _FAIRSEQ = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
+_ALBERT = {
+    "bos_token": "[CLS]",
+    "eos_token": "[SEP]",
+    "unk_token": "<unk>",
+    "sep_token": "[SEP]",
+    "pad_token": "<pad>",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 _END = "<|endoftext|>"
 _COHERE = {
     "unk_token": "<UNK>",
@@ -554,6 +596,7 @@ _ALL = (
         _mpnet_template,
         mask_takes_space=True,
     ),
+    TokenizerClass("AlbertTokenizer", "Unigram", _ALBERT, _albert, _albert_template),
     TokenizerClass(
         "CamembertTokenizer",
         "Unigram",
