@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..refimpl.config import Config, DecoderReader, EncoderDecoder, Stack
 from ..refimpl.engine.cache_kinds import layer_kind
-from .ops.block import BlockWeights, NormWeights, Positions, block, encoder_block, normalize
-from .ops.cache import KVCache
+from .cache_values import cache_value
+from .ops.block import BlockWeights, MixerCache, NormWeights, Positions, block, encoder_block, normalize
 from .ops.encoder import layer_kv, shift_right
 from .ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
 from .ops.position import Rotary
@@ -65,7 +65,7 @@ class StackWalk:
         positions: Positions,
         weights: BlockWeights,
         states: Tensor | None = None,
-    ) -> tuple[Tensor, KVCache | None]:
+    ) -> tuple[Tensor, MixerCache | None]:
         """The vectors [B, T, D] after a layer, and what a decoder's keeps of the text.
 
         A layer with cross-attention reads `states` [B, S, D], an encoder's output. `lengths` [B] are those
@@ -80,8 +80,9 @@ class StackWalk:
             y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
             return y, None
         batch, time, _ = x.shape
-        shapes = layer_kind(layer, self.config.context).shapes(batch, time)
-        cache = KVCache(*(torch.zeros(shape, dtype=x.dtype) for shape in shapes))
+        kind = layer_kind(layer, self.config.context)
+        shapes = kind.shapes(batch, time)
+        cache = cache_value(kind, [torch.zeros(shape, dtype=x.dtype) for shape in shapes])
         past = torch.zeros(batch, dtype=torch.int64)
         return block(x, cache, past, positions, weights, encoder_kv, config=layer)
 

@@ -55,6 +55,7 @@ STAGES = (
     ("runtime",),
     ("export.dispatch", "export.scan"),
     ("export.ops",),
+    ("export.cache_values",),
     ("export.distributed_ring", "export.stack_walk", "export.targets", "export.torch_engine"),
     ("export.graph", "export.quantization", "export.ring_cost"),
     ("export.bundle_writer", "export.diagnose"),

@@ -60,7 +60,7 @@ def command(
 
     config, params, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter))
     stack = next(iter(config.stacks.values()))
-    layers, heads = len(stack.layers), min(layer.attention.heads for layer in stack.layers)
+    layers, heads = len(stack.layers), min((a.heads for a in stack.attentions), default=0)
     for name, number, count in (("layer", layer, layers), ("head", head, heads)):
         if number is not None and number >= count:
             raise typer.BadParameter(f"--{name} must be below {count}, got {number}")

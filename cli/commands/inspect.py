@@ -13,7 +13,7 @@ from .. import options as o
 from ..console import escape, out, out_json, progress, size, table
 
 if TYPE_CHECKING:
-    from ...refimpl.config import Config, Stack
+    from ...refimpl.config import Config, Stack, TokenMixer
     from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
@@ -180,17 +180,27 @@ def describe(config: Config) -> str:
     embedding, head = config.embedding, config.head
     stacks = "; ".join(_stack(name, stack, embedding.width) for name, stack in config.stacks.items())
     tied = " (tied)" if isinstance(head, LM | MaskedLM) and head.tied else ""
+    if isinstance(head, LM) and head.adaptive is not None:
+        tied = f" (adaptive softmax from {', '.join(map(str, head.adaptive.cutoffs))} on)"
     return f"{stacks}, context {config.context}, vocabulary {embedding.vocabulary}{tied}"
 
 
 def _stack(name: str, stack: Stack, width: int) -> str:
-    from ...refimpl.config import Alibi, Learned, MoE, RelativeBias, Rope, Sinusoidal
+    from ...refimpl.config import (
+        Alibi,
+        Attention,
+        Learned,
+        MoE,
+        RelativeBias,
+        Rope,
+        Sinusoidal,
+    )
 
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ""
     norm = type(stack.final_norm or a.pre or a.after).__name__
-    match a.position or stack.positions:
+    match (a.position if isinstance(a, Attention) else None) or stack.positions:
         case Rope(theta):
             position = f"rotary {theta:g}"
         case Alibi():
@@ -206,7 +216,17 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     m = first.mlp
     kind = f"{m.top} of {m.experts} gated" if isinstance(m, MoE) else type(m).__name__.lower()
     mlp = f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({m.activation})"
-    return (
-        f"{name}, {len(layers)} layers{mixed} width {width}, {a.heads} heads of "
-        f"{a.head_size} in {a.kv_heads} groups, {mlp}, {norm}, {position}"
-    )
+    return f"{name}, {len(layers)} layers{mixed} width {width}, {_mixer(a)}, {mlp}, {norm}, {position}"
+
+
+def _mixer(mixer: TokenMixer) -> str:
+    from ...refimpl.config import LSTM, BlockSparse, LinearAttention
+
+    if isinstance(mixer, LSTM):
+        return f"LSTM of {mixer.width} units"
+    heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
+    if isinstance(mixer, LinearAttention):
+        return f"linear attention ({mixer.features}), {heads}"
+    if isinstance(mixer.mask, BlockSparse):
+        return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
+    return heads

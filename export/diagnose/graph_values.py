@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from ...refimpl.config import Config, MoE
+from ...refimpl.config import LM, Attention, Config, MoE
 from ...refimpl.errors import BundleError
 from ...refimpl.params.shapes import parameter_shapes
 from ...runtime.bundle.graph_io import GRAPH
@@ -66,6 +66,8 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
 
     values = {}
     for i, layer in enumerate(config.layers):
+        if not isinstance(layer.attention, Attention):
+            return values
         part, leaf = f"layer {i}, ", f"decoder.layers.{i}."
         out = product(f"{leaf}attn.wo")
         values[f"{part}attention, input"] = product_input(product(f"{leaf}attn.wqkv", f"{leaf}attn.wq"))
@@ -83,6 +85,8 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         values[f"{part}mlp, input"] = product_input(up)
         values[f"{part}mlp, hidden"] = product_input(down)
         values[f"{part}mlp, output"], _ = residual_sum(down)
+    if isinstance(config.head, LM) and config.head.adaptive is not None:
+        return values
     tied = "head.table" not in parameter_shapes(config)
     values["head, input"] = product_input(product("embedding.table" if tied else "head.table"))
     values["logits"] = "logits"

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import torch
 
-from ...refimpl.config import Config, Decoder
-from ...refimpl.engine.cache_kinds import cache_kinds, windows
+from ...refimpl.config import Attention, Config, Decoder
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import CODE_MOVE, TRIES, error_terms, largest_difference, moved
 from ...refimpl.errors import BundleError
@@ -132,6 +132,8 @@ def _run_parts(
         types = kind.dtypes(np.dtype(bundle.dtype))
         for array, shape, dtype in zip(kind.arrays, kind.shapes(b, t), types, strict=True):
             feeds[f"{array.name}.{i}"] = np.zeros(shape, dtype)
+    if recurrent(cache_kinds(config)):
+        feeds["lengths"] = np.full(b, t)
     for window in windows(cache_kinds(config, windowed=True)):
         feeds[f"window_length.{window}"] = np.zeros(b, np.int64)
     feeds |= {f"{value}.given": truth[name] for name, value in cuts.items() if value in inner}
@@ -148,7 +150,8 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
     layer = config.layers[index]
     x = truth[part.inputs[0]].astype(np.float32)
     weights = cast(HeadsWeights, FLOAT32.cast_all(part.weights))
-    walk = StackWalk(config, "decoder")
+    settings, walk = layer.attention, StackWalk(config, "decoder")
+    assert isinstance(settings, Attention), "only attention has heads"
     q, k, v, cache, past, rotary, bias = attention_arguments(x, weights, layer, walk)
     cos, sin = (None, None) if rotary is None else rotary
     arrays = [q, k, v, *cache, past, cos, sin, bias]
@@ -158,7 +161,6 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
         def forward(self, q: Any, k: Any, v: Any, *optional: Any) -> torch.Tensor:
             *cache, past, cos, sin, bias = optional
             rotary = None if cos is None else Rotary(cos, sin)
-            settings = layer.attention
             y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, rotary, bias, settings=settings)
             return y
 

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ...refimpl.config import LM, Config, Gated, Layer, MoE, Norm
+from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, Norm
 from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
@@ -72,7 +72,8 @@ class HeadInputWeights(TypedDict):
 def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[ReferencePart]:
     """The parts on the tokens [B, T], in order, up to the first layer without a plain residual stream.
 
-    A mixture of experts ends them too: it has no single hidden value.
+    A mixture of experts ends them too: it has no single hidden value. So do a layer without attention and
+    an adaptive softmax.
     """
     walk = StackWalk(config, "decoder")
     stack_params, head = params["decoder"], config.head
@@ -91,8 +92,11 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     for i, layer in enumerate(config.layers):
         weights = cast(BlockWeights, materialize(stack_params["layers"][i]))
         sublayer = f"layer {i}, attention"
+        if not isinstance(layer.attention, Attention):
+            return
         yield _norm_part(f"{sublayer}, input", stream, weights.get("attn_pre"), layer.attention.pre)
-        heads, attn = partial(_attention_heads, layer=layer, walk=walk), weights["attn"]
+        heads = partial(_attention_heads, layer=layer, walk=walk)
+        attn = cast(CachedAttentionWeights, weights["attn"])
         attending = {"attn": attn, "stack": entry}
         yield ReferencePart(f"{sublayer}, heads", (f"{sublayer}, input",), heads, attending)
         if not has_plain_residual(layer):
@@ -111,6 +115,8 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
         add = partial(_add_output, layer=layer, norm=layer.mlp.post)
         yield ReferencePart(f"{sublayer}, output", (stream, f"{sublayer}, hidden"), add, output)
         stream = f"{sublayer}, output"
+    if head.adaptive is not None:
+        return
     last: dict[str, Any] = {"norm": materialize(stack_params.get("norm", {}))}
     if config.embedding.projection is not None:
         last["project"] = params["head"]["project"]
@@ -160,6 +166,7 @@ def attention_arguments(
 ) -> tuple[Array, Array, Array, KVCache, Array, Rotary | None, Array | None]:
     """The arguments of `cached_attention` for a sublayer's input x, with an empty cache."""
     settings, attn = layer.attention, weights["attn"]
+    assert isinstance(settings, Attention)
     positions = walk.positions(x.shape[1], weights["stack"], x.dtype)
     batch, time, _ = x.shape
     empty = layer_kind(layer, walk.config.context).empty(batch, time, x.dtype)
@@ -170,6 +177,7 @@ def attention_arguments(
 
 
 def _attention_heads(x: Array, weights: HeadsWeights, *, layer: Layer, walk: StackWalk) -> Array:
+    assert isinstance(layer.attention, Attention)
     y, _ = cached_attention(*attention_arguments(x, weights, layer, walk), settings=layer.attention)
     return y.reshape(*x.shape[:2], -1)
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ...refimpl.config import Config
-from ...refimpl.engine.cache_kinds import CacheKind, KeysValues, cache_kinds, encoder_kinds, windows
+from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
 from ...runtime.bundle.graph_io import Graph
 from .. import dispatch
-from ..ops.cache import KVCache
+from ..cache_values import cache_value
 from ..ops.cross_attention import EncoderKV
 from ..ops.encoder import encode, encoder_kv, predict
 from ..ops.model import model
@@ -94,7 +94,9 @@ class GraphModule(nn.Module):
             arrays = _arrays(inputs, encoder_kinds(config))
             cross = [EncoderKV(keys, values, inputs["encoder_lengths"]) for keys, values in arrays]
         kinds = cache_kinds(config)
-        cache = [VALUES[type(k)](*layer) for k, layer in zip(kinds, _arrays(inputs, kinds), strict=True)]
+        lengths = inputs.get("lengths")
+        pairs = zip(kinds, _arrays(inputs, kinds), strict=True)
+        cache = [cache_value(kind, layer, lengths) for kind, layer in pairs]
         window_lengths = {
             window: inputs[f"window_length.{window}"]
             for window in windows(cache_kinds(config, windowed=True))
@@ -111,10 +113,6 @@ class GraphModule(nn.Module):
         for kind, layer in zip(kinds, new_cache, strict=True):
             outputs += [array for array in layer[: len(kind.arrays)] if array is not None]
         return outputs
-
-
-# The mirror's value of each kind of cache: its first fields are the kind's arrays.
-VALUES: dict[type[CacheKind], type[KVCache]] = {KeysValues: KVCache}
 
 
 def _arrays(inputs: Mapping[str, torch.Tensor], kinds: Sequence[CacheKind]) -> list[list[torch.Tensor]]:

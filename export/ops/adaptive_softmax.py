@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch.nn import functional
 
+from ..dispatch import replaceable
 from .linear import linear
 from .quant import Blocks
 
@@ -32,6 +33,7 @@ class Tail(TypedDict):
     up: Float[Array, "K V"] | Blocks
 
 
+@replaceable
 def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
     """LogSoftmax."""
     return functional.log_softmax(logits, -1)

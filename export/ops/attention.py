@@ -11,7 +11,7 @@ from ...refimpl.config import Attention, LayerNorm, Norm
 from ..dispatch import replaceable
 from .cache import KVCache, append
 from .linear import linear
-from .mask import causal_mask
+from .mask import seen_by
 from .norm import layer_norm, rms_norm
 from .position import Rotary, rotate
 from .quant import Blocks
@@ -115,7 +115,8 @@ def cached_attention(
         k = round_by_channel(k, cache.k_scale, bits=8)
         v = round_by_channel(v, cache.v_scale, bits=8)
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
-    mask = causal_mask(at, torch.arange(cache.keys.shape[2], device=at.device), window=settings.window)
+    positions = torch.arange(cache.keys.shape[2], device=at.device)
+    mask = seen_by(at, positions, settings=settings, causal=True)
     keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
     return attend(q, keys, values, mask, bias, **settings.scoring), cache
 

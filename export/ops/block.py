@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 
 from ...refimpl.config import (
+    LSTM,
     Alibi,
     Attention,
     Gated,
     Layer,
+    LinearAttention,
     Mlp,
     MoE,
     Norm,
@@ -17,10 +19,13 @@ from ...refimpl.config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    TokenMixer,
 )
 from .attention import AttentionWeights, attention
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
+from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
@@ -30,6 +35,8 @@ from .self_attention import self_attention
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
+
+MixerCache = KVCache | LinearState | LstmState
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -55,7 +62,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
-    attn: CachedAttentionWeights
+    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
@@ -97,7 +104,7 @@ def _rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None,
 
 def _sum(
     x: Array, inputs: Array, y: Array, post: NormWeights | None, after: NormWeights | None,
-    *, layer: Layer, sublayer: Attention | Mlp,
+    *, layer: Layer, sublayer: TokenMixer | Mlp,
 ) -> Array:  # fmt: skip
     """The residual sum of a sublayer with output y: y is added to x, or to the normalized `inputs`."""
     y = normalize(y, post, norm=sublayer.post)
@@ -136,9 +143,26 @@ def _cross(x: Array, encoder_kv: EncoderKV, weights: BlockWeights, *, layer: Lay
     return _sum(x, inputs, y, post, after, layer=layer, sublayer=c)
 
 
+def _mix(
+    x: Array, cache: MixerCache, past: Array, positions: Positions, weights: BlockWeights, *, layer: Layer
+) -> tuple[Array, MixerCache]:
+    """The function of the layer's kind of mixer."""
+    mixer = layer.attention
+    if isinstance(mixer, LSTM):
+        return lstm_layer(x, cast(LstmState, cache), past, cast(LstmLayerWeights, weights["attn"]))
+    if isinstance(mixer, LinearAttention):
+        leaves = cast(LinearAttentionWeights, weights["attn"])
+        return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)
+    leaves = cast(CachedAttentionWeights, weights["attn"])
+    rotary, bias = _rotary_and_bias(mixer, positions)
+    scales = {"k_scale": leaves.get("k_scale"), "v_scale": leaves.get("v_scale")}
+    kv = cast(KVCache, cache)._replace(**scales)
+    return attention(x, kv, past, leaves, rotary, bias, settings=mixer)
+
+
 def block(
     x: Array,
-    cache: KVCache,
+    cache: MixerCache,
     past: Array,
     positions: Positions,
     weights: BlockWeights,
@@ -146,13 +170,11 @@ def block(
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, KVCache]:
+) -> tuple[Array, MixerCache]:
     """Two or three sublayers, each with its residual sum."""
-    a, leaves = config.attention, weights["attn"]
+    a = config.attention
     inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
-    rotary, bias = _rotary_and_bias(a, positions)
-    cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
-    y, cache = attention(inputs, cache, past, leaves, rotary, bias, settings=a)
+    y, cache = _mix(inputs, cache, past, positions, weights, layer=config)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
     if at is not None:
@@ -174,10 +196,11 @@ def encoder_block(
     causal: bool,
 ) -> Array:
     """Two or three sublayers, each with its residual sum."""
-    a = config.attention
+    a, leaves = config.attention, cast(CachedAttentionWeights, weights["attn"])
+    assert isinstance(a, Attention)
     inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
     rotary, bias = _rotary_and_bias(a, positions)
-    y = self_attention(inputs, lengths, weights["attn"], rotary, bias, settings=a, causal=causal)
+    y = self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)
     if encoder_kv is not None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import torch
 
+from ...refimpl.config import LinearAttention
+from ..dispatch import replaceable
 from ..scan import scan, tiles
+from .attention import heads
+from .linear import linear
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor as Array
 
+    from ...refimpl.axes import Index
+
 __all__ = [
+    "LinearAttentionWeights",
+    "LinearState",
     "elu_features",
     "linear_attend",
     "linear_chunked",
@@ -21,6 +30,27 @@ __all__ = [
     "random_features",
     "relu_features",
 ]
+
+
+class LinearAttentionWeights(TypedDict):
+    """The leaves of a sublayer of linear attention: projections with their biases."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D G*K"] | Blocks
+    wv: Float[Array, "D G*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bk: NotRequired[Float[Array, " G*K"]]
+    bv: NotRequired[Float[Array, " G*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class LinearState(NamedTuple):
+    """Σ φ(k) vᵀ and Σ φ(k) of earlier tokens; `lengths` says how many of a step's tokens are real."""
+
+    state: Float[Array, "B G K K"]
+    norm: Float[Array, "B G K"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
 
 
 def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
@@ -119,6 +149,47 @@ def linear_chunked(
     # [n, B, G, R, chunk, V] -> [B, n · chunk, G · R, V], and only what exists of it.
     padded = out.permute(1, 0, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
     return padded.index_select(1, torch.arange(length, device=q.device)), state, norm
+
+
+@replaceable
+def linear_attention(
+    x: Float[Array, "B T D"],
+    cache: LinearState,
+    past: Index[Array, " B", "< O+1"],
+    weights: LinearAttentionWeights,
+    *,
+    settings: LinearAttention,
+) -> tuple[Float[Array, "B T D"], LinearState]:
+    """Projections around `attend_from`."""
+    size = settings.head_size
+    q = heads(x, weights["wq"], weights.get("bq"), size=size)
+    k = heads(x, weights["wk"], weights.get("bk"), size=size)
+    v = heads(x, weights["wv"], weights.get("bv"), size=size)
+    y, cache = attend_from(q, k, v, cache, past, settings=settings)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
+
+
+def attend_from(
+    q: Array, k: Array, v: Array, cache: LinearState, past: Array, *, settings: LinearAttention
+) -> tuple[Array, LinearState]:
+    """The tokens of the call as one chunk: their lower triangle, and one product with the earlier sums.
+
+    A graph needs no loop then; who runs it keeps the chunks short. q [B, T, H, K], k and v [B, T, G, K].
+    """
+    features = elu_features if settings.features == "elu" else relu_features
+    q, k, v = features(q), features(k).transpose(1, 2), v.transpose(1, 2)
+    at = torch.arange(q.shape[1], device=q.device)
+    if cache.lengths is not None:
+        k = k * (at < cache.lengths[:, None])[:, None, :, None]
+    begun = (past > 0)[:, None, None]
+    state = torch.where(begun.unsqueeze(-1), cache.state, 0)
+    norm = torch.where(begun, cache.norm, 0)
+    grouped = q.unflatten(2, (k.shape[1], -1)).permute(0, 2, 3, 1, 4)
+    weights = grouped @ k.mT.unsqueeze(2) * (at <= at[:, None])
+    sums = weights @ v.unsqueeze(2) + grouped @ state.unsqueeze(2)
+    total = weights.sum(-1) + (grouped @ norm[:, :, None, :, None]).squeeze(-1)
+    y = _normed(sums, total).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return y, cache._replace(state=state + k.mT @ v, norm=norm + k.sum(2), lengths=None)
 
 
 def _normed(sums: Array, total: Array) -> Array:

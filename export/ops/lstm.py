@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
 
+from ..dispatch import replaceable
 from ..scan import scan
+from .linear import linear
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -15,7 +18,14 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["LstmWeights", "bidirectional_lstm", "lstm", "lstm_cell"]
+__all__ = [
+    "LstmLayerWeights",
+    "LstmState",
+    "LstmWeights",
+    "bidirectional_lstm",
+    "lstm",
+    "lstm_cell",
+]
 
 
 class LstmWeights(TypedDict):
@@ -25,6 +35,24 @@ class LstmWeights(TypedDict):
     wh: Float[Array, "F 4*F"]
     bias: NotRequired[Float[Array, " 4*F"]]
     peephole: NotRequired[Float[Array, " 3*F"]]
+
+
+class LstmLayerWeights(TypedDict):
+    """The leaves of a sublayer: those of the gates, and the map back to the model's width."""
+
+    wx: Float[Array, "D 4*F"]
+    wh: Float[Array, "F 4*F"]
+    wo: Float[Array, "F D"] | Blocks
+    bias: NotRequired[Float[Array, " 4*F"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class LstmState(NamedTuple):
+    """Output and cell after the earlier tokens; `lengths` says how many of a step's tokens are real."""
+
+    h: Float[Array, "B F"]
+    c: Float[Array, "B F"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
 
 
 def _step(gates: Array, c: Array, peephole: Array | None = None) -> tuple[Array, Array]:
@@ -50,6 +78,7 @@ def lstm_cell(
     return _step(gates if bias is None else gates + bias, c, weights.get("peephole"))
 
 
+@replaceable
 def lstm(
     x: Float[Array, "B T D"],
     weights: LstmWeights,
@@ -100,3 +129,19 @@ def bidirectional_lstm(
     back = lstm(x, backward, h[1], c[1], lengths, reverse=True)
     y = torch.cat((ahead[0], back[0]), -1)
     return y, torch.stack((ahead[1], back[1])), torch.stack((ahead[2], back[2]))
+
+
+def lstm_layer(
+    x: Float[Array, "B T D"],
+    cache: LstmState,
+    past: Index[Array, " B", "< O+1"],
+    weights: LstmLayerWeights,
+) -> tuple[Float[Array, "B T D"], LstmState]:
+    """A recurrence and a product."""
+    begun = (past > 0).unsqueeze(-1)
+    h, c = torch.where(begun, cache.h, 0), torch.where(begun, cache.c, 0)
+    gates: LstmWeights = {"wx": weights["wx"], "wh": weights["wh"]}
+    if "bias" in weights:
+        gates["bias"] = weights["bias"]
+    y, h, c = lstm(x, gates, h, c, cache.lengths)
+    return linear(y, weights["wo"], weights.get("bo")), cache._replace(h=h, c=c, lengths=None)

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...refimpl.config import Attention, BlockSparse
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
 
-__all__ = ["causal_mask", "padding_mask", "prefix_mask", "window_mask"]
+__all__ = ["block_sparse_mask", "causal_mask", "padding_mask", "prefix_mask", "window_mask"]
 
 
 def causal_mask(
@@ -42,6 +44,30 @@ def window_mask(
     if window is None:
         return torch.ones_like(keys - middle, dtype=torch.bool)
     return (keys > middle - window) & (keys < middle + window)
+
+
+def block_sparse_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    *,
+    block: int,
+    reach: int,
+    first: int,
+) -> Bool[Array, "B T S"]:
+    """Comparisons of block numbers, broadcast."""
+    rows = queries.div(block, rounding_mode="floor").unsqueeze(-1)
+    columns = keys.div(block, rounding_mode="floor")
+    near = (columns >= rows - reach) & (columns <= rows + reach)
+    return near | (rows < first) | (columns < first)
+
+
+def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
+    """The comparisons that the settings' mask asks for."""
+    if isinstance(settings.mask, BlockSparse):
+        m = settings.mask
+        seen = block_sparse_mask(queries, keys, block=m.block, reach=m.reach, first=m.first)
+        return causal_mask(queries, keys) & seen if causal else seen
+    return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)
 
 
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:

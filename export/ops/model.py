@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import torch
 
 from ...refimpl.config import (
     LM,
     Alibi,
+    Attention,
     Config,
     DynamicNTK,
     Embedding,
@@ -24,8 +25,9 @@ from ...refimpl.config import (
     Stack,
     Yarn,
 )
+from .adaptive_softmax import Tail, adaptive_log_probs
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import BlockWeights, NormWeights, Positions, block, normalize
+from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .embedding import embedding, unembedding
@@ -85,6 +87,8 @@ class HeadWeights(TypedDict, total=False):
     table: Float[Array, "N D"] | Blocks
     bias: Float[Array, " N"]
     project: Float[Array, "D F"] | Blocks
+    frequent: Float[Array, "D F"] | Blocks
+    tails: list[Tail]
     dense: LinearWeights
     norm: NormWeights
     out: LinearWeights
@@ -199,7 +203,7 @@ def score_biases(
     bidirectional: bool,
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
     """One bias for all layers with the same kind of position."""
-    kinds = {(layer.attention.position, layer.attention.heads) for layer in stack.layers}
+    kinds = {(a.position, a.heads) for a in stack.attentions}
     biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
     for position, heads in kinds:
         if isinstance(position, Alibi):
@@ -223,19 +227,21 @@ def model(
     past: Array,
     at: Array,
     rotary: Mapping[Rope, Rotary],
-    cache: list[KVCache],
+    cache: list[MixerCache],
     params: ModelWeights,
     encoder_kv: list[EncoderKV] | None = None,
     *,
     config: Config,
-) -> tuple[Array, list[KVCache]]:
+) -> tuple[Array, list[MixerCache]]:
     """Layers in order; the wanted positions are gathered in the last."""
     stack, head = config.stacks["decoder"], config.head
     assert isinstance(head, LM)
     assert "decoder" in params
     weights = params["decoder"]
     queries = past.unsqueeze(-1) + torch.arange(tokens.shape[1], device=past.device)
-    keys = torch.arange(cache[0].capacity, device=past.device)
+    attends = [isinstance(layer.attention, Attention) for layer in stack.layers]
+    capacity = cast(KVCache, cache[attends.index(True)]).capacity if any(attends) else 0
+    keys = torch.arange(capacity, device=past.device)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, new_cache = Positions(rotary, biases), []
@@ -249,6 +255,8 @@ def model(
     if config.embedding.projection is not None:
         assert "project" in leaves
         x = linear(x, leaves["project"])
+    if head.adaptive is not None:
+        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias")), new_cache
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None
     return lm_logits(x, table, leaves.get("bias"), head=head), new_cache

@@ -10,7 +10,7 @@ from ...refimpl.config import Attention
 from ..dispatch import replaceable
 from .attention import AttentionWeights, attend, project
 from .linear import linear
-from .mask import causal_mask, padding_mask, window_mask
+from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def self_attention(
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
     at = torch.arange(x.shape[1], device=x.device)
-    near = causal_mask if causal else window_mask
-    mask = padding_mask(at, lengths).unsqueeze(1) & near(at.unsqueeze(0), at, window=settings.window)
+    near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
+    mask = padding_mask(at, lengths).unsqueeze(1) & near
     y = attend(q, k, v, mask, bias, **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

@@ -17,6 +17,8 @@ from ...refimpl.config import LM, Config
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import unflatten
 from ..dispatch import body, exporting
+from ..ops.adaptive_softmax import adaptive_log_probs
+from ..ops.cache import KVCache
 from ..ops.encoder import predict
 from ..ops.linear import linear
 from ..stack_walk import StackWalk
@@ -110,7 +112,7 @@ class Reading:
                 time, read = x.shape[1], states[j] if states else None
                 with _recording(names, self._on_input):
                     streams[j], cache = walk.layer(i, x, torch.tensor([time]), positions[time], weights, read)
-                if cache is not None:
+                if isinstance(cache, KVCache):
                     self._on_cache(i, cache.keys[0].numpy(), cache.values[0].numpy())
             self._layers_read += 1
             self._on_layer(self._layers_read, self._layers)
@@ -126,6 +128,11 @@ class Reading:
             if back is not None:
                 with _recording({id(back): "head.project"}, self._on_input):
                     x = linear(x, back)
+            if head.adaptive is not None:
+                weights, names = self._tree("head.")
+                with _recording(names, self._on_input):
+                    adaptive_log_probs(x, weights["frequent"], weights["tails"], weights.get("bias"))
+                continue
             self._on_input(("embedding.table" if head.tied else "head.table",), x.flatten(0, 1).numpy())
 
     def head(self, states: list[torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ...refimpl.config import Config
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.targets import Target
-from . import group_query_attention, multi_head_attention, ort_ops, standard
+from . import group_query_attention, multi_head_attention, ort_ops, recurrence, standard
 
 # Name of a mirror function -> the target's function in its place, see `export.dispatch`.
 Emits = Mapping[str, Callable[..., Any]]
@@ -28,6 +28,9 @@ def _ort(config: Config) -> Emits:
         "embedding": ort_ops.embedding,
         "unembedding": ort_ops.unembedding,
         "gated_mlp": ort_ops.gated_mlp,
+        "log_softmax": standard.EMITS["log_softmax"],
+        "linear_attention": recurrence.linear_attention,
+        "lstm": recurrence.lstm,
         "attention": gqa.GroupQueryAttention() if group_query else gqa.attention_in_parts,
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,

@@ -35,15 +35,15 @@ class AttentionLeaves(TypedDict):
 
 
 def three_products(
-    x: Tensor, weights: AttentionLeaves, *, settings: Attention
+    x: Tensor, weights: AttentionLeaves, *, clip: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [B, T, H·K], clipped, where the matrices aren't joined."""
     assert "wq" in weights
     assert "wk" in weights
     assert "wv" in weights
-    q = bounded(linear(x, weights["wq"], weights.get("bq")), settings.clip)
-    k = bounded(linear(x, weights["wk"], weights.get("bk")), settings.clip)
-    v = bounded(linear(x, weights["wv"], weights.get("bv")), settings.clip)
+    q = bounded(linear(x, weights["wq"], weights.get("bq")), clip)
+    k = bounded(linear(x, weights["wk"], weights.get("bk")), clip)
+    v = bounded(linear(x, weights["wv"], weights.get("bv")), clip)
     return q, k, v
 
 
@@ -54,7 +54,7 @@ def _project(
     a = settings
     widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
     if "wqkv" not in weights:
-        q, k, v = three_products(x, weights, settings=a)
+        q, k, v = three_products(x, weights, clip=a.clip)
     else:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)
         if a.qk_norm is None:
@@ -159,7 +159,7 @@ def attention_in_parts(
         widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
         q, k, v = joined.split(widths, dim=-1)
     else:
-        q, k, v = three_products(x, weights, settings=a)
+        q, k, v = three_products(x, weights, clip=a.clip)
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
     v = split_heads(v, settings=a)

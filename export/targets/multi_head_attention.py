@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Attention
+from ...refimpl.config import Attention, FullAttention
 from ..ops.attention import attend, split_heads
 from ..ops.cross_attention import EncoderKV
-from ..ops.mask import causal_mask, padding_mask, window_mask
+from ..ops.mask import padding_mask, seen_by
 from ..ops.position import Rotary, rotate
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
@@ -98,7 +98,7 @@ def _project(
         size = a.kv_heads * a.head_size
         q, k, v = joined.split([a.heads * a.head_size, size, size], dim=-1)
     else:
-        q, k, v = three_products(x, weights, settings=a)
+        q, k, v = three_products(x, weights, clip=a.clip)
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
     v = split_heads(v, settings=a)
@@ -112,7 +112,7 @@ def _project(
 def _near(time: int, *, settings: Attention, causal: bool) -> Tensor:
     """Which tokens of the text see each other, [1, T, T], without padding."""
     at = torch.arange(time)
-    return (causal_mask if causal else window_mask)(at.unsqueeze(0), at, window=settings.window)
+    return seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
 
 
 def self_attention(
@@ -127,7 +127,7 @@ def self_attention(
 ) -> Tensor:
     late = _adds_bias(weights, rotary, settings)
     q, k, v = _project(x, weights, rotary, settings=settings, late=late)
-    if settings.window is not None:
+    if settings.mask != FullAttention():
         near = _near(x.shape[1], settings=settings, causal=causal)
         far = torch.zeros_like(near, dtype=x.dtype).masked_fill(~near, hidden(x.dtype)).unsqueeze(1)
         bias = far if bias is None else bias + far

@@ -15,10 +15,12 @@ from torch.nn import functional
 from torch.onnx import ops as onnx
 
 from ..dispatch import body
+from ..ops import adaptive_softmax as adaptive
 from ..ops import attention as attentions
 from ..ops import norm as norms
 from .ort_ops import MIDDLE, block_sums, row_input
 from .packed_weights import Blocked, RowQuantized, Static
+from .recurrence import lstm
 
 Leaf = Tensor | Blocked | RowQuantized | Static
 
@@ -147,5 +149,7 @@ EMITS = {
     "unembedding": unembedding,
     "rms_norm": _in_float32(norms.rms_norm),
     "layer_norm": _in_float32(norms.layer_norm),
+    "lstm": lstm,
+    "log_softmax": _in_float32(adaptive.log_softmax),
     "softmax": _in_float32(attentions.softmax),
 }

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..config import Attention, Config, Gated, Layer, LayerNorm, Mlp, MoE, Norm, Plain
+from ..config import (
+    LSTM,
+    Attention,
+    Config,
+    Gated,
+    Layer,
+    LayerNorm,
+    LinearAttention,
+    Mlp,
+    MoE,
+    Norm,
+    Plain,
+)
 from ..errors import NumericError
 
 if TYPE_CHECKING:
@@ -56,7 +68,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
       activations of a plain mlp don't.
 
     Not among them: activations that a tied table or, with post-norms, the residual stream reads too
-    (`post_norm_sites`), and the encoder's output, which the decoder's layers share.
+    (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
+    whose weights stay in float.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -77,25 +90,33 @@ def post_norm_sites(config: Config) -> list[SmoothingSite]:
             a, m, prefix = layer.attention, layer.mlp, f"{name}.layers.{i}."
             normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
             if normed and not layer.parallel and not isinstance(m, MoE):
-                sites.append(SmoothingSite((), tuple(f"{prefix}attn.w{n}" for n in "qkv")))
+                if not isinstance(a, LSTM):
+                    sites.append(SmoothingSite((), _projections(prefix)))
                 sites.append(SmoothingSite((), _mlp_input_matrices(f"{prefix}mlp.", m)))
     return sites
 
 
 def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
-    projections = tuple(f"{prefix}attn.w{n}" for n in "qkv")
+    mixer = layer.attention
     mlp_matrices = _mlp_input_matrices(f"{prefix}mlp.", layer.mlp)
     parallel = mlp_matrices if layer.parallel and layer.mlp.pre is None else ()
     sites = []
     if layer.residual == "input":
-        sites += _normed(f"{prefix}attn_pre", layer.attention.pre, (*projections, *parallel))
+        if not isinstance(mixer, LSTM):
+            sites += _normed(f"{prefix}attn_pre", mixer.pre, (*_projections(prefix), *parallel))
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    sites += _values(f"{prefix}attn", layer.attention)
+    if not isinstance(mixer, LSTM):
+        sites += _values(f"{prefix}attn", mixer)
     if layer.cross is not None:
         sites += _values(f"{prefix}cross", layer.cross)
     return sites + _hidden(f"{prefix}mlp", layer.mlp)
+
+
+def _projections(prefix: str) -> tuple[str, ...]:
+    """The matrices that make queries, keys and values."""
+    return tuple(f"{prefix}attn.w{n}" for n in "qkv")
 
 
 def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[SmoothingSite]:
@@ -105,10 +126,12 @@ def _normed(prefix: str, norm: Norm | None, consumers: tuple[str, ...]) -> list[
     return [SmoothingSite((f"{prefix}.weight", *bias), consumers)]
 
 
-def _values(prefix: str, a: Attention) -> list[SmoothingSite]:
-    if a.clip is not None:
-        return []
-    scales = [f"{prefix}.v_scale"] if a.kv == "int8" else []
+def _values(prefix: str, a: Attention | LinearAttention) -> list[SmoothingSite]:
+    scales = []
+    if isinstance(a, Attention):
+        if a.clip is not None:
+            return []
+        scales = [f"{prefix}.v_scale"] if a.kv == "int8" else []
     producers = (f"{prefix}.wv", *([f"{prefix}.bv"] if a.qkv_bias else []), *scales)
     return [SmoothingSite(producers, (f"{prefix}.wo",), a.heads // a.kv_heads, a.head_size)]
 

@@ -5,22 +5,40 @@ small types rule out combinations that make no sense. `to_json` and `from_json` 
 carries its class name as `type`, and an unknown field is a `ConfigError`.
 """
 
-from .heads import LM, Classify, Dense, Head, MaskedLM, Pool, Pooling, QuestionAnswering, ReadingHead, Tag
+from .heads import (
+    LM,
+    AdaptiveSoftmax,
+    Classify,
+    Dense,
+    Head,
+    MaskedLM,
+    Pool,
+    Pooling,
+    QuestionAnswering,
+    ReadingHead,
+    Tag,
+)
 from .json_form import TYPES, from_json, to_json
 from .layers import (
+    LSTM,
     Activation,
     Attention,
+    BlockSparse,
+    FeatureMap,
     FullAttention,
     Gated,
     HeadNorm,
     KVFormat,
     Layer,
     LayerNorm,
+    LinearAttention,
+    Mask,
     Mlp,
     MoE,
     Norm,
     Plain,
     RMSNorm,
+    TokenMixer,
     Window,
 )
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -44,10 +62,13 @@ from .validate import LIMITS
 __all__ = [
     "LIMITS",
     "LM",
+    "LSTM",
     "TYPES",
     "Activation",
+    "AdaptiveSoftmax",
     "Alibi",
     "Attention",
+    "BlockSparse",
     "Classify",
     "Config",
     "Decoder",
@@ -58,6 +79,7 @@ __all__ = [
     "EmbeddingProjection",
     "Encoder",
     "EncoderDecoder",
+    "FeatureMap",
     "FullAttention",
     "Gated",
     "Head",
@@ -66,9 +88,11 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "Learned",
+    "LinearAttention",
     "LinearScaling",
     "Llama3Scaling",
     "LongRope",
+    "Mask",
     "MaskedLM",
     "Mlp",
     "MoE",
@@ -86,6 +110,7 @@ __all__ = [
     "Sinusoidal",
     "Stack",
     "Tag",
+    "TokenMixer",
     "Window",
     "Yarn",
     "from_json",

@@ -24,13 +24,34 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class AdaptiveSoftmax:
+    """An output for a large vocabulary whose ids are in the order of frequency (`ops.adaptive_softmax`).
+
+    Ids below the first of `cutoffs` are the short list; from each cutoff on there is a cluster. The vectors
+    of cluster i, from 0 on, have the width of the model divided by `divisor`^(i + 1), rounded down, as in
+    torch's AdaptiveLogSoftmaxWithLoss.
+    """
+
+    cutoffs: tuple[int, ...]
+    divisor: float = 4.0
+
+    def width(self, cluster: int, width: int) -> int:
+        """The width of a cluster's vectors in a model of this width."""
+        return int(width // self.divisor ** (cluster + 1))
+
+
+@dataclass(frozen=True)
 class LM:
-    """Logits of the next token: `tied` to the token table or not, times `scale`, bounded to ± `softcap`."""
+    """Logits of the next token: `tied` to the token table or not, times `scale`, bounded to ± `softcap`.
+
+    With `adaptive` they are log-probabilities, and none of the other options but `bias` are possible.
+    """
 
     tied: bool
     softcap: float | None = None
     scale: float | None = None
     bias: bool = False
+    adaptive: AdaptiveSoftmax | None = None
 
 
 @dataclass(frozen=True)

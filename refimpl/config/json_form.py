@@ -8,8 +8,22 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .heads import LM, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
-from .layers import Attention, FullAttention, Gated, HeadNorm, Layer, LayerNorm, MoE, Plain, RMSNorm, Window
+from .heads import LM, AdaptiveSoftmax, Classify, Dense, MaskedLM, Pool, QuestionAnswering, Tag
+from .layers import (
+    LSTM,
+    Attention,
+    BlockSparse,
+    FullAttention,
+    Gated,
+    HeadNorm,
+    Layer,
+    LayerNorm,
+    LinearAttention,
+    MoE,
+    Plain,
+    RMSNorm,
+    Window,
+)
 from .model import Config, Decoder, Encoder, EncoderDecoder
 from .positions import (
     Alibi,
@@ -29,9 +43,10 @@ TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, HeadNorm, FullAttention, Window, Attention, Gated, Plain, MoE, Layer, Learned,
-        Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader, Dense, LM, MaskedLM, Classify,
-        Tag, QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
+        RelativeBias, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention, LSTM, Gated,
+        Plain, MoE, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader,
+        Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
+        EncoderDecoder,
     )
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ Activation = Literal[
 
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
 KVFormat = Literal["float", "int8"]
+# φ of linear attention: elu(x) + 1, or max(x, 0).
+FeatureMap = Literal["elu", "relu"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,21 @@ class Window:
 
 
 @dataclass(frozen=True)
+class BlockSparse:
+    """Blocks of `block` positions: each sees those at most `reach` blocks away.
+
+    The `first` blocks of a text see all and are seen by all.
+    """
+
+    block: int
+    reach: int = 1
+    first: int = 1
+
+
+Mask = FullAttention | Window | BlockSparse
+
+
+@dataclass(frozen=True)
 class HeadNorm:
     """A norm of queries and of keys, before they are rotated; its norm has no shift.
 
@@ -78,7 +95,7 @@ class Attention:
     kv_heads: int
     head_size: int
     position: Position | None = None
-    mask: FullAttention | Window = FullAttention()
+    mask: Mask = FullAttention()
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm: HeadNorm | None = None
@@ -104,6 +121,43 @@ class Attention:
     def interleaved(self) -> bool:
         """Whether rotary positions turn neighbours (2j, 2j + 1) of a head, not (j, j + J)."""
         return isinstance(self.position, Rope) and self.position.interleaved
+
+
+@dataclass(frozen=True)
+class LinearAttention:
+    """Linear attention, φ(q)·φ(k) in the place of exp(q·k); `features` says what φ is.
+
+    What it keeps of earlier tokens doesn't grow with their number. It has no positions of its own.
+    """
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    features: FeatureMap = "elu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """A long short-term memory of `width` units, and a linear map back to the model's width (`ops.lstm`).
+
+    `bias` is that of the gates.
+    """
+
+    width: int
+    bias: bool = True
+    out_bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
+# What moves information from token to token.
+TokenMixer = Attention | LinearAttention | LSTM
 
 
 @dataclass(frozen=True)
@@ -164,13 +218,14 @@ Mlp = Gated | Plain | MoE
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
+    In a decoder, linear attention or an LSTM may stand in the place of attention.
     A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
     multiplies each sublayer's output before it is added (Granite).
     """
 
-    attention: Attention
+    attention: TokenMixer
     mlp: Mlp
     parallel: bool = False
     cross: Attention | None = None

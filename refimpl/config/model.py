@@ -32,12 +32,13 @@ class _Model:
     @property
     def rounds_cache(self) -> bool:
         """Whether a layer keeps its keys and values in 8 bits."""
-        return any(layer.attention.kv == "int8" for layer in self.layers)
+        stack = self.stacks.get("decoder")
+        return stack is not None and any(a.kv == "int8" for a in stack.attentions)
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotary settings, in the order of their first layer."""
-        positions = (layer.attention.position for stack in self.stacks.values() for layer in stack.layers)
+        positions = (a.position for stack in self.stacks.values() for a in stack.attentions)
         return tuple(dict.fromkeys(p for p in positions if isinstance(p, Rope)))
 
 

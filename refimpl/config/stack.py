@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .layers import KVFormat, Layer, Norm
+from .layers import Attention, KVFormat, Layer, Norm
 from .positions import Learned, Sinusoidal
 
 
@@ -52,10 +52,20 @@ class Stack:
     first_norm: Norm | None = None
     causal: bool = False
 
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attention of each layer that has one, and not linear attention or an LSTM."""
+        return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
+
     def with_kv(self, kv: KVFormat) -> Stack:
         """The same stack with the keys and values of all layers cached as `kv`."""
-        layers = tuple(replace(layer, attention=replace(layer.attention, kv=kv)) for layer in self.layers)
-        return replace(self, layers=layers)
+
+        def cached(layer: Layer) -> Layer:
+            if not isinstance(layer.attention, Attention):
+                return layer
+            return replace(layer, attention=replace(layer.attention, kv=kv))
+
+        return replace(self, layers=tuple(map(cached, self.layers)))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,21 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from .heads import LM, Classify, Head, MaskedLM, Pool, Tag
-from .layers import Attention, FullAttention, Gated, HeadNorm, LayerNorm, Mlp, MoE, Window
+from .heads import LM, AdaptiveSoftmax, Classify, Head, MaskedLM, Pool, Tag
+from .layers import (
+    LSTM,
+    Attention,
+    BlockSparse,
+    FullAttention,
+    Gated,
+    HeadNorm,
+    LayerNorm,
+    LinearAttention,
+    Mlp,
+    MoE,
+    TokenMixer,
+    Window,
+)
 from .positions import (
     Alibi,
     DynamicNTK,
@@ -35,6 +48,7 @@ LIMITS = {
     "layers": 1024,
     "heads": 4096,
     "experts": 2**16,  # of all layers together
+    "clusters": 32,  # of an adaptive softmax
 }
 SMALLEST = 2.0**-126  # float32's smallest normal number
 
@@ -92,6 +106,8 @@ def check(embedding: Embedding, stacks: Mapping[str, Stack], head: Head, context
         _bounded("width of the tables", table_width, LIMITS["width"])
         _need(len(stacks) == 1, "a model with two stacks has one width, got a projection of the embedding")
     _check_head(head, embedding.width, table_width)
+    if isinstance(head, LM) and head.adaptive is not None:
+        _check_adaptive(head, head.adaptive, embedding.vocabulary, table_width)
     if isinstance(head, Classify | Tag):
         _bounded("labels", head.labels, LIMITS["vocabulary"])
     for name, stack in stacks.items():
@@ -118,6 +134,18 @@ def _check_head(head: Head, width: int, table_width: int) -> None:
         _need(fits, f"a tied output must have the width of the tables, {table_width}, got {dense_width}")
 
 
+def _check_adaptive(head: LM, adaptive: AdaptiveSoftmax, vocabulary: int, width: int) -> None:
+    alone = (head.tied, head.softcap, head.scale) == (False, None, None)
+    _need(alone, "an adaptive softmax must have an output of its own, without softcap and scale")
+    cutoffs = adaptive.cutoffs
+    _bounded("clusters of the adaptive softmax", len(cutoffs), LIMITS["clusters"])
+    for cutoff, least in zip(cutoffs, (1, *(cutoff + 1 for cutoff in cutoffs)), strict=False):
+        _bounded("cutoffs of the adaptive softmax, in ascending order,", cutoff, vocabulary - 1, least)
+    possible = 1 <= adaptive.divisor <= width
+    _need(possible, f"divisor of the adaptive softmax must be 1 to {width}, got {adaptive.divisor!r}")
+    _bounded("width of the last cluster", adaptive.width(len(cutoffs) - 1, width), LIMITS["width"])
+
+
 def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *, crossed: bool) -> None:
     _need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
     _need(name != "reader" or stack.causal, "a reader's stack must be causal")
@@ -136,9 +164,7 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             pass
     for i, layer in enumerate(stack.layers):
         at = f"{name} layer {i}: "
-        _check_attention(at, layer.attention)
-        kept = name == "decoder" or layer.attention.kv == "float"
-        _need(kept, f"{at}only a decoder keeps keys and values, got kv {layer.attention.kv!r}")
+        _check_mixer(at, layer.attention, decodes=name == "decoder")
         _check_mlp(at, layer.mlp)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         alone = layer.residual == "input" or not layer.parallel
@@ -158,22 +184,46 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(fits, f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv")
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
-    attentions = [layer.attention for layer in stack.layers]
-    shared = {(a.position, a.heads) for a in attentions if isinstance(a.position, RelativeBias)}
+    shared = {(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)}
     _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
 
 
-def _check_attention(at: str, a: Attention) -> None:
+def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
+    match mixer:
+        case Attention():
+            _check_attention(at, mixer)
+            kept = decodes or mixer.kv == "float"
+            _need(kept, f"{at}only a decoder keeps keys and values, got kv {mixer.kv!r}")
+        case LinearAttention():
+            _check_heads(at, mixer)
+            _need(decodes, f"{at}linear attention must be in a decoder")
+        case LSTM():
+            _bounded(at + "width of the LSTM", mixer.width, LIMITS["width"])
+            _need(decodes, f"{at}an LSTM must be in a decoder")
+
+
+def _check_heads(at: str, a: Attention | LinearAttention) -> None:
     _bounded(at + "heads", a.heads, LIMITS["heads"])
     _bounded(at + "kv_heads", a.kv_heads, LIMITS["heads"])
     _bounded(at + "head_size", a.head_size, LIMITS["width"])
     divisible = a.heads % a.kv_heads == 0
     _need(divisible, f"{at}heads must be a multiple of kv_heads, got {a.heads} and {a.kv_heads}")
+
+
+def _check_attention(at: str, a: Attention) -> None:
+    _check_heads(at, a)
     if isinstance(a.qk_norm, HeadNorm):
         fits = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
         _need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
-    if isinstance(a.mask, Window):
-        _bounded(at + "window", a.mask.size, LIMITS["context"])
+    match a.mask:
+        case Window(size):
+            _bounded(at + "window", size, LIMITS["context"])
+        case BlockSparse(block, reach, first):
+            _bounded(at + "block of the mask", block, LIMITS["context"])
+            _bounded(at + "reach of the mask", reach, LIMITS["context"], 0)
+            _bounded(at + "first blocks of the mask", first, LIMITS["context"], 0)
+        case FullAttention():
+            pass
     match a.position:
         case Rope(theta, dims, scaling=scaling):
             _bounded(at + "rotary dims", dims, a.head_size)

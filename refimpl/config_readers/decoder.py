@@ -95,7 +95,12 @@ def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decode
 
 def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
     """The decoder with the attention of each layer i replaced by `change(i, attention)`."""
-    return map_layers(config, lambda i, layer: replace(layer, attention=change(i, layer.attention)))
+
+    def changed(i: int, layer: Layer) -> Layer:
+        assert isinstance(layer.attention, Attention), "families' decoders have attention alone"
+        return replace(layer, attention=change(i, layer.attention))
+
+    return map_layers(config, changed)
 
 
 def with_window(config: Decoder, window: int) -> Decoder:

@@ -137,11 +137,18 @@ def speculate(
     cache: Cache | None = None,
     chunk: int = CHUNK,
 ) -> Generator[int, None, Cache]:
-    """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model."""
+    """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model.
+
+    Raises LimitError for a model that can't take back the tokens that it rejects.
+    """
     sequence.max_new_tokens = limit_new_tokens(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens
     )
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
+    if int(cache.floor[0]) == int(cache.lengths[0]) > 0:
+        raise LimitError(
+            "a draft needs a model that can take tokens back, and a recurrence's state can't: leave out draft"
+        )
     first = sequence.sample(logits)
     if first is not None:
         yield first

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..config import Attention, Config
+from ..errors import ConfigError
 from ..ops.attention import AttentionWeights, attention_weights, project
 from ..ops.block import BlockWeights, Positions, normalize, rotary_and_bias
-from ..ops.mask import causal_mask, window_mask
+from ..ops.mask import seen_by
 from ..ops.position import rotate
 from .stack_walk import StackWalk
 
@@ -33,13 +34,16 @@ def attention_maps(
     x = walk.enter(tokens[None], params["embedding"], stack_params)
     positions = walk.positions(len(tokens), stack_params, x.dtype)
     for i, layer in enumerate(walk.stack.layers):
+        if not isinstance(layer.attention, Attention):
+            got = type(layer.attention).__name__
+            raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
         layer_params = stack_params["layers"][i]
         leaves = {
             part: {leaf: layer_params[part][leaf] for leaf in layer_params[part]} for part in layer_params
         }
         weights = cast(BlockWeights, leaves)
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-        yield _attention_map(attention_input, weights["attn"], positions, layer.attention, walk.bidirectional)
+        yield _attention_map(attention_input, leaves["attn"], positions, layer.attention, walk.bidirectional)
         x = walk.layer(i, x, lengths, positions, weights)
 
 
@@ -58,6 +62,5 @@ def _attention_map(
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
     at = np.arange(x.shape[1])
-    make_mask = window_mask if bidirectional else causal_mask
-    mask = make_mask(at[None], at, window=settings.window)
+    mask = seen_by(at[None], at, settings=settings, causal=not bidirectional)
     return attention_weights(q, k, mask, bias, **settings.scoring)[0]

@@ -10,6 +10,9 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
       kv "int8"         the same, 8-bit codes        as above; `ops.quantized_cache`, one scale a channel
     EncoderKeysValues   encoder_k, encoder_v         a whole text that an encoder has read: never grown,
                         [B, G, S, K]                 never truncated
+    LinearSums          state [B, G, K, K]           what linear attention has summed up of all tokens
+                        norm [B, G, K]
+    LstmStates          h, c [B, F]                  output and cell of an LSTM after all tokens
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
 axis of tokens, the row's oldest kept token is entry 0, and what lies past the kept ones is unspecified.
@@ -21,13 +24,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from ..config import Config, KVFormat, Layer, Window
+from ..config import LSTM, Attention, Config, KVFormat, Layer, LinearAttention, Window
 from ..errors import LimitError
 from ..ops.cache import KVCache
+from ..ops.linear_attention import LinearState
+from ..ops.lstm import LstmState
 
 # Tokens kept beside those that a window sees, so that refused drafts can be cut off again.
 SLACK = 32
@@ -64,6 +69,7 @@ class CacheKind(ABC):
     """
 
     window: int | None = None
+    recurrent = False  # whether a step changes arrays that have no axis of tokens, so that padding must not
 
     @property
     @abstractmethod
@@ -86,6 +92,10 @@ class CacheKind(ABC):
         """Whether ONNX Runtime reads a long text in several runs: it has no room for all, or codes are
         slow to read. (A prompt of 2048 tokens over codes takes 5.8 s in one run and 3.4 s in chunks.)"""
         return self.window is not None or any(array.dtype == "int8" for array in self.arrays)
+
+    def with_lengths(self, cache: Any, lengths: Any) -> Any:
+        """A cache of this kind for a step of whose tokens `lengths` [B] are real, where it must know that."""
+        return cache
 
     def entries(self, capacity: int, chunk: int | None = None) -> int:
         """Tokens that the arrays have room for, in a cache for texts of `capacity` tokens, `chunk` a run."""
@@ -117,7 +127,7 @@ class CacheKind(ABC):
         return "what a window saw before was overwritten"
 
     @abstractmethod
-    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> Any:
         """An empty cache of the specification, all floats: codes too are kept there times their scale."""
 
     def copy_row(self, source: Arrays, row: int, target: Arrays, to: int, count: int) -> None:
@@ -167,6 +177,56 @@ class KeysValues(CacheKind):
         return KVCache(keys, values)
 
 
+class RecurrentState(CacheKind):
+    """What is computed of all tokens together, and doesn't grow with them. It can't forget the last ones."""
+
+    recurrent = True
+
+    def floor(self, lengths: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+        return lengths
+
+    def why_not_shorter(self) -> str:
+        return "the state of a recurrence can't go back"
+
+    def with_lengths(self, cache: Any, lengths: Any) -> Any:
+        return cache._replace(lengths=lengths)
+
+
+@dataclass(frozen=True)
+class LinearSums(RecurrentState):
+    """The sums over keys and values that linear attention keeps."""
+
+    kv_heads: int
+    head_size: int
+
+    @property
+    def in_chunks(self) -> bool:
+        """A step takes the square of its tokens."""
+        return True
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        axes = ("batch", self.kv_heads, self.head_size)
+        return CacheArray("state", (*axes, self.head_size)), CacheArray("norm", axes)
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LinearState:
+        return LinearState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
+
+
+@dataclass(frozen=True)
+class LstmStates(RecurrentState):
+    """The output and the cell of an LSTM after the last token."""
+
+    width: int
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return CacheArray("h", ("batch", self.width)), CacheArray("c", ("batch", self.width))
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> LstmState:
+        return LstmState(*(np.zeros(shape, dtype) for shape in self.shapes(batch, capacity)))
+
+
 @dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
     """Keys and values that a layer's cross-attention reads, of a text that an encoder has read."""
@@ -198,17 +258,28 @@ def cache_kinds(config: Config, *, windowed: bool = False) -> tuple[CacheKind, .
 
 def layer_kind(layer: Layer, context: int, *, windowed: bool = False) -> CacheKind:
     """The kind of one layer of a decoder for texts of up to `context` tokens."""
-    attention, window = layer.attention, None
-    # A window that no text outgrows drops nothing.
-    if windowed and isinstance(attention.mask, Window) and attention.mask.size < context:
-        window = attention.mask.size
-    return KeysValues(attention.kv_heads, attention.head_size, attention.kv, window)
+    match layer.attention:
+        case LinearAttention(_, kv_heads, head_size):
+            return LinearSums(kv_heads, head_size)
+        case LSTM(width):
+            return LstmStates(width)
+        case Attention() as attention:
+            window = None
+            # A window that no text outgrows drops nothing.
+            if windowed and isinstance(attention.mask, Window) and attention.mask.size < context:
+                window = attention.mask.size
+            return KeysValues(attention.kv_heads, attention.head_size, attention.kv, window)
 
 
 def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:
     """What each layer of a decoder reads of an encoder's text; none where there is no encoder to read."""
     crosses = [layer.cross for layer in config.layers]
     return tuple(EncoderKeysValues(c.kv_heads, c.head_size) for c in crosses if c is not None)
+
+
+def recurrent(kinds: Iterable[CacheKind]) -> bool:
+    """Whether a layer keeps the state of a recurrence."""
+    return any(kind.recurrent for kind in kinds)
 
 
 def windows(kinds: Iterable[CacheKind]) -> tuple[int, ...]:

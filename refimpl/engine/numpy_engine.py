@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import Config, Rope
 from ..ops import encoder, model
-from ..ops.cache import KVCache
+from ..ops.block import MixerCache
 from ..ops.cross_attention import EncoderKV
 from ..ops.model import ModelWeights, position_tables
 from ..ops.position import Rotary
@@ -27,7 +27,7 @@ from .protocol import (
     used_cache_error,
 )
 
-Layers = list[KVCache]  # what each layer keeps, as its kind says
+Layers = list[MixerCache]  # what each layer keeps, as its kind says
 
 
 @dataclass
@@ -210,7 +210,8 @@ class ArrayEngine:
         tokens, lengths, at = check_step(self.config, tokens, past, lengths, at)
         need = int(past.max()) + tokens.shape[1]
         # With room for this step's tokens and no more: `model` computes with all entries.
-        layers, encoder_kv = [layer.grow(need) for layer in cache.take()], cache.encoder_kv
+        pairs, encoder_kv = zip(cache.kinds, cache.take(), strict=True), cache.encoder_kv
+        layers = [kind.with_lengths(layer.grow(need), lengths) for kind, layer in pairs]
         logits, layers = self.forward.model(
             tokens, past, at, self._rotary(need), layers, self._weights, encoder_kv, config=self.config
         )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ..ops.mask import causal_mask as causal
 from ..ops.mask import window_mask as both_ways
+from ..ops.sparse import bigbird_layout, block_mask
 from . import Draw, Subject, law
 
 
@@ -48,6 +49,17 @@ def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> N
     window_mask.near(seen & behind, causal(call["queries"], call["keys"], window=call["window"]))
     turned = call.but(queries=call["keys"][None], keys=call["queries"][0])
     window_mask.near(window_mask(turned)[0], seen[0].T)
+
+
+@law("block_sparse_mask")
+def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) -> None:
+    """The mask of the layout of blocks with a window and global blocks, and no random ones."""
+    call = draw(block_sparse_mask.calls())
+    queries, keys = call["queries"] // call["block"], call["keys"] // call["block"]
+    blocks = np.arange(1 + max(queries.max(), keys.max()))
+    none = np.zeros((len(blocks), 0), int)
+    layout = bigbird_layout(blocks, blocks, none, reach=call["reach"], first=call["first"])
+    block_sparse_mask.near(block_sparse_mask(call), block_mask(queries, keys, layout))
 
 
 @law("prefix_mask")

@@ -9,7 +9,7 @@ import numpy as np
 from ..config import Attention, LayerNorm, Norm, RMSNorm
 from .cache import KVCache, append
 from .linear import linear
-from .mask import causal_mask
+from .mask import seen_by
 from .norm import layer_norm, rms_norm
 from .position import Rotary, rotate
 from .quant import Blocks
@@ -128,7 +128,7 @@ def cached_attention(
     """Rotary, cache write, causal mask and attention in one: what the fused kernels compute.
 
     `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
-    up to itself, or the last `settings.window` of these. Gives the attention's output and the new cache.
+    up to itself that `settings.mask` lets it see. Gives the attention's output and the new cache.
     A cache with scales holds keys and values rounded to 8 bits (`round_by_channel`), and the call attends to
     the rounded ones. Conventions: keys are rotated before they are rounded and cached. `bias` has a number
     for each position of the cache. A row padded on the right needs no mask, since a real token never sees a
@@ -143,7 +143,7 @@ def cached_attention(
         k = round_by_channel(k, cache.k_scale, bits=8)
         v = round_by_channel(v, cache.v_scale, bits=8)
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
-    mask = causal_mask(at, np.arange(cache.keys.shape[2]), window=settings.window)
+    mask = seen_by(at, np.arange(cache.keys.shape[2]), settings=settings, causal=True)
     keys, values = cache.keys.transpose(0, 2, 1, 3), cache.values.transpose(0, 2, 1, 3)
     y = attend(q, keys, values, mask, bias, **settings.scoring)
     return y, cache

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict, cast
 import numpy as np
 
 from ..config import (
+    LSTM,
     Alibi,
     Attention,
     Gated,
     Layer,
     LayerNorm,
+    LinearAttention,
     Mlp,
     MoE,
     Norm,
@@ -20,10 +22,13 @@ from ..config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    TokenMixer,
 )
 from .attention import AttentionWeights, attention
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
+from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
+from .lstm import LstmLayerWeights, LstmState, lstm_layer
 from .mlp import GatedMlpWeights, PlainMlpWeights, gated_mlp, plain_mlp
 from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
 Sublayer = Callable[["Array"], "Array"]
+MixerCache = KVCache | LinearState | LstmState  # what a layer keeps of earlier tokens
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -60,7 +66,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
-    attn: CachedAttentionWeights
+    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
@@ -127,7 +133,7 @@ class _Norms(NamedTuple):
 
 
 def _add(
-    x: Array, inputs: Array, norms: _Norms, layer: Layer, config: Attention | Mlp, sublayer: Sublayer
+    x: Array, inputs: Array, norms: _Norms, layer: Layer, config: TokenMixer | Mlp, sublayer: Sublayer
 ) -> Array:
     """after(x + scale · post(sublayer(pre(inputs)))): a sublayer between its norms, and the residual sum.
 
@@ -166,9 +172,29 @@ def _mlp(x: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
     return _add(h, inputs, norms, layer, layer.mlp, lambda y: _feed(y, weights["mlp"], layer.mlp))
 
 
+def _mix(
+    x: Array, cache: MixerCache, past: Array, positions: Positions, weights: BlockWeights, mixer: TokenMixer
+) -> tuple[Array, MixerCache]:
+    """The sublayer that moves information from token to token, and its new cache."""
+    match mixer:
+        case LinearAttention():
+            assert isinstance(cache, LinearState)
+            leaves = cast(LinearAttentionWeights, weights["attn"])
+            return linear_attention(x, cache, past, leaves, settings=mixer)
+        case LSTM():
+            assert isinstance(cache, LstmState)
+            return lstm_layer(x, cache, past, cast(LstmLayerWeights, weights["attn"]))
+        case Attention():
+            assert isinstance(cache, KVCache)
+            rotary, bias = rotary_and_bias(mixer, positions)
+            leaves = cast(CachedAttentionWeights, weights["attn"])
+            cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
+            return attention(x, cache, past, leaves, rotary, bias, settings=mixer)
+
+
 def block(
     x: Array,
-    cache: KVCache,
+    cache: MixerCache,
     past: Array,
     positions: Positions,
     weights: BlockWeights,
@@ -176,7 +202,7 @@ def block(
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, KVCache]:
+) -> tuple[Array, MixerCache]:
     """One layer of a decoder over x [B, T, D]: gives the new x and the layer's new cache.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
@@ -186,16 +212,13 @@ def block(
     reads an encoder has cross-attention over `encoder_kv` between the two. With `at` [B, P] the new x is
     [B, P, D], at these positions of the call: what follows the attention looks at no other token.
     """
-    rotary, bias = rotary_and_bias(config.attention, positions)
-    leaves = weights["attn"]
-    cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
 
-    def attend(inputs: Array) -> Array:
+    def mix(inputs: Array) -> Array:
         nonlocal cache
-        y, cache = attention(inputs, cache, past, leaves, rotary, bias, settings=config.attention)
+        y, cache = _mix(inputs, cache, past, positions, weights, config.attention)
         return y
 
-    h = _attend(x, weights, config, attend)
+    h = _attend(x, weights, config, mix)
     if at is not None:
         x = np.take_along_axis(x, at[:, :, None], axis=1)
         h = np.take_along_axis(h, at[:, :, None], axis=1)
@@ -218,7 +241,8 @@ def encoder_block(
     As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
     [1, H, T, T] for all.
     """
-    a, leaves = config.attention, weights["attn"]
+    a, leaves = config.attention, cast(CachedAttentionWeights, weights["attn"])
+    assert isinstance(a, Attention)
     rotary, bias = rotary_and_bias(a, positions)
 
     def attend(inputs: Array) -> Array:

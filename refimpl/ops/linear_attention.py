@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+
+from ..config import LinearAttention
+from .attention import heads
+from .linear import linear
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from numpy import ndarray as Array
 
+    from ..axes import Index
+    from ..config import Attention
+
 __all__ = [
+    "LinearAttentionWeights",
+    "LinearState",
     "elu_features",
     "linear_attend",
     "linear_chunked",
@@ -19,6 +29,47 @@ __all__ = [
     "random_features",
     "relu_features",
 ]
+
+
+class LinearAttentionWeights(TypedDict):
+    """The leaves of a sublayer of linear attention: projections with their biases."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D G*K"] | Blocks
+    wv: Float[Array, "D G*K"] | Blocks
+    wo: Float[Array, "H*K D"] | Blocks
+    bq: NotRequired[Float[Array, " H*K"]]
+    bk: NotRequired[Float[Array, " G*K"]]
+    bv: NotRequired[Float[Array, " G*K"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class LinearState(NamedTuple):
+    """What a layer keeps of earlier tokens, as much for any number of them: Σ φ(k) vᵀ and Σ φ(k).
+
+    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    """
+
+    state: Float[Array, "B G K K"]
+    norm: Float[Array, "B G K"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of both sums."""
+        return self.state.nbytes + self.norm.nbytes
+
+    def select(self, rows: Array) -> LinearState:
+        """The named rows in the named order."""
+        return LinearState(self.state[rows], self.norm[rows])
+
+    def grow(self, capacity: int) -> LinearState:
+        """Itself: a sum has room for any number of tokens."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No row can be truncated, but to nothing."""
+        return written
 
 
 def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
@@ -125,6 +176,32 @@ def linear_chunked(
         state = state + np.einsum("bsgq,bsgv->bgqv", chunk_k, chunk_v, optimize=True)
         norm = norm + chunk_k.sum(1)
     return out.reshape(b, length, h, v.shape[3]), state, norm
+
+
+def linear_attention(
+    x: Float[Array, "B T D"],
+    cache: LinearState,
+    past: Index[Array, " B", "< O+1"],
+    weights: LinearAttentionWeights,
+    *,
+    settings: LinearAttention,
+) -> tuple[Float[Array, "B T D"], LinearState]:
+    """The sublayer: project to queries, keys, values; `linear_recurrent` from the cache; project back.
+
+    Conventions: a row with no token before the call begins with sums of zero, whatever its cache holds.
+    Padding adds nothing to the sums; what comes out at padding is unspecified.
+    """
+    b, t, _ = x.shape
+    features = elu_features if settings.features == "elu" else relu_features
+    q = features(heads(x, weights["wq"], weights.get("bq"), size=settings.head_size))
+    k = features(heads(x, weights["wk"], weights.get("bk"), size=settings.head_size))
+    v = heads(x, weights["wv"], weights.get("bv"), size=settings.head_size)
+    if cache.lengths is not None:
+        k = np.where((np.arange(t) < cache.lengths[:, None])[:, :, None, None], k, 0)
+    state = np.where((past > 0)[:, None, None, None], cache.state, 0)
+    norm = np.where((past > 0)[:, None, None], cache.norm, 0)
+    y, state, norm = linear_recurrent(q, k, v, state, norm)
+    return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), LinearState(state, norm)
 
 
 def _read(q: Array, state: Array, norm: Array) -> Array:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
 from .activation import sigmoid
+from .linear import linear
+from .quant import Blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
     from ..axes import Index
+    from ..config import Attention
 
-__all__ = ["LstmWeights", "bidirectional_lstm", "lstm", "lstm_cell"]
+__all__ = [
+    "LstmLayerWeights",
+    "LstmState",
+    "LstmWeights",
+    "bidirectional_lstm",
+    "lstm",
+    "lstm_cell",
+]
 
 
 class LstmWeights(TypedDict):
@@ -24,6 +34,44 @@ class LstmWeights(TypedDict):
     wh: Float[Array, "F 4*F"]
     bias: NotRequired[Float[Array, " 4*F"]]
     peephole: NotRequired[Float[Array, " 3*F"]]
+
+
+class LstmLayerWeights(TypedDict):
+    """The leaves of a sublayer: those of the gates, and the map back to the model's width."""
+
+    wx: Float[Array, "D 4*F"]
+    wh: Float[Array, "F 4*F"]
+    wo: Float[Array, "F D"] | Blocks
+    bias: NotRequired[Float[Array, " 4*F"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class LstmState(NamedTuple):
+    """What a layer keeps of earlier tokens, as much for any number of them: its output h and its cell c.
+
+    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    """
+
+    h: Float[Array, "B F"]
+    c: Float[Array, "B F"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of both."""
+        return self.h.nbytes + self.c.nbytes
+
+    def select(self, rows: Array) -> LstmState:
+        """The named rows in the named order."""
+        return LstmState(self.h[rows], self.c[rows])
+
+    def grow(self, capacity: int) -> LstmState:
+        """Itself: a state has room for any number of tokens."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No row can be truncated, but to nothing."""
+        return written
 
 
 def lstm_cell(
@@ -99,3 +147,22 @@ def bidirectional_lstm(
     back = lstm(x, backward, h[1], c[1], lengths, reverse=True)
     y = np.concatenate((ahead[0], back[0]), axis=-1)
     return y, np.stack((ahead[1], back[1])), np.stack((ahead[2], back[2]))
+
+
+def lstm_layer(
+    x: Float[Array, "B T D"],
+    cache: LstmState,
+    past: Index[Array, " B", "< O+1"],
+    weights: LstmLayerWeights,
+) -> tuple[Float[Array, "B T D"], LstmState]:
+    """The sublayer: `lstm` from the cache, and a linear map back to the model's width.
+
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
+    no state; what comes out at padding is unspecified.
+    """
+    h, c = (np.where((past > 0)[:, None], kept, 0) for kept in cache[:2])
+    gates: LstmWeights = {"wx": weights["wx"], "wh": weights["wh"]}
+    if "bias" in weights:
+        gates["bias"] = weights["bias"]
+    y, h, c = lstm(x, gates, h, c, cache.lengths)
+    return linear(y, weights["wo"], weights.get("bo")), LstmState(h, c)

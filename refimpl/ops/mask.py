@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config import Attention, BlockSparse
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from numpy import ndarray as Array
 
     from ..axes import Index
 
-__all__ = ["causal_mask", "padding_mask", "prefix_mask", "window_mask"]
+__all__ = ["block_sparse_mask", "causal_mask", "padding_mask", "prefix_mask", "window_mask"]
 
 
 def causal_mask(
@@ -53,6 +55,38 @@ def window_mask(
     """
     distance = queries[:, :, None] - keys[None, None, :]
     return np.ones(distance.shape, bool) if window is None else np.abs(distance) < window
+
+
+def block_sparse_mask(
+    queries: Int[Array, "B T"],
+    keys: Int[Array, " S"],
+    *,
+    block: int,
+    reach: int,
+    first: int,
+) -> Bool[Array, "B T S"]:
+    """True where the blocks of query and key are at most `reach` apart, or one is among the `first`.
+
+        block 2, reach 1, first 1   key  0 1 2 3 4 5 6 7
+                          query 0        x x x x x x x x
+                          query 2        x x x x x x . .
+                          query 6        x x . . x x x x
+
+    `sparse.bigbird_layout` without random blocks, over tokens (Zaheer et al. 2020, §2).
+    """
+    query_blocks, key_blocks = queries[:, :, None] // block, keys // block
+    near = np.abs(query_blocks - key_blocks) <= reach
+    return near | (query_blocks < first) | (key_blocks < first)
+
+
+def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
+    """The mask [B, T, S] of an attention over queries and keys at these positions."""
+    match settings.mask:
+        case BlockSparse(block, reach, first):
+            seen = block_sparse_mask(queries, keys, block=block, reach=reach, first=first)
+            return seen & causal_mask(queries, keys) if causal else seen
+        case _:
+            return (causal_mask if causal else window_mask)(queries, keys, window=settings.window)
 
 
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:

@@ -24,8 +24,9 @@ from ..config import (
     Stack,
     Yarn,
 )
+from .adaptive_softmax import Tail, adaptive_log_probs
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
-from .block import BlockWeights, NormWeights, Positions, block, normalize
+from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
 from .cache import KVCache
 from .cross_attention import EncoderKV
 from .embedding import embedding, unembedding
@@ -85,6 +86,8 @@ class HeadWeights(TypedDict, total=False):
     table: Float[Array, "N D"] | Blocks
     bias: Float[Array, " N"]
     project: Float[Array, "D F"] | Blocks
+    frequent: Float[Array, "D F"] | Blocks
+    tails: list[Tail]
     dense: LinearWeights
     norm: NormWeights
     out: LinearWeights
@@ -191,7 +194,7 @@ def score_biases(
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
     """The bias [B, H, T, S] of each position of the stack that adds one, by (position, heads)."""
     biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
-    for a in dict.fromkeys(layer.attention for layer in stack.layers):
+    for a in dict.fromkeys(stack.attentions):
         match a.position:
             case Alibi(max_bias, scale):
                 slopes = (scale * alibi_slopes(np.arange(a.heads), max_bias=max_bias)).astype(dtype)
@@ -212,12 +215,12 @@ def model(
     past: Array,
     at: Array,
     rotary: Mapping[Rope, Rotary],
-    cache: list[KVCache],
+    cache: list[MixerCache],
     params: ModelWeights,
     encoder_kv: list[EncoderKV] | None = None,
     *,
     config: Config,
-) -> tuple[Array, list[KVCache]]:
+) -> tuple[Array, list[MixerCache]]:
     """Logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and the new cache of each layer.
 
     `past` [B] tokens of each row are in the cache, which has room for L ≥ past + T. `at` counts within the
@@ -228,7 +231,8 @@ def model(
     assert isinstance(head, LM)
     assert "decoder" in params
     weights = params["decoder"]
-    queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(cache[0].capacity)
+    capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache)), 0)
+    queries, keys = past[:, None] + np.arange(tokens.shape[1]), np.arange(capacity)
     x = embed(tokens, queries, params["embedding"], weights, config=config.embedding, stack=stack)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
     positions, last, new_cache = Positions(rotary, biases), len(stack.layers) - 1, []
@@ -242,6 +246,8 @@ def model(
     if config.embedding.projection is not None:
         assert "project" in leaves
         x = linear(x, leaves["project"])
+    if head.adaptive is not None:
+        return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias")), new_cache
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None
     return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head), new_cache

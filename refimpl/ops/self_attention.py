@@ -9,7 +9,7 @@ import numpy as np
 from ..config import Attention
 from .attention import AttentionWeights, attend, project
 from .linear import linear
-from .mask import causal_mask, padding_mask, window_mask
+from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def self_attention(
         q = rotate(q, rotary.cos[None], rotary.sin[None], interleaved=settings.interleaved)
         k = rotate(k, rotary.cos[None], rotary.sin[None], interleaved=settings.interleaved)
     at = np.arange(t)
-    near = (causal_mask if causal else window_mask)(at[None], at, window=settings.window)
+    near = seen_by(at[None], at, settings=settings, causal=causal)
     mask = near & padding_mask(at, lengths)[:, None]
     y = attend(q, k, v, mask, bias, **settings.scoring)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))

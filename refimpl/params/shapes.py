@@ -6,6 +6,7 @@
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
                                     k_scale, v_scale: G,K where keys and values are kept in 8 bits
+                                    of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  experts.E and shared (gate up down each)
@@ -13,6 +14,7 @@
     head.dense                      weight D,D  bias D    (and head.norm)
     head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
+    head.frequent, head.tails.I     D,F and down D,K  up K,V   (of an adaptive softmax, in place of the table)
     head.out                        weight D,F  bias F    (F labels, or 2 for QuestionAnswering)
     head.projections.I              weight D,F  bias F    (after the pooling)
 
@@ -24,6 +26,8 @@ from __future__ import annotations
 
 from ..config import (
     LM,
+    LSTM,
+    AdaptiveSoftmax,
     Attention,
     Classify,
     Config,
@@ -33,6 +37,7 @@ from ..config import (
     HeadNorm,
     LayerNorm,
     Learned,
+    LinearAttention,
     MaskedLM,
     Mlp,
     MoE,
@@ -42,6 +47,7 @@ from ..config import (
     RelativeBias,
     Stack,
     Tag,
+    TokenMixer,
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -55,6 +61,8 @@ ROUTING = (".router", ".shared_gate")
 NORMS = (".q_norm", ".k_norm")
 # Scales of cached keys and values, one per channel.
 SCALES = (".k_scale", ".v_scale")
+# Weights of an LSTM's gates: ONNX's operator takes them as floats.
+GATES = (".wx", ".wh")
 # Projections to the labels, or to an embedding's own space: small, and no later layer averages their rounding
 # error out, so they stay in float.
 LABELS = ("head.out.weight",)
@@ -82,14 +90,14 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
     if isinstance(stack.positions, Learned):
         shapes["positions"] = (stack.positions.offset + stack.positions.size, entry)
     shapes |= _norm("first_norm.", stack.first_norm, entry)
-    for a in (layer.attention for layer in stack.layers):
+    for a in stack.attentions:
         if isinstance(a.position, RelativeBias):
             shapes["relative_bias"] = (a.position.buckets, a.heads)
     for i, layer in enumerate(stack.layers):
         at = f"layers.{i}."
         cross = () if layer.cross is None else (("cross", layer.cross, _attention(layer.cross, d)),)
         for part, sublayer, leaves in (
-            ("attn", layer.attention, _attention(layer.attention, d)),
+            ("attn", layer.attention, _mixer(layer.attention, d)),
             *cross,
             ("mlp", layer.mlp, _mlp(layer.mlp, d)),
         ):
@@ -112,6 +120,8 @@ def _head(head: Head, e: Embedding) -> Shapes:
         shapes |= _norm("norm.", head.dense.norm, f)
         d = f
     match head:
+        case LM(adaptive=AdaptiveSoftmax() as adaptive, bias=bias):
+            return shapes | _adaptive(adaptive, n, d, bias)
         case LM(tied=tied, bias=bias) | MaskedLM(tied=tied, bias=bias):
             return shapes | ({} if tied else {"table": (n, d)}) | ({"bias": (n,)} if bias else {})
         case Classify(labels=labels, bias=bias) | Tag(labels=labels, bias=bias):
@@ -127,6 +137,16 @@ def _head(head: Head, e: Embedding) -> Shapes:
             return shapes
 
 
+def _adaptive(adaptive: AdaptiveSoftmax, n: int, d: int, bias: bool) -> Shapes:
+    ends = (*adaptive.cutoffs, n)
+    frequent = ends[0] + len(adaptive.cutoffs)
+    shapes: Shapes = {"frequent": (d, frequent)} | ({"bias": (frequent,)} if bias else {})
+    for i in range(len(adaptive.cutoffs)):
+        width = adaptive.width(i, d)
+        shapes |= {f"tails.{i}.down": (d, width), f"tails.{i}.up": (width, ends[i + 1] - ends[i])}
+    return shapes
+
+
 def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
     if norm is None:
         return {}
@@ -135,13 +155,18 @@ def _norm(prefix: str, norm: Norm | None, d: int) -> Shapes:
     return shapes | ({f"{prefix}bias": (d,)} if bias else {})
 
 
-def _attention(a: Attention, d: int) -> Shapes:
+def _projections(a: Attention | LinearAttention, d: int) -> Shapes:
     q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
     shapes: Shapes = {"wq": (d, q), "wk": (d, kv), "wv": (d, kv), "wo": (q, d)}
     if a.qkv_bias:
         shapes |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
     if a.out_bias:
         shapes["bo"] = (d,)
+    return shapes
+
+
+def _attention(a: Attention, d: int) -> Shapes:
+    shapes = _projections(a, d)
     for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
         match a.qk_norm:
             case HeadNorm(over="head"):
@@ -155,6 +180,18 @@ def _attention(a: Attention, d: int) -> Shapes:
     if a.kv == "int8":
         shapes |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
     return shapes
+
+
+def _mixer(mixer: TokenMixer, d: int) -> Shapes:
+    match mixer:
+        case Attention():
+            return _attention(mixer, d)
+        case LinearAttention():
+            return _projections(mixer, d)
+        case LSTM(width, bias, out_bias):
+            shapes: Shapes = {"wx": (d, 4 * width), "wh": (width, 4 * width), "wo": (width, d)}
+            shapes |= {"bias": (4 * width,)} if bias else {}
+            return shapes | ({"bo": (d,)} if out_bias else {})
 
 
 def _mixture(m: MoE, d: int) -> Shapes:
@@ -182,6 +219,6 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (*ADDED, *ROUTING, *NORMS, *SCALES, *LABELS)
+        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *LABELS)
     )
     return len(shape) == 2 and not stays_in_float

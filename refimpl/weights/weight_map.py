@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ..config import Config, Head, Layer, MoE
+from ..config import Attention, Config, Head, Layer, MoE
 from ..params.shapes import parameter_shapes
 from .steps import STEPS, Part, StackRows, Step
 
@@ -221,10 +221,12 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     leaves = tuple(map(numbered, line.leaves))
     tensors = tuple(map(numbered, line.tensors))
     choices = tuple((tensor,) for tensor in tensors)
+    attention = layer.attention
+    assert isinstance(attention, Attention), "families' checkpoints have attention alone"
     if any("{h}" in tensor for tensor in tensors):
-        heads = layer.attention.kv_heads if "k_norm" in leaves[0] else layer.attention.heads
+        heads = attention.kv_heads if "k_norm" in leaves[0] else attention.heads
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
         first = (*first, StackRows())
-    steps = tuple(step.bound(leaves[0], layer.attention) for step in line.steps)
+    steps = tuple(step.bound(leaves[0], attention) for step in line.steps)
     shared = "{i}" in line.leaves[0] and not any("{i}" in tensor for tensor in line.tensors)
     return Rule(leaves, choices, (*first, *steps), line.use, shared)

@@ -8,7 +8,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...refimpl.config import Config, Decoder, DynamicNTK, LinearScaling, Llama3Scaling, Rope, Scaling, Yarn
+from ...refimpl.config import (
+    Attention,
+    Config,
+    Decoder,
+    DynamicNTK,
+    LinearScaling,
+    Llama3Scaling,
+    Rope,
+    Scaling,
+    Yarn,
+)
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.ops.model import position_tables
 from ...refimpl.params.tree import Tree
@@ -78,7 +88,7 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
     layers = []
     for layer in config.layers:
         attention = layer.attention
-        if isinstance(attention.position, Rope):
+        if isinstance(attention, Attention) and isinstance(attention.position, Rope):
             attention = replace(attention, position=change(attention.position))
         layers.append(replace(layer, attention=attention))
     return replace(config, stack=replace(config.stack, layers=tuple(layers)))
@@ -94,7 +104,7 @@ def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]
     tables = {}
     for name, config in models.items():
         by_rope = position_tables(np.array([1, length - 1]), config=config)
-        ropes = (layer.attention.position for layer in config.layers)
+        ropes = (attention.position for attention in config.stack.attentions)
         tables[name] = [by_rope[rope] for rope in ropes if isinstance(rope, Rope)]
 
     def alike(a: str, b: str) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ...refimpl.config import Attention, Config, MoE, Window
-from ...refimpl.engine.cache_kinds import cache_kinds
+from ...refimpl.config import Attention, Config, Layer, MoE, Window
+from ...refimpl.engine.cache_kinds import cache_kinds, layer_kind
 from ...refimpl.params.shapes import parameter_shapes
 from ..bundle import schemes, weight_layout
 from ..bundle.targets import TARGETS
@@ -105,10 +105,11 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     A token reads the weights of the experts that it is routed to. Caches are those of the specification: a
     window keeps no token outside of it, and integers have a scale for each head of a token.
     """
-    attentions = [layer.attention for layer in config.layers]
 
     def cache(*, grouped: bool = True, windowed: bool = False, bits: int = 16) -> int:
-        return sum(_spec_cache_bytes(a, config.context, grouped, windowed, bits) for a in attentions)
+        return sum(
+            _spec_cache_bytes(layer, config.context, grouped, windowed, bits) for layer in config.layers
+        )
 
     both = {f"{bits} weights": Saving(weights["fp16"], weights[bits]) for bits in ("int8", "int4")}
     both["mixture, weights a token"] = Saving(
@@ -121,9 +122,11 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
     return {name: saving for name, saving in both.items() if saving.used < saving.without}
 
 
-def _spec_cache_bytes(attention: Attention, context: int, grouped: bool, windowed: bool, bits: int) -> int:
-    """Bytes of keys and values of a layer, as the specification keeps them."""
-    tokens = context
+def _spec_cache_bytes(layer: Layer, context: int, grouped: bool, windowed: bool, bits: int) -> int:
+    """Bytes of keys and values of a layer, as the specification keeps them, or of a state in 16 bits."""
+    attention, tokens = layer.attention, context
+    if not isinstance(attention, Attention):
+        return layer_kind(layer, context).nbytes(context, 2)
     if windowed and isinstance(attention.mask, Window):
         tokens = min(attention.mask.size, context)
     heads = attention.kv_heads if grouped else attention.heads

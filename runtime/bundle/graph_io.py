@@ -2,6 +2,7 @@
 
     graph         of                  inputs                                       outputs
     model.onnx    a decoder           tokens past at k.I v.I cos.J sin.J           logits k_out.I v_out.I
+                  with a recurrence   the same, lengths state.I norm.I or h.I c.I  logits state_out.I …
                   that reads an       the same, encoder_k.I encoder_v.I            the same
                   encoder             encoder_lengths
                   an encoder alone,   tokens lengths token_types cos.J sin.J       predictions
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ...refimpl.config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Tag
-from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, windows
+from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
 
 GRAPH, ENCODER = "model.onnx", "encoder.onnx"
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
@@ -94,6 +95,7 @@ def _decoder_inputs(config: Config, windowed: bool) -> list[Port]:
         Port("tokens", ("batch", "time"), "int64"),
         Port("past", ("batch",), "int64"),
         Port("at", ("batch", "wanted"), "int64"),
+        *([Port("lengths", ("batch",), "int64")] if recurrent(kinds) else []),
         *_arrays(kinds),
         *_tables(config, ("decoder",), "capacity"),
         *(Port(f"window_length.{window}", ("batch",), "int64") for window in windows(kinds)),
@@ -106,7 +108,7 @@ def _decoder_inputs(config: Config, windowed: bool) -> list[Port]:
 def _tables(config: Config, names: tuple[str, ...], rows: str) -> list[Port]:
     """Cosines and sines of the rotary settings of these stacks."""
     stacks = [stack for name, stack in config.stacks.items() if name in names]
-    positions = {layer.attention.position for stack in stacks for layer in stack.layers}
+    positions = {a.position for stack in stacks for a in stack.attentions}
     ropes = [(i, rope) for i, rope in enumerate(config.ropes) if rope in positions]
     return [Port(f"{side}.{i}", (rows, rope.dims // 2)) for i, rope in ropes for side in ("cos", "sin")]
 

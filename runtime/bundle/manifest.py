@@ -51,7 +51,7 @@ from ...refimpl.checkpoint.licence import LONGEST, MOST, is_notice
 from ...refimpl.config import LM, Classify, Config, Tag, from_json, to_json
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
-from ...refimpl.engine.cache_kinds import cache_kinds, windows
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
 from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.shapes import parameter_shapes
@@ -262,6 +262,8 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
         )
+    if recurrent(cache_kinds(m.config)) and m.cache != "copied":
+        raise ValueError(f"cache must be copied where a layer keeps a recurrence's state, got {m.cache}")
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     expected = arrange(m.groups, m.dtype)

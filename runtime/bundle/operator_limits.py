@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from ...refimpl.config import Alibi, Attention, Config, RelativeBias, Rope
-from ...refimpl.engine.cache_kinds import cache_kinds, windows
-from .targets import CacheLayout, Target
+from ...refimpl.config import (
+    LSTM,
+    Alibi,
+    Attention,
+    BlockSparse,
+    Config,
+    LinearAttention,
+    RelativeBias,
+    Rope,
+    TokenMixer,
+)
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
+from .targets import CacheLayout, FloatType, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
@@ -21,6 +31,20 @@ def cache(target: Target, config: Config) -> CacheLayout:
     return "windowed" if windows(cache_kinds(config, windowed=True)) else "shared"
 
 
+def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
+    """The reason why a bundle for the target can't hold the Config's recurrences; None where it can.
+
+    A bundle keeps their states in its type of floats.
+    """
+    if not recurrent(cache_kinds(config)):
+        return None
+    if target.device == "cuda":
+        return "a recurrence was never tried on a GPU"
+    if floats == "float16":
+        return "a recurrence adds up its rounding token by token, for which float16 has too few bits"
+    return None
+
+
 def group_query(config: Config) -> list[str]:
     """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
     for i, layer in enumerate(config.layers):
@@ -34,8 +58,20 @@ def group_query(config: Config) -> list[str]:
     return []
 
 
-def _group_query(attention: Attention) -> str | None:
+def _group_query(attention: TokenMixer) -> str | None:
+    match attention:
+        case LinearAttention():
+            return "linear attention keeps sums, which a step can't read and write in one place"
+        case LSTM():
+            return "an LSTM keeps a state, which a step can't read and write in one place"
+        case Attention():
+            return _softmax_attention(attention)
+
+
+def _softmax_attention(attention: Attention) -> str | None:
     position = attention.position
+    if isinstance(attention.mask, BlockSparse):
+        return "a block-sparse mask needs the standard form"
     if isinstance(position, Alibi | RelativeBias):
         return f"scores with a bias need the standard form, got {type(position).__name__}"
     if isinstance(position, Rope):
@@ -55,8 +91,9 @@ def multi_head(config: Config) -> list[str]:
     """
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
-            if name != "decoder" and layer.attention.softcap is not None:
-                return [_softcap(f"{name} layer {i}", layer.attention)]
+            attention = layer.attention
+            if name != "decoder" and isinstance(attention, Attention) and attention.softcap is not None:
+                return [_softcap(f"{name} layer {i}", attention)]
         for i, layer in enumerate(stack.layers):
             cross, where = layer.cross, f"cross-attention of layer {i}"
             if cross is None:

@@ -10,7 +10,6 @@ memory of the last but one, which a loop has dropped by then, is what the alloca
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import onnxruntime as ort
@@ -46,8 +45,8 @@ class OrtEngine:
 
     `prepack` keeps packed weights in the user's cache (`runtime.ort.prepacked_weights`). `plain` computes
     products of blocks in float, slowly, so that results are comparable to the last digits
-    (`runtime.verification.verify`). Caches of windows or of codes take `chunk` tokens in a run; with a chunk
-    as long as the context, windows drop nothing.
+    (`runtime.verification.verify`). Caches of windows, of codes or of linear attention take `chunk` tokens in
+    a run; with a chunk as long as the context, windows drop nothing.
     """
 
     def __init__(
@@ -167,7 +166,12 @@ class OrtEngine:
         step = StepArrays(tokens, past, lengths, at, logits)
         with one_line(f"{self.model} can't be run"):
             if self._in_chunks and tokens.shape[1] > self.chunk:
-                in_chunks(partial(self._run, buffers), self.chunk, step)
+
+                def run(part: StepArrays) -> None:
+                    nonlocal buffers
+                    buffers = self._run(buffers, part)
+
+                in_chunks(run, self.chunk, step)
             else:
                 buffers = self._run(buffers, step)
         return logits, OrtCache(past + lengths, buffers)

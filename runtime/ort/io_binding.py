@@ -31,6 +31,8 @@ class DecoderSession:
     def run(self, binding: Binding, step: StepArrays, window_lengths: dict[int, np.ndarray]) -> None:
         """Fill the step's logits and the bound cache; `window_lengths` [B] by window."""
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
+        if "lengths" in self._inputs:
+            inputs["lengths"] = step.lengths
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         for window, lengths in window_lengths.items():
             arrays[f"window_length.{window}"] = lengths

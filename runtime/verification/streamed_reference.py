@@ -14,6 +14,7 @@ import numpy as np
 from ...refimpl.config import LM, Config, Decoder, MaskedLM
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import moved
+from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
 from ...refimpl.ops.block import BlockWeights, NormWeights
 from ...refimpl.ops.encoder import predict
 from ...refimpl.ops.linear import linear
@@ -152,6 +153,17 @@ class StreamedForward:
         if self.config.embedding.projection is not None:
             project = self._load({"project": self.params["head"]["project"]}, "head.")["project"]
             streams = [linear(x, run.cast(project)) for x, run in zip(streams, self.runs, strict=True)]
+
+        if head.adaptive is not None:
+            params = self.params["head"]
+            leaves = self._load({n: params[n] for n in params if n != "project"}, "head.")
+
+            def log_probs(run: Precision, x: Array) -> Array:
+                weights = run.cast_all(leaves)
+                y = adaptive_log_probs(x, weights["frequent"], weights["tails"], weights.get("bias"))
+                return y.astype(np.float64)
+
+            return [log_probs(run, x.astype(run.dtype)) for run, x in zip(self.runs, streams, strict=True)]
 
         def logits(run: Precision, x: Array, table: Leaf, bias: Array | None) -> Array:
             return lm_logits(x, table, bias, head=head)

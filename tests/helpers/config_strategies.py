@@ -8,9 +8,12 @@ from typing import get_args
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
+    LSTM,
     Activation,
+    AdaptiveSoftmax,
     Alibi,
     Attention,
+    BlockSparse,
     Classify,
     Decoder,
     DecoderReader,
@@ -20,12 +23,14 @@ from tfm.refimpl.config import (
     EmbeddingProjection,
     Encoder,
     EncoderDecoder,
+    FeatureMap,
     FullAttention,
     Gated,
     HeadNorm,
     Layer,
     LayerNorm,
     Learned,
+    LinearAttention,
     LinearScaling,
     Llama3Scaling,
     LongRope,
@@ -45,6 +50,7 @@ from tfm.refimpl.config import (
     Sinusoidal,
     Stack,
     Tag,
+    TokenMixer,
     Window,
     Yarn,
 )
@@ -149,13 +155,18 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
     if position != shared or position is None:
         heads = draw(st.integers(1, 3)) * draw(st.integers(1, 2))
     kv_heads = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
-    windows = st.one_of(st.just(FullAttention()), st.builds(Window, st.integers(1, 4)))
+    small = st.integers(0, 2)
+    masks = st.one_of(
+        st.just(FullAttention()),
+        st.builds(Window, st.integers(1, 4)),
+        st.builds(BlockSparse, st.integers(1, 3), small, small),
+    )
     return Attention(
         heads=heads,
         kv_heads=kv_heads,
         head_size=size,
         position=position,
-        mask=FullAttention() if cross else draw(windows),
+        mask=FullAttention() if cross else draw(masks),
         qkv_bias=draw(st.booleans()),
         out_bias=draw(st.booleans()),
         qk_norm=None if cross else draw(st.one_of(st.none(), head_norms)),
@@ -168,10 +179,33 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
     )
 
 
+linear_attentions = st.builds(
+    lambda kv_heads, share, *settings: LinearAttention(kv_heads * share, kv_heads, *settings),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(1, 6),
+    st.sampled_from(get_args(FeatureMap)),
+    st.booleans(),
+    st.booleans(),
+    norms,
+    norms,
+    norms,
+)
+lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
+
+
 @st.composite
-def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = False) -> Stack:
+def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
+    """What a decoder's layer may mix tokens by: attention in half of the layers."""
+    return draw(st.one_of(attentions(shared, heads), attentions(shared, heads), linear_attentions, lstms))
+
+
+@st.composite
+def stacks(
+    draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = False, decodes: bool = False
+) -> Stack:
     """A stack whose positions have this width. With `crossed` its layers have cross-attention; with `reads`
-    it may be causal."""
+    it may be causal; with `decodes` it may have recurrences."""
     shared = draw(st.one_of(st.none(), st.just(RelativeBias(6, 9))))
     heads = draw(st.integers(1, 3))
     layers = []
@@ -179,8 +213,8 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = 
         cross = draw(attentions(None, heads, cross=True)) if crossed else None
         parallel = not crossed and draw(st.booleans())
         residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
-        self_attention = draw(attentions(shared, heads))
-        layers.append(Layer(self_attention, draw(mlps), parallel, cross, residual, draw(shares)))
+        mixer = draw(mixers(shared, heads) if decodes else attentions(shared, heads))
+        layers.append(Layer(mixer, draw(mlps), parallel, cross, residual, draw(shares)))
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))
@@ -190,6 +224,21 @@ def stacks(draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = 
 
 
 lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())
+
+
+@st.composite
+def lm_heads(draw: st.DrawFn, embedding: Embedding) -> LM:
+    """A head of a decoder; every fourth has clusters of rare ids."""
+    if draw(st.integers(0, 3)):
+        return draw(lms)
+    cutoffs = draw(st.sets(st.integers(1, embedding.vocabulary - 1), min_size=1, max_size=3).map(sorted))
+    adaptive = AdaptiveSoftmax(tuple(cutoffs), draw(st.sampled_from((1.0, 2.0))))
+    inner = embedding.projection
+    if not adaptive.width(len(cutoffs) - 1, embedding.width if inner is None else inner.width):
+        adaptive = replace(adaptive, divisor=1.0)
+    return LM(False, bias=draw(st.booleans()), adaptive=adaptive)
+
+
 some_denses = st.builds(
     Dense, st.one_of(st.none(), kinds), st.booleans(), norms, st.sampled_from((None, 1, 5))
 )
@@ -226,7 +275,8 @@ def configs(draw: st.DrawFn) -> Decoder:
     """A decoder alone."""
     width, inner = draw(st.integers(1, 8)), draw(projections)
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
-    return Decoder(embedding, draw(stacks(width=entry(embedding))), draw(lms), CONTEXT)
+    stack = draw(stacks(width=entry(embedding), decodes=True))
+    return Decoder(embedding, stack, draw(lm_heads(embedding)), CONTEXT)
 
 
 @st.composite
@@ -257,5 +307,6 @@ def pairs(draw: st.DrawFn) -> EncoderDecoder:
     """An encoder and a decoder, with different depths and heads."""
     width = draw(st.integers(1, 8))
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
-    decoder, encoder = draw(stacks(width=width, crossed=True)), draw(stacks(width=width, reads=True))
-    return EncoderDecoder(embedding, encoder, decoder, draw(lms), CONTEXT)
+    decoder = draw(stacks(width=width, crossed=True, decodes=True))
+    encoder = draw(stacks(width=width, reads=True))
+    return EncoderDecoder(embedding, encoder, decoder, draw(lm_heads(embedding)), CONTEXT)

@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 from tfm.refimpl.config import (
     LM,
+    LSTM,
     Activation,
+    AdaptiveSoftmax,
     Alibi,
     Attention,
+    BlockSparse,
     Classify,
     Config,
     Decoder,
@@ -23,6 +26,7 @@ from tfm.refimpl.config import (
     Layer,
     LayerNorm,
     Learned,
+    LinearAttention,
     MaskedLM,
     MoE,
     Plain,
@@ -90,6 +94,44 @@ def mixed_windows(context: int = 128, vocabulary: int = 97) -> Decoder:
     )
     layers = tuple(replace(first, attention=kind) for kind in kinds)
     return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def adaptive(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder whose output has a short list of 60 ids and two clusters."""
+    base = llama(vocabulary=vocabulary, context=context, tied=False)
+    return replace(base, head=LM(False, bias=True, adaptive=AdaptiveSoftmax((60, 80))))
+
+
+def four_in_one(context: int = 128) -> Decoder:
+    """A decoder with linear attention, an LSTM, a block-sparse mask and an adaptive softmax."""
+    base = recurrent(context)
+    *layers, last = base.layers
+    masked = replace(last, attention=replace(last.attention, mask=BlockSparse(3)))
+    return replace(base, stack=replace(base.stack, layers=(*layers, masked)), head=adaptive().head)
+
+
+def block_sparse(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of two layers with block-sparse masks, one of them without global blocks."""
+    base = llama(vocabulary=vocabulary, context=context)
+    masks = BlockSparse(3, 1, 1), BlockSparse(2, 2, 0)
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, mask=mask))
+        for layer, mask in zip(base.layers, masks, strict=True)
+    )
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def recurrent(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder with linear attention, an LSTM and attention, one a layer; learned positions."""
+    base = llama(layers=3, vocabulary=vocabulary, tied=False, context=context)
+    third, norm = base.layers[2], RMSNorm(1e-5)
+    mixers = (
+        LinearAttention(6, 2, 8, qkv_bias=True, out_bias=True, pre=norm),
+        LSTM(20, pre=norm),
+        third.attention,
+    )
+    layers = tuple(replace(third, attention=mixer) for mixer in mixers)
+    return replace(base, stack=replace(base.stack, layers=layers, positions=Learned(context)))
 
 
 def added_positions(context: int = 128) -> Decoder:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from tfm.export.torch_engine import tensors
 from tfm.refimpl.config import Config
+from tfm.refimpl.engine.cache_kinds import CacheKind, cache_kinds
 from tfm.refimpl.laws.kit.budget import budgets
 from tfm.refimpl.laws.kit.results import flat
-from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.model import position_tables
 from tfm.refimpl.ops.position import Rotary
 from tfm.refimpl.ops.quant import Blocks, quantize
@@ -32,13 +32,24 @@ def inputs(config: Config, seed: int, b: int, t: int, old: int, p: int) -> dict[
     rng = np.random.default_rng(seed)
     floats = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
     tables = position_tables(np.arange(old + t), config=config)
-    heads = [(layer.attention.kv_heads, layer.attention.head_size) for layer in config.layers]
+    lengths = rng.integers(0, t + 1, b)
+
+    def cache(kind: CacheKind) -> Any:
+        value = kind.empty(b, old + t, np.dtype(np.float32))
+        arrays = {
+            array.name: floats(*shape)
+            for array, shape in zip(kind.arrays, kind.shapes(b, old + t), strict=True)
+        }
+        if "norm" in arrays:  # a sum of features, which are never negative
+            arrays["norm"] = np.abs(arrays["norm"])
+        return kind.with_lengths(type(value)(*arrays.values()), lengths)
+
     return {
         "tokens": rng.integers(0, config.embedding.vocabulary, (b, t)),
         "past": rng.integers(0, old + 1, b),
         "at": rng.integers(0, t, (b, p)),
         "rotary": {rope: Rotary(*(a.astype(np.float32) for a in pair)) for rope, pair in tables.items()},
-        "cache": [KVCache(floats(b, g, old + t, k), floats(b, g, old + t, k)) for g, k in heads],
+        "cache": [cache(kind) for kind in cache_kinds(config)],
     }
 
 

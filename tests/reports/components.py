@@ -56,11 +56,19 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
     "head": ("refimpl/ops/test_oracles_models.py::test_bert_is_transformers",),
     "linear": f"{NONE}one product of matrices, the numbers of a library underneath",
     "linear_attention": (
+        "refimpl/ops/test_oracles_attention.py::test_linear_attention_is_its_quadratic_form",
         "refimpl/ops/test_oracles_attention.py::test_random_features_estimate_softmax_attention",
     ),
-    "lstm": ("refimpl/ops/test_oracles_recurrence.py::test_layer_is_torchs", "LSTM"),
+    "lstm": (
+        "refimpl/ops/test_oracles_recurrence.py::test_layer_is_torchs",
+        "refimpl/ops/test_oracles_recurrence.py::test_sublayer_is_torchs",
+        "LSTM",
+    ),
     "moe": ("refimpl/ops/test_oracles_moe.py::test_mixtral",),
-    "mask": ("refimpl/ops/test_oracles_positions.py::test_masks_are_transformers",),
+    "mask": (
+        "refimpl/ops/test_oracles_positions.py::test_masks_are_transformers",
+        "refimpl/ops/test_oracles_attention.py::test_block_sparse_attention_is_dense_attention_with_a_mask",
+    ),
     "mlp": ("refimpl/ops/test_oracles.py::test_mlps_are_torchs",),
     "model": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
     "norm": (

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tfm.export.dispatch import exporting
 from tfm.export.graph.module import GraphModule
 from tfm.export.ops.model import position_tables
 from tfm.export.torch_engine import tensors
@@ -68,7 +69,21 @@ def _run(part: GraphModule, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
     at = torch.arange(inputs["tokens"].shape[1])
     for i, (cos, sin) in enumerate(position_tables(at, config=part.config).values()):
         tables |= {f"cos.{i}": cos.float(), f"sin.{i}": sin.float()}
-    return part(*[(inputs | tables)[port.name] for port in part.graph.inputs])
+    with exporting({"lstm": _lstm}):
+        return part(*[(inputs | tables)[port.name] for port in part.graph.inputs])
+
+
+def _lstm(
+    x: torch.Tensor, weights: Mapping[str, torch.Tensor], h0: torch.Tensor, c0: torch.Tensor, _: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """torch's kernel: the mirror's scan has a gradient only where torch compiles it. What it makes of padding
+    is never used."""
+    bias = weights.get("bias")
+    biases = [] if bias is None else [bias, torch.zeros_like(bias)]
+    matrices = [weights["wx"].T.contiguous(), weights["wh"].T.contiguous()]
+    start = h0[None], c0[None]
+    y, h, c = torch.lstm(x, start, [*matrices, *biases], bool(biases), 1, 0.0, False, False, True)
+    return y, h[0], c[0]
 
 
 def among_tokens(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
+import architectures
 import entities
 import loop
 import numpy as np
@@ -19,8 +22,12 @@ import task
 import torch
 from demos import tag
 from story import story
+from tfm.cli.main import main
+from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.tree import flatten
+from tfm.runtime.tasks import Model
 
 # Each with fewer steps than train.py has, the share that is right by chance, and the least that is asked.
 SMALL = {
@@ -48,6 +55,7 @@ def test_every_engine_has_learned_the_task(name: str, tmp_path: Path) -> None:
     assert told["onnx int8"]["as_numpy"] >= 0.9, told
 
 
+@cache
 def texts() -> positions.Text:
     return positions.Text(story(np.random.default_rng(0), 2000), story(np.random.default_rng(1), 600))
 
@@ -111,3 +119,26 @@ def test_a_mark_before_a_text_is_no_part_of_the_entity_that_begins_it() -> None:
     example = task.Example("Ada lives in Rome.", [("PER", 0, 3), ("LOC", 13, 17)])
     told = [entities.LABELS[label] for label in tag.TASK.row(text, example).wanted]
     assert told == ["O", "B-PER", "O", "O", "B-LOC", "O", "O"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["lstm", *(pytest.param(k, marks=pytest.mark.long) for k in architectures.KINDS if k != "lstm")],
+)
+def test_every_architecture_generates_through_a_bundle(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained for a few steps, exported and verified by the command line; its text is the specification's."""
+    path, prompt = architectures.learn(kind, tmp_path, texts(), 3, seed=0), "ada is in"
+    checkpoint = open_checkpoint(path)
+    params = materialize(checkpoint.params)
+    start = dict(flatten(random_weights(checkpoint.config, np.random.default_rng(0))))
+    assert not [name for name, leaf in flatten(params) if np.array_equal(leaf, start[name])]
+    bundle = str(tmp_path / "bundle")
+    with patch.dict(os.environ):  # commands set variables for their libraries
+        assert main(["export", str(path), bundle, "--quant", "fp32"]) == 0
+        capsys.readouterr()
+        assert main(["generate", prompt, "--model", bundle, "--greedy", "--max-new-tokens", "12"]) == 0
+    model = Model(NumpyEngine(checkpoint.config, params), checkpoint)
+    specified = "".join(model.generate(prompt, greedy=True, max_new_tokens=12))
+    assert capsys.readouterr().out.removesuffix("\n") == specified

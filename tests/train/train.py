@@ -1,8 +1,8 @@
 """Trains tiny models with the torch mirror, exports them, and shows what each engine makes of them.
 
-    python tests/train/train.py OUT                       three tasks and six kinds of positions
+    python tests/train/train.py OUT                       three tasks, six kinds of positions, architectures
     python tests/train/train.py OUT --only reversal       one of them
-    python tests/train/train.py OUT --only t5 --text FILE the positions on a text of one's own
+    python tests/train/train.py OUT --only t5 --text FILE a decoder on a text of one's own
 
 Each becomes a directory OUT/NAME of model_type tfm, with its tokenizer, and bundles OUT/NAME-QUANT beside
 it, which `tfm-cli` runs like any other: `tfm-cli tag "ada works for karo bank" --model OUT/entities`.
@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import architectures
 import entities
 import numpy as np
 import positions
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TASKS = {t.TASK.name: t.TASK for t in (reversal, entities, sentiment)}
-NAMES = (*TASKS, *positions.KINDS)
+NAMES = (*TASKS, *positions.KINDS, *architectures.KINDS)
 EXAMPLES = 300  # that each task is scored on
 QUANTS = ("fp32", "int8")
 SENTENCES = 40_000  # of the story that is learned from, and a fifth of it that is read
+PROMPT = "ada is in"
 DASH = "—"
 ABOUT = (
     "as numpy: the share of texts that are answered as by the specification. numpy, torch and onnx fp32\n"
@@ -59,15 +61,21 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     begin, names = time.monotonic(), [name for name in NAMES if name in (only or NAMES)]
     tasks = {name: on_task(TASKS[name], folder, seed) for name in names if name in TASKS}
-    kinds = [name for name in names if name not in TASKS]
-    read = on_positions(kinds, folder, seed, text) if kinds else {}
+    decoders = [name for name in names if name not in TASKS]
+    read, built = {}, {}
+    if decoders:
+        texts = texts_of(text, seed)
+        read = on_positions([name for name in decoders if name in positions.KINDS], folder, seed, texts)
+        others = [name for name in decoders if name in architectures.KINDS]
+        built = on_architectures(others, folder, seed, texts)
     minutes = (time.monotonic() - begin) / 60
     if plot is not None and read:
         draw(plot, 8, 5, lambda figure: picture(figure, read))
     if as_json:
-        out_json({"tasks": tasks, "positions": read, "minutes": minutes})
+        out_json({"tasks": tasks, "positions": read, "architectures": built, "minutes": minutes})
         return
     show(tasks, read)
+    show_architectures(built)
     out(f"{minutes:.1f} minutes")
 
 
@@ -80,8 +88,8 @@ def on_task(world: task.Task, folder: Path, seed: int) -> dict[str, Any]:
     return {"measure": world.measure, "engines": task.compared(world, path, examples, QUANTS)}
 
 
-def on_positions(kinds: list[str], folder: Path, seed: int, file: Path | None) -> dict[str, Any]:
-    """Figures of decoders with these kinds of positions, which differ in nothing else."""
+def texts_of(file: Path | None, seed: int) -> positions.Text:
+    """What decoders learn and read: of a file, or a story."""
     if file is None:
         rng = np.random.default_rng([seed, 3])
         texts = positions.Text(story(rng, SENTENCES), story(rng, SENTENCES // 5))
@@ -90,6 +98,11 @@ def on_positions(kinds: list[str], folder: Path, seed: int, file: Path | None) -
         texts = positions.Text(full_text[: len(full_text) * 4 // 5], full_text[len(full_text) * 4 // 5 :])
     if not len(texts.read):
         raise typer.BadParameter(f"a fifth of --text must have {positions.EDGES[-1] + 1} tokens")
+    return texts
+
+
+def on_positions(kinds: list[str], folder: Path, seed: int, texts: positions.Text) -> dict[str, Any]:
+    """Figures of decoders with these kinds of positions, which differ in nothing else."""
     results = {}
     for kind in kinds:
         say(f"{kind}: {positions.STEPS} steps")
@@ -97,6 +110,28 @@ def on_positions(kinds: list[str], folder: Path, seed: int, file: Path | None) -
         perplexity, why = positions.compared(path, texts.read)
         results[kind] = {"perplexity": perplexity, "stops": why}
     return results
+
+
+def on_architectures(kinds: list[str], folder: Path, seed: int, texts: positions.Text) -> dict[str, Any]:
+    """Figures of decoders that differ in one part each."""
+    results = {}
+    for kind in kinds:
+        say(f"{kind}: {positions.STEPS} steps")
+        path = architectures.learn(kind, folder, texts, seed=seed, progress=progress())
+        results[kind] = architectures.compared(path, texts.read, PROMPT)
+    return results
+
+
+def show_architectures(built: dict[str, Any]) -> None:
+    """Print perplexities and continuations as tables."""
+    if built:
+        rows = [
+            (kind, engine, f"{told['perplexity']:.3f}", told["text"])
+            for kind, engines in built.items()
+            for engine, told in engines.items()
+        ]
+        out(f"\nperplexity of texts of {positions.TRAINED} tokens, and what follows {PROMPT!r}")
+        table(("ARCHITECTURE", "ENGINE", "PERPLEXITY", "TEXT"), rows)
 
 
 def show(tasks: dict[str, Any], read: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ....refimpl.decoding.loop import GeneratedSequence, generate
 from ....refimpl.decoding.speculative import DraftModel, speculate
+from ....refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ....refimpl.engine.numpy_engine import NumpyEngine
 from ..report import NOT_REACHED, Row
 from ..streamed_reference import Inputs, Precision, outputs
@@ -97,6 +98,8 @@ def _greedy_tokens(
         stop_ids = frozenset(context.bundle.generation.eos)
         return GeneratedSequence(ids, stop_ids=stop_ids, max_new_tokens=count)
 
+    if recurrent(cache_kinds(context.bundle.config)):  # it can't take tokens back
+        return list(generate(context.engine, sequence())), list(generate(reference, sequence()))
     # The bundle drafts, so that the specification computes a step only where the two disagree.
     drafts = DraftModel(context.engine, reference)
     specified = list(speculate(reference, sequence(), drafts, count))

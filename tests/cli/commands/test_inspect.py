@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,20 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
     told = tfm("inspect", path, "--json").json
     assert told["cache"] == "copied"
     assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * 2 * 2 * 12 * 2 * 128
+
+
+def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
+    """Twice the same bytes, since their cache is copied; attention in their place keeps keys and values."""
+    base = tiny_models.recurrent(context=5000)
+    named = ("linear attention (elu), 6 heads of 8 in 2 groups", 2 * 8 * 9), ("LSTM of 20 units", 40)
+    for i, (name, count) in enumerate(named):
+        config = replace(base, stack=replace(base.stack, layers=(base.layers[i],)))
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
+        assert name in inspect.describe(config)
+        assert tfm("inspect", path, "--json").json["cache_bytes"] == {
+            context: {"fp32": 2 * 4 * count, "fp16": 2 * 2 * count} for context in ("1024", "4096", "5000")
+        }
 
 
 def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):

@@ -17,7 +17,7 @@ from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten
-from tfm.runtime.bundle import rounding, schemes, targets
+from tfm.runtime.bundle import operator_limits, rounding, schemes, targets
 from tfm.runtime.bundle.schemes import SCHEMES
 from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.bundle.weight_formats import WeightFormat
@@ -236,6 +236,40 @@ def test_table_of_four_bits(target):
 def test_impossible_options_say_why(quant, target, options, match):
     with pytest.raises(ExportError, match=match):
         planned(Leaves(), quant, target, **options)
+
+
+@pytest.mark.parametrize(
+    ("quant", "target", "match"),
+    [
+        (
+            "int8",
+            "ort-cuda",
+            "isn't possible for target=ort-cuda: a recurrence was never tried on a GPU",
+        ),
+        (
+            "fp16",
+            "standard",
+            "adds up its rounding token by token, for which float16 has too few",
+        ),
+    ],
+)
+def test_recurrences_are_kept_in_float32_on_a_cpu(quant, target, match):
+    with pytest.raises(ExportError, match=match):
+        planned(Leaves(tiny_models.recurrent()), quant, target)
+
+
+def test_the_products_around_recurrences_are_quantized():
+    """The gates of an LSTM alone aren't: ONNX's operator takes floats."""
+    config, target = tiny_models.recurrent(), TARGETS["ort-cpu"]
+    formats = planned(Leaves(config), "int8", "ort-cpu")
+    matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
+    floats = {name for name in matrices if formats[name] is None}
+    assert floats == {"decoder.positions", "decoder.layers.1.attn.wx", "decoder.layers.1.attn.wh"}
+    assert operator_limits.cache(target, config) == "copied"
+    reason = "linear attention keeps sums, which a step can't read and write in one place"
+    assert operator_limits.refusals(target, config)[0] == f"GroupQueryAttention in layer 0: {reason}"
+    others = replace(config.stack, layers=config.layers[1:])
+    assert "an LSTM keeps a state" in operator_limits.refusals(target, replace(config, stack=others))[0]
 
 
 def test_strict_accepts_a_file_that_has_blocks_for_all():

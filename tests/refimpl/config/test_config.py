@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
     LM,
+    LSTM,
+    AdaptiveSoftmax,
     Alibi,
     Attention,
+    BlockSparse,
     Classify,
     Config,
     DecoderReader,
@@ -27,6 +30,7 @@ from tfm.refimpl.config import (
     HeadNorm,
     LayerNorm,
     Learned,
+    LinearAttention,
     LinearScaling,
     Llama3Scaling,
     LongRope,
@@ -118,6 +122,10 @@ def mixed(**changed: Any) -> Any:
     return lambda: layer(LLAMA, mlp=replace(MoE(4, 2, 9, "silu", shared=8), **changed))
 
 
+def adaptive(cutoffs: tuple[int, ...] = (9,), divisor: float = 4.0, tied: bool = False, **more: Any) -> Any:
+    return lambda: replace(LLAMA, head=LM(tied, adaptive=AdaptiveSoftmax(cutoffs, divisor), **more))
+
+
 def read_twice(reader: DecoderReader) -> Config:
     """A text that the decoder reads again, to say one of three things of it."""
     return replace(PAIR, decoder=reader, head=Classify(3, "last"))
@@ -158,6 +166,12 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, kv_heads=True), "layer 0: kv_heads must be 1 to 4096, got True"),
     (lambda: attention(LLAMA, head_size=HUGE), "layer 0: head_size must be"),
     (lambda: attention(LLAMA, mask=Window(0)), "layer 0: window must be"),
+    (
+        lambda: attention(LLAMA, mask=BlockSparse(0)),
+        "layer 0: block of the mask must be 1 to 16777216, got 0",
+    ),
+    (lambda: attention(LLAMA, mask=BlockSparse(4, -1)), "layer 0: reach of the mask must be 0 to"),
+    (lambda: attention(LLAMA, mask=BlockSparse(4, 1, -1)), "first blocks of the mask must be 0 to"),
     (lambda: layer(LLAMA, mlp=replace(LLAMA.layers[0].mlp, width=0)), "layer 0: mlp width must be"),
     (mixed(width=0), "layer 0: mlp width must be 1 to"),
     (mixed(experts=0), "layer 0: experts must be 1 to 65536, got 0"),
@@ -256,6 +270,27 @@ WRONG: list[tuple[Any, str]] = [
         "mask, clip or norm of heads, nor kv",
     ),
     (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
+    (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),
+    (lambda: layer(LLAMA, attention=LinearAttention(2, 2, 0)), "layer 0: head_size must be 1 to"),
+    (adaptive(tied=True), "an adaptive softmax must have an output of its own, without softcap and scale"),
+    (adaptive(softcap=2.0), "must have an output of its own, without softcap and scale"),
+    (adaptive(cutoffs=()), "clusters of the adaptive softmax must be 1 to 32, got 0"),
+    (adaptive(cutoffs=(0, 9)), "cutoffs of the adaptive softmax, in ascending order, must be 1 to 96, got 0"),
+    (
+        adaptive(cutoffs=(9, 9)),
+        "cutoffs of the adaptive softmax, in ascending order, must be 10 to 96, got 9",
+    ),
+    (adaptive(cutoffs=(9, 97)), "in ascending order, must be 10 to 96, got 97"),
+    (adaptive(cutoffs=(9, 20, 30)), "width of the last cluster must be 1 to 1048576, got 0"),
+    (adaptive(divisor=49.0), "divisor of the adaptive softmax must be 1 to 48, got 49.0"),
+    (adaptive(divisor=0.5), "divisor of the adaptive softmax must be 1 to 48, got 0.5"),
+    (adaptive(divisor=0.0), "head.adaptive.divisor must be positive"),
+    (lambda: layer(LLAMA, attention=LSTM(0)), "layer 0: width of the LSTM must be 1 to 1048576, got 0"),
+    (lambda: layer(ENCODER, attention=LSTM(8)), "encoder layer 0: an LSTM must be in a decoder"),
+    (
+        lambda: layer(PAIR, "encoder", attention=LinearAttention(2, 2, 4)),
+        "linear attention must be in a deco",
+    ),
     (lambda: stack(LLAMA, final_norm=RMSNorm(0.0)), "decoder.final_norm.eps must be positive"),
     (lambda: stack(ENCODER, first_norm=LayerNorm(-1e-5)), "encoder.first_norm.eps must be"),
     (lambda: attention(LLAMA, pre=RMSNorm(float("inf"))), "attention.pre.eps must be positive"),

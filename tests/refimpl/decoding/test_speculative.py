@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import tiny_models
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.sampling import probabilities
 from tfm.refimpl.decoding.speculative import Draft, DraftModel, PromptLookup, accepts, residual, speculate
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -289,3 +291,16 @@ def test_all_engines_agree(engines: list[Any]) -> None:
                     list(generate(engines[0], GeneratedSequence(prompt, max_new_tokens=30)))
                     == texts[0].tokens
                 )
+
+
+def test_a_recurrence_takes_no_draft_but_may_draft() -> None:
+    """Its state can't go back over a rejected token; as a draft model it reads the text again."""
+    config = tiny_models.recurrent()
+    recurrence = NumpyEngine(config, tiny_models.weights(config))
+    with pytest.raises(LimitError, match="recurrence's state can't: leave out draft"):
+        next(speculate(recurrence, GeneratedSequence([1, 2], max_new_tokens=3), PromptLookup()))
+    target = NumpyEngine(tiny_models.llama(), tiny_models.weights(tiny_models.llama()))
+    row = GeneratedSequence([5, 17], max_new_tokens=9)
+    assert list(speculate(target, row, DraftModel(recurrence, target), draft_length=3)) == list(
+        generate(target, GeneratedSequence([5, 17], max_new_tokens=9))
+    )

@@ -18,6 +18,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Config, Decoder, Sinusoidal, Window
 from tfm.refimpl.engine.attention_maps import attention_maps
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops import attention
 from tfm.refimpl.params.tree import map_leaves
 
@@ -61,6 +62,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
 MODELS: dict[str, Config] = {
     "q/k norm": tiny_models.llama(qk_norm=True, bias=True),
     "window": tiny_models.llama(window=3),
+    "block-sparse": tiny_models.block_sparse(),
     "ALiBi, relative, learned": tiny_models.added_positions(),
     "rare words": tiny_models.rare(),
     "encoder": tiny_models.encoder(),
@@ -121,3 +123,9 @@ def test_minilm_is_transformers(minilm):
         assert np.abs(ours - theirs[0].numpy()).max() <= 1e-5
     engine = NumpyEngine(checkpoint.config, map_leaves(lambda _, leaf: leaf, checkpoint.params))
     assert np.abs(engine.encode(TOKENS[None]) - want.last_hidden_state.numpy()).max() <= 1e-4
+
+
+def test_a_recurrence_has_no_attention_weights():
+    config = tiny_models.recurrent()
+    with pytest.raises(ConfigError, match="need attention in each layer, layer 0 has LinearAttention"):
+        next(attention_maps(config, tiny_models.weights(config), TOKENS))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
+from helpers import tiny_models
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.config import LM, AdaptiveSoftmax, Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.ops.adaptive_softmax import (
     adaptive_log_probs,
     adaptive_predict,
     adaptive_target_log_probs,
     log_softmax,
 )
+from tfm.refimpl.params.shapes import parameter_shapes
 
 seeds = st.integers(0, 2**32 - 1)
 cuts = st.sets(st.integers(1, 28), min_size=1, max_size=4).map(sorted)
@@ -48,3 +55,40 @@ def test_adaptive_softmax_is_torchs(seed: int, cutoffs: list[int], biased: bool,
 def test_log_softmax_is_torchs(seed: int, scale: float):
     logits = np.random.default_rng(seed).standard_normal((2, 3, 7)) * scale
     equal(log_softmax(logits), torch.log_softmax(torch.from_numpy(logits), -1))
+
+
+@given(cuts, st.sampled_from((1.0, 1.5, 2.0)), st.booleans())
+def test_leaves_have_the_shapes_of_torchs(cutoffs: list[int], divisor: float, bias: bool):
+    """Of a Config's head, whose rule for the widths of clusters is torch's."""
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(48, 97, cutoffs, divisor, bias)
+    adaptive = AdaptiveSoftmax(tuple(cutoffs), divisor)
+    config = replace(tiny_models.llama(), head=LM(False, bias=bias, adaptive=adaptive))
+    shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith("head.")}
+    parts = [part.weight.T.shape for tail in theirs.tail for part in tail]
+    expected = [theirs.head.weight.T.shape, *([theirs.head.bias.shape] if bias else []), *parts]
+    assert list(shapes.values()) == [tuple(shape) for shape in expected]
+
+
+def test_a_models_logits_are_torchs_log_probabilities():
+    """Of a decoder without layers' influence on the head: torch's module over its last vectors."""
+    config = tiny_models.adaptive()
+    params = tiny_models.weights(config, dtype=np.float64)
+    plain = replace(config, head=LM(tied=False))
+    identity = {**params, "head": {"table": np.eye(48)}}
+    ids = np.array([[3, 90, 61, 7]])
+    at = np.arange(4)[None]
+
+    def logits(model: Config, weights: Any) -> np.ndarray:
+        engine = NumpyEngine(model, weights)
+        return engine.step(ids, engine.start(1), at=at)[0]
+
+    vectors, head = logits(plain, identity), params["head"]
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(48, 97, [60, 80], 4.0, True, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.head.weight.copy_(torch.from_numpy(head["frequent"].T))
+        theirs.head.bias.copy_(torch.from_numpy(head["bias"]))
+        for tail, (down, up) in zip(head["tails"], list(theirs.tail), strict=True):
+            down.weight.copy_(torch.from_numpy(tail["down"].T))
+            up.weight.copy_(torch.from_numpy(tail["up"].T))
+        expected = theirs.log_prob(torch.from_numpy(vectors[0]))
+    equal(logits(config, params)[0], expected)

@@ -1,9 +1,9 @@
 """The kinds of attention against others: torch's flash kernel and autograd, flex attention, Longformer.
 
-No oracle outside for the linear forms with a quotient (neither torch nor transformers nor ONNX has
-them): random features are held to softmax attention, which they estimate, and the forms to each other
-by law. `delta_attend` is held to ONNX's LinearAttention in test_onnx_cases. Ring attention in torch needs
-a GPU, so the result is held to torch's attention in one piece.
+No library has the linear forms with a quotient (neither torch nor transformers nor ONNX): the sublayer is
+held to its quadratic form, written in torch, and random features to softmax attention, which they estimate.
+`delta_attend` is held to ONNX's LinearAttention in test_onnx_cases. Ring attention in torch needs a GPU, so
+the result is held to torch's attention in one piece.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.tolerances import equal, largest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tfm.refimpl.config import Attention, BlockSparse, LinearAttention
+from tfm.refimpl.ops.attention import cached_attention
 from tfm.refimpl.ops.banded import banded_attend
+from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.flash import Saved, flash_attend, flash_backward
-from tfm.refimpl.ops.linear_attention import linear_attend, random_features
+from tfm.refimpl.ops.linear_attention import LinearState, linear_attend, linear_attention, random_features
 from tfm.refimpl.ops.ring import Placement, place, ring_attend
 from tfm.refimpl.ops.sparse import (
     BlockPairs,
@@ -183,3 +186,57 @@ def test_ring_is_torchs_attention():
     expected = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
     owner = place(np.arange(11), np.arange(4), layout="zigzag")
     equal(ring_attend(q, k, v, Placement(owner, np.arange(4)), tile=2, causal=True), expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("features", ["elu", "relu"])
+@settings(max_examples=20)
+@given(seeds, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.booleans())
+def test_linear_attention_is_its_quadratic_form(features: str, seed: int, parts: list[int], biases: bool):
+    """Read in parts, with 6 query heads over 2 of keys: the whole matrix φ(q)·φ(k) ∘ lower triangle in torch,
+    its rows normalized by torch."""
+    settings_, total = LinearAttention(6, 2, 4, features, biases, biases), sum(parts)
+    sizes = {"q": 24, "k": 8, "v": 8, "o": 10}
+    layers = {n: torch.nn.Linear(24 if n == "o" else 10, size, biases).double() for n, size in sizes.items()}
+    for i, linear in enumerate(layers.values()):
+        for j, weight in enumerate(linear.parameters()):
+            weight.data = t(normal(seed + 2 * i + j, *weight.shape))
+    x = normal(seed, 2, total, 10)
+    with torch.no_grad():
+        phi = (lambda a: functional.elu(a) + 1) if features == "elu" else functional.relu
+        q, k, v = (layers[n](t(x)).unflatten(2, (-1, 4)).transpose(1, 2) for n in "qkv")
+        k, v = k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)
+        weights = functional.normalize(torch.tril(phi(q) @ phi(k).mT), p=1.0, dim=-1, eps=1e-300)
+        expected = layers["o"]((weights @ v).transpose(1, 2).flatten(2))
+        leaves = {f"w{n}": linear.weight.T.numpy() for n, linear in layers.items()}
+        leaves |= {f"b{n}": linear.bias.numpy() for n, linear in layers.items() if biases}
+    cache, at, results = LinearState(np.zeros((2, 2, 4, 4)), np.zeros((2, 2, 4))), 0, []
+    for part in parts:
+        y, cache = linear_attention(x[:, at : at + part], cache, np.full(2, at), leaves, settings=settings_)
+        at += part
+        results.append(y)
+    equal(np.concatenate(results, 1), expected)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2))
+def test_block_sparse_attention_is_dense_attention_with_a_mask(
+    seed: int, past: int, time: int, block: int, reach: int, first: int
+):
+    """Cached attention under the mask of a Config: torch's dense attention, the mask written out token by
+    token."""
+    q, k, v = drawn(seed, 1, past + time, 4, 2)
+    seen = np.zeros((past + time, past + time), bool)
+    for i, j in np.ndindex(seen.shape):
+        a, b = i // block, j // block
+        seen[i, j] = j <= i and (a - b <= reach or b < first)
+    heads = [t(a).transpose(1, 2) for a in (q, k, v)]
+    dense = functional.scaled_dot_product_attention(*heads, t(seen), enable_gqa=True).transpose(1, 2)
+    mask = Attention(4, 2, 8, mask=BlockSparse(block, reach, first))
+    cache, at = KVCache(np.zeros((1, 2, past + time, 8)), np.zeros((1, 2, past + time, 8))), 0
+    for part in (past, time):
+        tokens = slice(at, at + part)
+        y, cache = cached_attention(
+            q[:, tokens], k[:, tokens], v[:, tokens], cache, np.array([at]), settings=mask
+        )
+        equal(y, dense[:, tokens])
+        at += part

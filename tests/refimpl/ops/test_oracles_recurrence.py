@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from helpers import onnx_nodes
 from helpers.tolerances import equal
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tfm.refimpl.ops.lstm import bidirectional_lstm, lstm, lstm_cell
+from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
+from torch.nn import functional
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from((0.1, 1.0, 4.0))
@@ -131,3 +132,26 @@ def test_layer_is_onnx_runtimes(seed: int, lengths: list[int], peepholes: bool):
     y = y.transpose(2, 0, 1, 3).reshape(*x.shape[:2], 8)
     for one, want in zip(got, (y, h1, c1), strict=True):
         equal(one, want, 2e-6)
+
+
+@settings(max_examples=20)
+@given(seeds, st.lists(st.integers(1, 5), min_size=1, max_size=3), st.lists(st.integers(1, 5), max_size=3))
+def test_sublayer_is_torchs(seed: int, lengths: list[int], then: list[int]):
+    """Rows padded on the right, then read on in parts: torch's layer and linear map over each row alone."""
+    rng, rows, total = np.random.default_rng(seed), len(lengths), sum(then)
+    gates, x = weights(rng, 3, 4, 1.0), rng.standard_normal((rows, max(lengths), 3))
+    more = rng.standard_normal((rows, total, 3))
+    leaves = {**gates, "wo": rng.standard_normal((4, 3)), "bo": rng.standard_normal(3)}
+    garbage = LstmState(*states(rng, rows, 4), np.array(lengths))
+    y, cache = lstm_layer(x, garbage, np.zeros(rows, np.int64), leaves)
+    past, results, at = np.array(lengths), [y], 0
+    for part in then:
+        y, cache = lstm_layer(more[:, at : at + part], cache, past + at, leaves)
+        at += part
+        results.append(y)
+    module = theirs(rng, 3, gates)
+    for row, n in enumerate(lengths):
+        with torch.no_grad():
+            hidden, _ = module(t(np.concatenate([x[row, :n], more[row]]))[None])
+            expected = functional.linear(hidden[0], t(leaves["wo"].T), t(leaves["bo"]))
+        equal(np.concatenate([results[0][row, :n], *(y[row] for y in results[1:])]), expected)

@@ -22,6 +22,8 @@ MODELS: dict[str, Callable[[], Config]] = {
     "cache in 8 bits": lambda: tiny_models.llama().with_kv("int8"),
     "added positions": tiny_models.added_positions,
     "mixture": tiny_models.mixture,
+    "adaptive softmax": tiny_models.adaptive,
+    "recurrences": tiny_models.recurrent,
     "rare": tiny_models.rare,
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),
@@ -89,3 +91,6 @@ def test_what_may_be_stored_in_fewer_bits():
     assert {"embedding.token_types", "encoder.positions", "head.out.weight"} <= floats
     assert "embedding.table" not in floats
     assert not multiplied("decoder.layers.0.attn.k_scale", (2, 16))
+    recurrent = parameter_shapes(tiny_models.recurrent())
+    gates = {name for name in recurrent if ".1.attn." in name and not multiplied(name, recurrent[name])}
+    assert gates == {f"decoder.layers.1.attn.{leaf}" for leaf in ("wx", "wh", "bias")}

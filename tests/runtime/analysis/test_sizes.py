@@ -58,3 +58,15 @@ def test_parts_cover_every_parameter():
     parts = sizes.parameters(config)
     assert sum(parts.values()) == sum(np.prod(s) for s in parameter_shapes(config).values())
     assert parts["output"] == parts["embedding"]
+
+
+def test_a_recurrence_keeps_as_much_of_any_text():
+    config = tiny_models.recurrent()
+    keys = 2 * 2 * 16 * 4
+    states = (2 * 8 * 8 + 2 * 8 + 2 * 20) * 4
+    assert [sizes.cache_bytes(config, n, 4) - n * keys for n in (1, 50, 128)] == [states] * 3
+    weights = dict.fromkeys(SCHEMES, 100)
+    # Beside 6 heads of keys and values there are sums and states, which no technique makes smaller.
+    assert sizes.savings(config, weights)["grouped queries, cache"] == Saving(
+        6 * keys * 128 // 4 + states // 2, 2 * keys * 128 // 4 + states // 2
+    )

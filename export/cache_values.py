@@ -1,0 +1,26 @@
+"""The mirror's value of each kind of cache: its first fields are the kind's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..refimpl.engine.cache_kinds import CacheKind, KeysValues, LinearSums, LstmStates
+from .ops.block import MixerCache
+from .ops.cache import KVCache
+from .ops.linear_attention import LinearState
+from .ops.lstm import LstmState
+
+VALUES: dict[type[CacheKind], type[MixerCache]] = {
+    KeysValues: KVCache,
+    LinearSums: LinearState,
+    LstmStates: LstmState,
+}
+
+
+def cache_value(
+    kind: CacheKind, arrays: Sequence[torch.Tensor], lengths: torch.Tensor | None = None
+) -> MixerCache:
+    """The value over a kind's arrays, for a step of whose tokens `lengths` [B] are real, None for all."""
+    return kind.with_lengths(VALUES[type(kind)](*arrays), lengths)

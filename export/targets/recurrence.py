@@ -1,0 +1,55 @@
+"""Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, and linear attention as one chunk."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.onnx import ops as onnx
+
+from ...refimpl.config import LinearAttention
+from ..ops.linear_attention import LinearState, attend_from
+from ..ops.lstm import LstmWeights
+from .group_query_attention import AttentionLeaves, three_products
+from .ort_ops import linear
+
+
+def lstm(
+    x: Tensor, weights: LstmWeights, h0: Tensor, c0: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ONNX's operator. It forgets the initial state of a row without tokens, so that is chosen here."""
+    batch, time, _ = x.shape
+    width = weights["wh"].shape[0]
+    wx, wh = (_gates_as_rows(weights[name].T) for name in ("wx", "wh"))
+    bias = None
+    if "bias" in weights:  # the operator's second bias is zero
+        bias = torch.cat([_gates_as_rows(weights["bias"]), weights["bias"].new_zeros(4 * width)])[None]
+    y, h, c = onnx.symbolic_multi_out(
+        "::LSTM",
+        (x.transpose(0, 1), wx[None], wh[None], bias, lengths.to(torch.int32), h0[None], c0[None]),
+        {"hidden_size": width},
+        dtypes=(x.dtype,) * 3,
+        shapes=((time, 1, batch, width), (1, batch, width), (1, batch, width)),
+    )
+    real = (lengths > 0).unsqueeze(1)
+    return y[:, 0].transpose(0, 1), torch.where(real, h[0], h0), torch.where(real, c[0], c0)
+
+
+def _gates_as_rows(a: Tensor) -> Tensor:
+    """Rows of the gates i, f, g, o in ONNX's order i, o, f, g."""
+    i, f, g, o = a.chunk(4)
+    return torch.cat((i, o, f, g))
+
+
+def linear_attention(
+    x: Tensor, cache: LinearState, past: Tensor, weights: AttentionLeaves, *, settings: LinearAttention
+) -> tuple[Tensor, LinearState]:
+    """The mirror's form over the leaves of this layout."""
+    a = settings
+    if "wqkv" in weights:
+        widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
+        q, k, v = linear(x, weights["wqkv"], weights.get("bqkv")).split(widths, dim=-1)
+    else:
+        q, k, v = three_products(x, weights, clip=None)
+    q, k, v = (y.unflatten(-1, (-1, a.head_size)) for y in (q, k, v))
+    y, cache = attend_from(q, k, v, cache, past, settings=a)
+    return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache
