@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import ggml_grids as grids
+from .small_floats import E2M1
 
 Array = np.ndarray
 
@@ -140,8 +141,8 @@ def _tq2_0(b: Any) -> Parts:
     return Parts(_less(_fields(b["q"], 32, 2), 1), _f32(b["d"]))
 
 
-# 4-bit floats of two bits of exponent and one of mantissa, times two.
-FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+# Twice the float of each code, which is whole; the scales are halved.
+FP4 = (2 * E2M1).astype(np.int8)
 
 
 def _half_of_fp8() -> Array:

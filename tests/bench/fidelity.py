@@ -43,8 +43,8 @@ class Recorded:
     def rewind(self) -> None:
         self.step_number = 0
 
-    def start(self, batch: int = 1) -> Any:
-        return self.engine.start(batch)
+    def start(self, batch: int = 1, encoder_ids: Any = None) -> Any:
+        return self.engine.start(batch, encoder_ids)
 
     def step(self, tokens: Any, cache: Any, lengths: Any = None, at: Any = None) -> tuple[np.ndarray, Any]:
         file = self.folder / f"{self.step_number}.npy"
