@@ -67,8 +67,9 @@ STATE_KEYS = (
     "time_step_max", "time_step_floor",
 )  # fmt: skip
 
-DENSE = ("gate", "up", "down")
-WEIGHTS = GRANITE_MOE.without(*(f"decoder.layers.{{i}}.mlp.{part}" for part in DENSE)) + weight_map("""
+# Llama's names of an mlp aren't those of this one.
+MLP = [f"decoder.layers.{{i}}.mlp.{part}" for part in ("gate", "up", "down")]
+WEIGHTS = GRANITE_MOE.without(*MLP) + weight_map("""
     decoder.layers.{i}.mlp.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
     decoder.layers.{i}.mlp.down <- layers.{i}.shared_mlp.output_linear.weight : transpose
     decoder.layers.{i}.mlp.shared.gate, up <- layers.{i}.shared_mlp.input_linear.weight : transpose
