@@ -15,6 +15,7 @@ from ..config import (
     Gated,
     Layer,
     Mlp,
+    Norm,
     Plain,
     RMSNorm,
     Rope,
@@ -41,15 +42,18 @@ def decoder(
     eps: float = 1e-6,
     head: int | None = None,
     tied: bool = False,
+    norm: Norm | None = None,
     positions: Callable[..., Rope] = rope,
 ) -> Decoder:
     """A decoder of Llama's form with equal layers. The numbers are the family's defaults.
 
-    `positions` is `rope`, or a partial of it with the family's own settings.
+    `norm` stands in the place of RMSNorm, where no key of the usual name states it. `positions` is `rope`,
+    or a partial of it with the family's own settings.
     """
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", head) or head_size(keys)
     context = keys.size("max_position_embeddings", context)
     position = positions(keys, size, context, theta=theta)
+    norm = norm or RMSNorm(keys.positive("rms_norm_eps", eps))
     return build(
         vocabulary=keys.size("vocab_size"),
         width=keys.size("hidden_size"),
@@ -62,13 +66,13 @@ def decoder(
             mask=FullAttention() if window is None else Window(window),
             qkv_bias=attention_bias,
             out_bias=attention_bias,
-            pre=RMSNorm(eps := keys.positive("rms_norm_eps", eps)),
+            pre=norm,
         ),
         mlp=Gated(
             keys.size("intermediate_size"),
             keys.choice("hidden_act", ACTIVATIONS, "silu"),
             bias=mlp_bias,
-            pre=RMSNorm(eps),
+            pre=norm,
         ),
         tied=keys.get("tie_word_embeddings", bool, tied),
         context=exact_context(context, position),
@@ -103,6 +107,17 @@ def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]
     return map_layers(config, changed)
 
 
+def interleaved(config: Decoder) -> Decoder:
+    """The decoder with rotary positions that turn neighbours of a head, not its two halves."""
+
+    def change(_: int, a: Attention) -> Attention:
+        return (
+            replace(a, position=replace(a.position, interleaved=True)) if isinstance(a.position, Rope) else a
+        )
+
+    return map_attention(config, change)
+
+
 def with_window(config: Decoder, window: int) -> Decoder:
     """The decoder with a window in each layer."""
     return map_attention(config, lambda _, a: replace(a, mask=Window(window)))
@@ -119,14 +134,16 @@ def without_gates(config: Decoder, activation: Activation) -> Decoder:
     return map_layers(config, plain)
 
 
-def gguf_decoder(keys: Keys, source: TensorSource, *, partial: bool = False) -> Decoder:
+def gguf_decoder(
+    keys: Keys, source: TensorSource, *, norm: Norm | None = None, partial: bool = False
+) -> Decoder:
     """The same form from GGUF's metadata. Biases and tying show only in the tensors' names.
 
-    `partial` says that the family may rotate a part of a head.
+    `norm` stands in the place of RMSNorm; `partial` says that the family may rotate a part of a head.
     """
     size, heads = own_head_size(keys), keys.size("attention.head_count")
     vocabulary = embedding_rows(keys, source)
-    norm = RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
+    norm = norm or RMSNorm(keys.positive("attention.layer_norm_rms_epsilon"))
     position = gguf_rope(keys, source, size, partial=partial)
     return build(
         vocabulary=vocabulary,

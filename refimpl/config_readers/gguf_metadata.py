@@ -104,17 +104,19 @@ def own_head_size(keys: Keys) -> int:
     return size
 
 
-# Decoders whose queries, keys and values are one tensor: GPT-2, GPT-NeoX, BLOOM, MPT. The converter has
-# undone the interleaving of heads.
-FUSED_QKV_WEIGHTS = weight_map("""
+# Queries, keys and values as one tensor. The converter has undone the interleaving of heads.
+FUSED_QKV = weight_map("""
+    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
+    decoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
+""")
+# Decoders that always have them so: GPT-2, GPT-NeoX, BLOOM, MPT.
+FUSED_QKV_WEIGHTS = FUSED_QKV + weight_map("""
     embedding.table <- token_embd.weight
     decoder.positions <- position_embd.weight
     decoder.first_norm.weight <- token_embd_norm.weight
     decoder.first_norm.bias <- token_embd_norm.bias
     decoder.layers.{i}.attn_pre.weight <- blk.{i}.attn_norm.weight
     decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
-    decoder.layers.{i}.attn.wq, wk, wv <- blk.{i}.attn_qkv.weight : transpose
-    decoder.layers.{i}.attn.bq, bk, bv <- blk.{i}.attn_qkv.bias
     decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : transpose
     decoder.layers.{i}.attn.bo <- blk.{i}.attn_output.bias
     decoder.layers.{i}.mlp_pre.weight <- blk.{i}.ffn_norm.weight

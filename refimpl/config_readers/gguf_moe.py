@@ -8,7 +8,10 @@ from dataclasses import replace
 from ..config import Decoder, Gated, MoE
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
+from .decoder import map_layers
 from .keys import Keys
+
+SIGMOID = 2  # llama.cpp's number
 
 
 def with_gguf_experts(
@@ -48,6 +51,38 @@ def with_gguf_experts(
     return replace(base, stack=replace(base.stack, layers=layers))
 
 
+def with_gguf_sigmoid_experts(base: Decoder, keys: Keys, *, renormalize: bool | None = None) -> Decoder:
+    """The decoder with experts chosen by sigmoids and biases after its leading dense layers.
+
+    The shared experts are one, as wide as all of them. `renormalize` says what llama.cpp does with the
+    weights in an architecture for which no key does.
+    """
+    dense = base.layers[0].mlp
+    assert isinstance(dense, Gated)
+    for key in ("expert_group_count", "expert_group_used_count"):
+        if keys.get(key, int, 1) != 1:
+            raise keys.fail(key, "1: tokens choose among all experts")
+    if keys.get("expert_gating_func", int) != SIGMOID:
+        raise keys.fail("expert_gating_func", f"{SIGMOID}, a sigmoid")
+    normed = keys.get("expert_weights_norm", bool, False) if renormalize is None else renormalize
+    width, shared = keys.size("expert_feed_forward_length"), keys.get("expert_shared_count", int, 0)
+    scale = keys.positive("expert_weights_scale", 1.0)
+    mixture = MoE(
+        keys.size("expert_count"),
+        keys.size("expert_used_count"),
+        width,
+        dense.activation,
+        "sigmoid",
+        normed,
+        scale=None if scale == 1 else scale,
+        choice_bias=True,
+        shared=width * shared if shared else None,
+        pre=dense.pre,
+    )
+    lead = keys.get("leading_dense_block_count", int, 0)
+    return map_layers(base, lambda i, layer: layer if i < lead else replace(layer, mlp=mixture))
+
+
 EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.router <- blk.{i}.ffn_gate_inp.weight : transpose
     decoder.layers.{i}.mlp.experts.{e}.gate <- blk.{i}.ffn_gate_exps.weight[{e}] : transpose
@@ -57,4 +92,5 @@ EXPERTS = weight_map("""
     decoder.layers.{i}.mlp.shared.up <- blk.{i}.ffn_up_shexp.weight : transpose
     decoder.layers.{i}.mlp.shared.down <- blk.{i}.ffn_down_shexp.weight : transpose
     decoder.layers.{i}.mlp.shared_gate <- blk.{i}.ffn_gate_inp_shexp.weight : column
+    decoder.layers.{i}.mlp.bias <- blk.{i}.exp_probs_b.bias
 """)

@@ -79,6 +79,7 @@ class Leaves:
         compared: list[Rule] = []
         unused: dict[str, None] = {}
         left_out: dict[str, list[str]] = {}
+        absent: dict[str, str] = {}
         for rule in weights.rules(config):
             rule = replace(rule, choices=(_existing(rule, unread),))
             tensor = rule.tensors[0]
@@ -89,12 +90,13 @@ class Leaves:
                 left_out[part.removesuffix(".")] = [name for name in unread if name.startswith(part)]
             elif rule.use == "unused":
                 unused[tensor] = None
-            elif any(leaf in self._shapes for leaf in rule.leaves):
+            elif any(leaf in self._shapes and leaf not in self._reads for leaf in rule.leaves):
                 # Several experts read their parts of one tensor: it counts as unread until the first has.
                 # Layers that share a tensor all read the whole of it.
                 available = present if rule.part or rule.shared else unread
                 if missing := [name for name in rule.tensors if name not in available]:
-                    raise CheckpointError(f"tensor {missing[0]!r} is missing: {rule.leaves[0]} needs it")
+                    absent = dict.fromkeys(rule.leaves, missing[0]) | absent
+                    continue
                 self._found(rule)
                 for name in rule.tensors:
                     unread.pop(name, None)
@@ -103,6 +105,8 @@ class Leaves:
         for name in (*self.unused, *chain.from_iterable(left_out.values())):
             del unread[name]
         if missing := [name for name in self._shapes if name not in self._reads]:
+            if tensor := absent.get(missing[0]):
+                raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs it")
             raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")
         for rule in compared:
             if rule.tensors[0] in unread:

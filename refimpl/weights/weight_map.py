@@ -10,10 +10,11 @@
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
                                        another head their tensors are unused
 
-One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor. `{e}`
-runs over a layer's experts. `{h}` in the tensor's name alone runs over the leaf's heads, whose tensors are
-stacked. `tensor[{e}]` is a part of a tensor that holds all experts. A line for a leaf that a Config doesn't
-need is ignored. `* <- *` reads leaves under our own names.
+One line a tensor. `{i}` runs over the layers, and stands in the leaf alone where they share a tensor; `{n}`
+is their number. `{e}` runs over a layer's experts. `{h}` in the tensor's name alone runs over the leaf's
+heads, whose tensors are stacked. `tensor[{e}]` is a part of a tensor that holds all experts. A leaf that some
+files store alone and others fused has a line for each form. A line for a leaf that a Config doesn't need is
+ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -203,13 +204,14 @@ def _written_out(line: Line, layers: tuple[Layer, ...]) -> Iterator[Rule]:
     of_experts = line.experts or any("{e}" in name for name in names)
     for i in range(len(layers)) if of_layers else (0,):
         layer = layers[i]
+        numbers = {"{i}": i, "{n}": len(layers)}
         if not of_experts:
-            yield _rule(line, layer, {"{i}": i}, ())
+            yield _rule(line, layer, numbers, ())
         elif isinstance(layer.mlp, MoE):
             count = layer.mlp.experts
             for e in range(count):
                 part = (Part(e, count),) if line.experts else ()
-                yield _rule(line, layer, {"{i}": i, "{e}": e}, part)
+                yield _rule(line, layer, numbers | {"{e}": e}, part)
 
 
 def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Step, ...]) -> Rule:

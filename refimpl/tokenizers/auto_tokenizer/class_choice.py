@@ -9,8 +9,8 @@ from ...errors import CheckpointError
 from .classes import CLASSES, TokenizerClass
 from .settings import SettingFiles
 
-# The class that is registered for a model_type; None is the class that takes tokenizer.json as it is. bloom,
-# falcon, llama and smollm3 have none: the directory names theirs.
+# The class that is registered for a model_type; None is the class that takes tokenizer.json as it is. For a
+# type that isn't here, such as llama, the directory names its own.
 AS_IS = None
 REGISTERED: Mapping[str, str | None] = {
     "albert": "AlbertTokenizer",
@@ -18,42 +18,79 @@ REGISTERED: Mapping[str, str | None] = {
     "bert": "BertTokenizer",
     "camembert": "CamembertTokenizer",
     "cohere": "CohereTokenizer",
+    "cohere2": "CohereTokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
+    "ernie4_5": AS_IS,
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",
+    "gemma3": "GemmaTokenizer",
     "gemma3_text": "GemmaTokenizer",
+    "glm": AS_IS,
+    "glm4": AS_IS,
+    "glm4_moe": AS_IS,
     "gpt2": "GPT2Tokenizer",
+    "gpt_bigcode": AS_IS,
+    "gpt_neo": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
+    "gptj": "GPT2Tokenizer",
     "granite": AS_IS,
+    "granitemoe": AS_IS,
+    "granitemoehybrid": AS_IS,
     "gte": "XLMRobertaTokenizer",
+    "internlm2": AS_IS,
+    "internvl": "Qwen2Tokenizer",
     "jina_embeddings_v3": "XLMRobertaTokenizer",
+    "llava": AS_IS,
+    "llava_next": AS_IS,
     "mbart": "MBartTokenizer",
     "megatron-bert": "BertTokenizer",
+    "minimax_m2": AS_IS,
     "mistral": AS_IS,
+    "mistral3": AS_IS,
     "mixtral": AS_IS,
     "modernbert": AS_IS,
     "mpnet": "MPNetTokenizer",
     "mpt": "GPTNeoXTokenizer",
     "mt5": "T5Tokenizer",
+    "nemotron": AS_IS,
     "nomic_bert": "BertTokenizer",
+    "olmo": "GPTNeoXTokenizer",
     "olmo2": AS_IS,
+    "olmo3": AS_IS,
+    "olmoe": "GPTNeoXTokenizer",
     "opt": "GPT2Tokenizer",
     "pegasus": "PegasusTokenizer",
+    "phi": "GPT2Tokenizer",
     "phi3": AS_IS,
     "qwen2": "Qwen2Tokenizer",
+    "qwen2_5_vl": "Qwen2Tokenizer",
     "qwen2_moe": "Qwen2Tokenizer",
+    "qwen2_vl": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "qwen3_moe": "Qwen2Tokenizer",
+    "qwen3_vl": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
     "roformer": "RoFormerTokenizer",
+    "smolvlm": AS_IS,
     "stablelm": AS_IS,
     "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 # Many of their directories name a wrong class, so transformers takes the registered one in any case.
-ANYWAY = ("modernbert", "phi3", "qwen2")
+ANYWAY = (
+    "ernie4_5",
+    "internlm2",
+    "llava",
+    "llava_next",
+    "minimax_m2",
+    "modernbert",
+    "nemotron",
+    "phi3",
+    "qwen2",
+    "smolvlm",
+)
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend", "BloomTokenizer")
 # Names that transformers takes for others.
 ALIASES = {

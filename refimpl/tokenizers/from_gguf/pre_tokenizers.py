@@ -86,7 +86,8 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         ("llama-bpe", "llama3", "llama-v3"), PreTokenizer(_CL100K, ignore_merges=True, add_bos=True)
     ),
     "smaug-bpe": PreTokenizer(_CL100K, ignore_merges=True),  # SmolLM3: Llama 3's, without bos
-    "dbrx": PreTokenizer(_CL100K),  # OLMo 2, Phi 4, Granite 4
+    # OLMo 2 and 3, Phi 4 and Granite 4: dbrx. llama.cpp's other names of it are those of the GLMs.
+    **dict.fromkeys(("dbrx", "chatglm-bpe", "glm4"), PreTokenizer(_CL100K)),
     "gpt-4o": PreTokenizer(_O200K),  # Phi 4 mini
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), PreTokenizer(_QWEN2, "NFC")),
     "tekken": PreTokenizer(_TEKKEN, ignore_merges=True, add_bos=True),

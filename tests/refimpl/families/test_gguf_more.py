@@ -1,7 +1,9 @@
-"""Both dialects of mixtures of experts, the Gemmas, the Granites, Command R and others."""
+"""Both dialects of mixtures of experts, the Gemmas, Granites, OLMos and GLMs, Command R and others."""
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 from families import ROWS
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.ops.quant import dequantize
 from tfm.refimpl.params.tree import flatten
@@ -44,7 +47,7 @@ class Dialect:
     arch: gguf.MODEL_ARCH
     keys: dict[str, Any]
     metadata: dict[str, Any]
-    epsilon: str = "rms_norm_eps"
+    epsilon: str | None = "rms_norm_eps"
 
 
 ARCH = gguf.MODEL_ARCH
@@ -57,6 +60,20 @@ THETAS = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     "sliding_attention": LOCAL,
 }
+SCALED = {
+    "full_attention": {**THETA, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    "sliding_attention": THETA,
+}
+GLM = {"head_dim": 32, "rope_parameters": {**THETA, "partial_rotary_factor": 0.5}}
+DEEPSEEK = {
+    "n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5, "first_k_dense_replace": 1,
+}  # fmt: skip
+CHOSEN = {
+    **USED, "expert_feed_forward_length": 32, "leading_dense_block_count": 1, "expert_weights_norm": True,
+    "expert_weights_scale": 2.5, "expert_gating_func": 2, "expert_group_count": 1,
+    "expert_group_used_count": 1,
+}  # fmt: skip
 STABLE = {"rope_parameters": {**LOCAL, "partial_rotary_factor": 0.5}}
 GRANITE = {
     "embedding_multiplier": 12.0, "attention_multiplier": 2.0**-7, "residual_multiplier": 0.25,
@@ -131,6 +148,56 @@ DIALECTS = {
         {**LAYER, "rope.dimension_count": 16, "use_parallel_residual": True}, "layer_norm_eps",
     ),
     "olmo2": Dialect("olmo2", ARCH.OLMO2, {"rope_parameters": THETA}, {**RMS, "rope.freq_base": 5e5}),
+    "olmo": Dialect(
+        "olmo", ARCH.OLMO, {"rope_parameters": LOCAL, "clip_qkv": 8.0},
+        {"attention.layer_norm_epsilon": 1e-5, "attention.clamp_kqv": 8.0}, None,
+    ),
+    "olmo3": Dialect(
+        "olmo3", ARCH.OLMO2,
+        {"sliding_window": 7, "num_hidden_layers": 5, "rope_parameters": SCALED,
+         "layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"]},
+        {**RMS, "block_count": 5, "rope.freq_base": 5e5, "rope.scaling.type": "yarn",
+         "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128,
+         "attention.sliding_window": 7,
+         "attention.sliding_window_pattern": [False, True, False, True, False]},
+    ),
+    "olmo3, of defaults": Dialect(
+        "olmo3", ARCH.OLMO2, {"sliding_window": 7, "num_hidden_layers": 5, "rope_parameters": SCALED},
+        {**RMS, "block_count": 5, "rope.freq_base": 5e5, "rope.scaling.type": "yarn",
+         "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128,
+         "attention.sliding_window": 7},
+    ),
+    "olmoe": Dialect(
+        "olmoe", ARCH.OLMOE, {"num_experts": 5, "num_experts_per_tok": 2, "rope_parameters": THETA},
+        {**RMS, **USED, "rope.freq_base": 5e5},
+    ),
+    "phi": Dialect(
+        "phi", ARCH.PHI2, {"rope_parameters": {**LOCAL, "partial_rotary_factor": 0.5}},
+        {**LAYER, "rope.dimension_count": 16}, "layer_norm_eps",
+    ),
+    "glm": Dialect("glm", ARCH.CHATGLM, GLM, {**RMS, "rope.dimension_count": 16, "rope.freq_base": 5e5}),
+    "glm4": Dialect(
+        "glm4", ARCH.GLM4, {**GLM, "attention_bias": False},
+        {**RMS, **HEADS, "rope.dimension_count": 16, "rope.freq_base": 5e5},
+    ),
+    "glm4_moe": Dialect(
+        "glm4_moe", ARCH.GLM4_MOE, {**GLM, **DEEPSEEK, "n_shared_experts": 1, "use_qk_norm": True},
+        {**RMS, **HEADS, **CHOSEN, "rope.dimension_count": 16, "rope.freq_base": 5e5,
+         "expert_shared_count": 1},
+    ),
+    "dots1": Dialect(
+        "dots1", ARCH.DOTS1, {**DEEPSEEK, "n_shared_experts": 2, "rope_parameters": LOCAL},
+        {**RMS, **CHOSEN, "expert_shared_count": 2},
+    ),
+    "minimax_m2": Dialect(
+        "minimax_m2", ARCH.MINIMAXM2, {**MIXTRAL, "rotary_dim": 16},
+        {**RMS, **HEADS, **USED, "rope.freq_base": 5e5, "rope.dimension_count": 16,
+         "expert_feed_forward_length": 64, "expert_gating_func": 2},
+    ),
+    "ernie4_5": Dialect(
+        "ernie4_5", ARCH.ERNIE4_5, {"head_dim": 32, "rope_parameters": THETA},
+        {**RMS, **HEADS, "rope.freq_base": 5e5, "rope.dimension_count": 32},
+    ),
     "command-r": Dialect(
         "cohere", ARCH.COMMAND_R, {"rope_parameters": THETA, "logit_scale": 0.25, "use_qk_norm": True},
         {**LAYER, "rope.freq_base": 5e5, "logit_scale": 0.25, "rope.scaling.type": "none"}, "layer_norm_eps",
@@ -203,16 +270,18 @@ DIALECTS = {
 def original(dialect: Dialect) -> torch.nn.Module:
     """transformers' model, all of its weights random."""
     row = ROWS[dialect.family]
-    keys = {**SIZES, dialect.epsilon: EPS, **dialect.keys}
+    epsilon = {} if dialect.epsilon is None else {dialect.epsilon: EPS}
+    keys = {**SIZES, **epsilon, **copy.deepcopy(dialect.keys)}  # transformers changes rope_parameters
     model = row.models[0](row.config(**keys)).eval()
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape, generator=noise))
+        row.amend(model)
     return model
 
 
-PERMUTED = ("mixtral", "granitemoe", "granitemoehybrid", "internlm2")
+PERMUTED = ("mixtral", "granitemoe", "granitemoehybrid", "internlm2", "olmo")
 
 
 def unfused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -253,6 +322,7 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
         if match := re.search(r"(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear", name):
             made |= fused_granite(dialect, match, array)
             continue
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         # Experts, and the norms of StableLM's heads, become one tensor.
         which = re.search(r"(?:experts|norms)\.(\d+)\.", name)
         whole = re.sub(r"experts\.\d+", "experts", re.sub(r"\.norms\.\d+", "", name))
@@ -304,10 +374,53 @@ def test_both_dialects_give_equal_leaves(tmp_path, saved, name):
     dialect, tensors = saved(name)
     write_gguf(tmp_path / "model.gguf", dialect, tensors)
     one, other = open_checkpoint(tmp_path), open_checkpoint(tmp_path / "model.gguf")
+    stated = json.dumps(to_json(one.config))
+    if dialect.epsilon is None:  # fixed, and no number that GGUF holds
+        stated = stated.replace("1e-05", str(np.float32(1e-5).item()))
+    assert stated == json.dumps(to_json(other.config))
+    want = dict(flatten(one.params))
+    for leaf, got in flatten(other.params):
+        assert np.array_equal(got, want[leaf]), leaf
+
+
+@pytest.mark.parametrize("name", ["phi", "glm"])
+def test_queries_keys_and_values_may_be_fused(tmp_path, saved, name):
+    dialect, tensors = saved(name)
+    both, fused = dict(tensors), dict(tensors)
+    for i in range(3):
+        for kind in ("weight", "bias"):
+            parts = [fused.pop(f"blk.{i}.attn_{part}.{kind}") for part in "qkv"]
+            both[f"blk.{i}.attn_qkv.{kind}"] = fused[f"blk.{i}.attn_qkv.{kind}"] = np.concatenate(parts)
+    write_gguf(tmp_path / "fused.gguf", dialect, fused)
+    one, other = open_checkpoint(tmp_path), open_checkpoint(tmp_path / "fused.gguf")
     assert one.config == other.config
     want = dict(flatten(one.params))
     for leaf, got in flatten(other.params):
         assert np.array_equal(got, want[leaf]), leaf
+    write_gguf(tmp_path / "both.gguf", dialect, both)
+    with pytest.raises(CheckpointError, match=r"every tensor must be known, 6 aren't, first 'blk.0.attn_qkv"):
+        open_checkpoint(tmp_path / "both.gguf")
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved):
+    dialect, tensors = saved("glm4_moe")
+    plain = open_checkpoint(tmp_path)
+    draft = {"attn_norm.weight": np.ones(128, np.float32), "nextn.enorm.weight": np.ones(128, np.float32)}
+    further = {f"blk.3.{name}": weight for name, weight in draft.items()}
+    more = replace(dialect, metadata=dialect.metadata | {"block_count": 4, "nextn_predict_layers": 1})
+    write_gguf(tmp_path / "x.gguf", more, tensors | further)
+    weights = load_file(tmp_path / "model.safetensors")
+    drafts = {f"model.layers.3.{name}": weight for name, weight in draft.items()}
+    save_file(weights | drafts, tmp_path / "model.safetensors")
+    for path, part in ((tmp_path, "layers.3"), (tmp_path / "x.gguf", "blk.3")):
+        opened = open_checkpoint(path)
+        assert opened.config == plain.config
+        assert list(opened.left_out) == [part]
+    write_gguf(
+        tmp_path / "y.gguf", dialect, tensors | {"blk.4.nextn.enorm.weight": draft["attn_norm.weight"]}
+    )
+    with pytest.raises(CheckpointError, match=r"every tensor must be known, 1 aren't, first 'blk.4.nextn"):
+        open_checkpoint(tmp_path / "y.gguf")
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_1"])
@@ -332,7 +445,6 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ("mixtral", {"expert_weights_norm": False}, "expert_weights_norm must be true, as llama.cpp runs it"),
         ("qwen2_moe", {"expert_weights_norm": True}, "expert_weights_norm must be false"),
         ("qwen2_moe", {"expert_group_count": 2}, "'expert_group_count' isn't known"),
-        ("olmo2", {"attention.sliding_window": 7}, "'attention.sliding_window' isn't known"),
         (
             "qwen2vl",
             {"rope.dimension_sections": [4, 6, 5, 1]},
@@ -341,6 +453,16 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ("qwen2vl", {"rope.dimension_sections": 16}, "rope.dimension_sections must be of type list"),
         ("qwen3vl", {"attention.head_count_kv": [2, 2, 2]}, "head_count_kv' must be one value, got an array"),
         ("starcoder2", {"attention.causal": False}, "attention.causal must be true, got False"),
+        ("olmo2", {"attention.sliding_window_pattern": [True] * 3}, "sliding_window_pattern' isn't known"),
+        (
+            "olmo3",
+            {"attention.sliding_window_pattern": [True]},
+            "sliding_window_pattern must be .*a list of 5",
+        ),
+        ("olmo3", {"rope.freq_base_swa": 1e4}, "freq_base_swa must be the same as rope.freq_base, 500000.0"),
+        ("glm4_moe", {"expert_gating_func": 1}, "expert_gating_func must be 2, a sigmoid, got 1"),
+        ("dots1", {"expert_group_count": 2}, "expert_group_count must be 1: tokens choose among all experts"),
+        ("minimax_m2", {"expert_weights_norm": True}, "'expert_weights_norm' isn't known"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
         ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),

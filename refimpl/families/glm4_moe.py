@@ -1,0 +1,108 @@
+"""GLM-4.5, 4.6 and 4.7 (GLM Team 2025): experts chosen by sigmoids, as in DeepSeek-V3, beside one that takes
+all tokens; the first layers have none. Half of each head is rotated.
+
+Layers after the last, which predict further tokens, are left out, as in transformers and llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from ..config import Decoder, Gated, MoE
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
+from ..config_readers.keys import Keys
+from ..config_readers.rope import rope
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .llama import QK_NORM
+from .qwen2_moe import WEIGHTS as QWEN2
+from .qwen3 import with_qk_norm
+
+MODEL_TYPES = ("glm4_moe",)
+ARCHITECTURES: dict[str, Task] = decoders("Glm4Moe", tasks=())
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.get(keys.spelled("num_nextn_predict_layers", "num_mtp_layers"), int, 1)
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 8),
+        context=131_072,
+        attention_bias=keys.get("attention_bias", bool, False),
+        mlp_bias=False,
+        eps=1e-5,
+        positions=partial(rope, partial=0.5),
+    )
+    base = map_attention(base, lambda _, a: replace(a, out_bias=False))
+    base = with_sigmoid_experts(
+        base,
+        keys,
+        experts=keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 128),
+        top=keys.size("num_experts_per_tok", 8),
+        shared=keys.size("n_shared_experts", 1),
+        dense=keys.get("first_k_dense_replace", int, 1),
+        renormalize=keys.get("norm_topk_prob", bool, True),
+    )
+    return with_qk_norm(base) if keys.get("use_qk_norm", bool, False) else base
+
+
+def with_sigmoid_experts(
+    base: Decoder, keys: Keys, *, experts: int, top: int, shared: int, dense: int, renormalize: bool
+) -> Decoder:
+    """The decoder with experts in its layers from `dense` on, of which tokens choose by sigmoids and biases.
+
+    The `shared` experts, which take all tokens, are one that is as wide as all of them.
+    """
+    keys.get("output_router_logits", bool, False)  # of training
+    for key in ("n_group", "topk_group"):
+        if keys.size(key, 1) != 1:
+            raise keys.fail(key, "1: tokens choose among all experts")
+    mlp = base.layers[0].mlp
+    assert isinstance(mlp, Gated)
+    width, scale = keys.size("moe_intermediate_size", 1408), keys.positive("routed_scaling_factor", 1.0)
+    mixture = MoE(
+        experts,
+        top,
+        width,
+        mlp.activation,
+        "sigmoid",
+        renormalize,
+        scale=None if scale == 1 else scale,
+        choice_bias=True,
+        shared=width * shared,
+        pre=mlp.pre,
+    )
+    return map_layers(base, lambda i, layer: layer if i < dense else replace(layer, mlp=mixture))
+
+
+WEIGHTS = (
+    QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."})
+    + QK_NORM
+    + weight_map("""
+    decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.gate.e_score_correction_bias
+    left out <- layers.{n}.*
+""")
+)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base = gguf_decoder(keys, source, partial=True)
+    layers = base.layers[: -keys.get("nextn_predict_layers", int, 0) or None]
+    base = replace(base, stack=replace(base.stack, layers=layers))
+    base = with_gguf_sigmoid_experts(base, keys)
+    return with_qk_norm(base) if "blk.0.attn_q_norm.weight" in source.names else base
+
+
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"})
+    + EXPERTS
+    + weight_map("""
+    left out <- blk.{n}.*
+""")
+)
+GGUF = Gguf("glm4moe", gguf_config, GGUF_WEIGHTS)

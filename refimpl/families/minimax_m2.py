@@ -1,0 +1,85 @@
+"""MiniMax-M2 (MiniMax 2025): Mixtral's experts, chosen by sigmoids and biases, norms over all heads of
+queries and keys, and part of each head rotated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Decoder, Gated, MoE, Rope
+from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
+from ..config_readers.keys import Keys
+from ..config_readers.rope import rope
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .llama import QK_NORM
+from .mixtral import WEIGHTS as MIXTRAL
+from .olmoe import with_joint_qk_norm
+
+MODEL_TYPES = ("minimax_m2",)
+ARCHITECTURES: dict[str, Task] = decoders("MiniMaxM2", tasks=())
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # Of training.
+    keys.get("output_router_logits", bool, False)
+    for key in ("router_aux_loss_coef", "router_jitter_noise"):
+        keys.get(key, float, None)
+    # What the repositories' own code can do otherwise, and how many modules predict further tokens, which are
+    # left out: no class of transformers reads these.
+    keys.harmless(use_qk_norm=(True,), qk_norm_type=("per_layer",), scoring_func=("sigmoid",))
+    keys.harmless(use_routing_bias=(True,), shared_intermediate_size=(0,))
+    keys.harmless(use_mtp=(bool,), num_mtp_modules=(int,), mtp_transformer_layers=(int,))
+    if any(kind != 1 for kind in keys.get("attn_type_list", list, None) or []):
+        raise keys.fail("attn_type_list", "a list of ones: each layer attends in full")
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 8),
+        context=196_608,
+        attention_bias=False,
+        mlp_bias=False,
+        theta=5_000_000.0,
+        head=128,
+        positions=_positions,
+    )
+    dense = base.layers[0].mlp
+    assert isinstance(dense, Gated)
+    mixture = MoE(
+        keys.size(keys.spelled("num_local_experts", "num_experts"), 256),
+        keys.size("num_experts_per_tok", 8),
+        dense.width,
+        dense.activation,
+        "sigmoid",
+        choice_bias=True,
+        pre=dense.pre,
+    )
+    return with_joint_qk_norm(map_layers(base, lambda _, layer: replace(layer, mlp=mixture)))
+
+
+def _positions(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
+    """Rotary positions of `rotary_dim` elements of a head, which may also be stated as their share."""
+    dims = keys.size("rotary_dim", None)
+    position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)
+    if dims not in (None, position.dims):
+        raise keys.fail("rotary_dim", f"the part of a head that is rotated, {position.dims}")
+    return position
+
+
+WEIGHTS = (
+    MIXTRAL
+    + QK_NORM
+    + weight_map("""
+    decoder.layers.{i}.mlp.bias <- layers.{i}.block_sparse_moe.e_score_correction_bias
+""")
+)
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base = with_joint_qk_norm(gguf_decoder(keys, source, partial=True))
+    return with_gguf_sigmoid_experts(base, keys, renormalize=True)
+
+
+GGUF = Gguf("minimax-m2", gguf_config, UNPERMUTED_QK_WEIGHTS + EXPERTS)

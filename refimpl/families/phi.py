@@ -1,0 +1,98 @@
+"""Phi 1, 1.5 and 2 (Gunasekar et al. 2023; Li et al. 2023): attention and mlp in parallel after one norm,
+part of each head rotated, biases everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
+from ..config_readers.gguf_metadata import FUSED_QKV, UNPERMUTED_QK_WEIGHTS, embedding_rows, gguf_head_size
+from ..config_readers.gguf_rope import gguf_rope
+from ..config_readers.keys import ACTIVATIONS, Keys
+from ..config_readers.layers import head_size, layer_count
+from ..config_readers.rope import exact_context, rope
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+
+MODEL_TYPES = ("phi",)
+ARCHITECTURES: dict[str, Task] = decoders("Phi", tasks=("classify", "tag"))
+PREFIX = "model."
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    keys.unused("resid_pdrop", "embd_pdrop")
+    if keys.get("qk_layernorm", bool, False):
+        raise keys.fail("qk_layernorm", "false: a norm of queries and keys has no shift here")
+    heads, size = keys.size("num_attention_heads"), head_size(keys)
+    context = keys.size("max_position_embeddings", 2048)
+    position = rope(keys, size, context, partial=0.5)
+    norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5))
+    return _build(
+        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
+        Attention(heads, keys.size("num_key_value_heads", None) or heads, size, position, pre=norm),
+        Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu_new")),
+        layer_count(keys),
+        tied=keys.get("tie_word_embeddings", bool, False),
+        context=exact_context(context, position),
+    )
+
+
+def _build(
+    embedding: Embedding, attention: Attention, mlp: Plain, layers: int, *, tied: bool, context: int
+) -> Decoder:
+    """A decoder of equal layers; the mlp takes what the attention's norm gives."""
+    attention = replace(attention, qkv_bias=True, out_bias=True)
+    stack = Stack((Layer(attention, mlp, parallel=True),) * layers, attention.pre)
+    return Decoder(embedding, stack, LM(tied, bias=True), context)
+
+
+WEIGHTS = weight_map("""
+    embedding.table <- embed_tokens.weight
+    decoder.layers.{i}.attn_pre.weight <- layers.{i}.input_layernorm.weight
+    decoder.layers.{i}.attn_pre.bias <- layers.{i}.input_layernorm.bias
+    decoder.layers.{i}.attn.wq <- layers.{i}.self_attn.q_proj.weight : transpose
+    decoder.layers.{i}.attn.wk <- layers.{i}.self_attn.k_proj.weight : transpose
+    decoder.layers.{i}.attn.wv <- layers.{i}.self_attn.v_proj.weight : transpose
+    decoder.layers.{i}.attn.wo <- layers.{i}.self_attn.dense.weight : transpose
+    decoder.layers.{i}.attn.bq <- layers.{i}.self_attn.q_proj.bias
+    decoder.layers.{i}.attn.bk <- layers.{i}.self_attn.k_proj.bias
+    decoder.layers.{i}.attn.bv <- layers.{i}.self_attn.v_proj.bias
+    decoder.layers.{i}.attn.bo <- layers.{i}.self_attn.dense.bias
+    decoder.layers.{i}.mlp.up <- layers.{i}.mlp.fc1.weight : transpose
+    decoder.layers.{i}.mlp.bup <- layers.{i}.mlp.fc1.bias
+    decoder.layers.{i}.mlp.down <- layers.{i}.mlp.fc2.weight : transpose
+    decoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.fc2.bias
+    decoder.norm.weight <- final_layernorm.weight
+    decoder.norm.bias <- final_layernorm.bias
+    head.table <- lm_head.weight
+    head.bias <- lm_head.bias
+    embedding.table == lm_head.weight
+""")
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    """From GGUF's metadata, which have no key for another activation."""
+    heads, size = keys.size("attention.head_count"), gguf_head_size(keys)
+    position = gguf_rope(keys, source, size, partial=True)
+    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"))
+    return _build(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        Attention(heads, keys.size("attention.head_count_kv", heads), size, position, pre=norm),
+        Plain(keys.size("feed_forward_length"), "gelu_tanh"),
+        layer_count(keys, "block_count"),
+        tied="output.weight" not in source.names,
+        context=exact_context(keys.size("context_length"), position),
+    )
+
+
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + FUSED_QKV
+    + weight_map("""
+    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
+    decoder.norm.bias <- output_norm.bias
+    head.bias <- output.bias
+""")
+)
+GGUF = Gguf("phi2", gguf_config, GGUF_WEIGHTS)
