@@ -242,6 +242,7 @@ FORMATS = {
         {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
         nvfp4("weight_packed", "weight_global_scale", divides=True),
     ),
+    "modelopt-fp8": fp8({"quant_method": "modelopt", "quant_algo": "FP8"}, lambda f, d: (), "weight_scale"),
     "modelopt": Format(
         {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]},
         nvfp4("weight", "weight_scale_2", divides=False),
