@@ -33,7 +33,7 @@ def write_gguf(path: Path) -> None:
     writer.add_token_types([2, 1, 1, 1])
     writer.add_bos_token_id(1)
     writer.add_chat_template("{{ messages }}")
-    for i, kind in enumerate(["F32", "F16", "Q4_1", "Q8_0", "Q4_K", "Q6_K"]):
+    for i, kind in enumerate(["F32", "F16", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "IQ2_XS", "MXFP4"]):
         stored = gguf.GGMLQuantizationType[kind]
         raw = rng.integers(0, 256, (3, 256 // KINDS[kind].size * KINDS[kind].record.itemsize), dtype=np.uint8)
         writer.add_tensor(f"blk.{i}.weight", raw, raw_dtype=stored)
