@@ -1,4 +1,7 @@
-"""The tokenizer of a model directory: tokenizer.json, with what the files beside it say written into it."""
+"""The tokenizer of a model directory: tokenizer.json, with what the files beside it say written into it.
+
+Where it isn't there, one is made of the vocabulary's files.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..formats.model_directory import Directory
-from ..tokenizers.auto_tokenizer.apply import AppliedTokenizer, apply_settings
+from ..formats.sentencepiece_model import read_sentencepiece
+from ..tokenizers.auto_tokenizer.apply import AppliedTokenizer, apply_settings, tokenizer_of
+from ..tokenizers.auto_tokenizer.class_choice import choose_class
+from ..tokenizers.auto_tokenizer.classes import TokenizerClass
 from ..tokenizers.auto_tokenizer.settings import SettingFiles
+from ..tokenizers.auto_tokenizer.vocabulary_files import (
+    MERGES,
+    VOCAB_JSON,
+    VOCAB_TXT,
+    Vocabulary,
+    of_lines,
+    of_merges,
+    of_sentencepiece,
+)
 
 TEMPLATE_TOKENS = ("bos_token", "eos_token")  # those that a chat template has without settings
+TOKENIZER_MODEL = "tokenizer.model"
+VOCABULARIES = (TOKENIZER_MODEL, VOCAB_TXT, VOCAB_JSON, "spiece.model", "sentencepiece.bpe.model")
+# Their ids are those of vocab.json and not of the SentencePiece model, which no tokenizer.json can say.
+WITH_OTHER_IDS = ("marian", "m2m_100")
 
 
 def read_tokenizer(
     directory: Directory, tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
 ) -> AppliedTokenizer | None:
-    """The tokenizer of a directory as AutoTokenizer reads it, None where there is no tokenizer.json.
+    """The tokenizer of a directory as AutoTokenizer reads it, None where there is none.
 
     `config` is the object of config.json. Raises CheckpointError as `apply_settings` does.
     """
-    text = directory.text("tokenizer.json")
-    if text is None:
-        return None
     files = SettingFiles(
         str(directory.path),
         tokenizer_config,
@@ -31,7 +47,30 @@ def read_tokenizer(
         directory.object("added_tokens.json"),
         config.get("tokenizer_class"),
     )
-    return apply_settings(text, files, str(config.get("model_type")))
+    model_type = str(config.get("model_type"))
+    if (text := directory.text("tokenizer.json")) is not None:
+        return apply_settings(text, files, model_type)
+    if model_type in WITH_OTHER_IDS or not any(map(directory.find, VOCABULARIES)):
+        return None
+    made_by = choose_class(files, model_type, "")
+    vocabulary = _vocabulary(directory, made_by)
+    return None if vocabulary is None else tokenizer_of(vocabulary, files, model_type, made_by)
+
+
+def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabulary | None:
+    """The vocabulary that a class reads, None where it isn't there."""
+    kind = None if made_by is None else made_by.model
+    for name in (TOKENIZER_MODEL, *(() if made_by is None else (made_by.file,))):
+        if (file := directory.find(name)) is None:
+            continue
+        where = str(directory.path / name)
+        if name.endswith(".model"):
+            return of_sentencepiece(read_sentencepiece(file), kind)
+        text = directory.text(name) or ""
+        if name == VOCAB_TXT:
+            return of_lines(text, where)
+        return of_merges(text, directory.text(MERGES), where)
+    return None
 
 
 def with_special_tokens(template: str, special_tokens: Mapping[str, str]) -> str:

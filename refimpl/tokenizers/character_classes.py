@@ -22,7 +22,7 @@ WHITESPACE: Ranges = (
     (0x09, 0x0D), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A),
     (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000),
 )  # fmt: skip
-_SPACES = frozenset(chr(c) for low, high in WHITESPACE for c in range(low, high + 1))
+SPACES = frozenset(chr(c) for low, high in WHITESPACE for c in range(low, high + 1))
 _ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 # Letters in circles and squares are symbols but alphabetic (PropList's Other_Alphabetic).
 _CIRCLED: Ranges = ((0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189))
@@ -84,7 +84,7 @@ def _members(which: str) -> frozenset[str]:
 
 
 def is_space(character: str) -> bool:
-    return character in _SPACES
+    return character in SPACES
 
 
 def is_word(character: str) -> bool:

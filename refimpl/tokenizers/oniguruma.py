@@ -1,7 +1,8 @@
 r"""Regular expressions written for Oniguruma, translated for the standard library's `re`.
 
 Understood are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S
-\d \r \n \t, and the quantifiers, greedy, lazy or possessive; classes are written out as ranges.
+\d \r \n \t, the text's ends \A and \z, and the quantifiers, greedy, lazy or possessive; classes are written
+out as ranges.
 Anything else is refused by name. Only `?` may stand after a group, and an alternative may hold three
 repetitions without bound: what is left has no exponential backtracking, so a hostile file can't hang
 a reader.
@@ -91,6 +92,11 @@ class _Reader:
                 if not self._take(")"):
                     raise self.fail("a closing bracket")
                 return f"{opening}{translation})", 0 if opening in ("(?=", "(?!") else width, unbounded, False
+        for anchor, translation in ((r"\A", r"\A"), (r"\z", r"\Z")):
+            if self._take(anchor):
+                if self.remaining()[:1] in ("*", "+", "?", "{") and self.remaining():
+                    raise self.fail("no repetition of an end of the text")
+                return translation, 0, 0, False
         if self._take("["):
             ranges = self._class(depth)
             if not ranges:

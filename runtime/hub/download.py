@@ -30,6 +30,7 @@ from ..progress import Progress, silent
 from .cache_dir import require_room
 
 CONFIG = "config.json"
+VOCABULARIES = ("merges.txt", "vocab.txt", "*.model")  # of tokenizers without tokenizer.json
 MEMBERS = 10_000
 # Weights hardly shrink: an archive that grows a hundredfold is a bomb, not a model.
 GROWTH = 100
@@ -261,7 +262,8 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
         files = [model]
         if not model.endswith(".gguf"):
             weights = _preferred_weights(PurePosixPath(model), sizes)
-            files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.jinja")] + weights
+            files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.jinja", *VOCABULARIES)]
+            files += weights
         notices = [name for name in sizes if is_notice(name) and sizes[name] <= LARGEST]
         files += notices
         wanted = [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in files)]

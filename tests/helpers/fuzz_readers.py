@@ -21,10 +21,13 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer as read_tokenizer_of
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.families import read_config
 from tfm.refimpl.formats.gguf import GGUF
+from tfm.refimpl.formats.model_directory import Directory
 from tfm.refimpl.formats.safetensors import SafeTensors
+from tfm.refimpl.formats.sentencepiece_model import read_sentencepiece
 from tfm.refimpl.formats.strict_json import parse
 from tfm.refimpl.formats.torch_file import TorchFile
 from tfm.refimpl.params.tree import flatten
@@ -37,6 +40,7 @@ from tfm.runtime.text.tokenizer import Tokenizer
 from tfm.runtime.verification import golden
 
 from helpers import mutators, tiny_models, torch_writer
+from helpers.vocabulary_directories import spm
 
 Passed = Callable[[], None]  # called once the outer form of a file was read
 TEXTS = ("the quick brown fox", "", "a  b\n\t9 é😀", "<s>x</s>", "zzz" * 20)
@@ -257,6 +261,18 @@ def read_torch_file(folder: Path, data: bytes, passed: Passed) -> None:
     dict(flatten(open_checkpoint(path.parent).params))
 
 
+def read_sentencepiece_model(folder: Path, data: bytes, passed: Passed) -> None:
+    """A SentencePiece model, and the tokenizer.json that is made of it."""
+    directory = folder / "sentencepiece"
+    directory.mkdir(exist_ok=True)
+    (directory / "tokenizer.model").write_bytes(data)
+    read_sentencepiece(directory / "tokenizer.model")
+    passed()
+    applied = read_tokenizer_of(Directory(directory), {}, {"model_type": "mistral"})
+    assert applied is not None
+    _specified_encode(applied.text)
+
+
 def read_template(folder: Path, data: bytes, passed: Passed) -> None:
     """A chat template, in the child process that renders it."""
     vocabulary = Tokenizer((folder / "checkpoint" / "tokenizer.json").read_text(), VOCABULARY)
@@ -433,6 +449,11 @@ READERS: dict[str, Reader] = {
         _files("torch/zip.bin", "torch/older.bin"),
         _either(mutators.torch_pickle, mutators.any_bytes),
         read_torch_file,
+    ),
+    "tokenizer.model": Reader(
+        lambda _: [spm("bpe"), spm("bpe of its own"), spm("t5")],
+        mutators.any_bytes,
+        read_sentencepiece_model,
     ),
     "gguf": Reader(_files("model.gguf"), _either(mutators.gguf_field, mutators.any_bytes), read_gguf),
     "adapter_config.json": _in_adapter("adapter_config.json", mutators.json_text),

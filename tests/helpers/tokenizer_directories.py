@@ -170,6 +170,20 @@ class Files:
         return folder
 
 
+def drawn_settings(draw: random.Random, name: str | None) -> dict[str, Any]:
+    """A tokenizer_config.json that names a class, or none."""
+    settings: dict[str, Any] = {} if name is None else {"tokenizer_class": name}
+    settings |= {key: draw.choice(values) for key, values in FLAGS.items() if draw.random() < 0.35}
+    settings |= _named(draw, True)
+    if draw.random() < 0.3:
+        settings["additional_special_tokens"] = [_special(draw, True) for _ in range(3)]
+    if draw.random() < 0.2:
+        settings["extra_special_tokens"] = draw.choice(
+            ([], ["<more>"], {"audio_token": "<audio>"}, [_special(draw, True), "the"])
+        )
+    return settings
+
+
 def drawn(number: int, seed: int) -> Files:
     """The directory of a class, with settings that follow from the seed."""
     model_type, name, kind = CLASSES[number]
@@ -185,15 +199,7 @@ def drawn(number: int, seed: int) -> Files:
         definition["truncation"] = {
             "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0
         }  # fmt: skip
-    settings: dict[str, Any] = {} if name is None else {"tokenizer_class": name}
-    settings |= {key: draw.choice(values) for key, values in FLAGS.items() if draw.random() < 0.35}
-    settings |= _named(draw, True)
-    if draw.random() < 0.3:
-        settings["additional_special_tokens"] = [_special(draw, True) for _ in range(3)]
-    if draw.random() < 0.2:
-        settings["extra_special_tokens"] = draw.choice(
-            ([], ["<more>"], {"audio_token": "<audio>"}, [_special(draw, True), "the"])
-        )
+    settings = drawn_settings(draw, name)
     values: dict[str, Any] = {"config.json": {"model_type": model_type}, "tokenizer.json": definition}
     if draw.random() < 0.5:
         tokens = draw.sample(definition["added_tokens"], draw.randint(0, len(definition["added_tokens"])))

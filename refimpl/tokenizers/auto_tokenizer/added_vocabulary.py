@@ -122,7 +122,7 @@ def read_vocabulary_of(definition: Mapping[str, Any], where: str) -> AddedVocabu
         pieces = [
             item[0]
             for item in vocabulary
-            if isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)
+            if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
         ]
         if len(pieces) == len(vocabulary):
             return AddedVocabulary({piece: id for id, piece in enumerate(pieces)}, len(pieces))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import CheckpointError
@@ -14,7 +14,9 @@ from .added_vocabulary import AddedVocabulary, NewToken, read_stated_tokens, rea
 from .class_choice import choose_class
 from .classes import Component, SourceFile, TokenizerClass, Tokens
 from .clean_up import cleaned_up
+from .sentencepiece_backend import made_by_model
 from .settings import ADDITIONAL, EXTRA, NAMED, NAMES, SettingFiles, Settings, Special, read_settings
+from .vocabulary_files import Vocabulary
 
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 
@@ -47,29 +49,78 @@ def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTo
     if not isinstance(definition, dict):
         raise CheckpointError(f"{where}: must be a JSON object, got {definition!r:.80}")
     settings = read_settings(files, definition, model_type)
+    applied, named = _applied(definition, settings, made_by, where)
+    notes: tuple[str, ...] = ()
+    if made_by is not None:
+        notes = _dropped_steps(definition.get("pre_tokenizer"), applied["pre_tokenizer"], made_by, where)
+    same = all(applied[key] == definition.get(key) for key in applied)
+    return AppliedTokenizer(text if same else json.dumps(applied, ensure_ascii=False), named, notes)
+
+
+def tokenizer_of(
+    vocabulary: Vocabulary, files: SettingFiles, model_type: str, made_by: TokenizerClass | None
+) -> AppliedTokenizer:
+    """The tokenizer that AutoTokenizer makes of a vocabulary and the files beside it, without tokenizer.json.
+
+    Raises CheckpointError as `apply_settings` does.
+    """
+    charsmap = vocabulary.charsmap
+    definition: Component = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "pre_tokenizer": None,
+        "normalizer": charsmap and {"type": "Precompiled", "precompiled_charsmap": charsmap},
+        "post_processor": None, "decoder": None,
+        "model": {"vocab": vocabulary.tokens, "merges": vocabulary.merges},
+    }  # fmt: skip
+    settings = read_settings(files, definition, model_type)
+    model, tokens = vocabulary.sentencepiece, vocabulary.tokens
+    if model is not None:
+        settings.values[ADDITIONAL] = list(vocabulary.added)
+    if made_by is None:
+        assert model is not None  # other vocabularies are read for a class alone
+        definition |= made_by_model(model, vocabulary, settings)
+    elif isinstance(tokens, list):
+        definition["model"]["vocab"] = made_by.reorder(settings, tokens)
+    applied, named = _applied(definition, settings, made_by, vocabulary.where, _tokens_around(files))
+    return AppliedTokenizer(json.dumps(applied, ensure_ascii=False), named)
+
+
+def _tokens_around(files: SettingFiles) -> dict[str, bool]:
+    """Whether the first and the last token are put around a text; a tokenizer.json says it itself."""
+    config = files.tokenizer_config or {}
+    return {name: bool(config.get(f"add_{name}")) for name in ("bos_token", "eos_token")}
+
+
+def _applied(
+    definition: Component,
+    settings: Settings,
+    made_by: TokenizerClass | None,
+    where: str,
+    around: Mapping[str, bool] | None = None,
+) -> tuple[Component, dict[str, str]]:
+    """The definition with the settings, and the special tokens by name.
+
+    `around` are tokens to put around a text, where the definition doesn't say.
+    """
     named = _named_tokens(settings, made_by, definition)
     vocabulary = read_vocabulary_of(definition, where)
     applied = dict(definition)
-    notes: tuple[str, ...] = ()
     if made_by is None:
         for _, token in read_stated_tokens(definition, where):
             vocabulary.add(token)
     else:
-        pipeline = made_by.build(settings, named, _source(definition, made_by, where))
-        applied |= vars(pipeline)
-        notes = _dropped_steps(definition.get("pre_tokenizer"), pipeline.pre_tokenizer, made_by, where)
+        applied |= vars(made_by.build(settings, named, _source(definition, made_by, where)))
     extra = _extra_tokens(settings, made_by)
     _add_tokens(vocabulary, settings, named, extra)
+    tokens = Tokens(settings.where, named, vocabulary)
+    template = definition.get("post_processor") if around is None else tokens.around(around)
     if made_by is not None:
         for token in made_by.added_again(list(named.values()), extra):
             vocabulary.add(token)
-        tokens = Tokens(settings.where, named, vocabulary)
-        applied["post_processor"] = made_by.post_processor(settings, tokens, definition.get("post_processor"))
+        template = made_by.post_processor(settings, tokens, template)
+    applied["post_processor"] = template
     applied["added_tokens"] = vocabulary.as_json()
     applied["decoder"] = _decoder(applied, settings)
-    special_tokens = {name: str(token) for name, token in named.items()}
-    same = all(applied[key] == definition.get(key) for key in applied)
-    return AppliedTokenizer(text if same else json.dumps(applied, ensure_ascii=False), special_tokens, notes)
+    return applied, {name: str(token) for name, token in named.items()}
 
 
 def _dropped_steps(
@@ -140,6 +191,8 @@ def _named_tokens(
         mask = values.get("mask_token")
         if made_by.mask_takes_space and isinstance(mask, str):
             values["mask_token"] = NewToken(mask, lstrip=True)
+        if made_by.names_have_flags:
+            values |= {name: NewToken(values[name]) for name in NAMES if isinstance(values.get(name), str)}
     padding = definition.get("padding")
     if isinstance(padding, dict) and isinstance(padding.get("pad_token"), str):
         values.setdefault("pad_token", padding["pad_token"])
@@ -163,8 +216,10 @@ def _add_tokens(
     special = {str(token) for token in named.values()}
     new: list[Special] = [settings.added[id] for id in sorted(settings.added)]
     there = {str(token) for token in new}
+    added = [_flags_of(token) for token in new]
     for token in (*named.values(), *extra):
-        if str(token) not in vocabulary and str(token) not in there and token not in new:
+        if str(token) not in vocabulary and str(token) not in there and _flags_of(token) not in added:
+            added.append(_flags_of(token))
             new.append(token)
     for token in new:
         if isinstance(token, str):
@@ -175,6 +230,13 @@ def _add_tokens(
             )
         else:
             vocabulary.add(token)
+
+
+def _flags_of(token: Special) -> Special:
+    """A token with the flags that the library takes for its own when it compares two of them."""
+    if isinstance(token, str) or token.normalized is not None:
+        return token
+    return replace(token, normalized=not token.special)
 
 
 def _decoder(applied: Mapping[str, Any], settings: Settings) -> Component | None:

@@ -15,6 +15,7 @@ from .added_vocabulary import AddedVocabulary, NewToken
 from .settings import ADDITIONAL, Settings, Special
 
 Component: TypeAlias = dict[str, Any]  # of a tokenizer.json
+Pieces: TypeAlias = list[tuple[str, float]]  # a SentencePiece model's, with their scores
 UNDERSCORE = "\u2581"
 SPACES = {"Regex": " {2,}"}
 QWEN2 = (
@@ -86,6 +87,15 @@ class Tokens:
             raise CheckpointError(f"{self._where}: model.vocab must have {content!r:.60}")
         return id
 
+    def around(self, flags: Mapping[str, bool]) -> Component:
+        """A template of the tokens of these names that there are, bos before each text and eos after it."""
+
+        def of(text: str, segment: int) -> list[tuple[str, int]]:
+            bos, eos = ([self.content(name)] if flags[name] and self.has(name) else [] for name in flags)
+            return [(token, segment) for token in (*bos, text, *eos)]
+
+        return self.template(of("$A", 0), [*of("$A", 0), *of("$B", 1)])
+
     def template(
         self, single: Sequence[tuple[str, int]], pair: Sequence[tuple[str, int]], *, spaces: bool = False
     ) -> Component:
@@ -134,6 +144,10 @@ def _no_more(settings: Settings) -> list[Special] | None:
     return settings.values.get(ADDITIONAL)
 
 
+def _as_they_are(settings: Settings, pieces: Pieces) -> Pieces:
+    return pieces
+
+
 def _added_as_they_are(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
     return []
 
@@ -144,7 +158,10 @@ class TokenizerClass:
 
     `model` is the type of model that it makes, `defaults` its special tokens where the settings name none
     (null is no token), `additional` the further tokens that it adds, `added_again` tokens whose flags
-    it changes at the end. `mask_takes_space`: a mask that is named without flags takes the space before it.
+    it changes at the end. `mask_takes_space`: a mask that is named without flags takes the space before it;
+    `names_have_flags`: all named tokens have flags, the usual ones where none are stated.
+    `file` has its vocabulary where no tokenizer.json is there; `reorder` puts a SentencePiece model's pieces
+    where the class has them.
     """
 
     name: str
@@ -155,6 +172,9 @@ class TokenizerClass:
     additional: Callable[[Settings], list[Special] | None] = _no_more
     added_again: Callable[[Sequence[Special], Sequence[Special]], list[NewToken]] = _added_as_they_are
     mask_takes_space: bool = False
+    names_have_flags: bool = False
+    file: str = "tokenizer.model"
+    reorder: Callable[[Settings, Pieces], Pieces] = _as_they_are
 
 
 def _bpe(file: SourceFile, **options: Any) -> Component:
@@ -543,6 +563,51 @@ def _language(settings: Settings) -> str:
     return language
 
 
+def _fairseq_pieces(first: str, languages: Sequence[str] = ()) -> Callable[[Settings, Pieces], Pieces]:
+    """fairseq's order: four special tokens instead of the model's three, then languages and a mask."""
+    front = ((first, "<s>"), ("pad_token", "<pad>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
+
+    def pieces_of(settings: Settings, pieces: Pieces) -> Pieces:
+        special = [
+            str(settings.values.get(name, default)) for name, default in (*front, ("mask_token", "<mask>"))
+        ]
+        new = [(token, 0.0) for token in (*special[:4], *languages, special[4])]
+        return [*new[:4], *pieces[3:], *new[4:]]
+
+    return pieces_of
+
+
+def _camembert_pieces(settings: Settings, pieces: Pieces) -> Pieces:
+    """CamemBERT's own order; the model's unknown piece, never chosen, stays under another name."""
+    pad, unknown, mask = (
+        str(settings.values.get(name, default))
+        for name, default in (("pad_token", "<pad>"), ("unk_token", "<unk>"), ("mask_token", "<mask>"))
+    )
+    front = [("<s>NOTUSED", 0.0), (pad, 0.0), ("</s>NOTUSED", 0.0), (unknown, 0.0), ("<unk>NOTUSED", -100.0)]
+    return [*front, *pieces[1:], (mask, 0.0)]
+
+
+def _t5_pieces(settings: Settings, pieces: Pieces) -> Pieces:
+    """T5's sentinels follow, the last one first."""
+    return [*pieces, *((f"<extra_id_{i}>", 0.0) for i in reversed(range(settings.count("extra_ids", 100))))]
+
+
+def _pegasus_pieces(settings: Settings, pieces: Pieces) -> Pieces:
+    """Padding, end and masks, then tokens that only pretraining had, instead of the model's two."""
+    tokens = [
+        str(settings.values.get(name, default))
+        for name, default in (("pad_token", "<pad>"), ("eos_token", "</s>"))
+    ]
+    # transformers' converter takes these two defaults the other way round than its class.
+    masks = {
+        name: str(settings.values.get(name, default))
+        for name, default in (("mask_token", "<mask_1>"), ("mask_token_sent", "<mask_2>"))
+    }
+    tokens += [mask for mask in dict.fromkeys(masks.values()) if mask != "None"]
+    unused = [(f"<unk_{i}>", -100.0) for i in range(2, settings.count("offset", 103))]
+    return [*((token, 0.0) for token in tokens), *unused, *pieces[2:]]
+
+
 _BERT = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
@@ -587,7 +652,7 @@ _GEMMA = {
 }
 _LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _ALL = (
-    TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template),
+    TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template, file="vocab.txt"),
     TokenizerClass(
         "MPNetTokenizer",
         "WordPiece",
@@ -595,8 +660,10 @@ _ALL = (
         _bert,
         _mpnet_template,
         mask_takes_space=True,
+        names_have_flags=True,
+        file="vocab.txt",
     ),
-    TokenizerClass("AlbertTokenizer", "Unigram", _ALBERT, _albert, _albert_template),
+    TokenizerClass("AlbertTokenizer", "Unigram", _ALBERT, _albert, _albert_template, file="spiece.model"),
     TokenizerClass(
         "CamembertTokenizer",
         "Unigram",
@@ -605,13 +672,16 @@ _ALL = (
         _camembert_template,
         _camembert_additional,
         mask_takes_space=True,
+        file="sentencepiece.bpe.model",
+        reorder=_camembert_pieces,
     ),
-    TokenizerClass("RobertaTokenizer", "BPE", _FAIRSEQ, _gpt2, _roberta_template),
+    TokenizerClass("RobertaTokenizer", "BPE", _FAIRSEQ, _gpt2, _roberta_template, file="vocab.json"),
     TokenizerClass(
         "GPT2Tokenizer",
         "BPE",
         {"unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": None},
         _gpt2,
+        file="vocab.json",
     ),
     TokenizerClass(
         "GPTNeoXTokenizer",
@@ -619,6 +689,7 @@ _ALL = (
         {"unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": "<|padding|>"},
         _gpt_neox,
         _no_template,
+        file="vocab.json",
     ),
     TokenizerClass(
         "Qwen2Tokenizer",
@@ -626,8 +697,9 @@ _ALL = (
         dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END),
         _qwen2,
         added_again=_plain_special,
+        file="vocab.json",
     ),
-    TokenizerClass("CohereTokenizer", "BPE", _COHERE, _cohere, added_again=_all_special),
+    TokenizerClass("CohereTokenizer", "BPE", _COHERE, _cohere, added_again=_all_special, file="vocab.json"),
     TokenizerClass("LlamaTokenizer", "BPE", _LLAMA, _llama),
     TokenizerClass(
         "CodeLlamaTokenizer",
@@ -645,8 +717,18 @@ _ALL = (
         _t5,
         _t5_template,
         _t5_additional,
+        file="spiece.model",
+        reorder=_t5_pieces,
     ),
-    TokenizerClass("XLMRobertaTokenizer", "Unigram", _FAIRSEQ, _xlm_roberta, _xlm_roberta_template),
+    TokenizerClass(
+        "XLMRobertaTokenizer",
+        "Unigram",
+        _FAIRSEQ,
+        _xlm_roberta,
+        _xlm_roberta_template,
+        file="sentencepiece.bpe.model",
+        reorder=_fairseq_pieces("bos_token"),
+    ),
     TokenizerClass(
         "PegasusTokenizer",
         "Unigram",
@@ -654,6 +736,8 @@ _ALL = (
         _pegasus,
         _pegasus_template,
         _pegasus_additional,
+        file="spiece.model",
+        reorder=_pegasus_pieces,
     ),
     TokenizerClass(
         "MBartTokenizer",
@@ -663,6 +747,8 @@ _ALL = (
         _mbart_template,
         _mbart_additional,
         mask_takes_space=True,
+        file="sentencepiece.bpe.model",
+        reorder=_fairseq_pieces("bos_token", MBART_LANGUAGES),
     ),
     TokenizerClass(
         "MBart50Tokenizer",
@@ -672,6 +758,8 @@ _ALL = (
         _mbart50_template,
         _mbart50_additional,
         mask_takes_space=True,
+        file="sentencepiece.bpe.model",
+        reorder=_fairseq_pieces("cls_token", MBART50_LANGUAGES),
     ),
 )
 CLASSES: Mapping[str, TokenizerClass] = {made.name: made for made in _ALL}

@@ -12,6 +12,7 @@ from tfm.refimpl.formats.model_directory import LIMITS, Directory
 from tfm.refimpl.formats.safetensors import save
 from tfm.refimpl.params.tree import flatten
 
+TOKENIZERS = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer", "merges.txt": "GPT2Tokenizer"}
 CONFIG = tiny_models.llama(plain=True, tied=False, bias=True, qk_norm=True)
 TREE = tiny_models.weights(CONFIG)
 
@@ -259,6 +260,10 @@ def test_side_files_are_bounded(model, name):
         file.truncate(LIMITS[name] + 1)
     if name == "tokenizer_config.json":
         (model / "chat_template.jinja").unlink()
+    if name in TOKENIZERS:
+        (model / "tokenizer.json").unlink()
+        (model / "vocab.json").touch() if name == "merges.txt" else None
+        write(model / "tokenizer_config.json", {"tokenizer_class": TOKENIZERS[name]})
     if "sentence" in name:
         kinds = {"": "Transformer", "1_Pooling": "Pooling"}
         steps = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]

@@ -94,6 +94,7 @@ def split(pattern: Any) -> dict[str, Any]:
         ("pre_tokenizer", split({"Regex": "a{3,2}"}), "a bound that isn't repeated"),
         ("pre_tokenizer", split({"Regex": "a{2}+"}), "a bound that isn't repeated"),
         ("pre_tokenizer", split({"Regex": "a++*"}), "no second quantifier"),
+        ("pre_tokenizer", split({"Regex": r"\A+a"}), "no repetition of an end of the text must stand at 2"),
         ("pre_tokenizer", split({"Regex": "(?:" * 9 + "a" + ")" * 9}), "no group below depth 8"),
         ("pre_tokenizer", split({"Regex": "[" * 10 + "a" + "]" * 10}), "no class below depth 8"),
         ("pre_tokenizer", split({"Regex": "a" * 5000}), "may have 4096 characters"),

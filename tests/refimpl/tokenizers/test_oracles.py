@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tfm.refimpl.tokenizers.patterns import regex
 from tfm.refimpl.tokenizers.tokenizer import Tokenizer, load, read
 from tfm.refimpl.tokenizers.unicode_normalization import composed, decomposed
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 CHARACTERS: dict[str, Any] = {  # a model that shows the offset of each character
@@ -122,6 +122,7 @@ PIPELINES: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, tuple[s
     "left": ({"type": "Strip", "strip_left": True, "strip_right": False}, None, ("space",)),
     "spaces": (forms(replaced({"Regex": " {2,}"}, " "), replaced({"String": "a"}, "xyz"),
                      replaced({"String": "e"}, "")), None, ()),
+    "ends": (forms(replaced({"Regex": r"\A +| +\z"}, ""), replaced({"Regex": r"\Aa"}, "xy")), None, ()),
     "letters": (forms({"type": "NFD"}, {"type": "ByteLevel"}), None, CANONICAL),
     "inverted": (None, split({"Regex": r"\d+|[a-z]+"}, "Removed", True), ("numbers",)),
     "delimiter": (None, {"type": "CharDelimiterSplit", "delimiter": "a"}, ()),
@@ -370,3 +371,12 @@ def test_what_is_disputed() -> None:
     if unicodedata.unidata_version == "14.0.0":
         assert counts["space"] == 0
         assert max(counts[t] for t in ("numbers", "punctuation", "controls", "canonical", "compatible")) < 200
+
+
+@pytest.mark.parametrize("text", ["  a \n", "\n a ", "  ", "a  b"])
+def test_ends_of_a_text_are_the_librarys(text: str) -> None:
+    """A line's end isn't the text's."""
+    pattern = r"\A +| +\z"
+    parts = regex(pattern, "x").matches(text)
+    replaced = "".join("X" if matched else text[begin:end] for begin, end, matched in parts)
+    assert replaced == normalizers.Replace(Regex(pattern), "X").normalize_str(text)

@@ -218,8 +218,9 @@ def test_a_hub_repository_is_fetched_by_commit_without_its_code(cache, monkeypat
     )
     path = fetch("hf:org/name", silent)
     assert everything(path) == ["config.json", "model.safetensors"]
-    hub(monkeypatch, {"config.json": LLAMA, "pytorch_model.bin": b"2", "training_args.bin": b"3"})
-    assert everything(fetch("hf:org/older", silent)) == ["config.json", "pytorch_model.bin"]
+    older = {"config.json": LLAMA, "pytorch_model.bin": b"2", "tokenizer.model": b"4", "vocab.txt": b"5"}
+    hub(monkeypatch, {**older, "training_args.bin": b"3", "requirements.txt": b"6"})
+    assert everything(fetch("hf:org/older", silent)) == sorted(older)
     assert json.loads((path.parent / "source.json").read_text())["digest"] == "c0ffee"
 
 

@@ -1,0 +1,55 @@
+"""Directories without tokenizer.json against AutoTokenizer: the same ids and texts, from a tokenizer.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.tokenizer_oracle import same_as_transformers
+from helpers.vocabulary_directories import DIRECTORIES, write
+from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer
+from tfm.refimpl.errors import CheckpointError
+from tfm.refimpl.formats.model_directory import Directory
+from tfm.refimpl.tokenizers.auto_tokenizer.apply import AppliedTokenizer
+from tfm.refimpl.tokenizers.auto_tokenizer.class_choice import choose_class
+from tfm.refimpl.tokenizers.auto_tokenizer.settings import SettingFiles
+from transformers import AutoTokenizer
+
+SEEDS = range(40) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else (0, 1, 2)
+
+
+def cases() -> Iterator[Any]:
+    """Each directory without settings and with some; one of each vocabulary and class runs by default."""
+    seen = set()
+    for number, (model_type, name, kind) in enumerate(DIRECTORIES):
+        made_by = choose_class(SettingFiles("model", {"tokenizer_class": name}), model_type, "")
+        pair = (kind, None if made_by is None else made_by.name)
+        for seed in SEEDS:
+            rare = seed > 1 or pair in seen
+            yield pytest.param(number, seed, marks=pytest.mark.long if rare else ())
+        seen.add(pair)
+
+
+def applied(directory: Path) -> AppliedTokenizer | None:
+    found = Directory(directory)
+    return read_tokenizer(
+        found, found.object("tokenizer_config.json") or {}, found.object("config.json") or {}
+    )
+
+
+@pytest.mark.parametrize(("number", "seed"), list(cases()))
+def test_drawn_directories(number: int, seed: int, tmp_path: Path) -> None:
+    directory = write(number, seed, tmp_path / "model")
+    try:
+        reference = AutoTokenizer.from_pretrained(directory)
+    except Exception:  # whatever it is: this directory has no meaning
+        assert seed, "a directory without settings is read"
+        with pytest.raises(CheckpointError):
+            applied(directory)
+        return
+    made = applied(directory)
+    assert made is not None
+    same_as_transformers(reference, made.text, made.special_tokens)
