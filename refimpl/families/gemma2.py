@@ -133,12 +133,13 @@ def gguf_sandwich(
     The metadata don't state the scale of scores: llama.cpp takes the head size, and in the model of most
     layers, `largest`, the width divided by the heads.
     """
-    width, first = base.embedding.width, base.layers[0].attention
+    width, first = base.embedding.width, base.stack.attentions[0]
     scalar = width // first.heads if len(base.layers) == largest else first.head_size
 
     def layer(i: int, layer: Layer) -> Layer:
-        norm = layer.attention.pre
-        attention = replace(layer.attention, post=norm, scale=scalar**-0.5, softcap=score_cap)
+        attention = base.stack.attentions[i]
+        norm = attention.pre
+        attention = replace(attention, post=norm, scale=scalar**-0.5, softcap=score_cap)
         mlp = replace(layer.mlp, activation="gelu_tanh", post=norm)
         return replace(layer, attention=change(i, attention), mlp=mlp)
 

@@ -31,7 +31,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         attention_bias=False,
         mlp_bias=False,
     )
-    attention, dense = base.layers[0].attention, base.layers[0].mlp
+    attention, dense = base.stack.attentions[0], base.layers[0].mlp
     assert isinstance(dense, Gated)
     mixture = MoE(
         keys.get("num_experts", int, 60),

@@ -30,7 +30,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         attention_bias=keys.get("attention_bias", bool, False),
         mlp_bias=False,
     )
-    attention, dense = with_qk_norm(base).layers[0].attention, base.layers[0].mlp
+    attention, dense = with_qk_norm(base).stack.attentions[0], base.layers[0].mlp
     assert isinstance(dense, Gated)
     mixture = MoE(
         _experts(keys),

@@ -247,6 +247,8 @@ def model(
         assert "project" in leaves
         x = linear(x, leaves["project"])
     if head.adaptive is not None:
+        assert "frequent" in leaves
+        assert "tails" in leaves
         return adaptive_log_probs(x, leaves["frequent"], leaves["tails"], leaves.get("bias")), new_cache
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None

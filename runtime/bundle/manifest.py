@@ -249,6 +249,8 @@ def _check(m: Manifest) -> None:
     """Raise ValueError when fields contradict each other."""
     shapes = parameter_shapes(m.config)
     target = targets.find(m.target)
+    if recurrent(cache_kinds(m.config)) and m.cache != "copied":
+        raise ValueError(f"cache must be copied where a layer keeps a recurrence's state, got {m.cache}")
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
             raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
@@ -262,8 +264,6 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
         )
-    if recurrent(cache_kinds(m.config)) and m.cache != "copied":
-        raise ValueError(f"cache must be copied where a layer keeps a recurrence's state, got {m.cache}")
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     expected = arrange(m.groups, m.dtype)

@@ -21,6 +21,7 @@ from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.checkpoint.generation_config import Generation, read_generation
 from tfm.refimpl.checkpoint.languages import Languages
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import to_json
 from tfm.refimpl.errors import BundleError, NumericError
 from tfm.refimpl.ops.quant import Blocks
 from tfm.refimpl.params.shapes import parameter_shapes
@@ -325,6 +326,7 @@ HOSTILE = [
     (("dtype",), "float16", "tensors.* must be"),
     (("cache",), ["shared"], "cache must be shared or windowed or copied"),
     (("cache",), "windowed", "cache can't be windowed: no layer"),
+    (("config",), to_json(tiny_models.recurrent()), "cache must be copied where a layer keeps a recurrence"),
     (("refused",), "no", r"refused must be tuple"),
     (("refused",), [1], r"refused\[0\] must be str"),
     (("source", "sha256"), 5, r"source.sha256 must be str"),
