@@ -234,6 +234,31 @@ def test_a_model_of_floats_that_claims_to_be_quantized_is_refused(tmp_path):
         open_checkpoint(tmp_path / "floats")
 
 
+def test_an_adapter_is_merged_into_what_the_numbers_stand_for(tmp_path):
+    """As one is that was trained over a quantized model (Dettmers et al. 2023, QLoRA)."""
+    quantized_writer.write(tmp_path, FORMATS["nf4"])
+    path, named = tmp_path / "adapter", f"base_model.model.{Q}"
+    path.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    (path / "adapter_config.json").write_text(json.dumps(settings))
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"{named.replace('.0.', f'.{i}.')}.lora_{part}.weight": torch.from_numpy(
+            rng.random(shape).astype(np.float32)
+        )
+        for i in range(2)
+        for part, shape in (("A", (2, 64)), ("B", (64, 2)))
+    }
+    save_file(tensors, path / "adapter_model.safetensors")
+    merged, expected = (open_checkpoint(tmp_path / folder, path) for folder in ("stored", "floats"))
+    for leaf in ("decoder.layers.0.attn.wq", "decoder.layers.1.attn.wq", "decoder.layers.0.attn.wk"):
+        np.testing.assert_array_equal(merged.leaf(leaf), expected.leaf(leaf), err_msg=leaf)
+    assert not np.array_equal(
+        merged.leaf("decoder.layers.0.attn.wq"),
+        open_checkpoint(tmp_path / "stored").leaf("decoder.layers.0.attn.wq"),
+    )
+
+
 def test_what_older_files_of_modelopt_say_is_beside_the_config(tmp_path):
     quantized_writer.write(tmp_path, FORMATS["modelopt"])
     path = tmp_path / "stored"
