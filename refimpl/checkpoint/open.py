@@ -29,6 +29,7 @@ from ..formats.model_directory import Directory
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
 from ..formats.tensor_source import CODE, SINGLE, RawShards, TensorSource, not_opened, shards
+from ..formats.weight_scales import Rescaled
 from ..ops.quant import Blocks
 from ..params.lazy import lazily, materialize
 from ..params.shapes import parameter_shapes
@@ -192,7 +193,7 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoi
 
 def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
     adapter = chosen(path, choice)
-    file = GGUF(path)
+    file = Rescaled(GGUF(path))
     config, dialect = read_gguf(file)
     stated = as_config_json(file.metadata, dialect.architecture)
     leaves: Leaves | MergedLeaves = Leaves(config, file, dialect.weights)
