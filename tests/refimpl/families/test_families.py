@@ -436,6 +436,13 @@ def test_a_bias_under_two_names_is_one(name, kind, tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_a_decoder_that_reads_leaves_the_writers_head(tmp_path):
+    make_model("phi", SIZES).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("PhiForCausalLM", "PhiModel"))
+    assert open_checkpoint(tmp_path).leaves.unused == ("lm_head.weight", "lm_head.bias")
+
+
 def test_sizes_are_required():
     for key in SIZES:
         with pytest.raises(ConfigError, match=f"{key} is missing"):

@@ -14,7 +14,7 @@ from families import ROWS
 from families.kit import SIZES
 from helpers.float64 import in_float64, randomize
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import Config, FullAttention, LongRope, Rope, Window
+from tfm.refimpl.config import Config, FullAttention, LongRope, Rope, Window, Yarn
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.families import read_config
@@ -44,6 +44,23 @@ def test_qwens_windows(name: str):
     assert seen(read(name, **used)) == [None] * 4
     types = ["sliding_attention", "full_attention"] * 2
     assert seen(read(name, **used, layer_types=types)) == [8, None, 8, None]
+
+
+def test_windows_of_dots1():
+    experts = {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}
+    assert seen(read("dots1", **experts)) == [None] * 4
+    assert seen(read("dots1", **experts, max_window_layers=3)) == [None, None, None, 4096]
+    assert seen(read("dots1", **experts, max_window_layers=0, sliding_window=None)) == [None] * 4
+    types = ["sliding_attention", "full_attention"] * 2
+    assert seen(read("dots1", **experts, layer_types=types, sliding_window=8)) == [8, None, 8, None]
+
+
+def test_olmo3s_windows_are_not_scaled():
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 512}
+    config = read("olmo3", rope_scaling=yarn, rope_theta=500_000)
+    assert seen(config) == [4096, 4096, 4096, None]
+    scalings = [rope.scaling for rope in config.ropes]
+    assert scalings == [None, Yarn(8.0, 512)]
 
 
 def test_layers_of_smollm3():
