@@ -173,7 +173,7 @@ def attention_arguments(
     cache = empty._replace(k_scale=attn.get("k_scale"), v_scale=attn.get("v_scale"))
     q, k, v = project(x, attn, settings=settings)
     past = np.zeros(len(x), np.int64)
-    return q, k, v, cache, past, *rotary_and_bias(settings, positions)
+    return q, k, v, cache, past, *rotary_and_bias(settings, positions, attn)
 
 
 def _attention_heads(x: Array, weights: HeadsWeights, *, layer: Layer, walk: StackWalk) -> Array:

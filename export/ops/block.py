@@ -22,6 +22,7 @@ from ...refimpl.config import (
     TokenMixer,
 )
 from .attention import AttentionWeights, attention
+from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
@@ -49,8 +50,9 @@ class NormWeights(TypedDict, total=False):
 
 
 class CachedAttentionWeights(AttentionWeights):
-    """The leaves of a decoder's attention, with the scales of keys and values if the cache has 8 bits."""
+    """The leaves of an attention in a layer: relative biases of its own, scales of a cache in 8 bits."""
 
+    relative_bias: NotRequired[Float[Array, "W H"]]
     k_scale: NotRequired[Float[Array, "G K"]]
     v_scale: NotRequired[Float[Array, "G K"]]
 
@@ -93,13 +95,19 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
     return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=norm.eps)
 
 
-def _rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
+def _rotary_and_bias(
+    a: Attention, positions: Positions, weights: CachedAttentionWeights
+) -> tuple[Rotary | None, Array | None]:
     """The rotation of a sublayer's queries and keys, and the bias of its scores."""
     if a.position is None:
         return None, None
     if isinstance(a.position, Rope):
         return positions.rotary[a.position], None
-    return None, positions.biases[a.position, a.heads]
+    bias = positions.biases[a.position, a.heads]
+    if isinstance(a.position, RelativeBias) and not a.position.shared:
+        assert "relative_bias" in weights
+        bias = relative_bias(bias, weights["relative_bias"])
+    return None, bias
 
 
 def _sum(
@@ -154,7 +162,7 @@ def _mix(
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)
     leaves = cast(CachedAttentionWeights, weights["attn"])
-    rotary, bias = _rotary_and_bias(mixer, positions)
+    rotary, bias = _rotary_and_bias(mixer, positions, leaves)
     scales = {"k_scale": leaves.get("k_scale"), "v_scale": leaves.get("v_scale")}
     kv = cast(KVCache, cache)._replace(**scales)
     return attention(x, kv, past, leaves, rotary, bias, settings=mixer)
@@ -199,7 +207,7 @@ def encoder_block(
     a, leaves = config.attention, cast(CachedAttentionWeights, weights["attn"])
     assert isinstance(a, Attention)
     inputs = normalize(x, weights.get("attn_pre"), norm=a.pre)
-    rotary, bias = _rotary_and_bias(a, positions)
+    rotary, bias = _rotary_and_bias(a, positions, leaves)
     y = self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)
     post, after = weights.get("attn_post"), weights.get("attn_after")
     middle = _sum(x, inputs, y, post, after, layer=config, sublayer=a)

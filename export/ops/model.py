@@ -177,7 +177,7 @@ def embed(
     if isinstance(stack.positions, Sinusoidal):
         pairs = torch.arange(x.shape[-1] // 2, device=x.device)
         waves = sinusoidal(
-            positions,
+            positions + stack.positions.offset,
             rope_frequencies(pairs, theta=stack.positions.theta),
             interleaved=stack.positions.interleaved,
         )
@@ -217,8 +217,10 @@ def score_biases(
                 max_distance=position.max_distance,
                 bidirectional=bidirectional,
             )
-            assert "relative_bias" in weights
-            biases[position, heads] = relative_bias(buckets, weights["relative_bias"])
+            if position.shared:
+                assert "relative_bias" in weights
+                buckets = relative_bias(buckets, weights["relative_bias"])
+            biases[position, heads] = buckets
     return biases
 
 

@@ -117,8 +117,11 @@ def _sampler(
     stated = start | {name: numbers[name] for name in off if numbers[name] is not None}
     options = {name: value for name, value in stated.items() if value != off[name]}
     options |= {"temperature": None} if draws is False else {}
-    if (ngram := options.pop("no_repeat_ngram_size", None)) is not None:
-        options["no_repeat_ngram"] = ngram
+    for name in ("no_repeat_ngram", "encoder_no_repeat_ngram"):
+        if (ngram := options.pop(f"{name}_size", None)) is not None:
+            options[name] = ngram
+    if "encoder_no_repeat_ngram" in options and not pair:
+        raise keys.fail("encoder_no_repeat_ngram_size", "0 without an encoder")
     least, all_least = _number(keys, "min_new_tokens"), _number(keys, "min_length") or 0
     if all_least and not pair:
         raise keys.fail("min_length", "0, as it counts the prompt: min_new_tokens doesn't")

@@ -1,9 +1,9 @@
 """The languages that a translator has tokens for, and where the token of the answer's language goes.
 
-mBART's are added tokens such as `ro_RO`. The text's language is among the special tokens around the text.
-The answer's language is its first token, which the decoder is made to write (mBART-50), or the token that
-the decoder begins with (mBART). Marian's are pieces such as `>>ron<<`, put before the text for the language
-of the answer.
+mBART's are added tokens such as `ro_RO`, NLLB's such as `ron_Latn`, M2M100's such as `__ro__`. The text's
+language is among the special tokens around the text. The answer's language is its first token, which the
+decoder is made to write (mBART-50, M2M100, NLLB), or the token that the decoder begins with (mBART). Marian's
+are pieces such as `>>ron<<`, put before the text for the language of the answer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, Literal
 from ..config import LM, Config, EncoderDecoder
 from ..errors import LimitError
 from ..formats.strict_json import parse
+
+ADDED = "([a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3}))|__([a-z]{2,3})__"
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def read_languages(tokenizer: str | None, start: int | None, config: Config) -> 
     for content, number, is_added in _pieces(plan) if isinstance(plan, dict) else ():
         if type(number) is not int or not 0 <= number < config.embedding.vocabulary:
             continue
-        if is_added and re.fullmatch("[a-z]{2,3}_[A-Z]{2}", content):
-            added[content] = number
+        if is_added and (match := re.fullmatch(ADDED, content)):
+            added[match[1] or match[2]] = number
         elif match := re.fullmatch(">>([A-Za-z_]+)<<", content):
             pieces[match[1]] = number
     if pieces:

@@ -92,10 +92,14 @@ class Alibi:
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """A learned number for each head and bucket of distances, added to scores; one table per stack."""
+    """A learned number for each head and bucket of distances, added to scores.
+
+    One table is `shared` by all layers of a stack (T5), or each layer has its own (UMT5).
+    """
 
     buckets: int
     max_distance: int
+    shared: bool = True
 
 
 Position = Rope | Alibi | RelativeBias
@@ -111,7 +115,11 @@ class Learned:
 
 @dataclass(frozen=True)
 class Sinusoidal:
-    """Sines and cosines of the position, added to the tokens' vectors, side by side or in turn."""
+    """Sines and cosines of the position, added to the tokens' vectors, side by side or in turn.
+
+    The first token's position is `offset`.
+    """
 
     theta: float = 10_000.0
     interleaved: bool = False
+    offset: int = 0

@@ -154,7 +154,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         case Learned(size, offset):
             _bounded(f"{name}: number of learned positions", size, LIMITS["context"], context)
             _bounded(f"{name}: offset of the learned positions", offset, LIMITS["context"], 0)
-        case Sinusoidal():
+        case Sinusoidal(offset=offset):
+            _bounded(f"{name}: offset of the sinusoidal positions", offset, LIMITS["context"], 0)
             projection = embedding.projection
             width = embedding.width
             if projection is not None and projection.late:
@@ -184,7 +185,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(fits, f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv")
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
-    shared = {(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)}
+    relative = [(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)]
+    shared = {(position, heads) for position, heads in relative if position.shared}
     _need(len(shared) <= 1, f"{name}: layers share one table of relative biases, got {len(shared)} kinds")
 
 

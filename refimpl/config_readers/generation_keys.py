@@ -9,7 +9,7 @@ from .keys import ANY, HARMLESS
 IDS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 # Of a sampler, with the values at which they change nothing.
 OFF = {"temperature": None, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
-PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0}
 IGNORED_GENERATION_KEYS: dict[str, Any] = {
     **dict.fromkeys(
         (
@@ -34,7 +34,7 @@ IGNORED_GENERATION_KEYS: dict[str, Any] = {
     "dola_layers": (None,), "constraints": (None,), "force_words_ids": (None,), "guidance_scale": (1.0, None),
     "watermarking_config": (None,), "token_healing": (False, None), "stop_strings": (None,),
     "top_h": (None,), "epsilon_cutoff": (0.0, None), "eta_cutoff": (0.0, None),
-    "encoder_repetition_penalty": (1.0, None), "encoder_no_repeat_ngram_size": (0, None),
+    "encoder_repetition_penalty": (1.0, None),
     "exponential_decay_length_penalty": (None,), "sequence_bias": (None,),
 }  # fmt: skip
 # All keys that an old config.json may have; only that has the prefix and the tasks.

@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, ProblemType] = {
 }
 
 # decoder_start_token_id of transformers' classes of configs, for those that have one.
-STARTS = {"bart": (2,), "mt5": (0,)}
+STARTS = {"bart": (2,), "mt5": (0,), "umt5": (0,)}
 
 
 def labels(keys: Keys) -> int:

@@ -76,6 +76,7 @@ class BeamSearch:
             raise LimitError(
                 "beam search draws nothing: leave out temperature, top-k, top-p, min-p, typical-p"
             )
+        self.sampler = self.sampler.after_reading(self.encoder_ids)
         self.hypotheses: list[Hypothesis] = []
         self._tokens: list[list[int]] = [[]]
         self._scores = np.zeros(1)

@@ -48,6 +48,7 @@ class GeneratedSequence:
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng([self.seed, self.index])
         self._prompt = np.array(self.prompt, np.int64)
+        self.sampler = self.sampler.after_reading(self.encoder_ids)
         if self.max_new_tokens < 1:
             self.finish("length")
 

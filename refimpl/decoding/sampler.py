@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class Sampler:
     have at least that probability together.
 
     repetition_penalty > 0 acts on the tokens of prompt and answer, presence_penalty and frequency_penalty on
-    those of the answer. no_repeat_ngram = n ≥ 1 lets no n-gram occur twice. suppress_tokens never occur;
+    those of the answer. no_repeat_ngram = n ≥ 1 lets no n-gram occur twice, and encoder_no_repeat_ngram = n
+    lets none occur that the encoder has read (`after_reading`). suppress_tokens never occur;
     begin_suppress_tokens don't occur first (after forced tokens); bad_words are token sequences that never
     occur. logit_bias holds pairs (id, amount). forced_tokens start the answer; one of forced_last is the last
     token that there is room for. No stop token occurs before min_new_tokens.
@@ -43,6 +44,7 @@ class Sampler:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     no_repeat_ngram: int | None = None
+    encoder_no_repeat_ngram: int | None = None
     min_new_tokens: int | None = None
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
@@ -79,6 +81,15 @@ class Sampler:
                 self.bad_words, self.logit_bias, *token_options,
             )
         )  # fmt: skip
+
+    def after_reading(self, encoder_ids: Sequence[int] | None) -> Sampler:
+        """The options for a text of a model that has read `encoder_ids`, whose n-grams are then bad words."""
+        n = self.encoder_no_repeat_ngram
+        if n is None or encoder_ids is None:
+            return self
+        ids = [int(token) for token in encoder_ids]
+        read = dict.fromkeys(tuple(ids[i : i + n]) for i in range(len(ids) - n + 1))
+        return replace(self, encoder_no_repeat_ngram=None, bad_words=(*self.bad_words, *read))
 
 
 def _positive(value: Any) -> bool:
@@ -129,6 +140,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "frequency_penalty": FINITE,
     "top_k": COUNT,
     "no_repeat_ngram": COUNT,
+    "encoder_no_repeat_ngram": COUNT,
     "min_new_tokens": (_natural, "a whole number from 0"),
     **dict.fromkeys(TOKEN_OPTIONS, (_tokens, "ids of tokens, whole numbers from 0")),
     "bad_words": (_words, "sequences of tokens' ids, none of them empty"),

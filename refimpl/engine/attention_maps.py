@@ -9,8 +9,8 @@ import numpy as np
 
 from ..config import Attention, Config
 from ..errors import ConfigError
-from ..ops.attention import AttentionWeights, attention_weights, project
-from ..ops.block import BlockWeights, Positions, normalize, rotary_and_bias
+from ..ops.attention import attention_weights, project
+from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
 from ..ops.mask import seen_by
 from ..ops.position import rotate
 from .stack_walk import StackWalk
@@ -43,20 +43,21 @@ def attention_maps(
         }
         weights = cast(BlockWeights, leaves)
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
-        yield _attention_map(attention_input, leaves["attn"], positions, layer.attention, walk.bidirectional)
+        attn = cast(CachedAttentionWeights, leaves["attn"])
+        yield _attention_map(attention_input, attn, positions, layer.attention, walk.bidirectional)
         x = walk.layer(i, x, lengths, positions, weights)
 
 
 def _attention_map(
     x: Float[Array, "1 T D"],
-    weights: AttentionWeights,
+    weights: CachedAttentionWeights,
     positions: Positions,
     settings: Attention,
     bidirectional: bool,
 ) -> Float[Array, "H T T"]:
     """The attention weights of a sublayer, from its input after the norm."""
     q, k, _ = project(x, weights, settings=settings)
-    rotary, bias = rotary_and_bias(settings, positions)
+    rotary, bias = rotary_and_bias(settings, positions, weights)
     if rotary is not None:
         cos, sin = rotary.cos[None], rotary.sin[None]
         q = rotate(q, cos, sin, interleaved=settings.interleaved)

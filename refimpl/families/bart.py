@@ -1,4 +1,5 @@
-"""BART's encoder and decoder (Lewis et al. 2020), and the parts that Marian, mBART and Pegasus share with it.
+"""BART's encoder and decoder (Lewis et al. 2020), and the parts that Marian, mBART, Pegasus and others share
+with it.
 
 transformers has a class for each, which fixes where the norms are and how positions are made. Old configs
 repeat that in keys that no class reads; here these keys must agree with the class.
@@ -40,13 +41,20 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     return pair(keys, norms="after", first=True)
 
 
-def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool = False) -> EncoderDecoder:
+def pair(
+    keys: Keys,
+    *,
+    norms: Literal["pre", "after"],
+    first: bool,
+    waves: Sinusoidal | None = None,
+    offset: int = 2,
+) -> EncoderDecoder:
     """An encoder and a decoder of BART's form.
 
     `norms` is "pre" (before each sublayer and after the last layer) or "after" (each residual sum); `first`
-    adds one after the embedding. Positions are learned, from row 2 on, or sinusoidal (`waves`).
+    adds one after the embedding. Positions are sinusoidal (`waves`) or learned, from row `offset` on.
     """
-    _check_old(keys, norms=norms, first=first, waves=waves)
+    _check_old(keys, norms=norms, first=first, waves=waves is not None, offset=offset)
     width, context = keys.size("d_model"), keys.size("max_position_embeddings", 1024)
     norm = LayerNorm(1e-5)
     stacks = []
@@ -61,7 +69,7 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
             Plain(keys.size(f"{side}_ffn_dim"), kind, **place),
             cross=attention if side == "decoder" else None,
         )
-        positions = Sinusoidal() if waves else Learned(context, 2)
+        positions = waves or Learned(context, offset)
         last, entry = norm if norms == "pre" else None, norm if first else None
         stacks.append(Stack((layer,) * depth, last, positions, entry))
     return EncoderDecoder(
@@ -81,7 +89,7 @@ def pair(keys: Keys, *, norms: Literal["pre", "after"], first: bool, waves: bool
     )
 
 
-def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
+def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool, offset: int) -> None:
     """Check the keys that no class reads, and those of training and of other heads."""
     for old_key in ("dropout", "activation_dropout", "classif_dropout", "init_std",
                 "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
@@ -97,9 +105,8 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
         if keys.get(old_key, bool, value) != value:
             raise keys.fail(old_key, f"{str(value).lower()}, as the model's class does it")
     keys.get("add_bias_logits", bool, False)  # the bias stands in the file, zeros or not
-    offset = keys.get("extra_pos_embeddings", int, 2)
-    if offset != 2 and not waves:
-        raise keys.fail("extra_pos_embeddings", "2, the row of the first position")
+    if keys.get("extra_pos_embeddings", int, offset) != offset and not waves:
+        raise keys.fail("extra_pos_embeddings", f"{offset}, the row of the first position")
     for old_key, current_key in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
                      ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
         keys.restated(old_key, size := keys.size(current_key), f"{size}, as {current_key}")
@@ -109,6 +116,7 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool) -> None:
 _STACK = weight_map("""
     encoder.positions <- encoder.embed_positions.weight
     waves == encoder.embed_positions.weight
+    waves == encoder.embed_positions.weights
     encoder.first_norm.weight <- encoder.layernorm_embedding.weight
     encoder.first_norm.bias <- encoder.layernorm_embedding.bias
     encoder.layers.{i}.attn_pre.weight <- encoder.layers.{i}.self_attn_layer_norm.weight

@@ -5,7 +5,7 @@ BART's form with sinusoidal positions and without the norm of the embedding.
 
 from __future__ import annotations
 
-from ..config import EncoderDecoder
+from ..config import EncoderDecoder, Sinusoidal
 from ..config_readers.keys import Keys
 from . import Task
 from .bart import PREFIX, WEIGHTS, pair
@@ -23,4 +23,4 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
         raise keys.fail("decoder_vocab_size", f"vocab_size, {vocabulary}: one table for both languages")
     if not keys.get("share_encoder_decoder_embeddings", bool, True):
         raise keys.fail("share_encoder_decoder_embeddings", "true: one table for both languages")
-    return pair(keys, norms="after", first=False, waves=True)
+    return pair(keys, norms="after", first=False, waves=Sinusoidal())

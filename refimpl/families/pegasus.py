@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import EncoderDecoder
+from ..config import EncoderDecoder, Sinusoidal
 from ..config_readers.keys import Keys
 from . import Task
 from .bart import PREFIX, WEIGHTS, pair
@@ -15,4 +15,4 @@ GGUF = None
 
 
 def config(keys: Keys, task: Task) -> EncoderDecoder:
-    return pair(keys, norms="pre", first=False, waves=True)
+    return pair(keys, norms="pre", first=False, waves=Sinusoidal())

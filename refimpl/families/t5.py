@@ -1,5 +1,5 @@
 """T5's encoder and decoder (Raffel et al. 2020): versions 1.0 and 1.1, and models of their form (Flan-T5,
-mT5, ByT5, UL2).
+mT5, ByT5, UL2, UMT5, whose layers have relative biases of their own).
 
 They differ in the mlp (ReLU, or gated GELU) and in the output: 1.0's table is the input's and its logits are
 scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A config states the former by
@@ -32,15 +32,16 @@ from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 
-MODEL_TYPES = ("t5", "mt5")
+MODEL_TYPES = ("t5", "mt5", "umt5")
 ARCHITECTURES: dict[str, Task] = {
     "T5ForConditionalGeneration": "lm",
     "MT5ForConditionalGeneration": "lm",
+    "UMT5ForConditionalGeneration": "lm",
     "T5WithLMHeadModel": "lm",  # its name before transformers 4
-    **dict.fromkeys(("T5EncoderModel", "MT5EncoderModel"), "pool"),
-    **dict.fromkeys(("T5ForTokenClassification", "MT5ForTokenClassification"), "tag"),
-    **dict.fromkeys(("T5ForSequenceClassification", "MT5ForSequenceClassification"), "classify"),
-    **dict.fromkeys(("T5ForQuestionAnswering", "MT5ForQuestionAnswering"), "answer"),
+    **dict.fromkeys(("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel"), "pool"),
+    **{f"{name}ForTokenClassification": "tag" for name in ("T5", "MT5", "UMT5")},
+    **{f"{name}ForSequenceClassification": "classify" for name in ("T5", "MT5", "UMT5")},
+    **{f"{name}ForQuestionAnswering": "answer" for name in ("T5", "MT5", "UMT5")},
 }
 PREFIX = "transformer."
 
@@ -54,7 +55,9 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     # Of training, or of heads that these classes haven't.
     for key in ("dropout_rate", "initializer_factor"):
         keys.get(key, float, None)
-    new = keys.get("model_type", str) == "mt5"
+    kind = keys.get("model_type", str)
+    if kind == "umt5":
+        keys.harmless(scalable_attention=(True,))  # no class reads it
     width, heads, depth = keys.size("d_model"), keys.size("num_heads"), layer_count(keys, "num_layers")
     for key, t5_key in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),
                      ("num_hidden_layers", "num_layers")):  # fmt: skip
@@ -62,14 +65,15 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-6))
     size = keys.size("d_kv", 64)
     buckets = keys.size("relative_attention_num_buckets", 32)
-    position = RelativeBias(buckets, keys.size("relative_attention_max_distance", 128))
+    distance = keys.size("relative_attention_max_distance", 128)
+    position = RelativeBias(buckets, distance, shared=kind != "umt5")
     return _build(
         Embedding(keys.size("vocab_size"), width),
         Attention(heads, heads, size, position=position, scale=1.0, pre=norm),
-        _mlp(keys, norm, "gated-gelu" if new else "relu"),
+        _mlp(keys, norm, "relu" if kind == "t5" else "gated-gelu"),
         depth,
         layer_count(keys, "num_decoder_layers", depth),
-        _output(keys, new, width),
+        _output(keys, kind == "mt5", width),
         keys.size("n_positions", 512),
     )
 
@@ -136,6 +140,9 @@ _STACK = weight_map("""
     encoder.layers.{i}.mlp.down <- encoder.block.{i}.layer.1.DenseReluDense.wo.weight : transpose
     encoder.norm.weight <- encoder.final_layer_norm.weight
 """)
+# UMT5's, in each layer.
+_OWN = "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight"
+_STACK += weight_map(f"encoder.layers.{{i}}.attn.relative_bias <- {_OWN}")
 # Old checkpoints hold a bias of cross-attention that was never used.
 WEIGHTS = (
     weight_map("""
@@ -179,7 +186,9 @@ def _gguf(keys: Keys, source: TensorSource, decoder: int) -> EncoderDecoder:
     eps = keys.positive(keys.spelled("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"))
     norm, size, heads = RMSNorm(eps), own_head_size(keys), keys.size("attention.head_count")
     width, inner = keys.size("embedding_length"), keys.size("feed_forward_length")
-    position = RelativeBias(keys.size("attention.relative_buckets_count"), 128)
+    others = {f"{side}.blk.1.attn_rel_b.weight" for side in ("enc", "dec")}  # UMT5's
+    shared = others.isdisjoint(source.names)
+    position = RelativeBias(keys.size("attention.relative_buckets_count"), 128, shared)
     gated = "enc.blk.0.ffn_gate.weight" in source.names
     return _build(
         Embedding(embedding_rows(keys, source), width),
@@ -194,6 +203,7 @@ def _gguf(keys: Keys, source: TensorSource, decoder: int) -> EncoderDecoder:
 
 _GGUF_STACK = weight_map("""
     encoder.relative_bias <- enc.blk.0.attn_rel_b.weight
+    encoder.layers.{i}.attn.relative_bias <- enc.blk.{i}.attn_rel_b.weight
     encoder.layers.{i}.attn_pre.weight <- enc.blk.{i}.attn_norm.weight
     encoder.layers.{i}.attn.wq <- enc.blk.{i}.attn_q.weight : transpose
     encoder.layers.{i}.attn.wk <- enc.blk.{i}.attn_k.weight : transpose

@@ -25,6 +25,7 @@ from ..config import (
     TokenMixer,
 )
 from .attention import AttentionWeights, attention
+from .bias import relative_bias
 from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .linear_attention import LinearAttentionWeights, LinearState, linear_attention
@@ -53,8 +54,12 @@ class NormWeights(TypedDict, total=False):
 
 
 class CachedAttentionWeights(AttentionWeights):
-    """The leaves of a decoder's attention, with the scales of keys and values if the cache has 8 bits."""
+    """The leaves of an attention in a layer: its relative biases, if they are its own (`RelativeBias`).
 
+    In a decoder also the scales of keys and values, if the cache has 8 bits.
+    """
+
+    relative_bias: NotRequired[Float[Array, "W H"]]
     k_scale: NotRequired[Float[Array, "G K"]]
     v_scale: NotRequired[Float[Array, "G K"]]
 
@@ -84,7 +89,7 @@ class Positions(NamedTuple):
     """What layers need to know of positions.
 
     Cosines and sines for each `Rope`, and biases [B, H, T, S] of scores for each other position and number of
-    heads.
+    heads, or buckets [B, T, S] where each layer has its own table of biases.
     """
 
     rotary: Mapping[Rope, Rotary]
@@ -103,13 +108,18 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
             return layer_norm(x, leaves.get("weight"), leaves.get("bias"), eps=eps)
 
 
-def rotary_and_bias(a: Attention, positions: Positions) -> tuple[Rotary | None, Array | None]:
+def rotary_and_bias(
+    a: Attention, positions: Positions, weights: CachedAttentionWeights
+) -> tuple[Rotary | None, Array | None]:
     """The rotation of a sublayer's queries and keys, and the bias of its scores, by its kind of position."""
     match a.position:
         case None:
             return None, None
         case Rope() as rope:
             return positions.rotary[rope], None
+        case RelativeBias(shared=False) as position:
+            assert "relative_bias" in weights
+            return None, relative_bias(positions.biases[position, a.heads], weights["relative_bias"])
         case Alibi() | RelativeBias() as position:
             return None, positions.biases[position, a.heads]
 
@@ -186,8 +196,8 @@ def _mix(
             return lstm_layer(x, cache, past, cast(LstmLayerWeights, weights["attn"]))
         case Attention():
             assert isinstance(cache, KVCache)
-            rotary, bias = rotary_and_bias(mixer, positions)
             leaves = cast(CachedAttentionWeights, weights["attn"])
+            rotary, bias = rotary_and_bias(mixer, positions, leaves)
             cache = cache._replace(k_scale=leaves.get("k_scale"), v_scale=leaves.get("v_scale"))
             return attention(x, cache, past, leaves, rotary, bias, settings=mixer)
 
@@ -243,7 +253,7 @@ def encoder_block(
     """
     a, leaves = config.attention, cast(CachedAttentionWeights, weights["attn"])
     assert isinstance(a, Attention)
-    rotary, bias = rotary_and_bias(a, positions)
+    rotary, bias = rotary_and_bias(a, positions, leaves)
 
     def attend(inputs: Array) -> Array:
         return self_attention(inputs, lengths, leaves, rotary, bias, settings=a, causal=causal)

@@ -173,9 +173,9 @@ def embed(
         case Learned(_, offset):
             assert "positions" in stack_weights
             x = x + learned(positions, stack_weights["positions"], offset=offset)
-        case Sinusoidal(theta, interleaved):
+        case Sinusoidal(theta, interleaved, offset):
             frequencies = rope_frequencies(np.arange(x.shape[-1] // 2), theta=theta)
-            x = x + sinusoidal(positions, frequencies, interleaved=interleaved).astype(x.dtype)
+            x = x + sinusoidal(positions + offset, frequencies, interleaved=interleaved).astype(x.dtype)
         case None:
             pass
     x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
@@ -192,19 +192,24 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Alibi | RelativeBias, int], Array]:
-    """The bias [B, H, T, S] of each position of the stack that adds one, by (position, heads)."""
+    """The bias [B, H, T, S] of each position of the stack that adds one, by (position, heads).
+
+    Where layers have relative biases of their own it is the buckets [B, T, S] in their tables.
+    """
     biases: dict[tuple[Alibi | RelativeBias, int], Array] = {}
     for a in dict.fromkeys(stack.attentions):
         match a.position:
             case Alibi(max_bias, scale):
                 slopes = (scale * alibi_slopes(np.arange(a.heads), max_bias=max_bias)).astype(dtype)
                 biases[a.position, a.heads] = alibi_bias(slopes, queries, keys)
-            case RelativeBias(count, distance):
+            case RelativeBias(count, distance, shared):
                 buckets = relative_buckets(
                     queries, keys, buckets=count, max_distance=distance, bidirectional=bidirectional
                 )
-                assert "relative_bias" in weights
-                biases[a.position, a.heads] = relative_bias(buckets, weights["relative_bias"])
+                if shared:
+                    assert "relative_bias" in weights
+                    buckets = relative_bias(buckets, weights["relative_bias"])
+                biases[a.position, a.heads] = buckets
             case _:
                 pass
     return biases

@@ -2,6 +2,7 @@
 
     embedding                       table N,D  token_types _,D  project E,D  project_bias D
     encoder, reader, decoder        positions _,D  first_norm  relative_bias W,H  layers  norm
+                                    (relative_bias in each layer's attn where it isn't shared)
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
@@ -91,7 +92,7 @@ def _stack(stack: Stack, d: int, entry: int) -> Shapes:
         shapes["positions"] = (stack.positions.offset + stack.positions.size, entry)
     shapes |= _norm("first_norm.", stack.first_norm, entry)
     for a in stack.attentions:
-        if isinstance(a.position, RelativeBias):
+        if isinstance(a.position, RelativeBias) and a.position.shared:
             shapes["relative_bias"] = (a.position.buckets, a.heads)
     for i, layer in enumerate(stack.layers):
         at = f"layers.{i}."
@@ -177,6 +178,8 @@ def _attention(a: Attention, d: int) -> Shapes:
                 shapes[name] = (heads * a.head_size,)
             case _:
                 pass
+    if isinstance(a.position, RelativeBias) and not a.position.shared:
+        shapes["relative_bias"] = (a.position.buckets, a.heads)
     if a.kv == "int8":
         shapes |= dict.fromkeys(("k_scale", "v_scale"), (a.kv_heads, a.head_size))
     return shapes

@@ -33,11 +33,22 @@ def _rope_freqs(config: Config) -> np.ndarray:
 
 
 def _waves(config: Config) -> np.ndarray:
-    """Sinusoidal positions, which older checkpoints of Marian and Pegasus store as a table."""
-    stack = [*config.stacks.values()][-1]
-    assert isinstance(stack.positions, Sinusoidal)
-    frequencies = rope_frequencies(np.arange(config.embedding.width // 2), theta=stack.positions.theta)
-    return sinusoidal(np.arange(config.context)[None], frequencies)[0]
+    """Sinusoidal positions, which older checkpoints of Marian, Pegasus and M2M100 store as a table.
+
+    M2M100's has a row for padding before that of the first position, all zeros.
+    """
+    positions = _sinusoidal(config)
+    frequencies = rope_frequencies(np.arange(config.embedding.width // 2), theta=positions.theta)
+    table = sinusoidal(np.arange(positions.offset + config.context)[None], frequencies)[0]
+    if positions.offset:
+        table[positions.offset - 1] = 0
+    return table
+
+
+def _sinusoidal(config: Config) -> Sinusoidal:
+    positions = [*config.stacks.values()][-1].positions
+    assert isinstance(positions, Sinusoidal)
+    return positions
 
 
 def _rotary_waves(config: Config) -> np.ndarray:
@@ -77,7 +88,7 @@ COMPUTED = {
     "position_ids": lambda config: np.arange(_position_rows(config))[None],
 }
 LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
-    "waves": lambda config: (config.context, config.embedding.width),
+    "waves": lambda config: (_sinusoidal(config).offset + config.context, config.embedding.width),
     "rotary_waves": lambda config: (config.context, _rotary_dims(config)),
     "position_ids": lambda config: (1, _position_rows(config)),
 }

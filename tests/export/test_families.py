@@ -19,7 +19,7 @@ QUANTS = ("fp32", "int8", "int8-dynamic")
 TURNS = ("fp32", "int8", "fp32", "int8-dynamic")
 HERE = [
     ("bart", 0), ("bert", 1), ("bloom", 0), ("cohere", 0), ("falcon", 0), ("gemma3", 0), ("gpt2", 0),
-    ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("t5", 1), ("qwen3", 2), ("bart", 1),
+    ("mistral", 0), ("mixtral", 0), ("modernbert", 4), ("roberta", 0), ("umt5", 1), ("qwen3", 2), ("bart", 1),
     ("opt", 1), ("t5", 5),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]

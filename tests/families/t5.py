@@ -1,4 +1,4 @@
-"""T5 and mT5: with the input's table as the output's, and with another."""
+"""T5, mT5 and UMT5: with the input's table as the output's, and with another."""
 
 from typing import Any
 
@@ -36,12 +36,12 @@ def t5(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
 def untied(model: Any) -> Any:
     """The class without its tie of the output table, as transformers loads a file that has two tables.
 
-    With two T5 doesn't scale: versions of transformers disagree on one that does.
+    With two T5 and UMT5 don't scale: versions of transformers disagree on one that does.
     """
     ties = {name: source for name, source in model._tied_weights_keys.items() if name != "lm_head.weight"}
 
     def build(self: Any, config: Any) -> None:
-        if config.model_type == "t5":
+        if config.model_type != "mt5":
             config.scale_decoder_outputs = False
         model.__init__(self, config)
 
@@ -55,6 +55,7 @@ def reading(name: str) -> list[Any]:
 
 
 V10, NEW = transformers.T5ForConditionalGeneration, transformers.MT5ForConditionalGeneration
+OWN = transformers.UMT5ForConditionalGeneration
 ROWS = {
     "t5": Row(
         transformers.T5Config,
@@ -64,4 +65,11 @@ ROWS = {
         stays=False,
     ),
     "mt5": Row(transformers.MT5Config, (NEW, untied(NEW), *reading("MT5")), t5(), SIZES),
+    "umt5": Row(
+        transformers.UMT5Config,
+        (OWN, untied(OWN), *reading("UMT5")),
+        t5(tie_word_embeddings=st.booleans()),
+        SIZES,
+        stays=False,
+    ),
 }

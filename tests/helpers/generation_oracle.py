@@ -25,7 +25,7 @@ from tfm.refimpl.params.tree import map_leaves
 from helpers.float64 import Float64
 from helpers.tolerances import equal
 
-PAIRS = ("bart", "marian", "mbart", "pegasus", "t5", "mt5")
+PAIRS = ("bart", "marian", "mbart", "pegasus", "m2m_100", "blenderbot", "t5", "mt5", "umt5")
 N, EOS, START = 251, 2, 3
 
 
@@ -34,7 +34,7 @@ def model(name: str, seed: int, rules: dict[str, Any]) -> Any:
 
     It has an output table of its own: with the input's, a random model repeats its last token.
     """
-    row, kind = ROWS[name], name in ("t5", "mt5")
+    row, kind = ROWS[name], name in ("t5", "mt5", "umt5")
     small = {key: 24 if key == "d_model" else 3 if "heads" in key else 2 for key in row.sizes}
     small |= {"vocab_size": N, "pad_token_id": 1, "eos_token_id": EOS, "decoder_start_token_id": START}
     small |= {"max_position_embeddings": 64, "tie_word_embeddings": False} if not kind else {}
@@ -117,6 +117,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "forced_bos_token_id": some(ids),
         "forced_eos_token_id": some(st.sampled_from((EOS, 7))),
         "no_repeat_ngram_size": draw(st.sampled_from((0, 1, 2, 3))),
+        "encoder_no_repeat_ngram_size": draw(st.sampled_from((0, 1, 2))),
         "repetition_penalty": draw(st.sampled_from((1.0, 1.3))),
         "bad_words_ids": some(st.lists(st.lists(ids, min_size=1, max_size=2), min_size=1, max_size=9)),
         "suppress_tokens": some(st.lists(ids, min_size=1, max_size=3)),

@@ -135,10 +135,10 @@ def recurrent(context: int = 128, vocabulary: int = 97) -> Decoder:
 
 
 def added_positions(context: int = 128) -> Decoder:
-    """A decoder with learned positions, ALiBi in one layer and relative biases in another."""
+    """A decoder with learned positions, ALiBi in one layer, relative biases in two, one of its own."""
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
     first, norm = base.layers[0], LayerNorm(1e-5)
-    kinds = Alibi(scale=0.3), RelativeBias(8, 20), None
+    kinds = Alibi(scale=0.3), RelativeBias(8, 20), RelativeBias(6, 9, shared=False)
     layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
     stack = replace(base.stack, layers=layers, positions=Learned(context, 2), first_norm=norm)
     return replace(base, stack=stack, head=LM(tied=True, scale=0.5, bias=True))
@@ -232,8 +232,10 @@ def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoida
         (Rope(10.0, head_size), None),
         (Alibi(), None),
         (RelativeBias(8, 20), None),
+        (RelativeBias(8, 20, shared=False), None),
         (None, Learned(32)),
         (None, Sinusoidal()),
+        (None, Sinusoidal(offset=2)),
     ]
 
 

@@ -197,8 +197,8 @@ def test_a_decoder_begins_with_something():
         ({"unheard_of": 1}, PAIR, "g.json: key 'unheard_of' isn't known"),
         (
             {"encoder_no_repeat_ngram_size": 3},
-            PAIR,
-            "encoder_no_repeat_ngram_size must be 0 or null",
+            ALONE,
+            "encoder_no_repeat_ngram_size must be 0 without an encoder, got 3",
         ),
         ({"early_stopping": "soon"}, PAIR, "early_stopping must be true, false or \"never\", got 'soon'"),
         ({"early_stopping": 3}, PAIR, "early_stopping must be"),

@@ -1,4 +1,4 @@
-"""Languages by their tokens, as mBART's, mBART-50's and Marian's tokenizers have them."""
+"""Languages by their tokens, as tokenizers of mBART, mBART-50, M2M100, NLLB and Marian have them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def test_where_the_tokens_are():
     assert read_languages(mbart, 91, PAIR) == Languages(CODES, "start")
     marian = plan({"a": 0, ">>fra<<": 1, ">>por_BR<<": 2, ">>far<<": 97})
     assert read_languages(marian, 2, PAIR) == Languages({"fra": 1, "por_BR": 2}, "text")
+    nllb = {"ron_Latn": 3, "zho_Hans": 4, "zho_Hant": 5}
+    assert read_languages(plan([["ace_Arab", 0.0]], **nllb), 2, PAIR) == Languages(nllb, "first")
+    m2m = plan({"__fr__": 1}, __ro__=3, __ceb__=4, __madeupword0__=5)
+    assert read_languages(m2m, 2, PAIR) == Languages({"ro": 3, "ceb": 4}, "first")
     listed = plan([["a", 0.0], [">>fra<<", -1.0]])
     assert read_languages(listed, 2, PAIR) == Languages({"fra": 1}, "text")
     for without in ("[]", "{}", plan(None), plan({"a": 0}), plan([1, [], [2]])):

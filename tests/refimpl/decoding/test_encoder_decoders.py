@@ -20,6 +20,7 @@ from helpers.generation_oracle import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.loop import generate
+from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
 
 some = settings(max_examples=settings.default.max_examples // 4)  # pyright: ignore[reportOptionalOperand]
@@ -48,3 +49,13 @@ def test_greedy_tokens_are_transformers(name: str):
 @given(st.sampled_from(PAIRS), seeds, rules())
 def test_texts_by_the_checkpoints_rules_are_transformers(name: str, seed: int, asked: dict[str, Any]):
     same_texts(name, seed, asked)
+
+
+def test_an_ngram_that_the_encoder_has_read_is_not_written():
+    """With this seed a token of the text would be."""
+    rules = {"num_beams": 1, "max_length": 16, "eos_token_id": EOS, "encoder_no_repeat_ngram_size": 1}
+    same_texts("m2m_100", 6, rules)
+    sampler = Sampler(encoder_no_repeat_ngram=2, bad_words=((9,),))
+    assert sampler.after_reading([5, 6, 7, 5, 6]) == Sampler(bad_words=((9,), (5, 6), (6, 7), (7, 5)))
+    assert sampler.after_reading([5]) == Sampler(bad_words=((9,),))
+    assert sampler.after_reading(None) == sampler

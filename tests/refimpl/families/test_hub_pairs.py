@@ -1,0 +1,150 @@
+"""Encoder-decoders of many languages and of many turns, as the hub has them: keys, tables, translations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.generation_oracle import START, N, model, opened, theirs
+from safetensors.torch import load_file, save_file
+from tfm.refimpl.checkpoint.open import open_checkpoint
+from tfm.refimpl.checkpoint.translation import directed
+from tfm.refimpl.config import LM, EncoderDecoder, Learned, RelativeBias, Sinusoidal
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.errors import CheckpointError, ConfigError
+from tfm.refimpl.families import read_config
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+
+SIDES = ("encoder", "decoder")
+M2M100 = {
+    "_name_or_path": "hf_models/m2m100_418M", "activation_dropout": 0.0, "activation_function": "relu",
+    "architectures": ["M2M100ForConditionalGeneration"], "attention_dropout": 0.1, "bos_token_id": 0,
+    "d_model": 1024, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096, "decoder_layerdrop": 0.05,
+    "decoder_layers": 12, "decoder_start_token_id": 2, "dropout": 0.1, "early_stopping": True,
+    "encoder_attention_heads": 16, "encoder_ffn_dim": 4096, "encoder_layerdrop": 0.05, "encoder_layers": 12,
+    "eos_token_id": 2, "gradient_checkpointing": False, "init_std": 0.02, "is_encoder_decoder": True,
+    "max_length": 200, "max_position_embeddings": 1024, "model_type": "m2m_100", "num_beams": 5,
+    "num_hidden_layers": 12, "pad_token_id": 1, "scale_embedding": True, "use_cache": True,
+    "transformers_version": "4.4.0.dev0", "vocab_size": 128112,
+}  # fmt: skip
+NLLB = {**M2M100, "tokenizer_class": "NllbTokenizer", "torch_dtype": "float32", "vocab_size": 256206}
+UMT5 = {
+    "architectures": ["UMT5ForConditionalGeneration"], "classifier_dropout": 0.0, "d_ff": 1024, "d_kv": 64,
+    "d_model": 512, "decoder_start_token_id": 0, "dense_act_fn": "gelu_new", "dropout_rate": 0.1,
+    "eos_token_id": 1, "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0,
+    "is_encoder_decoder": True, "is_gated_act": True, "layer_norm_epsilon": 1e-06, "model_type": "umt5",
+    "num_decoder_layers": 8, "num_heads": 6, "num_layers": 8, "output_past": True, "pad_token_id": 0,
+    "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
+    "scalable_attention": True, "tie_word_embeddings": False, "tokenizer_class": "T5Tokenizer",
+    "use_cache": True, "vocab_size": 256384,
+}  # fmt: skip
+BLENDERBOT = {
+    "activation_function": "gelu", "add_bias_logits": False, "add_final_layer_norm": True,
+    "architectures": ["BlenderbotForConditionalGeneration"], "bos_token_id": 1, "classif_dropout": 0.0,
+    "d_model": 1280, "decoder_attention_heads": 32, "decoder_ffn_dim": 5120, "decoder_layers": 12,
+    "decoder_start_token_id": 1, "do_blenderbot_90_layernorm": True, "dropout": 0.1,
+    "encoder_attention_heads": 32, "encoder_ffn_dim": 5120, "encoder_layers": 2,
+    "encoder_no_repeat_ngram_size": 3, "eos_token_id": 2, "extra_layer_norm": False,
+    "extra_pos_embeddings": 0, "force_bos_token_to_be_generated": False, "forced_eos_token_id": 2,
+    "is_encoder_decoder": True, "layernorm_variant": "prelayernorm", "length_penalty": 0.65,
+    "max_length": 60, "max_position_embeddings": 128, "min_length": 20, "model_type": "blenderbot",
+    "no_repeat_ngram_size": 3, "normalize_before": True, "normalize_embedding": False, "num_beams": 10,
+    "num_hidden_layers": 2, "pad_token_id": 0, "scale_embedding": True, "static_position_embeddings": False,
+    "unk_token_id": 3, "use_cache": True, "vocab_size": 8008,
+}  # fmt: skip
+
+
+def read(keys: dict[str, Any]) -> EncoderDecoder:
+    config = read_config(keys)[0]
+    assert isinstance(config, EncoderDecoder)
+    return config
+
+
+def test_what_the_configs_of_the_hub_say():
+    for keys in (M2M100, NLLB):
+        config = read(keys)
+        assert config.encoder.positions == Sinusoidal(10_000.0 ** (512 / 511), offset=2)
+        assert (config.head, config.embedding.scale) == (LM(tied=True), 32.0)
+        assert len(config.encoder.layers) == 12
+        assert config.encoder.layers[0].mlp.activation == "relu"
+    umt5 = read(UMT5)
+    assert umt5.encoder.layers[0].attention.position == RelativeBias(32, 128, shared=False)
+    assert umt5.head == LM(tied=False)
+    blenderbot = read(BLENDERBOT)
+    assert blenderbot.decoder.positions == Learned(128)
+    assert (len(blenderbot.encoder.layers), len(blenderbot.decoder.layers)) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({**M2M100, "pad_token_id": -1}, "pad_token_id must be an id of the vocabulary"),
+        ({**M2M100, "d_model": 2}, "d_model must be at least 4"),
+        ({**BLENDERBOT, "layernorm_variant": "xlm"}, 'layernorm_variant must be "prelayernorm"'),
+        ({**BLENDERBOT, "extra_pos_embeddings": 2}, "extra_pos_embeddings must be 0"),
+        ({**UMT5, "scalable_attention": False}, "scalable_attention must be true"),
+    ],
+)
+def test_refused(keys: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        read(keys)
+
+
+def nllb(seed: int) -> Any:
+    return model("m2m_100", seed, {"max_length": 20})
+
+
+def test_positions_that_a_file_of_m2m100_states_are_checked(tmp_path: Path):
+    hf_model = nllb(0)
+    hf_model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tables = {side: getattr(hf_model.model, side).embed_positions.weights.clone() for side in SIDES}
+    stored = {f"model.{side}.embed_positions.weights": table for side, table in tables.items()}
+    save_file({**tensors, **stored}, tmp_path / "model.safetensors")
+    open_checkpoint(tmp_path)
+    wrong = {name: table + 0.01 * torch.eye(*table.shape) for name, table in stored.items()}
+    save_file({**tensors, **wrong}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"embed_positions.weights' must equal waves"):
+        open_checkpoint(tmp_path)
+
+
+def tokenizer() -> Tokenizer:
+    """Words as NLLB's tokenizer has them: the language before the text, the end after it."""
+    words = Tokenizer(models.WordLevel({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_tokens([f"w{i}" for i in range(4, N - 3)])
+    words.add_special_tokens([AddedToken(name) for name in ("eng_Latn", "ron_Latn", "zho_Hans")])
+    english = words.token_to_id("eng_Latn")
+    words.post_processor = processors.TemplateProcessing(
+        "eng_Latn $A </s>", None, [("eng_Latn", english), ("</s>", 2)]
+    )
+    return words
+
+
+def test_a_translation_is_transformers(tmp_path: Path):
+    """The text's language before it, the answer's is the first token that the decoder is made to write."""
+    words, translations = tokenizer(), set()
+    for seed in range(3):
+        hf_model = nllb(seed)
+        hf_model.save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_text(words.to_str())
+        languages = open_checkpoint(tmp_path).generation.languages
+        checkpoint, engine = opened(hf_model)
+        found = replace(checkpoint.generation, languages=languages)
+        ids = words.encode("w7 w90 w12").ids
+        generation, source = directed(found, ids, "zho", "ron")
+        assert source == [words.token_to_id("zho_Hans"), 7, 90, 12, 2]
+        got = list(generate(engine, GeneratedSequence(
+            generation.prompt, Sampler(**generation.defaults), frozenset(generation.eos), 19,
+            encoder_ids=source,
+        )))  # fmt: skip
+        ron = words.token_to_id("ron_Latn")
+        want = theirs(hf_model, source, forced_bos_token_id=ron).sequences[0].tolist()
+        assert want[:2] == [START, ron]
+        assert got == [token for token in want[1:] if token != 2]
+        translations.add(tuple(got))
+    assert len(translations) == 3
