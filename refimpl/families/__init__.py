@@ -63,8 +63,8 @@ CLASS_SUFFIXES: dict[str, Task] = {
 
 def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
     """The architectures of an encoder with all heads but `without`; `names` are its class names' prefixes."""
-    tasks = {suffix: task for suffix, task in CLASS_SUFFIXES.items() if task not in without}
-    return {name + suffix: task for name in names for suffix, task in tasks.items()}
+    tasks: dict[str, Task] = {end: task for end, task in CLASS_SUFFIXES.items() if task not in without}
+    return {name + end: task for name in names for end, task in tasks.items()}
 
 
 def decoders(
