@@ -31,5 +31,6 @@ ROWS = {
         ),
         bart.SIZES,
         amend=amend,
+        reads=frozenset({"pad_token_id"}),
     )
 }
