@@ -11,6 +11,7 @@ from typing import Any
 
 from ..formats.file_bytes import read_file
 from ..formats.model_directory import Directory
+from ..formats.split_gguf import parts_of
 
 CARD, WHEEL = "README.md", "METADATA"  # a model card, and what a Python package says of itself
 TEXTS = "(LICEN[SC]E|COPYING|NOTICE)([._-][A-Za-z0-9._-]{0,60})?"
@@ -60,7 +61,8 @@ def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
 
 
 def _is_alone(path: Path) -> bool:
-    return all(name.startswith(".") or is_notice(name) or name == path.name for name in _listed(path.parent))
+    parts = {part.name for part in parts_of(path)}
+    return all(name.startswith(".") or is_notice(name) or name in parts for name in _listed(path.parent))
 
 
 def _listed(folder: Path) -> list[str]:

