@@ -37,7 +37,9 @@ def _waves(config: Config) -> np.ndarray:
 
     M2M100's has a row for padding before that of the first position, all zeros.
     """
-    positions = _sinusoidal(config)
+    positions = [*config.stacks.values()][-1].positions
+    if not isinstance(positions, Sinusoidal):
+        return np.zeros(0)
     frequencies = rope_frequencies(np.arange(config.embedding.width // 2), theta=positions.theta)
     table = sinusoidal(np.arange(positions.offset + config.context)[None], frequencies)[0]
     if positions.offset:
@@ -45,10 +47,9 @@ def _waves(config: Config) -> np.ndarray:
     return table
 
 
-def _sinusoidal(config: Config) -> Sinusoidal:
+def _wave_rows(config: Config) -> int:
     positions = [*config.stacks.values()][-1].positions
-    assert isinstance(positions, Sinusoidal)
-    return positions
+    return config.context + (positions.offset if isinstance(positions, Sinusoidal) else 0)
 
 
 def _rotary_waves(config: Config) -> np.ndarray:
@@ -88,7 +89,7 @@ COMPUTED = {
     "position_ids": lambda config: np.arange(_position_rows(config))[None],
 }
 LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
-    "waves": lambda config: (_sinusoidal(config).offset + config.context, config.embedding.width),
+    "waves": lambda config: (_wave_rows(config), config.embedding.width),
     "rotary_waves": lambda config: (config.context, _rotary_dims(config)),
     "position_ids": lambda config: (1, _position_rows(config)),
 }

@@ -118,6 +118,13 @@ def test_a_table_is_made_only_where_the_file_holds_one(name, monkeypatch):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS + weight_map(f"{name} == table"))
 
 
+def test_a_table_of_waves_where_the_model_has_none():
+    table = np.zeros((TIED.context, TIED.embedding.width), np.float32)
+    tensors = theirs(TIED, tiny_models.weights(TIED)) | {"table": table}
+    with pytest.raises(CheckpointError, match="'table' must equal waves, it doesn't"):
+        Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS + weight_map("waves == table"))
+
+
 @pytest.mark.parametrize("score", [-1e4, -1e9, -np.inf])
 def test_a_stored_mask_is_checked(score):
     tensors = theirs(TIED, tiny_models.weights(TIED))
