@@ -51,9 +51,10 @@ def _build(base: Decoder, masks: list[FullAttention | Window], *, everywhere: bo
         norm = layer.mlp.pre
         assert norm is not None
         rotated = everywhere or isinstance(masks[i], Window)
+        attention = base.stack.attentions[i]
         attention = replace(
-            layer.attention,
-            position=layer.attention.position if rotated else None,
+            attention,
+            position=attention.position if rotated else None,
             mask=masks[i],
             qk_norm=HeadNorm(norm),
             pre=None,

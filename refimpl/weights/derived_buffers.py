@@ -98,7 +98,7 @@ LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
 def _causal(config: Config, got: np.ndarray) -> bool:
     """Which token sees which in some layer, as GPT-2, GPT-NeoX and GPT-Neo stored it in each."""
     at = np.arange(config.context)
-    windows = {layer.attention.window for layer in config.layers}
+    windows = {a.window for stack in config.stacks.values() for a in stack.attentions}
     return got.shape == (1, 1, len(at), len(at)) and any(
         np.array_equal(got[0, 0], causal_mask(at[None], at, window=window)[0]) for window in windows
     )

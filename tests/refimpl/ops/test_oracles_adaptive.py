@@ -60,7 +60,7 @@ def test_log_softmax_is_torchs(seed: int, scale: float):
 @given(cuts, st.sampled_from((1.0, 1.5, 2.0)), st.booleans())
 def test_leaves_have_the_shapes_of_torchs(cutoffs: list[int], divisor: float, bias: bool):
     """Of a Config's head, whose rule for the widths of clusters is torch's."""
-    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(48, 97, cutoffs, divisor, bias)
+    theirs: Any = torch.nn.AdaptiveLogSoftmaxWithLoss(48, 97, cutoffs, divisor, bias)
     adaptive = AdaptiveSoftmax(tuple(cutoffs), divisor)
     config = replace(tiny_models.llama(), head=LM(False, bias=bias, adaptive=adaptive))
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith("head.")}
@@ -70,7 +70,7 @@ def test_leaves_have_the_shapes_of_torchs(cutoffs: list[int], divisor: float, bi
 
 
 def test_a_models_logits_are_torchs_log_probabilities():
-    """Of a decoder without layers' influence on the head: torch's module over its last vectors."""
+    """torch's module over the last vectors, which a head of the identity gives as they are."""
     config = tiny_models.adaptive()
     params = tiny_models.weights(config, dtype=np.float64)
     plain = replace(config, head=LM(tied=False))
@@ -83,7 +83,7 @@ def test_a_models_logits_are_torchs_log_probabilities():
         return engine.step(ids, engine.start(1), at=at)[0]
 
     vectors, head = logits(plain, identity), params["head"]
-    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(48, 97, [60, 80], 4.0, True, dtype=torch.float64)
+    theirs: Any = torch.nn.AdaptiveLogSoftmaxWithLoss(48, 97, [60, 80], 4.0, True, dtype=torch.float64)
     with torch.no_grad():
         theirs.head.weight.copy_(torch.from_numpy(head["frequent"].T))
         theirs.head.bias.copy_(torch.from_numpy(head["bias"]))

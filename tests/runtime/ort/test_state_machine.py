@@ -287,7 +287,9 @@ CUDA = [
 
 
 def run(bundle: Any, device: str) -> None:
-    engine = runtime.OrtEngine(bundle, device, threads=1)
+    # Linear attention reads more tokens than a chunk in several runs, each from the cache of the one before.
+    chunk = 4 if cache_kinds.recurrent(cache_kinds.cache_kinds(bundle.config)) else None
+    engine = runtime.OrtEngine(bundle, device, threads=1, chunk=chunk)
     drive(world(bundle.config, engine, materialize(bundle.params()), bundle.dtype))
 
 
