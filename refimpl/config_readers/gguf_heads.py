@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Classify, Config, Decoder, Dense, Encoder, Pool, Pooling
+from ..config import Attention, Classify, Config, Decoder, Dense, Encoder, Pool, Pooling, Window
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from .gguf_metadata import rows
@@ -44,7 +44,12 @@ def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
     if "pooling_type" not in keys:
         keys.harmless(**{"attention.causal": (True,)})
         return decoder
-    return gguf_encoder(decoder, keys, causal=keys.get("attention.causal", bool, True))
+    causal = keys.get("attention.causal", bool, True)
+    masks = [layer.attention.mask for layer in decoder.layers if isinstance(layer.attention, Attention)]
+    if not causal and any(isinstance(mask, Window) for mask in masks):
+        # llama.cpp's windows then reach back alone, while later tokens are all seen.
+        raise keys.fail("attention.causal", "true where layers have a window")
+    return gguf_encoder(decoder, keys, causal=causal)
 
 
 def gguf_encoder(

@@ -12,11 +12,13 @@ import gguf
 import numpy as np
 import pytest
 import transformers
-from helpers import gguf_writer
+from helpers import gguf_writer, tiny_models
 from helpers.float64 import randomize
 from safetensors.numpy import load_file, save_file
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from tfm.refimpl.config import Classify, Config, Encoder, Learned, Pool, from_json, to_json
+from tfm.refimpl.config_readers.gguf_heads import gguf_reading
+from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import TfmError
 from tfm.refimpl.params.tree import flatten, map_leaves
@@ -377,6 +379,13 @@ def test_vectors_of_a_decoder(tmp_path: Path, causal: bool):
     gguf_writer.write(file, "qwen3", {**writes, "attention.causal": False}, tensors)
     with pytest.raises(TfmError, match=r"attention.causal must be true"):
         open_checkpoint(file)
+
+
+def test_a_window_in_both_directions_is_another_one_there():
+    keys = {"pooling_type": 1, "attention.causal": False}
+    assert isinstance(gguf_reading(tiny_models.llama(layers=1), Keys(keys, "x.gguf")), Encoder)
+    with pytest.raises(TfmError, match=r"attention.causal must be true where layers have a window"):
+        gguf_reading(tiny_models.llama(layers=1, window=5), Keys(keys, "x.gguf"))
 
 
 @pytest.mark.parametrize("widths", [(), (40, 24)])
