@@ -107,7 +107,7 @@ class AddedTokenSplitter:
             parts.append((string.slice(start, end), token.id))
             last = end
         if last < len(text):
-            parts.append((string.slice(last, len(text)) if last else string, None))
+            parts.append((string.slice(last, len(text)), None))
         return parts
 
     def _matches(self, text: str) -> list[tuple[int, int, AddedToken]]:

@@ -18,7 +18,7 @@ from tfm.refimpl.tokenizers.auto_tokenizer.class_choice import choose_class
 from tfm.refimpl.tokenizers.auto_tokenizer.settings import SettingFiles
 from transformers import AutoTokenizer
 
-SEEDS = range(40) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else (0, 1, 2)
+SEEDS = range(40) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else (0, 1, 2, 3)
 
 
 def cases() -> Iterator[Any]:

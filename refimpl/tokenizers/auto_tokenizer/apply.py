@@ -80,14 +80,28 @@ def tokenizer_of(
         definition |= made_by_model(model, vocabulary, settings)
     elif isinstance(tokens, list):
         definition["model"]["vocab"] = made_by.reorder(settings, tokens)
-    applied, named = _applied(definition, settings, made_by, vocabulary.where, _tokens_around(files))
+    around = _tokens_around(files, made_by)
+    applied, named = _applied(definition, settings, made_by, vocabulary.where, around)
     return AppliedTokenizer(json.dumps(applied, ensure_ascii=False), named)
 
 
-def _tokens_around(files: SettingFiles) -> dict[str, bool]:
-    """Whether the first and the last token are put around a text; a tokenizer.json says it itself."""
+@dataclass(frozen=True)
+class _Around:
+    """Whether the first and the last token are put around a text, or the class has a template of its own."""
+
+    flags: Mapping[str, bool]
+    own_template: bool
+
+
+def _tokens_around(files: SettingFiles, made_by: TokenizerClass | None) -> _Around:
+    """What the settings say, which a tokenizer.json says itself."""
     config = files.tokenizer_config or {}
-    return {name: bool(config.get(f"add_{name}")) for name in ("bos_token", "eos_token")}
+    flags = {"bos_token": made_by is not None and made_by.adds_bos, "eos_token": False}
+    stated = {name: bool(config[f"add_{name}"]) for name in flags if f"add_{name}" in config}
+    own = made_by is not None and (
+        made_by.own_template == "always" or (made_by.own_template == "without flags" and not stated)
+    )
+    return _Around({**flags, **stated}, own)
 
 
 def _applied(
@@ -95,7 +109,7 @@ def _applied(
     settings: Settings,
     made_by: TokenizerClass | None,
     where: str,
-    around: Mapping[str, bool] | None = None,
+    around: _Around | None = None,
 ) -> tuple[Component, dict[str, str]]:
     """The definition with the settings, and the special tokens by name.
 
@@ -112,11 +126,12 @@ def _applied(
     extra = _extra_tokens(settings, made_by)
     _add_tokens(vocabulary, settings, named, extra)
     tokens = Tokens(settings.where, named, vocabulary)
-    template = definition.get("post_processor") if around is None else tokens.around(around)
+    template = definition.get("post_processor") if around is None else tokens.around(around.flags)
     if made_by is not None:
         for token in made_by.added_again(list(named.values()), extra):
             vocabulary.add(token)
-        template = made_by.post_processor(settings, tokens, template)
+        own_template = made_by.post_processor(settings, tokens, template)  # it refuses tokens in any case
+        template = own_template if around is None or around.own_template else template
     applied["post_processor"] = template
     applied["added_tokens"] = vocabulary.as_json()
     applied["decoder"] = _decoder(applied, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ...errors import CheckpointError
 from .added_vocabulary import AddedVocabulary, NewToken
@@ -161,7 +161,9 @@ class TokenizerClass:
     it changes at the end. `mask_takes_space`: a mask that is named without flags takes the space before it;
     `names_have_flags`: all named tokens have flags, the usual ones where none are stated.
     `file` has its vocabulary where no tokenizer.json is there; `reorder` puts a SentencePiece model's pieces
-    where the class has them.
+    where the class has them. There the tokens around a text follow the flags add_bos_token and add_eos_token,
+    of which the first is `adds_bos` where it isn't stated, unless the class has a template of its own:
+    always, or only with a tokenizer.json, or only where no flag is stated.
     """
 
     name: str
@@ -174,6 +176,8 @@ class TokenizerClass:
     mask_takes_space: bool = False
     names_have_flags: bool = False
     file: str = "tokenizer.model"
+    own_template: Literal["always", "with a file", "without flags"] = "always"
+    adds_bos: bool = False
     reorder: Callable[[Settings, Pieces], Pieces] = _as_they_are
 
 
@@ -663,7 +667,15 @@ _ALL = (
         names_have_flags=True,
         file="vocab.txt",
     ),
-    TokenizerClass("AlbertTokenizer", "Unigram", _ALBERT, _albert, _albert_template, file="spiece.model"),
+    TokenizerClass(
+        "AlbertTokenizer",
+        "Unigram",
+        _ALBERT,
+        _albert,
+        _albert_template,
+        file="spiece.model",
+        own_template="without flags",
+    ),
     TokenizerClass(
         "CamembertTokenizer",
         "Unigram",
@@ -690,6 +702,7 @@ _ALL = (
         _gpt_neox,
         _no_template,
         file="vocab.json",
+        own_template="with a file",
     ),
     TokenizerClass(
         "Qwen2Tokenizer",
@@ -708,6 +721,8 @@ _ALL = (
         _code_llama,
         _begin_template,
         _code_llama_additional,
+        own_template="with a file",
+        adds_bos=True,
     ),
     TokenizerClass("GemmaTokenizer", "BPE", _GEMMA, _gemma),
     TokenizerClass(

@@ -380,3 +380,13 @@ def test_ends_of_a_text_are_the_librarys(text: str) -> None:
     parts = regex(pattern, "x").matches(text)
     replaced = "".join("X" if matched else text[begin:end] for begin, end, matched in parts)
     assert replaced == normalizers.Replace(Regex(pattern), "X").normalize_str(text)
+
+
+@pytest.mark.parametrize("text", ["a", " a", "  a a"])
+def test_a_first_word_whose_white_space_is_dropped(text: str) -> None:
+    """The library then doesn't take it for the text's first: no mark is put before it."""
+    pieces = [["<unk>", 0.0], ["a", -1.0], ["▁a", -1.0], ["▁", -2.0]]
+    model = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}
+    strip = {"type": "Strip", "strip_left": True, "strip_right": False}
+    stated = json.dumps(plan(model, normalizer=strip, pre_tokenizer=metaspace("first")))
+    assert read(stated).encode(text).ids == Library.from_str(stated).encode(text).ids

@@ -80,3 +80,27 @@ def test_a_checkpoint_has_the_tokenizer_as_a_tokenizer_json(tmp_path: Path) -> N
     assert definition["model"]["byte_fallback"] is True
     assert definition["post_processor"]["single"][0] == {"SpecialToken": {"id": "<s>", "type_id": 0}}
     assert "tokenizer.model" in opened.files
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "data", "flags", "around"),
+    [
+        ("CodeLlama", "tokenizer.model", spm("bpe"), {}, ["<s>", "A"]),
+        ("CodeLlama", "tokenizer.model", spm("bpe"), {"add_eos_token": True}, ["<s>", "A", "</s>"]),
+        ("CodeLlama", "tokenizer.model", spm("bpe"), {"add_bos_token": False}, ["A"]),
+        ("Llama", "tokenizer.model", spm("bpe"), {}, ["A"]),
+        ("GPTNeoX", "vocab.json", b'{"<|endoftext|>": 0}', {"add_bos_token": True}, ["<|endoftext|>", "A"]),
+        ("Albert", "spiece.model", spm("albert"), {}, ["[CLS]", "A", "[SEP]"]),
+        ("Albert", "spiece.model", spm("albert"), {"add_bos_token": True}, ["[CLS]", "A"]),
+        ("T5", "spiece.model", spm("t5"), {"add_bos_token": True, "add_eos_token": False}, ["A", "</s>"]),
+    ],
+)
+def test_tokens_around_a_text(
+    tmp_path: Path, name: str, file: str, data: bytes, flags: dict[str, bool], around: list[str]
+) -> None:
+    """The flags say them where the class has no template of its own, as in transformers."""
+    config = {**flags, "tokenizer_class": f"{name}Tokenizer"}
+    made = applied(tmp_path, {file: data, "merges.txt": b""}, config)
+    assert made is not None
+    template = json.loads(made.text)["post_processor"]["single"]
+    assert [next(iter(part.values()))["id"] for part in template] == around
