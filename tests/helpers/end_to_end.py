@@ -112,7 +112,9 @@ def diverse_model(
         count = min(STEPS, config.context - len(prompt))
         sequence = GeneratedSequence(prompt, max_new_tokens=count, encoder_ids=source)
         tokens = list(generate(NumpyEngine(config, materialize(checkpoint.params)), sequence))
-        if len(set(tokens)) >= min(DISTINCT, len(tokens) // 2):
+        # A model that counts positions by the id of padding has none in its text.
+        padding = model.config.pad_token_id if "pad_token_id" in ROWS[name].reads else None
+        if padding not in (*prompt, *tokens) and len(set(tokens)) >= min(DISTINCT, len(tokens) // 2):
             return (
                 model,
                 checkpoint,
