@@ -33,8 +33,11 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _text(keys: Keys, task: Task) -> Decoder:
-    keys.harmless(final_logit_softcapping=(None,))  # the class has no cap, that of the text model alone has
-    return gemma3.config(keys, task)
+    # The class has no cap, that of the text model alone has; nor does it read in both directions.
+    keys.harmless(final_logit_softcapping=(None,), use_bidirectional_attention=(False, None))
+    config = gemma3.config(keys, task)
+    assert isinstance(config, Decoder), "it would read in both directions"
+    return config
 
 
 TEXTS = {"gemma3_text": TextModel(_text, SIZES)}

@@ -101,7 +101,7 @@ TABLE = {
     "granite:GPT2Tokenizer olmo2:GPT2Tokenizer cohere falcon:PreTrainedTokenizerFast",
     "bpe": "llama llama:LlamaTokenizer llama:LlamaTokenizerFast llama:CodeLlamaTokenizer "
     "gemma:GemmaTokenizer gemma2 gemma3_text:GemmaTokenizerFast mistral:LlamaTokenizer "
-    "mixtral phi3:LlamaTokenizerFast",
+    "mixtral phi3:LlamaTokenizerFast m2m_100:NllbTokenizerFast",
 }
 CLASSES = [
     (model_type, name or None, kind)
@@ -119,7 +119,8 @@ FLAGS = {
     "add_bos_token": (True, False), "add_eos_token": (True, False), "model_max_length": (3, 512, 10**30),
     "clean_up_tokenization_spaces": (True, False), "from_slow": (True,), "use_fast": (False,),
     "padding_side": ("left", "right"), "truncation_side": ("left",), "errors": ("replace",), "max_len": (4,),
-    "extra_ids": (100, 3), "src_lang": ("ro_RO", None), "offset": (103, 4), "keep_accents": (True,),
+    "extra_ids": (100, 3), "src_lang": ("ro_RO", "ron_Latn", None),
+    "legacy_behaviour": (True, False), "offset": (103, 4), "keep_accents": (True,),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": (True, False),
     "image_token": ("<image>",),
 }  # fmt: skip

@@ -204,8 +204,8 @@ def _named_tokens(
     if made_by is not None:
         values = {**made_by.defaults, **values}
         mask = values.get("mask_token")
-        if made_by.mask_takes_space and isinstance(mask, str):
-            values["mask_token"] = NewToken(mask, lstrip=True)
+        if made_by.mask_flags and isinstance(mask, str):
+            values["mask_token"] = NewToken(mask, **made_by.mask_flags)
         if made_by.names_have_flags:
             values |= {name: NewToken(values[name]) for name in NAMES if isinstance(values.get(name), str)}
     padding = definition.get("padding")

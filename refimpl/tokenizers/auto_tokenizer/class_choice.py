@@ -16,6 +16,7 @@ REGISTERED: Mapping[str, str | None] = {
     "albert": "AlbertTokenizer",
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
+    "blenderbot": "BlenderbotTokenizer",
     "camembert": "CamembertTokenizer",
     "cohere": "CohereTokenizer",
     "cohere2": "CohereTokenizer",
@@ -43,6 +44,7 @@ REGISTERED: Mapping[str, str | None] = {
     "jina_embeddings_v3": "XLMRobertaTokenizer",
     "llava": AS_IS,
     "llava_next": AS_IS,
+    "m2m_100": "M2M100Tokenizer",
     "mbart": "MBartTokenizer",
     "megatron-bert": "BertTokenizer",
     "minimax_m2": AS_IS,
@@ -76,6 +78,7 @@ REGISTERED: Mapping[str, str | None] = {
     "stablelm": AS_IS,
     "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
+    "umt5": AS_IS,
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 # Many of their directories name a wrong class, so transformers takes the registered one in any case.
@@ -110,7 +113,7 @@ OTHERS = (
     "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader", "Deberta",
     "DebertaV2", "Dia", "Esm", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
     "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke",
-    "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nllb", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
+    "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
     "Perceiver", "Phobert", "ProphetNet", "Qwen3_5", "Rag", "Reformer", "RemBert", "RoCBert", "RoFormer",
     "SeamlessM4T", "Siglip2", "Siglip", "Speech2Text", "SpeechT5", "Splinter", "Tapas", "Tipsv2", "Udop",
     "VideoPrism", "Vits", "Wav2Vec2CTC", "Wav2Vec2PhonemeCTC", "Whisper", "XGLM", "XLM", "XLNet",

@@ -7,7 +7,7 @@ normalizer, pre-tokenizer and decoder are its own, so what the file says of them
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from ...errors import CheckpointError
@@ -32,6 +32,35 @@ MBART50_LANGUAGES = (
     "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN",
     "mn_MN", "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX",
     "uk_UA", "ur_PK", "xh_ZA", "gl_ES", "sl_SI",
+)  # fmt: skip
+
+NLLB_LANGUAGES = (
+    "ace_Arab", "ace_Latn", "acm_Arab", "acq_Arab", "aeb_Arab", "afr_Latn", "ajp_Arab", "aka_Latn",
+    "amh_Ethi", "apc_Arab", "arb_Arab", "ars_Arab", "ary_Arab", "arz_Arab", "asm_Beng", "ast_Latn",
+    "awa_Deva", "ayr_Latn", "azb_Arab", "azj_Latn", "bak_Cyrl", "bam_Latn", "ban_Latn", "bel_Cyrl",
+    "bem_Latn", "ben_Beng", "bho_Deva", "bjn_Arab", "bjn_Latn", "bod_Tibt", "bos_Latn", "bug_Latn",
+    "bul_Cyrl", "cat_Latn", "ceb_Latn", "ces_Latn", "cjk_Latn", "ckb_Arab", "crh_Latn", "cym_Latn",
+    "dan_Latn", "deu_Latn", "dik_Latn", "dyu_Latn", "dzo_Tibt", "ell_Grek", "eng_Latn", "epo_Latn",
+    "est_Latn", "eus_Latn", "ewe_Latn", "fao_Latn", "pes_Arab", "fij_Latn", "fin_Latn", "fon_Latn",
+    "fra_Latn", "fur_Latn", "fuv_Latn", "gla_Latn", "gle_Latn", "glg_Latn", "grn_Latn", "guj_Gujr",
+    "hat_Latn", "hau_Latn", "heb_Hebr", "hin_Deva", "hne_Deva", "hrv_Latn", "hun_Latn", "hye_Armn",
+    "ibo_Latn", "ilo_Latn", "ind_Latn", "isl_Latn", "ita_Latn", "jav_Latn", "jpn_Jpan", "kab_Latn",
+    "kac_Latn", "kam_Latn", "kan_Knda", "kas_Arab", "kas_Deva", "kat_Geor", "knc_Arab", "knc_Latn",
+    "kaz_Cyrl", "kbp_Latn", "kea_Latn", "khm_Khmr", "kik_Latn", "kin_Latn", "kir_Cyrl", "kmb_Latn",
+    "kon_Latn", "kor_Hang", "kmr_Latn", "lao_Laoo", "lvs_Latn", "lij_Latn", "lim_Latn", "lin_Latn",
+    "lit_Latn", "lmo_Latn", "ltg_Latn", "ltz_Latn", "lua_Latn", "lug_Latn", "luo_Latn", "lus_Latn",
+    "mag_Deva", "mai_Deva", "mal_Mlym", "mar_Deva", "min_Latn", "mkd_Cyrl", "plt_Latn", "mlt_Latn",
+    "mni_Beng", "khk_Cyrl", "mos_Latn", "mri_Latn", "zsm_Latn", "mya_Mymr", "nld_Latn", "nno_Latn",
+    "nob_Latn", "npi_Deva", "nso_Latn", "nus_Latn", "nya_Latn", "oci_Latn", "gaz_Latn", "ory_Orya",
+    "pag_Latn", "pan_Guru", "pap_Latn", "pol_Latn", "por_Latn", "prs_Arab", "pbt_Arab", "quy_Latn",
+    "ron_Latn", "run_Latn", "rus_Cyrl", "sag_Latn", "san_Deva", "sat_Beng", "scn_Latn", "shn_Mymr",
+    "sin_Sinh", "slk_Latn", "slv_Latn", "smo_Latn", "sna_Latn", "snd_Arab", "som_Latn", "sot_Latn",
+    "spa_Latn", "als_Latn", "srd_Latn", "srp_Cyrl", "ssw_Latn", "sun_Latn", "swe_Latn", "swh_Latn",
+    "szl_Latn", "tam_Taml", "tat_Cyrl", "tel_Telu", "tgk_Cyrl", "tgl_Latn", "tha_Thai", "tir_Ethi",
+    "taq_Latn", "taq_Tfng", "tpi_Latn", "tsn_Latn", "tso_Latn", "tuk_Latn", "tum_Latn", "tur_Latn",
+    "twi_Latn", "tzm_Tfng", "uig_Arab", "ukr_Cyrl", "umb_Latn", "urd_Arab", "uzn_Latn", "vec_Latn",
+    "vie_Latn", "war_Latn", "wol_Latn", "xho_Latn", "ydd_Hebr", "yor_Latn", "yue_Hant", "zho_Hans",
+    "zho_Hant", "zul_Latn",
 )  # fmt: skip
 
 
@@ -158,7 +187,7 @@ class TokenizerClass:
 
     `model` is the type of model that it makes, `defaults` its special tokens where the settings name none
     (null is no token), `additional` the further tokens that it adds, `added_again` tokens whose flags
-    it changes at the end. `mask_takes_space`: a mask that is named without flags takes the space before it;
+    it changes at the end. `mask_flags`: those of a mask that is named without flags;
     `names_have_flags`: all named tokens have flags, the usual ones where none are stated.
     `file` has its vocabulary where no tokenizer.json is there; `reorder` puts a SentencePiece model's pieces
     where the class has them. There the tokens around a text follow the flags add_bos_token and add_eos_token,
@@ -173,7 +202,7 @@ class TokenizerClass:
     post_processor: Callable[[Settings, Tokens, Component | None], Component | None] = _file_says
     additional: Callable[[Settings], list[Special] | None] = _no_more
     added_again: Callable[[Sequence[Special], Sequence[Special]], list[NewToken]] = _added_as_they_are
-    mask_takes_space: bool = False
+    mask_flags: Mapping[str, bool] = field(default_factory=dict)
     names_have_flags: bool = False
     file: str = "tokenizer.model"
     own_template: Literal["always", "with a file", "without flags"] = "always"
@@ -557,12 +586,37 @@ def _mbart50_template(settings: Settings, tokens: Tokens, stated: Component | No
     )
 
 
-def _language(settings: Settings) -> str:
+def _nllb(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
+    unknown = _required(settings.where, named, "unk_token")
+    charsmap = _precompiled(file)
+    return Pipeline(
+        _bpe(file, fuse_unk=True, unk_token=unknown),
+        None if charsmap is None else _normalizers(charsmap, _replace(SPACES, " ")),
+        _metaspace("always"),
+        _metaspace("always"),
+    )
+
+
+def _nllb_additional(settings: Settings) -> list[Special]:
+    stated = settings.values.get(ADDITIONAL)
+    return [*NLLB_LANGUAGES] if stated is None else stated
+
+
+def _nllb_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
+    """The language before the text, or after its end as older models were trained (legacy_behaviour)."""
+    language, end = _language(settings, "eng_Latn"), tokens.content("eos_token")
+    before, after = ([], [end, language]) if settings.flag("legacy_behaviour", False) else ([language], [end])
+    return tokens.template(
+        _same_segment(*before, "$A", *after), _same_segment(*before, "$A", "$B", *after), spaces=True
+    )
+
+
+def _language(settings: Settings, default: str = "en_XX") -> str:
     """The language of the text, whose token is put beside it."""
-    language = settings.text("src_lang", "en_XX")
-    if language not in MBART50_LANGUAGES:
+    language = settings.text("src_lang", default)
+    if language not in (*MBART50_LANGUAGES, *NLLB_LANGUAGES):
         raise CheckpointError(
-            f"{settings.where}: src_lang must be a language such as en_XX, got {language!r:.40}"
+            f"{settings.where}: src_lang must be a language such as {default}, got {language!r:.40}"
         )
     return language
 
@@ -663,7 +717,7 @@ _ALL = (
         {**_FAIRSEQ, "unk_token": "[UNK]"},
         _bert,
         _mpnet_template,
-        mask_takes_space=True,
+        mask_flags={"lstrip": True},
         names_have_flags=True,
         file="vocab.txt",
     ),
@@ -683,7 +737,7 @@ _ALL = (
         _camembert,
         _camembert_template,
         _camembert_additional,
-        mask_takes_space=True,
+        mask_flags={"lstrip": True},
         file="sentencepiece.bpe.model",
         reorder=_camembert_pieces,
     ),
@@ -761,9 +815,19 @@ _ALL = (
         _mbart,
         _mbart_template,
         _mbart_additional,
-        mask_takes_space=True,
+        mask_flags={"lstrip": True},
         file="sentencepiece.bpe.model",
         reorder=_fairseq_pieces("bos_token", MBART_LANGUAGES),
+    ),
+    TokenizerClass(
+        "NllbTokenizer",
+        "BPE",
+        _FAIRSEQ,
+        _nllb,
+        _nllb_template,
+        _nllb_additional,
+        mask_flags={"lstrip": True, "normalized": True},
+        file="sentencepiece.bpe.model",
     ),
     TokenizerClass(
         "MBart50Tokenizer",
@@ -772,7 +836,7 @@ _ALL = (
         _mbart50,
         _mbart50_template,
         _mbart50_additional,
-        mask_takes_space=True,
+        mask_flags={"lstrip": True},
         file="sentencepiece.bpe.model",
         reorder=_fairseq_pieces("cls_token", MBART50_LANGUAGES),
     ),

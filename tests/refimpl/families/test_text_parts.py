@@ -183,6 +183,11 @@ def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tie
         ("llava", {"text_config": {"unheard_of": 1}}, "text_config: key 'unheard_of' isn't known"),
         ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder must be false"),
         ("gemma3", {"text_config": {}, "audio_config": {}}, "key 'audio_config' isn't known"),
+        (
+            "gemma3",
+            {"text_config": {"use_bidirectional_attention": True}, "architectures": ["Gemma3Model"]},
+            "use_bidirectional_attention must be false",
+        ),
         ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim must be hidden_size divided by num_attention_heads"),
         (
             "qwen2_vl",
