@@ -603,20 +603,23 @@ def _nllb_additional(settings: Settings) -> list[Special]:
 
 
 def _nllb_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
-    """The language before the text, or after its end as older models were trained (legacy_behaviour)."""
-    language, end = _language(settings, "eng_Latn"), tokens.content("eos_token")
+    """The language before the text, or after its end as older models were trained (legacy_behaviour).
+
+    As in the class, a language that has no token is the unknown token.
+    """
+    language, end = settings.text("src_lang", "eng_Latn"), tokens.content("eos_token")
     before, after = ([], [end, language]) if settings.flag("legacy_behaviour", False) else ([language], [end])
     return tokens.template(
         _same_segment(*before, "$A", *after), _same_segment(*before, "$A", "$B", *after), spaces=True
     )
 
 
-def _language(settings: Settings, default: str = "en_XX") -> str:
+def _language(settings: Settings) -> str:
     """The language of the text, whose token is put beside it."""
-    language = settings.text("src_lang", default)
-    if language not in (*MBART50_LANGUAGES, *NLLB_LANGUAGES):
+    language = settings.text("src_lang", "en_XX")
+    if language not in MBART50_LANGUAGES:
         raise CheckpointError(
-            f"{settings.where}: src_lang must be a language such as {default}, got {language!r:.40}"
+            f"{settings.where}: src_lang must be a language such as en_XX, got {language!r:.40}"
         )
     return language
 
