@@ -57,6 +57,16 @@ def read_tokenizer(
     return None if vocabulary is None else tokenizer_of(vocabulary, files, model_type, made_by)
 
 
+def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note where a directory without a tokenizer.json has a vocabulary that isn't read."""
+    if str(config.get("model_type")) not in WITH_OTHER_IDS or directory.find(VOCAB_JSON) is None:
+        return ()
+    return (
+        "it takes no texts: its ids are those of vocab.json and its pieces those of a SentencePiece model, "
+        "which together no tokenizer.json can say",
+    )
+
+
 def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabulary | None:
     """The vocabulary that a class reads, None where it isn't there."""
     kind = None if made_by is None else made_by.model

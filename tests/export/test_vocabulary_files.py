@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers.tokenizer_oracle import same_as_transformers
 from helpers.vocabulary_directories import DIRECTORIES, write
-from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer
+from tfm.refimpl.checkpoint.tokenizer_files import read_tokenizer, unread_tokenizer
 from tfm.refimpl.errors import CheckpointError
 from tfm.refimpl.formats.model_directory import Directory
 from tfm.refimpl.tokenizers.auto_tokenizer.apply import AppliedTokenizer
@@ -53,3 +53,13 @@ def test_drawn_directories(number: int, seed: int, tmp_path: Path) -> None:
     made = applied(directory)
     assert made is not None
     same_as_transformers(reference, made.text, made.special_tokens)
+
+
+def test_a_vocabulary_that_no_tokenizer_json_can_say_has_a_note(tmp_path: Path) -> None:
+    marian = {"model_type": "marian"}
+    assert unread_tokenizer(Directory(tmp_path), marian) == ()
+    (tmp_path / "vocab.json").write_text("{}")
+    [note] = unread_tokenizer(Directory(tmp_path), marian)
+    assert "takes no texts" in note
+    assert read_tokenizer(Directory(tmp_path), {}, marian) is None
+    assert unread_tokenizer(Directory(tmp_path), {"model_type": "gpt2"}) == ()
