@@ -31,9 +31,7 @@ SIZES = (1000, 4000, 10_000, 32_000, 64_000)
 HELD_OUT = 10  # one line in so many isn't trained on, where no file to measure on is named
 
 GROUP = "Look inside"
-command = typer.Typer(
-    no_args_is_help=True, help="Train a tokenizer, encode a text with one, compare sizes of vocabularies."
-)
+command = typer.Typer(help="Train a tokenizer, encode a text with one, compare sizes of vocabularies.")
 
 
 @command.command("train")

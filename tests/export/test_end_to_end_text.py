@@ -111,12 +111,13 @@ REASONS = {
 }
 
 
-# Of the standard target these run by default, the others in CI.
+# Of the standard target these run by default, the others in CI; and two whose kin are here.
 USUAL = {"causal, half", "masked, int8-static"}
+RARE = {"read twice, int8-dynamic", "read, int4"}
 
 
 def marked(case: str) -> Any:
-    rare = CASES[case][1] == "standard" and case not in USUAL
+    rare = case in RARE or (CASES[case][1] == "standard" and case not in USUAL)
     return pytest.param(case, marks=pytest.mark.long if rare else ())
 
 

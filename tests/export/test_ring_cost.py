@@ -26,6 +26,7 @@ def test_two_processes_give_their_cost_and_end():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
     context, started = multiprocessing.get_context("spawn"), []
 

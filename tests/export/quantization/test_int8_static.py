@@ -57,8 +57,8 @@ def saved(path: Path, config: Config) -> Checkpoint:
     ("config", "method", "alpha", "most"),
     [
         (GATED, "minmax", 0.5, 0.05),
-        (PLAIN, "entropy", None, 0.3),
-        (PLAIN, "percentile", 0.8, 0.05),
+        pytest.param(PLAIN, "entropy", None, 0.3, marks=pytest.mark.long),
+        pytest.param(PLAIN, "percentile", 0.8, 0.05, marks=pytest.mark.long),
         (MIXTURE, "minmax", 0.5, 0.05),
     ],
     ids=["gated", "plain", "smooth", "mixture"],

@@ -132,6 +132,7 @@ def test_a_translation_is_transformers(tmp_path: Path):
         hf_model = nllb(seed)
         hf_model.save_pretrained(tmp_path)
         (tmp_path / "tokenizer.json").write_text(words.to_str())
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         languages = open_checkpoint(tmp_path).generation.languages
         checkpoint, engine = opened(hf_model)
         found = replace(checkpoint.generation, languages=languages)
