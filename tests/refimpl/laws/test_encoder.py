@@ -94,7 +94,7 @@ def test_any_split_of_the_tokens_is_one_pass(config: Config, seed: int, chunks: 
 
 @given(pairs(), seeds, st.lists(st.integers(0, 2), min_size=1, max_size=4))
 def test_rows_keep_their_encoder_text(config: Config, seed: int, rows: list[int]):
-    """Selected, truncated where that is possible, or alone: each row goes on reading its own text, without padding."""
+    """Selected, truncated where it can be, or alone: each row reads its own text on, without padding."""
     numpy, lengths = engine(config), np.array([3, 1, 2])
     source, ids, more = (tokens(seed + i, config, 3, n) for i, n in enumerate((3, 4, 2)))
     every = np.broadcast_to(np.arange(2), (len(rows), 2))
