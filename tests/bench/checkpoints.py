@@ -60,7 +60,7 @@ def main(
     model: Path,
     text: Annotated[Path, typer.Option(help="The prompt is its first tokens.")],
     work: Annotated[Path, typer.Option(help="Where bundles are kept.")],
-    llama_python: str,
+    llama_python: Annotated[str, typer.Option(help="A Python that has llama-cpp-python.")],
     quant: Annotated[list[str], typer.Option()] = ["keep", "int8", "int4"],  # noqa: B006
     tokens: int = 1024,
     pairs: int = 5,
