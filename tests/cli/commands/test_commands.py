@@ -252,7 +252,7 @@ def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, mon
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--greedy", "--json")
     first = tfm("generate", "hello", *options)
     assert "int8 for ort-cpu, PASSED the quick checks, `tfm-cli verify " in first.err
-    assert " --full` runs the long ones; the next run starts from there\n" in first.err
+    assert " --full` runs the long ones; the next run starts from there, and from weights packed" in first.err
     again = tfm("generate", "hello", *options)
     assert again.err == ""
     assert again.json["tokens"] == first.json["tokens"]
