@@ -84,7 +84,6 @@ def test_an_export_that_fails_stops_the_process(files: GraphFiles, monkeypatch: 
     assert not (files.folder / "model.onnx").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_the_process_ends_with_its_parent(files: GraphFiles) -> None:
     code = textwrap.dedent("""
     import subprocess, sys, time
