@@ -77,11 +77,6 @@ class _Export:
     formats: Mapping[str, WeightFormat | None]
     calibrated: CalibrationResult = plan.NOT_CALIBRATED
 
-    @property
-    def schemes(self) -> dict[str, WeightFormat]:
-        """The formats of the quantized leaves."""
-        return {name: f for name, f in self.formats.items() if f is not None}
-
     @cached_property
     def dtype(self) -> FloatType:
         return schemes.float_type(self.scheme, self.target)
@@ -158,7 +153,7 @@ def export(
             checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
         job = replace(job, checkpoint=checkpoint)
         graph_files = GraphFiles(
-            checkpoint.config, target_record, job.schemes, job.dtype, opset, folder.resolve()
+            checkpoint.config, target_record, job.groups, job.tensors, job.dtype, opset, folder.resolve()
         )
         # The graphs need no weight: those of a large model are traced meanwhile.
         with writing(graph_files) as write_graphs:
@@ -253,7 +248,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         quant=job.scheme.name,
         dtype=job.dtype,
         cache=operator_limits.cache(job.target, checkpoint.config),
-        schemes=job.schemes,
+        schemes={name: f for name, f in job.formats.items() if f is not None},
         tensors=job.tensors,
         refused=operator_limits.refusals(job.target, checkpoint.config),
         generation=checkpoint.generation,

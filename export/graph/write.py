@@ -12,12 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 from ...refimpl.config import Config, from_json, to_json
 from ...refimpl.errors import ExportError, TfmError
@@ -38,36 +39,27 @@ class GraphFiles:
 
     config: Config
     target: Target
-    schemes: Mapping[str, WeightFormat]
+    groups: Mapping[str, Group]
+    tensors: Mapping[str, Tensor]
     dtype: FloatType
     opset: int | None
     folder: Path
 
-    @cached_property
-    def groups(self) -> dict[str, Group]:
-        return weight_layout.stored(self.config, self.schemes, self.target)
-
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        return manifest.arrange(self.groups, self.dtype)
-
     def to_json(self) -> str:
-        """One line, from which `from_json` makes an equal value."""
-        schemes = {name: asdict(weight_format) for name, weight_format in self.schemes.items()}
+        """One line, from which `from_json` makes an equal value: groups and tensors follow from formats."""
+        formats = {leaf: group.format for group in self.groups.values() for leaf in group.leaves}
+        schemes = {leaf: asdict(stored) for leaf, stored in formats.items() if stored is not None}
         value = {"config": to_json(self.config), "target": self.target.name, "schemes": schemes}
         return json.dumps(value | {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)})
 
     @staticmethod
     def from_json(text: str) -> GraphFiles:
         value = json.loads(text)
-        return GraphFiles(
-            from_json(value["config"]),
-            targets.find(value["target"]),
-            {name: WeightFormat(**stated) for name, stated in value["schemes"].items()},
-            value["dtype"],
-            value["opset"],
-            Path(value["folder"]),
-        )
+        config, target, dtype = from_json(value["config"]), targets.find(value["target"]), value["dtype"]
+        schemes = {leaf: WeightFormat(**stated) for leaf, stated in value["schemes"].items()}
+        groups = weight_layout.stored(config, schemes, target)
+        tensors = manifest.arrange(groups, dtype)
+        return GraphFiles(config, target, groups, tensors, dtype, value["opset"], Path(value["folder"]))
 
 
 def write(files: GraphFiles) -> None:
@@ -105,25 +97,27 @@ def writing(files: GraphFiles) -> Iterator[Callable[[], None]]:
         return
     command = [sys.executable, "-P", "-m", __name__]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
+    # What libraries write to stderr has no end that is known, and a pipe that nobody reads would fill up.
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as notes,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=notes, text=True) as child,
+    ):
         try:
             assert child.stdin is not None
             print(files.to_json(), file=child.stdin, flush=True)
-            yield lambda: _finish(child)
+            yield lambda: _finish(child, notes)
         finally:
             child.kill()
 
 
-def _finish(child: subprocess.Popen[str]) -> None:
+def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
     """Wait for the process. Raises ExportError where it ended with an error."""
     assert child.stdout is not None
-    assert child.stderr is not None
-    # Either has a few lines at most, which its pipe holds until they are read.
-    code, error, notes = child.wait(), child.stdout.read(), child.stderr.read()
-    if error:
+    if error := child.stdout.read():
         raise ExportError(error)
-    if code:
-        last = (notes.strip().splitlines() or ["no message"])[-1]
+    if code := child.wait():
+        notes.seek(0)
+        last = (notes.read().strip().splitlines() or ["no message"])[-1]
         raise ExportError(f"building the graph ended with code {code} ({last:.200}): please report this")
 
 

@@ -9,13 +9,15 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import tiny_models
 from tfm.export.graph import write as graph_write
 from tfm.export.graph.write import GraphFiles
 from tfm.refimpl.errors import ExportError
-from tfm.runtime.bundle import targets
+from tfm.runtime.bundle import targets, weight_layout
+from tfm.runtime.bundle.manifest import arrange
 from tfm.runtime.bundle.weight_formats import WeightFormat
 
 INT8 = WeightFormat(bits=8, block=32, activations="block")
@@ -25,7 +27,9 @@ INT8 = WeightFormat(bits=8, block=32, activations="block")
 def files(tmp_path: Path) -> GraphFiles:
     schemes = {"decoder.layers.0.attn.wq": INT8, "decoder.layers.0.mlp.down": replace(INT8, symmetric=False)}
     config = tiny_models.llama(layers=1)
-    return GraphFiles(config, targets.find("ort-cpu"), schemes, "float32", None, tmp_path)
+    target = targets.find("ort-cpu")
+    groups = weight_layout.stored(config, schemes, target)
+    return GraphFiles(config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path)
 
 
 @pytest.fixture
@@ -115,3 +119,20 @@ def _runs(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+@pytest.mark.usefixtures("in_a_process")
+def test_what_libraries_write_stops_nothing(files: GraphFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr it may be more than a pipe holds."""
+    real = subprocess.Popen
+
+    def talkative(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        code = "import sys; sys.stderr.write('a line\\n' * 2**15); sys.exit(7)"
+        return real([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(graph_write.subprocess, "Popen", talkative)
+    with (
+        pytest.raises(ExportError, match=r"ended with code 7 \(a line\)"),
+        graph_write.writing(files) as write,
+    ):
+        write()
