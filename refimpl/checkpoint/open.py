@@ -18,7 +18,7 @@ import numpy as np
 from ..config import Config, KVFormat, to_json
 from ..config_readers.gguf_metadata import as_config_json
 from ..config_readers.keys import Keys
-from ..config_readers.quantization import read_quantization, with_modelopt
+from ..config_readers.quantization import with_modelopt
 from ..config_readers.text_part import with_text_ids
 from ..errors import CheckpointError
 from ..families import identify, read_config, read_gguf, read_leaves
@@ -226,8 +226,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
     raw = with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT))
-    identify(keys := Keys(raw, where))
-    quantization = read_quantization(keys)
+    _, _, quantization = identify(Keys(raw, where))
     sentence = read_sentence(directory)
     files = RawShards(shards(directory))
     source: TensorSource = files if quantization is None else Quantized(files, quantization)

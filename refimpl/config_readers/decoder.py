@@ -15,6 +15,7 @@ from ..config import (
     Gated,
     Layer,
     Mlp,
+    MoE,
     Norm,
     Plain,
     RMSNorm,
@@ -95,6 +96,42 @@ def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decode
     """The decoder with each layer i replaced by `change(i, layer)`."""
     layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
     return replace(config, stack=replace(config.stack, layers=layers))
+
+
+def with_experts(config: Decoder, mixture: Callable[[Gated], MoE], first: int = 0) -> Decoder:
+    """The decoder with a mixture, made of its gated mlp, in each layer from `first` on."""
+    dense = config.layers[0].mlp
+    assert isinstance(dense, Gated)
+    mlp = mixture(dense)
+    return map_layers(config, lambda i, layer: layer if i < first else replace(layer, mlp=mlp))
+
+
+def sigmoid_experts(
+    mlp: Gated,
+    experts: int,
+    top: int,
+    width: int,
+    *,
+    renormalize: bool = True,
+    scale: float = 1,
+    shared: int = 0,
+) -> MoE:
+    """Experts of `width`, chosen by sigmoids and biases, in the place of a gated mlp (DeepSeek-V3).
+
+    The `shared` ones, which take all tokens, are one that is as wide as all of them.
+    """
+    return MoE(
+        experts,
+        top,
+        width,
+        mlp.activation,
+        "sigmoid",
+        renormalize,
+        scale=None if scale == 1 else scale,
+        choice_bias=True,
+        shared=width * shared or None,
+        pre=mlp.pre,
+    )
 
 
 def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:

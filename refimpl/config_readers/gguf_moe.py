@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ..config import Decoder, Gated, MoE
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from .decoder import map_layers
+from .decoder import sigmoid_experts, with_experts
 from .keys import Keys
 
 SIGMOID = 2  # llama.cpp's number
@@ -57,30 +58,21 @@ def with_gguf_sigmoid_experts(base: Decoder, keys: Keys, *, renormalize: bool | 
     The shared experts are one, as wide as all of them. `renormalize` says what llama.cpp does with the
     weights in an architecture for which no key does.
     """
-    dense = base.layers[0].mlp
-    assert isinstance(dense, Gated)
     for key in ("expert_group_count", "expert_group_used_count"):
         if keys.get(key, int, 1) != 1:
             raise keys.fail(key, "1: tokens choose among all experts")
     if keys.get("expert_gating_func", int) != SIGMOID:
         raise keys.fail("expert_gating_func", f"{SIGMOID}, a sigmoid")
-    normed = keys.get("expert_weights_norm", bool, False) if renormalize is None else renormalize
-    width, shared = keys.size("expert_feed_forward_length"), keys.get("expert_shared_count", int, 0)
-    scale = keys.positive("expert_weights_scale", 1.0)
-    mixture = MoE(
-        keys.size("expert_count"),
-        keys.size("expert_used_count"),
-        width,
-        dense.activation,
-        "sigmoid",
-        normed,
-        scale=None if scale == 1 else scale,
-        choice_bias=True,
-        shared=width * shared if shared else None,
-        pre=dense.pre,
+    mixture = partial(
+        sigmoid_experts,
+        experts=keys.size("expert_count"),
+        top=keys.size("expert_used_count"),
+        width=keys.size("expert_feed_forward_length"),
+        renormalize=keys.get("expert_weights_norm", bool, False) if renormalize is None else renormalize,
+        scale=keys.positive("expert_weights_scale", 1.0),
+        shared=keys.get("expert_shared_count", int, 0),
     )
-    lead = keys.get("leading_dense_block_count", int, 0)
-    return map_layers(base, lambda i, layer: layer if i < lead else replace(layer, mlp=mixture))
+    return with_experts(base, mixture, keys.get("leading_dense_block_count", int, 0))
 
 
 EXPERTS = weight_map("""

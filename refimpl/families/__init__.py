@@ -45,6 +45,7 @@ from ..config_readers.heads import reading
 from ..config_readers.keys import Keys
 from ..config_readers.quantization import read_quantization
 from ..errors import ConfigError
+from ..formats.quantized.weight import Quantization
 from ..formats.tensor_source import GgufSource, TensorSource
 from ..weights.loader import Leaves
 from ..weights.steps import STEPS
@@ -156,7 +157,7 @@ def read_config(
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
     keys = Keys(values, where, tensors)
-    family, named = identify(keys)
+    family, named, _ = identify(keys)
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
     if task is None and len(named) > 1:
@@ -199,8 +200,9 @@ def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
     return reading(config, keys, task, causal=False)
 
 
-def identify(keys: Keys) -> tuple[Family, set[Task]]:
-    """The family and the tasks that a config.json names; ConfigError for what isn't known or can't be read.
+def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
+    """The family, the tasks and the numbers of the weights that a config.json names, None for floats;
+    ConfigError for what isn't known or can't be read.
 
     It needs no weights, so that weights in a format that isn't read are refused for what they are.
     """
@@ -210,12 +212,13 @@ def identify(keys: Keys) -> tuple[Family, set[Task]]:
         if keys.values.get("auto_map"):
             raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
         raise
-    if read_quantization(keys) is not None and not _stores_outputs_first(family):
+    quantization = read_quantization(keys)
+    if quantization is not None and not _stores_outputs_first(family):
         raise ConfigError(
             f"{keys.where}: quantization_config isn't read for {keys.values['model_type']}, whose matrices "
             "are stored inputs first: take the original checkpoint, or a .gguf file of the model"
         )
-    return family, tasks
+    return family, tasks, quantization
 
 
 def _stores_outputs_first(family: Family) -> bool:

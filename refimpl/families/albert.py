@@ -6,12 +6,11 @@ published checkpoint has, are refused.
 
 from __future__ import annotations
 
-from ..config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, MaskedLM
-from ..config_readers.heads import head
+from ..config import Dense, Embedding, EmbeddingProjection, Encoder, Learned
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import encoder, layer_norm
+from .bert import bert_head, encoder, layer_norm
 
 MODEL_TYPES = ("albert",)
 ARCHITECTURES: dict[str, Task] = {**encoders("Albert"), "AlbertForPreTraining": "masked"}
@@ -38,13 +37,7 @@ def config(keys: Keys, task: Task) -> Encoder:
             projection=EmbeddingProjection(tables, bias=True, late=True),
         ),
         Learned(keys.size("max_position_embeddings", 512)),
-        head(
-            keys,
-            task,
-            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), masked),
-            classify=Dense("tanh"),
-            pooler=Dense("tanh"),
-        ),
+        bert_head(keys, task, masked),
         activation="gelu_new",
     )
 

@@ -40,13 +40,18 @@ def config(keys: Keys, task: Task) -> Encoder:
     keys.unused(*(f"pooler_{key}" for key in POOLER))
     width, norm = keys.size("hidden_size"), layer_norm(keys)
     dense = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=norm)
-    masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), dense)
     return encoder(
         keys,
         Embedding(keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2)),
         Learned(keys.size("max_position_embeddings", 512)),
-        head(keys, task, masked=masked, classify=Dense("tanh"), pooler=Dense("tanh")),
+        bert_head(keys, task, dense),
     )
+
+
+def bert_head(keys: Keys, task: Task, dense: Dense) -> ReadingHead:
+    """The head for a task: `dense` before predicted tokens, a tanh before labels and for vectors."""
+    masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), dense)
+    return head(keys, task, masked=masked, classify=Dense("tanh"), pooler=Dense("tanh"))
 
 
 def layer_norm(keys: Keys) -> LayerNorm:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..config import Decoder, Gated, MoE
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
+from ..config import Decoder
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention, sigmoid_experts, with_experts
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
@@ -54,30 +54,21 @@ def config(keys: Keys, task: Task) -> Decoder:
 def with_sigmoid_experts(
     base: Decoder, keys: Keys, *, experts: int, top: int, shared: int, dense: int, renormalize: bool
 ) -> Decoder:
-    """The decoder with experts in its layers from `dense` on, of which tokens choose by sigmoids and biases.
-
-    The `shared` experts, which take all tokens, are one that is as wide as all of them.
-    """
+    """The decoder with experts in its layers from `dense` on, chosen by sigmoids and biases."""
     keys.get("output_router_logits", bool, False)  # of training
     for key in ("n_group", "topk_group"):
         if keys.size(key, 1) != 1:
             raise keys.fail(key, "1: tokens choose among all experts")
-    mlp = base.layers[0].mlp
-    assert isinstance(mlp, Gated)
-    width, scale = keys.size("moe_intermediate_size", 1408), keys.positive("routed_scaling_factor", 1.0)
-    mixture = MoE(
-        experts,
-        top,
-        width,
-        mlp.activation,
-        "sigmoid",
-        renormalize,
-        scale=None if scale == 1 else scale,
-        choice_bias=True,
-        shared=width * shared,
-        pre=mlp.pre,
+    mixture = partial(
+        sigmoid_experts,
+        experts=experts,
+        top=top,
+        width=keys.size("moe_intermediate_size", 1408),
+        renormalize=renormalize,
+        scale=keys.positive("routed_scaling_factor", 1.0),
+        shared=shared,
     )
-    return map_layers(base, lambda i, layer: layer if i < dense else replace(layer, mlp=mixture))
+    return with_experts(base, mixture, dense)
 
 
 WEIGHTS = (

@@ -6,19 +6,16 @@ is refused by the family of its `model_type`, XLM-RoBERTa's.
 
 from __future__ import annotations
 
-from ..config import Attention, Classify, Dense, Embedding, Encoder, LayerNorm, MaskedLM, Plain
-from ..config_readers.gguf_heads import gguf_head
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
-from ..config_readers.gguf_rope import gguf_rope
-from ..config_readers.heads import head
+from ..config import Attention, Dense, Embedding, Encoder, LayerNorm, Plain
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, encoders
-from .bert import TYPES, build
+from .bert import bert_head, build
 from .nomic_bert import GGUF_WEIGHTS as GATED
+from .nomic_bert import gguf_rotary_encoder
 from .roberta import HEADS
 
 MODEL_TYPES = ("jina_embeddings_v3",)
@@ -37,13 +34,7 @@ def config(keys: Keys, task: Task) -> Encoder:
         ),
         Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
         Plain(keys.size("intermediate_size"), keys.choice("hidden_act", ACTIVATIONS, "gelu"), after=norm),
-        head(
-            keys,
-            task,
-            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), Dense("gelu", norm=norm)),
-            classify=Dense("tanh"),
-            pooler=Dense("tanh"),
-        ),
+        bert_head(keys, task, Dense("gelu", norm=norm)),
         layers=layer_count(keys),
         context=exact_context(context, position),
     )
@@ -74,21 +65,7 @@ WEIGHTS = (
 
 def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
     """The base alone, as the converter writes each adapter to a file of its own."""
-    head = gguf_head(keys, source, Dense("tanh"))
-    if isinstance(head, Classify):
-        raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
-    size, heads = gguf_head_size(keys), keys.size("attention.head_count")
-    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"))
-    position = gguf_rope(keys, source, size)
-    types = rows(source, TYPES) if TYPES in source.names else None
-    return build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
-        Attention(heads, heads, size, position, qkv_bias=True, out_bias=True, after=norm),
-        Plain(keys.size("feed_forward_length"), "gelu", after=norm),
-        head,
-        layers=layer_count(keys, "block_count"),
-        context=exact_context(keys.size("context_length"), position),
-    )
+    return gguf_rotary_encoder(keys, source, lambda width, norm: Plain(width, "gelu", after=norm), bias=True)
 
 
 GGUF_WEIGHTS = GATED + weight_map("""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import Dense, Embedding, Encoder, Learned, MaskedLM
-from ..config_readers.heads import head
+from ..config import Dense, Embedding, Encoder, Learned
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import HEADS, TRUNK, encoder, layer_norm
+from .bert import HEADS, TRUNK, bert_head, encoder, layer_norm
 
 MODEL_TYPES = ("megatron-bert",)
 ARCHITECTURES: dict[str, Task] = {**encoders("MegatronBert"), "MegatronBertForPreTraining": "masked"}
@@ -26,13 +25,7 @@ def config(keys: Keys, task: Task) -> Encoder:
             keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 2)
         ),
         Learned(keys.size("max_position_embeddings", 512)),
-        head(
-            keys,
-            task,
-            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), masked),
-            classify=Dense("tanh"),
-            pooler=Dense("tanh"),
-        ),
+        bert_head(keys, task, masked),
     )
     layers = tuple(
         replace(

@@ -3,10 +3,8 @@ queries and keys, and part of each head rotated."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..config import Decoder, Gated, MoE, Rope
-from ..config_readers.decoder import decoder, gguf_decoder, map_layers
+from ..config import Decoder, Rope
+from ..config_readers.decoder import decoder, gguf_decoder, sigmoid_experts, with_experts
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
 from ..config_readers.keys import Keys
@@ -45,18 +43,11 @@ def config(keys: Keys, task: Task) -> Decoder:
         head=128,
         positions=_positions,
     )
-    dense = base.layers[0].mlp
-    assert isinstance(dense, Gated)
-    mixture = MoE(
-        keys.size(keys.spelled("num_local_experts", "num_experts"), 256),
-        keys.size("num_experts_per_tok", 8),
-        dense.width,
-        dense.activation,
-        "sigmoid",
-        choice_bias=True,
-        pre=dense.pre,
-    )
-    return with_joint_qk_norm(map_layers(base, lambda _, layer: replace(layer, mlp=mixture)))
+    experts = keys.size(keys.spelled("num_local_experts", "num_experts"), 256)
+    top = keys.size("num_experts_per_tok", 8)
+
+    mixed = with_experts(base, lambda mlp: sigmoid_experts(mlp, experts, top, mlp.width))
+    return with_joint_qk_norm(mixed)
 
 
 def _positions(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:

@@ -5,10 +5,8 @@ In GGUF it is called llama.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..config import Decoder, Gated, MoE
-from ..config_readers.decoder import decoder, map_layers
+from ..config import Decoder, MoE
+from ..config_readers.decoder import decoder, with_experts
 from ..config_readers.keys import Keys
 from ..config_readers.layers import read_window
 from ..weights.weight_map import weight_map
@@ -38,11 +36,8 @@ def config(keys: Keys, task: Task) -> Decoder:
         theta=1_000_000.0,
         eps=1e-5,
     )
-    dense = base.layers[0].mlp
-    assert isinstance(dense, Gated)
     experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
-    mixture = MoE(experts, top, dense.width, dense.activation, pre=dense.pre)
-    return map_layers(base, lambda _, layer: replace(layer, mlp=mixture))
+    return with_experts(base, lambda mlp: MoE(experts, top, mlp.width, mlp.activation, pre=mlp.pre))
 
 
 WEIGHTS = LLAMA + weight_map("""

@@ -6,12 +6,11 @@ The first token stands at row 2, whatever `pad_token_id` says: transformers' cla
 
 from __future__ import annotations
 
-from ..config import Dense, Embedding, Encoder, Learned, MaskedLM, RelativeBias
-from ..config_readers.heads import head
+from ..config import Dense, Embedding, Encoder, Learned, RelativeBias
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import TRUNK, encoder, layer_norm
+from .bert import TRUNK, bert_head, encoder, layer_norm
 from .roberta import HEADS
 
 MODEL_TYPES = ("mpnet",)
@@ -34,13 +33,7 @@ def config(keys: Keys, task: Task) -> Encoder:
         keys,
         Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
         Learned(rows - OFFSET, OFFSET),
-        head(
-            keys,
-            task,
-            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), masked),
-            classify=Dense("tanh"),
-            pooler=Dense("tanh"),
-        ),
+        bert_head(keys, task, masked),
         position=BIAS,
     )
 

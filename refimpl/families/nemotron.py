@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..config import Attention, Decoder, LayerNorm, Plain
 from ..config_readers.decoder import build
-from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS, embedding_rows, own_head_size
+from ..config_readers.gguf_metadata import embedding_rows, own_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
@@ -15,6 +15,7 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .gemma import add_one_to_norms
 from .llama import WEIGHTS as LLAMA
+from .stablelm import GGUF_WEIGHTS
 
 MODEL_TYPES = ("nemotron",)
 ARCHITECTURES: dict[str, Task] = decoders("Nemotron")
@@ -90,9 +91,4 @@ def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
     )
 
 
-GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
-    decoder.layers.{i}.attn_pre.bias <- blk.{i}.attn_norm.bias
-    decoder.layers.{i}.mlp_pre.bias <- blk.{i}.ffn_norm.bias
-    decoder.norm.bias <- output_norm.bias
-""")
 GGUF = Gguf("nemotron", gguf_config, GGUF_WEIGHTS)

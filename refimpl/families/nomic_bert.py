@@ -6,7 +6,9 @@ otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, ot
 
 from __future__ import annotations
 
-from ..config import Attention, Classify, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM
+from collections.abc import Callable
+
+from ..config import Attention, Classify, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM, Mlp
 from ..config_readers.gguf_heads import gguf_head
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
 from ..config_readers.gguf_rope import gguf_rope
@@ -87,8 +89,13 @@ WEIGHTS = weight_map("""
 """) + HEADS.renamed({"transform.LayerNorm": "transform.layer_norm"})
 
 
-def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
-    """From GGUF's metadata, where the architecture has vectors alone and no classifier."""
+def gguf_rotary_encoder(
+    keys: Keys, source: TensorSource, mlp: Callable[[int, LayerNorm], Mlp], *, bias: bool
+) -> Encoder:
+    """BERT's encoder with rotary positions, from GGUF's metadata: it has vectors alone and no classifier.
+
+    `mlp` makes one of its width and the norm after it; `bias` is that of attention.
+    """
     head = gguf_head(keys, source, Dense("tanh"))
     if isinstance(head, Classify):
         raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
@@ -98,12 +105,16 @@ def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
     types = rows(source, TYPES) if TYPES in source.names else None
     return build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
-        Attention(heads, heads, size, position, after=norm),
-        Gated(keys.size("feed_forward_length"), "silu", after=norm),
+        Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, after=norm),
+        mlp(keys.size("feed_forward_length"), norm),
         head,
         layers=layer_count(keys, "block_count"),
         context=exact_context(keys.size("context_length"), position),
     )
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
+    return gguf_rotary_encoder(keys, source, lambda width, norm: Gated(width, "silu", after=norm), bias=False)
 
 
 GGUF_WEIGHTS = weight_map("""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..config import Decoder, Gated, HeadNorm, MoE
-from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention, with_experts
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
 from ..config_readers.keys import Keys
@@ -34,17 +34,13 @@ def config(keys: Keys, task: Task) -> Decoder:
         mlp_bias=False,
         eps=1e-5,
     )
-    dense = base.layers[0].mlp
-    assert isinstance(dense, Gated)
-    mixture = MoE(
-        keys.size(keys.spelled("num_experts", "num_local_experts"), 64),
-        keys.size("num_experts_per_tok", 8),
-        dense.width,
-        dense.activation,
-        renormalize=keys.get("norm_topk_prob", bool, False),
-        pre=dense.pre,
-    )
-    return with_joint_qk_norm(map_layers(base, lambda _, layer: replace(layer, mlp=mixture)))
+    experts = keys.size(keys.spelled("num_experts", "num_local_experts"), 64)
+    top, renormalize = keys.size("num_experts_per_tok", 8), keys.get("norm_topk_prob", bool, False)
+
+    def mixture(mlp: Gated) -> MoE:
+        return MoE(experts, top, mlp.width, mlp.activation, renormalize=renormalize, pre=mlp.pre)
+
+    return with_joint_qk_norm(with_experts(base, mixture))
 
 
 def with_joint_qk_norm(base: Decoder) -> Decoder:

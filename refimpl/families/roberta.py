@@ -5,12 +5,11 @@ A padding token within a text takes a position here, like any other; in transfor
 
 from __future__ import annotations
 
-from ..config import Dense, Embedding, Encoder, Learned, MaskedLM
-from ..config_readers.heads import head
+from ..config import Dense, Embedding, Encoder, Learned
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import GGUF, TRUNK, encoder, layer_norm
+from .bert import GGUF, TRUNK, bert_head, encoder, layer_norm
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -37,13 +36,7 @@ def config(keys: Keys, task: Task) -> Encoder:
             keys.size("vocab_size"), keys.size("hidden_size"), token_types=keys.size("type_vocab_size", 2)
         ),
         Learned(rows - offset, offset),
-        head(
-            keys,
-            task,
-            masked=MaskedLM(keys.get("tie_word_embeddings", bool, True), masked),
-            classify=Dense("tanh"),
-            pooler=Dense("tanh"),
-        ),
+        bert_head(keys, task, masked),
     )
 
 
