@@ -33,11 +33,11 @@ def by_weight(manifest: Manifest) -> dict[str, str]:
 def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
     """Stored form -> how many weights have it, and their bytes; the most bytes first."""
     forms = by_weight(manifest)
-    found: dict[str, tuple[int, int]] = {}
+    by_form: dict[str, tuple[int, int]] = {}
     for group in manifest.groups.values():
         names = weight_layout.specs(group, manifest.dtype)
         stored = sum(manifest.tensors[name].length for name in names)
         for leaf, shape in zip(group.leaves, group.shapes, strict=True):
-            count, size = found.get(forms[leaf], (0, 0))
-            found[forms[leaf]] = count + 1, size + stored * math.prod(shape) // math.prod(group.shape)
-    return dict(sorted(found.items(), key=lambda item: -item[1][1]))
+            count, size = by_form.get(forms[leaf], (0, 0))
+            by_form[forms[leaf]] = count + 1, size + stored * math.prod(shape) // math.prod(group.shape)
+    return dict(sorted(by_form.items(), key=lambda item: -item[1][1]))

@@ -28,6 +28,7 @@ from tfm.runtime.verification.metrics import fidelity
 from workers import Series, Worker, head, interleave, quiet, ratio
 
 PROMPT, NEW = 128, 64
+QUANTS = ("keep", "int8", "int4")
 HEAD = "| checkpoint | form | MB | KL, nats | equal best | greedy as llama.cpp | prefill | decode |"
 
 
@@ -61,7 +62,7 @@ def main(
     text: Annotated[Path, typer.Option(help="The prompt is its first tokens.")],
     work: Annotated[Path, typer.Option(help="Where bundles are kept.")],
     llama_python: Annotated[str, typer.Option(help="A Python that has llama-cpp-python.")],
-    quant: Annotated[list[str], typer.Option()] = ["keep", "int8", "int4"],  # noqa: B006
+    quant: Annotated[list[str] | None, typer.Option(help="By default keep, int8 and int4.")] = None,
     tokens: int = 1024,
     pairs: int = 5,
     threads: int = 2,
@@ -69,7 +70,7 @@ def main(
 ) -> None:
     """Export, measure, print a table."""
     work.mkdir(exist_ok=True)
-    bundles = {name: exported(model, work, name) for name in quant}
+    bundles = {name: exported(model, work, name) for name in quant or QUANTS}
     checkpoint = open_checkpoint(model)
     ids = head(text, checkpoint.tokenizer, max(tokens, PROMPT))
     close = {}

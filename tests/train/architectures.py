@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 from compare import models
-from loop import train
-from positions import STEPS, TRAINED, Text, batches, perplexities
+from positions import TRAINED, perplexities
 from task import HEADS, NORM, WIDTH, attention
-from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import (
     LM,
     LSTM,
@@ -26,7 +24,6 @@ from tfm.refimpl.config import (
     Stack,
     TokenMixer,
 )
-from tfm.runtime.progress import Progress, silent
 from tfm.runtime.tasks import Model
 
 MIXERS: dict[str, TokenMixer] = {
@@ -48,16 +45,6 @@ def config(kind: str, vocabulary: int) -> Config:
         head = LM(tied=False, adaptive=AdaptiveSoftmax((vocabulary // 2, vocabulary * 3 // 4)))
     stack = Stack((layer,) * 2, NORM, Sinusoidal())
     return Decoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, head, TRAINED)
-
-
-def learn(
-    kind: str, folder: Path, text: Text, steps: int = STEPS, *, seed: int, progress: Progress = silent
-) -> Path:
-    """The directory in `folder` of the decoder of this kind, trained on windows of 128 tokens."""
-    decoder = config(kind, text.vocabulary)
-    params = train(decoder, batches(text.learned, seed), steps, seed=seed, progress=progress)
-    save_checkpoint(folder / kind, decoder, params, text.tokenizer)
-    return folder / kind
 
 
 def compared(path: Path, rows: np.ndarray, prompt: str) -> dict[str, dict[str, Any]]:

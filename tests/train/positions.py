@@ -75,13 +75,12 @@ def batches(ids: np.ndarray, seed: int) -> Iterator[list[Row]]:
 
 
 def learn(
-    kind: str, folder: Path, text: Text, steps: int = STEPS, *, seed: int, progress: Progress = silent
+    decoder: Config, path: Path, text: Text, steps: int = STEPS, *, seed: int, progress: Progress = silent
 ) -> Path:
-    """The directory in `folder` of the decoder with these positions, trained on windows of 128 tokens."""
-    decoder = config(kind, text.vocabulary)
+    """The directory `path`, of the decoder trained on windows of 128 tokens."""
     params = train(decoder, batches(text.learned, seed), steps, seed=seed, progress=progress)
-    save_checkpoint(folder / kind, decoder, params, text.tokenizer)
-    return folder / kind
+    save_checkpoint(path, decoder, params, text.tokenizer)
+    return path
 
 
 def perplexities(model: Model, rows: np.ndarray) -> list[float]:

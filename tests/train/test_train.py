@@ -79,7 +79,8 @@ def test_positions_are_read_as_far_as_they_reach(tmp_path: Path) -> None:
     text = texts()
     assert text.read.shape[1] == positions.EDGES[-1] + 1
     for kind in ("learned", "alibi"):
-        path = positions.learn(kind, tmp_path, text, 40, seed=0)
+        decoder = positions.config(kind, text.vocabulary)
+        path = positions.learn(decoder, tmp_path / kind, text, 40, seed=0)
         by_engine, why = positions.compared(path, text.read[:1])
         assert list(by_engine) == ["numpy", "torch", "onnx int8"]
         spans = 1 if kind == "learned" else len(list(pairwise(positions.EDGES)))
@@ -129,7 +130,8 @@ def test_every_architecture_generates_through_a_bundle(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Trained for a few steps, exported and verified by the command line; its text is the specification's."""
-    path, prompt = architectures.learn(kind, tmp_path, texts(), 3, seed=0), "ada is in"
+    text, prompt = texts(), "ada is in"
+    path = positions.learn(architectures.config(kind, text.vocabulary), tmp_path / kind, text, 3, seed=0)
     checkpoint = open_checkpoint(path)
     params = materialize(checkpoint.params)
     start = dict(flatten(random_weights(checkpoint.config, np.random.default_rng(0))))

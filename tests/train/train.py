@@ -106,7 +106,8 @@ def on_positions(kinds: list[str], folder: Path, seed: int, texts: positions.Tex
     results = {}
     for kind in kinds:
         say(f"{kind}: {positions.STEPS} steps")
-        path = positions.learn(kind, folder, texts, seed=seed, progress=progress())
+        decoder = positions.config(kind, texts.vocabulary)
+        path = positions.learn(decoder, folder / kind, texts, seed=seed, progress=progress())
         perplexity, why = positions.compared(path, texts.read)
         results[kind] = {"perplexity": perplexity, "stops": why}
     return results
@@ -117,7 +118,8 @@ def on_architectures(kinds: list[str], folder: Path, seed: int, texts: positions
     results = {}
     for kind in kinds:
         say(f"{kind}: {positions.STEPS} steps")
-        path = architectures.learn(kind, folder, texts, seed=seed, progress=progress())
+        decoder = architectures.config(kind, texts.vocabulary)
+        path = positions.learn(decoder, folder / kind, texts, seed=seed, progress=progress())
         results[kind] = architectures.compared(path, texts.read, PROMPT)
     return results
 

@@ -64,7 +64,10 @@ def test_other_scales_are_refused(tmp_path: Path, scales: dict[str, np.ndarray])
 
 def test_a_checkpoint_with_scales(tmp_path: Path):
     rng = np.random.default_rng(0)
-    matrix = lambda rows: rng.standard_normal((rows, 16)).astype(np.float32)  # noqa: E731
+
+    def matrix(rows: int) -> np.ndarray:
+        return rng.standard_normal((rows, 16)).astype(np.float32)
+
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     tensors = {f"blk.0.{part}.weight": matrix(16) for part in parts} | {"token_embd.weight": matrix(8)}
     norms = ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")
