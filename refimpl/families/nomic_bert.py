@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..config import Attention, Classify, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM, Mlp
+from ..config import Attention, Classify, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM, Plain
 from ..config_readers.gguf_heads import gguf_head
 from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
 from ..config_readers.gguf_rope import gguf_rope
@@ -90,7 +90,7 @@ WEIGHTS = weight_map("""
 
 
 def gguf_rotary_encoder(
-    keys: Keys, source: TensorSource, mlp: Callable[[int, LayerNorm], Mlp], *, bias: bool
+    keys: Keys, source: TensorSource, mlp: Callable[[int, LayerNorm], Plain | Gated], *, bias: bool
 ) -> Encoder:
     """BERT's encoder with rotary positions, from GGUF's metadata: it has vectors alone and no classifier.
 
