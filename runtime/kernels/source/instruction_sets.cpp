@@ -1,0 +1,67 @@
+// Which instruction sets this library and this processor have.
+#include "kernels.h"
+
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+extern const Kernels amx_kernels, avx512_kernels;
+
+namespace {
+
+struct Leaf {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    Leaf(unsigned leaf, unsigned subleaf) { __get_cpuid_count(leaf, subleaf, &a, &b, &c, &d); }
+};
+
+bool has(unsigned word, unsigned bit) { return word >> bit & 1; }
+
+// The registers that the system saves when it switches between threads.
+unsigned saved_registers() {
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+bool has_avx512_vnni() {
+    Leaf one(1, 0), seven(7, 0);
+    constexpr unsigned SAVED = 0xe6;  // SSE, AVX, and three parts of AVX512
+    bool f16c = has(one.c, 29), f = has(seven.b, 16), dq = has(seven.b, 17), bw = has(seven.b, 30), vl = has(seven.b, 31);
+    return has(one.c, 27) && (saved_registers() & SAVED) == SAVED && f16c && f && dq && bw && vl && has(seven.c, 11);
+}
+
+// AMX has 8 KiB of registers, which Linux gives to a process that asks.
+bool has_amx() {
+#if defined(__linux__)
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    Leaf seven(7, 0);
+    return has_avx512_vnni() && has(seven.d, 24) && has(seven.d, 25) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+const struct {
+    const Kernels *kernels;
+    bool (*available)();
+} sets[] = {{&amx_kernels, has_amx}, {&avx512_kernels, has_avx512_vnni}};
+
+}  // namespace
+#endif
+
+extern "C" {
+const Kernels *tfm_kernels(const char *instruction_set) {
+    for (auto &set : sets)
+        if (!strcmp(set.kernels->name, instruction_set) && set.available()) return set.kernels;
+    return nullptr;
+}
+
+const char *tfm_instruction_set(void) {
+    for (auto &set : sets)
+        if (set.available()) return set.kernels->name;
+    return nullptr;
+}
+}
