@@ -1,12 +1,12 @@
 // Kernels for AVX512 with VNNI, and with AMX for products of many rows.
 #include "target.h"
 
-TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,amx-tile,amx-int8")
+TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
 #include "amx.h"
 #include "avx512.h"
 #include "block_gather.h"
 #include "block_linear.h"
 
-extern const Kernels avx512_kernels = {"avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather<Avx512>};
-extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather<Avx512>};
+extern const Kernels avx512_kernels = {"avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather};
+extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather};
 TARGET_END

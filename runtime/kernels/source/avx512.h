@@ -22,7 +22,6 @@ struct Avx512 {
     static Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
     static Floats all(float x) { return _mm512_set1_ps(x); }
     static Floats floats(Ints x) { return _mm512_cvtepi32_ps(x); }
-    static Floats halves(const uint16_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
 
     static Ints ints() { return _mm512_setzero_si512(); }
     static Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }

@@ -84,7 +84,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
     const BlockMatrix &w = *job.w;
     int blocks = job.blocks(), bytes = TILE * w.block * BITS / 8;
     const uint8_t *at = w.codes + t * blocks * bytes;
-    const uint16_t *scale = w.scales + t * blocks * TILE;
+    const float *scale = w.scales + t * blocks * TILE;
     const uint8_t *zero = w.zeros ? w.zeros + t * blocks * TILE : nullptr;
     const typename Set::Four *x = job.codes + m0 * (w.inputs / 4);
     const float *scale_x = job.scales + m0 * blocks;
@@ -113,7 +113,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
             }
             at += STEP / 2, x += 4 * R;
         }
-        typename Set::Floats scale_w = Set::halves(scale);
+        typename Set::Floats scale_w = Set::load(scale);
         for (int r = 0; r < R; r++) {
             for (int i = 1; i < CHAINS; i++) dot[r][0] = Set::add(dot[r][0], dot[r][i]);
             y[r] = Set::add(y[r], Set::mul(Set::mul(scale_w, Set::all(scale_x[r])), Set::floats(dot[r][0])));

@@ -29,8 +29,8 @@ unsigned saved_registers() {
 bool has_avx512_vnni() {
     Leaf one(1, 0), seven(7, 0);
     constexpr unsigned SAVED = 0xe6;  // SSE, AVX, and three parts of AVX512
-    bool f16c = has(one.c, 29), f = has(seven.b, 16), dq = has(seven.b, 17), bw = has(seven.b, 30), vl = has(seven.b, 31);
-    return has(one.c, 27) && (saved_registers() & SAVED) == SAVED && f16c && f && dq && bw && vl && has(seven.c, 11);
+    bool f = has(seven.b, 16), dq = has(seven.b, 17), bw = has(seven.b, 30), vl = has(seven.b, 31);
+    return has(one.c, 27) && (saved_registers() & SAVED) == SAVED && f && dq && bw && vl && has(seven.c, 11);
 }
 
 // AMX has 8 KiB of registers, which Linux gives to a process that asks.

@@ -8,12 +8,12 @@
 // Outputs are cut into tiles of 16, the last one filled up; within a tile, four inputs of each output lie side by side.
 //   codes   8 bits: u8 [tiles][inputs / 4][16][4]
 //           4 bits: u8 [tiles][inputs / 8][16][4], inputs k .. k + 3 in the low halves, k + 4 .. k + 7 in the high ones
-//   scales  fp16 [tiles][blocks][16]
+//   scales  float32 [tiles][blocks][16]
 //   zeros   u8 [tiles][blocks][16], or null: all are 2^(bits - 1)
 // `inputs` is a multiple of `block`, which is 16, 32, 64 or 128. `columns` of them are real: the rest is filler.
 struct BlockMatrix {
     const uint8_t *codes;
-    const uint16_t *scales;
+    const float *scales;
     const uint8_t *zeros;
     int32_t outputs, inputs, columns, block, bits;
 };

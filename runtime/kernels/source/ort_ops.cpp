@@ -81,7 +81,7 @@ struct Matrix : BlockMatrix {
         if (parts[1].count(0) != scale_count) return wrong("scales must be [tiles, blocks, 16]");
         if (parts[2].data && parts[2].count(0) != scale_count) return wrong("zeros must be [tiles, blocks, 16]");
         codes = (const uint8_t *)parts[0].data;
-        scales = (const uint16_t *)parts[1].data;
+        scales = (const float *)parts[1].data;
         zeros = (const uint8_t *)parts[2].data;
         outputs = int32_t(node.N), columns = int32_t(node.K), inputs = int32_t(node.blocks() * node.block);
         block = int32_t(node.block), bits = int32_t(node.bits);
@@ -175,8 +175,8 @@ struct Op : ort::Op {
     }
 };
 
-const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT16, ort::UINT8, ort::FLOAT};
-const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT16, ort::UINT8};
+const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
+const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
 const Op ops[] = {{"BlockLinear", LINEAR, 5, 2, linear}, {"BlockGather", GATHER, 4, 1, gather}};
 
 }  // namespace
