@@ -162,7 +162,10 @@ def embed(
     config: Embedding,
     stack: Stack,
 ) -> Array:
-    """Rows of tables, a map to the model's width before or after what is added, the first norm."""
+    """Rows of tables, a map to the model's width before or after what is added, the first norm.
+
+    Positions are added before that norm or after it.
+    """
     x, projection = embedding(tokens, weights["table"]), config.projection
     if config.scale is not None:
         x = config.scale * x
@@ -171,9 +174,20 @@ def embed(
     if token_types is not None:
         assert "token_types" in weights
         x = x + embedding(token_types, weights["token_types"])
+    if not stack.norm_before_positions:
+        x = _add_positions(x, positions, stack_weights, stack=stack)
+    x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
+    if stack.norm_before_positions:
+        x = _add_positions(x, positions, stack_weights, stack=stack)
+    if projection is not None and projection.late:
+        x = _to_model_width(x, weights)
+    return x
+
+
+def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: Stack) -> Array:
     if isinstance(stack.positions, Learned):
-        assert "positions" in stack_weights
-        x = x + learned(positions, stack_weights["positions"], offset=stack.positions.offset)
+        assert "positions" in weights
+        return x + learned(positions, weights["positions"], offset=stack.positions.offset)
     if isinstance(stack.positions, Sinusoidal):
         pairs = torch.arange(x.shape[-1] // 2, device=x.device)
         waves = sinusoidal(
@@ -181,10 +195,7 @@ def embed(
             rope_frequencies(pairs, theta=stack.positions.theta),
             interleaved=stack.positions.interleaved,
         )
-        x = x + waves.to(x.dtype)
-    x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
-    if projection is not None and projection.late:
-        x = _to_model_width(x, weights)
+        return x + waves.to(x.dtype)
     return x
 
 

@@ -43,7 +43,8 @@ class Stack:
 
     Where a whole text is read at once, by an encoder or a `DecoderReader`, `causal` hides later tokens from
     each token: the form of a decoder that reads, for example to classify. A decoder that generates is causal
-    anyway, and its stack must not say so.
+    anyway, and its stack must not say so. With `norm_before_positions` the positions are added to what the
+    first norm gives, not to what it takes (Blenderbot Small's decoder).
     """
 
     layers: tuple[Layer, ...]
@@ -51,6 +52,7 @@ class Stack:
     positions: Learned | Sinusoidal | None = None
     first_norm: Norm | None = None
     causal: bool = False
+    norm_before_positions: bool = False
 
     @property
     def attentions(self) -> tuple[Attention, ...]:

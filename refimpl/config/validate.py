@@ -150,6 +150,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
     _need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
     _need(name != "reader" or stack.causal, "a reader's stack must be causal")
     _bounded(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
+    ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
+    _need(ordered, f"{name}: a norm before the positions needs a first norm and positions that are added")
     match stack.positions:
         case Learned(size, offset):
             _bounded(f"{name}: number of learned positions", size, LIMITS["context"], context)

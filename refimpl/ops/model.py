@@ -158,8 +158,8 @@ def embed(
 ) -> Array:
     """What comes before the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    The order is scale, map to the model's width, `token_types` [B, T], positions, norm (BERT, BART, OPT); a
-    `late` map is the last (ELECTRA).
+    The order is scale, map to the model's width, `token_types` [B, T], positions, norm (BERT, BART, OPT), or
+    norm, positions where the stack says so (Blenderbot Small); a `late` map is the last (ELECTRA).
     """
     x = embedding(tokens, weights["table"])
     if config.scale is not None:
@@ -169,19 +169,28 @@ def embed(
     if token_types is not None:
         assert "token_types" in weights
         x = x + embedding(token_types, weights["token_types"])
-    match stack.positions:
-        case Learned(_, offset):
-            assert "positions" in stack_weights
-            x = x + learned(positions, stack_weights["positions"], offset=offset)
-        case Sinusoidal(theta, interleaved, offset):
-            frequencies = rope_frequencies(np.arange(x.shape[-1] // 2), theta=theta)
-            x = x + sinusoidal(positions + offset, frequencies, interleaved=interleaved).astype(x.dtype)
-        case None:
-            pass
-    x = normalize(x, stack_weights.get("first_norm"), norm=stack.first_norm)
+    first_norm = stack_weights.get("first_norm")
+    if stack.norm_before_positions:
+        x = normalize(x, first_norm, norm=stack.first_norm)
+        x = _add_positions(x, positions, stack_weights, stack=stack)
+    else:
+        x = _add_positions(x, positions, stack_weights, stack=stack)
+        x = normalize(x, first_norm, norm=stack.first_norm)
     if config.projection is not None and config.projection.late:
         x = _to_model_width(x, weights)
     return x
+
+
+def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: Stack) -> Array:
+    match stack.positions:
+        case Learned(_, offset):
+            assert "positions" in weights
+            return x + learned(positions, weights["positions"], offset=offset)
+        case Sinusoidal(theta, interleaved, offset):
+            frequencies = rope_frequencies(np.arange(x.shape[-1] // 2), theta=theta)
+            return x + sinusoidal(positions + offset, frequencies, interleaved=interleaved).astype(x.dtype)
+        case None:
+            return x
 
 
 def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:

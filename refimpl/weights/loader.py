@@ -139,6 +139,8 @@ class Leaves:
                 raise CheckpointError(
                     f"tensor {name!r} must have shape {list(allowed[0])}, has {list(shape)}"
                 )
+        usual = self._source.shape(rule.tensors[0]) == allowed[0]
+        rule = replace(rule, steps=tuple(step.settled(usual) for step in rule.steps))
         for leaf, split in parts:
             self._reads[leaf] = (rule, split)
 

@@ -40,6 +40,10 @@ class Step:
         """The shapes that the input may have to give `result`."""
         return (result,)
 
+    def settled(self, usual: bool) -> Step:
+        """The step for a file whose tensor has the first of the shapes, or with `usual` false another one."""
+        return self
+
     def apply(self, weight: Weight) -> Weight:
         raise NotImplementedError
 
@@ -52,6 +56,25 @@ class Transpose(Step):
 
     def apply(self, weight: Weight) -> Weight:
         return weight.T if isinstance(weight, np.ndarray) else transpose(weight)
+
+
+@dataclass(frozen=True)
+class EitherOrder(Transpose):
+    """A linear map that some files store with its output axis first, others last: its shape tells which.
+
+    Of a square one the output axis is first, as transformers reads it.
+    """
+
+    transposed: bool = True
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return (result[::-1], result)
+
+    def settled(self, usual: bool) -> EitherOrder:
+        return EitherOrder(usual)
+
+    def apply(self, weight: Weight) -> Weight:
+        return super().apply(weight) if self.transposed else weight
 
 
 @dataclass(frozen=True)
@@ -170,6 +193,7 @@ class Split(Step):
 # The words of a weight map.
 STEPS: dict[str, Step] = {
     "transpose": Transpose(),
+    "either_order": EitherOrder(),
     "unpermute": Unpermute(),
     "grouped": Ungroup(),
     "plus_one": PlusOne(),

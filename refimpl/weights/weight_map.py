@@ -18,6 +18,7 @@ ignored. `* <- *` reads leaves under our own names.
 The steps are those of `refimpl.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
+    either_order  a linear map that some files store output first, some input first
     unpermute     query and key rows stored as pairs for an interleaved rotation (Llama in GGUF)
     grouped       queries, keys and values fused group by group, [G, R + 2, K]
     plus_one      a norm's weight stored as its difference from one (Gemma)

@@ -218,9 +218,11 @@ def stacks(
     places = [st.none(), st.builds(Learned, st.just(CONTEXT), st.sampled_from((0, 2)))]
     if width % 2 == 0:
         places.append(st.builds(Sinusoidal, st.sampled_from((10.0, 1e4)), st.booleans()))
-    return Stack(
+    stack = Stack(
         tuple(layers), draw(norms), draw(st.one_of(places)), draw(norms), reads and draw(st.booleans())
     )
+    ordered = None not in (stack.first_norm, stack.positions)
+    return replace(stack, norm_before_positions=ordered and draw(st.booleans()))
 
 
 lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())

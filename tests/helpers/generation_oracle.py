@@ -25,7 +25,9 @@ from tfm.refimpl.params.tree import map_leaves
 from helpers.float64 import Float64
 from helpers.tolerances import equal
 
-PAIRS = ("bart", "marian", "mbart", "pegasus", "m2m_100", "blenderbot", "t5", "mt5", "umt5")
+PAIRS = (
+    "bart", "marian", "mbart", "pegasus", "m2m_100", "blenderbot", "blenderbot-small", "t5", "mt5", "umt5",
+)  # fmt: skip
 N, EOS, START = 251, 2, 3
 
 

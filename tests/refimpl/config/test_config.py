@@ -152,6 +152,14 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: stack(LLAMA, layers=()), "decoder: number of layers must be 1 to 1024, got 0"),
     (lambda: stack(ENCODER, layers=()), "encoder: number of layers must be 1 to"),
     (lambda: stack(LLAMA, positions=Learned(127)), "decoder: number of learned positions must be 128 to"),
+    (
+        lambda: stack(LLAMA, norm_before_positions=True, first_norm=LayerNorm(1e-5)),
+        "decoder: a norm before the positions needs a first norm and positions that are added",
+    ),
+    (
+        lambda: stack(LLAMA, norm_before_positions=True, positions=Learned(128)),
+        "decoder: a norm before the positions needs a first norm and positions that are added",
+    ),
     (lambda: stack(LLAMA, positions=Learned(128, -1)), "offset of the learned positions must be 0 to"),
     (
         lambda: stack(LLAMA, positions=Sinusoidal(0.0)),

@@ -118,6 +118,11 @@ DIALECTS = {
         {**RMS, **HEADS, "rope.freq_base": 5e5, "rope.dimension_sections": [6, 5, 5, 0],
          "n_deepstack_layers": 3},
     ),
+    "qwen3vlmoe": Dialect(
+        "qwen3_moe", ARCH.QWEN3VLMOE, {**QWEN, "norm_topk_prob": True, "head_dim": 16},
+        {**RMS, **USED, "rope.freq_base": 5e5, "expert_feed_forward_length": 32, "attention.key_length": 16,
+         "attention.value_length": 16, "rope.dimension_sections": [3, 3, 2, 0], "n_deepstack_layers": 3},
+    ),
     "gemma": Dialect("gemma", ARCH.GEMMA, GEMMA, {**RMS, **HEADS}),
     "gemma2": Dialect(
         "gemma2", ARCH.GEMMA2, {**GEMMA, "query_pre_attn_scalar": 32, "sliding_window": 7},

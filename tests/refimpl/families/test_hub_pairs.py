@@ -56,6 +56,15 @@ BLENDERBOT = {
     "num_hidden_layers": 2, "pad_token_id": 0, "scale_embedding": True, "static_position_embeddings": False,
     "unk_token_id": 3, "use_cache": True, "vocab_size": 8008,
 }  # fmt: skip
+# The model of 90 million.
+BLENDERBOT_SMALL = {
+    **BLENDERBOT, "activation_dropout": 0.0, "add_final_layer_norm": False,
+    "architectures": ["BlenderbotSmallForConditionalGeneration"], "attention_dropout": 0.0, "d_model": 512,
+    "decoder_attention_heads": 16, "decoder_ffn_dim": 2048, "decoder_layerdrop": 0.0, "decoder_layers": 8,
+    "encoder_attention_heads": 16, "encoder_ffn_dim": 2048, "encoder_layerdrop": 0.0, "encoder_layers": 8,
+    "layernorm_variant": "xlm", "max_position_embeddings": 512, "model_type": "blenderbot-small",
+    "normalize_before": False, "normalize_embedding": True, "num_hidden_layers": 8, "vocab_size": 54944,
+}  # fmt: skip
 
 
 def read(keys: dict[str, Any]) -> EncoderDecoder:
@@ -77,6 +86,9 @@ def test_what_the_configs_of_the_hub_say():
     blenderbot = read(BLENDERBOT)
     assert blenderbot.decoder.positions == Learned(128)
     assert (len(blenderbot.encoder.layers), len(blenderbot.decoder.layers)) == (2, 12)
+    small = read(BLENDERBOT_SMALL)
+    assert (small.decoder.positions, small.decoder.final_norm) == (Learned(512), None)
+    assert [small.stacks[side].norm_before_positions for side in SIDES] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +98,8 @@ def test_what_the_configs_of_the_hub_say():
         ({**M2M100, "d_model": 2}, "d_model must be at least 4"),
         ({**BLENDERBOT, "layernorm_variant": "xlm"}, 'layernorm_variant must be "prelayernorm"'),
         ({**BLENDERBOT, "extra_pos_embeddings": 2}, "extra_pos_embeddings must be 0"),
+        ({**BLENDERBOT_SMALL, "layernorm_variant": "aiayn"}, 'layernorm_variant must be "xlm"'),
+        ({**BLENDERBOT_SMALL, "normalize_before": True}, "normalize_before must be false"),
         ({**UMT5, "scalable_attention": False}, "scalable_attention must be true"),
     ],
 )

@@ -116,6 +116,33 @@ REWRITTEN = {
         "sliding_window": None, "video_token_id": None, "torch_dtype": "float32",
     },
 }  # fmt: skip
+QWEN_3_VL_MOE = {
+    "architectures": ["Qwen3VLMoeForConditionalGeneration"], "image_token_id": 151655,
+    "model_type": "qwen3_vl_moe",
+    "text_config": {
+        "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 151643, "decoder_sparse_step": 1,
+        "dtype": "bfloat16", "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 6144,
+        "max_position_embeddings": 262144, "mlp_only_layers": [], "model_type": "qwen3_vl_moe_text",
+        "moe_intermediate_size": 768, "norm_topk_prob": True, "num_attention_heads": 32,
+        "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06, "rope_theta": 5000000, "use_cache": True, "vocab_size": 151936,
+        "rope_scaling": {
+            "mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default",
+        },
+    },
+    "tie_word_embeddings": False, "transformers_version": "4.57.0.dev0", "video_token_id": 151656,
+    "vision_config": {"depth": 27, "deepstack_visual_indexes": [8, 16, 24], "model_type": "qwen3_vl_moe"},
+    "vision_end_token_id": 151653, "vision_start_token_id": 151652,
+}  # fmt: skip
+# Of 235 billion parameters.
+QWEN_3_VL_LARGE = {
+    **QWEN_3_VL_MOE,
+    "text_config": {
+        **QWEN_3_VL_MOE["text_config"], "hidden_size": 4096, "intermediate_size": 12288,
+        "moe_intermediate_size": 1536, "num_attention_heads": 64, "num_hidden_layers": 94,
+    },
+}  # fmt: skip
 INTERNVL = {
     "architectures": ["InternVLForConditionalGeneration"], "downsample_ratio": 0.5, "image_seq_length": 256,
     "image_token_id": 151667, "model_type": "internvl", "projector_hidden_act": "gelu",
@@ -152,6 +179,7 @@ CONFIGS = {
     "llava-1.5": LLAVA, "llava-llama-3": LLAMA_3, "llava-v1.6-mistral": LLAVA_NEXT,
     "llava-v1.6-vicuna": {**LLAVA_NEXT, "text_config": VICUNA}, "llava-onevision": ONEVISION,
     "Mistral-Small-3.1": MISTRAL_SMALL, "gemma-3-4b": GEMMA_3_4B, "Qwen2-VL": QWEN_2_VL,
+    "Qwen3-VL-30B-A3B": QWEN_3_VL_MOE, "Qwen3-VL-235B-A22B": QWEN_3_VL_LARGE,
     "Qwen2.5-VL": QWEN_2_5_VL, "Qwen2.5-VL, rewritten": REWRITTEN, "InternVL3": INTERNVL,
     "SmolVLM": SMOLVLM, "SmolVLM2": SMOLVLM_2,
 }  # fmt: skip
@@ -167,7 +195,8 @@ def test_a_text_part_is_read_as_transformers_does(name: str):
     hf = CONFIG_MAPPING[CONFIGS[name]["model_type"]].from_dict(CONFIGS[name]).get_text_config()
     size = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
     assert (config.embedding.vocabulary, config.embedding.width) == (hf.vocab_size, hf.hidden_size)
-    expected = (hf.num_attention_heads, hf.num_key_value_heads, size, hf.intermediate_size)
+    width = getattr(hf, "moe_intermediate_size", hf.intermediate_size)
+    expected = (hf.num_attention_heads, hf.num_key_value_heads, size, width)
     got = [
         (a.heads, a.kv_heads, a.head_size, layer.mlp.width)
         for layer in config.layers

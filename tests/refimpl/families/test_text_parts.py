@@ -87,6 +87,24 @@ def test_names_of_any_version_are_the_same_model(saved, name, layout):
     assert all(f"{part} ({got.left_out[part].tensors} tensor" in note for part in towers)
 
 
+def test_experts_are_stored_in_either_order(tmp_path):
+    """Inputs first on hubs, outputs first as transformers writes them: the same leaves."""
+    text = {**TEXT, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+    keys = {**copy.deepcopy(dict(ROWS["qwen3_vl_moe"].sizes)), "text_config": text}
+    model = make_model("qwen3_vl_moe", keys)
+    model.save_pretrained(tmp_path)
+    want = leaves(open_checkpoint(tmp_path))
+    state = load_file(tmp_path / "model.safetensors")
+    turned = {
+        name: tensor.mT.contiguous() if ".mlp.experts." in name else tensor for name, tensor in state.items()
+    }
+    assert any(turned[name].shape != tensor.shape for name, tensor in state.items())
+    save_file(turned, tmp_path / "model.safetensors")
+    got = leaves(open_checkpoint(tmp_path))
+    assert got.keys() == want.keys()
+    assert all(np.array_equal(got[name], leaf) for name, leaf in want.items())
+
+
 @pytest.mark.parametrize("stray", ["audio_tower.conv.weight", "vision_towers.x", "model.text.x"])
 def test_what_is_beside_the_tower_and_isnt_known_is_an_error(saved, stray):
     folder = saved("llava", 1)
@@ -195,6 +213,7 @@ def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tie
             "mrope_section must be a list of w",
         ),
         ("qwen3_vl", {**SIZES}, "text_config must be an object"),
+        ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob must be true"),
         ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms must be false"),
     ],
 )
