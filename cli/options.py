@@ -276,8 +276,8 @@ Draft = Annotated[
     typer.Option(
         metavar="prompt|MODEL",
         help="Speculative decoding: guess tokens from the text so far (prompt) or by a smaller model of the "
-        "same tokenizer, and check several in one step. The text stays the same until two tokens are so "
-        "nearly tied that rounding decides.",
+        "same tokenizer, and check several in one step. The text, sampled or greedy, stays the same until "
+        "two tokens are so nearly tied that rounding decides.",
         rich_help_panel=SPEED,
     ),
 ]

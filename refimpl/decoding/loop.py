@@ -1,8 +1,9 @@
 """The generation loop: the engine computes logits, a `GeneratedSequence` chooses tokens from them.
 
-A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers, seeded
-by (seed, index), so that the others in its batch take none of its numbers. Drivers only connect sequences
-with an engine: `generate` here, `beam.beam_search` and `speculative.speculate`.
+A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers, one for
+each position of the answer, seeded by (seed, index). So the others in its batch take none of its numbers, and
+the token at a position follows from its logits alone, whoever proposed one before. Drivers only connect
+sequences with an engine: `generate` here, `beam.beam_search` and `speculative.speculate`.
 """
 
 from __future__ import annotations
@@ -47,14 +48,17 @@ class GeneratedSequence:
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng([self.seed, self.index])
+        self._uniforms: list[float] = []
         self._prompt = np.array(self.prompt, np.int64)
         self.sampler = self.sampler.after_reading(self.encoder_ids)
         if self.max_new_tokens < 1:
             self.finish("length")
 
-    def uniform(self) -> float:
-        """The sequence's next random number, uniform in [0, 1)."""
-        return float(self._rng.random())
+    def uniform(self, position: int) -> float:
+        """The random number of the answer's token at this position, uniform in [0, 1)."""
+        while len(self._uniforms) <= position:
+            self._uniforms.append(float(self._rng.random()))
+        return self._uniforms[position]
 
     def process_logits(self, logits: np.ndarray, draft: Sequence[int] = ()) -> np.ndarray:
         """Logits [N] with the sampler's penalties, after the text so far and the tokens of `draft`."""
@@ -65,10 +69,14 @@ class GeneratedSequence:
         last = new_tokens + 1 >= self.max_new_tokens
         return process_logits(logits, self.sampler, tokens, new_tokens, self.stop_ids, last)
 
+    def choose(self, logits: np.ndarray, draft: Sequence[int] = ()) -> int:
+        """The token chosen from logits [N] after the text so far and the tokens of `draft`."""
+        u = 0.0 if self.sampler.greedy else self.uniform(len(self.tokens) + len(draft))
+        return sample(self.process_logits(logits, draft), self.sampler, u)
+
     def sample(self, logits: np.ndarray) -> int | None:
         """Chooses the next token from logits [N] and appends it; None for a stop token."""
-        u = 0.0 if self.sampler.greedy else self.uniform()
-        return self.append(sample(self.process_logits(logits), self.sampler, u), logits)
+        return self.append(self.choose(logits), logits)
 
     def append(self, token: int, logits: np.ndarray) -> int | None:
         """Appends the token, chosen from the model's logits [N], and returns it; a stop token ends the text

@@ -1,7 +1,8 @@
 """From logits to a token: penalties, then filters, then one draw with a given uniform number.
 
-No function here draws a random number itself, so every sampler can be tested as a function. Penalties come
-first because they depend on the text and not on the shape of the distribution.
+No function here draws a random number itself, so every sampler can be tested as a function, and a token
+follows from logits, text and the number of its position, in whatever order positions are computed. Penalties
+come first because they depend on the text and not on the shape of the distribution.
 """
 
 from __future__ import annotations
@@ -12,28 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import NumericError
-from .filters import candidates, relative_probabilities
+from .filters import candidates
 from .penalties import adjust_logits, check_any_allowed
 from .sampler import Sampler
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
-
-
-def probabilities(logits: Float[Array, " N"], sampler: Sampler) -> Float[Array, " N"]:
-    """The probability with which `sample` draws each token, float64; greedy gives 1 to the largest logit."""
-    filters = (sampler.top_k, sampler.top_p, sampler.min_p, sampler.typical_p)
-    p = np.zeros(len(logits))
-    if sampler.greedy:
-        p[np.argmax(logits)] = 1.0
-    elif all(value is None for value in filters):
-        p = relative_probabilities(logits, float(logits.max()), sampler.temperature or 1.0)
-        p /= p.sum()
-    else:
-        ids, kept = candidates(logits, sampler)
-        p[ids] = kept
-    return p
 
 
 def draw(p: Float[Array, " M"], u: float) -> int:

@@ -85,8 +85,8 @@ class GenerateOptions(SamplingOptions, total=False):
     length_penalty: with beams, log-probability / length^penalty ranks texts; larger favours long ones.
     early_stopping: with beams, when the search ends: True, False or "never", see `beam.BeamSearch`.
     renormalize: with beams, whether log-probabilities are normalized again after penalties.
-    draft: proposes tokens that the model checks several at a time, for fewer steps. The distribution stays
-        the same up to rounding, see `refimpl.decoding.speculative`.
+    draft: proposes tokens that the model checks several at a time, for fewer steps. The text stays the same
+        up to rounding, also where it is sampled: see `refimpl.decoding.speculative`.
     logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
         with theirs, of the model's own distribution, before penalties, temperature and filters.
     """

@@ -183,6 +183,9 @@ def test_drafts_change_no_text() -> None:
         answer = MODEL.generate("the cat the cat", draft=draft, max_new_tokens=16)
         assert "".join(answer) == MODEL.text.decode(want)
         assert (answer.tokens, answer.finish_reason) == (want, "length")
+        sampled = {"temperature": 2.0, "top_p": 0.9, "seed": 5, "max_new_tokens": 16}
+        answer = MODEL.generate("the cat the cat", draft=draft, **sampled)
+        assert str(answer) == str(MODEL.generate("the cat the cat", **sampled))
     with pytest.raises(LimitError, match="a draft model must have the model's own tokenizer"):
         MODEL.drafter(model(text=None))
 
