@@ -6,6 +6,7 @@ distribution but another text for each draft, so it can't be compared.
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,11 +148,49 @@ def test_lookup_by_hand() -> None:
 
     assert proposed([1, 2, 3, 9, 1, 2, 3], 2) == [9, 1]
     assert proposed([1, 2, 3, 9, 1, 2, 3], 9) == [9, 1, 2, 3]
-    assert proposed([2, 3, 5, 1, 3, 6, 2, 3], 1) == [5]  # two tokens that agree before one that is later
-    assert proposed([2, 3, 5, 1, 3, 6, 2, 3], 1, max_ngram=1) == [6]
-    assert proposed([7, 7], 3) == [7]
+    assert proposed([1, 2, 3, 5, 2, 3, 6, 1, 2, 3], 1) == [
+        5
+    ]  # three tokens that agree before two that are later
+    assert proposed([1, 2, 3, 5, 2, 3, 6, 1, 2, 3], 1, max_ngram=2) == [6]
+    assert proposed([7, 7, 7], 3) == [7]
+    assert proposed([2, 3, 5, 1, 3], 1) == []  # one token is no match
     assert proposed([1, 2, 3], 3) == []
     assert proposed([1, 2], 3) == []
+
+
+def test_lookup_drafts_while_that_pays() -> None:
+    """Five drafts in vain, from a mean of 1, make 0.24: too little for a step of 4, which takes 1.3 of 1."""
+    row, lookup = GeneratedSequence([1, 2, 3, 4, 5, 6, 1, 2]), PromptLookup(max_ngram=2)
+    for unseen in (10, 11, 12, 13, 14):
+        assert lookup.propose(row, 4)
+        row.tokens += [unseen, 1, 2]
+    assert lookup.propose(row, 4) == []
+    for token in (14, 1):  # what would have been drafted comes true
+        row.tokens.append(token)
+        assert lookup.propose(row, 4) == []
+    row.tokens.append(2)
+    assert lookup.propose(row, 4) == [14, 1, 2]
+    assert lookup.propose(GeneratedSequence([1, 2, 3, 1, 2]), 4), "another text begins anew"
+    assert PromptLookup(cost=lambda tokens: 2.1).propose(GeneratedSequence([1, 2, 3, 1, 2]), 4) == []
+    assert PromptLookup(cost=lambda tokens: 1.9).propose(GeneratedSequence([1, 2, 3, 1, 2]), 4) == [3, 1, 2]
+
+
+def test_a_greedy_position_takes_no_vector_of_probabilities() -> None:
+    """Nothing as large as one in float64 is made."""
+    size = 200_000
+    target = Table(0)
+    logits = np.zeros((1, 1, size), np.float32)
+    target.step = lambda tokens, cache, lengths=None, at=None: (
+        np.broadcast_to(logits, (1, 1 if at is None else at.shape[1], size)),
+        Text([*cache.text, *map(int, tokens[0])]),
+    )
+    drive = speculate(target, GeneratedSequence([1, 2], max_new_tokens=20), Fixed())
+    next(drive)
+    tracemalloc.start()
+    list(drive)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size <= peak < 8 * size
 
 
 def test_a_draft_model_reads_only_what_is_new() -> None:
