@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.parser
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import Any
 
 from ..formats.file_bytes import read_file
 from ..formats.model_directory import Directory
-from ..formats.split_gguf import parts_of
 
 CARD, WHEEL = "README.md", "METADATA"  # a model card, and what a Python package says of itself
 TEXTS = "(LICEN[SC]E|COPYING|NOTICE)([._-][A-Za-z0-9._-]{0,60})?"
@@ -61,6 +59,8 @@ def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
 
 
 def _is_alone(path: Path) -> bool:
+    from ..formats.split_gguf import parts_of  # the readers of weights, which a bundle's notices don't need
+
     parts = {part.name for part in parts_of(path)}
     return all(name.startswith(".") or is_notice(name) or name in parts for name in _listed(path.parent))
 
@@ -89,6 +89,8 @@ def _of_card(card: bytes) -> str:
 
 def _of_wheel(metadata: bytes) -> str:
     """What a Python package states of itself."""
+    import email.parser  # 5 ms, which only a wheel needs
+
     headers = email.parser.BytesHeaderParser().parsebytes(metadata)
     classifiers = [str(one) for one in headers.get_all("Classifier", [])]
     of_classifiers = [one.split(" :: ")[-1] for one in classifiers if one.startswith("License :: ")]

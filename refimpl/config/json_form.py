@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, Literal
 
 from ..errors import ConfigError
@@ -82,7 +83,7 @@ def _read(value: Any, kind: Any, path: str) -> Any:
         if not isinstance(name, str) or name not in named:
             raise ConfigError(f"{path}.type must be one of {sorted(named)}, got {name!r:.80}")
         cls = named[name]
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         items = {k: v for k, v in value.items() if k != "type"}
         if unknown := sorted(set(items) - {f.name for f in fields(cls)}):
             raise ConfigError(f"{path} has unknown fields {unknown}")
@@ -101,3 +102,7 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     if origin is Literal:
         raise ConfigError(f"{path} must be one of {typing.get_args(kind)}, got {value!r:.80}")
     raise ConfigError(f"{path} must be {kind}, got {value!r:.80}")
+
+
+# A Config has hundreds of parts of few classes, and hints are evaluated from texts.
+_hints = cache(typing.get_type_hints)

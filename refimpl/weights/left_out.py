@@ -6,10 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ..formats.dtypes import KINDS
-from ..formats.tensor_source import TensorSource
+
+if TYPE_CHECKING:
+    from ..formats.tensor_source import (
+        TensorSource,
+    )  # the readers of all formats, which a bundle doesn't need
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.licence import LARGEST, is_notice
-from ...refimpl.checkpoint.open import Generation
 from ...refimpl.config import Config
 from ...refimpl.errors import BundleError, NumericError
 from ...refimpl.formats.file_bytes import FileBytes, read_file

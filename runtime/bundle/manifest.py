@@ -43,7 +43,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
@@ -230,7 +230,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_read(item, arguments[0], f"{name}[{i}]") for i, item in enumerate(value))
     if is_dataclass(kind) and isinstance(value, dict):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         optional = {f.name for f in fields(kind) if f.metadata.get("optional")}
         if odd := sorted(value.keys() ^ (hints.keys() - (optional - value.keys()))):
             what = "is unknown" if odd[0] in value else "is missing"
@@ -243,6 +243,10 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         return value
     wants = " or ".join(arguments) if origin is Literal else "a whole number from 0" if kind is int else kind
     raise ValueError(f"{name} must be {getattr(wants, '__name__', wants)}, got {value!r:.80}")
+
+
+# A manifest has hundreds of tensors and formats, and hints are evaluated from texts.
+_hints = cache(typing.get_type_hints)
 
 
 def _check(m: Manifest) -> None:
