@@ -13,7 +13,7 @@ from .. import options as o
 from ..console import escape, out, out_json, progress, size, table
 
 if TYPE_CHECKING:
-    from ...refimpl.config import Config, Stack, TokenMixer
+    from ...refimpl.config import Config, Mlp, Stack, TokenMixer
     from ...runtime.hub.model_names import LocatedModel
 
 GROUP = "Make and check models"
@@ -215,8 +215,15 @@ def _stack(name: str, stack: Stack, width: int) -> str:
             position = "no positions"
     m = first.mlp
     kind = f"{m.top} of {m.experts} gated" if isinstance(m, MoE) else type(m).__name__.lower()
-    mlp = f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({m.activation})"
+    mlp = f"{kind} mlp{'s' if isinstance(m, MoE) else ''} {m.width} ({_activation(m)})"
     return f"{name}, {len(layers)} layers{mixed} width {width}, {_mixer(a)}, {mlp}, {norm}, {position}"
+
+
+def _activation(mlp: Mlp) -> str:
+    from ...refimpl.config import ClampedSwiGLU
+
+    a = mlp.activation
+    return f"SwiGLU clamped to {a.limit:g}" if isinstance(a, ClampedSwiGLU) else a
 
 
 def _mixer(mixer: TokenMixer) -> str:
@@ -227,6 +234,8 @@ def _mixer(mixer: TokenMixer) -> str:
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"
+    if mixer.sink_logits:
+        heads += " with sinks"
     if isinstance(mixer.mask, BlockSparse):
         return f"{heads}, block-sparse in blocks of {mixer.mask.block}"
     return heads

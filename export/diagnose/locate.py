@@ -152,16 +152,17 @@ def _compare_as_standard(config: Config, part: ReferencePart, truth: Values, bud
     weights = cast(HeadsWeights, FLOAT32.cast_all(part.weights))
     settings, walk = layer.attention, StackWalk(config, "decoder")
     assert isinstance(settings, Attention), "only attention has heads"
-    q, k, v, cache, past, rotary, bias = attention_arguments(x, weights, layer, walk)
+    q, k, v, cache, past, rotary, terms = attention_arguments(x, weights, layer, walk)
     cos, sin = (None, None) if rotary is None else rotary
-    arrays = [q, k, v, *cache, past, cos, sin, bias]
+    arrays = [q, k, v, *cache, past, cos, sin, *terms]
     tensors = tuple(None if a is None else torch.from_numpy(a) for a in arrays)
 
     class Alone(torch.nn.Module):
         def forward(self, q: Any, k: Any, v: Any, *optional: Any) -> torch.Tensor:
-            *cache, past, cos, sin, bias = optional
+            *cache, past, cos, sin, bias, sink_logits = optional
             rotary = None if cos is None else Rotary(cos, sin)
-            y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, rotary, bias, settings=settings)
+            terms = mirror.ScoreTerms(bias, sink_logits)
+            y, _ = mirror.cached_attention(q, k, v, KVCache(*cache), past, rotary, terms, settings=settings)
             return y
 
     with warnings.catch_warnings(), quiet():

@@ -9,11 +9,11 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, Norm
+from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, Norm, Plain
 from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
-from ...refimpl.ops.attention import cached_attention, project
+from ...refimpl.ops.attention import ScoreTerms, cached_attention, project
 from ...refimpl.ops.block import BlockWeights, CachedAttentionWeights, NormWeights, normalize, rotary_and_bias
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
@@ -163,7 +163,7 @@ def _add_output(x: Array, y: Array, weights: OutputWeights, *, layer: Layer, nor
 
 def attention_arguments(
     x: Array, weights: HeadsWeights, layer: Layer, walk: StackWalk
-) -> tuple[Array, Array, Array, KVCache, Array, Rotary | None, Array | None]:
+) -> tuple[Array, Array, Array, KVCache, Array, Rotary | None, ScoreTerms]:
     """The arguments of `cached_attention` for a sublayer's input x, with an empty cache."""
     settings, attn = layer.attention, weights["attn"]
     assert isinstance(settings, Attention)
@@ -173,7 +173,8 @@ def attention_arguments(
     cache = empty._replace(k_scale=attn.get("k_scale"), v_scale=attn.get("v_scale"))
     q, k, v = project(x, attn, settings=settings)
     past = np.zeros(len(x), np.int64)
-    return q, k, v, cache, past, *rotary_and_bias(settings, positions, attn)
+    rotary, bias = rotary_and_bias(settings, positions, attn)
+    return q, k, v, cache, past, rotary, ScoreTerms(bias, attn.get("sink_logits"))
 
 
 def _attention_heads(x: Array, weights: HeadsWeights, *, layer: Layer, walk: StackWalk) -> Array:
@@ -188,4 +189,5 @@ def _mlp_hidden(x: Array, weights: PlainMlpWeights | GatedMlpWeights, *, layer: 
         gated = cast(GatedMlpWeights, weights)
         gate = linear(x, gated["gate"], gated.get("bgate"))
         return activation(gate, kind=layer.mlp.activation) * up
+    assert isinstance(layer.mlp, Plain)
     return activation(up, kind=layer.mlp.activation)

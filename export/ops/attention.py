@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch.nn import functional
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
     from ...refimpl.axes import Index
 
-__all__ = ["AttentionWeights", "attend", "attention", "attention_weights", "cached_attention", "softmax"]
+__all__ = [
+    "AttentionWeights", "ScoreTerms", "attend", "attention", "attention_weights", "cached_attention",
+    "softmax",
+]  # fmt: skip
 
 
 class AttentionWeights(TypedDict):
-    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys."""
+    """The leaves of an attention sublayer: projections, their biases, norms of queries and keys, sinks."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D G*K"] | Blocks
@@ -39,19 +42,34 @@ class AttentionWeights(TypedDict):
     bo: NotRequired[Float[Array, " D"]]
     q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
     k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
+    sink_logits: NotRequired[Float[Array, " H"]]
+
+
+class ScoreTerms(NamedTuple):
+    """What a softmax takes beside the products of queries and keys: what is added to them, and sinks."""
+
+    bias: Float[Array, "B H T L"] | None = None
+    sink_logits: Float[Array, " H"] | None = None
+
+
+NO_TERMS = ScoreTerms()
 
 
 @replaceable
 def softmax(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"] | None = None,
+    sink: Float[Array, "B T 1"] | None = None,
 ) -> Float[Array, "B T S"]:
-    """Softmax; the mask is applied before, as the lowest finite score, and after, as zero."""
-    if mask is None:
-        return torch.softmax(scores, -1)
-    lowest = torch.finfo(scores.dtype).min
-    weights = torch.softmax(scores.masked_fill(~mask, lowest), -1)
-    return weights.masked_fill(~mask, 0)
+    """Softmax; the mask is applied before, as the lowest finite score, and after, as zero. A sink is one more
+    column, which is cut off."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if sink is None:
+        weights = torch.softmax(scores, -1)
+    else:
+        weights = torch.softmax(torch.cat((scores, sink), -1), -1)[..., :-1]
+    return weights if mask is None else weights.masked_fill(~mask, 0)
 
 
 def attention_weights(
@@ -59,6 +77,7 @@ def attention_weights(
     k: Float[Array, "B S G K"],
     mask: Bool[Array, "B T S"] | None = None,
     bias: Float[Array, "B H T S"] | None = None,
+    sink_logits: Float[Array, " H"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
@@ -73,7 +92,8 @@ def attention_weights(
     scores = scores.flatten(1, 2)
     if bias is not None:
         scores = scores + bias
-    return softmax(scores, None if mask is None else mask.unsqueeze(1))
+    sink = None if sink_logits is None else sink_logits[:, None, None].expand(*scores.shape[:3], 1)
+    return softmax(scores, None if mask is None else mask.unsqueeze(1), sink)
 
 
 def attend(
@@ -82,13 +102,14 @@ def attend(
     v: Float[Array, "B S G V"],
     mask: Bool[Array, "B T S"] | None = None,
     bias: Float[Array, "B H T S"] | None = None,
+    sink_logits: Float[Array, " H"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """The heads of the weights are split like those of the queries; values broadcast over a group's
     members."""
-    weights = attention_weights(q, k, mask, bias, scale=scale, softcap=softcap)
+    weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)
     return grouped.flatten(1, 2).transpose(1, 2)
 
@@ -101,7 +122,7 @@ def cached_attention(
     cache: KVCache,
     past: Index[Array, " B", "< O+1"],
     rotary: Rotary | None = None,
-    bias: Float[Array, "B H T L"] | None = None,
+    terms: ScoreTerms = NO_TERMS,
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], KVCache]:
@@ -118,7 +139,7 @@ def cached_attention(
     positions = torch.arange(cache.keys.shape[2], device=at.device)
     mask = seen_by(at, positions, settings=settings, causal=True)
     keys, values = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
-    return attend(q, keys, values, mask, bias, **settings.scoring), cache
+    return attend(q, keys, values, mask, *terms, **settings.scoring), cache
 
 
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
@@ -171,5 +192,6 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], KVCache]:
     """Projections around `cached_attention`."""
     q, k, v = project(x, weights, settings=settings)
-    y, cache = cached_attention(q, k, v, cache, past, rotary, bias, settings=settings)
+    terms = ScoreTerms(bias, weights.get("sink_logits"))
+    y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache

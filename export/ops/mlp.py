@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
+import torch
+
+from ...refimpl.config import Activation, ClampedSwiGLU
 from ..dispatch import replaceable
 from .activation import activation
 from .linear import linear
@@ -13,9 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-    from ...refimpl.config import Activation
-
-__all__ = ["GatedMlpWeights", "PlainMlpWeights", "gated_mlp", "plain_mlp"]
+__all__ = ["GatedMlpWeights", "PlainMlpWeights", "clamped_swiglu", "gated_mlp", "plain_mlp"]
 
 
 class PlainMlpWeights(TypedDict):
@@ -47,11 +48,26 @@ def plain_mlp(
     return linear(hidden, weights["down"], weights.get("bdown"))
 
 
+def clamped_swiglu(
+    gate: Float[Array, "B T F"], up: Float[Array, "B T F"], *, alpha: float, limit: float
+) -> Float[Array, "B T F"]:
+    """Min, Clip, and Sigmoid with Mul."""
+    g = gate.clamp(max=limit)
+    return g * torch.sigmoid(alpha * g) * (up.clamp(-limit, limit) + 1)
+
+
+def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
+    """The hidden values of a gated mlp, from the results of its first two maps."""
+    if isinstance(kind, ClampedSwiGLU):
+        return clamped_swiglu(gate, up, alpha=kind.alpha, limit=kind.limit)
+    return activation(gate, kind=kind) * up
+
+
 @replaceable
 def gated_mlp(
-    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation
+    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation | ClampedSwiGLU
 ) -> Float[Array, "B T D"]:
     """Three linear maps."""
-    gate = activation(linear(x, weights["gate"], weights.get("bgate")), kind=kind)
-    hidden = gate * linear(x, weights["up"], weights.get("bup"))
+    gate = linear(x, weights["gate"], weights.get("bgate"))
+    hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     return linear(hidden, weights["down"], weights.get("bdown"))

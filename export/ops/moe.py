@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 import torch
 from torch.nn import functional
 
-from ...refimpl.config import MoE
+from ...refimpl.config import Activation, ClampedSwiGLU, MoE
 from .attention import softmax
 from .linear import linear
 from .mlp import GatedMlpWeights, gated_mlp
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor as Array
 
     from ...refimpl.axes import Index
-    from ...refimpl.config import Activation
 
 __all__ = ["MoEWeights", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "within_capacity"]
 
@@ -27,6 +26,7 @@ class MoEWeights(TypedDict):
 
     router: Float[Array, "D E"]
     experts: list[GatedMlpWeights]
+    router_bias: NotRequired[Float[Array, " E"]]
     bias: NotRequired[Float[Array, " E"]]
     shared: NotRequired[GatedMlpWeights]
     shared_gate: NotRequired[Float[Array, "D 1"]]
@@ -79,7 +79,7 @@ def mixture(
     experts: list[GatedMlpWeights],
     kept: Bool[Array, "M I"] | None = None,
     *,
-    kind: Activation,
+    kind: Activation | ClampedSwiGLU,
 ) -> Float[Array, "M D"]:
     """Every expert is in the graph; each gathers its tokens, whatever their number, also none.
 
@@ -102,8 +102,9 @@ def moe(
 ) -> Float[Array, "B T D"]:
     """Router, mixture and shared expert."""
     flat, experts = x.flatten(0, 1), weights["experts"]
+    logits, router_bias = flat @ weights["router"], weights.get("router_bias")
     index, shares = route(
-        flat @ weights["router"],
+        logits if router_bias is None else logits + router_bias,
         weights.get("bias"),
         top=settings.top,
         score=settings.score,

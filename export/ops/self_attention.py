@@ -42,5 +42,5 @@ def self_attention(
     at = torch.arange(x.shape[1], device=x.device)
     near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
     mask = padding_mask(at, lengths).unsqueeze(1) & near
-    y = attend(q, k, v, mask, bias, **settings.scoring)
+    y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))

@@ -99,7 +99,9 @@ def plan(
     `table_bits` are those of token tables. With `strict` every matrix must have the checkpoint's own blocks.
     """
     check_target(scheme, target)
-    if reason := operator_limits.recurrence(target, checkpoint.config, float_type(scheme, target)):
+    config = checkpoint.config
+    recurrence = operator_limits.recurrence(target, config, float_type(scheme, target))
+    if reason := recurrence or operator_limits.sinks(target, config):
         raise ExportError(f"quant={scheme.name} isn't possible for target={target.name}: {reason}")
     if table_bits not in (4, 8):
         raise ExportError(f"table_bits must be 4 or 8, got {table_bits!r:.40}")

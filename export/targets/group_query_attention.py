@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ..ops.attention import cached_attention, split_heads
+from ..ops.attention import ScoreTerms, cached_attention, split_heads
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
@@ -32,6 +32,7 @@ class AttentionLeaves(TypedDict):
     bo: NotRequired[Tensor]
     q_norm: NotRequired[Tensor]
     k_norm: NotRequired[Tensor]
+    sink_logits: NotRequired[Tensor]
 
 
 def three_products(
@@ -122,7 +123,7 @@ class GroupQueryAttention:
         scales = (cache.k_scale, cache.v_scale)
         y, keys, values = onnx.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
-            (q, k, v, *past_state, cos, sin, positions, None, None, *scales),
+            (q, k, v, *past_state, cos, sin, positions, None, weights.get("sink_logits"), *scales),
             attributes,
             dtypes=(x.dtype, cache.keys.dtype, cache.values.dtype),
             shapes=((batch, time, a.heads * a.head_size), cache.keys.shape, cache.values.shape),
@@ -163,5 +164,6 @@ def attention_in_parts(
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
     v = split_heads(v, settings=a)
-    y, cache = cached_attention(q, k, v, cache, past, rotary, bias, settings=a)
+    terms = ScoreTerms(bias, weights.get("sink_logits"))
+    y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache

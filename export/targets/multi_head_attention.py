@@ -154,7 +154,7 @@ def self_attention_in_parts(
     q, k, v = _project(x, weights, rotary, settings=settings)
     mask = padding_mask(torch.arange(x.shape[1]), lengths).unsqueeze(1)
     mask = mask & _near(x.shape[1], settings=settings, causal=causal)
-    y = attend(q, k, v, mask, bias, **settings.scoring)
+    y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo"))
 
 

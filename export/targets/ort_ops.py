@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.onnx import ops as onnx
 
-from ...refimpl.config import Activation
-from ..ops.activation import activation
+from ...refimpl.config import Activation, ClampedSwiGLU
+from ..ops.mlp import glu
 from .packed_weights import NBits, RowQuantized
 
 Leaf = Tensor | NBits | RowQuantized
@@ -167,7 +167,7 @@ class GatedMlpLeaves(TypedDict):
     bdown: NotRequired[Tensor]
 
 
-def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation) -> Tensor:
+def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation | ClampedSwiGLU) -> Tensor:
     if "gate_up" in weights:
         joined = linear(x, weights["gate_up"], weights.get("bgate_up"))
         gate, up = joined.split(joined.shape[-1] // 2, dim=-1)
@@ -176,7 +176,7 @@ def gated_mlp(x: Tensor, weights: GatedMlpLeaves, *, kind: Activation) -> Tensor
         assert "up" in weights
         gate = linear(x, weights["gate"], weights.get("bgate"))
         up = linear(x, weights["up"], weights.get("bup"))
-    return linear(activation(gate, kind=kind) * up, weights["down"], weights.get("bdown"))
+    return linear(glu(gate, up, kind), weights["down"], weights.get("bdown"))
 
 
 def bounded(x: Tensor, clip: float | None) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from ..config import (
     LSTM,
     Attention,
+    ClampedSwiGLU,
     Config,
     Gated,
     Layer,
@@ -65,7 +66,7 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
       mlp without its own norm reads it too, and so do the router and all experts of a mixture.
     - The input of wo: attention is linear in the values unless they are clipped, so wv produces it.
     - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
-      activations of a plain mlp don't.
+      activations of a plain mlp don't, nor does a clamped SwiGLU.
 
     Not among them: activations that a tied table or, with post-norms, the residual stream reads too
     (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
@@ -155,8 +156,17 @@ def _mlp_input_matrices(prefix: str, mlp: Mlp) -> tuple[str, ...]:
 
 def _hidden(prefix: str, mlp: Mlp) -> list[SmoothingSite]:
     match mlp:
+        case MoE(activation=ClampedSwiGLU()):
+            return []
         case MoE():
-            return [SmoothingSite((f"{prefix}.{e}.up",), (f"{prefix}.{e}.down",)) for e in _experts(mlp)]
+            biased = ("experts",) if mlp.expert_bias else ()
+            return [
+                SmoothingSite(
+                    (f"{prefix}.{e}.up", *([f"{prefix}.{e}.bup"] if e.startswith(biased) else [])),
+                    (f"{prefix}.{e}.down",),
+                )
+                for e in _experts(mlp)
+            ]
         case Plain() if mlp.activation != "relu":
             return []
         case _:

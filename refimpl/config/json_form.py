@@ -14,6 +14,7 @@ from .layers import (
     LSTM,
     Attention,
     BlockSparse,
+    ClampedSwiGLU,
     FullAttention,
     Gated,
     HeadNorm,
@@ -45,9 +46,9 @@ TYPES: dict[str, type] = {
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention, LSTM, Gated,
-        Plain, MoE, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding, DecoderReader,
-        Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder, Encoder,
-        EncoderDecoder,
+        Plain, ClampedSwiGLU, MoE, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding,
+        DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder,
+        Encoder, EncoderDecoder,
     )
 }  # fmt: skip
 

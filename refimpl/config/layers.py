@@ -12,6 +12,14 @@ Activation = Literal[
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ClampedSwiGLU:
+    """What gpt-oss' experts compute in the place of act(gate) · up (`ops.mlp.clamped_swiglu`)."""
+
+    alpha: float = 1.702
+    limit: float = 7.0
+
+
 # How a decoder keeps keys and values: as they are, or as 8-bit codes with a scale for each channel.
 KVFormat = Literal["float", "int8"]
 # φ of linear attention: elu(x) + 1, or max(x, 0).
@@ -89,6 +97,7 @@ class Attention:
 
     `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
     a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
+    With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
     """
 
     heads: int
@@ -103,6 +112,7 @@ class Attention:
     softcap: float | None = None
     clip: float | None = None
     kv: KVFormat = "float"
+    sink_logits: bool = False
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None
@@ -190,7 +200,8 @@ class MoE:
     """Each token's vector goes to the `top` best of `experts` gated mlps of `width`, chosen by a router.
 
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
-    for each expert counts for the choice alone. `shared` is the width of an expert that takes every
+    for each expert counts for the choice alone; with `router_bias` one is added to its logit. `expert_bias`
+    means a bias of each map of an expert. `shared` is the width of an expert that takes every
     token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have no
     capacity here: what is dropped for want of room depends on the other rows of a batch and on
     padding, and a model's row must not.
@@ -199,11 +210,13 @@ class MoE:
     experts: int
     top: int
     width: int
-    activation: Activation
+    activation: Activation | ClampedSwiGLU
     score: Literal["softmax", "sigmoid"] = "softmax"
     renormalize: bool = True
     scale: float | None = None
     choice_bias: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
     shared: int | None = None
     shared_gate: bool = False
     pre: Norm | None = None

@@ -177,14 +177,18 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
             c = layer.cross
-            fits = (c.position, c.mask, c.qk_norm, c.clip, c.kv) == (
+            fits = (c.position, c.mask, c.qk_norm, c.clip, c.kv, c.sink_logits) == (
                 None,
                 FullAttention(),
                 None,
                 None,
                 "float",
+                False,
             )
-            _need(fits, f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv")
+            _need(
+                fits,
+                f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv or sinks",
+            )
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
     relative = [(a.position, a.heads) for a in stack.attentions if isinstance(a.position, RelativeBias)]

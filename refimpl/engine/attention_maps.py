@@ -64,4 +64,4 @@ def _attention_map(
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
     at = np.arange(x.shape[1])
     mask = seen_by(at[None], at, settings=settings, causal=not bidirectional)
-    return attention_weights(q, k, mask, bias, **settings.scoring)[0]
+    return attention_weights(q, k, mask, bias, weights.get("sink_logits"), **settings.scoring)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import LayerNorm, Norm
+from ..ops.attention import ScoreTerms
 from ..ops.attention import attend as plain
 from ..ops.attention import cached_attention as cached
 from ..ops.linear import linear
@@ -17,7 +18,7 @@ from .kit.strategies import permutations, splits
 @law("softmax")
 def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
     """Weights are at least 0, are 0 where the mask forbids, and sum to 1 where a key is allowed."""
-    call = draw(softmax.calls())
+    call = draw(softmax.calls(sink=None))
     weights = softmax(call)
     assert not (weights < 0).any(), "a weight is negative"
     allowed = np.ones(weights.shape, bool) if call["mask"] is None else call["mask"]
@@ -27,18 +28,32 @@ def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def a_shift_of_all_scores_changes_nothing(softmax: Subject, draw: Draw) -> None:
-    """exp(s + c) / Σ exp(s + c) is exp(s) / Σ exp(s)."""
+    """exp(s + c) / Σ exp(s + c) is exp(s) / Σ exp(s), also with a sink among the scores."""
     call = draw(softmax.calls())
-    other = call.but(scores=call["scores"] + 3)
+    other = call.but(scores=call["scores"] + 3, sink=None if call["sink"] is None else call["sink"] + 3)
     softmax.near(softmax(other), softmax(call), other, call)
 
 
 @law("softmax")
+def a_sink_is_one_more_score(softmax: Subject, draw: Draw) -> None:
+    """The weights are those of the scores with the sink beside them, whose own weight is dropped."""
+    call = draw(softmax.calls(sink=True))
+    mask = call["mask"]
+    if mask is not None:
+        mask = np.concatenate([mask, np.ones((*mask.shape[:2], 1), bool)], -1)
+    joined = call.but(scores=np.concatenate([call["scores"], call["sink"]], -1), mask=mask, sink=None)
+    softmax.near(softmax(call), softmax(joined)[..., :-1], call, joined)
+
+
+@law("softmax")
 def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
-    """Only differences count, so exp never takes a large score."""
+    """Only differences count, so exp never takes a large score, nor a large sink."""
     call = draw(softmax.calls())
     large = call.but(scores=call["scores"] + 1000)
     assert np.isfinite(softmax(large)).all(), "scores near 1000 give weights that aren't finite"
+    if call["sink"] is not None:
+        weights = softmax(call.but(sink=np.full_like(call["sink"], 3e4)))
+        assert not weights.any(), "a sink of 30000 leaves weight for the keys"
 
 
 @law("softmax")
@@ -51,7 +66,7 @@ def a_row_that_sees_nothing_gives_zeros(softmax: Subject, draw: Draw) -> None:
 @law("attention_weights")
 def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: Draw) -> None:
     """softmax(q·k / √K), head by head, by einsum instead of grouped products."""
-    call = draw(attention_weights.calls(mask=None, scale=None, softcap=None))
+    call = draw(attention_weights.calls(mask=None, scale=None, softcap=None, sink_logits=None))
     q, k = call["q"], call["k"]
     keys = np.repeat(k, q.shape[2] // k.shape[2], axis=2)
     scores = np.einsum("bthk,bshk->bhts", q, keys, dtype=np.float64) / np.sqrt(q.shape[3])
@@ -72,7 +87,7 @@ def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
 @law("attend")
 def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
     """With unit vectors as values the output is the weights, a distribution over the keys."""
-    call = draw(attend.calls(mask=None))
+    call = draw(attend.calls(mask=None, sink_logits=None))
     v = call["v"]
     units = np.broadcast_to(np.eye(v.shape[1], dtype=v.dtype)[None, :, None], (*v.shape[:3], v.shape[1]))
     shown = call.but(v=units)
@@ -86,6 +101,26 @@ def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
 def _reach(v: np.ndarray) -> float:
     """How far errors of weights may change a mean of these values."""
     return max(1.0, float(np.abs(v).sum(1).max()))
+
+
+@law("attend")
+def a_sink_is_a_key_without_a_value(attend: Subject, draw: Draw) -> None:
+    """A sink is a key of zeros, seen by all, with the sink's logit as its bias and a value of zeros."""
+    call = draw(attend.calls(sink_logits=True))
+    (b, t, heads, _), (_, s, groups, size) = call["q"].shape, call["v"].shape
+    bias = np.zeros((b, heads, t, s), call["q"].dtype) if call["bias"] is None else call["bias"]
+    logits = np.broadcast_to(call["sink_logits"][:, None, None], (b, heads, t, 1))
+    mask = call["mask"]
+    if mask is not None:
+        mask = np.concatenate([mask, np.ones((b, t, 1), bool)], -1)
+    other = call.but(
+        k=np.concatenate([call["k"], np.zeros((b, 1, groups, call["k"].shape[3]), call["k"].dtype)], 1),
+        v=np.concatenate([call["v"], np.zeros((b, 1, groups, size), call["v"].dtype)], 1),
+        mask=mask,
+        bias=np.concatenate([bias, logits], -1),
+        sink_logits=None,
+    )
+    attend.near(attend(call), attend(other), call, other)
 
 
 @law("attend")
@@ -158,7 +193,7 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
         values.append(np.concatenate([call["values"][row, :, :length].swapaxes(0, 1), v[row]])[None])
         for t in range(tokens):
             seen = slice(0 if window is None else max(0, length + t + 1 - window), length + t + 1)
-            here = dict(call["settings"].scoring)
+            here = {**call["settings"].scoring, "sink_logits": call["sink_logits"]}
             if call["bias"] is not None:
                 here["bias"] = call["bias"][row : row + 1, :, t : t + 1, seen]
             expected.append(
@@ -191,6 +226,7 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     if settings.qk_norm is not None:
         q = _normed(q, call["q_norm"], settings.qk_norm.norm)
         k = _normed(k, call["k_norm"], settings.qk_norm.norm)
-    y, cache = cached(q, k, v, *(call[n] for n in ("cache", "past", "rotary", "bias")), settings=settings)
+    terms = ScoreTerms(call["bias"], call["sink_logits"])
+    y, cache = cached(q, k, v, call["cache"], call["past"], call["rotary"], terms, settings=settings)
     expected = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"])
     attention.near(attention(call), (expected, cache), call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..ops.activation import activation
+from ..ops.mlp import glu
 from . import Draw, Subject, law
 from .kit.strategies import permutations
 
@@ -32,9 +33,33 @@ def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None
     call = draw(gated_mlp.calls(gate=True, up=True, down=True))
     names = ("x", "gate", "up", "down", "bgate", "bup", "bdown")
     x, gate, up, down, bgate, bup, bdown = (_exact(call[n]) for n in names)
-    shut = activation(np.einsum("btd,df->btf", x, gate) + bgate, kind=call["kind"])
-    hidden = shut * (np.einsum("btd,df->btf", x, up) + bup)
+    gates = np.einsum("btd,df->btf", x, gate) + bgate
+    hidden = glu(gates, np.einsum("btd,df->btf", x, up) + bup, call["kind"])
     gated_mlp.near(gated_mlp(call), np.einsum("btf,fd->btd", hidden, down) + bdown, call)
+
+
+@law("clamped_swiglu")
+def beyond_the_limit_nothing_changes(clamped_swiglu: Subject, draw: Draw) -> None:
+    """A gate above the limit is as one at the limit, a lower one isn't clamped; up is, on either side."""
+    call = draw(clamped_swiglu.calls())
+    gate, up, limit = call["gate"], call["up"], np.float32(call["limit"])
+    inside = call.but(gate=np.minimum(gate, limit), up=np.clip(up, -limit, limit))
+    clamped_swiglu.near(clamped_swiglu(call), clamped_swiglu(inside), call, inside)
+    far = call.but(gate=np.full_like(gate, -1e4))
+    assert not clamped_swiglu(far).any(), "a gate far below 0 isn't shut"
+
+
+@law("clamped_swiglu")
+def one_is_added_to_up(clamped_swiglu: Subject, draw: Draw) -> None:
+    """For an up of 0 the gate alone is left, for others it is multiplied by up + 1."""
+    call = draw(clamped_swiglu.calls())
+    gate = np.minimum(call["gate"].astype(np.float64), call["limit"])
+    alone = call.but(up=np.zeros_like(call["up"]))
+    e = np.exp(-call["alpha"] * np.abs(gate))
+    clamped_swiglu.near(clamped_swiglu(alone), gate * np.where(gate >= 0, 1, e) / (1 + e), alone)
+    up = np.clip(call["up"].astype(np.float64), -call["limit"], call["limit"])
+    times = 1 + call["limit"]
+    clamped_swiglu.near(clamped_swiglu(call), clamped_swiglu(alone) * (1 + up), call, alone, times=times)
 
 
 def _exact(array: np.ndarray | None) -> np.ndarray:

@@ -6,6 +6,8 @@ import numpy as np
 
 from ..ops.activation import sigmoid
 from ..ops.mlp import gated_mlp
+from ..ops.moe import mixture as plain_mixture
+from ..ops.moe import route as plain_route
 from . import Draw, Subject, law
 from .kit.budget import cast
 from .kit.strategies import permutations
@@ -99,6 +101,21 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
     for t in range(call["x"].shape[1]):
         alone = moe.take(call, "T", [t])
         moe.near(moe(alone), y[:, t : t + 1], call, alone)
+
+
+@law("moe")
+def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
+    """Without a shared expert it is the mixture by the routes of x · router + router_bias, by einsum."""
+    call = draw(moe.calls(capacity=None, shared=None, shared_gate=None))
+    x, experts, settings = call["x"].astype(np.float64), cast(call["experts"], np.float64), call["settings"]
+    logits = np.einsum("btd,de->bte", x, call["router"]).reshape(-1, settings.experts)
+    if call["router_bias"] is not None:
+        logits = logits + call["router_bias"]
+    routing = {n: getattr(settings, n) for n in ("top", "score", "renormalize", "scale")}
+    index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
+    flat = x.reshape(-1, x.shape[-1])
+    y = plain_mixture(flat, index, shares, experts, kind=settings.activation)
+    moe.near(moe(call), y.reshape(x.shape), call)
 
 
 @law("moe")

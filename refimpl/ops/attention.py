@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["AttentionWeights", "attend", "attention", "attention_weights", "cached_attention", "softmax"]
+__all__ = [
+    "AttentionWeights", "ScoreTerms", "attend", "attention", "attention_weights", "cached_attention",
+    "softmax",
+]  # fmt: skip
 
 
 class AttentionWeights(TypedDict):
-    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys.
+    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys, sinks.
 
     `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
     (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
@@ -41,22 +44,41 @@ class AttentionWeights(TypedDict):
     bo: NotRequired[Float[Array, " D"]]
     q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
     k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
+    sink_logits: NotRequired[Float[Array, " H"]]
+
+
+class ScoreTerms(NamedTuple):
+    """What a softmax takes beside the products of queries and keys: what is added to them, and sinks."""
+
+    bias: Float[Array, "B H T L"] | None = None
+    sink_logits: Float[Array, " H"] | None = None
+
+
+NO_TERMS = ScoreTerms()
 
 
 def softmax(
     scores: Float[Array, "B T S"],
     mask: Bool[Array, "B T S"] | None = None,
+    sink: Float[Array, "B T 1"] | None = None,
 ) -> Float[Array, "B T S"]:
     """exp(score) / Σ_s exp(score) over the keys that the mask allows (all without one).
 
-    Conventions: the row's maximum is subtracted first, which changes nothing but overflow. A row
-    with no allowed key gives zeros, not NaN: a token that may see nothing receives nothing.
+    With a `sink` it is exp(score) / (exp(sink) + Σ_s exp(score)): the sink is one more score, whose share is
+    dropped (gpt-oss, OpenAI 2025, §2.2; with a sink of 0 for all "softmax off by one", Miller 2023).
+    Conventions: the maximum of the row and its sink is subtracted first, which changes nothing but overflow.
+    A row with no allowed key gives zeros, not NaN: a token that may see nothing receives nothing.
     """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
     top = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
-    weights = np.exp(scores - np.where(np.isfinite(top), top, 0))
+    if sink is not None:
+        top = np.maximum(top, sink)
+    top = np.where(np.isfinite(top), top, 0)
+    weights = np.exp(scores - top)
     total = np.sum(weights, axis=-1, keepdims=True)
+    if sink is not None:
+        total = total + np.exp(sink - top)
     return weights / np.where(total == 0, 1, total)
 
 
@@ -65,6 +87,7 @@ def attention_weights(
     k: Float[Array, "B S G K"],
     mask: Bool[Array, "B T S"] | None = None,
     bias: Float[Array, "B H T S"] | None = None,
+    sink_logits: Float[Array, " H"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
@@ -76,6 +99,12 @@ def attention_weights(
         query heads   0   1   2   3   4   5      H = 6
                        \  |  /     \  |  /
         key heads         0           1          G = 2, R = 3
+
+    Weights sum to 1, so a head that finds nothing must still look somewhere, and learns to look at the first
+    token. A sink, a learned logit of each head, takes that part of the sum and gives nothing for it:
+
+        scores      2.0   0.0   1.0  | sink 3.0       exp   7.4   1.0   2.7  | 20.1      sum 31.2
+        weights     0.24  0.03  0.09 | 0.64 dropped   sum 0.36: the output is that much smaller
 
     Conventions: scale None is 1/√K. The order is scale, soft cap, bias, mask. The cap,
     cap · tanh(score / cap), bounds the products of queries and keys, not the bias; after the mask it would
@@ -93,7 +122,8 @@ def attention_weights(
         scores = softcap * np.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
-    return softmax(scores, None if mask is None else mask[:, None])
+    sink = None if sink_logits is None else np.broadcast_to(sink_logits[:, None, None], (b, h, t, 1))
+    return softmax(scores, None if mask is None else mask[:, None], sink)
 
 
 def attend(
@@ -102,12 +132,13 @@ def attend(
     v: Float[Array, "B S G V"],
     mask: Bool[Array, "B T S"] | None = None,
     bias: Float[Array, "B H T S"] | None = None,
+    sink_logits: Float[Array, " H"] | None = None,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """Σ_s weights[s] · v[s], head by head, with the weights of `attention_weights`."""
-    weights = attention_weights(q, k, mask, bias, scale=scale, softcap=softcap)
+    weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     b, h, t, s = weights.shape
     g = v.shape[2]
     grouped = weights.reshape(b, g, h // g * t, s) @ v.transpose(0, 2, 1, 3)
@@ -121,7 +152,7 @@ def cached_attention(
     cache: KVCache,
     past: Index[Array, " B", "< O+1"],
     rotary: Rotary | None = None,
-    bias: Float[Array, "B H T L"] | None = None,
+    terms: ScoreTerms = NO_TERMS,
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], KVCache]:
@@ -130,7 +161,7 @@ def cached_attention(
     `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
     up to itself that `settings.mask` lets it see. Gives the attention's output and the new cache.
     A cache with scales holds keys and values rounded to 8 bits (`round_by_channel`), and the call attends to
-    the rounded ones. Conventions: keys are rotated before they are rounded and cached. `bias` has a number
+    the rounded ones. Conventions: keys are rotated before they are rounded and cached. A bias has a number
     for each position of the cache. A row padded on the right needs no mask, since a real token never sees a
     later one. Outputs at padding are unspecified, and so are entries past a row's valid length. `append`
     says how much room the cache must have.
@@ -145,8 +176,7 @@ def cached_attention(
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
     mask = seen_by(at, np.arange(cache.keys.shape[2]), settings=settings, causal=True)
     keys, values = cache.keys.transpose(0, 2, 1, 3), cache.values.transpose(0, 2, 1, 3)
-    y = attend(q, keys, values, mask, bias, **settings.scoring)
-    return y, cache
+    return attend(q, keys, values, mask, *terms, **settings.scoring), cache
 
 
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
@@ -196,5 +226,6 @@ def attention(
     """
     b, t, _ = x.shape
     q, k, v = project(x, weights, settings=settings)
-    y, cache = cached_attention(q, k, v, cache, past, rotary, bias, settings=settings)
+    terms = ScoreTerms(bias, weights.get("sink_logits"))
+    y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), cache

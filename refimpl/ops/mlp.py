@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from .activation import activation
+import numpy as np
+
+from ..config import Activation, ClampedSwiGLU
+from .activation import activation, sigmoid
 from .linear import linear
 from .quant import Blocks
 
@@ -12,9 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-    from ..config import Activation
-
-__all__ = ["GatedMlpWeights", "PlainMlpWeights", "gated_mlp", "plain_mlp"]
+__all__ = ["GatedMlpWeights", "PlainMlpWeights", "clamped_swiglu", "gated_mlp", "plain_mlp"]
 
 
 class PlainMlpWeights(TypedDict):
@@ -45,10 +46,35 @@ def plain_mlp(
     return linear(hidden, weights["down"], weights.get("bdown"))
 
 
+def clamped_swiglu(
+    gate: Float[Array, "B T F"], up: Float[Array, "B T F"], *, alpha: float, limit: float
+) -> Float[Array, "B T F"]:
+    """g · σ(alpha · g) · (u + 1), g = min(gate, limit), u = up within ± limit (gpt-oss, OpenAI 2025, §2.1).
+
+    SwiGLU with two changes. Clamps bound what a few large channels may reach, which numbers of few bits need;
+    for negative g the product is bounded by itself. And 1 is added to u: a unit whose up is 0 lets its gate
+    through, where SwiGLU gives 0.
+    Conventions: σ(1.702 g) · g is quick GELU; the experts' gate and up are stored in turn in checkpoints, and
+    apart here.
+    """
+    g, u = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    return g * sigmoid(alpha * g) * (u + 1)
+
+
+def glu(gate: Array, up: Array, kind: Activation | ClampedSwiGLU) -> Array:
+    """The hidden values of a gated mlp, from the results of its first two maps."""
+    if isinstance(kind, ClampedSwiGLU):
+        return clamped_swiglu(gate, up, alpha=kind.alpha, limit=kind.limit)
+    return activation(gate, kind=kind) * up
+
+
 def gated_mlp(
-    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation
+    x: Float[Array, "B T D"], weights: GatedMlpWeights, *, kind: Activation | ClampedSwiGLU
 ) -> Float[Array, "B T D"]:
-    """(act(x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU)."""
-    gate = activation(linear(x, weights["gate"], weights.get("bgate")), kind=kind)
-    hidden = gate * linear(x, weights["up"], weights.get("bup"))
+    """(act(x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
+
+    `clamped_swiglu` may stand in the place of act(gate) ⊙ up.
+    """
+    gate = linear(x, weights["gate"], weights.get("bgate"))
+    hidden = glu(gate, linear(x, weights["up"], weights.get("bup")), kind)
     return linear(hidden, weights["down"], weights.get("bdown"))

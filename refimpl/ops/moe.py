@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import MoE
+from ..config import Activation, ClampedSwiGLU, MoE
 from .activation import sigmoid
 from .attention import softmax
 from .linear import linear
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from numpy import ndarray as Array
 
     from ..axes import Index
-    from ..config import Activation
 
 __all__ = ["MoEWeights", "load_balancing_loss", "mixture", "moe", "route", "router_z_loss", "within_capacity"]
 
@@ -31,6 +30,7 @@ class MoEWeights(TypedDict):
 
     router: Float[Array, "D E"]
     experts: list[GatedMlpWeights]
+    router_bias: NotRequired[Float[Array, " E"]]
     bias: NotRequired[Float[Array, " E"]]
     shared: NotRequired[GatedMlpWeights]
     shared_gate: NotRequired[Float[Array, "D 1"]]
@@ -89,7 +89,7 @@ def mixture(
     experts: list[GatedMlpWeights],
     kept: Bool[Array, "M I"] | None = None,
     *,
-    kind: Activation,
+    kind: Activation | ClampedSwiGLU,
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
 
@@ -110,18 +110,20 @@ def moe(
     settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """`mixture` of the experts that `route` chooses by x · router, plus the shared expert.
+    """`mixture` of the experts that `route` chooses by x · router + router_bias, plus the shared expert.
 
     The shared expert (several are one of their joint width) takes every token; with `shared_gate` its
-    output is multiplied by σ(x · shared_gate) (Qwen2-MoE).
+    output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss takes the softmax over the chosen logits
+    alone, which is that over all, renormalized.
     Conventions: without `capacity` no token is dropped, and a token's result doesn't depend on its
     neighbours. With it each expert takes at most capacity % of an even share, ceil(capacity / 100 · top ·
     tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). It is in
     per cent because with a factor such as 0.7 engines would round the number of tokens differently.
     """
     flat, experts = x.reshape(-1, x.shape[-1]), weights["experts"]
+    logits, router_bias = flat @ weights["router"], weights.get("router_bias")
     index, shares = route(
-        flat @ weights["router"],
+        logits if router_bias is None else logits + router_bias,
         weights.get("bias"),
         top=settings.top,
         score=settings.score,

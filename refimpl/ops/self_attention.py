@@ -45,5 +45,5 @@ def self_attention(
     at = np.arange(t)
     near = seen_by(at[None], at, settings=settings, causal=causal)
     mask = near & padding_mask(at, lengths)[:, None]
-    y = attend(q, k, v, mask, bias, **settings.scoring)
+    y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo"))

@@ -6,12 +6,13 @@
     decoder.layers.I.attn_pre       weight D, bias D      (likewise attn_post, attn_after, cross_*, mlp_*)
     decoder.layers.I.attn           wq D,H*K  wk D,G*K  wv D,G*K  wo H*K,D  bq bk bv bo
                                     q_norm, k_norm: K, or H,K and G,K, or H*K and G*K
+                                    sink_logits H
                                     k_scale, v_scale: G,K where keys and values are kept in 8 bits
                                     of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
-                                    of a mixture: router D,E  experts.E and shared (gate up down each)
-                                    bias E  shared_gate D,1
+                                    of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
+                                    experts.E and shared (gate up down each, an expert's biases too)
     head.dense                      weight D,D  bias D    (and head.norm)
     head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
@@ -178,6 +179,8 @@ def _attention(a: Attention, d: int) -> Shapes:
                 shapes[name] = (heads * a.head_size,)
             case _:
                 pass
+    if a.sink_logits:
+        shapes["sink_logits"] = (a.heads,)
     if isinstance(a.position, RelativeBias) and not a.position.shared:
         shapes["relative_bias"] = (a.position.buckets, a.heads)
     if a.kv == "int8":
@@ -202,7 +205,10 @@ def _mixture(m: MoE, d: int) -> Shapes:
     experts = {f"experts.{i}": m.width for i in range(m.experts)}
     for name, f in (experts | ({} if m.shared is None else {"shared": m.shared})).items():
         shapes |= {f"{name}.gate": (d, f), f"{name}.up": (d, f), f"{name}.down": (f, d)}
-    bias: Shapes = {"bias": (m.experts,)} if m.choice_bias else {}
+        if m.expert_bias and name != "shared":
+            shapes |= {f"{name}.bgate": (f,), f"{name}.bup": (f,), f"{name}.bdown": (d,)}
+    bias: Shapes = {"router_bias": (m.experts,)} if m.router_bias else {}
+    bias |= {"bias": (m.experts,)} if m.choice_bias else {}
     return shapes | bias | ({"shared_gate": (d, 1)} if m.shared_gate else {})
 
 

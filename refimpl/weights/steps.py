@@ -112,6 +112,17 @@ class Ungroup(Step):
         return _each_array(weight, lambda a: a[..., order])
 
 
+class InTurn(Step):
+    """Two matrices, or two biases, stored column by column in turn: gate and up of gpt-oss' experts.
+
+    They come out one after the other.
+    """
+
+    def apply(self, weight: Weight) -> Weight:
+        order = np.arange(weight.shape[-1]).reshape(-1, 2).T.reshape(-1)
+        return _each_array(weight, lambda a: a[..., order])
+
+
 class PlusOne(Step):
     """A norm's weight that is stored as its difference from one (Gemma)."""
 
@@ -196,6 +207,7 @@ STEPS: dict[str, Step] = {
     "either_order": EitherOrder(),
     "unpermute": Unpermute(),
     "grouped": Ungroup(),
+    "in_turn": InTurn(),
     "plus_one": PlusOne(),
     "table": MaybeVector(),
     "column": AddColumn(),

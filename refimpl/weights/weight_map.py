@@ -21,6 +21,7 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     either_order  a linear map that some files store output first, some input first
     unpermute     query and key rows stored as pairs for an interleaved rotation (Llama in GGUF)
     grouped       queries, keys and values fused group by group, [G, R + 2, K]
+    in_turn       two matrices or biases stored column by column in turn (gpt-oss)
     plus_one      a norm's weight stored as its difference from one (Gemma)
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector

@@ -70,8 +70,13 @@ def _part(name: str) -> str:
 def active_parameters(config: Config) -> int:
     """The number of parameters that one token uses: of a mixture's experts those that it is routed to."""
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
-    idle = sum(3 * m.width * (m.experts - m.top) for m in mlps if isinstance(m, MoE))
-    return sum(map(prod, parameter_shapes(config).values())) - idle * config.embedding.width
+    idle = sum((m.experts - m.top) * _expert(m, config.embedding.width) for m in mlps if isinstance(m, MoE))
+    return sum(map(prod, parameter_shapes(config).values())) - idle
+
+
+def _expert(m: MoE, width: int) -> int:
+    """The parameters of one expert."""
+    return 3 * m.width * width + (2 * m.width + width if m.expert_bias else 0)
 
 
 def weight_bytes(config: Config) -> dict[str, int]:

@@ -45,6 +45,14 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     return None
 
 
+def sinks(target: Target, config: Config) -> str | None:
+    """The reason why a bundle for the target can't have the Config's sinks; None where it can."""
+    attentions = (a for stack in config.stacks.values() for a in stack.attentions)
+    if target.device == "cuda" and any(a.sink_logits for a in attentions):
+        return "sinks in a softmax were never tried on a GPU"
+    return None
+
+
 def group_query(config: Config) -> list[str]:
     """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
     for i, layer in enumerate(config.layers):
@@ -92,8 +100,12 @@ def multi_head(config: Config) -> list[str]:
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):
             attention = layer.attention
-            if name != "decoder" and isinstance(attention, Attention) and attention.softcap is not None:
+            if name == "decoder" or not isinstance(attention, Attention):
+                continue
+            if attention.softcap is not None:
                 return [_softcap(f"{name} layer {i}", attention)]
+            if attention.sink_logits:
+                return [f"MultiHeadAttention in {name} layer {i}: sinks need the standard form"]
         for i, layer in enumerate(stack.layers):
             cross, where = layer.cross, f"cross-attention of layer {i}"
             if cross is None:

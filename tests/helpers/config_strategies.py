@@ -14,6 +14,7 @@ from tfm.refimpl.config import (
     Alibi,
     Attention,
     BlockSparse,
+    ClampedSwiGLU,
     Classify,
     Decoder,
     DecoderReader,
@@ -69,6 +70,7 @@ head_norms = st.builds(
     st.sampled_from(("head", "each", "all")),
 )
 kinds = st.sampled_from(get_args(Activation))
+clamped = st.builds(ClampedSwiGLU, st.just(1.702), st.sampled_from((7.0, 0.3)))
 
 
 @st.composite
@@ -80,11 +82,13 @@ def mixtures(draw: st.DrawFn) -> MoE:
         experts=experts,
         top=draw(st.integers(1, experts)),
         width=draw(st.integers(1, 9)),
-        activation=draw(kinds),
+        activation=draw(st.one_of(kinds, clamped)),
         score=draw(st.sampled_from(("softmax", "sigmoid"))),
         renormalize=draw(st.booleans()),
         scale=draw(st.sampled_from((None, 2.5))),
         choice_bias=draw(st.booleans()),
+        router_bias=draw(st.booleans()),
+        expert_bias=draw(st.booleans()),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
         pre=draw(norms),
@@ -173,6 +177,7 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         clip=None if cross else draw(st.sampled_from((None, 0.5))),
         scale=draw(st.sampled_from((None, 0.7))),
         softcap=draw(st.sampled_from((None, 3.0))),
+        sink_logits=not cross and draw(st.booleans()),
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),

@@ -11,6 +11,7 @@ from tfm.refimpl.config import (
     Alibi,
     Attention,
     BlockSparse,
+    ClampedSwiGLU,
     Classify,
     Config,
     Decoder,
@@ -156,6 +157,20 @@ def mixture(vocabulary: int = 97) -> Decoder:
         ),
     )  # fmt: skip
     layers = tuple(replace(first, mlp=kind) for kind in kinds)
+    return replace(base, stack=replace(base.stack, layers=layers))
+
+
+def sinks(head_size: int = 16) -> Decoder:
+    """A decoder of gpt-oss' form: sinks in the softmax, a window in every other layer, clamped experts with
+    biases."""
+    base = llama(head_size=head_size, tied=False, bias=True)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    experts = MoE(4, 2, 24, ClampedSwiGLU(limit=0.7), router_bias=True, expert_bias=True, pre=norm)
+    attention = replace(first.attention, sink_logits=True)
+    layers = (
+        replace(first, attention=replace(attention, mask=Window(3)), mlp=experts),
+        replace(first, attention=attention, mlp=experts),
+    )
     return replace(base, stack=replace(base.stack, layers=layers))
 
 

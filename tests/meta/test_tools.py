@@ -43,6 +43,21 @@ def other_heads(q: Any, k: Any, mask: Any = None, *, scale: Any = None, softcap:
     return attention.attention_weights(q, k, mask, scale=scale, softcap=softcap)
 
 
+def no_sink(
+    q: Any, k: Any, mask: Any = None, bias: Any = None, sink_logits: Any = None, *, scale: Any, softcap: Any
+) -> Any:
+    return attention.attention_weights(q, k, mask, bias, scale=scale, softcap=softcap)
+
+
+def swiglu(gate: Any, up: Any, *, alpha: float, limit: float) -> Any:
+    return mlp.clamped_swiglu(gate, up - 1, alpha=alpha, limit=limit)
+
+
+def no_router_bias(x: Any, weights: Any, *, settings: Any, capacity: Any = None) -> Any:
+    fewer = {name: leaf for name, leaf in weights.items() if name != "router_bias"}
+    return moe.moe(x, fewer, settings=settings, capacity=capacity)
+
+
 def strictly_before(queries: Any, keys: Any, *, window: int | None = None) -> Any:
     return mask.causal_mask(queries - 1, keys, window=window)
 
@@ -108,14 +123,15 @@ PLANTED = {
     "norm.layer_norm": (unbiased,),
     "attention.softmax": (wrong_axis,),
     "attention.attend": (no_scale,),
-    "attention.attention_weights": (other_heads,),
+    "attention.attention_weights": (other_heads, no_sink),
     "mask.causal_mask": (strictly_before, window_off_by_one),
     "cache.append": (cache_off_by_one,),
     "position.rotate": (other_pairs,),
+    "mlp.clamped_swiglu": (swiglu,),
     "mlp.gated_mlp": (swapped_gate,),
     "attention.attention": (swapped_keys, no_window),
     "self_attention.self_attention": (no_clip,),
-    "moe.moe": (no_shared_gate,),
+    "moe.moe": (no_shared_gate, no_router_bias),
     "activation.gelu": (other_gelu,),
     "quant.dequantize": (no_zero_point,),
     "quant.quantize_activations": (half_away,),

@@ -35,7 +35,12 @@ NONE = "none: "
 # test_COMPONENT_is_… are found, see `oracle_of`.
 ORACLES: dict[str, tuple[str, ...] | str] = {
     "activation": ("refimpl/ops/test_oracles.py::test_activations_are_torchs", "Gelu", "Swish"),
-    "attention": ("refimpl/ops/test_oracles.py::test_attend_is_torchs", "Attention", "Softmax"),
+    "attention": (
+        "refimpl/ops/test_oracles.py::test_attend_is_torchs",
+        "refimpl/ops/test_oracles_attention.py::test_sinks_are_gpt_oss",
+        "Attention",
+        "Softmax",
+    ),
     "bias": (
         "refimpl/ops/test_oracles_positions.py::test_slopes_are_blooms_and_mpts",
         "refimpl/ops/test_oracles_positions.py::test_buckets_are_t5s",
@@ -69,7 +74,10 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_positions.py::test_masks_are_transformers",
         "refimpl/ops/test_oracles_attention.py::test_block_sparse_attention_is_dense_attention_with_a_mask",
     ),
-    "mlp": ("refimpl/ops/test_oracles.py::test_mlps_are_torchs",),
+    "mlp": (
+        "refimpl/ops/test_oracles.py::test_mlps_are_torchs",
+        "refimpl/ops/test_oracles_moe.py::test_clamped_swiglu_is_gpt_oss",
+    ),
     "model": ("refimpl/families/test_families.py::test_outputs_equal_transformers",),
     "norm": (
         "refimpl/ops/test_oracles.py::test_norms_are_torchs",

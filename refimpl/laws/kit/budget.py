@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...config import ClampedSwiGLU
 from ...error_budget import TRIES, error_terms
 from ...ops.quant import Blocks, dequantize
 from .call import Call
@@ -26,6 +27,7 @@ FINE = 2.0**-28
 # −18, and torch's and ONNX Runtime's erf are about as far off. So an activation may be off by
 # 1e-7 · |input|, and later products carry that on (see `approximate`).
 APPROXIMATE = 1e-7
+OPEN = 1e30  # alpha of a gate that is 0 or 1, and a limit that is none
 
 
 def cast(value: Any, dtype: Any) -> Any:
@@ -68,15 +70,25 @@ def budget(f: Function, call: Call) -> dict[str, float]:
     by_output = budgets(lambda change: call.run(f.body, change))
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
+    elif f.name == "clamped_swiglu":
+        shut = call.but(gate=-np.abs(np.minimum(call["gate"], call["limit"])), alpha=-OPEN)
+        extra = APPROXIMATE * largest(shut.run(f.body))
     elif f.name in MLPS:
-        relu = call.but(**{"activation" if f.name == "moe" else "kind": "relu"})
-        extra = approximate(lambda change: relu.run(f.body, change))
+        open_gates = _with_open_gates(f, call)
+        extra = approximate(lambda change: open_gates.run(f.body, change))
     elif f.name in GATED:
         # Four gates, each off by as much as a sigmoid of 1, times what they let through.
         extra = 4 * APPROXIMATE * max(1.0, *(largest(a) for _, a in flat(call.run(f.body))))
     else:
         extra = 0.0
     return {n: b + extra for n, b in by_output.items()}
+
+
+def _with_open_gates(f: Function, call: Call) -> Call:
+    """The call with an activation that lets positive numbers through as they are."""
+    name = "activation" if f.name == "moe" else "kind"
+    clamped = isinstance(call[name], ClampedSwiGLU)
+    return call.but(**{name: replace(call[name], alpha=OPEN, limit=OPEN) if clamped else "relu"})
 
 
 def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:

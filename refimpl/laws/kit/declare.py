@@ -27,7 +27,7 @@ from jaxtyping import AbstractArray
 from ... import ops
 from ...axes import DERIVED
 from ...config import Activation
-from .settings import DRAWN, HAND, SETTINGS
+from .settings import CLASSES, DRAWN, HAND, SETTINGS
 
 UNFED = "can't be fed"
 
@@ -186,6 +186,8 @@ def _structure(kind: Any) -> Structure:
 
 
 def _values(name: str, hint: Any) -> tuple[Any, ...]:
+    if hint in CLASSES:
+        return CLASSES[hint]
     if is_dataclass(hint):
         if hint not in DRAWN:
             raise UnfedError(f"settings of the class {hint} {UNFED}: say in DRAWN how they are drawn")
@@ -194,6 +196,8 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
         return (False, True)
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
+    if name not in SETTINGS and typing.get_origin(hint) is typing.Union:
+        return tuple(value for one in typing.get_args(hint) for value in _values(name, one))
     if name not in SETTINGS:
         raise UnfedError(f"the setting {name!r} {UNFED}: give it values in SETTINGS")
     return SETTINGS[name]

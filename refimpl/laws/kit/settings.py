@@ -14,6 +14,7 @@ from ...config import (
     Activation,
     Alibi,
     Attention,
+    ClampedSwiGLU,
     FullAttention,
     HeadNorm,
     LayerNorm,
@@ -49,6 +50,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "head_size": ("K",),
     "top": ("I",),
     "capacity": (None, 70, 125),
+    "alpha": (1.702, 1.0),
+    "limit": (7.0, 0.5),
     "bits": (8, 4),
     "block": (4, 16),
     "axis": (0, 1),
@@ -58,6 +61,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "reach": (1, 2),
     "first": (1, 2),
 }
+# Values of settings that are a class of the Config and stand among others, as an activation does.
+CLASSES: dict[type, tuple[Any, ...]] = {ClampedSwiGLU: (ClampedSwiGLU(), ClampedSwiGLU(1.0, 0.5))}
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         softcap=chosen["softcap"],
         clip=chosen["clip"],
         kv="float" if chosen.get("k_scale") is None else "int8",
+        sink_logits=chosen.get("sink_logits") is not None,
     )
 
 
@@ -115,6 +121,8 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         renormalize=chosen["renormalize"],
         scale=chosen["scale"],
         choice_bias=chosen["bias"] is not None,
+        router_bias=chosen["router_bias"] is not None,
+        expert_bias=chosen["bgate"] is not None,
         shared=None if chosen["shared"] is None else size["F"],
         shared_gate=chosen["shared_gate"] is not None,
     )
@@ -135,7 +143,7 @@ DRAWN: dict[type, Drawn] = {
     ),
     MoE: Drawn(
         {
-            "activation": get_args(Activation),
+            "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU]),
             "score": ("softmax", "sigmoid"),
             "renormalize": (False, True),
             "scale": SETTINGS["scale"],

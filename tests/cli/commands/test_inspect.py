@@ -99,6 +99,11 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
         }
 
 
+def test_sinks_and_clamps_are_named():
+    told = inspect.describe(tiny_models.sinks())
+    assert "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)" in told
+
+
 def test_a_cache_of_8_bits_is_counted_as_such(tfm, tmp_path):
     config = tiny_models.llama().with_kv("int8")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tfm.export.quantization import plan
 from tfm.refimpl.calibrate import smooth
 from tfm.refimpl.calibrate.least_error import least_error
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Config, Encoder, Tag
 from tfm.refimpl.errors import ExportError, NumericError
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
@@ -270,6 +270,17 @@ def test_the_products_around_recurrences_are_quantized():
     assert operator_limits.refusals(target, config)[0] == f"GroupQueryAttention in layer 0: {reason}"
     others = replace(config.stack, layers=config.layers[1:])
     assert "an LSTM keeps a state" in operator_limits.refusals(target, replace(config, stack=others))[0]
+
+
+def test_sinks_are_for_a_decoder_on_a_cpu():
+    """Where a whole text is read, the fused operator has no sinks."""
+    config = tiny_models.sinks()
+    assert operator_limits.refusals(TARGETS["ort-cpu"], config) == ()
+    with pytest.raises(ExportError, match="target=ort-cuda: sinks in a softmax were never tried on a GPU"):
+        planned(Leaves(config), "fp16", "ort-cuda")
+    reads = Encoder(config.embedding, replace(config.stack, causal=True), Tag(3), config.context)
+    reason = "MultiHeadAttention in encoder layer 0: sinks need the standard form"
+    assert operator_limits.refusals(TARGETS["ort-cpu"], reads) == (reason,)
 
 
 def test_strict_accepts_a_file_that_has_blocks_for_all():

@@ -39,6 +39,7 @@ RICH = replace(RICH, stack=replace(RICH.stack, layers=(LAYER, replace(LAYER, att
 SMALL = tiny_models.llama(head_size=8, bias=True, window=3, width=40, mlp=72)
 ADDED = tiny_models.added_positions()
 MIXTURE = tiny_models.mixture()
+SINKS = tiny_models.sinks()
 RARE, RARER = tiny_models.rare(), tiny_models.rare(head_size=12)
 PLAIN = tiny_models.llama(plain=True, bias=True, kind="gelu", width=40)
 
@@ -92,6 +93,9 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "ort-cpu int8, mixture": ("ort-cpu", "int8", MIXTURE, None, FLIPS),
     "ort-cpu int4, mixture": ("ort-cpu", "int4", MIXTURE, None, FLIPS),
     "ort-cpu int8-dynamic, mixture": ("ort-cpu", "int8-dynamic", MIXTURE, None, FLIPS),
+    "ort-cpu float, sinks": ("ort-cpu", "fp32", SINKS, None, None),
+    "ort-cpu float, sinks in parts": ("ort-cpu", "fp32", tiny_models.sinks(head_size=12), None, None),
+    "ort-cpu int4, sinks": ("ort-cpu", "int4", SINKS, None, FLIPS),
     "ort-cpu int8": ("ort-cpu", "int8", BASE, None, FLIPS),
     "ort-cpu int4, short blocks": ("ort-cpu", "int4", SMALL, None, FLIPS),
     "ort-cpu int8-dynamic": ("ort-cpu", "int8-dynamic", PLAIN, None, FLIPS),
@@ -107,6 +111,9 @@ CASES: dict[str, tuple[str, str, Config, Any, float | None]] = {
     "standard fp16, mixture": ("standard", "fp16", MIXTURE, None, HALF),
     "standard int8, mixture": ("standard", "int8", MIXTURE, None, None),
     "standard int8-dynamic, mixture": ("standard", "int8-dynamic", MIXTURE, None, FLIPS),
+    "standard float, sinks": ("standard", "fp32", SINKS, None, None),
+    "standard fp16, sinks": ("standard", "fp16", SINKS, None, HALF),
+    "standard int8, sinks": ("standard", "int8", SINKS, None, None),
     "standard int8": ("standard", "int8", PLAIN, None, None),
     "standard int4, short blocks": ("standard", "int4", SMALL, None, None),
     "standard int8-dynamic": ("standard", "int8-dynamic", BASE, None, FLIPS),
@@ -146,6 +153,8 @@ def single(bundle: Bundle) -> Any:
     return map_leaves(lambda _, leaf: cast(leaf, np.float32), bundle.params())
 
 
+# Run in CI alone, as most of the standard target's.
+RARELY = {"ort-cpu float, sinks in parts", "ort-cpu int4, sinks"}
 # Of the standard target these run by default, the others in CI.
 USUAL = {
     "standard float, mixture",
@@ -157,7 +166,7 @@ USUAL = {
 
 
 def marked(case: str) -> Any:
-    rare = case.startswith("standard") and case not in USUAL
+    rare = case in RARELY or (case.startswith("standard") and case not in USUAL)
     return pytest.param(case, marks=pytest.mark.long if rare else ())
 
 

@@ -22,7 +22,7 @@ from tfm.refimpl.calibrate.smooth import (
     smoothing_factors,
     smoothing_sites,
 )
-from tfm.refimpl.config import LM, LSTM, Attention, Config, Decoder, Gated, MoE, Plain, RMSNorm
+from tfm.refimpl.config import LM, LSTM, Attention, ClampedSwiGLU, Config, Decoder, Gated, MoE, Plain, RMSNorm
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
 from tfm.refimpl.params.random_weights import random_weights
@@ -88,6 +88,8 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
                 expected += 1
             case Plain():
                 expected += layer.mlp.activation == "relu"
+            case MoE(activation=ClampedSwiGLU()):
+                pass
             case MoE():
                 expected += layer.mlp.experts + (layer.mlp.shared is not None)
     assert len(sites) == expected

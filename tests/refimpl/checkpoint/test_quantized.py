@@ -17,6 +17,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError, NumericError
 from tfm.refimpl.ops.quant import dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -366,3 +367,48 @@ def test_groups_of_modules_have_schemes_of_their_own(tmp_path):
     reference = open_checkpoint(tmp_path / "eight" / "floats")
     for name in of_eight_bits:
         np.testing.assert_array_equal(opened.leaf(name), reference.leaf(name))
+
+
+def test_gpt_oss_has_its_experts_in_mxfp4(tmp_path):
+    """Gate and up stay apart though their rows are stored in turn, also where the codes are kept."""
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4}
+    config = transformers.GptOssConfig(
+        vocab_size=50,
+        num_hidden_layers=1,
+        num_key_value_heads=2,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        **sizes,
+    )
+    model = transformers.GptOssForCausalLM(config)
+    rng, stored = np.random.default_rng(0), {}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.from_numpy(rng.standard_normal(tuple(weight.shape))))
+            if name.endswith(("gate_up_proj", "down_proj")):
+                experts, inputs, outputs = weight.shape
+                blocks = rng.integers(0, 256, (experts, outputs, inputs // 32, 16)).astype(np.uint8)
+                scales = rng.integers(120, 128, blocks.shape[:3]).astype(np.uint8)
+                stored |= {
+                    f"{name}_blocks": torch.from_numpy(blocks),
+                    f"{name}_scales": torch.from_numpy(scales),
+                }
+                weight.copy_(convert_moe_packed_tensors(*[*stored.values()][-2:], dtype=torch.float32))
+    for folder in ("floats", "stored"):
+        model.save_pretrained(tmp_path / folder)
+    file = tmp_path / "stored" / "model.safetensors"
+    tensors = {n: a for n, a in load_file(file).items() if f"{n}_blocks" not in stored}
+    save_file(tensors | stored, file)
+    path = tmp_path / "stored" / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "mxfp4"}})
+    )
+    floats, packed = open_checkpoint(tmp_path / "floats"), open_checkpoint(tmp_path / "stored")
+    assert packed.config == floats.config
+    kept = 0
+    for leaf in floats.leaves.names:
+        np.testing.assert_array_equal(packed.leaf(leaf), floats.leaf(leaf), err_msg=leaf)
+        if (blocks := packed.native(leaf)) is not None:
+            np.testing.assert_array_equal(dequantize(blocks), floats.leaf(leaf), err_msg=leaf)
+            kept += 1
+    assert kept == 3 * 3

@@ -277,6 +277,10 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
         "mask, clip or norm of heads, nor kv",
     ),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),
+        "mask, clip or norm of heads, nor kv or sinks",
+    ),
     (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),
     (lambda: layer(LLAMA, attention=LinearAttention(2, 2, 0)), "layer 0: head_size must be 1 to"),

@@ -64,6 +64,9 @@ SCALED = {
     "full_attention": {**THETA, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
     "sliding_attention": THETA,
 }
+WHOLE_PAIRS = {
+    "rope_type": "yarn", "rope_theta": 1.5e5, "factor": 32.0, "original_max_position_embeddings": 128,
+}  # fmt: skip
 GLM = {"head_dim": 32, "rope_parameters": {**THETA, "partial_rotary_factor": 0.5}}
 DEEPSEEK = {
     "n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True,
@@ -254,6 +257,13 @@ DIALECTS = {
         {**RMS, **SCALES, **STATES, **USED, "expert_shared_feed_forward_length": 96,
          "rope.scaling.finetuned": False},
     ),
+    "gpt-oss": Dialect(
+        "gpt_oss", ARCH.GPT_OSS,
+        {**MIXTRAL, "sliding_window": 7, "num_hidden_layers": 3, "rope_parameters": WHOLE_PAIRS},
+        {**RMS, **HEADS, **USED, "rope.freq_base": 1.5e5, "rope.scaling.type": "yarn",
+         "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 128,
+         "attention.sliding_window": 7, "expert_feed_forward_length": 64},
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -302,6 +312,23 @@ def unfused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
+def parted(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """gpt-oss' experts, gate and up apart and outputs first, under names with their kind."""
+    parts: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        base, kind = re.sub("(_proj)_bias$", r"\1", name), "bias" if name.endswith("_bias") else "weight"
+        if ".experts." not in name:
+            parts[name + (".weight" if name.endswith("sinks") else "")] = array
+            continue
+        array = array if kind == "bias" else array.swapaxes(1, 2)
+        if "gate_up" in name:
+            for i, side in enumerate(("gate", "up")):
+                parts[f"{base.replace('gate_up', side)}.{kind}"] = array[:, i::2]
+        else:
+            parts[f"{base}.{kind}"] = array
+    return parts
+
+
 def fused_granite(
     dialect: Dialect, match: re.Match[str], array: np.ndarray
 ) -> dict[str, dict[int, np.ndarray]]:
@@ -319,7 +346,8 @@ def converted(dialect: Dialect, tensors: dict[str, np.ndarray]) -> dict[str, np.
     """What llama.cpp's converter makes of a checkpoint's tensors, under its names."""
     names = gguf.get_tensor_name_map(dialect.arch, 99)
     made: dict[str, dict[int, np.ndarray]] = {}
-    for name, array in unfused(tensors).items():
+    changed = parted(tensors) if dialect.family == "gpt_oss" else unfused(tensors)
+    for name, array in changed.items():
         if dialect.family in PERMUTED and ("q_proj" in name or "k_proj" in name):
             array = array.reshape(-1, 2, 16, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
         if dialect.family.startswith(("gemma", "nemotron")) and name.endswith("norm.weight"):
@@ -428,9 +456,11 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path, saved):
         open_checkpoint(tmp_path / "y.gguf")
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1"])
-def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
-    dialect, tensors = saved("qwen3_moe")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("qwen3_moe", "Q8_0"), ("qwen3_moe", "Q4_1"), ("gpt-oss", "MXFP4")]
+)
+def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
+    dialect, tensors = saved(name)
     write_gguf(tmp_path / "model.gguf", dialect, tensors, kind)
     checkpoint = open_checkpoint(tmp_path / "model.gguf")
     stored = gguf.GGMLQuantizationType[kind]
@@ -468,6 +498,11 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, kind):
         ("glm4_moe", {"expert_gating_func": 1}, "expert_gating_func must be 2, a sigmoid, got 1"),
         ("dots1", {"expert_group_count": 2}, "expert_group_count must be 1: tokens choose among all experts"),
         ("minimax_m2", {"expert_weights_norm": True}, "'expert_weights_norm' isn't known"),
+        (
+            "gpt-oss",
+            {"attention.sliding_window_pattern": 3},
+            "'attention.sliding_window_pattern' isn't known",
+        ),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
         ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),

@@ -86,7 +86,8 @@ def test_what_a_kernel_does_not_take_stays_at_its_default():
     assert EQUALS in applied
     assert "keys are a set" in applied
     assert "a forbidden key is as if absent" not in applied
-    assert set(applied) == set(laws.names()["attend"]) - {"a forbidden key is as if absent"}
+    absent = {"a forbidden key is as if absent", "a sink is a key without a value"}
+    assert set(applied) == set(laws.names()["attend"]) - absent
 
 
 def test_settings_arrays_and_sizes_can_be_fixed():
@@ -111,7 +112,16 @@ def test_fields_of_structures_and_settings_can_be_fixed():
         y, new = SPEC["attention"](x, cache, past, weights, rotary, settings=settings)
         return y, (new.keys, new.values)
 
-    fixed = {"softcap": None, "window": 3, "k_scale": None, "q_norm": None, "bq": True, "J": 32, "U": 0}
+    fixed = {
+        "softcap": None,
+        "window": 3,
+        "k_scale": None,
+        "q_norm": None,
+        "sink_logits": None,
+        "bq": True,
+        "J": 32,
+        "U": 0,
+    }
     applied = laws.check("attention", spy, examples=10, **fixed)
     assert applied == laws.names()["attention"]
     assert set(seen) == {(64, None, 3, None, True)}

@@ -8,6 +8,7 @@ the result is held to torch's attention in one piece.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from helpers.tolerances import equal, largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.config import Attention, BlockSparse, LinearAttention
-from tfm.refimpl.ops.attention import cached_attention
+from tfm.refimpl.ops.attention import attend, cached_attention
 from tfm.refimpl.ops.banded import banded_attend
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.flash import Saved, flash_attend, flash_backward
@@ -34,6 +35,7 @@ from tfm.refimpl.ops.sparse import (
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import LongformerConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 seeds = st.integers(0, 2**32 - 1)
@@ -240,3 +242,17 @@ def test_block_sparse_attention_is_dense_attention_with_a_mask(
         )
         equal(y, dense[:, tokens])
         at += part
+
+
+@given(seeds, st.integers(1, 9), st.sampled_from((0.1, 1.0, 10.0)))
+def test_sinks_are_gpt_oss(seed: int, length: int, spread: float):
+    """Sinks from below the scores to far above them, under a causal mask."""
+    q, k, v = drawn(seed, 2, length, 6, 2)
+    logits = spread * np.random.default_rng(seed).standard_normal(6)
+    module = SimpleNamespace(sinks=t(logits), num_key_value_groups=3, training=False)
+    seen = np.tril(np.ones((length, length), bool))
+    heads = [t(a).transpose(1, 2) for a in (q, k, v)]
+    added = torch.zeros(length, length, dtype=torch.float64).masked_fill(~t(seen), -torch.inf)
+    theirs, _ = eager_attention_forward(module, *heads, added, 0.3)
+    mask = np.broadcast_to(seen, (2, length, length))
+    equal(attend(q, k, v, mask, sink_logits=logits, scale=0.3), theirs)

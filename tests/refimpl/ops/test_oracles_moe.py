@@ -14,17 +14,20 @@ import torch
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import MoE
+from tfm.refimpl.config import ClampedSwiGLU, MoE
 from tfm.refimpl.ops.attention import softmax
+from tfm.refimpl.ops.mlp import clamped_swiglu
 from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, within_capacity
 from transformers import (
     DeepseekV3Config,
+    GptOssConfig,
     MixtralConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
 from transformers import SwitchTransformersConfig as SwitchConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral import modeling_mixtral as mixtral
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
@@ -123,6 +126,38 @@ def test_deepseek_v3(seed: int, top: int, renormalize: bool):
     bias = block.gate.e_score_correction_bias.detach().numpy()
     leaves = ours(block) | {"bias": bias, "shared": shared_of(block.shared_experts)}
     agree(block, seed, leaves, top=top, score="sigmoid", renormalize=renormalize, scale=2.5)
+
+
+@given(seeds, st.integers(1, 3), st.sampled_from((0.5, 7.0)))
+def test_clamped_swiglu_is_gpt_oss(seed: int, top: int, limit: float):
+    """Its experts too, with biases, after a router with one, whose softmax is over the chosen alone."""
+    config = GptOssConfig(
+        hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=top, swiglu_limit=limit,
+        swiglu_alpha=1.3,
+    )  # fmt: skip
+    block, rng = random(GptOssMLP(config), seed), np.random.default_rng(seed)
+    both = 5 * rng.standard_normal((2, 7, 2 * F))
+    gate, up = both[..., ::2], both[..., 1::2]
+    equal(clamped_swiglu(gate, up, alpha=1.3, limit=limit), block.experts._apply_gate(torch.from_numpy(both)))
+    theirs = {name: p.detach().numpy() for name, p in block.named_parameters()}
+    first, bias = theirs["experts.gate_up_proj"], theirs["experts.gate_up_proj_bias"]
+    experts = [
+        {
+            "gate": first[e, :, ::2], "up": first[e, :, 1::2], "down": theirs["experts.down_proj"][e],
+            "bgate": bias[e, ::2], "bup": bias[e, 1::2], "bdown": theirs["experts.down_proj_bias"][e],
+        }
+        for e in range(E)
+    ]  # fmt: skip
+    leaves: Any = {
+        "router": theirs["router.weight"].T,
+        "router_bias": theirs["router.bias"],
+        "experts": experts,
+    }
+    x = rng.standard_normal((2, 7, D))
+    with torch.no_grad():
+        out, _ = block(torch.from_numpy(x))
+    settings = MoE(E, top, F, ClampedSwiGLU(1.3, limit), router_bias=True, expert_bias=True)
+    equal(moe(x, leaves, settings=settings), out)
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 9))

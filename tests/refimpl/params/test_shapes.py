@@ -22,6 +22,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "cache in 8 bits": lambda: tiny_models.llama().with_kv("int8"),
     "added positions": tiny_models.added_positions,
     "mixture": tiny_models.mixture,
+    "sinks": tiny_models.sinks,
     "adaptive softmax": tiny_models.adaptive,
     "recurrences": tiny_models.recurrent,
     "rare": tiny_models.rare,

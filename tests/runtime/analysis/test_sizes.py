@@ -53,6 +53,13 @@ def test_the_longest_context_that_fits():
     assert sizes.need(config, 5000, None) == Need(5000, fits=None, longest_context=None)
 
 
+def test_a_token_uses_the_biases_of_its_experts_alone():
+    config = tiny_models.sinks()
+    shapes = parameter_shapes(config)
+    idle = sum(np.prod(s) for n, s in shapes.items() if "experts.2." in n or "experts.3." in n)
+    assert sizes.active_parameters(config) == sum(np.prod(s) for s in shapes.values()) - idle
+
+
 def test_parts_cover_every_parameter():
     config = tiny_models.llama(tied=False, bias=True, qk_norm=True, plain=True)
     parts = sizes.parameters(config)

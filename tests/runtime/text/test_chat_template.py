@@ -87,6 +87,65 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 {{ '<|assistant|>' }}
 {% endif %}
 {% endfor %}""",
+    "gpt-oss": """{%- macro shape(spec, required=[]) -%}
+    {%- if spec.type == "object" -%}
+        {%- for name, inner in spec.properties.items() -%}
+            {{- name -}}{%- if name not in (required or []) -%}{{- "?" }}{%- endif -%}
+            {{- ": " }}{{ shape(inner, spec.required or []) }}{%- if not loop.last -%}{{- ", " }}{%- endif -%}
+        {%- endfor -%}
+    {%- elif spec.enum -%}{{- '"' + spec.enum|join('" | "') + '"' -}}
+    {%- else -%}{{- "any" }}{%- endif -%}
+{%- endmacro -%}
+{%- macro opening() -%}
+    {%- if model_identity is not defined %}{%- set model_identity = "You are a model." %}{%- endif %}
+    {{- model_identity + "\n" }}{{- "Year: " + strftime_now("%Y") + "\n\n" }}
+    {%- if reasoning_effort is not defined %}{%- set reasoning_effort = "medium" %}{%- endif %}
+    {{- "Reasoning: " + reasoning_effort + "\n\n" }}
+    {%- set used = namespace(browser=false) %}
+    {%- for tool in builtin_tools or ["browser"] %}
+        {%- if tool == "browser" %}{%- set used.browser = true %}{%- endif %}
+    {%- endfor %}
+    {{- "Browser: " ~ used.browser ~ "\n" }}
+    {{- shape({"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "integer"}},
+               "required": ["b"]}) }}
+{%- endmacro -%}
+{{- "<|start|>system<|message|>" }}{{- opening() }}{{- "<|end|>" }}
+{%- if messages[0].role == "developer" or messages[0].role == "system" %}
+    {%- set developer_message = messages[0].content %}{%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set developer_message = "" %}{%- set loop_messages = messages %}
+{%- endif %}
+{%- if developer_message or tools %}
+    {{- "<|start|>developer<|message|># Instructions\n\n" }}{{- developer_message }}{{- "<|end|>" }}
+{%- endif %}
+{%- set last = namespace(name=none) %}
+{%- for message in loop_messages -%}
+    {%- if message.role == 'assistant' -%}
+        {%- if "content" in message and "<|channel|>final<|message|>" in message.content %}
+            {{- raise_exception("channels don't belong into content") }}
+        {%- endif %}
+        {%- set later = namespace(found=false) %}
+        {%- for following in loop_messages[loop.index:] %}
+            {%- if following.role == 'assistant' and "tool_calls" not in following %}
+                {%- set later.found = true %}
+            {%- endif %}
+        {%- endfor %}
+        {%- if "thinking" in message and not later.found %}
+            {{- "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking + "<|end|>" }}
+        {%- endif %}
+        {{- "<|start|>assistant<|channel|>final<|message|>" + message.content }}
+        {{- "<|return|>" if loop.last and not add_generation_prompt else "<|end|>" }}
+        {%- set last.name = message.role %}
+    {%- elif message.role == 'tool' -%}
+        {%- if last.name is none %}{{- raise_exception("no call before its result") }}{%- endif %}
+        {{- "<|start|>functions." + last.name }}{{- message.content|tojson + "<|end|>" }}
+    {%- else -%}
+        {{- "<|start|>user<|message|>" + message.content + "<|end|>" }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|start|>assistant
+{%- endif -%}""",
     "odd": """{%- set ns = namespace(n=0) %}{% for m in messages %}
 {%- if m.role == 'tool' %}{% continue %}{% endif %}
 {%- set ns.n = ns.n + 1 %}{% generation %}{{ ns.n }}: {% endgeneration %}

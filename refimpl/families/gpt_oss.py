@@ -1,0 +1,106 @@
+"""gpt-oss (OpenAI 2025): sinks in every head's softmax, windows in every other layer, and experts of a
+clamped SwiGLU with biases, whose gate and up are stored in turn.
+
+In GGUF the ramp of YaRN ends at whole pairs, as llama.cpp computes it: the format can't say `truncate`, which
+the published models set to false. So a GGUF of theirs is a slightly different model, in llama.cpp too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import ClampedSwiGLU, Decoder, FullAttention, Gated, Layer, MoE, Window
+from ..config_readers.decoder import decoder, gguf_decoder, map_attention, map_layers, with_experts
+from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
+from ..config_readers.gguf_moe import EXPERTS, with_gguf_experts
+from ..config_readers.keys import Keys
+from ..config_readers.layers import layer_masks, layer_types, read_window
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
+from .llama import WEIGHTS as LLAMA
+
+MODEL_TYPES = ("gpt_oss",)
+ARCHITECTURES: dict[str, Task] = decoders("GptOss", tasks=("classify", "tag"))
+PREFIX = "model."
+# transformers' scaling where a config states none.
+YARN = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def config(keys: Keys, task: Task) -> Decoder:
+    # Of training; what experts compute is stated by other keys; the context that YaRN's keys state again.
+    keys.harmless(output_router_logits=(bool,), router_aux_loss_coef=(float,), hidden_act=("silu",))
+    keys.harmless(initial_context_length=(int,))
+    if not (keys.values.get("rope_parameters") or keys.values.get("rope_scaling")):
+        keys = keys.replaced({**keys.values, "rope_parameters": YARN})
+    base = decoder(
+        keys,
+        kv_heads=keys.size("num_key_value_heads", 8, null=True),
+        context=131_072,
+        attention_bias=keys.get("attention_bias", bool, True),
+        mlp_bias=False,
+        theta=150_000.0,
+        eps=1e-5,
+        head=64,
+    )
+    experts = keys.size(keys.spelled("num_local_experts", "num_experts"), 128)
+    top = keys.size("num_experts_per_tok", 4)
+    keys.restated("experts_per_token", top, f"num_experts_per_tok, {top}")
+    activation = ClampedSwiGLU(keys.positive("swiglu_alpha", 1.702), keys.positive("swiglu_limit", 7.0))
+
+    def mixture(mlp: Gated) -> MoE:
+        return MoE(experts, top, mlp.width, activation, router_bias=True, expert_bias=True, pre=mlp.pre)
+
+    types = layer_types(keys, lambda i: i % 2 == 0)
+    masks = layer_masks(keys, types, read_window(keys, 128, everywhere=False))
+    return _with_sinks(with_experts(base, mixture), masks)
+
+
+def _with_sinks(config: Decoder, masks: list[FullAttention | Window]) -> Decoder:
+    """The decoder with a sink in each head, and each layer's mask."""
+    return map_attention(config, lambda i, a: replace(a, mask=masks[i], sink_logits=True))
+
+
+WEIGHTS = LLAMA + weight_map("""
+    decoder.layers.{i}.attn.sink_logits <- layers.{i}.self_attn.sinks
+    decoder.layers.{i}.mlp.router <- layers.{i}.mlp.router.weight : transpose
+    decoder.layers.{i}.mlp.router_bias <- layers.{i}.mlp.router.bias
+    decoder.layers.{i}.mlp.experts.{e}.gate, up <- layers.{i}.mlp.experts.gate_up_proj[{e}] : in_turn
+    decoder.layers.{i}.mlp.experts.{e}.bgate, bup <- layers.{i}.mlp.experts.gate_up_proj_bias[{e}] : in_turn
+    decoder.layers.{i}.mlp.experts.{e}.down <- layers.{i}.mlp.experts.down_proj[{e}]
+    decoder.layers.{i}.mlp.experts.{e}.bdown <- layers.{i}.mlp.experts.down_proj_bias[{e}]
+""")
+
+
+def gguf_config(keys: Keys, source: TensorSource) -> Decoder:
+    base = gguf_decoder(keys, source)
+    window = Window(keys.size("attention.sliding_window"))
+    mixed = with_gguf_experts(base, keys, source, lambda width, _: width, renormalize=True)
+
+    def clamped(_: int, layer: Layer) -> Layer:
+        mlp = layer.mlp
+        if not isinstance(mlp, MoE):
+            raise keys.fail("expert_count", "that of each layer: a layer has no router")
+        return replace(
+            layer, mlp=replace(mlp, activation=ClampedSwiGLU(), router_bias=True, expert_bias=True)
+        )
+
+    masks = [FullAttention() if i % 2 else window for i in range(len(base.layers))]
+    return _with_sinks(map_layers(mixed, clamped), masks)
+
+
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS.renamed({"ffn_norm": "post_attention_norm"})
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.sink_logits <- blk.{i}.attn_sinks.weight
+    decoder.layers.{i}.mlp.router_bias <- blk.{i}.ffn_gate_inp.bias
+    decoder.layers.{i}.mlp.experts.{e}.bgate <- blk.{i}.ffn_gate_exps.bias[{e}]
+    decoder.layers.{i}.mlp.experts.{e}.bup <- blk.{i}.ffn_up_exps.bias[{e}]
+    decoder.layers.{i}.mlp.experts.{e}.bdown <- blk.{i}.ffn_down_exps.bias[{e}]
+""")
+)
+GGUF = Gguf("gpt-oss", gguf_config, GGUF_WEIGHTS)
