@@ -150,10 +150,12 @@ def quantize_activations(
     """One scale per block of a row, from its largest magnitude."""
     parts = _split(x, block)
     largest = parts.abs().amax(-1, keepdim=True)
+    finite = torch.isfinite(largest)
     # `127 / largest` would be a reciprocal and a product in torch: two roundings.
-    factor = torch.where(largest == 0, 0, torch.full_like(largest, 127) / largest)
-    codes = torch.round(parts * factor).to(torch.int32)
-    return codes.flatten(-2)[:, : x.shape[1]], largest.squeeze(-1) / 127
+    factor = torch.full_like(largest, 127) / largest
+    used = finite & torch.isfinite(factor)
+    codes = torch.round(torch.where(used, parts, 0) * torch.where(used, factor, 0)).to(torch.int32)
+    return codes.flatten(-2)[:, : x.shape[1]], torch.where(finite, largest / 127, torch.nan).squeeze(-1)
 
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:

@@ -177,7 +177,9 @@ def quantize_activations(
     """Signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
 
     Conventions: the factor 127 / max|x| is rounded once and multiplied, as ONNX Runtime's kernels
-    do; the stored scale is max|x| / 127; a block of zeros has scale 0 and codes 0. Rows are independent.
+    do; the stored scale is max|x| / 127. Codes are 0 where the factor isn't finite: in a block of zeros, or
+    of numbers below 127 / the type's largest. A block with a number that isn't finite has codes 0 and scale
+    NaN, so that a product of it is NaN. Rows are independent.
     """
     length = x.shape[1]
     count = -(-length // block)
@@ -185,9 +187,12 @@ def quantize_activations(
     padded[:, :length] = x
     parts = padded.reshape(x.shape[0], count, block)
     largest = np.max(np.abs(parts), axis=-1, keepdims=True)
-    factor = np.where(largest == 0, 0, 127 / np.where(largest == 0, 1, largest))
-    codes = np.rint(parts * factor.astype(x.dtype)).astype(np.int32)
-    return codes.reshape(padded.shape)[:, :length], largest[..., 0] / 127
+    finite = np.isfinite(largest)
+    with np.errstate(divide="ignore", over="ignore"):
+        factor = 127 / largest
+    used = finite & np.isfinite(factor)
+    codes = np.rint(np.where(used, parts, 0) * np.where(used, factor, 0)).astype(np.int32)
+    return codes.reshape(padded.shape)[:, :length], np.where(finite, largest / 127, np.nan)[..., 0]
 
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,13 @@ def run(op: str, inputs: list[Any], outputs: int = 1, domain: str = "", **attrib
 
 
 def graph(
-    nodes: list[Any], inputs: dict[str, np.ndarray], constants: dict[str, np.ndarray], outputs: Any
+    nodes: list[Any],
+    inputs: dict[str, np.ndarray],
+    constants: dict[str, np.ndarray],
+    outputs: Any,
+    library: Path | None = None,
 ) -> list[Any]:
-    """The outputs of a graph of these nodes."""
+    """The outputs of a graph of these nodes; `library` has the operators of domain tfm."""
     typed = lambda n, a: helper.make_tensor_value_info(  # noqa: E731
         n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape
     )
@@ -32,10 +37,12 @@ def graph(
         [onnx.ValueInfoProto(name=o) for o in outputs],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
     )
-    sets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    sets = [helper.make_opsetid(*one) for one in (("", 21), ("com.microsoft", 1), ("tfm", 1))]
     model = helper.make_model(onnx_graph, opset_imports=sets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -10,6 +10,7 @@ namespace {
 struct Avx512 {
     static constexpr int ROWS = 12;  // rows whose sums stay in registers beside one load of codes
     static constexpr bool FIXED = false;
+    static constexpr int BITS = 0;  // of a matrix's codes; 0: 8 or 4
     using Floats = __m512;
     using Ints = __m512i;
     using Codes = __m512i;  // four inputs of each output
@@ -39,10 +40,11 @@ struct Avx512 {
     static Codes high(Codes x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
     static Ints dot(Ints sum, Codes w, Four x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
 
-    static float largest(const float *x, int block) {
-        Floats most = zero();
-        for (int i = 0; i < block; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(load(x + i)));
-        return _mm512_reduce_max_ps(most);
+    static int32_t largest_bits(const float *x, int block) {
+        Ints most = ints();
+        for (int i = 0; i < block; i += 16)
+            most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), all(0x7fffffff)));
+        return _mm512_reduce_max_epi32(most);
     }
     static int32_t round(const float *x, float factor, int block, int8_t *codes) {
         Ints sum = ints();

@@ -1,6 +1,8 @@
 // Products of float vectors with a matrix of codes in blocks, for the instruction set `Set`. A row's result depends on
 // that row alone: its blocks are summed in order, each as an exact integer, whatever else is computed beside it.
 #pragma once
+#include <cfloat>
+#include <cmath>
 #include <cstring>
 
 #include "kernels.h"
@@ -36,7 +38,8 @@ struct Job {
     }
 };
 
-// Codes of a panel's rows: code = rint(x * (127 / max|x|)), scale = max|x| / 127.
+// Codes of a panel's rows: code = rint(x * (127 / max|x|)), scale = max|x| / 127. Where 127 / max|x| isn't finite codes
+// are 0, and where a number isn't finite the scale is NaN, so that the row's results are.
 template <class Set>
 void quantize(const Job<Set> &job, size_t panel) {
     size_t m0 = job.first(panel), R = job.first(panel + 1) - m0, blocks = job.blocks(), stride = Set::FIXED ? Set::ROWS : R;
@@ -51,10 +54,14 @@ void quantize(const Job<Set> &job, size_t panel) {
                 for (int k = 0; k < block; k++) filled[k] = k < left ? x[k] : 0;
                 x = filled;
             }
-            float largest = Set::largest(x, block);
-            alignas(16) int8_t rounded[128];
-            job.sums[m0 * blocks + c * stride + r] = Set::round(x, largest > 0 ? 127 / largest : 0, block, rounded);
-            job.scales[m0 * blocks + c * stride + r] = largest / 127;
+            int32_t bits = Set::largest_bits(x, block);
+            float largest;
+            memcpy(&largest, &bits, sizeof largest);
+            float factor = 127 / largest;
+            alignas(16) int8_t rounded[128] = {};
+            bool finite = largest <= FLT_MAX, any = finite && factor <= FLT_MAX;
+            job.sums[m0 * blocks + c * stride + r] = any ? Set::round(x, factor, block, rounded) : 0;
+            job.scales[m0 * blocks + c * stride + r] = finite ? largest / 127 : NAN;
             for (int g = 0; g < block / 4; g++) codes[job.place(R, r, c, g)] = Set::four(rounded + g * 4);
         }
 }
@@ -105,7 +112,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
 #pragma GCC unroll 8
             for (int g = 0; g < 4; g++) {
                 typename Set::Codes four;
-                if (BITS == 8) four = Set::codes(at + g * TILE * 4);
+                if constexpr (BITS == 8) four = Set::codes(at + g * TILE * 4);
                 else if (g % 2 == 0) four = Set::low(Set::codes(at + g / 2 * TILE * 4));
                 else four = Set::high(Set::codes(at + g / 2 * TILE * 4));
 #pragma GCC unroll 16
@@ -134,7 +141,8 @@ auto of_rows(size_t rows) -> void (*)(const Job<Set> &, size_t, size_t) {
 template <class Set>
 void panel_tile(const Job<Set> &job, size_t t, size_t panel) {
     size_t m0 = job.first(panel), R = job.first(panel + 1) - m0;
-    (job.w->bits == 8 ? of_rows<Set, 8>(R) : of_rows<Set, 4>(R))(job, t, m0);
+    if constexpr (Set::BITS != 0) of_rows<Set, Set::BITS>(R)(job, t, m0);
+    else (job.w->bits == 8 ? of_rows<Set, 8> : of_rows<Set, 4>)(R)(job, t, m0);
 }
 
 // All panels for a chunk of the tiles, as many panels at a time as the cache holds.

@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-extern const Kernels amx_kernels, avx512_kernels;
+extern const Kernels amx_kernels, avx512_kernels, avx_vnni_kernels, avx2_kernels;
 
 namespace {
 
@@ -26,11 +26,20 @@ unsigned saved_registers() {
     return low;
 }
 
+bool saves(unsigned registers) { return has(Leaf(1, 0).c, 27) && (saved_registers() & registers) == registers; }
+
+bool has_avx2() {
+    constexpr unsigned SSE_AVX = 0x6;
+    return saves(SSE_AVX) && has(Leaf(7, 0).b, 5);
+}
+
+bool has_avx_vnni() { return has_avx2() && has(Leaf(7, 1).a, 4); }
+
 bool has_avx512_vnni() {
-    Leaf one(1, 0), seven(7, 0);
-    constexpr unsigned SAVED = 0xe6;  // SSE, AVX, and three parts of AVX512
-    bool f = has(seven.b, 16), dq = has(seven.b, 17), bw = has(seven.b, 30), vl = has(seven.b, 31);
-    return has(one.c, 27) && (saved_registers() & SAVED) == SAVED && f && dq && bw && vl && has(seven.c, 11);
+    Leaf seven(7, 0);
+    constexpr unsigned AVX512 = 0xe0;
+    bool f = has(seven.b, 16), dq = has(seven.b, 17), bw = has(seven.b, 30), vl = has(seven.b, 31), vnni = has(seven.c, 11);
+    return has_avx2() && saves(AVX512) && f && dq && bw && vl && vnni;
 }
 
 // AMX has 8 KiB of registers, which Linux gives to a process that asks.
@@ -44,15 +53,29 @@ bool has_amx() {
 #endif
 }
 
+// The fastest first.
 const struct {
     const Kernels *kernels;
     bool (*available)();
-} sets[] = {{&amx_kernels, has_amx}, {&avx512_kernels, has_avx512_vnni}};
+} sets[] = {
+    {&amx_kernels, has_amx},
+    {&avx512_kernels, has_avx512_vnni},
+    {&avx_vnni_kernels, has_avx_vnni},
+    {&avx2_kernels, has_avx2},
+};
+
+const char *chosen;
 
 }  // namespace
 #endif
 
 extern "C" {
+bool tfm_use(const char *instruction_set) {
+    const Kernels *kernels = tfm_kernels(instruction_set);
+    if (kernels) chosen = kernels->name;
+    return kernels;
+}
+
 const Kernels *tfm_kernels(const char *instruction_set) {
     for (auto &set : sets)
         if (!strcmp(set.kernels->name, instruction_set) && set.available()) return set.kernels;
@@ -60,6 +83,7 @@ const Kernels *tfm_kernels(const char *instruction_set) {
 }
 
 const char *tfm_instruction_set(void) {
+    if (chosen) return chosen;
     for (auto &set : sets)
         if (set.available()) return set.kernels->name;
     return nullptr;

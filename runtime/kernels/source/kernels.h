@@ -41,6 +41,8 @@ struct Kernels {
 extern "C" {
 // The kernels of an instruction set, null where this processor or this library doesn't have it.
 __attribute__((visibility("default"))) const Kernels *tfm_kernels(const char *instruction_set);
-// The name of the fastest instruction set of this processor that the library has, or null.
+// Choose an instruction set, for sessions that register the operators afterwards; false where tfm_kernels has none.
+__attribute__((visibility("default"))) bool tfm_use(const char *instruction_set);
+// The name of the chosen instruction set, else of the fastest that this processor and this library have, or null.
 __attribute__((visibility("default"))) const char *tfm_instruction_set(void);
 }

@@ -10,15 +10,16 @@
 namespace {
 
 const ort::Api *api;
-const Kernels *kernels;
+const Kernels *registered;  // for nodes that are created from now on
 
 #define TRY(call) \
     if (ort::Status *status = (call)) return status
 
 ort::Status *wrong(const char *what) { return api->CreateStatus(ort::INVALID_ARGUMENT, what); }
 
-// The attributes of a node.
+// The attributes of a node, and what computes it.
 struct Node {
+    const Kernels *kernels = registered;
     int64_t K, N, bits, block;
 
     int64_t tiles() const { return (N + 15) / 16; }
@@ -129,9 +130,9 @@ ort::Status *linear(void *made, ort::Context *context) {
     size_t rows = x.count(1);
     x.shape[x.rank - 1] = node.N;
     TRY(output(context, x.shape, x.rank, &y));
-    void *scratch = memory.of(kernels->linear_scratch(&w, rows));
+    void *scratch = memory.of(node.kernels->linear_scratch(&w, rows));
     if (!scratch) return wrong("no memory for the codes of x");
-    kernels->linear(&w, (const float *)bias.data, (const float *)x.data, rows, y, scratch, {context, run});
+    node.kernels->linear(&w, (const float *)bias.data, (const float *)x.data, rows, y, scratch, {context, run});
     return nullptr;
 }
 
@@ -144,7 +145,7 @@ ort::Status *gather(void *made, ort::Context *context) {
     TRY(w.read(node, context, 0, 2));
     ids.shape[ids.rank] = node.K;
     TRY(output(context, ids.shape, ids.rank + 1, &y));
-    return kernels->gather(&w, (const int64_t *)ids.data, ids.count(0), y) ? nullptr : wrong("ids must be rows of the table");
+    return node.kernels->gather(&w, (const int64_t *)ids.data, ids.count(0), y) ? nullptr : wrong("ids must be rows of the table");
 }
 
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out.
@@ -187,7 +188,7 @@ extern "C" __attribute__((visibility("default"))) ort::Status *RegisterCustomOps
     api = base->GetApi(ort::API);
     const char *instruction_set = tfm_instruction_set();
     if (!instruction_set) return wrong("this processor has none of the kernels' instruction sets");
-    kernels = tfm_kernels(instruction_set);
+    registered = tfm_kernels(instruction_set);
     if (!domain) {
         TRY(api->CreateCustomOpDomain("tfm", &domain));
         for (auto &one : ops) TRY(api->CustomOpDomain_Add(domain, &one));

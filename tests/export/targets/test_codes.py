@@ -42,6 +42,17 @@ def test_activations(seed: int, dtype: type):
             same(got, expected)
 
 
+def test_activations_that_are_tiny_huge_or_not_finite():
+    x = np.array(
+        [[0, 1e-45, 3.7e-37, 3.8e-37, 3.4e38, 1], [np.nan, 1, -np.inf, 1, np.inf, np.nan]], np.float32
+    )
+    for block in (1, 2, 4):
+        got = mirror.quantize_activations(torch.from_numpy(x), block=block)
+        codes, scale = spec.quantize_activations(x, block=block)
+        same(got[0], codes)
+        np.testing.assert_array_equal(got[1].numpy(), scale)
+
+
 @pytest.mark.parametrize(("end", "symmetric"), [(128, True), (127.5, False)])
 @given(seeds, types, st.sampled_from((4, 8)), st.sampled_from((0, 1)))
 def test_weights(end: float, symmetric: bool, seed: int, dtype: type, bits: int, axis: int):

@@ -80,6 +80,20 @@ def test_zeros_give_zero_codes():
     assert not quant.linear_blocks(zeros[None], weight).any()
 
 
+def test_blocks_without_a_finite_factor_have_codes_0():
+    """127 / 3.7e-37 overflows and 127 / 3.8e-37 doesn't; what isn't finite stays visible in the product."""
+    x = np.array([[3.7e-37, 1e-45, 3.8e-37, 0, 3.4e38, 1], [np.nan, 1, -np.inf, 1, 2, 1]], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        codes, scale = quantize_activations(x, block=2)
+    assert codes.tolist() == [[0, 0, 127, 0, 127, 0], [0, 0, 0, 0, 127, 64]]
+    assert (scale[0] == np.array([3.7e-37, 3.8e-37, 3.4e38], np.float32) / np.float32(127)).all()
+    assert np.isnan(scale[1]).tolist() == [True, True, False]
+    weight = quantize(np.ones((6, 3), np.float32), bits=8, block=2)
+    y = quant.linear_blocks(x[None], weight)[0]
+    assert np.isfinite(y[0]).all()
+    assert np.isnan(y[1]).all()
+
+
 def test_a_head_of_zeros_has_scale_0_and_codes_0():
     """Nothing is divided 0 by 0."""
     new = np.array([[[[0.0, 0.0]], [[-2.0, 1.0]]]])

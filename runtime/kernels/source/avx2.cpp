@@ -1,0 +1,22 @@
+// Kernels for AVX2.
+#include "target.h"
+
+TARGET("avx2")
+#include "avx2.h"
+#include "block_gather.h"
+#include "block_linear.h"
+
+namespace {
+
+void linear_avx2(const BlockMatrix *w, const float *bias, const float *x, size_t rows, float *y, void *scratch, Pool pool) {
+    (w->bits == 8 ? linear<Avx2Words> : linear<Avx2Bytes>)(w, bias, x, rows, y, scratch, pool);
+}
+
+size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
+    return w->bits == 8 ? linear_scratch<Avx2Words>(w, rows) : linear_scratch<Avx2Bytes>(w, rows);
+}
+
+}  // namespace
+
+extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather};
+TARGET_END

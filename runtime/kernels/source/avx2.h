@@ -1,0 +1,114 @@
+// AVX2: sixteen outputs are two registers. It can't multiply bytes exactly, so that codes are widened to 16 bits; its
+// product of bytes stops at 2^15, which codes of 4 bits don't reach. AVX-VNNI has the exact one.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct Avx2 {
+    static constexpr bool FIXED = false;
+    struct Floats {
+        __m256 a, b;
+    };
+    struct Ints {
+        __m256i a, b;
+    };
+
+    static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static Floats load(const float *at) { return {_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)}; }
+    static void store(float *at, Floats x) { _mm256_storeu_ps(at, x.a), _mm256_storeu_ps(at + 8, x.b); }
+    static Floats add(Floats x, Floats y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+    static Floats mul(Floats x, Floats y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+    static Floats all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+    static Floats floats(Ints x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+
+    static Ints ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Ints add(Ints x, Ints y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+    static Ints all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+    static Ints bytes(const uint8_t *at) {
+        __m128i x = _mm_loadu_si128((const __m128i *)at);
+        return {_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
+    }
+    static Ints short_mul(Ints x, Ints y) { return {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)}; }
+
+    static int32_t largest_bits(const float *x, int block) {
+        __m256i most = _mm256_setzero_si256(), magnitude = _mm256_set1_epi32(0x7fffffff);
+        for (int i = 0; i < block; i += 8)
+            most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + i)), magnitude));
+        __m128i four = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+        four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+    }
+    static int32_t round(const float *x, float factor, int block, int8_t *codes) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int i = 0; i < block; i += 16) {
+            Floats scaled = mul(load(x + i), all(factor));
+            __m256i a = _mm256_cvtps_epi32(scaled.a), b = _mm256_cvtps_epi32(scaled.b);
+            sum = _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
+            // Packing goes by halves of a register: 0 .. 3 and 8 .. 11 come first.
+            __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+            __m128i eight = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            _mm_storeu_si128((__m128i *)(codes + i), eight);
+        }
+        __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+    }
+
+protected:
+    static Ints load_bytes(const uint8_t *at) {
+        const __m256i *both = (const __m256i *)at;
+        return {_mm256_loadu_si256(both), _mm256_loadu_si256(both + 1)};
+    }
+    static __m256i and_all(__m256i x, int mask) { return _mm256_and_si256(x, _mm256_set1_epi16(int16_t(mask))); }
+};
+
+// Codes of 8 bits, as words: the first and third of four inputs, the second and fourth.
+struct Avx2Words : Avx2 {
+    static constexpr int ROWS = 4, BITS = 8;
+    struct Codes {
+        Ints even, odd;
+    };
+    using Four = int64_t;
+
+    static Four four(const int8_t *codes) {
+        int16_t words[4] = {codes[0], codes[2], codes[1], codes[3]};
+        Four x;
+        memcpy(&x, words, sizeof x);
+        return x;
+    }
+    static Codes codes(const uint8_t *at) {
+        Ints x = load_bytes(at);
+        return {{and_all(x.a, 255), and_all(x.b, 255)}, {_mm256_srli_epi16(x.a, 8), _mm256_srli_epi16(x.b, 8)}};
+    }
+    static Ints dot(Ints sum, Codes w, Four x) {
+        Ints even = all(int32_t(x)), odd = all(int32_t(x >> 32));
+        return add(add(sum, short_mul(w.even, even)), short_mul(w.odd, odd));
+    }
+};
+
+// Codes of 4 bits, as bytes: a product of two pairs is at most 2 * 15 * 127.
+struct Avx2Bytes : Avx2 {
+    static constexpr int ROWS = 4, BITS = 4;
+    using Codes = Ints;
+    using Four = int32_t;
+
+    static Four four(const int8_t *codes) {
+        Four x;
+        memcpy(&x, codes, sizeof x);
+        return x;
+    }
+    static Codes codes(const uint8_t *at) { return load_bytes(at); }
+    static Codes low(Codes x) { return {and_all(x.a, 0x0f0f), and_all(x.b, 0x0f0f)}; }
+    static Codes high(Codes x) { return low({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+    static Ints dot(Ints sum, Codes w, Four x) {
+        __m256i four = _mm256_set1_epi32(x), ones = _mm256_set1_epi16(1);
+        Ints pairs = {_mm256_maddubs_epi16(w.a, four), _mm256_maddubs_epi16(w.b, four)};
+        return add(sum, {_mm256_madd_epi16(pairs.a, ones), _mm256_madd_epi16(pairs.b, ones)});
+    }
+};
+
+}  // namespace

@@ -1,0 +1,10 @@
+// Kernels for AVX2 with AVX-VNNI.
+#include "target.h"
+
+TARGET("avx2,avxvnni")
+#include "avx_vnni.h"
+#include "block_gather.h"
+#include "block_linear.h"
+
+extern const Kernels avx_vnni_kernels = {"avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather};
+TARGET_END

@@ -1,0 +1,152 @@
+"""The library of kernels by ctypes, and matrices packed for it as `kernels.h` says, number by number."""
+
+from __future__ import annotations
+
+import ctypes as c
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tfm.refimpl.ops.quant import Blocks
+
+TILE = 16
+# All that the library may have; a processor has some of them.
+INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2")
+
+Task = c.CFUNCTYPE(None, c.c_void_p, c.c_size_t)
+Run = c.CFUNCTYPE(None, c.c_void_p, Task, c.c_size_t, c.c_void_p)
+# Runs a task for 0 .. count - 1, in an order of its own.
+Runner = Callable[[Callable[[int], None], int], None]
+GUARD = 0xA5
+
+
+class BlockMatrix(c.Structure):
+    _fields_ = [
+        *((name, c.c_void_p) for name in ("codes", "scales", "zeros")),
+        *((name, c.c_int32) for name in ("outputs", "inputs", "columns", "block", "bits")),
+    ]
+
+
+class Pool(c.Structure):
+    _fields_ = [("owner", c.c_void_p), ("run", Run)]
+
+
+MATRIX = c.POINTER(BlockMatrix)
+LINEAR = c.CFUNCTYPE(None, MATRIX, c.c_void_p, c.c_void_p, c.c_size_t, c.c_void_p, c.c_void_p, Pool)
+
+
+class Kernels(c.Structure):
+    _fields_ = [
+        ("name", c.c_char_p),
+        ("linear", LINEAR),
+        ("linear_scratch", c.CFUNCTYPE(c.c_size_t, MATRIX, c.c_size_t)),
+        ("gather", c.CFUNCTYPE(c.c_bool, MATRIX, c.c_void_p, c.c_size_t, c.c_void_p)),
+    ]
+
+
+def load(path: Path) -> c.CDLL:
+    """The library."""
+    library = c.CDLL(str(path))
+    library.tfm_kernels.restype = c.POINTER(Kernels)
+    library.tfm_use.restype = c.c_bool
+    library.tfm_instruction_set.restype = c.c_char_p
+    return library
+
+
+def available(library: c.CDLL) -> dict[str, Kernels]:
+    """The kernels of each instruction set that this processor has."""
+    pointers = {name: library.tfm_kernels(name.encode()) for name in INSTRUCTION_SETS}
+    return {name: pointer.contents for name, pointer in pointers.items() if pointer}
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A matrix [N, K] as the kernels read it: codes, scales and zero points by tiles."""
+
+    codes: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray | None
+    outputs: int
+    columns: int
+    block: int
+    bits: int
+
+    @property
+    def matrix(self) -> BlockMatrix:
+        """What the kernels take; this object must outlive it."""
+        zeros = None if self.zeros is None else self.zeros.ctypes.data
+        inputs = self.scales.shape[1] * self.block
+        sizes = (self.outputs, inputs, self.columns, self.block, self.bits)
+        return BlockMatrix(self.codes.ctypes.data, self.scales.ctypes.data, zeros, *sizes)
+
+
+def pack(w: Blocks) -> Packed:
+    """A matrix that is blocked along axis 1; what fills tiles and blocks up is nothing that may count."""
+    N, K = w.shape
+    tiles, blocks = -(-N // TILE), -(-K // w.block)
+    codes = np.full((tiles, blocks * w.block * w.bits // 32, TILE, 4), GUARD, np.uint8)
+    n, k = np.indices((N, K))
+    if w.bits == 8:
+        codes[n // TILE, k // 4, n % TILE, k % 4] = w.codes
+    else:
+        for half, shift in ((0, 0), (1, 4)):
+            here = k // 4 % 2 == half
+            at = (n[here] // TILE, k[here] // 8, n[here] % TILE, k[here] % 4)
+            codes[at] = codes[at] & (0xF0 >> shift) | w.codes[here] << shift
+    n, c = np.indices((N, blocks))
+    by_tile = (n // TILE, c, n % TILE)
+    scales = np.full((tiles, blocks, TILE), np.nan, np.float32)
+    scales[by_tile] = w.scale
+    zeros = None
+    if w.zero is not None:
+        zeros = np.full((tiles, blocks, TILE), GUARD, np.uint8)
+        zeros[by_tile] = w.zero
+    return Packed(codes, scales, zeros, N, K, w.block, w.bits)
+
+
+def in_order(task: Callable[[int], None], count: int) -> None:
+    """One thread, from the first to the last."""
+    for index in range(count):
+        task(index)
+
+
+def linear(
+    kernels: Kernels, w: Packed, x: np.ndarray, bias: np.ndarray | None = None, runner: Runner = in_order
+) -> np.ndarray:
+    """The product [M, N] of rows [M, K]; nothing is written beside it and the scratch memory."""
+    assert x.dtype == np.float32
+    assert x.flags.c_contiguous
+    rows, matrix = len(x), w.matrix
+
+    @Run
+    def run(_owner: int, task: Callable[[int, int], None], count: int, data: int) -> None:
+        runner(lambda index: task(data, index), count)
+
+    scratch_bytes, y_bytes = kernels.linear_scratch(matrix, rows), rows * w.outputs * 4
+    scratch, y = _guarded(scratch_bytes), _guarded(y_bytes)
+    bias_at = None if bias is None else bias.ctypes.data
+    pool = Pool(None, run)
+    kernels.linear(matrix, bias_at, x.ctypes.data, rows, y.ctypes.data, scratch.ctypes.data, pool)
+    assert (scratch[scratch_bytes:] == GUARD).all(), "written behind the scratch memory"
+    assert (y[y_bytes:] == GUARD).all(), "written behind the output"
+    return y[:y_bytes].view(np.float32).reshape(rows, w.outputs)
+
+
+def gather(kernels: Kernels, w: Packed, ids: np.ndarray) -> np.ndarray | None:
+    """Rows [M, K] of a table; None where an id isn't one of its rows."""
+    assert ids.dtype == np.int64
+    y = np.empty((len(ids), w.columns), np.float32)
+    return y if kernels.gather(w.matrix, ids.ctypes.data, len(ids), y.ctypes.data) else None
+
+
+def _guarded(size: int) -> np.ndarray:
+    """Bytes at an address that 64 divides, and 64 more behind them."""
+    memory = np.full(size + 128, GUARD, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size + 64]
+
+
+def bits_of(a: np.ndarray) -> np.ndarray:
+    """Floats as integers, of which those of all NaN are one."""
+    return np.where(np.isnan(a), np.float32(np.nan), a).view(np.int32)

@@ -1,0 +1,322 @@
+"""Kernels of each instruction set that this processor has against the specification, bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import kernels, onnx_nodes
+from helpers.kernels import Kernels, Packed, bits_of, gather, linear, pack
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+from tfm.refimpl import laws
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.quant import Blocks
+
+
+@pytest.fixture(scope="session")
+def kernels_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("kernels") / "libtfm.so"
+    sources = Path(kernels.__file__).parents[2] / "runtime/kernels/source"
+    flags = "-O3 -std=c++17 -ffp-contract=off -fno-exceptions -fno-rtti -fPIC -shared -fvisibility=hidden -s"
+    subprocess.run(["g++", *flags.split(), "-o", out, *sources.glob("*.cpp")], check=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def library(kernels_library: Path) -> Any:
+    return kernels.load(kernels_library)
+
+
+@pytest.fixture(scope="session")
+def sets(library: Any) -> dict[str, Kernels]:
+    found = kernels.available(library)
+    assert found, "this processor has none of the instruction sets"
+    return found
+
+
+def table(rng: np.random.Generator, N: int, K: int, *, bits: int, block: int, zero: bool) -> Blocks:
+    """A random matrix [N, K] with blocks along K."""
+    C = -(-K // block)
+    codes = rng.integers(0, 2**bits, (N, K)).astype(np.uint8)
+    scale = (rng.standard_normal((N, C)) * 10.0 ** rng.integers(-3, 2)).astype(np.float32)
+    zeros = rng.integers(0, 2**bits, (N, C)).astype(np.uint8) if zero else None
+    return Blocks(codes, scale, zeros, None, bits, block, 1, "block")
+
+
+def normal(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
+    return rng.standard_normal((M, K)) * 10.0 ** rng.integers(-4, 4, (M, 1))
+
+
+def tied(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
+    """Multiples of half a step, of which half lie between two codes."""
+    x = rng.integers(-254, 255, (M, K)) / 2
+    x[:, ::16] = 127
+    return x
+
+
+def strange(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
+    """Each row has zeros, subnormal or huge numbers in some blocks, and one in three isn't finite."""
+    x = rng.standard_normal((M, K))
+    factors = [0, -0.0, 1e-45, 1e-39, 3.7e-37, 3.8e-37, 1e30, 1e38]
+    x *= np.repeat(rng.choice(factors, (M, -(-K // 16))), 16, axis=1)[:, :K]
+    for m in np.flatnonzero(rng.random(M) < 1 / 3):
+        x[m, rng.integers(K)] = rng.choice([np.nan, np.inf, -np.inf])
+    return np.clip(x, -3.4e38, 3.4e38, where=np.isfinite(x), out=x)
+
+
+@dataclass(frozen=True)
+class Case:
+    w: Blocks
+    x: np.ndarray
+    bias: np.ndarray | None
+
+    def expected(self) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = quant.linear_blocks(self.x[None], quant.transpose(self.w))[0]
+            return y if self.bias is None else y + self.bias
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Any number of outputs and inputs, and of rows from none to several panels of them."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    block = draw(st.sampled_from((16, 32, 64, 128)))
+    N, K = draw(st.integers(1, 50)), draw(st.integers(1, 4 * block))
+    bits, zero = draw(st.sampled_from((8, 4))), draw(st.booleans())
+    M = draw(st.one_of(st.integers(0, 17), st.integers(18, 70)))
+    values = draw(st.sampled_from((normal, tied, strange)))
+    bias = rng.standard_normal(N).astype(np.float32) if draw(st.booleans()) else None
+    x = values(rng, M, K).astype(np.float32)
+    return Case(table(rng, N, K, bits=bits, block=block, zero=zero), x, bias)
+
+
+def backwards(task: Callable[[int], None], count: int) -> None:
+    for index in reversed(range(count)):
+        task(index)
+
+
+def two_threads(task: Callable[[int], None], count: int) -> None:
+    halves = [range(0, count, 2), range(1, count, 2)]
+    threads = [threading.Thread(target=lambda part=part: [task(i) for i in part]) for part in halves]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@given(cases(), st.sampled_from((kernels.in_order, backwards, two_threads)))
+def test_products_are_the_specification_bit_for_bit(sets: dict[str, Kernels], case: Case, runner: Any):
+    """With any number of rows and order of parts, and where numbers are tiny, huge or not finite."""
+    expected, w = bits_of(case.expected()), pack(case.w)
+    for name, one in sets.items():
+        got = bits_of(linear(one, w, case.x, case.bias, runner))
+        assert np.array_equal(got, expected), f"{name}: {(got != expected).sum()} of {got.size} differ"
+
+
+@given(cases(), st.randoms(use_true_random=False))
+def test_a_row_does_not_depend_on_its_neighbours(sets: dict[str, Kernels], case: Case, random: Any):
+    """Alone, among others, and in another place a row has the same bits."""
+    w, order = pack(case.w), list(range(len(case.x)))
+    random.shuffle(order)
+    chosen = order[: random.randint(0, len(order))]
+    for name, one in sets.items():
+        whole = bits_of(linear(one, w, case.x, case.bias))
+        part = bits_of(linear(one, w, case.x[chosen], case.bias))
+        assert np.array_equal(part, whole[chosen]), name
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_products_of_many_long_rows(sets: dict[str, Kernels], bits: int):
+    """More codes of inputs than a core's cache holds, and more outputs than there are parts."""
+    rng = np.random.default_rng(bits)
+    case = Case(
+        table(rng, 530, 2048, bits=bits, block=64, zero=True), normal(rng, 230, 2048).astype(np.float32), None
+    )
+    expected, w = bits_of(case.expected()), pack(case.w)
+    for name, one in sets.items():
+        assert np.array_equal(bits_of(linear(one, w, case.x)), expected), name
+
+
+@pytest.mark.parametrize("block", [16, 32, 64, 128])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_products_are_exact(sets: dict[str, Kernels], block: int, sign: int):
+    """255 times 127 in all places: a sum of two exceeds 16 bits."""
+    for bits, zero in ((8, 0), (4, 0), (8, 255), (4, 15), (8, None), (4, None)):
+        codes = np.full((17, 2 * block), 2**bits - 1 if zero in (0, None) else 0, np.uint8)
+        zeros = None if zero is None else np.full((17, 2), zero, np.uint8)
+        w = Blocks(codes, np.ones((17, 2), np.float32), zeros, None, bits, block, 1, "block")
+        case = Case(w, np.full((13, 2 * block), sign * 127, np.float32), None)
+        weight = int(codes[0, 0]) - (2 ** (bits - 1) if zero is None else zero)
+        for name, one in sets.items():
+            assert (linear(one, pack(w), case.x) == sign * 127 * weight * 2 * block).all(), name
+
+
+@given(cases(), st.integers(0, 2**32 - 1), st.integers(0, 9))
+def test_rows_of_a_table_are_the_specification(sets: dict[str, Kernels], case: Case, seed: int, count: int):
+    ids = np.random.default_rng(seed).integers(0, case.w.shape[0], count)
+    expected = quant.rows(case.w, ids[None])[0]
+    for name, one in sets.items():
+        assert np.array_equal(bits_of(gather(one, pack(case.w), ids)), bits_of(expected)), name
+
+
+@pytest.mark.parametrize("wrong", [-1, 20, 2**31, -(2**63), 2**63 - 1])
+def test_an_id_that_is_no_row_is_refused(sets: dict[str, Kernels], wrong: int):
+    w = pack(table(np.random.default_rng(0), 20, 32, bits=8, block=32, zero=False))
+    for one in sets.values():
+        assert gather(one, w, np.array([0, 19], np.int64)) is not None
+        assert gather(one, w, np.array([0, wrong], np.int64)) is None
+
+
+def test_the_law_kit_accepts_the_kernels(sets: dict[str, Kernels]):
+    """Its blocks of 4 are filled up with inputs of 0; products of other kinds are the specification's."""
+
+    def wide(a: np.ndarray, blocks: int) -> np.ndarray:
+        """[.., K] -> [.., C * 16], with 12 zeros behind each block."""
+        a = np.pad(a, ((0, 0), (0, blocks * 4 - a.shape[1]))).reshape(len(a), blocks, 4)
+        return np.ascontiguousarray(np.pad(a, ((0, 0), (0, 0), (0, 12))).reshape(len(a), -1))
+
+    def product(x: np.ndarray, weight: Blocks) -> np.ndarray:
+        if weight.activations != "block" or weight.minimum is not None:
+            return quant.linear_blocks(x, weight)
+        w, blocks = quant.transpose(weight), len(weight.scale)
+        packed = pack(replace(w, codes=wide(w.codes, blocks), block=16))
+        seen.add(weight.bits)
+        y = linear(one, packed, wide(x.reshape(-1, x.shape[-1]), blocks))
+        return y.reshape(*x.shape[:-1], weight.shape[1])
+
+    def chosen(weight: Blocks, index: np.ndarray) -> np.ndarray:
+        if weight.minimum is not None or weight.activations != "block":
+            return quant.rows(weight, index)
+        blocks = weight.scale.shape[1]
+        got = gather(
+            one, pack(replace(weight, codes=wide(weight.codes, blocks), block=16)), index.reshape(-1)
+        )
+        assert got is not None
+        kept = got.reshape(len(got), blocks, 16)[..., :4].reshape(len(got), -1)[:, : weight.shape[1]]
+        return kept.reshape(*index.shape, -1)
+
+    one, seen = next(iter(sets.values())), set[int]()
+    assert laws.check("linear_blocks", product) == laws.names()["linear_blocks"]
+    assert laws.check("rows", chosen) == laws.names()["rows"]
+    assert seen == {8, 4}
+
+
+def inputs_of(w: Packed) -> dict[str, np.ndarray]:
+    zeros = {} if w.zeros is None else {"zeros": w.zeros}
+    return {"codes": w.codes, "scales": w.scales, **zeros}
+
+
+def node(op: str, w: Packed, names: list[str], **changed: int) -> Any:
+    sizes = {"K": w.columns, "N": w.outputs, "bits": w.bits, "block_size": w.block}
+    return helper.make_node(op, names, ["y"], domain="tfm", **{**sizes, **changed})
+
+
+class Operator:
+    """A product, or rows of a table, as an operator of ONNX Runtime."""
+
+    def __init__(self, library: Path, w: Packed):
+        self.library, self.w = library, w
+
+    def run(self, op: str, names: list[str], arrays: dict[str, np.ndarray], **changed: int) -> np.ndarray:
+        one = node(op, self.w, names, **changed)
+        return onnx_nodes.graph([one], arrays, {}, ["y"], library=self.library)[0]
+
+    def linear(self, arrays: dict[str, np.ndarray], **changed: int) -> np.ndarray:
+        arrays = {**inputs_of(self.w), **arrays}
+        names = [name if name in arrays else "" for name in ("x", "codes", "scales", "zeros", "bias")]
+        return self.run("BlockLinear", names, arrays, **changed)
+
+    def gather(self, ids: np.ndarray) -> np.ndarray:
+        arrays = {"ids": ids, **inputs_of(self.w)}
+        names = [name if name in arrays else "" for name in ("codes", "ids", "scales", "zeros")]
+        return self.run("BlockGather", names, arrays)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (1, 0, 2), (2, 1, 2, 3)])
+def test_operators_take_any_rank(
+    kernels_library: Path,
+    library: Any,
+    sets: dict[str, Kernels],
+    bits: int,
+    zero: bool,
+    shape: tuple[int, ...],
+):
+    """Zero points and a bias may be left out; rows have any shape, of no rows too."""
+    rng = np.random.default_rng(bits)
+    w = table(rng, 19, 40, bits=bits, block=16, zero=zero)
+    x = rng.standard_normal((*shape, 40)).astype(np.float32)
+    ids = rng.integers(0, 19, shape)
+    bias = rng.standard_normal(19).astype(np.float32)
+    product = Case(w, x.reshape(-1, 40), None).expected().reshape(*shape, 19)
+    operator, fastest = Operator(kernels_library, pack(w)), library.tfm_instruction_set()
+    try:
+        for name in sets:
+            assert library.tfm_use(name.encode())
+            assert library.tfm_instruction_set() == name.encode()
+            assert np.array_equal(operator.linear({"x": x}), product), name
+            assert np.array_equal(operator.linear({"x": x, "bias": bias}), product + bias), name
+            assert np.array_equal(operator.gather(ids), quant.rows(w, ids.reshape(1, -1)).reshape(*shape, 40))
+    finally:
+        library.tfm_use(fastest)
+
+
+def test_an_unknown_instruction_set_is_not_used(library: Any):
+    before = library.tfm_instruction_set()
+    assert not library.tfm_use(b"avx1024")
+    assert not library.tfm_kernels(b"avx1024")
+    assert library.tfm_instruction_set() == before
+
+
+F = np.float32
+WRONG: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
+    "a scalar": ({"x": np.ones((), F)}, {}, r"x must be \[.., K\]"),
+    "other K": ({"x": np.ones((2, 39), F)}, {}, r"x must be \[.., K\]"),
+    "rank 9": ({"x": np.ones((1,) * 8 + (40,), F)}, {}, "rank must be at most 8"),
+    "few codes": (
+        {"codes": np.ones((2, 11, 16, 4), np.uint8)},
+        {},
+        r"codes must be \[tiles, K \* bits / 32, 16, 4\]",
+    ),
+    "many codes": ({"codes": np.ones((2, 13, 16, 4), np.uint8)}, {}, "codes must be"),
+    "scales": ({"scales": np.ones((2, 2, 16), F)}, {}, r"scales must be \[tiles, blocks, 16\]"),
+    "zeros": ({"zeros": np.ones((1, 3, 16), np.uint8)}, {}, r"zeros must be \[tiles, blocks, 16\]"),
+    "bias": ({"bias": np.ones(18, F)}, {}, r"bias must be \[N\]"),
+    "block": ({}, {"block_size": 8}, "block_size must be 16, 32, 64 or 128"),
+    "bits": ({}, {"bits": 2}, "bits must be 4 or 8"),
+    "no outputs": ({}, {"N": 0}, r"N and K must be 1 to 2\^28"),
+    "many outputs": ({}, {"N": 2**28 + 1}, r"N and K must be 1 to 2\^28"),
+    "negative K": ({}, {"K": -1}, r"N and K must be 1 to 2\^28"),
+    "more tiles": ({}, {"N": 33}, "codes must be"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_shapes_are_errors(kernels_library: Path, case: str):
+    """One line that says what must hold, whatever a file claims."""
+    arrays, attributes, message = WRONG[case]
+    right = {"x": np.ones((2, 40), F), "bias": np.ones(19, F)}
+    w = pack(table(np.random.default_rng(0), 19, 40, bits=8, block=16, zero=True))
+    operator = Operator(kernels_library, w)
+    assert operator.linear(right).shape == (2, 19)
+    with pytest.raises(Exception, match=message) as error:
+        operator.linear({**right, **arrays}, **attributes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [-1, 19])
+def test_an_operator_refuses_ids_that_are_no_rows(
+    kernels_library: Path, sets: dict[str, Kernels], wrong: int
+):
+    w = pack(table(np.random.default_rng(0), 19, 40, bits=4, block=16, zero=True))
+    with pytest.raises(Exception, match="ids must be rows of the table"):
+        Operator(kernels_library, w).gather(np.array([[0, wrong]]))
