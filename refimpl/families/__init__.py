@@ -105,22 +105,23 @@ DENSE_MODULE = """
 class Gguf:
     """A family in GGUF: its architecture's name, the reader of its metadata, and its weight map.
 
-    `encoder` is the dialect of its encoder alone, if GGUF has an architecture for it. `by_layer` are the keys
-    of its metadata that may hold an array, with an element for each layer; `config` gets a list then, or the
-    number that all layers have. `arrays` are those that hold another array.
+    `other` is the dialect of its encoder alone, or of a kin of the same model_type, if GGUF has an
+    architecture for it. `by_layer` are the keys of its metadata that may hold an array, with an element for
+    each layer; `config` gets a list then, or the number that all layers have. `arrays` are those that hold
+    another array.
     """
 
     architecture: str
     config: Callable[[Keys, TensorSource], Config]
     weights: WeightMap
-    encoder: Gguf | None = None
+    other: Gguf | None = None
     by_layer: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
 
     @property
     def dialects(self) -> dict[str, Gguf]:
-        """This dialect and the encoder's, by their architectures."""
-        return {self.architecture: self} | (self.encoder.dialects if self.encoder else {})
+        """This dialect and the other, by their architectures."""
+        return {self.architecture: self} | (self.other.dialects if self.other else {})
 
 
 class Family(Protocol):

@@ -1,8 +1,15 @@
-"""BERT's encoder (Devlin et al. 2019), as MiniLM and many sentence encoders have it."""
+"""BERT's encoder (Devlin et al. 2019), as MiniLM and many sentence encoders have it.
+
+Jina's BERT (Günther et al. 2023, jina-embeddings-v2) bears the same model_type: scores fall with the distance
+in both directions (ALiBi) in the place of learned positions, and mlps are gated.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import (
+    Alibi,
     Attention,
     Classify,
     Dense,
@@ -14,8 +21,10 @@ from ..config import (
     Learned,
     MaskedLM,
     Plain,
+    Pool,
     ReadingHead,
     RelativeBias,
+    Rope,
     Stack,
 )
 from ..config_readers.gguf_heads import CLASSIFIER, gguf_head
@@ -28,7 +37,7 @@ from ..weights.weight_map import weight_map
 from . import Gguf, Task, encoders
 
 MODEL_TYPES = ("bert",)
-ARCHITECTURES: dict[str, Task] = {**encoders("Bert"), "BertForPreTraining": "masked"}
+ARCHITECTURES: dict[str, Task] = {**encoders("Bert", "JinaBert"), "BertForPreTraining": "masked"}
 PREFIX = "bert."
 POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
@@ -40,11 +49,26 @@ def config(keys: Keys, task: Task) -> Encoder:
     keys.unused(*(f"pooler_{key}" for key in POOLER))
     width, norm = keys.size("hidden_size"), layer_norm(keys)
     dense = Dense(keys.choice("hidden_act", ACTIVATIONS, "gelu"), norm=norm)
-    return encoder(
-        keys,
-        Embedding(keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2)),
-        Learned(keys.size("max_position_embeddings", 512)),
-        bert_head(keys, task, dense),
+    embedding = Embedding(keys.size("vocab_size"), width, token_types=keys.size("type_vocab_size", 2))
+    context = keys.size("max_position_embeddings", 512)
+    if "feed_forward_type" in keys or keys.values.get("position_embedding_type") == "alibi":
+        return _jinas(keys, embedding, bert_head(keys, task, dense), task, context)
+    return encoder(keys, embedding, Learned(context), bert_head(keys, task, dense))
+
+
+def _jinas(keys: Keys, embedding: Embedding, head: ReadingHead, task: Task, context: int) -> Encoder:
+    keys.choice("position_embedding_type", {"alibi": None})
+    activation = keys.choice("feed_forward_type", {"geglu": "gelu", "reglu": "relu"})
+    pooled = keys.choice("emb_pooler", {"mean": Pool("mean")}) if keys.get("emb_pooler", str, None) else head
+    keys.unused("attn_implementation", "model_max_length")  # of how it is computed, and of the tokenizer
+    heads, norm = keys.size("num_attention_heads"), layer_norm(keys)
+    return build(
+        embedding,
+        Attention(heads, heads, head_size(keys), Alibi(), qkv_bias=True, out_bias=True, after=norm),
+        Gated(keys.size("intermediate_size"), activation, after=norm, down_bias=True),
+        pooled if task == "pool" else head,
+        layers=layer_count(keys),
+        context=context,
     )
 
 
@@ -121,6 +145,14 @@ TRUNK = weight_map("""
     encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.output.LayerNorm.(bias|beta)
     position_ids == embeddings.position_ids
 """)
+# Jina's mlps; what else it has is named as BERT's.
+GATED = weight_map("""
+    encoder.layers.{i}.mlp.gate, up <- encoder.layer.{i}.mlp.gated_layers.weight : transpose
+    encoder.layers.{i}.mlp.down <- encoder.layer.{i}.mlp.wo.weight : transpose
+    encoder.layers.{i}.mlp.bdown <- encoder.layer.{i}.mlp.wo.bias
+    encoder.layers.{i}.mlp_after.weight <- encoder.layer.{i}.mlp.layernorm.weight
+    encoder.layers.{i}.mlp_after.bias <- encoder.layer.{i}.mlp.layernorm.bias
+""")
 PREDICTIONS = weight_map("""
     for MaskedLM:
     head.dense.weight <- cls.predictions.transform.dense.weight : transpose
@@ -147,7 +179,7 @@ HEADS = PREDICTIONS + weight_map("""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """)
-WEIGHTS = TRUNK + HEADS
+WEIGHTS = GATED + TRUNK + HEADS
 TYPES = "token_types.weight"
 
 
@@ -156,21 +188,53 @@ def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
 
     The converter drops RoBERTa's rows of positions before the first.
     """
-    types = rows(source, TYPES) if TYPES in source.names else None
-    head = gguf_head(keys, source, Dense("tanh"))
-    if isinstance(head, Classify) and (types is None or "cls.weight" not in source.names):
+    head, positions = gguf_head(keys, source, Dense("tanh")), Learned(keys.size("context_length"))
+    if isinstance(head, Classify) and not {TYPES, "cls.weight"} <= {*source.names}:
         must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
         raise keys.fail("pooling_type", must)
-    size, context = gguf_head_size(keys), keys.size("context_length")
-    heads, norm = keys.size("attention.head_count"), LayerNorm(keys.positive("attention.layer_norm_epsilon"))
+    mlp = Plain(keys.size("feed_forward_length"), "gelu", after=gguf_norm(keys))
+    return gguf_encoder(keys, source, head, mlp, positions=positions)
+
+
+def gguf_jinas(keys: Keys, source: TensorSource) -> Encoder:
+    """Jina's BERT, whose slopes llama.cpp knows without a key."""
+    mlp = Gated(keys.size("feed_forward_length"), "gelu", after=gguf_norm(keys), down_bias=True)
+    return gguf_encoder(keys, source, gguf_pool(keys, source), mlp, position=Alibi())
+
+
+def gguf_norm(keys: Keys) -> LayerNorm:
+    return LayerNorm(keys.positive("attention.layer_norm_epsilon"))
+
+
+def gguf_pool(keys: Keys, source: TensorSource) -> Pool:
+    """The head of an architecture that has vectors alone."""
+    head = gguf_head(keys, source, Dense("tanh"))
+    if isinstance(head, Classify):
+        raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
+    return head
+
+
+def gguf_encoder(
+    keys: Keys,
+    source: TensorSource,
+    head: ReadingHead,
+    mlp: Plain | Gated,
+    *,
+    positions: Learned | None = None,
+    position: Rope | Alibi | None = None,
+    bias: bool = True,
+) -> Encoder:
+    """BERT's encoder from GGUF's metadata, with one kind of positions; `bias` is that of attention."""
+    types = rows(source, TYPES) if TYPES in source.names else None
+    heads, size, norm = keys.size("attention.head_count"), gguf_head_size(keys), gguf_norm(keys)
     return build(
         Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
-        Attention(heads, heads, size, qkv_bias=True, out_bias=True, after=norm),
-        Plain(keys.size("feed_forward_length"), "gelu", after=norm),
+        Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, after=norm),
+        mlp,
         head,
         layers=layer_count(keys, "block_count"),
-        context=context,
-        positions=Learned(context),
+        context=keys.size("context_length"),
+        positions=positions,
     )
 
 
@@ -200,4 +264,13 @@ GGUF_WEIGHTS = (
 """)
     + CLASSIFIER
 )
-GGUF = Gguf("bert", gguf_config, GGUF_WEIGHTS)
+# Older converters split gate and up, newer ones leave them in one tensor.
+JINAS_WEIGHTS = (
+    weight_map("""
+    encoder.layers.{i}.mlp.gate <- blk.{i}.ffn_gate.weight : transpose
+    encoder.layers.{i}.mlp.gate, up <- blk.{i}.ffn_up.weight : transpose
+""")
+    + GGUF_WEIGHTS
+)
+ENCODER = Gguf("bert", gguf_config, GGUF_WEIGHTS)
+GGUF = replace(ENCODER, other=Gguf("jina-bert-v2", gguf_jinas, JINAS_WEIGHTS))

@@ -11,13 +11,12 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import GGUF
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .bert import ENCODER
 
 MODEL_TYPES = ("distilbert",)
 ARCHITECTURES = encoders("DistilBert")
 PREFIX = "distilbert."
+GGUF = ENCODER
 
 
 def config(keys: Keys, task: Task) -> Encoder:

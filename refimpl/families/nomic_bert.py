@@ -7,10 +7,10 @@ otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, ot
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from ..config import Attention, Classify, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM, Plain
-from ..config_readers.gguf_heads import gguf_head
-from ..config_readers.gguf_metadata import embedding_rows, gguf_head_size, rows
+from ..config import Attention, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM, Plain
+from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.heads import head
 from ..config_readers.keys import ACTIVATIONS, Keys
@@ -19,7 +19,7 @@ from ..config_readers.rope import exact_context, rope
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, encoders
-from .bert import HEADS, TYPES, build
+from .bert import HEADS, build, gguf_encoder, gguf_norm, gguf_pool
 
 MODEL_TYPES = ("nomic_bert",)
 ARCHITECTURES = encoders("NomicBert", without=("answer",))
@@ -96,21 +96,10 @@ def gguf_rotary_encoder(
 
     `mlp` makes one of its width and the norm after it; `bias` is that of attention.
     """
-    head = gguf_head(keys, source, Dense("tanh"))
-    if isinstance(head, Classify):
-        raise keys.fail("pooling_type", "1, 2 or 3: the architecture has no classifier")
-    size, heads = gguf_head_size(keys), keys.size("attention.head_count")
-    norm = LayerNorm(keys.positive("attention.layer_norm_epsilon"))
-    position = gguf_rope(keys, source, size)
-    types = rows(source, TYPES) if TYPES in source.names else None
-    return build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length"), token_types=types),
-        Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, after=norm),
-        mlp(keys.size("feed_forward_length"), norm),
-        head,
-        layers=layer_count(keys, "block_count"),
-        context=exact_context(keys.size("context_length"), position),
-    )
+    position = gguf_rope(keys, source, gguf_head_size(keys))
+    gated = mlp(keys.size("feed_forward_length"), gguf_norm(keys))
+    encoder = gguf_encoder(keys, source, gguf_pool(keys, source), gated, position=position, bias=bias)
+    return replace(encoder, context=exact_context(encoder.context, position))
 
 
 def gguf_config(keys: Keys, source: TensorSource) -> Encoder:

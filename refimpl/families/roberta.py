@@ -9,13 +9,12 @@ from ..config import Dense, Embedding, Encoder, Learned
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import GGUF, TRUNK, bert_head, encoder, layer_norm
-
-__all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
+from .bert import ENCODER, TRUNK, bert_head, encoder, layer_norm
 
 MODEL_TYPES = ("roberta", "xlm-roberta")
 ARCHITECTURES = encoders("Roberta", "XLMRoberta")
 PREFIX = "roberta."
+GGUF = ENCODER
 
 
 def config(keys: Keys, task: Task) -> Encoder:

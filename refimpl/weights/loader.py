@@ -90,7 +90,7 @@ class Leaves:
                 left_out[part.removesuffix(".")] = [name for name in unread if name.startswith(part)]
             elif rule.use == "unused":
                 unused[tensor] = None
-            elif any(leaf in self._shapes and leaf not in self._reads for leaf in rule.leaves):
+            elif self._needed(rule):
                 # Several experts read their parts of one tensor: it counts as unread until the first has.
                 # Layers that share a tensor all read the whole of it.
                 available = present if rule.part or rule.shared else unread
@@ -117,6 +117,11 @@ class Leaves:
         if unread:
             first = next(iter(unread))
             raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
+
+    def _needed(self, rule: Rule) -> bool:
+        """Whether leaves of a rule are needed, and none of them has been found in another tensor."""
+        needed = [leaf for leaf in rule.leaves if leaf in self._shapes]
+        return bool(needed) and not any(leaf in self._reads for leaf in needed)
 
     def _adds_nothing(self, name: str) -> bool:
         """Whether a tensor is a bias of zeros beside GPTQ's codes: older writers give every module one."""
