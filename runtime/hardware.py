@@ -82,6 +82,16 @@ def flags() -> frozenset[str]:
     return frozenset(names)
 
 
+def processor() -> str:
+    """The processor's name; without /proc/cpuinfo the name of its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
     """True on x86 without VNNI, whose fast product of uint8 and int8 clips its 16-bit sums."""
     have = flags() if have is None else have

@@ -13,6 +13,8 @@ from typing import Any
 import hypothesis
 import pytest
 from helpers import browser
+from tfm.runtime.kernels.compilers import available
+from tfm.runtime.kernels.platforms import Platform
 
 # What slows a long process that exports hundreds of graphs: torch's memory of operators on fake tensors,
 # which grows with each, and looking through all its objects again and again for what can be freed.
@@ -33,10 +35,16 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without Chromium the tests in a browser are left out, unless `-m browser` asks for them by name."""
-    if config.option.markexpr == "browser" or browser.chromium():
-        return
-    left_out = [item for item in items if item.get_closest_marker("browser")]
+    """Leave out what this machine can't run, unless -m asks for it by name: tests in a browser, and tests of
+    compiled kernels where there is no C++ compiler."""
+    left_out = []
+    if config.option.markexpr != "browser" and not browser.chromium():
+        left_out += [item for item in items if item.get_closest_marker("browser")]
+    kernels = [item for item in items if "kernels_library" in getattr(item, "fixturenames", ())]
+    for item in kernels:
+        item.add_marker("compiler")
+    if kernels and config.option.markexpr != "compiler" and not available(Platform.here()):
+        left_out += kernels
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -89,6 +97,14 @@ def minilm() -> Path:
     with open(cache_dir() / "tests.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return fetch("minilm-l6", silent)
+
+
+@pytest.fixture(scope="session")
+def kernels_library() -> Path:
+    """The library of kernels for this machine, compiled into tfm's cache once for all processes and runs."""
+    from tfm.runtime.kernels.build import build
+
+    return build()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 # Rooms that ARCHITECTURE.md names before there is anything in them.
 EMPTY = (
-    "runtime/kernels",
     "runtime/serve",
     "runtime/fleet",
     "export/layouts",

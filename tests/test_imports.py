@@ -49,6 +49,7 @@ STAGES = (
     ("runtime.parallel",),
     ("runtime.bundle", "runtime.text"),
     ("runtime.hub",),
+    ("runtime.kernels",),
     ("runtime.ort",),
     ("runtime.tasks", "runtime.verification"),
     ("runtime.analysis",),

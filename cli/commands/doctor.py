@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Annotated, TypedDict
+
+import typer
 
 from .. import options as o
-from ..console import out, out_json, size
+from ..console import out, out_json, progress, size
 
 PACKAGES = (
     "tfm-cli", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "minijinja",
-    "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub",
+    "torch", "onnx", "onnx-ir", "onnxscript", "huggingface_hub", "ziglang",
 )  # fmt: skip
 
 GROUP = "This machine"
@@ -23,14 +25,28 @@ class Report(TypedDict):
     int8: dict[str, str]
     memory: str
     threads: int
+    kernels: dict[str, str]
     cache: dict[str, str]
     problems: list[str]
 
 
-def command(as_json: o.AsJson = False) -> None:
-    """Report versions, providers that really start, int8 instructions, memory, threads and the cache."""
+def command(
+    build_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--build-kernels",
+            help="First compile tfm's kernels for this machine into the cache, also if that failed before.",
+        ),
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Report versions, providers that really start, int8 instructions, memory, threads, kernels and cache."""
     from ...refimpl.errors import DeviceError
 
+    if build_kernels:
+        from ...runtime.kernels.build import build
+
+        build(progress=progress(), retry=True)
     facts = report()
     if as_json:
         out_json(facts)
@@ -74,9 +90,25 @@ def report() -> Report:
         "int8": {"instructions": " ".join(flags) or "none known", "path": int8_path()},
         "memory": "unknown" if free is None else f"{size(free)} free",
         "threads": hardware.threads(),
+        "kernels": _kernels(),
         "cache": {"at": str(cache_dir()), "holds": size(sum(entry.bytes for entry in cached()))},
         "problems": problems,
     }
+
+
+def _kernels() -> dict[str, str]:
+    """The library of kernels that runs here, or why none does and what to do."""
+    from ...runtime.kernels.compilers import available
+    from ...runtime.kernels.library import Library, find
+    from ...runtime.kernels.platforms import Platform
+
+    found = find()
+    if isinstance(found, Library):
+        return {"instructions": found.instruction_set, "library": str(found.path)}
+    if not found.buildable:
+        return {"unused": found.reason}
+    compiler = "" if available(Platform.here()) else "pip install 'tfm-cli[kernels]' or a C++ compiler, then "
+    return {"unused": found.reason, "to do": f"{compiler}tfm-cli doctor --build-kernels"}
 
 
 def _versions() -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""The user's cache: fetched models, the bundles made of them, and weights packed for a processor.
+"""The user's cache: fetched models, the bundles made of them, weights packed for a processor, and kernels.
 
     models/NAME/files                 what was fetched; source.json beside it says what it is
     bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
     prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights`
+    kernels/KEY                       see `runtime.kernels.library`
 
 Each is there whole or not at all.
 """

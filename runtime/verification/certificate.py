@@ -39,21 +39,11 @@ def int8_path() -> str:
     return "dot product" if available & {"asimddp", "i8mm"} else "generic"
 
 
-def processor() -> str:
-    """The processor's name; without /proc/cpuinfo the name of its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
 def machine() -> dict[str, Any]:
     """What of this machine results depend on."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
+        "processor": hardware.processor(),
         "flags": [flag for flag in INT8_FLAGS if flag in hardware.flags()],
         "int8": int8_path(),
         "threads": hardware.threads(),

@@ -3,8 +3,8 @@
 #pragma once
 #include <immintrin.h>
 
-#include <cstdint>
-#include <cstring>
+#include <stdint.h>
+#include <string.h>
 
 namespace {
 

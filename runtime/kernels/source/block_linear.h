@@ -2,8 +2,8 @@
 // that row alone: its blocks are summed in order, each as an exact integer, whatever else is computed beside it.
 #pragma once
 #include <cfloat>
-#include <cmath>
-#include <cstring>
+#include <math.h>
+#include <string.h>
 
 #include "kernels.h"
 

@@ -1,7 +1,7 @@
 // Which instruction sets this library and this processor have.
 #include "kernels.h"
 
-#include <cstring>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -1,8 +1,8 @@
 // What the kernels compute, as plain C functions. The specification is refimpl/ops/quant.py: `linear_blocks` and `rows`
 // have the same bits.
 #pragma once
-#include <cstddef>
-#include <cstdint>
+#include <stddef.h>
+#include <stdint.h>
 
 // A matrix [outputs, inputs] of codes with one scale for `block` neighbouring inputs: w = scale * (code - zero).
 // Outputs are cut into tiles of 16, the last one filled up; within a tile, four inputs of each output lie side by side.

@@ -1,8 +1,8 @@
 // The part of ONNX Runtime's C interface that the operators use, declared by hand: its tables only grow at their end, so
 // places are for good. API 17 is the first with KernelContext_ParallelFor.
 #pragma once
-#include <cstddef>
-#include <cstdint>
+#include <stddef.h>
+#include <stdint.h>
 
 namespace ort {
 

@@ -2,7 +2,8 @@
 //   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N]
 //   BlockGather(codes, ids [..], scales, zeros?) -> [.., K]
 // with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie.
-#include <cstdlib>
+#include <stdlib.h>
+#include <string.h>
 
 #include "kernels.h"
 #include "ort_abi.h"
@@ -36,11 +37,13 @@ ort::Status *create(const ort::Op *, const ort::Api *, const ort::Info *info, vo
     if (b != 16 && b != 32 && b != 64 && b != 128) return wrong("block_size must be 16, 32, 64 or 128");
     if (node.bits != 4 && node.bits != 8) return wrong("bits must be 4 or 8");
     if (node.N < 1 || node.N > limit || node.K < 1 || node.K > limit) return wrong("N and K must be 1 to 2^28");
-    *made = new Node(node);
+    *made = malloc(sizeof node);
+    if (!*made) return wrong("no memory for an operator");
+    memcpy(*made, &node, sizeof node);
     return nullptr;
 }
 
-void destroy(void *node) { delete (Node *)node; }
+void destroy(void *node) { free(node); }
 
 constexpr size_t RANK = 8;
 
@@ -96,22 +99,12 @@ ort::Status *output(ort::Context *context, const int64_t *shape, size_t rank, fl
     return api->GetTensorMutableData(value, (void **)data);
 }
 
-// Memory that a thread keeps for its next call.
+// Memory for one call, aligned to 64; `whole` is null where there is none.
 struct Memory {
-    void *start = nullptr;
-    size_t bytes = 0;
-    ~Memory() { free(start); }
-    void *of(size_t needed) {
-        if (needed > bytes) {
-            free(start);
-            bytes = (needed + 4095) & ~size_t(4095);
-            start = aligned_alloc(64, bytes);
-            if (!start) bytes = 0;
-        }
-        return start;
-    }
+    void *whole, *start;
+    explicit Memory(size_t bytes) : whole(malloc(bytes + 63)), start((void *)((uintptr_t(whole) + 63) & ~uintptr_t(63))) {}
+    ~Memory() { free(whole); }
 };
-thread_local Memory memory;
 
 void run(const void *context, void (*task)(void *, size_t), size_t count, void *data) {
     api->KernelContext_ParallelFor((const ort::Context *)context, task, count, 0, data);
@@ -130,9 +123,9 @@ ort::Status *linear(void *made, ort::Context *context) {
     size_t rows = x.count(1);
     x.shape[x.rank - 1] = node.N;
     TRY(output(context, x.shape, x.rank, &y));
-    void *scratch = memory.of(node.kernels->linear_scratch(&w, rows));
-    if (!scratch) return wrong("no memory for the codes of x");
-    node.kernels->linear(&w, (const float *)bias.data, (const float *)x.data, rows, y, scratch, {context, run});
+    Memory scratch(node.kernels->linear_scratch(&w, rows));
+    if (!scratch.whole) return wrong("no memory for the codes of x");
+    node.kernels->linear(&w, (const float *)bias.data, (const float *)x.data, rows, y, scratch.start, {context, run});
     return nullptr;
 }
 

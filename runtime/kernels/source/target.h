@@ -1,9 +1,9 @@
 // TARGET("a,b") ... TARGET_END: the code between may use these instructions. What else a file defines must have internal
 // linkage: the linker would take one file's copy of a template for all.
 #pragma once
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

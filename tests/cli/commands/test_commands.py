@@ -34,6 +34,7 @@ from tfm.runtime.bundle.bundle import Bundle
 from tfm.runtime.hub import locate
 from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.hub.model_names import CATALOGUE
+from tfm.runtime.kernels import compilers, probe
 from tfm.runtime.ort import providers
 from tfm.runtime.progress import silent
 from tfm.runtime.tasks import model
@@ -626,6 +627,31 @@ def test_doctor_tries_the_providers(tfm):
     assert (text.code, text.err) == (0, "")
     assert "CPUExecutionProvider: starts" in text.out
     assert "EP Error" not in text.out
+
+
+def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp_path):
+    monkeypatch.setattr(compilers, "_zig", lambda platform: None)
+    monkeypatch.setattr(probe, "attempt", lambda path: probe.Result("runs", "avx2"))
+    monkeypatch.delenv("TFM_KERNELS", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    none = "no library was built for this machine"
+    build = "tfm-cli doctor --build-kernels"
+    install = f"pip install 'tfm-cli[kernels]' or a C++ compiler, then {build}"
+    assert tfm("doctor", "--json").json["kernels"] == {"unused": none, "to do": install}
+    tfm("doctor", "--build-kernels").failed(7, "no C++ compiler", "pip install 'tfm-cli[kernels]'")
+    script = tmp_path / "c++"
+    finds_out = 'while [ "$1" != -o ]; do shift; done; echo code >$2\n'
+    script.write_text('#!/bin/sh\n[ "$1" = --version ] && echo c++ 1 && exit\n' + finds_out)
+    script.chmod(0o700)
+    assert f"\nkernels    unused: {none}\n           to do: {build}\n" in tfm("doctor").out
+    ran = tfm("doctor", "--build-kernels")
+    assert (ran.code, ran.err.count("\n")) == (0, 1)
+    assert ran.err.startswith("compiling kernels for ")
+    assert "\nkernels    instructions: avx2\n           library: " in ran.out
+    assert tfm("doctor", "--build-kernels").err == ""
+    monkeypatch.setenv("TFM_KERNELS", "0")
+    assert tfm("doctor", "--json").json["kernels"] == {"unused": "TFM_KERNELS=0 switches them off"}
 
 
 def test_doctor_reports_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,15 +18,6 @@ from onnx import helper
 from tfm.refimpl import laws
 from tfm.refimpl.ops import quant
 from tfm.refimpl.ops.quant import Blocks
-
-
-@pytest.fixture(scope="session")
-def kernels_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("kernels") / "libtfm.so"
-    sources = Path(kernels.__file__).parents[2] / "runtime/kernels/source"
-    flags = "-O3 -std=c++17 -ffp-contract=off -fno-exceptions -fno-rtti -fPIC -shared -fvisibility=hidden -s"
-    subprocess.run(["g++", *flags.split(), "-o", out, *sources.glob("*.cpp")], check=True)
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -262,7 +262,7 @@ def test_what_was_computed_on_something_else_is_computed_again(copy, checkpoint,
     assert resumed(source=source) == long[2:]
     ran.clear()
     interrupt()
-    monkeypatch.setattr(certificate, "processor", lambda: "another")
+    monkeypatch.setattr(certificate.hardware, "processor", lambda: "another")
     verify(path, source=source)
     assert ran[3:] == long
 

@@ -1,0 +1,168 @@
+"""The library of kernels, made by a compiler of this machine where neither the wheel nor the cache has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from ...refimpl.errors import ExportError
+from ..bundle.atomic_dir import BusyError, replacing, wait_for
+from ..hub.cache_dir import require_writable
+from ..progress import Progress, silent
+from . import library, probe
+from .compilers import FLAGS, Compiler, available
+from .library import RECORD, Record
+from .platforms import Platform
+
+LIMIT_S = 60.0  # for all compilers together
+NO_COMPILER = "no C++ compiler was found: install one, or pip install 'tfm-cli[kernels]'"
+
+
+def build(
+    out: Path | None = None,
+    progress: Progress = silent,
+    platform: Platform | None = None,
+    retry: bool = False,
+) -> Path:
+    """The library for a platform, by default this machine's.
+
+    It is the one in this package, or else in the user's cache, where it is compiled unless a compiler that is
+    there now has done so before; with `out` that folder stands for both. Other processes wait for the one
+    that compiles. Raises ExportError if no compiler succeeds. A failure is remembered while sources and
+    compilers are the same, unless `retry`.
+    """
+    platform = platform or Platform.here()
+    if not platform.known:
+        raise ExportError(f"kernels aren't written for {platform}")
+    wanted = library.key(platform)
+    private = out is None
+    if out is None:
+        packaged = library.library_in(
+            library.PACKAGED, library.read_record(library.PACKAGED, wanted), platform
+        )
+        if packaged is not None:
+            return packaged
+        out = library.cached_folder(wanted)
+        require_writable(out.parent)
+    compilers = available(platform)
+    while (path := _built(out, wanted, platform, compilers, retry)) is None:
+        if not compilers:
+            raise ExportError(f"kernels can't be built: {NO_COMPILER}")
+        try:
+            with replacing(out) as new:
+                record = _compiled(new, wanted, compilers, platform, progress)
+                (new / RECORD).write_text(json.dumps(record.content()) + "\n", encoding="utf-8")
+                for made in (new.parent, new, *new.iterdir()) if private else ():
+                    made.chmod(0o700)
+        except BusyError:
+            wait_for(out, progress)
+            retry = False
+        except OSError as error:
+            raise ExportError(f"kernels can't be built: {out}: {error.strerror}") from None
+        else:
+            if record.failure:
+                raise _failed(record)
+            return out / platform.file
+    return path
+
+
+def _built(out: Path, wanted: str, platform: Platform, compilers: list[Compiler], retry: bool) -> Path | None:
+    """The library that a folder has from one of these compilers, or from any if there is none now; else None.
+
+    ExportError where they all failed, unless `retry`.
+    """
+    record, versions = library.read_record(out, wanted), [one.version for one in compilers]
+    if record is None:
+        return None
+    if record.failure:
+        if record.compilers == versions and not retry:
+            raise _failed(record)
+        return None
+    if versions and not set(record.compilers) <= set(versions):
+        return None
+    return library.library_in(out, record, platform)
+
+
+def _failed(record: Record) -> ExportError:
+    return ExportError(f"kernels can't be built: {record.failure}")
+
+
+def _compiled(
+    new: Path, wanted: str, compilers: list[Compiler], platform: Platform, progress: Progress
+) -> Record:
+    """Compile the library into a new folder with the first compiler that succeeds; the record of that."""
+    path, failures = new / platform.file, []
+    until = time.monotonic() + LIMIT_S
+    for compiler in compilers:
+        progress(f"compiling kernels for {platform} with {compiler.version}", 0, 0)
+        failure = _compile(compiler, path, until)
+        if failure is None and platform == Platform.here():
+            tried = probe.attempt(path)
+            failure = tried.text if tried.kind == "fails" else None
+        if failure is None:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            return Record(wanted, [compiler.version], sha256)
+        failures.append(f"{compiler.version}: {failure}")
+    path.unlink(missing_ok=True)
+    return Record(wanted, [one.version for one in compilers], failure="; ".join(failures))
+
+
+def _compile(compiler: Compiler, path: Path, until: float) -> str | None:
+    """Compile all sources into one library; returns why that failed."""
+    temporary = path.with_name("temporary")  # a compiler that is killed leaves its files
+    temporary.mkdir()
+    named = ("TMPDIR", "TMP", "TEMP", "ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
+    environment = {**os.environ, "LC_ALL": "C", **dict.fromkeys(named, str(temporary))}
+    files = [str(file) for file in library.sources() if file.suffix == ".cpp"]
+    log = temporary / "log"
+    try:
+        failure = _run([*compiler.command, *FLAGS, "-o", str(path), *files], environment, log, until)
+        return failure or (None if path.is_file() else "it wrote no library")
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _run(command: list[str], environment: dict[str, str], log: Path, until: float) -> str | None:
+    """Run a compiler; it is ended with its children if this process stops waiting. Returns why it failed."""
+    with open(log, "wb") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=log.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+        )
+    try:
+        code = child.wait(max(0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return f"it took more than {LIMIT_S:g} s"
+    finally:
+        if child.returncode is None:
+            _kill(child)
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name}"
+    return None if code == 0 else _first_error(log) or f"it failed with exit code {code}"
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if os.name == "posix":
+        os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+    child.wait()
+
+
+def _first_error(log: Path) -> str:
+    """The first line of what a compiler wrote that speaks of an error, or else its first line."""
+    with open(log, "rb") as file:
+        lines = file.read(2**16).decode(errors="replace").splitlines()
+    line = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+    return " ".join(line.split())[:300]

@@ -1,0 +1,70 @@
+"""The C++ compilers of this machine, in the order in which they are tried: $CXX, c++, the package ziglang."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .platforms import Platform
+
+FLAGS = (
+    "-O3", "-std=c++17", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared",
+    "-fvisibility=hidden", "-s",
+)  # fmt: skip
+ANSWER_S = 20.0  # until a compiler must have named its version
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A compiler that answers, as a command to which files and flags are added."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def available(platform: Platform) -> list[Compiler]:
+    """The compilers that can build for a platform; for another one than this machine's, ziglang alone."""
+    commands = [_zig(platform)]
+    if platform == Platform.here():
+        commands = [_on_path(os.environ.get("CXX", "")), _on_path("c++"), *commands]
+    return [
+        Compiler(command, version)
+        for command in dict.fromkeys(filter(None, commands))
+        if (version := _version(command)) is not None
+    ]
+
+
+def _on_path(line: str) -> tuple[str, ...] | None:
+    """A command line whose program is on PATH, but by no relative entry, which any directory could fill."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # quotes that don't end
+        return None
+    program = shutil.which(words[0]) if words else None
+    return (program, *words[1:]) if program is not None and Path(program).is_absolute() else None
+
+
+def _zig(platform: Platform) -> tuple[str, ...] | None:
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    # -P: a folder of that name in the current directory isn't the package. As `c++` it would compile a C++
+    # library first, for most of a minute, which the sources don't need.
+    return (sys.executable, "-P", "-m", "ziglang", "cc", "-x", "c++", "-target", platform.zig)
+
+
+def _version(command: tuple[str, ...]) -> str | None:
+    """The first line that a compiler says of itself; None for one that can't run."""
+    try:
+        answer = subprocess.run(
+            [*command, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = answer.stdout.decode(errors="replace").splitlines()
+    return lines[0][:200] if answer.returncode == 0 and lines else None

@@ -1,0 +1,152 @@
+"""Where the library of kernels is, and whether this process may use it.
+
+It lies in one of two folders, and is looked for nowhere else:
+
+    built/ in this package    in a wheel that was made for a platform
+    CACHE/kernels/KEY/        made on this machine by `build`
+
+    the library               named as its system names libraries
+    build.json                {key, compilers: the one that made it, sha256: of the library},
+                              or {key, compilers: all that failed, failure: what they said}
+
+The key is a hash of sources, flags and platform, so that no library outlives its sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...refimpl.errors import BundleError
+from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.strict_json import parse
+from ..hub.cache_dir import cache_dir
+from ..progress import Progress, silent
+from . import probe
+from .compilers import FLAGS
+from .platforms import Platform
+
+SOURCES = Path(__file__).with_name("source")
+PACKAGED = Path(__file__).with_name("built")
+RECORD = "build.json"
+LARGEST = 16 * 2**20  # bytes of a library
+SWITCH = "TFM_KERNELS"
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that this processor can run, and the instruction set that it uses here."""
+
+    path: Path
+    instruction_set: str
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Why there is no library to use, in one line, and whether `build` is what helps."""
+
+    reason: str
+    buildable: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What build.json says: the library's hash and its compiler, or why all compilers failed."""
+
+    key: str
+    compilers: list[str]
+    sha256: str = ""
+    failure: str = ""
+
+    def content(self) -> dict[str, object]:
+        """As JSON has it, without what is empty."""
+        return {name: value for name, value in asdict(self).items() if value or name == "compilers"}
+
+
+def sources() -> list[Path]:
+    """The files of the library, headers too, in a fixed order."""
+    return sorted(file for file in SOURCES.iterdir() if file.suffix in (".h", ".cpp"))
+
+
+def key(platform: Platform) -> str:
+    """The hash of all that makes a platform's library but the compiler, which its record names."""
+    digest = hashlib.sha256("\0".join((str(platform), *FLAGS)).encode())
+    for file in sources():
+        content = file.read_bytes()
+        digest.update(f"\0{file.name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def cached_folder(of: str) -> Path:
+    """The folder in the user's cache for the library with this key."""
+    return cache_dir() / "kernels" / of[:24]
+
+
+def read_record(folder: Path, of: str) -> Record | None:
+    """What a folder's build.json says; None if there is none with this key, or if it is no record."""
+    try:
+        content = parse(read_file(folder / RECORD, 2**16, BundleError), RECORD, BundleError)
+        record = Record(**content)
+    except (BundleError, TypeError):
+        return None
+    texts = (record.key, record.sha256, record.failure)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(record.compilers, list):
+        return None
+    return record if record.key == of else None
+
+
+def library_in(folder: Path, record: Record | None, platform: Platform) -> Path | None:
+    """The library of a folder; None unless it has the hash that the folder's record states."""
+    if record is None or not record.sha256:
+        return None
+    path = folder / platform.file
+    try:
+        content = read_file(path, LARGEST, BundleError)
+    except BundleError:
+        return None
+    return path if hashlib.sha256(content).hexdigest() == record.sha256 else None
+
+
+def find(progress: Progress = silent) -> Library | Unavailable:
+    """The library for this process, or why there is none; nothing is built.
+
+    The first time that a library meets a processor it is tried in a child process; `progress` gets a line if
+    that child crashed.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return Unavailable(f"{SWITCH}=0 switches them off")
+    platform = Platform.here()
+    if not platform.known:
+        return Unavailable(f"they aren't written for {platform}")
+    wanted = key(platform)
+    record = read_record(PACKAGED, wanted)
+    path = library_in(PACKAGED, record, platform)
+    if path is None:
+        folder = cached_folder(wanted)
+        if folder.is_dir() and (stranger := _writable_by_others(folder)) is not None:
+            return Unavailable(f"{stranger} must belong to this user, and nobody else may write it")
+        record = read_record(folder, wanted)
+        if record is not None and record.failure:
+            return Unavailable(f"building them failed: {record.failure}", buildable=True)
+        path = library_in(folder, record, platform)
+    if path is None or record is None:
+        return Unavailable("no library was built for this machine", buildable=True)
+    result = probe.result(path, record.sha256, progress)
+    return Library(path, result.text) if result.kind == "runs" else Unavailable(result.text)
+
+
+def _writable_by_others(folder: Path) -> Path | None:
+    """The first of a folder, its parent and its files that another user could have written; None if none is.
+
+    A library runs as code, so the hash beside it isn't enough.
+    """
+    if os.name != "posix":
+        return None
+    for path in (folder.parent, folder, *folder.iterdir()):
+        status = path.lstat()
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return path
+    return None

@@ -1,0 +1,49 @@
+"""What a library is built for: a system and a processor architecture."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+# The names that Python has for a system and a machine, and what zig calls the pair: with versions of glibc
+# and macOS older than ONNX Runtime's own wheels need, so that the library runs wherever they do.
+ZIG_TARGETS = {
+    ("Linux", "x86_64"): "x86_64-linux-gnu.2.17",
+    ("Linux", "aarch64"): "aarch64-linux-gnu.2.17",
+    ("Darwin", "x86_64"): "x86_64-macos.11.0",
+    ("Darwin", "arm64"): "aarch64-macos.11.0",
+    ("Windows", "AMD64"): "x86_64-windows-gnu",
+    ("Windows", "ARM64"): "aarch64-windows-gnu",
+}
+FILES = {"Linux": "libtfm_kernels.so", "Darwin": "libtfm_kernels.dylib", "Windows": "tfm_kernels.dll"}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A system and a machine, as the module `platform` names them."""
+
+    system: str
+    machine: str
+
+    @staticmethod
+    def here() -> Platform:
+        """What this process runs on."""
+        return Platform(platform.system(), platform.machine())
+
+    @property
+    def known(self) -> bool:
+        """Whether the kernels are written for it."""
+        return (self.system, self.machine) in ZIG_TARGETS
+
+    @property
+    def zig(self) -> str:
+        """What zig calls it."""
+        return ZIG_TARGETS[self.system, self.machine]
+
+    @property
+    def file(self) -> str:
+        """How its system names a library."""
+        return FILES[self.system]
+
+    def __str__(self) -> str:
+        return f"{self.system} {self.machine}"

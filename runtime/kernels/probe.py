@@ -1,0 +1,109 @@
+"""A new library is tried in a child process: an instruction that the processor lacks ends that child alone.
+
+What came of it is kept in the user's cache, by the library's hash and the processor, so that each pair is
+tried once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from ...refimpl.errors import BundleError
+from ...refimpl.formats.file_bytes import read_file
+from ...refimpl.formats.strict_json import parse
+from .. import hardware
+from ..hub.cache_dir import cache_dir
+from ..progress import Progress
+
+PROGRAM = Path(__file__).with_name("probe_program.py")
+ANSWER_S = 30.0  # until the child must have answered
+Lasting = Literal["runs", "unfit", "crashes"]
+# How others end a process, which says nothing of the library.
+FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if os.name == "posix" else ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of trying a library: the instruction set with which it `runs`, or one line that says why not.
+
+    It is `unfit` where the processor lacks all its instruction sets, or computes something else with them.
+    What `fails` may go well the next time.
+    """
+
+    kind: Lasting | Literal["fails"]
+    text: str
+
+
+def result(library: Path, sha256: str, progress: Progress) -> Result:
+    """What the library with this hash does on this processor, tried unless that was done before.
+
+    `progress` gets a line where the child crashed. A cache that can't be written costs a child each time.
+    """
+    file = _file(sha256)
+    if (kept := _read(file)) is not None:
+        return kept
+    tried = attempt(library)
+    if tried.kind != "fails":
+        with suppress(OSError):
+            _write(file, tried)
+    if tried.kind == "crashes":
+        progress(f"kernels are switched off: {tried.text}", 0, 0)
+    return tried
+
+
+def attempt(library: Path) -> Result:
+    """What the library does in a child process."""
+    command = [sys.executable, "-I", "-S", str(PROGRAM), str(library)]
+    try:
+        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Result("fails", f"they couldn't be tried: {error}")
+    if -child.returncode in FROM_OUTSIDE:
+        return Result("fails", "the process that tried them was ended")
+    if child.returncode != 0:
+        code = child.returncode
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return Result("crashes", f"trying them on {hardware.processor()} crashed a process ({how})")
+    answer = json.loads(child.stdout)
+    if "failure" in answer:
+        return Result("fails", f"the library can't be loaded: {answer['failure']}")
+    if not answer["instruction_set"]:
+        return Result("unfit", f"they have no instruction set of this processor, {hardware.processor()}")
+    if answer["product"] != "right":
+        return Result("unfit", f"they compute a wrong product on {hardware.processor()}")
+    return Result("runs", answer["instruction_set"])
+
+
+def _file(sha256: str) -> Path:
+    """Where the result is kept."""
+    about = [sha256, hardware.processor(), *sorted(hardware.flags())]
+    digest = hashlib.sha256("\0".join(about).encode()).hexdigest()
+    return cache_dir() / "kernels" / f"probe-{digest[:24]}.json"
+
+
+def _read(file: Path) -> Result | None:
+    try:
+        kept = Result(**parse(read_file(file, 2**12, BundleError), file.name, BundleError))
+    except (BundleError, TypeError):
+        return None
+    return kept if kept.kind in get_args(Lasting) and isinstance(kept.text, str) else None
+
+
+def _write(file: Path, tried: Result) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(json.dumps(asdict(tried)), encoding="utf-8")
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
