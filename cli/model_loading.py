@@ -58,6 +58,13 @@ def load(
     return _on_arrays(source, engine, quant, context, task)
 
 
+def path_of(model: Model) -> str:
+    """What computes: ONNX Runtime's operators or tfm's kernels, else the name of the engine."""
+    from ..runtime.ort.engine import OrtEngine
+
+    return model.engine.path if isinstance(model.engine, OrtEngine) else type(model.engine).__name__
+
+
 def check_device(device: str) -> None:
     """DeviceError for CUDA where it doesn't start: an export for it takes minutes."""
     if device == "cuda":

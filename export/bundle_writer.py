@@ -34,7 +34,7 @@ from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
 from ..refimpl.params.tree import Tree
-from ..runtime.bundle import manifest, operator_limits, schemes, targets, weight_layout
+from ..runtime.bundle import kernel_layout, manifest, operator_limits, schemes, targets, weight_layout
 from ..runtime.bundle.atomic_dir import replacing, sync
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.bundle.manifest import (
@@ -54,6 +54,8 @@ from ..runtime.bundle.schemes import Scheme
 from ..runtime.bundle.targets import FloatType, Target
 from ..runtime.bundle.weight_formats import WeightFormat
 from ..runtime.bundle.weight_layout import Group
+from ..runtime.kernels import library
+from ..runtime.kernels.build import build
 from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
 from ..runtime.verification.golden import golden
@@ -222,6 +224,8 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[], None], progres
             checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer, progress
         )
     write_arrays(folder / GOLDEN, arrays)
+    if kernel_layout.has_kernels(job.target, job.groups):
+        _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
     write_graphs()
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
@@ -229,6 +233,16 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[], None], progres
         (folder / name).write_bytes(data)
     files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
+
+
+def _build_kernels(progress: Progress) -> None:
+    """The library for this machine, so that the bundle is checked with it and runs on it at once."""
+    if library.is_off():
+        return
+    try:
+        build(progress=progress)
+    except ExportError as error:
+        progress(f"{error}; ONNX Runtime's operators take their place", 0, 0)
 
 
 def write_texts(folder: Path, tokenizer: str | None, template: str | None) -> None:

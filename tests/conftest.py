@@ -20,6 +20,9 @@ from tfm.runtime.kernels.platforms import Platform
 # which grows with each, and looking through all its objects again and again for what can be freed.
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 gc.set_threshold(100_000, 20, 20)
+# Kernels of tfm's own are for tests that ask for them (`kernels_on`): which path runs mustn't depend on what
+# is in the cache.
+os.environ["TFM_KERNELS"] = "0"
 
 hypothesis.settings.register_profile(
     "ci",
@@ -105,6 +108,13 @@ def kernels_library() -> Path:
     from tfm.runtime.kernels.build import build
 
     return build()
+
+
+@pytest.fixture
+def kernels_on(kernels_library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Kernels are on, and their library is there."""
+    monkeypatch.delenv("TFM_KERNELS")
+    return kernels_library
 
 
 @pytest.fixture(scope="session")

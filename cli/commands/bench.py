@@ -107,7 +107,7 @@ def command(
         return
     show = markdown_table if markdown else table
     show(
-        ("MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "THREADS", "TEST", "TOKENS/S"),
+        ("MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "PATH", "THREADS", "TEST", "TOKENS/S"),
         speed_rows(name, opened, settings, new_tokens),
     )
     out()
@@ -156,7 +156,7 @@ def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_token
         f"{count / 1e6:.1f} M" if count < 1e9 else f"{count / 1e9:.2f} B",
     )
     return [
-        (*model, setting.threads, test, figure(speed))
+        (*model, setting.path, setting.threads, test, figure(speed))
         for setting in settings
         for test, speed in (
             (f"pp{setting.prompt_tokens}", setting.prefill_tokens_per_s),

@@ -123,6 +123,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
     if source.kind == "bundle":
         from ...runtime.bundle.bundle import open_bundle
         from ...runtime.bundle.kept_weights import by_weight
+        from ...runtime.ort import kernel_path
         from ...runtime.verification.certificate import recorded
         from ...runtime.verification.verdict import summary
         from ..model_loading import bundle_bytes, expect, say_replaced_code
@@ -131,6 +132,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
         facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
+        library = kernel_path.library_for(bundle)
+        facts["kernels"] = library if isinstance(library, str) else library.instruction_set
         facts |= {"weights": by_weight(bundle.manifest)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:

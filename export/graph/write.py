@@ -22,7 +22,7 @@ from typing import IO
 
 from ...refimpl.config import Config, from_json, to_json
 from ...refimpl.errors import ExportError, TfmError
-from ...runtime.bundle import manifest, operator_limits, targets, weight_layout
+from ...runtime.bundle import kernel_layout, manifest, operator_limits, targets, weight_layout
 from ...runtime.bundle.graph_io import graphs
 from ...runtime.bundle.manifest import DATA, Tensor
 from ...runtime.bundle.targets import FloatType, Target
@@ -67,8 +67,10 @@ def write(files: GraphFiles) -> None:
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
     from .build import build
+    from .kernels import over_kernels
 
     config, target = files.config, files.target
+    kernel_tensors = manifest.arrange(files.groups, files.dtype, kernel_layout.specs)
     parts = graphs(config, operator_limits.cache(target, config) == "windowed")
     if stray := [name for name in files.tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
@@ -84,6 +86,11 @@ def write(files: GraphFiles) -> None:
             opset=files.opset,
         )
         onnx_ir.save(model, files.folder / part.file)
+        if kernel_layout.has_kernels(target, files.groups):
+            groups = {name: group for name, group in files.groups.items() if part.owns(name)}
+            places = {name: place for name, place in kernel_tensors.items() if part.owns(name)}
+            graph = over_kernels(model, groups, places, files.folder)
+            onnx_ir.save(graph, files.folder / kernel_layout.GRAPHS[part.file])
 
 
 @contextmanager

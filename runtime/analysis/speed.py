@@ -22,8 +22,12 @@ from ..tasks import load
 
 @dataclass(frozen=True)
 class Speed:
-    """One run in a fresh process; `peak_rss_mb` is None where the system doesn't say."""
+    """One run in a fresh process; `peak_rss_mb` is None where the system doesn't say.
 
+    `path` names what computed it (`runtime.ort.engine`).
+    """
+
+    path: str
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     first_token_s: float
@@ -44,8 +48,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Setting:
-    """The figures of one number of threads and one size of prompt."""
+    """The figures of one number of threads and one size of prompt, and what computed them."""
 
+    path: str
     threads: int
     prompt_tokens: int
     prefill_tokens_per_s: Spread
@@ -72,6 +77,7 @@ def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, 
     end = time.perf_counter()
     peak = peak_memory()
     return Speed(
+        path=model.engine.path,
         prefill_tokens_per_s=prompt_tokens / (prompt_read - first_token),
         decode_tokens_per_s=new_tokens / (end - prompt_read),
         first_token_s=first_token - loaded,
@@ -111,6 +117,7 @@ def setting(threads: int, prompt_tokens: int, speeds: Sequence[Speed]) -> Settin
     """The figures of some runs of one setting."""
     peaks = [speed.peak_rss_mb for speed in speeds if speed.peak_rss_mb is not None]
     return Setting(
+        speeds[0].path,
         threads,
         prompt_tokens,
         spread([speed.prefill_tokens_per_s for speed in speeds]),

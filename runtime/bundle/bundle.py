@@ -11,11 +11,13 @@ and, if its model is a decoder that reads an encoder, and only then,
 
     encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
 
-and MAY hold tokenizer.json, chat_template.jinja, certificate.json, and the licences, notices and model card
-of its source under their own names (`refimpl.checkpoint.licence`). These MUST be regular files, not links.
-Other files MAY lie beside them and are never read. A graph MUST have the inputs and outputs that
-`runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder that reads an
-encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
+and MAY hold, for ort-cpu and weights in blocks, kernels.onnx (and encoder.kernels.onnx beside encoder.onnx):
+these graphs over tfm's own kernels (`runtime.bundle.kernel_layout`); and tokenizer.json, chat_template.jinja,
+certificate.json, and the licences, notices and model card of its source under their own names
+(`refimpl.checkpoint.licence`). These MUST be regular files, not links. Other files MAY lie beside them and
+are never read. A graph MUST have the inputs and outputs that `runtime.bundle.graph_io` names for the kind of
+model: a decoder, an encoder alone, or a decoder that reads an encoder; and it MUST have the form that
+`runtime.bundle.graph_check` holds it to.
 
 The same export gives the same bytes in all files but certificate.json. Hashes guard against
 accident, not against an attacker.
@@ -43,10 +45,10 @@ from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
-from . import manifest, weight_layout
+from . import kernel_layout, manifest, weight_layout
 from .atomic_dir import recover
-from .graph_check import check_graph
-from .graph_io import ENCODER, GRAPH, graphs
+from .graph_check import Weights, check_graph
+from .graph_io import ENCODER, GRAPH, Graph, graphs
 from .manifest import (
     AGAIN,
     CERTIFICATE,
@@ -61,12 +63,11 @@ from .manifest import (
     Tensor,
 )
 
-GRAPHS = (GRAPH, ENCODER)
+GRAPHS = (GRAPH, ENCODER, *kernel_layout.GRAPHS.values())
 __all__ = ["Bundle", "open_bundle", "recover"]
 
 LIMITS: dict[str, int] = {
-    GRAPH: 2**26,
-    ENCODER: 2**26,
+    **dict.fromkeys(GRAPHS, 2**26),
     MANIFEST: 2**26,
     CERTIFICATE: 2**26,
     GOLDEN: 2**26,
@@ -192,7 +193,20 @@ class Bundle:
         for graph in graphs(self.config, self.cache == "windowed"):
             path = self.path / graph.file
             data = read_file(path, LIMITS[graph.file], BundleError)
-            check_graph(data, graph, self.manifest.tensors, self.dtype, str(path))
+            check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
+
+    def kernel_graph(self, graph: Graph) -> bytes:
+        """The content of a graph over kernels, as `check_graphs` looks at the others."""
+        path = self.path / kernel_layout.GRAPHS[graph.file]
+        data = read_file(path, LIMITS[path.name], BundleError)
+        weights = Weights(kernel_layout.DATA, self.kernel_tensors)
+        check_graph(data, graph, weights, self.dtype, str(path), kernel_layout.KERNEL_OPERATORS)
+        return data
+
+    @cached_property
+    def kernel_tensors(self) -> dict[str, Tensor]:
+        """The places of the tensors in kernels.data, which the runtime writes."""
+        return manifest.arrange(self.manifest.groups, self.dtype, kernel_layout.specs)
 
     def checking(self) -> Callable[[], None]:
         """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""
@@ -241,7 +255,7 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
             raise BundleError(f"{path / name}: must have {file.size} bytes, has {got}: truncated? {AGAIN}")
     if os.path.lexists(path / CERTIFICATE):
         _regular(path, CERTIFICATE)
-    for name in (ENCODER, *OPTIONAL):
+    for name in (*GRAPHS[1:], *OPTIONAL):
         if name not in contents.files and os.path.lexists(path / name):
             raise BundleError(f"{path / name}: the manifest doesn't know this file: remove it, or {AGAIN}")
     bundle = Bundle(path, contents)

@@ -15,13 +15,14 @@ in which an export writes it:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from ...refimpl.errors import BundleError
 from .graph_io import Graph, Port
-from .manifest import AGAIN, DATA, Tensor
+from .manifest import AGAIN, Tensor
 from .operators import OPERATORS
 from .protobuf import Field, Schema, read
 
@@ -98,14 +99,32 @@ EXTERNAL = 1  # TensorProto.DataLocation
 LARGEST, TO_THE_END = 2**31, 2**63 - 1
 
 
-def check_graph(data: bytes, graph: Graph, tensors: Mapping[str, Tensor], dtype: str, where: str) -> None:
+# The operators of each set.
+Sets = Mapping[str, Collection[str]]
+
+
+class Weights(NamedTuple):
+    """The tensors that graphs read, and the file in which they lie."""
+
+    file: str
+    tensors: Mapping[str, Tensor]
+
+
+def check_graph(
+    data: bytes,
+    graph: Graph,
+    weights: Weights,
+    dtype: str,
+    where: str,
+    operators: Sets = OPERATORS,
+) -> None:
     """Raise BundleError, which names `where`, unless an export can have written this graph.
 
-    `tensors` are the manifest's, `dtype` the bundle's type of floats.
+    `weights` are all of the bundle, `dtype` is its type of floats.
     """
-    owned = {name: tensor for name, tensor in tensors.items() if graph.owns(name)}
+    owned = {name: tensor for name, tensor in weights.tensors.items() if graph.owns(name)}
     try:
-        _Check(data, graph, owned, dtype).model()
+        _Check(data, graph, Weights(weights.file, owned), dtype, operators).model()
     except ValueError as error:  # UnicodeDecodeError too
         raise BundleError(f"{where}: isn't a graph that an export writes: {error!s:.200}; {AGAIN}") from None
 
@@ -113,8 +132,9 @@ def check_graph(data: bytes, graph: Graph, tensors: Mapping[str, Tensor], dtype:
 class _Check:
     """The check of one file; each method raises ValueError."""
 
-    def __init__(self, data: bytes, graph: Graph, tensors: Mapping[str, Tensor], dtype: str) -> None:
-        self.data, self.graph, self.tensors, self.dtype = data, graph, tensors, dtype
+    def __init__(self, data: bytes, graph: Graph, weights: Weights, dtype: str, operators: Sets) -> None:
+        self.data, self.graph, self.dtype, self.operators = data, graph, dtype, operators
+        self.file, self.tensors = weights
         self.imported: set[str] = set()
         self.known: set[str] = set()  # values that were made so far
         # Most attributes and declared types are equal to others, and looked at once.
@@ -125,9 +145,10 @@ class _Check:
         model = read(self.data, MODEL, (0, len(self.data)))
         for span in model["opset_import"]:
             opset = read(self.data, OPSET, span)
-            if (opset["domain"] or "") not in OPERATORS or not 1 <= (opset["version"] or 0) <= LAST_VERSION:
-                raise ValueError(f"operator set {opset['domain']!r:.80}, {opset['version']} isn't known")
-            self.imported.add(opset["domain"] or "")
+            domain, version = opset["domain"] or "", opset["version"] or 0
+            if domain not in self.operators or not 1 <= version <= LAST_VERSION:
+                raise ValueError(f"operator set {domain!r:.80}, {version} isn't known")
+            self.imported.add(domain)
         if model["graph"] is None:
             raise ValueError("it holds no graph")
         content = read(self.data, GRAPH, model["graph"])
@@ -181,7 +202,7 @@ class _Check:
     def node(self, span: tuple[int, int]) -> None:
         node = read(self.data, NODE, span)
         domain, operator = node["domain"] or "", node["op_type"] or ""
-        if domain not in self.imported or operator not in OPERATORS[domain]:
+        if domain not in self.imported or operator not in self.operators[domain]:
             raise ValueError(
                 f"operator {f'{domain}.{operator}'.lstrip('.')!r:.120} isn't one that tfm writes"
             )
@@ -225,7 +246,7 @@ class _Check:
         stated = self.tensors.get(name or "")
         if stated is None:
             raise ValueError(f"{name!r:.80} is no tensor of the manifest that this graph reads")
-        wanted = {"location": DATA, "offset": str(stated.offset), "length": str(stated.length)}
+        wanted = {"location": self.file, "offset": str(stated.offset), "length": str(stated.length)}
         if len(entries) != len(wanted) or place != wanted or tensor["raw_data"] is not None:
             raise ValueError(f"{name} must lie at {wanted}, got {place!s:.120}")
         if (kind, shape) != (TYPES[stated.dtype], stated.shape):

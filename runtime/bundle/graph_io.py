@@ -10,6 +10,8 @@
     encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
 
+A graph over tfm's own kernels (`runtime.bundle.kernel_layout`) has the ports of the graph that it stands for.
+
 I counts the decoder's layers, J the rotary settings in the Config's order; a graph has those of its own
 stacks. `token_types` is there where the embedding has them. A layer's cache has the arrays that its kind
 names (`refimpl.engine.cache_kinds`): k and v for keys and values. `past`, `at`, `lengths` and

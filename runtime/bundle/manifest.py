@@ -41,7 +41,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -56,18 +56,18 @@ from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.weights.left_out import LeftOut
-from . import targets, weight_layout
+from . import kernel_layout, targets, weight_layout
 from .graph_io import ENCODER, GRAPH, graphs
 from .targets import CacheLayout, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
-from .weight_layout import Group
+from .weight_layout import Group, Spec
 
 # 2: the names of graph inputs and of the Config's fields changed.
 FORMAT = 2
 MANIFEST, DATA, GOLDEN = "tfm.json", "model.onnx.data", "golden.npz"
 TOKENIZER, TEMPLATE, CERTIFICATE = "tokenizer.json", "chat_template.jinja", "certificate.json"
 OPTIONAL = (TOKENIZER, TEMPLATE)
-NAMES = (MANIFEST, GRAPH, ENCODER, DATA, GOLDEN, *OPTIONAL, CERTIFICATE)
+NAMES = (MANIFEST, GRAPH, ENCODER, *kernel_layout.GRAPHS.values(), DATA, GOLDEN, *OPTIONAL, CERTIFICATE)
 AGAIN = "export the model again"
 
 
@@ -143,13 +143,16 @@ class Manifest:
         return [name for name in self.files if is_notice(name)]
 
 
-def arrange(groups: Mapping[str, Group], dtype: str) -> dict[str, Tensor]:
+Specs = Callable[[Group, str], dict[str, Spec]]
+
+
+def arrange(groups: Mapping[str, Group], dtype: str, specs: Specs = weight_layout.specs) -> dict[str, Tensor]:
     """The places of the tensors of all groups: large ones are aligned to pages, so that they can be mapped
     alone."""
     placed: dict[str, Tensor] = {}
     at = 0
     for group in groups.values():
-        for name, spec in weight_layout.specs(group, dtype).items():
+        for name, spec in specs(group, dtype).items():
             at += -at % (4096 if spec.length >= 2**20 else 64)
             placed[name] = Tensor(spec.dtype, spec.shape, at, spec.length)
             at += spec.length
@@ -276,6 +279,9 @@ def _check(m: Manifest) -> None:
         got = m.tensors.get(odd)
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
     required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
+    over_kernels = kernel_graphs(m)
+    if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none
+        required = (*required, *over_kernels)
     for name in (*required, *m.files):
         if name not in m.files or not (name in (*required, *OPTIONAL) or is_notice(name)):
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
@@ -299,6 +305,13 @@ def _check(m: Manifest) -> None:
             raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
     for one in (m.generation, *m.generation.tasks.values()):
         _check_generation(one, m.config.embedding.vocabulary)
+
+
+def kernel_graphs(m: Manifest) -> list[str]:
+    """The files of the graphs over kernels that a bundle may have."""
+    if not kernel_layout.has_kernels(targets.find(m.target), m.groups):
+        return []
+    return [kernel_layout.GRAPHS[graph.file] for graph in graphs(m.config)]
 
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:

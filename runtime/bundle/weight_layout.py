@@ -233,10 +233,10 @@ def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
     zero = None
     if group.kind == "nbits":
         packed = fields["packed"].reshape(group.width, -1)
-        codes = _unturned(_unpack(packed, bits, group.length), group)
+        codes = _unturned(unpack(packed, bits, group.length), group)
         scale = _unturned(fields["scale"], group)
         if not weight_format.symmetric:
-            zero = _unturned(_unpack(fields["zero"], bits, count), group)
+            zero = _unturned(unpack(fields["zero"], bits, count), group)
     else:
         codes = _unpack_flat(fields["codes"], bits, group.shape)
         scale = fields["scale"].reshape(per_block)
@@ -304,7 +304,8 @@ def _pack(codes: Array, bits: int) -> Array:
     return packed
 
 
-def _unpack(packed: Array, bits: int, length: int) -> Array:
+def unpack(packed: Array, bits: int, length: int) -> Array:
+    """Codes [n, length] of packed rows, low bits first."""
     if bits == 8:
         return packed[:, :length]
     codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
@@ -321,7 +322,7 @@ def _pack_flat(codes: Array) -> Array:
 def _unpack_flat(stored_codes: Array, bits: int, shape: tuple[int, ...]) -> Array:
     if bits == 8:
         return stored_codes
-    return _unpack(stored_codes.reshape(1, -1), 4, math.prod(shape)).reshape(shape)
+    return unpack(stored_codes.reshape(1, -1), 4, math.prod(shape)).reshape(shape)
 
 
 def _signed(codes: Array, bits: int) -> Array:

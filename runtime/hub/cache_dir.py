@@ -2,7 +2,7 @@
 
     models/NAME/files                 what was fetched; source.json beside it says what it is
     bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
-    prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights`
+    prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_path`
     kernels/KEY                       see `runtime.kernels.library`
 
 Each is there whole or not at all.
@@ -124,9 +124,7 @@ def remove_outdated(bundle: Path) -> list[Path]:
 
 def cached() -> list[Cached]:
     """What the cache holds, fetched models first; not the notes that a bundle's weights can't be packed."""
-    from ..bundle.manifest import DATA
-
-    return [entry for entry in _entries() if entry.kind != "prepacked" or (entry.path / DATA).exists()]
+    return [entry for entry in _entries() if entry.kind != "prepacked" or any(entry.path.glob("*.data"))]
 
 
 def _entries() -> list[Cached]:

@@ -110,13 +110,18 @@ def library_in(folder: Path, record: Record | None, platform: Platform) -> Path 
     return path if hashlib.sha256(content).hexdigest() == record.sha256 else None
 
 
+def is_off() -> bool:
+    """Whether the user switched the kernels off."""
+    return os.environ.get(SWITCH) == "0"
+
+
 def find(progress: Progress = silent) -> Library | Unavailable:
     """The library for this process, or why there is none; nothing is built.
 
     The first time that a library meets a processor it is tried in a child process; `progress` gets a line if
     that child crashed.
     """
-    if os.environ.get(SWITCH) == "0":
+    if is_off():
         return Unavailable(f"{SWITCH}=0 switches them off")
     platform = Platform.here()
     if not platform.known:

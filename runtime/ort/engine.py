@@ -32,6 +32,7 @@ from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
 from .graph_attributes import set_integer
 from .io_binding import DecoderSession
+from .kernel_path import KernelPath
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
 from .session import choose, one_line, open_session, options
@@ -43,7 +44,9 @@ FIRST_CAPACITY = 256
 class OrtEngine:
     """`start` and `step`, or `predict`, over a bundle.
 
-    `prepack` keeps packed weights in the user's cache (`runtime.ort.prepacked_weights`). `plain` computes
+    `kernels` computes products of blocks with tfm's own kernels (`runtime.ort.kernel_path`); without it ONNX
+    Runtime's operators do, and `prepack` keeps packed weights in the user's cache
+    (`runtime.ort.prepacked_weights`). `plain` computes
     products of blocks in float, slowly, so that results are comparable to the last digits
     (`runtime.verification.verify`). Caches of windows, of codes or of linear attention take `chunk` tokens in
     a run; with a chunk as long as the context, windows drop nothing.
@@ -57,10 +60,12 @@ class OrtEngine:
         notify: Callable[[str], None] = lambda _: None,
         *,
         prepack: bool = False,
+        kernels: KernelPath | None = None,
         plain: bool = False,
         chunk: int | None = None,
     ) -> None:
         bundle.check_graphs()
+        self.path = "ONNX Runtime" if kernels is None else kernels.name
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
         self.chunk = CHUNK if chunk is None else chunk
@@ -73,6 +78,8 @@ class OrtEngine:
         self._in_chunks = any(kind.in_chunks for kind in self.kinds)
 
         def opened(graph: Graph) -> ort.InferenceSession:
+            if kernels is not None:
+                return kernels.session(bundle, graph, threads)
             if prepack and self.device == "cpu":
                 return prepacked(bundle.path, threads, graph.file)
             path = bundle.path / graph.file

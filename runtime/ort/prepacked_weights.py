@@ -108,7 +108,7 @@ def _packed(path: Path, key: Key, threads: int | None) -> ort.InferenceSession |
 
 def _saved(graph: Path, path: Path, key: Key, threads: int | None) -> ort.InferenceSession:
     """A session over the graph that leaves its packed weights in the cache."""
-    _drop_orphans(path.parent)
+    drop_orphans(path.parent)
     with replacing(path) as new:
         session_options = options(threads)
         session_options.optimized_model_filepath = str(new / GRAPH)
@@ -161,7 +161,7 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def _drop_orphans(folder: Path) -> None:
+def drop_orphans(folder: Path) -> None:
     """Remove packed weights of bundles that no longer exist."""
     for key in folder.glob(f"*/{KEY}"):
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -17,6 +17,7 @@ from ...refimpl.decoding.speculative import DraftModel
 from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
+from ..ort import kernel_path
 from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
 from ..text.chat_template import Message
@@ -232,7 +233,11 @@ def load(
             SHARED.start()  # it is ready before the session is
         # The tokenizer first: the session uses the memory again that reading it frees.
         tokenizer = read_tokenizer(bundle, bundle.config)
-        model = Model(OrtEngine(bundle, device, threads, notify, prepack=True), bundle, tokenizer)
+        kernels = "" if device == "cuda" else kernel_path.choose(bundle, notify)
+        over = None if isinstance(kernels, str) else kernels
+        model = Model(
+            OrtEngine(bundle, device, threads, notify, prepack=True, kernels=over), bundle, tokenizer
+        )
     except TfmError:
         checked()  # a damaged file explains it better
         raise

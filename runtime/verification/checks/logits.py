@@ -19,6 +19,8 @@ from .context import VerifyContext
 if TYPE_CHECKING:
     from numpy import ndarray as Array
 
+    from ...ort.engine import OrtEngine
+
 COSINE = "against unquantized weights: mean cosine"
 
 
@@ -43,7 +45,12 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     """Outputs for the golden tokens, all at once and in each other way that they can be given."""
-    golden, engine = context.golden, context.engine
+    yield from golden_rows(context, context.engine)
+
+
+def golden_rows(context: VerifyContext, engine: OrtEngine) -> Iterator[Row]:
+    """An engine's outputs for the golden tokens, all at once and in each other way that they can be given."""
+    golden = context.golden
     all_outputs = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
     yield from _errors("whole", outputs, golden.own, unit)

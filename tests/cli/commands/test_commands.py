@@ -54,10 +54,11 @@ def test_generate_streams_text_alone(tfm, bundle):
 
 def test_generate_json_has_its_fixed_fields(tfm, bundle):
     ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json")
-    assert set(ran.json) == {"tokens", "text", "finish_reason", "timings"}
+    assert set(ran.json) == {"tokens", "text", "finish_reason", "path", "timings"}
     assert len(ran.json["tokens"]) == 8
     assert f'  "tokens": {ran.json["tokens"]},\n  "text": ' in ran.out
     assert ran.json["finish_reason"] == "length"
+    assert ran.json["path"] == "ONNX Runtime"
     assert ran.json["timings"]["load_s"] > 0
     assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
 
@@ -118,7 +119,7 @@ def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
 def test_beams_find_a_text_that_is_at_least_as_likely(tfm, bundle):
     command = ("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
     told = tfm(*command, "--beams", 4, "--length-penalty", 0, "--json").json
-    assert set(told) == {"tokens", "text", "finish_reason", "timings"}
+    assert set(told) == {"tokens", "text", "finish_reason", "path", "timings"}
     assert tfm(*command, "--beams", 4, "--length-penalty", 0).out == told["text"] + "\n"
     from tfm.runtime import load
 
@@ -704,7 +705,7 @@ def test_bench_measures_in_fresh_processes(tfm, bundle):
 def test_bench_prints_what_llama_bench_does(tfm, bundle, monkeypatch):
     def run(submitted, _bundle, _device, threads, prompt, _new):
         assert submitted is speed.measure
-        return Future(speed.Speed(100.0 * threads, next(decode), 0.5, 0.25, 80.0 + prompt))
+        return Future(speed.Speed("kernels (x)", 100.0 * threads, next(decode), 0.5, 0.25, 80.0 + prompt))
 
     class Future(SimpleNamespace):
         def __init__(self, value):
@@ -722,13 +723,13 @@ def test_bench_prints_what_llama_bench_does(tfm, bundle, monkeypatch):
     options = ("--threads", 1, "--threads", 3, "--prompt-tokens", 512, "--new-tokens", 64, "--repeats", 2)
     ran = tfm("bench", bundle, *options, "--markdown")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ran.out.splitlines()]
-    assert rows[0] == ["MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "THREADS", "TEST", "TOKENS/S"]
-    assert rows[1] == ["---"] * 7
+    assert rows[0] == ["MODEL", "QUANT", "WEIGHTS", "PARAMETERS", "PATH", "THREADS", "TEST", "TOKENS/S"]
+    assert rows[1] == ["---"] * 8
     assert [row[4:] for row in rows[2:6]] == [
-        ["1", "pp512", "100.00 ± 0.00"],
-        ["1", "tg64 @ d512", "20.00 ± 14.14"],
-        ["3", "pp512", "300.00 ± 0.00"],
-        ["3", "tg64 @ d512", "35.00 ± 21.21"],
+        ["kernels (x)", "1", "pp512", "100.00 ± 0.00"],
+        ["kernels (x)", "1", "tg64 @ d512", "20.00 ± 14.14"],
+        ["kernels (x)", "3", "pp512", "300.00 ± 0.00"],
+        ["kernels (x)", "3", "tg64 @ d512", "35.00 ± 21.21"],
     ]
     assert rows[2][1:4] == ["int8", console.size((bundle / "model.onnx.data").stat().st_size), "0.1 M"]
     assert rows[9:11] == [["1", "512", "0.500 ± 0.000", "0.250 ± 0.000", "592.0 ± 0.0"], ["3", *rows[9][1:]]]

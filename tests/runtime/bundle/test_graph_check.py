@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tfm.refimpl.errors import BundleError
-from tfm.runtime.bundle.graph_check import check_graph
+from tfm.runtime.bundle.graph_check import Weights, check_graph
 from tfm.runtime.bundle.graph_io import GRAPH, Graph, Port
 from tfm.runtime.bundle.manifest import Tensor
 from tfm.runtime.bundle.operators import OPERATORS
@@ -72,7 +72,7 @@ def test_operators_compute_numbers_and_hold_no_graph():
 
 
 def check(data: bytes, dtype: str = "float16") -> None:
-    check_graph(data, PORTS, TENSORS, dtype, "x/model.onnx")
+    check_graph(data, PORTS, Weights("model.onnx.data", TENSORS), dtype, "x/model.onnx")
 
 
 def test_a_sound_graph():

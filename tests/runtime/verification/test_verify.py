@@ -92,6 +92,7 @@ def applicable(path: Path, full: bool) -> list[str]:
     return [name for name, check in CHECKS.items() if check.full == full and check.applies(opened)]
 
 
+@pytest.mark.usefixtures("kernels_on")
 @pytest.mark.parametrize("quant", QUANTS)
 def test_a_correct_bundle_passes_every_check(copy, checkpoint, quant):
     path = copy(quant)
@@ -173,6 +174,7 @@ def test_another_likeliest_token_may_be_two_budgets_behind(exported):
         assert f"up to {gap:.2g} logits ahead" in row.note
 
 
+@pytest.mark.usefixtures("kernels_on")
 def test_the_quick_checks_leave_the_long_ones_to_a_full_run(copy, monkeypatch):
     path = copy("int8")
 
@@ -213,6 +215,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
+@pytest.mark.usefixtures("kernels_on")
 def test_an_interrupted_full_run_goes_on_where_it_was(copy, checkpoint, monkeypatch):
     path, source = copy("int8"), checkpoint
     long = applicable(path, full=True)
@@ -331,6 +334,7 @@ def test_greedy_texts_stand_beside_the_specifications(copy, checkpoint):
     assert any(row.figure < row.of for row in rows), "in 4 bits some token differs"
 
 
+@pytest.mark.usefixtures("kernels_on")
 def test_the_certificate_holds_the_report(copy):
     path = copy("int8")
     found = verify(path, full=True)

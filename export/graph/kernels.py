@@ -1,0 +1,94 @@
+"""The graph of ort-cpu over tfm's own kernels: the same nodes, but for products and tables of blocks.
+
+    MatMulNBits(x, packed, scale, zero?) [+ bias]      BlockLinear(x, packed, scale, zero?, bias?)
+    GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
+
+Both compute what `refimpl.ops.quant` specifies; the kernels add blocks in their order, so that a row's bits
+don't depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir import convenience
+from onnx_ir.passes import common
+
+from ...runtime.bundle import kernel_layout
+from ...runtime.bundle.kernel_layout import DOMAIN
+from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.weight_layout import Group
+from . import passes
+
+VERSION = 1
+
+
+def over_kernels(
+    model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor], folder: Path
+) -> ir.Model:
+    """A copy of a graph that reads `tensors`, those of kernels.data, and computes with kernels."""
+    copy = ir.from_proto(ir.to_proto(model))
+    tiled = {f"{name}.packed": group for name, group in groups.items() if kernel_layout.is_tiled(group)}
+    for node in list(copy.graph):
+        packed = _weights(node)
+        if packed is None or packed.name not in tiled:
+            continue
+        replaced, operator = [node], "BlockGather"
+        inputs = list(node.inputs)
+        inputs[inputs.index(_blocks(node))] = packed
+        if node.op_type == "MatMulNBits":
+            operator = "BlockLinear"
+            if (add := _bias_after(node)) is not None:
+                zero = inputs[3] if len(inputs) > 3 else None
+                inputs = [*inputs[:3], zero, *(v for v in add.inputs if v and v.is_initializer())]
+                replaced.append(add)
+        group = tiled[packed.name]
+        assert group.format is not None
+        sizes = {
+            "K": group.length,
+            "N": group.width,
+            "bits": group.format.bits,
+            "block_size": group.format.block,
+        }
+        new = ir.node(operator, inputs, attributes=sizes, domain=DOMAIN, name=node.name)
+        last = replaced[-1]
+        new.outputs[0].name = last.outputs[0].name
+        convenience.replace_nodes_and_values(copy.graph, last, replaced, [new], last.outputs, new.outputs)
+    common.RemoveUnusedNodesPass()(copy)
+    copy.graph.opset_imports[DOMAIN] = VERSION
+    for name in tensors:
+        copy.graph.initializers[name].shape = ir.Shape(tensors[name].shape)
+    passes.point_weights(copy, tensors, folder / kernel_layout.DATA)
+    return copy
+
+
+def _blocks(node: ir.Node) -> ir.Value | None:
+    """The input of a node that holds its blocks' codes; None if it multiplies with none and reads none."""
+    match node.op_type:
+        case "MatMulNBits":
+            return node.inputs[1]
+        case "GatherBlockQuantized":
+            return node.inputs[0]
+    return None
+
+
+def _weights(node: ir.Node) -> ir.Value | None:
+    """The stored tensor of a node's blocks: a tied table comes to its product through a Reshape."""
+    value = _blocks(node)
+    while value is not None and (producer := value.producer()) is not None:
+        value = producer.inputs[0]
+    return value
+
+
+def _bias_after(node: ir.Node) -> ir.Node | None:
+    """The Add of a stored vector, where it is all that reads a product."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or uses[0].node.op_type != "Add":
+        return None
+    other = uses[0].node.inputs[1 - uses[0].idx]
+    is_vector = (
+        other is not None and other.is_initializer() and other.shape is not None and len(other.shape) == 1
+    )
+    return uses[0].node if is_vector else None

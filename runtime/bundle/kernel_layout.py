@@ -1,0 +1,91 @@
+"""How weights lie for tfm's own kernels, and what their graphs are called. Part of the format.
+
+kernels.onnx has the names of the stored tensors, and reads them from kernels.data, which no bundle holds: the
+runtime writes it from model.onnx.data (`store`). A matrix of blocks of 16, 32, 64 or 128 is cut into tiles of
+16 outputs, the last one filled up with zeros. With F outputs in T tiles and C blocks to an output, where kind
+nbits has X.packed, X.scale and X.zero (`runtime.bundle.weight_layout`), there are
+
+    X.packed  uint8 [T, C·block·bits/32, 16, 4]   of 16 outputs 4 inputs each, side by side; with 4 bits
+                                                  inputs k to k+3 in the low halves, k+4 to k+7 above them
+    X.scale   float32 [T, C, 16]
+    X.zero    uint8 [T, C, 16]
+
+All other tensors are as they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from . import weight_layout
+from .graph_io import ENCODER, GRAPH
+from .operators import OPERATORS
+from .targets import Target
+from .weight_layout import Group, Spec
+
+Array = np.ndarray
+# The graphs over kernels, by the graph that each stands for.
+GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx"}
+DATA = "kernels.data"
+DOMAIN = "tfm"
+KERNEL_OPERATORS = {**OPERATORS, DOMAIN: frozenset({"BlockLinear", "BlockGather"})}
+TILE = 16
+BLOCKS = (16, 32, 64, 128)
+
+
+def is_tiled(group: Group) -> bool:
+    """Whether the kernels multiply with a group of weights."""
+    return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
+
+
+def has_kernels(target: Target, groups: Mapping[str, Group]) -> bool:
+    """Whether a bundle has graphs over kernels: they are for the CPU, and for weights in blocks."""
+    return target.name == "ort-cpu" and any(map(is_tiled, groups.values()))
+
+
+def specs(group: Group, dtype: str) -> dict[str, Spec]:
+    """Tensor name -> Spec of a group's tensors in kernels.data."""
+    stored = weight_layout.specs(group, dtype)
+    if not is_tiled(group):
+        return stored
+    assert group.format is not None
+    tiles, blocks = -(-group.width // TILE), -(-group.length // group.format.block)
+    codes = (tiles, blocks * group.format.block * group.format.bits // 32, TILE, 4)
+    shapes = {"packed": codes, "scale": (tiles, blocks, TILE), "zero": (tiles, blocks, TILE)}
+    fields = {name: name.removeprefix(f"{group.name}.") for name in stored}
+    return {name: spec._replace(shape=shapes.get(fields[name], spec.shape)) for name, spec in stored.items()}
+
+
+def store(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
+    """A group's tensors for kernels.data, from those of model.onnx.data; C-contiguous."""
+    if not is_tiled(group):
+        return dict(stored)
+    assert group.format is not None
+    bits, tiles = group.format.bits, -(-group.width // TILE)
+    blocks = -(-group.length // group.format.block)
+    parts = {name: f"{group.name}.{name}" for name in ("packed", "scale", "zero")}
+    packed = _filled(stored[parts["packed"]].reshape(group.width, -1), tiles)
+    if bits == 8:
+        codes = packed.reshape(tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
+    else:
+        # Two neighbours to a byte become four neighbours to four bytes, and the next four above them.
+        pairs = packed.reshape(tiles, TILE, -1, 4)
+        inputs = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(tiles, TILE, -1, 2, 4)
+        codes = (inputs[..., 0, :] | inputs[..., 1, :] << 4).transpose(0, 2, 1, 3)
+    result = {**stored, parts["packed"]: np.ascontiguousarray(codes)}
+    result[parts["scale"]] = _by_tile(stored[parts["scale"]], tiles)
+    if (zero := stored.get(parts["zero"])) is not None:
+        result[parts["zero"]] = _by_tile(weight_layout.unpack(zero, bits, blocks), tiles)
+    return result
+
+
+def _filled(rows: Array, tiles: int) -> Array:
+    """The rows, and zeros up to whole tiles."""
+    return np.pad(rows, ((0, tiles * TILE - len(rows)), (0, 0)))
+
+
+def _by_tile(rows: Array, tiles: int) -> Array:
+    """[F, C] -> [T, C, 16]."""
+    return np.ascontiguousarray(_filled(rows, tiles).reshape(tiles, TILE, -1).transpose(0, 2, 1))

@@ -1,0 +1,137 @@
+"""The path over tfm's own kernels: the library, and the weights as it reads them, in the user's cache.
+
+    CACHE/prepacked/NAME-HASH/    one for each bundle
+        kernels.data              `runtime.bundle.kernel_layout`, the same for all instruction sets
+        key.json                  {key, bundle: its path, size and sha256 of kernels.data}
+
+A bundle's graphs over kernels are read from the bundle, and their weights from there. What isn't as its key
+says is written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from ...refimpl.errors import BundleError, TfmError
+from ...refimpl.formats.file_bytes import FileBytes
+from ..bundle import kernel_layout, manifest, weight_layout
+from ..bundle.atomic_dir import replacing
+from ..bundle.bundle import Bundle
+from ..bundle.graph_io import Graph
+from ..bundle.manifest import MANIFEST
+from ..hub.cache_dir import cache_dir
+from ..kernels.library import SWITCH, Library, find
+from .prepacked_weights import drop_orphans
+from .session import one_line, open_session, options
+
+KEY = "key.json"
+LAYOUT = 1  # of kernels.data
+SPACE = 1.1  # of its bytes that must be free
+
+
+@dataclass(frozen=True)
+class KernelPath:
+    """What sessions over kernels need: the library, and the folder that holds a bundle's kernels.data."""
+
+    library: Library
+    weights: Path
+
+    @property
+    def name(self) -> str:
+        return f"kernels ({self.library.instruction_set})"
+
+    def session(self, bundle: Bundle, graph: Graph, threads: int | None) -> ort.InferenceSession:
+        """A session over the kernels' form of one of the bundle's graphs."""
+        session_options = options(threads)
+        with one_line(f"tfm's kernels can't be used ({SWITCH}=0 switches them off)"):
+            session_options.register_custom_ops_library(str(self.library.path))
+        place = self.weights / kernel_layout.GRAPHS[graph.file]  # only its folder counts
+        return open_session(place, "cpu", session_options, bundle.kernel_graph(graph))
+
+
+def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelPath | str:
+    """The path over kernels for a bundle on this machine's CPU, or one line that says why there is none.
+
+    `notify` hears of what is done only once: a library is tried, weights are written.
+    """
+    library = library_for(bundle, notify)
+    if isinstance(library, str):
+        return library
+    size = manifest.size(bundle.kernel_tensors)
+    folder, key = _folder(bundle), _key(bundle)
+    try:
+        if not _is_whole(folder, key, size):
+            drop_orphans(folder.parent)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
+                return f"the cache {cache_dir()} needs {size} bytes for their weights, {free} are free"
+            notify(f"arranging {size / 1e6:.1f} MB of weights for tfm's kernels, once")
+            with replacing(folder) as new:
+                write(bundle, new)
+                about = {"sha256": FileBytes(new / kernel_layout.DATA, BundleError).sha256(), "size": size}
+                text = json.dumps({"key": key, "bundle": str(bundle.path.resolve()), **about})
+                (new / KEY).write_text(text, encoding="utf-8")
+    except OSError as error:
+        return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
+    except TfmError as error:
+        return f"their weights can't be written: {error}"
+    return KernelPath(library, folder)
+
+
+def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
+    """The library that would compute a bundle on this machine, or one line that says why there is none."""
+    if reason := without_graphs(bundle):
+        return reason
+    library = find(lambda stage, done, total: notify(stage))
+    return library if isinstance(library, Library) else library.reason
+
+
+def without_graphs(bundle: Bundle) -> str:
+    """Why a bundle can't run on kernels anywhere; nothing if it can."""
+    names = manifest.kernel_graphs(bundle.manifest)
+    if not names:
+        return "they are for weights in blocks on ort-cpu"
+    if names[0] not in bundle.manifest.files:
+        return f"an older tfm wrote the bundle, without {names[0]}: export it again"
+    return ""
+
+
+def write(bundle: Bundle, folder: Path) -> None:
+    """Write kernels.data from a bundle's weights, a group at a time."""
+    places = bundle.kernel_tensors
+    with open(folder / kernel_layout.DATA, "wb") as file:
+        for group in bundle.manifest.groups.values():
+            stored = {name: bundle.tensor(name) for name in weight_layout.specs(group, bundle.dtype)}
+            for name, array in kernel_layout.store(group, stored).items():
+                file.write(bytes(places[name].offset - file.tell()))
+                file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _is_whole(folder: Path, key: str, size: int) -> bool:
+    """Whether a folder holds the kernels.data of this key, with the bytes that were written."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
+        stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        if stored.get("key") == key and stored.get("size") == size:
+            data = FileBytes(folder / kernel_layout.DATA, BundleError)
+            return len(data) == size and data.sha256() == stored.get("sha256")
+    return False
+
+
+def _folder(bundle: Bundle) -> Path:
+    path = bundle.path.resolve()
+    digest = hashlib.sha256(f"{path}/{kernel_layout.DATA}".encode()).hexdigest()
+    return cache_dir() / "prepacked" / f"{path.name[:80]}-{digest[:12]}"
+
+
+def _key(bundle: Bundle) -> str:
+    content = (bundle.path / MANIFEST).read_bytes()  # it holds the hashes of graph and weights
+    return hashlib.sha256(content + f"\0{LAYOUT}".encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Weights for tfm's own kernels: each code, scale and zero point is where the format says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.ops.quant import Blocks
+from tfm.runtime.bundle import kernel_layout, weight_layout
+from tfm.runtime.bundle.weight_formats import WeightFormat
+from tfm.runtime.bundle.weight_layout import Group
+
+
+@st.composite
+def groups(draw) -> tuple[Group, Blocks]:
+    """A matrix or a table that the kernels multiply with, as rows of blocks."""
+    table = draw(st.booleans(), label="table")
+    outputs, inputs = draw(st.integers(1, 50), label="outputs"), draw(st.integers(1, 300), label="inputs")
+    bits, block = draw(st.sampled_from([4, 8])), draw(st.sampled_from(kernel_layout.BLOCKS))
+    symmetric, minimum = draw(st.booleans(), label="symmetric"), draw(st.booleans(), label="minimum")
+    rng = np.random.default_rng(draw(st.integers(0, 2**32), label="seed"))
+    count = -(-inputs // block)
+    form = WeightFormat(bits, block, "block", symmetric=symmetric, minimum=minimum)
+    blocks = Blocks(
+        codes=rng.integers(0, 2**bits, (outputs, inputs), np.uint8),
+        scale=rng.standard_normal((outputs, count)).astype(np.float32),
+        zero=None if symmetric else rng.integers(0, 2**bits, (outputs, count), np.uint8),
+        minimum=rng.standard_normal((outputs, count)).astype(np.float32) if minimum else None,
+        bits=bits,
+        block=block,
+        axis=1,
+        activations="block",
+    )
+    name = "x.table" if table else "x"
+    shape = (outputs, inputs) if table else (inputs, outputs)
+    return Group(name, (name,), (shape,), "nbits", form), blocks
+
+
+@given(groups())
+def test_everything_is_where_the_format_says(drawn):
+    group, rows = drawn
+    leaf = rows if group.axis == 1 else weight_layout.quant.transpose(rows)
+    stored = weight_layout.store(group, {group.name: leaf})
+    tiles = kernel_layout.store(group, stored)
+    specs = kernel_layout.specs(group, "float32")
+    assert {name: (str(a.dtype), a.shape) for name, a in tiles.items()} == specs
+    assert all(array.flags.c_contiguous for array in tiles.values())
+    packed, scale = tiles[f"{group.name}.packed"], tiles[f"{group.name}.scale"]
+    outputs, inputs = rows.codes.shape
+    n, k = np.indices((outputs, inputs))
+    if rows.bits == 8:
+        codes = packed[n // 16, k // 4, n % 16, k % 4]
+    else:
+        codes = packed[n // 16, k // 8, n % 16, k % 4] >> (4 * (k // 4 % 2)) & 15
+    assert np.array_equal(codes, rows.codes)
+    n, c = np.indices(rows.scale.shape)
+    assert np.array_equal(scale[n // 16, c, n % 16], rows.scale)
+    if rows.zero is not None:
+        assert np.array_equal(tiles[f"{group.name}.zero"][n // 16, c, n % 16], rows.zero)
+    # The outputs that fill the last tile up are zeros, and so can't disturb a sum.
+    assert not scale[-1, :, outputs - 1 - 16 * (len(scale) - 1) + 1 :].any()
+    others = stored.keys() - {f"{group.name}.{field}" for field in ("packed", "scale", "zero")}
+    assert all(tiles[name] is stored[name] for name in others)
+
+
+@pytest.mark.parametrize(("block", "tiled"), [(8, False), (16, True), (128, True), (256, False)])
+def test_blocks_that_the_kernels_dont_know_stay_as_they_are(block, tiled):
+    form = WeightFormat(8, block, "block")
+    group = Group("x", ("x",), ((256, 3),), "nbits", form)
+    assert kernel_layout.is_tiled(group) == tiled
+    if not tiled:
+        assert kernel_layout.specs(group, "float32") == weight_layout.specs(group, "float32")
+    assert not kernel_layout.is_tiled(Group("x", ("x",), ((256, 3),), "float", None))

@@ -1,0 +1,200 @@
+"""Bundles over tfm's own kernels: outputs within their budgets, and weights that are as they were written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from helpers import tiny_models
+from tfm import runtime
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Config
+from tfm.refimpl.errors import BundleError
+from tfm.runtime.bundle import kernel_layout
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.hub.cache_dir import cache_dir
+from tfm.runtime.kernels.library import Library, find
+from tfm.runtime.ort import kernel_path
+from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.ort.kernel_path import KernelPath
+from tfm.runtime.verification.checks import kernels as check
+from tfm.runtime.verification.verify import verify
+
+CONFIGS: dict[str, Callable[[], Config]] = {
+    "biases, odd sizes": lambda: tiny_models.llama(bias=True, vocabulary=101, mlp=79, context=40),
+    "an output matrix of its own": lambda: tiny_models.llama(tied=False, context=40),
+    "a mixture": tiny_models.mixture,
+    "an encoder": tiny_models.encoder,
+    "an encoder and a decoder": tiny_models.encoder_decoder,
+}
+CASES = [*((name, "int8") for name in CONFIGS), ("biases, odd sizes", "int4")]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, kernels_on: Path, tmp_path: Path) -> None:
+    """Weights go to a cache of this test."""
+    library = find()
+    assert isinstance(library, Library), library
+    monkeypatch.setattr(kernel_path, "find", lambda *_: library)
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The bundle of a config in a quantization, made once."""
+    folder = tmp_path_factory.mktemp("kernels")
+
+    def made(name: str, quant: str) -> Path:
+        path = folder / name / quant
+        if not path.exists():
+            config = CONFIGS[name]()
+            save_checkpoint(folder / name / "model", config, tiny_models.weights(config))
+            export(open_checkpoint(folder / name / "model"), path, quant=quant, verify=False)
+        return path
+
+    return made
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+
+
+@pytest.mark.parametrize(("name", "quant"), CASES)
+def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> None:
+    path = bundles(name, quant)
+    for graph, over_kernels in kernel_layout.GRAPHS.items():
+        if not (path / graph).exists():
+            continue
+        plain, own = operators(path / graph), operators(path / over_kernels)
+        assert plain.count("MatMulNBits") == own.count("BlockLinear") > 0
+        assert plain.count("GatherBlockQuantized") == own.count("BlockGather")
+        assert not {"MatMulNBits", "GatherBlockQuantized"} & set(own)
+        if "biases" in name:
+            # 3 vectors a layer: of queries, keys and values together, of gate and up together, of the output
+            assert plain.count("Add") - own.count("Add") >= 6
+    report = verify(path)
+    rows = [row for row in report.rows if row.name.startswith("kernels (")]
+    assert not report.failed
+    assert {"largest error", "RMS error"} <= {row.name.rsplit(": ")[-1] for row in rows}
+    assert all(row.ok is not False for row in rows)
+    assert not (cache_dir() / "prepacked").exists()  # nothing is left of it
+
+
+def test_a_wrong_weight_is_seen(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of `verify` can fail: with the halves of all tiles exchanged it does."""
+    real = kernel_layout.store
+
+    def exchanged(group, stored):
+        tensors = real(group, stored)
+        packed = {name: array for name, array in tensors.items() if name.endswith(".packed")}
+        return tensors | {name: np.ascontiguousarray(array[..., ::-1]) for name, array in packed.items()}
+
+    monkeypatch.setattr(kernel_layout, "store", exchanged)
+    failed = [row.name for row in verify(bundles("biases, odd sizes", "int8")).failed]
+    assert failed
+    assert all(name.startswith("kernels (") for name in failed)
+
+
+def logits(engine: OrtEngine) -> np.ndarray:
+    return engine.step(np.array([[1, 2, 3]]), engine.start(1))[0]
+
+
+def over_kernels(path: Path) -> np.ndarray:
+    bundle = open_bundle(path)
+    chosen = kernel_path.choose(bundle)
+    assert isinstance(chosen, KernelPath), chosen
+    engine = OrtEngine(bundle, threads=1, kernels=chosen)
+    assert engine.path == f"kernels ({chosen.library.instruction_set})"
+    return logits(engine)
+
+
+def test_weights_are_written_once_and_again_if_they_changed(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bundles("biases, odd sizes", "int8")
+    told: list[str] = []
+    chosen = kernel_path.choose(open_bundle(path), told.append)
+    assert isinstance(chosen, KernelPath)
+    assert len(told) == 1
+    assert "once" in told[0]
+    expected = over_kernels(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel_path, "write", lambda *_: pytest.fail("they are there"))
+        assert np.array_equal(over_kernels(path), expected)
+    data, key = chosen.weights / kernel_layout.DATA, chosen.weights / "key.json"
+    sound, stated = data.read_bytes(), json.loads(key.read_text())
+    for damage in (sound[:-1], bytes([sound[0] ^ 1]) + sound[1:], b""):
+        data.write_bytes(damage)
+        assert np.array_equal(over_kernels(path), expected)
+        assert data.read_bytes() == sound
+    for text in (json.dumps(stated | {"key": "0"}), "[" * 100_000, "[]", ""):
+        key.write_text(text)
+        assert np.array_equal(over_kernels(path), expected)
+        assert json.loads(key.read_text()) == stated
+
+
+def test_a_cache_without_room_is_a_reason(bundles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle = open_bundle(bundles("biases, odd sizes", "int8"))
+    monkeypatch.setattr(kernel_path.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    reason = kernel_path.choose(bundle)
+    assert isinstance(reason, str)
+    assert "bytes for their weights, 1 are free" in reason
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path / "file"))
+    assert "can't hold their weights" in str(kernel_path.choose(bundle))
+
+
+def test_bundles_without_kernels_say_why(bundles, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(bundles("biases, odd sizes", "int8").parent / "model")
+    export(checkpoint, tmp_path / "fp32", quant="fp32", verify=False)
+    assert not (tmp_path / "fp32" / "kernels.onnx").exists()
+    reason = kernel_path.choose(open_bundle(tmp_path / "fp32"))
+    assert reason == "they are for weights in blocks on ort-cpu"
+    # One as an older tfm wrote it.
+    export(checkpoint, tmp_path / "old", quant="int8", verify=False)
+    for name in ("kernels.onnx", "certificate.json"):
+        (tmp_path / "old" / name).unlink()
+    manifest = json.loads((tmp_path / "old" / "tfm.json").read_text())
+    del manifest["files"]["kernels.onnx"]
+    (tmp_path / "old" / "tfm.json").write_text(json.dumps(manifest))
+    bundle = open_bundle(tmp_path / "old")
+    assert "an older tfm wrote the bundle" in str(kernel_path.choose(bundle))
+    assert runtime.load(tmp_path / "old").engine.path == "ONNX Runtime"
+    assert not verify(tmp_path / "old").failed
+
+
+def test_load_takes_kernels(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bundles("biases, odd sizes", "int8")
+    assert runtime.load(path).engine.path.startswith("kernels (")
+    monkeypatch.setattr(kernel_path, "find", find)
+    monkeypatch.setenv("TFM_KERNELS", "0")
+    assert runtime.load(path).engine.path == "ONNX Runtime"
+    (row,) = (row for row in verify(path).rows if row.name == check.SUBJECT)
+    assert (row.result, row.note) == ("not checked", "TFM_KERNELS=0 switches them off")
+
+
+@pytest.mark.parametrize("change", ["operator", "place", "size"])
+def test_a_hostile_graph_is_refused(bundles, change: str) -> None:
+    bundle = open_bundle(bundles("biases, odd sizes", "int8"))
+    path = bundle.path / "kernels.onnx"
+    sound = path.read_bytes()
+    model = onnx.load(path, load_external_data=False)
+    weight = next(i for i in model.graph.initializer if i.name.endswith(".packed"))
+    if change == "operator":
+        model.graph.node[0].op_type = "Loop"
+    elif change == "place":
+        weight.external_data[0].value = "../kernels.data"
+    else:
+        weight.dims[0] += 1
+    try:
+        path.write_bytes(model.SerializeToString())
+        chosen = kernel_path.choose(bundle)
+        assert isinstance(chosen, KernelPath)
+        with pytest.raises(BundleError, match="isn't a graph that an export writes"):
+            OrtEngine(bundle, threads=1, kernels=chosen)
+    finally:
+        path.write_bytes(sound)
