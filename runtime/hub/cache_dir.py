@@ -4,6 +4,7 @@
     bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
     prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_path`
     kernels/KEY                       see `runtime.kernels.library`
+    checked/HASH                      see `checked_bundles`
 
 Each is there whole or not at all.
 """

@@ -17,6 +17,7 @@ from ...refimpl.decoding.speculative import DraftModel
 from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import ArgumentError, LimitError, TfmError
 from ..bundle.bundle import open_bundle
+from ..hub.checked_bundles import checking
 from ..ort import kernel_path
 from ..ort.engine import OrtEngine
 from ..progress import Progress, silent
@@ -220,14 +221,15 @@ def load(
     threads: int | None = None,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """The model of a bundle; its files' hashes are checked while the session starts.
+    """The model of a bundle; its files' hashes are checked while the session starts, unless they were before
+    (`hub.checked_bundles`).
 
     `notify` gets lines for a person, as of a first start that takes longer.
     """
     bundle = open_bundle(Path(path))
     if bundle.code_replaced_by:
         notify(describe(bundle.code_replaced_by))
-    checked = bundle.checking()
+    checked = checking(bundle)
     try:
         if bundle.chat_template is not None:
             SHARED.start()  # it is ready before the session is

@@ -31,7 +31,7 @@ from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.runtime.analysis import speed
 from tfm.runtime.bundle import atomic_dir
 from tfm.runtime.bundle.bundle import Bundle
-from tfm.runtime.hub import locate
+from tfm.runtime.hub import checked_bundles, locate
 from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.hub.model_names import CATALOGUE
 from tfm.runtime.kernels import compilers, probe
@@ -84,6 +84,19 @@ def test_drafts_change_no_token(tfm, bundle):
         told = tfm(*command, "--draft", draft).json
         assert (told["tokens"], told["finish_reason"]) == (expected["tokens"], expected["finish_reason"])
         assert told.keys() == expected.keys()
+
+
+def test_files_are_hashed_once_and_by_verify_always(tfm, bundle, monkeypatch, tmp_path):
+    hashed, check = [], Bundle.check_hashes
+    monkeypatch.setattr(Bundle, "check_hashes", lambda self: (hashed.append(1), check(self)))
+    monkeypatch.setattr(checked_bundles, "SMALLEST", 0)
+    monkeypatch.setattr(checked_bundles, "TICK_NS", -(2**62))
+    monkeypatch.setenv("TFM_CACHE", str(tmp_path))
+    texts = [tfm("generate", "abc", "--model", bundle, "-n", 2, "--greedy").out for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert len(hashed) == 1
+    tfm("verify", bundle)
+    assert len(hashed) > 1
 
 
 def test_a_draft_with_another_tokenizer_is_usage(tfm, checkpoint, tmp_path):

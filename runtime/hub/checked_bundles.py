@@ -1,0 +1,79 @@
+"""Which bundles were found whole on this machine, so that a start doesn't read all their bytes again.
+
+    CACHE/checked/HASH    for the bundle at one path: the SHA-256 of what the system said of its files when
+                          their hashes, and that their numbers are finite, were checked
+
+A file with the inode, size and times of then has the bytes of then: each change sets its ctime, which no
+program can choose. What a record can't know: bytes that changed on the disk itself, and a clock that was set
+back. `Bundle.check_hashes`, and so `verify`, never asks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ...refimpl.errors import TfmError
+from ...refimpl.formats.file_bytes import read_file
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import DATA, MANIFEST
+from .cache_dir import cache_dir
+
+CHECKS = 1  # raised where `Bundle.check_hashes` begins to look at something else
+SMALLEST = 16 * 2**20  # bytes of weights; fewer are read at once
+# A file may change without another ctime as long as the clock of its file system doesn't tick, at most 2 s.
+TICK_NS = 2 * 10**9
+
+
+def checking(bundle: Bundle) -> Callable[[], None]:
+    """As `Bundle.checking`, but of a bundle that is as it was when it was checked nothing is read."""
+    state = _state(bundle)
+    if state is None:
+        return bundle.checking()
+    record = cache_dir() / "checked" / hashlib.sha256(str(bundle.path.resolve()).encode()).hexdigest()[:24]
+    with suppress(TfmError):  # there is none
+        if read_file(record, len(state)) == state:
+            return lambda: None
+    checked = bundle.checking()
+
+    def wait() -> None:
+        checked()
+        if _state(bundle) == state:  # nothing changed meanwhile
+            with suppress(OSError):  # a cache that can't be written: the next start reads all again
+                _write(record, state)
+
+    return wait
+
+
+def _state(bundle: Bundle) -> bytes | None:
+    """What the manifest and the system say of a bundle's files; None where no record of it can be trusted."""
+    files = bundle.manifest.files
+    if os.name != "posix" or files[DATA].size < SMALLEST:  # Windows' ctime is a file's creation
+        return None
+    try:
+        status = [(bundle.path / name).lstat() for name in (MANIFEST, *sorted(files))]
+    except OSError:  # the check says which one is missing
+        return None
+    if max(s.st_ctime_ns for s in status) > time.time_ns() - TICK_NS:
+        return None
+    stamps = [(s.st_dev, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in status]
+    stated = [(name, files[name].sha256) for name in sorted(files)]
+    return hashlib.sha256(repr((CHECKS, stamps, stated)).encode()).hexdigest().encode()
+
+
+def _write(record: Path, state: bytes) -> None:
+    """Write a record for this user alone, whole or not at all."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    number, new = tempfile.mkstemp(dir=record.parent, prefix=".")  # with mode 0600
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(state)
+        os.replace(new, record)
+    except OSError:
+        Path(new).unlink(missing_ok=True)
+        raise
