@@ -12,7 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from helpers import browser
+from helpers import browser, gcc
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import Platform
 
@@ -38,11 +38,11 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine can't run, unless -m asks for it by name: tests in a browser, and tests of
-    compiled kernels where there is no C++ compiler."""
-    left_out = []
-    if config.option.markexpr != "browser" and not browser.chromium():
-        left_out += [item for item in items if item.get_closest_marker("browser")]
+    """Leave out what this machine can't run, unless -m asks for it by name: tests in a browser, tests with
+    GCC and an emulator, and tests of compiled kernels where there is no C++ compiler."""
+    there = {"browser": browser.chromium(), "gcc": gcc.tools()}
+    marks = [mark for mark, found in there.items() if not found and config.option.markexpr != mark]
+    left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
     kernels = [item for item in items if "kernels_library" in getattr(item, "fixturenames", ())]
     for item in kernels:
         item.add_marker("compiler")

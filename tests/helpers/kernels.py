@@ -9,27 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from tfm.refimpl.ops.quant import Blocks
+from tfm.runtime.kernels.probe_program import BlockMatrix, Pool, Run
 
 TILE = 16
 # All that the library may have; a processor has some of them.
-INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2")
+INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "neon")
 
-Task = c.CFUNCTYPE(None, c.c_void_p, c.c_size_t)
-Run = c.CFUNCTYPE(None, c.c_void_p, Task, c.c_size_t, c.c_void_p)
 # Runs a task for 0 .. count - 1, in an order of its own.
 Runner = Callable[[Callable[[int], None], int], None]
 GUARD = 0xA5
-
-
-class BlockMatrix(c.Structure):
-    _fields_ = [
-        *((name, c.c_void_p) for name in ("codes", "scales", "zeros")),
-        *((name, c.c_int32) for name in ("outputs", "inputs", "columns", "block", "bits")),
-    ]
-
-
-class Pool(c.Structure):
-    _fields_ = [("owner", c.c_void_p), ("run", Run)]
 
 
 MATRIX = c.POINTER(BlockMatrix)

@@ -76,9 +76,8 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
 // The codes of a tile of 4 bits as 8 bits each: registers hold bytes.
 const uint8_t *widen(const uint8_t *at, int inputs, uint8_t *wide) {
     for (int k = 0; k < inputs; k += 8, at += 64) {
-        Amx::Codes both = Amx::codes(at);
-        _mm512_storeu_si512(wide + k * TILE, Amx::low(both));
-        _mm512_storeu_si512(wide + (k + 4) * TILE, Amx::high(both));
+        _mm512_storeu_si512(wide + k * TILE, Amx::low(at));
+        _mm512_storeu_si512(wide + (k + 4) * TILE, Amx::high(at));
     }
     return wide;
 }

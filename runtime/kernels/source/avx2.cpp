@@ -1,4 +1,5 @@
 // Kernels for AVX2.
+#if defined(__x86_64__)
 #include "target.h"
 
 TARGET("avx2")
@@ -20,3 +21,4 @@ size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
 
 extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather};
 TARGET_END
+#endif

@@ -10,6 +10,7 @@ namespace {
 
 struct Avx2 {
     static constexpr bool FIXED = false;
+    static constexpr int MIDDLE = 0;
     struct Floats {
         __m256 a, b;
     };
@@ -102,8 +103,12 @@ struct Avx2Bytes : Avx2 {
         return x;
     }
     static Codes codes(const uint8_t *at) { return load_bytes(at); }
-    static Codes low(Codes x) { return {and_all(x.a, 0x0f0f), and_all(x.b, 0x0f0f)}; }
-    static Codes high(Codes x) { return low({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+    static Codes halves(Codes x) { return {and_all(x.a, 0x0f0f), and_all(x.b, 0x0f0f)}; }
+    static Codes low(const uint8_t *at) { return halves(codes(at)); }
+    static Codes high(const uint8_t *at) {
+        Codes x = codes(at);
+        return halves({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+    }
     static Ints dot(Ints sum, Codes w, Four x) {
         __m256i four = _mm256_set1_epi32(x), ones = _mm256_set1_epi16(1);
         Ints pairs = {_mm256_maddubs_epi16(w.a, four), _mm256_maddubs_epi16(w.b, four)};

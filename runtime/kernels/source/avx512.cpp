@@ -1,4 +1,5 @@
 // Kernels for AVX512 with VNNI, and with AMX for products of many rows.
+#if defined(__x86_64__)
 #include "target.h"
 
 TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
@@ -10,3 +11,4 @@ TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
 extern const Kernels avx512_kernels = {"avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather};
 extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather};
 TARGET_END
+#endif

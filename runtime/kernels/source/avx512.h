@@ -10,7 +10,8 @@ namespace {
 struct Avx512 {
     static constexpr int ROWS = 12;  // rows whose sums stay in registers beside one load of codes
     static constexpr bool FIXED = false;
-    static constexpr int BITS = 0;  // of a matrix's codes; 0: 8 or 4
+    static constexpr int BITS = 0;    // of a matrix's codes; 0: 8 or 4
+    static constexpr int MIDDLE = 0;  // what `codes` takes off codes of 8 bits
     using Floats = __m512;
     using Ints = __m512i;
     using Codes = __m512i;  // four inputs of each output
@@ -36,8 +37,9 @@ struct Avx512 {
         return x;
     }
     static Codes codes(const uint8_t *at) { return _mm512_loadu_si512(at); }
-    static Codes low(Codes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
-    static Codes high(Codes x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+    // Codes of 4 bits.
+    static Codes low(const uint8_t *at) { return _mm512_and_si512(codes(at), _mm512_set1_epi8(15)); }
+    static Codes high(const uint8_t *at) { return _mm512_and_si512(_mm512_srli_epi16(codes(at), 4), _mm512_set1_epi8(15)); }
     static Ints dot(Ints sum, Codes w, Four x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
 
     static int32_t largest_bits(const float *x, int block) {

@@ -1,4 +1,5 @@
 // Kernels for AVX2 with AVX-VNNI.
+#if defined(__x86_64__)
 #include "target.h"
 
 TARGET("avx2,avxvnni")
@@ -8,3 +9,4 @@ TARGET("avx2,avxvnni")
 
 extern const Kernels avx_vnni_kernels = {"avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather};
 TARGET_END
+#endif

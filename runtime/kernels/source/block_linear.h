@@ -103,6 +103,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
         // x . (w - zero) = x . w - zero * sum(x): the second part is where the sum begins.
         typename Set::Ints z = Set::all(1 << (BITS - 1));
         if (zero) z = Set::bytes(zero + c * TILE);
+        if constexpr (BITS == 8 && Set::MIDDLE != 0) z = Set::add(z, Set::all(-Set::MIDDLE));
         for (int r = 0; r < R; r++) {
             dot[r][0] = Set::short_mul(z, Set::all(-sum[r]));  // 16 bits hold a sum of 128 codes
             for (int i = 1; i < CHAINS; i++) dot[r][i] = Set::ints();
@@ -113,8 +114,8 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
             for (int g = 0; g < 4; g++) {
                 typename Set::Codes four;
                 if constexpr (BITS == 8) four = Set::codes(at + g * TILE * 4);
-                else if (g % 2 == 0) four = Set::low(Set::codes(at + g / 2 * TILE * 4));
-                else four = Set::high(Set::codes(at + g / 2 * TILE * 4));
+                else if (g % 2 == 0) four = Set::low(at + g / 2 * TILE * 4);
+                else four = Set::high(at + g / 2 * TILE * 4);
 #pragma GCC unroll 16
                 for (int r = 0; r < R; r++) dot[r][g % CHAINS] = Set::dot(dot[r][g % CHAINS], four, x[g * R + r]);
             }

@@ -3,6 +3,16 @@
 
 #include <string.h>
 
+namespace {
+
+// Each platform has an array `sets` of these, the fastest first.
+struct Available {
+    const Kernels *kernels;
+    bool (*available)();
+};
+
+}  // namespace
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -53,21 +63,47 @@ bool has_amx() {
 #endif
 }
 
-// The fastest first.
-const struct {
-    const Kernels *kernels;
-    bool (*available)();
-} sets[] = {
+constexpr Available sets[] = {
     {&amx_kernels, has_amx},
     {&avx512_kernels, has_avx512_vnni},
     {&avx_vnni_kernels, has_avx_vnni},
     {&avx2_kernels, has_avx2},
 };
 
-const char *chosen;
+}  // namespace
+
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+extern const Kernels neon_kernels, neon_dotprod_kernels;
+
+namespace {
+
+bool has_neon() { return true; }
+
+bool has_neon_dotprod() {
+#if defined(__linux__)
+    constexpr unsigned long ASIMDDP = 1 << 20;
+    return getauxval(AT_HWCAP) & ASIMDDP;
+#elif defined(__APPLE__)
+    return true;
+#else
+    return false;
+#endif
+}
+
+constexpr Available sets[] = {{&neon_dotprod_kernels, has_neon_dotprod}, {&neon_kernels, has_neon}};
 
 }  // namespace
 #endif
+
+namespace {
+
+const char *chosen;
+
+}  // namespace
 
 extern "C" {
 bool tfm_use(const char *instruction_set) {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import kernels, onnx_nodes
+from helpers.kernel_cases import VALUES, Case, normal, table
 from helpers.kernels import Kernels, Packed, bits_of, gather, linear, pack
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,48 +33,6 @@ def sets(library: Any) -> dict[str, Kernels]:
     return found
 
 
-def table(rng: np.random.Generator, N: int, K: int, *, bits: int, block: int, zero: bool) -> Blocks:
-    """A random matrix [N, K] with blocks along K."""
-    C = -(-K // block)
-    codes = rng.integers(0, 2**bits, (N, K)).astype(np.uint8)
-    scale = (rng.standard_normal((N, C)) * 10.0 ** rng.integers(-3, 2)).astype(np.float32)
-    zeros = rng.integers(0, 2**bits, (N, C)).astype(np.uint8) if zero else None
-    return Blocks(codes, scale, zeros, None, bits, block, 1, "block")
-
-
-def normal(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
-    return rng.standard_normal((M, K)) * 10.0 ** rng.integers(-4, 4, (M, 1))
-
-
-def tied(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
-    """Multiples of half a step, of which half lie between two codes."""
-    x = rng.integers(-254, 255, (M, K)) / 2
-    x[:, ::16] = 127
-    return x
-
-
-def strange(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
-    """Each row has zeros, subnormal or huge numbers in some blocks, and one in three isn't finite."""
-    x = rng.standard_normal((M, K))
-    factors = [0, -0.0, 1e-45, 1e-39, 3.7e-37, 3.8e-37, 1e30, 1e38]
-    x *= np.repeat(rng.choice(factors, (M, -(-K // 16))), 16, axis=1)[:, :K]
-    for m in np.flatnonzero(rng.random(M) < 1 / 3):
-        x[m, rng.integers(K)] = rng.choice([np.nan, np.inf, -np.inf])
-    return np.clip(x, -3.4e38, 3.4e38, where=np.isfinite(x), out=x)
-
-
-@dataclass(frozen=True)
-class Case:
-    w: Blocks
-    x: np.ndarray
-    bias: np.ndarray | None
-
-    def expected(self) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):
-            y = quant.linear_blocks(self.x[None], quant.transpose(self.w))[0]
-            return y if self.bias is None else y + self.bias
-
-
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Any number of outputs and inputs, and of rows from none to several panels of them."""
@@ -82,7 +41,7 @@ def cases(draw: st.DrawFn) -> Case:
     N, K = draw(st.integers(1, 50)), draw(st.integers(1, 4 * block))
     bits, zero = draw(st.sampled_from((8, 4))), draw(st.booleans())
     M = draw(st.one_of(st.integers(0, 17), st.integers(18, 70)))
-    values = draw(st.sampled_from((normal, tied, strange)))
+    values = draw(st.sampled_from(VALUES))
     bias = rng.standard_normal(N).astype(np.float32) if draw(st.booleans()) else None
     x = values(rng, M, K).astype(np.float32)
     return Case(table(rng, N, K, bits=bits, block=block, zero=zero), x, bias)

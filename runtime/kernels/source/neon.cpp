@@ -1,0 +1,8 @@
+// Kernels for NEON.
+#if defined(__aarch64__)
+#include "block_gather.h"
+#include "block_linear.h"
+#include "neon.h"
+
+extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather};
+#endif

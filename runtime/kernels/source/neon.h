@@ -1,0 +1,108 @@
+// NEON: sixteen outputs are four registers. Products are of signed bytes, so that 128 is taken off codes of 8 bits.
+#pragma once
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct Neon {
+    static constexpr int ROWS = 4, BITS = 0, MIDDLE = 128;
+    static constexpr bool FIXED = false;
+    struct Floats {
+        float32x4_t of[4];
+    };
+    struct Ints {
+        int32x4_t of[4];
+    };
+    struct Codes {
+        uint8x16_t of[4];
+    };
+    using Four = int32_t;
+
+    // The registers f(0) .. f(3).
+    template <class All, class F>
+    static All each(F f) {
+        return {f(0), f(1), f(2), f(3)};
+    }
+
+    static Floats zero() { return all(0.0f); }
+    static Floats load(const float *at) {
+        return each<Floats>([=](int i) { return vld1q_f32(at + 4 * i); });
+    }
+    static void store(float *at, Floats x) {
+        for (int i = 0; i < 4; i++) vst1q_f32(at + 4 * i, x.of[i]);
+    }
+    static Floats add(Floats x, Floats y) {
+        return each<Floats>([=](int i) { return vaddq_f32(x.of[i], y.of[i]); });
+    }
+    static Floats mul(Floats x, Floats y) {
+        return each<Floats>([=](int i) { return vmulq_f32(x.of[i], y.of[i]); });
+    }
+    static Floats all(float x) {
+        return each<Floats>([=](int) { return vdupq_n_f32(x); });
+    }
+    static Floats floats(Ints x) {
+        return each<Floats>([=](int i) { return vcvtq_f32_s32(x.of[i]); });
+    }
+
+    static Ints ints() { return all(0); }
+    static Ints all(int32_t x) {
+        return each<Ints>([=](int) { return vdupq_n_s32(x); });
+    }
+    static Ints add(Ints x, Ints y) {
+        return each<Ints>([=](int i) { return vaddq_s32(x.of[i], y.of[i]); });
+    }
+    static Ints short_mul(Ints x, Ints y) {
+        return each<Ints>([=](int i) { return vmulq_s32(x.of[i], y.of[i]); });
+    }
+    static Ints bytes(const uint8_t *at) {
+        uint8x16_t x = vld1q_u8(at);
+        uint16x8_t low = vmovl_u8(vget_low_u8(x)), high = vmovl_u8(vget_high_u8(x));
+        auto four = [](uint16x4_t x) { return vreinterpretq_s32_u32(vmovl_u16(x)); };
+        return {four(vget_low_u16(low)), four(vget_high_u16(low)), four(vget_low_u16(high)), four(vget_high_u16(high))};
+    }
+
+    static Four four(const int8_t *codes) {
+        Four x;
+        memcpy(&x, codes, sizeof x);
+        return x;
+    }
+    static Codes codes(const uint8_t *at) {
+        return each<Codes>([=](int i) { return veorq_u8(vld1q_u8(at + 16 * i), vdupq_n_u8(MIDDLE)); });
+    }
+    static Codes low(const uint8_t *at) {
+        return each<Codes>([=](int i) { return vandq_u8(vld1q_u8(at + 16 * i), vdupq_n_u8(15)); });
+    }
+    static Codes high(const uint8_t *at) {
+        return each<Codes>([=](int i) { return vshrq_n_u8(vld1q_u8(at + 16 * i), 4); });
+    }
+    // The products of two pairs are at most 2 * 128 * 127.
+    static Ints dot(Ints sum, Codes w, Four x) {
+        int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(x));
+        return each<Ints>([=](int i) {
+            int8x16_t codes = vreinterpretq_s8_u8(w.of[i]);
+            int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(four));
+            return vpadalq_s16(sum.of[i], vpaddq_s16(low, vmull_high_s8(codes, four)));
+        });
+    }
+
+    static int32_t largest_bits(const float *x, int block) {
+        int32x4_t most = vdupq_n_s32(0);
+        for (int i = 0; i < block; i += 4) most = vmaxq_s32(most, vreinterpretq_s32_f32(vabsq_f32(vld1q_f32(x + i))));
+        return vmaxvq_s32(most);
+    }
+    static int32_t round(const float *x, float factor, int block, int8_t *codes) {
+        int32x4_t sum = vdupq_n_s32(0);
+        for (int i = 0; i < block; i += 8) {
+            int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), factor));
+            int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), factor));
+            sum = vaddq_s32(sum, vaddq_s32(a, b));
+            vst1_s8(codes + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
+        }
+        return vaddvq_s32(sum);
+    }
+};
+
+}  // namespace

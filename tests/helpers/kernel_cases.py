@@ -1,0 +1,64 @@
+"""Products of random blocks with rows that are usual, halfway between codes, or strange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tfm.refimpl.ops import quant
+from tfm.refimpl.ops.quant import Blocks
+
+
+def table(rng: np.random.Generator, N: int, K: int, *, bits: int, block: int, zero: bool) -> Blocks:
+    """A random matrix [N, K] with blocks along K."""
+    C = -(-K // block)
+    codes = rng.integers(0, 2**bits, (N, K)).astype(np.uint8)
+    scale = (rng.standard_normal((N, C)) * 10.0 ** rng.integers(-3, 2)).astype(np.float32)
+    zeros = rng.integers(0, 2**bits, (N, C)).astype(np.uint8) if zero else None
+    return Blocks(codes, scale, zeros, None, bits, block, 1, "block")
+
+
+def normal(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
+    return rng.standard_normal((M, K)) * 10.0 ** rng.integers(-4, 4, (M, 1))
+
+
+def tied(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
+    """Multiples of half a step, of which half lie between two codes."""
+    x = rng.integers(-254, 255, (M, K)) / 2
+    x[:, ::16] = 127
+    return x
+
+
+def strange(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
+    """Each row has zeros, subnormal or huge numbers in some blocks, and one in three isn't finite."""
+    x = rng.standard_normal((M, K))
+    factors = [0, -0.0, 1e-45, 1e-39, 3.7e-37, 3.8e-37, 1e30, 1e38]
+    x *= np.repeat(rng.choice(factors, (M, -(-K // 16))), 16, axis=1)[:, :K]
+    for m in np.flatnonzero(rng.random(M) < 1 / 3):
+        x[m, rng.integers(K)] = rng.choice([np.nan, np.inf, -np.inf])
+    return np.clip(x, -3.4e38, 3.4e38, where=np.isfinite(x), out=x)
+
+
+@dataclass(frozen=True)
+class Case:
+    w: Blocks
+    x: np.ndarray
+    bias: np.ndarray | None
+
+    def expected(self) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = quant.linear_blocks(self.x[None], quant.transpose(self.w))[0]
+            return y if self.bias is None else y + self.bias
+
+
+VALUES = (normal, tied, strange)
+
+
+def random_case(seed: int) -> Case:
+    """Of any size that fills a few tiles of outputs, blocks of inputs and panels of rows."""
+    rng = np.random.default_rng(seed)
+    block, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice([8, 4]))
+    N, K, M = (int(n) for n in rng.integers((1, 1, 0), (50, 4 * block, 70)))
+    bias = rng.standard_normal(N).astype(np.float32) if rng.random() < 0.5 else None
+    x = VALUES[seed % len(VALUES)](rng, M, K).astype(np.float32)
+    return Case(table(rng, N, K, bits=bits, block=block, zero=rng.random() < 0.5), x, bias)

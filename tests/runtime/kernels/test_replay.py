@@ -1,0 +1,88 @@
+"""A program of kernels alone: for another architecture, and under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import gcc, kernels
+from helpers.kernel_cases import Case, random_case
+from helpers.kernels import bits_of, pack
+from tfm.refimpl.ops import quant
+
+SOURCES = Path(__file__).parents[3] / "runtime/kernels/source"
+FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti")
+
+
+def compiled(compiler: str, out: Path, *flags: str) -> Path:
+    """The program replay.cpp with all kernels, but for the operators of ONNX Runtime."""
+    files = [file for file in SOURCES.glob("*.cpp") if file.name != "ort_ops.cpp"]
+    program = Path(__file__).with_name("replay.cpp")
+    subprocess.run([compiler, *FLAGS, *flags, f"-I{SOURCES}", "-o", out, program, *files], check=True)
+    return out
+
+
+def looked_up(case: Case) -> np.ndarray:
+    """Ids of rows: the last one, and every third."""
+    N = case.w.shape[0]
+    return np.array([N - 1, *range(0, N, 3)], np.int64)
+
+
+def content(case: Case) -> bytes:
+    """A case as replay.cpp reads it."""
+    w, ids, (M, K) = pack(case.w), looked_up(case), case.x.shape
+    header = (w.outputs, K, w.block, w.bits, w.zeros is not None, case.bias is not None, M, len(ids))
+    arrays = [np.array(header, np.int32), w.codes, w.scales, w.zeros, case.bias, case.x, ids]
+    return b"".join(a.tobytes() for a in arrays if a is not None)
+
+
+def check(command: list[str], cases: list[Case]) -> bool:
+    """Every result has the specification's bits; False where the processor has no such instruction set."""
+    # Memory for this check of g++ isn't aligned to 64, as registers of AVX512 need (GCC's bug 110027).
+    options = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+    done = subprocess.run(command, input=b"".join(map(content, cases)), capture_output=True, env=options)
+    if done.returncode == 3:
+        return False
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    got, start = np.frombuffer(done.stdout, np.float32), 0
+    for i, case in enumerate(cases):
+        for expected in (case.expected(), quant.rows(case.w, looked_up(case)[None])[0]):
+            part = got[start : start + expected.size].reshape(expected.shape)
+            start += expected.size
+            assert np.array_equal(bits_of(part), bits_of(expected)), f"{command}: case {i}"
+    assert start == got.size
+    return True
+
+
+@pytest.fixture
+def tools() -> gcc.Tools:
+    found = gcc.tools()
+    assert found is not None, (
+        f"on PATH must be {gcc.NAMES}: apt-get install g++ g++-aarch64-linux-gnu qemu-user"
+    )
+    return found
+
+
+@pytest.mark.gcc
+def test_neon_is_the_specification_bit_for_bit(tools: gcc.Tools, tmp_path: Path):
+    """Emulated: a processor with the dot product, and one without."""
+    program = compiled(tools.arm_compiler, tmp_path / "replay", "-O2", "-static")
+    cases = [random_case(seed) for seed in range(40)]
+    for processor, both in (("max", True), ("cortex-a57", False)):
+        run = [tools.emulator, "-cpu", processor, str(program)]
+        assert check([*run, "neon"], cases)
+        assert check([*run, "neon-dotprod"], cases) == both
+
+
+@pytest.mark.gcc
+@pytest.mark.long
+def test_kernels_touch_no_memory_but_their_own(tools: gcc.Tools, tmp_path: Path):
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    sanitize = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    program = compiled(tools.compiler, tmp_path / "replay", *sanitize)
+    cases = [random_case(seed) for seed in range(60)]
+    found = [name for name in kernels.INSTRUCTION_SETS if check([str(program), name], cases)]
+    assert found
