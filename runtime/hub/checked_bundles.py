@@ -1,7 +1,7 @@
 """Which bundles were found whole on this machine, so that a start doesn't read all their bytes again.
 
-    CACHE/checked/HASH    for the bundle at one path: the SHA-256 of what the system said of its files when
-                          their hashes, and that their numbers are finite, were checked
+    CACHE/checked/HASH    for the bundle at one path, or weights made of one: the SHA-256 of what the system
+                          said of the files when their hashes, and that their numbers are finite, were checked
 
 A file with the inode, size and times of then has the bytes of then: each change sets its ctime, which no
 program can choose. What a record can't know: bytes that changed on the disk itself, and a clock that was set
@@ -14,7 +14,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,19 +33,14 @@ TICK_NS = 2 * 10**9
 def checking(bundle: Bundle) -> Callable[[], None]:
     """As `Bundle.checking`, but of a bundle that is as it was when it was checked nothing is read."""
     state = _state(bundle)
-    if state is None:
-        return bundle.checking()
-    record = cache_dir() / "checked" / hashlib.sha256(str(bundle.path.resolve()).encode()).hexdigest()[:24]
-    with suppress(TfmError):  # there is none
-        if read_file(record, len(state)) == state:
-            return lambda: None
+    if is_recorded(bundle.path, state):
+        return lambda: None
     checked = bundle.checking()
 
     def wait() -> None:
         checked()
         if _state(bundle) == state:  # nothing changed meanwhile
-            with suppress(OSError):  # a cache that can't be written: the next start reads all again
-                _write(record, state)
+            record(bundle.path, state)
 
     return wait
 
@@ -53,27 +48,50 @@ def checking(bundle: Bundle) -> Callable[[], None]:
 def _state(bundle: Bundle) -> bytes | None:
     """What the manifest and the system say of a bundle's files; None where no record of it can be trusted."""
     files = bundle.manifest.files
-    if os.name != "posix" or files[DATA].size < SMALLEST:  # Windows' ctime is a file's creation
+    if files[DATA].size < SMALLEST:
+        return None
+    paths = [bundle.path / name for name in (MANIFEST, *sorted(files))]
+    return state_of(paths, [(name, files[name].sha256) for name in sorted(files)])
+
+
+def state_of(files: Sequence[Path], expected: object) -> bytes | None:
+    """What the system says of files, and what is expected of their bytes; None where it can't be trusted."""
+    if os.name != "posix":  # Windows' ctime is a file's creation
         return None
     try:
-        status = [(bundle.path / name).lstat() for name in (MANIFEST, *sorted(files))]
+        status = [path.lstat() for path in files]
     except OSError:  # the check says which one is missing
         return None
     if max(s.st_ctime_ns for s in status) > time.time_ns() - TICK_NS:
         return None
     stamps = [(s.st_dev, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in status]
-    stated = [(name, files[name].sha256) for name in sorted(files)]
-    return hashlib.sha256(repr((CHECKS, stamps, stated)).encode()).hexdigest().encode()
+    return hashlib.sha256(repr((CHECKS, stamps, expected)).encode()).hexdigest().encode()
 
 
-def _write(record: Path, state: bytes) -> None:
-    """Write a record for this user alone, whole or not at all."""
-    record.parent.mkdir(parents=True, exist_ok=True)
-    number, new = tempfile.mkstemp(dir=record.parent, prefix=".")  # with mode 0600
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(state)
-        os.replace(new, record)
-    except OSError:
-        Path(new).unlink(missing_ok=True)
-        raise
+def is_recorded(path: Path, state: bytes | None) -> bool:
+    """Whether the files at a path were checked in this state."""
+    with suppress(TfmError):  # there is no record
+        return state is not None and read_file(_record(path), len(state)) == state
+    return False
+
+
+def record(path: Path, state: bytes | None) -> None:
+    """Record the state in which the files at a path were found whole, for this user alone."""
+    if state is None:
+        return
+    place = _record(path)
+    with suppress(OSError):  # a cache that can't be written: the next start reads all again
+        place.parent.mkdir(parents=True, exist_ok=True)
+        number, new = tempfile.mkstemp(dir=place.parent, prefix=".")  # with mode 0600
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(state)
+            os.replace(new, place)
+        except OSError:
+            Path(new).unlink(missing_ok=True)
+            raise
+
+
+def _record(path: Path) -> Path:
+    """The place of the record of a path."""
+    return cache_dir() / "checked" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]

@@ -29,6 +29,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.graph_io import Graph
 from ..bundle.manifest import MANIFEST
 from ..hub.cache_dir import cache_dir
+from ..hub.checked_bundles import is_recorded, record, state_of
 from ..kernels.library import SWITCH, Library, find
 from .prepacked_weights import drop_orphans
 from .session import one_line, open_session, options
@@ -121,8 +122,15 @@ def _is_whole(folder: Path, key: str, size: int) -> bool:
     with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
         stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
         if stored.get("key") == key and stored.get("size") == size:
-            data = FileBytes(folder / kernel_layout.DATA, BundleError)
-            return len(data) == size and data.sha256() == stored.get("sha256")
+            path, sha256 = folder / kernel_layout.DATA, stored.get("sha256")
+            state = state_of([path], sha256)
+            if is_recorded(path, state):
+                return True
+            data = FileBytes(path, BundleError)
+            if len(data) == size and data.sha256() == sha256:
+                if state_of([path], sha256) == state:  # nothing changed meanwhile
+                    record(path, state)
+                return True
     return False
 
 

@@ -18,6 +18,7 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.errors import BundleError
 from tfm.runtime.bundle import kernel_layout
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.hub import checked_bundles
 from tfm.runtime.hub.cache_dir import cache_dir
 from tfm.runtime.kernels.library import Library, find
 from tfm.runtime.ort import kernel_path
@@ -127,6 +128,11 @@ def test_weights_are_written_once_and_again_if_they_changed(bundles, monkeypatch
         assert np.array_equal(over_kernels(path), expected)
     data, key = chosen.weights / kernel_layout.DATA, chosen.weights / "key.json"
     sound, stated = data.read_bytes(), json.loads(key.read_text())
+    monkeypatch.setattr(checked_bundles, "TICK_NS", -(2**62))  # files of this moment count as old
+    assert np.array_equal(over_kernels(path), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel_path, "FileBytes", lambda *_: pytest.fail("it was hashed before"))
+        assert np.array_equal(over_kernels(path), expected)
     for damage in (sound[:-1], bytes([sound[0] ^ 1]) + sound[1:], b""):
         data.write_bytes(damage)
         assert np.array_equal(over_kernels(path), expected)
