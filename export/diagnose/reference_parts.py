@@ -13,7 +13,7 @@ from ...refimpl.config import LM, Attention, Config, Gated, Layer, MoE, Norm, Pl
 from ...refimpl.engine.cache_kinds import layer_kind
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.ops.activation import activation
-from ...refimpl.ops.attention import ScoreTerms, cached_attention, project
+from ...refimpl.ops.attention import ScoreTerms, cached_attention, positioned, project
 from ...refimpl.ops.block import BlockWeights, CachedAttentionWeights, NormWeights, normalize, rotary_and_bias
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
@@ -171,10 +171,11 @@ def attention_arguments(
     batch, time, _ = x.shape
     empty = layer_kind(layer, walk.config.context).empty(batch, time, x.dtype)
     cache = empty._replace(k_scale=attn.get("k_scale"), v_scale=attn.get("v_scale"))
-    q, k, v = project(x, attn, settings=settings)
-    past = np.zeros(len(x), np.int64)
     rotary, bias = rotary_and_bias(settings, positions, attn)
-    return q, k, v, cache, past, rotary, ScoreTerms(bias, attn.get("sink_logits"))
+    q, k, v = project(x, attn, settings=settings)
+    q, k, rotary = positioned(q, k, np.arange(time)[None], attn, rotary, settings=settings)
+    past, terms = np.zeros(len(x), np.int64), ScoreTerms(bias, attn.get("sink_logits"))
+    return q, k, v, cache, past, rotary, terms
 
 
 def _attention_heads(x: Array, weights: HeadsWeights, *, layer: Layer, walk: StackWalk) -> Array:

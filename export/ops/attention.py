@@ -13,7 +13,7 @@ from .cache import KVCache, append
 from .linear import linear
 from .mask import seen_by
 from .norm import layer_norm, rms_norm
-from .position import Rotary, rotate
+from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 from .quantized_cache import round_by_channel
 
@@ -53,6 +53,13 @@ class ScoreTerms(NamedTuple):
 
 
 NO_TERMS = ScoreTerms()
+
+
+class Norms(TypedDict):
+    """The weights of the norms of queries and keys, of any layout of an attention sublayer."""
+
+    q_norm: NotRequired[Float[Array, " K"] | Float[Array, "H K"] | Float[Array, " H*K"]]
+    k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
 
 
 @replaceable
@@ -163,12 +170,38 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
 
 
 def split_heads(y: Array, norm: Array | None = None, *, settings: Attention) -> Array:
-    """The last axis as heads, normalized with the weight `norm` if there is one."""
-    size = settings.head_size
-    if norm is None or settings.qk_norm is None:
-        return y.unflatten(-1, (-1, size))
-    y = _normalized(y.unflatten(-1, (-1, norm.shape[-1])), norm, settings.qk_norm.norm)
+    """The last axis as heads, normalized with the weight `norm` if there is one and no rotation is before."""
+    if norm is None or settings.qk_norm is None or settings.qk_norm.rotated:
+        return y.unflatten(-1, (-1, settings.head_size))
+    return _normalized_heads(y, norm, settings=settings)
+
+
+def _normalized_heads(y: Array, weight: Array, *, settings: Attention) -> Array:
+    """The last axis as heads, normalized over the last axis of the weight."""
+    size, qk_norm = settings.head_size, settings.qk_norm
+    assert qk_norm is not None
+    y = _normalized(y.unflatten(-1, (-1, weight.shape[-1])), weight, qk_norm.norm)
     return y if y.shape[-1] == size else y.flatten(-2).unflatten(-1, (-1, size))
+
+
+def positioned(
+    q: Array, k: Array, at: Array, norms: Norms, rotary: Rotary | None = None, *, settings: Attention
+) -> tuple[Array, Array, Rotary | None]:
+    """Heads [B, T, H, K] at the positions `at` [B, T], with the norms that follow a rotation."""
+    if settings.qk_norm is not None and settings.qk_norm.rotated:
+        assert "q_norm" in norms
+        assert "k_norm" in norms
+        if rotary is not None:
+            cos, sin = functional.embedding(at, rotary.cos), functional.embedding(at, rotary.sin)
+            rotary = None
+            q = rotate(q, cos, sin, interleaved=settings.interleaved)
+            k = rotate(k, cos, sin, interleaved=settings.interleaved)
+        q = _normalized_heads(q.flatten(-2), norms["q_norm"], settings=settings)
+        k = _normalized_heads(k.flatten(-2), norms["k_norm"], settings=settings)
+    if (scale := settings.query_scale) is not None:
+        factors = query_factors(at, beta=scale.beta, original_context=scale.original_context)
+        q = q * factors.to(q.dtype).unsqueeze(-1).unsqueeze(-1)
+    return q, k, rotary
 
 
 def _normalized(y: Array, weight: Array, norm: Norm) -> Array:
@@ -192,6 +225,8 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], KVCache]:
     """Projections around `cached_attention`."""
     q, k, v = project(x, weights, settings=settings)
+    at = past[:, None] + torch.arange(x.shape[1], device=past.device)
+    q, k, rotary = positioned(q, k, at, weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache

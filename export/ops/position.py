@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
-__all__ = ["Rotary", "learned", "rope_frequencies", "rope_tables", "rotate", "sinusoidal"]
+__all__ = [
+    "Rotary",
+    "learned",
+    "query_factors",
+    "rope_frequencies",
+    "rope_tables",
+    "rotate",
+    "sinusoidal",
+]
 
 
 class Rotary(NamedTuple):
@@ -73,3 +81,9 @@ def rotate(
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
     turned = torch.stack([a * cos - b * sin, a * sin + b * cos], axis).flatten(-2)
     return torch.cat([turned, unrotated], -1) if unrotated.shape[-1] else turned
+
+
+def query_factors(positions: Int[Array, "B T"], *, beta: float, original_context: int) -> Float[Array, "B T"]:
+    """The logarithm of a whole number, in float64."""
+    spans = torch.div(positions, original_context, rounding_mode="floor") + 1
+    return spans.double().log() * beta + 1

@@ -8,7 +8,7 @@ import torch
 
 from ...refimpl.config import Attention
 from ..dispatch import replaceable
-from .attention import AttentionWeights, attend, project
+from .attention import AttentionWeights, attend, positioned, project
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
@@ -34,12 +34,13 @@ def self_attention(
     causal: bool = False,
 ) -> Float[Array, "B T D"]:
     """Projections, rotary, mask and attention."""
+    at = torch.arange(x.shape[1], device=x.device)
     q, k, v = project(x, weights, settings=settings)
+    q, k, rotary = positioned(q, k, at.unsqueeze(0), weights, rotary, settings=settings)
     if rotary is not None:
         cos, sin = rotary.cos.unsqueeze(0), rotary.sin.unsqueeze(0)
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
-    at = torch.arange(x.shape[1], device=x.device)
     near = seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
     mask = padding_mask(at, lengths).unsqueeze(1) & near
     y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.onnx import ops as onnx
 
 from ...refimpl.config import Attention
-from ..ops.attention import ScoreTerms, cached_attention, split_heads
+from ..ops.attention import ScoreTerms, cached_attention, positioned, split_heads
 from ..ops.cache import KVCache
 from ..ops.position import Rotary
 from .ort_ops import MICROSOFT, Leaf, bounded, linear
@@ -49,23 +49,29 @@ def three_products(
 
 
 def _project(
-    x: Tensor, weights: AttentionLeaves, *, settings: Attention
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Queries, keys and values, normalized; or only queries, which then contain all three side by side."""
+    x: Tensor, at: Tensor, weights: AttentionLeaves, rotary: Rotary | None, *, settings: Attention
+) -> tuple[Tensor, Tensor | None, Tensor | None, Rotary | None]:
+    """Queries, keys and values at the positions `at` [B, T], and the rotation that is left to the operator.
+
+    They are normalized; or there are only queries, which then contain all three side by side.
+    """
     a = settings
     widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
+    whole = a.qk_norm is None and a.query_scale is None
     if "wqkv" not in weights:
         q, k, v = three_products(x, weights, clip=a.clip)
     else:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)
-        if a.qk_norm is None:
-            return joined, None, None
+        if whole:
+            return joined, None, None, rotary
         q, k, v = joined.split(widths, dim=-1)
-    if a.qk_norm is not None:
+    if not whole:
         # The operator's own norm inputs exist on CUDA only.
-        q = split_heads(q, weights.get("q_norm"), settings=a).reshape(*x.shape[:2], widths[0])
-        k = split_heads(k, weights.get("k_norm"), settings=a).reshape(*x.shape[:2], widths[1])
-    return q, k, v
+        q = split_heads(q, weights.get("q_norm"), settings=a)
+        k = split_heads(k, weights.get("k_norm"), settings=a)
+        q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
+        q, k = q.reshape(*x.shape[:2], widths[0]), k.reshape(*x.shape[:2], widths[1])
+    return q, k, v, rotary
 
 
 class GroupQueryAttention:
@@ -90,14 +96,15 @@ class GroupQueryAttention:
         assert bias is None, "scores with a bias are refused, see operator_limits"
         batch, time, _ = x.shape
         a = settings
-        q, k, v = _project(x, weights, settings=a)
+        at = past.unsqueeze(-1) + torch.arange(time)
+        q, k, v, rotary = _project(x, at, weights, rotary, settings=a)
         positions = None
         if a.window is not None and a.window in window_lengths:
             # The cache begins with the latest tokens that its window may still need, so places in it aren't
             # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
             # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
             if rotary is not None:
-                positions = past.unsqueeze(-1) + torch.arange(time)
+                positions = at
             past = window_lengths[a.window]
         seqlens, total = self._row_lengths(past, time)
         attributes: dict[str, Any] = {
@@ -164,6 +171,8 @@ def attention_in_parts(
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
     v = split_heads(v, settings=a)
+    at = past.unsqueeze(-1) + torch.arange(x.shape[1])
+    q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
     return linear(y.flatten(-2), weights["wo"], weights.get("bo")), cache

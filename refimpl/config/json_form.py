@@ -34,6 +34,7 @@ from .positions import (
     LinearScaling,
     Llama3Scaling,
     LongRope,
+    QueryScale,
     RelativeBias,
     Rope,
     Sinusoidal,
@@ -45,8 +46,9 @@ TYPES: dict[str, type] = {
     t.__name__: t
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
-        RelativeBias, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention, LSTM, Gated,
-        Plain, ClampedSwiGLU, MoE, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection, Embedding,
+        RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
+        LSTM, Gated, Plain, ClampedSwiGLU, MoE, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection,
+        Embedding,
         DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder,
         Encoder, EncoderDecoder,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from .positions import Position, Rope
+from .positions import Position, QueryScale, Rope
 
 Activation = Literal[
     "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu_squared", "sigmoid", "mish"
@@ -74,7 +74,7 @@ Mask = FullAttention | Window | BlockSparse
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """A norm of queries and of keys, before they are rotated; its norm has no shift.
+    """A norm of queries and of keys, before they are rotated or with `rotated` after it; it has no shift.
 
     Over each head, with one weight [K] for all (`head`: Qwen 3) or one for each head [H, K] (`each`:
     StableLM, Cohere); or over all heads of a token together, with a weight [H·K] (`all`: OLMo 2).
@@ -82,6 +82,7 @@ class HeadNorm:
 
     norm: Norm
     over: Literal["head", "each", "all"] = "head"
+    rotated: bool = False
 
 
 class Scoring(TypedDict):
@@ -98,6 +99,7 @@ class Attention:
     `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
     a decoder keeps its keys and values: as they are, or rounded to 8 bits with a scale for each channel.
     With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
+    `query_scale` multiplies queries by a factor of their position.
     """
 
     heads: int
@@ -111,6 +113,7 @@ class Attention:
     scale: float | None = None
     softcap: float | None = None
     clip: float | None = None
+    query_scale: QueryScale | None = None
     kv: KVFormat = "float"
     sink_logits: bool = False
     pre: Norm | None = None

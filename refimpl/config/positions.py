@@ -80,6 +80,17 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class QueryScale:
+    """A factor of queries that grows with their position: 1 + beta · ln(1 + ⌊position / original_context⌋).
+
+    It keeps softmax sharp among many keys; it is 1 within `original_context` (Llama 4, Ministral 3).
+    """
+
+    beta: float
+    original_context: int
+
+
+@dataclass(frozen=True)
 class Alibi:
     """Scores lowered in proportion to the distance, with slopes that follow from the number of heads.
 

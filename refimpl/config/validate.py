@@ -177,9 +177,10 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             _need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
             _check_attention(f"{at}cross-attention: ", layer.cross)
             c = layer.cross
-            fits = (c.position, c.mask, c.qk_norm, c.clip, c.kv, c.sink_logits) == (
+            fits = (c.position, c.mask, c.qk_norm, c.clip, c.query_scale, c.kv, c.sink_logits) == (
                 None,
                 FullAttention(),
+                None,
                 None,
                 None,
                 "float",
@@ -187,7 +188,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
             )
             _need(
                 fits,
-                f"{at}cross-attention must have no position, mask, clip or norm of heads, nor kv or sinks",
+                f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, "
+                "nor kv or sinks",
             )
     experts = sum(layer.mlp.experts for layer in stack.layers if isinstance(layer.mlp, MoE))
     _bounded(f"{name}: experts of all layers", experts, LIMITS["experts"], 0)
@@ -223,6 +225,12 @@ def _check_attention(at: str, a: Attention) -> None:
     if isinstance(a.qk_norm, HeadNorm):
         fits = not isinstance(n := a.qk_norm.norm, LayerNorm) or (n.weight and not n.bias)
         _need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {a.qk_norm.norm}")
+        turned = not a.qk_norm.rotated or isinstance(a.position, Rope)
+        _need(turned, f"{at}a norm after the rotation needs rotary positions, got {a.position}")
+    if a.query_scale is not None:
+        _bounded(
+            at + "original context of the scale of queries", a.query_scale.original_context, LIMITS["context"]
+        )
     match a.mask:
         case Window(size):
             _bounded(at + "window", size, LIMITS["context"])

@@ -158,10 +158,9 @@ def _yarn(inner: Keys, context: int, original: int) -> Yarn:
     factor = inner.get("factor", float, null=True)
     factor = context / original if factor is None else inner.positive("factor")
     magnitude = inner.positive("attention_factor", None)
-    scales = inner.positive("mscale", None), inner.positive("mscale_all_dim", None)
-    if magnitude is None and scales[0] and scales[1]:
-        one, other = (1 + 0.1 * scale * math.log(max(factor, 1.0)) for scale in scales)
-        magnitude = one / other
+    scale, other = _mscale(inner, "mscale"), _mscale(inner, "mscale_all_dim")
+    if magnitude is None and scale and other:
+        magnitude = magnitude_ratio(factor, scale, other)
     return Yarn(
         factor,
         original,
@@ -170,6 +169,17 @@ def _yarn(inner: Keys, context: int, original: int) -> Yarn:
         inner.get("truncate", bool, True),
         magnitude,
     )
+
+
+def _mscale(inner: Keys, key: str) -> float | None:
+    """A scale of the magnitude; 0 says that there is none."""
+    return None if inner.get(key, float, None) == 0 else inner.positive(key, None)
+
+
+def magnitude_ratio(factor: float, scale: float, other: float) -> float:
+    """The ratio of two magnitudes of YaRN, 1 + 0.1 · scale · ln(factor) each."""
+    growth = 0.1 * math.log(max(factor, 1.0))
+    return (1 + scale * growth) / (1 + other * growth)
 
 
 def _longrope(inner: Keys, context: int, original: int) -> LongRope:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import Attention, Config
 from ..errors import ConfigError
-from ..ops.attention import attention_weights, project
+from ..ops.attention import attention_weights, positioned, project
 from ..ops.block import BlockWeights, CachedAttentionWeights, Positions, normalize, rotary_and_bias
 from ..ops.mask import seen_by
 from ..ops.position import rotate
@@ -58,10 +58,11 @@ def _attention_map(
     """The attention weights of a sublayer, from its input after the norm."""
     q, k, _ = project(x, weights, settings=settings)
     rotary, bias = rotary_and_bias(settings, positions, weights)
+    at = np.arange(x.shape[1])
+    q, k, rotary = positioned(q, k, at[None], weights, rotary, settings=settings)
     if rotary is not None:
         cos, sin = rotary.cos[None], rotary.sin[None]
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
-    at = np.arange(x.shape[1])
     mask = seen_by(at[None], at, settings=settings, causal=not bidirectional)
     return attention_weights(q, k, mask, bias, weights.get("sink_logits"), **settings.scoring)[0]

@@ -7,7 +7,7 @@ from ..config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
-from . import Task, llama, mistral, qwen2, qwen3
+from . import Task, llama, ministral3, mistral, qwen2, qwen3
 
 __all__ = ["ARCHITECTURES", "GGUF", "MODEL_TYPES", "PREFIX", "WEIGHTS", "config"]
 
@@ -31,9 +31,14 @@ _SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 3
 TEXTS = {
     "llama": TextModel(llama.config, {**_SIZES, "vocab_size": 32_000, "intermediate_size": 11_008}),
     "mistral": TextModel(mistral.config, {**_SIZES, "vocab_size": 32_000, "intermediate_size": 14_336}),
+    "ministral3": TextModel(
+        ministral3.config,
+        {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 34,
+         "num_attention_heads": 32},
+    ),
     "qwen2": TextModel(qwen2.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
     "qwen3": TextModel(qwen3.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
-}
+}  # fmt: skip
 DEFAULTS = {"mistral3": "mistral", "llava_onevision": "qwen2", "internvl": "qwen2"}
 
 

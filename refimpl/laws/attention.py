@@ -223,10 +223,17 @@ def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
     shape = (*x.shape[:2], -1, settings.head_size)
     bound = np.inf if settings.clip is None else settings.clip
     q, k, v = (np.clip(linear(x, call["w" + n], call["b" + n]).reshape(shape), -bound, bound) for n in "qkv")
+    at, rotary = call["past"][:, None] + np.arange(x.shape[1]), call["rotary"]
     if settings.qk_norm is not None:
+        if settings.qk_norm.rotated:
+            turn = rotary.cos.astype(np.float64)[at], rotary.sin.astype(np.float64)[at]
+            q, k = (rotate(a, *turn, interleaved=settings.interleaved) for a in (q, k))
+            rotary = None
         q = _normed(q, call["q_norm"], settings.qk_norm.norm)
         k = _normed(k, call["k_norm"], settings.qk_norm.norm)
+    if (scale := settings.query_scale) is not None:
+        q = q * (1 + scale.beta * np.log(1 + at // scale.original_context))[..., None, None]
     terms = ScoreTerms(call["bias"], call["sink_logits"])
-    y, cache = cached(q, k, v, call["cache"], call["past"], call["rotary"], terms, settings=settings)
+    y, cache = cached(q, k, v, call["cache"], call["past"], rotary, terms, settings=settings)
     expected = linear(y.reshape(*x.shape[:2], -1), call["wo"], call["bo"])
     attention.near(attention(call), (expected, cache), call)

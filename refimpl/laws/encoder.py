@@ -18,7 +18,8 @@ def _full(call: Call, letter: str) -> Call:
 @law("self_attention")
 def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> None:
     """Without positions, tokens in another order give the same vectors in that order."""
-    call = _full(draw(self_attention.calls(rotary=None, bias=None, window=None, causal=False)), "T")
+    calls = self_attention.calls(rotary=None, bias=None, query_scale=None, window=None, causal=False)
+    call = _full(draw(calls), "T")
     order = draw(permutations(call["x"].shape[1]))
     other = call.but(x=call["x"][:, order])
     self_attention.near(self_attention(other), self_attention(call)[:, order], other, call)

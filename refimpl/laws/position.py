@@ -87,3 +87,19 @@ def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
     rope_tables.near(rope_tables(both), (a * c - b * d, a * d + b * c), both, call, call, other, other)
     cos, sin = rope_tables(call.but(positions=np.zeros_like(call["positions"])))
     rope_tables.near((cos, sin), (np.ones(cos.shape), np.zeros(sin.shape)))
+
+
+@law("query_factors")
+def factors_rise_from_one_with_each_context(query_factors: Subject, draw: Draw) -> None:
+    """They are 1 within the original context, and grow by beta · ln((n + 1) / n) where the n-th ends."""
+    call = draw(query_factors.calls())
+    size, beta = call["original_context"], call["beta"]
+    inside = call.but(positions=np.minimum(call["positions"], size - 1))
+    query_factors.near(query_factors(inside), np.ones(inside["positions"].shape), inside)
+    spans = call["positions"] // size
+    last, first = (
+        call.but(positions=positions) for positions in ((spans + 1) * size - 1, (spans + 1) * size)
+    )
+    grown = beta * np.log((spans + 2) / (spans + 1))
+    query_factors.near(query_factors(first) - query_factors(last), grown, first, last)
+    query_factors.near(query_factors(last), query_factors(call), last, call)

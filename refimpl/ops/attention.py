@@ -11,7 +11,7 @@ from .cache import KVCache, append
 from .linear import linear
 from .mask import seen_by
 from .norm import layer_norm, rms_norm
-from .position import Rotary, rotate
+from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 from .quantized_cache import round_by_channel
 
@@ -185,17 +185,45 @@ def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: 
 
 
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
-    """Queries [B, T, H, K], keys and values [B, T, G, K] of x [B, T, D], before the rotation."""
+    """Queries [B, T, H, K], keys and values [B, T, G, K] of x [B, T, D], before `positioned`."""
     size, clip = settings.head_size, settings.clip
     q = heads(x, weights["wq"], weights.get("bq"), size=size)
     k = heads(x, weights["wk"], weights.get("bk"), size=size)
     v = heads(x, weights["wv"], weights.get("bv"), size=size)
     if clip is not None:
         q, k, v = np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip)
-    if settings.qk_norm is not None:
+    if settings.qk_norm is not None and not settings.qk_norm.rotated:
         q = _normalized(q, weights.get("q_norm"), settings.qk_norm.norm)
         k = _normalized(k, weights.get("k_norm"), settings.qk_norm.norm)
     return q, k, v
+
+
+def positioned(
+    q: Array,
+    k: Array,
+    at: Array,
+    weights: AttentionWeights,
+    rotary: Rotary | None = None,
+    *,
+    settings: Attention,
+) -> tuple[Array, Array, Rotary | None]:
+    """Queries and keys at the positions `at` [B, T], and the rotation that is left to be done.
+
+    A norm after the rotation needs it done (Hunyuan). The factors of queries don't: they are numbers, and a
+    rotation is linear.
+    """
+    norm = settings.qk_norm
+    if norm is not None and norm.rotated:
+        if rotary is not None:
+            cos, sin, rotary = rotary.cos[at], rotary.sin[at], None
+            q = rotate(q, cos, sin, interleaved=settings.interleaved)
+            k = rotate(k, cos, sin, interleaved=settings.interleaved)
+        q = _normalized(q, weights.get("q_norm"), norm.norm)
+        k = _normalized(k, weights.get("k_norm"), norm.norm)
+    if (scale := settings.query_scale) is not None:
+        factors = query_factors(at, beta=scale.beta, original_context=scale.original_context)
+        q = q * factors[:, :, None, None].astype(q.dtype)
+    return q, k, rotary
 
 
 def _normalized(x: Array, weight: Array | None, norm: Norm) -> Array:
@@ -222,10 +250,12 @@ def attention(
     """The attention sublayer: project to queries, keys, values; attend over the cache; project back.
 
     Conventions: `settings.clip` bounds queries, keys and values (MPT); then queries and keys are
-    normalized (`q_norm`, `k_norm`), then rotated.
+    normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
+    multiplied by the factors of their positions.
     """
     b, t, _ = x.shape
     q, k, v = project(x, weights, settings=settings)
+    q, k, rotary = positioned(q, k, past[:, None] + np.arange(t), weights, rotary, settings=settings)
     terms = ScoreTerms(bias, weights.get("sink_logits"))
     y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=settings)
     return linear(y.reshape(b, t, -1), weights["wo"], weights.get("bo")), cache

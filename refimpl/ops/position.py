@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-__all__ = ["Rotary", "learned", "rope_frequencies", "rope_tables", "rotate", "sinusoidal"]
+__all__ = [
+    "Rotary",
+    "learned",
+    "query_factors",
+    "rope_frequencies",
+    "rope_tables",
+    "rotate",
+    "sinusoidal",
+]
 
 
 class Rotary(NamedTuple):
@@ -102,3 +110,13 @@ def rotate(
     else:
         rotated = np.concatenate([new_a, new_b], axis=-1)
     return np.concatenate([rotated, unrotated], axis=-1)
+
+
+def query_factors(positions: Int[Array, "B T"], *, beta: float, original_context: int) -> Float[Array, "B T"]:
+    """What queries are multiplied by: 1 + beta · ln(1 + ⌊position / original_context⌋).
+
+    A softmax over more keys is flatter; the factor, which grows with the number of keys that a query sees,
+    makes up for it (Meta 2025, Llama 4; Ministral 3). Conventions: it is 1 within `original_context`, and
+    float64.
+    """
+    return 1 + beta * np.log1p(positions // original_context)

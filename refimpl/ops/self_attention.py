@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Attention
-from .attention import AttentionWeights, attend, project
+from .attention import AttentionWeights, attend, positioned, project
 from .linear import linear
 from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
@@ -38,11 +38,12 @@ def self_attention(
     is unspecified. `rotary` has a row for each of the T positions.
     """
     b, t, _ = x.shape
+    at = np.arange(t)
     q, k, v = project(x, weights, settings=settings)
+    q, k, rotary = positioned(q, k, at[None], weights, rotary, settings=settings)
     if rotary is not None:
         q = rotate(q, rotary.cos[None], rotary.sin[None], interleaved=settings.interleaved)
         k = rotate(k, rotary.cos[None], rotary.sin[None], interleaved=settings.interleaved)
-    at = np.arange(t)
     near = seen_by(at[None], at, settings=settings, causal=causal)
     mask = near & padding_mask(at, lengths)[:, None]
     y = attend(q, k, v, mask, bias, weights.get("sink_logits"), **settings.scoring)

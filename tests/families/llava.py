@@ -6,6 +6,7 @@ import transformers
 from hypothesis import strategies as st
 
 from .kit import SIZES, Row, sizes, wrapped
+from .ministral3 import scaled
 from .qwen2 import windowed
 
 TOWER: dict[str, Any] = {
@@ -18,6 +19,7 @@ INTERN = {**TOWER, "model_type": "internvl_vision", "image_size": [4, 4], "patch
 TEXTS = {
     "llama": sizes(attention_bias=st.booleans(), mlp_bias=st.booleans()),
     "mistral": sizes(sliding_window=st.sampled_from([None, 1, 3, 64])),
+    "ministral3": scaled(),
     "qwen2": windowed(),
     "qwen3": windowed(attention_bias=st.booleans()),
 }
@@ -54,6 +56,6 @@ ROWS = {
     "llava_onevision": row(
         "LlavaOnevision", texts("qwen2"), SIGLIP, QWEN_SIZES, image_grid_pinpoints=[[4, 8]]
     ),
-    "mistral3": row("Mistral3", texts("mistral"), PIXTRAL),
+    "mistral3": row("Mistral3", texts("mistral", "ministral3"), PIXTRAL),
     "internvl": row("InternVL", texts("qwen2", "qwen3", "llama"), INTERN, QWEN_SIZES),
 }

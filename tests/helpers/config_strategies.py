@@ -42,6 +42,7 @@ from tfm.refimpl.config import (
     Plain,
     Pool,
     Position,
+    QueryScale,
     QuestionAnswering,
     ReadingHead,
     RelativeBias,
@@ -158,6 +159,9 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
     position = None if cross else draw(positions(size, shared))
     if position != shared or position is None:
         heads = draw(st.integers(1, 3)) * draw(st.integers(1, 2))
+    head_norm = None if cross else draw(st.one_of(st.none(), head_norms))
+    if head_norm is not None and isinstance(position, Rope):
+        head_norm = replace(head_norm, rotated=draw(st.booleans()))
     kv_heads = draw(st.sampled_from([g for g in range(1, heads + 1) if heads % g == 0]))
     small = st.integers(0, 2)
     masks = st.one_of(
@@ -173,11 +177,12 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         mask=FullAttention() if cross else draw(masks),
         qkv_bias=draw(st.booleans()),
         out_bias=draw(st.booleans()),
-        qk_norm=None if cross else draw(st.one_of(st.none(), head_norms)),
+        qk_norm=head_norm,
         clip=None if cross else draw(st.sampled_from((None, 0.5))),
         scale=draw(st.sampled_from((None, 0.7))),
         softcap=draw(st.sampled_from((None, 3.0))),
         sink_logits=not cross and draw(st.booleans()),
+        query_scale=None if cross else draw(st.sampled_from((None, QueryScale(0.5, 3)))),
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),

@@ -14,12 +14,14 @@ class Float64(TorchFunctionMode):
     """Turns casts to float32 into casts to float64.
 
     transformers casts in norms, rotary tables and softmax, even after `.double()`. A float64 tensor says that
-    its dtype is float32, since GPT-2 checks it.
+    its dtype is float32, since GPT-2 checks it. Whole numbers are divided in float64 too.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.Tensor.float, torch.Tensor.bfloat16):
             return args[0].double()
+        if func == torch.Tensor.div and not args[0].is_floating_point():
+            args = (args[0].double(), *args[1:])
         if func is torch.tensor and isinstance(args[0], float):
             kwargs = {"dtype": torch.float64, **(kwargs or {})}
         if func == torch.Tensor.dtype.__get__ and args[0].dtype is torch.float64:

@@ -32,6 +32,7 @@ from tfm.refimpl.config import (
     MoE,
     Plain,
     Position,
+    QueryScale,
     ReadingHead,
     RelativeBias,
     RMSNorm,
@@ -175,14 +176,19 @@ def sinks(head_size: int = 16) -> Decoder:
 
 
 def rare(head_size: int = 16) -> Decoder:
-    """A decoder with options that few families use: a projected embedding, two kinds of head norms, clipping,
-    a residual at the norm, parallel sublayers on one norm, norms without weights."""
+    """A decoder with options that few families use: a projected embedding, two kinds of head norms, one after
+    the rotation, scaled queries, clipping, a residual at the norm, parallel sublayers on one norm, norms
+    without weights."""
     base = llama(layers=3, head_size=head_size, width=40, tied=False)
     one, bare, layer = base.layers[0], LayerNorm(1e-5, False, False), LayerNorm(1e-5, False)
-    over_each, over_all = HeadNorm(layer, "each"), HeadNorm(RMSNorm(1e-5), "all")
+    over_each, over_all = HeadNorm(layer, "each", rotated=True), HeadNorm(RMSNorm(1e-5), "all")
     layers = (
         Layer(replace(one.attention, qk_norm=over_each, clip=1.5, pre=layer), one.mlp, scale=0.3),
-        Layer(replace(one.attention, qk_norm=over_all), replace(one.mlp, activation="mish"), residual="norm"),
+        Layer(
+            replace(one.attention, qk_norm=over_all, query_scale=QueryScale(0.5, 3)),
+            replace(one.mlp, activation="mish"),
+            residual="norm",
+        ),
         Layer(replace(one.attention, pre=bare), replace(one.mlp, pre=None), parallel=True),
     )
     embedding = replace(base.embedding, projection=EmbeddingProjection(32, bias=True), scale=2.0)

@@ -20,6 +20,7 @@ from ...config import (
     LayerNorm,
     MoE,
     Position,
+    QueryScale,
     RMSNorm,
     Rope,
     Window,
@@ -38,6 +39,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "high_freq_factor": (4.0,),
     "original_context": (16,),
     "context": (8, 16, 40),
+    "beta": (0.1, 1.0),
     "beta_fast": (32.0, 2.0),
     "beta_slow": (1.0, 0.5),
     "magnitude": (1.0, 1.25),
@@ -93,7 +95,8 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         over: Mapping[Any, Literal["head", "each", "all"]] = {
             ("K",): "head", ("H", "K"): "each", ("H*K",): "all",
         }  # fmt: skip
-        norm = HeadNorm(kind, over[weight.dims])
+        rotated = chosen["norm_rotated"] and isinstance(position, Rope)
+        norm = HeadNorm(kind, over[weight.dims], rotated)
     return Attention(
         heads=size.get("H", size["G"]),
         kv_heads=size["G"],
@@ -106,6 +109,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
         scale=chosen["scale"],
         softcap=chosen["softcap"],
         clip=chosen["clip"],
+        query_scale=chosen["query_scale"],
         kv="float" if chosen.get("k_scale") is None else "int8",
         sink_logits=chosen.get("sink_logits") is not None,
     )
@@ -137,6 +141,8 @@ DRAWN: dict[type, Drawn] = {
             "clip": SETTINGS["clip"],
             "interleaved": (False, True),
             "norm_kind": ("rms", "layer"),
+            "norm_rotated": (False, True),
+            "query_scale": (None, QueryScale(0.5, 2)),
             "norm_eps": SETTINGS["norm_eps"],
         },
         _attention,

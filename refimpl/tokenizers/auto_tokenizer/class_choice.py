@@ -49,6 +49,7 @@ REGISTERED: Mapping[str, str | None] = {
     "mbart": "MBartTokenizer",
     "megatron-bert": "BertTokenizer",
     "minimax_m2": AS_IS,
+    "ministral3": AS_IS,
     "mistral": AS_IS,
     "mistral3": AS_IS,
     "mixtral": AS_IS,

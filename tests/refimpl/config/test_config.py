@@ -36,6 +36,7 @@ from tfm.refimpl.config import (
     LongRope,
     MaskedLM,
     MoE,
+    QueryScale,
     QuestionAnswering,
     RelativeBias,
     RMSNorm,
@@ -192,6 +193,19 @@ WRONG: list[tuple[Any, str]] = [
         lambda: stack(LLAMA, layers=(replace(LLAMA.layers[0], mlp=MoE(2**15, 1, 9, "silu")),) * 3),
         "decoder: experts of all layers must be 0 to 65536, got 98304",
     ),
+    (
+        lambda: attention(LLAMA, position=None, qk_norm=HeadNorm(RMSNorm(1e-6), rotated=True)),
+        "layer 0: a norm after the rotation needs rotary positions, got None",
+    ),
+    (
+        lambda: attention(LLAMA, query_scale=QueryScale(0.1, 0)),
+        "layer 0: original context of the scale of queries must be 1 to 16777216, got 0",
+    ),
+    (lambda: attention(LLAMA, query_scale=QueryScale(0.0, 8)), "attention.query_scale.beta must be positive"),
+    (
+        lambda: layer(PAIR, "decoder", cross=replace(CROSS, query_scale=QueryScale(0.1, 8))),
+        "must have no position, mask, clip, scale of queries or",
+    ),
     (lambda: attention(LLAMA, position=Rope(1e4, 18)), "layer 0: rotary dims must be 1 to 16, got 18"),
     (lambda: attention(LLAMA, position=Rope(1e4, 7)), "layer 0: rotary dims must be even, got 7"),
     (lambda: attention(LLAMA, position=Rope(0.0, 8)), "attention.position.theta must be positive"),
@@ -243,7 +257,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "position.scale must be positive"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, clip=1.0)),
-        "must have no position, mask, clip or norm",
+        "must have no position, mask, clip, scale of queries or",
     ),
     (
         lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5))),
@@ -275,11 +289,11 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(ENCODER, kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
-        "mask, clip or norm of heads, nor kv",
+        "scale of queries or norm of heads, nor kv",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),
-        "mask, clip or norm of heads, nor kv or sinks",
+        "scale of queries or norm of heads, nor kv or sinks",
     ),
     (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),

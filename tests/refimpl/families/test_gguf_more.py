@@ -92,6 +92,10 @@ STATES = {
     "ssm.conv_kernel": 4, "ssm.state_size": 256, "ssm.group_count": 1, "ssm.inner_size": 256,
     "ssm.time_step_rank": 128, "attention.head_count_kv": [2, 2, 2],
 }  # fmt: skip
+MINISTRAL = {
+    "rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 4,
+    "mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.5,
+}  # fmt: skip
 DIALECTS = {
     "mixtral": Dialect(
         "mixtral", ARCH.LLAMA, {**MIXTRAL, "sliding_window": 7},
@@ -264,6 +268,30 @@ DIALECTS = {
          "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 128,
          "attention.sliding_window": 7, "expert_feed_forward_length": 64},
     ),
+    "hunyuan-dense": Dialect(
+        "hunyuan_v1_dense", ARCH.HUNYUAN_DENSE,
+        {"head_dim": 4, "rope_parameters": {**LOCAL, "rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
+        {**RMS, "attention.key_length": 4, "attention.value_length": 4, "rope.freq_base": 1e4 * 50.0**2,
+         "rope.scaling.type": "none", "rope.scaling.factor": 1.0,
+         "rope.scaling.original_context_length": 262_144},
+    ),
+    "mistral3": Dialect(
+        "ministral3", ARCH.MISTRAL3, {"head_dim": 32, "rope_parameters": MINISTRAL},
+        {**RMS, **HEADS, "rope.dimension_count": 32,
+         "rope.freq_base": 5e5, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+         "rope.scaling.original_context_length": 4, "rope.scaling.yarn_beta_fast": 32.0,
+         "rope.scaling.yarn_beta_slow": 1.0, "rope.scaling.yarn_log_multiplier": 0.5,
+         "attention.temperature_scale": 0.5},
+    ),
+    "mistral3, without a scale of queries": Dialect(
+        "ministral3", ARCH.MISTRAL3,
+        {"head_dim": 32,
+         "rope_parameters": {**MINISTRAL, "mscale_all_dim": 0.0, "llama_4_scaling_beta": 0.0}},
+        {**RMS, **HEADS, "rope.dimension_count": 32,
+         "rope.freq_base": 5e5, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+         "rope.scaling.original_context_length": 4, "rope.scaling.yarn_log_multiplier": 0.0,
+         "attention.temperature_scale": 0.0},
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -296,7 +324,7 @@ def original(dialect: Dialect) -> torch.nn.Module:
     return model
 
 
-PERMUTED = ("mixtral", "granitemoe", "granitemoehybrid", "internlm2", "olmo")
+PERMUTED = ("ministral3", "mixtral", "granitemoe", "granitemoehybrid", "internlm2", "olmo")
 
 
 def unfused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

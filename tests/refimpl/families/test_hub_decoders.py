@@ -15,6 +15,7 @@ from tfm.refimpl.config import (
     Llama3Scaling,
     MoE,
     Plain,
+    QueryScale,
     RMSNorm,
     Rope,
     Yarn,
@@ -391,3 +392,118 @@ def test_gpt_bigcode(more):
     assert own.kv_heads == own.heads
     with pytest.raises(ConfigError, match="num_key_value_heads must be what multi_query says, got 2"):
         read(STARCODER, **more, num_key_value_heads=2)
+
+
+# Of the models of 0.5, 4 and 7 billion; Hunyuan-MT-7B is the last's.
+HUNYUAN = {
+    **COMMON, "model_type": "hunyuan_v1_dense", "architectures": ["HunYuanDenseV1ForCausalLM"],
+    "add_classification_head": False, "attention_bias": False, "attention_head_dim": 128,
+    "cla_share_factor": 2, "class_num": 0, "dense_list": [1024, 0], "eod_token_id": 120_020,
+    "eos_token_id": 120_020, "head_dim": 128, "hidden_size": 1024, "im_end_id": 5, "im_newline_id": 11,
+    "im_start_id": 4, "intermediate_size": 3584, "mask_init_id": 12, "max_position_embeddings": 262_144,
+    "mlp_bias": False, "norm_type": "rms", "num_attention_heads": 16, "num_hidden_layers": 24,
+    "num_key_value_heads": 8, "org_vocab_size": 120_818, "pad_id": 120_002, "pool_type": "last",
+    "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "sep_token_id": 120_007,
+    "text_end_id": 7, "text_start_id": 6, "tie_word_embeddings": True, "use_cla": False,
+    "use_qk_norm": True, "use_rotary_pos_emb": True, "vocab_size": 120_818,
+    "rope_scaling": {
+        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "type": "dynamic",
+    },
+}  # fmt: skip
+HUNYUAN_4B = {
+    "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32, "num_hidden_layers": 36,
+}  # fmt: skip
+HUNYUAN_7B = {
+    "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32, "num_hidden_layers": 32,
+    "tie_word_embeddings": False, "vocab_size": 128_167,
+    "rope_scaling": {"type": "dynamic", "alpha": 1000, "factor": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, HUNYUAN_4B, HUNYUAN_7B], ids=["0.5B", "4B", "7B"])
+def test_hunyuan(more):
+    config = read(HUNYUAN, **more)
+    assert config.context == 262_144
+    assert config.layers[-1].attention.qk_norm == HeadNorm(RMSNorm(1e-5), rotated=True)
+    assert config.ropes == (Rope(10_000.0 * 1000 ** (128 / 126), 128),)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"use_qk_norm": False}, "use_qk_norm must be true, got False"),
+        ({"use_cla": True}, "use_cla must be false, got True"),
+        ({"num_experts": 16}, "num_experts must be 1, got 16"),
+        ({"attention_head_dim": 64}, "attention_head_dim must be 128, got 64"),
+        ({"rope_scaling": {"type": "dynamic", "alpha": -1.0}}, "alpha must be greater than 0"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 9.0}}, "key 'alpha' isn't known"),
+        ({"rope_scaling": {"type": "dynamic", "alpha": 9.0, "betas": 1}}, "key 'betas' isn't known"),
+        ({"head_dim": 2, "attention_head_dim": 2}, "alpha must be absent with heads of 2, got 1000.0"),
+    ],
+)
+def test_hunyuan_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        read(HUNYUAN, **keys)
+
+
+MINISTRAL = {
+    **COMMON, "model_type": "ministral3", "architectures": ["Ministral3ForCausalLM"], "head_dim": 128,
+    "hidden_size": 3072, "intermediate_size": 9216, "max_position_embeddings": 262_144,
+    "num_attention_heads": 32, "num_hidden_layers": 26, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+    "sliding_window": None, "tie_word_embeddings": True, "vocab_size": 131_072,
+    "rope_parameters": {
+        "beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "original_max_position_embeddings": 16_384, "rope_theta": 1e6,
+        "rope_type": "yarn", "type": "yarn",
+    },
+}  # fmt: skip
+# Devstral Small 2, and Devstral 2 of 123 billion, whose queries aren't scaled.
+DEVSTRAL = {
+    "hidden_size": 5120, "intermediate_size": 32_768, "max_position_embeddings": 393_216,
+    "num_hidden_layers": 40, "tie_word_embeddings": False,
+    "rope_parameters": {
+        **MINISTRAL["rope_parameters"], "factor": 48.0, "original_max_position_embeddings": 8192,
+        "rope_theta": 1e8,
+    },
+}  # fmt: skip
+DEVSTRAL_LARGE = {
+    "hidden_size": 12_288, "intermediate_size": 28_672, "num_attention_heads": 96, "num_hidden_layers": 88,
+    "tie_word_embeddings": False,
+    "rope_parameters": {
+        **MINISTRAL["rope_parameters"], "beta_fast": 4.0, "factor": 64.0, "llama_4_scaling_beta": 0.0,
+        "mscale_all_dim": 0.0, "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "scale", "yarn", "theta"),
+    [
+        ({}, QueryScale(0.1, 16_384), Yarn(16.0, 16_384, magnitude=1.0), 1e6),
+        (DEVSTRAL, QueryScale(0.1, 8192), Yarn(48.0, 8192, magnitude=1.0), 1e8),
+        (DEVSTRAL_LARGE, None, Yarn(64.0, 4096, beta_fast=4.0), 1e6),
+    ],
+    ids=["Ministral 3B", "Devstral Small 2", "Devstral 2"],
+)
+def test_ministral3(more, scale, yarn, theta):
+    attention = read(MINISTRAL, **more).layers[-1].attention
+    assert attention.query_scale == scale
+    assert attention.position == Rope(theta, 128, scaling=yarn)
+    assert attention.window is None
+    old = {key: value for key, value in {**MINISTRAL, **more}.items() if key != "rope_parameters"}
+    rope = {**MINISTRAL, **more}["rope_parameters"]
+    assert read({**old, "rope_scaling": rope}).layers[-1].attention == attention
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"llama_4_scaling_beta": -0.1}, "llama_4_scaling_beta must be greater than 0, and finite, got -0.1"),
+        ({"llama_4_scaling_beta": None}, "llama_4_scaling_beta must be of type float, got None"),
+        ({"original_max_position_embeddings": 0}, "original_max_position_embeddings must be at least 1"),
+    ],
+)
+def test_ministral3_refused(rope, message):
+    with pytest.raises(ConfigError, match=message):
+        read(MINISTRAL, rope_parameters={**MINISTRAL["rope_parameters"], **rope})

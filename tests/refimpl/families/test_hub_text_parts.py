@@ -75,6 +75,21 @@ MISTRAL_SMALL = {
     "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "vision_feature_layer": -1,
     "vision_config": {"head_dim": 64, "hidden_size": 1024, "model_type": "pixtral"},
 }  # fmt: skip
+MINISTRAL_3 = {
+    **MISTRAL_SMALL,
+    "text_config": {
+        "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096,
+        "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 262144,
+        "model_type": "ministral3", "num_attention_heads": 32, "num_hidden_layers": 34,
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "sliding_window": None, "use_cache": True,
+        "vocab_size": 131072,
+        "rope_parameters": {
+            "beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384, "rope_theta": 1000000.0,
+            "rope_type": "yarn", "type": "yarn",
+        },
+    },
+}  # fmt: skip
 GEMMA_3_4B = {
     "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999,
     "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
@@ -178,7 +193,8 @@ SMOLVLM_2 = {
 CONFIGS = {
     "llava-1.5": LLAVA, "llava-llama-3": LLAMA_3, "llava-v1.6-mistral": LLAVA_NEXT,
     "llava-v1.6-vicuna": {**LLAVA_NEXT, "text_config": VICUNA}, "llava-onevision": ONEVISION,
-    "Mistral-Small-3.1": MISTRAL_SMALL, "gemma-3-4b": GEMMA_3_4B, "Qwen2-VL": QWEN_2_VL,
+    "Mistral-Small-3.1": MISTRAL_SMALL, "Ministral-3-8B": MINISTRAL_3,
+    "gemma-3-4b": GEMMA_3_4B, "Qwen2-VL": QWEN_2_VL,
     "Qwen3-VL-30B-A3B": QWEN_3_VL_MOE, "Qwen3-VL-235B-A22B": QWEN_3_VL_LARGE,
     "Qwen2.5-VL": QWEN_2_5_VL, "Qwen2.5-VL, rewritten": REWRITTEN, "InternVL3": INTERNVL,
     "SmolVLM": SMOLVLM, "SmolVLM2": SMOLVLM_2,

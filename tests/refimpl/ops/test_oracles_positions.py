@@ -17,13 +17,14 @@ from tfm.refimpl.config import DynamicNTK, LinearScaling, Llama3Scaling, LongRop
 from tfm.refimpl.laws.kit.results import largest
 from tfm.refimpl.ops import bias, mask
 from tfm.refimpl.ops.model import position_tables
-from tfm.refimpl.ops.position import rope_frequencies, sinusoidal
+from tfm.refimpl.ops.position import query_factors, rope_frequencies, sinusoidal
 from transformers import LlamaConfig, masking_utils
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -177,3 +178,9 @@ def test_masks_are_transformers(start: int, t: int, s: int, window: int):
     lengths = np.array([s, s // 2])
     expected = torch.nn.utils.rnn.pad_sequence([torch.ones(n) for n in lengths.tolist()], batch_first=True)
     assert (mask.padding_mask(keys, lengths) == expected.bool().numpy()).all()
+
+
+def test_query_factors_is_ministrals():
+    positions = np.array([[0, 15, 16, 47, 48], [2**17, 2**17 + 15, 31, 32, 3]])
+    theirs = in_float64(get_llama_4_attn_scale, torch.from_numpy(positions), 0.1, 16)[:, 0, :, 0]
+    assert largest(query_factors(positions, beta=0.1, original_context=16) - theirs.numpy()) < 1e-15
