@@ -93,12 +93,16 @@ def _gptq(keys: Keys) -> Quantization:
     dynamic = keys.get("dynamic", dict, None) or {}
     if not all(pattern.startswith("-:") for pattern in dynamic):
         raise keys.fail("dynamic", "null, or an object of patterns that begin with -:")
+    offsets = {"gptq": 1, "gptq_v2": 0}
+    offset = keys.choice(keys.spelled("checkpoint_format", "format"), offsets, "gptq")
+    return Quantization(Gptq(_gptq_bits(keys), _group_size(keys), offset), floats=_floats(keys))
+
+
+def _gptq_bits(keys: Keys) -> int:
     bits = keys.get("bits", int)
     if bits not in (2, 3, 4, 8):
         raise keys.fail("bits", "2, 3, 4 or 8")
-    offsets = {"gptq": 1, "gptq_v2": 0}
-    offset = keys.choice(keys.spelled("checkpoint_format", "format"), offsets, "gptq")
-    return Quantization(Gptq(bits, _group_size(keys), offset), floats=_floats(keys))
+    return bits
 
 
 def _awq(keys: Keys) -> Quantization:
@@ -112,6 +116,57 @@ def _awq(keys: Keys) -> Quantization:
     return Quantization(
         Awq(_group_size(keys, keys.spelled("group_size", "q_group_size"), 128)), floats=_floats(keys)
     )
+
+
+def _auto_round(keys: Keys) -> Quantization:
+    """AutoRound's own name for GPTQ's and AWQ's layouts (Cheng et al. 2023, arXiv:2309.05516)."""
+    # Of the search for codes, of who made them, and of kernels.
+    keys.unused(
+        "amp", "autoround_version", "backend", "batch_size", "dataset", "provider", "seqlen", "nsamples"
+    )
+    keys.unused("enable_minmax_tuning", "enable_norm_bias_tuning", "enable_quanted_input", "iters", "lr")
+    keys.unused(
+        "gradient_accumulate_steps", "low_gpu_mem_usage", "minmax_lr", "scale_dtype", "supported_types"
+    )
+    keys.unused("block_name_to_quantize", "quant_block_list", "to_quant_block_names")
+    # What zero points say; codes that aren't integers, rounded inputs and caches, rotated inputs.
+    keys.harmless(sym=(bool,), data_type=("int",), act_bits=(16, 32, None), act_data_type=(str, None))
+    keys.harmless(act_group_size=(int, None), act_sym=(bool, None), act_dynamic=(bool, None))
+    keys.harmless(**dict.fromkeys(("static_attention_dtype", "static_kv_dtype"), (None,)))
+    keys.harmless(**dict.fromkeys(("static_attention_granularity", "static_kv_granularity"), (str,)))
+    keys.harmless(super_bits=(None,), super_group_size=(None,), rotation_configs=(None, []))
+    offsets = {
+        "auto_round": 0,
+        "auto_round:gptqmodel": 0,
+        "auto_round:auto_gptq": 1,
+        "auto_round:auto_awq": None,
+    }
+    offset, bits, size = keys.choice("packing_format", offsets), _gptq_bits(keys), _group_size(keys)
+    _check_modules(keys, bits, size)
+    if offset is not None:
+        return Quantization(Gptq(bits, size, offset), floats=_floats(keys))
+    if bits != 4:
+        raise keys.fail("bits", "4 for auto_round:auto_awq")
+    return Quantization(Awq(size), floats=_floats(keys))
+
+
+def _check_modules(keys: Keys, bits: int, size: int | None) -> None:
+    """Raise ConfigError for a module whose settings aren't those of all; modules of 16 bits stay floats, and
+    the tensors' names say the same."""
+    stated = keys.get("extra_config", dict, None) or {}
+    for name in stated:
+        inner = _inner(keys, "extra_config", stated, name)
+        own = inner.get("bits", int, None) or bits
+        if own >= 16:
+            continue
+        if own != bits:
+            raise inner.fail("bits", f"{bits}, as for all modules, or at least 16")
+        if inner.values.get("group_size") is not None and _group_size(inner) != size:
+            raise inner.fail("group_size", "that of all modules")
+        inner.unused("group_size", "sym", "act_group_size", "act_sym", "act_data_type", "act_dynamic")
+        inner.harmless(data_type=("int", None), act_bits=(16, 32, None), super_bits=(None,))
+        inner.harmless(super_group_size=(None,), rotation_config=(None,))
+        inner.finish({})
 
 
 def _fp8(keys: Keys) -> Quantization:
@@ -281,6 +336,7 @@ def _floats(keys: Keys, *others: str) -> tuple[str, ...]:
 METHODS: dict[str, Callable[[Keys], Quantization]] = {
     "gptq": _gptq,
     "awq": _awq,
+    "auto-round": _auto_round,
     "fp8": _fp8,
     "fbgemm_fp8": _fbgemm_fp8,
     "compressed-tensors": _compressed_tensors,

@@ -4,9 +4,11 @@
 quantization_config that it writes: auto-gptq 0.7.1 (QuantLinear of qlinear_cuda: `pack`, and its product with
 the unit matrix), autoawq 0.2.5 (WQLinear_GEMM.from_linear, dequantize_gemm), bitsandbytes 0.50.2
 (quantize_4bit, QuantState.as_dict(packed=True), dequantize_4bit, int8_vectorwise_quant and _dequant),
-compressed-tensors 0.20.0 (compress and decompress of each layout) and nvidia-modelopt 0.47.0
-(NVFP4QTensor.quantize, dequantize), from normal weights of 8 to 32 rows. Names are FORMAT:TENSOR, the
-library's result is FORMAT:expected, in the type that it computes in; `configs` is JSON.
+compressed-tensors 0.20.0 (compress and decompress of each layout), nvidia-modelopt 0.47.0
+(NVFP4QTensor.quantize, dequantize) and auto-round 0.16.1 (`pack` of its QuantLinear with and without an
+offset of zero points, and the product with the unit matrix; WQLinear_GEMM, dequantize_gemm), from normal
+weights of 8 to 32 rows. Names are FORMAT:TENSOR, the library's result is FORMAT:expected, in the type that it
+computes in; `configs` is JSON.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import torch
 from safetensors.torch import load, save_file
 from tfm.refimpl.config_readers.keys import Keys
 from tfm.refimpl.config_readers.quantization import read_quantization
+from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.formats import small_floats
 from tfm.refimpl.formats.quantized import packed
 from tfm.refimpl.formats.quantized.source import Quantized
+from tfm.refimpl.formats.quantized.weight import Quantization
 from tfm.refimpl.formats.safetensors import SafeTensors
 from tfm.refimpl.ops.quant import dequantize
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
@@ -118,3 +122,38 @@ def test_codes_of_any_width_are_unpacked(bits):
     size = 4 * -(-37 * bits // 32)
     words = np.array([np.frombuffer(one.to_bytes(size, "little"), np.int32) for one in whole])
     np.testing.assert_array_equal(packed.unpack(words, bits, 37), codes)
+
+
+def of_auto_round(**keys: Any) -> Quantization | None:
+    config = {**recorded()[0]["auto-round-gptq4"], **keys}
+    return read_quantization(Keys({"quantization_config": config}, "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"packing_format": "auto_round:fp8"}, "packing_format must be one of auto_round,"),
+        (
+            {"packing_format": "auto_round:auto_awq", "bits": 8},
+            "bits must be 4 for auto_round:auto_awq, got 8",
+        ),
+        ({"data_type": "mx_fp"}, 'data_type must be "int", got'),
+        ({"act_bits": 8}, "act_bits must be 16 or 32 or null, got 8"),
+        (
+            {"extra_config": {"x": {"bits": 8}}},
+            "x: bits must be 4, as for all modules, or at least 16, got 8",
+        ),
+        ({"extra_config": {"x": {"group_size": 32}}}, "x: group_size must be that of all modules, got 32"),
+        ({"extra_config": {"x": {"data_type": "fp"}}}, 'x: data_type must be "int" or null'),
+        ({"extra_config": {"x": {"unheard_of": 1}}}, "x: key 'unheard_of' isn't known"),
+        ({"extra_config": {"x": 16}}, "extra_config must be an object of objects"),
+    ],
+)
+def test_a_setting_of_auto_round_that_changes_numbers_is_refused(keys, words):
+    with pytest.raises(ConfigError, match=words):
+        of_auto_round(**keys)
+
+
+def test_modules_that_auto_round_names_with_the_settings_of_all_or_as_floats():
+    named = {"lm_head": {"bits": 16, "data_type": "fp"}, "x": {"bits": 4, "group_size": 16, "sym": False}}
+    assert of_auto_round(extra_config=named) == of_auto_round()
