@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +62,14 @@ def _zig(platform: Platform) -> tuple[str, ...] | None:
 def _version(command: tuple[str, ...]) -> str | None:
     """The first line that a compiler says of itself; None for one that can't run."""
     try:
-        answer = subprocess.run(
-            [*command, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S
-        )
+        with tempfile.TemporaryDirectory() as folder:  # zig leaves a file where it runs
+            answer = subprocess.run(
+                [*command, "--version"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=ANSWER_S,
+            )
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = answer.stdout.decode(errors="replace").splitlines()

@@ -1,7 +1,7 @@
 // Products of float vectors with a matrix of codes in blocks, for the instruction set `Set`. A row's result depends on
 // that row alone: its blocks are summed in order, each as an exact integer, whatever else is computed beside it.
 #pragma once
-#include <cfloat>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 

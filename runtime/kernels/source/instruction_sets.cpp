@@ -15,8 +15,10 @@ struct Available {
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 extern const Kernels amx_kernels, avx512_kernels, avx_vnni_kernels, avx2_kernels;
 

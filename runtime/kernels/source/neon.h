@@ -2,8 +2,8 @@
 #pragma once
 #include <arm_neon.h>
 
-#include <cstdint>
-#include <cstring>
+#include <stdint.h>
+#include <string.h>
 
 namespace {
 

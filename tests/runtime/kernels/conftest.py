@@ -33,7 +33,7 @@ def compiler(kernels_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def write(does: str, version: str = "fake 1", name: str = "c++") -> Path:
         script = folder / name
         script.write_text(
-            f'#!/bin/sh\ncase "$*" in *--version) echo "{version}"; exit;; esac\n'
+            f'#!/bin/sh\necho >left_by_a_compiler\ncase "$*" in *--version) echo "{version}"; exit;; esac\n'
             f'echo "$*" >>{tmp_path}/runs\n'
             f'while [ "$1" != -o ]; do shift; done; out=$2\n{does}\n'
         )

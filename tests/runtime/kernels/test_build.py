@@ -18,6 +18,7 @@ from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import ZIG_TARGETS, Platform
 
 HERE = Platform.here()
+OTHER = next(one for one in (Platform(*names) for names in ZIG_TARGETS) if one.system != HERE.system)
 WRITES = "echo code >$out"
 NOT_BUILT = library.Unavailable("no library was built for this machine", buildable=True)
 BUILD = "from tfm.runtime.kernels import compilers\ncompilers._zig = lambda platform: None\n"
@@ -61,12 +62,15 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.mark.usefixtures("loads")
-def test_one_run_compiles_all_sources(compiler, tmp_path):
+def test_one_run_compiles_all_sources(compiler, tmp_path, monkeypatch):
     compiler(WRITES)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     path = build()
     assert path == library.cached_folder(library.key(HERE)) / HERE.file
     assert path.read_text() == "code\n"
     assert build() == path
+    assert list((tmp_path / "here").iterdir()) == []
     [command] = (tmp_path / "runs").read_text().splitlines()
     flags = " ".join(compilers.FLAGS)
     assert command.startswith(f"{flags} -o ")
@@ -219,15 +223,20 @@ def test_without_a_compiler_the_message_names_the_extra(compiler, monkeypatch):
 
 
 def test_for_another_platform_ziglang_alone_compiles(monkeypatch):
-    other = next(one for one in (Platform(*names) for names in ZIG_TARGETS) if one != HERE)
     monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda name: None)
-    assert available(other) == []
+    assert available(OTHER) == []
     monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(compilers, "_version", lambda command: "zig")
-    [zig] = available(other)
-    assert zig.command[-6:] == ("ziglang", "cc", "-x", "c++", "-target", other.zig)
+    [zig] = available(OTHER)
+    assert zig.command[-6:] == ("ziglang", "cc", "-x", "c++", "-target", OTHER.zig)
     with pytest.raises(ExportError, match="kernels aren't written for Linux riscv64"):
         build(platform=Platform("Linux", "riscv64"))
+
+
+def test_what_was_built_for_another_platform_is_not_tried(compiler, monkeypatch, tmp_path):
+    script = compiler(WRITES)
+    monkeypatch.setattr(compilers, "_zig", lambda platform: (str(script),))
+    assert build(tmp_path / "out", platform=OTHER) == tmp_path / "out" / OTHER.file
 
 
 @pytest.mark.parametrize("line", ["'", "nowhere/c++", "./c++", ""])

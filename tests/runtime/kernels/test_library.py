@@ -88,7 +88,10 @@ def test_the_real_library_says_what_it_uses(cached, kernels_library):
 
 
 def test_the_real_library_needs_no_cpp_library(kernels_library):
-    """ziglang would compile one first, and a wheel's library would need that of its system."""
+    """ziglang has no headers of one unless it compiles it, and a wheel's library would need its system's."""
+    for file in library.sources():
+        included = re.findall("#include <(.*)>", file.read_text())
+        assert all(name.endswith(".h") for name in included), file.name
     assert re.findall(rb"_Z[nd][wal]\w*|__cxa_(?!finalize)\w+|GLIBCXX\w+", kernels_library.read_bytes()) == []
 
 
@@ -253,6 +256,7 @@ def test_a_process_that_others_ended_is_tried_again(cached, stranger, tries, mon
     monkeypatch.setattr(probe, "PROGRAM", program)
     assert [find(), find()] == [Unavailable("the process that tried them was ended")] * 2
     assert len(tries) == 2
+    assert list(cached.parent.iterdir()) == [cached]
 
 
 def test_the_switch(cached, stranger, monkeypatch, loads):
