@@ -6,7 +6,7 @@ tensors that say how are read and have a note.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
@@ -16,7 +16,7 @@ from ..formats.quantized.bitsandbytes import Bitsandbytes
 from ..formats.quantized.compressed_tensors import CompressedTensors, Scheme
 from ..formats.quantized.float4 import ModeloptNvfp4, Mxfp4Experts
 from ..formats.quantized.float8 import Float8
-from ..formats.quantized.gptq import Gptq
+from ..formats.quantized.gptq import Gptq, Settings
 from ..formats.quantized.weight import Quantization
 from .keys import ANY, Keys
 
@@ -89,20 +89,36 @@ def _gptq(keys: Keys) -> Quantization:
     keys.harmless(desc_act=(bool,), sym=(bool,), lm_head=(bool,), v2=(bool,))
     # Other layouts, rotated inputs, settings of some modules alone.
     keys.harmless(is_marlin_format=(False,), pack_dtype=("int32",), rotation=(None,), adapter=(None, {}))
-    # Modules by patterns: of those that are left as floats the tensors' names say the same.
-    dynamic = keys.get("dynamic", dict, None) or {}
-    if not all(pattern.startswith("-:") for pattern in dynamic):
-        raise keys.fail("dynamic", "null, or an object of patterns that begin with -:")
     offsets = {"gptq": 1, "gptq_v2": 0}
     offset = keys.choice(keys.spelled("checkpoint_format", "format"), offsets, "gptq")
-    return Quantization(Gptq(_gptq_bits(keys), _group_size(keys), offset), floats=_floats(keys))
+    settings = _gptq_settings(keys)
+    return Quantization(Gptq(settings, offset, tuple(_gptq_overrides(keys))), floats=_floats(keys))
 
 
-def _gptq_bits(keys: Keys) -> int:
+def _gptq_settings(keys: Keys) -> Settings:
     bits = keys.get("bits", int)
     if bits not in (2, 3, 4, 8):
         raise keys.fail("bits", "2, 3, 4 or 8")
-    return bits
+    return Settings(bits, _group_size(keys))
+
+
+def _gptq_overrides(keys: Keys) -> Iterator[tuple[NamePattern, Settings]]:
+    """The settings of modules whose names begin with what a pattern matches, as GPTQModel finds them.
+
+    Patterns after -: are of modules left as floats: the tensors' names say the same.
+    """
+    dynamic = keys.get("dynamic", dict, None) or {}
+    for stated in dynamic:
+        if stated.startswith("-:"):
+            continue
+        inner = _inner(keys, "dynamic", dynamic, stated)
+        pattern = NamePattern(f"(?:{stated.removeprefix('+:')}).*", inner.where)
+        inner.unused("damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "mse")
+        inner.harmless(desc_act=(bool,), sym=(bool,))
+        of_all = {key: keys.values[key] for key in ("bits", "group_size")}
+        own = _gptq_settings(inner.replaced({**of_all, **inner.values}))
+        inner.finish({})
+        yield pattern, own
 
 
 def _awq(keys: Keys) -> Quantization:
@@ -141,27 +157,27 @@ def _auto_round(keys: Keys) -> Quantization:
         "auto_round:auto_gptq": 1,
         "auto_round:auto_awq": None,
     }
-    offset, bits, size = keys.choice("packing_format", offsets), _gptq_bits(keys), _group_size(keys)
-    _check_modules(keys, bits, size)
+    offset, settings = keys.choice("packing_format", offsets), _gptq_settings(keys)
+    _check_modules(keys, settings)
     if offset is not None:
-        return Quantization(Gptq(bits, size, offset), floats=_floats(keys))
-    if bits != 4:
+        return Quantization(Gptq(settings, offset), floats=_floats(keys))
+    if settings.bits != 4:
         raise keys.fail("bits", "4 for auto_round:auto_awq")
-    return Quantization(Awq(size), floats=_floats(keys))
+    return Quantization(Awq(settings.group_size), floats=_floats(keys))
 
 
-def _check_modules(keys: Keys, bits: int, size: int | None) -> None:
+def _check_modules(keys: Keys, settings: Settings) -> None:
     """Raise ConfigError for a module whose settings aren't those of all; modules of 16 bits stay floats, and
     the tensors' names say the same."""
     stated = keys.get("extra_config", dict, None) or {}
     for name in stated:
         inner = _inner(keys, "extra_config", stated, name)
-        own = inner.get("bits", int, None) or bits
+        own = inner.get("bits", int, None) or settings.bits
         if own >= 16:
             continue
-        if own != bits:
-            raise inner.fail("bits", f"{bits}, as for all modules, or at least 16")
-        if inner.values.get("group_size") is not None and _group_size(inner) != size:
+        if own != settings.bits:
+            raise inner.fail("bits", f"{settings.bits}, as for all modules, or at least 16")
+        if inner.values.get("group_size") is not None and _group_size(inner) != settings.group_size:
             raise inner.fail("group_size", "that of all modules")
         inner.unused("group_size", "sym", "act_group_size", "act_sym", "act_data_type", "act_dynamic")
         inner.harmless(data_type=("int", None), act_bits=(16, 32, None), super_bits=(None,))

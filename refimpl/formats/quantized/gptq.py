@@ -12,7 +12,7 @@ A module X of D inputs and F outputs, with codes of b bits in C groups:
 **Conventions.** checkpoint_format "gptq" (v1) stores zero − 1, "gptq_v2" stores zero. One is added to v1's
 after it was unpacked and the sum isn't cut to b bits, as the kernels of both libraries do: a stored 2^b − 1
 is the zero point 2^b. With desc_act, groups are filled in the order of the inputs' importance, so g_idx isn't
-sorted. Packing: see `packed`.
+sorted. GPTQModel's `dynamic` gives some modules other bits and groups. Packing: see `packed`.
 """
 
 from __future__ import annotations
@@ -23,25 +23,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import CheckpointError
+from ..adapters.name_patterns import NamePattern, Work
 from . import packed
 from .affine import Affine, AffineWeight, checked_groups, groups
 from .weight import FLOATS, RawSource, check, modules
 
 
 @dataclass(frozen=True)
-class Gptq:
-    """The format with its settings; `group_size` None means that all inputs are one group."""
+class Settings:
+    """What may differ from module to module; `group_size` None means that all inputs are one group."""
 
     bits: int
     group_size: int | None
+
+
+@dataclass(frozen=True)
+class Gptq:
+    """The format with its settings, and those of modules whose names a pattern matches, the first of them."""
+
+    settings: Settings
     zero_offset: int
+    overrides: tuple[tuple[NamePattern, Settings], ...] = ()
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, AffineWeight]]:
+        work = Work("quantization_config")
         for module in modules(source, "qweight"):
-            yield f"{module}.weight", self._weight(source, module)
+            own = (own for pattern, own in self.overrides if pattern.matches(module, work, suffix=False))
+            yield f"{module}.weight", self._weight(source, module, next(own, self.settings))
 
-    def _weight(self, source: RawSource, module: str) -> AffineWeight:
-        bits = self.bits
+    def _weight(self, source: RawSource, module: str, settings: Settings) -> AffineWeight:
+        bits = settings.bits
         words, outputs = check(source, f"{module}.qweight", ("I32",))
         if words * 32 % bits or outputs * bits % 32:
             raise CheckpointError(
@@ -49,7 +60,7 @@ class Gptq:
                 f"{[words, outputs]}"
             )
         inputs = words * 32 // bits
-        neighbours, count = groups(inputs, self.group_size)
+        neighbours, count = groups(inputs, settings.group_size)
         names = {part: f"{module}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx")}
         check(source, names["qzeros"], ("I32",), (count, outputs * bits // 32))
         check(source, names["scales"], FLOATS, (count, outputs))

@@ -177,7 +177,6 @@ def test_a_scale_that_is_no_number_is_refused(name, tmp_path):
             "checkpoint_format must be one of gptq, gptq_v2, got 'marlin'",
         ),
         ("gptq4", {"rotation": "hadamard"}, "rotation must be null, got 'hadamard'"),
-        ("gptq4", {"dynamic": {"+:q_proj": {"bits": 8}}}, "dynamic must be null, or an object of patterns"),
         ("gptq4", {"unheard_of": 1}, "quantization_config: key 'unheard_of' isn't known"),
         ("awq", {"version": "gemv"}, "version must be one of gemm"),
         ("awq", {"zero_point": False}, "zero_point must be true, got False"),

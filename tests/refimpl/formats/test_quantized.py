@@ -157,3 +157,45 @@ def test_a_setting_of_auto_round_that_changes_numbers_is_refused(keys, words):
 def test_modules_that_auto_round_names_with_the_settings_of_all_or_as_floats():
     named = {"lm_head": {"bits": 16, "data_type": "fp"}, "x": {"bits": 4, "group_size": 16, "sym": False}}
     assert of_auto_round(extra_config=named) == of_auto_round()
+
+
+def test_gptqs_modules_with_settings_of_their_own_by_the_first_pattern_that_begins_to_match(tmp_path):
+    """As GPTQModel's dynamic_get finds them; each module is one that a library wrote with these settings."""
+    configs, tensors = recorded()
+    names = {"a.0.up": "gptq4", "a.0.down": "gptq8", "a.1.down": "gptq2", "lm_head": "gptq3"}
+    stored = {
+        name.replace("m.", f"{module}.", 1): tensor
+        for module, form in names.items()
+        for name, tensor in tensors[form].items()
+        if name != "expected"
+    }
+    dynamic = {
+        "-:a.2": {},
+        "+:.*\\.1\\.": {"bits": 2},
+        "a.*down": {"bits": 8, "group_size": -1, "sym": True},
+        "+:a.0.d": {"bits": 3},
+        "lm_": {"bits": 3, "desc_act": True, "mse": 2.4},
+        "a.0.u": {},
+    }
+    source = opened(tmp_path, {**configs["gptq4"], "dynamic": dynamic}, stored)
+    for module, form in names.items():
+        expected = tensors[form]["expected"]
+        got = torch.from_numpy(source.load(f"{module}.weight"))
+        assert source.kind(f"{module}.weight") == form.replace("gptq", "GPTQ")
+        assert torch.equal(got.to(expected.dtype), expected)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "words"),
+    [
+        ({"+:a": {"bits": 5}}, r"dynamic: \+:a: bits must be 2, 3, 4 or 8, got 5"),
+        ({"a": {"group_size": 0}}, "dynamic: a: group_size must be -1, or at least 1, got 0"),
+        ({"a": {"adapter": {"rank": 8}}}, "dynamic: a: key 'adapter' isn't known"),
+        ({"a": 8}, "dynamic must be an object of objects"),
+        ({"a(?=b)": {}}, r"dynamic: .* must have no group but"),
+    ],
+)
+def test_gptqs_settings_of_some_modules_that_are_refused(dynamic, words):
+    config = {**recorded()[0]["gptq4"], "dynamic": dynamic}
+    with pytest.raises(ConfigError, match=words):
+        read_quantization(Keys({"quantization_config": config}, "config.json"))
