@@ -6,6 +6,7 @@ tensors that say how are read and have a note.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -115,8 +116,7 @@ def _gptq_overrides(keys: Keys) -> Iterator[tuple[NamePattern, Settings]]:
         pattern = NamePattern(f"(?:{stated.removeprefix('+:')}).*", inner.where)
         inner.unused("damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "mse")
         inner.harmless(desc_act=(bool,), sym=(bool,))
-        of_all = {key: keys.values[key] for key in ("bits", "group_size")}
-        own = _gptq_settings(inner.replaced({**of_all, **inner.values}))
+        own = _gptq_settings(inner.replaced({**_of_all(keys), **inner.values}))
         inner.finish({})
         yield pattern, own
 
@@ -158,31 +158,39 @@ def _auto_round(keys: Keys) -> Quantization:
         "auto_round:auto_awq": None,
     }
     offset, settings = keys.choice("packing_format", offsets), _gptq_settings(keys)
-    _check_modules(keys, settings)
+    overrides = tuple(_auto_round_overrides(keys, settings))
     if offset is not None:
-        return Quantization(Gptq(settings, offset), floats=_floats(keys))
+        return Quantization(Gptq(settings, offset, overrides), floats=_floats(keys))
     if settings.bits != 4:
         raise keys.fail("bits", "4 for auto_round:auto_awq")
+    if overrides:
+        raise keys.fail("extra_config", "absent, or without other bits and groups, for auto_round:auto_awq")
     return Quantization(Awq(settings.group_size), floats=_floats(keys))
 
 
-def _check_modules(keys: Keys, settings: Settings) -> None:
-    """Raise ConfigError for a module whose settings aren't those of all; modules of 16 bits stay floats, and
-    the tensors' names say the same."""
+def _auto_round_overrides(keys: Keys, settings: Settings) -> Iterator[tuple[NamePattern, Settings]]:
+    """The settings of modules that are named in full. Those of 16 bits are left as floats: the tensors' names
+    say the same."""
     stated = keys.get("extra_config", dict, None) or {}
     for name in stated:
         inner = _inner(keys, "extra_config", stated, name)
-        own = inner.get("bits", int, None) or settings.bits
-        if own >= 16:
+        if (inner.get("bits", int, None) or 0) >= 16:
             continue
-        if own != settings.bits:
-            raise inner.fail("bits", f"{settings.bits}, as for all modules, or at least 16")
-        if inner.values.get("group_size") is not None and _group_size(inner) != settings.group_size:
-            raise inner.fail("group_size", "that of all modules")
-        inner.unused("group_size", "sym", "act_group_size", "act_sym", "act_data_type", "act_dynamic")
+        inner.unused("sym", "act_group_size", "act_sym", "act_data_type", "act_dynamic")
         inner.harmless(data_type=("int", None), act_bits=(16, 32, None), super_bits=(None,))
         inner.harmless(super_group_size=(None,), rotation_config=(None,))
+        own = _gptq_settings(inner.replaced({**_of_all(keys), **inner.values}))
         inner.finish({})
+        if own == settings:
+            continue
+        if re.fullmatch(r"[\w.-]+", name, re.ASCII) is None:
+            raise ConfigError(f"{inner.where}: a module with settings of its own must be named in full")
+        yield NamePattern(name.replace(".", r"\."), inner.where), own
+
+
+def _of_all(keys: Keys) -> dict[str, Any]:
+    """The settings that a module may have otherwise."""
+    return {key: keys.values[key] for key in ("bits", "group_size")}
 
 
 def _fp8(keys: Keys) -> Quantization:

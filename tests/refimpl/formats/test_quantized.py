@@ -139,11 +139,12 @@ def of_auto_round(**keys: Any) -> Quantization | None:
         ),
         ({"data_type": "mx_fp"}, 'data_type must be "int", got'),
         ({"act_bits": 8}, "act_bits must be 16 or 32 or null, got 8"),
+        ({"extra_config": {"x": {"bits": 5}}}, "x: bits must be 2, 3, 4 or 8, got 5"),
+        ({"extra_config": {".*x": {"bits": 8}}}, r"\.\*x: a module with settings of its own must be named"),
         (
-            {"extra_config": {"x": {"bits": 8}}},
-            "x: bits must be 4, as for all modules, or at least 16, got 8",
+            {"packing_format": "auto_round:auto_awq", "extra_config": {"x": {"group_size": 32}}},
+            "extra_config must be absent, or without other bits and groups, for auto_round:auto_awq",
         ),
-        ({"extra_config": {"x": {"group_size": 32}}}, "x: group_size must be that of all modules, got 32"),
         ({"extra_config": {"x": {"data_type": "fp"}}}, 'x: data_type must be "int" or null'),
         ({"extra_config": {"x": {"unheard_of": 1}}}, "x: key 'unheard_of' isn't known"),
         ({"extra_config": {"x": 16}}, "extra_config must be an object of objects"),
@@ -155,20 +156,38 @@ def test_a_setting_of_auto_round_that_changes_numbers_is_refused(keys, words):
 
 
 def test_modules_that_auto_round_names_with_the_settings_of_all_or_as_floats():
-    named = {"lm_head": {"bits": 16, "data_type": "fp"}, "x": {"bits": 4, "group_size": 16, "sym": False}}
+    named = {"lm_head": {"bits": 16, "data_type": "fp"}, ".*x": {"bits": 4, "group_size": 16, "sym": False}}
     assert of_auto_round(extra_config=named) == of_auto_round()
+
+
+def parts(names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors of one file whose modules are in these recorded formats."""
+    return {
+        name.replace("m.", f"{module}.", 1): tensor.clone()
+        for module, form in names.items()
+        for name, tensor in recorded()[1][form].items()
+        if name != "expected"
+    }
+
+
+def same_as_recorded(source: Quantized, names: dict[str, str]) -> None:
+    for module, form in names.items():
+        expected = recorded()[1][form]["expected"]
+        got = torch.from_numpy(source.load(f"{module}.weight"))
+        assert source.kind(f"{module}.weight") == form.removeprefix("auto-round-").upper()
+        assert torch.equal(got.to(expected.dtype), expected)
+
+
+def test_auto_rounds_modules_with_settings_of_their_own(tmp_path):
+    names = {"a.0": "auto-round-gptq4", "a.1": "auto-round-gptq2", "a.1.b": "auto-round-gptq4"}
+    extra = {"a.1": {"bits": 2, "group_size": -1}, "lm_head": {"bits": 16}}
+    config = {**recorded()[0]["auto-round-gptq4"], "extra_config": extra}
+    same_as_recorded(opened(tmp_path, config, parts(names)), names)
 
 
 def test_gptqs_modules_with_settings_of_their_own_by_the_first_pattern_that_begins_to_match(tmp_path):
     """As GPTQModel's dynamic_get finds them; each module is one that a library wrote with these settings."""
-    configs, tensors = recorded()
     names = {"a.0.up": "gptq4", "a.0.down": "gptq8", "a.1.down": "gptq2", "lm_head": "gptq3"}
-    stored = {
-        name.replace("m.", f"{module}.", 1): tensor
-        for module, form in names.items()
-        for name, tensor in tensors[form].items()
-        if name != "expected"
-    }
     dynamic = {
         "-:a.2": {},
         "+:.*\\.1\\.": {"bits": 2},
@@ -177,12 +196,8 @@ def test_gptqs_modules_with_settings_of_their_own_by_the_first_pattern_that_begi
         "lm_": {"bits": 3, "desc_act": True, "mse": 2.4},
         "a.0.u": {},
     }
-    source = opened(tmp_path, {**configs["gptq4"], "dynamic": dynamic}, stored)
-    for module, form in names.items():
-        expected = tensors[form]["expected"]
-        got = torch.from_numpy(source.load(f"{module}.weight"))
-        assert source.kind(f"{module}.weight") == form.replace("gptq", "GPTQ")
-        assert torch.equal(got.to(expected.dtype), expected)
+    config = {**recorded()[0]["gptq4"], "dynamic": dynamic}
+    same_as_recorded(opened(tmp_path, config, parts(names)), names)
 
 
 @pytest.mark.parametrize(
