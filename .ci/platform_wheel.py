@@ -37,7 +37,7 @@ def main(pure: Path, out: Path, *target: str) -> None:
         from tfm.runtime.kernels.platforms import Platform
 
         platform = Platform(*target) if target else Platform.here()
-        build(content / "tfm" / "runtime" / "kernels" / "built", platform=platform)
+        build(content / "tfm" / "runtime" / "kernels" / "built", platform=platform, limit_s=3600)
         [metadata] = content.glob("*.dist-info/WHEEL")
         tag = TAGS[platform.system].format(platform.machine.lower())
         text = re.sub("(?m)^Root-Is-Purelib: true$", "Root-Is-Purelib: false", metadata.read_text())

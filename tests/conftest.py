@@ -107,7 +107,7 @@ def kernels_library() -> Path:
     """The library of kernels for this machine, compiled into tfm's cache once for all processes and runs."""
     from tfm.runtime.kernels.build import build
 
-    return build()
+    return build(retry=True, limit_s=3600)
 
 
 @pytest.fixture
