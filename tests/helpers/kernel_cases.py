@@ -32,11 +32,12 @@ def tied(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
 def strange(rng: np.random.Generator, M: int, K: int) -> np.ndarray:
     """Each row has zeros, subnormal or huge numbers in some blocks, and one in three isn't finite."""
     x = rng.standard_normal((M, K))
-    factors = [0, -0.0, 1e-45, 1e-39, 3.7e-37, 3.8e-37, 1e30, 1e38]
+    factors = [0, -0.0, 1e-45, 1e-39, 3.7e-37, 3.8e-37, 1e30, 1e39]
     x *= np.repeat(rng.choice(factors, (M, -(-K // 16))), 16, axis=1)[:, :K]
     for m in np.flatnonzero(rng.random(M) < 1 / 3):
         x[m, rng.integers(K)] = rng.choice([np.nan, np.inf, -np.inf])
-    return np.clip(x, -3.4e38, 3.4e38, where=np.isfinite(x), out=x)
+    most = np.finfo(np.float32).max
+    return np.clip(x, -most, most, where=np.isfinite(x), out=x)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ protected:
         const __m256i *both = (const __m256i *)at;
         return {_mm256_loadu_si256(both), _mm256_loadu_si256(both + 1)};
     }
+    // sum + products at once: GCC would compute the products of several steps first, more than there are registers.
+    static Ints added(Ints sum, Ints products) {
+        sum = add(sum, products);
+        __asm__("" : "+x"(sum.a), "+x"(sum.b));
+        return sum;
+    }
     static __m256i and_all(__m256i x, int mask) { return _mm256_and_si256(x, _mm256_set1_epi16(int16_t(mask))); }
 };
 
@@ -73,7 +79,9 @@ struct Avx2Words : Avx2 {
     struct Codes {
         Ints even, odd;
     };
-    using Four = int64_t;
+    struct Four {
+        int32_t even, odd;
+    };
 
     static Four four(const int8_t *codes) {
         int16_t words[4] = {codes[0], codes[2], codes[1], codes[3]};
@@ -86,8 +94,7 @@ struct Avx2Words : Avx2 {
         return {{and_all(x.a, 255), and_all(x.b, 255)}, {_mm256_srli_epi16(x.a, 8), _mm256_srli_epi16(x.b, 8)}};
     }
     static Ints dot(Ints sum, Codes w, Four x) {
-        Ints even = all(int32_t(x)), odd = all(int32_t(x >> 32));
-        return add(add(sum, short_mul(w.even, even)), short_mul(w.odd, odd));
+        return added(added(sum, short_mul(w.even, all(x.even))), short_mul(w.odd, all(x.odd)));
     }
 };
 
@@ -112,7 +119,7 @@ struct Avx2Bytes : Avx2 {
     static Ints dot(Ints sum, Codes w, Four x) {
         __m256i four = _mm256_set1_epi32(x), ones = _mm256_set1_epi16(1);
         Ints pairs = {_mm256_maddubs_epi16(w.a, four), _mm256_maddubs_epi16(w.b, four)};
-        return add(sum, {_mm256_madd_epi16(pairs.a, ones), _mm256_madd_epi16(pairs.b, ones)});
+        return added(sum, {_mm256_madd_epi16(pairs.a, ones), _mm256_madd_epi16(pairs.b, ones)});
     }
 };
 
