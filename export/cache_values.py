@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
-from ..refimpl.engine.cache_kinds import CacheKind, KeysValues, LinearSums, LstmStates
+from ..refimpl.engine.cache_kinds import CacheKind, ConvTail, KeysValues, LinearSums, LstmStates
 from .ops.block import MixerCache
 from .ops.cache import KVCache
 from .ops.linear_attention import LinearState
 from .ops.lstm import LstmState
+from .ops.short_conv import ConvState
 
 VALUES: dict[type[CacheKind], type[MixerCache]] = {
     KeysValues: KVCache,
     LinearSums: LinearState,
     LstmStates: LstmState,
+    ConvTail: ConvState,
 }
 
 

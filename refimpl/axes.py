@@ -28,7 +28,7 @@ LETTERS = {
     "P": "wanted positions",
     "C": "quantization blocks along an axis",
     "M": "any number of positions, or of pairs of blocks",
-    "A": "tokens of a block",
+    "A": "tokens of a block; earlier tokens that a convolution sees",
     "Y": "blocks of queries",
     "Z": "blocks of keys",
     "I": "what each one chooses: random blocks of a block of queries, experts of a token",

@@ -230,10 +230,12 @@ def _activation(mlp: Mlp) -> str:
 
 
 def _mixer(mixer: TokenMixer) -> str:
-    from ...refimpl.config import LSTM, BlockSparse, LinearAttention
+    from ...refimpl.config import LSTM, BlockSparse, LinearAttention, ShortConv
 
     if isinstance(mixer, LSTM):
         return f"LSTM of {mixer.width} units"
+    if isinstance(mixer, ShortConv):
+        return f"convolution over {mixer.length} tokens in {mixer.width} channels"
     heads = f"{mixer.heads} heads of {mixer.head_size} in {mixer.kv_heads} groups"
     if isinstance(mixer, LinearAttention):
         return f"linear attention ({mixer.features}), {heads}"

@@ -19,6 +19,7 @@ from ...refimpl.config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    ShortConv,
     TokenMixer,
 )
 from .attention import AttentionWeights, attention
@@ -32,12 +33,13 @@ from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
 from .position import Rotary
 from .self_attention import self_attention
+from .short_conv import ConvState, ShortConvWeights, short_conv
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor as Array
 
-MixerCache = KVCache | LinearState | LstmState
+MixerCache = KVCache | LinearState | LstmState | ConvState
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -64,7 +66,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
-    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights
+    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
@@ -158,6 +160,8 @@ def _mix(
     mixer = layer.attention
     if isinstance(mixer, LSTM):
         return lstm_layer(x, cast(LstmState, cache), past, cast(LstmLayerWeights, weights["attn"]))
+    if isinstance(mixer, ShortConv):
+        return short_conv(x, cast(ConvState, cache), past, cast(ShortConvWeights, weights["attn"]))
     if isinstance(mixer, LinearAttention):
         leaves = cast(LinearAttentionWeights, weights["attn"])
         return linear_attention(x, cast(LinearState, cache), past, leaves, settings=mixer)

@@ -26,6 +26,8 @@ from ..config import (
     MoE,
     Norm,
     Plain,
+    ShortConv,
+    TokenMixer,
 )
 from ..errors import NumericError
 
@@ -70,7 +72,7 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
     Not among them: activations that a tied table or, with post-norms, the residual stream reads too
     (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
-    whose weights stay in float.
+    whose weights stay in float. The input of a convolution's wo has no leaf of its own that makes it.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -92,7 +94,7 @@ def post_norm_sites(config: Config) -> list[SmoothingSite]:
             normed = (a.pre, m.pre) == (None, None) and None not in (a.after, m.after)
             if normed and not layer.parallel and not isinstance(m, MoE):
                 if not isinstance(a, LSTM):
-                    sites.append(SmoothingSite((), _projections(prefix)))
+                    sites.append(SmoothingSite((), _projections(prefix, a)))
                 sites.append(SmoothingSite((), _mlp_input_matrices(f"{prefix}mlp.", m)))
     return sites
 
@@ -104,19 +106,21 @@ def _layer(prefix: str, layer: Layer) -> list[SmoothingSite]:
     sites = []
     if layer.residual == "input":
         if not isinstance(mixer, LSTM):
-            sites += _normed(f"{prefix}attn_pre", mixer.pre, (*_projections(prefix), *parallel))
+            sites += _normed(f"{prefix}attn_pre", mixer.pre, (*_projections(prefix, mixer), *parallel))
         sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    if not isinstance(mixer, LSTM):
+    if not isinstance(mixer, LSTM | ShortConv):
         sites += _values(f"{prefix}attn", mixer)
     if layer.cross is not None:
         sites += _values(f"{prefix}cross", layer.cross)
     return sites + _hidden(f"{prefix}mlp", layer.mlp)
 
 
-def _projections(prefix: str) -> tuple[str, ...]:
-    """The matrices that make queries, keys and values."""
+def _projections(prefix: str, mixer: TokenMixer) -> tuple[str, ...]:
+    """The matrices that make queries, keys and values, or the gates and values of a convolution."""
+    if isinstance(mixer, ShortConv):
+        return (f"{prefix}attn.wi",)
     return tuple(f"{prefix}attn.w{n}" for n in "qkv")
 
 

@@ -39,6 +39,7 @@ from .layers import (
     Norm,
     Plain,
     RMSNorm,
+    ShortConv,
     TokenMixer,
     Window,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "Scaling",
+    "ShortConv",
     "Sinusoidal",
     "Stack",
     "Tag",

@@ -24,6 +24,7 @@ from .layers import (
     MoE,
     Plain,
     RMSNorm,
+    ShortConv,
     Window,
 )
 from .model import Config, Decoder, Encoder, EncoderDecoder
@@ -47,10 +48,9 @@ TYPES: dict[str, type] = {
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
-        LSTM, Gated, Plain, ClampedSwiGLU, MoE, Layer, Learned, Sinusoidal, Stack, EmbeddingProjection,
-        Embedding,
-        DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag, QuestionAnswering, Pool, Decoder,
-        Encoder, EncoderDecoder,
+        LSTM, ShortConv, Gated, Plain, ClampedSwiGLU, MoE, Layer, Learned, Sinusoidal, Stack,
+        EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag,
+        QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
     )
 }  # fmt: skip
 

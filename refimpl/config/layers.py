@@ -169,8 +169,23 @@ class LSTM:
     after: Norm | None = None
 
 
+@dataclass(frozen=True)
+class ShortConv:
+    """A convolution over the `length` latest tokens, in `width` channels between gates (`ops.short_conv`).
+
+    `bias` is that of the convolution and of both maps.
+    """
+
+    width: int
+    length: int = 3
+    bias: bool = False
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+
 # What moves information from token to token.
-TokenMixer = Attention | LinearAttention | LSTM
+TokenMixer = Attention | LinearAttention | LSTM | ShortConv
 
 
 @dataclass(frozen=True)
@@ -234,7 +249,7 @@ Mlp = Gated | Plain | MoE
 class Layer:
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    In a decoder, linear attention or an LSTM may stand in the place of attention.
+    In a decoder, linear attention, an LSTM or a short convolution may stand in the place of attention.
     A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
     `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
     output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`

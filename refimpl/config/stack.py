@@ -56,7 +56,7 @@ class Stack:
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
-        """The attention of each layer that has one, and not linear attention or an LSTM."""
+        """The attention of each layer that has one, and not another mixer."""
         return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
 
     def with_kv(self, kv: KVFormat) -> Stack:

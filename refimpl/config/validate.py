@@ -22,6 +22,7 @@ from .layers import (
     LinearAttention,
     Mlp,
     MoE,
+    ShortConv,
     TokenMixer,
     Window,
 )
@@ -48,6 +49,7 @@ LIMITS = {
     "layers": 1024,
     "heads": 4096,
     "experts": 2**16,  # of all layers together
+    "kernel": 256,  # tokens that a short convolution sees
     "clusters": 32,  # of an adaptive softmax
 }
 SMALLEST = 2.0**-126  # float32's smallest normal number
@@ -210,6 +212,10 @@ def _check_mixer(at: str, mixer: TokenMixer, *, decodes: bool) -> None:
         case LSTM():
             _bounded(at + "width of the LSTM", mixer.width, LIMITS["width"])
             _need(decodes, f"{at}an LSTM must be in a decoder")
+        case ShortConv():
+            _bounded(at + "width of the convolution", mixer.width, LIMITS["width"])
+            _bounded(at + "length of the convolution", mixer.length, LIMITS["kernel"], 2)
+            _need(decodes, f"{at}a short convolution must be in a decoder")
 
 
 def _check_heads(at: str, a: Attention | LinearAttention) -> None:

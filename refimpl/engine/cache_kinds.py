@@ -13,6 +13,7 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
     LinearSums          state [B, G, K, K]           what linear attention has summed up of all tokens
                         norm [B, G, K]
     LstmStates          h, c [B, F]                  output and cell of an LSTM after all tokens
+    ConvTail            conv [B, M, F]               the last M inputs of a short convolution
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
 axis of tokens, the row's oldest kept token is entry 0, and what lies past the kept ones is unspecified.
@@ -28,11 +29,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..config import LSTM, Attention, Config, KVFormat, Layer, LinearAttention, Window
+from ..config import LSTM, Attention, Config, KVFormat, Layer, LinearAttention, ShortConv, Window
 from ..errors import LimitError
 from ..ops.cache import KVCache
 from ..ops.linear_attention import LinearState
 from ..ops.lstm import LstmState
+from ..ops.short_conv import ConvState
 
 # Tokens kept beside those that a window sees, so that refused drafts can be cut off again.
 SLACK = 32
@@ -228,6 +230,25 @@ class LstmStates(RecurrentState):
 
 
 @dataclass(frozen=True)
+class ConvTail(RecurrentState):
+    """The last inputs of a short convolution, `count` tokens."""
+
+    count: int
+    width: int
+
+    def why_not_shorter(self) -> str:
+        return "a convolution keeps its last inputs alone"
+
+    @property
+    def arrays(self) -> tuple[CacheArray, ...]:
+        return (CacheArray("conv", ("batch", self.count, self.width)),)
+
+    def empty(self, batch: int, capacity: int, dtype: np.dtype) -> ConvState:
+        (shape,) = self.shapes(batch, capacity)
+        return ConvState(np.zeros(shape, dtype))
+
+
+@dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
     """Keys and values that a layer's cross-attention reads, of a text that an encoder has read."""
 
@@ -263,6 +284,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False) -> CacheKi
             return LinearSums(kv_heads, head_size)
         case LSTM(width):
             return LstmStates(width)
+        case ShortConv(width, length):
+            return ConvTail(length - 1, width)
         case Attention() as attention:
             window = None
             # A window that no text outgrows drops nothing.

@@ -22,6 +22,7 @@ from ..config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    ShortConv,
     TokenMixer,
 )
 from .attention import AttentionWeights, attention
@@ -35,13 +36,14 @@ from .moe import MoEWeights, moe
 from .norm import layer_norm, rms_norm
 from .position import Rotary
 from .self_attention import self_attention
+from .short_conv import ConvState, ShortConvWeights, short_conv
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
 Sublayer = Callable[["Array"], "Array"]
-MixerCache = KVCache | LinearState | LstmState  # what a layer keeps of earlier tokens
+MixerCache = KVCache | LinearState | LstmState | ConvState  # what a layer keeps of earlier tokens
 
 __all__ = ["BlockWeights", "NormWeights", "Positions", "block", "encoder_block", "normalize"]
 
@@ -71,7 +73,7 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 class BlockWeights(TypedDict):
     """The leaves of a layer: its sublayers, and for each the norms `pre`, `post` and `after`."""
 
-    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights
+    attn: CachedAttentionWeights | LinearAttentionWeights | LstmLayerWeights | ShortConvWeights
     mlp: PlainMlpWeights | GatedMlpWeights | MoEWeights
     cross: NotRequired[CrossWeights]
     attn_pre: NotRequired[NormWeights]
@@ -194,6 +196,9 @@ def _mix(
         case LSTM():
             assert isinstance(cache, LstmState)
             return lstm_layer(x, cache, past, cast(LstmLayerWeights, weights["attn"]))
+        case ShortConv():
+            assert isinstance(cache, ConvState)
+            return short_conv(x, cache, past, cast(ShortConvWeights, weights["attn"]))
         case Attention():
             assert isinstance(cache, KVCache)
             leaves = cast(CachedAttentionWeights, weights["attn"])

@@ -9,6 +9,8 @@
                                     sink_logits H
                                     k_scale, v_scale: G,K where keys and values are kept in 8 bits
                                     of an LSTM: wx D,4*F  wh F,4*F  wo F,D  bias 4*F  bo
+                                    of a short convolution: wi D,3*F  conv _,F  wo F,D
+                                    bi 3*F  conv_bias F  bo D
     decoder.layers.I.cross          the same, over the encoder's output
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
@@ -47,6 +49,7 @@ from ..config import (
     Pool,
     QuestionAnswering,
     RelativeBias,
+    ShortConv,
     Stack,
     Tag,
     TokenMixer,
@@ -65,6 +68,8 @@ NORMS = (".q_norm", ".k_norm")
 SCALES = (".k_scale", ".v_scale")
 # Weights of an LSTM's gates: ONNX's operator takes them as floats.
 GATES = (".wx", ".wh")
+# Kernels of convolutions, which multiply channel by channel.
+KERNELS = (".conv",)
 # Projections to the labels, or to an embedding's own space: small, and no later layer averages their rounding
 # error out, so they stay in float.
 LABELS = ("head.out.weight",)
@@ -198,6 +203,10 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             shapes: Shapes = {"wx": (d, 4 * width), "wh": (width, 4 * width), "wo": (width, d)}
             shapes |= {"bias": (4 * width,)} if bias else {}
             return shapes | ({"bo": (d,)} if out_bias else {})
+        case ShortConv(width, length, bias):
+            shapes = {"wi": (d, 3 * width), "conv": (length, width), "wo": (width, d)}
+            biases = {"bi": (3 * width,), "conv_bias": (width,), "bo": (d,)}
+            return shapes | (biases if bias else {})
 
 
 def _mixture(m: MoE, d: int) -> Shapes:
@@ -228,6 +237,6 @@ def _mlp(mlp: Mlp, d: int) -> Shapes:
 def multiplied(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a leaf is a matrix of products or a table of tokens: what may be stored in fewer bits."""
     stays_in_float = name.startswith(PROJECTIONS) or name.endswith(
-        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *LABELS)
+        (*ADDED, *ROUTING, *NORMS, *SCALES, *GATES, *KERNELS, *LABELS)
     )
     return len(shape) == 2 and not stays_in_float

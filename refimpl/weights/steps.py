@@ -163,6 +163,17 @@ class FirstRow(Step):
         return weight[0]
 
 
+class Taps(Step):
+    """The kernel of a convolution of each channel on its own, stored as torch's Conv1d has it."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        return ((result[1], 1, result[0]),)
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        return weight[:, 0].T
+
+
 @dataclass(frozen=True)
 class Part(Step):
     """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
@@ -212,6 +223,7 @@ STEPS: dict[str, Step] = {
     "table": MaybeVector(),
     "column": AddColumn(),
     "row": FirstRow(),
+    "taps": Taps(),
 }
 
 

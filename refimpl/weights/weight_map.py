@@ -26,6 +26,7 @@ The steps are those of `refimpl.weights.steps`, done in the order in which they 
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
     row           a vector stored as a matrix of one row (BART)
+    taps          the kernel of a convolution of each channel on its own, [F, 1, length]
 
 Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
 The lines of a decoder are also used for a decoder that only reads (`DecoderReader`), and for an encoder that
@@ -225,12 +226,13 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     leaves = tuple(map(numbered, line.leaves))
     tensors = tuple(map(numbered, line.tensors))
     choices = tuple((tensor,) for tensor in tensors)
+    shared = "{i}" in line.leaves[0] and not any("{i}" in tensor for tensor in line.tensors)
     attention = layer.attention
-    assert isinstance(attention, Attention), "families' checkpoints have attention alone"
+    if not isinstance(attention, Attention):
+        return Rule(leaves, choices, (*first, *line.steps), line.use, shared)
     if any("{h}" in tensor for tensor in tensors):
         heads = attention.kv_heads if "k_norm" in leaves[0] else attention.heads
         choices = tuple(tuple(tensor.replace("{h}", str(h)) for h in range(heads)) for tensor in tensors)
         first = (*first, StackRows())
     steps = tuple(step.bound(leaves[0], attention) for step in line.steps)
-    shared = "{i}" in line.leaves[0] and not any("{i}" in tensor for tensor in line.tensors)
     return Rule(leaves, choices, (*first, *steps), line.use, shared)

@@ -11,9 +11,10 @@ from ...refimpl.config import (
     LinearAttention,
     RelativeBias,
     Rope,
+    ShortConv,
     TokenMixer,
 )
-from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
+from ...refimpl.engine.cache_kinds import ConvTail, cache_kinds, recurrent, windows
 from .targets import CacheLayout, FloatType, Target
 
 
@@ -36,11 +37,12 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
 
     A bundle keeps their states in its type of floats.
     """
-    if not recurrent(cache_kinds(config)):
+    kinds = cache_kinds(config)
+    if not recurrent(kinds):
         return None
     if target.device == "cuda":
         return "a recurrence was never tried on a GPU"
-    if floats == "float16":
+    if floats == "float16" and recurrent(kind for kind in kinds if not isinstance(kind, ConvTail)):
         return "a recurrence adds up its rounding token by token, for which float16 has too few bits"
     return None
 
@@ -72,6 +74,8 @@ def _group_query(attention: TokenMixer) -> str | None:
             return "linear attention keeps sums, which a step can't read and write in one place"
         case LSTM():
             return "an LSTM keeps a state, which a step can't read and write in one place"
+        case ShortConv():
+            return "a convolution keeps its last inputs, which a step can't read and write in one place"
         case Attention():
             return _softmax_attention(attention)
 

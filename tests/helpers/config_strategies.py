@@ -49,6 +49,7 @@ from tfm.refimpl.config import (
     RMSNorm,
     Rope,
     Scaling,
+    ShortConv,
     Sinusoidal,
     Stack,
     Tag,
@@ -201,13 +202,15 @@ linear_attentions = st.builds(
     norms,
     norms,
 )
+convolutions = st.builds(ShortConv, st.integers(1, 6), st.integers(2, 4), st.booleans(), norms, norms, norms)
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
 
 
 @st.composite
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
-    return draw(st.one_of(attentions(shared, heads), attentions(shared, heads), linear_attentions, lstms))
+    attention = attentions(shared, heads)
+    return draw(st.one_of(attention, attention, linear_attentions, lstms, convolutions))
 
 
 @st.composite

@@ -37,6 +37,7 @@ from tfm.refimpl.config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    ShortConv,
     Sinusoidal,
     Stack,
     Window,
@@ -134,6 +135,15 @@ def recurrent(context: int = 128, vocabulary: int = 97) -> Decoder:
     )
     layers = tuple(replace(third, attention=mixer) for mixer in mixers)
     return replace(base, stack=replace(base.stack, layers=layers, positions=Learned(context)))
+
+
+def convolutions(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder with short convolutions, one of them with biases, around attention."""
+    base = llama(layers=3, vocabulary=vocabulary, qk_norm=True, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    ends = ShortConv(40, 3, pre=norm), ShortConv(48, 4, bias=True, pre=norm)
+    layers = tuple(replace(first, attention=mixer) for mixer in (ends[0], first.attention, ends[1]))
+    return replace(base, stack=replace(base.stack, layers=layers))
 
 
 def added_positions(context: int = 128) -> Decoder:

@@ -88,9 +88,13 @@ def test_a_cache_is_counted_as_the_runner_keeps_it(tfm, tmp_path):
 def test_recurrences_are_named_and_keep_as_much_of_any_text(tfm, tmp_path):
     """Twice the same bytes, since their cache is copied; attention in their place keeps keys and values."""
     base = tiny_models.recurrent(context=5000)
-    named = ("linear attention (elu), 6 heads of 8 in 2 groups", 2 * 8 * 9), ("LSTM of 20 units", 40)
-    for i, (name, count) in enumerate(named):
-        config = replace(base, stack=replace(base.stack, layers=(base.layers[i],)))
+    named = {
+        base.layers[0]: ("linear attention (elu), 6 heads of 8 in 2 groups", 2 * 8 * 9),
+        base.layers[1]: ("LSTM of 20 units", 40),
+        tiny_models.convolutions().layers[0]: ("convolution over 3 tokens in 40 channels", 2 * 40),
+    }
+    for layer, (name, count) in named.items():
+        config = replace(base, stack=replace(base.stack, layers=(layer,)))
         path = tmp_path / "config.json"
         path.write_text(json.dumps({"model_type": "tfm", "config": to_json(config)}))
         assert name in inspect.describe(config)

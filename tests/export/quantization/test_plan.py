@@ -272,6 +272,21 @@ def test_the_products_around_recurrences_are_quantized():
     assert "an LSTM keeps a state" in operator_limits.refusals(target, replace(config, stack=others))[0]
 
 
+def test_the_products_around_convolutions_are_quantized():
+    """Kernels stay floats, the tail may have 16 bits, and attention beside it isn't fused."""
+    config, target = tiny_models.convolutions(), TARGETS["ort-cpu"]
+    formats = planned(Leaves(config), "int8", "ort-cpu")
+    matrices = (name for name, shape in parameter_shapes(config).items() if len(shape) == 2)
+    floats = {name for name in matrices if formats[name] is None}
+    assert floats == {"decoder.layers.0.attn.conv", "decoder.layers.2.attn.conv"}
+    assert operator_limits.cache(target, config) == "copied"
+    reason = "a convolution keeps its last inputs, which a step can't read and write in one place"
+    assert operator_limits.refusals(target, config) == (f"GroupQueryAttention in layer 0: {reason}",)
+    assert planned(Leaves(config), "fp16", "standard")
+    with pytest.raises(ExportError, match="never tried on a GPU"):
+        planned(Leaves(config), "fp16", "ort-cuda")
+
+
 def test_sinks_are_for_a_decoder_on_a_cpu():
     """Where a whole text is read, the fused operator has no sinks."""
     config = tiny_models.sinks()

@@ -22,7 +22,19 @@ from tfm.refimpl.calibrate.smooth import (
     smoothing_factors,
     smoothing_sites,
 )
-from tfm.refimpl.config import LM, LSTM, Attention, ClampedSwiGLU, Config, Decoder, Gated, MoE, Plain, RMSNorm
+from tfm.refimpl.config import (
+    LM,
+    LSTM,
+    Attention,
+    ClampedSwiGLU,
+    Config,
+    Decoder,
+    Gated,
+    MoE,
+    Plain,
+    RMSNorm,
+    ShortConv,
+)
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
 from tfm.refimpl.params.random_weights import random_weights
@@ -79,7 +91,8 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
     expected = 0
     for layer in (layer for stack in stacks for layer in stack.layers):
         attentions = [a for a in (layer.attention, layer.cross) if a is not None and not isinstance(a, LSTM)]
-        expected += sum(not (isinstance(a, Attention) and a.clip) for a in attentions)
+        values = [a for a in attentions if not isinstance(a, ShortConv)]
+        expected += sum(not (isinstance(a, Attention) and a.clip) for a in values)
         norms = [part.pre for part in (*attentions, layer.mlp) if part.pre is not None]
         if layer.residual == "input":
             expected += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)

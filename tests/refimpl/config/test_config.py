@@ -41,6 +41,7 @@ from tfm.refimpl.config import (
     RelativeBias,
     RMSNorm,
     Rope,
+    ShortConv,
     Sinusoidal,
     Stack,
     Tag,
@@ -312,6 +313,15 @@ WRONG: list[tuple[Any, str]] = [
     (adaptive(divisor=0.5), "divisor of the adaptive softmax must be 1 to 48, got 0.5"),
     (adaptive(divisor=0.0), "head.adaptive.divisor must be positive"),
     (lambda: layer(LLAMA, attention=LSTM(0)), "layer 0: width of the LSTM must be 1 to 1048576, got 0"),
+    (
+        lambda: layer(LLAMA, attention=ShortConv(8, 1)),
+        "layer 0: length of the convolution must be 2 to 256, got 1",
+    ),
+    (lambda: layer(LLAMA, attention=ShortConv(0)), "width of the convolution must be 1 to 1048576, got 0"),
+    (
+        lambda: layer(ENCODER, attention=ShortConv(8)),
+        "encoder layer 0: a short convolution must be in a decoder",
+    ),
     (lambda: layer(ENCODER, attention=LSTM(8)), "encoder layer 0: an LSTM must be in a decoder"),
     (
         lambda: layer(PAIR, "encoder", attention=LinearAttention(2, 2, 4)),

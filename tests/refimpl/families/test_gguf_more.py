@@ -292,6 +292,13 @@ DIALECTS = {
          "rope.scaling.original_context_length": 4, "rope.scaling.yarn_log_multiplier": 0.0,
          "attention.temperature_scale": 0.0},
     ),
+    "lfm2": Dialect(
+        "lfm2", ARCH.LFM2,
+        {"rope_parameters": THETA, "full_attn_idxs": [1], "intermediate_size": 90, "block_multiple_of": 8},
+        {**RMS, "rope.freq_base": 5e5, "attention.head_count_kv": [0, 2, 0], "shortconv.l_cache": 3,
+         "vocab_size": 40},
+        "norm_eps",
+    ),
     "internlm2": Dialect(
         "internlm2", ARCH.INTERNLM2, {"rope_parameters": THETA, "bias": False},
         {**RMS, "rope.freq_base": 5e5},
@@ -531,6 +538,7 @@ def test_experts_in_blocks_are_read_by_parts(tmp_path, saved, name, kind):
             {"attention.sliding_window_pattern": 3},
             "'attention.sliding_window_pattern' isn't known",
         ),
+        ("lfm2", {"attention.head_count_kv": [0, 2, 1]}, r"each 0 or the same number, got \[0, 2, 1\]"),
         ("starcoder2", {"rope.dimension_count": 16}, "rope.dimension_count must be the head's size, 32"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping' isn't known"),
         ("command-r", {"attention.value_length": 16}, "attention.value_length must be the head's size, 32"),

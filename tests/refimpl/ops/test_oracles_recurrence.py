@@ -1,4 +1,5 @@
-"""The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator."""
+"""The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
+against torch's and LFM2's."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
+from tfm.refimpl.ops.short_conv import ConvState, causal_conv, short_conv
 from torch.nn import functional
+from transformers import Lfm2Config
+from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from((0.1, 1.0, 4.0))
@@ -155,3 +159,34 @@ def test_sublayer_is_torchs(seed: int, lengths: list[int], then: list[int]):
             hidden, _ = module(t(np.concatenate([x[row, :n], more[row]]))[None])
             expected = functional.linear(hidden[0], t(leaves["wo"].T), t(leaves["bo"]))
         equal(np.concatenate([results[0][row, :n], *(y[row] for y in results[1:])]), expected)
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 6), st.booleans())
+def test_short_conv_is_lfm2s(seed: int, taps: int, cut: int, bias: bool):
+    """A text of eight tokens at once there, in two calls here; the convolution alone is torch's, padded."""
+    config = Lfm2Config(
+        hidden_size=5, num_hidden_layers=1, layer_types=["conv"], conv_L_cache=taps + 1, conv_bias=bias
+    )
+    block, rng = Lfm2ShortConv(config, 0).double().eval(), np.random.default_rng(seed)
+    with torch.no_grad():
+        for weight in block.parameters():
+            weight.copy_(t(rng.standard_normal(tuple(weight.shape))))
+    stored = {name: weight.detach().numpy() for name, weight in block.named_parameters()}
+    ours: Any = {
+        "wi": stored["in_proj.weight"].T,
+        "conv": stored["conv.weight"][:, 0].T,
+        "wo": stored["out_proj.weight"].T,
+    }
+    if bias:
+        names = {"bi": "in_proj.bias", "conv_bias": "conv.bias", "bo": "out_proj.bias"}
+        ours |= {leaf: stored[name] for leaf, name in names.items()}
+    x = rng.standard_normal((2, 8, 5))
+    with torch.no_grad():
+        whole = block(t(x))
+        padded = functional.pad(t(x).transpose(1, 2), (taps, 0))
+        alone = functional.conv1d(padded, block.conv.weight, block.conv.bias, groups=5).transpose(1, 2)
+    equal(causal_conv(x, ours["conv"], bias=ours.get("conv_bias")), alone)
+    garbage = ConvState(np.full((2, taps, 5), 9.0))
+    first, cache = short_conv(x[:, :cut], garbage, np.array([0, 0]), ours)
+    second, _ = short_conv(x[:, cut:], cache, np.array([cut, cut]), ours)
+    equal(np.concatenate([first, second], 1), whole)

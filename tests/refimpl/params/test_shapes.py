@@ -25,6 +25,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "sinks": tiny_models.sinks,
     "adaptive softmax": tiny_models.adaptive,
     "recurrences": tiny_models.recurrent,
+    "convolutions": tiny_models.convolutions,
     "rare": tiny_models.rare,
     "encoder": tiny_models.encoder,
     "tags": lambda: tiny_models.encoder(head=Tag(5)),

@@ -48,6 +48,7 @@ CONFIGS = {
     "mixed": tiny_models.mixed_windows(context=60),
     "added": tiny_models.added_positions(context=40),
     "recurrent": tiny_models.four_in_one(context=40),
+    "convolutions": tiny_models.convolutions(context=40),
     "pair": replace(tiny_models.encoder_decoder(), context=40),
     "reader": tiny_models.rotary_encoder_decoder(context=40),
     "codes": tiny_models.mixed_windows(context=60).with_kv("int8"),
@@ -275,6 +276,7 @@ CELLS = [
 RARE = [
     ("reader", "standard", "int8"),
     ("recurrent", "standard", "fp32"),
+    *(("convolutions", *cell) for cell in (("ort-cpu", "fp32"), ("standard", "int8"))),
     *(("full", "standard", quant) for quant in ("fp16", "int8", "int8-dynamic")),
 ]
 CUDA = [
@@ -303,7 +305,7 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"codes", "recurrent"}))
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"codes", "recurrent", "convolutions"}))
 @pytest.mark.parametrize(("target", "quant"), CUDA)
 def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:
     run(bundles(name, target, quant), "cuda")

@@ -1,0 +1,72 @@
+"""Laws of short convolutions: the sum over the latest inputs, and their state."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ops.linear import linear
+from ..ops.short_conv import causal_conv as plain
+from . import Draw, Subject, law
+from .kit.strategies import splits
+
+
+@law("causal_conv")
+def each_token_sums_its_own_inputs(causal_conv: Subject, draw: Draw) -> None:
+    """Token by token, by einsum over the last inputs and its own."""
+    call = draw(causal_conv.calls())
+    x, kernel = call["x"].astype(np.float64), call["kernel"].astype(np.float64)
+    m = len(kernel) - 1
+    tail = np.zeros((len(x), m, x.shape[2])) if call["tail"] is None else call["tail"]
+    inputs = np.concatenate([tail, x], 1)
+    y = [np.einsum("bmf,mf->bf", inputs[:, t : t + m + 1], kernel) for t in range(x.shape[1])]
+    bias = 0 if call["bias"] is None else call["bias"]
+    causal_conv.near(causal_conv(call), np.stack(y, 1) + bias, call)
+
+
+@law("causal_conv")
+def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
+    """The tail's tokens may as well be the first of the call."""
+    call = draw(causal_conv.calls(tail=True))
+    joined = call.but(x=np.concatenate([call["tail"], call["x"]], 1), tail=None)
+    m = call["tail"].shape[1]
+    causal_conv.near(causal_conv(call), causal_conv(joined)[:, m:], call, joined)
+
+
+@law("short_conv")
+def any_split_of_the_tokens_is_one_pass(short_conv: Subject, draw: Draw) -> None:
+    """Two calls equal one call: outputs and states."""
+    call = draw(short_conv.calls(lengths=None, T=5))
+    cut = draw(splits(5))
+    first, second = short_conv.take(call, "T", range(cut)), short_conv.take(call, "T", range(cut, 5))
+    y, cache = short_conv(first)
+    if cut == 0:
+        cache = call["cache"]
+    second = second.but(cache=cache, past=call["past"] + cut)
+    z, last = short_conv(second)
+    short_conv.near((np.concatenate([y, z], 1), last), short_conv(call), call, first, second)
+
+
+@law("short_conv")
+def a_padded_row_is_the_row_alone(short_conv: Subject, draw: Draw) -> None:
+    """Padding past a row's length changes neither its outputs nor its state."""
+    call = draw(short_conv.calls(lengths=True))
+    y, cache = short_conv(call)
+    got, expected = [], []
+    for row, n in enumerate(call["lengths"]):
+        alone = short_conv.take(short_conv.take(call, "B", [row]), "T", range(n))
+        z, state = short_conv(alone.but(cache=alone["cache"]._replace(lengths=None)))
+        got += [y[row, :n].ravel(), cache.tail[row].ravel()]
+        # A row without tokens keeps what it has, which counts for nothing where none came before.
+        expected += [z[0].ravel(), state.tail[0].ravel()]
+    short_conv.near(np.concatenate(got), np.concatenate(expected), call, call)
+
+
+@law("short_conv")
+def the_sublayer_is_its_parts(short_conv: Subject, draw: Draw) -> None:
+    """Projection, gate, convolution, gate, projection; a row that begins has nothing before it."""
+    call = draw(short_conv.calls(wi=True, wo=True))
+    b, c, v = np.split(linear(call["x"].astype(np.float64), call["wi"], call["bi"]), 3, -1)
+    tail = np.array([kept * (count > 0) for kept, count in zip(call["tail"], call["past"], strict=True)])
+    y = c * plain(b * v, call["conv"], tail.astype(np.float64), call["conv_bias"])
+    got, _ = short_conv(call)
+    short_conv.near(got, linear(y, call["wo"], call["bo"]), call)

@@ -1,0 +1,111 @@
+"""Short convolutions: each token's channels are mixed with those of few tokens before it, between gates.
+
+A map makes three vectors of each token's: a gate b, a gate c and a value v. What is convolved is b ⊙ v, and c
+multiplies the result, before a map back to the model's width (LFM2, Liquid AI 2025):
+
+    token            0      1      2      3                length 3, in one channel
+    b ⊙ v            p0     p1     p2     p3
+    convolved        k2 p0  k1 p0  k0 p0  k0 p1
+                            + k2 p1  + k1 p1  + k1 p2
+                                     + k2 p2  + k2 p3
+
+The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. What it keeps
+of a text of any length are the last length − 1 products: two vectors, where attention keeps two a token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from ..config import Attention
+from .linear import linear
+from .quant import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+    from ..axes import Index
+
+__all__ = ["ConvState", "ShortConvWeights", "causal_conv", "short_conv"]
+
+
+class ShortConvWeights(TypedDict):
+    """The leaves of a short convolution: the maps in and out, the kernel, and their biases."""
+
+    wi: Float[Array, "D 3*F"] | Blocks
+    conv: Float[Array, "A+1 F"]
+    wo: Float[Array, "F D"] | Blocks
+    bi: NotRequired[Float[Array, " 3*F"]]
+    conv_bias: NotRequired[Float[Array, " F"]]
+    bo: NotRequired[Float[Array, " D"]]
+
+
+class ConvState(NamedTuple):
+    """What a convolution keeps of earlier tokens: its last A inputs, the oldest first.
+
+    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    """
+
+    tail: Float[Array, "B A F"]
+    lengths: Index[Array, " B", "< T+1"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the inputs."""
+        return self.tail.nbytes
+
+    def select(self, rows: Array) -> ConvState:
+        """The named rows in the named order."""
+        return ConvState(self.tail[rows])
+
+    def grow(self, capacity: int) -> ConvState:
+        """Itself: it has room for any number of tokens."""
+        return self
+
+    def floor(self, written: Array, *, settings: Attention) -> Array:
+        """No row can be truncated, but to nothing: earlier inputs are gone."""
+        return written
+
+
+def causal_conv(
+    x: Float[Array, "B T F"],
+    kernel: Float[Array, "A+1 F"],
+    tail: Float[Array, "B A F"] | None = None,
+    bias: Float[Array, " F"] | None = None,
+) -> Float[Array, "B T F"]:
+    """y[t] = bias + Σ_j kernel[j] ⊙ x[t − A + j], each channel on its own.
+
+    Conventions: the inputs before the call are `tail`, the oldest first, zeros without one; the last row of
+    the kernel meets the token itself, as in torch's Conv1d with A zeros on the left, and in causal_conv1d.
+    """
+    m, tokens = len(kernel) - 1, x.shape[1]
+    before = np.zeros((x.shape[0], m, x.shape[2]), x.dtype) if tail is None else tail
+    inputs = np.concatenate([before, x], axis=1)
+    y = np.zeros_like(x)
+    for j, weights in enumerate(kernel):
+        y = y + weights * inputs[:, j : j + tokens]
+    return y if bias is None else y + bias
+
+
+def short_conv(
+    x: Float[Array, "B T D"],
+    cache: ConvState,
+    past: Index[Array, " B", "< O+1"],
+    weights: ShortConvWeights,
+) -> tuple[Float[Array, "B T D"], ConvState]:
+    """The sublayer: (b, c, v) = x · wi; y = (c ⊙ causal_conv(b ⊙ v)) · wo.
+
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
+    no state; what comes out at padding is unspecified.
+    """
+    b, c, v = np.split(linear(x, weights["wi"], weights.get("bi")), 3, axis=-1)
+    inputs = b * v
+    tail = np.where((past > 0)[:, None, None], cache.tail, 0).astype(cache.tail.dtype)
+    y = c * causal_conv(inputs, weights["conv"], tail, weights.get("conv_bias"))
+    lengths = np.full(len(x), x.shape[1]) if cache.lengths is None else cache.lengths
+    latest = lengths[:, None] + np.arange(tail.shape[1])
+    tail = np.take_along_axis(np.concatenate([tail, inputs], axis=1), latest[:, :, None], axis=1)
+    return linear(y, weights["wo"], weights.get("bo")), ConvState(tail)
