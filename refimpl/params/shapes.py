@@ -205,7 +205,7 @@ def _mixer(mixer: TokenMixer, d: int) -> Shapes:
             return shapes | ({"bo": (d,)} if out_bias else {})
         case ShortConv(width, length, bias):
             shapes = {"wi": (d, 3 * width), "conv": (length, width), "wo": (width, d)}
-            biases = {"bi": (3 * width,), "conv_bias": (width,), "bo": (d,)}
+            biases: Shapes = {"bi": (3 * width,), "conv_bias": (width,), "bo": (d,)}
             return shapes | (biases if bias else {})
 
 
