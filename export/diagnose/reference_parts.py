@@ -18,7 +18,7 @@ from ...refimpl.ops.block import BlockWeights, CachedAttentionWeights, NormWeigh
 from ...refimpl.ops.cache import KVCache
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.mlp import GatedMlpWeights, PlainMlpWeights
-from ...refimpl.ops.model import EmbeddingWeights, HeadWeights, StackWeights, lm_logits
+from ...refimpl.ops.model import EmbeddingWeights, HeadWeights, StackWeights, head_dense, lm_logits
 from ...refimpl.ops.position import Rotary
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import materialize
@@ -67,6 +67,7 @@ class HeadInputWeights(TypedDict):
 
     norm: NotRequired[NormWeights]
     project: NotRequired[Array | Blocks]
+    head: HeadWeights
 
 
 def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[ReferencePart]:
@@ -120,10 +121,13 @@ def reference_parts(config: Config, params: Tree, tokens: Array) -> Iterator[Ref
     last: dict[str, Any] = {"norm": materialize(stack_params.get("norm", {}))}
     if config.embedding.projection is not None:
         last["project"] = params["head"]["project"]
+    own = params.get("head", {})
+    last["head"] = {name: materialize(own[name]) for name in ("dense", "norm") if name in own}
 
     def head_input(x: Array, weights: HeadInputWeights) -> Array:
         y = walk.leave(x, weights.get("norm"))
-        return linear(y, weights["project"]) if "project" in weights else y
+        y = linear(y, weights["project"]) if "project" in weights else y
+        return head_dense(y, weights["head"], head.dense)
 
     def logits(x: Array, weights: HeadWeights) -> Array:
         assert "table" in weights

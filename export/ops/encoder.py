@@ -28,7 +28,7 @@ from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import HeadWeights, ModelWeights, StackWeights, embed, score_biases
+from .model import HeadWeights, ModelWeights, StackWeights, embed, head_dense, score_biases
 from .position import Rotary
 
 if TYPE_CHECKING:
@@ -106,16 +106,6 @@ def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: C
     return [layer_kv(states, lengths, leaves[i], layer=layer) for i, layer in enumerate(config.layers)]
 
 
-def _dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
-    if config is None:
-        return x
-    assert "dense" in weights
-    y = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
-    if config.activation is not None:
-        y = activation(y, kind=config.activation)
-    return normalize(y, weights.get("norm"), norm=config.norm)
-
-
 def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Array:
     y = x
     for i, dense in enumerate(config):
@@ -138,7 +128,7 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
     x = states
     if isinstance(head, Classify | Pool) and not late:
         x = pool(x, lengths, pooling=head.pooling).unsqueeze(1)
-    x = _dense(x, weights, head.dense)
+    x = head_dense(x, weights, head.dense)
     match head:
         case MaskedLM():
             table = params["embedding"]["table"] if head.tied else weights.get("table")

@@ -13,6 +13,7 @@ from ...refimpl.config import (
     Alibi,
     Attention,
     Config,
+    Dense,
     DynamicNTK,
     Embedding,
     Learned,
@@ -25,6 +26,7 @@ from ...refimpl.config import (
     Stack,
     Yarn,
 )
+from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
@@ -268,6 +270,7 @@ def model(
     if config.embedding.projection is not None:
         assert "project" in leaves
         x = linear(x, leaves["project"])
+    x = head_dense(x, leaves, head.dense)
     if head.adaptive is not None:
         assert "frequent" in leaves
         assert "tails" in leaves
@@ -275,6 +278,17 @@ def model(
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None
     return lm_logits(x, table, leaves.get("bias"), head=head), new_cache
+
+
+def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
+    """A product, an activation and a norm."""
+    if config is None:
+        return x
+    assert "dense" in weights
+    y = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
+    if config.activation is not None:
+        y = activation(y, kind=config.activation)
+    return normalize(y, weights.get("norm"), norm=config.norm)
 
 
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:

@@ -21,6 +21,7 @@ from ..ops.adaptive_softmax import adaptive_log_probs
 from ..ops.cache import KVCache
 from ..ops.encoder import predict
 from ..ops.linear import linear
+from ..ops.model import head_dense
 from ..stack_walk import StackWalk
 from ..torch_engine import tensors
 
@@ -128,6 +129,10 @@ class Reading:
             if back is not None:
                 with _recording({id(back): "head.project"}, self._on_input):
                     x = linear(x, back)
+            if head.dense is not None:
+                (dense, called), (norm, _) = self._tree("head.dense."), self._tree("head.norm.")
+                with _recording(called, self._on_input):
+                    x = head_dense(x, {"dense": dense, "norm": norm}, head.dense)
             if head.adaptive is not None:
                 weights, names = self._tree("head.")
                 with _recording(names, self._on_input):

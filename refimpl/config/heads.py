@@ -44,7 +44,8 @@ class AdaptiveSoftmax:
 class LM:
     """Logits of the next token: `tied` to the token table or not, times `scale`, bounded to ± `softcap`.
 
-    With `adaptive` they are log-probabilities, and none of the other options but `bias` are possible.
+    Vectors pass through `dense` before the table (ModernBERT's decoder). With `adaptive` they are
+    log-probabilities, and none of the other options but `bias` are possible.
     """
 
     tied: bool
@@ -52,6 +53,7 @@ class LM:
     scale: float | None = None
     bias: bool = False
     adaptive: AdaptiveSoftmax | None = None
+    dense: Dense | None = None
 
 
 @dataclass(frozen=True)

@@ -122,23 +122,24 @@ def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
 
 
 def _check_head(head: Head, width: int, table_width: int) -> None:
-    dense_width = width
-    if not isinstance(head, LM) and head.dense is not None:
-        dense_width = width if head.dense.width is None else head.dense.width
+    # A language model's vectors have the width of the tables before its head.
+    dense_width = table_width if isinstance(head, LM) else width
+    if head.dense is not None:
+        dense_width = dense_width if head.dense.width is None else head.dense.width
         _bounded("width of the head's dense map", dense_width, LIMITS["width"])
     if isinstance(head, Pool):
         for i, dense in enumerate(head.projections):
             _need(dense.norm is None, f"projection {i} of the head must have no norm, got {dense.norm}")
             _bounded(f"width of projection {i} of the head", dense.width or width, LIMITS["width"])
         _bounded("number of projections of the head", len(head.projections), LIMITS["layers"], 0)
-    if isinstance(head, MaskedLM) and head.tied:
+    if isinstance(head, LM | MaskedLM) and head.tied:
         fits = dense_width == table_width
         _need(fits, f"a tied output must have the width of the tables, {table_width}, got {dense_width}")
 
 
 def _check_adaptive(head: LM, adaptive: AdaptiveSoftmax, vocabulary: int, width: int) -> None:
-    alone = (head.tied, head.softcap, head.scale) == (False, None, None)
-    _need(alone, "an adaptive softmax must have an output of its own, without softcap and scale")
+    alone = (head.tied, head.softcap, head.scale, head.dense) == (False, None, None, None)
+    _need(alone, "an adaptive softmax must have an output of its own, without softcap, scale and dense map")
     cutoffs = adaptive.cutoffs
     _bounded("clusters of the adaptive softmax", len(cutoffs), LIMITS["clusters"])
     for cutoff, least in zip(cutoffs, (1, *(cutoff + 1 for cutoff in cutoffs)), strict=False):

@@ -5,6 +5,7 @@ The first norm stands behind the tables, so the first attention has none of its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..config import (
@@ -17,7 +18,6 @@ from ..config import (
     Layer,
     LayerNorm,
     MaskedLM,
-    ReadingHead,
     Rope,
     Stack,
     Window,
@@ -45,6 +45,27 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Encoder:
+    embedding, stack, dense, context = read_layers(keys, _both_ways)
+    read_head = head(
+        keys,
+        task,
+        masked=MaskedLM(
+            keys.get("tie_word_embeddings", bool, True), dense, keys.get("decoder_bias", bool, True)
+        ),
+        classify=dense,
+        pooling=keys.choice("classifier_pooling", {"cls": "first", "mean": "mean"}, "cls"),
+        token=dense,
+    )
+    return Encoder(embedding, stack, read_head, context)
+
+
+def _both_ways(size: int) -> Window:
+    """Half of a window is before a token, half after it, and the token itself in between."""
+    return Window(size // 2 + 1)
+
+
+def read_layers(keys: Keys, window: Callable[[int], Window]) -> tuple[Embedding, Stack, Dense, int]:
+    """Embedding, layers, what heads begin with, context; `window` gives the mask of a stated size."""
     _unused(keys)
     heads, size = keys.size("num_attention_heads"), head_size(keys)
     norm = LayerNorm(keys.positive("norm_eps", 1e-5), bias=keys.get("norm_bias", bool, False))
@@ -58,14 +79,14 @@ def config(keys: Keys, task: Task) -> Encoder:
         "sliding_attention": ("local_rope_theta", 10_000.0),
     }
     turned = ropes(keys, size, context, thetas, scaled=tuple(thetas))
-    seen = {"full_attention": None, "sliding_attention": keys.size("local_attention", 128)}
+    local = keys.size("local_attention", 128)
+    masks = [window(local) if kind == "sliding_attention" else FullAttention() for kind in types]
     dense = Dense(
         keys.choice("classifier_activation", ACTIVATIONS, "gelu"),
         bias=keys.get("classifier_bias", bool, False),
         norm=norm,
     )
-    return _build(
-        Embedding(keys.size("vocab_size"), keys.size("hidden_size")),
+    stack = _stack(
         Attention(heads, heads, size, qkv_bias=bias, out_bias=bias),
         Gated(
             keys.size("intermediate_size", 1152),
@@ -74,45 +95,21 @@ def config(keys: Keys, task: Task) -> Encoder:
             pre=norm,
         ),
         norm,
-        [(turned[kind], seen[kind]) for kind in types],
-        head(
-            keys,
-            task,
-            masked=MaskedLM(
-                keys.get("tie_word_embeddings", bool, True), dense, keys.get("decoder_bias", bool, True)
-            ),
-            classify=dense,
-            pooling=keys.choice("classifier_pooling", {"cls": "first", "mean": "mean"}, "cls"),
-            token=dense,
-        ),
-        exact_context(context, *turned.values()),
+        [(turned[kind], mask) for kind, mask in zip(types, masks, strict=True)],
     )
+    embedding = Embedding(keys.size("vocab_size"), keys.size("hidden_size"))
+    return embedding, stack, dense, exact_context(context, *turned.values())
 
 
-def _build(
-    embedding: Embedding,
-    attention: Attention,
-    mlp: Gated,
-    norm: LayerNorm,
-    layers: list[tuple[Rope, int | None]],
-    head: ReadingHead,
-    context: int,
-) -> Encoder:
-    """An encoder with a layer for each pair of rotary positions and window.
-
-    Half of a window is before a token, half after it, and the token itself in between.
-    """
+def _stack(
+    attention: Attention, mlp: Gated, norm: LayerNorm, layers: list[tuple[Rope, FullAttention | Window]]
+) -> Stack:
+    """A layer for each pair of rotary positions and mask."""
     attentions = [
-        replace(
-            attention,
-            position=position,
-            mask=FullAttention() if window is None else Window(window // 2 + 1),
-            pre=norm if i else None,
-        )
-        for i, (position, window) in enumerate(layers)
+        replace(attention, position=position, mask=mask, pre=norm if i else None)
+        for i, (position, mask) in enumerate(layers)
     ]
-    stack = Stack(tuple(Layer(a, mlp) for a in attentions), norm, first_norm=norm)
-    return Encoder(embedding, stack, head, context)
+    return Stack(tuple(Layer(a, mlp) for a in attentions), norm, first_norm=norm)
 
 
 def _unused(keys: Keys) -> None:
@@ -128,7 +125,7 @@ def _unused(keys: Keys) -> None:
     keys.unused("cls_token_id", "layer_norm_eps")
 
 
-WEIGHTS = weight_map("""
+TRUNK = weight_map("""
     embedding.table <- embeddings.tok_embeddings.weight
     encoder.first_norm.weight <- embeddings.norm.weight
     encoder.first_norm.bias <- embeddings.norm.bias
@@ -146,6 +143,8 @@ WEIGHTS = weight_map("""
     encoder.layers.{i}.mlp.bdown <- layers.{i}.mlp.Wo.bias
     encoder.norm.weight <- final_norm.weight
     encoder.norm.bias <- final_norm.bias
+""")
+WEIGHTS = TRUNK + weight_map("""
     for MaskedLM, Classify, Tag, QuestionAnswering:
     head.dense.weight <- head.dense.weight : transpose
     head.dense.bias <- head.dense.bias
@@ -177,10 +176,12 @@ def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
     )
     window = read_gguf_window(keys)
     every = read_gguf_window_pattern(keys, 3)
-    slides = (window is not None and i % every != 0 for i in range(layer_count(keys, "block_count")))
+    masks = [
+        FullAttention() if window is None or i % every == 0 else _both_ways(window)
+        for i in range(layer_count(keys, "block_count"))
+    ]
     bias = "blk.0.attn_qkv.bias" in names
-    return _build(
-        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+    stack = _stack(
         Attention(heads, heads, size, qkv_bias=bias, out_bias=bias),
         Gated(
             keys.size("feed_forward_length"),
@@ -189,13 +190,13 @@ def gguf_config(keys: Keys, source: TensorSource) -> Encoder:
             pre=norm,
         ),
         norm,
-        [(local_rope, window) if here else (global_rope, None) for here in slides],
-        gguf_head(
-            keys,
-            source,
-            Dense("gelu", bias="cls.bias" in names, norm=norm),
-            keys.get("classifier.pooling_type", int, None),
-        ),
+        [(local_rope, mask) if isinstance(mask, Window) else (global_rope, mask) for mask in masks],
+    )
+    dense = Dense("gelu", bias="cls.bias" in names, norm=norm)
+    return Encoder(
+        Embedding(embedding_rows(keys, source), keys.size("embedding_length")),
+        stack,
+        gguf_head(keys, source, dense, keys.get("classifier.pooling_type", int, None)),
         exact_context(keys.size("context_length"), global_rope),
     )
 

@@ -28,7 +28,7 @@ from .cross_attention import EncoderKV, cross_keys
 from .embedding import unembedding
 from .head import pool, unit
 from .linear import linear
-from .model import HeadWeights, ModelWeights, StackWeights, embed, score_biases
+from .model import HeadWeights, ModelWeights, StackWeights, embed, head_dense, score_biases
 from .position import Rotary
 
 if TYPE_CHECKING:
@@ -106,16 +106,6 @@ def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: C
     return [layer_kv(states, lengths, weights, layer=layer) for layer, weights in layers]
 
 
-def _dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
-    if config is None:
-        return x
-    assert "dense" in weights
-    x = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
-    if config.activation is not None:
-        x = activation(x, kind=config.activation)
-    return normalize(x, weights.get("norm"), norm=config.norm)
-
-
 def _projected(x: Array, weights: HeadWeights, config: tuple[Dense, ...]) -> Array:
     for dense, leaves in zip(config, weights.get("projections", []), strict=True):
         x = linear(x, leaves["weight"], leaves.get("bias"))
@@ -139,21 +129,21 @@ def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Conf
         case MaskedLM(tied, dense, bias):
             table = params["embedding"]["table"] if tied else weights.get("table")
             assert table is not None
-            logits = unembedding(_dense(states, weights, dense), table)
+            logits = unembedding(head_dense(states, weights, dense), table)
             if not bias:
                 return logits
             assert "bias" in weights
             return logits + weights["bias"]
         case Tag(_, dense) | QuestionAnswering(dense):
-            return _labels(_dense(states, weights, dense), weights)
+            return _labels(head_dense(states, weights, dense), weights)
         case Classify(_, pooling, dense, late=True):
-            pooled = pool(_dense(states, weights, dense), lengths, pooling=pooling)[:, None]
+            pooled = pool(head_dense(states, weights, dense), lengths, pooling=pooling)[:, None]
             return _labels(pooled, weights)[:, 0]
         case Classify(_, pooling, dense):
             pooled = pool(states, lengths, pooling=pooling)[:, None]
-            return _labels(_dense(pooled, weights, dense), weights)[:, 0]
+            return _labels(head_dense(pooled, weights, dense), weights)[:, 0]
         case Pool(pooling, dense, normalized, projections):
-            pooled = _dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)
+            pooled = head_dense(pool(states, lengths, pooling=pooling)[:, None], weights, dense)
             vector = _projected(pooled, weights, projections)[:, 0]
             return unit(vector) if normalized else vector
         case LM():

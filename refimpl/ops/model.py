@@ -12,6 +12,7 @@ from ..config import (
     LM,
     Alibi,
     Config,
+    Dense,
     DynamicNTK,
     Embedding,
     Learned,
@@ -24,6 +25,7 @@ from ..config import (
     Stack,
     Yarn,
 )
+from .activation import activation
 from .adaptive_softmax import Tail, adaptive_log_probs
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import BlockWeights, MixerCache, NormWeights, Positions, block, normalize
@@ -260,6 +262,7 @@ def model(
     if config.embedding.projection is not None:
         assert "project" in leaves
         x = linear(x, leaves["project"])
+    x = head_dense(x, leaves, head.dense)
     if head.adaptive is not None:
         assert "frequent" in leaves
         assert "tails" in leaves
@@ -267,6 +270,17 @@ def model(
     table = params["embedding"]["table"] if head.tied else leaves.get("table")
     assert table is not None
     return lm_logits(x, table, leaves.get("bias") if head.bias else None, head=head), new_cache
+
+
+def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
+    """The linear map, the activation and the norm that a head may begin with, of x [B, T, D]."""
+    if config is None:
+        return x
+    assert "dense" in weights
+    x = linear(x, weights["dense"]["weight"], weights["dense"].get("bias"))
+    if config.activation is not None:
+        x = activation(x, kind=config.activation)
+    return normalize(x, weights.get("norm"), norm=config.norm)
 
 
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:

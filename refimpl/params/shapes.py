@@ -15,7 +15,7 @@
     decoder.layers.I.mlp            gate D,F  up D,F  down F,D  bgate bup bdown
                                     of a mixture: router D,E  router_bias E  bias E  shared_gate D,1
                                     experts.E and shared (gate up down each, an expert's biases too)
-    head.dense                      weight D,D  bias D    (and head.norm)
+    head.dense                      weight D,D  bias D    (and head.norm; of a language model too)
     head.project                    D,E                   (with an inner width, of a language model)
     head.table, head.bias           N,D and N             (the table is absent when tied to embedding.table)
     head.frequent, head.tails.I     D,F and down D,K  up K,V   (of an adaptive softmax, in place of the table)
@@ -121,7 +121,7 @@ def _head(head: Head, e: Embedding) -> Shapes:
     if isinstance(head, LM):
         shapes |= {} if e.projection is None else {"project": (d, e.projection.width)}
         d = d if e.projection is None else e.projection.width
-    elif head.dense is not None:
+    if head.dense is not None:
         f = head.dense.width or d
         shapes |= {"dense.weight": (d, f)} | ({"dense.bias": (f,)} if head.dense.bias else {})
         shapes |= _norm("norm.", head.dense.norm, f)

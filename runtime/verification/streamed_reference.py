@@ -18,7 +18,14 @@ from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
 from ...refimpl.ops.block import BlockWeights, NormWeights
 from ...refimpl.ops.encoder import predict
 from ...refimpl.ops.linear import linear
-from ...refimpl.ops.model import EmbeddingWeights, ModelWeights, StackWeights, lm_logits
+from ...refimpl.ops.model import (
+    EmbeddingWeights,
+    HeadWeights,
+    ModelWeights,
+    StackWeights,
+    head_dense,
+    lm_logits,
+)
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.tree import Tree, flatten, map_leaves, unflatten
 from ..parallel import in_threads
@@ -153,6 +160,13 @@ class StreamedForward:
         if self.config.embedding.projection is not None:
             project = self._load({"project": self.params["head"]["project"]}, "head.")["project"]
             streams = [linear(x, run.cast(project)) for x, run in zip(streams, self.runs, strict=True)]
+        if head.dense is not None:
+            params = self.params["head"]
+            dense = self._load({name: params[name] for name in ("dense", "norm") if name in params}, "head.")
+            streams = [
+                head_dense(x.astype(run.dtype), cast(HeadWeights, run.cast_all(dense)), head.dense)
+                for x, run in zip(streams, self.runs, strict=True)
+            ]
 
         if head.adaptive is not None:
             params = self.params["head"]

@@ -9,7 +9,8 @@ from .kit import ACTIVATIONS, CONTEXT, Row, labelled, ropes
 
 
 @st.composite
-def _modernbert(draw: st.DrawFn) -> dict[str, Any]:
+def modernbert(draw: st.DrawFn) -> dict[str, Any]:
+    """The keys of layers and heads."""
     heads, size, layers = (draw(st.sampled_from(sizes)) for sizes in ([1, 2, 3], [4, 10, 32], [1, 2, 4]))
     kinds = ("full_attention", "sliding_attention")
     keys = {
@@ -49,6 +50,6 @@ ROWS = {
             transformers.ModernBertForTokenClassification,
             transformers.ModernBertForQuestionAnswering,
         ),
-        _modernbert(),
+        modernbert(),
     )
 }

@@ -238,6 +238,10 @@ def stacks(
     return replace(stack, norm_before_positions=ordered and draw(st.booleans()))
 
 
+some_denses = st.builds(
+    Dense, st.one_of(st.none(), kinds), st.booleans(), norms, st.sampled_from((None, 1, 5))
+)
+denses = st.one_of(st.none(), some_denses)
 lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from((None, 0.5)), st.booleans())
 
 
@@ -245,7 +249,11 @@ lms = st.builds(LM, st.booleans(), st.sampled_from((None, 2.0)), st.sampled_from
 def lm_heads(draw: st.DrawFn, embedding: Embedding) -> LM:
     """A head of a decoder; every fourth has clusters of rare ids."""
     if draw(st.integers(0, 3)):
-        return draw(lms)
+        head, dense = draw(lms), draw(denses)
+        inner = embedding.projection
+        if head.tied and dense is not None:
+            dense = replace(dense, width=embedding.width if inner is None else inner.width)
+        return replace(head, dense=dense)
     cutoffs = draw(st.sets(st.integers(1, embedding.vocabulary - 1), min_size=1, max_size=3).map(sorted))
     adaptive = AdaptiveSoftmax(tuple(cutoffs), draw(st.sampled_from((1.0, 2.0))))
     inner = embedding.projection
@@ -254,10 +262,6 @@ def lm_heads(draw: st.DrawFn, embedding: Embedding) -> LM:
     return LM(False, bias=draw(st.booleans()), adaptive=adaptive)
 
 
-some_denses = st.builds(
-    Dense, st.one_of(st.none(), kinds), st.booleans(), norms, st.sampled_from((None, 1, 5))
-)
-denses = st.one_of(st.none(), some_denses)
 projections = st.one_of(
     st.none(), st.builds(EmbeddingProjection, st.integers(1, 8), st.booleans(), st.booleans())
 )

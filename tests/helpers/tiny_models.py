@@ -147,13 +147,15 @@ def convolutions(context: int = 128, vocabulary: int = 97) -> Decoder:
 
 
 def added_positions(context: int = 128) -> Decoder:
-    """A decoder with learned positions, ALiBi in one layer, relative biases in two, one of its own."""
+    """A decoder with learned positions after a norm, ALiBi in one layer, relative biases in two, one of its
+    own, and a dense map before the output table."""
     base = llama(layers=3, head_size=12, plain=True, bias=True, context=context)
     first, norm = base.layers[0], LayerNorm(1e-5)
     kinds = Alibi(scale=0.3), RelativeBias(8, 20), RelativeBias(6, 9, shared=False)
     layers = tuple(replace(first, attention=replace(first.attention, position=kind)) for kind in kinds)
-    stack = replace(base.stack, layers=layers, positions=Learned(context, 2), first_norm=norm)
-    return replace(base, stack=stack, head=LM(tied=True, scale=0.5, bias=True))
+    stack = Stack(layers, norm, Learned(context, 2), norm, norm_before_positions=True)
+    dense = Dense("gelu", norm=norm)
+    return replace(base, stack=stack, head=LM(tied=True, scale=0.5, bias=True, dense=dense))
 
 
 def mixture(vocabulary: int = 97) -> Decoder:

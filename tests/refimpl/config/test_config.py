@@ -299,8 +299,13 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),
     (lambda: layer(LLAMA, attention=LinearAttention(2, 2, 0)), "layer 0: head_size must be 1 to"),
-    (adaptive(tied=True), "an adaptive softmax must have an output of its own, without softcap and scale"),
-    (adaptive(softcap=2.0), "must have an output of its own, without softcap and scale"),
+    (adaptive(tied=True), "an adaptive softmax must have an output of its own, without softcap, scale and"),
+    (adaptive(softcap=2.0), "must have an output of its own, without softcap, scale and"),
+    (adaptive(dense=Dense(None)), "must have an output of its own, without softcap, scale and dense map"),
+    (
+        lambda: replace(LLAMA, head=LM(True, dense=Dense(None, width=9))),
+        "a tied output must have the width of the tables, 48, got 9",
+    ),
     (adaptive(cutoffs=()), "clusters of the adaptive softmax must be 1 to 32, got 0"),
     (adaptive(cutoffs=(0, 9)), "cutoffs of the adaptive softmax, in ascending order, must be 1 to 96, got 0"),
     (

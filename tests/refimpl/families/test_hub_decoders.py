@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from tfm.refimpl.config import (
     LM,
+    Classify,
     Config,
+    Dense,
     DynamicNTK,
     Gated,
     HeadNorm,
@@ -507,3 +509,52 @@ def test_ministral3(more, scale, yarn, theta):
 def test_ministral3_refused(rope, message):
     with pytest.raises(ConfigError, match=message):
         read(MINISTRAL, rope_parameters={**MINISTRAL["rope_parameters"], **rope})
+
+
+# Ettin's decoders of 17, 150 and 400 million.
+ETTIN = {
+    "architectures": ["ModernBertDecoderForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token_id": 50_281, "causal_mask": True, "classifier_activation": "gelu", "classifier_bias": False,
+    "classifier_dropout": 0.0, "classifier_pooling": "mean", "cls_token_id": 50_281, "decoder_bias": True,
+    "deterministic_flash_attn": False, "embedding_dropout": 0.0, "eos_token_id": 50_282,
+    "global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "gradient_checkpointing": False,
+    "hidden_activation": "gelu", "hidden_size": 256, "initializer_cutoff_factor": 2.0,
+    "initializer_range": 0.02, "intermediate_size": 384, "layer_norm_eps": 1e-5, "local_attention": 128,
+    "local_rope_theta": 160_000.0, "max_position_embeddings": 7999, "mlp_bias": False, "mlp_dropout": 0.0,
+    "model_type": "modernbert-decoder", "norm_bias": False, "norm_eps": 1e-5, "num_attention_heads": 4,
+    "num_hidden_layers": 7, "pad_token_id": 50_283, "position_embedding_type": "sans_pos",
+    "repad_logits_with_grad": False, "sep_token_id": 50_282, "sparse_pred_ignore_index": -100,
+    "sparse_prediction": False, "torch_dtype": "float32", "transformers_version": "4.48.0.dev0",
+    "vocab_size": 50_368,
+}  # fmt: skip
+ETTIN_150M = {
+    "hidden_size": 768, "intermediate_size": 1152, "num_attention_heads": 12, "num_hidden_layers": 22,
+}  # fmt: skip
+ETTIN_400M = {
+    "hidden_size": 1024, "intermediate_size": 2624, "num_attention_heads": 16, "num_hidden_layers": 28,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, ETTIN_150M, ETTIN_400M], ids=["17M", "150M", "400M"])
+def test_modernberts_decoder(more):
+    config = read(ETTIN, **more)
+    assert windows(config)[:4] == [None, 64, 64, None]
+    norm = LayerNorm(1e-5, bias=False)
+    assert config.head == LM(tied=True, bias=True, dense=Dense("gelu", bias=False, norm=norm))
+    assert [layer.attention.pre for layer in config.layers[:2]] == [None, norm]
+    labelled = read(ETTIN, **more, architectures=["ModernBertDecoderForSequenceClassification"])
+    assert labelled.head == Classify(2, "last", config.head.dense, bias=False)
+    assert labelled.stack.causal
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"local_attention": 1}, "local_attention must be at least 2 where a layer has a window, got 1"),
+        ({"causal_mask": False}, "causal_mask must be true, got False"),
+        ({"sliding_window": 128}, "sliding_window must be 64, got 128"),
+    ],
+)
+def test_modernberts_decoder_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        read(ETTIN, **keys)
