@@ -1,10 +1,11 @@
-"""The graph of ort-cpu over tfm's own kernels: the same nodes, but for products and tables of blocks.
+"""The graph of ort-cpu over tfm's own kernels: the same nodes, but for products, tables and attention.
 
     MatMulNBits(x, packed, scale, zero?) [+ bias]      BlockLinear(x, packed, scale, zero?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
+    GroupQueryAttention over a cache of floats         Attention
 
-Both compute what `refimpl.ops.quant` specifies; the kernels add blocks in their order, so that a row's bits
-don't depend on the rows beside it.
+They compute what `refimpl.ops.quant` and `cached_attention` specify; the kernels add in a fixed order, so
+that a token's bits don't depend on the tokens beside it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def over_kernels(
     copy = ir.from_proto(ir.to_proto(model))
     tiled = {f"{name}.packed": group for name, group in groups.items() if kernel_layout.is_tiled(group)}
     for node in list(copy.graph):
+        if node.op_type == "GroupQueryAttention":
+            _replace_attention(node)
+            continue
         packed = _weights(node)
         if packed is None or packed.name not in tiled:
             continue
@@ -62,6 +66,21 @@ def over_kernels(
         copy.graph.initializers[name].shape = ir.Shape(tensors[name].shape)
     passes.point_weights(copy, tensors, folder / kernel_layout.DATA)
     return copy
+
+
+def _replace_attention(node: ir.Node) -> None:
+    """Put the kernel in the place of a GroupQueryAttention, unless its cache holds codes."""
+    if "kv_cache_bit_width" in node.attributes:
+        return
+    q, k, v, keys, values, last, _, *rest = [*node.inputs, *[None] * 5][:12]
+    cos, sin, positions, _, sinks = rest
+    defaults = {"local_window_size": -1, "rotary_interleaved": 0, "softcap": 0.0}
+    stated = {name: a.value for name, a in node.attributes.items() if name != "do_rotary"}
+    inputs = (q, keys, values, last, k, v, cos, sin, positions, sinks)
+    new = ir.node("Attention", inputs, defaults | stated, domain=DOMAIN, num_outputs=3, name=node.name)
+    for output, old in zip(new.outputs, node.outputs, strict=True):
+        output.name = old.name
+    convenience.replace_nodes_and_values(node.graph, node, [node], [new], node.outputs, new.outputs)
 
 
 def _blocks(node: ir.Node) -> ir.Value | None:

@@ -30,7 +30,7 @@ Array = np.ndarray
 GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx"}
 DATA = "kernels.data"
 DOMAIN = "tfm"
-KERNEL_OPERATORS = {**OPERATORS, DOMAIN: frozenset({"BlockLinear", "BlockGather"})}
+KERNEL_OPERATORS = {**OPERATORS, DOMAIN: frozenset({"BlockLinear", "BlockGather", "Attention"})}
 TILE = 16
 BLOCKS = (16, 32, 64, 128)
 

@@ -30,6 +30,8 @@ class Kernels(c.Structure):
         ("linear", LINEAR),
         ("linear_scratch", c.CFUNCTYPE(c.c_size_t, MATRIX, c.c_size_t)),
         ("gather", c.CFUNCTYPE(c.c_bool, MATRIX, c.c_void_p, c.c_size_t, c.c_void_p)),
+        ("attention", c.CFUNCTYPE(c.c_bool, c.c_void_p, c.c_void_p, Pool)),
+        ("attention_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
     ]
 
 
@@ -99,6 +101,16 @@ def in_order(task: Callable[[int], None], count: int) -> None:
         task(index)
 
 
+def pool_of(runner: Runner) -> Pool:
+    """A pool whose tasks this function runs."""
+
+    @Run
+    def run(_owner: int, task: Callable[[int, int], None], count: int, data: int) -> None:
+        runner(lambda index: task(data, index), count)
+
+    return Pool(None, run)
+
+
 def linear(
     kernels: Kernels, w: Packed, x: np.ndarray, bias: np.ndarray | None = None, runner: Runner = in_order
 ) -> np.ndarray:
@@ -106,16 +118,10 @@ def linear(
     assert x.dtype == np.float32
     assert x.flags.c_contiguous
     rows, matrix = len(x), w.matrix
-
-    @Run
-    def run(_owner: int, task: Callable[[int, int], None], count: int, data: int) -> None:
-        runner(lambda index: task(data, index), count)
-
     scratch_bytes, y_bytes = kernels.linear_scratch(matrix, rows), rows * w.outputs * 4
-    scratch, y = _guarded(scratch_bytes), _guarded(y_bytes)
+    scratch, y = guarded(scratch_bytes), guarded(y_bytes)
     bias_at = None if bias is None else bias.ctypes.data
-    pool = Pool(None, run)
-    kernels.linear(matrix, bias_at, x.ctypes.data, rows, y.ctypes.data, scratch.ctypes.data, pool)
+    kernels.linear(matrix, bias_at, x.ctypes.data, rows, y.ctypes.data, scratch.ctypes.data, pool_of(runner))
     assert (scratch[scratch_bytes:] == GUARD).all(), "written behind the scratch memory"
     assert (y[y_bytes:] == GUARD).all(), "written behind the output"
     return y[:y_bytes].view(np.float32).reshape(rows, w.outputs)
@@ -128,7 +134,7 @@ def gather(kernels: Kernels, w: Packed, ids: np.ndarray) -> np.ndarray | None:
     return y if kernels.gather(w.matrix, ids.ctypes.data, len(ids), y.ctypes.data) else None
 
 
-def _guarded(size: int) -> np.ndarray:
+def guarded(size: int) -> np.ndarray:
     """Bytes at an address that 64 divides, and 64 more behind them."""
     memory = np.full(size + 128, GUARD, np.uint8)
     start = -memory.ctypes.data % 64

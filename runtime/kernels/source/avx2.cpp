@@ -2,7 +2,8 @@
 #if defined(__x86_64__)
 #include "target.h"
 
-TARGET("avx2")
+TARGET("avx2,fma")
+#include "attention.h"
 #include "avx2.h"
 #include "block_gather.h"
 #include "block_linear.h"
@@ -19,6 +20,6 @@ size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
 
 }  // namespace
 
-extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather};
+extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather, attention<Avx2>, attention_scratch};
 TARGET_END
 #endif

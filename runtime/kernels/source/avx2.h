@@ -35,6 +35,28 @@ struct Avx2 {
     }
     static Ints short_mul(Ints x, Ints y) { return {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)}; }
 
+    // For attention.
+    static constexpr int QUERY_ROWS = 6, VECTORS = 1;
+    static Floats fma(Floats x, Floats y, Floats z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+    static Floats div(Floats x, Floats y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+    static Floats max(Floats x, Floats y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+    static Floats min(Floats x, Floats y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+    static float top(Floats x) {
+        __m256 eight = _mm256_max_ps(x.a, x.b);
+        __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+    }
+    static Ints nearest(Floats x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+    static Floats power(Ints n) {
+        Ints biased = add(n, all(127));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(biased.a, 23)), _mm256_castsi256_ps(_mm256_slli_epi32(biased.b, 23))};
+    }
+    static void transpose(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
+        for (int i = 0; i < 16; i += 8)
+            for (int j = 0; j < 16; j += 8) transpose8(rows + j * rows_stride + i, rows_stride, columns + i * columns_stride + j, columns_stride);
+    }
+
     static int32_t largest_bits(const float *x, int block) {
         __m256i most = _mm256_setzero_si256(), magnitude = _mm256_set1_epi32(0x7fffffff);
         for (int i = 0; i < block; i += 8)
@@ -60,6 +82,20 @@ struct Avx2 {
     }
 
 protected:
+    static void transpose8(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
+        __m256 a[8], b[8];
+        for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(rows + i * rows_stride);
+        for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        for (int i = 0; i < 8; i += 4)
+            for (int half = 0; half < 2; half++) {
+                a[i + 2 * half] = _mm256_shuffle_ps(b[i + half], b[i + 2 + half], 0x44);
+                a[i + 2 * half + 1] = _mm256_shuffle_ps(b[i + half], b[i + 2 + half], 0xee);
+            }
+        for (int i = 0; i < 4; i++) {
+            _mm256_storeu_ps(columns + i * columns_stride, _mm256_permute2f128_ps(a[i], a[4 + i], 0x20));
+            _mm256_storeu_ps(columns + (4 + i) * columns_stride, _mm256_permute2f128_ps(a[i], a[4 + i], 0x31));
+        }
+    }
     static Ints load_bytes(const uint8_t *at) {
         const __m256i *both = (const __m256i *)at;
         return {_mm256_loadu_si256(both), _mm256_loadu_si256(both + 1)};

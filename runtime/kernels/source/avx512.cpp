@@ -2,13 +2,15 @@
 #if defined(__x86_64__)
 #include "target.h"
 
-TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
+TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,amx-tile,amx-int8")
 #include "amx.h"
+#include "attention.h"
 #include "avx512.h"
 #include "block_gather.h"
 #include "block_linear.h"
 
-extern const Kernels avx512_kernels = {"avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather};
-extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather};
+extern const Kernels avx512_kernels = {
+    "avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather, attention<Avx512>, attention_scratch};
+extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather, attention<Avx512>, attention_scratch};
 TARGET_END
 #endif

@@ -42,6 +42,36 @@ struct Avx512 {
     static Codes high(const uint8_t *at) { return _mm512_and_si512(_mm512_srli_epi16(codes(at), 4), _mm512_set1_epi8(15)); }
     static Ints dot(Ints sum, Codes w, Four x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
 
+    // For attention.
+    static constexpr int QUERY_ROWS = 6, VECTORS = 4;  // rows and registers of columns whose sums stay in registers
+    static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+    static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+    static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one isn't a number
+    static Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+    static float top(Floats x) { return _mm512_reduce_max_ps(x); }
+    static Ints nearest(Floats x) { return _mm512_cvtps_epi32(x); }
+    static Floats power(Ints n) { return _mm512_castsi512_ps(_mm512_slli_epi32(add(n, all(127)), 23)); }  // 2^n; n = -127: 0
+    // columns[i * columns_stride + j] = rows[j * rows_stride + i] for 16 rows and columns.
+    static void transpose(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
+        Floats a[16], b[16];
+        for (int i = 0; i < 16; i++) a[i] = load(rows + i * rows_stride);
+        for (int i = 0; i < 16; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        for (int i = 0; i < 16; i += 4)
+            for (int half = 0; half < 2; half++) {
+                __m512d low = _mm512_castps_pd(b[i + half]), high = _mm512_castps_pd(b[i + 2 + half]);
+                a[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+                a[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+            }
+        for (int i = 0; i < 4; i++) {
+            Floats even = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+            Floats even8 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88), odd8 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+            store(columns + i * columns_stride, _mm512_shuffle_f32x4(even, even8, 0x88));
+            store(columns + (4 + i) * columns_stride, _mm512_shuffle_f32x4(odd, odd8, 0x88));
+            store(columns + (8 + i) * columns_stride, _mm512_shuffle_f32x4(even, even8, 0xdd));
+            store(columns + (12 + i) * columns_stride, _mm512_shuffle_f32x4(odd, odd8, 0xdd));
+        }
+    }
+
     static int32_t largest_bits(const float *x, int block) {
         Ints most = ints();
         for (int i = 0; i < block; i += 16)

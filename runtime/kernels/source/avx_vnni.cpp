@@ -2,11 +2,13 @@
 #if defined(__x86_64__)
 #include "target.h"
 
-TARGET("avx2,avxvnni")
+TARGET("avx2,fma,avxvnni")
+#include "attention.h"
 #include "avx_vnni.h"
 #include "block_gather.h"
 #include "block_linear.h"
 
-extern const Kernels avx_vnni_kernels = {"avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather};
+extern const Kernels avx_vnni_kernels = {
+    "avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather, attention<Avx2>, attention_scratch};
 TARGET_END
 #endif

@@ -6,15 +6,12 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "sizes.h"
 
 namespace {
 
 constexpr int TILE = 16;
 constexpr size_t NEAR = 384 * 1024;  // bytes of codes of inputs that stay in a core's cache
-
-size_t round_up(size_t bytes) { return (bytes + 63) & ~size_t(63); }
-
-size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 // The rows of x as codes, in panels of R rows, with a scale and a sum for each block [blocks][R].
 template <class Set>

@@ -42,7 +42,7 @@ bool saves(unsigned registers) { return has(Leaf(1, 0).c, 27) && (saved_register
 
 bool has_avx2() {
     constexpr unsigned SSE_AVX = 0x6;
-    return saves(SSE_AVX) && has(Leaf(7, 0).b, 5);
+    return saves(SSE_AVX) && has(Leaf(1, 0).c, 12) && has(Leaf(7, 0).b, 5);
 }
 
 bool has_avx_vnni() { return has_avx2() && has(Leaf(7, 1).a, 4); }

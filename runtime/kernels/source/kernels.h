@@ -24,6 +24,23 @@ struct Pool {
     void (*run)(const void *owner, void (*task)(void *data, size_t index), size_t count, void *data);
 };
 
+// Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
+// cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).
+struct AttentionCall {
+    const float *q, *k, *v;  // [batch, tokens], heads side by side
+    float *keys, *values;    // [batch, kv_heads, capacity, head_size], written in place
+    float *y;                // [batch, tokens, heads, head_size]
+    const int32_t *last;
+    const int64_t *positions;  // [batch, tokens], which count on; null: places in the cache are positions
+    const float *cos, *sin;    // [table, pairs]: rotate queries and keys; or null
+    const float *sinks;        // [heads]: a logit that takes weight and gives no value; or null
+    size_t q_stride, k_stride, v_stride;  // from one token to the next
+    int32_t batch, tokens, heads, kv_heads, head_size, capacity, table, pairs;
+    int32_t window;  // a token sees that many keys, itself included; 0: all
+    bool interleaved;  // pairs are (2j, 2j + 1), not (j, j + pairs)
+    float scale, softcap;  // 0: no cap
+};
+
 // The kernels of one instruction set.
 struct Kernels {
     const char *name;
@@ -36,6 +53,21 @@ struct Kernels {
     size_t (*linear_scratch)(const BlockMatrix *w, size_t rows);
     // y[m] = row ids[m] of the matrix [columns]; false where an id isn't a row.
     bool (*gather)(const BlockMatrix *w, const int64_t *ids, size_t count, float *y);
+    // Attention as refimpl/ops/attention.py states it in `cached_attention`: rotated keys and values go into the cache,
+    // then a token takes a mean of the values that it may see. In the order in which numbers are rounded:
+    //     q = (a cos - b sin, b cos + a sin), each product and difference once, times scale; k without scale
+    //     score = sum over d, in order from 0, by fma of q[d] * k[d]; then softcap * tanh(score / softcap)
+    // Keys are taken in segments of 512 positions, these in blocks of 64, which begin at multiples of 512 and 64. A
+    // segment begins with m = -inf and sums 0. For each block with keys that the token sees:
+    //     m' = max(m, scores);  weight = exp(score - m');  all sums *= exp(m - m');  m = m'
+    //     lane[position % 16] += weight, and sum[d] = fma(weight, v[d], sum[d]), in order of the keys
+    // Then the total, which begins with m = sink, lane[0] = 1 and sums 0, or m = -inf without sinks, takes the segment up:
+    //     m' = max(m, m of the segment);  total = fma(segment, exp(m of the segment - m'), total * exp(m - m'))
+    // y = sum * (1 / the lanes added in order). exp is within 1.1 ulp down to 2^-126, and 0 below e^-87.7; tanh within 3.
+    // `scratch` has attention_scratch(call) bytes and is aligned to 64. False where sizes don't fit each other, the cache
+    // or the tables.
+    bool (*attention)(const AttentionCall *call, void *scratch, Pool pool);
+    size_t (*attention_scratch)(const AttentionCall *call);
 };
 
 extern "C" {

@@ -1,8 +1,9 @@
 // Kernels for NEON.
 #if defined(__aarch64__)
+#include "attention.h"
 #include "block_gather.h"
 #include "block_linear.h"
 #include "neon.h"
 
-extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather};
+extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather, attention<Neon>, attention_scratch};
 #endif

@@ -88,6 +88,32 @@ struct Neon {
         });
     }
 
+    // For attention.
+    static constexpr int QUERY_ROWS = 6, VECTORS = 1;
+    static Floats fma(Floats x, Floats y, Floats z) {
+        return each<Floats>([=](int i) { return vfmaq_f32(z.of[i], x.of[i], y.of[i]); });
+    }
+    static Floats div(Floats x, Floats y) {
+        return each<Floats>([=](int i) { return vdivq_f32(x.of[i], y.of[i]); });
+    }
+    static Floats max(Floats x, Floats y) {
+        return each<Floats>([=](int i) { return vmaxq_f32(x.of[i], y.of[i]); });
+    }
+    static Floats min(Floats x, Floats y) {
+        return each<Floats>([=](int i) { return vminq_f32(x.of[i], y.of[i]); });
+    }
+    static float top(Floats x) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.of[0], x.of[1]), vmaxq_f32(x.of[2], x.of[3]))); }
+    static Ints nearest(Floats x) {
+        return each<Ints>([=](int i) { return vcvtnq_s32_f32(x.of[i]); });
+    }
+    static Floats power(Ints n) {
+        return each<Floats>([=](int i) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.of[i], vdupq_n_s32(127)), 23)); });
+    }
+    static void transpose(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
+        for (int i = 0; i < 16; i += 4)
+            for (int j = 0; j < 16; j += 4) transpose4(rows + j * rows_stride + i, rows_stride, columns + i * columns_stride + j, columns_stride);
+    }
+
     static int32_t largest_bits(const float *x, int block) {
         int32x4_t most = vdupq_n_s32(0);
         for (int i = 0; i < block; i += 4) most = vmaxq_s32(most, vreinterpretq_s32_f32(vabsq_f32(vld1q_f32(x + i))));
@@ -102,6 +128,17 @@ struct Neon {
             vst1_s8(codes + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
         }
         return vaddvq_s32(sum);
+    }
+
+private:
+    static void transpose4(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
+        float32x4_t a = vld1q_f32(rows), b = vld1q_f32(rows + rows_stride);
+        float32x4_t c = vld1q_f32(rows + 2 * rows_stride), d = vld1q_f32(rows + 3 * rows_stride);
+        float32x4_t even[2] = {vtrn1q_f32(a, b), vtrn1q_f32(c, d)}, odd[2] = {vtrn2q_f32(a, b), vtrn2q_f32(c, d)};
+        vst1q_f32(columns, vcombine_f32(vget_low_f32(even[0]), vget_low_f32(even[1])));
+        vst1q_f32(columns + columns_stride, vcombine_f32(vget_low_f32(odd[0]), vget_low_f32(odd[1])));
+        vst1q_f32(columns + 2 * columns_stride, vcombine_f32(vget_high_f32(even[0]), vget_high_f32(even[1])));
+        vst1q_f32(columns + 3 * columns_stride, vcombine_f32(vget_high_f32(odd[0]), vget_high_f32(odd[1])));
     }
 };
 

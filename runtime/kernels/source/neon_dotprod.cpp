@@ -3,10 +3,12 @@
 #include "target.h"
 
 TARGET("arch=armv8.2-a+dotprod")
+#include "attention.h"
 #include "block_gather.h"
 #include "block_linear.h"
 #include "neon_dotprod.h"
 
-extern const Kernels neon_dotprod_kernels = {"neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather};
+extern const Kernels neon_dotprod_kernels = {
+    "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather, attention<Neon>, attention_scratch};
 TARGET_END
 #endif

@@ -7,7 +7,7 @@
 namespace ort {
 
 constexpr uint32_t API = 17;
-enum Type : int { FLOAT = 1, UINT8 = 2, INT64 = 7 };
+enum Type : int { FLOAT = 1, UINT8 = 2, INT32 = 6, INT64 = 7 };
 enum Code : int { INVALID_ARGUMENT = 2 };
 struct Status;
 struct Context;
@@ -31,7 +31,8 @@ struct Api {
     Status *(*GetDimensions)(const Shape *, int64_t *, size_t);
     void *unused4[2];
     Status *(*GetTensorTypeAndShape)(const Value *, Shape **);
-    void *unused5[20];
+    void *unused5[19];
+    Status *(*KernelInfoGetAttribute_float)(const Info *, const char *, float *);
     Status *(*KernelInfoGetAttribute_int64)(const Info *, const char *, int64_t *);
     void *unused6[3];
     Status *(*KernelContext_GetInput)(const Context *, size_t, const Value **);
@@ -72,6 +73,7 @@ struct Op {
 
 static_assert(offsetof(Api, GetTensorMutableData) == 51 * sizeof(void *));
 static_assert(offsetof(Api, GetTensorTypeAndShape) == 65 * sizeof(void *));
+static_assert(offsetof(Api, KernelInfoGetAttribute_float) == 85 * sizeof(void *));
 static_assert(offsetof(Api, KernelInfoGetAttribute_int64) == 86 * sizeof(void *));
 static_assert(offsetof(Api, KernelContext_GetInput) == 90 * sizeof(void *));
 static_assert(offsetof(Api, ReleaseTensorTypeAndShapeInfo) == 99 * sizeof(void *));

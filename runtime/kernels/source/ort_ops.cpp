@@ -2,6 +2,10 @@
 //   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N]
 //   BlockGather(codes, ids [..], scales, zeros?) -> [.., K]
 // with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie.
+//   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?)
+//       -> [B, T, H * D], keys, values
+// with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
+// softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so.
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,7 +31,15 @@ struct Node {
     int64_t blocks() const { return (K + block - 1) / block; }
 };
 
-ort::Status *create(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+template <class Kind>
+ort::Status *keep(const Kind &node, void **made) {
+    *made = malloc(sizeof node);
+    if (!*made) return wrong("no memory for an operator");
+    memcpy(*made, &node, sizeof node);
+    return nullptr;
+}
+
+ort::Status *create_blocks(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     Node node;
     TRY(api->KernelInfoGetAttribute_int64(info, "K", &node.K));
     TRY(api->KernelInfoGetAttribute_int64(info, "N", &node.N));
@@ -37,10 +49,29 @@ ort::Status *create(const ort::Op *, const ort::Api *, const ort::Info *info, vo
     if (b != 16 && b != 32 && b != 64 && b != 128) return wrong("block_size must be 16, 32, 64 or 128");
     if (node.bits != 4 && node.bits != 8) return wrong("bits must be 4 or 8");
     if (node.N < 1 || node.N > limit || node.K < 1 || node.K > limit) return wrong("N and K must be 1 to 2^28");
-    *made = malloc(sizeof node);
-    if (!*made) return wrong("no memory for an operator");
-    memcpy(*made, &node, sizeof node);
-    return nullptr;
+    return keep(node, made);
+}
+
+// The attributes of an Attention, as a call without its arrays, and what computes it.
+struct AttentionNode {
+    const Kernels *kernels = registered;
+    AttentionCall call = {};
+};
+
+ort::Status *create_attention(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    AttentionNode node;
+    AttentionCall &call = node.call;
+    int64_t heads, kv_heads, window, interleaved, limit = 1 << 20;
+    TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
+    TRY(api->KernelInfoGetAttribute_int64(info, "kv_num_heads", &kv_heads));
+    TRY(api->KernelInfoGetAttribute_int64(info, "local_window_size", &window));
+    TRY(api->KernelInfoGetAttribute_int64(info, "rotary_interleaved", &interleaved));
+    TRY(api->KernelInfoGetAttribute_float(info, "scale", &call.scale));
+    TRY(api->KernelInfoGetAttribute_float(info, "softcap", &call.softcap));
+    if (kv_heads < 1 || heads < kv_heads || heads > limit || heads % kv_heads) return wrong("num_heads must be a multiple of kv_num_heads");
+    call.heads = int32_t(heads), call.kv_heads = int32_t(kv_heads), call.interleaved = interleaved != 0;
+    if (window > 0) call.window = window < INT32_MAX ? int32_t(window) : INT32_MAX;
+    return keep(node, made);
 }
 
 void destroy(void *node) { free(node); }
@@ -65,6 +96,7 @@ struct Input {
         api->ReleaseTensorTypeAndShapeInfo(info);
         return status;
     }
+    bool is(size_t axes, const int64_t *sizes) const { return rank == axes && !memcmp(shape, sizes, axes * sizeof *sizes); }
     // The number of elements of all axes but the last `kept`.
     size_t count(size_t kept) const {
         size_t count = 1;
@@ -93,9 +125,9 @@ struct Matrix : BlockMatrix {
     }
 };
 
-ort::Status *output(ort::Context *context, const int64_t *shape, size_t rank, float **data) {
+ort::Status *output(ort::Context *context, const int64_t *shape, size_t rank, float **data, size_t index = 0) {
     ort::Value *value;
-    TRY(api->KernelContext_GetOutput(context, 0, shape, rank, &value));
+    TRY(api->KernelContext_GetOutput(context, index, shape, rank, &value));
     return api->GetTensorMutableData(value, (void **)data);
 }
 
@@ -141,21 +173,69 @@ ort::Status *gather(void *made, ort::Context *context) {
     return node.kernels->gather(&w, (const int64_t *)ids.data, ids.count(0), y) ? nullptr : wrong("ids must be rows of the table");
 }
 
+// The present cache, with the past one in it.
+ort::Status *present(ort::Context *context, const Input &past, size_t index, float **cache) {
+    TRY(output(context, past.shape, past.rank, cache, index));
+    if (*cache != past.data) memcpy(*cache, past.data, past.count(0) * sizeof(float));
+    return nullptr;
+}
+
+ort::Status *attention(void *made, ort::Context *context) {
+    const AttentionNode &node = *(const AttentionNode *)made;
+    AttentionCall call = node.call;
+    enum { Q, KEYS, VALUES, LAST, K, V, COS, SIN, POSITIONS, SINKS, COUNT };
+    Input in[COUNT];
+    for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
+    if (in[Q].rank != 3 || in[KEYS].rank != 4) return wrong("q must have 3 axes, keys 4");
+    int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], size = in[KEYS].shape[3], G = call.kv_heads, H = call.heads;
+    int64_t cache[] = {batch, G, in[KEYS].shape[2], size}, joined[] = {batch, tokens, (H + 2 * G) * size};
+    int64_t queries[] = {batch, tokens, H * size}, new_keys[] = {batch, tokens, G * size};
+    bool alone = in[K].data && in[V].data;
+    if (!in[KEYS].is(4, cache) || !in[VALUES].is(4, cache)) return wrong("keys and values must be [B, kv_num_heads, capacity, D]");
+    if (!in[Q].is(3, alone ? queries : joined)) return wrong("q must be [B, T, num_heads * D], with k and v beside it if they aren't inputs");
+    if (alone && (!in[K].is(3, new_keys) || !in[V].is(3, new_keys))) return wrong("k and v must be [B, T, kv_num_heads * D]");
+    if (!in[LAST].is(1, &batch)) return wrong("last must be [B]");
+    if (in[POSITIONS].data && !in[POSITIONS].is(2, queries)) return wrong("positions must be [B, T]");
+    if (in[SINKS].data && !in[SINKS].is(1, &H)) return wrong("sinks must be [num_heads]");
+    if (in[COS].data && (in[COS].rank != 2 || !in[SIN].is(2, in[COS].shape))) return wrong("cos and sin must be [positions, pairs]");
+    call.cos = (const float *)in[COS].data, call.sin = (const float *)in[SIN].data, call.sinks = (const float *)in[SINKS].data;
+    int64_t sizes[] = {batch, tokens, size, cache[2], call.cos ? in[COS].shape[0] : 0, call.cos ? in[COS].shape[1] : 0};
+    for (int64_t one : sizes)
+        if (one > INT32_MAX) return wrong("sizes must be below 2^31");
+    call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.head_size = int32_t(size), call.capacity = int32_t(cache[2]);
+    call.q = (const float *)in[Q].data, call.k = (const float *)in[K].data, call.v = (const float *)in[V].data;
+    call.q_stride = size_t(H * size), call.k_stride = call.v_stride = size_t(G * size);
+    if (!alone) {
+        call.k = call.q + H * size, call.v = call.k + G * size;
+        call.q_stride = call.k_stride = call.v_stride = size_t(joined[2]);
+    }
+    call.last = (const int32_t *)in[LAST].data, call.positions = (const int64_t *)in[POSITIONS].data;
+    if (call.cos) call.table = int32_t(in[COS].shape[0]), call.pairs = int32_t(in[COS].shape[1]);
+    TRY(output(context, queries, 3, &call.y));
+    TRY(present(context, in[KEYS], 1, &call.keys));
+    TRY(present(context, in[VALUES], 2, &call.values));
+    Memory scratch(node.kernels->attention_scratch(&call));
+    if (!scratch.whole) return wrong("no memory for scores");
+    if (!node.kernels->attention(&call, scratch.start, {context, run})) return wrong("the tokens must fit the cache and the tables");
+    return nullptr;
+}
+
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out.
 struct Op : ort::Op {
     const char *name;
     const ort::Type *types;
-    size_t count, optional;
+    size_t count, optional, outputs;
 
-    Op(const char *name, const ort::Type *types, size_t count, size_t optional, ort::Status *(*compute)(void *, ort::Context *))
-        : ort::Op(), name(name), types(types), count(count), optional(optional) {
+    Op(const char *name, const ort::Type *types, size_t count, size_t optional, size_t outputs, decltype(CreateKernelV2) create,
+       decltype(KernelComputeV2) compute)
+        : ort::Op(), name(name), types(types), count(count), optional(optional), outputs(outputs) {
         version = ort::API;
         GetName = [](const ort::Op *op) { return ((const Op *)op)->name; };
         GetExecutionProviderType = [](const ort::Op *) -> const char * { return nullptr; };
         GetInputType = [](const ort::Op *op, size_t index) { return ((const Op *)op)->types[index]; };
         GetInputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->count; };
         GetOutputType = [](const ort::Op *, size_t) { return ort::FLOAT; };
-        GetOutputTypeCount = [](const ort::Op *) -> size_t { return 1; };
+        GetOutputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->outputs; };
         GetInputCharacteristic = [](const ort::Op *op, size_t index) {
             const Op &self = *(const Op *)op;
             return int(index + self.optional >= self.count);
@@ -171,7 +251,13 @@ struct Op : ort::Op {
 
 const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
 const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
-const Op ops[] = {{"BlockLinear", LINEAR, 5, 2, linear}, {"BlockGather", GATHER, 4, 1, gather}};
+const ort::Type ATTEND[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT32, ort::FLOAT,
+                            ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
+const Op ops[] = {
+    {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
+    {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
+    {"Attention", ATTEND, 10, 6, 3, create_attention, attention},
+};
 
 }  // namespace
 

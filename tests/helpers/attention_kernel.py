@@ -1,0 +1,127 @@
+"""The kernels' attention as C functions, called through ctypes, and what it is compared with."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy import ndarray as Array
+from tfm.refimpl.ops.attention import attend
+from tfm.refimpl.ops.cache import append
+from tfm.refimpl.ops.mask import causal_mask
+from tfm.refimpl.ops.position import rotate
+
+from .kernels import GUARD, Kernels, Runner, guarded, in_order, pool_of
+
+POINTERS = ("q", "k", "v", "keys", "values", "y", "last", "positions", "cos", "sin", "sinks")
+STRIDES = ("q_stride", "k_stride", "v_stride")
+SIZES = ("batch", "tokens", "heads", "kv_heads", "head_size", "capacity", "table", "pairs", "window")
+
+
+class AttentionCall(ctypes.Structure):
+    """kernels.h: `AttentionCall`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_size_t) for name in STRIDES),
+        *((name, ctypes.c_int32) for name in SIZES),
+        ("interleaved", ctypes.c_bool),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: queries [B, T, H, K], keys and values [B, T, G, K], and the cache [B, G, C, K] for these."""
+
+    q: Array
+    k: Array
+    v: Array
+    keys: Array
+    values: Array
+    past: Array  # [B]: tokens in the cache
+    cos: Array | None = None  # [positions, J]
+    sin: Array | None = None
+    sinks: Array | None = None  # [H]
+    dropped: Array | None = None  # [B]: tokens that were in the cache before; None: 0, without positions
+    interleaved: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+    joined: bool = False  # whether q, k and v lie side by side, token by token
+
+    def tokens(self, start: int, end: int) -> Call:
+        """Some of its new tokens."""
+        part = {name: getattr(self, name)[:, start:end] for name in ("q", "k", "v")}
+        return replace(self, past=self.past + start, **part)
+
+    def row(self, b: int) -> Call:
+        """One row of the batch."""
+        names = ("q", "k", "v", "keys", "values", "past", "dropped")
+        rows = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if a is None else a[b : b + 1] for name, a in rows.items()})
+
+    def converted(self, change: Callable[[Array], Array]) -> Call:
+        """The same with its floats changed."""
+        old = {field.name: getattr(self, field.name) for field in fields(self)}
+        floats = {n: a for n, a in old.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+        return replace(self, **{n: change(a) for n, a in floats.items()})
+
+
+def run(kernels: Kernels, call: Call, runner: Runner = in_order) -> tuple[Array, Array, Array]:
+    """The kernel's output [B, T, H, K] and its cache; nothing is written beside them and the scratch."""
+    batch, tokens, heads, size = call.q.shape
+    groups, capacity = call.keys.shape[1:3]
+    q, k, v = (np.ascontiguousarray(a) for a in (call.q, call.k, call.v))
+    strides = [heads * size, groups * size, groups * size]
+    if call.joined:
+        q = np.concatenate([q, k, v], axis=2)
+        k, v = q[:, :, heads:], q[:, :, heads + groups :]
+        strides = [q.shape[2] * size] * 3
+    memory = [_copied(array) for array in (np.empty_like(call.q), call.keys, call.values)]
+    y, keys, values = (bytes_.ctypes.data for bytes_ in memory)
+    last = (call.past + tokens - 1).astype(np.int32)
+    positions = None
+    if call.dropped is not None:
+        positions = (call.past + call.dropped)[:, None] + np.arange(tokens)[None]
+    arrays = (q, k, v, last, positions, call.cos, call.sin, call.sinks)
+    at = [None if a is None else a.ctypes.data for a in arrays]
+    table, pairs = (0, 0) if call.cos is None else call.cos.shape
+    sizes = (batch, tokens, heads, groups, size, capacity, table, pairs, call.window or 0)
+    options = (call.interleaved, call.scale, call.softcap or 0)
+    c = AttentionCall(*at[:3], keys, values, y, *at[3:], *strides, *sizes, *options)
+    needed = kernels.attention_scratch(ctypes.addressof(c))
+    scratch = guarded(needed)
+    assert kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner))
+    assert (scratch[needed:] == GUARD).all(), "written behind the scratch memory"
+    results = []
+    for bytes_, like in zip(memory, (call.q, call.keys, call.values), strict=True):
+        assert (bytes_[like.nbytes :] == GUARD).all(), "written behind an array"
+        results.append(bytes_[: like.nbytes].view(np.float32).reshape(like.shape))
+    return results[0], results[1], results[2]
+
+
+def _copied(array: Array) -> Array:
+    """The bytes of an array, with some behind them that nothing may write."""
+    memory = guarded(array.nbytes)
+    memory[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memory
+
+
+def specified(call: Call) -> tuple[Array, Array, Array]:
+    """The same by `refimpl`, in the type of the numbers."""
+    q, k = call.q, call.k
+    at = call.past[:, None] + np.arange(q.shape[1])[None, :]
+    positions = at if call.dropped is None else at + call.dropped[:, None]
+    if call.cos is not None and call.sin is not None:
+        q = rotate(q, call.cos[positions], call.sin[positions], interleaved=call.interleaved)
+        k = rotate(k, call.cos[positions], call.sin[positions], interleaved=call.interleaved)
+    keys, values = append(call.keys, k, call.past), append(call.values, call.v, call.past)
+    mask = causal_mask(at, np.arange(keys.shape[2]), window=call.window)
+    # What no token sees may be NaN, which a weight of 0 wouldn't hide.
+    seen = [np.where(mask.any(1)[:, None, :, None], a, 0).transpose(0, 2, 1, 3) for a in (keys, values)]
+    y = attend(q, *seen, mask, None, call.sinks, scale=call.scale, softcap=call.softcap)
+    return y, keys, values
