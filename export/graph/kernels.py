@@ -1,11 +1,13 @@
-"""The graph of ort-cpu over tfm's own kernels: the same nodes, but for products, tables and attention.
+"""The graph of ort-cpu over tfm's own kernels: its nodes, but for what the kernels compute.
 
     MatMulNBits(x, packed, scale, zero?) [+ bias]      BlockLinear(x, packed, scale, zero?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
     GroupQueryAttention over a cache of floats         Attention
+    silu(gate) * up of one product's halves            SwiGLU
+    Add and the norm of the sum                        AddRMSNorm
 
-They compute what `refimpl.ops.quant` and `cached_attention` specify; the kernels add in a fixed order, so
-that a token's bits don't depend on the tokens beside it.
+They compute what `refimpl.ops` specifies; the kernels add in a fixed order, so that a token's bits don't
+depend on the tokens beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def over_kernels(
     tiled = {f"{name}.packed": group for name, group in groups.items() if kernel_layout.is_tiled(group)}
     for node in list(copy.graph):
         if node.op_type == "GroupQueryAttention":
-            _replace_attention(node)
+            _replace_attention(copy.graph, node)
             continue
         packed = _weights(node)
         if packed is None or packed.name not in tiled:
@@ -60,6 +62,11 @@ def over_kernels(
         last = replaced[-1]
         new.outputs[0].name = last.outputs[0].name
         convenience.replace_nodes_and_values(copy.graph, last, replaced, [new], last.outputs, new.outputs)
+    for node in list(copy.graph):
+        if node.op_type == "Split":
+            _replace_swiglu(copy.graph, node)
+        elif node.op_type == "RMSNormalization":
+            _replace_norm(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
     copy.graph.opset_imports[DOMAIN] = VERSION
     for name in tensors:
@@ -68,7 +75,7 @@ def over_kernels(
     return copy
 
 
-def _replace_attention(node: ir.Node) -> None:
+def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
     """Put the kernel in the place of a GroupQueryAttention, unless its cache holds codes."""
     if "kv_cache_bit_width" in node.attributes:
         return
@@ -80,7 +87,51 @@ def _replace_attention(node: ir.Node) -> None:
     new = ir.node("Attention", inputs, defaults | stated, domain=DOMAIN, num_outputs=3, name=node.name)
     for output, old in zip(new.outputs, node.outputs, strict=True):
         output.name = old.name
-    convenience.replace_nodes_and_values(node.graph, node, [node], [new], node.outputs, new.outputs)
+    convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+
+
+def _only_use(value: ir.Value, operator: str) -> ir.Node | None:
+    """The node of that operator that is all that reads a value."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
+
+
+def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
+    """silu(gate) * up, where gate and up are the halves of one product."""
+    gate, up = node.outputs[0], node.outputs[1]
+    readers = {use.node.op_type: use.node for use in gate.uses()}
+    if len(node.outputs) != 2 or set(readers) != {"Sigmoid", "Mul"}:
+        return
+    if _only_use(readers["Sigmoid"].outputs[0], "Mul") is not readers["Mul"]:
+        return
+    last = _only_use(readers["Mul"].outputs[0], "Mul")
+    if last is None or _only_use(up, "Mul") is not last:
+        return
+    new = ir.node("SwiGLU", [node.inputs[0]], domain=DOMAIN, name=last.name)
+    new.outputs[0].name = last.outputs[0].name
+    replaced = [node, readers["Sigmoid"], readers["Mul"], last]
+    convenience.replace_nodes_and_values(graph, last, replaced, [new], last.outputs, new.outputs)
+
+
+def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
+    """The norm of a sum, which others read too."""
+    x, weight = node.inputs
+    assert x is not None
+    assert weight is not None
+    add, epsilon = x.producer(), node.attributes["epsilon"].value
+    if add is None or add.op_type != "Add" or not weight.is_initializer():
+        return
+    a, b = add.inputs
+    assert a is not None
+    assert b is not None
+    if a.shape is None or a.shape != b.shape:  # a vector is added, or nobody knows
+        return
+    inputs = (a, b, weight)
+    new = ir.node("AddRMSNorm", inputs, {"epsilon": epsilon}, domain=DOMAIN, num_outputs=2, name=node.name)
+    old = [add.outputs[0], node.outputs[0]]
+    for output, before in zip(new.outputs, old, strict=True):
+        output.name = before.name
+    convenience.replace_nodes_and_values(graph, add, [node, add], [new], old, new.outputs)
 
 
 def _blocks(node: ir.Node) -> ir.Value | None:

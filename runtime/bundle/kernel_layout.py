@@ -30,7 +30,8 @@ Array = np.ndarray
 GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx"}
 DATA = "kernels.data"
 DOMAIN = "tfm"
-KERNEL_OPERATORS = {**OPERATORS, DOMAIN: frozenset({"BlockLinear", "BlockGather", "Attention"})}
+KERNELS = frozenset({"BlockLinear", "BlockGather", "Attention", "SwiGLU", "AddRMSNorm"})
+KERNEL_OPERATORS = {**OPERATORS, DOMAIN: KERNELS}
 TILE = 16
 BLOCKS = (16, 32, 64, 128)
 

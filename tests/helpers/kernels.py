@@ -32,6 +32,8 @@ class Kernels(c.Structure):
         ("gather", c.CFUNCTYPE(c.c_bool, MATRIX, c.c_void_p, c.c_size_t, c.c_void_p)),
         ("attention", c.CFUNCTYPE(c.c_bool, c.c_void_p, c.c_void_p, Pool)),
         ("attention_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
+        ("swiglu", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("add_norm", c.CFUNCTYPE(None, c.c_void_p, Pool)),
     ]
 
 

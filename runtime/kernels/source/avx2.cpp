@@ -4,6 +4,7 @@
 
 TARGET("avx2,fma")
 #include "attention.h"
+#include "elementwise.h"
 #include "avx2.h"
 #include "block_gather.h"
 #include "block_linear.h"
@@ -20,6 +21,6 @@ size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
 
 }  // namespace
 
-extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather, attention<Avx2>, attention_scratch};
+extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>};
 TARGET_END
 #endif

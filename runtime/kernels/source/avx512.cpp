@@ -5,12 +5,13 @@
 TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,amx-tile,amx-int8")
 #include "amx.h"
 #include "attention.h"
+#include "elementwise.h"
 #include "avx512.h"
 #include "block_gather.h"
 #include "block_linear.h"
 
 extern const Kernels avx512_kernels = {
-    "avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather, attention<Avx512>, attention_scratch};
-extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather, attention<Avx512>, attention_scratch};
+    "avx512-vnni", linear<Avx512>, linear_scratch<Avx512>, gather, attention<Avx512>, attention_scratch, swiglu<Avx512>, add_norm<Avx512>};
+extern const Kernels amx_kernels = {"amx", linear_amx, linear_scratch_amx, gather, attention<Avx512>, attention_scratch, swiglu<Avx512>, add_norm<Avx512>};
 TARGET_END
 #endif

@@ -4,11 +4,12 @@
 
 TARGET("avx2,fma,avxvnni")
 #include "attention.h"
+#include "elementwise.h"
 #include "avx_vnni.h"
 #include "block_gather.h"
 #include "block_linear.h"
 
 extern const Kernels avx_vnni_kernels = {
-    "avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather, attention<Avx2>, attention_scratch};
+    "avx-vnni", linear<AvxVnni>, linear_scratch<AvxVnni>, gather, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>};
 TARGET_END
 #endif

@@ -41,6 +41,22 @@ struct AttentionCall {
     float scale, softcap;  // 0: no cap
 };
 
+// y[m, i] = silu(x[m, i]) * x[m, width + i] for x [rows, 2 * width] and y [rows, width].
+struct SwigluCall {
+    const float *x;
+    float *y;
+    size_t rows, width;
+};
+
+// sum = a + b and y = sum / sqrt(mean(sum^2) + epsilon) * weight, row by row; b and sum may be null: y is of a then.
+// Squares are added in 16 lanes, by fma, and the lanes in order.
+struct AddNormCall {
+    const float *a, *b, *weight;
+    float *sum, *y;
+    size_t rows, width;
+    float epsilon;
+};
+
 // The kernels of one instruction set.
 struct Kernels {
     const char *name;
@@ -68,6 +84,8 @@ struct Kernels {
     // or the tables.
     bool (*attention)(const AttentionCall *call, void *scratch, Pool pool);
     size_t (*attention_scratch)(const AttentionCall *call);
+    void (*swiglu)(const SwigluCall *call, Pool pool);
+    void (*add_norm)(const AddNormCall *call, Pool pool);
 };
 
 extern "C" {

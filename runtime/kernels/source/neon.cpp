@@ -1,9 +1,10 @@
 // Kernels for NEON.
 #if defined(__aarch64__)
 #include "attention.h"
+#include "elementwise.h"
 #include "block_gather.h"
 #include "block_linear.h"
 #include "neon.h"
 
-extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather, attention<Neon>, attention_scratch};
+extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>};
 #endif

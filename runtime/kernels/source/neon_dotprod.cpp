@@ -4,11 +4,12 @@
 
 TARGET("arch=armv8.2-a+dotprod")
 #include "attention.h"
+#include "elementwise.h"
 #include "block_gather.h"
 #include "block_linear.h"
 #include "neon_dotprod.h"
 
 extern const Kernels neon_dotprod_kernels = {
-    "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather, attention<Neon>, attention_scratch};
+    "neon-dotprod", linear<NeonDotprod>, linear_scratch<NeonDotprod>, gather, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>};
 TARGET_END
 #endif

@@ -220,6 +220,51 @@ ort::Status *attention(void *made, ort::Context *context) {
     return nullptr;
 }
 
+struct Gate {
+    const Kernels *kernels = registered;
+};
+
+ort::Status *create_swiglu(const ort::Op *, const ort::Api *, const ort::Info *, void **made) { return keep(Gate(), made); }
+
+ort::Status *swiglu(void *made, ort::Context *context) {
+    Input x;
+    SwigluCall call = {};
+    TRY(x.read(context, 0));
+    if (x.rank == 0 || x.shape[x.rank - 1] % 2) return wrong("x must be [.., 2 * width]");
+    call.rows = x.count(1), call.width = size_t(x.shape[x.rank - 1] /= 2), call.x = (const float *)x.data;
+    TRY(output(context, x.shape, x.rank, &call.y));
+    ((const Gate *)made)->kernels->swiglu(&call, {context, run});
+    return nullptr;
+}
+
+struct Norm {
+    const Kernels *kernels = registered;
+    float epsilon;
+};
+
+ort::Status *create_norm(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    Norm norm;
+    TRY(api->KernelInfoGetAttribute_float(info, "epsilon", &norm.epsilon));
+    return keep(norm, made);
+}
+
+ort::Status *add_norm(void *made, ort::Context *context) {
+    const Norm &norm = *(const Norm *)made;
+    Input a, b, weight;
+    TRY(a.read(context, 0));
+    TRY(b.read(context, 1));
+    TRY(weight.read(context, 2));
+    if (a.rank == 0 || !b.is(a.rank, a.shape)) return wrong("a and b must have one shape");
+    AddNormCall call = {};
+    call.rows = a.count(1), call.width = size_t(a.shape[a.rank - 1]), call.epsilon = norm.epsilon;
+    if (weight.count(0) != call.width) return wrong("weight must be [width]");
+    call.a = (const float *)a.data, call.b = (const float *)b.data, call.weight = (const float *)weight.data;
+    TRY(output(context, a.shape, a.rank, &call.sum, 0));
+    TRY(output(context, a.shape, a.rank, &call.y, 1));
+    norm.kernels->add_norm(&call, {context, run});
+    return nullptr;
+}
+
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out.
 struct Op : ort::Op {
     const char *name;
@@ -250,12 +295,15 @@ struct Op : ort::Op {
 };
 
 const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
+const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
 const ort::Type ATTEND[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT32, ort::FLOAT,
                             ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
 const Op ops[] = {
     {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
     {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
+    {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
+    {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, add_norm},
     {"Attention", ATTEND, 10, 6, 3, create_attention, attention},
 };
 

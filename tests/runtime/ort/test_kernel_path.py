@@ -78,8 +78,12 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         assert plain.count("GroupQueryAttention") == own.count("Attention") - plain.count("Attention")
         assert not {"MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention"} & set(own)
         if "biases" in name:
-            # 3 vectors a layer: of queries, keys and values together, of gate and up together, of the output
-            assert plain.count("Add") - own.count("Add") >= 6
+            layers = len(CONFIGS[name]().layers)
+            assert (own.count("SwiGLU"), own.count("AddRMSNorm")) == (layers, 2 * layers - 1)
+            nodes = onnx.load(path / over_kernels, load_external_data=False).graph.node
+            # of queries, keys and values together, of gate and up together, and of both outputs
+            biased = [node for node in nodes if node.op_type == "BlockLinear" and len(node.input) == 5]
+            assert len(biased) == 4 * layers
     report = verify(path)
     rows = [row for row in report.rows if row.name.startswith("kernels (")]
     assert not report.failed

@@ -1,0 +1,143 @@
+"""Gates and norms of the kernels: what `refimpl` specifies, with the same bits whatever is beside them."""
+
+from __future__ import annotations
+
+import ctypes as c
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.kernels import GUARD, Kernels, Runner, available, bits_of, guarded, in_order, load, pool_of
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray as Array
+from tfm.refimpl.ops.activation import activation
+from tfm.refimpl.ops.norm import rms_norm
+
+ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
+
+
+class SwigluCall(c.Structure):
+    """kernels.h: `SwigluCall`."""
+
+    _fields_ = (("x", c.c_void_p), ("y", c.c_void_p), ("rows", c.c_size_t), ("width", c.c_size_t))
+
+
+class AddNormCall(c.Structure):
+    """kernels.h: `AddNormCall`."""
+
+    _fields_ = (
+        *((name, c.c_void_p) for name in ("a", "b", "weight", "sum", "y")),
+        ("rows", c.c_size_t),
+        ("width", c.c_size_t),
+        ("epsilon", c.c_float),
+    )
+
+
+@pytest.fixture(scope="session")
+def instruction_sets(kernels_library: Path) -> list[Kernels]:
+    """The kernels of each instruction set that this processor has."""
+    return list(available(load(kernels_library)).values())
+
+
+def in_threads(task: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor(3) as executor:
+        list(executor.map(task, reversed(range(count))))
+
+
+def output(rows: int, width: int) -> Array:
+    return guarded(rows * width * 4)
+
+
+def content(memory: Array, rows: int, width: int) -> Array:
+    """The numbers of an output, behind which nothing was written."""
+    assert (memory[rows * width * 4 :] == GUARD).all()
+    return memory[: rows * width * 4].view(np.float32).reshape(rows, width)
+
+
+def swiglu(kernels: Kernels, x: Array, runner: Runner = in_order) -> Array:
+    rows, width = len(x), x.shape[1] // 2
+    y = output(rows, width)
+    call = SwigluCall(x.ctypes.data, y.ctypes.data, rows, width)
+    kernels.swiglu(c.addressof(call), pool_of(runner))
+    return content(y, rows, width)
+
+
+def add_norm(
+    kernels: Kernels, a: Array, b: Array, weight: Array, epsilon: float, runner: Runner = in_order
+) -> tuple[Array, Array]:
+    rows, width = a.shape
+    total, y = output(rows, width), output(rows, width)
+    places = (array.ctypes.data for array in (a, b, weight, total, y))
+    call = AddNormCall(*places, rows, width, epsilon)
+    kernels.add_norm(c.addressof(call), pool_of(runner))
+    return content(total, rows, width), content(y, rows, width)
+
+
+@st.composite
+def matrices(draw: st.DrawFn, columns: int = 1) -> Array:
+    """Rows of small and large numbers; some shapes are for several threads."""
+    rows, width = draw(st.sampled_from([(1, 1), (3, 15), (2, 16), (5, 37), (23, 800), (1, 2100)]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    size = 10.0 ** draw(st.integers(-3, 2))
+    return (rng.standard_normal((rows, columns * width)) * size).astype(np.float32)
+
+
+@given(matrices(columns=2))
+def test_swiglu_is_what_is_specified(instruction_sets: list[Kernels], x: Array) -> None:
+    gate, up = np.split(x.astype(np.float64), 2, axis=1)
+    expected = activation(gate, kind="silu") * up
+    # 3 ulp of silu and 1 rounding of the product; where e^x underflows, e^-88 takes its place
+    allowed = 7 * ULP * np.abs(expected) + np.abs(gate * up) * np.exp(-87.3) + 2.0**-149
+    for kernels in instruction_sets:
+        y = swiglu(kernels, x)
+        assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(swiglu(kernels, x, in_threads), y)
+        for row in range(len(x)):
+            assert np.array_equal(swiglu(kernels, x[row : row + 1].copy()), y[row : row + 1])
+
+
+@given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-6]))
+def test_a_sum_and_its_norm_are_what_is_specified(
+    instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    b = (rng.standard_normal(a.shape) * np.abs(a).max()).astype(np.float32)
+    weight = rng.standard_normal(a.shape[1]).astype(np.float32)
+    exact = (a + b).astype(np.float64)
+    expected = rms_norm(exact, weight.astype(np.float64), eps=float(np.float32(epsilon)))
+    # a square's error in its lane, those of the lanes' sum, then of mean, root, quotient and two products
+    allowed = (a.shape[1] / 16 / 2 + 16 / 2 + 8) * ULP * np.abs(expected) + 2.0**-149
+    for kernels in instruction_sets:
+        total, y = add_norm(kernels, a, b, weight, epsilon)
+        assert np.array_equal(total, a + b)
+        assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(add_norm(kernels, a, b, weight, epsilon, in_threads)[1], y)
+        for row in range(len(a)):
+            one = slice(row, row + 1)
+            alone = add_norm(kernels, a[one].copy(), b[one].copy(), weight, epsilon)[1]
+            assert np.array_equal(alone, y[one])
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_isnt_a_number_stays_in_its_row(instruction_sets: list[Kernels], odd: float) -> None:
+    x = np.ones((3, 40), np.float32)
+    sound = np.ones((3, 20), np.float32)
+    x[1, 3] = odd
+    for kernels in instruction_sets:
+        y = swiglu(kernels, x)
+        assert not np.isfinite(y[1, 3])
+        assert np.isfinite(np.delete(y, 1, axis=0)).all()
+        _, y = add_norm(kernels, x[:, :20].copy(), sound, sound[0], 1e-5)
+        assert not np.isfinite(y[1, 3])
+        assert np.isfinite(np.delete(y, 1, axis=0)).all()
+
+
+def test_all_sets_have_the_same_bits(instruction_sets: list[Kernels]) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 202)).astype(np.float32)
+    gates = [bits_of(swiglu(kernels, x)) for kernels in instruction_sets]
+    norms = [bits_of(add_norm(kernels, x, x, x[0], 1e-5)[1]) for kernels in instruction_sets]
+    for same in (gates, norms):
+        assert all(np.array_equal(one, same[0]) for one in same)
