@@ -16,6 +16,7 @@ import numpy as np
 from ...refimpl.decoding.loop import prefill
 from ...refimpl.decoding.stop import limit_new_tokens
 from ..hardware import peak_memory
+from ..ort.engine import OrtEngine
 from ..progress import Progress, tracked
 from ..tasks import load
 
@@ -65,6 +66,7 @@ def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, 
     start = time.perf_counter()
     model = load(bundle, device, threads)
     loaded = time.perf_counter()
+    assert isinstance(model.engine, OrtEngine)
     limit_new_tokens(model.config.context, prompt_tokens + new_tokens - 1, 1)
     ids = np.random.default_rng(0).integers(0, model.config.embedding.vocabulary, prompt_tokens).tolist()
     int(np.argmax(prefill(model.engine, ids, model.engine.start())[0]))

@@ -1,6 +1,6 @@
 // Arithmetic of sizes.
 #pragma once
-#include <cstddef>
+#include <stddef.h>
 
 namespace {
 
