@@ -122,6 +122,7 @@ def specified(call: Call) -> tuple[Array, Array, Array]:
     keys, values = append(call.keys, k, call.past), append(call.values, call.v, call.past)
     mask = causal_mask(at, np.arange(keys.shape[2]), window=call.window)
     # What no token sees may be NaN, which a weight of 0 wouldn't hide.
-    seen = [np.where(np.any(mask, axis=1)[:, None, :, None], a, 0).transpose(0, 2, 1, 3) for a in (keys, values)]
+    read = np.any(mask, axis=1)[:, None, :, None]
+    seen = [np.where(read, a, 0).transpose(0, 2, 1, 3) for a in (keys, values)]
     y = attend(q, *seen, mask, None, call.sinks, scale=call.scale, softcap=call.softcap)
     return y, keys, values
