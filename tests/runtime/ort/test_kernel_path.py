@@ -120,6 +120,33 @@ def over_kernels(path: Path) -> np.ndarray:
     return logits(engine)
 
 
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(bundles, quant: str) -> None:
+    """In chunks of any length, alone or in a batch, with one thread or two."""
+    bundle = open_bundle(bundles("biases, odd sizes", quant))
+    chosen = kernel_path.choose(bundle)
+    assert isinstance(chosen, KernelPath)
+    ids = np.random.default_rng(0).integers(0, bundle.config.embedding.vocabulary, (3, 38))
+
+    def stepwise(engine: OrtEngine, rows: np.ndarray, chunk: int) -> np.ndarray:
+        cache, parts = engine.start(len(rows)), []
+        for first in range(0, rows.shape[1], chunk):
+            tokens = rows[:, first : first + chunk]
+            at = np.tile(np.arange(tokens.shape[1]), (len(rows), 1))
+            part, cache = engine.step(tokens, cache, at=at)
+            parts.append(part)
+        return np.concatenate(parts, axis=1)
+
+    engines = [OrtEngine(bundle, threads=threads, kernels=chosen) for threads in (1, 2)]
+    expected = stepwise(engines[0], ids, 38)
+    for engine in engines:
+        for chunk in (1, 3, 7, 19, 38):
+            assert np.array_equal(stepwise(engine, ids, chunk), expected), chunk
+            for row in range(3):
+                alone = stepwise(engine, ids[row : row + 1], chunk)
+                assert np.array_equal(alone, expected[row : row + 1]), (chunk, row)
+
+
 def test_weights_are_written_once_and_again_if_they_changed(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bundles("biases, odd sizes", "int8")
     told: list[str] = []
