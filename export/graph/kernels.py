@@ -98,9 +98,15 @@ def _only_use(value: ir.Value, operator: str) -> ir.Node | None:
 
 def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
     """silu(gate) * up, where gate and up are the halves of one product."""
-    gate, up = node.outputs[0], node.outputs[1]
+    if len(node.outputs) != 2:
+        return
+    gate, up = node.outputs
+    if gate.shape is None or gate.shape != up.shape:
+        return
+    if node.attributes["axis"].value not in (-1, len(gate.shape) - 1):
+        return
     readers = {use.node.op_type: use.node for use in gate.uses()}
-    if len(node.outputs) != 2 or set(readers) != {"Sigmoid", "Mul"}:
+    if set(readers) != {"Sigmoid", "Mul"}:
         return
     if _only_use(readers["Sigmoid"].outputs[0], "Mul") is not readers["Mul"]:
         return

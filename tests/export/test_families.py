@@ -26,7 +26,7 @@ HERE = [
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]
 # Their graphs differ least from others here, or are compared in export/targets.
-RARE = {("bloom", 0), ("roberta", 0), ("t5", 5), ("gpt_oss", 0)}
+RARE = {("bloom", 0), ("roberta", 0), ("t5", 5), ("gpt_oss", 0), ("umt5", 1), ("mixtral", 0), ("bart", 0)}
 CASES = [
     (name, kind, QUANTS if COUNT else (TURNS[turn % len(TURNS)],))
     for turn, (name, kind) in enumerate(ALL if COUNT else HERE)

@@ -1,6 +1,6 @@
 """kill -9 at random moments of an export over a bundle: the old or the new one verifies, each time.
 
-The exports are real but for the tracing: the graph, which has the same bytes each time, is copied.
+The exports are real but for the tracing: the graphs, which have the same bytes each time, are copied.
 tests/bench/kill.py does the same with a real checkpoint and whole exports.
 """
 
@@ -25,7 +25,9 @@ from pathlib import Path
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
 checkpoint, ready, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-bundle_writer.writing = lambda files: nullcontext(lambda: shutil.copy(ready / "model.onnx", files.folder))
+graphs = sorted(ready.glob("*.onnx"))
+copied = lambda folder: [shutil.copy(graph, folder) for graph in graphs]
+bundle_writer.writing = lambda files: nullcontext(lambda: copied(files.folder))
 print("begun", flush=True)
 bundle_writer.export(checkpoint, out, quant=ready.name, verify=False)
 """

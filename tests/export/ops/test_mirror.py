@@ -23,10 +23,10 @@ FUNCTIONS = list(specified())
 
 
 def graphs() -> list[Any]:
-    """One graph for each function and variant; opsets 21 and 23 take turns."""
+    """One graph for each function and variant, by default of the first; opsets 21 and 23 take turns."""
     cases = [(name, i, variant) for name in FUNCTIONS for i, variant in enumerate(variants_of(name))]
     return [
-        pytest.param(name, variant, (21, 23)[turn % 2], id=f"{name}-{i}")
+        pytest.param(name, variant, (21, 23)[turn % 2], id=f"{name}-{i}", marks=[pytest.mark.long] * (i > 0))
         for turn, (name, i, variant) in enumerate(cases)
     ]
 

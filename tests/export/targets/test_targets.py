@@ -154,10 +154,16 @@ def single(bundle: Bundle) -> Any:
 
 
 # Run in CI alone, as most of the standard target's.
-RARELY = {"ort-cpu float, sinks in parts", "ort-cpu int4, sinks"}
+RARELY = {
+    "ort-cpu float, sinks in parts",
+    "ort-cpu int4, sinks",
+    "ort-cpu float, mixture",
+    "ort-cpu int4, mixture",
+    "ort-cpu int8-dynamic, mixture",
+    "ort-cpu float, positions that are added",
+}
 # Of the standard target these run by default, the others in CI.
 USUAL = {
-    "standard float, mixture",
     "standard fp16",
     "standard int8",
     "standard int8-dynamic",

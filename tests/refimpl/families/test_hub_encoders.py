@@ -259,19 +259,3 @@ def test_jina_embeddings_3_with_one_adapter_a_directory():
     }  # fmt: skip
     with pytest.raises(ConfigError, match="lora_adaptations must be absent"):
         read({k: v for k, v in JINA.items() if k != "rope_parameters"}, **older)
-
-
-def test_jina_embeddings_2_is_code_of_its_own():
-    """Its ALiBi reaches both ways, and no class of transformers computes it."""
-    keys = {
-        **BASE, "architectures": ["JinaBertForMaskedLM"], "model_type": "bert", "feed_forward_type": "geglu",
-        "auto_map": {"AutoModel": "jinaai/jina-bert-implementation--modeling_bert.JinaBertModel"},
-        "layer_norm_eps": 1e-12, "max_position_embeddings": 8192, "position_embedding_type": "alibi",
-        "type_vocab_size": 2, "vocab_size": 30528,
-    }  # fmt: skip
-    with pytest.raises(
-        ConfigError, match=r"architectures must be one of BertModel.*the repository's own code"
-    ):
-        read(keys)
-    with pytest.raises(ConfigError, match="position_embedding_type must be one of absolute, got 'alibi'"):
-        read(keys, architectures=["BertModel"])

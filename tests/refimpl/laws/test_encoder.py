@@ -11,7 +11,17 @@ from helpers.config_strategies import encoders, pairs
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import LM, Classify, Config, Encoder, FullAttention, Learned, MaskedLM, Pool
+from tfm.refimpl.config import (
+    LM,
+    Attention,
+    Classify,
+    Config,
+    Encoder,
+    FullAttention,
+    Learned,
+    MaskedLM,
+    Pool,
+)
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
 from tfm.refimpl.ops.encoder import predict
@@ -33,11 +43,13 @@ def unplaced(config: Config) -> Encoder:
     """The encoder without anything that depends on order."""
     assert not isinstance(config.head, LM)
     stack = config.stacks["encoder"]
-    layers = tuple(
-        replace(layer, attention=replace(layer.attention, position=None, mask=FullAttention()))
-        for layer in stack.layers
-    )
-    bare = replace(stack, layers=layers, positions=None, causal=False)
+
+    def bare_attention(attention: Attention) -> Attention:
+        norm = attention.qk_norm and replace(attention.qk_norm, rotated=False)
+        return replace(attention, position=None, mask=FullAttention(), qk_norm=norm, query_scale=None)
+
+    layers = tuple(replace(layer, attention=bare_attention(layer.attention)) for layer in stack.layers)
+    bare = replace(stack, layers=layers, positions=None, norm_before_positions=False, causal=False)
     return Encoder(config.embedding, bare, config.head, config.context)
 
 

@@ -34,7 +34,14 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "an encoder": tiny_models.encoder,
     "an encoder and a decoder": tiny_models.encoder_decoder,
 }
-CASES = [*((name, "int8") for name in CONFIGS), ("biases, odd sizes", "int4")]
+CASES = [
+    *(("biases, odd sizes", quant) for quant in ("int8", "int4")),
+    ("an encoder and a decoder", "int8"),
+    *(
+        pytest.param(name, "int8", marks=pytest.mark.long)
+        for name in ("an output matrix of its own", "a mixture", "an encoder")
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
