@@ -164,13 +164,13 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
 
 def _read_config(path: Path) -> Config:
     from ...refimpl.checkpoint.custom_code import replaced_by
-    from ...refimpl.families import read_config
+    from ...refimpl.families import read_config, with_model_type
     from ...refimpl.formats.file_bytes import read_file
     from ...refimpl.formats.strict_json import parse
     from ..model_loading import say_replaced_code
 
     file = path / "config.json" if path.is_dir() else path
-    values = parse(read_file(file, 2**20), str(file))
+    values = with_model_type(parse(read_file(file, 2**20), str(file)))
     config, _ = read_config(values, str(file))
     say_replaced_code(replaced_by(values))
     return config

@@ -21,7 +21,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.quantization import with_modelopt
 from ..config_readers.text_part import with_text_ids
 from ..errors import CheckpointError
-from ..families import identify, read_config, read_gguf, read_leaves
+from ..families import identify, read_config, read_gguf, read_leaves, with_model_type
 from ..formats.adapters import AdapterChoice
 from ..formats.file_bytes import FileBytes
 from ..formats.hub_cache import model_in_cache, repository_of
@@ -225,7 +225,7 @@ def _open_directory(path: Path, choice: AdapterChoice) -> Checkpoint:
         hint = f": name the file itself, {gguf_files[0]}" if gguf_files else ""
         raise CheckpointError(f"{path}: a model directory holds config.json{hint}")
     where = str(path / "config.json")
-    raw = with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT))
+    raw = with_model_type(with_modelopt(raw, directory.object(MODELOPT), str(path / MODELOPT)))
     _, _, quantization = identify(Keys(raw, where))
     sentence = read_sentence(directory)
     files = RawShards(shards(directory))

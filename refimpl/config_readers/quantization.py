@@ -349,11 +349,13 @@ def _block(keys: Keys, key: str) -> tuple[int, int] | None:
 
 
 def _floats(keys: Keys, *others: str) -> tuple[str, ...]:
-    """The modules that aren't quantized."""
-    key = keys.spelled("modules_to_not_convert", *others)
-    names: Any = keys.get(key, list, None) or []
-    if not all(isinstance(name, str) for name in names):
-        raise keys.fail(key, "a list of texts")
+    """The modules that aren't quantized: those of each list, which libraries name differently."""
+    names: list[str] = []
+    for key in ("modules_to_not_convert", *others):
+        listed = keys.get(key, list, None) or []
+        if not all(isinstance(name, str) for name in listed):
+            raise keys.fail(key, "a list of texts")
+        names += listed
     return tuple(names)
 
 

@@ -144,6 +144,25 @@ def families() -> dict[str, Family]:
     return {model_type: module for module in modules for model_type in module.MODEL_TYPES}
 
 
+def with_model_type(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json, with the model_type that its class is named after where it states none.
+
+    So is google/umt5-small's.
+    """
+    match values:
+        case {"model_type": _}:
+            return values
+        case {"architectures": [str(name)]}:
+            letters = {kind: kind.replace("_", "").replace("-", "") for kind in families()}
+            kinds = [
+                kind
+                for kind, family in families().items()
+                if name in family.ARCHITECTURES and name.lower().startswith(letters[kind])
+            ]
+            return {**values, "model_type": kinds[0]} if len(kinds) == 1 else values
+    return values
+
+
 def read_config(
     values: Any,
     where: str = "config.json",
@@ -157,7 +176,7 @@ def read_config(
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
-    keys = Keys(values, where, tensors)
+    keys = Keys(with_model_type(values), where, tensors)
     family, named, _ = identify(keys)
     if task not in (None, *family.ARCHITECTURES.values()):
         raise keys.fail("model_type", f"a model for the task {task}")
@@ -207,6 +226,7 @@ def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
 
     It needs no weights, so that weights in a format that isn't read are refused for what they are.
     """
+    keys = keys.replaced(with_model_type(keys.values))
     try:
         family, tasks = _family(keys)
     except ConfigError as error:

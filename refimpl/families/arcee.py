@@ -18,6 +18,7 @@ PREFIX = "model."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
+    keys.get("pretraining_tp", int, 1)  # several slices of one product, summed: the same mathematics
     base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", None),

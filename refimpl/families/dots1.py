@@ -25,6 +25,7 @@ PREFIX = "model."
 def config(keys: Keys, task: Task) -> Decoder:
     # What DeepSeek's code, which it comes from, could do otherwise: no class reads these.
     keys.harmless(scoring_func=("sigmoid",), topk_method=("noaux_tc",), moe_layer_freq=(1,), ep_size=(int,))
+    keys.get("pretraining_tp", int, 1)  # several slices of one product, summed: the same mathematics
     keys.harmless(aux_loss_alpha=(float,), seq_aux=(bool,), num_nextn_predict_layers=(int,))
     base = decoder(
         keys,
@@ -44,6 +45,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     window, below = read_window(keys, 4096, everywhere=False), keys.get("max_window_layers", int, 62)
     types = layer_types(keys, lambda i: window is not None and i >= below)
+    keys.harmless(use_sliding_window=(any(kind == "sliding_attention" for kind in types),))
     masks = layer_masks(keys, types, window)
     return map_attention(with_qk_norm(base), lambda i, a: replace(a, mask=masks[i]))
 

@@ -33,6 +33,7 @@ KINDS = ["global", "local"]
 def config(keys: Keys, task: Task) -> Decoder:
     unused(keys)
     keys.unused("resid_dropout", "embed_dropout")
+    keys.harmless(rotary=(False,))  # GPT-J had this class's name before its own
     heads_key = keys.spelled("num_heads", "num_attention_heads")
     width, heads, size = keys.size("hidden_size"), keys.size(heads_key), head_size(keys, heads=heads_key)
     norm, context = (

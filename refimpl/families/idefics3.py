@@ -22,6 +22,7 @@ GGUF = None  # the text model is converted under its own architecture
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("vision_config", "image_token_id", "scale_factor", "_pad_token_id")
+    keys.unused("use_reentrant_checkpointing")  # of training
     return text_model(keys, task, TEXTS, "llama", tied=False)
 
 

@@ -21,6 +21,7 @@ MODEL_TYPES = ("lfm2",)
 ARCHITECTURES: dict[str, Task] = {"Lfm2ForCausalLM": "lm"}
 PREFIX = "model."
 KINDS = ("full_attention", "conv")
+THETA = 1_000_000.0
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -30,6 +31,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(
         block_use_swiglu=(True,), block_use_xavier_init=(bool,), use_pos_enc=(True,), num_heads=(int,)
     )
+    keys.harmless(theta=(keys.get("rope_theta", float, None) or THETA,))
     tied = keys.get("tie_embedding", bool, keys.get("tie_word_embeddings", bool, True))
     sizes: dict[str, Any] = {"intermediate_size": _mlp_width(keys), "tie_word_embeddings": tied}
     norm = RMSNorm(keys.positive("norm_eps", 1e-5))
@@ -39,7 +41,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         context=128_000,
         attention_bias=False,
         mlp_bias=False,
-        theta=1_000_000.0,
+        theta=THETA,
         norm=norm,
     )
     length, bias = keys.size("conv_L_cache", 3), keys.get("conv_bias", bool, False)

@@ -29,7 +29,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # What the repositories' own code can do otherwise, and how many modules predict further tokens, which are
     # left out: no class of transformers reads these.
     keys.harmless(use_qk_norm=(True,), qk_norm_type=("per_layer",), scoring_func=("sigmoid",))
-    keys.harmless(use_routing_bias=(True,), shared_intermediate_size=(0,))
+    keys.harmless(use_routing_bias=(True,), shared_intermediate_size=(0,), sliding_window=(None,))
     keys.harmless(use_mtp=(bool,), num_mtp_modules=(int,), mtp_transformer_layers=(int,))
     if any(kind != 1 for kind in keys.get("attn_type_list", list, None) or []):
         raise keys.fail("attn_type_list", "a list of ones: each layer attends in full")

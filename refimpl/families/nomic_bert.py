@@ -1,7 +1,8 @@
 """Nomic BERT (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without biases.
 
 The first checkpoints spell their keys as GPT-2 does, and state what the code of their repository can do
-otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations.
+otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations. With
+`rotary_scaling_factor` texts longer than `max_trained_positions` turn by a larger base.
 """
 
 from __future__ import annotations
@@ -9,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..config import Attention, Dense, Embedding, Encoder, Gated, LayerNorm, MaskedLM, Plain
+from ..config import (
+    Attention,
+    Dense,
+    DynamicNTK,
+    Embedding,
+    Encoder,
+    Gated,
+    LayerNorm,
+    MaskedLM,
+    Plain,
+    Rope,
+)
 from ..config_readers.gguf_metadata import gguf_head_size
 from ..config_readers.gguf_rope import gguf_rope
 from ..config_readers.heads import head
@@ -30,9 +42,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     _check_older(keys)
     width, heads = keys.spelled("hidden_size", "n_embd"), keys.spelled("num_attention_heads", "n_head")
     size = keys.size("head_dim", None) or head_size(keys, width, heads)
-    context = keys.size(keys.spelled("max_position_embeddings", "n_positions"), 2048)
-    names = keys.spelled("rope_theta", "rotary_emb_base"), "rotary_emb_fraction"
-    position = rope(keys, size, context, theta=1000.0, names=names)
+    context, position = _positions(keys, size)
     norm = LayerNorm(keys.positive(keys.spelled("layer_norm_eps", "layer_norm_epsilon"), 1e-12))
     activation = keys.choice("hidden_act", ACTIVATIONS, "silu")
     count = keys.size(heads)
@@ -52,6 +62,19 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
+def _positions(keys: Keys, size: int) -> tuple[int, Rope]:
+    """The longest text, and the rotation of a head of `size`."""
+    context = keys.size(keys.spelled("max_position_embeddings", "n_positions"), 2048)
+    names = keys.spelled("rope_theta", "rotary_emb_base"), "rotary_emb_fraction"
+    position = rope(keys, size, context, theta=1000.0, names=names)
+    factor, trained = keys.positive("rotary_scaling_factor", None), keys.size("max_trained_positions", 2048)
+    if factor is None:
+        return context, position
+    if position.scaling is not None:
+        raise keys.fail("rotary_scaling_factor", "null where a scaling is stated by its newer name")
+    return min(context, trained), replace(position, scaling=DynamicNTK(factor, trained))
+
+
 def _check_older(keys: Keys) -> None:
     """Raise ConfigError for a setting of the repository's own code that changes what is computed."""
     off = (
@@ -62,12 +85,12 @@ def _check_older(keys: Keys) -> None:
         activation_function=("swiglu",),
         **dict.fromkeys(off, (False, None)),
         **dict.fromkeys(("moe_every_n_layers", "num_experts"), (0, None)),
-        **dict.fromkeys(("rotary_emb_scale_base", "rotary_scaling_factor"), (None,)),
+        rotary_emb_scale_base=(None,),
         scale_attn_weights=(True,),
     )
     keys.unused("attn_pdrop", "embd_pdrop", "resid_pdrop", "dense_seq_output", "pad_vocab_size_multiple")
     keys.unused("fused_bias_fc", "fused_dropout_add_ln", "reorder_and_upcast_attn", "use_flash_attn")
-    keys.unused("use_xentropy", "parallel_block_tied_norm", "max_trained_positions")
+    keys.unused("use_xentropy", "parallel_block_tied_norm")
     keys.unused(*(f"summary_{key}" for key in SUMMARY))
 
 

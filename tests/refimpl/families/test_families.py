@@ -162,7 +162,6 @@ NOMICS = (
         ("nomic_bert", "activation_function", "swiglu", "gelu"),
         ("nomic_bert", "num_experts", 0, 8),
         ("nomic_bert", "rotary_emb_scale_base", None, 512),
-        ("nomic_bert", "rotary_scaling_factor", None, 2.0),
         ("nomic_bert", "scale_attn_weights", True, False),
         ("albert", "down_scale_factor", 1, 2),
         ("albert", "gap_size", 0, 1),

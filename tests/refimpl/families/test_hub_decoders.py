@@ -1,4 +1,12 @@
-"""What config.json says of real checkpoints of newer decoders, and of some older ones."""
+"""What config.json says of real checkpoints of newer decoders, and of some older ones.
+
+Those of arcee, dots1, nemotron, cohere2, granitemoe, gpt_neo and gptj that were read where they lie are in
+config_readers/public_configs.jsonl; what is here was written down from memory, but for the sizes of
+gpt-neo-1.3B and the quantization of EXAONE-4.0-32B-FP8, which hlky/dinoml_v2 lists as read on the hub.
+LFM2's are the text_config of LFM2-VL's, from the same repository.
+Fewer than three different ones are published of seed_oss (Instruct, Base and Base-woSyn are alike), helium
+(helium-1-preview is its only one; helium-1-2b is a Llama), gptj (all have gpt-j-6b's sizes) and ernie4_5.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +28,7 @@ from tfm.refimpl.config import (
     QueryScale,
     RMSNorm,
     Rope,
+    ShortConv,
     Yarn,
 )
 from tfm.refimpl.errors import ConfigError
@@ -74,6 +83,8 @@ def test_exaone4():
     attention, norm = large.layers[0].attention, RMSNorm(1e-5)
     assert attention.position == Rope(1e6, 128, scaling=Llama3Scaling(16.0, 1.0, 4.0, 8192))
     assert (attention.qk_norm, attention.pre, attention.post) == (HeadNorm(norm), None, norm)
+    blocks = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    assert read(EXAONE_32B, quantization_config={**blocks, "modules_to_not_convert": None}) == large
     # Files without types state the interval by a number.
     untyped = {k: v for k, v in EXAONE_32B.items() if k != "layer_types"}
     assert read(untyped, sliding_window_pattern=4) == large
@@ -335,15 +346,21 @@ GPT_NEO = {
     "intermediate_size": None, "max_position_embeddings": 2048, "num_heads": 12, "num_layers": 12,
     "resid_dropout": 0, "vocab_size": 50_257, "window_size": 256,
 }  # fmt: skip
+GPT_NEO_1B = {
+    **GPT_NEO, "attention_layers": ["global", "local"] * 12, "attention_types": [[["global", "local"], 12]],
+    "hidden_size": 2048, "num_heads": 16, "num_layers": 24,
+}  # fmt: skip
 GPT_NEO_27B = {
     **GPT_NEO, "attention_layers": ["global", "local"] * 16, "attention_types": [[["global", "local"], 16]],
     "hidden_size": 2560, "num_heads": 20, "num_layers": 32,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [GPT_NEO, GPT_NEO_27B], ids=["125M", "2.7B"])
+@pytest.mark.parametrize("keys", [GPT_NEO, GPT_NEO_1B, GPT_NEO_27B], ids=["125M", "1.3B", "2.7B"])
 def test_gpt_neo(keys):
     config = read(keys)
+    assert (len(config.layers), config.embedding.width) == (keys["num_layers"], keys["hidden_size"])
+    assert config.layers[0].attention.heads == keys["num_heads"]
     assert windows(config) == [None, 256] * (len(config.layers) // 2)
     attention = config.layers[0].attention
     assert (attention.scale, attention.qkv_bias, attention.out_bias) == (1.0, False, True)
@@ -509,6 +526,52 @@ def test_ministral3(more, scale, yarn, theta):
 def test_ministral3_refused(rope, message):
     with pytest.raises(ConfigError, match=message):
         read(MINISTRAL, rope_parameters={**MINISTRAL["rope_parameters"], **rope})
+
+
+LFM2 = {
+    "_name_or_path": "LiquidAI/LFM2-1.2B", "architectures": ["Lfm2ForCausalLM"],
+    "block_auto_adjust_ff_dim": True, "block_dim": 2048, "block_ff_dim": 12288,
+    "block_ffn_dim_multiplier": 1.0, "block_mlp_init_scale": 1.0, "block_multiple_of": 256,
+    "block_norm_eps": 1e-05, "block_out_init_scale": 1.0, "block_use_swiglu": True,
+    "block_use_xavier_init": True, "conv_L_cache": 3, "conv_bias": False, "conv_dim": 2048,
+    "conv_dim_out": 2048, "conv_use_xavier_init": True, "dtype": "bfloat16", "eos_token_id": 7,
+    "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 12288,
+    "layer_types": [["conv", "full_attention"][i in (2, 5, 8, 10, 12, 14)] for i in range(16)],
+    "max_position_embeddings": 128_000, "model_type": "lfm2", "norm_eps": 1e-05, "num_attention_heads": 32,
+    "num_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8, "rope_theta": 1000000.0,
+    "use_cache": True, "use_pos_enc": True, "vocab_size": 65536,
+}  # fmt: skip
+LFM2_350M = {
+    "_name_or_path": "LiquidAI/LFM2-350M", "block_dim": 1024, "block_ff_dim": 6656, "conv_dim": 1024,
+    "conv_dim_out": 1024, "hidden_size": 1024, "intermediate_size": 6656, "num_attention_heads": 16,
+    "num_heads": 16,
+}  # fmt: skip
+LFM2_2B = {
+    "_name_or_path": "LiquidAI/LFM2-2.6B", "block_auto_adjust_ff_dim": False, "block_ff_dim": 10752,
+    "intermediate_size": 10752, "num_hidden_layers": 30, "theta": 1000000.0, "tie_embedding": True,
+    "layer_types": [
+        ["conv", "full_attention"][i in (2, 5, 9, 13, 17, 21, 24, 27)] for i in range(30)
+    ],
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "width"), [({}, 8192), (LFM2_350M, 4608), (LFM2_2B, 10752)], ids=["1.2B", "350M", "2.6B"]
+)
+def test_lfm2(more, width):
+    keys = {**LFM2, **more}
+    config = read(keys)
+    mixers = [
+        "conv" if isinstance(layer.attention, ShortConv) else "full_attention" for layer in config.layers
+    ]
+    assert mixers == keys["layer_types"]
+    assert {layer.mlp.width for layer in config.layers} == {width}
+    attention = config.layers[2].attention
+    assert (attention.heads, attention.kv_heads, attention.head_size) == (keys["num_heads"], 8, 64)
+    assert (attention.position, config.head) == (Rope(1e6, 64), LM(tied=True))
+    with pytest.raises(ConfigError, match=r"theta must be 1000000\.0, got 10000\.0"):
+        read(keys, theta=1e4)
 
 
 # Ettin's decoders of 17, 150 and 400 million.

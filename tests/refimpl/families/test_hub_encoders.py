@@ -1,4 +1,10 @@
-"""What config.json says of real encoders on the hub, and what is read of it."""
+"""What config.json says of real encoders on the hub, and what is read of it.
+
+They are from memory, but for the sizes of RoFormers and Megatron-BERTs, which hlky/dinoml_v2 lists as read on
+the hub; those of mpnet, camembert, nomic_bert, eurobert, albert and Jina that were read where they lie are in
+config_readers/public_configs.jsonl. Fewer than three are known of gte (arctic-embed-m-v2.0) and
+jina_embeddings_v3.
+"""
 
 from typing import Any
 
@@ -6,6 +12,7 @@ import pytest
 from tfm.refimpl.config import (
     Classify,
     Dense,
+    DynamicNTK,
     EmbeddingProjection,
     Encoder,
     FullAttention,
@@ -152,6 +159,13 @@ def test_nomic_embed_text_1_and_its_mixture():
     }  # fmt: skip
     assert read(newer) == config
     assert read(NOMIC, n_positions=2048, max_trained_positions=2048).context == 2048  # nomic-bert-2048
+    # nomic-embed-text-v1-unsupervised, whose longer texts turn by a larger base.
+    longer = {"rope_parameters": {"rope_theta": 1000.0, "rope_type": "dynamic", "factor": 2.0}}
+    assert read(NOMIC, rotary_scaling_factor=2) == read({**newer, "max_position_embeddings": 2048, **longer})
+    trained = read(NOMIC, rotary_scaling_factor=4, max_trained_positions=512)
+    assert trained.stack.layers[0].attention.position == Rope(1000.0, 64, scaling=DynamicNTK(4.0, 512))
+    with pytest.raises(ConfigError, match="rotary_scaling_factor must be null where a scaling is stated"):
+        read({**newer, **longer, "rotary_scaling_factor": 2.0})
     mixture = {"activation_function": "gelu", "moe_every_n_layers": 2, "num_experts": 8}
     with pytest.raises(ConfigError, match="activation_function must be \"swiglu\", got 'gelu'"):
         read(NOMIC, **mixture)
@@ -237,11 +251,29 @@ def test_roformer_base_small_and_simbert():
     config = read(ROFORMER, **small, num_hidden_layers=6)
     assert config.embedding.projection == EmbeddingProjection(128, bias=True, late=True)
     assert read(ROFORMER, architectures=["RoFormerModel"], vocab_size=12000).head == Pool("mean")
+    del small["embedding_size"]
+    characters = {"max_position_embeddings": 512, "tokenizer_class": "BertTokenizer", "vocab_size": 12000}
+    config = read(ROFORMER, **small, **characters, embedding_size=384, num_hidden_layers=6)  # char_small
+    assert (config.context, config.embedding.projection) == (512, None)
+    untold = {key: value for key, value in ROFORMER.items() if key != "embedding_size"}
+    assert read(untold, **characters).embedding.width == 768  # char_base
+    with pytest.raises(ConfigError, match="norm_type must be \"layer_norm\", got 'rms_norm'"):
+        read(ROFORMER, **characters, hidden_act="relu", norm_type="rms_norm", use_bias=False)  # v2_chinese
+    with pytest.raises(ConfigError, match="use_bias must be true, got False"):
+        read(ROFORMER, norm_type="layer_norm", use_bias=False)
 
 
 def test_megatron_berts_are_normed_first():
-    """BERT 345M uncased and cased, and the Swedish one."""
+    """The Swedish ones, Erlangshen and BioMegatron. NVIDIA's own have no config.json; scripts write one."""
     config = read(MEGATRON)
+    swedish, large = {**BASE, "vocab_size": 64128}, {**LARGE, "vocab_size": 64128}
+    chinese = {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 8, "vocab_size": 21248,
+        "hidden_act": "gelu_new", "use_cache": False,
+    }  # fmt: skip
+    for more, heads, size in ((swedish, 12, 64), (large, 16, 64), (chinese, 8, 256)):
+        attention = read(MEGATRON, **more).stack.layers[-1].attention
+        assert (attention.heads, attention.head_size) == (heads, size)
     assert (config.stack.first_norm, config.stack.layers[0].mlp.after) == (None, None)
     assert config.stack.final_norm == config.stack.layers[0].attention.pre
     assert read(MEGATRON, vocab_size=30592).embedding.vocabulary == 30592

@@ -1,7 +1,12 @@
-"""Encoder-decoders of many languages and of many turns, as the hub has them: keys, tables, translations."""
+"""Encoder-decoders of many languages and of many turns, as the hub has them: keys, tables, translations.
+
+More of their configs are in config_readers/public_configs.jsonl. Here they are from memory, but for the sizes
+of the larger Blenderbots, which hlky/dinoml_v2 lists as read on the hub.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +88,11 @@ def test_what_the_configs_of_the_hub_say():
     umt5 = read(UMT5)
     assert umt5.encoder.layers[0].attention.position == RelativeBias(32, 128, shared=False)
     assert umt5.head == LM(tied=False)
+    for layers, name in ((12, "1B-distill"), (24, "3B")):
+        heads = {f"{side}_ffn_dim": 10240 for side in SIDES}
+        larger = read({**BLENDERBOT, **heads, "d_model": 2560, "decoder_layers": layers})
+        assert (len(larger.encoder.layers), len(larger.decoder.layers)) == (2, layers), name
+        assert larger.decoder.layers[0].attention.head_size == 80
     blenderbot = read(BLENDERBOT)
     assert blenderbot.decoder.positions == Learned(128)
     assert (len(blenderbot.encoder.layers), len(blenderbot.decoder.layers)) == (2, 12)
@@ -124,6 +134,26 @@ def test_positions_that_a_file_of_m2m100_states_are_checked(tmp_path: Path):
     save_file({**tensors, **wrong}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"embed_positions.weights' must equal waves"):
         open_checkpoint(tmp_path)
+
+
+def test_a_file_without_a_model_type_is_of_the_family_of_its_class(tmp_path: Path):
+    """As google/umt5-small's; the class's name tells it from the others of a family."""
+    nllb(0).save_pretrained(tmp_path)
+    config = open_checkpoint(tmp_path).config
+    path = tmp_path / "config.json"
+    stated = {**json.loads(path.read_text()), "auto_map": {"AutoModel": "own.Model"}}
+    del stated["model_type"]
+    path.write_text(json.dumps(stated))
+    checkpoint = open_checkpoint(tmp_path)
+    assert (checkpoint.config, checkpoint.code_replaced_by) == (config, "m2m_100")
+    untyped = {key: value for key, value in UMT5.items() if key != "model_type"}
+    assert read(untyped) == read(UMT5)
+    del untyped["scalable_attention"]
+    t5 = read({**untyped, "architectures": ["T5ForConditionalGeneration"]})
+    assert t5.encoder.layers[0].attention.position == RelativeBias(32, 128)
+    for named in (None, [], ["T5ForConditionalGeneration"] * 2, ["OwnT5Model"], [[]]):
+        with pytest.raises(ConfigError, match="model_type is missing"):
+            read({**untyped, "architectures": named})
 
 
 def tokenizer() -> Tokenizer:

@@ -186,6 +186,16 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
             "rotary_dim must be the part of a he",
         ),
         ("minimax_m2", {"rotary_dim": 256}, "partial_rotary_factor must be above 0 and at most 1, got 2.0"),
+        (
+            "dots1",
+            {
+                "use_sliding_window": True,
+                "n_routed_experts": 4,
+                "n_shared_experts": 1,
+                "num_experts_per_tok": 2,
+            },
+            "use_sliding_window must be false, got True",
+        ),
         ("ernie4_5", {"use_bias": 1}, "use_bias must be of type bool"),
         ("helium", {"num_key_value_heads": None}, "num_key_value_heads must be of type int"),
         ("granite", {"residual_multiplier": 0.0}, "residual_multiplier must be greater than 0"),
