@@ -37,31 +37,8 @@ def over_kernels(
     for node in list(copy.graph):
         if node.op_type == "GroupQueryAttention":
             _replace_attention(copy.graph, node)
-            continue
-        packed = _weights(node)
-        if packed is None or packed.name not in tiled:
-            continue
-        replaced, operator = [node], "BlockGather"
-        inputs = list(node.inputs)
-        inputs[inputs.index(_blocks(node))] = packed
-        if node.op_type == "MatMulNBits":
-            operator = "BlockLinear"
-            if (add := _bias_after(node)) is not None:
-                zero = inputs[3] if len(inputs) > 3 else None
-                inputs = [*inputs[:3], zero, *(v for v in add.inputs if v and v.is_initializer())]
-                replaced.append(add)
-        group = tiled[packed.name]
-        assert group.format is not None
-        sizes = {
-            "K": group.length,
-            "N": group.width,
-            "bits": group.format.bits,
-            "block_size": group.format.block,
-        }
-        new = ir.node(operator, inputs, attributes=sizes, domain=DOMAIN, name=node.name)
-        last = replaced[-1]
-        new.outputs[0].name = last.outputs[0].name
-        convenience.replace_nodes_and_values(copy.graph, last, replaced, [new], last.outputs, new.outputs)
+        elif (packed := _weights(node)) is not None and packed.name in tiled:
+            _replace_blocks(copy.graph, node, packed, tiled[packed.name])
     for node in list(copy.graph):
         if node.op_type == "Split":
             _replace_swiglu(copy.graph, node)
@@ -73,6 +50,25 @@ def over_kernels(
         copy.graph.initializers[name].shape = ir.Shape(tensors[name].shape)
     passes.point_weights(copy, tensors, folder / kernel_layout.DATA)
     return copy
+
+
+def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Group) -> None:
+    """A product with blocks and the bias after it, or the rows of a table."""
+    replaced, operator = [node], "BlockGather"
+    inputs = list(node.inputs)
+    inputs[inputs.index(_blocks(node))] = packed
+    if node.op_type == "MatMulNBits":
+        operator = "BlockLinear"
+        if (add := _bias_after(node)) is not None:
+            zero = inputs[3] if len(inputs) > 3 else None
+            inputs = [*inputs[:3], zero, *(v for v in add.inputs if v and v.is_initializer())]
+            replaced.append(add)
+    assert group.format is not None
+    sizes = {"K": group.length, "N": group.width}
+    sizes |= {"bits": group.format.bits, "block_size": group.format.block}
+    new, last = ir.node(operator, inputs, sizes, domain=DOMAIN, name=node.name), replaced[-1]
+    new.outputs[0].name = last.outputs[0].name
+    convenience.replace_nodes_and_values(graph, last, replaced, [new], last.outputs, new.outputs)
 
 
 def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,12 @@ def in_order(task: Callable[[int], None], count: int) -> None:
     """One thread, from the first to the last."""
     for index in range(count):
         task(index)
+
+
+def in_threads(task: Callable[[int], None], count: int) -> None:
+    """Three threads, beginning with the last."""
+    with ThreadPoolExecutor(3) as executor:
+        list(executor.map(task, reversed(range(count))))
 
 
 def pool_of(runner: Runner) -> Pool:

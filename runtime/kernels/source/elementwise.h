@@ -1,17 +1,13 @@
 // What stands between products: gates and norms, row by row, for the instruction set `Set`.
 #pragma once
-#include "attention.h"
+#include <math.h>
+#include <string.h>
+
+#include "exponential.h"
 #include "kernels.h"
+#include "sizes.h"
 
 namespace {
-
-// x / (1 + e^-x), within 3 ulp.
-template <class Set>
-typename Set::Floats silu(typename Set::Floats x) {
-    typename Set::Floats least = Set::all(-88.0f), one = Set::all(1.0f);
-    Exponential<Set> e(Set::min(Set::all(88.0f), Set::max(least, Set::mul(x, Set::all(-1.0f)))));
-    return Set::div(x, Set::add(one, Set::fma(e.power, e.rest, e.power)));
-}
 
 // f over 16 numbers at a time; the last ones are filled up with zeros.
 template <class Set, class F>

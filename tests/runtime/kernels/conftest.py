@@ -1,4 +1,4 @@
-"""An empty cache for libraries of kernels, and compilers that do what a test wants."""
+"""The kernels of this processor, an empty cache for their library, compilers that do what a test wants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.kernels import Kernels, available, load
 from tfm.runtime.kernels import compilers, library, probe
+
+
+@pytest.fixture(scope="session")
+def instruction_sets(kernels_library: Path) -> list[Kernels]:
+    """The kernels of each instruction set that this processor has, the fastest first."""
+    return list(available(load(kernels_library)).values())
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,18 +12,12 @@ import onnxruntime
 import pytest
 from helpers import onnx_nodes
 from helpers.attention_kernel import POINTERS, SIZES, STRIDES, AttentionCall, Call, run, specified
-from helpers.kernels import Kernels, available, bits_of, guarded, in_order, load, pool_of
+from helpers.kernels import Kernels, bits_of, guarded, in_order, in_threads, pool_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
 from onnx import helper
 from tfm.refimpl.error_budget import TRIES, ULP, error_terms, largest_difference, moved
-
-
-@pytest.fixture(scope="session")
-def instruction_sets(kernels_library: Path) -> list[Kernels]:
-    """The kernels of each instruction set that this processor has, the fastest first."""
-    return list(available(load(kernels_library)).values())
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +28,6 @@ def kernels(instruction_sets: list[Kernels]) -> Kernels:
 def backwards(task: Callable[[int], None], count: int) -> None:
     for index in reversed(range(count)):
         task(index)
-
-
-def in_threads(task: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor(3) as executor:
-        list(executor.map(task, range(count)))
 
 
 @st.composite

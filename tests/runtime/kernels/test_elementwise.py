@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes as c
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.kernels import GUARD, Kernels, Runner, available, bits_of, guarded, in_order, load, pool_of
+from helpers.kernels import GUARD, Kernels, Runner, bits_of, guarded, in_order, in_threads, pool_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
@@ -34,17 +31,6 @@ class AddNormCall(c.Structure):
         ("width", c.c_size_t),
         ("epsilon", c.c_float),
     )
-
-
-@pytest.fixture(scope="session")
-def instruction_sets(kernels_library: Path) -> list[Kernels]:
-    """The kernels of each instruction set that this processor has."""
-    return list(available(load(kernels_library)).values())
-
-
-def in_threads(task: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor(3) as executor:
-        list(executor.map(task, reversed(range(count))))
 
 
 def output(rows: int, width: int) -> Array:
