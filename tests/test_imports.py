@@ -52,7 +52,7 @@ STAGES = (
     ("runtime.kernels",),
     ("runtime.ort",),
     ("runtime.tasks", "runtime.verification"),
-    ("runtime.analysis",),
+    ("runtime.analysis", "runtime.serve"),
     ("runtime",),
     ("export.dispatch", "export.scan"),
     ("export.ops",),

@@ -1,0 +1,185 @@
+"""A model for asyncio: many requests at a time over one engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import TypeVar, Unpack
+
+import numpy as np
+
+from ...refimpl.config import LM, Decoder
+from ...refimpl.decoding.logprobs import TokenLogprob
+from ...refimpl.decoding.stop import FinishReason, limit_new_tokens
+from ...refimpl.errors import ConfigError, LimitError
+from ..tasks.classify import Label
+from ..tasks.declared_options import spelled_out
+from ..tasks.encoder_batches import Texts
+from ..tasks.generate import Prompt, StreamedText, prompt_of, sequence
+from ..tasks.generate_batch import Completion
+from ..tasks.model import Model
+from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
+from ..text.chat_template import Message
+from .batch import CHUNK
+from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
+
+R = TypeVar("R")
+
+
+class AsyncTextStream:
+    """A text being generated: `async for` gives its parts, once; `await read()` the whole of it.
+
+    At any time `tokens` are the new ids and `text` what was received. `finish_reason` says why it ended.
+    Whoever no longer wants it calls `cancel`, and its slot is free at the next step.
+    """
+
+    def __init__(self, prompt: Sequence[int], *, logprobs: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parts: asyncio.Queue[Part] = asyncio.Queue()
+        self._cancel: Callable[[], None] = lambda: None
+        self.prompt = prompt
+        self.text = ""
+        self.tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] | None = [] if logprobs else None
+        self.finish_reason: FinishReason | None = None
+
+    async def parts(self) -> AsyncIterator[Part]:
+        """Each step's part, also one whose text is empty yet."""
+        while self.finish_reason is None:
+            part = await self._parts.get()
+            if part.error is not None:
+                raise part.error
+            self.text += part.text
+            self.tokens += part.tokens
+            if self.logprobs is not None:
+                self.logprobs += part.logprobs
+            self.finish_reason = part.finish_reason
+            yield part
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for part in self.parts():
+            if part.text:
+                yield part.text
+
+    async def read(self) -> Completion:
+        """The whole text, with its tokens and why it ended; a reader that is cancelled cancels the text."""
+        try:
+            async for _ in self.parts():
+                pass
+        finally:
+            self.cancel()
+        return Completion(self.tokens, self.text, self.finish_reason, self.logprobs)
+
+    def cancel(self) -> None:
+        """End the text, wherever it is; after its end this does nothing."""
+        self._cancel()
+
+    def emit(self, part: Part) -> None:
+        """Take a part, from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._parts.put_nowait, part)
+
+
+class AsyncModel:
+    """A `Model` for many requests at a time, whose texts share the steps of its engine.
+
+    At most `slots` texts are generated at a time, and `queue` requests wait: one more is a QueueFullError.
+    Texts join and leave at any step, and each is what `Model` gives alone for the same seed: up to rounding,
+    and on tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps.
+    """
+
+    def __init__(self, model: Model, *, slots: int = SLOTS, queue: int = QUEUE, chunk: int = CHUNK) -> None:
+        head = model.config.head
+        if isinstance(head, LM) and not isinstance(model.config, Decoder):
+            raise ConfigError(
+                "a model with an encoder and a decoder can't be shared by requests: use generate_many"
+            )
+        self.model = model
+        self.worker = Worker(model.engine, slots=slots, queue=queue, chunk=chunk)
+
+    async def __aenter__(self) -> AsyncModel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the model: requests that aren't complete get an error."""
+        await asyncio.to_thread(self.worker.close)
+
+    @spelled_out(GenerateOptions, SamplingOptions)
+    async def generate(
+        self, text: str, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncTextStream:
+        """The answer to a text, streamed, once it is queued; see `Model.generate`."""
+        prompt = await asyncio.to_thread(prompt_of, self.model, text, raw=raw, task=task)
+        return self.start(prompt, self.model.options(raw=raw, task=task, **options))[0]
+
+    @spelled_out(GenerateOptions, SamplingOptions)
+    async def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> AsyncTextStream:
+        """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`."""
+        prompt = await self.chat_prompt(messages)
+        return self.start(prompt, resolve(self.model.generation, chat=True, **options))[0]
+
+    async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The ids that ask for the next message of a conversation."""
+        template = self.model.chat_template
+        return Prompt(await asyncio.to_thread(template.encode, messages), None)
+
+    def start(self, prompt: Prompt, options: Options, count: int = 1) -> list[AsyncTextStream]:
+        """Queue `count` answers to a prompt; the random numbers of each are those of (seed, its number).
+
+        Raises LimitError for a prompt that leaves no room for an answer, and for beams and drafts, which are
+        for single texts; QueueFullError, with none queued, where not all have room.
+        """
+        model = self.model
+        model.expect(LM)
+        if options.beams is not None or options.draft is not None:
+            raise LimitError(
+                "texts that share steps take no beams and no draft; greedy=True turns off a model's own beams"
+            )
+        limit = limit_new_tokens(model.config.context, len(prompt.ids), options.max_new_tokens)
+        streams, requests = [], []
+        for index in range(count):
+            stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
+            generated = sequence(model, prompt, options, index)
+            generated.max_new_tokens = limit
+            request = TextRequest(generated, StreamedText(model.text, options.stop), stream.emit)
+            stream._cancel = lambda request=request: self.worker.cancel(request)
+            streams.append(stream)
+            requests.append(request)
+        self.worker.submit(*requests)
+        return streams
+
+    async def embed(self, texts: Texts) -> np.ndarray:
+        """An embedding of each text or pair of texts, [texts, D]; see `Model.embed`."""
+        return await self.run(lambda: self.model.embed(texts))
+
+    async def classify(self, texts: Texts) -> list[list[Label]]:
+        """Labels of each text or pair of texts, the likeliest first; see `Model.classify`."""
+        return await self.run(lambda: self.model.classify(texts))
+
+    async def run(self, function: Callable[[], R]) -> R:
+        """The value of a function that has the engine to itself, queued as a text is."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+
+        def tell(set_it: Callable[..., None], value: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(lambda: future.done() or set_it(value))
+
+        def work() -> None:
+            try:
+                tell(future.set_result, function())
+            except BaseException as error:
+                tell(future.set_exception, error)
+
+        job = Job(work, lambda error: tell(future.set_exception, error))
+        self.worker.submit(job)
+        try:
+            return await future
+        finally:
+            self.worker.cancel(job)

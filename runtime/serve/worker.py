@@ -1,0 +1,189 @@
+"""The thread that steps an engine: requests wait in a bounded queue until it has a row for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ...refimpl.decoding.logprobs import TokenLogprob
+from ...refimpl.decoding.loop import GeneratedSequence
+from ...refimpl.decoding.stop import FinishReason
+from ...refimpl.engine.protocol import Engine
+from ...refimpl.errors import LimitError, TfmError
+from ..tasks.generate import StreamedText
+from .batch import CHUNK, Batch, Outcome
+
+SLOTS = 8
+QUEUE = 32
+
+
+class QueueFullError(LimitError):
+    """As many requests wait as may."""
+
+
+class Part(NamedTuple):
+    """What a step adds to a text: characters that became certain, new tokens, and at last why it ended.
+
+    A text that an error ends has it in its last part, instead of a reason.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class TextRequest:
+    """A text that is asked for. `emit` gets its parts, in the worker's thread, until `cancelled` is set."""
+
+    sequence: GeneratedSequence
+    text: StreamedText
+    emit: Callable[[Part], None]
+    cancelled: bool = False
+
+    def push(self, outcome: Outcome) -> None:
+        """Pass on what a step gave."""
+        if self.cancelled:
+            return
+        try:
+            self.emit(self._part(*outcome))
+        except TfmError as error:  # of its tokenizer
+            self.sequence.finish()
+            self.emit(Part(error=error))
+
+    def _part(self, sequence: GeneratedSequence, token: int | None, error: TfmError | None) -> Part:
+        if error is not None:
+            return Part(error=error)
+        text = "" if token is None else self.text.push(token)
+        if sequence.finish_reason is not None and not self.text.ended:
+            text += self.text.finish()
+        if self.text.ended:
+            sequence.finish("stop")
+        tokens = () if token is None else (token,)
+        logprobs = tuple(sequence.token_logprobs[-len(tokens) :]) if tokens else ()
+        return Part(text, tokens, logprobs, sequence.finish_reason)
+
+
+@dataclass(eq=False)
+class Job:
+    """Other work for the engine, such as a batch of embeddings: it has the engine to itself.
+
+    `fail` hears of an error outside of it: that of a worker which closes.
+    """
+
+    run: Callable[[], None]
+    fail: Callable[[BaseException], None]
+    cancelled: bool = field(default=False)
+
+
+class Worker:
+    """One thread, one engine, one queue, first come, first served.
+
+    At most `slots` texts are generated at a time, and at most `queue` requests wait.
+    """
+
+    def __init__(self, engine: Engine, *, slots: int = SLOTS, queue: int = QUEUE, chunk: int = CHUNK) -> None:
+        for name, value in (("slots", slots), ("queue", queue), ("chunk", chunk)):
+            if value < 1:
+                raise LimitError(f"{name} must be at least 1, got {value}")
+        self.slots, self.queue = slots, queue
+        self._batch = Batch(engine, chunk)
+        self._waiting: deque[TextRequest | Job] = deque()
+        self._running: dict[int, TextRequest] = {}  # by its sequence's `id`
+        self._job: Job | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="tfm-worker", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """How many texts and jobs are being computed."""
+        return len(self._running) + (self._job is not None)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    def submit(self, *requests: TextRequest | Job) -> None:
+        """Queue all of them; QueueFullError, and none is queued, where they have no room."""
+        with self._changed:
+            if self._closed:
+                raise TfmError("the model was closed: it takes no more requests")
+            # What a free slot takes at once doesn't wait.
+            room = self.queue + max(self.slots - self.running, 0) - len(self._waiting)
+            if len(requests) > room:
+                raise QueueFullError(f"the queue must have room for {len(requests)}, {max(room, 0)} are free")
+            self._waiting.extend(requests)
+            self._changed.notify()
+
+    def cancel(self, request: TextRequest | Job) -> None:
+        """End a request: what waits leaves the queue, what is generated frees its slot at the next step."""
+        with self._changed:
+            request.cancelled = True
+            if request in self._waiting:
+                self._waiting.remove(request)
+
+    def close(self) -> None:
+        """End all requests, with an error for each, and the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self._closed):
+                    self._changed.wait()
+                if self._closed:
+                    break
+                joining = self._next()
+            if self._job is not None:
+                self._job.run()
+                self._job = None
+            self._step(joining)
+        closed = TfmError("the model was closed before the answer was complete")
+        for request in [*self._running.values(), *self._waiting]:
+            if isinstance(request, Job):
+                request.fail(closed)
+            else:
+                request.emit(Part(error=closed))
+
+    def _next(self) -> list[TextRequest]:
+        """Take what can begin: texts for the free slots, or a job once no text is being generated."""
+        for key, request in list(self._running.items()):
+            if request.cancelled:
+                request.sequence.finish()
+                del self._running[key]
+        joining: list[TextRequest] = []
+        while self._waiting and len(self._running) < self.slots:
+            request = self._waiting[0]
+            if isinstance(request, Job):
+                if not self._running:
+                    self._job = request
+                    self._waiting.popleft()
+                break
+            joining.append(request)
+            self._running[id(request.sequence)] = request
+            self._waiting.popleft()
+        return joining
+
+    def _step(self, joining: list[TextRequest]) -> None:
+        """One step of the texts that are being generated."""
+        try:
+            for outcome in self._batch.step([request.sequence for request in joining]):
+                request = self._running[id(outcome.sequence)]
+                request.push(outcome)
+                if outcome.sequence.finish_reason is not None:
+                    del self._running[id(outcome.sequence)]
+        except BaseException as error:  # the engine's: no text of this batch can go on, the next ones may
+            for request in self._running.values():
+                request.emit(Part(error=error))
+            self._running.clear()

@@ -1,0 +1,70 @@
+"""Tiny chat models to be served, and an engine whose steps a test lets through one by one."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.tasks import Model
+
+from helpers import text_strategies, tiny_models
+from helpers.task_models import ModelFiles
+
+TOKENIZER = text_strategies.byte_level()
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+CONFIG = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size(), context=96, layers=1)
+WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "didn't"]
+
+
+def messages(i: int) -> list[dict[str, str]]:
+    """A conversation, another one for each number."""
+    return [{"role": "user", "content": " ".join(WORDS[(i * 7 + k) % len(WORDS)] for k in range(1 + i % 6))}]
+
+
+def model(engine: Any = None, template: str | None = CHAT, eos: tuple[int, ...] = ()) -> Model:
+    """A chat model with random weights, on the NumPy engine unless it gets another one."""
+    engine = engine or NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=3))
+    return Model(engine, ModelFiles(TOKENIZER.to_str(), template, Generation(None, eos)))
+
+
+def bundle(folder: Path, quant: str) -> Path:
+    """The same model as a bundle."""
+    checkpoint = folder / "model"
+    save_checkpoint(checkpoint, CONFIG, tiny_models.weights(CONFIG, seed=3), TOKENIZER.to_str(), CHAT)
+    export(open_checkpoint(checkpoint), folder / quant, quant=quant, verify=False)
+    return folder / quant
+
+
+class Gate(NumpyEngine):
+    """The NumPy engine, whose every step waits for a test; `error` is raised instead of a step."""
+
+    def __init__(self) -> None:
+        super().__init__(CONFIG, tiny_models.weights(CONFIG, seed=3))
+        self._allowed = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self._opened = False
+        self.error: Exception | None = None
+
+    def step(self, *args: Any, **options: Any) -> Any:
+        if not self._opened:
+            assert self._allowed.acquire(timeout=20)
+        try:
+            if self.error is not None:
+                raise self.error
+            return super().step(*args, **options)
+        finally:
+            self._done.release()
+
+    def step_through(self) -> None:
+        """Let a step through, and wait until it is done."""
+        self._allowed.release()
+        assert self._done.acquire(timeout=60)
+
+    def open(self) -> None:
+        """Let all further steps through."""
+        self._opened = True
+        self._allowed.release()

@@ -1,0 +1,133 @@
+"""Texts that join and leave a batch at any step are what they are alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+from hypothesis import given
+from hypothesis import strategies as st
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.errors import LimitError, NumericError
+from tfm.runtime.serve.batch import Batch
+
+CONFIG = tiny_models.llama(context=40)
+NUMPY = NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=4))
+PROMPT = st.lists(st.integers(0, 96), min_size=1, max_size=30)
+SAMPLERS = (Sampler(), Sampler(temperature=2.0), Sampler(repetition_penalty=1.5))
+# A text: its prompt, its sampler, after how many steps it joins, and after how many tokens it is cancelled.
+TEXTS = st.lists(
+    st.tuples(PROMPT, st.sampled_from(SAMPLERS), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 4))),
+    min_size=1,
+    max_size=6,
+)
+Text = tuple[list[int], Sampler, int, int | None]
+
+
+def sequence(text: Text, index: int) -> GeneratedSequence:
+    return GeneratedSequence(text[0], text[1], frozenset(range(0, 97, 9)), 8, 5, index, logprobs=2)
+
+
+def check(engine: Any, texts: list[Text], chunk: int) -> None:
+    """Each text alone, and with the others: the same tokens and log-probabilities, as far as it got."""
+    alone = [sequence(text, i) for i, text in enumerate(texts)]
+    for one in alone:
+        list(generate(engine, one))
+    batch = Batch(engine, chunk)
+    together = [sequence(text, i) for i, text in enumerate(texts)]
+    step, joined = 0, set()
+    while len(joined) < len(texts) or any(one.finish_reason is None for one in together):
+        joining = [one for one, text in zip(together, texts, strict=True) if text[2] == step]
+        joined |= {one.index for one in joining}
+        for outcome in batch.step(joining):
+            assert outcome.error is None
+            assert outcome.sequence.index in joined
+        for one, (_, _, begin, cancelled) in zip(together, texts, strict=True):
+            until = 99 if cancelled is None else cancelled
+            if begin <= step and one.finish_reason is None and len(one.tokens) >= until:
+                one.finish()
+        step += 1
+    list(batch.step())
+    assert not batch._rows
+    for one, expected, (*_, cancelled) in zip(together, alone, texts, strict=True):
+        if cancelled is None:
+            assert (one.tokens, one.finish_reason) == (expected.tokens, expected.finish_reason)
+        else:  # a step gives up to two tokens: the prompt's and the next
+            assert one.tokens == expected.tokens[: len(one.tokens)]
+            assert len(one.tokens) <= cancelled + 2
+        for mine, theirs in zip(one.token_logprobs, expected.token_logprobs, strict=False):
+            np.testing.assert_allclose(mine.logprob, theirs.logprob, rtol=1e-4, atol=1e-5)
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_a_text_is_as_alone(texts: list[Text], chunk: int) -> None:
+    check(NUMPY, texts, chunk)
+
+
+def drawn(seed: int, count: int = 7) -> list[Text]:
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.integers(0, 97, rng.integers(1, 30)).tolist(), SAMPLERS[i % 3], int(rng.integers(0, 7)),
+         [None, None, 2][int(rng.integers(3))])
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_a_text_is_as_alone_on_every_engine(engines: list[Any]) -> None:
+    for engine in engines:
+        check(engine, drawn(1), chunk=5)
+
+
+@pytest.mark.parametrize(
+    "config", [tiny_models.mixed_windows, tiny_models.recurrent, tiny_models.convolutions]
+)
+def test_a_text_is_as_alone_with_any_kind_of_cache(config: Any) -> None:
+    made = config(context=40)
+    check(NumpyEngine(made, tiny_models.weights(made, seed=4)), drawn(4), 5)
+
+
+def test_prompts_take_turns() -> None:
+    """A short prompt doesn't wait for the whole of a long one, and texts go on meanwhile."""
+    batch = Batch(NUMPY, chunk=4)
+    first, long, short = (
+        GeneratedSequence([1] * length, max_new_tokens=20, index=i) for i, length in enumerate((2, 28, 3))
+    )
+    list(batch.step([first]))
+    list(batch.step([long, short]))
+    list(batch.step())
+    assert (len(first.tokens), len(long.tokens), len(short.tokens)) == (4, 0, 2)
+
+
+def test_an_error_ends_its_own_text_alone() -> None:
+    banned = GeneratedSequence([1, 2], Sampler(suppress_tokens=tuple(range(97))), index=1)
+    other = GeneratedSequence([3], max_new_tokens=3)
+    batch = Batch(NUMPY)
+    outcomes = [outcome for joining in ([banned, other], [], [], []) for outcome in batch.step(joining)]
+    errors = [outcome for outcome in outcomes if outcome.error is not None]
+    assert [(e.sequence, type(e.error)) for e in errors] == [(banned, LimitError)]
+    expected = GeneratedSequence([3], max_new_tokens=3)
+    assert other.tokens == list(generate(NUMPY, expected))
+
+
+def test_after_an_error_of_the_engine_the_batch_is_empty() -> None:
+    class Broken(NumpyEngine):
+        broken = True
+
+        def step(self, tokens: Any, cache: Any, lengths: Any = None, at: Any = None) -> Any:
+            if self.broken:
+                raise NumericError("broken")
+            return super().step(tokens, cache, lengths, at)
+
+    engine = Broken(CONFIG, tiny_models.weights(CONFIG, seed=4))
+    batch = Batch(engine)
+    with pytest.raises(NumericError):
+        list(batch.step([GeneratedSequence([1])]))
+    engine.broken = False
+    assert list(batch.step()) == []
+    next_one = GeneratedSequence([1], max_new_tokens=2)
+    list(batch.step([next_one]))
+    assert next_one.tokens == list(generate(NUMPY, GeneratedSequence([1], max_new_tokens=2)))
