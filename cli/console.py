@@ -175,7 +175,9 @@ def shorten(text: str, room: int = 60) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
-def out_answer(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float, path: str) -> None:
+def out_answer(
+    answer: TextStream, *, as_json: bool, no_escape: bool, load_s: float, by: dict[str, str]
+) -> None:
     """Print an answer while it is generated, or at its end as one JSON object; say if it was cut."""
     for part in answer:
         if not as_json:
@@ -183,7 +185,7 @@ def out_answer(answer: TextStream, *, as_json: bool, no_escape: bool, load_s: fl
     if not as_json:
         out()
     else:
-        out_json({**answer_fields(answer), "path": path, "timings": {"load_s": load_s, **answer.timings}})
+        out_json({**answer_fields(answer), **by, "timings": {"load_s": load_s, **answer.timings}})
     if answer.finish_reason != "length":
         return
     count = len(answer.tokens)

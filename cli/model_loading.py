@@ -58,11 +58,13 @@ def load(
     return _on_arrays(source, engine, quant, context, task)
 
 
-def path_of(model: Model) -> str:
-    """What computes: ONNX Runtime's operators or tfm's kernels, else the name of the engine."""
+def computed_by(model: Model) -> dict[str, str]:
+    """What computes: ONNX Runtime's operators or tfm's kernels, else the name of the engine; and whether a
+    token's bits depend on what is computed with it."""
     from ..runtime.ort.engine import OrtEngine
 
-    return model.engine.path if isinstance(model.engine, OrtEngine) else type(model.engine).__name__
+    path = model.engine.path if isinstance(model.engine, OrtEngine) else type(model.engine).__name__
+    return {"path": path, "same_bits": str(model.same_bits)}
 
 
 def check_device(device: str) -> None:

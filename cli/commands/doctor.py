@@ -104,7 +104,11 @@ def _kernels() -> dict[str, str]:
 
     found = find()
     if isinstance(found, Library):
-        return {"instructions": found.instruction_set, "library": str(found.path)}
+        return {
+            "instructions": found.instruction_set,
+            "library": str(found.path),
+            "same bits": "whatever is computed with a token, in models of which `inspect` says so",
+        }
     if not found.buildable:
         return {"unused": found.reason}
     compiler = "" if available(Platform.here()) else "pip install 'tfm-cli[kernels]' or a C++ compiler, then "

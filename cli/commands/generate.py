@@ -112,7 +112,7 @@ def command(
     if batch is not None and (searches or draft is not None):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
     from ...refimpl.errors import LimitError
-    from ..model_loading import load, locate_weights, path_of
+    from ..model_loading import computed_by, load, locate_weights
 
     begin = time.perf_counter()
     choice = o.adapter_choice(adapter, no_adapter)
@@ -132,7 +132,7 @@ def command(
     load_s = time.perf_counter() - begin
     if batch is None:
         answer = loaded.generate(prompts[0], raw=raw, **options)
-        out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, path=path_of(loaded))
+        out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))
         return
     answers = loaded.generate_many(prompts, raw=raw, batch=batch, progress=progress(), **options)
     if as_json:

@@ -31,7 +31,7 @@ def command(
 
     Example: tfm-cli summarize --file report.txt --model my-model --max-new-tokens 60
     """
-    from ..model_loading import load, path_of
+    from ..model_loading import computed_by, load
 
     text = read_prompt(text, file)
     options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
@@ -40,4 +40,4 @@ def command(
     loaded = load(model, engine, quant, device, threads, task="summarize", adapter=choice)
     load_s = time.perf_counter() - begin
     answer = loaded.summarize(text, **options)
-    out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, path=path_of(loaded))
+    out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))

@@ -42,7 +42,7 @@ def command(
 
     Example: tfm-cli translate "The old cat sleeps in the garden."
     """
-    from ..model_loading import load, path_of
+    from ..model_loading import computed_by, load
 
     text = read_prompt(text, file)
     options = o.checked(beams=beams, length_penalty=length_penalty, max_new_tokens=max_new_tokens)
@@ -51,4 +51,4 @@ def command(
     loaded = load(model, engine, quant, device, threads, task="translate", adapter=choice)
     load_s = time.perf_counter() - begin
     answer = loaded.translate(text, to=to, origin=origin, **options)
-    out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, path=path_of(loaded))
+    out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))

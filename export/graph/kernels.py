@@ -5,6 +5,7 @@
     GroupQueryAttention over a cache of floats         Attention
     silu(gate) * up of one product's halves            SwiGLU
     Add and the norm of the sum                        AddRMSNorm
+    RMSNormalization of anything else                  RMSNorm
 
 They compute what `refimpl.ops` specifies; the kernels add in a fixed order, so that a token's bits don't
 depend on the tokens beside it.
@@ -116,24 +117,25 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """The norm of a sum, which others read too."""
+    """The norm of the last axis by a stored weight, with the sum that it is of, which others read too."""
     x, weight = node.inputs
     assert x is not None
     assert weight is not None
-    add, epsilon = x.producer(), node.attributes["epsilon"].value
-    if add is None or add.op_type != "Add" or not weight.is_initializer():
+    if not weight.is_initializer():
         return
-    a, b = add.inputs
-    assert a is not None
-    assert b is not None
-    if a.shape is None or a.shape != b.shape:  # a vector is added, or nobody knows
-        return
-    inputs = (a, b, weight)
-    new = ir.node("AddRMSNorm", inputs, {"epsilon": epsilon}, domain=DOMAIN, num_outputs=2, name=node.name)
-    old = [add.outputs[0], node.outputs[0]]
+    operator, inputs, replaced = "RMSNorm", (x, weight), [node]
+    if (add := x.producer()) is not None and add.op_type == "Add":
+        a, b = add.inputs
+        assert a is not None
+        assert b is not None
+        if a.shape is not None and a.shape == b.shape:  # else a vector is added, or nobody knows
+            operator, inputs, replaced = "AddRMSNorm", (a, b, weight), [add, node]
+    old = [one.outputs[0] for one in replaced]
+    epsilon = {"epsilon": node.attributes["epsilon"].value}
+    new = ir.node(operator, inputs, epsilon, domain=DOMAIN, num_outputs=len(old), name=node.name)
     for output, before in zip(new.outputs, old, strict=True):
         output.name = before.name
-    convenience.replace_nodes_and_values(graph, add, [node, add], [new], old, new.outputs)
+    convenience.replace_nodes_and_values(graph, replaced[0], replaced, [new], old, new.outputs)
 
 
 def _blocks(node: ir.Node) -> ir.Value | None:

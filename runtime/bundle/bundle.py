@@ -62,6 +62,7 @@ from .manifest import (
     Manifest,
     Tensor,
 )
+from .same_bits import Operator
 
 GRAPHS = (GRAPH, ENCODER, *kernel_layout.GRAPHS.values())
 __all__ = ["Bundle", "open_bundle", "recover"]
@@ -195,13 +196,13 @@ class Bundle:
             data = read_file(path, LIMITS[graph.file], BundleError)
             check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
 
-    def kernel_graph(self, graph: Graph) -> bytes:
-        """The content of a graph over kernels, as `check_graphs` looks at the others."""
+    def kernel_graph(self, graph: Graph) -> tuple[bytes, set[Operator]]:
+        """The content and the operators of a graph over kernels, looked at as `check_graphs` does."""
         path = self.path / kernel_layout.GRAPHS[graph.file]
         data = read_file(path, LIMITS[path.name], BundleError)
         weights = Weights(kernel_layout.DATA, self.kernel_tensors)
-        check_graph(data, graph, weights, self.dtype, str(path), kernel_layout.KERNEL_OPERATORS)
-        return data
+        operators = check_graph(data, graph, weights, self.dtype, str(path), kernel_layout.KERNEL_OPERATORS)
+        return data, operators
 
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from .graph_io import Graph, Port
 from .manifest import AGAIN, Tensor
 from .operators import OPERATORS
 from .protobuf import Field, Schema, read
+from .same_bits import Operator
 
 NODES = 2**18
 LAST_VERSION = 64  # of an operator set; ONNX Runtime says which ones it has
@@ -117,16 +118,18 @@ def check_graph(
     dtype: str,
     where: str,
     operators: Sets = OPERATORS,
-) -> None:
+) -> set[Operator]:
     """Raise BundleError, which names `where`, unless an export can have written this graph.
 
-    `weights` are all of the bundle, `dtype` is its type of floats.
+    `weights` are all of the bundle, `dtype` is its type of floats. Returns the operators of its nodes.
     """
     owned = {name: tensor for name, tensor in weights.tensors.items() if graph.owns(name)}
     try:
-        _Check(data, graph, Weights(weights.file, owned), dtype, operators).model()
+        check = _Check(data, graph, Weights(weights.file, owned), dtype, operators)
+        check.model()
     except ValueError as error:  # UnicodeDecodeError too
         raise BundleError(f"{where}: isn't a graph that an export writes: {error!s:.200}; {AGAIN}") from None
+    return check.used
 
 
 class _Check:
@@ -137,6 +140,7 @@ class _Check:
         self.file, self.tensors = weights
         self.imported: set[str] = set()
         self.known: set[str] = set()  # values that were made so far
+        self.used: set[Operator] = set()
         # Most attributes and declared types are equal to others, and looked at once.
         self.attributes: set[bytes] = set()
         self.types: dict[bytes, tuple[int, tuple[str | int, ...]]] = {}
@@ -206,6 +210,7 @@ class _Check:
             raise ValueError(
                 f"operator {f'{domain}.{operator}'.lstrip('.')!r:.120} isn't one that tfm writes"
             )
+        self.used.add((domain, operator))
         for name in node["input"]:
             if name and name not in self.known:
                 raise ValueError(f"{operator} reads {name!r:.80}, which nothing before it makes")

@@ -24,8 +24,10 @@ from ...refimpl.engine.protocol import (
     check_text,
     foreign_cache_error,
 )
+from ..bundle import kernel_layout
 from ..bundle.bundle import Bundle
 from ..bundle.graph_io import ENCODER, GRAPH, Graph, graphs
+from ..bundle.same_bits import Operator, SameBits, promise
 from .chunked_step import StepArrays, in_chunks
 from .device_buffer import DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
@@ -46,10 +48,12 @@ class OrtEngine:
 
     `kernels` computes products of blocks with tfm's own kernels (`runtime.ort.kernel_path`); without it ONNX
     Runtime's operators do, and `prepack` keeps packed weights in the user's cache
-    (`runtime.ort.prepacked_weights`). `plain` computes
-    products of blocks in float, slowly, so that results are comparable to the last digits
-    (`runtime.verification.verify`). Caches of windows, of codes or of linear attention take `chunk` tokens in
-    a run; with a chunk as long as the context, windows drop nothing.
+    (`runtime.ort.prepacked_weights`). `plain` computes products of blocks in float, slowly, so that results
+    are comparable to the last digits (`runtime.verification.verify`). Caches of windows, of codes or of
+    linear attention take `chunk` tokens in a run; with a chunk as long as the context, windows drop nothing.
+
+    `path` names what computes, and `same_bits` says whether a token has the same bits whatever is computed
+    with it (`runtime.bundle.same_bits`).
     """
 
     def __init__(
@@ -65,7 +69,6 @@ class OrtEngine:
         chunk: int | None = None,
     ) -> None:
         bundle.check_graphs()
-        self.path = "ONNX Runtime" if kernels is None else kernels.name
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
         self.chunk = CHUNK if chunk is None else chunk
@@ -76,10 +79,13 @@ class OrtEngine:
         windowed = bundle.cache == "windowed"
         self.kinds = cache_kinds(self.config, windowed=windowed)
         self._in_chunks = any(kind.in_chunks for kind in self.kinds)
+        operators: set[Operator] = set()
 
         def opened(graph: Graph) -> ort.InferenceSession:
             if kernels is not None:
-                return kernels.session(bundle, graph, threads)
+                content, used = bundle.kernel_graph(graph)
+                operators.update(used)
+                return kernels.session(kernel_layout.GRAPHS[graph.file], content, threads)
             if prepack and self.device == "cpu":
                 return prepacked(bundle.path, threads, graph.file)
             path = bundle.path / graph.file
@@ -89,6 +95,9 @@ class OrtEngine:
             return open_session(path, on, options(threads), model)
 
         sessions = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}
+        self.path, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
+        if kernels is not None:
+            self.path, self.same_bits = kernels.name, promise(operators)
         self.session, graph = sessions[GRAPH]
         self._encoder: EncoderSession | None = None
         self._decoder: DecoderSession | None = None

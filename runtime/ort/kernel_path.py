@@ -26,8 +26,9 @@ from ...refimpl.formats.file_bytes import FileBytes
 from ..bundle import kernel_layout, manifest, weight_layout
 from ..bundle.atomic_dir import replacing
 from ..bundle.bundle import Bundle
-from ..bundle.graph_io import Graph
+from ..bundle.graph_io import graphs
 from ..bundle.manifest import MANIFEST
+from ..bundle.same_bits import SameBits, promise
 from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, record, state_of
 from ..kernels.library import SWITCH, Library, find
@@ -50,13 +51,13 @@ class KernelPath:
     def name(self) -> str:
         return f"kernels ({self.library.instruction_set})"
 
-    def session(self, bundle: Bundle, graph: Graph, threads: int | None) -> ort.InferenceSession:
-        """A session over the kernels' form of one of the bundle's graphs."""
+    def session(self, file: str, content: bytes, threads: int | None) -> ort.InferenceSession:
+        """A session over a graph of kernels: the file that names it, and its content."""
         session_options = options(threads)
         with one_line(f"tfm's kernels can't be used ({SWITCH}=0 switches them off)"):
             session_options.register_custom_ops_library(str(self.library.path))
-        place = self.weights / kernel_layout.GRAPHS[graph.file]  # only its folder counts
-        return open_session(place, "cpu", session_options, bundle.kernel_graph(graph))
+        place = self.weights / file  # only its folder counts
+        return open_session(place, "cpu", session_options, content)
 
 
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelPath | str:
@@ -104,6 +105,14 @@ def without_graphs(bundle: Bundle) -> str:
     if names[0] not in bundle.manifest.files:
         return f"an older tfm wrote the bundle, without {names[0]}: export it again"
     return ""
+
+
+def same_bits(bundle: Bundle) -> SameBits:
+    """What a bundle promises on this machine; its graphs are read for it."""
+    if isinstance(library_for(bundle), str):
+        return SameBits("no kernels compute it here")
+    parts = graphs(bundle.config, bundle.cache == "windowed")
+    return promise(operator for graph in parts for operator in bundle.kernel_graph(graph)[1])
 
 
 def write(bundle: Bundle, folder: Path) -> None:

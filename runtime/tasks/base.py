@@ -10,6 +10,7 @@ from ...refimpl.checkpoint.protocol import ModelSource
 from ...refimpl.config import LM, Config, EncoderDecoder
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
+from ..bundle.same_bits import SameBits
 from ..text.chat_template import ChatTemplate
 from ..text.tokenizer import Tokenizer
 
@@ -104,11 +105,18 @@ def check_task(task: str, config: Config, source: ModelSource) -> None:
 class TaskModel:
     """An engine with the tokenizer, the chat template and the labels of its model.
 
-    The tokenizer of `source` is read unless it is passed in.
+    The tokenizer of `source` is read unless it is passed in. `same_bits` is what the engine promises.
     """
 
-    def __init__(self, engine: Engine, source: ModelSource, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        source: ModelSource,
+        tokenizer: Tokenizer | None = None,
+        same_bits: SameBits = SameBits("its engine doesn't say so"),  # noqa: B008 (it can't be changed)
+    ) -> None:
         self.engine = engine
+        self.same_bits = same_bits
         self.generation = source.generation
         self.labels = source.labels
         self.tokenizer = tokenizer or read_tokenizer(source, engine.config)

@@ -237,9 +237,8 @@ def load(
         tokenizer = read_tokenizer(bundle, bundle.config)
         kernels = "" if device == "cuda" else kernel_path.choose(bundle, notify)
         over = None if isinstance(kernels, str) else kernels
-        model = Model(
-            OrtEngine(bundle, device, threads, notify, prepack=True, kernels=over), bundle, tokenizer
-        )
+        engine = OrtEngine(bundle, device, threads, notify, prepack=True, kernels=over)
+        model = Model(engine, bundle, tokenizer, engine.same_bits)
     except TfmError:
         checked()  # a damaged file explains it better
         raise

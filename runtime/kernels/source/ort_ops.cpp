@@ -6,6 +6,10 @@
 //       -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
 // softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so.
+//   SwiGLU(x [.., 2 * width]) -> [.., width]
+//   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
+//   RMSNorm(x [.., width], weight [width]) -> its norm
+// with the attribute epsilon.
 #include <stdlib.h>
 #include <string.h>
 
@@ -248,20 +252,22 @@ ort::Status *create_norm(const ort::Op *, const ort::Api *, const ort::Info *inf
     return keep(norm, made);
 }
 
-ort::Status *add_norm(void *made, ort::Context *context) {
-    const Norm &norm = *(const Norm *)made;
+// The norm of inputs 0 + 1, or of input 0 alone; the weight follows, and the norm is the last output.
+template <bool sum>
+ort::Status *norm(void *made, ort::Context *context) {
+    const Norm &node = *(const Norm *)made;
     Input a, b, weight;
     TRY(a.read(context, 0));
-    TRY(b.read(context, 1));
-    TRY(weight.read(context, 2));
-    if (a.rank == 0 || !b.is(a.rank, a.shape)) return wrong("a and b must have one shape");
+    if (sum) TRY(b.read(context, 1));
+    TRY(weight.read(context, sum ? 2 : 1));
+    if (a.rank == 0 || (sum && !b.is(a.rank, a.shape))) return wrong("what is normed must have an axis, and a and b one shape");
     AddNormCall call = {};
-    call.rows = a.count(1), call.width = size_t(a.shape[a.rank - 1]), call.epsilon = norm.epsilon;
+    call.rows = a.count(1), call.width = size_t(a.shape[a.rank - 1]), call.epsilon = node.epsilon;
     if (weight.count(0) != call.width) return wrong("weight must be [width]");
     call.a = (const float *)a.data, call.b = (const float *)b.data, call.weight = (const float *)weight.data;
-    TRY(output(context, a.shape, a.rank, &call.sum, 0));
-    TRY(output(context, a.shape, a.rank, &call.y, 1));
-    norm.kernels->add_norm(&call, {context, run});
+    if (sum) TRY(output(context, a.shape, a.rank, &call.sum, 0));
+    TRY(output(context, a.shape, a.rank, &call.y, sum ? 1 : 0));
+    node.kernels->add_norm(&call, {context, run});
     return nullptr;
 }
 
@@ -303,7 +309,8 @@ const Op ops[] = {
     {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
     {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
-    {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, add_norm},
+    {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true>},
+    {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false>},
     {"Attention", ATTEND, 10, 6, 3, create_attention, attention},
 };
 

@@ -54,11 +54,12 @@ def test_generate_streams_text_alone(tfm, bundle):
 
 def test_generate_json_has_its_fixed_fields(tfm, bundle):
     ran = tfm("generate", "hello", "--model", bundle, "--max-new-tokens", 8, "--json")
-    assert set(ran.json) == {"tokens", "text", "finish_reason", "path", "timings"}
+    assert set(ran.json) == {"tokens", "text", "finish_reason", "path", "same_bits", "timings"}
     assert len(ran.json["tokens"]) == 8
     assert f'  "tokens": {ran.json["tokens"]},\n  "text": ' in ran.out
     assert ran.json["finish_reason"] == "length"
     assert ran.json["path"] == "ONNX Runtime"
+    assert ran.json["same_bits"] == "not promised: its operators are ONNX Runtime's"
     assert ran.json["timings"]["load_s"] > 0
     assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
 
@@ -132,7 +133,7 @@ def test_a_batch_of_lines_is_answered_in_order(tfm, bundle, tmp_path):
 def test_beams_find_a_text_that_is_at_least_as_likely(tfm, bundle):
     command = ("generate", "hello", "--model", bundle, "--max-new-tokens", 8)
     told = tfm(*command, "--beams", 4, "--length-penalty", 0, "--json").json
-    assert set(told) == {"tokens", "text", "finish_reason", "path", "timings"}
+    assert set(told) == {"tokens", "text", "finish_reason", "path", "same_bits", "timings"}
     assert tfm(*command, "--beams", 4, "--length-penalty", 0).out == told["text"] + "\n"
     from tfm.runtime import load
 
@@ -222,8 +223,13 @@ def test_the_child_for_templates_starts_before_the_model_is_loaded(tfm, monkeypa
 
 def test_the_child_for_templates_starts_before_the_session(bundle, monkeypatch):
     called = []
+
+    def engine(*_, **__):
+        called.append("session")
+        return SimpleNamespace(same_bits=None)
+
     monkeypatch.setattr(SHARED, "start", lambda: called.append("start"))
-    monkeypatch.setattr(model, "OrtEngine", lambda *_, **__: called.append("session"))
+    monkeypatch.setattr(model, "OrtEngine", engine)
     monkeypatch.setattr(model, "Model", lambda *_: None)
     tfm_runtime.load(bundle)
     assert called == ["start", "session"]

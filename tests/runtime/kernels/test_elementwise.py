@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes as c
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from helpers import onnx_nodes
 from helpers.kernels import GUARD, Kernels, Runner, bits_of, guarded, in_order, in_threads, pool_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
+from onnx import helper
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.norm import rms_norm
 
@@ -105,6 +109,47 @@ def test_a_sum_and_its_norm_are_what_is_specified(
             one = slice(row, row + 1)
             alone = add_norm(kernels, a[one].copy(), b[one].copy(), weight, epsilon)[1]
             assert np.array_equal(alone, y[one])
+
+
+@given(matrices(), st.integers(0, 2**32))
+def test_a_norm_alone_is_that_of_a_sum_with_zeros(
+    instruction_sets: list[Kernels], x: Array, seed: int
+) -> None:
+    weight = np.random.default_rng(seed).standard_normal(x.shape[1]).astype(np.float32)
+    rows, width = x.shape
+    for kernels in instruction_sets:
+        y = output(rows, width)
+        places = (x.ctypes.data, None, weight.ctypes.data, None, y.ctypes.data)
+        call = AddNormCall(*places, rows, width, 1e-5)
+        kernels.add_norm(c.addressof(call), pool_of(in_order))
+        zeros = np.zeros_like(x)
+        assert np.array_equal(content(y, rows, width), add_norm(kernels, x, zeros, weight, 1e-5)[1])
+
+
+def run_norm(library: Path, operator: str, arrays: dict[str, Array], outputs: list[str]) -> list[Array]:
+    """The operator on ONNX Runtime."""
+    node = helper.make_node(operator, list(arrays), outputs, domain="tfm", epsilon=1e-5)
+    return onnx_nodes.graph([node], arrays, {}, outputs, library)
+
+
+def test_the_operators_of_norms(kernels_library: Path, instruction_sets: list[Kernels]) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((2, 3, 20)).astype(np.float32) for _ in "ab")
+    weight = rng.standard_normal(20).astype(np.float32)
+    total, normed = run_norm(kernels_library, "AddRMSNorm", {"a": a, "b": b, "w": weight}, ["s", "y"])
+    (alone,) = run_norm(kernels_library, "RMSNorm", {"x": a + b, "w": weight}, ["y"])
+    flat = (one.reshape(6, 20) for one in (a, b))
+    expected = add_norm(instruction_sets[0], *flat, weight, 1e-5)
+    assert np.array_equal(total.reshape(6, 20), expected[0])
+    assert np.array_equal(normed.reshape(6, 20), expected[1])
+    assert np.array_equal(alone, normed)
+    refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    for operator, arrays in (
+        ("RMSNorm", {"x": a, "w": weight[:19]}),
+        ("AddRMSNorm", {"a": a, "b": b[:1], "w": weight}),
+    ):
+        with pytest.raises(refused, match=r"weight must be|a and b one shape"):
+            run_norm(kernels_library, operator, arrays, ["s", "y"][-1 if operator == "RMSNorm" else -2 :])
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])

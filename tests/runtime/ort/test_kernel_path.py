@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from tfm.refimpl.config import Config
 from tfm.refimpl.errors import BundleError
 from tfm.runtime.bundle import kernel_layout
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.same_bits import SameBits
 from tfm.runtime.hub import checked_bundles
 from tfm.runtime.hub.cache_dir import cache_dir
 from tfm.runtime.kernels.library import Library, find
@@ -87,6 +89,7 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         if "biases" in name:
             layers = len(CONFIGS[name]().layers)
             assert (own.count("SwiGLU"), own.count("AddRMSNorm")) == (layers, 2 * layers - 1)
+            assert (own.count("RMSNorm"), own.count("RMSNormalization")) == (2, 0)
             nodes = onnx.load(path / over_kernels, load_external_data=False).graph.node
             # of queries, keys and values together, of gate and up together, and of both outputs
             biased = [node for node in nodes if node.op_type == "BlockLinear" and len(node.input) == 5]
@@ -114,7 +117,7 @@ def test_a_wrong_weight_is_seen(bundles, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(name.startswith("kernels (") for name in failed)
 
 
-def logits(engine: OrtEngine) -> np.ndarray:
+def logits_of(engine: OrtEngine) -> np.ndarray:
     return engine.step(np.array([[1, 2, 3]]), engine.start(1))[0]
 
 
@@ -124,7 +127,7 @@ def over_kernels(path: Path) -> np.ndarray:
     assert isinstance(chosen, KernelPath), chosen
     engine = OrtEngine(bundle, threads=1, kernels=chosen)
     assert engine.path == f"kernels ({chosen.library.instruction_set})"
-    return logits(engine)
+    return logits_of(engine)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
@@ -152,6 +155,49 @@ def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(bundles, quant
             for row in range(3):
                 alone = stepwise(engine, ids[row : row + 1], chunk)
                 assert np.array_equal(alone, expected[row : row + 1]), (chunk, row)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("biases, odd sizes", ""),
+        pytest.param("a mixture", "MatMul, ", marks=pytest.mark.long),
+        ("an encoder and a decoder", "MatMul, "),
+    ],
+)
+def test_what_a_bundle_promises(bundles, monkeypatch: pytest.MonkeyPatch, name: str, others: str) -> None:
+    path = bundles(name, "int8")
+    model = runtime.load(path)
+    assert isinstance(model.engine, OrtEngine)
+    assert model.same_bits == model.engine.same_bits == kernel_path.same_bits(open_bundle(path))
+    assert bool(model.same_bits) == (not others)
+    assert others in model.same_bits.reason
+    monkeypatch.setattr(kernel_path, "find", find)
+    monkeypatch.setenv("TFM_KERNELS", "0")
+    assert runtime.load(path).same_bits == SameBits("its operators are ONNX Runtime's")
+    assert kernel_path.same_bits(open_bundle(path)) == SameBits("no kernels compute it here")
+
+
+@pytest.mark.parametrize("planted", ["MatMul", "Softmax"])
+def test_an_operator_of_onnx_runtime_breaks_the_promise(bundles, tmp_path: Path, planted: str) -> None:
+    shutil.copytree(bundles("biases, odd sizes", "int8"), tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    chosen = kernel_path.choose(bundle)
+    assert isinstance(chosen, KernelPath)
+    assert OrtEngine(bundle, threads=1, kernels=chosen).same_bits
+    graph = onnx.load(bundle.path / "kernels.onnx", load_external_data=False)
+    (logits,) = (node for node in graph.graph.node if "logits" in node.output)
+    logits.output[0] = "planted"
+    inputs = ["planted"]
+    if planted == "MatMul":
+        size = bundle.config.embedding.vocabulary
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(size, dtype=np.float32), "one"))
+        inputs.append("one")
+    graph.graph.node.append(onnx.helper.make_node(planted, inputs, ["logits"]))
+    (bundle.path / "kernels.onnx").write_bytes(graph.SerializeToString())
+    engine = OrtEngine(bundle, threads=1, kernels=chosen)
+    assert logits_of(engine).shape[-1] == bundle.config.embedding.vocabulary
+    assert engine.same_bits == SameBits(f"{planted} of ONNX Runtime")
 
 
 def test_weights_are_written_once_and_again_if_they_changed(bundles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,50 @@
+"""Which graphs promise that a token has the same bits whatever is computed with it: in any chunk of a prompt,
+beside any draft, in any batch, with any number of threads.
+
+They do if each of their operators does. The kernels state the order of their sums
+(`runtime/kernels/source/kernels.h`). Of ONNX's operators two kinds do, whoever implements them: those that
+MOVE numbers, and those whose numbers are each ROUNDED, from the ones at their place, as IEEE 754 or integer
+arithmetic says to the bit. All others add several numbers or approximate a function, whose bits may depend on
+how many numbers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .kernel_layout import DOMAIN
+
+MOVE = """
+    Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Range Reshape Shape
+    Size Slice Split Squeeze Tile Transpose Unsqueeze Where
+"""
+ROUNDED = """
+    Abs Add And Cast Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Neg Not Or Relu Sub
+    Xor
+"""
+KEPT_BY_ONNX = frozenset((MOVE + ROUNDED).split())
+
+Operator = tuple[str, str]  # its set, and its name there
+
+
+@dataclass(frozen=True)
+class SameBits:
+    """Whether a token's bits are promised not to depend on what is computed with it; if not, `reason` says
+    why."""
+
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+    def __str__(self) -> str:
+        return f"not promised: {self.reason}" if self.reason else "promised"
+
+
+def promise(operators: Iterable[Operator]) -> SameBits:
+    """What a graph of these operators promises."""
+    others = {
+        name for domain, name in operators if domain != DOMAIN and not (domain == "" and name in KEPT_BY_ONNX)
+    }
+    return SameBits(f"{', '.join(sorted(others))} of ONNX Runtime" if others else "")
