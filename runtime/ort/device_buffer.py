@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+
+PAGES = 8  # a smaller buffer has too few pages that stay untouched
 
 
 class DeviceBuffer:
@@ -39,9 +42,13 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
     """A buffer of zeros: what a mask hides is multiplied by 0, and 0 · NaN would be NaN.
 
     On the CPU the system provides such memory page by page, when it is first touched, so capacity that
-    isn't used yet costs nothing.
+    isn't used yet costs nothing. It is asked directly: malloc answers with memory that was freed before and
+    clears all of it, once an array as large as this one has been freed.
     """
-    return DeviceBuffer(np.zeros(shape, dtype), device)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if device != "cpu" or size < PAGES * mmap.PAGESIZE:
+        return DeviceBuffer(np.zeros(shape, dtype), device)
+    return DeviceBuffer(np.ndarray(shape, dtype, mmap.mmap(-1, size, access=mmap.ACCESS_COPY)), device)
 
 
 class Binding(NamedTuple):
