@@ -224,8 +224,8 @@ def require_export(name: str) -> None:
 
 
 def bundle_bytes(path: Path) -> int:
-    """The bytes of a bundle's files."""
-    return sum(file.stat().st_size for file in path.iterdir())
+    """The bytes of a bundle's files, in folders too."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def written(path: Path) -> str:

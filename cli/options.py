@@ -23,6 +23,7 @@ Ranges = Literal["minmax", "percentile", "entropy"]
 Target = TargetName
 DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]
+LayoutName = Literal["genai"]  # of export.layouts, which needs packages that not every install has
 
 # Panels of the help; what isn't in one of them is in the first, "Options".
 TOKENS, WEIGHTS, SPEED = "Choosing tokens", "Weights", "Speed"
@@ -63,6 +64,7 @@ Engine = Annotated[
         rich_help_panel=SPEED,
     ),
 ]
+LAYOUTS = "genai is onnxruntime-genai"
 Quantization = Annotated[
     Quant | None,
     typer.Option(

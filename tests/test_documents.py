@@ -13,7 +13,6 @@ PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 EMPTY = (
     "runtime/serve",
     "runtime/fleet",
-    "export/layouts",
     "refimpl/formats/adapters",
 )
 

@@ -59,7 +59,7 @@ STAGES = (
     ("export.cache_values",),
     ("export.distributed_ring", "export.stack_walk", "export.targets", "export.torch_engine"),
     ("export.graph", "export.quantization", "export.ring_cost"),
-    ("export.bundle_writer", "export.diagnose"),
+    ("export.bundle_writer", "export.diagnose", "export.layouts"),
     ("export",),
     ("cli.console", "cli.inputs", "cli.plot", "cli.usage"),
     ("cli.chat_terminal", "cli.model_loading", "cli.options"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..console import out, progress, say
+from ..console import out, progress, say, size
 from ..options import (
+    LAYOUTS,
     SCHEMES,
     WEIGHTS,
     Adapter,
     Context,
     Kv,
+    LayoutName,
     NoAdapter,
     Quant,
     Ranges,
@@ -94,6 +97,13 @@ def command(
     context: Context = None,
     adapter: Adapter = None,
     no_adapter: NoAdapter = False,
+    layout: Annotated[
+        LayoutName | None,
+        typer.Option(
+            help=f"Write it in the form of another runtime, into an empty directory: {LAYOUTS}. By default a "
+            "bundle of tfm's own."
+        ),
+    ] = None,
     opset: Annotated[
         int | None,
         typer.Option(metavar="N", help="Version of the ai.onnx operators; by default the target's own."),
@@ -113,7 +123,7 @@ def command(
     from ...refimpl.errors import ExportError
     from ...refimpl.formats.tensor_source import missing_weights
     from ...runtime.hub.locate import adapted, locate
-    from ..model_loading import kept, open_for_export, say_replaced_code, written
+    from ..model_loading import bundle_bytes, kept, open_for_export, say_replaced_code, written
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
@@ -128,22 +138,30 @@ def command(
     checkpoint = open_for_export(adapted(source, adapter_choice(adapter, no_adapter)), context)
     say_replaced_code(checkpoint.code_replaced_by)
     from ...export.bundle_writer import export  # seconds of torch, which a bad checkpoint needn't wait for
+    from ...export.layouts.convert import converting
     from ...export.quantization.plan import Calibration
 
-    export(
-        checkpoint,
-        directory,
-        target=target,
-        quant=quant,
-        kv=kv,
-        table_bits=table,
-        strict=strict,
-        calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),
-        opset=opset,
-        verify=verify,
-        progress=progress(),
-    )
-    if quant == "keep":
-        say(kept(directory, checkpoint.files.values()))
-    say(written(directory))
+    converted = nullcontext(directory)
+    if layout is not None:
+        converted = converting(layout, checkpoint.config.with_kv(kv), target, directory)
+    with converted as bundle:
+        export(
+            checkpoint,
+            bundle,
+            target=target,
+            quant=quant,
+            kv=kv,
+            table_bits=table,
+            strict=strict,
+            calibration=None if calibrate is None else Calibration(calibrate, ranges or "minmax", smooth),
+            opset=opset,
+            verify=verify,
+            progress=progress(),
+        )
+        if quant == "keep":
+            say(kept(bundle, checkpoint.files.values()))
+        if layout is None:
+            say(written(bundle))
+    if layout is not None:
+        say(f"{directory}: {size(bundle_bytes(directory))}, for {layout}{', verified' if verify else ''}")
     out(str(directory))

@@ -1,0 +1,76 @@
+"""A bundle in a layout, written whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...refimpl.config import Config
+from ...refimpl.errors import ExportError
+from ...runtime.bundle import targets
+from ...runtime.bundle.atomic_dir import replacing, sync
+from ...runtime.bundle.bundle import open_bundle
+from ...runtime.bundle.manifest import CERTIFICATE, GOLDEN, MANIFEST, OPTIONAL
+from ...runtime.bundle.targets import Target
+from . import genai
+from .data_file import copy
+from .layout import BundleLayout
+
+LAYOUTS: dict[str, BundleLayout] = {layout.name: layout for layout in (genai.LAYOUT,)}
+# The folder of what only tfm reads: what the bundle stated, and what the specification computed.
+TFM = "tfm"
+
+
+def find(name: str) -> BundleLayout:
+    """The layout of that name; ExportError when there is none."""
+    if name not in LAYOUTS:
+        raise ExportError(f"layout must be one of {', '.join(LAYOUTS)}, got {name!r:.40}")
+    return LAYOUTS[name]
+
+
+def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> None:
+    """Raise ExportError where a model can't have the layout, or something would be lost that is in `out`."""
+    if reason := layout.refusal(config, target):
+        raise ExportError(f"layout={layout.name} doesn't take this model: {reason}")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ExportError(f"{out}: must be an empty directory or not exist; choose another place")
+
+
+@contextmanager
+def converting(layout: str, config: Config, target: str, out: Path) -> Iterator[Path]:
+    """A place for a bundle of that Config and target, which is converted to `out` at the end of the block.
+
+    Raises what `convert` would raise of them before the block, whose work would be in vain.
+    """
+    check(find(layout), config, targets.find(target), out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        yield Path(folder, "bundle")
+        convert(Path(folder, "bundle"), out, layout)
+
+
+def convert(path: Path, out: Path, layout: str) -> None:
+    """Write the bundle at `path` to `out` in a layout, whose name is in `LAYOUTS`.
+
+    The bundle's manifest, certificate and golden inputs go along in a folder `tfm`, its licence and notices
+    beside the model. Raises ExportError where the layout doesn't cover the model, or `out` has something in
+    it; BundleError for a bundle whose files aren't those that were exported.
+    """
+    found = find(layout)
+    bundle = open_bundle(path)
+    check(found, bundle.config, targets.find(bundle.target), out)
+    bundle.check_hashes()
+    bundle.check_graphs()
+    with replacing(out) as folder:
+        found.write(bundle, folder)
+        for name in (*OPTIONAL, *bundle.manifest.notices):
+            if name in bundle.manifest.files:
+                copy(bundle.path / name, folder / name)
+        (folder / TFM).mkdir()
+        for name in (MANIFEST, GOLDEN, CERTIFICATE):
+            if (bundle.path / name).exists():
+                copy(bundle.path / name, folder / TFM / name)
+        for file in (*folder.iterdir(), *(folder / TFM).iterdir()):
+            sync(file)

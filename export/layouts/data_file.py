@@ -1,0 +1,48 @@
+"""The weights of a bundle in another directory, with tensors appended that its graph had as inputs.
+
+The copy shares the bundle's blocks on disk where the file system can do that. A link wouldn't do: onnx
+refuses data that has several names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...runtime.bundle.manifest import Tensor
+
+ALIGNMENT = 4096
+# What `copy_file_range` raises where it can't copy between two files, though `copyfile` can.
+CANNOT = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, in the file system alone where it can share blocks."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            with open(source, "rb") as read, open(target, "wb") as write:
+                left = os.fstat(read.fileno()).st_size
+                while left and (count := os.copy_file_range(read.fileno(), write.fileno(), left)):
+                    left -= count
+            if not left:
+                return
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise
+    shutil.copyfile(source, target)
+
+
+def append(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Append arrays to a data file; their places in it, each at the next multiple of 4096 bytes."""
+    places = {}
+    with open(path, "ab") as file:
+        for name, array in arrays.items():
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            places[name] = Tensor(array.dtype.name, array.shape, file.tell(), array.nbytes)
+            file.write(np.ascontiguousarray(array).data)
+    return places

@@ -1,0 +1,122 @@
+"""Bundles in the form of other runtimes: what goes along, what is refused, nothing is half written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from helpers import tiny_models
+from tfm.cli.options import LayoutName
+from tfm.export import bundle_writer
+from tfm.export.layouts import data_file
+from tfm.export.layouts.convert import LAYOUTS
+from tfm.refimpl.checkpoint.open import save_checkpoint
+
+LICENCE = b"Do as you like.\n"
+
+
+@pytest.fixture
+def licensed(bundle: Path, tmp_path: Path) -> Path:
+    """The tiny model's bundle with a licence in it."""
+    path = Path(shutil.copytree(bundle, tmp_path / "licensed"))
+    (path / "LICENSE").write_bytes(LICENCE)
+    manifest = json.loads((path / "tfm.json").read_bytes())
+    manifest["files"]["LICENSE"] = {"size": len(LICENCE), "sha256": hashlib.sha256(LICENCE).hexdigest()}
+    (path / "tfm.json").write_text(json.dumps(manifest))
+    return path
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_the_command_line_has_every_layout():
+    assert set(get_args(LayoutName)) == set(LAYOUTS)
+
+
+def test_a_converted_bundle_has_the_same_weights_and_all_that_belongs_to_them(tfm, licensed, tmp_path):
+    out = tmp_path / "deep" / "genai"
+    ran = tfm("convert", licensed, out, "--layout", "genai")
+    assert (ran.code, ran.out) == (0, f"{out}\n")
+    assert ran.err.startswith(f"{out}: ")
+    before, after = content(licensed), content(out)
+    same = ("tokenizer.json", "chat_template.jinja", "LICENSE")
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert {
+        name: after[f"tfm/{name}"] for name in ("tfm.json", "golden.npz", "certificate.json")
+    }.items() <= (before.items())
+    weights, tables = after["model.onnx.data"], 2 * 4 * 16384 * 8  # cosines and sines of the whole context
+    assert weights.startswith(before["model.onnx.data"])
+    assert len(weights) - len(before["model.onnx.data"]) in range(tables, tables + 2 * 4096)
+    names = {"genai_config.json", "tokenizer_config.json", "model.onnx", "model.onnx.data"}
+    assert set(after) == {*names, *same, "tfm/tfm.json", "tfm/golden.npz", "tfm/certificate.json"}
+    config = json.loads(after["genai_config.json"])["model"]
+    assert (config["vocab_size"], config["context_length"], config["decoder"]["head_size"]) == (
+        258,
+        16384,
+        16,
+    )
+
+
+def test_an_export_in_a_layout_is_the_converted_bundle(tfm, checkpoint, bundle, tmp_path):
+    exported, converted = tmp_path / "exported", tmp_path / "converted"
+    exported.mkdir()
+    ran = tfm("export", checkpoint, exported, "--layout", "genai", "--no-verify")
+    assert (ran.code, ran.out) == (0, f"{exported}\n")
+    assert ran.err.endswith("for genai\n")
+    assert tfm("convert", bundle, converted, "--layout", "genai").code == 0
+    assert content(exported) == content(converted)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == [
+        "converted",
+        "exported",
+    ]
+
+
+def test_what_a_layout_doesnt_cover_is_said_before_there_is_work(
+    tfm, checkpoint, bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bundle_writer, "_write", lambda *_: pytest.fail("it was exported"))
+    out = tmp_path / "out"
+    refused = tfm("export", checkpoint, out, "--layout", "genai", "--target", "standard")
+    refused.failed(7, "layout=genai doesn't take this model", "export for --target ort-cpu")
+    refused = tfm("export", checkpoint, out, "--layout", "genai", "--kv", "int8")
+    refused.failed(7, "8-bit codes")
+    config = tiny_models.encoder_decoder()
+    save_checkpoint(tmp_path / "pair", config, tiny_models.weights(config))
+    tfm("export", tmp_path / "pair", out, "--layout", "genai").failed(7, "a decoder alone")
+    out.mkdir()
+    (out / "mine").touch()
+    tfm("export", checkpoint, out, "--layout", "genai").failed(7, "must be an empty directory")
+    tfm("convert", bundle, out, "--layout", "genai").failed(7, "must be an empty directory")
+    assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+def test_a_damaged_bundle_isnt_converted(tfm, bundle, tmp_path):
+    damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
+    with open(damaged / "model.onnx.data", "r+b") as file:
+        file.write(b"\x01")
+    tfm("convert", damaged, tmp_path / "out", "--layout", "genai").failed(5, "SHA-256 differs")
+    tfm("convert", tmp_path / "nothing", tmp_path / "out", "--layout", "genai").failed(5, "must be a bundle")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSPC])
+def test_data_is_copied_where_blocks_cant_be_shared(tmp_path, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "a").write_bytes(b"weights" * 999)
+    data_file.copy(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    if code == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space"):
+            data_file.copy(tmp_path / "a", tmp_path / "c")
+        return
+    data_file.copy(tmp_path / "a", tmp_path / "c")
+    assert content(tmp_path) == dict.fromkeys("abc", b"weights" * 999)

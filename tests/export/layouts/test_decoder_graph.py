@@ -1,0 +1,165 @@
+"""A decoder's graph with other runtimes' ports computes the specification, however its rows are padded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from helpers import tiny_models
+from tfm.export.bundle_writer import export
+from tfm.export.layouts import decoder_graph
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.refimpl.config import Decoder, Window
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.refimpl.error_budget import TRIES, ULP, error_terms, moved
+from tfm.refimpl.params.tree import flatten, unflatten
+from tfm.runtime.bundle import targets
+from tfm.runtime.bundle.bundle import Bundle, open_bundle
+
+ROWS = ([5, 17, 3, 88, 41], [9, 2], [60, 33, 7])
+AFTER = ([70, 11], [4, 90], [28, 6])  # what follows, token by token
+PADDED = {
+    "right": ([1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]),
+    "left": ([1, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]),
+    "between": ([1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [1, 0, 1, 0, 1]),
+}
+
+
+def windows() -> Decoder:
+    """Layers with full attention or one of two windows, two kinds of rotation and none, and a soft cap."""
+    config = tiny_models.mixed_windows(context=40)
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, heads=6, kv_heads=2)) for layer in config.layers
+    )
+    return replace(config, stack=replace(config.stack, layers=layers))
+
+
+CONFIG = windows()
+WEIGHTS = tiny_models.weights(CONFIG, seed=4)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = tmp_path_factory.mktemp("decoder")
+    save_checkpoint(path / "model", CONFIG, WEIGHTS)
+    export(open_checkpoint(path / "model"), path / "bundle", quant="fp32", verify=False)
+    return open_bundle(path / "bundle")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["last", "every"])
+def session(request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: Any) -> ort.InferenceSession:
+    """The graph with logits of the last tokens, and with all."""
+    out = tmp_path_factory.mktemp("layout") / "model.onnx"
+    decoder_graph.write(bundle, out, data="weights", every_position=request.param)
+    return ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+
+
+def specified(
+    tokens: list[int], dtype: Any = np.float64, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """The specification's logits [T, N] of one row."""
+    leaves = {
+        name: leaf.astype(dtype) if rng is None else moved(leaf.astype(dtype), ULP, rng)
+        for name, leaf in flatten(WEIGHTS)
+    }
+    engine = NumpyEngine(CONFIG, unflatten(leaves))
+    ids = np.array([tokens])
+    return engine.step(ids, engine.start(1), at=np.arange(len(tokens))[None])[0][0]
+
+
+def expect(got: np.ndarray, tokens: list[int]) -> None:
+    """Logits of a row's last tokens are within the computed budget of the specification's."""
+    rng = np.random.default_rng(3)
+    exact = specified(tokens)
+    moves = [specified(tokens, rng=rng) for _ in range(TRIES)]
+    budget = error_terms(exact, specified(tokens, np.float32), moves).budget
+    error = np.abs(got - exact[-len(got) :]).max()
+    assert error <= budget, f"off by {error:.3g}, allowed {budget:.3g}"
+
+
+class Client:
+    """What another runtime does: it keeps the mask and the outputs of the cache, and feeds them again."""
+
+    def __init__(self, session: ort.InferenceSession, batch: int) -> None:
+        self.session, self.mask = session, np.zeros((batch, 0), np.int64)
+        self.cache = {
+            port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32)
+            for port in session.get_inputs()[2:]
+        }
+
+    def step(self, ids: Any, mask: Any) -> np.ndarray:
+        self.mask = np.concatenate([self.mask, np.array(mask)], axis=1)
+        feeds = {"input_ids": np.array(ids), "attention_mask": self.mask, **self.cache}
+        logits, *arrays = self.session.run(None, feeds)
+        self.cache = dict(zip(self.cache, arrays, strict=True))
+        return np.asarray(logits)
+
+
+@pytest.mark.parametrize("side", PADDED)
+def test_rows_may_be_padded_on_any_side(session: ort.InferenceSession, side: str):
+    client, mask = Client(session, 3), np.array(PADDED[side])
+    ids = np.full(mask.shape, 96)
+    ids[mask == 1] = np.concatenate(ROWS)
+    logits = client.step(ids, mask)
+    for row, tokens in enumerate(ROWS):
+        expect(logits[row, mask[row] == 1] if logits.shape[1] > 1 else logits[row], tokens)
+    for i in range(2):
+        logits = client.step([[tokens[i]] for tokens in AFTER], np.ones((3, 1), np.int64))
+        for row, tokens in enumerate(ROWS):
+            expect(logits[row], [*tokens, *AFTER[row][: i + 1]])
+
+
+def test_one_row_reads_on_in_chunks(session: ort.InferenceSession):
+    client, tokens = Client(session, 1), [5, 17, 3, 88, 41, 9, 2, 60, 33, 7]
+    for start, end in ((0, 4), (4, 9), (9, 10)):
+        expect(client.step([tokens[start:end]], np.ones((1, end - start), np.int64))[0], tokens[:end])
+
+
+def test_several_rows_that_read_on_in_chunks_are_refused(session: ort.InferenceSession):
+    client = Client(session, 2)
+    client.step([[5, 17], [9, 2]], np.ones((2, 2), np.int64))
+    with pytest.raises(Exception, match="batch_size must be 1 when sequence_length > 1"):
+        client.step([[5, 17], [9, 2]], np.ones((2, 2), np.int64))
+
+
+def test_ports_have_the_names_and_axes_that_runtimes_look_for(session: ort.InferenceSession):
+    inputs = {port.name: port.shape for port in session.get_inputs()}
+    outputs = {port.name: port.shape for port in session.get_outputs()}
+    assert list(inputs)[:2] == ["input_ids", "attention_mask"]
+    assert inputs["input_ids"] == ["batch_size", "sequence_length"]
+    assert inputs["past_key_values.3.value"] == ["batch_size", 2, "past_sequence_length", 16]
+    assert outputs["present.0.key"] == ["batch_size", 2, "total_sequence_length", 16]
+    assert outputs["logits"][1:] in ([1, 97], ["sequence_length", 97])
+    assert len(inputs) == 2 + 2 * 4
+
+
+REFUSED = {
+    "a decoder alone": (tiny_models.encoder(), "ort-cpu"),
+    "decoder alone, which": (tiny_models.encoder_decoder(), "ort-cpu"),
+    "export for target=ort-cpu": (CONFIG, "standard"),
+    "for ort-cuda": (CONFIG, "ort-cuda"),
+    "scores with a bias": (tiny_models.added_positions(), "ort-cpu"),
+    "keeps sums": (tiny_models.recurrent(), "ort-cpu"),
+    "kv=float": (CONFIG.with_kv("int8"), "ort-cpu"),
+    "the same heads": (tiny_models.mixed_windows(), "ort-cpu"),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_the_ports_dont_cover_is_refused_with_its_reason(words: str):
+    config, target = REFUSED[words]
+    assert words in (decoder_graph.refusal(config, targets.find(target)) or "")
+
+
+def test_what_they_cover_is_not_refused():
+    for config in (
+        CONFIG,
+        tiny_models.llama(),
+        tiny_models.sinks(),
+        tiny_models.llama(plain=True, bias=True),
+    ):
+        assert decoder_graph.refusal(config, targets.find("ort-cpu")) is None
+    assert isinstance(decoder_graph.attention(CONFIG).mask, Window)

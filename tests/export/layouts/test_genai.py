@@ -1,0 +1,89 @@
+"""onnxruntime-genai opens the layout, and its greedy tokens are those of tfm's own path over ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+from helpers import peers
+from helpers.layout_models import LENGTH, MESSAGES, family_bundle, greedy, real_bundle
+from tfm.export.layouts import decoder_graph
+from tfm.export.layouts.convert import convert
+from tfm.runtime.bundle import targets
+from tfm.runtime.tasks import load
+
+pytestmark = pytest.mark.peers
+CLIENT = Path(__file__).parents[2] / "examples" / "edge" / "genai.py"
+
+GENERATE = """
+    import json, sys
+    import numpy as np
+    import onnxruntime_genai as og
+
+    job = json.load(sys.stdin)
+    model = og.Model(job["model"])
+    tokenizer = og.Tokenizer(model) if "texts" in job else None
+    ids = [tokenizer.encode(text).tolist() for text in job.get("texts", [])]
+
+    def answers(prompts):
+        longest = max(map(len, prompts))
+        options = og.GeneratorParams(model)
+        options.set_search_options(
+            max_length=longest + job["count"], do_sample=False, batch_size=len(prompts), **job["options"]
+        )
+        generator = og.Generator(model, options)
+        generator.append_tokens(np.array([p + [job["pad"]] * (longest - len(p)) for p in prompts], np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+        return [generator.get_sequence(i)[longest:].tolist() for i in range(len(prompts))]
+
+    alone = [answers([prompt])[0] for prompt in job["prompts"]]
+    together = answers(job["prompts"])
+    print(json.dumps({"ids": ids, "alone": alone, "together": together}))
+"""
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return peers.python_with(tmp_path_factory.mktemp("genai"), "onnxruntime-genai")
+
+
+def ran(python: Path, model: Path, prompts: list[list[int]], count: int, **more: object) -> dict:
+    config = json.loads((model / "genai_config.json").read_bytes())["model"]
+    job = {"model": str(model), "prompts": prompts, "count": count, "pad": config["pad_token_id"], **more}
+    return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], {"options": {}, **job}))
+
+
+def takes(config: object) -> bool:
+    return decoder_graph.refusal(config, targets.find("ort-cpu")) is None  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt2", "mixtral", "gpt_oss", "qwen3", "cohere2"])
+def test_families_give_the_same_tokens_alone_and_in_a_batch(python: Path, tmp_path: Path, name: str):
+    bundle, prompt = family_bundle(name, takes, tmp_path)
+    convert(bundle.path, tmp_path / "out", "genai")
+    last = bundle.config.embedding.vocabulary - 1
+    prompts = [prompt, [last, *prompt[1:3]], [*prompt[2:], last - 1]]
+    count = min(24, bundle.config.context - len(prompt))
+    given = ran(python, tmp_path / "out", prompts, count)
+    for row, expected in enumerate(greedy(bundle, prompts, count)):
+        assert given["alone"][row] == expected
+        assert given["together"][row][: len(expected)] == expected
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
+def test_smollm2_gives_the_same_tokens(python: Path, smollm2_gguf: Path, tmp_path: Path, quant: str):
+    bundle = real_bundle(smollm2_gguf, quant, tmp_path / "bundle")
+    convert(bundle.path, tmp_path / "out", "genai")
+    model = load(bundle.path)
+    chats = [[{"role": "user", "content": message}] for message in MESSAGES]
+    prompts = [model.chat_template.encode(chat) for chat in chats]
+    given = ran(python, tmp_path / "out", prompts, LENGTH, texts=MESSAGES)
+    assert given["alone"] == greedy(bundle, prompts)
+    assert given["ids"] == [model.text.encode(message) for message in MESSAGES]
+    shown = peers.run([python, CLIENT, tmp_path / "out", MESSAGES[0]])
+    answer = model.text.decode([token for token in given["alone"][0] if token not in bundle.generation.eos])
+    assert shown.strip() == answer.strip()

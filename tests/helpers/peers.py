@@ -1,0 +1,33 @@
+"""Other runtimes, each in an environment of its own: tfm must not be what makes them work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Read on CPUs of any kind, they must neither use nor wait for a network.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+
+
+def python_with(folder: Path, *packages: str) -> Path:
+    """The interpreter of a new environment in `folder` with these packages."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
+    return python
+
+
+def run(command: Sequence[Any], given: Any = None, folder: Path | None = None) -> str:
+    """What a command prints, with a value as JSON on its stdin; its failure shows its stderr."""
+    arguments = [str(part) for part in command]
+    text = json.dumps(given)
+    done = subprocess.run(
+        arguments, input=text, capture_output=True, text=True, cwd=folder, env=os.environ | OFFLINE
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
