@@ -32,21 +32,23 @@ def load(
     threads: int | None,
     context: int | None = None,
     *,
-    task: str,
+    task: str | None,
     adapter: AdapterChoice = None,
 ) -> Model:
     """The model, fetched and exported where it has to be, with the adapter merged into it.
 
     Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers. With `quant`, and on
     ONNX Runtime, a bundle runs, from the cache if it is there. `task` is the command that the model is for
-    (see `runtime.tasks.base.check_task`): it is checked before there is work, and so is the device.
+    (see `runtime.tasks.base.check_task`): it is checked before there is work, and so is the device. Without
+    one, the model may be for any.
     """
     from ..refimpl.errors import DeviceError
 
     if engine != "onnx" and device == "cuda":
         raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
     check_device(device)
-    check_catalogue(name, task)
+    if task is not None:
+        check_catalogue(name, task)
     if engine == "onnx":
         check_packages(name)
     say_toy(name)
@@ -322,7 +324,9 @@ def _target(device: str) -> str:
     return targets.for_device("cuda" if device == "cuda" else "cpu").name
 
 
-def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: int | None, task: str) -> Model:
+def _on_arrays(
+    source: LocatedModel, engine: str, quant: str | None, context: int | None, task: str | None
+) -> Model:
     """A checkpoint, or a bundle's weights to the integer, on the NumPy or the torch engine."""
     from ..refimpl.checkpoint.open import materialize, open_checkpoint
     from ..runtime.bundle.bundle import open_bundle
@@ -330,7 +334,8 @@ def _on_arrays(source: LocatedModel, engine: str, quant: str | None, context: in
 
     if source.kind == "checkpoint" and quant is None:
         opened = with_notes(open_checkpoint(source.path, source.adapter)).for_context(context)
-        require_task(task, opened, source.name)
+        if task is not None:
+            require_task(task, opened, source.name)
         params = materialize(opened.params)
     else:
         opened = open_bundle(bundle(source, quant, "cpu", context, task), check_hashes=True)

@@ -16,12 +16,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("refimpl", "runtime", "export", "cli")
 LAWS = ROOT / "refimpl" / "laws"
+# Parts of folders that need an extra.
+PARTS = {"refimpl/laws": LAWS, "runtime/serve": ROOT / "runtime" / "serve"}
 STANDARD = set(sys.stdlib_module_names)
 # What each folder may import from outside; `tfm` stands for imports of tfm, which ARROWS restricts.
 OUTSIDE = {
     "refimpl": {"numpy"},
     # The one part of refimpl that needs more than numpy: the extra [laws].
     "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
+    # The one part of runtime that needs the extra [serve].
+    "runtime/serve": {"numpy", "starlette", "uvicorn", "pydantic", "prometheus_client"},
     # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
     "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "threadpoolctl"},
@@ -147,7 +151,7 @@ def test_arrows_between_the_folders(folder: str):
         if top(one.module) == "tfm":
             assert one.module.split(".")[1] in ARROWS[folder], f"{one}: {folder} may not"
         elif top(one.module) not in STANDARD and not one.typing:
-            inside = "refimpl/laws" if one.file.is_relative_to(LAWS) else folder
+            inside = next((f for f, path in PARTS.items() if one.file.is_relative_to(path)), folder)
             assert top(one.module) in OUTSIDE[inside], f"{one}: {inside} may not"
     assert seen > 10
 

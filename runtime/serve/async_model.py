@@ -37,6 +37,7 @@ class AsyncTextStream:
     def __init__(self, prompt: Sequence[int], *, logprobs: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._parts: asyncio.Queue[Part] = asyncio.Queue()
+        self.receive: Callable[[Part], None] = self._parts.put_nowait  # in the loop's thread
         self._cancel: Callable[[], None] = lambda: None
         self.prompt = prompt
         self.text = ""
@@ -48,14 +49,18 @@ class AsyncTextStream:
         """Each step's part, also one whose text is empty yet."""
         while self.finish_reason is None:
             part = await self._parts.get()
-            if part.error is not None:
-                raise part.error
-            self.text += part.text
-            self.tokens += part.tokens
-            if self.logprobs is not None:
-                self.logprobs += part.logprobs
-            self.finish_reason = part.finish_reason
+            self.take(part)
             yield part
+
+    def take(self, part: Part) -> None:
+        """Add a part to what was received; one with an error raises it."""
+        if part.error is not None:
+            raise part.error
+        self.text += part.text
+        self.tokens += part.tokens
+        if self.logprobs is not None:
+            self.logprobs += part.logprobs
+        self.finish_reason = part.finish_reason
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for part in self.parts():
@@ -78,7 +83,7 @@ class AsyncTextStream:
     def emit(self, part: Part) -> None:
         """Take a part, from any thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._parts.put_nowait, part)
+            self._loop.call_soon_threadsafe(lambda: self.receive(part))
 
 
 class AsyncModel:
@@ -130,7 +135,12 @@ class AsyncModel:
         return Prompt(await asyncio.to_thread(template.encode, messages), None)
 
     def start(self, prompt: Prompt, options: Options, count: int = 1) -> list[AsyncTextStream]:
-        """Queue `count` answers to a prompt; the random numbers of each are those of (seed, its number).
+        """Queue `count` answers to a prompt; see `start_all`."""
+        return self.start_all([prompt], options, count)
+
+    def start_all(self, prompts: Sequence[Prompt], options: Options, count: int = 1) -> list[AsyncTextStream]:
+        """Queue `count` answers to each prompt; the random numbers of each are those of (seed, its number),
+        counted over all of them.
 
         Raises LimitError for a prompt that leaves no room for an answer, and for beams and drafts, which are
         for single texts; QueueFullError, with none queued, where not all have room.
@@ -141,12 +151,13 @@ class AsyncModel:
             raise LimitError(
                 "texts that share steps take no beams and no draft; greedy=True turns off a model's own beams"
             )
-        limit = limit_new_tokens(model.config.context, len(prompt.ids), options.max_new_tokens)
         streams, requests = [], []
-        for index in range(count):
-            stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
+        for index, prompt in enumerate(prompt for prompt in prompts for _ in range(count)):
             generated = sequence(model, prompt, options, index)
-            generated.max_new_tokens = limit
+            generated.max_new_tokens = limit_new_tokens(
+                model.config.context, len(prompt.ids), options.max_new_tokens
+            )
+            stream = AsyncTextStream(prompt.ids, logprobs=options.logprobs is not None)
             request = TextRequest(generated, StreamedText(model.text, options.stop), stream.emit)
             stream._cancel = lambda request=request: self.worker.cancel(request)
             streams.append(stream)

@@ -46,15 +46,13 @@ class TextRequest:
     emit: Callable[[Part], None]
     cancelled: bool = False
 
-    def push(self, outcome: Outcome) -> None:
-        """Pass on what a step gave."""
-        if self.cancelled:
-            return
+    def part(self, outcome: Outcome) -> Part:
+        """What a step adds to the text; a stop string in it ends the sequence."""
         try:
-            self.emit(self._part(*outcome))
+            return self._part(*outcome)
         except TfmError as error:  # of its tokenizer
             self.sequence.finish()
-            self.emit(Part(error=error))
+            return Part(error=error)
 
     def _part(self, sequence: GeneratedSequence, token: int | None, error: TfmError | None) -> Part:
         if error is not None:
@@ -180,9 +178,11 @@ class Worker:
         try:
             for outcome in self._batch.step([request.sequence for request in joining]):
                 request = self._running[id(outcome.sequence)]
-                request.push(outcome)
+                part = request.part(outcome)
                 if outcome.sequence.finish_reason is not None:
-                    del self._running[id(outcome.sequence)]
+                    del self._running[id(outcome.sequence)]  # whoever has the last part finds its slot free
+                if not request.cancelled:
+                    request.emit(part)
         except BaseException as error:  # the engine's: no text of this batch can go on, the next ones may
             for request in self._running.values():
                 request.emit(Part(error=error))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.serve import server as server_module
+from tfm.runtime.serve.models import Server
 from tfm.runtime.tasks import Model
 
 from helpers import text_strategies, tiny_models
@@ -25,10 +30,17 @@ def messages(i: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": " ".join(WORDS[(i * 7 + k) % len(WORDS)] for k in range(1 + i % 6))}]
 
 
-def model(engine: Any = None, template: str | None = CHAT, eos: tuple[int, ...] = ()) -> Model:
+def model(
+    engine: Any = None,
+    template: str | None = CHAT,
+    eos: tuple[int, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Model:
     """A chat model with random weights, on the NumPy engine unless it gets another one."""
     engine = engine or NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=3))
-    return Model(engine, ModelFiles(TOKENIZER.to_str(), template, Generation(None, eos)))
+    return Model(
+        engine, ModelFiles(TOKENIZER.to_str(), template, Generation(None, eos, dict(defaults or {})))
+    )
 
 
 def bundle(folder: Path, quant: str) -> Path:
@@ -68,3 +80,35 @@ class Gate(NumpyEngine):
         """Let all further steps through."""
         self._opened = True
         self._allowed.release()
+
+
+@contextlib.contextmanager
+def running(
+    models: Mapping[str, Model], keys: tuple[str, ...] = (), **settings: Any
+) -> Iterator[tuple[str, Server]]:
+    """A real server of the models on a free port of this machine: (its URL, the server)."""
+    server = Server(models, **settings)
+    with server_module.listen("127.0.0.1", 0) as listening:
+        http = server_module.http_server(server, "127.0.0.1", keys)
+        thread = threading.Thread(target=http.run, args=([listening],))
+        thread.start()
+        try:
+            yield server_module.address(listening), server
+        finally:
+            http.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def idle(server: Server) -> None:
+    """Wait until no model has a request."""
+    workers = [one.model.worker for one in server.models.values()]
+    wait_until(lambda: not any(worker.running or worker.waiting for worker in workers))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait, half a minute at most."""
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end, "waited for half a minute"
+        time.sleep(0.001)

@@ -1,0 +1,108 @@
+"""`tfm-cli serve`: models behind the OpenAI API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options as o
+from ..console import say
+
+GROUP = "Serve"
+KEY_BYTES = 2**16
+
+
+def command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=o.catalogue,
+            help="Paths, pypi:NAME, hf:ORG/NAME, or names that `tfm-cli models` lists.",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where to listen; another address than this machine's own needs --api-key-file.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="A file with keys, one on each line: a request must have one, as Authorization: Bearer KEY.",
+        ),
+    ] = None,
+    slots: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1024,
+            help="How many texts are generated at a time.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = 8,
+    queue: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="How many requests may wait; more get 429, try again later.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = 32,
+    quant: o.Quantization = None,
+    context: o.Context = None,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    engine: o.Engine = "onnx",
+) -> None:
+    """Serve models to programs that speak the OpenAI API: chat, completions, embeddings, rerank, classify.
+    Without a MODEL it is smollm2-135m.
+
+    Ends after Ctrl-C or SIGTERM, once the answers that are being generated are complete.
+
+    Example: tfm-cli serve smollm2-135m minilm-l6 --port 8000
+    """
+    from ...runtime.serve import server as http
+
+    keys = read_keys(api_key_file)
+    if not keys and not http.is_loopback(host):
+        raise typer.BadParameter(f"--host {host} is reached by others: give --api-key-file, or 127.0.0.1")
+    from ...runtime.serve.models import Server, expect_served
+    from ..model_loading import load
+
+    names = models or ["smollm2-135m"]
+    loaded = {}
+    with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
+        for name in names:
+            served = Path(name).name if Path(name).exists() else name
+            if served in loaded:
+                raise typer.BadParameter(f"two models are named {served}: rename one of them")
+            loaded[served] = load(name, engine, quant, device, threads, context, task=None)
+            expect_served(served, loaded[served])
+        server = Server(loaded, slots=slots, queue=queue)
+        say(f"serving {', '.join(loaded)} at {http.address(listening)}/v1")
+        http.http_server(server, host, keys).run(sockets=[listening])
+
+
+def read_keys(file: Path | None) -> list[str]:
+    """The lines of a file of keys; a usage error for one without any."""
+    if file is None:
+        return []
+    with open(file, encoding="utf-8") as opened:
+        text = opened.read(KEY_BYTES + 1)
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    if not keys or len(text) > KEY_BYTES or not all(key.isascii() and key.isprintable() for key in keys):
+        raise typer.BadParameter(
+            f"{file} must have keys of printable ASCII, one on each line, in {KEY_BYTES} characters at most"
+        )
+    return keys

@@ -1,0 +1,63 @@
+"""The answers to one request: generated together, ended together, whole or as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+
+from ..tasks.generate_batch import Completion
+from .async_model import AsyncTextStream
+from .limits import Limits
+from .metrics import Metrics
+from .worker import Part
+
+
+class Answers:
+    """The streams that answer a request; leaving the `with` block, for whatever reason, frees their slots."""
+
+    def __init__(
+        self, streams: Sequence[AsyncTextStream], model: str, metrics: Metrics, limits: Limits
+    ) -> None:
+        self.streams, self._model, self._metrics = streams, model, metrics
+        self._parts: asyncio.Queue[tuple[int, Part]] = asyncio.Queue()
+        for i, stream in enumerate(streams):  # before any part comes
+            stream.receive = lambda part, i=i: self._parts.put_nowait((i, part))
+        self._begin = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(limits.request_s, self._expire, limits.request_s)
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadline.cancel()
+        for stream in self.streams:
+            stream.cancel()
+
+    def _expire(self, seconds: float) -> None:
+        for stream in self.streams:
+            stream.cancel()
+            stream.emit(Part(error=TimeoutError(f"the answer took more than {seconds:g} s")))
+
+    async def parts(self) -> AsyncIterator[tuple[int, Part]]:
+        """The parts of all answers as they come, each with the number of its answer."""
+        generated = self._metrics.generated_tokens.labels(self._model)
+        first = True
+        while any(stream.finish_reason is None for stream in self.streams):
+            i, part = await self._parts.get()
+            self.streams[i].take(part)
+            if first and part.tokens:
+                first = False
+                self._metrics.first_token.labels(self._model).observe(time.perf_counter() - self._begin)
+            generated.inc(len(part.tokens))
+            yield i, part
+
+    async def read(self) -> list[Completion]:
+        """All answers, once they are complete."""
+        async for _ in self.parts():
+            pass
+        return [Completion(s.tokens, s.text, s.finish_reason, s.logprobs) for s in self.streams]

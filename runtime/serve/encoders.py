@@ -1,0 +1,123 @@
+"""The routes of encoders: `/v1/embeddings`, `/v1/rerank` and `/v1/classify`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ...refimpl.config import Classify, Pool
+from ..tasks.encoder_batches import Pair, encoded
+from ..tasks.encoder_batches import Texts as TextsOrPairs
+from .errors import RequestError
+from .models import Served, Server, server_of
+from .requests import MOST_TEXTS, Body, Text, read
+from .responses import usage
+from .texts import while_connected
+
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+
+
+class EmbeddingBody(Body):
+    input: Text | Texts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class ClassifyBody(Body):
+    input: Text | Texts
+
+
+class RerankBody(Body):
+    query: Text
+    documents: Texts
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool | None = None
+
+
+async def embeddings(request: Request) -> JSONResponse:
+    """`POST /v1/embeddings`: a vector for each text."""
+    server = server_of(request)
+    body = await read(request, EmbeddingBody, server.limits)
+    served = server.find(body.model)
+    served.model.model.expect(Pool)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    tokens = await _count(server, served, texts)
+    vectors = await while_connected(request, served.model.embed(texts))
+    if body.dimensions not in (None, vectors.shape[1]):
+        raise RequestError(
+            f"dimensions must be the model's {vectors.shape[1]}, got {body.dimensions}", param="dimensions"
+        )
+    data = [
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": _base64(vector) if body.encoding_format == "base64" else vector.tolist(),
+        }
+        for i, vector in enumerate(vectors)
+    ]
+    counts = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": counts})
+
+
+async def classify(request: Request) -> JSONResponse:
+    """`POST /v1/classify`: the labels of each text, the likeliest first."""
+    server = server_of(request)
+    body = await read(request, ClassifyBody, server.limits)
+    served = server.find(body.model)
+    served.model.model.expect(Classify)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    tokens = await _count(server, served, texts)
+    labels = await while_connected(request, served.model.classify(texts))
+    data = [
+        {"index": i, "label": one[0].label, "labels": [label._asdict() for label in one]}
+        for i, one in enumerate(labels)
+    ]
+    return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage(tokens, 0)})
+
+
+async def rerank(request: Request) -> JSONResponse:
+    """`POST /v1/rerank`: documents by their relevance to a query, from a model with one label for a pair."""
+    server = server_of(request)
+    body = await read(request, RerankBody, server.limits)
+    served = server.find(body.model)
+    head = served.model.model.expect(Classify)
+    if len(served.model.model.labels) != 1:
+        raise RequestError(
+            f"{served.name} can't rerank: that takes a model with one label, it has "
+            f"{len(served.model.model.labels)}: use /v1/classify"
+        )
+    pairs: list[Pair] = [(body.query, document) for document in body.documents]
+    tokens = await _count(server, served, pairs)
+    labels = await while_connected(request, served.model.classify(pairs))
+    scores = np.array([one[0].score for one in labels])
+    if head.kind == "regression":  # the number as it is; a relevance is from 0 to 1
+        scores = np.exp(-np.logaddexp(0, -scores))
+    order = np.argsort(-scores, kind="stable")[: body.top_n]
+    results = [
+        {
+            "index": int(i),
+            "relevance_score": float(scores[i]),
+            **({"document": {"text": body.documents[i]}} if body.return_documents else {}),
+        }
+        for i in order
+    ]
+    return JSONResponse({"model": served.name, "results": results, "usage": {"total_tokens": tokens}})
+
+
+async def _count(server: Server, served: Served, texts: TextsOrPairs) -> int:
+    """The tokens of texts; LimitError for one that is too long, before it waits."""
+    rows = await asyncio.to_thread(encoded, served.model.model, texts)
+    tokens = sum(len(row.ids) for row in rows)
+    server.metrics.prompt_tokens.labels(served.name).inc(tokens)
+    return tokens
+
+
+def _base64(vector: np.ndarray) -> str:
+    """The numbers as 32-bit floats in little endian order."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,72 @@
+"""Errors over HTTP, in the form of the OpenAI API: a status, and what was wrong with which field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ...refimpl.errors import ArgumentError, CheckpointError, ConfigError, LimitError, TfmError
+from .worker import QueueFullError
+
+RETRY_S = 1  # a slot is free after the shortest answer
+
+
+class RequestError(TfmError):
+    """A request that can't be answered as it is: a status of 400 or above, and the field that is wrong."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
+def status_of(error: BaseException) -> int:
+    """The status that an error is answered with."""
+    match error:
+        case RequestError() | HTTPException():
+            return error.status if isinstance(error, RequestError) else error.status_code
+        case QueueFullError():
+            return 429
+        case TimeoutError():
+            return 504
+        # A template refuses a conversation by a CheckpointError.
+        case LimitError() | ArgumentError() | ConfigError() | CheckpointError():
+            return 400
+        case _:
+            return 500
+
+
+def body_of(error: BaseException) -> dict[str, Any]:
+    """The error as JSON. What tfm didn't raise on purpose isn't shown: it may say more than a client should
+    know."""
+    status = status_of(error)
+    if status == 429:
+        kind = "rate_limit_error"
+    else:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+    message = "internal error"
+    if isinstance(error, TfmError | TimeoutError):
+        message = str(error)
+    elif isinstance(error, HTTPException):
+        message = error.detail
+    param = error.param if isinstance(error, RequestError) else None
+    code = error.code if isinstance(error, RequestError) else None
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def response_to(error: BaseException) -> JSONResponse:
+    """The answer to a request that ended in an error."""
+    headers: Mapping[str, str] = {"retry-after": str(RETRY_S)} if status_of(error) == 429 else {}
+    if isinstance(error, HTTPException):
+        headers = {**headers, **(error.headers or {})}
+    return JSONResponse(body_of(error), status_of(error), dict(headers))
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    """`response_to`, as Starlette calls it."""
+    return response_to(error)

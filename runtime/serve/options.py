@@ -1,0 +1,67 @@
+"""The options of a request as those of `runtime.tasks`."""
+
+from __future__ import annotations
+
+import secrets
+
+from ..tasks.base import TaskModel
+from ..tasks.options import GenerateOptions
+from .errors import RequestError
+from .requests import ChatBody, CompletionBody, Sampling
+
+# A text that is continued ends after so many tokens, as the OpenAI API has it; an answer of a chat ends where
+# the context does.
+COMPLETION_TOKENS = 16
+
+
+def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
+    """The options that a body states; what it leaves to the model isn't among them.
+
+    A request without a seed gets a random one: the same question again gets another answer.
+    """
+    options: GenerateOptions = {
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "repetition_penalty": body.repetition_penalty,
+        "seed": secrets.randbelow(2**63) if body.seed is None else body.seed % 2**64,
+        "logit_bias": _biases(body.logit_bias, model.config.embedding.vocabulary),
+        "max_new_tokens": _most_tokens(body, model),
+        "logprobs": _logprobs(body),
+    }
+    if body.stop is not None:
+        options["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+    if body.temperature == 0:
+        # Filters leave the likeliest token in, so at temperature 0 they change nothing.
+        options |= {"greedy": True, "top_p": None, "top_k": None, "min_p": None}
+    else:
+        options["temperature"] = body.temperature
+    return options
+
+
+def _most_tokens(body: Sampling, model: TaskModel) -> int:
+    """The request's limit, else the model's, else ours."""
+    chats = isinstance(body, ChatBody)
+    ours = model.config.context if chats else COMPLETION_TOKENS
+    stated = (body.max_completion_tokens if chats else None, body.max_tokens, model.generation.max_new_tokens)
+    return next((limit for limit in stated if limit is not None), ours)
+
+
+def _logprobs(body: Sampling) -> int | None:
+    if isinstance(body, ChatBody):
+        return (body.top_logprobs or 0) if body.logprobs else None
+    return body.logprobs if isinstance(body, CompletionBody) else None
+
+
+def _biases(stated: dict[str, float] | None, vocabulary: int) -> list[tuple[int, float]] | None:
+    if not stated:
+        return None
+    for key in stated:
+        # The model's own width: a tokenizer may have fewer tokens.
+        if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocabulary):
+            raise RequestError(
+                f"logit_bias: token ids must be 0 to {vocabulary - 1}, got {key!r:.40}", param="logit_bias"
+            )
+    return [(int(key), amount) for key, amount in stated.items()]

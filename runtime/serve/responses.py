@@ -1,0 +1,153 @@
+"""The bodies of answers, whole and as the chunks of a stream, in the form of the OpenAI API."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ...refimpl.decoding.logprobs import TokenLogprob
+from ..tasks.generate_batch import Completion
+from ..text.tokenizer import REPLACEMENT_CHARACTER, Tokenizer
+
+DONE = "data: [DONE]\n\n"
+
+
+def event(value: object) -> str:
+    """One event of a stream."""
+    return f"data: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """How many tokens were read and generated."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+class Response:
+    """What all bodies of one answer share: its id, its time, its model."""
+
+    def __init__(self, prefix: str, kind: str, model: str, fingerprint: str | None) -> None:
+        self.kind = kind
+        self._head = {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+
+    def body(self, choices: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+        """The whole answer."""
+        return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
+
+
+class ChatResponse(Response):
+    """The answer to `/v1/chat/completions`."""
+
+    def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer) -> None:
+        super().__init__("chatcmpl", "chat.completion", model, fingerprint)
+        self._tokenizer = tokenizer
+
+    def choice(self, index: int, answer: Completion) -> dict[str, Any]:
+        """One of the whole answers."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": None if answer.logprobs is None else self.logprobs(answer.logprobs),
+            "finish_reason": answer.finish_reason,
+        }
+
+    def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
+        """An event of a stream."""
+        return {**self._head, "object": f"{self.kind}.chunk", "choices": choices, **more}
+
+    def first(self, index: int) -> dict[str, Any]:
+        """The choice of a stream's first chunk, which says whose message it is."""
+        return self._delta(index, {"role": "assistant", "content": ""})
+
+    def delta(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
+    ) -> dict[str, Any]:
+        """The choice of a later chunk: a text that follows the ones before."""
+        delta = {"content": text} if text or logprobs else {}
+        listed = None if logprobs is None else self.logprobs(logprobs)
+        return self._delta(index, delta, listed, finish_reason)
+
+    def _delta(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Log-probabilities of tokens, each with the likeliest ones in its place."""
+        content = [
+            {
+                **self._named(one.token, one.logprob),
+                "top_logprobs": [self._named(token, logprob) for token, logprob in one.top],
+            }
+            for one in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def _named(self, token: int, logprob: float) -> dict[str, Any]:
+        text = token_text(self._tokenizer, token)
+        # A part of a character has no text; its bytes aren't known here.
+        known = None if REPLACEMENT_CHARACTER in text else list(text.encode())
+        return {"token": text, "logprob": logprob, "bytes": known}
+
+
+class CompletionResponse(Response):
+    """The answer to `/v1/completions`; a chunk of a stream has the form of the whole."""
+
+    def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer) -> None:
+        super().__init__("cmpl", "text_completion", model, fingerprint)
+        self._tokenizer = tokenizer
+        self._lengths: dict[int, int] = {}  # characters so far, by the number of the answer
+
+    def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
+        """An event of a stream."""
+        return {**self._head, "object": self.kind, "choices": choices, **more}
+
+    def choice(self, index: int, answer: Completion) -> dict[str, Any]:
+        """One of the whole answers."""
+        return self.delta(index, answer.text, answer.logprobs, answer.finish_reason)
+
+    def delta(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
+    ) -> dict[str, Any]:
+        """A text that follows the ones before."""
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": None if logprobs is None else self._logprobs(index, logprobs),
+            "finish_reason": finish_reason,
+        }
+
+    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        texts = [token_text(self._tokenizer, one.token) for one in tokens]
+        offsets = []
+        for text in texts:
+            offsets.append(self._lengths.get(index, 0))
+            self._lengths[index] = offsets[-1] + len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [one.logprob for one in tokens],
+            "top_logprobs": [
+                {token_text(self._tokenizer, token): logprob for token, logprob in one.top} for one in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text alone; a control token's name, since its text is empty."""
+    return tokenizer.decode([token]) or tokenizer.id_to_token(token)

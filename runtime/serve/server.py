@@ -1,0 +1,62 @@
+"""A server on a socket, by uvicorn."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+from .app import LOOPBACK, application
+from .models import Server
+
+HEADER_BYTES = 64 * 2**10
+DRAIN_S = 60  # that answers have to become complete after SIGTERM
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address; OSError where that can't be had. Port 0 is a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends small parts at once (TCP_NODELAY) only where the protocol is named; else 40 ms go by.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen()
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def http_server(server: Server, host: str, keys: Sequence[str] = ()) -> uvicorn.Server:
+    """The server for a socket at an address. It ends after SIGTERM or Ctrl-C: it takes no more requests then,
+    and those that run have DRAIN_S."""
+    # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
+    hosts = [*LOOPBACK, host] if is_loopback(host) else ["*"]
+    config = uvicorn.Config(
+        application(server, keys, hosts),
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        server_header=False,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    return uvicorn.Server(config)

@@ -1,0 +1,140 @@
+"""The routes that generate texts: `/v1/chat/completions` and `/v1/completions`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from ..tasks.generate import Prompt, prompt_of
+from ..tasks.options import resolve
+from .answers import Answers
+from .errors import RequestError, body_of
+from .models import Served, Server, server_of
+from .options import options_of
+from .requests import ChatBody, CompletionBody, Sampling, read
+from .responses import DONE, ChatResponse, CompletionResponse, event, usage
+
+R = TypeVar("R")
+
+SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class EventStream(StreamingResponse):
+    """Answers as server-sent events; their slots are free once it ends, by whatever end."""
+
+    def __init__(self, answers: Answers, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=SSE)
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._answers:
+            await super().__call__(scope, receive, send)
+
+
+async def chat_completions(request: Request) -> Response:
+    """`POST /v1/chat/completions`."""
+    server = server_of(request)
+    body = await read(request, ChatBody, server.limits)
+    served = server.find(body.model)
+    prompt = await served.model.chat_prompt([message.for_template() for message in body.messages])
+    options = resolve(served.model.model.generation, chat=True, **options_of(body, served.model.model))
+    streams = served.model.start(prompt, options, body.n or 1)
+    answers = Answers(streams, served.name, server.metrics, server.limits)
+    made = ChatResponse(served.name, served.fingerprint, served.model.model.text)
+    return await _respond(request, server, served, body, answers, made, len(prompt.ids))
+
+
+async def completions(request: Request) -> Response:
+    """`POST /v1/completions`: texts, or ids, that the model continues."""
+    server = server_of(request)
+    body = await read(request, CompletionBody, server.limits)
+    served = server.find(body.model)
+    model = served.model.model
+    prompts = [await _continued(served, prompt) for prompt in body.prompts()]
+    options = resolve(model.generation, chat=False, **options_of(body, model))
+    streams = served.model.start_all(prompts, options, body.n or 1)
+    answers = Answers(streams, served.name, server.metrics, server.limits)
+    made = CompletionResponse(served.name, served.fingerprint, model.text)
+    tokens = sum(len(prompt.ids) for prompt in prompts)
+    return await _respond(request, server, served, body, answers, made, tokens)
+
+
+async def _continued(served: Served, prompt: str | list[int]) -> Prompt:
+    model = served.model.model
+    if isinstance(prompt, str):
+        return await asyncio.to_thread(prompt_of, model, prompt, raw=True)
+    width = model.config.embedding.vocabulary
+    if max(prompt) >= width:
+        raise RequestError(f"prompt: token ids must be 0 to {width - 1}, got {max(prompt)}", param="prompt")
+    return Prompt(prompt, None)
+
+
+async def _respond(
+    request: Request,
+    server: Server,
+    served: Served,
+    body: Sampling,
+    answers: Answers,
+    made: ChatResponse | CompletionResponse,
+    prompt_tokens: int,
+) -> Response:
+    """The answers, as a stream or whole. A client that leaves ends them."""
+    server.metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
+    if body.stream:
+        counts = bool(body.stream_options and body.stream_options.include_usage)
+        return EventStream(answers, _events(answers, made, prompt_tokens, counts=counts))
+    with answers:
+        complete = await while_connected(request, answers.read())
+    choices = [made.choice(i, answer) for i, answer in enumerate(complete)]
+    generated = sum(len(answer.tokens) for answer in complete)
+    return JSONResponse(made.body(choices, usage(prompt_tokens, generated)))
+
+
+async def _events(
+    answers: Answers, made: ChatResponse | CompletionResponse, prompt_tokens: int, *, counts: bool
+) -> AsyncIterator[str]:
+    """The events of a stream; with `counts` the last one has the usage."""
+    none = {"usage": None} if counts else {}
+    if isinstance(made, ChatResponse):
+        for i in range(len(answers.streams)):
+            yield event(made.chunk([made.first(i)], **none))
+    try:
+        async for i, part in answers.parts():
+            logprobs = None if answers.streams[i].logprobs is None else part.logprobs
+            if part.text or part.finish_reason or logprobs:
+                delta = made.delta(i, part.text, logprobs, part.finish_reason)
+                yield event(made.chunk([delta], **none))
+    except Exception as error:  # the status has been sent
+        yield event(body_of(error))
+        return
+    if counts:
+        generated = sum(len(stream.tokens) for stream in answers.streams)
+        yield event(made.chunk([], usage=usage(prompt_tokens, generated)))
+    yield DONE
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, R]) -> R:
+    """The value of the work; ClientDisconnect, and the work is cancelled, where the client leaves before."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        for one in (task, gone):
+            one.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await one
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
