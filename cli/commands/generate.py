@@ -107,19 +107,22 @@ def command(
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs goes with --json")
     searches = beams is not None or length_penalty is not None
-    if draft is not None and searches:
+    drafts = draft not in (None, "none")
+    if drafts and searches:
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
-    if batch is not None and (searches or draft is not None):
+    if batch is not None and (searches or drafts):
         raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
     from ...refimpl.errors import LimitError
     from ..model_loading import computed_by, load, locate_weights
 
     begin = time.perf_counter()
     choice = o.adapter_choice(adapter, no_adapter)
-    if draft not in (None, "prompt"):
+    if draft not in (None, "none", "prompt"):
         locate_weights(draft)  # before the model is exported: its name may be wrong
     loaded = load(model, engine, quant, device, threads, context, task="generate", adapter=choice)
-    if draft == "prompt":
+    if draft == "none":
+        options["draft"] = False
+    elif draft == "prompt":
         from ...refimpl.decoding.speculative import PromptLookup
 
         options["draft"] = PromptLookup()

@@ -70,6 +70,10 @@ class PromptLookup:
     def __init__(self, max_ngram: int = 3, cost: Callable[[int], float] = estimated_cost) -> None:
         self.max_ngram, self.cost = max_ngram, cost
         self._sequence: GeneratedSequence | None = None
+        self._text: list[int] = []  # its tokens, those that an encoder reads too
+        self._answer_at = 0  # where its answer begins
+        self._ends: dict[tuple[int, ...], int] = {}  # of n-grams that something follows, the latest
+        self._indexed = 0  # up to which end they are there
         self._found: list[int] = []  # the latest continuation that was looked up, drafted or not
         self._found_at = 0  # the position in the answer that it begins at
         self._accepted = ACCEPTED_AT_FIRST
@@ -77,24 +81,27 @@ class PromptLookup:
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
         if sequence is not self._sequence:
             self._sequence, self._found, self._accepted = sequence, [], ACCEPTED_AT_FIRST
+            self._text = [*(sequence.encoder_ids or ()), *sequence.prompt]
+            self._answer_at, self._ends, self._indexed = len(self._text), {}, 0
+        self._text += sequence.tokens[len(self._text) - self._answer_at :]
         if self._found:
             written = sequence.tokens[self._found_at :][: len(self._found)]
             agreed = next((i for i, token in enumerate(written) if token != self._found[i]), len(written))
             if agreed == len(written) < len(self._found):
                 return []  # it wasn't drafted, and may still come true
             self._accepted += (agreed - self._accepted) * SHARE_OF_LATEST
-        self._found, self._found_at = self._look_up(sequence, count), len(sequence.tokens)
+        self._found, self._found_at = self._look_up(count), len(sequence.tokens)
         return self._found if drafts_pay(self._accepted, self.cost(1 + len(self._found))) else []
 
-    def _look_up(self, sequence: GeneratedSequence, count: int) -> list[int]:
+    def _look_up(self, count: int) -> list[int]:
         """Up to `count` tokens that followed the text's last ones before."""
-        tokens = [*(sequence.encoder_ids or ()), *sequence.prompt, *sequence.tokens]
-        text = np.array(tokens, np.int64)
-        for n in range(min(self.max_ngram, len(text) - 1), SHORTEST_NGRAM - 1, -1):
-            ngrams = np.lib.stride_tricks.sliding_window_view(text[:-1], n)
-            matches = np.flatnonzero((ngrams == text[-n:]).all(axis=1))
-            if len(matches):
-                return text[matches[-1] + n :][:count].tolist()
+        text, lengths = self._text, range(SHORTEST_NGRAM, self.max_ngram + 1)
+        for end in range(self._indexed + 1, len(text)):
+            self._ends.update((tuple(text[end - n : end]), end) for n in lengths if n <= end)
+        self._indexed = max(self._indexed, len(text) - 1)
+        for n in reversed(lengths):
+            if (end := self._ends.get(tuple(text[-n:]))) is not None:
+                return text[end : end + count]
         return []
 
 

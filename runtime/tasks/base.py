@@ -8,11 +8,13 @@ from ...refimpl import config as configs
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.protocol import ModelSource
 from ...refimpl.config import LM, Config, EncoderDecoder
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
 from ..bundle.same_bits import SameBits
 from ..text.chat_template import ChatTemplate
 from ..text.tokenizer import Tokenizer
+from .timed_engine import TimedEngine
 
 # The task of each head; its name is that of the method of `Model` and of the command.
 TASKS: dict[type[configs.Head], str] = {
@@ -117,6 +119,10 @@ class TaskModel:
     ) -> None:
         self.engine = engine
         self.same_bits = same_bits
+        # Where drafts change no bit and can be taken back, they are made by default, on this engine.
+        self.drafting: TimedEngine | None = None
+        if same_bits and not recurrent(cache_kinds(engine.config)):
+            self.drafting = TimedEngine(engine)
         self.generation = source.generation
         self.labels = source.labels
         self.tokenizer = tokenizer or read_tokenizer(source, engine.config)

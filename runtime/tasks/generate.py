@@ -12,7 +12,7 @@ from ...refimpl.decoding.beam import beam_search
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ...refimpl.decoding.loop import GeneratedSequence
 from ...refimpl.decoding.loop import generate as generate_tokens
-from ...refimpl.decoding.speculative import speculate
+from ...refimpl.decoding.speculative import PromptLookup, speculate
 from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
 from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import ArgumentError, LimitError
@@ -209,10 +209,13 @@ class TextStream:
     def _decode(self, cache: Cache | None) -> Generator[int, None, Cache | None]:
         """The decoding that the options select; its value is the cache, if it has one row with the text."""
         engine, sequence, options = self._model.engine, self._sequence, self._options
-        if options.draft is not None:
+        if options.draft:
             return (yield from speculate(engine, sequence, options.draft, cache=cache))
         if options.beams is None:
-            return (yield from generate_tokens(engine, sequence, cache))
+            timed = self._model.drafting
+            if timed is None or options.draft is False:
+                return (yield from generate_tokens(engine, sequence, cache))
+            return (yield from speculate(timed, sequence, PromptLookup(cost=timed.cost), cache=cache))
         search = options.search(sequence.prompt, sequence.stop_ids, sequence.encoder_ids)
         best = beam_search(engine, search, cache)[0]
         for token in best.tokens:

@@ -44,7 +44,7 @@ def generate_many(
     batch. Its logits are too, up to rounding: nearly tied tokens may be chosen otherwise than alone. Beams
     and drafts are for single texts.
     """
-    if options.beams is not None or options.draft is not None:
+    if options.beams is not None or options.draft:
         raise LimitError(
             "a batch takes no beams and no draft, which are for one text; greedy=True turns off a model's "
             "own beams"

@@ -86,7 +86,9 @@ class GenerateOptions(SamplingOptions, total=False):
     early_stopping: with beams, when the search ends: True, False or "never", see `beam.BeamSearch`.
     renormalize: with beams, whether log-probabilities are normalized again after penalties.
     draft: proposes tokens that the model checks several at a time, for fewer steps. The text stays the same
-        up to rounding, also where it is sampled: see `refimpl.decoding.speculative`.
+        up to rounding, also where it is sampled: see `refimpl.decoding.speculative`. By default the text
+        itself is looked up for them where the model promises the same bits, while that saves time; False
+        switches that off.
     logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
         with theirs, of the model's own distribution, before penalties, temperature and filters.
     """
@@ -99,7 +101,7 @@ class GenerateOptions(SamplingOptions, total=False):
     length_penalty: float | None
     early_stopping: bool | Literal["never"] | None
     renormalize: bool | None
-    draft: Drafter | None
+    draft: Drafter | Literal[False] | None
     logprobs: int | None
 
 
@@ -116,14 +118,14 @@ class Options:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     renormalize: bool = False
-    draft: Drafter | None = None
+    draft: Drafter | Literal[False] | None = None
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.beams is not None:
             if not 1 <= self.beams <= MOST_BEAMS:
                 raise LimitError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
-            if self.draft is not None:
+            if self.draft:
                 raise LimitError("beam search takes no draft: each of its steps scores all tokens")
             if self.logprobs is not None:
                 raise LimitError("beam search takes no logprobs: its texts are scored as a whole")
@@ -202,7 +204,8 @@ def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, obj
 
 
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
-    return bool(chosen.get("greedy")) or bool(chosen.keys() & (DRAWS | {"draft", "logprobs"}))
+    said = bool(chosen.get("greedy")) or bool(chosen.get("draft"))
+    return said or bool(chosen.keys() & (DRAWS | {"logprobs"}))
 
 
 def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:

@@ -1,0 +1,65 @@
+"""What drafts cost on this machine, measured while they are made."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import numpy as np
+
+from ...refimpl.config import Config
+from ...refimpl.decoding.speculative import estimated_cost
+from ...refimpl.engine.protocol import Cache, Engine
+
+# Of each size so many steps are remembered: the fastest of them was disturbed by nothing, and a text that
+# grows is soon measured anew.
+RECENT = 8
+LARGEST = 16  # tokens of a step that may be a draft
+
+
+class TimedEngine:
+    """An engine that times its small steps. `cost` is for `refimpl.decoding.speculative.PromptLookup`.
+
+    It decides whether tokens are drafted, so it may depend on the clock only where drafts change no bit
+    (`runtime.bundle.same_bits`).
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seconds: dict[int, deque[float]] = {}
+
+    @property
+    def config(self) -> Config:
+        return self._engine.config
+
+    def start(
+        self,
+        batch: int = 1,
+        encoder_ids: np.ndarray | None = None,
+        encoder_lengths: np.ndarray | None = None,
+    ) -> Cache:
+        return self._engine.start(batch, encoder_ids, encoder_lengths)
+
+    def step(
+        self,
+        tokens: np.ndarray,
+        cache: Cache,
+        lengths: np.ndarray | None = None,
+        at: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Cache]:
+        begin = time.perf_counter()
+        result = self._engine.step(tokens, cache, lengths, at)
+        if tokens.size <= LARGEST:
+            recent = self._seconds.setdefault(tokens.size, deque(maxlen=RECENT))
+            recent.append(time.perf_counter() - begin)
+        return result
+
+    def predict(
+        self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
+    ) -> np.ndarray:
+        return self._engine.predict(ids, lengths, token_types)
+
+    def cost(self, tokens: int) -> float:
+        """How many steps of one token a step of several takes; estimated until both were measured."""
+        one, several = self._seconds.get(1), self._seconds.get(tokens)
+        return min(several) / min(one) if one and several else estimated_cost(tokens)
