@@ -147,7 +147,7 @@ class AsyncModel:
         """
         model = self.model
         model.expect(LM)
-        if options.beams is not None or options.draft is not None:
+        if options.beams is not None or options.draft:
             raise LimitError(
                 "texts that share steps take no beams and no draft; greedy=True turns off a model's own beams"
             )
