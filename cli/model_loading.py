@@ -162,13 +162,7 @@ def bundle(
     from ..runtime.hub.cache_dir import bundle_path, is_outdated, remove_outdated, require_writable
 
     target = _target(device)
-    if quant is None:
-        from ..refimpl.checkpoint.open import open_checkpoint
-        from ..runtime.bundle import schemes, targets
-
-        quant = schemes.default(
-            open_checkpoint(source.path, source.adapter).config, targets.find(target)
-        ).name
+    quant = _default_quant(source, target, context) if quant is None else quant
     path = bundle_path(source, quant, target, context)
     while True:
         recover(path)
@@ -322,6 +316,25 @@ def _target(device: str) -> str:
 
         device = startable(device)
     return targets.for_device("cuda" if device == "cuda" else "cpu").name
+
+
+def _default_quant(source: LocatedModel, target: str, context: int | None) -> str:
+    """The default scheme of a model, which follows from its Config: a bundle in the cache has it too, and
+    opens faster than the checkpoint."""
+    from ..runtime.bundle import schemes
+    from ..runtime.bundle.bundle import open_bundle
+    from ..runtime.bundle.targets import find
+    from ..runtime.hub.cache_dir import bundle_path, is_outdated
+
+    for quant in schemes.DEFAULTS:
+        path = bundle_path(source, quant, target, context)
+        if path.exists() and not is_outdated(path):
+            config = open_bundle(path, check_hashes=False).config
+            if schemes.default(config, find(target)).name == quant:
+                return quant
+    from ..refimpl.checkpoint.open import open_checkpoint
+
+    return schemes.default(open_checkpoint(source.path, source.adapter).config, find(target)).name
 
 
 def _on_arrays(

@@ -12,7 +12,7 @@ from ..config import LM, Classify, Config, MaskedLM, Pool, QuestionAnswering, Ta
 from ..config_readers.adapter_config import read_adapter_config
 from ..errors import CheckpointError
 from ..families import Family, Task, checkpoint_map, families_of, read_config, read_leaves
-from ..formats.adapters import AdapterChoice
+from ..formats.adapters import SETTINGS, AdapterChoice, lies_beside
 from ..formats.adapters.settings import LoraSettings
 from ..formats.adapters.tensors import AdapterTensors
 from ..formats.model_directory import Directory
@@ -23,7 +23,7 @@ from ..weights.adapter_map import AdapterMap
 from ..weights.loader import Leaves
 from ..weights.merge import MergedLeaves
 
-SETTINGS, TENSORS, TORCH_TENSORS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+TENSORS, TORCH_TENSORS = "adapter_model.safetensors", "adapter_model.bin"
 HEADS: dict[type, Task] = {
     LM: "lm",
     MaskedLM: "masked",
@@ -75,8 +75,8 @@ def require_choice(base: Path, choice: AdapterChoice) -> None:
     """
     if base.is_dir() and _holds_adapter_alone(base):
         raise adapter_alone(base)
-    directory = base if base.is_dir() else base.parent
-    if choice is None and Directory(directory).find(SETTINGS) is not None:
+    if choice is None and lies_beside(base):
+        directory = base if base.is_dir() else base.parent
         raise CheckpointError(
             f"{base}: an adapter lies beside the model: name it with adapter={str(directory)!r}, or decline "
             "it with adapter=False"
@@ -91,8 +91,7 @@ def chosen(base: Path, choice: AdapterChoice) -> Adapter | None:
 
 def _holds_adapter_alone(path: Path) -> bool:
     """Whether a directory holds an adapter and no weights of a base."""
-    directory = Directory(path)
-    return directory.find(SETTINGS) is not None and not any(map(directory.find, WEIGHTS))
+    return lies_beside(path) and not any(map(Directory(path).find, WEIGHTS))
 
 
 def adapter_alone(path: Path) -> CheckpointError:

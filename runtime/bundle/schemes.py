@@ -149,8 +149,11 @@ def find(name: str) -> Scheme:
     return SCHEMES[name]
 
 
+DEFAULTS = ("int8", "int8-dynamic")
+
+
 def default(config: Config, target: Target) -> Scheme:
-    """The default scheme of a model.
+    """The default scheme of a model, one of `DEFAULTS`.
 
     An encoder mostly does prefill, for which 8 bits a column are best where a target takes them. A decoder
     mostly reads weights, which is as fast with blocks, and more accurate.

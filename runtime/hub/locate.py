@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ...refimpl.errors import CheckpointError
-from ...refimpl.formats.adapters import AdapterChoice
+from ...refimpl.formats.adapters import AdapterChoice, lies_beside
 from ...refimpl.formats.hub_cache import model_in_cache
 from ...refimpl.formats.split_gguf import parts_of
 from ...refimpl.formats.tensor_source import CODE, is_weights, not_opened
@@ -100,8 +100,8 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
 
     CheckpointError where an adapter lies beside the model and nobody chose, and for an adapter of a bundle.
     """
-    if source.kind == "checkpoint":
-        from ...refimpl.checkpoint.adapter import require_choice  # the families, which a bundle doesn't need
+    if source.kind == "checkpoint" and lies_beside(source.path):
+        from ...refimpl.checkpoint.adapter import require_choice  # it reads families, others needn't
 
         require_choice(source.path, adapter)
     if adapter is None or adapter is False:

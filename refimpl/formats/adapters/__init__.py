@@ -9,5 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..model_directory import Directory
+
+SETTINGS = "adapter_config.json"
+
 # A directory with an adapter; False for the base alone; None for a base beside which no adapter may lie.
 AdapterChoice = Path | str | Literal[False] | None
+
+
+def lies_beside(base: Path) -> bool:
+    """Whether the directory of a model, which is a directory or a .gguf file, holds an adapter."""
+    return Directory(base if base.is_dir() else base.parent).find(SETTINGS) is not None
