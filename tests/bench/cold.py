@@ -34,7 +34,7 @@ for piece in model.create_chat_completion(asked, stream=True, max_tokens=int(sys
     if text:
         print(text, end="", flush=True)
 """
-GATES = {"first_s": 0.5, "peak_mb": 320.0}
+GATES = {"first_s": 0.5, "peak_mb": 235.0}
 
 
 def first_byte(command: list[str]) -> tuple[float, float]:
@@ -80,6 +80,7 @@ def main(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
 ) -> None:
     """Measure in turn, print both, and exit 1 when a gate is missed."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     tfm = Path(sys.executable).with_name("tfm-cli")
     ours = [
         str(tfm),
