@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,8 @@ from ..refimpl.checkpoint.licence import is_notice
 from ..refimpl.checkpoint.protocol import ExportSource
 from ..refimpl.config import KVFormat
 from ..refimpl.errors import ExportError, VerifyError
+from ..refimpl.ops.block import MixerCache
+from ..refimpl.ops.cache import KVCache
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
 from ..refimpl.params.tree import Tree
@@ -58,7 +60,7 @@ from ..runtime.kernels import library
 from ..runtime.kernels.build import build
 from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
-from ..runtime.verification.golden import golden
+from ..runtime.verification.golden import HALF, golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
 from .graph.write import GraphFiles, writing
@@ -66,6 +68,8 @@ from .quantization import plan
 from .quantization.plan import Calibration, CalibrationResult
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxscript")
+# Of keys and values on the golden tokens, so that those of other texts stay below 65520 too.
+SAFE_IN_FLOAT16 = 3e4
 OVERHEAD_BYTES = 4 * 2**20  # graph, golden inputs, manifest and certificate of any model
 
 
@@ -78,6 +82,7 @@ class _Export:
     scheme: Scheme
     formats: Mapping[str, WeightFormat | None]
     calibrated: CalibrationResult = plan.NOT_CALIBRATED
+    float32_cache: str = ""  # why kernels keep keys and values in float32, not in float16
 
     @cached_property
     def dtype(self) -> FloatType:
@@ -90,6 +95,14 @@ class _Export:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         return manifest.arrange(self.groups, self.dtype)
+
+    @property
+    def half_cache(self) -> bool:
+        """Whether kernels keep keys and values in float16."""
+        config = self.checkpoint.config
+        cache = operator_limits.cache(self.target, config)
+        may = kernel_layout.may_halve_cache(self.target, self.groups, config, cache)
+        return may and not self.float32_cache
 
     @property
     def exact(self) -> bool:
@@ -155,7 +168,14 @@ def export(
             checkpoint = with_cache_scales(checkpoint, calibration.text if calibration else None, progress)
         job = replace(job, checkpoint=checkpoint)
         graph_files = GraphFiles(
-            checkpoint.config, target_record, job.groups, job.tensors, job.dtype, opset, folder.resolve()
+            checkpoint.config,
+            target_record,
+            job.groups,
+            job.tensors,
+            job.dtype,
+            opset,
+            folder.resolve(),
+            job.half_cache,
         )
         # The graphs need no weight: those of a large model are traced meanwhile.
         with writing(graph_files) as write_graphs:
@@ -213,26 +233,52 @@ def calibrate(
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
 
 
-def _write(job: _Export, folder: Path, write_graphs: Callable[[], None], progress: Progress) -> None:
+def _write(job: _Export, folder: Path, write_graphs: Callable[[bool], None], progress: Progress) -> None:
     """Write all files but the certificate, the manifest last."""
     checkpoint = job.checkpoint
     _weights(job, folder / DATA, progress)
     quantized = None if job.exact else _stored(job, folder)
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
+        largest: list[tuple[float, str]] = []
         arrays = golden(
-            checkpoint.config, checkpoint.params, quantized, job.dtype, checkpoint.tokenizer, progress
+            checkpoint.config,
+            checkpoint.params,
+            quantized,
+            job.dtype,
+            checkpoint.tokenizer,
+            progress,
+            partial(_note_largest, largest),
+            half_cache=job.half_cache,
         )
+    job = replace(job, float32_cache=_why_float32(job, largest))
+    if not job.half_cache:
+        arrays.pop(HALF, None)
     write_arrays(folder / GOLDEN, arrays)
     if kernel_layout.has_kernels(job.target, job.groups):
         _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
-    write_graphs()
+    write_graphs(job.half_cache)
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
     files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
+
+
+def _note_largest(largest: list[tuple[float, str]], layer: int, cache: MixerCache) -> None:
+    """The largest magnitudes among a layer's keys and values, each with what it is."""
+    if isinstance(cache, KVCache):
+        sides = (("key", cache.keys), ("value", cache.values))
+        largest += ((float(np.abs(side).max()), f"layer {layer} has a {name}") for name, side in sides)
+
+
+def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
+    """Why keys and values would not be safe in float16; empty where they are, or can't be."""
+    if not job.half_cache or max(largest)[0] < SAFE_IN_FLOAT16:
+        return ""
+    number, what = max(largest)
+    return f"a cache of float16 in tfm's kernels: {what} of {number:.2g}, must be below {SAFE_IN_FLOAT16:.0f}"
 
 
 def _build_kernels(progress: Progress) -> None:
@@ -264,7 +310,10 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         cache=operator_limits.cache(job.target, checkpoint.config),
         schemes={name: f for name, f in job.formats.items() if f is not None},
         tensors=job.tensors,
-        refused=operator_limits.refusals(job.target, checkpoint.config),
+        refused=(
+            *operator_limits.refusals(job.target, checkpoint.config),
+            *([job.float32_cache] if job.float32_cache else []),
+        ),
         generation=checkpoint.generation,
         labels=checkpoint.labels,
         source=SourceCheckpoint(
@@ -274,6 +323,7 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
             left_out=dict(checkpoint.left_out),
         ),
         files=files,
+        kernel_cache="float16" if job.half_cache else None,
         adapter=None if (merged := checkpoint.adapter_source) is None else MergedAdapter(**merged),
     )
 

@@ -134,6 +134,8 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
         library = kernel_path.library_for(bundle)
         facts["kernels"] = library if isinstance(library, str) else library.instruction_set
+        if (kept := kernel_path.cache_type(bundle)) is not None and not kernel_path.without_graphs(bundle):
+            facts["kernel_cache"] = kept
         facts["same_bits"] = str(kernel_path.same_bits(bundle))
         facts |= {"weights": by_weight(bundle.manifest)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}

@@ -30,14 +30,22 @@ VERSION = 1
 
 
 def over_kernels(
-    model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor], folder: Path
+    model: ir.Model,
+    groups: Mapping[str, Group],
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    half_cache: bool,
 ) -> ir.Model:
-    """A copy of a graph that reads `tensors`, those of kernels.data, and computes with kernels."""
+    """A copy of a graph that reads `tensors`, those of kernels.data, and computes with kernels.
+
+    With a `half_cache` these keep keys and values in float16.
+    """
     copy = ir.from_proto(ir.to_proto(model))
     tiled = {f"{name}.packed": group for name, group in groups.items() if kernel_layout.is_tiled(group)}
     for node in list(copy.graph):
         if node.op_type == "GroupQueryAttention":
-            _replace_attention(copy.graph, node)
+            _replace_attention(copy.graph, node, half_cache=half_cache)
         elif (packed := _weights(node)) is not None and packed.name in tiled:
             _replace_blocks(copy.graph, node, packed, tiled[packed.name])
     for node in list(copy.graph):
@@ -72,7 +80,7 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
     convenience.replace_nodes_and_values(graph, last, replaced, [new], last.outputs, new.outputs)
 
 
-def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
+def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> None:
     """Put the kernel in the place of a GroupQueryAttention, unless its cache holds codes."""
     if "kv_cache_bit_width" in node.attributes:
         return
@@ -85,6 +93,9 @@ def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
     for output, old in zip(new.outputs, node.outputs, strict=True):
         output.name = old.name
     convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+    if half_cache:
+        for value in (keys, values, *new.outputs[1:]):
+            value.dtype = ir.DataType.FLOAT16
 
 
 def _only_use(value: ir.Value, operator: str) -> ir.Node | None:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +35,10 @@ LARGE = 32 * 2**20
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """What the graphs of a bundle follow from, and the folder that they belong in."""
+    """What the graphs of a bundle follow from, and the folder that they belong in.
+
+    With a `half_cache` the graph over kernels keeps keys and values in float16.
+    """
 
     config: Config
     target: Target
@@ -44,13 +47,15 @@ class GraphFiles:
     dtype: FloatType
     opset: int | None
     folder: Path
+    half_cache: bool
 
     def to_json(self) -> str:
         """One line, from which `from_json` makes an equal value: groups and tensors follow from formats."""
         formats = {leaf: group.format for group in self.groups.values() for leaf in group.leaves}
         schemes = {leaf: asdict(stored) for leaf, stored in formats.items() if stored is not None}
         value = {"config": to_json(self.config), "target": self.target.name, "schemes": schemes}
-        return json.dumps(value | {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)})
+        value |= {"dtype": self.dtype, "opset": self.opset, "folder": str(self.folder)}
+        return json.dumps(value | {"half_cache": self.half_cache})
 
     @staticmethod
     def from_json(text: str) -> GraphFiles:
@@ -59,7 +64,8 @@ class GraphFiles:
         schemes = {leaf: WeightFormat(**stated) for leaf, stated in value["schemes"].items()}
         groups = weight_layout.stored(config, schemes, target)
         tensors = manifest.arrange(groups, dtype)
-        return GraphFiles(config, target, groups, tensors, dtype, value["opset"], Path(value["folder"]))
+        opset, folder, half_cache = value["opset"], Path(value["folder"]), value["half_cache"]
+        return GraphFiles(config, target, groups, tensors, dtype, opset, folder, half_cache)
 
 
 def write(files: GraphFiles) -> None:
@@ -89,18 +95,19 @@ def write(files: GraphFiles) -> None:
         if kernel_layout.has_kernels(target, files.groups):
             groups = {name: group for name, group in files.groups.items() if part.owns(name)}
             places = {name: place for name, place in kernel_tensors.items() if part.owns(name)}
-            graph = over_kernels(model, groups, places, files.folder)
+            graph = over_kernels(model, groups, places, files.folder, half_cache=files.half_cache)
             onnx_ir.save(graph, files.folder / kernel_layout.GRAPHS[part.file])
 
 
 @contextmanager
-def writing(files: GraphFiles) -> Iterator[Callable[[], None]]:
-    """Begin with the graphs of a large model; the block calls what it is given to have them written.
+def writing(files: GraphFiles) -> Iterator[Callable[[bool], None]]:
+    """Begin with the graphs of a large model; the block calls what it is given to have them written, with
+    whether they have a `half_cache`, which may be known late.
 
     Leaving the block before that stops the process. The call raises what `write` raises.
     """
     if manifest.size(files.tensors) < LARGE:
-        yield lambda: write(files)
+        yield lambda half_cache: write(replace(files, half_cache=half_cache))
         return
     command = [sys.executable, "-P", "-m", __name__]
     pipe = subprocess.PIPE
@@ -112,7 +119,13 @@ def writing(files: GraphFiles) -> Iterator[Callable[[], None]]:
         try:
             assert child.stdin is not None
             print(files.to_json(), file=child.stdin, flush=True)
-            yield lambda: _finish(child, notes)
+
+            def finish(half_cache: bool) -> None:
+                _finish(child, notes)
+                if half_cache != files.half_cache:
+                    write(replace(files, half_cache=half_cache))
+
+            yield finish
         finally:
             child.kill()
 

@@ -45,7 +45,7 @@ def attention_maps(
         attention_input = normalize(x, weights.get("attn_pre"), norm=layer.attention.pre)
         attn = cast(CachedAttentionWeights, leaves["attn"])
         yield _attention_map(attention_input, attn, positions, layer.attention, walk.bidirectional)
-        x = walk.layer(i, x, lengths, positions, weights)
+        x, _ = walk.layer(i, x, lengths, positions, weights)
 
 
 def _attention_map(

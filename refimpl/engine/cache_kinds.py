@@ -8,6 +8,7 @@ knows what the arrays hold. A new kind is a class here, and a line in `layer_kin
     KeysValues          k, v [B, G, L, K]            every token
       with a window     k, v [B, G, S, K]            the latest tokens, at least those that the window sees
       kv "int8"         the same, 8-bit codes        as above; `ops.quantized_cache`, one scale a channel
+      kv "float16"      the same, in float16         as above, whatever the model's floats are
     EncoderKeysValues   encoder_k, encoder_v         a whole text that an encoder has read: never grown,
                         [B, G, S, K]                 never truncated
     LinearSums          state [B, G, K, K]           what linear attention has summed up of all tokens
@@ -43,7 +44,7 @@ SLACK = 32
 CHUNK = 128
 
 Arrays = Sequence[np.ndarray]
-ArrayType = Literal["int8"]  # what arrays may hold beside the model's floats
+ArrayType = Literal["int8", "float16"]  # what arrays may hold beside the model's floats
 
 
 def kept(window: int) -> int:
@@ -130,7 +131,10 @@ class CacheKind(ABC):
 
     @abstractmethod
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> Any:
-        """An empty cache of the specification, all floats: codes too are kept there times their scale."""
+        """An empty cache of the specification, all floats: codes too are kept there times their scale.
+
+        `dtype` is that of the model's floats.
+        """
 
     def copy_row(self, source: Arrays, row: int, target: Arrays, to: int, count: int) -> None:
         """Copy a row with its `count` tokens to row `to` of other arrays, or of the same."""
@@ -161,21 +165,22 @@ class CacheKind(ABC):
 
 @dataclass(frozen=True)
 class KeysValues(CacheKind):
-    """Keys and values of each token, as floats or as 8-bit codes."""
+    """Keys and values of each token, as the model's floats, in float16 or as 8-bit codes."""
 
     kv_heads: int
     head_size: int
-    kv: KVFormat = "float"
+    kv: KVFormat | Literal["float16"] = "float"
     window: int | None = None
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
         axes = ("batch", self.kv_heads, self.tokens_axis, self.head_size)
-        dtype = "int8" if self.kv == "int8" else None
+        dtype = None if self.kv == "float" else self.kv
         return CacheArray("k", axes, dtype), CacheArray("v", axes, dtype)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
-        keys, values = (np.zeros(shape, dtype) for shape in self.shapes(batch, capacity))
+        kept = np.dtype(np.float16) if self.kv == "float16" else dtype
+        keys, values = (np.zeros(shape, kept) for shape in self.shapes(batch, capacity))
         return KVCache(keys, values)
 
 
@@ -268,16 +273,16 @@ class EncoderKeysValues(CacheKind):
         raise LimitError("what a decoder reads of an encoder is made of a text, it can't begin empty")
 
 
-def cache_kinds(config: Config, *, windowed: bool = False) -> tuple[CacheKind, ...]:
+def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -> tuple[CacheKind, ...]:
     """The kind of each layer of a decoder; none for a model without one.
 
     `windowed` caches keep of layers with a window the latest tokens alone; others keep all, and the mask
-    hides what a window doesn't see.
+    hides what a window doesn't see. In `half` ones keys and values that would be floats are float16.
     """
-    return tuple(layer_kind(layer, config.context, windowed=windowed) for layer in config.layers)
+    return tuple(layer_kind(layer, config.context, windowed=windowed, half=half) for layer in config.layers)
 
 
-def layer_kind(layer: Layer, context: int, *, windowed: bool = False) -> CacheKind:
+def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool = False) -> CacheKind:
     """The kind of one layer of a decoder for texts of up to `context` tokens."""
     match layer.attention:
         case LinearAttention(_, kv_heads, head_size):
@@ -291,7 +296,8 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False) -> CacheKi
             # A window that no text outgrows drops nothing.
             if windowed and isinstance(attention.mask, Window) and attention.mask.size < context:
                 window = attention.mask.size
-            return KeysValues(attention.kv_heads, attention.head_size, attention.kv, window)
+            kv = "float16" if half and attention.kv == "float" else attention.kv
+            return KeysValues(attention.kv_heads, attention.head_size, kv, window)
 
 
 def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:

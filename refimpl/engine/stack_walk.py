@@ -3,7 +3,7 @@
     x = walk.enter(tokens, embedding, weights)
     positions = walk.positions(T, weights, x.dtype)
     for i, layer_weights in enumerate(...):
-        x = walk.layer(i, x, lengths, positions, layer_weights)
+        x, cache = walk.layer(i, x, lengths, positions, layer_weights)
     x = walk.leave(x, norm_weights)
 
 It is for callers that can't hold all weights, or that observe values between layers. `ops.model.model` and
@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Config, DecoderReader, EncoderDecoder, Stack
-from ..ops.block import BlockWeights, NormWeights, Positions, block, encoder_block, normalize
+from ..ops.block import (
+    BlockWeights,
+    MixerCache,
+    NormWeights,
+    Positions,
+    block,
+    encoder_block,
+    normalize,
+)
 from ..ops.encoder import layer_kv, shift_right
 from ..ops.model import EmbeddingWeights, StackWeights, embed, position_tables, score_biases
 from ..ops.position import Rotary
@@ -33,10 +41,14 @@ __all__ = ["StackWalk"]
 
 @dataclass(frozen=True)
 class StackWalk:
-    """The stack of a Config with this name: encoder, reader or decoder."""
+    """The stack of a Config with this name: encoder, reader or decoder.
+
+    With a `half_cache` a decoder attends to keys and values that were rounded to float16.
+    """
 
     config: Config
     name: str
+    half_cache: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -87,10 +99,11 @@ class StackWalk:
         positions: Positions,
         weights: BlockWeights,
         states: Float[Array, "B S D"] | None = None,
-    ) -> Float[Array, "B T D"]:
-        """The vectors after a layer; one with cross-attention reads `states`, an encoder's output.
+    ) -> tuple[Float[Array, "B T D"], MixerCache | None]:
+        """The vectors after a layer, and what a decoder's keeps of the text.
 
-        `lengths` are those of the text: of an encoder's, where a decoder reads one.
+        A layer with cross-attention reads `states`, an encoder's output. `lengths` are those of the text: of
+        an encoder's, where a decoder reads one.
         """
         layer = self.stack.layers[index]
         encoder_kv = None
@@ -98,12 +111,13 @@ class StackWalk:
             encoder_kv = layer_kv(states, lengths, weights, layer=layer)
         if self.name != "decoder":
             causal = self.stack.causal
-            return encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
+            y = encoder_block(x, lengths, positions, weights, encoder_kv, config=layer, causal=causal)
+            return y, None
         batch, time, _ = x.shape
-        cache = layer_kind(layer, self.config.context).empty(batch, time, x.dtype)
+        kind = layer_kind(layer, self.config.context, half=self.half_cache)
+        cache = kind.empty(batch, time, x.dtype)
         past = np.zeros(batch, np.int64)
-        y, _ = block(x, cache, past, positions, weights, encoder_kv, config=layer)
-        return y
+        return block(x, cache, past, positions, weights, encoder_kv, config=layer)
 
     def leave(self, x: Float[Array, "B T D"], weights: NormWeights | None) -> Float[Array, "B T D"]:
         """The vectors after the last norm, if the stack has one."""

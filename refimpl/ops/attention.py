@@ -161,7 +161,8 @@ def cached_attention(
     `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
     up to itself that `settings.mask` lets it see. Gives the attention's output and the new cache.
     A cache with scales holds keys and values rounded to 8 bits (`round_by_channel`), and the call attends to
-    the rounded ones. Conventions: keys are rotated before they are rounded and cached. A bias has a number
+    the rounded ones; so does one whose arrays are float16, to which `append` rounds. Conventions: keys are
+    rotated before they are rounded and cached, and scores computed in the queries' type. A bias has a number
     for each position of the cache. A row padded on the right needs no mask, since a real token never sees a
     later one. Outputs at padding are unspecified, and so are entries past a row's valid length. `append`
     says how much room the cache must have.
@@ -175,7 +176,7 @@ def cached_attention(
         v = round_by_channel(v, cache.v_scale, bits=8)
     cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
     mask = seen_by(at, np.arange(cache.keys.shape[2]), settings=settings, causal=True)
-    keys, values = cache.keys.transpose(0, 2, 1, 3), cache.values.transpose(0, 2, 1, 3)
+    keys, values = (a.transpose(0, 2, 1, 3).astype(q.dtype, copy=False) for a in (cache.keys, cache.values))
     return attend(q, keys, values, mask, *terms, **settings.scoring), cache
 
 

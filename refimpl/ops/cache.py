@@ -99,6 +99,7 @@ def append(
 ) -> Float[Array, "B G L K"]:
     """The cache of fixed capacity with row b's T new entries at start[b] … start[b] + T − 1.
 
+    New entries are rounded to the cache's type: to the nearest number of float16, halves to even.
     Conventions: only the caller knows the valid length; L must hold start + T for every row. All T
     entries are written, the padding of a row that is shorter too: it lies past the row's valid
     length, where content is unspecified. A fused kernel may write in place, so the old cache must

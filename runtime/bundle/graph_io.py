@@ -10,7 +10,8 @@
     encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
 
-A graph over tfm's own kernels (`runtime.bundle.kernel_layout`) has the ports of the graph that it stands for.
+A graph over tfm's own kernels (`runtime.bundle.kernel_layout`) has the ports of the graph that it stands for;
+keys and values are float16 where the manifest says so.
 
 I counts the decoder's layers, J the rotary settings in the Config's order; a graph has those of its own
 stacks. `token_types` is there where the embedding has them. A layer's cache has the arrays that its kind
@@ -68,8 +69,11 @@ class Graph:
         return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
 
 
-def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
-    """The graphs of a model in the order in which they run; `windowed` as the manifest's cache says."""
+def graphs(config: Config, windowed: bool = False, half: bool = False) -> tuple[Graph, ...]:
+    """The graphs of a model in the order in which they run.
+
+    `windowed` as the manifest's cache says; `half` where keys and values are float16.
+    """
     result = []
     if "encoder" in config.stacks:
         alone = "decoder" not in config.stacks
@@ -79,8 +83,9 @@ def graphs(config: Config, windowed: bool = False) -> tuple[Graph, ...]:
         )
     if "decoder" in config.stacks:
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
-        outputs = (logits, *_arrays(cache_kinds(config, windowed=windowed), "_out"))
-        result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, windowed)), outputs))
+        kinds = cache_kinds(config, windowed=windowed, half=half)
+        outputs = (logits, *_arrays(kinds, "_out"))
+        result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds)), outputs))
     return tuple(result)
 
 
@@ -91,8 +96,7 @@ def _encoder_inputs(config: Config) -> list[Port]:
     return [*inputs, *_tables(config, ("encoder", "reader"), "time")]
 
 
-def _decoder_inputs(config: Config, windowed: bool) -> list[Port]:
-    kinds = cache_kinds(config, windowed=windowed)
+def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...]) -> list[Port]:
     inputs = [
         Port("tokens", ("batch", "time"), "int64"),
         Port("past", ("batch",), "int64"),

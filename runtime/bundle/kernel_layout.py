@@ -19,10 +19,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...refimpl.config import Config
 from . import weight_layout
 from .graph_io import ENCODER, GRAPH
 from .operators import OPERATORS
-from .targets import Target
+from .targets import CacheLayout, Target
 from .weight_layout import Group, Spec
 
 Array = np.ndarray
@@ -44,6 +45,11 @@ def is_tiled(group: Group) -> bool:
 def has_kernels(target: Target, groups: Mapping[str, Group]) -> bool:
     """Whether a bundle has graphs over kernels: they are for the CPU, and for weights in blocks."""
     return target.name == "ort-cpu" and any(map(is_tiled, groups.values()))
+
+
+def may_halve_cache(target: Target, groups: Mapping[str, Group], config: Config, cache: CacheLayout) -> bool:
+    """Whether graphs over kernels have keys and values as floats, which may then be float16."""
+    return has_kernels(target, groups) and cache in ("shared", "windowed") and not config.rounds_cache
 
 
 def specs(group: Group, dtype: str) -> dict[str, Spec]:

@@ -1,6 +1,6 @@
 """The manifest of a bundle, tfm.json, format 2.
 
-One JSON object with exactly these fields, but for adapter:
+One JSON object with exactly these fields, but for kernel_cache and adapter:
 
     format       2
     tfm          version of tfm that wrote the bundle
@@ -26,6 +26,7 @@ One JSON object with exactly these fields, but for adapter:
                  the checkpoint states one, {licence}: its licence, as it is written there; and, only where
                  it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
                  tensors' names: {tensors, bytes}}
+    kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
@@ -130,12 +131,18 @@ class Manifest:
     labels: tuple[str, ...]
     source: SourceCheckpoint
     files: dict[str, File]
+    kernel_cache: Literal["float16"] | None = field(default=None, metadata={"optional": True})
     adapter: MergedAdapter | None = field(default=None, metadata={"optional": True})
 
     @cached_property
     def groups(self) -> dict[str, Group]:
         """The stored weights: which leaves are joined, and in which format each is stored."""
         return weight_layout.stored(self.config, self.schemes, targets.find(self.target))
+
+    @property
+    def half_cache(self) -> bool:
+        """Whether the graph over kernels keeps keys and values in float16."""
+        return self.kernel_cache == "float16"
 
     @property
     def notices(self) -> list[str]:
@@ -166,10 +173,10 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 
 def dump(manifest: Manifest) -> str:
     """The text of tfm.json; equal manifests give equal texts."""
-    value = {"format": FORMAT} | {f.name: _json(getattr(manifest, f.name)) for f in fields(Manifest)}
-    if manifest.adapter is None:
-        del value["adapter"]
-    return json.dumps(value, indent=1) + "\n"
+    value = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
+    absent = {f.name for f in fields(Manifest) if f.metadata.get("optional") and value[f.name] is None}
+    stated = {name: _json(one) for name, one in value.items() if name not in absent}
+    return json.dumps({"format": FORMAT} | stated, indent=1) + "\n"
 
 
 def _json(value: Any) -> Any:
@@ -226,7 +233,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         return from_json(value)
     if origin is Literal and type(value) is str and value in arguments:
         return value
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the latter with a Literal
         return None if value is None else _read(value, arguments[0], name)
     if origin is dict and isinstance(value, dict):
         return {key: _read(item, arguments[1], f"{name}.{key:.80}") for key, item in value.items()}
@@ -271,6 +278,8 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
         )
+    if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
+        raise ValueError("kernel_cache must be absent where kernels keep no floats")
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     expected = arrange(m.groups, m.dtype)

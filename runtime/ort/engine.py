@@ -34,7 +34,7 @@ from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
 from .graph_attributes import set_integer
 from .io_binding import DecoderSession
-from .kernel_path import KernelPath
+from .kernel_path import KernelPath, fitting_cache
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
 from .session import choose, one_line, open_session, options
@@ -77,7 +77,8 @@ class OrtEngine:
         # A shared cache is written in place, and so is a windowed one; a copied one isn't.
         self.shared = bundle.cache != "copied"
         windowed = bundle.cache == "windowed"
-        self.kinds = cache_kinds(self.config, windowed=windowed)
+        half = kernels is not None and bundle.manifest.half_cache
+        self.kinds = cache_kinds(self.config, windowed=windowed, half=half)
         self._in_chunks = any(kind.in_chunks for kind in self.kinds)
         operators: set[Operator] = set()
 
@@ -94,7 +95,7 @@ class OrtEngine:
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
             return open_session(path, on, options(threads), model)
 
-        sessions = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed)}
+        sessions = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed, half)}
         self.path, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
         if kernels is not None:
             self.path, self.same_bits = kernels.name, promise(operators)
@@ -180,7 +181,7 @@ class OrtEngine:
         buffers = cache.take()
         logits = np.empty((*at.shape, self.config.embedding.vocabulary), np.float32)
         step = StepArrays(tokens, past, lengths, at, logits)
-        with one_line(f"{self.model} can't be run"):
+        with one_line(f"{self.model} can't be run"), fitting_cache():
             if self._in_chunks and tokens.shape[1] > self.chunk:
 
                 def run(part: StepArrays) -> None:

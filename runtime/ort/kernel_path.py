@@ -13,15 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 
-from ...refimpl.errors import BundleError, TfmError
+from ...refimpl.errors import BundleError, NumericError, TfmError
 from ...refimpl.formats.file_bytes import FileBytes
 from ..bundle import kernel_layout, manifest, weight_layout
 from ..bundle.atomic_dir import replacing
@@ -33,9 +34,10 @@ from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, record, state_of
 from ..kernels.library import SWITCH, Library, find
 from .prepacked_weights import drop_orphans
-from .session import one_line, open_session, options
+from .session import ORT_ERRORS, one_line, open_session, options
 
 KEY = "key.json"
+TOO_LARGE = "a key or value doesn't fit float16"  # as ort_ops.cpp says it
 LAYOUT = 1  # of kernels.data
 SPACE = 1.1  # of its bytes that must be free
 
@@ -46,10 +48,12 @@ class KernelPath:
 
     library: Library
     weights: Path
+    cache: Literal["float16", "float32"] | None = None  # what keys and values are kept in; None without any
 
     @property
     def name(self) -> str:
-        return f"kernels ({self.library.instruction_set})"
+        cache = "" if self.cache is None else f", cache in {self.cache}"
+        return f"kernels ({self.library.instruction_set}{cache})"
 
     def session(self, file: str, content: bytes, threads: int | None) -> ort.InferenceSession:
         """A session over a graph of kernels: the file that names it, and its content."""
@@ -58,6 +62,19 @@ class KernelPath:
             session_options.register_custom_ops_library(str(self.library.path))
         place = self.weights / file  # only its folder counts
         return open_session(place, "cpu", session_options, content)
+
+
+@contextmanager
+def fitting_cache() -> Iterator[None]:
+    """NumericError where the block computes a key or value that is too large for the kernels' cache."""
+    try:
+        yield
+    except ORT_ERRORS as error:
+        if TOO_LARGE in str(error):
+            raise NumericError(
+                f"{TOO_LARGE}, in which tfm's kernels keep them: {SWITCH}=0 keeps them in float32"
+            ) from None
+        raise
 
 
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelPath | str:
@@ -86,7 +103,7 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
         return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
     except TfmError as error:
         return f"their weights can't be written: {error}"
-    return KernelPath(library, folder)
+    return KernelPath(library, folder, cache_type(bundle))
 
 
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
@@ -95,6 +112,13 @@ def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) 
         return reason
     library = find(lambda stage, done, total: notify(stage))
     return library if isinstance(library, Library) else library.reason
+
+
+def cache_type(bundle: Bundle) -> Literal["float16", "float32"] | None:
+    """What kernels keep a bundle's keys and values in; None where it has none, or others keep them."""
+    if bundle.cache not in ("shared", "windowed") or bundle.config.rounds_cache:
+        return None
+    return bundle.manifest.kernel_cache or "float32"
 
 
 def without_graphs(bundle: Bundle) -> str:
@@ -111,7 +135,7 @@ def same_bits(bundle: Bundle) -> SameBits:
     """What a bundle promises on this machine; its graphs are read for it."""
     if isinstance(library_for(bundle), str):
         return SameBits("no kernels compute it here")
-    parts = graphs(bundle.config, bundle.cache == "windowed")
+    parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache)
     return promise(operator for graph in parts for operator in bundle.kernel_graph(graph)[1])
 
 

@@ -10,6 +10,8 @@ within the budget of `refimpl.error_budget`, over the whole output:
 
 They are stored with few digits, rounded up (`rounded_up`).
 
+Where tfm's kernels keep keys and values in float16, J grows by how far the specification moves when it does.
+
 In float16, A rounds the residual stream after each layer, and ulps are float16's. For a quantized model, or
 one that keeps its keys and values in 8 bits, J moves by more than an ulp (`CODE_MOVE`).
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
     from numpy.typing import DTypeLike
+
+    from .streamed_reference import OnCache
 
 TOKENS = 12  # of each of the two rows
 TEXT = (
@@ -89,9 +93,11 @@ class Golden:
 
     `tokens` to `token_types` are the model's `Inputs`. `own` is the specification over the bundle's own
     weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so
-    its budget is a thousand times sharper; None where no activation is rounded in blocks. `floats` are the
-    logits over the weights as the source has them. `best` are the two best tokens [M, 2] and `gap` the
-    distance of their logits. `digests` has the SHA-256 of each leaf, in the order of `parameter_shapes`.
+    its budget is a thousand times sharper; None where no activation is rounded in blocks. `half` [2] are the
+    largest and the root mean square of what a cache of float16 changes in `own`; None where there is none.
+    `floats` are the logits over the weights as the source has them. `best` are the two best tokens [M, 2] and
+    `gap` the distance of their logits. `digests` has the SHA-256 of each leaf, in the order of
+    `parameter_shapes`.
     """
 
     tokens: Array
@@ -103,9 +109,21 @@ class Golden:
     floats: Array
     own: Expected
     plain: Expected | None
+    half: Array | None = None
     encoder_ids: Array | None = None
     encoder_lengths: Array | None = None
     token_types: Array | None = None
+
+    @property
+    def with_half_cache(self) -> Golden:
+        """The same with the budgets of a cache of float16, where there is one."""
+        if self.half is None:
+            return self
+        maximum, rms = (
+            terms + np.array([0, moves, 0])
+            for terms, moves in zip((self.own.maximum, self.own.rms), self.half, strict=True)
+        )
+        return replace(self, own=replace(self.own, maximum=maximum, rms=rms))
 
     @property
     def inputs(self) -> Inputs:
@@ -131,6 +149,7 @@ class Golden:
 COMMON = ("tokens", "lengths", "columns", "best", "gap", "digests", "floats")
 ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES = "source", "source_lengths", "types"
 EXPECTED = ("logits", "maximum", "rms")
+HALF = "half"
 
 
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
@@ -138,7 +157,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
     plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
     required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in EXPECTED)}
-    names = set(arrays) - plain if has_plain else set(arrays)
+    names = (set(arrays) - plain if has_plain else set(arrays)) - {HALF}
     if wrong := sorted(names ^ required):
         wrong_names = ", ".join(f"{name:.40}" for name in wrong[:5])
         raise BundleError(f"golden.npz must hold {', '.join(sorted(required))}; wrong: {wrong_names}")
@@ -151,6 +170,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
         **{name: arrays[name] for name in COMMON},
         own=read_expected("own"),
         plain=read_expected("plain") if has_plain else None,
+        half=arrays.get(HALF),
         encoder_ids=arrays.get(ENCODER_IDS),
         encoder_lengths=arrays.get(ENCODER_LENGTHS),
         token_types=arrays.get(TOKEN_TYPES),
@@ -212,6 +232,8 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     require("gap", "f", predictions)
     require("digests", "u", len(parameter_shapes(config)), 32)
     require("floats", "f", predictions, stored)
+    if HALF in arrays:
+        require(HALF, "f", 2)
     for kind in ("own", "plain") if "plain.logits" in arrays else ("own",):
         require(f"{kind}.logits", "f", predictions, stored)
         for terms in EXPECTED[1:]:
@@ -225,11 +247,16 @@ def golden(
     dtype: str = "float32",
     tokenizer: str | None = None,
     progress: Progress = silent,
+    on_cache: OnCache = lambda layer, cache: None,
+    *,
+    half_cache: bool = False,
 ) -> dict[str, Array]:
     """The arrays of golden.npz for a model that computes in `dtype`.
 
     `weights` are the source's, `quantized` those that the bundle will hold. With a tokenizer the tokens are
     a natural text's, since outputs for random tokens can be so unstable that their budget means nothing.
+    `on_cache` is called with what each layer of a decoder keeps of them, over the bundle's own weights. With
+    a `half_cache` there is `half`, which says nothing where keys or values are too large for it.
     """
     rng = np.random.default_rng(SEED)
     precision = np.dtype(dtype)
@@ -243,8 +270,8 @@ def golden(
     stage, passes = "computing what the specification answers", 1 if quantized is None else 2
     progress(stage, 0, 1)
     results = outputs(
-        config, own, inputs, _runs(config, own, precision), add_digest,
-        lambda done, total: progress(stage, done, passes * total),
+        config, own, inputs, _runs(config, own, precision, half_cache), add_digest,
+        lambda done, total: progress(stage, done, passes * total), on_cache,
     )  # fmt: skip
     exact = results[0][: len(inputs.tokens)]
     if quantized is None:
@@ -276,6 +303,9 @@ def golden(
     arrays |= {name: array for name, array in optional.items() if array is not None}
     distances = {"maximum": largest_difference, "rms": rms}
     eps = float(np.finfo(precision).eps)
+    if half_cache:
+        halved = _real(results.pop(), inputs.lengths)
+        arrays[HALF] = np.array([rounded_up(distance(halved, logits)) for distance in distances.values()])
     for i in range(0, len(results), 2):
         kind = ("own", "plain")[i // 2]
         copies = [_real(copy, inputs.lengths) for copy in np.split(results[i], 1 + TRIES)]
@@ -306,8 +336,8 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     return Inputs(tokens, lengths)
 
 
-def _runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
-    """Runs for `own`, exact and rounded; and for `plain`, if activations are rounded in blocks."""
+def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) -> list[Precision]:
+    """Runs for `own`, exact and rounded; for `plain`, if activations are rounded in blocks; for `half`."""
     double, single = np.dtype(np.float64), np.dtype(np.float32)
     kinds = {leaf.activations for leaf in _two_matrices(weights) if isinstance(leaf, Blocks)}
     move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
@@ -318,6 +348,8 @@ def _runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]
     if kinds == {"block"}:
         runs.append(Precision(double, tries=TRIES, move=move, plain=True))
         runs.append(Precision(single, stream=precision, plain=True))
+    if half_cache:
+        runs.append(Precision(double, half_cache=True))
     return runs
 
 

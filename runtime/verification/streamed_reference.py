@@ -15,7 +15,7 @@ from ...refimpl.config import LM, Config, Decoder, MaskedLM
 from ...refimpl.engine.stack_walk import StackWalk
 from ...refimpl.error_budget import moved
 from ...refimpl.ops.adaptive_softmax import adaptive_log_probs
-from ...refimpl.ops.block import BlockWeights, NormWeights
+from ...refimpl.ops.block import BlockWeights, MixerCache, NormWeights
 from ...refimpl.ops.encoder import predict
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.model import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Leaf = Array | Blocks
     OnLeaf = Callable[[str, Leaf], None]
     OnLayer = Callable[[int, int], None]
+    OnCache = Callable[[int, MixerCache], None]
 
 __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
@@ -66,7 +67,8 @@ class Precision:
 
     `tries` more copies of the batch follow the first, each with its embedded tokens moved by the share
     `move`, up or down. All copies share the converted weights, since rows don't see each other. `plain`
-    leaves activations as they are where blocks would round them to codes.
+    leaves activations as they are where blocks would round them to codes. With a `half_cache` keys and values
+    are rounded to float16; where they are too large for it, the outputs are nothing to compare with.
     """
 
     dtype: np.dtype
@@ -74,6 +76,7 @@ class Precision:
     tries: int = 0
     move: float = 0
     plain: bool = False
+    half_cache: bool = False
 
     def start(self, x: Array) -> Array:
         """The embedded tokens, followed by the moved copies."""
@@ -112,13 +115,15 @@ def outputs(
     runs: list[Precision],
     on_leaf: OnLeaf = lambda name, leaf: None,
     on_layer: OnLayer = lambda done, total: None,
+    on_cache: OnCache = lambda layer, cache: None,
 ) -> list[Array]:
     """Logits of all positions [B, T, N], or the output of an encoder's head: one array for each run.
 
     Each leaf is loaded once, and `on_leaf` is called with its name and value; `on_layer` with how many layers
-    have been computed, and how many there are.
+    have been computed, and how many there are; `on_cache` with what each layer of a decoder keeps in the
+    first run.
     """
-    forward = StreamedForward(config, params, runs, on_leaf, on_layer)
+    forward = StreamedForward(config, params, runs, on_leaf, on_layer, on_cache)
     if isinstance(config, Decoder):
         return forward.decode(inputs.tokens, None, inputs.lengths)
     if not isinstance(config.head, LM):
@@ -134,13 +139,20 @@ class StreamedForward:
     """One pass through all weights, for all runs at once."""
 
     def __init__(
-        self, config: Config, params: Tree, runs: list[Precision], on_leaf: OnLeaf, on_layer: OnLayer
+        self,
+        config: Config,
+        params: Tree,
+        runs: list[Precision],
+        on_leaf: OnLeaf,
+        on_layer: OnLayer,
+        on_cache: OnCache,
     ) -> None:
         self.config = config
         self.params = params
         self.runs = runs
         self._on_leaf = on_leaf
         self._on_layer = on_layer
+        self._on_cache = on_cache
         self._computed = 0
 
     def encode(self, tokens: Array, lengths: Array, token_types: Array | None = None) -> list[Array]:
@@ -262,7 +274,16 @@ class StreamedForward:
             ) -> Array:
                 run, read = self.runs[j], None if states is None else states[j]
                 weights = run.cast_all(layer_weights)
-                return run.round(walk.layer(i, x[j], run.repeat(lengths), positions[j], weights, read))
+                if run.half_cache:
+                    own_walk = replace(walk, half_cache=True)
+                    # What is too large gives infinity here, and then nothing that anybody compares.
+                    with np.errstate(all="ignore"):
+                        y, _ = own_walk.layer(i, x[j], run.repeat(lengths), positions[j], weights, read)
+                    return np.where(np.isfinite(y), y, 0)
+                y, cache = walk.layer(i, x[j], run.repeat(lengths), positions[j], weights, read)
+                if j == 0 and cache is not None:
+                    self._on_cache(i, cache)
+                return run.round(y)
 
             streams = in_threads(after_layer, range(len(self.runs)))
             self._computed += 1

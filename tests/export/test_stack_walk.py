@@ -40,13 +40,15 @@ def test_each_layer_gives_the_specifications_vectors(name: str) -> None:
         mirrored_positions = theirs.positions(6, mirrored_weights, y.dtype)
         for i in range(len(walk.stack.layers)):
             np.testing.assert_allclose(y.numpy(), x, rtol=1e-9, atol=1e-9)
-            x = walk.layer(i, x, lengths, positions, weights["layers"][i], states)
+            x, own = walk.layer(i, x, lengths, positions, weights["layers"][i], states)
             y, cache = theirs.layer(
                 i, y, torch.from_numpy(lengths), mirrored_positions, mirrored_weights["layers"][i],
                 mirrored_states,
             )  # fmt: skip
-            assert (cache is not None) == (stack == "decoder")
-            assert cache is None or cache.keys.shape[2] == 6
+            assert (cache is not None) == (own is not None) == (stack == "decoder")
+            if cache is not None:
+                assert cache.keys.shape[2] == 6
+                np.testing.assert_allclose(cache.keys.numpy(), own.keys, rtol=1e-9, atol=1e-9)
         states = walk.leave(x, weights.get("norm"))
         mirrored_states = theirs.leave(y, mirrored_weights.get("norm"))
         np.testing.assert_allclose(mirrored_states.numpy(), states, rtol=1e-9, atol=1e-9)

@@ -30,12 +30,21 @@ class AttentionCall(ctypes.Structure):
         ("interleaved", ctypes.c_bool),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
+        ("cache", ctypes.c_int32),
     )
+
+
+# kernels.h: `CacheType` by the type of the arrays, and `Attended`.
+CACHE_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+DONE, MISFIT, TOO_LARGE = range(3)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: queries [B, T, H, K], keys and values [B, T, G, K], and the cache [B, G, C, K] for these."""
+    """One call: queries [B, T, H, K], keys and values [B, T, G, K], and the cache [B, G, C, K] for these.
+
+    The cache is of float32 or float16, all else of float32.
+    """
 
     q: Array
     k: Array
@@ -65,14 +74,24 @@ class Call:
         return replace(self, **{name: None if a is None else a[b : b + 1] for name, a in rows.items()})
 
     def converted(self, change: Callable[[Array], Array]) -> Call:
-        """The same with its floats changed."""
+        """The same with its floats changed, but for a cache of float16."""
         old = {field.name: getattr(self, field.name) for field in fields(self)}
-        floats = {n: a for n, a in old.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+        arrays = {n: a for n, a in old.items() if isinstance(a, np.ndarray)}
+        floats = {n: a for n, a in arrays.items() if a.dtype in (np.float32, np.float64)}
         return replace(self, **{n: change(a) for n, a in floats.items()})
 
 
 def run(kernels: Kernels, call: Call, runner: Runner = in_order) -> tuple[Array, Array, Array]:
     """The kernel's output [B, T, H, K] and its cache; nothing is written beside them and the scratch."""
+    results, attended = attempt(kernels, call, runner)
+    assert attended == DONE
+    return results
+
+
+def attempt(
+    kernels: Kernels, call: Call, runner: Runner = in_order
+) -> tuple[tuple[Array, Array, Array], int]:
+    """The same, and what the kernel says of the call."""
     batch, tokens, heads, size = call.q.shape
     groups, capacity = call.keys.shape[1:3]
     q, k, v = (np.ascontiguousarray(a) for a in (call.q, call.k, call.v))
@@ -91,17 +110,17 @@ def run(kernels: Kernels, call: Call, runner: Runner = in_order) -> tuple[Array,
     at = [None if a is None else a.ctypes.data for a in arrays]
     table, pairs = (0, 0) if call.cos is None else call.cos.shape
     sizes = (batch, tokens, heads, groups, size, capacity, table, pairs, call.window or 0)
-    options = (call.interleaved, call.scale, call.softcap or 0)
+    options = (call.interleaved, call.scale, call.softcap or 0, CACHE_TYPES[call.keys.dtype])
     c = AttentionCall(*at[:3], keys, values, y, *at[3:], *strides, *sizes, *options)
     needed = kernels.attention_scratch(ctypes.addressof(c))
     scratch = guarded(needed)
-    assert kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner))
+    attended = kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner))
     assert (scratch[needed:] == GUARD).all(), "written behind the scratch memory"
     results = []
     for bytes_, like in zip(memory, (call.q, call.keys, call.values), strict=True):
         assert (bytes_[like.nbytes :] == GUARD).all(), "written behind an array"
-        results.append(bytes_[: like.nbytes].view(np.float32).reshape(like.shape))
-    return results[0], results[1], results[2]
+        results.append(bytes_[: like.nbytes].view(like.dtype).reshape(like.shape))
+    return (results[0], results[1], results[2]), attended
 
 
 def _copied(array: Array) -> Array:
@@ -112,7 +131,7 @@ def _copied(array: Array) -> Array:
 
 
 def specified(call: Call) -> tuple[Array, Array, Array]:
-    """The same by `refimpl`, in the type of the numbers."""
+    """The same by `refimpl`, in the type of the queries."""
     q, k = call.q, call.k
     at = call.past[:, None] + np.arange(q.shape[1])[None, :]
     positions = at if call.dropped is None else at + call.dropped[:, None]
@@ -123,6 +142,6 @@ def specified(call: Call) -> tuple[Array, Array, Array]:
     mask = causal_mask(at, np.arange(keys.shape[2]), window=call.window)
     # What no token sees may be NaN, which a weight of 0 wouldn't hide.
     read = np.any(mask, axis=1)[:, None, :, None]
-    seen = [np.where(read, a, 0).transpose(0, 2, 1, 3) for a in (keys, values)]
+    seen = [np.where(read, a, 0).transpose(0, 2, 1, 3).astype(q.dtype) for a in (keys, values)]
     y = attend(q, *seen, mask, None, call.sinks, scale=call.scale, softcap=call.softcap)
     return y, keys, values

@@ -31,7 +31,7 @@ class Kernels(c.Structure):
         ("linear", LINEAR),
         ("linear_scratch", c.CFUNCTYPE(c.c_size_t, MATRIX, c.c_size_t)),
         ("gather", c.CFUNCTYPE(c.c_bool, MATRIX, c.c_void_p, c.c_size_t, c.c_void_p)),
-        ("attention", c.CFUNCTYPE(c.c_bool, c.c_void_p, c.c_void_p, Pool)),
+        ("attention", c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p, Pool)),
         ("attention_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
         ("swiglu", c.CFUNCTYPE(None, c.c_void_p, Pool)),
         ("add_norm", c.CFUNCTYPE(None, c.c_void_p, Pool)),
@@ -152,4 +152,4 @@ def guarded(size: int) -> np.ndarray:
 
 def bits_of(a: np.ndarray) -> np.ndarray:
     """Floats as integers, of which those of all NaN are one."""
-    return np.where(np.isnan(a), np.float32(np.nan), a).view(np.int32)
+    return np.where(np.isnan(a), a.dtype.type(np.nan), a).view(f"i{a.itemsize}")

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cache_rows.h"
 #include "exponential.h"
 #include "kernels.h"
 #include "sizes.h"
@@ -77,6 +78,7 @@ struct Attend {
     const AttentionCall &call;
     size_t group, width, rows, pairs, segments = 0, chunks, items, workers;
     bool apart = false;  // whether each segment is an item
+    bool too_large = false;  // whether a key or value is; any thread may set it
     float *memory;
 
     Attend(const AttentionCall &call, void *scratch) : call(call), memory((float *)scratch) {
@@ -102,9 +104,10 @@ struct Attend {
         int64_t window = call.window ? position(b, t) + 1 - call.window : 0;
         return window > origin(b) ? window : origin(b);
     }
-    // Where a head's numbers of that position are.
-    float *place(float *cache, size_t b, size_t g, int64_t position) const {
-        return cache + ((b * call.kv_heads + g) * call.capacity + size_t(position - origin(b))) * call.head_size;
+    // Where a head's numbers of that position are, in the keys or the values.
+    CacheRow place(void *cache, size_t b, size_t g, int64_t position) const {
+        size_t row = (b * call.kv_heads + g) * call.capacity + size_t(position - origin(b)), size = call.head_size;
+        return {(char *)cache + row * size * bytes_of(call.cache), size, call.cache};
     }
     size_t state() const { return Seen::floats(width); }
     size_t queries() const { return over(rows, chunks); }
@@ -133,13 +136,16 @@ void rotate(const AttentionCall &call, const float *x, int64_t position, float *
     memcpy(y + 2 * pairs, x + 2 * pairs, (call.head_size - 2 * pairs) * sizeof(float));
 }
 
-// Write the new keys and values of a token and a head into the cache.
-void append(const Attend &job, size_t b, size_t t, size_t g) {
+// Write the new key and value of a token and a head into the cache; false where one is too large for it. `rotated` has
+// room for a head.
+template <class Set>
+bool append(const Attend &job, size_t b, size_t t, size_t g, float *rotated) {
     const AttentionCall &call = job.call;
     size_t token = b * call.tokens + t, size = call.head_size;
     int64_t position = job.position(b, t);
-    rotate(call, call.k + token * call.k_stride + g * size, position, job.place(call.keys, b, g, position));
-    memcpy(job.place(call.values, b, g, position), call.v + token * call.v_stride + g * size, size * sizeof(float));
+    rotate(call, call.k + token * call.k_stride + g * size, position, rotated);
+    bool key = job.place(call.keys, b, g, position).write<Set>(rotated);
+    return job.place(call.values, b, g, position).write<Set>(call.v + token * call.v_stride + g * size) && key;
 }
 
 // One item's rows and memory.
@@ -184,11 +190,12 @@ struct Item {
         for (int i = 0; i < KEYS; i += 16) {
             int64_t from = block + i;
             Grid rows = sixteen;
-            if (from >= first && from + 16 <= end && size == job.width) rows = {key(from), size};
+            bool whole = from >= first && from + 16 <= end && size == job.width;
+            if (whole && key(from).floats()) rows = {key(from).floats(), size};
             else {
-                memset(rows.at, 0, 16 * rows.stride * sizeof(float));
+                if (!whole) memset(rows.at, 0, 16 * rows.stride * sizeof(float));
                 for (int j = 0; j < 16; j++)
-                    if (from + j >= first && from + j < end) memcpy(rows.row(j), key(from + j), size * sizeof(float));
+                    if (from + j >= first && from + j < end) key(from + j).template read<Set>(rows.row(j));
             }
             for (size_t d = 0; d < size; d += 16) Set::transpose(rows.at + d, rows.stride, turned.row(d) + i, KEYS);
         }
@@ -197,9 +204,9 @@ struct Item {
     // Values with row 0 at `block`, as many columns as registers have.
     Grid values(int64_t block, int64_t first, int64_t end) {
         size_t size = job.call.head_size;
-        float *values = job.place(job.call.values, b, g, first);
-        if (first == block && size == job.width) return {values, size};
-        for (int64_t p = first; p < end; p++, values += size) memcpy(copied.row(p - block), values, size * sizeof(float));
+        auto value = [&](int64_t position) { return job.place(job.call.values, b, g, position); };
+        if (first == block && size == job.width && value(first).floats()) return {value(first).floats(), size};
+        for (int64_t p = first; p < end; p++) value(p).template read<Set>(copied.row(p - block));
         return copied;
     }
 
@@ -322,16 +329,23 @@ void attend_task(void *data, size_t worker) {
     for (size_t i = worker; i < job.items; i += job.workers) attend_item<Set>(job, worker, i);
 }
 
-// The new tokens of one head of one row.
-void append_task(void *data, size_t i) {
-    const Attend &job = *(const Attend *)data;
-    for (size_t t = 0; t < size_t(job.call.tokens); t++) append(job, i / job.call.kv_heads, t, i % job.call.kv_heads);
+// The new tokens of some heads of some rows; each worker's memory is free before there are scores.
+template <class Set>
+void append_task(void *data, size_t worker) {
+    Attend &job = *(Attend *)data;
+    size_t heads = job.call.kv_heads;
+    bool fits = true;
+    for (size_t i = worker; i < job.pairs; i += job.workers)
+        for (size_t t = 0; t < size_t(job.call.tokens); t++)
+            fits &= append<Set>(job, i / heads, t, i % heads, job.memory + worker * job.near());
+    if (!fits) __atomic_store_n(&job.too_large, true, __ATOMIC_RELAXED);
 }
 
 // Whether sizes fit each other, and all places and positions are in the cache and the tables.
 bool fits(const AttentionCall &c) {
     if (c.batch < 0 || c.tokens < 0 || c.kv_heads < 1 || c.heads < 1 || c.heads % c.kv_heads || c.window < 0) return false;
     if (c.head_size < 8 || c.head_size % 8 || c.pairs < 0 || 2 * c.pairs > c.head_size) return false;
+    if (c.cache != CacheType::FLOAT32 && c.cache != CacheType::FLOAT16) return false;
     for (int b = 0; b < c.batch && c.tokens; b++) {
         int64_t past = int64_t(c.last[b]) + 1 - c.tokens;
         const int64_t *position = c.positions ? c.positions + size_t(b) * c.tokens : nullptr;
@@ -349,14 +363,15 @@ size_t attention_scratch(const AttentionCall *call) {
 }
 
 template <class Set>
-bool attention(const AttentionCall *call, void *scratch, Pool pool) {
-    if (!fits(*call)) return false;
-    if (call->batch == 0 || call->tokens == 0) return true;
+Attended attention(const AttentionCall *call, void *scratch, Pool pool) {
+    if (!fits(*call)) return Attended::MISFIT;
+    if (call->batch == 0 || call->tokens == 0) return Attended::DONE;
     Attend job(*call, scratch);
     if (job.pairs * call->tokens <= 64)
-        for (size_t i = 0; i < job.pairs; i++) append_task(&job, i);
+        for (size_t i = 0; i < job.workers; i++) append_task<Set>(&job, i);
     else
-        pool.run(pool.owner, append_task, job.pairs, &job);
+        pool.run(pool.owner, append_task<Set>, job.workers, &job);
+    if (job.too_large) return Attended::TOO_LARGE;
     pool.run(pool.owner, attend_task<Set>, job.workers, &job);
     for (size_t pair = 0; job.apart && pair < job.pairs; pair++) {
         Item<Set> item(job, 0, pair / call->kv_heads, pair % call->kv_heads, 0);
@@ -364,7 +379,7 @@ bool attention(const AttentionCall *call, void *scratch, Pool pool) {
         for (size_t s = 0; s < job.segments; s++) item.take_up({job.partial(s * job.pairs + pair), item.part.stride});
         item.write();
     }
-    return true;
+    return Attended::DONE;
 }
 
 }  // namespace

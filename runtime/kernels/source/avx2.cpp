@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include "target.h"
 
-TARGET("avx2,fma")
+TARGET("avx2,fma,f16c")
 #include "attention.h"
 #include "elementwise.h"
 #include "avx2.h"

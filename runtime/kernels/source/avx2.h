@@ -36,6 +36,15 @@ struct Avx2 {
     static Ints short_mul(Ints x, Ints y) { return {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)}; }
 
     // For attention.
+    static Floats load_halves(const uint16_t *at) {
+        const __m128i *both = (const __m128i *)at;
+        return {_mm256_cvtph_ps(_mm_loadu_si128(both)), _mm256_cvtph_ps(_mm_loadu_si128(both + 1))};
+    }
+    static void store_halves(uint16_t *at, Floats x) {  // rounded to nearest, halves to even
+        __m128i *both = (__m128i *)at;
+        _mm_storeu_si128(both, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm_storeu_si128(both + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
     static constexpr int QUERY_ROWS = 6, VECTORS = 1;
     static Floats fma(Floats x, Floats y, Floats z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
     static Floats div(Floats x, Floats y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }

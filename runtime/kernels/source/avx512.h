@@ -43,6 +43,10 @@ struct Avx512 {
     static Ints dot(Ints sum, Codes w, Four x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
 
     // For attention.
+    static Floats load_halves(const uint16_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
+    static void store_halves(uint16_t *at, Floats x) {  // rounded to nearest, halves to even
+        _mm256_storeu_si256((__m256i *)at, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
     static constexpr int QUERY_ROWS = 6, VECTORS = 4;  // rows and registers of columns whose sums stay in registers
     static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
     static Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }

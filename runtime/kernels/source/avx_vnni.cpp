@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include "target.h"
 
-TARGET("avx2,fma,avxvnni")
+TARGET("avx2,fma,f16c,avxvnni")
 #include "attention.h"
 #include "elementwise.h"
 #include "avx_vnni.h"

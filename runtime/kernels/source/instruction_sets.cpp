@@ -42,7 +42,9 @@ bool saves(unsigned registers) { return has(Leaf(1, 0).c, 27) && (saved_register
 
 bool has_avx2() {
     constexpr unsigned SSE_AVX = 0x6;
-    return saves(SSE_AVX) && has(Leaf(1, 0).c, 12) && has(Leaf(7, 0).b, 5);
+    unsigned one = Leaf(1, 0).c;
+    bool fma = has(one, 12), f16c = has(one, 29);
+    return saves(SSE_AVX) && fma && f16c && has(Leaf(7, 0).b, 5);
 }
 
 bool has_avx_vnni() { return has_avx2() && has(Leaf(7, 1).a, 4); }

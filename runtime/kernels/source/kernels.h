@@ -24,11 +24,16 @@ struct Pool {
     void (*run)(const void *owner, void (*task)(void *data, size_t index), size_t count, void *data);
 };
 
+// What a cache holds of each number: the number itself, or it rounded to the nearest of float16, halves to even.
+enum class CacheType : int32_t { FLOAT32, FLOAT16 };
+
+inline size_t bytes_of(CacheType type) { return type == CacheType::FLOAT16 ? 2 : 4; }
+
 // Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
 // cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).
 struct AttentionCall {
     const float *q, *k, *v;  // [batch, tokens], heads side by side
-    float *keys, *values;    // [batch, kv_heads, capacity, head_size], written in place
+    void *keys, *values;     // [batch, kv_heads, capacity, head_size], of type `cache`, written in place
     float *y;                // [batch, tokens, heads, head_size]
     const int32_t *last;
     const int64_t *positions;  // [batch, tokens], which count on; null: places in the cache are positions
@@ -39,6 +44,13 @@ struct AttentionCall {
     int32_t window;  // a token sees that many keys, itself included; 0: all
     bool interleaved;  // pairs are (2j, 2j + 1), not (j, j + pairs)
     float scale, softcap;  // 0: no cap
+    CacheType cache;
+};
+
+enum class Attended : int32_t {
+    DONE,
+    MISFIT,     // sizes don't fit each other, the cache or the tables
+    TOO_LARGE,  // a finite key or value would be infinite in the cache
 };
 
 // y[m, i] = silu(x[m, i]) * x[m, width + i] for x [rows, 2 * width] and y [rows, width].
@@ -70,7 +82,8 @@ struct Kernels {
     // y[m] = row ids[m] of the matrix [columns]; false where an id isn't a row.
     bool (*gather)(const BlockMatrix *w, const int64_t *ids, size_t count, float *y);
     // Attention as refimpl/ops/attention.py states it in `cached_attention`: rotated keys and values go into the cache,
-    // then a token takes a mean of the values that it may see. In the order in which numbers are rounded:
+    // rounded to its type, then a token takes a mean of the values that it may see, as the cache holds them. In the order
+    // in which numbers are rounded:
     //     q = (a cos - b sin, b cos + a sin), each product and difference once, times scale; k without scale
     //     score = sum over d, in order from 0, by fma of q[d] * k[d]; then softcap * tanh(score / softcap)
     // Keys are taken in segments of 512 positions, these in blocks of 64, which begin at multiples of 512 and 64. A
@@ -80,9 +93,8 @@ struct Kernels {
     // Then the total, which begins with m = sink, lane[0] = 1 and sums 0, or m = -inf without sinks, takes the segment up:
     //     m' = max(m, m of the segment);  total = fma(segment, exp(m of the segment - m'), total * exp(m - m'))
     // y = sum * (1 / the lanes added in order). exp is within 1.1 ulp down to 2^-126, and 0 below e^-87.7; tanh within 3.
-    // `scratch` has attention_scratch(call) bytes and is aligned to 64. False where sizes don't fit each other, the cache
-    // or the tables.
-    bool (*attention)(const AttentionCall *call, void *scratch, Pool pool);
+    // `scratch` has attention_scratch(call) bytes and is aligned to 64.
+    Attended (*attention)(const AttentionCall *call, void *scratch, Pool pool);
     size_t (*attention_scratch)(const AttentionCall *call);
     void (*swiglu)(const SwigluCall *call, Pool pool);
     void (*add_norm)(const AddNormCall *call, Pool pool);

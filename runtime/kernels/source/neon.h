@@ -89,6 +89,12 @@ struct Neon {
     }
 
     // For attention.
+    static Floats load_halves(const uint16_t *at) {
+        return each<Floats>([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at + 4 * i))); });
+    }
+    static void store_halves(uint16_t *at, Floats x) {  // rounded to nearest, halves to even
+        for (int i = 0; i < 4; i++) vst1_u16(at + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.of[i])));
+    }
     static constexpr int QUERY_ROWS = 6, VECTORS = 1;
     static Floats fma(Floats x, Floats y, Floats z) {
         return each<Floats>([=](int i) { return vfmaq_f32(z.of[i], x.of[i], y.of[i]); });

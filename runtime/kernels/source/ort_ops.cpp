@@ -5,7 +5,8 @@
 //   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?)
 //       -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
-// softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so.
+// softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so; it is of
+// float32 or of float16.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
@@ -62,9 +63,11 @@ struct AttentionNode {
     AttentionCall call = {};
 };
 
+template <CacheType TYPE>
 ort::Status *create_attention(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     AttentionNode node;
     AttentionCall &call = node.call;
+    call.cache = TYPE;
     int64_t heads, kv_heads, window, interleaved, limit = 1 << 20;
     TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
     TRY(api->KernelInfoGetAttribute_int64(info, "kv_num_heads", &kv_heads));
@@ -129,7 +132,8 @@ struct Matrix : BlockMatrix {
     }
 };
 
-ort::Status *output(ort::Context *context, const int64_t *shape, size_t rank, float **data, size_t index = 0) {
+template <class Data>
+ort::Status *output(ort::Context *context, const int64_t *shape, size_t rank, Data **data, size_t index = 0) {
     ort::Value *value;
     TRY(api->KernelContext_GetOutput(context, index, shape, rank, &value));
     return api->GetTensorMutableData(value, (void **)data);
@@ -178,9 +182,9 @@ ort::Status *gather(void *made, ort::Context *context) {
 }
 
 // The present cache, with the past one in it.
-ort::Status *present(ort::Context *context, const Input &past, size_t index, float **cache) {
+ort::Status *present(ort::Context *context, const Input &past, size_t index, CacheType type, void **cache) {
     TRY(output(context, past.shape, past.rank, cache, index));
-    if (*cache != past.data) memcpy(*cache, past.data, past.count(0) * sizeof(float));
+    if (*cache != past.data) memcpy(*cache, past.data, past.count(0) * bytes_of(type));
     return nullptr;
 }
 
@@ -216,11 +220,15 @@ ort::Status *attention(void *made, ort::Context *context) {
     call.last = (const int32_t *)in[LAST].data, call.positions = (const int64_t *)in[POSITIONS].data;
     if (call.cos) call.table = int32_t(in[COS].shape[0]), call.pairs = int32_t(in[COS].shape[1]);
     TRY(output(context, queries, 3, &call.y));
-    TRY(present(context, in[KEYS], 1, &call.keys));
-    TRY(present(context, in[VALUES], 2, &call.values));
+    TRY(present(context, in[KEYS], 1, call.cache, &call.keys));
+    TRY(present(context, in[VALUES], 2, call.cache, &call.values));
     Memory scratch(node.kernels->attention_scratch(&call));
     if (!scratch.whole) return wrong("no memory for scores");
-    if (!node.kernels->attention(&call, scratch.start, {context, run})) return wrong("the tokens must fit the cache and the tables");
+    switch (node.kernels->attention(&call, scratch.start, {context, run})) {
+        case Attended::MISFIT: return wrong("the tokens must fit the cache and the tables");
+        case Attended::TOO_LARGE: return wrong("a key or value doesn't fit float16");  // runtime.ort.kernel_path reads this
+        case Attended::DONE: return nullptr;
+    }
     return nullptr;
 }
 
@@ -271,7 +279,8 @@ ort::Status *norm(void *made, ort::Context *context) {
     return nullptr;
 }
 
-// An operator with the types of its inputs; `optional` of them, at the end, may be left out.
+// An operator with the types of its inputs; `optional` of them, at the end, may be left out. The first output is of
+// float32, the others of the types of the inputs from the second on.
 struct Op : ort::Op {
     const char *name;
     const ort::Type *types;
@@ -285,7 +294,7 @@ struct Op : ort::Op {
         GetExecutionProviderType = [](const ort::Op *) -> const char * { return nullptr; };
         GetInputType = [](const ort::Op *op, size_t index) { return ((const Op *)op)->types[index]; };
         GetInputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->count; };
-        GetOutputType = [](const ort::Op *, size_t) { return ort::FLOAT; };
+        GetOutputType = [](const ort::Op *op, size_t index) { return index ? ((const Op *)op)->types[index] : ort::FLOAT; };
         GetOutputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->outputs; };
         GetInputCharacteristic = [](const ort::Op *op, size_t index) {
             const Op &self = *(const Op *)op;
@@ -303,15 +312,16 @@ struct Op : ort::Op {
 const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
-const ort::Type ATTEND[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT32, ort::FLOAT,
-                            ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
+#define ATTEND(CACHE) {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
+const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16);
 const Op ops[] = {
     {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
     {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
     {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true>},
     {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false>},
-    {"Attention", ATTEND, 10, 6, 3, create_attention, attention},
+    {"Attention", ATTEND_FLOAT32, 10, 6, 3, create_attention<CacheType::FLOAT32>, attention},
+    {"Attention", ATTEND_FLOAT16, 10, 6, 3, create_attention<CacheType::FLOAT16>, attention},
 };
 
 }  // namespace

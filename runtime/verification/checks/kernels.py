@@ -36,10 +36,10 @@ def check_kernels(context: VerifyContext) -> Iterator[Row]:
         cache.mkdir(parents=True, exist_ok=True)
         # A bundle that is being exported has another name here, so what is kept for a bundle isn't used.
         with tempfile.TemporaryDirectory(prefix="kernels-", dir=cache) as folder:
-            path = KernelPath(library, Path(folder))
+            path = KernelPath(library, Path(folder), kernel_path.cache_type(context.bundle))
             kernel_path.write(context.bundle, path.weights)
             engine = OrtEngine(context.bundle, "cpu", context.threads, kernels=path)
-            for row in golden_rows(context, engine):
+            for row in golden_rows(context, engine, context.golden.with_half_cache):
                 yield replace(row, name=f"{path.name}: {row.name}")
     except OSError as error:
         yield Row(SUBJECT, note=f"the cache {cache} can't hold their weights: {error.strerror}")

@@ -45,12 +45,11 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     """Outputs for the golden tokens, all at once and in each other way that they can be given."""
-    yield from golden_rows(context, context.engine)
+    yield from golden_rows(context, context.engine, context.golden)
 
 
-def golden_rows(context: VerifyContext, engine: OrtEngine) -> Iterator[Row]:
+def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden) -> Iterator[Row]:
     """An engine's outputs for the golden tokens, all at once and in each other way that they can be given."""
-    golden = context.golden
     all_outputs = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
     yield from _errors("whole", outputs, golden.own, unit)
@@ -63,7 +62,7 @@ def golden_rows(context: VerifyContext, engine: OrtEngine) -> Iterator[Row]:
         if isinstance(engine.config.head, Pool):
             yield Row(COSINE, float(row_cosines(outputs, golden.floats).mean()))
     if not isinstance(engine.config.head, LM):
-        yield _largest_error(context, "with more padding", replay.predict(engine, golden, padding=3))
+        yield _largest_error(context, golden, "with more padding", replay.predict(engine, golden, padding=3))
     else:
         first = golden.split
         rest = golden.tokens.shape[1] - first
@@ -72,9 +71,9 @@ def golden_rows(context: VerifyContext, engine: OrtEngine) -> Iterator[Row]:
             "in chunks": [first, rest] if rest else [first],
         }
         for name, lengths in chunks.items():
-            yield _largest_error(context, name, replay.run_in_chunks(engine, golden, lengths))
+            yield _largest_error(context, golden, name, replay.run_in_chunks(engine, golden, lengths))
     alone = [replay.run_at_once(engine, golden, slice(row, row + 1)) for row in range(len(golden.tokens))]
-    yield _largest_error(context, "each row alone", np.concatenate(alone))
+    yield _largest_error(context, golden, "each row alone", np.concatenate(alone))
 
 
 def output_unit(config: Config) -> str:
@@ -102,8 +101,7 @@ def _errors(name: str, outputs: Array, expected: Expected, unit: str) -> Iterato
     yield judged(f"{name}: RMS error", rms(outputs, expected.logits), expected.rms_budget, unit)
 
 
-def _largest_error(context: VerifyContext, name: str, outputs: Array) -> Row:
-    golden = context.golden
+def _largest_error(context: VerifyContext, golden: Golden, name: str, outputs: Array) -> Row:
     error = largest_difference(golden.view(outputs), golden.own.logits)
     unit = output_unit(context.bundle.config)
     return judged(f"{name}: largest error", error, golden.own.budget, unit)

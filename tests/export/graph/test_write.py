@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from helpers import tiny_models
 from tfm.export.graph import write as graph_write
@@ -29,7 +30,7 @@ def files(tmp_path: Path) -> GraphFiles:
     config = tiny_models.llama(layers=1)
     target = targets.find("ort-cpu")
     groups = weight_layout.stored(config, schemes, target)
-    return GraphFiles(config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path)
+    return GraphFiles(config, target, groups, arrange(groups, "float32"), "float32", None, tmp_path, True)
 
 
 @pytest.fixture
@@ -46,14 +47,26 @@ def test_the_process_writes_the_same_bytes(
     files: GraphFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with graph_write.writing(files) as write:
-        write()
+        write(True)
     here = (tmp_path / "model.onnx").read_bytes()
     (tmp_path / "model.onnx").unlink()
     monkeypatch.setattr(graph_write, "LARGE", 0)
     monkeypatch.setattr(graph_write, "write", lambda _: pytest.fail("a large model has a process of its own"))
     with graph_write.writing(files) as write:
-        write()
+        write(True)
     assert (tmp_path / "model.onnx").read_bytes() == here
+
+
+@pytest.mark.usefixtures("in_a_process")
+def test_that_a_cache_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> None:
+    halved = []
+    for half_cache in (True, False):
+        with graph_write.writing(files) as write:
+            write(half_cache)
+        graph = onnx.load(tmp_path / "kernels.onnx", load_external_data=False).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+        halved.append({types[name] for name in ("k.0", "v.0", "k_out.0", "v_out.0")})
+    assert halved == [{onnx.TensorProto.FLOAT16}, {onnx.TensorProto.FLOAT}]
 
 
 @pytest.mark.usefixtures("in_a_process")
@@ -62,13 +75,13 @@ def test_errors_come_back_in_one_line(files: GraphFiles, monkeypatch: pytest.Mon
         pytest.raises(ExportError, match=r"^building the graph ended with code 1 \(FileNotFound.*report"),
         graph_write.writing(replace(files, folder=files.folder / "nowhere")) as write,
     ):
-        write()
+        write(True)
     unknown = replace(targets.find("ort-cpu"), name="abacus")
     with (
         pytest.raises(ExportError, match=r"^target must be one of .*, got 'abacus'$"),
         graph_write.writing(replace(files, target=unknown)) as write,
     ):
-        write()
+        write(True)
 
 
 @pytest.mark.usefixtures("in_a_process")
@@ -135,4 +148,4 @@ def test_what_libraries_write_stops_nothing(files: GraphFiles, monkeypatch: pyte
         pytest.raises(ExportError, match=r"ended with code 7 \(a line\)"),
         graph_write.writing(files) as write,
     ):
-        write()
+        write(True)

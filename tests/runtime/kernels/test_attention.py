@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,11 +12,24 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import onnx_nodes
-from helpers.attention_kernel import POINTERS, SIZES, STRIDES, AttentionCall, Call, run, specified
+from helpers.attention_kernel import (
+    DONE,
+    MISFIT,
+    POINTERS,
+    SIZES,
+    STRIDES,
+    TOO_LARGE,
+    AttentionCall,
+    Call,
+    attempt,
+    run,
+    specified,
+)
 from helpers.kernels import Kernels, bits_of, guarded, in_order, in_threads, pool_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray as Array
+from numpy.typing import DTypeLike
 from onnx import helper
 from tfm.refimpl.error_budget import TRIES, ULP, error_terms, largest_difference, moved
 
@@ -44,7 +58,8 @@ def calls(draw: st.DrawFn, window: bool = False) -> Call:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     capacity = int(past.max()) + tokens + draw(st.integers(0, 3))
-    keys, values = normal(batch, groups, capacity, size), normal(batch, groups, capacity, size)
+    cache = draw(st.sampled_from([np.float32, np.float16]))
+    keys, values = (normal(batch, groups, capacity, size).astype(cache) for _ in range(2))
     unwritten = np.arange(capacity)[None, :] >= past[:, None]
     keys[np.broadcast_to(unwritten[:, None], keys.shape[:3])] = np.nan
     values[np.broadcast_to(unwritten[:, None], values.shape[:3])] = np.nan
@@ -174,7 +189,49 @@ def test_exp_is_within_two_ulp(kernels):
     assert not run(kernels, replace(call, q=q - 100))[0].any()
 
 
+def written(kernels: Kernels, k: Array, v: Array) -> tuple[Array, Array, int]:
+    """Keys and values [M, 8 or 24] as a cache of float16 holds them, and what the kernel says of them."""
+    k, v = k[:, None, None], v[:, None, None]
+    cache = np.zeros_like(k, np.float16)
+    (_, keys, values), attended = attempt(kernels, Call(k, k, v, cache, cache, np.zeros(len(k), int)))
+    return keys[:, 0, 0], values[:, 0, 0], attended
+
+
+def test_numbers_are_rounded_to_the_nearest_of_float16(instruction_sets):
+    """All of float16, the numbers halfway between two, and those just beside."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = (halves + np.append(halves[1:], np.float32(65536))) / 2
+    below, above = np.nextafter(middles, np.float32(0)), np.nextafter(middles[:-1], np.float32(np.inf))
+    numbers = np.concatenate([halves, middles[:-1], below, above])
+    numbers = np.concatenate([numbers, -numbers, np.zeros(-2 * len(numbers) % 24, np.float32)]).reshape(
+        -1, 24
+    )
+    expected = numbers.astype(np.float16)
+    for kernels in instruction_sets:
+        keys, values, attended = written(kernels, numbers, numbers[::-1])
+        assert attended == DONE
+        same_bits((keys, values), (expected, expected[::-1]))
+
+
+@pytest.mark.parametrize("size", [8, 16, 24])
+def test_what_float16_can_not_hold_is_refused(instruction_sets, size):
+    """Only what would become infinite: what isn't finite before stays as it is, as in a cache of float32."""
+    for kernels, place in itertools.product(instruction_sets, range(size)):
+        for number, fits in (
+            (65519.99, True),
+            (65520, False),
+            (-3e38, False),
+            (np.inf, True),
+            (np.nan, True),
+        ):
+            large, small = np.ones((2, size), np.float32), np.ones((2, size), np.float32)
+            large[1, place] = number
+            for k, v in ((large, small), (small, large)):
+                assert written(kernels, k, v)[2] == (DONE if fits else TOO_LARGE)
+
+
 WRONG = {
+    "cache": 2,
     "heads": 5,
     "kv_heads": 0,
     "head_size": 12,
@@ -200,25 +257,24 @@ def test_sizes_that_do_not_fit_are_refused(kernels, name):
     at, memory = ctypes.addressof(c), guarded(1 << 20)
     accepts = lambda: kernels.attention(at, memory.ctypes.data, pool_of(in_order))  # noqa: E731
     if name in WRONG:
-        assert accepts()
+        assert accepts() == DONE
         setattr(c, name, WRONG[name])
-    assert not accepts()
+    assert accepts() == MISFIT
     assert kernels.attention_scratch(at) == 0
 
 
 INPUTS = ("q", "keys", "values", "last", "k", "v", "cos", "sin", "positions", "sinks")
 
 
-def example(joined: bool) -> Call:
+def example(joined: bool, cache: DTypeLike = np.float32) -> Call:
     """One call with everything but positions of its own."""
     rng = np.random.default_rng(int(joined))
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
-    cache, past = (2, 2, 200, 24), np.array([7, 130])
+    past = np.array([7, 130])
+    keys, values = (normal(2, 2, 200, 24).astype(cache) for _ in range(2))
     q, k, v = normal(2, 65, 6, 24), normal(2, 65, 2, 24), normal(2, 65, 2, 24)
     options = {"cos": normal(400, 8), "sin": normal(400, 8), "sinks": normal(6), "interleaved": True}
-    return Call(
-        q, k, v, normal(*cache), normal(*cache), past, window=99, softcap=2.0, joined=joined, **options
-    )
+    return Call(q, k, v, keys, values, past, window=99, softcap=2.0, joined=joined, **options)
 
 
 def node_inputs(call: Call) -> dict[str, Array]:
@@ -250,8 +306,9 @@ def node(call: Call, arrays: dict[str, Array]) -> onnx.NodeProto:
 
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("joined", [False, True])
-def test_the_operator_has_the_same_bits(kernels_library, kernels, joined, positions):
-    call = example(joined)
+@pytest.mark.parametrize("cache", [np.float32, np.float16])
+def test_the_operator_has_the_same_bits(kernels_library, kernels, cache, joined, positions):
+    call = example(joined, cache)
     if positions:
         call = replace(call, dropped=np.array([90, 200]))
     arrays = node_inputs(call)
@@ -262,9 +319,10 @@ def test_the_operator_has_the_same_bits(kernels_library, kernels, joined, positi
     assert np.array_equal(arrays["keys"], call.keys)  # a cache that isn't bound as output stays as it is
 
 
+@pytest.mark.parametrize("cache", [np.float32, np.float16])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_operator_writes_a_bound_cache_in_place(kernels_library, kernels, threads):
-    call = example(True)
+def test_the_operator_writes_a_bound_cache_in_place(kernels_library, kernels, threads, cache):
+    call = example(True, cache)
     arrays = node_inputs(call)
     declared = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)

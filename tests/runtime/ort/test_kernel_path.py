@@ -13,10 +13,11 @@ import onnx
 import pytest
 from helpers import tiny_models
 from tfm import runtime
+from tfm.export import bundle_writer
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.errors import BundleError
+from tfm.refimpl.errors import BundleError, NumericError
 from tfm.runtime.bundle import kernel_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.same_bits import SameBits
@@ -26,6 +27,7 @@ from tfm.runtime.kernels.library import Library, find
 from tfm.runtime.ort import kernel_path
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.ort.kernel_path import KernelPath
+from tfm.runtime.ort.kv_cache import flat
 from tfm.runtime.verification.checks import kernels as check
 from tfm.runtime.verification.verify import verify
 
@@ -126,7 +128,7 @@ def over_kernels(path: Path) -> np.ndarray:
     chosen = kernel_path.choose(bundle)
     assert isinstance(chosen, KernelPath), chosen
     engine = OrtEngine(bundle, threads=1, kernels=chosen)
-    assert engine.path == f"kernels ({chosen.library.instruction_set})"
+    assert engine.path == f"kernels ({chosen.library.instruction_set}, cache in {chosen.cache})"
     return logits_of(engine)
 
 
@@ -266,6 +268,26 @@ def test_load_takes_kernels(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.load(path).engine.path == "ONNX Runtime"
     (row,) = (row for row in verify(path).rows if row.name == check.SUBJECT)
     assert (row.result, row.note) == ("not checked", "TFM_KERNELS=0 switches them off")
+
+
+def test_a_cache_is_float16_unless_numbers_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_models.llama(bias=True, context=40)
+    params = tiny_models.weights(config)
+    params["decoder"]["layers"][1]["attn"]["bk"][3] = 7e4
+    save_checkpoint(tmp_path / "model", config, params)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    export(checkpoint, tmp_path / "large", quant="int8")  # verified, in float32
+    bundle = open_bundle(tmp_path / "large")
+    reason = "a cache of float16 in tfm's kernels: layer 1 has a key of 7e+04, must be below 30000"
+    assert (bundle.manifest.kernel_cache, bundle.refused) == (None, (reason,))
+    assert runtime.load(bundle.path).engine.path.endswith("cache in float32)")
+    monkeypatch.setattr(bundle_writer, "SAFE_IN_FLOAT16", np.inf)
+    export(checkpoint, tmp_path / "half", quant="int8", verify=False)
+    model = runtime.load(tmp_path / "half")
+    buffers = flat(model.start().take().layers)
+    assert {buffer.dtype for buffer in buffers} == {np.dtype(np.float16)}
+    with pytest.raises(NumericError, match=r"a key or value doesn't fit float16.* TFM_KERNELS=0 keeps them"):
+        model.step(np.array([[1, 2, 3]]), model.start())
 
 
 @pytest.mark.parametrize("change", ["operator", "place", "size"])

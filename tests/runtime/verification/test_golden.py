@@ -17,6 +17,7 @@ from tfm.refimpl.config import (
     Pool,
     QuestionAnswering,
 )
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.error_budget import TRIES, largest_difference, rounded_up
 from tfm.refimpl.errors import BundleError
@@ -102,6 +103,25 @@ def test_a_correct_engine_stays_within_the_budget(name, activations):
     assert (own is None) == np.array_equal(held.floats, held.own.logits)
     assert np.array_equal(held.best[:, 0], logits.argmax(-1))
     assert (held.gap >= 0).all()
+
+
+def test_half_is_what_a_cache_of_float16_changes():
+    config = tiny_models.llama()
+    tree = tiny_models.weights(config)
+    held = read(golden(config, tree, half_cache=True), config)
+    assert held.half is not None
+    logits = []
+    for half in (False, True):
+        engine = NumpyEngine(config, tiny_models.weights(config, dtype=np.float64))
+        engine.kinds = cache_kinds(config, half=half)
+        logits.append(held.real(run(engine, held)))
+    for stated, distance in zip(held.half, (largest_difference, rms), strict=True):
+        assert stated == pytest.approx(distance(*logits), rel=0.01)
+    wider = held.with_half_cache.own
+    for budget, own, moves in zip(
+        (wider.budget, wider.rms_budget), (held.own.budget, held.own.rms_budget), held.half, strict=True
+    ):
+        assert budget == pytest.approx(own + 4 * moves)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -228,7 +248,7 @@ def test_the_stored_terms_of_given_outputs(monkeypatch, dtype, ulp):
     rounded = exact.copy()
     rounded[0, 3, 5] += 1
 
-    def given_outputs(config, params, inputs, runs, on_leaf, on_layer):
+    def given_outputs(config, params, inputs, runs, on_leaf, on_layer, on_cache):
         for name, leaf in flatten(params):
             on_leaf(name, leaf)
         return [np.concatenate([exact, *tries]), rounded]
