@@ -101,9 +101,12 @@ def _kernels() -> dict[str, str]:
     from ...runtime.kernels.compilers import available
     from ...runtime.kernels.library import Library, find
     from ...runtime.kernels.platforms import Platform
+    from ...runtime.ort.kernel_path import why_refused
 
     found = find()
     if isinstance(found, Library):
+        if reason := why_refused(found):
+            return {"unused": reason}
         return {
             "instructions": found.instruction_set,
             "library": str(found.path),

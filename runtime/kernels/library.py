@@ -20,7 +20,7 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...refimpl.errors import BundleError
+from ...refimpl.errors import BundleError, DeviceError
 from ...refimpl.formats.file_bytes import read_file
 from ...refimpl.formats.strict_json import parse
 from ..hub.cache_dir import cache_dir
@@ -33,7 +33,9 @@ SOURCES = Path(__file__).with_name("source")
 PACKAGED = Path(__file__).with_name("built")
 RECORD = "build.json"
 LARGEST = 16 * 2**20  # bytes of a library
+# 0 in this variable of the environment switches the kernels off, and an instruction set is used and no other.
 SWITCH = "TFM_KERNELS"
+INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "neon")
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,28 @@ def is_off() -> bool:
     return os.environ.get(SWITCH) == "0"
 
 
+def forced() -> str:
+    """The instruction set that the user asks for; nothing if the fastest is to be used.
+
+    DeviceError for a name that isn't one.
+    """
+    name = os.environ.get(SWITCH, "")
+    if name in ("", "0", "1"):
+        return ""
+    if name not in INSTRUCTION_SETS:
+        raise DeviceError(f"{SWITCH} must be 0, 1 or one of {', '.join(INSTRUCTION_SETS)}, got {name!r:.40}")
+    return name
+
+
 def find(progress: Progress = silent) -> Library | Unavailable:
     """The library for this process, or why there is none; nothing is built.
 
     The first time that a library meets a processor it is tried in a child process; `progress` gets a line if
-    that child crashed.
+    that child crashed. DeviceError as in `forced`.
     """
     if is_off():
         return Unavailable(f"{SWITCH}=0 switches them off")
+    instruction_set = forced()
     platform = Platform.here()
     if not platform.known:
         return Unavailable(f"they aren't written for {platform}")
@@ -139,7 +155,7 @@ def find(progress: Progress = silent) -> Library | Unavailable:
         path = library_in(folder, record, platform)
     if path is None or record is None:
         return Unavailable("no library was built for this machine", buildable=True)
-    result = probe.result(path, record.sha256, progress)
+    result = probe.result(path, record.sha256, instruction_set, progress)
     return Library(path, result.text) if result.kind == "runs" else Unavailable(result.text)
 
 

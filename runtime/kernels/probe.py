@@ -44,15 +44,16 @@ class Result:
     text: str
 
 
-def result(library: Path, sha256: str, progress: Progress) -> Result:
+def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Result:
     """What the library with this hash does on this processor, tried unless that was done before.
 
-    `progress` gets a line where the child crashed. A cache that can't be written costs a child each time.
+    `wanted` is the instruction set that must be used, if one must be. `progress` gets a line where the child
+    crashed. A cache that can't be written costs a child each time.
     """
-    file = _file(sha256)
+    file = _file(sha256, wanted)
     if (kept := _read(file)) is not None:
         return kept
-    tried = attempt(library)
+    tried = attempt(library, wanted)
     if tried.kind != "fails":
         with suppress(OSError):
             _write(file, tried)
@@ -61,9 +62,9 @@ def result(library: Path, sha256: str, progress: Progress) -> Result:
     return tried
 
 
-def attempt(library: Path) -> Result:
+def attempt(library: Path, wanted: str = "") -> Result:
     """What the library does in a child process."""
-    command = [sys.executable, "-I", "-S", str(PROGRAM), str(library)]
+    command = [sys.executable, "-I", "-S", str(PROGRAM), str(library), *filter(None, [wanted])]
     try:
         child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -78,15 +79,16 @@ def attempt(library: Path) -> Result:
     if "failure" in answer:
         return Result("fails", f"the library can't be loaded: {answer['failure']}")
     if not answer["instruction_set"]:
-        return Result("unfit", f"they have no instruction set of this processor, {hardware.processor()}")
+        lacks = f"lacks {wanted}" if wanted else "has none of their instruction sets"
+        return Result("unfit", f"this processor, {hardware.processor()}, {lacks}")
     if answer["product"] != "right":
         return Result("unfit", f"they compute a wrong product on {hardware.processor()}")
     return Result("runs", answer["instruction_set"])
 
 
-def _file(sha256: str) -> Path:
+def _file(sha256: str, wanted: str) -> Path:
     """Where the result is kept."""
-    about = [sha256, hardware.processor(), *sorted(hardware.flags())]
+    about = [sha256, wanted, hardware.processor(), *sorted(hardware.flags())]
     digest = hashlib.sha256("\0".join(about).encode()).hexdigest()
     return cache_dir() / "kernels" / f"probe-{digest[:24]}.json"
 

@@ -1,7 +1,7 @@
 """The child process of `probe`: loads a library, computes two small products, and prints what `probe` reads.
 
-It is run as a file, with the library's path as its argument, and imports nothing of tfm. The structures are
-those of `source/kernels.h`.
+It is run as a file, with the library's path and, if one must be used, the name of an instruction set as its
+arguments, and imports nothing of tfm. The structures are those of `source/kernels.h`.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def expected(rows: int) -> list[float]:
     return [0.5 * ((m + 1) * (n - m) + 127 * (n - last)) for m in range(rows) for n in range(OUTPUTS)]
 
 
-def main(path: str) -> dict[str, str]:
-    """The instruction set that the library uses here, or why it can't be used."""
+def main(path: str, wanted: str = "") -> dict[str, str]:
+    """The instruction set that the library uses here, `wanted` if one is, or why it can't be used."""
     try:
         import resource
 
@@ -86,7 +86,7 @@ def main(path: str) -> dict[str, str]:
     except (OSError, AttributeError) as error:
         return {"failure": " ".join(str(error).split())[:300]}
     name.restype, kernels_of.restype = c.c_char_p, c.POINTER(Kernels)
-    if (instruction_set := name()) is None:
+    if (instruction_set := wanted.encode() or name()) is None or not kernels_of(c.c_char_p(instruction_set)):
         return {"instruction_set": ""}
     kernels = kernels_of(c.c_char_p(instruction_set)).contents
     # Of few rows and of many: AMX has only the latter.
@@ -95,4 +95,4 @@ def main(path: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(sys.argv[1])))
+    sys.stdout.write(json.dumps(main(*sys.argv[1:])))

@@ -10,6 +10,7 @@ says is written anew.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import shutil
@@ -22,7 +23,7 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 
-from ...refimpl.errors import BundleError, NumericError, TfmError
+from ...refimpl.errors import BundleError, DeviceError, NumericError, TfmError
 from ...refimpl.formats.file_bytes import FileBytes
 from ..bundle import kernel_layout, manifest, weight_layout
 from ..bundle.atomic_dir import replacing
@@ -32,7 +33,7 @@ from ..bundle.manifest import MANIFEST
 from ..bundle.same_bits import SameBits, promise
 from ..hub.cache_dir import cache_dir
 from ..hub.checked_bundles import is_recorded, record, state_of
-from ..kernels.library import SWITCH, Library, find
+from ..kernels.library import SWITCH, Library, find, forced
 from .prepacked_weights import drop_orphans
 from .session import ORT_ERRORS, one_line, open_session, options
 
@@ -58,8 +59,7 @@ class KernelPath:
     def session(self, file: str, content: bytes, threads: int | None) -> ort.InferenceSession:
         """A session over a graph of kernels: the file that names it, and its content."""
         session_options = options(threads)
-        with one_line(f"tfm's kernels can't be used ({SWITCH}=0 switches them off)"):
-            session_options.register_custom_ops_library(str(self.library.path))
+        _register(self.library, session_options)
         place = self.weights / file  # only its folder counts
         return open_session(place, "cpu", session_options, content)
 
@@ -107,11 +107,43 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
 
 
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
-    """The library that would compute a bundle on this machine, or one line that says why there is none."""
+    """The library that would compute a bundle on this machine, or one line that says why there is none.
+
+    DeviceError where the user asks for an instruction set that can't be used.
+    """
     if reason := without_graphs(bundle):
         return reason
     library = find(lambda stage, done, total: notify(stage))
-    return library if isinstance(library, Library) else library.reason
+    reason = why_refused(library) if isinstance(library, Library) else library.reason
+    if isinstance(library, Library) and not reason:
+        return library
+    if name := forced():
+        raise DeviceError(f"{SWITCH}={name} can't be used: {reason}")
+    return reason
+
+
+def why_refused(library: Library) -> str:
+    """Why this version of ONNX Runtime can't have the library's operators; nothing if it can."""
+    try:
+        _register(library, ort.SessionOptions())
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def _register(library: Library, session_options: ort.SessionOptions) -> None:
+    """Give a session the library's operators with its instruction set; DeviceError if that fails."""
+    try:
+        loaded = ctypes.CDLL(str(library.path))
+        loaded.tfm_use.restype = loaded.tfm_has_api.restype = ctypes.c_bool
+        if not loaded.tfm_use(library.instruction_set.encode()):
+            raise DeviceError(f"the library of kernels has no {library.instruction_set} here")
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"the library of kernels can't be loaded: {error!s:.200}") from None
+    with one_line("the kernels can't be registered", DeviceError):
+        session_options.register_custom_ops_library(str(library.path))
+    if not loaded.tfm_has_api():
+        raise DeviceError(f"ONNX Runtime {ort.__version__} lacks version 17 of its C interface")
 
 
 def cache_type(bundle: Bundle) -> Literal["float16", "float32"] | None:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from tfm.refimpl.ops.quant import Blocks
+from tfm.runtime.kernels.library import INSTRUCTION_SETS
 from tfm.runtime.kernels.probe_program import BlockMatrix, Pool, Run
 
 TILE = 16
-# All that the library may have; a processor has some of them.
-INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "neon")
-
 # Runs a task for 0 .. count - 1, in an order of its own.
 Runner = Callable[[Callable[[int], None], int], None]
 GUARD = 0xA5

@@ -330,6 +330,7 @@ const Op ops[] = {
 extern "C" __attribute__((visibility("default"))) ort::Status *RegisterCustomOps(ort::Options *options, const ort::ApiBase *base) {
     static ort::Domain *domain;
     api = base->GetApi(ort::API);
+    if (!api) return nullptr;  // a message would be its object too: tfm_has_api says so
     const char *instruction_set = tfm_instruction_set();
     if (!instruction_set) return wrong("this processor has none of the kernels' instruction sets");
     registered = tfm_kernels(instruction_set);
@@ -339,3 +340,6 @@ extern "C" __attribute__((visibility("default"))) ort::Status *RegisterCustomOps
     }
     return api->AddCustomOpDomain(options, domain);
 }
+
+// Whether the ONNX Runtime that registered the library has the version of the interface that it was written for.
+extern "C" __attribute__((visibility("default"))) bool tfm_has_api(void) { return api; }

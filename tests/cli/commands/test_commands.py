@@ -35,7 +35,7 @@ from tfm.runtime.hub import checked_bundles, locate
 from tfm.runtime.hub.cache_dir import bundle_path
 from tfm.runtime.hub.model_names import CATALOGUE
 from tfm.runtime.kernels import compilers, probe
-from tfm.runtime.ort import providers
+from tfm.runtime.ort import kernel_path, providers
 from tfm.runtime.progress import silent
 from tfm.runtime.tasks import model
 from tfm.runtime.text.template_process import SHARED
@@ -651,7 +651,9 @@ def test_doctor_tries_the_providers(tfm):
 
 def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp_path):
     monkeypatch.setattr(compilers, "_zig", lambda platform: None)
-    monkeypatch.setattr(probe, "attempt", lambda path: probe.Result("runs", "avx2"))
+    monkeypatch.setattr(probe, "attempt", lambda *_: probe.Result("runs", "avx2"))
+    refusals: list[str] = []
+    monkeypatch.setattr(kernel_path, "why_refused", lambda _: "".join(refusals))
     monkeypatch.delenv("TFM_KERNELS", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -670,6 +672,10 @@ def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp
     assert ran.err.startswith("compiling kernels for ")
     assert "\nkernels    instructions: avx2\n           library: " in ran.out
     assert tfm("doctor", "--build-kernels").err == ""
+    refusals.append("ONNX Runtime is too new")
+    assert tfm("doctor", "--json").json["kernels"] == {"unused": "ONNX Runtime is too new"}
+    monkeypatch.setenv("TFM_KERNELS", "avx3")
+    tfm("doctor").failed(6, "TFM_KERNELS must be 0, 1 or one of amx, ", "got 'avx3'")
     monkeypatch.setenv("TFM_KERNELS", "0")
     assert tfm("doctor", "--json").json["kernels"] == {"unused": "TFM_KERNELS=0 switches them off"}
 

@@ -55,9 +55,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Whatever lies where a library is wanted can be loaded; the paths that were tried."""
     tried = []
 
-    def attempt(path: Path) -> probe.Result:
+    def attempt(path: Path, wanted: str = "") -> probe.Result:
         tried.append(str(path))
-        return probe.Result("runs", "avx2")
+        return probe.Result("runs", wanted or "avx2")
 
     monkeypatch.setattr(probe, "attempt", attempt)
     return tried

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.kernels import available as available_sets
+from helpers.kernels import load
+from tfm.refimpl.errors import DeviceError
 from tfm.runtime import hardware
 from tfm.runtime.kernels import library, probe
 from tfm.runtime.kernels.compilers import available
-from tfm.runtime.kernels.library import Library, Unavailable, find
+from tfm.runtime.kernels.library import INSTRUCTION_SETS, Library, Unavailable, find
 from tfm.runtime.kernels.platforms import Platform
 
 HERE = Platform.here()
@@ -68,9 +71,9 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The libraries that were tried in a child process."""
     tried = []
 
-    def attempt(path: Path, run=probe.attempt) -> probe.Result:
+    def attempt(path: Path, wanted: str = "", run=probe.attempt) -> probe.Result:
         tried.append(str(path))
-        return run(path)
+        return run(path, wanted)
 
     monkeypatch.setattr(probe, "attempt", attempt)
     return tried
@@ -81,7 +84,7 @@ def test_the_real_library_says_what_it_uses(cached, kernels_library):
     instruction_set = ctypes.CDLL(str(kernels_library)).tfm_instruction_set
     instruction_set.restype = ctypes.c_char_p
     if (name := instruction_set()) is None:
-        reason = f"they have no instruction set of this processor, {hardware.processor()}"
+        reason = f"this processor, {hardware.processor()}, has none of their instruction sets"
         assert find() == Unavailable(reason)
     else:
         assert find() == Library(path, name.decode())
@@ -227,7 +230,7 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
         ("int nothing;", "the library can't be loaded: .*tfm_instruction_set", 2),
         (
             'extern "C" { void tfm_kernels() {} const char *tfm_instruction_set() { return nullptr; } }',
-            "they have no instruction set of this processor, ",
+            "this processor, .*, has none of their instruction sets$",
             1,
         ),
         (
@@ -266,6 +269,23 @@ def test_the_switch(cached, stranger, monkeypatch, loads):
     assert loads == []
     monkeypatch.setenv("TFM_KERNELS", "1")
     assert find() == Library(path, "avx2")
+
+
+def test_an_instruction_set_by_name(cached, kernels_library, monkeypatch):
+    """Each that this processor has is used and tried; of others the error says what is missing."""
+    path = install(cached, kernels_library)
+    here = available_sets(load(kernels_library))
+    assert here
+    for name in INSTRUCTION_SETS:
+        monkeypatch.setenv("TFM_KERNELS", name)
+        lacks = Unavailable(f"this processor, {hardware.processor()}, lacks {name}")
+        assert find() == find() == (Library(path, name) if name in here else lacks)
+    monkeypatch.delenv("TFM_KERNELS")
+    assert find() == Library(path, next(iter(here)))
+    for name in ("avx", "AVX2", "on"):
+        monkeypatch.setenv("TFM_KERNELS", name)
+        with pytest.raises(DeviceError, match=f"must be 0, 1 or one of amx, .*, got '{name}'"):
+            find()
 
 
 def test_other_machines_have_none(cached, monkeypatch):

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from helpers import tiny_models
+from helpers.kernels import available, load
 from tfm import runtime
 from tfm.export import bundle_writer
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
-from tfm.refimpl.errors import BundleError, NumericError
+from tfm.refimpl.errors import BundleError, DeviceError, NumericError
 from tfm.runtime.bundle import kernel_layout
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.same_bits import SameBits
 from tfm.runtime.hub import checked_bundles
 from tfm.runtime.hub.cache_dir import cache_dir
-from tfm.runtime.kernels.library import Library, find
+from tfm.runtime.kernels import compilers
+from tfm.runtime.kernels.library import Library, Unavailable, find
+from tfm.runtime.kernels.platforms import Platform
 from tfm.runtime.ort import kernel_path
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.ort.kernel_path import KernelPath
@@ -200,6 +206,60 @@ def test_an_operator_of_onnx_runtime_breaks_the_promise(bundles, tmp_path: Path,
     engine = OrtEngine(bundle, threads=1, kernels=chosen)
     assert logits_of(engine).shape[-1] == bundle.config.embedding.vocabulary
     assert engine.same_bits == SameBits(f"{planted} of ONNX Runtime")
+
+
+def test_an_instruction_set_by_name(bundles, kernels_on: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what the session's nodes take; what they compute is the same with all."""
+    path, loaded = bundles("biases, odd sizes", "int8"), load(kernels_on)
+    fastest = kernel_path.find()
+    made = []
+    for name in [*reversed(available(loaded)), fastest.instruction_set]:
+        monkeypatch.setattr(kernel_path, "find", lambda *_, name=name: Library(kernels_on, name))
+        model = runtime.load(path, threads=1)
+        assert isinstance(model.engine, OrtEngine)
+        assert model.engine.path.startswith(f"kernels ({name},")
+        assert loaded.tfm_instruction_set().decode() == name
+        made.append(logits_of(model.engine))
+    assert all(np.array_equal(one, made[0]) for one in made)
+    monkeypatch.setenv("TFM_KERNELS", "avx2")
+    monkeypatch.setattr(kernel_path, "find", lambda *_: Unavailable("this processor lacks avx2"))
+    with pytest.raises(DeviceError, match="TFM_KERNELS=avx2 can't be used: this processor lacks avx2"):
+        runtime.load(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (
+            'extern "C" { bool tfm_use(const char *) { return true; } bool tfm_has_api() { return false; }'
+            " void *RegisterCustomOps(void *, void *) { return nullptr; } }",
+            f"ONNX Runtime {onnxruntime.__version__} lacks version 17 of its C interface",
+        ),
+        (
+            'extern "C" { bool tfm_use(const char *) { return true; } bool tfm_has_api() { return true; } }',
+            "the kernels can't be registered: ONNX Runtime .* says .*RegisterCustomOps",
+        ),
+        (
+            'extern "C" { bool tfm_use(const char *) { return false; } bool tfm_has_api() { return true; } }',
+            "the library of kernels has no avx2 here",
+        ),
+        ("int nothing;", "the library of kernels can't be loaded: .*tfm_use"),
+    ],
+)
+def test_operators_that_onnx_runtime_refuses_are_its_own(
+    bundles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, says: str
+) -> None:
+    """Its own operators compute then, unless an instruction set was asked for."""
+    (tmp_path / "a.cpp").write_text(source)
+    command = [*compilers.available(Platform.here())[0].command, "-shared", "-fPIC", "-o", "a.so", "a.cpp"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    path = bundles("biases, odd sizes", "int8")
+    monkeypatch.setattr(kernel_path, "find", lambda *_: Library(tmp_path / "a.so", "avx2"))
+    assert re.match(says, str(kernel_path.choose(open_bundle(path))))
+    assert runtime.load(path).engine.path == "ONNX Runtime"
+    monkeypatch.setenv("TFM_KERNELS", "avx2")
+    with pytest.raises(DeviceError, match=f"TFM_KERNELS=avx2 can't be used: {says}"):
+        runtime.load(path)
 
 
 def test_weights_are_written_once_and_again_if_they_changed(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
