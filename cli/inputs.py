@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from ..refimpl.errors import LimitError
 
-# Bytes that are read: of a prompt four for each character that a tokenizer takes, and of lines of many texts.
-PROMPT, LINES = 64 * 2**20, 256 * 2**20
+# Bytes that are read: of a prompt four for each character that a tokenizer takes; of lines; of a schema.
+PROMPT, LINES, SCHEMA = 64 * 2**20, 256 * 2**20, 2**20
 
 
 def read(arguments: list[str] | None, file: Path | None, what: str = "text") -> list[str]:
@@ -71,3 +72,16 @@ def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
         return data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"the {what} must be UTF-8: {error}") from None
+
+
+def read_schema(file: Path) -> dict[str, Any]:
+    """The JSON schema in a file; a usage error for one that can't be followed, before a model is loaded."""
+    from ..refimpl.errors import ArgumentError
+    from ..refimpl.formats.strict_json import parse
+    from ..runtime.text.json_schema import grammar_of
+
+    schema = parse(read_all(file, "schema", SCHEMA), str(file), ArgumentError)
+    if not isinstance(schema, dict):
+        raise ArgumentError(f"{file} must have a JSON schema, an object, got {schema!r:.80}")
+    grammar_of(schema)
+    return schema

@@ -308,6 +308,7 @@ FLAGS = {
     "kv must": "--kv must",
     "table_bits=": "--table ",
     "table_bits must": "--table must",
+    "json_schema": "--json-schema",
     "strict=True": "--strict",
     "raw=True": "--raw",
     "calibration.method": "--ranges",

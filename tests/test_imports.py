@@ -26,8 +26,16 @@ OUTSIDE = {
     "refimpl/laws": {"numpy", "hypothesis", "jaxtyping"},
     # The one part of runtime that needs the extra [serve].
     "runtime/serve": {"numpy", "starlette", "uvicorn", "pydantic", "prometheus_client"},
-    # huggingface_hub is the extra [hub], imported where a hub's name is fetched.
-    "runtime": {"numpy", "onnxruntime", "tokenizers", "minijinja", "platformdirs", "huggingface_hub"},
+    # huggingface_hub is the extra [hub], imported where a hub's name is fetched; llguidance is of [serve].
+    "runtime": {
+        "numpy",
+        "onnxruntime",
+        "tokenizers",
+        "minijinja",
+        "platformdirs",
+        "huggingface_hub",
+        "llguidance",
+    },
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "threadpoolctl"},
     # matplotlib is the extra [plot], imported where a picture is asked for; prompt_toolkit for who types.
     "cli": {"numpy", "typer", "rich", "platformdirs", "onnxruntime", "matplotlib", "prompt_toolkit"},

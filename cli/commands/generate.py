@@ -10,7 +10,7 @@ import typer
 
 from .. import options as o
 from ..console import answer_fields, line, out, out_answer, out_json, progress, say
-from ..inputs import read, read_prompt
+from ..inputs import read, read_prompt, read_schema
 
 GROUP = "Write texts"
 
@@ -31,6 +31,16 @@ def command(
     model: o.Model = "smollm2-135m",
     max_new_tokens: o.MaxNewTokens = None,
     stop: o.Stop = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The answer is a JSON document of the schema in this file, unless it ends at "
+            "--max-new-tokens, which a line on stderr says.",
+        ),
+    ] = None,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="Leave out the chat template: the model continues the prompt."),
@@ -103,6 +113,7 @@ def command(
         frequency_penalty=frequency_penalty, no_repeat_ngram=no_repeat_ngram,
         beams=beams, length_penalty=length_penalty,
         max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
+        json_schema=None if json_schema is None else read_schema(json_schema),
     )  # fmt: skip
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs goes with --json")

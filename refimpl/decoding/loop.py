@@ -15,6 +15,7 @@ import numpy as np
 
 from ..engine.protocol import Cache, Engine
 from ..errors import LimitError
+from .constraint import Constraint, constrain
 from .logprobs import TokenLogprob, token_logprob
 from .sampler import Sampler
 from .sampling import process_logits, sample
@@ -32,6 +33,7 @@ class GeneratedSequence:
     `encoder_ids` is the text that a model with an encoder reads; the prompt is then what its decoder starts
     with. `index` is the sequence's number among those generated together. With `logprobs`, `token_logprobs`
     has for each of `tokens` its log-probability and those of so many likeliest tokens.
+    With a `constraint` only tokens that it allows are chosen, and the text ends where nothing can follow.
     """
 
     prompt: Sequence[int]
@@ -43,6 +45,7 @@ class GeneratedSequence:
     tokens: list[int] = field(default_factory=list)
     encoder_ids: Sequence[int] | None = None
     logprobs: int | None = None
+    constraint: Constraint | None = None
     token_logprobs: list[TokenLogprob] = field(default_factory=list, init=False)
     finish_reason: FinishReason | None = field(default=None, init=False)
 
@@ -61,13 +64,17 @@ class GeneratedSequence:
         return self._uniforms[position]
 
     def process_logits(self, logits: np.ndarray, draft: Sequence[int] = ()) -> np.ndarray:
-        """Logits [N] with the sampler's penalties, after the text so far and the tokens of `draft`."""
+        """Logits [N] with the sampler's penalties and the constraint, after the text so far and the tokens of
+        `draft`."""
         tokens = self._prompt[:0]
         if self.sampler.adjusts_logits:
             tokens = np.concatenate([self._prompt, np.array([*self.tokens, *draft], np.int64)])
         new_tokens = len(self.tokens) + len(draft)
         last = new_tokens + 1 >= self.max_new_tokens
-        return process_logits(logits, self.sampler, tokens, new_tokens, self.stop_ids, last)
+        logits = process_logits(logits, self.sampler, tokens, new_tokens, self.stop_ids, last)
+        if self.constraint is None:
+            return logits
+        return constrain(logits, self.constraint.allowed([*self.tokens, *draft]))
 
     def choose(self, logits: np.ndarray, draft: Sequence[int] = ()) -> int:
         """The token chosen from logits [N] after the text so far and the tokens of `draft`."""
@@ -87,6 +94,8 @@ class GeneratedSequence:
         self.tokens.append(token)
         if self.logprobs is not None:
             self.token_logprobs.append(token_logprob(logits, token, self.logprobs))
+        if self.constraint is not None and self.constraint.is_complete(self.tokens):
+            self.finish("stop")
         return token
 
     def finish(self, reason: FinishReason = "stop") -> None:

@@ -121,13 +121,23 @@ class AsyncModel:
     ) -> AsyncTextStream:
         """The answer to a text, streamed, once it is queued; see `Model.generate`."""
         prompt = await asyncio.to_thread(prompt_of, self.model, text, raw=raw, task=task)
-        return self.start(prompt, self.model.options(raw=raw, task=task, **options))[0]
+        resolved = self.model.options(raw=raw, task=task, **options)
+        await self.prepare(resolved)
+        return self.start(prompt, resolved)[0]
 
     @spelled_out(GenerateOptions, SamplingOptions)
     async def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> AsyncTextStream:
         """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`."""
         prompt = await self.chat_prompt(messages)
-        return self.start(prompt, resolve(self.model.generation, chat=True, **options))[0]
+        resolved = resolve(self.model.generation, chat=True, **options)
+        await self.prepare(resolved)
+        return self.start(prompt, resolved)[0]
+
+    async def prepare(self, options: Options) -> None:
+        """Compile what the options need beforehand, which may take a second; ArgumentError for a JSON schema
+        that can't be followed."""
+        if options.json_schema is not None:
+            await asyncio.to_thread(lambda: self.model.json_schemas.constraint(options.json_schema or {}))
 
     async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
         """The ids that ask for the next message of a conversation."""

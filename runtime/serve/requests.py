@@ -113,12 +113,31 @@ class TextFormat(Part):
     type: Literal["text"]
 
 
+class JsonObject(Part):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Part):
+    name: str
+    description: str | None = None
+    strict: bool | None = None  # a schema is always followed in full
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OfSchema(Part):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | JsonObject | OfSchema, Field(discriminator="type")]
+
+
 class ChatBody(Sampling):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    response_format: TextFormat | None = None
+    response_format: Format | None = None
     modalities: list[Literal["text"]] | None = None
 
     @model_validator(mode="after")
@@ -130,6 +149,16 @@ class ChatBody(Sampling):
         ):
             raise ValueError("max_tokens and max_completion_tokens contradict each other: give one")
         return self
+
+    def json_schema(self) -> dict[str, Any] | None:
+        """The schema that the answer follows, if it is JSON."""
+        match self.response_format:
+            case JsonObject():
+                return {"type": "object"}
+            case OfSchema(json_schema=named):
+                return named.schema_
+            case _:
+                return None
 
 
 class CompletionBody(Sampling):

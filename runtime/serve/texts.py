@@ -44,6 +44,7 @@ async def chat_completions(request: Request) -> Response:
     served = server.find(body.model)
     prompt = await served.model.chat_prompt([message.for_template() for message in body.messages])
     options = resolve(served.model.model.generation, chat=True, **options_of(body, served.model.model))
+    await served.model.prepare(options)
     streams = served.model.start(prompt, options, body.n or 1)
     answers = Answers(streams, served.name, server.metrics, server.limits)
     made = ChatResponse(served.name, served.fingerprint, served.model.model.text)

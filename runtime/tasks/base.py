@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TypeVar
 
 from ...refimpl import config as configs
@@ -13,6 +14,7 @@ from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
 from ..bundle.same_bits import SameBits
 from ..text.chat_template import ChatTemplate
+from ..text.json_schema import JsonSchemas
 from ..text.tokenizer import Tokenizer
 from .timed_engine import TimedEngine
 
@@ -148,6 +150,11 @@ class TaskModel:
         if self.template is None:
             raise no_template()
         return self.template
+
+    @cached_property
+    def json_schemas(self) -> JsonSchemas:
+        """The constraints of texts that are JSON documents."""
+        return JsonSchemas(self.text, self.generation.eos)
 
     def expect(self, kind: type[H]) -> H:
         """The model's head; ConfigError unless it is of this kind, with the task that it is for."""

@@ -92,6 +92,7 @@ def generation_of(model: TaskModel, task: str | None = None) -> Generation:
 
 def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0) -> GeneratedSequence:
     """The sequence that answers a prompt; its random numbers are those of (seed, index)."""
+    schema = options.json_schema
     return GeneratedSequence(
         prompt.ids,
         options.sampler,
@@ -101,6 +102,7 @@ def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0)
         index,
         encoder_ids=prompt.encoder_ids,
         logprobs=options.logprobs,
+        constraint=None if schema is None else model.json_schemas.constraint(schema),
     )
 
 

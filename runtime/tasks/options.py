@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from ...refimpl.checkpoint.generation_config import MOST_BEAMS, Generation
 from ...refimpl.decoding.beam import BeamSearch
@@ -91,6 +91,8 @@ class GenerateOptions(SamplingOptions, total=False):
         switches that off.
     logprobs: 0 … 1000; note for each token of the answer its log-probability and the so many likeliest tokens
         with theirs, of the model's own distribution, before penalties, temperature and filters.
+    json_schema: the answer is a JSON document of this schema, unless it ends at max_new_tokens; {} allows
+        any. Needs llguidance (`pip install 'tfm-cli[serve]'`).
     """
 
     max_new_tokens: int | None
@@ -103,6 +105,7 @@ class GenerateOptions(SamplingOptions, total=False):
     renormalize: bool | None
     draft: Drafter | Literal[False] | None
     logprobs: int | None
+    json_schema: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Options:
     renormalize: bool = False
     draft: Drafter | Literal[False] | None = None
     logprobs: int | None = None
+    json_schema: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.beams is not None:
@@ -129,10 +133,16 @@ class Options:
                 raise LimitError("beam search takes no draft: each of its steps scores all tokens")
             if self.logprobs is not None:
                 raise LimitError("beam search takes no logprobs: its texts are scored as a whole")
+            if self.json_schema is not None:
+                raise LimitError("beam search takes no json_schema: leave out beams")
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
         for name, default in OF_BEAMS.items():
             if self.beams is None and getattr(self, name) != default:
                 raise LimitError(f"{name} goes with beams, got none")
+        if self.json_schema is not None and (self.stop or not self.stop_on_eos):
+            raise LimitError(
+                "a document of a json_schema ends where it is complete: leave out stop and stop_on_eos"
+            )
         if self.max_new_tokens < 1:
             raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.seed < 0:
@@ -205,7 +215,7 @@ def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, obj
 
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
     said = bool(chosen.get("greedy")) or bool(chosen.get("draft"))
-    return said or bool(chosen.keys() & (DRAWS | {"logprobs"}))
+    return said or bool(chosen.keys() & (DRAWS | {"logprobs", "json_schema"}))
 
 
 def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:

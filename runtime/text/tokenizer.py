@@ -90,14 +90,14 @@ class TemplatePart(NamedTuple):
 
 
 class Tokenizer:
-    """A tokenizer.json for a model of `vocabulary` logits."""
+    """A tokenizer.json for a model of `vocabulary` logits; `json` is its text."""
 
     def __init__(self, text: str, vocabulary: int) -> None:
         if len(text) > LIMITS["tokenizer.json"]:
             raise LimitError(
                 f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
             )
-        self._json = text
+        self.json = text
         self.vocabulary = vocabulary
         _check_subword_prefix(text)
         with convert_errors("can't be used"):
@@ -235,7 +235,7 @@ class Tokenizer:
 
     @cached_property
     def _secret_spelling(self) -> SecretSpelling:
-        return SecretSpelling(self._json, self.control_tokens, convert_errors)
+        return SecretSpelling(self.json, self.control_tokens, convert_errors)
 
     def _check_ids(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self.vocabulary:

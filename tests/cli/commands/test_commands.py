@@ -787,3 +787,25 @@ def test_bench_refuses_what_does_not_fit(tfm, bundle):
     ran = tfm("bench", "--model", bundle, "--prompt-tokens", 20000, "--repeats", 1)
     assert (ran.code, ran.out) == (9, "")
     assert ran.err.splitlines()[-1].startswith("tfm-cli: the prompt has 20127 tokens")
+
+
+def test_a_document_of_a_schema(tfm, checkpoint: Path, tmp_path: Path) -> None:
+    """A line says where it was cut; a schema that can't be followed is refused before there is a model."""
+    model = tmp_path / "stops"
+    shutil.copytree(checkpoint, model)
+    (model / "generation_config.json").write_text('{"eos_token_id": 257}')
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"enum": ["a", "bc"]}, "minItems": 1, "maxItems": 3}')
+    command = ("generate", "a", "--model", model, "--engine", "numpy", "--json-schema", schema)
+    for seed in range(3):
+        told = tfm(*command, "--temperature", 1, "--seed", seed, "--max-new-tokens", 100)
+        assert (told.code, told.err) == (0, "")
+        assert set(json.loads(told.out)) <= {"a", "bc"}
+    assert "cut after 2 tokens" in tfm(*command, "--max-new-tokens", 2).err
+    schema.write_text('{"contains": {}}')
+    tfm("generate", "a", "--model", "nowhere", "--json-schema", schema).failed(
+        2, '--json-schema can\'t be followed: Unimplemented keys: ["contains"]'
+    )
+    schema.write_text("[]")
+    tfm("generate", "a", "--model", "nowhere", "--json-schema", schema).failed(2, "must have a JSON schema")
+    tfm(*command, "--beams", 2).failed(2, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.speculative import PromptLookup
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.errors import CheckpointError, LimitError
+from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError
 from tfm.runtime.tasks import Conversation, Model, Options
 from tfm.runtime.tasks.generate import Prompt
 from tfm.runtime.tasks.generate_batch import generate_many
@@ -317,3 +318,27 @@ def test_many_texts_are_as_each_alone() -> None:
     for wrong in ({"beams": 2}, {"draft": PromptLookup()}):
         with pytest.raises(LimitError, match="a batch takes no beams and no draft"):
             many.generate_many(prompts, **wrong)
+
+
+def test_a_document_of_a_schema_with_and_without_drafts() -> None:
+    """The answer ends where the document is complete; a draft changes nothing of it."""
+    stop = text_strategies.byte_level().token_to_id("<|im_end|>")
+    schema = {"type": "array", "items": {"enum": ["the cat", "the dog"]}, "minItems": 2, "maxItems": 5}
+    complete = 0
+    for seed in range(12):
+        options = {"json_schema": schema, "temperature": 1.5, "seed": seed, "max_new_tokens": 60}
+        answer = model(eos=(stop,)).generate("the cat, the dog", **options)
+        text = str(answer)
+        drafted = model(eos=(stop,)).generate("the cat, the dog", **options, draft=PromptLookup())
+        assert (str(drafted), drafted.finish_reason) == (text, answer.finish_reason)
+        if answer.finish_reason == "stop":
+            complete += 1
+            assert set(json.loads(text)) <= {"the cat", "the dog"}
+    assert complete
+    for wrong in ({"beams": 2}, {"stop": ("a",)}, {"stop_on_eos": False}):
+        with pytest.raises(LimitError, match="leave out"):
+            model(eos=(stop,)).generate("a", json_schema=schema, **wrong)
+    with pytest.raises(ArgumentError, match="json_schema must be a mapping"):
+        model(eos=(stop,)).generate("a", json_schema="{}")
+    with pytest.raises(CheckpointError, match="stop token"):
+        model().generate("a", json_schema=schema)

@@ -1,0 +1,208 @@
+"""Texts of a JSON schema: whatever the logits say, a complete one is a document of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import tokenizers
+from helpers import text_strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tfm.refimpl.decoding.loop import GeneratedSequence
+from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError
+from tfm.runtime.text.json_schema import LONGEST_SPACE, JsonSchemas, grammar_of
+from tfm.runtime.text.tokenizer import Tokenizer
+
+
+def schemas(library: tokenizers.Tokenizer, more: int = 3) -> tuple[Tokenizer, JsonSchemas, int]:
+    """A tokenizer whose model has more logits than it has tokens, its constraints, and its stop token."""
+    stop = library.get_vocab()["<|im_end|>"]
+    tokenizer = Tokenizer(library.to_str(), library.get_vocab_size() + more)
+    return tokenizer, JsonSchemas(tokenizer, [stop]), stop
+
+
+MADE = {"bytes": schemas(text_strategies.byte_level()), "pieces": schemas(text_strategies.sentencepiece())}
+NAMES = st.text('abcé"\\ ', min_size=1, max_size=4)
+NUMBERS = st.integers(-20, 20)
+LEAVES = st.one_of(
+    st.fixed_dictionaries({"type": st.sampled_from(["boolean", "null", "integer", "number"])}),
+    st.tuples(NUMBERS, st.integers(0, 9)).map(
+        lambda pair: {"type": "integer", "minimum": pair[0], "maximum": pair[0] + pair[1]}
+    ),
+    st.integers(0, 5).map(lambda n: {"type": "string", "minLength": n // 2, "maxLength": n}),
+    st.sampled_from(["^a+b?$", "^[0-9]{2,3}$", "^(x|yz)$"]).map(lambda p: {"type": "string", "pattern": p}),
+    st.sampled_from(["date", "uuid", "ipv4"]).map(lambda form: {"type": "string", "format": form}),
+    st.lists(st.one_of(NAMES, NUMBERS, st.booleans(), st.none()), min_size=1, max_size=4).map(
+        lambda values: {"enum": values}
+    ),
+    st.one_of(NAMES, NUMBERS).map(lambda value: {"const": value}),
+)
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def of_object(properties: dict[str, Any], count: int, closed: bool) -> dict[str, Any]:
+        names = list(properties)[:count]
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": names,
+            "additionalProperties": not closed,
+        }
+
+    def of_array(items: Any, least: int, room: int) -> dict[str, Any]:
+        return {"type": "array", "items": items, "minItems": least, "maxItems": least + room}
+
+    return st.one_of(
+        st.builds(
+            of_object,
+            st.dictionaries(NAMES, inner, max_size=3),
+            st.integers(0, 3),
+            st.sampled_from([True] * 4 + [False]),
+        ),
+        st.builds(of_array, inner, st.integers(0, 2), st.integers(0, 2)),
+        st.lists(inner, min_size=1, max_size=3).map(lambda some: {"anyOf": some}),
+        st.tuples(inner, inner).map(
+            lambda pair: {"type": "array", "prefixItems": list(pair), "items": False, "minItems": 2}
+        ),
+    )
+
+
+SCHEMAS = st.recursive(LEAVES, containers, max_leaves=5)
+
+
+def written(kind: str, schema: Any, seed: int, room: int = 200, **options: Any) -> tuple[str, str | None]:
+    """A text from random logits: (the text, why it ended)."""
+    tokenizer, made, stop = MADE[kind]
+    sequence = GeneratedSequence(
+        [1],
+        Sampler(temperature=1.0),
+        frozenset([stop]),
+        room,
+        seed,
+        constraint=made.constraint(schema),
+        **options,
+    )
+    rng = np.random.default_rng(seed)
+    while sequence.finish_reason is None:
+        sequence.sample(rng.normal(0, 3, tokenizer.vocabulary).astype(np.float32))
+    return tokenizer.decode(sequence.tokens), sequence.finish_reason
+
+
+ENDED = {"stop": 0, "length": 0}
+
+
+@settings(max_examples=150)
+@given(SCHEMAS, st.sampled_from(sorted(MADE)), st.integers(0, 2**31))
+def test_a_complete_text_is_a_document_of_its_schema(schema: Any, kind: str, seed: int) -> None:
+    text, reason = written(kind, schema, seed)
+    ENDED[reason] += 1
+    if reason == "stop":
+        jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+
+
+def test_most_texts_are_complete() -> None:
+    """The test before has judged documents."""
+    assert ENDED["stop"] > ENDED["length"]
+
+
+def test_any_json_and_any_object() -> None:
+    reasons = []
+    for kind in MADE:
+        for seed in range(20):
+            for schema, types in (({}, object), ({"type": "object"}, dict)):
+                text, reason = written(kind, schema, seed, room=400)
+                reasons.append(reason)
+                if reason == "stop":
+                    assert isinstance(json.loads(text), types)
+    assert "stop" in reasons
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"not": {"type": "string"}}, 'Unimplemented keys: ["not"]'),
+        ({"type": "array", "uniqueItems": True}, 'Unimplemented keys: ["uniqueItems"]'),
+        ({"properties": {"a": {"if": True, "then": True}}}, 'Unimplemented keys: ["if", "then"]'),
+        ({"not": {}, "x-guidance": {"lenient": True}}, 'Unimplemented keys: ["not"]'),
+        ({"oneOf": [{"type": "string"}, {"maxLength": 2}], "x-guidance": {"coerce_one_of": True}}, "oneOf"),
+        ({"type": "string", "format": "tea"}, "Unknown format: tea"),
+        ({"type": "strong"}, "Invalid type: strong"),
+        ({"$ref": "http://example.org/schema"}, "does not fetch"),
+        ({"$ref": "file:///etc/passwd"}, "does not fetch"),
+        ({"type": "string", "pattern": "("}, "regex parse error"),
+        ({"enum": []}, "Unsatisfiable"),
+        ({"a": float("nan")}, "not JSON compliant"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(schema: Any, reason: str) -> None:
+    with pytest.raises(ArgumentError, match="json_schema can't be followed: ") as caught:
+        grammar_of(schema)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_can_be_taken_back() -> None:
+    """After any tokens the answer is that of a constraint which reads them for the first time."""
+    _, made, _ = MADE["bytes"]
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}}
+    texts: list[list[int]] = [[]]
+    rng = np.random.default_rng(3)
+    while len(texts) < 40:
+        tokens = texts[-1]
+        if made.constraint(schema).is_complete(tokens):
+            break
+        texts.append([*tokens, int(rng.choice(np.flatnonzero(made.constraint(schema).allowed(tokens))))])
+    one = made.constraint(schema)
+    for i in [*range(len(texts)), *rng.integers(0, len(texts), 60).tolist()]:
+        assert np.array_equal(one.allowed(texts[i]), made.constraint(schema).allowed(texts[i]))
+        assert one.is_complete(texts[i]) == made.constraint(schema).is_complete(texts[i])
+
+
+def test_white_space_comes_to_an_end() -> None:
+    tokenizer, made, _ = MADE["bytes"]
+    space = tokenizer.encode(" ")[0]
+    one = made.constraint({"type": "object"})
+    tokens = tokenizer.encode("{")
+    count = 0
+    while one.allowed(tokens)[space]:
+        tokens, count = [*tokens, space], count + 1
+        assert count <= LONGEST_SPACE
+    assert count == LONGEST_SPACE
+
+
+def test_models_that_cannot_be_constrained() -> None:
+    tokenizer = MADE["bytes"][0]
+    with pytest.raises(CheckpointError, match="names none"):
+        JsonSchemas(tokenizer, [])
+    for library in (text_strategies.wordpiece(), text_strategies.unigram()):
+        with pytest.raises(CheckpointError, match="can't constrain a text: can't determine decoder"):
+            JsonSchemas(Tokenizer(library.to_str(), library.get_vocab_size()), [1])
+    cleaning = Tokenizer(tokenizer.json, tokenizer.vocabulary)
+    cleaning.cleans_up = True
+    with pytest.raises(CheckpointError, match="cleans its texts up"):
+        JsonSchemas(cleaning, [1])
+
+
+def test_bans_that_leave_nothing_are_an_error() -> None:
+    tokenizer, made, stop = MADE["bytes"]
+    brace = [i for i in range(tokenizer.vocabulary) if "{" in tokenizer.id_to_token(i)]
+    constraint = made.constraint({"type": "object"})
+    sampler = Sampler(suppress_tokens=tuple(brace))
+    sequence = GeneratedSequence([1], sampler, frozenset([stop]), constraint=constraint)
+    with pytest.raises(LimitError, match="every token is banned"):
+        sequence.sample(np.zeros(tokenizer.vocabulary, np.float32))
+
+
+def test_a_document_that_is_complete_at_the_limit_was_not_cut() -> None:
+    """Nothing can follow it, so it ends without a stop token."""
+    tokenizer = MADE["bytes"][0]
+    for seed in range(5):
+        text, _ = written("bytes", {"const": True}, seed, room=99)
+        for room in (1, 2, 3, 4):
+            same, reason = written("bytes", {"const": True}, seed, room=room)
+            assert reason == ("stop" if same == text else "length"), tokenizer.encode(text)
