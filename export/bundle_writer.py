@@ -38,7 +38,7 @@ from ..refimpl.params.lazy import lazily
 from ..refimpl.params.tree import Tree
 from ..runtime.bundle import kernel_layout, manifest, operator_limits, schemes, targets, weight_layout
 from ..runtime.bundle.atomic_dir import replacing, sync
-from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.bundle import Bundle, manifest_hash
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
     DATA,
@@ -368,7 +368,7 @@ def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bo
 
 def _write_uncertified(folder: Path) -> None:
     """Write a certificate that says that nothing was checked."""
-    stated = {"format": certificate.FORMAT, "manifest": certificate.manifest_hash(folder)}
+    stated = {"format": certificate.FORMAT, "manifest": manifest_hash(folder)}
     note = {**stated, "ok": None, "not_checked": ["all: verify=False"]}
     (folder / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 

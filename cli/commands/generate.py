@@ -87,6 +87,17 @@ def command(
         ),
     ] = None,
     draft: o.Draft = None,
+    prefix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Keep in this file what the model computes of the prompt: a later prompt that begins alike, "
+            "such as another question to the same text, is read from there on. Only you can read the file, "
+            "which is as private as the prompt, and it is never written over.",
+            rich_help_panel=o.SPEED,
+        ),
+    ] = None,
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 
@@ -121,8 +132,8 @@ def command(
     drafts = draft not in (None, "none")
     if drafts and searches:
         raise typer.BadParameter("--draft takes no --beams: beam search scores all tokens itself")
-    if batch is not None and (searches or drafts):
-        raise typer.BadParameter("--batch takes no --beams and no --draft: they are for one text")
+    if batch is not None and (searches or drafts or prefix is not None):
+        raise typer.BadParameter("--batch takes no --beams, --draft or --prefix: they are for one text")
     from ...refimpl.errors import LimitError
     from ..model_loading import computed_by, load, locate_weights
 
@@ -145,7 +156,7 @@ def command(
             raise typer.BadParameter(str(error)) from None
     load_s = time.perf_counter() - begin
     if batch is None:
-        answer = loaded.generate(prompts[0], raw=raw, **options)
+        answer = loaded.generate(prompts[0], raw=raw, prefix=prefix, **options)
         out_answer(answer, as_json=as_json, no_escape=no_escape, load_s=load_s, by=computed_by(loaded))
         return
     answers = loaded.generate_many(prompts, raw=raw, batch=batch, progress=progress(), **options)

@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write the bytes beside their place, wait until they are on disk, and rename them.
 
-    After a failure, such as a full disk, the old file is still there. Raises OSError.
+    `mode` are the file's permissions, less those that the process gives nobody. After a failure, such as a
+    full disk, the old file is still there. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with new.open("wb") as file:
+        new.unlink(missing_ok=True)  # of a process that was killed; one that is there would keep its mode
+        with open(new, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -267,6 +267,11 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     return bundle
 
 
+def manifest_hash(bundle: Path) -> str:
+    """SHA-256 of tfm.json, which holds the hashes of all other files."""
+    return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+
+
 def _regular(directory: Path, name: str) -> int:
     """The size of a regular file; links aren't followed, since a bundle must contain all its files."""
     path = directory / name

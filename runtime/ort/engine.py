@@ -25,7 +25,7 @@ from ...refimpl.engine.protocol import (
     foreign_cache_error,
 )
 from ..bundle import kernel_layout
-from ..bundle.bundle import Bundle
+from ..bundle.bundle import Bundle, manifest_hash
 from ..bundle.graph_io import ENCODER, GRAPH, Graph, graphs
 from ..bundle.same_bits import Operator, SameBits, promise
 from .chunked_step import StepArrays, in_chunks
@@ -69,6 +69,7 @@ class OrtEngine:
         chunk: int | None = None,
     ) -> None:
         bundle.check_graphs()
+        self.bundle_hash = manifest_hash(bundle.path)
         self.config: Config = bundle.config
         self.device = on = choose(device, bundle.target, notify)
         self.chunk = CHUNK if chunk is None else chunk

@@ -33,6 +33,7 @@ import numpy as np
 
 from ...refimpl.engine.cache_kinds import CacheKind, check_lengths, floor, windows
 from ...refimpl.engine.protocol import check_rows, used_cache_error
+from ...refimpl.errors import LimitError
 from .device_buffer import Binding, DeviceBuffer, zeros
 from .encoder_kv import EncoderKV
 
@@ -175,6 +176,11 @@ def flat(layers: Sequence[Layer]) -> list[DeviceBuffer]:
     return [buffer for layer in layers for buffer in layer]
 
 
+def _held(kind: CacheKind, length: int, dropped: dict[int, int]) -> int:
+    """How many tokens a layer holds of a row of this length."""
+    return length if kind.window is None else length - dropped[kind.window]
+
+
 def _read(layer: Layer) -> list[np.ndarray]:
     return [buffer.read() for buffer in layer]
 
@@ -233,6 +239,42 @@ class OrtCache:
         if capacity > buffers.capacity:
             buffers = buffers.reallocated(np.arange(buffers.batch), self._lengths, capacity)
         return OrtCache(self._lengths, buffers)
+
+    def content(self) -> tuple[dict[int, int], list[np.ndarray]]:
+        """Of a cache of one row: its dropped tokens by window, and its arrays with the others alone."""
+        buffers, length = self._alive(), int(self._lengths[0])
+        dropped = {window: int(count[0]) for window, count in buffers.dropped.items()}
+        parts: list[np.ndarray] = []
+        shapes = iter(self.content_shapes(length, dropped))
+        for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
+            part = [np.zeros(*next(shapes)) for _ in layer]
+            kind.copy_row(_read(layer), 0, part, 0, _held(kind, length, dropped))
+            parts += part
+        return dropped, parts
+
+    def content_shapes(self, length: int, dropped: dict[int, int]) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """The shape and type of each array of `content`, in a cache of so many tokens.
+
+        LimitError where its layers have no room for the tokens that weren't dropped.
+        """
+        buffers, shapes = self._alive(), []
+        for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
+            held = _held(kind, length, dropped)
+            if not 0 <= held <= kind.entries(buffers.capacity, buffers.chunk):
+                raise LimitError(f"a layer has no room for {held} tokens")
+            parts = kind.shapes(1, held, buffers.chunk)
+            shapes += [(shape, buffer.dtype) for shape, buffer in zip(parts, layer, strict=True)]
+        return shapes
+
+    def filled(self, length: int, dropped: dict[int, int], arrays: Sequence[np.ndarray]) -> OrtCache:
+        """An empty cache of one row, with room for `length` tokens, filled with what `content` gave."""
+        buffers, rest = self.take(), iter(arrays)
+        for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
+            target = _read(layer)
+            kind.copy_row([next(rest) for _ in layer], 0, target, 0, _held(kind, length, dropped))
+            _write(layer, target)
+        buffers.dropped = {window: np.array([count]) for window, count in dropped.items()}
+        return OrtCache(np.array([length]), buffers)
 
     def _alive(self) -> CacheBuffers:
         if self._buffers is None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Unpack
+
+import numpy as np
 
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import LM, Decoder
 from ...refimpl.decoding.beam import beam_search
 from ...refimpl.decoding.logprobs import TokenLogprob
-from ...refimpl.decoding.loop import GeneratedSequence
+from ...refimpl.decoding.loop import GeneratedSequence, prefill
 from ...refimpl.decoding.loop import generate as generate_tokens
 from ...refimpl.decoding.speculative import PromptLookup, speculate
 from ...refimpl.decoding.stop import FinishReason, limit_new_tokens, split_at_stop_string
 from ...refimpl.engine.protocol import Cache
 from ...refimpl.errors import ArgumentError, LimitError
-from ..text.chat_template import Message
+from ..ort import prefix_file
+from ..ort.engine import OrtEngine
+from ..ort.kv_cache import OrtCache
+from ..text.chat_template import Message, common_prefix
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .options import GenerateOptions, Options, resolve
@@ -35,12 +41,39 @@ def generate(
     *,
     raw: bool = False,
     task: str | None = None,
+    prefix: Path | str | None = None,
     **options: Unpack[GenerateOptions],
 ) -> TextStream:
-    """The answer to a text; see `prompt_of` for `raw` and `task`."""
+    """The answer to a text; see `prompt_of` for `raw` and `task`, `prefix_cache` for `prefix`."""
     prompt = prompt_of(model, text, raw=raw, task=task)
     resolved = resolve(generation_of(model, task), chat=is_chat(model, raw=raw), **options)
-    return TextStream(model, prompt, resolved)
+    limit_new_tokens(model.config.context, len(prompt.ids), resolved.max_new_tokens)
+    cache = None if prefix is None else prefix_cache(model, prompt, Path(prefix))
+    return TextStream(model, prompt, resolved, cache)
+
+
+def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
+    """A cache of the prompt's first tokens, from a file as far as its tokens are the prompt's.
+
+    Where there is no file, the prompt is read up to its last token, and the file written. None where nothing
+    is shared. Raises what `runtime.ort.prefix_file` raises, and LimitError for another engine, or a model
+    with an encoder.
+    """
+    engine = model.engine
+    if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
+        raise LimitError("a prefix in a file is for a decoder on ONNX Runtime")
+    *first, _ = prompt.ids
+    if not first:
+        return None
+    if not path.exists():
+        _, cache = prefill(engine, first, engine.start(1))
+        assert isinstance(cache, OrtCache), "it is the engine's"
+        prefix_file.write(path, engine, first, cache)
+        return cache
+    tokens, cache = prefix_file.read(path, engine)
+    same = common_prefix(tokens, first)
+    # A window may have dropped what it saw so far back, and a recurrence goes back to nothing.
+    return cache.truncate(np.array([same])) if same >= cache.floor[0] else None
 
 
 def is_chat(model: TaskModel, *, raw: bool = False) -> bool:

@@ -41,14 +41,21 @@ class Model(TaskModel):
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def generate(
-        self, text: str, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
+        self,
+        text: str,
+        *,
+        raw: bool = False,
+        task: str | None = None,
+        prefix: Path | str | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> TextStream:
         """The answer to a text, streamed: iterate over it.
 
         `raw` leaves out the chat template: the model continues the text. `task` is one that the checkpoint
-        names, with its own prefix and options.
+        names, with its own prefix and options. `prefix` is a file with the cache of a text that begins alike,
+        which is written where it isn't there (`generate.prefix_cache`).
         """
-        return generate.generate(self, text, raw=raw, task=task, **options)
+        return generate.generate(self, text, raw=raw, task=task, prefix=prefix, **options)
 
     @spelled_out(GenerateOptions, SamplingOptions)
     def chat(self, messages: Sequence[Message], **options: Unpack[GenerateOptions]) -> TextStream:

@@ -6,7 +6,6 @@ the versions are the same, so that an interrupted full run goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -19,8 +18,8 @@ from ...refimpl.errors import BundleError
 from ...refimpl.formats.file_bytes import read_file
 from ...refimpl.formats.strict_json import parse
 from .. import hardware
-from ..bundle.bundle import LIMITS
-from ..bundle.manifest import CERTIFICATE, MANIFEST
+from ..bundle.bundle import LIMITS, manifest_hash
+from ..bundle.manifest import CERTIFICATE
 from .report import CheckResult, Report
 
 # 2: rows name their check, and counts have `of`.
@@ -79,11 +78,6 @@ def certify(bundle: Path, report: Report) -> dict[str, object]:
     finally:
         temporary.unlink(missing_ok=True)
     return content
-
-
-def manifest_hash(bundle: Path) -> str:
-    """SHA-256 of tfm.json, which holds the hashes of all other files."""
-    return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
 
 
 def read(bundle: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tfm.runtime.verification.certificate import manifest_hash
+from tfm.runtime.bundle.bundle import manifest_hash
 from tfm.runtime.verification.verify import verify
 
 EXPORT = """

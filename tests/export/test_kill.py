@@ -14,7 +14,7 @@ from pathlib import Path
 from helpers import tiny_models
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.runtime.verification.certificate import manifest_hash
+from tfm.runtime.bundle.bundle import manifest_hash
 from tfm.runtime.verification.verify import verify
 
 KILLS = 8

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...bundle.bundle import manifest_hash
 from ...bundle.manifest import CERTIFICATE, MANIFEST
-from ..certificate import manifest_hash, read
+from ..certificate import read
 from ..report import Row
 from .context import VerifyContext
 

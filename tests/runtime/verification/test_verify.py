@@ -23,7 +23,7 @@ from tfm.refimpl.errors import BundleError, CheckpointError, DeviceError, Verify
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.bundle import manifest
-from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.bundle import manifest_hash, open_bundle
 from tfm.runtime.ort import engine
 from tfm.runtime.verification import certificate, report
 from tfm.runtime.verification import verify as module
@@ -339,7 +339,7 @@ def test_the_certificate_holds_the_report(copy):
     path = copy("int8")
     found = verify(path, full=True)
     held = json.loads((path / "certificate.json").read_bytes())
-    assert held["manifest"] == certificate.manifest_hash(path)
+    assert held["manifest"] == manifest_hash(path)
     assert (held["quant"], held["target"], held["model"]) == ("int8", "ort-cpu", "checkpoint")
     assert report.moment(held["date"]) >= report.moment(held["checks"][0]["date"])
     assert held["ok"] is True

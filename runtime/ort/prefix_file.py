@@ -1,0 +1,125 @@
+"""The cache of a text's first tokens on disk, so that another run need not read them again.
+
+    8 bytes    MAGIC
+    u32        n, at most HEADER
+    n bytes    JSON: {"bundle": SHA-256 of its tfm.json, "path": what computed, with the type of its cache,
+               "tokens": [ids], "dropped": {window: tokens that its layers hold no more}}
+    …          the arrays of the cache in the order of `cache_kinds.array_names`, with these tokens alone
+    32 bytes   SHA-256 of all before
+
+Numbers are little-endian. A file is as much a stranger's as a model is: its sizes follow from the bundle and
+the tokens, and are compared before anything is read; numbers must be finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...refimpl.errors import ArgumentError, ExportError, LimitError
+from ...refimpl.formats.file_bytes import FileBytes
+from ...refimpl.formats.strict_json import parse
+from ...refimpl.formats.whole_file import write_whole
+from ..bundle.bundle import is_finite
+from .engine import OrtEngine
+from .kv_cache import OrtCache
+
+MAGIC = b"tfm-kv01"
+HEADER = 2**24  # bytes
+DIGEST = 32  # bytes
+
+
+class Header(NamedTuple):
+    """What a file says of its arrays."""
+
+    bundle: str
+    path: str
+    tokens: list[int]
+    dropped: dict[int, int]
+
+
+def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> None:
+    """Write the cache of these tokens, one row, completely or not at all, for its owner alone to read.
+
+    ExportError where the file can't be written.
+    """
+    dropped, arrays = cache.content()
+    header = Header(engine.bundle_hash, engine.path, tokens, dropped)
+    text = json.dumps(header._asdict(), separators=(",", ":")).encode()
+    content = b"".join([MAGIC, len(text).to_bytes(4, "little"), text, *(a.tobytes() for a in arrays)])
+    try:
+        write_whole(path, content + hashlib.sha256(content).digest(), mode=0o600)
+    except OSError as error:
+        raise ExportError(f"{path} can't be written: {error.strerror}") from None
+
+
+def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
+    """The tokens of a file and their cache; ArgumentError unless this bundle wrote it, on this path."""
+    file = FileBytes(path, ArgumentError)
+    digest = hashlib.sha256()
+
+    def next_bytes(begin: int, count: int) -> np.ndarray:
+        if begin + count + DIGEST > len(file):
+            raise ArgumentError(f"{path}: isn't a prefix that `generate --prefix` wrote, or was cut short")
+        data = file.read(begin, begin + count)
+        digest.update(data.data)
+        return data
+
+    start = len(MAGIC) + 4
+    first = next_bytes(0, start).tobytes()
+    length = int.from_bytes(first[len(MAGIC) :], "little")
+    if first[: len(MAGIC)] != MAGIC or length > HEADER:
+        raise ArgumentError(f"{path}: isn't a prefix that `generate --prefix` wrote")
+    header = _header(parse(next_bytes(start, length).tobytes(), str(path), ArgumentError), path, engine)
+    cache = engine.start(1).grow(len(header.tokens))
+    try:
+        kinds = cache.content_shapes(len(header.tokens), header.dropped)
+    except LimitError as error:
+        raise ArgumentError(f"{path}: {error}") from None
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in kinds]
+    at = start + length
+    if at + sum(sizes) + DIGEST != len(file):
+        raise ArgumentError(
+            f"{path}: {len(header.tokens)} tokens need {at + sum(sizes) + DIGEST} bytes, it has {len(file)}"
+        )
+    arrays = []
+    for (shape, dtype), size in zip(kinds, sizes, strict=True):
+        arrays.append(next_bytes(at, size).view(dtype).reshape(shape))
+        at += size
+    if file.read(at, at + DIGEST).tobytes() != digest.digest():
+        raise ArgumentError(f"{path}: is damaged, its SHA-256 differs: remove it")
+    if not all(is_finite(array) for array in arrays if array.dtype.kind == "f"):
+        raise ArgumentError(f"{path}: numbers must be finite, it holds NaN or infinity: remove it")
+    return header.tokens, cache.filled(len(header.tokens), header.dropped, arrays)
+
+
+def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
+    """The header, as `write` writes it; ArgumentError for anything else, or another bundle or path."""
+    if not isinstance(value, dict) or value.keys() != set(Header._fields):
+        raise ArgumentError(f"{path}: its header must hold {', '.join(Header._fields)}")
+    if value["bundle"] != engine.bundle_hash:
+        raise ArgumentError(f"{path}: was written with another bundle: name another file, or remove it")
+    if value["path"] != engine.path:
+        raise ArgumentError(
+            f"{path}: was computed by {value['path']!r:.60}, and {engine.path} computes here: name another "
+            "file, or remove it"
+        )
+    tokens, dropped = value["tokens"], value["dropped"]
+    config = engine.config
+    if not _integers(tokens, config.embedding.vocabulary) or not 1 <= len(tokens) <= config.context:
+        raise ArgumentError(f"{path}: tokens must be 1 to {config.context} ids of the model")
+    windows = {str(kind.window): kind.window for kind in engine.kinds if kind.window is not None}
+    if not isinstance(dropped, dict) or dropped.keys() != windows.keys():
+        raise ArgumentError(f"{path}: dropped must name the windows {', '.join(windows) or 'of none'}")
+    if not _integers(list(dropped.values()), len(tokens) + 1):
+        raise ArgumentError(f"{path}: dropped must be numbers of tokens")
+    return Header(value["bundle"], value["path"], tokens, {windows[w]: n for w, n in dropped.items()})
+
+
+def _integers(values: Any, below: int) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < below for v in values)
