@@ -352,13 +352,15 @@ def test_a_slow_body_ends(served: tuple[str, Server]) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_takes_too_long_ends(stream: bool) -> None:
+    gate = serving.Gate()
     with (
-        serving.running({"tiny": MODEL}, limits=Limits(request_s=0)) as (url, server),
+        serving.running({"tiny": serving.model(gate)}, limits=Limits(request_s=0)) as (url, server),
         httpx.Client(trust_env=False) as http,
     ):
         answer = http.post(f"{url}/v1/chat/completions", json={**CHAT, "stream": stream})
         assert answer.status_code == (200 if stream else 504)
         assert "the answer took more than 0 s" in answer.text
+        gate.open()
         serving.idle(server)
 
 
