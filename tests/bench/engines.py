@@ -4,7 +4,8 @@
 
 One JSON object a line. Out first: {"engine", "version", "load_s"}. In: {"prompt": ids, "new": N}. Out:
 {"tokens": the N greedy ids, "prefill_s": until the first of them is known, "decode_s": for the N − 1
-others, "idle_cpu_s": processor time that was used while nobody asked, "idle_s"}.
+others, "idle_cpu_s": processor time that was used while nobody asked, "idle_s"}. With "rows": B in the
+request B texts are written side by side after the same prompt, and "tokens" are those of all steps.
 
 Each engine is driven the leanest way that its Python binding offers, logits and cache staying where
 it keeps them. No engine stops at an end-of-text token.
@@ -44,6 +45,22 @@ class Stepwise:
             tokens.append(self.next(tokens[-1]))
         return tokens, middle - begin, time.perf_counter() - middle
 
+    def first_of(self, prompts: list[list[int]]) -> list[int]:
+        """As `first`, for texts of one length side by side."""
+        raise NotImplementedError
+
+    def next_of(self, tokens: list[int]) -> list[int]:
+        raise NotImplementedError
+
+    def measure_rows(self, prompt: list[int], new: int, rows: int) -> tuple[list[int], float, float]:
+        """As `measure`, for `rows` texts side by side."""
+        begin = time.perf_counter()
+        steps = [self.first_of([prompt] * rows)]
+        middle = time.perf_counter()
+        while len(steps) < new:
+            steps.append(self.next_of(steps[-1]))
+        return [token for step in steps for token in step], middle - begin, time.perf_counter() - middle
+
 
 class TfmEngine(Stepwise):
     """tfm's own engines: `start` and `step`, as refimpl/engine/protocol.py has them."""
@@ -60,6 +77,17 @@ class TfmEngine(Stepwise):
     def _step(self, ids: list[int]) -> int:
         logits, self.cache = self.engine.step(np.array([ids], np.int64), self.cache)
         return int(logits[0, 0].argmax())
+
+    def first_of(self, prompts: list[list[int]]) -> list[int]:
+        self.cache = self.engine.start(len(prompts))
+        return self._step_of(prompts)
+
+    def next_of(self, tokens: list[int]) -> list[int]:
+        return self._step_of([[token] for token in tokens])
+
+    def _step_of(self, ids: list[list[int]]) -> list[int]:
+        logits, self.cache = self.engine.step(np.array(ids, np.int64), self.cache)
+        return logits[:, 0].argmax(axis=1).tolist()
 
 
 class Onnx(TfmEngine):
@@ -147,6 +175,7 @@ class Llama(Stepwise):
         params = c.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = 4096, 2048, 512
         params.n_threads = params.n_threads_batch = threads
+        self.opened, self.params, self.side_by_side = opened, params, None
         self.context = c.llama_init_from_model(opened, params)
         self.size = c.llama_vocab_n_tokens(c.llama_model_get_vocab(opened))
         self.version = f"llama-cpp-python {c.__version__}"
@@ -164,6 +193,39 @@ class Llama(Stepwise):
             raise RuntimeError("llama_decode failed")
         logits = self.c.llama_get_logits_ith(self.context, -1)
         return int(np.ctypeslib.as_array(logits, (self.size,)).argmax())
+
+    def first_of(self, prompts: list[list[int]]) -> list[int]:
+        if self.side_by_side is None:
+            self.params.n_seq_max = len(prompts)
+            self.params.n_ctx = 512 * len(prompts)
+            self.side_by_side = self.c.llama_init_from_model(self.opened, self.params)
+        self.c.llama_memory_clear(self.c.llama_get_memory(self.side_by_side), True)
+        self.past = len(prompts[0])
+        made = []
+        for row, prompt in enumerate(prompts):
+            last = len(prompt) - 1
+            made += self._decode([(token, i, row, i == last) for i, token in enumerate(prompt)])
+        return made
+
+    def next_of(self, tokens: list[int]) -> list[int]:
+        made = self._decode([(token, self.past, row, True) for row, token in enumerate(tokens)])
+        self.past += 1
+        return made
+
+    def _decode(self, entries: list[tuple[int, int, int, bool]]) -> list[int]:
+        """Read tokens, each with its position and row; the likeliest ones after those that are wanted."""
+        c, count = self.c, len(entries)
+        batch = c.llama_batch_init(count, 0, 1)
+        batch.n_tokens = count
+        for i, (token, position, row, wanted) in enumerate(entries):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, position, wanted
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
+        failed = c.llama_decode(self.side_by_side, batch)
+        c.llama_batch_free(batch)
+        if failed:
+            raise RuntimeError("llama_decode failed")
+        found = (c.llama_get_logits_ith(self.side_by_side, i) for i, one in enumerate(entries) if one[3])
+        return [int(np.ctypeslib.as_array(logits, (self.size,)).argmax()) for logits in found]
 
 
 class Genai(Stepwise):
@@ -245,7 +307,11 @@ def main(kind: str, model: str, threads: int) -> None:
     for line in sys.stdin:
         idle = {"idle_cpu_s": time.process_time() - cpu, "idle_s": time.perf_counter() - wall}
         request = json.loads(line)
-        tokens, prefill, decode = engine.measure(request["prompt"], request["new"])
+        prompt, new, rows = request["prompt"], request["new"], request.get("rows")
+        if rows is None:
+            tokens, prefill, decode = engine.measure(prompt, new)
+        else:
+            tokens, prefill, decode = engine.measure_rows(prompt, new, rows)
         figures = {"tokens": tokens, "prefill_s": prefill, "decode_s": decode}
         replies.write(json.dumps(figures | idle) + "\n")
         cpu, wall = time.process_time(), time.perf_counter()

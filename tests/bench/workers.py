@@ -44,11 +44,12 @@ class Worker:
             sys.exit(f"{self.name} ended:\n{self.log.read()[-3000:]}")
         return json.loads(line)
 
-    def measure(self, prompt: Sequence[int], new: int) -> dict[str, Any]:
-        """Greedy text after `prompt`; engines.py says what the reply holds."""
+    def measure(self, prompt: Sequence[int], new: int, rows: int | None = None) -> dict[str, Any]:
+        """Greedy text after `prompt`, or `rows` side by side; engines.py says what the reply holds."""
         time.sleep(PAUSE)
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"prompt": list(prompt), "new": new}) + "\n")
+        request = {"prompt": list(prompt), "new": new} | ({} if rows is None else {"rows": rows})
+        self.process.stdin.write(json.dumps(request) + "\n")
         return self._reply()
 
     def close(self) -> None:

@@ -106,7 +106,7 @@ void tile(const Job<Set> &job, size_t t, size_t m0) {
             for (int i = 1; i < CHAINS; i++) dot[r][i] = Set::ints();
         }
         for (const uint8_t *end = at + bytes; at < end;) {
-            if (R <= 4) __builtin_prefetch(at + 4096), __builtin_prefetch(at + 4096 + 64);
+            __builtin_prefetch(at + 4096), __builtin_prefetch(at + 4096 + 64);
 #pragma GCC unroll 8
             for (int g = 0; g < 4; g++) {
                 typename Set::Codes four;
