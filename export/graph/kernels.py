@@ -2,7 +2,7 @@
 
     MatMulNBits(x, packed, scale, zero?) [+ bias]      BlockLinear(x, packed, scale, zero?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
-    GroupQueryAttention over a cache of floats         Attention
+    GroupQueryAttention                                Attention
     silu(gate) * up of one product's halves            SwiGLU
     Add and the norm of the sum                        AddRMSNorm
     RMSNormalization of anything else                  RMSNorm
@@ -81,14 +81,12 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
 
 
 def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> None:
-    """Put the kernel in the place of a GroupQueryAttention, unless its cache holds codes."""
-    if "kv_cache_bit_width" in node.attributes:
-        return
-    q, k, v, keys, values, last, _, *rest = [*node.inputs, *[None] * 5][:12]
-    cos, sin, positions, _, sinks = rest
+    q, k, v, keys, values, last, _, *rest = [*node.inputs, *[None] * 7][:14]
+    cos, sin, positions, _, sinks, k_scale, v_scale = rest
     defaults = {"local_window_size": -1, "rotary_interleaved": 0, "softcap": 0.0}
-    stated = {name: a.value for name, a in node.attributes.items() if name != "do_rotary"}
-    inputs = (q, keys, values, last, k, v, cos, sin, positions, sinks)
+    implied = {"do_rotary", "k_quant_type", "v_quant_type", "kv_cache_bit_width"}  # by the inputs
+    stated = {name: a.value for name, a in node.attributes.items() if name not in implied}
+    inputs = (q, keys, values, last, k, v, cos, sin, positions, sinks, k_scale, v_scale)
     new = ir.node("Attention", inputs, defaults | stated, domain=DOMAIN, num_outputs=3, name=node.name)
     for output, old in zip(new.outputs, node.outputs, strict=True):
         output.name = old.name

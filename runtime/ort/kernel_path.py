@@ -38,7 +38,8 @@ from .prepacked_weights import drop_orphans
 from .session import ORT_ERRORS, one_line, open_session, options
 
 KEY = "key.json"
-TOO_LARGE = "a key or value doesn't fit float16"  # as ort_ops.cpp says it
+TOO_LARGE = "a key or value doesn't fit the cache"  # as ort_ops.cpp says it
+CacheType = Literal["float32", "float16", "int8"]  # what keys and values are kept in
 LAYOUT = 1  # of kernels.data
 SPACE = 1.1  # of its bytes that must be free
 
@@ -49,7 +50,9 @@ class KernelPath:
 
     library: Library
     weights: Path
-    cache: Literal["float16", "float32"] | None = None  # what keys and values are kept in; None without any
+    cache: Literal["float32", "float16", "int8"] | None = (
+        None  # what keys and values are kept in; None without any
+    )
 
     @property
     def name(self) -> str:
@@ -72,7 +75,8 @@ def fitting_cache() -> Iterator[None]:
     except ORT_ERRORS as error:
         if TOO_LARGE in str(error):
             raise NumericError(
-                f"{TOO_LARGE}, in which tfm's kernels keep them: {SWITCH}=0 keeps them in float32"
+                f"{TOO_LARGE}, being too large for float16, or not finite: {SWITCH}=0 takes ONNX Runtime's "
+                "operators"
             ) from None
         raise
 
@@ -146,11 +150,11 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
         raise DeviceError(f"ONNX Runtime {ort.__version__} lacks version 17 of its C interface")
 
 
-def cache_type(bundle: Bundle) -> Literal["float16", "float32"] | None:
+def cache_type(bundle: Bundle) -> CacheType | None:
     """What kernels keep a bundle's keys and values in; None where it has none, or others keep them."""
-    if bundle.cache not in ("shared", "windowed") or bundle.config.rounds_cache:
+    if bundle.cache not in ("shared", "windowed"):
         return None
-    return bundle.manifest.kernel_cache or "float32"
+    return "int8" if bundle.config.rounds_cache else bundle.manifest.kernel_cache or "float32"
 
 
 def without_graphs(bundle: Bundle) -> str:

@@ -12,10 +12,13 @@ from tfm.refimpl.ops.attention import attend
 from tfm.refimpl.ops.cache import append
 from tfm.refimpl.ops.mask import causal_mask
 from tfm.refimpl.ops.position import rotate
+from tfm.refimpl.ops.quantized_cache import ChannelQuantized, append_by_channel, read_by_channel
 
 from .kernels import GUARD, Kernels, Runner, guarded, in_order, pool_of
 
-POINTERS = ("q", "k", "v", "keys", "values", "y", "last", "positions", "cos", "sin", "sinks")
+POINTERS = (
+    "q", "k", "v", "keys", "values", "k_scale", "v_scale", "y", "last", "positions", "cos", "sin", "sinks",
+)  # fmt: skip
 STRIDES = ("q_stride", "k_stride", "v_stride")
 SIZES = ("batch", "tokens", "heads", "kv_heads", "head_size", "capacity", "table", "pairs", "window")
 
@@ -35,7 +38,7 @@ class AttentionCall(ctypes.Structure):
 
 
 # kernels.h: `CacheType` by the type of the arrays, and `Attended`.
-CACHE_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+CACHE_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2}
 DONE, MISFIT, TOO_LARGE = range(3)
 
 
@@ -43,7 +46,7 @@ DONE, MISFIT, TOO_LARGE = range(3)
 class Call:
     """One call: queries [B, T, H, K], keys and values [B, T, G, K], and the cache [B, G, C, K] for these.
 
-    The cache is of float32 or float16, all else of float32.
+    The cache is of float32, float16 or int8, all else of float32.
     """
 
     q: Array
@@ -55,6 +58,8 @@ class Call:
     cos: Array | None = None  # [positions, J]
     sin: Array | None = None
     sinks: Array | None = None  # [H]
+    k_scale: Array | None = None  # [G, K], of codes
+    v_scale: Array | None = None
     dropped: Array | None = None  # [B]: tokens that were in the cache before; None: 0, without positions
     interleaved: bool = False
     window: int | None = None
@@ -111,7 +116,8 @@ def attempt(
     table, pairs = (0, 0) if call.cos is None else call.cos.shape
     sizes = (batch, tokens, heads, groups, size, capacity, table, pairs, call.window or 0)
     options = (call.interleaved, call.scale, call.softcap or 0, CACHE_TYPES[call.keys.dtype])
-    c = AttentionCall(*at[:3], keys, values, y, *at[3:], *strides, *sizes, *options)
+    scales = [None if a is None else a.ctypes.data for a in (call.k_scale, call.v_scale)]
+    c = AttentionCall(*at[:3], keys, values, *scales, y, *at[3:], *strides, *sizes, *options)
     needed = kernels.attention_scratch(ctypes.addressof(c))
     scratch = guarded(needed)
     attended = kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner))
@@ -138,10 +144,22 @@ def specified(call: Call) -> tuple[Array, Array, Array]:
     if call.cos is not None and call.sin is not None:
         q = rotate(q, call.cos[positions], call.sin[positions], interleaved=call.interleaved)
         k = rotate(k, call.cos[positions], call.sin[positions], interleaved=call.interleaved)
-    keys, values = append(call.keys, k, call.past), append(call.values, call.v, call.past)
+    keys, values, read_keys, read_values = _cached(call, k)
     mask = causal_mask(at, np.arange(keys.shape[2]), window=call.window)
     # What no token sees may be NaN, which a weight of 0 wouldn't hide.
     read = np.any(mask, axis=1)[:, None, :, None]
-    seen = [np.where(read, a, 0).transpose(0, 2, 1, 3).astype(q.dtype) for a in (keys, values)]
+    seen = [np.where(read, a, 0).transpose(0, 2, 1, 3).astype(q.dtype) for a in (read_keys, read_values)]
     y = attend(q, *seen, mask, None, call.sinks, scale=call.scale, softcap=call.softcap)
     return y, keys, values
+
+
+def _cached(call: Call, k: Array) -> tuple[Array, Array, Array, Array]:
+    """The cache with the new keys, which were rotated, and values; and both as they are read."""
+    if call.k_scale is None or call.v_scale is None:
+        keys, values = append(call.keys, k, call.past), append(call.values, call.v, call.past)
+        return keys, values, keys, values
+    sides = [
+        append_by_channel(ChannelQuantized(codes, scale), new, call.past, bits=8)
+        for codes, scale, new in ((call.keys, call.k_scale, k), (call.values, call.v_scale, call.v))
+    ]
+    return sides[0].codes, sides[1].codes, read_by_channel(sides[0]), read_by_channel(sides[1])

@@ -149,5 +149,7 @@ def guarded(size: int) -> np.ndarray:
 
 
 def bits_of(a: np.ndarray) -> np.ndarray:
-    """Floats as integers, of which those of all NaN are one."""
+    """Floats as integers, of which those of all NaN are one; integers as they are."""
+    if a.dtype.kind != "f":
+        return a
     return np.where(np.isnan(a), a.dtype.type(np.nan), a).view(f"i{a.itemsize}")

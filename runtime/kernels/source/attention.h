@@ -104,10 +104,12 @@ struct Attend {
         int64_t window = call.window ? position(b, t) + 1 - call.window : 0;
         return window > origin(b) ? window : origin(b);
     }
-    // Where a head's numbers of that position are, in the keys or the values.
-    CacheRow place(void *cache, size_t b, size_t g, int64_t position) const {
+    // Where a head's key and value of that position are.
+    CacheRow key(size_t b, size_t g, int64_t position) const { return place(call.keys, call.k_scale, b, g, position); }
+    CacheRow value(size_t b, size_t g, int64_t position) const { return place(call.values, call.v_scale, b, g, position); }
+    CacheRow place(void *cache, const float *scale, size_t b, size_t g, int64_t position) const {
         size_t row = (b * call.kv_heads + g) * call.capacity + size_t(position - origin(b)), size = call.head_size;
-        return {(char *)cache + row * size * bytes_of(call.cache), size, call.cache};
+        return {(char *)cache + row * size * bytes_of(call.cache), size, call.cache, scale ? scale + g * size : nullptr};
     }
     size_t state() const { return Seen::floats(width); }
     size_t queries() const { return over(rows, chunks); }
@@ -144,8 +146,8 @@ bool append(const Attend &job, size_t b, size_t t, size_t g, float *rotated) {
     size_t token = b * call.tokens + t, size = call.head_size;
     int64_t position = job.position(b, t);
     rotate(call, call.k + token * call.k_stride + g * size, position, rotated);
-    bool key = job.place(call.keys, b, g, position).write<Set>(rotated);
-    return job.place(call.values, b, g, position).write<Set>(call.v + token * call.v_stride + g * size) && key;
+    bool key = job.key(b, g, position).write<Set>(rotated);
+    return job.value(b, g, position).write<Set>(call.v + token * call.v_stride + g * size) && key;
 }
 
 // One item's rows and memory.
@@ -186,7 +188,7 @@ struct Item {
     // Keys of the positions first .. end - 1 as columns of `turned`, column 0 at `block`; zeros where there is none.
     void turn_keys(int64_t block, int64_t first, int64_t end) {
         size_t size = job.call.head_size;
-        auto key = [&](int64_t position) { return job.place(job.call.keys, b, g, position); };
+        auto key = [&](int64_t position) { return job.key(b, g, position); };
         for (int i = 0; i < KEYS; i += 16) {
             int64_t from = block + i;
             Grid rows = sixteen;
@@ -204,7 +206,7 @@ struct Item {
     // Values with row 0 at `block`, as many columns as registers have.
     Grid values(int64_t block, int64_t first, int64_t end) {
         size_t size = job.call.head_size;
-        auto value = [&](int64_t position) { return job.place(job.call.values, b, g, position); };
+        auto value = [&](int64_t position) { return job.value(b, g, position); };
         if (first == block && size == job.width && value(first).floats()) return {value(first).floats(), size};
         for (int64_t p = first; p < end; p++) value(p).template read<Set>(copied.row(p - block));
         return copied;
@@ -345,7 +347,8 @@ void append_task(void *data, size_t worker) {
 bool fits(const AttentionCall &c) {
     if (c.batch < 0 || c.tokens < 0 || c.kv_heads < 1 || c.heads < 1 || c.heads % c.kv_heads || c.window < 0) return false;
     if (c.head_size < 8 || c.head_size % 8 || c.pairs < 0 || 2 * c.pairs > c.head_size) return false;
-    if (c.cache != CacheType::FLOAT32 && c.cache != CacheType::FLOAT16) return false;
+    if (c.cache < CacheType::FLOAT32 || c.cache > CacheType::INT8) return false;
+    if (c.cache == CacheType::INT8 && !(c.k_scale && c.v_scale)) return false;
     for (int b = 0; b < c.batch && c.tokens; b++) {
         int64_t past = int64_t(c.last[b]) + 1 - c.tokens;
         const int64_t *position = c.positions ? c.positions + size_t(b) * c.tokens : nullptr;

@@ -40,6 +40,13 @@ struct Avx2 {
         const __m128i *both = (const __m128i *)at;
         return {_mm256_cvtph_ps(_mm_loadu_si128(both)), _mm256_cvtph_ps(_mm_loadu_si128(both + 1))};
     }
+    static Floats load_codes(const int8_t *at) {
+        __m128i x = _mm_loadu_si128((const __m128i *)at);
+        return floats({_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))});
+    }
+    static void store_codes(int8_t *at, Floats x) {
+        _mm_storeu_si128((__m128i *)at, narrow(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)));
+    }
     static void store_halves(uint16_t *at, Floats x) {  // rounded to nearest, halves to even
         __m128i *both = (__m128i *)at;
         _mm_storeu_si128(both, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -80,10 +87,7 @@ struct Avx2 {
             Floats scaled = mul(load(x + i), all(factor));
             __m256i a = _mm256_cvtps_epi32(scaled.a), b = _mm256_cvtps_epi32(scaled.b);
             sum = _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
-            // Packing goes by halves of a register: 0 .. 3 and 8 .. 11 come first.
-            __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-            __m128i eight = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-            _mm_storeu_si128((__m128i *)(codes + i), eight);
+            _mm_storeu_si128((__m128i *)(codes + i), narrow(a, b));
         }
         __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
         four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
@@ -91,6 +95,11 @@ struct Avx2 {
     }
 
 protected:
+    // Sixteen integers as bytes. Packing goes by halves of a register: 0 .. 3 and 8 .. 11 come first.
+    static __m128i narrow(__m256i a, __m256i b) {
+        __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+        return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    }
     static void transpose8(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {
         __m256 a[8], b[8];
         for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(rows + i * rows_stride);

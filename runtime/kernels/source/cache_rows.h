@@ -13,6 +13,7 @@ struct CacheRow {
     void *at;
     size_t size;  // numbers, a multiple of 8
     CacheType type;
+    const float *scale;  // of codes
 
     // The numbers, where they lie there as they are; else null.
     float *floats() const { return type == CacheType::FLOAT32 ? (float *)at : nullptr; }
@@ -24,37 +25,70 @@ struct CacheRow {
             memcpy(y, at, size * sizeof(float));
             return;
         }
-        const uint16_t *halves = (const uint16_t *)at;
         size_t i = 0;
-        for (; i + 16 <= size; i += 16) Set::store(y + i, Set::load_halves(halves + i));
+        for (; i + 16 <= size; i += 16) Set::store(y + i, load<Set>(i));
         if (i == size) return;
-        uint16_t last[16] = {};
-        float numbers[16];
-        memcpy(last, halves + i, 8 * sizeof *last);
-        Set::store(numbers, Set::load_halves(last));
+        char bytes[32] = {};
+        float scales[16] = {}, numbers[16];
+        Set::store(numbers, last(i, bytes, scales).template load<Set>(0));
         memcpy(y + i, numbers, 8 * sizeof *numbers);
     }
 
-    // Write x; false where a finite number becomes infinite.
+    // Write x; false where a number can't be held.
     template <class Set>
     bool write(const float *x) const {
         if (type == CacheType::FLOAT32) {
             memcpy(at, x, size * sizeof(float));
             return true;
         }
-        constexpr float BEYOND = 65520;  // the smallest number that is rounded to infinity
-        bool fits = true;
-        for (size_t i = 0; i < size; i++) fits &= !(fabsf(x[i]) >= BEYOND && fabsf(x[i]) <= FLT_MAX);
-        uint16_t *halves = (uint16_t *)at;
+        bool fits = all_fit(x);
         size_t i = 0;
-        for (; i + 16 <= size; i += 16) Set::store_halves(halves + i, Set::load(x + i));
+        for (; i + 16 <= size; i += 16) store<Set>(i, Set::load(x + i));
         if (i == size) return fits;
-        float numbers[16] = {};
-        uint16_t last[16];
+        char bytes[32] = {};
+        float scales[16] = {}, numbers[16] = {};
         memcpy(numbers, x + i, 8 * sizeof *numbers);
-        Set::store_halves(last, Set::load(numbers));
-        memcpy(halves + i, last, 8 * sizeof *last);
+        last(i, bytes, scales).template store<Set>(0, Set::load(numbers));
+        memcpy(byte(i), bytes, 8 * bytes_of(type));
         return fits;
+    }
+
+private:
+    char *byte(size_t i) const { return (char *)at + i * bytes_of(type); }
+
+    // The last eight numbers as a row of sixteen, in memory for these and their scales.
+    CacheRow last(size_t from, char *bytes, float *scales) const {
+        memcpy(bytes, byte(from), 8 * bytes_of(type));
+        if (scale) memcpy(scales, scale + from, 8 * sizeof *scales);
+        return {bytes, 16, type, scales};
+    }
+
+    bool all_fit(const float *x) const {
+        constexpr float BEYOND = 65520;  // the smallest number that float16 rounds to infinity
+        bool fits = true, half = type == CacheType::FLOAT16;
+        for (size_t i = 0; i < size; i++) {
+            bool finite = fabsf(x[i]) <= FLT_MAX;
+            fits &= half ? !(finite && fabsf(x[i]) >= BEYOND) : finite;
+        }
+        return fits;
+    }
+
+    // Sixteen numbers, as they are read and written where they aren't float32.
+    template <class Set>
+    typename Set::Floats load(size_t i) const {
+        if (type == CacheType::FLOAT16) return Set::load_halves((const uint16_t *)byte(i));
+        return Set::mul(Set::load_codes((const int8_t *)byte(i)), Set::load(scale + i));
+    }
+    template <class Set>
+    void store(size_t i, typename Set::Floats x) const {
+        if (type == CacheType::FLOAT16) {
+            Set::store_halves((uint16_t *)byte(i), x);
+            return;
+        }
+        float divisors[16];
+        for (int j = 0; j < 16; j++) divisors[j] = scale[i + j] == 0 ? INFINITY : scale[i + j];
+        typename Set::Floats ratio = Set::div(x, Set::load(divisors));
+        Set::store_codes((int8_t *)byte(i), Set::min(Set::max(ratio, Set::all(-128.0f)), Set::all(127.0f)));
     }
 };
 

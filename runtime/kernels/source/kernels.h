@@ -24,16 +24,19 @@ struct Pool {
     void (*run)(const void *owner, void (*task)(void *data, size_t index), size_t count, void *data);
 };
 
-// What a cache holds of each number: the number itself, or it rounded to the nearest of float16, halves to even.
-enum class CacheType : int32_t { FLOAT32, FLOAT16 };
+// What a cache holds of each number: the number itself, or it rounded to the nearest of float16, halves to even; or a
+// code, as refimpl/ops/quantized_cache.py has it in `append_by_channel`: x / scale, rounded so and clipped to -128 .. 127,
+// which is read as code * scale.
+enum class CacheType : int32_t { FLOAT32, FLOAT16, INT8 };
 
-inline size_t bytes_of(CacheType type) { return type == CacheType::FLOAT16 ? 2 : 4; }
+inline size_t bytes_of(CacheType type) { return type == CacheType::FLOAT32 ? 4 : type == CacheType::FLOAT16 ? 2 : 1; }
 
 // Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
 // cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).
 struct AttentionCall {
     const float *q, *k, *v;  // [batch, tokens], heads side by side
     void *keys, *values;     // [batch, kv_heads, capacity, head_size], of type `cache`, written in place
+    const float *k_scale, *v_scale;  // [kv_heads, head_size], of codes; else null
     float *y;                // [batch, tokens, heads, head_size]
     const int32_t *last;
     const int64_t *positions;  // [batch, tokens], which count on; null: places in the cache are positions
@@ -50,7 +53,7 @@ struct AttentionCall {
 enum class Attended : int32_t {
     DONE,
     MISFIT,     // sizes don't fit each other, the cache or the tables
-    TOO_LARGE,  // a finite key or value would be infinite in the cache
+    TOO_LARGE,  // a finite key or value would be infinite in the cache, or one that isn't finite a code
 };
 
 // y[m, i] = silu(x[m, i]) * x[m, width + i] for x [rows, 2 * width] and y [rows, width].

@@ -92,6 +92,17 @@ struct Neon {
     static Floats load_halves(const uint16_t *at) {
         return each<Floats>([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at + 4 * i))); });
     }
+    static Floats load_codes(const int8_t *at) {
+        int8x16_t x = vld1q_s8(at);
+        int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_s8(vget_high_s8(x));
+        auto four = [](int16x4_t x) { return vmovl_s16(x); };
+        return floats({four(vget_low_s16(low)), four(vget_high_s16(low)), four(vget_low_s16(high)), four(vget_high_s16(high))});
+    }
+    static void store_codes(int8_t *at, Floats x) {
+        Ints n = nearest(x);
+        for (int i = 0; i < 4; i += 2)
+            vst1_s8(at + 4 * i, vmovn_s16(vcombine_s16(vmovn_s32(n.of[i]), vmovn_s32(n.of[i + 1]))));
+    }
     static void store_halves(uint16_t *at, Floats x) {  // rounded to nearest, halves to even
         for (int i = 0; i < 4; i++) vst1_u16(at + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.of[i])));
     }

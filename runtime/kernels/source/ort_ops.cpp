@@ -2,11 +2,11 @@
 //   BlockLinear(x [.., K], codes, scales, zeros?, bias [N]?) -> [.., N]
 //   BlockGather(codes, ids [..], scales, zeros?) -> [.., K]
 // with the attributes of MatMulNBits: K, N, bits, block_size. kernels.h says how codes, scales and zeros lie.
-//   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?)
-//       -> [B, T, H * D], keys, values
+//   Attention(q [B, T, ..], keys, values [B, G, capacity, D], last [B], k?, v?, cos?, sin?, positions [B, T]?, sinks [H]?,
+//             k_scale, v_scale [G, D]?) -> [B, T, H * D], keys, values
 // with the attributes of GroupQueryAttention: num_heads, kv_num_heads, local_window_size, rotary_interleaved, scale,
 // softcap. Without k and v, q holds all three side by side. The cache is written in place where it is bound so; it is of
-// float32 or of float16.
+// float32, float16 or int8, and then has scales.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
@@ -191,7 +191,7 @@ ort::Status *present(ort::Context *context, const Input &past, size_t index, Cac
 ort::Status *attention(void *made, ort::Context *context) {
     const AttentionNode &node = *(const AttentionNode *)made;
     AttentionCall call = node.call;
-    enum { Q, KEYS, VALUES, LAST, K, V, COS, SIN, POSITIONS, SINKS, COUNT };
+    enum { Q, KEYS, VALUES, LAST, K, V, COS, SIN, POSITIONS, SINKS, K_SCALE, V_SCALE, COUNT };
     Input in[COUNT];
     for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
     if (in[Q].rank != 3 || in[KEYS].rank != 4) return wrong("q must have 3 axes, keys 4");
@@ -206,6 +206,9 @@ ort::Status *attention(void *made, ort::Context *context) {
     if (in[POSITIONS].data && !in[POSITIONS].is(2, queries)) return wrong("positions must be [B, T]");
     if (in[SINKS].data && !in[SINKS].is(1, &H)) return wrong("sinks must be [num_heads]");
     if (in[COS].data && (in[COS].rank != 2 || !in[SIN].is(2, in[COS].shape))) return wrong("cos and sin must be [positions, pairs]");
+    int64_t scales[] = {G, size};
+    if (call.cache == CacheType::INT8 && !(in[K_SCALE].is(2, scales) && in[V_SCALE].is(2, scales))) return wrong("k_scale and v_scale must be [kv_num_heads, D]");
+    call.k_scale = (const float *)in[K_SCALE].data, call.v_scale = (const float *)in[V_SCALE].data;
     call.cos = (const float *)in[COS].data, call.sin = (const float *)in[SIN].data, call.sinks = (const float *)in[SINKS].data;
     int64_t sizes[] = {batch, tokens, size, cache[2], call.cos ? in[COS].shape[0] : 0, call.cos ? in[COS].shape[1] : 0};
     for (int64_t one : sizes)
@@ -226,7 +229,7 @@ ort::Status *attention(void *made, ort::Context *context) {
     if (!scratch.whole) return wrong("no memory for scores");
     switch (node.kernels->attention(&call, scratch.start, {context, run})) {
         case Attended::MISFIT: return wrong("the tokens must fit the cache and the tables");
-        case Attended::TOO_LARGE: return wrong("a key or value doesn't fit float16");  // runtime.ort.kernel_path reads this
+        case Attended::TOO_LARGE: return wrong("a key or value doesn't fit the cache");  // runtime.ort.kernel_path reads this
         case Attended::DONE: return nullptr;
     }
     return nullptr;
@@ -312,16 +315,18 @@ struct Op : ort::Op {
 const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
-#define ATTEND(CACHE) {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
-const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16);
+#define ATTEND(CACHE) \
+    {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
+const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16), ATTEND_INT8[] = ATTEND(ort::INT8);
 const Op ops[] = {
     {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
     {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
     {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true>},
     {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false>},
-    {"Attention", ATTEND_FLOAT32, 10, 6, 3, create_attention<CacheType::FLOAT32>, attention},
-    {"Attention", ATTEND_FLOAT16, 10, 6, 3, create_attention<CacheType::FLOAT16>, attention},
+    {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention},
+    {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention},
+    {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention},
 };
 
 }  // namespace

@@ -58,12 +58,19 @@ def calls(draw: st.DrawFn, window: bool = False) -> Call:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     capacity = int(past.max()) + tokens + draw(st.integers(0, 3))
-    cache = draw(st.sampled_from([np.float32, np.float16]))
-    keys, values = (normal(batch, groups, capacity, size).astype(cache) for _ in range(2))
-    unwritten = np.arange(capacity)[None, :] >= past[:, None]
-    keys[np.broadcast_to(unwritten[:, None], keys.shape[:3])] = np.nan
-    values[np.broadcast_to(unwritten[:, None], values.shape[:3])] = np.nan
     options = {}
+    cache = draw(st.sampled_from([np.float32, np.float16, np.int8]))
+    keys, values = (normal(batch, groups, capacity, size) for _ in range(2))
+    if cache == np.int8:
+        keys, values = (rng.integers(-128, 128, keys.shape).astype(cache) for _ in range(2))
+        # Some numbers are clipped, and a channel may have scale 0.
+        scales = rng.choice([0, 0.01, 0.02, 0.03], (2, groups, size)).astype(np.float32)
+        options["k_scale"], options["v_scale"] = scales
+    else:
+        keys, values = keys.astype(cache), values.astype(cache)
+        unwritten = np.arange(capacity)[None, :] >= past[:, None]
+        keys[np.broadcast_to(unwritten[:, None], keys.shape[:3])] = np.nan
+        values[np.broadcast_to(unwritten[:, None], values.shape[:3])] = np.nan
     if window or draw(st.booleans()):
         options["window"] = draw(st.sampled_from([1, 2, 5, 64, 100, 513]))
     dropped = np.array([draw(st.integers(0, 700)) for _ in range(batch)])
@@ -159,12 +166,14 @@ def test_what_a_token_does_not_see_may_be_anything(kernels, call):
     y = run(kernels, call)[0]
     tokens = call.q.shape[1]
     new = {name: np.array(getattr(call, name)) for name in ("q", "k", "v")}
-    for array in new.values():
-        array[:, -1] = np.nan
+    codes = call.keys.dtype == np.int8  # which what isn't a number has none of
+    for name, array in new.items():
+        array[:, -1] = 9 if codes and name != "q" else np.nan
     window = call.window or call.past.max() + tokens
     left = np.arange(call.keys.shape[2])[None, :] <= (call.past - window)[:, None]
+    unseen = call.keys.dtype.type(77 if codes else np.nan)
     cache = {
-        name: np.where(left[:, None, :, None], np.nan, getattr(call, name)) for name in ("keys", "values")
+        name: np.where(left[:, None, :, None], unseen, getattr(call, name)) for name in ("keys", "values")
     }
     others = run(kernels, replace(call, **new, **cache))[0]
     same_bits((others[:, :-1],), (y[:, :-1],))
@@ -230,8 +239,20 @@ def test_what_float16_can_not_hold_is_refused(instruction_sets, size):
                 assert written(kernels, k, v)[2] == (DONE if fits else TOO_LARGE)
 
 
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 3e38])
+def test_what_is_not_finite_has_no_code(instruction_sets, number):
+    for kernels, place in itertools.product(instruction_sets, range(24)):
+        k, v = np.zeros((2, 2, 1, 1, 24), np.float32)
+        v[1, ..., place] = number
+        cache, scale = np.zeros_like(k, np.int8), np.ones((1, 24), np.float32)
+        call = Call(k, k, v, cache, cache, np.zeros(2, int), k_scale=scale, v_scale=scale)
+        (_, _, values), attended = attempt(kernels, call)
+        assert attended == (DONE if np.isfinite(number) else TOO_LARGE)
+        assert attended == TOO_LARGE or values[1, 0, 0].tolist() == [127 * (i == place) for i in range(24)]
+
+
 WRONG = {
-    "cache": 2,
+    "cache": 3,
     "heads": 5,
     "kv_heads": 0,
     "head_size": 12,
@@ -263,7 +284,9 @@ def test_sizes_that_do_not_fit_are_refused(kernels, name):
     assert kernels.attention_scratch(at) == 0
 
 
-INPUTS = ("q", "keys", "values", "last", "k", "v", "cos", "sin", "positions", "sinks")
+INPUTS = (
+    "q", "keys", "values", "last", "k", "v", "cos", "sin", "positions", "sinks", "k_scale", "v_scale",
+)  # fmt: skip
 
 
 def example(joined: bool, cache: DTypeLike = np.float32) -> Call:
@@ -274,6 +297,8 @@ def example(joined: bool, cache: DTypeLike = np.float32) -> Call:
     keys, values = (normal(2, 2, 200, 24).astype(cache) for _ in range(2))
     q, k, v = normal(2, 65, 6, 24), normal(2, 65, 2, 24), normal(2, 65, 2, 24)
     options = {"cos": normal(400, 8), "sin": normal(400, 8), "sinks": normal(6), "interleaved": True}
+    if cache == np.int8:
+        options |= {"k_scale": np.abs(normal(2, 24)) / 30, "v_scale": np.abs(normal(2, 24)) / 30}
     return Call(q, k, v, keys, values, past, window=99, softcap=2.0, joined=joined, **options)
 
 
@@ -283,7 +308,7 @@ def node_inputs(call: Call) -> dict[str, Array]:
     if call.joined:
         flat = {"q": np.concatenate(list(flat.values()), axis=-1)}
     arrays = flat | {"keys": call.keys, "values": call.values, "last": (call.past + 64).astype(np.int32)}
-    optional = {"cos": call.cos, "sin": call.sin, "sinks": call.sinks}
+    optional = {name: getattr(call, name) for name in ("cos", "sin", "sinks", "k_scale", "v_scale")}
     if call.dropped is not None:
         optional["positions"] = (call.past + call.dropped)[:, None] + np.arange(65)[None]
     return arrays | {name: array for name, array in optional.items() if array is not None}
@@ -306,7 +331,7 @@ def node(call: Call, arrays: dict[str, Array]) -> onnx.NodeProto:
 
 @pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize("cache", [np.float32, np.float16])
+@pytest.mark.parametrize("cache", [np.float32, np.float16, np.int8])
 def test_the_operator_has_the_same_bits(kernels_library, kernels, cache, joined, positions):
     call = example(joined, cache)
     if positions:
@@ -319,7 +344,7 @@ def test_the_operator_has_the_same_bits(kernels_library, kernels, cache, joined,
     assert np.array_equal(arrays["keys"], call.keys)  # a cache that isn't bound as output stays as it is
 
 
-@pytest.mark.parametrize("cache", [np.float32, np.float16])
+@pytest.mark.parametrize("cache", [np.float32, np.float16, np.int8])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_operator_writes_a_bound_cache_in_place(kernels_library, kernels, threads, cache):
     call = example(True, cache)
@@ -364,10 +389,11 @@ def test_the_operator_writes_a_bound_cache_in_place(kernels_library, kernels, th
         ("positions", (2, 64), "positions must be"),
         ("sinks", (5,), "sinks must be"),
         ("cos", (194, 8), "must fit"),
+        ("v_scale", (2, 23), "k_scale and v_scale must be"),
     ],
 )
 def test_the_operator_refuses_other_shapes(kernels_library, name, shape, says):
-    call = example(name == "q")
+    call = example(name == "q", np.int8 if name == "v_scale" else np.float32)
     arrays = node_inputs(call)
     integers = {"last": np.int32, "positions": np.int64}
     arrays[name] = np.zeros(shape, integers.get(name, np.float32))

@@ -16,11 +16,13 @@ import onnxruntime
 import pytest
 from helpers import tiny_models
 from helpers.kernels import available, load
+from helpers.text_strategies import byte_tokenizer
 from tfm import runtime
 from tfm.export import bundle_writer
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, DeviceError, NumericError
 from tfm.runtime.bundle import kernel_layout
 from tfm.runtime.bundle.bundle import open_bundle
@@ -346,8 +348,36 @@ def test_a_cache_is_float16_unless_numbers_are_large(tmp_path: Path, monkeypatch
     model = runtime.load(tmp_path / "half")
     buffers = flat(model.start().take().layers)
     assert {buffer.dtype for buffer in buffers} == {np.dtype(np.float16)}
-    with pytest.raises(NumericError, match=r"a key or value doesn't fit float16.* TFM_KERNELS=0 keeps them"):
+    with pytest.raises(NumericError, match=r"a key or value doesn't fit the cache, .* TFM_KERNELS=0 takes"):
         model.step(np.array([[1, 2, 3]]), model.start())
+
+
+def test_codes_are_the_kernels_too(tmp_path: Path) -> None:
+    """With `kv` int8 they have the codes and scales that the specification has."""
+    config = tiny_models.llama(vocabulary=256, bias=True, context=60)
+    save_checkpoint(tmp_path / "model", config, tiny_models.weights(config), byte_tokenizer())
+    export(open_checkpoint(tmp_path / "model"), tmp_path / "codes", quant="int8", kv="int8", verify=False)
+    report = verify(tmp_path / "codes")
+    assert not report.failed
+    names = [row.name for row in report.rows if row.name.startswith("kernels (")]
+    assert names
+    assert all(", cache in int8): " in name for name in names)
+    own = operators(tmp_path / "codes" / "kernels.onnx")
+    assert own.count("Attention") == len(config.layers)
+    assert "GroupQueryAttention" not in own
+    model, bundle = runtime.load(tmp_path / "codes"), open_bundle(tmp_path / "codes")
+    assert model.engine.same_bits
+    ids = np.arange(40)[None]
+    _, cache = model.step(ids, model.start())
+    codes = cache.take().layers[0][1].read()[:, :, :40]
+    params = bundle.params()
+    specification = NumpyEngine(bundle.config, params)
+    _, expected = specification.step(ids, specification.start())
+    scale = params["decoder"]["layers"][0]["attn"]["v_scale"]
+    error = np.abs(codes - expected.layers[0].values / scale[None, :, None])
+    # An activation's code may flip before, which moves a value a little.
+    assert error.max() < 1.01
+    assert (error < 0.01).mean() > 0.9
 
 
 @pytest.mark.parametrize("change", ["operator", "place", "size"])
