@@ -23,7 +23,8 @@ Ranges = Literal["minmax", "percentile", "entropy"]
 Target = TargetName
 DeviceName = Literal["cpu", "cuda", "auto"]
 EngineName = Literal["numpy", "torch", "onnx"]
-LayoutName = Literal["genai"]  # of export.layouts, which needs packages that not every install has
+# The names in export.layouts, whose packages not every install has.
+LayoutName = Literal["genai", "transformers.js", "optimum"]
 
 # Panels of the help; what isn't in one of them is in the first, "Options".
 TOKENS, WEIGHTS, SPEED = "Choosing tokens", "Weights", "Speed"
@@ -64,7 +65,7 @@ Engine = Annotated[
         rich_help_panel=SPEED,
     ),
 ]
-LAYOUTS = "genai is onnxruntime-genai"
+LAYOUTS = "genai is onnxruntime-genai, the others have their names"
 Quantization = Annotated[
     Quant | None,
     typer.Option(

@@ -14,11 +14,13 @@ from ...runtime.bundle.atomic_dir import replacing, sync
 from ...runtime.bundle.bundle import open_bundle
 from ...runtime.bundle.manifest import CERTIFICATE, GOLDEN, MANIFEST, OPTIONAL
 from ...runtime.bundle.targets import Target
-from . import genai
+from . import genai, optimum, transformers_js
 from .data_file import copy
 from .layout import BundleLayout
 
-LAYOUTS: dict[str, BundleLayout] = {layout.name: layout for layout in (genai.LAYOUT,)}
+LAYOUTS: dict[str, BundleLayout] = {
+    module.LAYOUT.name: module.LAYOUT for module in (genai, transformers_js, optimum)
+}
 # The folder of what only tfm reads: what the bundle stated, and what the specification computed.
 TFM = "tfm"
 
@@ -72,5 +74,5 @@ def convert(path: Path, out: Path, layout: str) -> None:
         for name in (MANIFEST, GOLDEN, CERTIFICATE):
             if (bundle.path / name).exists():
                 copy(bundle.path / name, folder / TFM / name)
-        for file in (*folder.iterdir(), *(folder / TFM).iterdir()):
+        for file in folder.rglob("*"):
             sync(file)

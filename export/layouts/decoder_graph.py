@@ -19,26 +19,20 @@ GroupQueryAttention takes several new tokens after a past of one row alone: ONNX
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-from onnx_ir.tape import Tape
 
 from ...refimpl.config import Attention, Config, Decoder
-from ...refimpl.ops.model import position_tables
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
-from ...runtime.bundle.manifest import DATA
 from ...runtime.bundle.targets import Target
 from ..graph import passes
-from . import data_file
+from .ports import Ports
 
 KEY, VALUE = "past_key_values.%d.key", "past_key_values.%d.value"
 NEW_KEY, NEW_VALUE = "present.%d.key", "present.%d.value"
-AXES = {"batch": "batch_size", "time": "sequence_length"}
 PAST_AXIS, TOTAL_AXIS = "past_sequence_length", "total_sequence_length"
 
 
@@ -69,78 +63,38 @@ def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> Non
     `every_position` asks for logits at all positions, where otherwise each row has those of its last token.
     """
     model = ir.load(bundle.path / GRAPH)
-    inputs = {str(value.name): value for value in model.graph.inputs}
-    tables = _rotary_tables(bundle, inputs)
-    weights = path.parent / data
-    data_file.copy(bundle.path / DATA, weights)
-    places = data_file.append(weights, tables)
-    _replace_inputs(model.graph, inputs, every_position=every_position)
-    for name, place in places.items():
-        table = inputs[name]
-        model.graph.inputs.remove(table)
-        table.shape = ir.Shape(place.shape)
-        model.graph.initializers[name] = table
+    ports = Ports(model.graph)
+    tables = ports.add_tables(bundle, path.parent / data)
+    _replace_inputs(ports, every_position=every_position)
     _rename(model.graph, len(bundle.config.layers), every_position=every_position)
-    passes.point_weights(model, {**bundle.manifest.tensors, **places}, weights)
+    ports.finish()
+    passes.point_weights(model, {**bundle.manifest.tensors, **tables}, path.parent / data)
     ir.save(model, path)
 
 
-def _rotary_tables(bundle: Bundle, inputs: Mapping[str, ir.Value]) -> dict[str, np.ndarray]:
-    """Cosines and sines of all positions of the context, by the inputs that take them."""
-    config = bundle.config
-    tables = position_tables(np.arange(config.context), config=config)
-    return {
-        f"{side}.{i}": np.ascontiguousarray(table, np.dtype(bundle.dtype))
-        for i, rope in enumerate(config.ropes)
-        for side, table in zip(("cos", "sin"), tables[rope], strict=True)
-        if f"{side}.{i}" in inputs
-    }
-
-
-def _replace_inputs(graph: ir.Graph, inputs: Mapping[str, ir.Value], *, every_position: bool) -> None:
+def _replace_inputs(ports: Ports, *, every_position: bool) -> None:
     """Compute tokens, `past` and `at` from `input_ids` and `attention_mask`, which take their places."""
-    tape = Tape()
-    op, op_multi_out = tape.op, tape.op_multi_out
-    zero, one, first, next_ = (
-        tape.initializer(ir.tensor(np.array(value, np.int64)), f"ports.{name}")
-        for name, value in (("zero", 0), ("one", 1), ("axis_0", [0]), ("axis_1", [1]))
-    )
-    ids, mask = (
-        ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch", axis]))
-        for name, axis in (("input_ids", "time"), ("attention_mask", TOTAL_AXIS))
-    )
-    time, total = (op("Shape", [value], {"start": 1, "end": 2}) for value in (ids, mask))
-    before = op("Sub", [total, time])
-    past = op("ReduceSum", [op("Slice", [mask, first, before, next_]), next_], {"keepdims": 0})
-    is_real = op("Slice", [mask, before, total, next_])
-    # Real tokens have the keys T − i, from T down to 1, and padding −i: the largest come first.
-    places = op("Range", [zero, op("Squeeze", [time, first]), one])
-    keys = op("Sub", [op("Mul", [is_real, time]), places])
-    _, order = op_multi_out("TopK", [keys, time], {"axis": 1}, num_outputs=2)
-    tokens = op("GatherElements", [ids, order], {"axis": 1})
+    op, zero, one, axis = ports.op, ports.constant(0), ports.constant(1), ports.constant([1])
+    ids, mask = ports.input("input_ids", "time"), ports.input("attention_mask", TOTAL_AXIS)
+    time, total = ports.length(ids), ports.length(mask)
+    before = op("Sub", total, time)
+    past = op("ReduceSum", op("Slice", mask, ports.constant([0]), before, axis), axis, keepdims=0)
+    is_real = op("Slice", mask, before, total, axis)
     if every_position:
-        count = op("CumSum", [is_real, one])
+        count = op("CumSum", is_real, one)
     else:
-        count = op("ReduceSum", [is_real, next_], {"keepdims": 1})
-    at = op("Max", [op("Sub", [count, one]), zero])  # a row of padding alone has no logits; these are any
-
-    replaced = {"tokens": tokens, "past": past, "at": at}
-    replaced |= {name: past for name in inputs if name.startswith("window_length.")}  # no token is dropped
-    for name, value in replaced.items():
-        inputs[name].replace_all_uses_with(value)
-        graph.inputs.remove(inputs[name])
-    graph.inputs[:0] = [ids, mask]
-    for value in tape.initializers:
-        graph.register_initializer(value)
-    for i, node in enumerate(tape.nodes):
-        node.name = f"ports.{i}"
-        for output in node.outputs:
-            output.name = f"ports.{i}.{output.index()}"
-    graph.insert_before(graph[0], tape.nodes)
+        count = op("ReduceSum", is_real, axis, keepdims=1)
+    ports.replace("tokens", op("GatherElements", ids, ports.order(is_real, time), axis=1))
+    ports.replace("past", past)
+    # A row of padding alone has no logits; it gets any.
+    ports.replace("at", op("Max", op("Sub", count, one), zero))
+    for name in ports.old:
+        if name.startswith("window_length."):
+            ports.replace(name, past)  # the cache keeps every token
 
 
 def _rename(graph: ir.Graph, layers: int, *, every_position: bool) -> None:
-    """Give the cache's arrays and all axes the names that runtimes look for."""
+    """Give the cache's arrays the names and axes that runtimes look for."""
     values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
     for i in range(layers):
         for old, new in (("k", KEY), ("v", VALUE), ("k_out", NEW_KEY), ("v_out", NEW_VALUE)):
@@ -152,6 +106,3 @@ def _rename(graph: ir.Graph, layers: int, *, every_position: bool) -> None:
     logits = values["logits"]
     assert logits.shape is not None
     logits.shape = ir.Shape([logits.shape[0], "time" if every_position else 1, logits.shape[2]])
-    for value in (*graph.inputs, *graph.outputs, *(out for node in graph for out in node.outputs)):
-        if value.shape is not None:
-            value.shape = ir.Shape([AXES.get(str(axis), axis) for axis in value.shape])

@@ -6,8 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...refimpl.config import LM, Classify, MaskedLM, Pool, Tag
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
+
+ARCHITECTURES = {
+    Pool: "BertModel",
+    MaskedLM: "BertForMaskedLM",
+    Tag: "BertForTokenClassification",
+    Classify: "BertForSequenceClassification",
+}
+PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+# Options of a Sampler that have another name there.
+OPTIONS = {"no_repeat_ngram": "no_repeat_ngram_size", "bad_words": "bad_words_ids"}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -29,11 +44,71 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
     tokenizer = Tokenizer(bundle.tokenizer, bundle.config.embedding.vocabulary)
     generation = bundle.generation
     ids = {"bos_token": generation.bos, "eos_token": next(iter(generation.eos), None)}
-    ids["pad_token"] = pad_id(bundle)
+    ids |= {"pad_token": pad_id(bundle), "mask_token": generation.mask}
+    types = bundle.config.embedding.token_types is not None
     tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items()}
     stated = {"chat_template": bundle.chat_template, "model_max_length": bundle.config.context}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        # What generates appends a token to each row, so the rows of a batch end together.
+        "padding_side": "left" if "decoder" in bundle.config.stacks else "right",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"][:: 1 if types else 2],
         "clean_up_tokenization_spaces": False,  # tokenizer.json does what is to be done
         **{name: value for name, value in (tokens | stated).items() if value},
     }
+
+
+def config(bundle: Bundle) -> dict[str, Any]:
+    """config.json: sizes, special tokens, labels.
+
+    Its `model_type` chooses the class that drives the graph, and what the model computes is in the graph: so
+    it is one for all decoders and one for all encoders. Every library lets Gemma state the size of its heads,
+    and none wants positions as an input of it.
+    """
+    config, generation = bundle.config, bundle.generation
+    (stack, *_) = config.stacks.values()
+    attention = stack.attentions[0]
+    stated: dict[str, Any] = {
+        "hidden_size": config.embedding.width,
+        "num_hidden_layers": len(stack.layers),
+        "num_attention_heads": attention.heads,
+        "max_position_embeddings": config.context,
+        "vocab_size": config.embedding.vocabulary,
+        "pad_token_id": pad_id(bundle),
+    }
+    if isinstance(config.head, LM):
+        heads = {"num_key_value_heads": attention.kv_heads, "head_dim": attention.head_size}
+        ids = {"bos_token_id": generation.bos, "eos_token_id": list(generation.eos) or None}
+        names = {"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}
+        return names | stated | heads | ids
+    names = {"model_type": "bert", "architectures": [ARCHITECTURES[type(config.head)]]}
+    stated["type_vocab_size"] = config.embedding.token_types or 1
+    if bundle.labels:
+        stated |= {"id2label": dict(enumerate(bundle.labels))}
+        stated |= {"label2id": {label: i for i, label in enumerate(bundle.labels)}}
+    if isinstance(config.head, Classify):
+        stated["problem_type"] = PROBLEMS[config.head.kind]
+    return names | stated
+
+
+def generation_config(bundle: Bundle) -> dict[str, Any]:
+    """generation_config.json: special tokens, and how the checkpoint wants tokens to be chosen."""
+    generation = bundle.generation
+    ids = {
+        "bos_token_id": generation.bos,
+        "eos_token_id": list(generation.eos),
+        "pad_token_id": pad_id(bundle),
+    }
+    stated = {OPTIONS.get(name, name): value for name, value in generation.defaults.items()}
+    draws = stated.get("temperature") is not None
+    stated |= {"do_sample": draws}
+    return {name: value for name, value in (ids | stated).items() if value not in (None, [])}
+
+
+def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
+    """Write config.json, with `more` in it, and the files for the tokenizer and for what generates."""
+    write_json(folder / "config.json", config(bundle) | more)
+    if (tokenizer := tokenizer_config(bundle)) is not None:
+        write_json(folder / "tokenizer_config.json", tokenizer)
+    if isinstance(bundle.config.head, LM):
+        write_json(folder / "generation_config.json", generation_config(bundle))

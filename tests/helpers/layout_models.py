@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfm.export.bundle_writer import export
+from tfm.export.layouts import decoder_graph
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import Config
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.tasks import load
 
 from helpers import onnx_graph  # noqa: F401  (the exporter's functions are parsed once a process)
 from helpers.end_to_end import diverse_model
@@ -27,11 +29,14 @@ LENGTH = 64
 TRIES = 40  # configs drawn of a family until one suits
 
 
-def family_bundle(name: str, suits: Callable[[Config], bool], folder: Path) -> tuple[Bundle, list[int]]:
-    """The float bundle of a family's tiny random model that generates different tokens, and its prompt."""
+def family_bundle(name: str, folder: Path) -> tuple[Bundle, list[int]]:
+    """The float bundle of a family's tiny random model that generates different tokens, and its prompt.
+
+    It is one whose cache can grow.
+    """
     for number, keys in enumerate(draw_keys(name, TRIES)):
         drawn = diverse_model(name, 0, keys, folder / str(number))
-        if drawn is None or not suits(drawn[1].config):
+        if drawn is None or decoder_graph.refusal(drawn[1].config, targets.find("ort-cpu")):
             continue
         export(drawn[1], folder / "bundle", quant="fp32", verify=False)
         return open_bundle(folder / "bundle"), list(drawn[2].prompt)
@@ -41,6 +46,24 @@ def family_bundle(name: str, suits: Callable[[Config], bool], folder: Path) -> t
 def real_bundle(source: Path, quant: str, folder: Path) -> Bundle:
     export(open_checkpoint(source), folder, quant=quant, verify=False)
     return open_bundle(folder)
+
+
+def chats(bundle: Bundle) -> list[list[int]]:
+    """The prompt of each message, by the bundle's chat template."""
+    template = load(bundle.path).chat_template
+    return [template.encode([{"role": "user", "content": message}]) for message in MESSAGES]
+
+
+def answer(bundle: Bundle, tokens: Sequence[int]) -> str:
+    """The text of an answer, without what ends it."""
+    return load(bundle.path).text.decode([token for token in tokens if token not in bundle.generation.eos])
+
+
+def left_padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids and mask of a batch."""
+    longest = max(map(len, rows))
+    ids = [[0] * (longest - len(row)) + list(row) for row in rows]
+    return ids, [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
 
 
 def greedy(bundle: Bundle, prompts: Sequence[Sequence[int]], count: int = LENGTH) -> list[list[int]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import venv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Read on CPUs of any kind, they must neither use nor wait for a network.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
 
@@ -18,8 +18,20 @@ def python_with(folder: Path, *packages: str) -> Path:
     """The interpreter of a new environment in `folder` with these packages."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
+    install(python, *packages)
     return python
+
+
+def install(python: Path, *arguments: str) -> None:
+    run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments])
+
+
+def node_modules(folder: Path, *packages: str) -> Path:
+    """A folder in which Node finds these packages; what they'd run to install themselves doesn't run."""
+    assert shutil.which("npm"), "npm must be on PATH: apt-get install npm"
+    folder.mkdir(exist_ok=True)
+    run(["npm", "install", "--ignore-scripts", "--silent", "--prefix", folder, *packages])
+    return folder
 
 
 def run(command: Sequence[Any], given: Any = None, folder: Path | None = None) -> str:

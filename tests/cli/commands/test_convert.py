@@ -64,6 +64,24 @@ def test_a_converted_bundle_has_the_same_weights_and_all_that_belongs_to_them(tf
     )
 
 
+@pytest.mark.parametrize(
+    ("layout", "graph"), [("transformers.js", "onnx/model_quantized.onnx"), ("optimum", "model.onnx")]
+)
+def test_files_of_a_hub_say_what_the_bundle_says(tfm, bundle, tmp_path, layout, graph):
+    assert tfm("convert", bundle, tmp_path / "out", "--layout", layout).code == 0
+    after = content(tmp_path / "out")
+    assert {graph, f"{graph}_data", "tokenizer.json", "tfm/tfm.json"} <= set(after)
+    names = ("config.json", "tokenizer_config.json", "generation_config.json")
+    config, tokenizer, generation = (json.loads(after[name]) for name in names)
+    sizes = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
+    assert [config[size] for size in sizes] == [2, 6, 2, 16, 64]
+    assert tokenizer["chat_template"] == (bundle / "chat_template.jinja").read_text()
+    assert tokenizer["padding_side"] == "left"
+    assert generation == {"do_sample": False, "pad_token_id": 0}
+    js = {"dtype": "q8", "use_external_data_format": True}
+    assert config.get("transformers.js_config") == (js if layout == "transformers.js" else None)
+
+
 def test_an_export_in_a_layout_is_the_converted_bundle(tfm, checkpoint, bundle, tmp_path):
     exported, converted = tmp_path / "exported", tmp_path / "converted"
     exported.mkdir()

@@ -1,0 +1,120 @@
+"""An encoder's graph with the inputs and outputs that other runtimes expect.
+
+    input_ids [B, T]      with `attention_mask` [B, T], 1 for each real token, and `token_type_ids` where the
+                          model has them
+    last_hidden_state     [B, T, D] of a model of embeddings, and `sentence_embedding`, which is what `embed`
+                          gives: pooled, and normalized where the model does that
+    logits                of a masked language model or of tags [B, T, N], of labels of whole texts [B, N]
+
+The rotary tables, which a bundle's graph takes as inputs, become weights, for the model's whole context.
+
+**Conventions**: a row may be padded on either side, or between. Its real tokens are moved to its front, and
+what is computed of each goes back to the token's place. At padding, outputs are unspecified.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...refimpl.config import Classify, Config, MaskedLM, Pool, Tag
+from ...refimpl.errors import ExportError
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.graph_io import GRAPH
+from ...runtime.bundle.targets import Target
+from ..graph import passes
+from .ports import Ports
+
+NORMS = ("LayerNormalization", "RMSNormalization")
+
+
+def refusal(config: Config, target: Target) -> str | None:
+    """The reason why a model's graph can't have these ports; None where it can."""
+    if "decoder" in config.stacks:
+        return "the model isn't an encoder alone, which is all that these files are made for"
+    if target.device == "cuda":
+        return f"it was never tried with a bundle for {target.name}: export for target=ort-cpu"
+    if not isinstance(config.head, MaskedLM | Tag | Classify | Pool):
+        return f"the head must be for embeddings, words, tags or labels, it is {type(config.head).__name__}"
+    return None
+
+
+def write(bundle: Bundle, path: Path, *, data: str) -> None:
+    """Write the graph to `path`, and its weights to `data` beside it.
+
+    Raises ExportError where the vectors that are pooled can't be found.
+    """
+    model = ir.load(bundle.path / GRAPH)
+    ports = Ports(model.graph)
+    ids, mask = ports.input("input_ids", "time"), ports.input("attention_mask", "time")
+    time, axis = ports.length(ids), ports.constant([1])
+    order = ports.order(mask, time)
+    tokens = ports.op("GatherElements", ids, order, axis=1)
+    ports.replace("tokens", tokens)
+    if "token_types" in ports.old:
+        types = ports.input("token_type_ids", "time")
+        ports.replace("token_types", ports.op("GatherElements", types, order, axis=1))
+    ports.replace("lengths", ports.op("ReduceSum", mask, axis, keepdims=0))
+    tables = ports.add_tables(bundle, path.parent / data, time)
+    _name_outputs(ports, bundle.config, tokens, mask)
+    _keep_sums(model.graph)
+    ports.finish()
+    passes.point_weights(model, {**bundle.manifest.tensors, **tables}, path.parent / data)
+    ir.save(model, path)
+
+
+def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value) -> None:
+    """Conventional names for what the head computes, each token's at the place where the token was."""
+    (output,) = ports.graph.outputs
+    if isinstance(config.head, Classify):
+        output.name = "logits"
+        return
+    if isinstance(config.head, Pool):
+        output.name = "sentence_embedding"
+        name, values = "last_hidden_state", _states(ports.graph, tokens, config.embedding.width)
+    else:
+        ports.graph.outputs.clear()
+        name, values = "logits", output
+    zero, one = ports.constant(0), ports.constant(1)
+    rank = ports.op("Max", ports.op("Sub", ports.op("CumSum", mask, one), one), zero)
+    places = ports.op("Unsqueeze", rank, ports.constant([2]))
+    restored = ports.op("GatherND", values, places, batch_dims=1)
+    restored.name, restored.type, restored.shape = name, values.type, values.shape
+    ports.graph.outputs.insert(0, restored)
+
+
+def _keep_sums(graph: ir.Graph) -> None:
+    """Add before a norm -> Sum, which ONNX Runtime computes alike and doesn't fuse with the norm.
+
+    tfm's own session switches that fusion off (`runtime.ort.session`), because it is slower, and the last
+    digits of what it gives round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
+    """
+    for node in graph:
+        producer = (
+            node.inputs[0].producer() if node.op_type == "LayerNormalization" and node.inputs[0] else None
+        )
+        if producer is not None and producer.op_type == "Add":
+            producer.op_type = "Sum"
+
+
+def _states(graph: ir.Graph, tokens: ir.Value, width: int) -> ir.Value:
+    """The vectors [B, T, D] that are pooled: what the last norm gives of all tokens.
+
+    Raises ExportError where something else of the tokens reaches the output, as without a norm at the end.
+    """
+    norms = [node.outputs[0] for node in graph if node.op_type in NORMS]
+    shape = ["batch", "time", str(width)]
+    states = [value for value in norms if value.shape is not None and [str(a) for a in value.shape] == shape]
+    seen, todo = set(states[-1:]), list(graph.outputs)
+    while todo:
+        value = todo.pop()
+        producer = value.producer()
+        if value not in seen and producer is not None and producer.op_type != "Shape":
+            todo += [read for read in producer.inputs if read is not None]
+        seen.add(value)
+    if not states or tokens in seen:
+        raise ExportError(
+            "the vectors that are pooled can't be told: the model has no norm after its last layer"
+        )
+    return states[-1]

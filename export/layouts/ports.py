@@ -1,0 +1,98 @@
+"""What the graphs of all layouts have in common: new inputs, rows without gaps, tables as weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from ...refimpl.ops.model import position_tables
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.manifest import DATA, Tensor
+from . import data_file
+
+AXES = {"batch": "batch_size", "time": "sequence_length"}
+
+
+class Ports:
+    """A bundle's graph, whose inputs are replaced one by one; `finish` adds the new nodes."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.old = {str(value.name): value for value in graph.inputs}
+        self._new: list[ir.Value] = []
+        self._tape = Tape()
+
+    def op(self, operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: Any) -> ir.Value:
+        """The value of a new node, its last output."""
+        return self._tape.op_multi_out(operator, inputs, attributes, num_outputs=outputs)[-1]
+
+    def constant(self, value: int | list[int]) -> ir.Value:
+        """A whole number, or a list of them."""
+        name = f"ports.{value}"
+        if name not in self.graph.initializers:
+            tensor = ir.tensor(np.array(value, np.int64), name=name)
+            self.graph.register_initializer(ir.Value(name=name, const_value=tensor))
+        return self.graph.initializers[name]
+
+    def input(self, name: str, axis: str) -> ir.Value:
+        """A new input of ids or of a mask [batch, axis]."""
+        shape = ir.Shape(["batch", axis])
+        self._new.append(ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=shape))
+        return self._new[-1]
+
+    def length(self, value: ir.Value) -> ir.Value:
+        """How many columns a value has, as a list of one."""
+        return self.op("Shape", value, start=1, end=2)
+
+    def order(self, is_real: ir.Value, time: ir.Value) -> ir.Value:
+        """The places [B, T] of each row's tokens, the real ones first, in their order, then the padding."""
+        zero, one = self.constant(0), self.constant(1)
+        places = self.op("Range", zero, self.op("Squeeze", time, self.constant([0])), one)
+        # The keys of real tokens are T − i, from T down to 1, those of padding −i: the largest come first.
+        keys = self.op("Sub", self.op("Mul", is_real, time), places)
+        return self.op("TopK", keys, time, outputs=2, axis=1)
+
+    def replace(self, name: str, value: ir.Value) -> None:
+        """Let a new value stand for an input, if the graph has it."""
+        if name in self.old:
+            self.old[name].replace_all_uses_with(value)
+            self.graph.inputs.remove(self.old[name])
+
+    def add_tables(self, bundle: Bundle, weights: Path, time: ir.Value | None = None) -> dict[str, Tensor]:
+        """Write the bundle's weights, and after them rotary tables for the model's whole context, which were
+        inputs. The graph gets the first `time` rows, or all. Returns the tables' places."""
+        config = bundle.config
+        tables = position_tables(np.arange(config.context), config=config)
+        arrays = {
+            f"{side}.{i}": table.astype(bundle.dtype)
+            for i, rope in enumerate(config.ropes)
+            for side, table in zip(("cos", "sin"), tables[rope], strict=True)
+            if f"{side}.{i}" in self.old
+        }
+        data_file.copy(bundle.path / DATA, weights)
+        places = data_file.append(weights, arrays)
+        for name, place in places.items():
+            old = self.old[name]
+            table = ir.Value(name=name, type=old.type, shape=ir.Shape(place.shape))
+            self.graph.initializers[name] = table
+            axis = self.constant([0])
+            self.replace(name, table if time is None else self.op("Slice", table, axis, time, axis))
+        return places
+
+    def finish(self) -> None:
+        """Add the new inputs and nodes, and name nodes, values and axes."""
+        for i, node in enumerate(self._tape.nodes):
+            node.name = f"ports.{node.op_type}.{i}"
+            for output in node.outputs:
+                output.name = output.name or f"{node.name}.{output.index()}"
+        self.graph.inputs[:0] = self._new
+        self.graph.extend(self._tape.nodes)
+        self.graph.sort()
+        values = (*self.graph.inputs, *self.graph.outputs, *(v for node in self.graph for v in node.outputs))
+        for value in values:
+            if value.shape is not None:
+                value.shape = ir.Shape([AXES.get(str(axis), axis) for axis in value.shape])

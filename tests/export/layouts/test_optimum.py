@@ -1,0 +1,83 @@
+"""optimum's ORTModel classes open the layout, and give tfm's tokens and embeddings."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import peers
+from helpers.layout_models import (
+    LENGTH,
+    MESSAGES,
+    answer,
+    chats,
+    family_bundle,
+    greedy,
+    left_padded,
+    real_bundle,
+)
+from tfm.export.layouts.convert import convert
+from tfm.runtime.tasks import load
+
+pytestmark = [pytest.mark.peers, pytest.mark.real]
+CLIENTS = Path(__file__).parents[2] / "examples" / "edge"
+
+GENERATE = """
+    import json, sys
+    import torch
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    job = json.load(sys.stdin)
+    model = ORTModelForCausalLM.from_pretrained(job["model"])
+    answers = []
+    for ids, mask in job["batches"]:
+        inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        rows = model.generate(**inputs, max_new_tokens=job["count"], do_sample=False)
+        answers += rows[:, len(ids[0]) :].tolist()
+    print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with optimum, whose torch is that of the tests: it is large."""
+    python = peers.python_with(tmp_path_factory.mktemp("optimum"), "transformers<4.58", "onnx", "onnxruntime")
+    peers.install(python, "--no-deps", "optimum", "optimum-onnx")
+    (packages,) = python.parents[1].glob("lib/*/site-packages")
+    (packages / "torch.pth").write_text(str(Path(torch.__file__).parents[1]))
+    return python
+
+
+def generated(python: Path, model: Path, batches: list, count: int) -> list[list[int]]:
+    job = {"model": str(model), "batches": batches, "count": count}
+    return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], job))
+
+
+def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path):
+    bundle, prompt = family_bundle("llama", tmp_path)
+    convert(bundle.path, tmp_path / "out", "optimum")
+    prompts = [prompt, prompt[1:3], prompt[:1]]
+    assert generated(python, tmp_path / "out", [left_padded(prompts)], 24) == greedy(bundle, prompts, 24)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
+def test_smollm2_gives_the_same_tokens(python: Path, smollm2_gguf: Path, tmp_path: Path, quant: str):
+    bundle = real_bundle(smollm2_gguf, quant, tmp_path / "bundle")
+    convert(bundle.path, tmp_path / "out", "optimum")
+    prompts = chats(bundle)
+    tokens = generated(python, tmp_path / "out", [left_padded([prompt]) for prompt in prompts], LENGTH)
+    assert tokens == greedy(bundle, prompts)
+    shown = peers.run([python, CLIENTS / "optimum_chat.py", tmp_path / "out", MESSAGES[0]])
+    assert shown.strip() == answer(bundle, tokens[0]).strip()
+
+
+@pytest.mark.parametrize("quant", ["int8-dynamic", "fp32"])
+def test_minilm_gives_the_same_embeddings(python: Path, minilm: Path, tmp_path: Path, quant: str):
+    bundle = real_bundle(minilm, quant, tmp_path / "bundle")
+    convert(bundle.path, tmp_path / "out", "optimum")
+    given = json.loads(peers.run([python, CLIENTS / "optimum_embed.py", tmp_path / "out", *MESSAGES]))
+    assert np.abs(given - load(bundle.path).embed(list(MESSAGES))).max() < 1e-4

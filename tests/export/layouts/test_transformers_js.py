@@ -1,0 +1,135 @@
+"""transformers.js opens the layout in Node, and gives tfm's tokens and embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import peers
+from helpers.layout_models import (
+    LENGTH,
+    MESSAGES,
+    answer,
+    chats,
+    family_bundle,
+    greedy,
+    left_padded,
+    real_bundle,
+)
+from tfm.export.layouts.convert import convert
+from tfm.runtime.hub.model_names import packaged
+from tfm.runtime.tasks import Model, load
+
+pytestmark = [pytest.mark.peers, pytest.mark.real]
+CLIENTS = Path(__file__).parents[2] / "examples" / "edge"
+
+GENERATE = """
+import { readFileSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { AutoModelForCausalLM, Tensor, env } from "@huggingface/transformers";
+
+const job = JSON.parse(readFileSync(0, "utf-8"));
+env.allowRemoteModels = false;
+env.localModelPath = dirname(job.model);
+const model = await AutoModelForCausalLM.from_pretrained(basename(job.model), { device: "cpu" });
+const tensor = (rows) =>
+  new Tensor("int64", BigInt64Array.from(rows.flat().map(BigInt)), [rows.length, rows[0].length]);
+const answers = [];
+for (const [ids, mask] of job.batches) {
+  const inputs = { inputs: tensor(ids), attention_mask: tensor(mask) };
+  const rows = await model.generate({ ...inputs, max_new_tokens: job.count, do_sample: false });
+  answers.push(...rows.tolist().map((row) => row.slice(ids[0].length).map(Number)));
+}
+console.log(JSON.stringify(answers));
+"""
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the library, and the programs that use it."""
+    folder = peers.node_modules(tmp_path_factory.mktemp("node"), "@huggingface/transformers")
+    (folder / "generate.mjs").write_text(GENERATE)
+    for client in CLIENTS.glob("*.mjs"):
+        (folder / client.name).write_bytes(client.read_bytes())
+    return folder
+
+
+def generated(node: Path, model: Path, batches: list, count: int) -> list[list[int]]:
+    job = {"model": str(model), "batches": batches, "count": count}
+    return json.loads(peers.run(["node", node / "generate.mjs"], job))
+
+
+def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path):
+    bundle, prompt = family_bundle("llama", tmp_path)
+    convert(bundle.path, tmp_path / "out", "transformers.js")
+    prompts = [prompt, prompt[1:3], prompt[:1]]
+    assert generated(node, tmp_path / "out", [left_padded(prompts)], 24) == greedy(bundle, prompts, 24)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4", "keep"])
+def test_smollm2_gives_the_same_tokens(node: Path, smollm2_gguf: Path, tmp_path: Path, quant: str):
+    bundle = real_bundle(smollm2_gguf, quant, tmp_path / "bundle")
+    convert(bundle.path, tmp_path / "out", "transformers.js")
+    prompts = chats(bundle)
+    tokens = generated(node, tmp_path / "out", [left_padded([prompt]) for prompt in prompts], LENGTH)
+    assert tokens == greedy(bundle, prompts)
+    shown = peers.run(["node", node / "chat.mjs", tmp_path / "out", MESSAGES[0]])
+    assert shown.strip() == answer(bundle, tokens[0]).strip()
+
+
+@pytest.mark.parametrize("quant", ["int8-dynamic", "fp32"])
+def test_minilm_gives_the_same_embeddings(node: Path, minilm: Path, tmp_path: Path, quant: str):
+    bundle = real_bundle(minilm, quant, tmp_path / "bundle")
+    convert(bundle.path, tmp_path / "out", "transformers.js")
+    given = json.loads(peers.run(["node", node / "embed.mjs", tmp_path / "out", *MESSAGES]))
+    assert np.abs(given - load(bundle.path).embed(list(MESSAGES))).max() < 1e-4
+
+
+PIPELINE = """
+import { readFileSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { env, pipeline } from "@huggingface/transformers";
+
+const job = JSON.parse(readFileSync(0, "utf-8"));
+env.allowRemoteModels = false;
+env.localModelPath = dirname(job.model);
+const run = await pipeline(job.task, basename(job.model), { device: "cpu" });
+console.log(JSON.stringify(await run(job.text, job.options)));
+"""
+
+
+def piped(node: Path, folder: Path, name: str, task: str, text: str, **options: object) -> tuple[Model, list]:
+    """tfm's model, and what a pipeline of the same bundle gives."""
+    bundle = real_bundle(packaged(name), "int8-dynamic", folder / "bundle")
+    convert(bundle.path, folder / "out", "transformers.js")
+    (node / "pipeline.mjs").write_text(PIPELINE)
+    job = {"model": str(folder / "out"), "task": task, "text": text, "options": options}
+    return load(bundle.path), json.loads(peers.run(["node", node / "pipeline.mjs"], job))
+
+
+def close(given: list[tuple[str, float]], expected: list[tuple[str, float]]) -> None:
+    assert [name for name, _ in given] == [name for name, _ in expected]
+    assert [score for _, score in given] == pytest.approx([score for _, score in expected], abs=1e-4)
+
+
+def test_labels_are_those_of_classify(node: Path, tmp_path: Path):
+    text = "The soup was cold, but the waiter was very kind."
+    model, given = piped(node, tmp_path, "demo-classify", "text-classification", text, top_k=3)
+    expected = model.classify([text])[0][:3]
+    close([(one["label"], one["score"]) for one in given], [(one.label, one.score) for one in expected])
+
+
+def test_words_are_those_of_fill(node: Path, tmp_path: Path):
+    text = "Paris is the [MASK] of France."
+    model, given = piped(node, tmp_path, "demo-fill", "fill-mask", text, top_k=3)
+    expected = model.fill([text], count=3)[0][0]
+    close([(one["token_str"], one["score"]) for one in given], [(one.text, one.score) for one in expected])
+
+
+def test_tags_are_those_of_tag(node: Path, tmp_path: Path):
+    text = "Ada Miller moved from Paris to Oslo."
+    model, given = piped(node, tmp_path, "demo-tag", "token-classification", text)
+    expected = model.tag([text], aggregation="none")[0]
+    close([(one["entity"], one["score"]) for one in given], [(one.label, one.score) for one in expected])
