@@ -26,9 +26,7 @@ import onnx_ir as ir
 from ...refimpl.config import Attention, Config, Decoder
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.targets import Target
-from ..graph import passes
 from .ports import Ports
 
 KEY, VALUE = "past_key_values.%d.key", "past_key_values.%d.value"
@@ -62,14 +60,11 @@ def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> Non
 
     `every_position` asks for logits at all positions, where otherwise each row has those of its last token.
     """
-    model = ir.load(bundle.path / GRAPH)
-    ports = Ports(model.graph)
-    tables = ports.add_tables(bundle, path.parent / data)
+    ports = Ports(bundle)
+    ports.replace_tables()
     _replace_inputs(ports, every_position=every_position)
-    _rename(model.graph, len(bundle.config.layers), every_position=every_position)
-    ports.finish()
-    passes.point_weights(model, {**bundle.manifest.tensors, **tables}, path.parent / data)
-    ir.save(model, path)
+    _rename(ports.graph, len(bundle.config.layers), every_position=every_position)
+    ports.save(path, data)
 
 
 def _replace_inputs(ports: Ports, *, every_position: bool) -> None:

@@ -21,9 +21,7 @@ import onnx_ir as ir
 from ...refimpl.config import Classify, Config, MaskedLM, Pool, Tag
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
-from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.targets import Target
-from ..graph import passes
 from .ports import Ports
 
 NORMS = ("LayerNormalization", "RMSNormalization")
@@ -45,8 +43,7 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
 
     Raises ExportError where the vectors that are pooled can't be found.
     """
-    model = ir.load(bundle.path / GRAPH)
-    ports = Ports(model.graph)
+    ports = Ports(bundle)
     ids, mask = ports.input("input_ids", "time"), ports.input("attention_mask", "time")
     time, axis = ports.length(ids), ports.constant([1])
     order = ports.order(mask, time)
@@ -56,12 +53,10 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
         types = ports.input("token_type_ids", "time")
         ports.replace("token_types", ports.op("GatherElements", types, order, axis=1))
     ports.replace("lengths", ports.op("ReduceSum", mask, axis, keepdims=0))
-    tables = ports.add_tables(bundle, path.parent / data, time)
+    ports.replace_tables(time)
     _name_outputs(ports, bundle.config, tokens, mask)
-    _keep_sums(model.graph)
-    ports.finish()
-    passes.point_weights(model, {**bundle.manifest.tensors, **tables}, path.parent / data)
-    ir.save(model, path)
+    _keep_sums(ports.graph)
+    ports.save(path, data)
 
 
 def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,24 @@ from onnx_ir.tape import Tape
 
 from ...refimpl.ops.model import position_tables
 from ...runtime.bundle.bundle import Bundle
+from ...runtime.bundle.graph_io import GRAPH
 from ...runtime.bundle.manifest import DATA, Tensor
+from ..graph import passes
 from . import data_file
 
 AXES = {"batch": "batch_size", "time": "sequence_length"}
 
 
 class Ports:
-    """A bundle's graph, whose inputs are replaced one by one; `finish` adds the new nodes."""
+    """A bundle's graph, whose inputs are replaced one by one; `save` adds the new nodes and writes it."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
-        self.old = {str(value.name): value for value in graph.inputs}
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle, self._model = bundle, ir.load(bundle.path / GRAPH)
+        self.graph = self._model.graph
+        self.old = {str(value.name): value for value in self.graph.inputs}
         self._new: list[ir.Value] = []
         self._tape = Tape()
+        self._tables: dict[str, np.ndarray] = {}
 
     def op(self, operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: Any) -> ir.Value:
         """The value of a new node, its last output."""
@@ -62,28 +68,53 @@ class Ports:
             self.old[name].replace_all_uses_with(value)
             self.graph.inputs.remove(self.old[name])
 
-    def add_tables(self, bundle: Bundle, weights: Path, time: ir.Value | None = None) -> dict[str, Tensor]:
-        """Write the bundle's weights, and after them rotary tables for the model's whole context, which were
-        inputs. The graph gets the first `time` rows, or all. Returns the tables' places."""
-        config = bundle.config
+    def replace_tables(self, time: ir.Value | None = None) -> None:
+        """Let rotary tables for the whole context stand for inputs: their first `time` rows, or all."""
+        config = self._bundle.config
         tables = position_tables(np.arange(config.context), config=config)
-        arrays = {
-            f"{side}.{i}": table.astype(bundle.dtype)
-            for i, rope in enumerate(config.ropes)
-            for side, table in zip(("cos", "sin"), tables[rope], strict=True)
-            if f"{side}.{i}" in self.old
-        }
-        data_file.copy(bundle.path / DATA, weights)
-        places = data_file.append(weights, arrays)
-        for name, place in places.items():
-            old = self.old[name]
-            table = ir.Value(name=name, type=old.type, shape=ir.Shape(place.shape))
-            self.graph.initializers[name] = table
-            axis = self.constant([0])
-            self.replace(name, table if time is None else self.op("Slice", table, axis, time, axis))
-        return places
+        for i, rope in enumerate(config.ropes):
+            for side, values in zip(("cos", "sin"), tables[rope], strict=True):
+                if (name := f"{side}.{i}") not in self.old:
+                    continue
+                self._tables[name] = values.astype(self._bundle.dtype)
+                table = self._weight(name, self.old[name], values.shape)
+                axis = self.constant([0])
+                self.replace(name, table if time is None else self.op("Slice", table, axis, time, axis))
 
-    def finish(self) -> None:
+    def save(self, path: Path, data: str) -> None:
+        """Write the graph to `path`, and to `data` beside it the bundle's weights, then the tables."""
+        weights = path.parent / data
+        data_file.copy(self._bundle.path / DATA, weights)
+        tensors = {**self._bundle.manifest.tensors, **data_file.append(weights, self._tables)}
+        tensors |= self._reshaped(tensors)
+        self._add_nodes()
+        self._describe()
+        passes.point_weights(self._model, tensors, weights)
+        ir.save(self._model, path)
+
+    def _weight(self, name: str, like: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        self.graph.initializers[name] = ir.Value(name=name, type=like.type, shape=ir.Shape(shape))
+        return self.graph.initializers[name]
+
+    def _reshaped(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A second tensor over the same bytes in the place of a weight's Reshape: not every runtime takes a
+        product's blocks from a node."""
+        more = {}
+        for node in list(self.graph):
+            weight = node.inputs[0] if node.op_type == "Reshape" else None
+            stored = None if weight is None else tensors.get(str(weight.name))
+            if weight is None or stored is None:
+                continue
+            (old,) = node.outputs
+            assert old.shape is not None
+            shape = tuple(int(axis) for axis in old.shape)  # pyright: ignore[reportArgumentType]
+            new = self._weight(f"{weight.name}.{'x'.join(map(str, shape))}", old, shape)
+            more[str(new.name)] = replace(stored, shape=shape)
+            old.replace_all_uses_with(new)
+            self.graph.remove(node, safe=True)
+        return more
+
+    def _add_nodes(self) -> None:
         """Add the new inputs and nodes, and name nodes, values and axes."""
         for i, node in enumerate(self._tape.nodes):
             node.name = f"ports.{node.op_type}.{i}"
@@ -96,3 +127,10 @@ class Ports:
         for value in values:
             if value.shape is not None:
                 value.shape = ir.Shape([AXES.get(str(axis), axis) for axis in value.shape])
+
+    def _describe(self) -> None:
+        """Say in the file where it comes from, for those who only have the file."""
+        stated = self._bundle.manifest
+        of = {"model": stated.source.name, "model_sha256": stated.source.sha256, "quantization": stated.quant}
+        of |= {"licence": stated.source.licence, "tfm": stated.tfm}
+        self._model.metadata_props.update({name: text for name, text in of.items() if text})

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import get_args
 
+import onnx
 import pytest
 from helpers import tiny_models
 from tfm.cli.options import LayoutName
@@ -78,6 +79,9 @@ def test_files_of_a_hub_say_what_the_bundle_says(tfm, bundle, tmp_path, layout, 
     assert tokenizer["chat_template"] == (bundle / "chat_template.jinja").read_text()
     assert tokenizer["padding_side"] == "left"
     assert generation == {"do_sample": False, "pad_token_id": 0}
+    model = onnx.load_model_from_string(after[graph])
+    weights = {tensor.name for tensor in model.graph.initializer}
+    assert not [node for node in model.graph.node if node.op_type == "Reshape" and node.input[0] in weights]
     js = {"dtype": "q8", "use_external_data_format": True}
     assert config.get("transformers.js_config") == (js if layout == "transformers.js" else None)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
@@ -121,6 +123,16 @@ def test_ports_have_the_names_and_axes_that_runtimes_look_for(session: ort.Infer
     assert outputs["present.0.key"] == ["batch_size", 2, "total_sequence_length", 16]
     assert outputs["logits"][1:] in ([1, 97], ["sequence_length", 97])
     assert len(inputs) == 2 + 2 * 4
+
+
+def test_the_file_says_what_it_is(bundle: Bundle, tmp_path: Path):
+    decoder_graph.write(bundle, tmp_path / "model.onnx", data="weights", every_position=False)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(str(tmp_path / "model.onnx"))
+    stated = {entry.key: entry.value for entry in model.metadata_props}
+    source = bundle.manifest.source
+    assert (stated["model"], stated["model_sha256"]) == (source.name, source.sha256)
+    assert (stated["quantization"], stated["tfm"]) == ("fp32", bundle.manifest.tfm)
 
 
 REFUSED = {
