@@ -20,7 +20,7 @@ from ..tasks.generate import Prompt, StreamedText, prompt_of, sequence
 from ..tasks.generate_batch import Completion
 from ..tasks.model import Model
 from ..tasks.options import GenerateOptions, Options, SamplingOptions, resolve
-from ..text.chat_template import Message
+from ..text.chat_template import Message, Tool
 from .batch import CHUNK
 from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
 
@@ -139,10 +139,10 @@ class AsyncModel:
         if options.json_schema is not None:
             await asyncio.to_thread(lambda: self.model.json_schemas.constraint(options.json_schema or {}))
 
-    async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The ids that ask for the next message of a conversation."""
+    async def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
+        """The ids that ask for the next message of a conversation, in which it may call `tools`."""
         template = self.model.chat_template
-        return Prompt(await asyncio.to_thread(template.encode, messages), None)
+        return Prompt(await asyncio.to_thread(template.encode, messages, tools=tools), None)
 
     def start(self, prompt: Prompt, options: Options, count: int = 1) -> list[AsyncTextStream]:
         """Queue `count` answers to a prompt; see `start_all`."""

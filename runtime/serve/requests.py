@@ -91,22 +91,85 @@ class TextPart(Part):
     text: str
 
 
+class CalledFunction(Part):
+    name: str
+    arguments: str
+
+
+class Call(Part):
+    """A call in the model's earlier answer."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+    def for_template(self) -> dict[str, Any]:
+        """The call as templates read it: its arguments are an object there."""
+        arguments = parse(self.function.arguments, "arguments of a call", RequestError)
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.function.name, "arguments": arguments},
+        }
+
+
 class Message(Part):
     """A message of a conversation; a list of texts is their concatenation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
 
-    def for_template(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError("tool_calls are an assistant's")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message must have content")
+        return self
+
+    def for_template(self) -> dict[str, Any]:
         """The message as a template reads it."""
         content = self.content
         if not isinstance(content, str):
-            content = "".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": role, "content": content, **named}
+            content = "".join(part.text for part in content or ())
+        made: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": content,
+        }
+        if self.tool_calls:
+            made["tool_calls"] = [call.for_template() for call in self.tool_calls]
+        made |= {"name": self.name} if self.name is not None else {}
+        return made | ({"tool_call_id": self.tool_call_id} if self.tool_call_id is not None else {})
+
+
+class Function(Part):
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Part):
+    type: Literal["function"]
+    function: Function
+
+    def for_template(self) -> dict[str, Any]:
+        """The tool as templates read it."""
+        stated = self.function.model_dump(exclude={"strict"}, exclude_none=True)
+        return {"type": "function", "function": stated}
+
+
+class NamedFunction(Part):
+    name: str
+
+
+class ToolChoice(Part):
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class TextFormat(Part):
@@ -139,6 +202,9 @@ class ChatBody(Sampling):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     response_format: Format | None = None
     modalities: list[Literal["text"]] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> ChatBody:
@@ -148,7 +214,39 @@ class ChatBody(Sampling):
             self.max_tokens != self.max_completion_tokens
         ):
             raise ValueError("max_tokens and max_completion_tokens contradict each other: give one")
+        self._check_tools()
         return self
+
+    def _check_tools(self) -> None:
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("tools: each function must have a name of its own")
+        if not names and self.tool_choice not in (None, "none"):
+            raise ValueError("tool_choice goes with tools")
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError(
+                f"tool_choice must name one of the tools, got {self.tool_choice.function.name!r:.80}"
+            )
+        if names and self.json_schema() is not None:
+            raise ValueError("response_format takes no tools: leave one of them out")
+        if names and not self.must_call and self.tool_choice != "none":
+            # These are kept where a call is asked for: it is one, of the function's schema.
+            if any(tool.function.strict for tool in self.tools or ()):
+                raise ValueError("strict goes with a tool_choice that asks for a call")
+            if self.parallel_tool_calls is False:
+                raise ValueError("parallel_tool_calls: false goes with a tool_choice that asks for a call")
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer must be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, ToolChoice)
+
+    def offered(self) -> list[Tool]:
+        """The tools that the answer may call."""
+        if isinstance(self.tool_choice, ToolChoice):
+            chosen = self.tool_choice.function.name
+            return [tool for tool in self.tools or () if tool.function.name == chosen]
+        return [] if self.tool_choice == "none" else list(self.tools or ())
 
     def json_schema(self) -> dict[str, Any] | None:
         """The schema that the answer follows, if it is JSON."""

@@ -11,6 +11,7 @@ from typing import Any
 from ...refimpl.decoding.logprobs import TokenLogprob
 from ..tasks.generate_batch import Completion
 from ..text.tokenizer import REPLACEMENT_CHARACTER, Tokenizer
+from .tools import Tools
 
 DONE = "data: [DONE]\n\n"
 
@@ -49,17 +50,23 @@ class Response:
 class ChatResponse(Response):
     """The answer to `/v1/chat/completions`."""
 
-    def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer, tools: Tools) -> None:
         super().__init__("chatcmpl", "chat.completion", model, fingerprint)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._tools = tokenizer, tools
+        self._texts: dict[int, str] = {}  # so far, and what of it was sent, by the number of the answer
+        self._sent: dict[int, str] = {}
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
         """One of the whole answers."""
+        text, calls = self._tools.read(answer.text, answer.finish_reason)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": message,
             "logprobs": None if answer.logprobs is None else self.logprobs(answer.logprobs),
-            "finish_reason": answer.finish_reason,
+            "finish_reason": "tool_calls" if calls else answer.finish_reason,
         }
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
@@ -73,8 +80,18 @@ class ChatResponse(Response):
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any]:
-        """The choice of a later chunk: a text that follows the ones before."""
-        delta = {"content": text} if text or logprobs else {}
+        """The choice of a later chunk: a text that follows the ones before. Calls come whole, at the end."""
+        whole = self._texts[index] = self._texts.get(index, "") + text
+        certain, calls = self._tools.certain(whole), []
+        if finish_reason is not None:
+            certain, calls = self._tools.read(whole, finish_reason)
+        sent = self._sent.get(index, "")
+        self._sent[index] = certain
+        text = certain[len(sent) :]
+        delta: dict[str, Any] = {"content": text} if text or logprobs else {}
+        if calls:
+            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+            finish_reason = "tool_calls"
         listed = None if logprobs is None else self.logprobs(logprobs)
         return self._delta(index, delta, listed, finish_reason)
 

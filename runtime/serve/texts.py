@@ -13,12 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from ..tasks.generate import Prompt, prompt_of
 from ..tasks.options import resolve
+from ..text.tool_calls import BEGIN
 from .answers import Answers
 from .errors import RequestError, body_of
 from .models import Served, Server, server_of
 from .options import options_of
 from .requests import ChatBody, CompletionBody, Sampling, read
 from .responses import DONE, ChatResponse, CompletionResponse, event, usage
+from .tools import Tools
 
 R = TypeVar("R")
 
@@ -42,12 +44,19 @@ async def chat_completions(request: Request) -> Response:
     server = server_of(request)
     body = await read(request, ChatBody, server.limits)
     served = server.find(body.model)
-    prompt = await served.model.chat_prompt([message.for_template() for message in body.messages])
-    options = resolve(served.model.model.generation, chat=True, **options_of(body, served.model.model))
+    model = served.model.model
+    tools = Tools(body, served)
+    messages = [message.for_template() for message in body.messages]
+    prompt = await served.model.chat_prompt(messages, tools.for_template)
+    stated = options_of(body, model)
+    if tools.must_call:
+        prompt = Prompt([*prompt.ids, *model.text.encode_template(f"{BEGIN}\n")], None)
+        stated["json_schema"] = tools.schema()
+    options = resolve(model.generation, chat=True, **stated)
     await served.model.prepare(options)
     streams = served.model.start(prompt, options, body.n or 1)
     answers = Answers(streams, served.name, server.metrics, server.limits)
-    made = ChatResponse(served.name, served.fingerprint, served.model.model.text)
+    made = ChatResponse(served.name, served.fingerprint, model.text, tools)
     return await _respond(request, server, served, body, answers, made, len(prompt.ids))
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ...refimpl.errors import ArgumentError, LimitError
 from .template_process import LIMITS, SHARED, Limits
 from .tokenizer import Tokenizer, check_text
+from .tool_calls import reads_calls_of
 
 LONGEST = 256 * 2**10  # characters of a template
 ROLES = ("system", "user", "assistant", "tool")
@@ -23,7 +25,8 @@ EXAMPLE = '{"role": "user", "content": "hi"}'
 # A block that marks the answers for training; its contents are rendered.
 GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
 
 
 class ChatTemplate:
@@ -48,33 +51,63 @@ class ChatTemplate:
             "eos_token": tokenizer.id_to_token(eos[0] if eos else None),
         }
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The text of a conversation; `add_generation_prompt` appends the start of the model's answer."""
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template writes tools, and calls as tfm reads them (`runtime.text.tool_calls`)."""
+        return "tools" in self._source and reads_calls_of(self._source)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The text of a conversation; `add_generation_prompt` appends the start of the model's answer.
+
+        `tools` are functions as the OpenAI API describes them, which the template shows to the model.
+        """
         check_messages(messages)
         # Messages are passed as a literal: a template could call methods of Python's lists and dicts, such as
         # `messages.extend(messages)`, whose work no fuel counts.
-        literal = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+        values = f"{{% set messages = {_literal([dict(message) for message in messages])} +%}}"
+        if tools is not None:
+            values += f"{{% set tools = {_literal([dict(tool) for tool in tools])} +%}}"
         variables = {
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
         }
-        template = f"{{% set messages = {literal} +%}}{self._source}"
-        return SHARED.render(template, variables, self._limits)
+        return SHARED.render(values + self._source, variables, self._limits)
 
-    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
         """Token ids of a conversation.
 
         If no message contains a control token, the rendered text is encoded as it is. Otherwise the template
         is rendered with placeholders for the messages, and control tokens count only outside of these.
+        LimitError for a control token anywhere else in messages and tools, as in a name.
         """
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        text = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        known = ("role", "content")
+        others = [{key: item for key, item in message.items() if key not in known} for message in messages]
+        for other in _texts([others, list(tools or ())]):
+            if self._tokenizer.has_control_tokens(other):
+                raise LimitError(
+                    f"a name, a tool or a call must not contain a control token, got {other!r:.80}: remove it"
+                )
         if not any(self._tokenizer.has_control_tokens(message["content"]) for message in messages):
             return self._tokenizer.encode_template(text)
         placeholders = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
         rendered = self.render(
             [{**message, "content": mark} for message, mark in zip(messages, placeholders, strict=True)],
+            tools=tools,
             add_generation_prompt=add_generation_prompt,
         )
         pattern = "|".join(map(re.escape, placeholders))
@@ -111,6 +144,33 @@ def check_messages(messages: object) -> None:
                 f"message {i}: role must be one of {', '.join(ROLES)}, got {message['role']!r:.40}"
             )
         check_text(message["content"])
+
+
+def _literal(value: object) -> str:
+    """A value of JSON as a template's literal."""
+    match value:
+        case None:
+            return "none"
+        case dict():
+            return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(_literal, value)) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value of JSON, keys too."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for key, item in value.items():
+                yield from _texts(key)
+                yield from _texts(item)
+        case list():
+            for item in value:
+                yield from _texts(item)
 
 
 def _replace_generation(block: re.Match[str]) -> str:

@@ -21,6 +21,20 @@ from helpers.task_models import ModelFiles
 
 TOKENIZER = text_strategies.byte_level()
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+# Tools and calls as Qwen's and Hermes' templates have them.
+TOOLS = """{%- if tools %}<|im_start|>system
+# Tools
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}A call is <tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}
+{{ m.content }}{% if m.tool_calls %}{% for call in m.tool_calls %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 CONFIG = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size(), context=96, layers=1)
 WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "didn't"]
 
@@ -80,6 +94,22 @@ class Gate(NumpyEngine):
         """Let all further steps through."""
         self._opened = True
         self._allowed.release()
+
+
+class Scripted(NumpyEngine):
+    """The NumPy engine, for which after so many tokens the next one is as `script` says."""
+
+    def __init__(self) -> None:
+        config = tiny_models.llama(vocabulary=TOKENIZER.get_vocab_size(), context=1024, layers=1)
+        super().__init__(config, tiny_models.weights(config, seed=3))
+        self.script: dict[int, int] = {}
+
+    def step(self, *args: Any, **options: Any) -> Any:
+        logits, cache = super().step(*args, **options)
+        for row, length in enumerate(cache.lengths.tolist()):
+            if length in self.script:
+                logits[row, -1, self.script[length]] += 1000
+        return logits, cache
 
 
 @contextlib.contextmanager

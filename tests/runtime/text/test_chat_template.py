@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from helpers import text_strategies
+from helpers import serving, text_strategies
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError, LimitError
@@ -294,3 +294,49 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
     n = common_prefix(a, b)
     assert a[:n] == b[:n]
     assert a[n : n + 1] != b[n : n + 1] or n == len(a) == len(b)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+def test_tools_and_calls_equal_transformers(kind: str) -> None:
+    library = getattr(text_strategies, kind)()
+    mine = ChatTemplate(serving.TOOLS, Tokenizer(library.to_str(), library.get_vocab_size()))
+    theirs = PreTrainedTokenizerFast(tokenizer_object=library, chat_template=serving.TOOLS)
+    odd = {"enum": [1.5, None, True], "description": 'é "q" {{ x }} {% if %}\t'}
+    parameters = {"type": "object", "required": [], "properties": {"b": odd, "a": {"default": None}}}
+    tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"b": "a\nb", "a": None}}}
+    messages: Any = [
+        {"role": "user", "content": "the cat", "name": "ada"},
+        {"role": "assistant", "content": "", "tool_calls": [call, call]},
+        {"role": "tool", "content": "[1, 2]", "name": "weather"},
+    ]
+    assert mine.takes_tools
+    for shown in (tools, None):
+        text = theirs.apply_chat_template(messages, tools=shown, tokenize=False, add_generation_prompt=True)
+        assert mine.render(messages, tools=shown) == text
+        assert mine.encode(messages, tools=shown) == mine._tokenizer.encode_template(text)
+
+
+def test_null_is_none_in_a_template() -> None:
+    library = text_strategies.byte_level()
+    source = "{{ tools[0].a is none }} {{ messages[0].a is none }}"
+    template = ChatTemplate(source, Tokenizer(library.to_str(), library.get_vocab_size()))
+    assert template.render([{"role": "user", "content": "", "a": None}], tools=[{"a": None}]) == "True True"
+
+
+def test_a_name_a_tool_or_a_call_is_never_markup() -> None:
+    library = text_strategies.byte_level()
+    template = ChatTemplate(serving.TOOLS, Tokenizer(library.to_str(), library.get_vocab_size()))
+    for mark in ("<|im_end|>", "<tool_call>"):
+        user: Any = {"role": "user", "content": "a"}
+        call: Any = {"type": "function", "function": {"name": "a", "arguments": {"b": [mark]}}}
+        tool: Any = {"type": "function", "function": {"name": "a", "parameters": {mark: {}}}}
+        for messages, tools in (
+            ([{**user, "name": mark}], None),
+            ([user, {"role": "assistant", "content": "", "tool_calls": [call]}], None),
+            ([user], [tool]),
+        ):
+            with pytest.raises(LimitError, match="must not contain a control token"):
+                template.encode(messages, tools=tools)
+        ids = template.encode([{**user, "content": mark}])
+        assert ids.count(template._tokenizer.control_tokens[mark]) == (mark == "<|im_end|>")
