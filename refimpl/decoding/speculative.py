@@ -17,6 +17,7 @@ text of a seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
@@ -28,8 +29,10 @@ from .loop import CHUNK, GeneratedSequence, prefill, read_prompt, start_cache
 from .stop import limit_new_tokens
 
 SHORTEST_NGRAM = 2
-# The running mean of accepted tokens: what a text begins with, and the share of the latest draft.
-ACCEPTED_AT_FIRST, SHARE_OF_LATEST = 1.0, 0.25
+# Running counts of tokens that were accepted and of those that were refused: what a text begins with, and
+# what is left of them after each draft.
+COUNTS_AT_FIRST, SHARE_KEPT = (1.0, 1.0), 0.75
+WATCHED = 3  # tokens that are compared with the text where none are drafted
 
 
 class Drafter(Protocol):
@@ -40,10 +43,23 @@ class Drafter(Protocol):
         ...
 
 
-def drafts_pay(accepted: float, cost: float) -> bool:
-    """Whether to draft: a step that accepts so many tokens on average writes one more, in the time of `cost`
-    steps of one token."""
-    return accepted + 1 > cost
+def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int:
+    """How many tokens to draft, up to `longest`, for the most tokens in the time: 0 where none pay.
+
+        argmax over n of  (1 + rate + rate^2 + ... + rate^n) / cost(1 + n)
+
+    Each drafted token is accepted with the probability `rate` where all before it were, and the step writes
+    one more; `cost` says how many steps of one token it takes.
+    """
+    best, most, written, likely = 0, 1.0, 1.0, 1.0
+    for length in range(1, longest + 1):
+        likely *= rate
+        written += likely
+        steps = cost(1 + length)
+        gain = written / steps if steps > 0 else math.inf
+        if gain > most:
+            best, most = length, gain
+    return best
 
 
 def estimated_cost(tokens: int) -> float:
@@ -62,9 +78,9 @@ class PromptLookup:
     `max_ngram` wins, then the latest occurrence; a single token says too little of what follows. What the
     encoder read counts as earlier text.
 
-    A text is drafted while that pays (`drafts_pay`), by a running mean of the tokens that were accepted, and
-    `cost`, which says how many steps of one token a step of several takes. Where it doesn't pay, what would
-    have been drafted is compared with what the text becomes, so that drafts begin again where it repeats.
+    As many tokens are drafted as pay (`draft_length`), by the share of the latest ones that were accepted,
+    and `cost`, which says how many steps of one token a step of several takes. Where none do, what would have
+    been drafted is compared with what the text becomes, so that drafts begin again where it repeats.
     """
 
     def __init__(self, max_ngram: int = 3, cost: Callable[[int], float] = estimated_cost) -> None:
@@ -74,13 +90,14 @@ class PromptLookup:
         self._answer_at = 0  # where its answer begins
         self._ends: dict[tuple[int, ...], int] = {}  # of n-grams that something follows, the latest
         self._indexed = 0  # up to which end they are there
-        self._found: list[int] = []  # the latest continuation that was looked up, drafted or not
+        self._found: list[int] = []  # the beginning of the latest continuation, drafted or watched
         self._found_at = 0  # the position in the answer that it begins at
-        self._accepted = ACCEPTED_AT_FIRST
+        self._accepted, self._refused = COUNTS_AT_FIRST
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
         if sequence is not self._sequence:
-            self._sequence, self._found, self._accepted = sequence, [], ACCEPTED_AT_FIRST
+            self._sequence, self._found = sequence, []
+            self._accepted, self._refused = COUNTS_AT_FIRST
             self._text = [*(sequence.encoder_ids or ()), *sequence.prompt]
             self._answer_at, self._ends, self._indexed = len(self._text), {}, 0
         self._text += sequence.tokens[len(self._text) - self._answer_at :]
@@ -89,9 +106,13 @@ class PromptLookup:
             agreed = next((i for i, token in enumerate(written) if token != self._found[i]), len(written))
             if agreed == len(written) < len(self._found):
                 return []  # it wasn't drafted, and may still come true
-            self._accepted += (agreed - self._accepted) * SHARE_OF_LATEST
-        self._found, self._found_at = self._look_up(count), len(sequence.tokens)
-        return self._found if drafts_pay(self._accepted, self.cost(1 + len(self._found))) else []
+            self._accepted = self._accepted * SHARE_KEPT + agreed
+            self._refused = self._refused * SHARE_KEPT + (agreed < len(self._found))
+        found = self._look_up(count)
+        rate = self._accepted / (self._accepted + self._refused)
+        length = draft_length(rate, len(found), self.cost)
+        self._found, self._found_at = found[: length or WATCHED], len(sequence.tokens)
+        return found[:length]
 
     def _look_up(self, count: int) -> list[int]:
         """Up to `count` tokens that followed the text's last ones before."""

@@ -26,6 +26,7 @@ from ..text.chat_template import Message, common_prefix
 from ..text.tokenizer import DecodeStream, Tokenizer
 from .base import TaskModel
 from .options import GenerateOptions, Options, resolve
+from .timed_engine import LONGEST_DRAFT
 
 
 class Prompt(NamedTuple):
@@ -250,7 +251,8 @@ class TextStream:
             timed = self._model.drafting
             if timed is None or options.draft is False:
                 return (yield from generate_tokens(engine, sequence, cache))
-            return (yield from speculate(timed, sequence, PromptLookup(cost=timed.cost), cache=cache))
+            lookup = PromptLookup(cost=timed.cost)
+            return (yield from speculate(timed, sequence, lookup, LONGEST_DRAFT, cache))
         search = options.search(sequence.prompt, sequence.stop_ids, sequence.encoder_ids)
         best = beam_search(engine, search, cache)[0]
         for token in best.tokens:

@@ -20,7 +20,7 @@ from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.speculative import PromptLookup, speculate
 from tfm.refimpl.engine.protocol import Engine
 from tfm.runtime.tasks.continuous_batching import run
-from tfm.runtime.tasks.timed_engine import TimedEngine
+from tfm.runtime.tasks.timed_engine import LONGEST_DRAFT, TimedEngine
 
 SAMPLERS = {
     "greedy": Sampler(),
@@ -58,12 +58,13 @@ def texts(
     """The tokens after each prompt."""
     rows = [GeneratedSequence(p, sampler, stop, new, 1, index) for index, p in enumerate(prompts)]
     timed = TimedEngine(engine)
-    costs = {"always": lambda _: 0.0, "measured": timed.cost}
+    costs = {"always": lambda _: 1.0, "measured": timed.cost}  # of 1.0 the longest draft pays best
     for row in rows if way.batch == 1 else []:
         if way.drafts == "none":
             list(generate(engine, row, chunk=way.chunk))
         else:
-            list(speculate(timed, row, PromptLookup(cost=costs[way.drafts]), chunk=way.chunk))
+            lookup = PromptLookup(cost=costs[way.drafts])
+            list(speculate(timed, row, lookup, LONGEST_DRAFT, chunk=way.chunk))
     if way.batch > 1:
         list(run(engine, rows, way.batch, chunk=way.chunk))
     return [row.tokens for row in rows]

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
-from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
+from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, draft_length, speculate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 
@@ -144,7 +144,8 @@ def test_drafts_stay_in_the_context() -> None:
 
 def test_lookup_by_hand() -> None:
     def proposed(text: list[int], count: int, max_ngram: int = 3) -> list[int]:
-        return PromptLookup(max_ngram).propose(GeneratedSequence(text[:2], tokens=text[2:]), count)
+        lookup = PromptLookup(max_ngram, cost=lambda tokens: 1.0)  # so it drafts all that it finds
+        return lookup.propose(GeneratedSequence(text[:2], tokens=text[2:]), count)
 
     assert proposed([1, 2, 3, 9, 1, 2, 3], 2) == [9, 1]
     assert proposed([1, 2, 3, 9, 1, 2, 3], 9) == [9, 1, 2, 3]
@@ -158,21 +159,30 @@ def test_lookup_by_hand() -> None:
     assert proposed([1, 2], 3) == []
 
 
+def test_as_many_tokens_are_drafted_as_pay() -> None:
+    assert draft_length(0.5, 4, lambda tokens: 1.0) == 4
+    assert draft_length(0.5, 4, lambda tokens: 1.87) == 4  # 1 + 1/2 + 1/4 + 1/8 + 1/16 = 1.9375
+    assert draft_length(0.5, 3, lambda tokens: 1.88) == 0  # 1 + 1/2 + 1/4 + 1/8 = 1.875
+    assert draft_length(0.0, 4, lambda tokens: 1.0) == 0
+    assert draft_length(1.0, 9, lambda tokens: tokens) == 0
+    assert draft_length(1.0, 9, lambda tokens: 1.2 if tokens <= 4 else 3.1) == 3  # 4 / 1.2, 10 / 3.1
+    assert draft_length(1.0, 9, lambda tokens: 1.2 if tokens <= 4 else 2.0) == 9
+
+
 def test_lookup_drafts_while_that_pays() -> None:
-    """Five drafts in vain, from a mean of 1, make 0.24: too little for a step of 4, which takes 1.3 of 1."""
+    """From 1 accepted to 1 refused, drafts in vain leave 0.30, 0.20, 0.13, 0.09 of 1: too little for a step
+    of 2, which takes 1.1 of 1."""
     row, lookup = GeneratedSequence([1, 2, 3, 4, 5, 6, 1, 2]), PromptLookup(max_ngram=2)
-    for unseen in (10, 11, 12, 13, 14):
-        assert lookup.propose(row, 4)
+    for unseen, length in ((10, 2), (11, 1), (12, 1), (13, 1)):
+        assert len(lookup.propose(row, 4)) == length
         row.tokens += [unseen, 1, 2]
     assert lookup.propose(row, 4) == []
-    for token in (14, 1):  # what would have been drafted comes true
+    for token in (13, 1):  # what would have been drafted comes true
         row.tokens.append(token)
         assert lookup.propose(row, 4) == []
     row.tokens.append(2)
-    assert lookup.propose(row, 4) == [14, 1, 2]
-    assert lookup.propose(GeneratedSequence([1, 2, 3, 1, 2]), 4), "another text begins anew"
-    assert PromptLookup(cost=lambda tokens: 2.1).propose(GeneratedSequence([1, 2, 3, 1, 2]), 4) == []
-    assert PromptLookup(cost=lambda tokens: 1.9).propose(GeneratedSequence([1, 2, 3, 1, 2]), 4) == [3, 1, 2]
+    assert lookup.propose(row, 4) == [13, 1, 2]
+    assert lookup.propose(GeneratedSequence([1, 2, 3, 1, 2]), 4) == [3, 1], "another text begins anew"
 
 
 def test_a_greedy_position_takes_no_vector_of_probabilities() -> None:
