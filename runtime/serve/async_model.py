@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from .batch import CHUNK
 from .worker import QUEUE, SLOTS, Job, Part, TextRequest, Worker
 
 R = TypeVar("R")
+
+PART = 64  # texts of an encoder that are read between two looks at who is still there
 
 
 class AsyncTextStream:
@@ -177,28 +179,39 @@ class AsyncModel:
 
     async def embed(self, texts: Texts) -> np.ndarray:
         """An embedding of each text or pair of texts, [texts, D]; see `Model.embed`."""
-        return await self.run(lambda: self.model.embed(texts))
+        parts = await self._in_parts(texts, self.model.embed)
+        return np.concatenate(parts) if parts else self.model.embed([])
 
     async def classify(self, texts: Texts) -> list[list[Label]]:
         """Labels of each text or pair of texts, the likeliest first; see `Model.classify`."""
-        return await self.run(lambda: self.model.classify(texts))
+        return [labels for part in await self._in_parts(texts, self.model.classify) for labels in part]
 
-    async def run(self, function: Callable[[], R]) -> R:
-        """The value of a function that has the engine to itself, queued as a text is."""
+    async def _in_parts(self, texts: Texts, function: Callable[[Any], R]) -> list[R]:
+        """What a function says of the texts, PART of them at a time, queued as one request: a reader that is
+        cancelled ends it after a part."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
+        future: asyncio.Future[list[R]] = loop.create_future()
+        listed = [texts] if isinstance(texts, str | tuple) else list(texts)
+        parts: list[R] = []
 
         def tell(set_it: Callable[..., None], value: object) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(lambda: future.done() or set_it(value))
 
-        def work() -> None:
+        def step() -> bool:
             try:
-                tell(future.set_result, function())
+                begin = PART * len(parts)
+                if begin < len(listed):
+                    parts.append(function(listed[begin : begin + PART]))
             except BaseException as error:
                 tell(future.set_exception, error)
+                return False
+            if PART * len(parts) < len(listed):
+                return True
+            tell(future.set_result, parts)
+            return False
 
-        job = Job(work, lambda error: tell(future.set_exception, error))
+        job = Job(step, lambda error: tell(future.set_exception, error))
         self.worker.submit(job)
         try:
             return await future

@@ -45,6 +45,7 @@ async def chat_completions(request: Request) -> Response:
     body = await read(request, ChatBody, server.limits)
     served = server.find(body.model)
     model = served.model.model
+    _check_room(served, body.n or 1)
     tools = Tools(body, served)
     messages = [message.for_template() for message in body.messages]
     prompt = await served.model.chat_prompt(messages, tools.for_template)
@@ -66,13 +67,22 @@ async def completions(request: Request) -> Response:
     body = await read(request, CompletionBody, server.limits)
     served = server.find(body.model)
     model = served.model.model
-    prompts = [await _continued(served, prompt) for prompt in body.prompts()]
+    stated = body.prompts()
+    _check_room(served, len(stated) * (body.n or 1))
+    prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))
     streams = served.model.start_all(prompts, options, body.n or 1)
     answers = Answers(streams, served.name, server.metrics, server.limits)
     made = CompletionResponse(served.name, served.fingerprint, model.text)
     tokens = sum(len(prompt.ids) for prompt in prompts)
     return await _respond(request, server, served, body, answers, made, tokens)
+
+
+def _check_room(served: Served, answers: int) -> None:
+    """RequestError for more answers than slots and queue hold: waiting wouldn't help."""
+    most = served.model.worker.slots + served.model.worker.queue
+    if answers > most:
+        raise RequestError(f"n and prompt: this server takes {most} answers at a time, got {answers}")
 
 
 async def _continued(served: Served, prompt: str | list[int]) -> Prompt:
@@ -130,14 +140,16 @@ async def _events(
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """The value of the work; ClientDisconnect, and the work is cancelled, where the client leaves before."""
+    """The value of the work; the work is cancelled with ClientDisconnect where the client leaves before, and
+    with TimeoutError where it takes longer than a request may."""
+    limit = server_of(request).limits.request_s
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientDisconnect
+        raise ClientDisconnect if gone.done() else TimeoutError(f"the answer took more than {limit:g} s")
     finally:
         for one in (task, gone):
             one.cancel()

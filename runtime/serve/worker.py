@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...refimpl.decoding.logprobs import TokenLogprob
@@ -69,14 +69,15 @@ class TextRequest:
 
 @dataclass(eq=False)
 class Job:
-    """Other work for the engine, such as a batch of embeddings: it has the engine to itself.
+    """Other work for the engine, such as many embeddings: it has the engine to itself, a part at a time.
 
+    `step` computes a part and says whether there is another; a job that is cancelled gets no further one.
     `fail` hears of an error outside of it: that of a worker which closes.
     """
 
-    run: Callable[[], None]
+    step: Callable[[], bool]
     fail: Callable[[BaseException], None]
-    cancelled: bool = field(default=False)
+    cancelled: bool = False
 
 
 class Worker:
@@ -138,17 +139,16 @@ class Worker:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._running or self._closed):
+                while not (self._waiting or self.running or self._closed):
                     self._changed.wait()
                 if self._closed:
                     break
                 joining = self._next()
-            if self._job is not None:
-                self._job.run()
+            if self._job is not None and (self._job.cancelled or not self._job.step()):
                 self._job = None
             self._step(joining)
         closed = TfmError("the model was closed before the answer was complete")
-        for request in [*self._running.values(), *self._waiting]:
+        for request in [*self._running.values(), *filter(None, [self._job]), *self._waiting]:
             if isinstance(request, Job):
                 request.fail(closed)
             else:
@@ -164,7 +164,7 @@ class Worker:
         while self._waiting and len(self._running) < self.slots:
             request = self._waiting[0]
             if isinstance(request, Job):
-                if not self._running:
+                if not self.running:
                     self._job = request
                     self._waiting.popleft()
                 break

@@ -175,6 +175,34 @@ def test_embeddings_and_labels() -> None:
     asyncio.run(run())
 
 
+def test_many_texts_are_read_in_parts_and_end_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tfm.runtime.serve.async_model.PART", 3)
+    pool = tiny_reader(Pool())
+    texts = ["the cat", "a dog sat", "on the mat"] * 5
+    expected = pool.embed(texts)
+    calls, real = [], pool.embed
+
+    def counted(some: list[str], **options: Any) -> np.ndarray:
+        calls.append(len(some))
+        return real(some, **options)
+
+    pool.embed = counted  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def run() -> None:
+        async with AsyncModel(pool) as served:
+            assert np.array_equal(await served.embed(texts[:-1]), expected[:-1])
+            assert calls == [3, 3, 3, 3, 2]
+            assert (await served.embed([])).shape == (0, 0)
+            task = asyncio.create_task(served.embed(texts * 10_000))
+            while len(calls) < 8:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait_for(settled(served), 10)
+        assert sum(calls[7:]) < 3 * len(texts) * 10_000
+
+    asyncio.run(run())
+
+
 def test_what_is_refused() -> None:
     async def run() -> None:
         model = serving.model()

@@ -9,6 +9,7 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -370,13 +371,18 @@ def test_a_full_queue_is_429_with_when_to_try_again() -> None:
         serving.running({"tiny": serving.model(gate)}, slots=1, queue=2) as (url, server),
         httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
     ):
-        body = {**CHAT, "n": 4}
-        answer = http.post("/v1/chat/completions", json=body)
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        assert answer.json()["error"]["type"] == "rate_limit_error"
-        assert server.models["tiny"].model.worker.waiting == 0
-        gate.open()
-        assert http.post("/v1/chat/completions", json={**CHAT, "n": 3}).status_code == 200
+        worker = server.models["tiny"].model.worker
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(http.post, "/v1/chat/completions", json={**CHAT, "n": 3})
+            serving.wait_until(lambda: worker.running + worker.waiting == 3)
+            answer = http.post("/v1/chat/completions", json=CHAT)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.json()["error"]["type"] == "rate_limit_error"
+            assert worker.running + worker.waiting == 3
+            never = http.post("/v1/chat/completions", json={**CHAT, "n": 4})
+            assert (never.status_code, "takes 3 answers at a time" in never.text) == (400, True)
+            gate.open()
+            assert first.result().status_code == 200
 
 
 def test_100_clients_that_leave_free_their_slots() -> None:
