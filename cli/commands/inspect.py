@@ -109,6 +109,8 @@ def _shown(name: str, value: Any) -> str:
             return "; ".join(parts)
         case "bytes":
             return size(value)
+        case "paths":
+            return "; ".join(f"{name} {what}" for name, what in value.items())
         case "notices":
             return ", ".join(value) or "none"
         case _:
@@ -125,7 +127,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         from ...runtime.bundle.kept_weights import by_weight
         from ...runtime.ort import kernel_path
         from ...runtime.verification.certificate import recorded
-        from ...runtime.verification.verdict import summary
+        from ...runtime.verification.verdict import found, summary
         from ..model_loading import bundle_bytes, expect, say_replaced_code
 
         bundle = open_bundle(source.path, check_hashes=False)
@@ -143,7 +145,10 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
             facts["left_out"] = {name: asdict(part) for name, part in left_out.items()}
         if bundle.manifest.adapter is not None:
             facts["adapter"] = bundle.manifest.adapter.name
-        facts["verified"] = summary(recorded(bundle.path))
+        report = recorded(bundle.path)
+        facts["verified"] = summary(report)
+        if report is not None and (paths := report.check("paths")):
+            facts["paths"] = {row.name: found(row) or row.result for row in paths.rows}
         return bundle.config, facts, bundle.cache
     if source.kind == "config":
         config = _read_config(source.path)

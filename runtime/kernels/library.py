@@ -130,15 +130,17 @@ def forced() -> str:
     return name
 
 
-def find(progress: Progress = silent) -> Library | Unavailable:
+def find(progress: Progress = silent, instruction_set: str | None = None) -> Library | Unavailable:
     """The library for this process, or why there is none; nothing is built.
 
-    The first time that a library meets a processor it is tried in a child process; `progress` gets a line if
-    that child crashed. DeviceError as in `forced`.
+    It is to use this `instruction_set`, else the one that `forced` says. The first time that a library meets
+    a processor it is tried in a child process; `progress` gets a line if that child crashed. DeviceError as
+    in `forced`.
     """
     if is_off():
         return Unavailable(f"{SWITCH}=0 switches them off")
-    instruction_set = forced()
+    if instruction_set is None:
+        instruction_set = forced()
     platform = Platform.here()
     if not platform.known:
         return Unavailable(f"they aren't written for {platform}")

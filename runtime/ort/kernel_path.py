@@ -50,9 +50,7 @@ class KernelPath:
 
     library: Library
     weights: Path
-    cache: Literal["float32", "float16", "int8"] | None = (
-        None  # what keys and values are kept in; None without any
-    )
+    cache: CacheType | None = None  # None where the kernels keep no keys and values
 
     @property
     def name(self) -> str:

@@ -46,6 +46,7 @@ from ..bundle.graph_io import graphs
 from ..bundle.manifest import AGAIN, GOLDEN
 from ..progress import Progress, silent
 from ..text.tokenizer import Tokenizer
+from .metrics import kl_divergence
 from .streamed_reference import SEED, Inputs, Precision, outputs
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ TEXT = (
     "quantized and run on another machine should still say what its specification says."
 )
 TILE = 64  # columns of a matrix that are copied at a time
+LEAST = 1e-12  # probability of all columns that aren't stored: where all are, rounding leaves about as much
 COLUMNS = 256  # logits that are stored of each row, beside the two best
 
 
@@ -138,6 +140,12 @@ class Golden:
     def real(self, values: Array) -> Float[Array, "M N"]:
         """The outputs at the real positions of all rows [B, T, N], or of all texts [B, N]."""
         return _real(values, self.lengths)
+
+    def kl(self, outputs: Float[Array, "M N"]) -> float:
+        """KL(unquantized‖outputs) of predictions, in nats a token: of the stored columns, and all others as
+        one, which is no more than that of all."""
+        shares = [_log_shares(view) for view in (self.floats, self.view(outputs))]
+        return kl_divergence(*shares) / len(outputs)
 
     def view(self, outputs: Float[Array, "M N"]) -> Float[Array, "M C"]:
         """The part of a model's outputs that is stored and compared."""
@@ -369,6 +377,13 @@ def _columns(width: int, best: Array, rng: np.random.Generator) -> Array:
     if width <= COLUMNS:
         return np.arange(width)
     return np.unique(np.concatenate([rng.choice(width, COLUMNS, replace=False), best.reshape(-1)]))
+
+
+def _log_shares(view: Float[Array, "M C"]) -> Float[Array, "M C"]:
+    """Logarithms of the probabilities of the stored columns, and of all others together."""
+    logs = view[:, :-1] - view[:, -1:]
+    rest = 1 - np.exp(logs).sum(axis=-1, keepdims=True)
+    return np.concatenate([logs, np.log(np.maximum(rest, LEAST))], axis=-1)
 
 
 def _view(logits: Array, columns: Array, with_total: bool) -> Array:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-# Why there is no figure: the given time was up, or only the quick checks were asked for.
-NOT_REACHED, NOT_YET = "not reached", "not checked yet"
+# Why there is no figure: the given time was up, only the quick checks were asked for, or it takes another
+# processor, which leaves nothing to do here.
+NOT_REACHED, NOT_YET, NOT_HERE = "not reached", "not checked yet", "not checked here"
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,21 @@ class Report:
 
     @property
     def unchecked(self) -> list[Row]:
-        """The rows that couldn't be measured to their end; `missing` or the note has the reason."""
-        return [row for row in self.rows if row.ok is None and (row.figure is None or row.missing)]
+        """The rows that couldn't be measured to their end; `missing` or the note has the reason.
+
+        Those of other processors aren't among them.
+        """
+        rows = [row for row in self.rows if row.missing != NOT_HERE]
+        return [row for row in rows if row.ok is None and (row.figure is None or row.missing)]
 
     @property
     def full(self) -> bool:
         """Whether no check was left to a later full run."""
         return all(row.missing != NOT_YET for row in self.rows)
+
+    def check(self, name: str) -> CheckResult | None:
+        """The result of the check of that name, if it ran."""
+        return next((check for check in self.checks if check.name == name), None)
 
     def row(self, name: str) -> Row | None:
         """The row of that name, if there is one."""

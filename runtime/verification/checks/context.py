@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from ..golden import Golden
 from ..report import Row
 
 if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
     from ...ort.engine import OrtEngine
 
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 class VerifyContext:
     """The bundle, what it is compared with, and when time is up (`time.monotonic`).
 
-    `advance` is told how much of a long check is done, and how much there is.
+    `advance` is told how much of a long check is done, and how much there is. `paths` are the outputs for the
+    golden tokens, all at once, by what computed them, or why nothing could: checks that ran put them there.
     """
 
     bundle: Bundle
@@ -32,6 +35,7 @@ class VerifyContext:
     device: str
     threads: int | None
     advance: Callable[[int, int], None] = lambda done, total: None
+    paths: dict[str, Array | str] = field(default_factory=dict)
 
     def out_of_time(self) -> bool:
         return time.monotonic() > self.until

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ...ort.engine import OrtEngine
 
+ORT = "ONNX Runtime"
 COSINE = "against unquantized weights: mean cosine"
 
 
@@ -38,19 +39,23 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
     if expected is None or choose(context.device, context.bundle.target) != "cpu":
         return
     engine = OrtEngine(context.bundle, context.device, context.threads, plain=True)
-    outputs = replay.run_at_once(engine, context.golden)
+    outputs = context.paths[f"{ORT}, products in float"] = replay.run_at_once(engine, context.golden)
     unit = output_unit(engine.config)
     yield from _errors("products in float", context.golden.view(outputs), expected, unit)
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
     """Outputs for the golden tokens, all at once and in each other way that they can be given."""
-    yield from golden_rows(context, context.engine, context.golden)
+    path = ORT if context.golden.plain is None else f"{ORT}, products of integers"
+    yield from golden_rows(context, context.engine, context.golden, path)
 
 
-def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden) -> Iterator[Row]:
-    """An engine's outputs for the golden tokens, all at once and in each other way that they can be given."""
-    all_outputs = replay.run_at_once(engine, golden)
+def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, path: str) -> Iterator[Row]:
+    """An engine's outputs for the golden tokens, all at once and in each other way that they can be given.
+
+    `path` is what it is called in `context.paths`.
+    """
+    all_outputs = context.paths[path] = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
     yield from _errors("whole", outputs, golden.own, unit)
     if isinstance(engine.config.head, LM | MaskedLM):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder
 from ...bundle.bundle import Bundle
-from . import caches, files, greedy, kernels, logits, text, weights
+from . import caches, files, greedy, kernels, logits, paths, text, weights
 from .context import Check
 
 
@@ -23,6 +23,7 @@ CHECKS: dict[str, Check] = {
     "sharp": Check(logits.check_float_products, "outputs with products in float"),
     "numbers": Check(logits.check_golden_outputs, "outputs for the golden tokens"),
     "kernels": Check(kernels.check_kernels, kernels.SUBJECT, applies=kernels.has_kernels),
+    "paths": Check(paths.check_paths, paths.SUBJECT, applies=paths.is_quantized),
     "greedy": Check(
         greedy.check_greedy_tokens,
         f"{greedy.GREEDY_TOKENS} greedy tokens against the specification's",

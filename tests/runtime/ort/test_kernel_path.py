@@ -18,6 +18,7 @@ from helpers import tiny_models
 from helpers.kernels import available, load
 from helpers.text_strategies import byte_tokenizer
 from tfm import runtime
+from tfm.cli.main import main
 from tfm.export import bundle_writer
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -30,12 +31,13 @@ from tfm.runtime.bundle.same_bits import SameBits
 from tfm.runtime.hub import checked_bundles
 from tfm.runtime.hub.cache_dir import cache_dir
 from tfm.runtime.kernels import compilers
-from tfm.runtime.kernels.library import Library, Unavailable, find
+from tfm.runtime.kernels.library import INSTRUCTION_SETS, Library, Unavailable, find
 from tfm.runtime.kernels.platforms import Platform
 from tfm.runtime.ort import kernel_path
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.ort.kernel_path import KernelPath
 from tfm.runtime.ort.kv_cache import flat
+from tfm.runtime.verification.certificate import recorded
 from tfm.runtime.verification.checks import kernels as check
 from tfm.runtime.verification.verify import verify
 
@@ -110,6 +112,38 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
     assert {"largest error", "RMS error"} <= {row.name.rsplit(": ")[-1] for row in rows}
     assert all(row.ok is not False for row in rows)
     assert not (cache_dir() / "prepacked").exists()  # nothing is left of it
+
+
+def test_the_certificate_has_a_row_for_each_path(
+    bundles, kernels_on: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = list(available(load(kernels_on)))
+
+    def found(_: object, name: str = sets[0]) -> Library | Unavailable:
+        return Library(kernels_on, name) if name in sets else Unavailable("not here")
+
+    monkeypatch.setattr(kernel_path, "find", found)
+    path = bundles("biases, odd sizes", "int8")
+    assert not verify(path).failed
+    report = recorded(path)
+    assert report is not None
+    check = report.check("paths")
+    assert check is not None
+    ran = {row.name.removesuffix(": KL divergence"): row for row in check.rows if row.figure is not None}
+    over_kernels = [f"kernels ({name}, cache in float16)" for name in sets]
+    with_ort = {f"ONNX Runtime, products {how}" for how in ("in float", "of integers")}
+    assert set(ran) == {*over_kernels, *with_ort}
+    missing = {row.name: row.result for row in check.rows if row.name not in {r.name for r in ran.values()}}
+    others = [name for name in INSTRUCTION_SETS if name not in sets]
+    assert missing == {f"kernels ({name})": "not checked here" for name in others}
+    assert not any(row.missing == "not checked here" for row in report.unchecked)
+    assert all(0 < row.figure < 1e-2 and "likeliest tokens equal" in row.note for row in ran.values())
+    assert len({ran[name].note for name in over_kernels}) == 1  # their bits are one
+    assert len({row.note for row in ran.values()}) == 3
+    assert main(["inspect", str(path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["paths"]
+    assert set(shown) == {row.name for row in check.rows}
+    assert list(shown.values()).count("not checked here") == len(missing)
 
 
 def test_a_wrong_weight_is_seen(bundles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,23 @@ def test_half_is_what_a_cache_of_float16_changes():
         assert budget == pytest.approx(own + 4 * moves)
 
 
+@pytest.mark.parametrize("vocabulary", [97, 700])
+def test_divergence_is_that_of_the_stored_columns(vocabulary):
+    config = tiny_models.llama(vocabulary=vocabulary)
+    tree = tiny_models.weights(config)
+    held = read(golden(config, tree, quantized(tree, bits=4)), config)
+    outputs = held.real(run(NumpyEngine(config, quantized(tree, bits=4)), held))
+    exact = held.real(run(NumpyEngine(config, tiny_models.weights(config, dtype=np.float64)), held))
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (exact, outputs.astype(np.float64)))
+    whole = (p * np.log(p / q)).sum(-1).mean()
+    if vocabulary > 256:  # all others count as one
+        others = np.setdiff1d(np.arange(vocabulary), held.columns)
+        p, q = (np.append(x[:, held.columns], x[:, others].sum(-1, keepdims=True), axis=1) for x in (p, q))
+    stored = (p * np.log(p / q)).sum(-1).mean()
+    assert held.kl(outputs) == pytest.approx(stored, rel=1e-6)
+    assert 0 < stored <= whole * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_streamed_run_equals_the_model(name, monkeypatch):
     """Both in float64, they differ only by the order of sums; the output table is cut into three parts."""

@@ -1,0 +1,45 @@
+"""What each path computes for the golden tokens: a row of the certificate for each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ....refimpl.config import LM, MaskedLM
+from ...bundle.bundle import Bundle
+from ..golden import rms
+from ..report import NOT_HERE, Row
+from .context import VerifyContext
+from .logits import output_unit
+
+SUBJECT = "paths that compute the bundle"
+
+
+def is_quantized(bundle: Bundle) -> bool:
+    """Whether paths round differently: without codes they compute the same."""
+    return bool(bundle.manifest.schemes)
+
+
+def check_paths(context: VerifyContext) -> Iterator[Row]:
+    """How far the outputs of each path are from the unquantized model's; the checks before have run them.
+
+    The note has the likeliest tokens that are the specification's, and the beginning of the outputs' SHA-256:
+    paths with the same one computed the same bits.
+    """
+    golden, config = context.golden, context.bundle.config
+    predicts = isinstance(config.head, LM | MaskedLM)
+    for path, outputs in context.paths.items():
+        if isinstance(outputs, str):
+            yield Row(path, note=outputs, missing=NOT_HERE)
+            continue
+        digest = hashlib.sha256(np.ascontiguousarray(outputs, "<f4").data).hexdigest()
+        note = f"outputs {digest[:16]}"
+        if predicts:
+            equal = int((outputs.argmax(-1) == golden.best[:, 0]).sum())
+            note = f"{equal} of {len(outputs)} likeliest tokens equal, {note}"
+            yield Row(f"{path}: KL divergence", golden.kl(outputs), unit="nats a token", note=note)
+        else:
+            error = rms(golden.view(outputs), golden.floats)
+            yield Row(f"{path}: RMS error", error, unit=output_unit(config), note=note)
