@@ -39,6 +39,7 @@ def test_the_wheel_holds_nobody_elses_work():
         *(f"tfm.{folder}: py.typed" for folder in ("refimpl", "runtime", "export", "cli")),
         "tfm.export.quantization: calibration.txt",  # a text written for it
         "tfm.runtime.hub: demos/*/*",  # trained by tests/train/demo.py on texts that it draws
+        "tfm.runtime.serve: page.html",  # written for it
         *(f"tfm.runtime.kernels: source/*.{kind}" for kind in ("h", "cpp")),
         "tfm.cli: examples/*.json",  # sizes of a public model, which are facts
     }

@@ -28,16 +28,17 @@ from .encoders import classify, embeddings, rerank
 from .errors import RequestError, handle, response_to
 from .metrics import Metrics
 from .models import Server, server_of
+from .page import page
 from .texts import chat_completions, completions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
-OPEN = ("/health",)  # routes that need no key
+OPEN = ("/health", "/")  # routes that need no key: they say nothing of models
 
 
 def application(server: Server, keys: Sequence[str] = (), hosts: Sequence[str] = LOOPBACK) -> Starlette:
     """The ASGI application of a server.
 
-    With `keys` each request but that for /health has one of them as its bearer token. `hosts` are the names
+    With `keys` each request but those for OPEN has one of them as its bearer token. `hosts` are the names
     that a request's Host header may have: a page whose own name leads to this machine (DNS rebinding) sends
     another one.
     """
@@ -145,6 +146,7 @@ async def metrics(request: Request) -> Response:
 
 
 ROUTES = [
+    Route("/", page),
     Route("/health", health),
     Route("/metrics", metrics),
     Route("/certificate", certificate),

@@ -49,11 +49,17 @@ def model(
     template: str | None = CHAT,
     eos: tuple[int, ...] = (),
     defaults: Mapping[str, Any] | None = None,
+    max_new_tokens: int | None = None,
 ) -> Model:
     """A chat model with random weights, on the NumPy engine unless it gets another one."""
     engine = engine or NumpyEngine(CONFIG, tiny_models.weights(CONFIG, seed=3))
     return Model(
-        engine, ModelFiles(TOKENIZER.to_str(), template, Generation(None, eos, dict(defaults or {})))
+        engine,
+        ModelFiles(
+            TOKENIZER.to_str(),
+            template,
+            Generation(None, eos, dict(defaults or {}), max_new_tokens=max_new_tokens),
+        ),
     )
 
 

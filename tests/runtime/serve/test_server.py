@@ -421,7 +421,7 @@ def test_100_clients_that_leave_free_their_slots() -> None:
         assert '{code="499",path="/v1/chat/completions"} 50.0' in http.get("/metrics").text
 
 
-def test_a_key_is_asked_for_everywhere_but_for_health(served: tuple[str, Server]) -> None:
+def test_a_key_is_asked_for_everywhere_but_for_health_and_the_page(served: tuple[str, Server]) -> None:
     with (
         serving.running({"tiny": MODEL}, keys=("first", "second")) as (url, _),
         httpx.Client(base_url=url, trust_env=False) as http,
@@ -431,7 +431,7 @@ def test_a_key_is_asked_for_everywhere_but_for_health(served: tuple[str, Server]
             path = route.path.replace("{name:path}", "tiny")
             for headers in ({}, {"authorization": "Bearer third"}, {"authorization": "Basic first"}):
                 answer = http.request(method, path, headers=headers)
-                assert answer.status_code == (200 if path == "/health" else 401), path
+                assert answer.status_code == (200 if path in ("/", "/health") else 401), path
         assert http.get("/nowhere").status_code == 401
         for key in ("first", "second"):
             assert http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
