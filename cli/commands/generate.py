@@ -37,8 +37,7 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="The answer is a JSON document of the schema in this file, unless it ends at "
-            "--max-new-tokens, which a line on stderr says.",
+            help="Answer by a JSON document of this schema; a line says where one is cut.",
         ),
     ] = None,
     raw: Annotated[
