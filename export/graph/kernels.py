@@ -1,11 +1,14 @@
 """The graph of ort-cpu over tfm's own kernels: its nodes, but for what the kernels compute.
 
     MatMulNBits(x, packed, scale, zero?) [+ bias]      BlockLinear(x, packed, scale, zero?, bias?)
+    MatMulIntegerToFloat of a row's codes, times
+    their scales [+ bias] [and GELU]                   RowLinear(x, codes, scale, input_factor?, bias?)
     GatherBlockQuantized(packed, ids, scale, zero?)    BlockGather(packed, ids, scale, zero?)
     GroupQueryAttention                                Attention
+    MultiHeadAttention without added scores            TextAttention
     silu(gate) * up of one product's halves            SwiGLU
-    Add and the norm of the sum                        AddRMSNorm
-    RMSNormalization of anything else                  RMSNorm
+    Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
+    norms of anything else                             RMSNorm, LayerNorm
 
 They compute what `refimpl.ops` specifies; the kernels add in a fixed order, so that a token's bits don't
 depend on the tokens beside it.
@@ -13,8 +16,9 @@ depend on the tokens beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir import convenience
@@ -27,6 +31,7 @@ from ...runtime.bundle.weight_layout import Group
 from . import passes
 
 VERSION = 1
+NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
 
 
 def over_kernels(
@@ -42,17 +47,24 @@ def over_kernels(
     With a `half_cache` these keep keys and values in float16.
     """
     copy = ir.from_proto(ir.to_proto(model))
-    tiled = {f"{name}.packed": group for name, group in groups.items() if kernel_layout.is_tiled(group)}
+    tiled = {
+        f"{name}.{'codes' if group.kind == 'row' else 'packed'}": group
+        for name, group in groups.items()
+        if kernel_layout.is_tiled(group)
+    }
     for node in list(copy.graph):
         if node.op_type == "GroupQueryAttention":
             _replace_attention(copy.graph, node, half_cache=half_cache)
-        elif (packed := _weights(node)) is not None and packed.name in tiled:
-            _replace_blocks(copy.graph, node, packed, tiled[packed.name])
+        elif (codes := _weights(node)) is not None and codes.name in tiled:
+            replace = _replace_rows if node.op_type == "MatMulIntegerToFloat" else _replace_blocks
+            replace(copy.graph, node, codes, tiled[codes.name])
     for node in list(copy.graph):
         if node.op_type == "Split":
             _replace_swiglu(copy.graph, node)
-        elif node.op_type == "RMSNormalization":
+        elif node.op_type in NORMS:
             _replace_norm(copy.graph, node)
+        elif node.op_type == "MultiHeadAttention":
+            _replace_multi_head(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
     copy.graph.opset_imports[DOMAIN] = VERSION
     for name in tensors:
@@ -70,14 +82,52 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
         operator = "BlockLinear"
         if (add := _bias_after(node)) is not None:
             zero = inputs[3] if len(inputs) > 3 else None
-            inputs = [*inputs[:3], zero, *(v for v in add.inputs if v and v.is_initializer())]
+            inputs = [*inputs[:3], zero, *_stored(add)]
             replaced.append(add)
     assert group.format is not None
     sizes = {"K": group.length, "N": group.width}
     sizes |= {"bits": group.format.bits, "block_size": group.format.block}
-    new, last = ir.node(operator, inputs, sizes, domain=DOMAIN, name=node.name), replaced[-1]
+    _put(graph, replaced, operator, inputs, sizes)
+
+
+def _replace_rows(graph: ir.Graph, node: ir.Node, codes: ir.Value, group: Group) -> None:
+    """A product whose input has one scale a row: from the input in floats to the bias, or to GELU."""
+    x = _producer(node.inputs[0]).inputs[0]
+    factor = graph.initializers.get(f"{group.name}.input_factor")
+    if factor is not None:
+        (x,) = (value for value in _producer(x).inputs if value is not factor)
+    replaced = [node, next(iter(node.outputs[0].uses())).node]  # times the scales of the rows
+    inputs = [x, codes, node.inputs[3], factor]
+    if (add := _bias_after(replaced[-1])) is not None:
+        inputs += _stored(add)
+        replaced.append(add)
+    gelu = _only_use(replaced[-1].outputs[0], "Gelu")
+    if gelu is not None and gelu.attributes["approximate"].value == "none":
+        replaced.append(gelu)
+    sizes = {"K": group.length, "N": group.width, "gelu": int(replaced[-1] is gelu)}
+    _put(graph, replaced, "RowLinear", inputs, sizes)
+
+
+def _put(
+    graph: ir.Graph,
+    replaced: Sequence[ir.Node],
+    operator: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Put a kernel in the place of nodes, of which the last one has its output."""
+    first, last = replaced[0], replaced[-1]
+    new = ir.node(operator, inputs, attributes, domain=DOMAIN, name=first.name)
     new.outputs[0].name = last.outputs[0].name
-    convenience.replace_nodes_and_values(graph, last, replaced, [new], last.outputs, new.outputs)
+    convenience.replace_nodes_and_values(graph, last, replaced[::-1], [new], last.outputs, new.outputs)
+
+
+def _producer(value: ir.Value | None) -> ir.Node:
+    """The node that computes a value of the graph's own."""
+    assert value is not None
+    node = value.producer()
+    assert node is not None
+    return node
 
 
 def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> None:
@@ -94,6 +144,45 @@ def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> N
     if half_cache:
         for value in (keys, values, *new.outputs[1:]):
             value.dtype = ir.DataType.FLOAT16
+
+
+def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
+    """Put the kernel in the place of attention over whole texts, and its bias into the product before it."""
+    q, k, v, bias, lengths, *added = node.inputs
+    if any(added) or node.attributes["unidirectional"].value:
+        return
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    heads, width = node.attributes["num_heads"].value, q.shape[2] if q.shape else None
+    if not isinstance(width, int) or width % (8 * heads) or not q.shape == k.shape == v.shape:
+        return
+    inputs = [q, lengths, k, v]
+    parts = [_before_heads(value) for value in (q, k, v)]
+    split = parts[0].producer()
+    if split is not None and split.op_type == "Split" and list(split.outputs) == parts:
+        inputs = [split.inputs[0], lengths]
+    if bias is not None:
+        product = inputs[0].producer() if inputs[0] is not None else None
+        if (
+            len(inputs) == 4
+            or product is None
+            or product.domain != DOMAIN
+            or len(product.outputs[0].uses()) > 1
+        ):
+            return
+        product.resize_inputs(5)
+        product.replace_input_with(4, bias)
+    attributes = {"num_heads": heads, "scale": node.attributes["scale"].value}
+    _put(graph, [node], "TextAttention", inputs, attributes)
+
+
+def _before_heads(value: ir.Value) -> ir.Value:
+    """The value before it was cut into heads and put together again."""
+    first = value
+    while (node := first.producer()) is not None and node.op_type == "Reshape" and node.inputs[0] is not None:
+        first = node.inputs[0]
+    return first if first.shape == value.shape else value
 
 
 def _only_use(value: ir.Value, operator: str) -> ir.Node | None:
@@ -119,26 +208,23 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
     last = _only_use(readers["Mul"].outputs[0], "Mul")
     if last is None or _only_use(up, "Mul") is not last:
         return
-    new = ir.node("SwiGLU", [node.inputs[0]], domain=DOMAIN, name=last.name)
-    new.outputs[0].name = last.outputs[0].name
-    replaced = [node, readers["Sigmoid"], readers["Mul"], last]
-    convenience.replace_nodes_and_values(graph, last, replaced, [new], last.outputs, new.outputs)
+    _put(graph, [node, readers["Sigmoid"], readers["Mul"], last], "SwiGLU", [node.inputs[0]], {})
 
 
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """The norm of the last axis by a stored weight, with the sum that it is of, which others read too."""
-    x, weight = node.inputs
+    """The norm of the last axis by stored weights, with the sum that it is of, which others read too."""
+    x, weight, *bias = node.inputs
     assert x is not None
     assert weight is not None
     if not weight.is_initializer():
         return
-    operator, inputs, replaced = "RMSNorm", (x, weight), [node]
+    operator, inputs, replaced = NORMS[node.op_type], (x, weight, *bias), [node]
     if (add := x.producer()) is not None and add.op_type == "Add":
         a, b = add.inputs
         assert a is not None
         assert b is not None
         if a.shape is not None and a.shape == b.shape:  # else a vector is added, or nobody knows
-            operator, inputs, replaced = "AddRMSNorm", (a, b, weight), [add, node]
+            operator, inputs, replaced = f"Add{operator}", (a, b, weight, *bias), [add, node]
     old = [one.outputs[0] for one in replaced]
     epsilon = {"epsilon": node.attributes["epsilon"].value}
     new = ir.node(operator, inputs, epsilon, domain=DOMAIN, num_outputs=len(old), name=node.name)
@@ -150,7 +236,7 @@ def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
 def _blocks(node: ir.Node) -> ir.Value | None:
     """The input of a node that holds its blocks' codes; None if it multiplies with none and reads none."""
     match node.op_type:
-        case "MatMulNBits":
+        case "MatMulNBits" | "MatMulIntegerToFloat":
             return node.inputs[1]
         case "GatherBlockQuantized":
             return node.inputs[0]
@@ -163,6 +249,11 @@ def _weights(node: ir.Node) -> ir.Value | None:
     while value is not None and (producer := value.producer()) is not None:
         value = producer.inputs[0]
     return value
+
+
+def _stored(add: ir.Node) -> list[ir.Value]:
+    """What a node adds that is stored."""
+    return [value for value in add.inputs if value is not None and value.is_initializer()]
 
 
 def _bias_after(node: ir.Node) -> ir.Node | None:

@@ -160,8 +160,11 @@ def quantize_activations(
 
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
     """One scale per row, from its largest magnitude."""
-    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
-    return torch.round(x / scale).to(torch.int32), scale
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    finite = torch.isfinite(largest)
+    scale = torch.where(finite, largest, 1) / 127
+    codes = torch.round(torch.where(finite, x, 0) / scale).to(torch.int32)
+    return codes, torch.where(finite, scale, torch.nan)
 
 
 def dynamic_quantize(

@@ -199,11 +199,13 @@ def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Arra
     """Signed 8-bit codes and one scale s a row: code = rint(x / s), s = max|x| / 127.
 
     Conventions: both divisions are rounded, as QuantizeLinear rounds the second; max|x| counts as at
-    least 1e-30, so that a row of zeros gives codes 0.
+    least 1e-30, so that a row of zeros gives codes 0. A row with a number that isn't finite has codes 0 and
+    scale NaN, so that a product of it is NaN.
     """
     largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
-    scale = largest / 127
-    return np.rint(x / scale).astype(np.int32), scale
+    finite = np.isfinite(largest)
+    scale = np.where(finite, largest, 1) / 127
+    return np.rint(np.where(finite, x, 0) / scale).astype(np.int32), np.where(finite, scale, np.nan)
 
 
 def dynamic_quantize(

@@ -10,6 +10,12 @@ nbits has X.packed, X.scale and X.zero (`runtime.bundle.weight_layout`), there a
     X.scale   float32 [T, C, 16]
     X.zero    uint8 [T, C, 16]
 
+A matrix of kind row with D inputs, at most 2^16, is cut in the same way, its inputs filled up to a multiple
+of 16:
+
+    X.codes   uint8 [T, ceil(D/16)·4, 16, 4]   with 128 added
+    X.scale   float32 [T, 16]
+
 All other tensors are as they are stored.
 """
 
@@ -31,19 +37,25 @@ Array = np.ndarray
 GRAPHS = {GRAPH: "kernels.onnx", ENCODER: "encoder.kernels.onnx"}
 DATA = "kernels.data"
 DOMAIN = "tfm"
-KERNELS = frozenset({"BlockLinear", "BlockGather", "Attention", "SwiGLU", "AddRMSNorm", "RMSNorm"})
+KERNELS = frozenset(
+    {"BlockLinear", "RowLinear", "BlockGather", "Attention", "TextAttention"}
+    | {"SwiGLU", "AddRMSNorm", "RMSNorm", "AddLayerNorm", "LayerNorm"}
+)
 KERNEL_OPERATORS = {**OPERATORS, DOMAIN: KERNELS}
 TILE = 16
 BLOCKS = (16, 32, 64, 128)
+LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
 
 def is_tiled(group: Group) -> bool:
     """Whether the kernels multiply with a group of weights."""
+    if group.kind == "row":
+        return group.length <= LONGEST_ROW
     return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
 
 
 def has_kernels(target: Target, groups: Mapping[str, Group]) -> bool:
-    """Whether a bundle has graphs over kernels: they are for the CPU, and for weights in blocks."""
+    """Whether a bundle has graphs over kernels: they are for the CPU, and for weights in 4 or 8 bits."""
     return target.name == "ort-cpu" and any(map(is_tiled, groups.values()))
 
 
@@ -59,6 +71,11 @@ def specs(group: Group, dtype: str) -> dict[str, Spec]:
         return stored
     assert group.format is not None
     tiles, blocks = -(-group.width // TILE), -(-group.length // group.format.block)
+    if group.kind == "row":
+        return stored | {
+            f"{group.name}.codes": Spec("uint8", (tiles, -(-group.length // TILE) * TILE // 4, TILE, 4)),
+            f"{group.name}.scale": Spec(dtype, (tiles, TILE)),
+        }
     codes = (tiles, blocks * group.format.block * group.format.bits // 32, TILE, 4)
     shapes = {"packed": codes, "scale": (tiles, blocks, TILE), "zero": (tiles, blocks, TILE)}
     fields = {name: name.removeprefix(f"{group.name}.") for name in stored}
@@ -69,6 +86,8 @@ def store(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
     """A group's tensors for kernels.data, from those of model.onnx.data; C-contiguous."""
     if not is_tiled(group):
         return dict(stored)
+    if group.kind == "row":
+        return {**stored, **_row_tiles(group, stored)}
     assert group.format is not None
     bits, tiles = group.format.bits, -(-group.width // TILE)
     blocks = -(-group.length // group.format.block)
@@ -86,6 +105,17 @@ def store(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
     if (zero := stored.get(parts["zero"])) is not None:
         result[parts["zero"]] = _by_tile(weight_layout.unpack(zero, bits, blocks), tiles)
     return result
+
+
+def _row_tiles(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
+    codes, scale = f"{group.name}.codes", f"{group.name}.scale"
+    tiles = -(-group.width // TILE)
+    rows = _filled((stored[codes].view(np.uint8) ^ 128).T, tiles)
+    rows = np.pad(rows, ((0, 0), (0, -group.length % TILE)))
+    return {
+        codes: np.ascontiguousarray(rows.reshape(tiles, TILE, -1, 4).transpose(0, 2, 1, 3)),
+        scale: _filled(stored[scale][:, None], tiles).reshape(tiles, TILE),
+    }
 
 
 def _filled(rows: Array, tiles: int) -> Array:

@@ -1,20 +1,20 @@
-"""Sentences a second and fidelity of a sentence encoder, beside transformers and `quantize_dynamic`.
+"""A sentence encoder beside transformers: texts a second for batches and lengths, and fidelity.
 
-    python tests/bench/embed.py CHECKPOINT --text FILE
+    python tests/bench/embed.py CHECKPOINT --text FILE > TABLE.md
 
-All engines run in one process, in turns, and the best of the rounds counts; tokenizing isn't measured.
-Cosines are to the fp32 bundle. `quantize_dynamic`, ONNX Runtime's own path, works on the same fp32
-graph, with ONNX Runtime's own fusions and once more without `SLOW_FUSIONS`, as our sessions are.
-Sentences are words of the text, one after the other: for speed all of one length, for fidelity of 4 to
-40 words.
+All engines run in one process, in turns, over the same ids; tokenizing isn't measured. A figure is how many
+times as fast as transformers an engine is: the median over pairs, and the lowest and the highest. Cosines are
+to the fp32 bundle, over 1000 sentences of 4 to 40 words. `kernels` is the default of tfm, `operators` the
+same bundle over ONNX Runtime's, and `quantize_dynamic` ONNX Runtime's own path from the same fp32 graph.
 """
 
 from __future__ import annotations
 
-import json
+import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -27,20 +27,15 @@ from onnxruntime.quantization import quantize_dynamic
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort import kernel_path
 from tfm.runtime.ort.engine import OrtEngine
-from tfm.runtime.ort.session import open_session, options
+from tfm.runtime.ort.session import options
 from tfm.runtime.tasks import read_tokenizer
+from workers import quiet
 
-Texts = tuple[np.ndarray, np.ndarray]
-
-
-def sentences(text: str, lengths: list[int]) -> list[str]:
-    """So many words each, from the beginning of the text and again."""
-    words, results, at = text.split(), [], 0
-    for length in lengths:
-        results.append(" ".join(words[(at + i) % len(words)] for i in range(length)))
-        at += length
-    return results
+Texts = tuple[np.ndarray, np.ndarray]  # ids [B, T] and lengths [B]
+Engine = Callable[[Texts], np.ndarray]
+SENTENCES = 1000
 
 
 def padded(rows: list[list[int]]) -> Texts:
@@ -51,12 +46,26 @@ def padded(rows: list[list[int]]) -> Texts:
     return ids, lengths
 
 
-def dynamic(path: Path, threads: int, *, ours: bool) -> Callable[[Texts], np.ndarray]:
-    """A graph of `quantize_dynamic`, in a session as ours are or with all fusions."""
-    if ours:
-        session = open_session(path, "cpu", options(threads))
-    else:
-        session = ort.InferenceSession(path, options(threads), providers=["CPUExecutionProvider"])
+def of_one_length(ids: list[int], batch: int, tokens: int) -> Texts:
+    """Texts of that many tokens: parts of the ids, between their first and last one."""
+    inner = tokens - 2
+    if len(ids) < batch * inner + 2:
+        sys.exit(f"the text must have {batch * inner + 2} tokens, it has {len(ids)}")
+    return padded([[ids[0], *ids[1 + i * inner : 1 + (i + 1) * inner], ids[-1]] for i in range(batch)])
+
+
+def sentences(text: str) -> list[str]:
+    """Of 4 to 40 words each, one after the other, the shortest first."""
+    words, results, at = text.split(), [], 0
+    for length in np.random.default_rng(0).integers(4, 41, SENTENCES):
+        results.append(" ".join(words[(at + i) % len(words)] for i in range(length)))
+        at += length
+    return sorted(results, key=len)
+
+
+def dynamic(path: Path, threads: int) -> Engine:
+    """A graph of `quantize_dynamic`."""
+    session = ort.InferenceSession(path, options(threads), providers=["CPUExecutionProvider"])
     names = {i.name for i in session.get_inputs()}
 
     def run(texts: Texts) -> np.ndarray:
@@ -66,7 +75,7 @@ def dynamic(path: Path, threads: int, *, ours: bool) -> Callable[[Texts], np.nda
     return run
 
 
-def original(path: Path, threads: int) -> Callable[[Texts], np.ndarray]:
+def original(path: Path, threads: int) -> Engine:
     """transformers on torch, mean over the real tokens, length 1."""
     torch.set_num_threads(threads)
     model = transformers.AutoModel.from_pretrained(path).eval()
@@ -82,51 +91,79 @@ def original(path: Path, threads: int) -> Callable[[Texts], np.ndarray]:
     return run
 
 
+def seconds(run: Engine, texts: Texts) -> float:
+    begin = time.perf_counter()
+    run(texts)
+    return time.perf_counter() - begin
+
+
+def interleaved(engines: Mapping[str, Engine], texts: Texts, pairs: int) -> dict[str, list[float]]:
+    """Seconds of each engine, taking turns in one order and then in the other."""
+    taken = {name: [] for name in engines}
+    for turn in range(-1, pairs):
+        for name in list(engines)[:: 1 if turn % 2 else -1]:
+            spent = seconds(engines[name], texts)
+            if turn >= 0:
+                taken[name].append(spent)
+    return taken
+
+
+def times(ours: list[float], theirs: list[float]) -> str:
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
 def main(
     source: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
     text: Annotated[Path, typer.Option()],
     threads: int = 2,
-    batch: int = 32,
-    words: int = 32,
-    rounds: int = 5,
-    count: Annotated[int, typer.Option("--sentences")] = 1000,
+    pairs: int = 15,
+    batch: list[int] = [1, 8, 32],  # noqa: B006
+    tokens: list[int] = [16, 64, 256],  # noqa: B006
 ) -> None:
+    typer.echo(quiet(), err=True, nl=bool(quiet()))
     checkpoint, told = open_checkpoint(source), text.read_text(encoding="utf-8")
     tokenizer = read_tokenizer(checkpoint, checkpoint.config)
     assert tokenizer is not None
-    encode = lambda lines: padded([tokenizer.encode(line, add_special_tokens=True) for line in lines])  # noqa: E731
+    encode = lambda line: tokenizer.encode(line, add_special_tokens=True)  # noqa: E731
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        runs: dict[str, Callable[[Texts], np.ndarray]] = {"transformers": original(source, threads)}
-        for quant in ("fp32", "int8", "int8-dynamic"):
-            export(checkpoint, folder / quant, quant=quant, verify=False)
-            engine = OrtEngine(open_bundle(folder / quant), threads=threads)
-            runs[quant] = lambda texts, engine=engine: engine.predict(*texts)
+        engines: dict[str, Engine] = {"transformers": original(source, threads)}
+
+        def add(name: str, quant: str, *, kernels: bool) -> None:
+            if not (folder / quant).exists():
+                export(checkpoint, folder / quant, quant=quant, verify=False)
+            bundle = open_bundle(folder / quant)
+            over = kernel_path.choose(bundle) if kernels else None
+            if isinstance(over, str):
+                sys.exit(f"kernels aren't used: {over}")
+            engine = OrtEngine(bundle, threads=threads, kernels=over)
+            engines[name] = lambda texts: engine.predict(*texts)
+
+        add("int8-dynamic, kernels", "int8-dynamic", kernels=True)
+        add("int8-dynamic, operators", "int8-dynamic", kernels=False)
+        add("int8, kernels", "int8", kernels=True)
+        add("fp32", "fp32", kernels=False)
         quantize_dynamic(folder / "fp32" / "model.onnx", folder / "dynamic.onnx")
-        runs["quantize_dynamic"] = dynamic(folder / "dynamic.onnx", threads, ours=False)
-        runs["quantize_dynamic, our session"] = dynamic(folder / "dynamic.onnx", threads, ours=True)
-        inputs = encode(sentences(told, [words] * batch))
-        best = dict.fromkeys(runs, float("inf"))
-        for _ in range(rounds):
-            for name, run in runs.items():
-                run(inputs)
-                start = time.perf_counter()
-                run(inputs)
-                best[name] = min(best[name], time.perf_counter() - start)
-        lines = sentences(told, np.random.default_rng(0).integers(4, 41, count).tolist())
-        lines.sort(key=len)
-        parts = [encode(lines[i : i + batch]) for i in range(0, count, batch)]
-        vectors = {name: np.concatenate([run(part) for part in parts]) for name, run in runs.items()}
+        engines["quantize_dynamic"] = dynamic(folder / "dynamic.onnx", threads)
+        ids = encode(told[: 8 * max(batch) * max(tokens)])
+        others = [name for name in engines if name != "transformers"]
+        typer.echo(f"{threads} threads, {pairs} interleaved pairs, times as fast as transformers\n")
+        typer.echo(f"| batch | tokens | transformers, texts/s | {' | '.join(others)} |")
+        typer.echo("|---" * (3 + len(others)) + "|")
+        for count in batch:
+            for length in tokens:
+                taken = interleaved(engines, of_one_length(ids, count, length), pairs)
+                rate = count / statistics.median(taken["transformers"])
+                cells = [times(taken[name], taken["transformers"]) for name in others]
+                typer.echo(f"| {count} | {length} | {rate:.1f} | {' | '.join(cells)} |")
+        lines = sentences(told)
+        parts = [padded([encode(line) for line in lines[i : i + 32]]) for i in range(0, len(lines), 32)]
+        vectors = {name: np.concatenate([run(part) for part in parts]) for name, run in engines.items()}
+    typer.echo("\n| engine | mean cosine to fp32 | lowest |\n|---|---|---|")
     for name, ours in vectors.items():
         cosine = (ours * vectors["fp32"]).sum(-1, dtype=np.float64)
-        figures = {
-            "tokens": int(inputs[1].sum()),
-            "sentences_per_s": round(batch / best[name], 1),
-            "times_transformers": round(best["transformers"] / best[name], 2),
-            "mean_cosine": round(float(cosine.mean()), 5),
-            "lowest_cosine": round(float(cosine.min()), 5),
-        }
-        typer.echo(json.dumps({"engine": name, **figures}))
+        typer.echo(f"| {name} | {cosine.mean():.5f} | {cosine.min():.5f} |")
 
 
 if __name__ == "__main__":

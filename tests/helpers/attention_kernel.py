@@ -17,7 +17,8 @@ from tfm.refimpl.ops.quantized_cache import ChannelQuantized, append_by_channel,
 from .kernels import GUARD, Kernels, Runner, guarded, in_order, pool_of
 
 POINTERS = (
-    "q", "k", "v", "keys", "values", "k_scale", "v_scale", "y", "last", "positions", "cos", "sin", "sinks",
+    "q", "k", "v", "keys", "values", "k_scale", "v_scale", "y", "last", "lengths", "positions", "cos", "sin",
+    "sinks",
 )  # fmt: skip
 STRIDES = ("q_stride", "k_stride", "v_stride")
 SIZES = ("batch", "tokens", "heads", "kv_heads", "head_size", "capacity", "table", "pairs", "window")
@@ -117,7 +118,8 @@ def attempt(
     sizes = (batch, tokens, heads, groups, size, capacity, table, pairs, call.window or 0)
     options = (call.interleaved, call.scale, call.softcap or 0, CACHE_TYPES[call.keys.dtype])
     scales = [None if a is None else a.ctypes.data for a in (call.k_scale, call.v_scale)]
-    c = AttentionCall(*at[:3], keys, values, *scales, y, *at[3:], *strides, *sizes, *options)
+    at = [*at[:3], keys, values, *scales, y, at[3], None, *at[4:]]
+    c = AttentionCall(*at, *strides, *sizes, *options)
     needed = kernels.attention_scratch(ctypes.addressof(c))
     scratch = guarded(needed)
     attended = kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner))
@@ -127,6 +129,40 @@ def attempt(
         assert (bytes_[like.nbytes :] == GUARD).all(), "written behind an array"
         results.append(bytes_[: like.nbytes].view(like.dtype).reshape(like.shape))
     return (results[0], results[1], results[2]), attended
+
+
+@dataclass(frozen=True)
+class TextCall:
+    """Attention over whole texts: queries [B, T, H, K], keys and values [B, S, G, K]."""
+
+    q: Array
+    k: Array
+    v: Array
+    lengths: Array  # [B]
+    scale: float = 1.0
+    joined: bool = False  # whether q, k and v lie side by side, token by token
+
+
+def run_text(kernels: Kernels, call: TextCall, runner: Runner = in_order) -> Array:
+    """The kernel's output [B, T, H, K]; nothing is written beside it and the scratch."""
+    batch, tokens, heads, size = call.q.shape
+    capacity, groups = call.k.shape[1:3]
+    q, k, v = (np.ascontiguousarray(a) for a in (call.q, call.k, call.v))
+    strides = [heads * size, groups * size, groups * size]
+    if call.joined:
+        q = np.concatenate([q, k, v], axis=2)
+        k, v = q[:, :, heads:], q[:, :, heads + groups :]
+        strides = [q.shape[2] * size] * 3
+    y, lengths = guarded(call.q.nbytes), call.lengths.astype(np.int32)
+    at = [*(a.ctypes.data for a in (q, k, v)), *[None] * 4, y.ctypes.data, None, lengths.ctypes.data]
+    sizes = (batch, tokens, heads, groups, size, capacity, 0, 0, 0)
+    c = AttentionCall(*at, None, None, None, None, *strides, *sizes, False, call.scale, 0, 0)
+    needed = kernels.attention_scratch(ctypes.addressof(c))
+    scratch = guarded(needed)
+    assert kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner)) == DONE
+    assert (scratch[needed:] == GUARD).all(), "written behind the scratch memory"
+    assert (y[call.q.nbytes :] == GUARD).all(), "written behind the output"
+    return y[: call.q.nbytes].view(np.float32).reshape(call.q.shape)
 
 
 def _copied(array: Array) -> Array:

@@ -33,6 +33,9 @@ class Kernels(c.Structure):
         ("attention_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
         ("swiglu", c.CFUNCTYPE(None, c.c_void_p, Pool)),
         ("add_norm", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("add_layer_norm", c.CFUNCTYPE(None, c.c_void_p, Pool)),
+        ("row_linear", c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, Pool)),
+        ("row_linear_scratch", c.CFUNCTYPE(c.c_size_t, c.c_void_p)),
     ]
 
 

@@ -68,7 +68,7 @@ void panel_tile_amx(const Job<Amx> &job, const uint8_t *at, size_t t, size_t pan
             y[r] = Amx::add(y[r], Amx::mul(Amx::mul(scale_w, Amx::all(scale_x[r])), Amx::floats(dot)));
         }
     }
-    finish<Amx>(job, t, m0, job.first(panel + 1) - m0, y);
+    finish<Amx>(w.outputs, job.bias, job.y, t, m0, job.first(panel + 1) - m0, y);
 }
 
 #undef PRODUCTS

@@ -87,7 +87,7 @@ struct Attend {
         rows = call.tokens * group;
         pairs = size_t(call.batch) * call.kv_heads;
         for (int b = 0; b < call.batch; b++)
-            segments = most(segments, position(b, call.tokens - 1) / SEGMENT - begin(b) / SEGMENT + 1);
+            segments = most(segments, over(end(b, call.tokens - 1), SEGMENT) - begin(b) / SEGMENT);
         chunks = most(most(over(rows, QUERIES), least(rows / (QUERIES / 4), over(16, pairs))), 1);
         apart = chunks == 1 && segments > 1 && pairs < 16;
         items = pairs * (apart ? segments : chunks);
@@ -95,18 +95,28 @@ struct Attend {
     }
 
     // The position of the cache's first place, and of a token.
-    int64_t origin(size_t b) const { return position(b, 0) - (call.last[b] + 1 - call.tokens); }
+    int64_t origin(size_t b) const { return call.lengths ? 0 : position(b, 0) - (call.last[b] + 1 - call.tokens); }
     int64_t position(size_t b, size_t t) const {
+        if (call.lengths) return int64_t(t);
         return (call.positions ? call.positions[b * call.tokens] : call.last[b] + 1 - call.tokens) + int64_t(t);
     }
-    // The first position that a token sees, and that any does.
+    // The first position that a token sees, and that any does; the one behind the last that it sees.
     int64_t begin(size_t b, size_t t = 0) const {
         int64_t window = call.window ? position(b, t) + 1 - call.window : 0;
         return window > origin(b) ? window : origin(b);
     }
-    // Where a head's key and value of that position are.
-    CacheRow key(size_t b, size_t g, int64_t position) const { return place(call.keys, call.k_scale, b, g, position); }
-    CacheRow value(size_t b, size_t g, int64_t position) const { return place(call.values, call.v_scale, b, g, position); }
+    int64_t end(size_t b, size_t t) const { return call.lengths ? call.lengths[b] : position(b, t) + 1; }
+    // Where a head's key and value of that position are: in the cache, or in the tokens where there is none.
+    CacheRow key(size_t b, size_t g, int64_t position) const {
+        return call.lengths ? place(call.k, call.k_stride, b, g, position) : place(call.keys, call.k_scale, b, g, position);
+    }
+    CacheRow value(size_t b, size_t g, int64_t position) const {
+        return call.lengths ? place(call.v, call.v_stride, b, g, position) : place(call.values, call.v_scale, b, g, position);
+    }
+    CacheRow place(const float *tokens, size_t stride, size_t b, size_t g, int64_t position) const {
+        size_t size = call.head_size;
+        return {(void *)(tokens + (b * call.capacity + size_t(position)) * stride + g * size), size, CacheType::FLOAT32, nullptr};
+    }
     CacheRow place(void *cache, const float *scale, size_t b, size_t g, int64_t position) const {
         size_t row = (b * call.kv_heads + g) * call.capacity + size_t(position - origin(b)), size = call.head_size;
         return {(char *)cache + row * size * bytes_of(call.cache), size, call.cache, scale ? scale + g * size : nullptr};
@@ -155,14 +165,14 @@ template <class Set>
 struct Item {
     const Attend &job;
     size_t b, g, row, count;
-    int64_t last;  // position of the last row
+    int64_t end;  // of what the last row sees
     Grid q, turned, sixteen, copied, scores, part, total;
 
     Item(const Attend &job, size_t worker, size_t b, size_t g, size_t chunk) : job(job), b(b), g(g) {
         size_t width = job.width, queries = job.queries();
         row = job.rows * chunk / job.chunks;
         count = job.rows * (chunk + 1) / job.chunks - row;
-        last = position(count - 1);
+        end = job.end(b, token(count - 1));
         float *at = job.memory + worker * job.near();
         auto take = [&](size_t rows, size_t stride) {
             Grid grid = {at, stride};
@@ -189,11 +199,11 @@ struct Item {
     void turn_keys(int64_t block, int64_t first, int64_t end) {
         size_t size = job.call.head_size;
         auto key = [&](int64_t position) { return job.key(b, g, position); };
-        for (int i = 0; i < KEYS; i += 16) {
+        for (int i = 0; i < KEYS && block + i < end; i += 16) {
             int64_t from = block + i;
             Grid rows = sixteen;
             bool whole = from >= first && from + 16 <= end && size == job.width;
-            if (whole && key(from).floats()) rows = {key(from).floats(), size};
+            if (whole && key(from).floats()) rows = {key(from).floats(), job.call.lengths ? job.call.k_stride : size};
             else {
                 if (!whole) memset(rows.at, 0, 16 * rows.stride * sizeof(float));
                 for (int j = 0; j < 16; j++)
@@ -207,19 +217,20 @@ struct Item {
     Grid values(int64_t block, int64_t first, int64_t end) {
         size_t size = job.call.head_size;
         auto value = [&](int64_t position) { return job.value(b, g, position); };
-        if (first == block && size == job.width && value(first).floats()) return {value(first).floats(), size};
+        bool whole = first == block && size == job.width;
+        if (whole && value(first).floats()) return {value(first).floats(), job.call.lengths ? job.call.v_stride : size};
         for (int64_t p = first; p < end; p++) value(p).template read<Set>(copied.row(p - block));
         return copied;
     }
 
-    // The scores of a row become weights; those outside low .. high - 1 become 0.
-    void weigh(float *scores, int low, int high, Seen seen) {
+    // The scores of a row, as many as registers have, become weights; those outside low .. high - 1 become 0.
+    void weigh(float *scores, int columns, int low, int high, Seen seen) {
         typename Set::Floats cap = Set::all(job.call.softcap), largest = Set::all(*seen.largest);
         if (job.call.softcap)
-            for (int i = 0; i < KEYS; i += 16) Set::store(scores + i, Set::mul(cap, tanh<Set>(Set::div(Set::load(scores + i), cap))));
+            for (int i = 0; i < columns; i += 16) Set::store(scores + i, Set::mul(cap, tanh<Set>(Set::div(Set::load(scores + i), cap))));
         for (int i = 0; i < low; i++) scores[i] = -INFINITY;
-        for (int i = high; i < KEYS; i++) scores[i] = -INFINITY;
-        for (int i = 0; i < KEYS; i += 16) largest = Set::max(largest, Set::load(scores + i));
+        for (int i = high; i < columns; i++) scores[i] = -INFINITY;
+        for (int i = 0; i < columns; i += 16) largest = Set::max(largest, Set::load(scores + i));
         largest = Set::max(largest, Set::all(-FLT_MAX));  // a row whose only score is NaN has seen a key too
         float before = *seen.largest, now = *seen.largest = Set::top(largest);
         if (now != before) {
@@ -227,7 +238,7 @@ struct Item {
             for (size_t i = 0; i < 16 + job.width; i += 16) Set::store(seen.lanes + i, Set::mul(Set::load(seen.lanes + i), factor));
         }
         typename Set::Floats lanes = Set::load(seen.lanes);
-        for (int i = 0; i < KEYS; i += 16) {
+        for (int i = 0; i < columns; i += 16) {
             typename Set::Floats weight = exp<Set>(Set::add(Set::load(scores + i), Set::all(-now)));
             lanes = Set::add(lanes, weight);
             Set::store(scores + i, weight);
@@ -239,17 +250,18 @@ struct Item {
     void see(size_t r, int n, int64_t block, Grid values) {
         int low[Set::QUERY_ROWS], high[Set::QUERY_ROWS], from = 0, to = KEYS;
         for (int i = 0; i < n; i++) {
-            int64_t first = job.begin(b, token(r + i)) - block, end = position(r + i) + 1 - block;
+            int64_t first = job.begin(b, token(r + i)) - block, end = job.end(b, token(r + i)) - block;
             low[i] = int(first < 0 ? 0 : first < KEYS ? first : KEYS);
             high[i] = int(end < 0 ? 0 : end < KEYS ? end : KEYS);
             from = low[i] > from ? low[i] : from;
             to = high[i] < to ? high[i] : to;
         }
         if (high[n - 1] == 0 || low[0] == KEYS) return;
+        int columns = (high[n - 1] + 15) / 16 * 16;
         memset(scores.at, 0, n * KEYS * sizeof(float));
-        add_products<Set>(n, {q.row(r), q.stride}, turned, scores, 0, job.call.head_size, KEYS);
+        add_products<Set>(n, {q.row(r), q.stride}, turned, scores, 0, job.call.head_size, columns);
         for (int i = 0; i < n; i++)
-            if (low[i] < high[i]) weigh(scores.row(i), low[i], high[i], Seen(part.row(r + i)));
+            if (low[i] < high[i]) weigh(scores.row(i), columns, low[i], high[i], Seen(part.row(r + i)));
         // What all rows see they take up together, the rest one by one: a key that isn't seen isn't mixed in, not even
         // with weight 0.
         bool together = from < to;
@@ -266,11 +278,11 @@ struct Item {
     void attend(int64_t segment) {
         for (size_t r = 0; r < count; r++) Seen(part.row(r)).begin(-INFINITY, 0, job.width);
         int64_t begin = job.begin(b, token(0));
-        for (int64_t block = segment; block < segment + SEGMENT && block <= last; block += KEYS) {
+        for (int64_t block = segment; block < segment + SEGMENT && block < end; block += KEYS) {
             if (block + KEYS <= begin) continue;
-            int64_t first = block > begin ? block : begin, end = block + KEYS < last + 1 ? block + KEYS : last + 1;
-            turn_keys(block, first, end);
-            Grid v = values(block, first, end);
+            int64_t first = block > begin ? block : begin, until = block + KEYS < end ? block + KEYS : end;
+            turn_keys(block, first, until);
+            Grid v = values(block, first, until);
             for (size_t r = 0; r < count; r += Set::QUERY_ROWS) see(r, int(least(count - r, Set::QUERY_ROWS)), block, v);
         }
     }
@@ -299,7 +311,8 @@ struct Item {
             Seen sum(total.row(r));
             float weight = 0;
             for (int i = 0; i < 16; i++) weight += sum.lanes[i];
-            for (size_t d = 0; d < size; d++) sum.values[d] *= 1 / weight;
+            float factor = weight == 0 ? 0 : 1 / weight;  // a text without tokens gives 0
+            for (size_t d = 0; d < size; d++) sum.values[d] *= factor;
             memcpy(job.call.y + ((b * job.call.tokens + token(r)) * job.call.heads + head(r)) * size, sum.values, size * sizeof(float));
         }
     }
@@ -318,7 +331,7 @@ void attend_item(const Attend &job, size_t worker, size_t i) {
         return;
     }
     item.begin_total();
-    for (; segment <= item.last; segment += SEGMENT) {
+    for (; segment < item.end; segment += SEGMENT) {
         item.attend(segment);
         item.take_up(item.part);
     }
@@ -349,6 +362,9 @@ bool fits(const AttentionCall &c) {
     if (c.head_size < 8 || c.head_size % 8 || c.pairs < 0 || 2 * c.pairs > c.head_size) return false;
     if (c.cache < CacheType::FLOAT32 || c.cache > CacheType::INT8) return false;
     if (c.cache == CacheType::INT8 && !(c.k_scale && c.v_scale)) return false;
+    for (int b = 0; b < c.batch && c.lengths; b++)
+        if (c.lengths[b] < 0 || c.lengths[b] > c.capacity) return false;
+    if (c.lengths) return !c.pairs && !c.window;
     for (int b = 0; b < c.batch && c.tokens; b++) {
         int64_t past = int64_t(c.last[b]) + 1 - c.tokens;
         const int64_t *position = c.positions ? c.positions + size_t(b) * c.tokens : nullptr;
@@ -370,8 +386,9 @@ Attended attention(const AttentionCall *call, void *scratch, Pool pool) {
     if (!fits(*call)) return Attended::MISFIT;
     if (call->batch == 0 || call->tokens == 0) return Attended::DONE;
     Attend job(*call, scratch);
-    if (job.pairs * call->tokens <= 64)
-        for (size_t i = 0; i < job.workers; i++) append_task<Set>(&job, i);
+    size_t new_heads = call->lengths ? 0 : job.pairs;  // of whole texts nothing is kept
+    if (new_heads * call->tokens <= 64)
+        for (size_t i = 0; i < least(new_heads, job.workers); i++) append_task<Set>(&job, i);
     else
         pool.run(pool.owner, append_task<Set>, job.workers, &job);
     if (job.too_large) return Attended::TOO_LARGE;

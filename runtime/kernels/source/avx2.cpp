@@ -8,6 +8,7 @@ TARGET("avx2,fma,f16c")
 #include "avx2.h"
 #include "block_gather.h"
 #include "block_linear.h"
+#include "row_linear.h"
 
 namespace {
 
@@ -21,6 +22,7 @@ size_t linear_scratch_avx2(const BlockMatrix *w, size_t rows) {
 
 }  // namespace
 
-extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>};
+extern const Kernels avx2_kernels = {"avx2", linear_avx2, linear_scratch_avx2, gather, attention<Avx2>, attention_scratch, swiglu<Avx2>, add_norm<Avx2>, add_layer_norm<Avx2>,
+    row_linear<Avx2Words>, row_linear_scratch<Avx2Words>};
 TARGET_END
 #endif

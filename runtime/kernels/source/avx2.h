@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2 {
     static constexpr bool FIXED = false;
-    static constexpr int MIDDLE = 0;
+    static constexpr int MIDDLE = 0, TILES = 1, TILE_ROWS = 4;
     struct Floats {
         __m256 a, b;
     };
@@ -81,15 +81,14 @@ struct Avx2 {
         four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
         return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
     }
-    static int32_t round(const float *x, float factor, int block, int8_t *codes) {
-        __m256i sum = _mm256_setzero_si256();
-        for (int i = 0; i < block; i += 16) {
-            Floats scaled = mul(load(x + i), all(factor));
-            __m256i a = _mm256_cvtps_epi32(scaled.a), b = _mm256_cvtps_epi32(scaled.b);
-            sum = _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
-            _mm_storeu_si128((__m128i *)(codes + i), narrow(a, b));
-        }
-        __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    static Ints round(Floats x, int8_t *codes) {
+        Ints rounded = nearest(x);
+        _mm_storeu_si128((__m128i *)codes, narrow(rounded.a, rounded.b));
+        return rounded;
+    }
+    static int32_t sum(Ints x) {
+        __m256i eight = _mm256_add_epi32(x.a, x.b);
+        __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
         four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
         return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
     }

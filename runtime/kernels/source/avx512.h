@@ -9,6 +9,7 @@ namespace {
 
 struct Avx512 {
     static constexpr int ROWS = 12;  // rows whose sums stay in registers beside one load of codes
+    static constexpr int TILES = 2, TILE_ROWS = 10;  // tiles of outputs and rows whose sums do, where blocks have no scales
     static constexpr bool FIXED = false;
     static constexpr int BITS = 0;    // of a matrix's codes; 0: 8 or 4
     static constexpr int MIDDLE = 0;  // what `codes` takes off codes of 8 bits
@@ -84,15 +85,13 @@ struct Avx512 {
             most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), all(0x7fffffff)));
         return _mm512_reduce_max_epi32(most);
     }
-    static int32_t round(const float *x, float factor, int block, int8_t *codes) {
-        Ints sum = ints();
-        for (int i = 0; i < block; i += 16) {
-            Ints code = _mm512_cvtps_epi32(mul(load(x + i), all(factor)));
-            sum = add(sum, code);
-            _mm_storeu_si128((__m128i *)(codes + i), _mm512_cvtepi32_epi8(code));
-        }
-        return _mm512_reduce_add_epi32(sum);
+    // The nearest whole numbers, which fit 8 bits, also as bytes.
+    static Ints round(Floats x, int8_t *codes) {
+        Ints rounded = nearest(x);
+        _mm_storeu_si128((__m128i *)codes, _mm512_cvtepi32_epi8(rounded));
+        return rounded;
     }
+    static int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x); }
 };
 
 }  // namespace

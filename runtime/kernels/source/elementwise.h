@@ -1,10 +1,10 @@
 // What stands between products: gates and norms, row by row, for the instruction set `Set`.
 #pragma once
 #include <math.h>
-#include <string.h>
 
 #include "exponential.h"
 #include "kernels.h"
+#include "partial.h"
 #include "sizes.h"
 
 namespace {
@@ -15,25 +15,6 @@ void by_sixteen(size_t width, F f) {
     size_t i = 0;
     for (; i + 16 <= width; i += 16) f(i, size_t(16));
     if (i < width) f(i, width - i);
-}
-
-template <class Set>
-typename Set::Floats load_some(const float *at, size_t count) {
-    if (count == 16) return Set::load(at);
-    float part[16] = {};
-    memcpy(part, at, count * sizeof(float));
-    return Set::load(part);
-}
-
-template <class Set>
-void store_some(float *at, typename Set::Floats x, size_t count) {
-    if (count == 16) {
-        Set::store(at, x);
-        return;
-    }
-    float part[16];
-    Set::store(part, x);
-    memcpy(at, part, count * sizeof(float));
 }
 
 // Rows of a task, and what is done with a row.
@@ -72,6 +53,15 @@ void swiglu(const SwigluCall *call, Pool pool) {
     all_rows<SwigluCall>(call, swiglu_row<Set>, pool);
 }
 
+// The sum of 16 lanes, in order.
+template <class Set>
+float total(typename Set::Floats x) {
+    float lanes[16], total = 0;
+    Set::store(lanes, x);
+    for (float lane : lanes) total += lane;
+    return total;
+}
+
 template <class Set>
 void add_norm_row(const AddNormCall *call, size_t row) {
     size_t at = row * call->width;
@@ -84,10 +74,7 @@ void add_norm_row(const AddNormCall *call, size_t row) {
         }
         squares = Set::fma(x, x, squares);
     });
-    float lanes[16], total = 0;
-    Set::store(lanes, squares);
-    for (float lane : lanes) total += lane;
-    typename Set::Floats factor = Set::all(1 / sqrtf(total / float(call->width) + call->epsilon));
+    typename Set::Floats factor = Set::all(1 / sqrtf(total<Set>(squares) / float(call->width) + call->epsilon));
     const float *x = call->b ? call->sum : call->a;
     by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
         typename Set::Floats normed = Set::mul(load_some<Set>(x + at + i, count), factor);
@@ -98,6 +85,38 @@ void add_norm_row(const AddNormCall *call, size_t row) {
 template <class Set>
 void add_norm(const AddNormCall *call, Pool pool) {
     all_rows<AddNormCall>(call, add_norm_row<Set>, pool);
+}
+
+template <class Set>
+void add_layer_norm_row(const AddNormCall *call, size_t row) {
+    size_t at = row * call->width;
+    float *sum = (call->sum ? call->sum : call->y) + at, *y = call->y + at, width = float(call->width);
+    const float *x = call->b ? sum : call->a + at;
+    typename Set::Floats sums = Set::zero(), squares = Set::zero();
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        typename Set::Floats one = load_some<Set>(call->a + at + i, count);
+        if (call->b) {
+            one = Set::add(one, load_some<Set>(call->b + at + i, count));
+            store_some<Set>(sum + i, one, count);
+        }
+        sums = Set::add(sums, one);
+    });
+    typename Set::Floats less = Set::all(-(total<Set>(sums) / width));
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        store_some<Set>(y + i, Set::add(load_some<Set>(x + i, count), less), count);
+        typename Set::Floats centred = load_some<Set>(y + i, count);  // with zeros behind the last one
+        squares = Set::fma(centred, centred, squares);
+    });
+    typename Set::Floats factor = Set::all(1 / sqrtf(total<Set>(squares) / width + call->epsilon));
+    by_sixteen<Set>(call->width, [&](size_t i, size_t count) {
+        typename Set::Floats normed = Set::mul(Set::mul(load_some<Set>(y + i, count), factor), load_some<Set>(call->weight + i, count));
+        store_some<Set>(y + i, call->bias ? Set::add(normed, load_some<Set>(call->bias + i, count)) : normed, count);
+    });
+}
+
+template <class Set>
+void add_layer_norm(const AddNormCall *call, Pool pool) {
+    all_rows<AddNormCall>(call, add_layer_norm_row<Set>, pool);
 }
 
 }  // namespace

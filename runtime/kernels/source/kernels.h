@@ -18,6 +18,21 @@ struct BlockMatrix {
     int32_t outputs, inputs, columns, block, bits;
 };
 
+// y[m, n] = bias[n] + (scale_w[n] * scale_x[m]) * (codes_x[m] . (codes_w[n] - 128)), and with `gelu` GELU of that, for
+// x [rows, columns] and y [rows, outputs]. Each row of x, times `factors` where there are any, is rounded to codes
+// first: `quantize_rows` of refimpl/ops/quant.py. `bias` and `factors` may be null.
+//   codes   u8 [tiles][inputs / 4][16][4] as in a BlockMatrix; `inputs` is a multiple of 16 and at most 2^16
+//   scales  float32 [tiles][16]
+// GELU is within 3 * 2^-24 * |x|; its argument has the bits of the product without it.
+struct RowLinearCall {
+    const uint8_t *codes;
+    const float *scales, *factors, *bias, *x;
+    float *y;
+    size_t rows;
+    int32_t outputs, inputs, columns;
+    bool gelu;
+};
+
 // Runs task(data, 0), ..., task(data, count - 1), in any order, on as many threads as it has.
 struct Pool {
     const void *owner;
@@ -33,12 +48,15 @@ inline size_t bytes_of(CacheType type) { return type == CacheType::FLOAT32 ? 4 :
 
 // Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
 // cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).
+// With `lengths` there is no cache: k and v are of `capacity` tokens, and each query sees the first lengths[b] of them.
+// Nothing is rotated and there is no window.
 struct AttentionCall {
     const float *q, *k, *v;  // [batch, tokens], heads side by side
     void *keys, *values;     // [batch, kv_heads, capacity, head_size], of type `cache`, written in place
     const float *k_scale, *v_scale;  // [kv_heads, head_size], of codes; else null
     float *y;                // [batch, tokens, heads, head_size]
     const int32_t *last;
+    const int32_t *lengths;    // [batch], or null
     const int64_t *positions;  // [batch, tokens], which count on; null: places in the cache are positions
     const float *cos, *sin;    // [table, pairs]: rotate queries and keys; or null
     const float *sinks;        // [heads]: a logit that takes weight and gives no value; or null
@@ -64,9 +82,10 @@ struct SwigluCall {
 };
 
 // sum = a + b and y = sum / sqrt(mean(sum^2) + epsilon) * weight, row by row; b and sum may be null: y is of a then.
-// Squares are added in 16 lanes, by fma, and the lanes in order.
+// Squares are added in 16 lanes, by fma, and the lanes in order. In a layer norm `sum` may be null, `bias` too:
+//     mean and mean of squares of x = sum - mean are added in that way; y = x / sqrt(variance + epsilon) * weight + bias
 struct AddNormCall {
-    const float *a, *b, *weight;
+    const float *a, *b, *weight, *bias;
     float *sum, *y;
     size_t rows, width;
     float epsilon;
@@ -95,12 +114,17 @@ struct Kernels {
     //     lane[position % 16] += weight, and sum[d] = fma(weight, v[d], sum[d]), in order of the keys
     // Then the total, which begins with m = sink, lane[0] = 1 and sums 0, or m = -inf without sinks, takes the segment up:
     //     m' = max(m, m of the segment);  total = fma(segment, exp(m of the segment - m'), total * exp(m - m'))
-    // y = sum * (1 / the lanes added in order). exp is within 1.1 ulp down to 2^-126, and 0 below e^-87.7; tanh within 3.
+    // y = sum * (1 / the lanes added in order), 0 where no key is seen. exp is within 1.1 ulp down to 2^-126, and 0 below
+    // e^-87.7; tanh within 3.
     // `scratch` has attention_scratch(call) bytes and is aligned to 64.
     Attended (*attention)(const AttentionCall *call, void *scratch, Pool pool);
     size_t (*attention_scratch)(const AttentionCall *call);
     void (*swiglu)(const SwigluCall *call, Pool pool);
     void (*add_norm)(const AddNormCall *call, Pool pool);
+    void (*add_layer_norm)(const AddNormCall *call, Pool pool);
+    // `scratch` has row_linear_scratch(call) bytes and is aligned to 64.
+    void (*row_linear)(const RowLinearCall *call, void *scratch, Pool pool);
+    size_t (*row_linear_scratch)(const RowLinearCall *call);
 };
 
 extern "C" {

@@ -4,7 +4,9 @@
 #include "elementwise.h"
 #include "block_gather.h"
 #include "block_linear.h"
+#include "row_linear.h"
 #include "neon.h"
 
-extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>};
+extern const Kernels neon_kernels = {"neon", linear<Neon>, linear_scratch<Neon>, gather, attention<Neon>, attention_scratch, swiglu<Neon>, add_norm<Neon>, add_layer_norm<Neon>,
+    row_linear<Neon>, row_linear_scratch<Neon>};
 #endif

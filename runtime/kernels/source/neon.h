@@ -8,7 +8,7 @@
 namespace {
 
 struct Neon {
-    static constexpr int ROWS = 4, BITS = 0, MIDDLE = 128;
+    static constexpr int ROWS = 4, TILES = 1, TILE_ROWS = 4, BITS = 0, MIDDLE = 128;
     static constexpr bool FIXED = false;
     struct Floats {
         float32x4_t of[4];
@@ -136,16 +136,13 @@ struct Neon {
         for (int i = 0; i < block; i += 4) most = vmaxq_s32(most, vreinterpretq_s32_f32(vabsq_f32(vld1q_f32(x + i))));
         return vmaxvq_s32(most);
     }
-    static int32_t round(const float *x, float factor, int block, int8_t *codes) {
-        int32x4_t sum = vdupq_n_s32(0);
-        for (int i = 0; i < block; i += 8) {
-            int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), factor));
-            int32x4_t b = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), factor));
-            sum = vaddq_s32(sum, vaddq_s32(a, b));
-            vst1_s8(codes + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
-        }
-        return vaddvq_s32(sum);
+    static Ints round(Floats x, int8_t *codes) {
+        Ints rounded = nearest(x);
+        for (int i = 0; i < 4; i += 2)
+            vst1_s8(codes + 4 * i, vmovn_s16(vcombine_s16(vmovn_s32(rounded.of[i]), vmovn_s32(rounded.of[i + 1]))));
+        return rounded;
     }
+    static int32_t sum(Ints x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.of[0], x.of[1]), vaddq_s32(x.of[2], x.of[3]))); }
 
 private:
     static void transpose4(const float *rows, size_t rows_stride, float *columns, size_t columns_stride) {

@@ -181,6 +181,46 @@ ort::Status *gather(void *made, ort::Context *context) {
     return node.kernels->gather(&w, (const int64_t *)ids.data, ids.count(0), y) ? nullptr : wrong("ids must be rows of the table");
 }
 
+struct RowNode {
+    const Kernels *kernels = registered;
+    int64_t K, N, gelu;
+};
+
+ort::Status *create_row(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    RowNode node;
+    TRY(api->KernelInfoGetAttribute_int64(info, "K", &node.K));
+    TRY(api->KernelInfoGetAttribute_int64(info, "N", &node.N));
+    TRY(api->KernelInfoGetAttribute_int64(info, "gelu", &node.gelu));
+    if (node.K < 1 || node.K > 1 << 16 || node.N < 1 || node.N > 1 << 28) return wrong("K must be 1 to 2^16 and N 1 to 2^28");
+    return keep(node, made);
+}
+
+ort::Status *row_linear(void *made, ort::Context *context) {
+    const RowNode &node = *(const RowNode *)made;
+    enum { X, CODES, SCALES, FACTORS, BIAS, COUNT };
+    Input in[COUNT];
+    for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
+    Input &x = in[X];
+    int64_t tiles = (node.N + 15) / 16, inputs = (node.K + 15) / 16 * 16;
+    int64_t codes[] = {tiles, inputs / 4, 16, 4}, scales[] = {tiles, 16};
+    if (x.rank == 0 || x.shape[x.rank - 1] != node.K) return wrong("x must be [.., K]");
+    if (!in[CODES].is(4, codes)) return wrong("codes must be [tiles, inputs / 4, 16, 4]");
+    if (!in[SCALES].is(2, scales)) return wrong("scales must be [tiles, 16]");
+    if (in[FACTORS].data && !in[FACTORS].is(1, &node.K)) return wrong("factors must be [K]");
+    if (in[BIAS].data && !in[BIAS].is(1, &node.N)) return wrong("bias must be [N]");
+    RowLinearCall call = {};
+    call.codes = (const uint8_t *)in[CODES].data, call.scales = (const float *)in[SCALES].data, call.x = (const float *)x.data;
+    call.factors = (const float *)in[FACTORS].data, call.bias = (const float *)in[BIAS].data;
+    call.rows = x.count(1), call.outputs = int32_t(node.N), call.inputs = int32_t(inputs), call.columns = int32_t(node.K);
+    call.gelu = node.gelu != 0;
+    x.shape[x.rank - 1] = node.N;
+    TRY(output(context, x.shape, x.rank, &call.y));
+    Memory scratch(node.kernels->row_linear_scratch(&call));
+    if (!scratch.whole) return wrong("no memory for the codes of x");
+    node.kernels->row_linear(&call, scratch.start, {context, run});
+    return nullptr;
+}
+
 // The present cache, with the past one in it.
 ort::Status *present(ort::Context *context, const Input &past, size_t index, CacheType type, void **cache) {
     TRY(output(context, past.shape, past.rank, cache, index));
@@ -235,6 +275,43 @@ ort::Status *attention(void *made, ort::Context *context) {
     return nullptr;
 }
 
+// Attention over whole texts, without a cache.
+ort::Status *create_text_attention(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
+    AttentionNode node;
+    int64_t heads;
+    TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
+    TRY(api->KernelInfoGetAttribute_float(info, "scale", &node.call.scale));
+    if (heads < 1 || heads > 1 << 20) return wrong("num_heads must be 1 to 2^20");
+    node.call.heads = node.call.kv_heads = int32_t(heads);
+    return keep(node, made);
+}
+
+ort::Status *text_attention(void *made, ort::Context *context) {
+    const AttentionNode &node = *(const AttentionNode *)made;
+    AttentionCall call = node.call;
+    enum { Q, LENGTHS, K, V, COUNT };
+    Input in[COUNT];
+    for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
+    if (in[Q].rank != 3) return wrong("q must have 3 axes");
+    bool alone = in[K].data && in[V].data;
+    int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], beside = alone ? 1 : 3, H = call.heads, size = in[Q].shape[2] / (beside * H);
+    int64_t y[] = {batch, tokens, H * size};
+    if (in[Q].shape[2] != beside * H * size) return wrong("q must be [B, T, num_heads * D], with k and v beside it if they aren't inputs");
+    if (alone && (!in[K].is(3, y) || !in[V].is(3, y))) return wrong("k and v must have the shape of q");
+    if (!in[LENGTHS].is(1, &batch)) return wrong("lengths must be [B]");
+    if (batch > INT32_MAX || tokens > INT32_MAX || size > INT32_MAX) return wrong("sizes must be below 2^31");
+    call.batch = int32_t(batch), call.tokens = call.capacity = int32_t(tokens), call.head_size = int32_t(size);
+    call.q = (const float *)in[Q].data, call.k = (const float *)in[K].data, call.v = (const float *)in[V].data;
+    if (!alone) call.k = call.q + H * size, call.v = call.k + H * size;
+    call.q_stride = call.k_stride = call.v_stride = size_t(beside * H * size);
+    call.lengths = (const int32_t *)in[LENGTHS].data;
+    TRY(output(context, y, 3, &call.y));
+    Memory scratch(node.kernels->attention_scratch(&call));
+    if (!scratch.whole) return wrong("no memory for scores");
+    bool fits = node.kernels->attention(&call, scratch.start, {context, run}) == Attended::DONE;
+    return fits ? nullptr : wrong("lengths must be 0 to T, and D a multiple of 8");
+}
+
 struct Gate {
     const Kernels *kernels = registered;
 };
@@ -263,22 +340,24 @@ ort::Status *create_norm(const ort::Op *, const ort::Api *, const ort::Info *inf
     return keep(norm, made);
 }
 
-// The norm of inputs 0 + 1, or of input 0 alone; the weight follows, and the norm is the last output.
-template <bool sum>
+// The norm of inputs 0 + 1, or of input 0 alone; the weight follows, a layer norm's bias too, and the norm is the last output.
+template <bool sum, bool layer>
 ort::Status *norm(void *made, ort::Context *context) {
     const Norm &node = *(const Norm *)made;
-    Input a, b, weight;
+    Input a, b, weight, bias;
     TRY(a.read(context, 0));
     if (sum) TRY(b.read(context, 1));
     TRY(weight.read(context, sum ? 2 : 1));
+    if (layer) TRY(bias.read(context, sum ? 3 : 2));
     if (a.rank == 0 || (sum && !b.is(a.rank, a.shape))) return wrong("what is normed must have an axis, and a and b one shape");
     AddNormCall call = {};
     call.rows = a.count(1), call.width = size_t(a.shape[a.rank - 1]), call.epsilon = node.epsilon;
-    if (weight.count(0) != call.width) return wrong("weight must be [width]");
-    call.a = (const float *)a.data, call.b = (const float *)b.data, call.weight = (const float *)weight.data;
+    if (weight.count(0) != call.width || (bias.data && bias.count(0) != call.width)) return wrong("weight must be [width], and so must bias");
+    call.a = (const float *)a.data, call.b = (const float *)b.data;
+    call.weight = (const float *)weight.data, call.bias = (const float *)bias.data;
     if (sum) TRY(output(context, a.shape, a.rank, &call.sum, 0));
     TRY(output(context, a.shape, a.rank, &call.y, sum ? 1 : 0));
-    node.kernels->add_norm(&call, {context, run});
+    (layer ? node.kernels->add_layer_norm : node.kernels->add_norm)(&call, {context, run});
     return nullptr;
 }
 
@@ -313,17 +392,23 @@ struct Op : ort::Op {
 };
 
 const ort::Type LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::UINT8, ort::FLOAT};
-const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT};
+const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
+const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type GATHER[] = {ort::UINT8, ort::INT64, ort::FLOAT, ort::UINT8};
 #define ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
 const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND(ort::FLOAT16), ATTEND_INT8[] = ATTEND(ort::INT8);
+const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
 const Op ops[] = {
     {"BlockLinear", LINEAR, 5, 2, 1, create_blocks, linear},
+    {"RowLinear", ROW_LINEAR, 5, 2, 1, create_row, row_linear},
     {"BlockGather", GATHER, 4, 1, 1, create_blocks, gather},
     {"SwiGLU", FLOATS, 1, 0, 1, create_swiglu, swiglu},
-    {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true>},
-    {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false>},
+    {"AddRMSNorm", FLOATS, 3, 0, 2, create_norm, norm<true, false>},
+    {"RMSNorm", FLOATS, 2, 0, 1, create_norm, norm<false, false>},
+    {"AddLayerNorm", FLOATS, 4, 1, 2, create_norm, norm<true, true>},
+    {"LayerNorm", FLOATS, 3, 1, 1, create_norm, norm<false, true>},
+    {"TextAttention", TEXT_ATTEND, 4, 2, 1, create_text_attention, text_attention},
     {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention},
     {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention},
     {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention},

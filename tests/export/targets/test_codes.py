@@ -51,6 +51,11 @@ def test_activations_that_are_tiny_huge_or_not_finite():
         codes, scale = spec.quantize_activations(x, block=block)
         same(got[0], codes)
         np.testing.assert_array_equal(got[1].numpy(), scale)
+    x = np.concatenate([x, np.full((1, 6), np.inf, np.float32)])
+    got, (codes, scale) = mirror.quantize_rows(torch.from_numpy(x)), spec.quantize_rows(x)
+    same(got[0], codes)
+    np.testing.assert_array_equal(got[1].numpy(), scale)
+    assert np.isnan(scale[1:]).all()
 
 
 @pytest.mark.parametrize(("end", "symmetric"), [(128, True), (127.5, False)])

@@ -64,6 +64,39 @@ def test_everything_is_where_the_format_says(drawn):
     assert all(tiles[name] is stored[name] for name in others)
 
 
+@given(st.integers(1, 50), st.integers(1, 70), st.booleans(), st.integers(0, 2**32))
+def test_columns_with_a_scale_each_are_where_the_format_says(outputs, inputs, smoothed, seed):
+    rng = np.random.default_rng(seed)
+    leaf = Blocks(
+        rng.integers(0, 256, (inputs, outputs), np.uint8),
+        rng.standard_normal((1, outputs)).astype(np.float32),
+        zero=None,
+        minimum=None,
+        bits=8,
+        block=inputs,
+        axis=0,
+        activations="smoothed" if smoothed else "row",
+        input_factor=rng.standard_normal(inputs).astype(np.float32) if smoothed else None,
+    )
+    group = Group("x", ("x",), ((inputs, outputs),), "row", WeightFormat(8, inputs, leaf.activations))
+    stored = weight_layout.store(group, {"x": leaf})
+    tiles = kernel_layout.store(group, stored)
+    specs = kernel_layout.specs(group, "float32")
+    assert {name: (str(a.dtype), a.shape) for name, a in tiles.items()} == specs
+    assert all(array.flags.c_contiguous for array in tiles.values())
+    k, n = np.indices((inputs, outputs))
+    assert np.array_equal(tiles["x.codes"][n // 16, k // 4, n % 16, k % 4], leaf.codes)
+    assert np.array_equal(tiles["x.scale"].reshape(-1)[:outputs], leaf.scale[0])
+    assert not tiles["x.scale"].reshape(-1)[outputs:].any()
+    assert smoothed == ("x.input_factor" in tiles)
+
+
+def test_columns_too_long_for_a_sum_stay_as_they_are():
+    for length, tiled in ((2**16, True), (2**16 + 1, False)):
+        group = Group("x", ("x",), ((length, 3),), "row", WeightFormat(8, length, "row"))
+        assert kernel_layout.is_tiled(group) == tiled
+
+
 @pytest.mark.parametrize(("block", "tiled"), [(8, False), (16, True), (128, True), (256, False)])
 def test_blocks_that_the_kernels_dont_know_stay_as_they_are(block, tiled):
     form = WeightFormat(8, block, "block")

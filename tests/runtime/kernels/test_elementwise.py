@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy import ndarray as Array
 from onnx import helper
 from tfm.refimpl.ops.activation import activation
-from tfm.refimpl.ops.norm import rms_norm
+from tfm.refimpl.ops.norm import layer_norm, rms_norm
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
 
@@ -30,7 +30,7 @@ class AddNormCall(c.Structure):
     """kernels.h: `AddNormCall`."""
 
     _fields_ = (
-        *((name, c.c_void_p) for name in ("a", "b", "weight", "sum", "y")),
+        *((name, c.c_void_p) for name in ("a", "b", "weight", "bias", "sum", "y")),
         ("rows", c.c_size_t),
         ("width", c.c_size_t),
         ("epsilon", c.c_float),
@@ -60,10 +60,27 @@ def add_norm(
 ) -> tuple[Array, Array]:
     rows, width = a.shape
     total, y = output(rows, width), output(rows, width)
-    places = (array.ctypes.data for array in (a, b, weight, total, y))
-    call = AddNormCall(*places, rows, width, epsilon)
+    at = [array.ctypes.data for array in (a, b, weight, total, y)]
+    call = AddNormCall(*at[:3], None, *at[3:], rows, width, epsilon)
     kernels.add_norm(c.addressof(call), pool_of(runner))
     return content(total, rows, width), content(y, rows, width)
+
+
+def add_layer_norm(
+    kernels: Kernels,
+    sides: tuple[Array, Array],
+    weights: tuple[Array, Array | None],
+    epsilon: float,
+    runner: Runner = in_order,
+    keep: bool = True,
+) -> tuple[Array | None, Array]:
+    """The sum, if it is kept, and its norm."""
+    rows, width = sides[0].shape
+    total, y = output(rows, width) if keep else None, output(rows, width)
+    at = [None if array is None else array.ctypes.data for array in (*sides, *weights, total, y)]
+    call = AddNormCall(*at, rows, width, epsilon)
+    kernels.add_layer_norm(c.addressof(call), pool_of(runner))
+    return None if total is None else content(total, rows, width), content(y, rows, width)
 
 
 @st.composite
@@ -119,11 +136,15 @@ def test_a_norm_alone_is_that_of_a_sum_with_zeros(
     rows, width = x.shape
     for kernels in instruction_sets:
         y = output(rows, width)
-        places = (x.ctypes.data, None, weight.ctypes.data, None, y.ctypes.data)
+        places = (x.ctypes.data, None, weight.ctypes.data, None, None, y.ctypes.data)
         call = AddNormCall(*places, rows, width, 1e-5)
         kernels.add_norm(c.addressof(call), pool_of(in_order))
         zeros = np.zeros_like(x)
         assert np.array_equal(content(y, rows, width), add_norm(kernels, x, zeros, weight, 1e-5)[1])
+        kernels.add_layer_norm(c.addressof(call), pool_of(in_order))
+        assert np.array_equal(
+            content(y, rows, width), add_layer_norm(kernels, (x, zeros), (weight, None), 1e-5)[1]
+        )
 
 
 def run_norm(library: Path, operator: str, arrays: dict[str, Array], outputs: list[str]) -> list[Array]:
@@ -143,13 +164,54 @@ def test_the_operators_of_norms(kernels_library: Path, instruction_sets: list[Ke
     assert np.array_equal(total.reshape(6, 20), expected[0])
     assert np.array_equal(normed.reshape(6, 20), expected[1])
     assert np.array_equal(alone, normed)
+    bias = rng.standard_normal(20).astype(np.float32)
+    for weights in ({"w": weight}, {"w": weight, "bias": bias}):
+        total, normed = run_norm(kernels_library, "AddLayerNorm", {"a": a, "b": b, **weights}, ["s", "y"])
+        (alone,) = run_norm(kernels_library, "LayerNorm", {"x": a + b, **weights}, ["y"])
+        flat = a.reshape(6, 20), b.reshape(6, 20)
+        expected = add_layer_norm(instruction_sets[0], flat, (weight, weights.get("bias")), 1e-5)
+        assert np.array_equal(total.reshape(6, 20), a.reshape(6, 20) + b.reshape(6, 20))
+        assert np.array_equal(normed.reshape(6, 20), expected[1])
+        assert np.array_equal(alone, normed)
     refused = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
     for operator, arrays in (
         ("RMSNorm", {"x": a, "w": weight[:19]}),
         ("AddRMSNorm", {"a": a, "b": b[:1], "w": weight}),
+        ("LayerNorm", {"x": a, "w": weight, "bias": bias[:19]}),
+        ("AddLayerNorm", {"a": a, "b": b, "w": weight, "bias": bias[:19]}),
     ):
         with pytest.raises(refused, match=r"weight must be|a and b one shape"):
-            run_norm(kernels_library, operator, arrays, ["s", "y"][-1 if operator == "RMSNorm" else -2 :])
+            run_norm(kernels_library, operator, arrays, ["s", "y"] if "Add" in operator else ["y"])
+
+
+@given(matrices(), st.integers(0, 2**32), st.sampled_from([1e-5, 1e-12]), st.booleans())
+def test_a_sum_and_its_layer_norm_are_what_is_specified(
+    instruction_sets: list[Kernels], a: Array, seed: int, epsilon: float, biased: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    b = (rng.standard_normal(a.shape) * np.abs(a).max()).astype(np.float32)
+    weight, bias = rng.standard_normal((2, a.shape[1])).astype(np.float32)
+    weights = (weight, bias if biased else None)
+    exact = (a + b).astype(np.float64)
+    wide = [None if array is None else array.astype(np.float64) for array in weights]
+    expected = layer_norm(exact, *wide, eps=float(np.float32(epsilon)))
+    # Errors of sums as above; that of the mean, a share of the largest number, moves x and the variance.
+    share = (a.shape[1] / 16 + 16 + 8) * ULP
+    spread = np.sqrt(exact.var(axis=1, keepdims=True) + epsilon)
+    moved = share * np.abs(exact).max(axis=1, keepdims=True) / spread
+    normed = np.abs(layer_norm(exact, eps=float(np.float32(epsilon))))
+    allowed = (moved * (1 + normed) + share * normed) * np.abs(weight)
+    allowed += ULP * (np.abs(expected) + np.abs(bias))
+    for kernels in instruction_sets:
+        total, y = add_layer_norm(kernels, (a, b), weights, epsilon)
+        assert total is not None
+        assert np.array_equal(total, a + b)
+        assert (np.abs(y - expected) <= allowed).all(), kernels.name
+        assert np.array_equal(add_layer_norm(kernels, (a, b), weights, epsilon, in_threads)[1], y)
+        assert np.array_equal(add_layer_norm(kernels, (a, b), weights, epsilon, keep=False)[1], y)
+        for row in range(len(a)):
+            one = (a[row : row + 1].copy(), b[row : row + 1].copy())
+            assert np.array_equal(add_layer_norm(kernels, one, weights, epsilon)[1], y[row : row + 1])
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
@@ -164,11 +226,16 @@ def test_what_isnt_a_number_stays_in_its_row(instruction_sets: list[Kernels], od
         _, y = add_norm(kernels, x[:, :20].copy(), sound, sound[0], 1e-5)
         assert not np.isfinite(y[1, 3])
         assert np.isfinite(np.delete(y, 1, axis=0)).all()
+        _, y = add_layer_norm(kernels, (x[:, :20].copy(), sound), (sound[0], sound[0]), 1e-5)
+        assert np.isnan(y[1]).all()
+        assert np.isfinite(np.delete(y, 1, axis=0)).all()
 
 
 def test_all_sets_have_the_same_bits(instruction_sets: list[Kernels]) -> None:
     x = np.random.default_rng(0).standard_normal((4, 202)).astype(np.float32)
     gates = [bits_of(swiglu(kernels, x)) for kernels in instruction_sets]
     norms = [bits_of(add_norm(kernels, x, x, x[0], 1e-5)[1]) for kernels in instruction_sets]
-    for same in (gates, norms):
+    pair = x, x[::-1].copy()
+    layers = [bits_of(add_layer_norm(one, pair, (x[0], x[1]), 1e-5)[1]) for one in instruction_sets]
+    for same in (gates, norms, layers):
         assert all(np.array_equal(one, same[0]) for one in same)

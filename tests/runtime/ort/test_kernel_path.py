@@ -51,6 +51,7 @@ CONFIGS: dict[str, Callable[[], Config]] = {
 CASES = [
     *(("biases, odd sizes", quant) for quant in ("int8", "int4")),
     ("an encoder and a decoder", "int8"),
+    ("an encoder", "int8-dynamic"),
     *(
         pytest.param(name, "int8", marks=pytest.mark.long)
         for name in ("an output matrix of its own", "a mixture", "an encoder")
@@ -94,10 +95,19 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
         if not (path / graph).exists():
             continue
         plain, own = operators(path / graph), operators(path / over_kernels)
-        assert plain.count("MatMulNBits") == own.count("BlockLinear") > 0
+        products = own.count("BlockLinear"), own.count("RowLinear")
+        assert (plain.count("MatMulNBits"), plain.count("MatMulIntegerToFloat")) == products
+        assert any(products)
         assert plain.count("GatherBlockQuantized") == own.count("BlockGather")
         assert plain.count("GroupQueryAttention") == own.count("Attention") - plain.count("Attention")
-        assert not {"MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention"} & set(own)
+        replaced = {"MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention", "LayerNormalization"}
+        assert not replaced & set(own)
+        if name == "an encoder":
+            layers = len(CONFIGS[name]().stacks["encoder"].layers)
+            assert (own.count("TextAttention"), own.count("MultiHeadAttention")) == (layers, 0)
+            if quant == "int8-dynamic":
+                assert not {"QuantizeLinear", "MatMulIntegerToFloat", "Gelu", "Split"} & set(own)
+                assert own.count("AddLayerNorm") == 2 * layers
         if "biases" in name:
             layers = len(CONFIGS[name]().layers)
             assert (own.count("SwiGLU"), own.count("AddRMSNorm")) == (layers, 2 * layers - 1)

@@ -1,0 +1,134 @@
+"""The attention kernel over whole texts: what `refimpl` specifies, with the same bits in every batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import onnx_nodes
+from helpers.attention_kernel import Call, TextCall, run, run_text
+from helpers.kernels import Kernels, bits_of, in_threads
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray as Array
+from onnx import helper
+from tfm.refimpl.error_budget import TRIES, ULP, error_terms, largest_difference, moved
+from tfm.refimpl.ops.attention import attend
+from tfm.refimpl.ops.mask import padding_mask
+
+
+@st.composite
+def calls(draw: st.DrawFn, same_heads: bool = False) -> TextCall:
+    """Texts of unequal length, some of none; what stands behind their ends is NaN."""
+    batch, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads = groups * (1 if same_heads else draw(st.sampled_from([1, 2, 5])))
+    tokens, size = draw(st.sampled_from([1, 2, 5, 17, 70, 130, 530])), 8 * draw(st.sampled_from([1, 3, 4, 8]))
+    joined = same_heads or draw(st.booleans())
+    keys = tokens if joined else draw(st.sampled_from([tokens, 1, 33, 64]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    lengths = np.array([draw(st.integers(0, keys)) for _ in range(batch)])
+    q, k, v = normal(batch, tokens, heads, size), *normal(2, batch, keys, groups, size)
+    for b, length in enumerate(lengths):
+        k[b, length:] = v[b, length:] = np.nan
+    q *= np.float32(draw(st.sampled_from([1, 8])))
+    return TextCall(q, k, v, lengths, scale=draw(st.sampled_from([size**-0.5, 0.25])), joined=joined)
+
+
+def specified(call: TextCall, change: Any = lambda a: a) -> Array:
+    q, k, v = (change(np.nan_to_num(a)) for a in (call.q, call.k, call.v))
+    mask = padding_mask(np.arange(k.shape[1]), call.lengths)
+    mask = np.broadcast_to(mask.reshape(len(q), 1, -1), (len(q), q.shape[1], k.shape[1]))
+    return attend(q, k, v, mask, scale=call.scale)
+
+
+@given(call=calls())
+def test_attention_is_what_refimpl_specifies(instruction_sets: list[Kernels], call: TextCall):
+    exact, rounded = specified(call, lambda a: a.astype(np.float64)), specified(call)
+    rng = np.random.default_rng(0)
+    wiggled = (specified(call, lambda a: moved(a.astype(np.float64), ULP, rng)) for _ in range(TRIES))
+    budget = error_terms(exact, rounded, wiggled).budget
+    results = [run_text(kernels, call) for kernels in instruction_sets]
+    assert largest_difference(results[0], exact) <= budget
+    assert all(np.array_equal(bits_of(y), bits_of(results[0])) for y in results)
+    assert not results[0][call.lengths == 0].any()
+
+
+@given(call=calls())
+def test_a_text_has_the_same_bits_in_every_batch_and_order_of_work(
+    instruction_sets: list[Kernels], call: TextCall
+):
+    kernels = instruction_sets[0]
+    whole = run_text(kernels, call)
+    assert np.array_equal(run_text(kernels, call, in_threads), whole)
+    for b, length in enumerate(call.lengths):
+        row = {name: getattr(call, name)[b : b + 1] for name in ("q", "k", "v", "lengths")}
+        assert np.array_equal(run_text(kernels, replace(call, **row)), whole[b : b + 1])
+        if call.joined and length:  # without its padding
+            row |= {name: row[name][:, :length] for name in ("q", "k", "v")}
+            assert np.array_equal(run_text(kernels, replace(call, **row)), whole[b : b + 1, :length])
+
+
+@given(call=calls(same_heads=True))
+def test_the_last_token_has_the_bits_that_it_has_over_a_cache(
+    instruction_sets: list[Kernels], call: TextCall
+):
+    kernels = instruction_sets[0]
+    y = run_text(kernels, call)
+    for b, length in enumerate(call.lengths):
+        if length:
+            q, k, v = (a[b : b + 1, :length] for a in (call.q, call.k, call.v))
+            cache = np.zeros((1, k.shape[2], length, k.shape[3]), np.float32)
+            cached = run(kernels, Call(q, k, v, cache, cache, np.array([0]), scale=call.scale))[0]
+            assert np.array_equal(cached[0, -1], y[b, length - 1])
+
+
+INPUTS = ("q", "lengths", "k", "v")
+
+
+def operator(library: Path, call: TextCall, changed: dict[str, Array], **attributes: Any) -> Array:
+    """The operator of ONNX Runtime, with some inputs and attributes changed."""
+    flat = {name: getattr(call, name).reshape(*call.q.shape[:2], -1) for name in ("q", "k", "v")}
+    arrays = {"q": np.concatenate(list(flat.values()), axis=-1)} if call.joined else flat
+    arrays = arrays | {"lengths": call.lengths.astype(np.int32)} | changed
+    names = [name if name in arrays else "" for name in INPUTS]
+    attributes = {"num_heads": call.q.shape[2], "scale": call.scale} | attributes
+    node = helper.make_node("TextAttention", names, ["y"], domain="tfm", **attributes)
+    return onnx_nodes.graph([node], arrays, {}, ["y"], library)[0]
+
+
+def example(joined: bool) -> TextCall:
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 2, 65, 3, 24)).astype(np.float32)
+    return TextCall(q, k, v, np.array([65, 7]), scale=0.2, joined=joined)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_operator_has_the_same_bits(kernels_library: Path, instruction_sets: list[Kernels], joined: bool):
+    call = example(joined)
+    y = operator(kernels_library, call, {})
+    assert np.array_equal(y.reshape(call.q.shape), run_text(instruction_sets[0], call))
+
+
+F = np.float32
+WRONG: dict[str, tuple[dict[str, Array], dict[str, Any], str]] = {
+    "rank": ({"q": np.ones((2, 65), F)}, {}, "q must have 3 axes"),
+    "width": ({"q": np.ones((2, 65, 71), F)}, {}, "q must be"),
+    "few keys": ({"k": np.ones((2, 64, 72), F)}, {}, "k and v must have the shape of q"),
+    "few values": ({"v": np.ones((2, 65, 71), F)}, {}, "k and v must have the shape of q"),
+    "lengths": ({"lengths": np.ones(3, np.int32)}, {}, r"lengths must be \[B\]"),
+    "a long text": ({"lengths": np.array([1, 66], np.int32)}, {}, "lengths must be 0 to T"),
+    "a negative length": ({"lengths": np.array([1, -1], np.int32)}, {}, "lengths must be 0 to T"),
+    "odd heads": ({}, {"num_heads": 6}, "D a multiple of 8"),
+    "no heads": ({}, {"num_heads": 0}, r"num_heads must be 1 to 2\^20"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_operator_refuses_other_shapes(kernels_library: Path, name: str):
+    changed, attributes, message = WRONG[name]
+    with pytest.raises(Exception, match=message):
+        operator(kernels_library, example(joined=False), changed, **attributes)
