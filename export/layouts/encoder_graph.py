@@ -31,8 +31,9 @@ def refusal(config: Config, target: Target) -> str | None:
     """The reason why a model's graph can't have these ports; None where it can."""
     if "decoder" in config.stacks:
         return "the model isn't an encoder alone, which is all that these files are made for"
-    if target.device == "cuda":
-        return f"it was never tried with a bundle for {target.name}: export for target=ort-cpu"
+    if target.name != "ort-cpu":
+        # Of a standard graph's blocks ONNX Runtime makes integer products, unless a session's option says no.
+        return f"it is made of bundles for ort-cpu, this one is for {target.name}: export for target=ort-cpu"
     if not isinstance(config.head, MaskedLM | Tag | Classify | Pool):
         return f"the head must be for embeddings, words, tags or labels, it is {type(config.head).__name__}"
     return None
@@ -86,11 +87,9 @@ def _keep_sums(graph: ir.Graph) -> None:
     digits of what it gives round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
     """
     for node in graph:
-        producer = (
-            node.inputs[0].producer() if node.op_type == "LayerNormalization" and node.inputs[0] else None
-        )
-        if producer is not None and producer.op_type == "Add":
-            producer.op_type = "Sum"
+        readers = {use.node.op_type for value in node.outputs for use in value.uses()}
+        if node.op_type == "Add" and "LayerNormalization" in readers:
+            node.op_type = "Sum"
 
 
 def _states(graph: ir.Graph, tokens: ir.Value, width: int) -> ir.Value:

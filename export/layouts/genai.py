@@ -6,7 +6,10 @@
     tokenizer.json          with tokenizer_config.json, where the bundle has them
 
 The model's `type` is "llama" for every family: there it only says that the graph is a decoder over keys and
-values, what the family computes is in the graph. Prompts of a batch may be padded on either side.
+values, what the family computes is in the graph. Options of sampling that genai doesn't have are left out.
+
+genai fills up the prompts of a batch on the right, and sees that in their last tokens: where one of several
+ends in real tokens that are `pad_token_id`, it leaves these out, and padding on the left it takes for tokens.
 """
 
 from __future__ import annotations

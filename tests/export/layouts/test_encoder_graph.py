@@ -95,7 +95,8 @@ def test_vectors_that_no_norm_ends_in_are_refused(tmp_path: Path):
 
 REFUSED = {
     "an encoder alone": (tiny_models.llama(), "ort-cpu"),
-    "never tried with a bundle for ort-cuda": (rotary(Pool()), "ort-cuda"),
+    "this one is for ort-cuda": (rotary(Pool()), "ort-cuda"),
+    "this one is for standard": (rotary(Pool()), "standard"),
     "it is QuestionAnswering": (rotary(QuestionAnswering()), "ort-cpu"),
 }
 
@@ -105,4 +106,4 @@ def test_what_the_ports_dont_cover_is_refused_with_its_reason(words: str):
     config, target = REFUSED[words]
     assert words in (encoder_graph.refusal(config, targets.find(target)) or "")
     covered = rotary(Classify(3)), tiny_models.reading_decoder()
-    assert [encoder_graph.refusal(config, targets.find("standard")) for config in covered] == [None, None]
+    assert [encoder_graph.refusal(config, targets.find("ort-cpu")) for config in covered] == [None, None]
