@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from tfm.export.bundle_writer import export
@@ -55,8 +56,14 @@ def chats(bundle: Bundle) -> list[list[int]]:
 
 
 def answer(bundle: Bundle, tokens: Sequence[int]) -> str:
-    """The text of an answer, without what ends it."""
-    return load(bundle.path).text.decode([token for token in tokens if token not in bundle.generation.eos])
+    """The text of an answer."""
+    return load(bundle.path).text.decode(tokens)
+
+
+def until_end(bundle: Bundle, rows: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Each row up to the first token that ends a text, which some runtimes give and some don't."""
+    ends = bundle.generation.eos
+    return [list(takewhile(lambda token: token not in ends, row)) for row in rows]
 
 
 def left_padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
@@ -67,7 +74,7 @@ def left_padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[li
 
 
 def greedy(bundle: Bundle, prompts: Sequence[Sequence[int]], count: int = LENGTH) -> list[list[int]]:
-    """The tokens of each prompt alone on ONNX Runtime's own operators, up to one that ends a text."""
+    """The tokens of each prompt alone on ONNX Runtime's own operators, before one that ends a text."""
     engine, ends = OrtEngine(bundle), frozenset(bundle.generation.eos)
     sequences = [GeneratedSequence(prompt, max_new_tokens=count, stop_ids=ends) for prompt in prompts]
     return [list(generate(engine, sequence)) for sequence in sequences]

@@ -17,6 +17,7 @@ from helpers.layout_models import (
     greedy,
     left_padded,
     real_bundle,
+    until_end,
 )
 from tfm.export.layouts.convert import convert
 from tfm.runtime.hub.model_names import packaged
@@ -74,9 +75,10 @@ def test_smollm2_gives_the_same_tokens(node: Path, smollm2_gguf: Path, tmp_path:
     convert(bundle.path, tmp_path / "out", "transformers.js")
     prompts = chats(bundle)
     tokens = generated(node, tmp_path / "out", [left_padded([prompt]) for prompt in prompts], LENGTH)
-    assert tokens == greedy(bundle, prompts)
+    expected = greedy(bundle, prompts)
+    assert until_end(bundle, tokens) == expected
     shown = peers.run(["node", node / "chat.mjs", tmp_path / "out", MESSAGES[0]])
-    assert shown.strip() == answer(bundle, tokens[0]).strip()
+    assert shown.strip() == answer(bundle, expected[0]).strip()
 
 
 @pytest.mark.parametrize("quant", ["int8-dynamic", "fp32"])
