@@ -61,6 +61,7 @@ def test_sigterm_lets_an_answer_end(checkpoint: Path, tmp_path: Path) -> None:
             http.get("/health")
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it(checkpoint: Path, interruptible: None) -> None:
     with command(checkpoint, "--engine", "numpy") as (process, _):
         process.send_signal(signal.SIGINT)

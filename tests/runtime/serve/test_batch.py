@@ -77,6 +77,7 @@ def drawn(seed: int, count: int = 7) -> list[Text]:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_text_is_as_alone_on_every_engine(engines: list[Any]) -> None:
     for engine in engines:
         check(engine, drawn(1), chunk=5)
