@@ -275,9 +275,9 @@ def _note_largest(largest: list[tuple[float, str]], layer: int, cache: MixerCach
 
 def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
     """Why keys and values would not be safe in float16; empty where they are, or can't be."""
-    if not job.half_cache or max(largest)[0] < SAFE_IN_FLOAT16:
+    number, what = max(largest, default=(0.0, ""))
+    if not job.half_cache or number < SAFE_IN_FLOAT16:
         return ""
-    number, what = max(largest)
     return f"a cache of float16 in tfm's kernels: {what} of {number:.2g}, must be below {SAFE_IN_FLOAT16:.0f}"
 
 

@@ -278,8 +278,6 @@ def _check(m: Manifest) -> None:
         raise ValueError(
             f"kv can't be int8 on {m.target} in a {m.cache} cache: only ort-cpu writes codes in place"
         )
-    if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
-        raise ValueError("kernel_cache must be absent where kernels keep no floats")
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
     expected = arrange(m.groups, m.dtype)
@@ -287,6 +285,8 @@ def _check(m: Manifest) -> None:
         odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
         got = m.tensors.get(odd)
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
+    if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
+        raise ValueError("kernel_cache must be absent where kernels keep no floats")
     required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
     over_kernels = kernel_graphs(m)
     if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none

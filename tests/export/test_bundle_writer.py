@@ -44,9 +44,9 @@ import numpy as np
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
 def writing(files):
-    return nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"graph"))
+    return nullcontext(lambda _: (files.folder / "model.onnx").write_bytes(b"graph"))
 bundle_writer.writing = writing
-bundle_writer.golden = lambda *_: {"tokens": np.zeros(3, np.int64)}
+bundle_writer.golden = lambda *_, **__: {"tokens": np.zeros(3, np.int64)}
 checkpoint, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2])
 """
 
@@ -54,10 +54,10 @@ checkpoint, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2])
 @pytest.fixture
 def stubbed(monkeypatch):
     def writing(files):
-        return nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"graph"))
+        return nullcontext(lambda _: (files.folder / "model.onnx").write_bytes(b"graph"))
 
     monkeypatch.setattr(bundle_writer, "writing", writing)
-    monkeypatch.setattr(bundle_writer, "golden", lambda *_: {"tokens": np.zeros(3, np.int64)})
+    monkeypatch.setattr(bundle_writer, "golden", lambda *_, **__: {"tokens": np.zeros(3, np.int64)})
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ CONFIG = tiny_models.llama(layers=1, bias=True)
 TOKENIZER = text_strategies.wordpiece().to_str()
 
 
-def stand_in(files: GraphFiles) -> AbstractContextManager[Callable[[], int]]:
-    return nullcontext(lambda: (files.folder / "model.onnx").write_bytes(b"graph"))
+def stand_in(files: GraphFiles) -> AbstractContextManager[Callable[[bool], int]]:
+    return nullcontext(lambda _: (files.folder / "model.onnx").write_bytes(b"graph"))
 
 
 def make(path: Path, target: str = "ort-cpu", quant: str = "int8") -> Path:
@@ -46,7 +46,7 @@ def make(path: Path, target: str = "ort-cpu", quant: str = "int8") -> Path:
         save_checkpoint(checkpoint, CONFIG, tiny_models.weights(CONFIG), TOKENIZER, "{{ messages }}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle_writer, "writing", stand_in)
-        patch.setattr(bundle_writer, "golden", lambda *_: {"tokens": np.zeros(3, np.int64)})
+        patch.setattr(bundle_writer, "golden", lambda *_, **__: {"tokens": np.zeros(3, np.int64)})
         bundle_writer.export(open_checkpoint(checkpoint), path, target=target, quant=quant, verify=False)
     return path
 
