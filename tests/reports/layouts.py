@@ -36,8 +36,9 @@ def published() -> dict[str, list[Config]]:
 
 
 def table() -> str:
-    """A row a layout: the families of which it takes all configs for ort-cpu, and those of which some."""
-    rows = [HEAD, ("---",) * len(HEAD)]
+    """The families of which a layout takes all configs for ort-cpu, and those of which some; layouts that take
+    the same are one row."""
+    coverage: dict[tuple[str, str], list[str]] = defaultdict(list)
     configs, target = sorted(published().items()), targets.find("ort-cpu")
     for layout in LAYOUTS.values():
         taken = {
@@ -45,7 +46,8 @@ def table() -> str:
         }
         every = [name for name, several in taken.items() if all(several)]
         some = [f"{name} ({sum(n)} of {len(n)})" for name, n in taken.items() if any(n) and not all(n)]
-        rows.append((f"`{layout.name}`", ", ".join(every), ", ".join(some)))
+        coverage[", ".join(every), ", ".join(some)].append(f"`{layout.name}`")
+    rows = [HEAD, ("---",) * len(HEAD), *((", ".join(names), *taken) for taken, names in coverage.items())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
