@@ -36,8 +36,10 @@ def published() -> dict[str, list[Config]]:
 
 
 def table() -> str:
-    """The families of which a layout takes all configs for ort-cpu, and those of which some; layouts that take
-    the same are one row."""
+    """The families of which a layout takes all configs for ort-cpu, and those of which some.
+
+    Layouts that take the same are one row.
+    """
     coverage: dict[tuple[str, str], list[str]] = defaultdict(list)
     configs, target = sorted(published().items()), targets.find("ort-cpu")
     for layout in LAYOUTS.values():
