@@ -93,7 +93,10 @@ def test_an_export_in_a_layout_is_the_converted_bundle(tfm, checkpoint, bundle, 
     assert (ran.code, ran.out) == (0, f"{exported}\n")
     assert ran.err.endswith("for genai\n")
     assert tfm("convert", bundle, converted, "--layout", "genai").code == 0
-    assert content(exported) == content(converted)
+    one, other = content(exported), content(converted)
+    assert one.keys() == other.keys()
+    del one["tfm/certificate.json"], other["tfm/certificate.json"]  # a test may have verified the bundle
+    assert one == other
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == [
         "converted",
         "exported",

@@ -67,6 +67,19 @@ def test_products_of_many_long_rows(instruction_sets: list[Kernels]):
         assert np.array_equal(bits_of(row_linear(one, case)), expected), one.name
 
 
+def test_quotients_near_halves_are_rounded_as_exact_ones(instruction_sets: list[Kernels]):
+    """Of rows of any size, the smallest too: what corrects a quotient is too small for a float there."""
+    rng = np.random.default_rng(0)
+    largest = np.geomspace(1e-31, 1e30, 300, dtype=np.float32)[:, None] * rng.uniform(1, 2, (300, 1))
+    halves = largest / 127 * (rng.integers(-126, 127, (300, 999)) + 0.5)
+    x = np.concatenate([largest, halves], axis=1).astype(np.float32)
+    x = np.nextafter(x, x * rng.choice([0, 1, 2], x.shape).astype(np.float32))
+    case = RowCase(matrix(rng, 1000, 5, smoothed=False), x, None)
+    expected = bits_of(case.expected())
+    for one in instruction_sets:
+        assert np.array_equal(bits_of(row_linear(one, case)), expected), one.name
+
+
 def test_gelu_is_within_its_bound(instruction_sets: list[Kernels]):
     """Of any number: the product is 0, and the number comes as bias."""
     ends = np.geomspace(1e-38, 1e38, 500), -np.geomspace(1e-38, 30, 500)
