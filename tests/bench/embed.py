@@ -31,7 +31,7 @@ from tfm.runtime.ort import kernel_path
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.ort.session import options
 from tfm.runtime.tasks import read_tokenizer
-from workers import quiet
+from workers import PAUSE, quiet
 
 Texts = tuple[np.ndarray, np.ndarray]  # ids [B, T] and lengths [B]
 Engine = Callable[[Texts], np.ndarray]
@@ -92,6 +92,7 @@ def original(path: Path, threads: int) -> Engine:
 
 
 def seconds(run: Engine, texts: Texts) -> float:
+    time.sleep(PAUSE)  # torch's threads spin when they have computed
     begin = time.perf_counter()
     run(texts)
     return time.perf_counter() - begin
