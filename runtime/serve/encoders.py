@@ -23,14 +23,17 @@ from .texts import while_connected
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
-class EmbeddingBody(Body):
+class InputBody(Body):
     input: Text | Texts
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class EmbeddingBody(InputBody):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
-
-
-class ClassifyBody(Body):
-    input: Text | Texts
 
 
 class RerankBody(Body):
@@ -46,9 +49,8 @@ async def embeddings(request: Request) -> JSONResponse:
     body = await read(request, EmbeddingBody, server.limits)
     served = server.find(body.model)
     served.model.model.expect(Pool)
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    tokens = await _count(server, served, texts)
-    vectors = await while_connected(request, served.model.embed(texts))
+    tokens = await _count(server, served, body.texts)
+    vectors = await while_connected(request, served.model.embed(body.texts))
     if body.dimensions not in (None, vectors.shape[1]):
         raise RequestError(
             f"dimensions must be the model's {vectors.shape[1]}, got {body.dimensions}", param="dimensions"
@@ -68,12 +70,11 @@ async def embeddings(request: Request) -> JSONResponse:
 async def classify(request: Request) -> JSONResponse:
     """`POST /v1/classify`: the labels of each text, the likeliest first."""
     server = server_of(request)
-    body = await read(request, ClassifyBody, server.limits)
+    body = await read(request, InputBody, server.limits)
     served = server.find(body.model)
     served.model.model.expect(Classify)
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    tokens = await _count(server, served, texts)
-    labels = await while_connected(request, served.model.classify(texts))
+    tokens = await _count(server, served, body.texts)
+    labels = await while_connected(request, served.model.classify(body.texts))
     data = [
         {"index": i, "label": one[0].label, "labels": [label._asdict() for label in one]}
         for i, one in enumerate(labels)

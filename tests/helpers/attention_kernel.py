@@ -94,18 +94,23 @@ def run(kernels: Kernels, call: Call, runner: Runner = in_order) -> tuple[Array,
     return results
 
 
+def _laid_out(call: Call | TextCall) -> tuple[tuple[Array, Array, Array], list[int]]:
+    """Queries, keys and values as the call has them in memory, and the strides from token to token."""
+    q, k, v = (np.ascontiguousarray(a) for a in (call.q, call.k, call.v))
+    (heads, size), groups = q.shape[2:], k.shape[2]
+    if not call.joined:
+        return (q, k, v), [heads * size, groups * size, groups * size]
+    q = np.concatenate([q, k, v], axis=2)
+    return (q, q[:, :, heads:], q[:, :, heads + groups :]), [q.shape[2] * size] * 3
+
+
 def attempt(
     kernels: Kernels, call: Call, runner: Runner = in_order
 ) -> tuple[tuple[Array, Array, Array], int]:
     """The same, and what the kernel says of the call."""
     batch, tokens, heads, size = call.q.shape
     groups, capacity = call.keys.shape[1:3]
-    q, k, v = (np.ascontiguousarray(a) for a in (call.q, call.k, call.v))
-    strides = [heads * size, groups * size, groups * size]
-    if call.joined:
-        q = np.concatenate([q, k, v], axis=2)
-        k, v = q[:, :, heads:], q[:, :, heads + groups :]
-        strides = [q.shape[2] * size] * 3
+    (q, k, v), strides = _laid_out(call)
     memory = [_copied(array) for array in (np.empty_like(call.q), call.keys, call.values)]
     y, keys, values = (bytes_.ctypes.data for bytes_ in memory)
     last = (call.past + tokens - 1).astype(np.int32)
@@ -147,12 +152,7 @@ def run_text(kernels: Kernels, call: TextCall, runner: Runner = in_order) -> Arr
     """The kernel's output [B, T, H, K]; nothing is written beside it and the scratch."""
     batch, tokens, heads, size = call.q.shape
     capacity, groups = call.k.shape[1:3]
-    q, k, v = (np.ascontiguousarray(a) for a in (call.q, call.k, call.v))
-    strides = [heads * size, groups * size, groups * size]
-    if call.joined:
-        q = np.concatenate([q, k, v], axis=2)
-        k, v = q[:, :, heads:], q[:, :, heads + groups :]
-        strides = [q.shape[2] * size] * 3
+    (q, k, v), strides = _laid_out(call)
     y, lengths = guarded(call.q.nbytes), call.lengths.astype(np.int32)
     at = [*(a.ctypes.data for a in (q, k, v)), *[None] * 4, y.ctypes.data, None, lengths.ctypes.data]
     sizes = (batch, tokens, heads, groups, size, capacity, 0, 0, 0)
