@@ -90,8 +90,9 @@ def command(
             loaded[served] = load(name, engine, quant, device, threads, context, task=None)
             expect_served(served, loaded[served])
         server = Server(loaded, slots=slots, queue=queue)
-        say(f"serving {', '.join(loaded)} at {http.address(listening)}/v1")
-        http.http_server(server, host, keys).run(sockets=[listening])
+        # Said once signals are handled: whoever reads it may send one.
+        line = f"serving {', '.join(loaded)} at {http.address(listening)}/v1"
+        http.http_server(server, host, keys, ready=lambda: say(line)).run(sockets=[listening])
 
 
 def read_keys(file: Path | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvicorn
 
@@ -44,7 +44,21 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def http_server(server: Server, host: str, keys: Sequence[str] = ()) -> uvicorn.Server:
+class HttpServer(uvicorn.Server):
+    """uvicorn's server, which calls `ready` once it takes requests and signals end it as they should."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def http_server(
+    server: Server, host: str, keys: Sequence[str] = (), ready: Callable[[], None] = lambda: None
+) -> HttpServer:
     """The server for a socket at an address. It ends after SIGTERM or Ctrl-C: it takes no more requests then,
     and those that run have DRAIN_S."""
     # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
@@ -59,4 +73,4 @@ def http_server(server: Server, host: str, keys: Sequence[str] = ()) -> uvicorn.
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    return uvicorn.Server(config)
+    return HttpServer(config, ready)
