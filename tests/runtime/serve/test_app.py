@@ -1,0 +1,65 @@
+"""What a server says of itself, and whom it answers."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from helpers import serving
+from helpers.served import CHAT, MODEL, MODELS
+from helpers.task_models import tiny_reader
+from tfm.refimpl.config import MaskedLM
+from tfm.refimpl.errors import ConfigError
+from tfm.runtime.serve.app import ROUTES
+from tfm.runtime.serve.models import Server
+
+
+def test_what_the_server_says_of_itself(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    listed = http.get("/v1/models").json()["data"]
+    assert [one["id"] for one in listed] == list(MODELS)
+    assert http.get("/v1/models/tiny").json() == listed[0]
+    assert http.get("/v1/models/none").status_code == 404
+    assert http.get("/certificate").status_code == 404  # the NumPy engine runs no bundle
+    http.post("/v1/chat/completions", json=CHAT)
+    figures = http.get("/metrics").text
+    assert 'tfm_requests_total{code="200",path="/v1/chat/completions"}' in figures
+    assert 'tfm_running{model="tiny"} 0.0' in figures
+    assert 'tfm_generated_tokens_total{model="tiny"}' in figures
+
+
+def test_a_key_is_asked_for_everywhere_but_for_health_and_the_page() -> None:
+    with (
+        serving.running({"tiny": MODEL}, keys=("first", "second")) as (url, _),
+        httpx.Client(base_url=url, trust_env=False) as http,
+    ):
+        for route in ROUTES:
+            method = "POST" if "POST" in route.methods else "GET"
+            path = route.path.replace("{name:path}", "tiny")
+            for headers in ({}, {"authorization": "Bearer third"}, {"authorization": "Basic first"}):
+                answer = http.request(method, path, headers=headers)
+                assert answer.status_code == (200 if path in ("/", "/health") else 401), path
+        assert http.get("/nowhere").status_code == 401
+        for key in ("first", "second"):
+            assert http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_another_host_than_this_machine_is_refused(http: httpx.Client) -> None:
+    for host, status in (
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:1", 200),
+        ("evil.example", 400),
+    ):
+        assert http.get("/v1/models", headers={"host": host}).status_code == status
+
+
+def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:
+    for path, body in (
+        ("/v1/chat/completions", {**CHAT, "model": "pool"}),
+        ("/v1/embeddings", {"model": "tiny", "input": "a"}),
+        ("/v1/classify", {"model": "tiny", "input": "a"}),
+        ("/v1/rerank", {"model": "labels", "query": "a", "documents": ["b"]}),
+    ):
+        assert http.post(path, json=body).status_code == 400, path
+    with pytest.raises(ConfigError, match="fills can't be served, its head is for fill"):
+        Server({"fills": tiny_reader(MaskedLM(tied=True))})

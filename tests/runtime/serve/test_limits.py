@@ -1,0 +1,95 @@
+"""What ends a request before its answer is complete: time, a full queue, a client that leaves."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from helpers import serving, tiny_models
+from helpers.served import CHAT, MODEL, OPTIONS
+from tfm.refimpl.engine.numpy_engine import NumpyEngine
+from tfm.runtime.serve.limits import Limits
+
+
+def test_a_slow_body_ends() -> None:
+    with serving.running({"tiny": MODEL}, limits=Limits(read_s=0.05)) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_takes_too_long_ends(stream: bool) -> None:
+    gate = serving.Gate()
+    with (
+        serving.running({"tiny": serving.model(gate)}, limits=Limits(request_s=0)) as (url, server),
+        httpx.Client(trust_env=False) as http,
+    ):
+        answer = http.post(f"{url}/v1/chat/completions", json={**CHAT, "stream": stream})
+        assert answer.status_code == (200 if stream else 504)
+        assert "the answer took more than 0 s" in answer.text
+        gate.open()
+        serving.idle(server)
+
+
+def test_a_full_queue_is_429_with_when_to_try_again() -> None:
+    gate = serving.Gate()
+    with (
+        serving.running({"tiny": serving.model(gate)}, slots=1, queue=2) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+    ):
+        worker = server.models["tiny"].model.worker
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(http.post, "/v1/chat/completions", json={**CHAT, "n": 3})
+            serving.wait_until(lambda: worker.running + worker.waiting == 3)
+            answer = http.post("/v1/chat/completions", json=CHAT)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.json()["error"]["type"] == "rate_limit_error"
+            assert worker.running + worker.waiting == 3
+            never = http.post("/v1/chat/completions", json={**CHAT, "n": 4})
+            assert (never.status_code, "takes 3 answers at a time" in never.text) == (400, True)
+            gate.open()
+            assert first.result().status_code == 200
+
+
+def test_100_clients_that_leave_free_their_slots() -> None:
+    """In the queue, in their prompt and in their answer, streamed or not; an answer would take minutes. The
+    next one is golden."""
+    config = tiny_models.llama(vocabulary=serving.CONFIG.embedding.vocabulary, context=2**16, layers=1)
+    endless = serving.model(NumpyEngine(config, tiny_models.weights(config, seed=3)))
+    expected = str(endless.chat(serving.messages(3), **OPTIONS))
+    rng = random.Random(5)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with (
+        serving.running({"tiny": endless}, slots=4, queue=100) as (url, server),
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
+    ):
+        worker = server.models["tiny"].model.worker
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(5):
+            clients, texts = [], 0
+            for i in range(20):
+                n = rng.choice([1, 3])
+                prompt = [{"role": "user", "content": "the cat " * rng.choice([1, 400])}]
+                options = {"max_tokens": 60000, "stream": i % 2 == 0, "n": n, "messages": prompt}
+                body = json.dumps({**CHAT, **options})
+                leaving = socket.create_connection((host, int(port)), timeout=30)
+                leaving.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+                clients.append(leaving)
+                texts += n
+            serving.wait_until(lambda count=texts: worker.running + worker.waiting == count)
+            for leaving in clients:
+                if rng.random() < 0.3:  # a reset instead of an end
+                    leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                leaving.close()
+            serving.idle(server)
+        answer = http.post("/v1/chat/completions", json=CHAT)
+        assert answer.json()["choices"][0]["message"]["content"] == expected
+        assert '{code="499",path="/v1/chat/completions"} 50.0' in http.get("/metrics").text

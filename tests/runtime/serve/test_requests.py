@@ -1,0 +1,135 @@
+"""Bodies of requests: what isn't valid is refused and named, and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import httpx
+import pytest
+from helpers import serving
+from helpers.served import CHAT, golden
+
+INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"top_k": 0}, "top_k"),
+    ({"min_p": 2}, "min_p"),
+    ({"presence_penalty": 3}, "presence_penalty"),
+    ({"seed": 2**63}, "seed"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"stop": "a" * 257}, "stop"),
+    ({"n": 0}, "n"),
+    ({"n": 9}, "n"),
+    ({"n": True}, "n"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias"),
+    ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 2**31}, "max_tokens"),
+    ({"store": True}, "store"),
+    ({"service_tier": "flex"}, "service_tier"),
+    ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
+    ({"best_of": 2}, "best_of"),
+    ({"model": "other"}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "user"}]}, "messages"),
+    ({"messages": [{"role": "judge", "content": "a"}]}, "messages"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "file:///a"}]}]},
+        "messages",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "param"), INVALID)
+def test_an_invalid_field_is_named(http: httpx.Client, change: dict[str, Any], param: str) -> None:
+    answer = http.post("/v1/chat/completions", json={**CHAT, **change})
+    error = answer.json()["error"]
+    assert answer.status_code == (404 if param == "model" else 400), error
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert param in error["message"] or param == "model"
+
+
+def test_harmless_fields_pass(http: httpx.Client) -> None:
+    harmless = {
+        "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "n": 1,
+        "response_format": {"type": "text"}, "logit_bias": None, "stop": None, "stream": False,
+        "max_completion_tokens": 9,
+    }  # fmt: skip
+    answer = http.post("/v1/chat/completions", json={**CHAT, **harmless})
+    assert answer.json()["choices"][0]["message"]["content"] == golden()
+
+
+# Values that hardly any field takes.
+BAD = (-1, -(2**70), 2**70, 1e308, "x", "", [], {}, [[]], [None], {"a": {}}, True, [1.5])
+
+
+def test_300_drawn_invalid_requests_are_all_refused(http: httpx.Client) -> None:
+    """Each is 4xx with a message, none 5xx, and the next valid one is answered as ever."""
+    rng = random.Random(8)
+    fields = {
+        "/v1/chat/completions": [
+            "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "n",
+            "repetition_penalty", "max_tokens", "messages", "top_logprobs", "stream_options", "nobody_knows",
+        ],
+        "/v1/completions": ["prompt", "n", "logprobs", "max_tokens", "best_of", "echo", "logit_bias"],
+        "/v1/embeddings": ["input", "encoding_format", "dimensions", "model"],
+        "/v1/rerank": ["query", "documents", "top_n"],
+        "/v1/classify": ["input", "model", "extra"],
+    }  # fmt: skip
+    valid: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {**CHAT, "max_tokens": 1},
+        "/v1/completions": {"model": "tiny", "prompt": "a", "max_tokens": 2},
+        "/v1/embeddings": {"model": "pool", "input": "a"},
+        "/v1/rerank": {"model": "relevance", "query": "a", "documents": ["b"]},
+        "/v1/classify": {"model": "labels", "input": "a"},
+    }
+    refused = 0
+    while refused < 300:
+        path = rng.choice(list(fields))
+        body: Any = {**valid[path], rng.choice(fields[path]): rng.choice(BAD)}
+        match rng.randrange(10):
+            case 0:
+                text = json.dumps(body)[: rng.randrange(1, 20)]
+            case 1:
+                text = json.dumps([body])
+            case 2:
+                text = json.dumps({**valid[path], "model": "nobody"})
+            case 3:
+                text = json.dumps(valid[path])[:-1] + f', "{rng.choice(fields[path])}": NaN}}'
+            case _:
+                text = json.dumps(body)
+        answer = http.post(path, content=text, headers={"content-type": "application/json"})
+        if answer.status_code == 200:
+            continue  # a value that the field does take
+        refused += 1
+        assert 400 <= answer.status_code < 500, (path, text, answer.text)
+        assert answer.json()["error"]["message"]
+    answer = http.post("/v1/chat/completions", json=CHAT)
+    assert answer.json()["choices"][0]["message"]["content"] == golden()
+
+
+def test_what_is_too_large_too_deep_or_no_json(http: httpx.Client) -> None:
+    def status(content: str | bytes, kind: str = "application/json") -> int:
+        answer = http.post("/v1/chat/completions", content=content, headers={"content-type": kind})
+        assert answer.json()["error"]["message"]
+        return answer.status_code
+
+    assert status(json.dumps({**CHAT, "user": "x" * 2**16})) == 413
+    assert status('{"a":' * 1000 + "1" + "}" * 1000) == 400
+    assert status(b"\xff\xfe") == 400
+    assert status('{"model": "tiny", "model": "tiny"}') == 400
+    assert status(json.dumps(CHAT), "text/plain") == 415  # what a page of another origin may send
+    assert (
+        http.post("/v1/chat/completions", json={**CHAT, "messages": serving.messages(5) * 30}).status_code
+        == 400
+    )
+    assert http.get("/v1/chat/completions").status_code == 405
+    assert http.get("/nowhere").json()["error"]["type"] == "invalid_request_error"
