@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 import torch
 from torch.nn import functional
 
-from ...refimpl.config import Activation, ClampedSwiGLU, MoE
+from ...refimpl.config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
 from .attention import softmax
 from .linear import linear
 from .mlp import GatedMlpWeights, gated_mlp
@@ -46,19 +46,34 @@ def route(
     score: Literal["softmax", "sigmoid"],
     renormalize: bool,
     scale: float | None = None,
+    groups: ExpertGroups = ONE_GROUP,
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
-    """`top` times the best remaining expert: of equal ones argmax takes the first, topk any."""
+    """The best experts; those of other groups are masked before."""
     scores = softmax(logits) if score == "softmax" else _sigmoid(logits)
-    remaining, best = logits if bias is None else scores + bias, []
-    for _ in range(top):
-        best.append(remaining.argmax(1, keepdim=True))
-        remaining = remaining.scatter(1, best[-1], -torch.inf)
-    index = torch.cat(best, 1)
+    choice = logits if bias is None else scores + bias
+    if groups.count > 1:
+        compared = scores if bias is None and groups.by == "top2" else choice
+        members = compared.unflatten(1, (groups.count, -1))
+        best = members.amax(2)
+        if groups.by == "top2" and members.shape[2] > 1:
+            best = best + members.scatter(2, members.argmax(2, keepdim=True), -torch.inf).amax(2)
+        within = torch.zeros_like(best, dtype=torch.bool).scatter(1, _best(best, groups.top), True)
+        choice = choice.masked_fill(~within.unsqueeze(2).expand_as(members).flatten(1), -torch.inf)
+    index = _best(choice, top)
     weights = scores.gather(1, index)
     if renormalize:
         total = weights.sum(1, keepdim=True)
         weights = weights / torch.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
+
+
+def _best(values: Array, count: int) -> Array:
+    """`count` times the best remaining one: of equal ones argmax takes the first, topk any."""
+    best = []
+    for _ in range(count):
+        best.append(values.argmax(1, keepdim=True))
+        values = values.scatter(1, best[-1], -torch.inf)
+    return torch.cat(best, 1)
 
 
 def within_capacity(
@@ -110,6 +125,7 @@ def moe(
         score=settings.score,
         renormalize=settings.renormalize,
         scale=settings.scale,
+        groups=settings.groups,
     )
     kept = None
     if capacity is not None:

@@ -21,10 +21,12 @@ from .heads import (
 from .json_form import TYPES, from_json, to_json
 from .layers import (
     LSTM,
+    ONE_GROUP,
     Activation,
     Attention,
     BlockSparse,
     ClampedSwiGLU,
+    ExpertGroups,
     FeatureMap,
     FullAttention,
     Gated,
@@ -66,6 +68,7 @@ __all__ = [
     "LIMITS",
     "LM",
     "LSTM",
+    "ONE_GROUP",
     "TYPES",
     "Activation",
     "AdaptiveSoftmax",
@@ -83,6 +86,7 @@ __all__ = [
     "EmbeddingProjection",
     "Encoder",
     "EncoderDecoder",
+    "ExpertGroups",
     "FeatureMap",
     "FullAttention",
     "Gated",

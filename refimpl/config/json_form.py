@@ -15,6 +15,7 @@ from .layers import (
     Attention,
     BlockSparse,
     ClampedSwiGLU,
+    ExpertGroups,
     FullAttention,
     Gated,
     HeadNorm,
@@ -48,7 +49,7 @@ TYPES: dict[str, type] = {
     for t in (
         RMSNorm, LayerNorm, LinearScaling, DynamicNTK, Yarn, LongRope, Llama3Scaling, Rope, Alibi,
         RelativeBias, QueryScale, HeadNorm, FullAttention, Window, BlockSparse, Attention, LinearAttention,
-        LSTM, ShortConv, Gated, Plain, ClampedSwiGLU, MoE, Layer, Learned, Sinusoidal, Stack,
+        LSTM, ShortConv, Gated, Plain, ClampedSwiGLU, ExpertGroups, MoE, Layer, Learned, Sinusoidal, Stack,
         EmbeddingProjection, Embedding, DecoderReader, Dense, AdaptiveSoftmax, LM, MaskedLM, Classify, Tag,
         QuestionAnswering, Pool, Decoder, Encoder, EncoderDecoder,
     )

@@ -214,15 +214,31 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class ExpertGroups:
+    """Experts in `count` equal groups of neighbours: a token chooses among those of its `top` best groups.
+
+    A group is as good as its best expert (`max`: DeepSeek-V2), or as its two best together (`top2`:
+    DeepSeek-V3).
+    """
+
+    count: int = 1
+    top: int = 1
+    by: Literal["max", "top2"] = "top2"
+
+
+ONE_GROUP = ExpertGroups()  # no limit
+
+
+@dataclass(frozen=True)
 class MoE:
     """Each token's vector goes to the `top` best of `experts` gated mlps of `width`, chosen by a router.
 
     Their outputs are summed with the weights of `ops.moe.route`. With `choice_bias` a learned number
-    for each expert counts for the choice alone; with `router_bias` one is added to its logit. `expert_bias`
-    means a bias of each map of an expert. `shared` is the width of an expert that takes every
-    token, its output multiplied by a sigmoid of the token's own with `shared_gate`. Experts have no
-    capacity here: what is dropped for want of room depends on the other rows of a batch and on
-    padding, and a model's row must not.
+    for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
+    the choice. `expert_bias` means a bias of each map of an expert. `shared` is the
+    width of an expert that takes every token, its output multiplied by a sigmoid of the token's own with
+    `shared_gate`. Experts have no capacity here: what is dropped for want of room depends on the other rows
+    of a batch and on padding, and a model's row must not.
     """
 
     experts: int
@@ -237,6 +253,7 @@ class MoE:
     expert_bias: bool = False
     shared: int | None = None
     shared_gate: bool = False
+    groups: ExpertGroups = ONE_GROUP
     pre: Norm | None = None
     post: Norm | None = None
     after: Norm | None = None

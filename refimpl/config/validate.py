@@ -267,12 +267,25 @@ def _check_mlp(at: str, mlp: Mlp) -> None:
     if isinstance(mlp, MoE):
         _bounded(at + "experts", mlp.experts, LIMITS["experts"])
         _bounded(at + "chosen experts", mlp.top, mlp.experts)
+        _check_groups(at, mlp)
         if mlp.shared is not None:
             _bounded(at + "width of the shared expert", mlp.shared, LIMITS["width"])
         _need(
             mlp.shared is not None or not mlp.shared_gate,
             f"{at}a shared expert's gate needs a shared expert, got none",
         )
+
+
+def _check_groups(at: str, mlp: MoE) -> None:
+    count, top = mlp.groups.count, mlp.groups.top
+    _bounded(at + "groups of experts", count, mlp.experts)
+    _bounded(at + "chosen groups of experts", top, count)
+    size, left = divmod(mlp.experts, count)
+    _need(left == 0, f"{at}experts must be a multiple of their groups, got {mlp.experts} and {count}")
+    fit = mlp.top <= top * size
+    _need(fit, f"{at}chosen experts must be at most those of the chosen groups, {top * size}, got {mlp.top}")
+    pair = count == 1 or mlp.groups.by != "top2" or size > 1
+    _need(pair, f"{at}groups by their two best experts must have two at least, got {size}")
 
 
 def _check_scaling(at: str, scaling: Scaling | None, theta: float, pairs: int) -> None:

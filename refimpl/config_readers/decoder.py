@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from ..config import (
     LM,
+    ONE_GROUP,
     Activation,
     Attention,
     Decoder,
     Embedding,
+    ExpertGroups,
     FullAttention,
     Gated,
     Layer,
@@ -115,6 +117,7 @@ def sigmoid_experts(
     renormalize: bool = True,
     scale: float = 1,
     shared: int = 0,
+    groups: ExpertGroups = ONE_GROUP,
 ) -> MoE:
     """Experts of `width`, chosen by sigmoids and biases, in the place of a gated mlp (DeepSeek-V3).
 
@@ -130,6 +133,7 @@ def sigmoid_experts(
         scale=None if scale == 1 else scale,
         choice_bias=True,
         shared=width * shared or None,
+        groups=groups,
         pre=mlp.pre,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ..config import Decoder, Gated, MoE
+from ..config import Decoder, ExpertGroups, Gated, MoE
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from .decoder import sigmoid_experts, with_experts
@@ -58,9 +58,6 @@ def with_gguf_sigmoid_experts(base: Decoder, keys: Keys, *, renormalize: bool | 
     The shared experts are one, as wide as all of them. `renormalize` says what llama.cpp does with the
     weights in an architecture for which no key does.
     """
-    for key in ("expert_group_count", "expert_group_used_count"):
-        if keys.get(key, int, 1) != 1:
-            raise keys.fail(key, "1: tokens choose among all experts")
     if keys.get("expert_gating_func", int) != SIGMOID:
         raise keys.fail("expert_gating_func", f"{SIGMOID}, a sigmoid")
     mixture = partial(
@@ -71,6 +68,7 @@ def with_gguf_sigmoid_experts(base: Decoder, keys: Keys, *, renormalize: bool | 
         renormalize=keys.get("expert_weights_norm", bool, False) if renormalize is None else renormalize,
         scale=keys.positive("expert_weights_scale", 1.0),
         shared=keys.get("expert_shared_count", int, 0),
+        groups=ExpertGroups(keys.size("expert_group_count", 1), keys.size("expert_group_used_count", 1)),
     )
     return with_experts(base, mixture, keys.get("leading_dense_block_count", int, 0))
 

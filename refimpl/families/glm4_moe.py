@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..config import Decoder
+from ..config import Decoder, ExpertGroups
 from ..config_readers.decoder import decoder, gguf_decoder, map_attention, sigmoid_experts, with_experts
 from ..config_readers.gguf_metadata import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.gguf_moe import EXPERTS, with_gguf_sigmoid_experts
@@ -56,9 +56,6 @@ def with_sigmoid_experts(
 ) -> Decoder:
     """The decoder with experts in its layers from `dense` on, chosen by sigmoids and biases."""
     keys.get("output_router_logits", bool, False)  # of training
-    for key in ("n_group", "topk_group"):
-        if keys.size(key, 1) != 1:
-            raise keys.fail(key, "1: tokens choose among all experts")
     mixture = partial(
         sigmoid_experts,
         experts=experts,
@@ -67,6 +64,7 @@ def with_sigmoid_experts(
         renormalize=renormalize,
         scale=keys.positive("routed_scaling_factor", 1.0),
         shared=shared,
+        groups=ExpertGroups(keys.size("n_group", 1), keys.size("topk_group", 1)),
     )
     return with_experts(base, mixture, dense)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import strategies as st
 
 from ..ops.activation import sigmoid
 from ..ops.mlp import gated_mlp
@@ -16,7 +17,7 @@ from .kit.strategies import permutations
 @law("route")
 def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
     """No expert that isn't chosen is better than one that is; of equals the lower index comes first."""
-    call = draw(route.calls(bias=None))
+    call = draw(route.calls(bias=None, groups=None))
     index, _ = route(call)
     logits = call["logits"]
     for row, chosen in zip(logits, index, strict=True):
@@ -36,7 +37,7 @@ def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
-    """A bias that lifts one expert over all others makes it the first choice, at its own score."""
+    """A bias that lifts one expert, and so its group, makes it the first choice, at its own score."""
     call = draw(route.calls(bias=True, renormalize=False))
     bias = np.zeros_like(call["bias"])
     bias[-1] = 10
@@ -50,9 +51,27 @@ def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
 
 
 @law("route")
+def groups_limit_the_choice(route: Subject, draw: Draw) -> None:
+    """The best experts of the best groups: group by group, by hand."""
+    call = draw(route.calls(groups=draw(st.sampled_from(("max", "top2"))), bias=None))
+    groups, logits = call["groups"], call["logits"].astype(np.float64)
+    size = logits.shape[1] // groups.count
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    scores = odds / odds.sum(-1, keepdims=True) if call["score"] == "softmax" else sigmoid(logits)
+    index, _ = route(call)
+    for row, chosen in zip(logits if groups.by == "max" else scores, index, strict=True):
+        members = [sorted(row[g * size : (g + 1) * size]) for g in range(groups.count)]
+        worth = [m[-1] if groups.by == "max" else sum(m[-2:]) for m in members]
+        best = sorted(sorted(range(groups.count), key=lambda g, worth=worth: -worth[g])[: groups.top])
+        within = [e for g in best for e in range(g * size, (g + 1) * size)]
+        ranked = sorted(within, key=lambda e, row=row: -row[e])[: call["top"]]
+        assert list(chosen) == ranked, f"chose {list(chosen)} of {list(row)} in {groups.count} groups"
+
+
+@law("route")
 def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
     """Experts have no order but that of equals: a permutation of different logits permutes the choice."""
-    call = draw(route.calls(bias=None))
+    call = draw(route.calls(bias=None, groups=None))
     count = call["logits"].shape[1]
     steps = np.arange(count, dtype=call["logits"].dtype)
     apart = call.but(logits=np.broadcast_to(steps, call["logits"].shape).copy())
@@ -111,7 +130,7 @@ def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
     logits = np.einsum("btd,de->bte", x, call["router"]).reshape(-1, settings.experts)
     if call["router_bias"] is not None:
         logits = logits + call["router_bias"]
-    routing = {n: getattr(settings, n) for n in ("top", "score", "renormalize", "scale")}
+    routing = {n: getattr(settings, n) for n in ("top", "score", "renormalize", "scale", "groups")}
     index, shares = plain_route(logits, cast(call["bias"], np.float64), **routing)
     flat = x.reshape(-1, x.shape[-1])
     y = plain_mixture(flat, index, shares, experts, kind=settings.activation)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Activation, ClampedSwiGLU, MoE
+from ..config import ONE_GROUP, Activation, ClampedSwiGLU, ExpertGroups, MoE
 from .activation import sigmoid
 from .attention import softmax
 from .linear import linear
@@ -44,23 +44,47 @@ def route(
     score: Literal["softmax", "sigmoid"],
     renormalize: bool,
     scale: float | None = None,
+    groups: ExpertGroups = ONE_GROUP,
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
     """The `top` experts of each token, the best first, and the weights of their outputs.
 
     Scores are a softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1), or a sigmoid of
     each logit (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen experts, divided by their
     sum with `renormalize`, times `scale` if there is one.
+    Where experts lie on several machines, a token that chooses freely is sent to many of them. `groups` of
+    neighbours limit it: the groups are compared first, each by its best expert (DeepSeek-V2 2024, §2.1.2) or
+    by the sum of its two best (DeepSeek-V3, §2.1.2), and then the experts of the best groups alone:
+
+        scores           0.9 0.0 | 0.6 0.5 | 0.1 0.2      3 groups, of which 1, and 2 experts
+        best, two best   0.9 0.9 | 0.6 1.1 | 0.2 0.3
+        chosen by max    0.9 0.0 |         |
+        chosen by top2           | 0.6 0.5 |
+
     Conventions: a bias counts for the choice alone, not for the weights (DeepSeek-V3, eq. 16). Of
-    equal experts the one with the lower index is chosen. Without a bias the logits are compared, which have
-    the order of the scores, so that no two become equal by rounding.
+    equal experts, or groups, the one with the lower index is chosen. Without a bias the logits are compared,
+    which have the order of the scores, so that no two become equal by rounding.
     """
     scores = softmax(logits) if score == "softmax" else sigmoid(logits)
-    index = np.argsort(-(logits if bias is None else scores + bias), axis=-1, kind="stable")[:, :top]
+    choice = logits if bias is None else scores + bias
+    if groups.count > 1:
+        compared = scores if bias is None and groups.by == "top2" else choice
+        choice = np.where(_in_best_groups(compared, groups), choice, -np.inf)
+    index = np.argsort(-choice, axis=-1, kind="stable")[:, :top]
     weights = np.take_along_axis(scores, index, axis=-1)
     if renormalize:
         total = np.sum(weights, axis=-1, keepdims=True)
         weights = weights / np.where(total == 0, 1, total)
     return index, weights if scale is None else weights * scale
+
+
+def _in_best_groups(choice: Array, groups: ExpertGroups) -> Array:
+    """Which experts [M, E] are in the best groups of each token."""
+    members = np.sort(choice.reshape(len(choice), groups.count, -1), axis=-1)
+    score = members[..., -1] if groups.by == "max" else members[..., -2:].sum(-1)
+    best = np.argsort(-score, axis=-1, kind="stable")[:, : groups.top]
+    within = np.zeros(score.shape, bool)
+    np.put_along_axis(within, best, True, axis=-1)
+    return np.repeat(within, members.shape[-1], axis=-1)
 
 
 def within_capacity(
@@ -129,6 +153,7 @@ def moe(
         score=settings.score,
         renormalize=settings.renormalize,
         scale=settings.scale,
+        groups=settings.groups,
     )
     kept = None
     if capacity is not None:

@@ -11,12 +11,18 @@ from .kit import decoder, sizes
 from .mixtral import EAGER
 
 
-def sigmoid_experts(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Experts as in DeepSeek-V3, after dense layers; transformers needs two at least."""
-    return sizes(
+@st.composite
+def sigmoid_experts(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """Experts as in DeepSeek-V3, after dense layers; transformers needs two at least in a group."""
+    count, groups, chosen = draw(
+        st.sampled_from([(3, 1, 1), (4, 1, 1), (5, 1, 1), (4, 2, 1), (6, 2, 1), (6, 3, 2)])
+    )
+    keys = sizes(
         num_hidden_layers=st.integers(1, 3),
-        n_routed_experts=st.integers(3, 5),
-        num_experts_per_tok=st.integers(1, 3),
+        n_routed_experts=st.just(count),
+        n_group=st.just(groups),
+        topk_group=st.just(chosen),
+        num_experts_per_tok=st.integers(1, min(3, count // groups * chosen)),
         moe_intermediate_size=st.sampled_from([5, 8]),
         n_shared_experts=st.integers(1, 2),
         first_k_dense_replace=st.integers(0, 3),
@@ -26,6 +32,7 @@ def sigmoid_experts(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[st
         experts_implementation=EAGER,
         **more,
     )
+    return draw(keys)
 
 
 def choice_biases(model: Any) -> None:

@@ -24,6 +24,7 @@ from tfm.refimpl.config import (
     EmbeddingProjection,
     Encoder,
     EncoderDecoder,
+    ExpertGroups,
     FeatureMap,
     FullAttention,
     Gated,
@@ -80,9 +81,11 @@ def mixtures(draw: st.DrawFn) -> MoE:
     """A mixture of experts, with and without what all tokens share."""
     experts = draw(st.integers(1, 4))
     shared = draw(st.sampled_from((None, 1, 5)))
+    limits = (ExpertGroups(), ExpertGroups(2, 1, "max"), ExpertGroups(2, 1), ExpertGroups(2, 2))
+    groups = draw(st.sampled_from(limits[: 4 if experts == 4 else 1]))
     return MoE(
         experts=experts,
-        top=draw(st.integers(1, experts)),
+        top=draw(st.integers(1, experts // groups.count * groups.top)),
         width=draw(st.integers(1, 9)),
         activation=draw(st.one_of(kinds, clamped)),
         score=draw(st.sampled_from(("softmax", "sigmoid"))),
@@ -93,6 +96,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
         expert_bias=draw(st.booleans()),
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
+        groups=groups,
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),

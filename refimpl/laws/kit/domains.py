@@ -43,6 +43,10 @@ def confined(f: Function, call: Call) -> Call:
         # Longer keys make a memory that is corrected by them grow without bound.
         lengths = np.linalg.norm(call["k"].astype(np.float64), axis=-1, keepdims=True)
         call = call.but(k=(call["k"] / np.where(lengths == 0, 1, lengths)).astype(call["k"].dtype))
+    if f.name == "route" and call["groups"].by == "top2":
+        # Sums of two sigmoids are equal too easily: σ(a) + σ(−a) is 1, and σ(20) too in float32.
+        logits = call["logits"] / (1 + abs(call["logits"])) + np.sin(np.arange(call["logits"].shape[1]))
+        call = call.but(logits=logits.astype(call["logits"].dtype))
     if f.name == "flash_backward":
         q, k, v, mask = (call[n] for n in ("q", "k", "v", "mask"))
         out, lse = flash_attend(q, k, v, mask, **call.settings)

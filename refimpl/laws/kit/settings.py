@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ...config import (
+    ONE_GROUP,
     Activation,
     Alibi,
     Attention,
     ClampedSwiGLU,
+    ExpertGroups,
     FullAttention,
     HeadNorm,
     LayerNorm,
@@ -115,6 +117,14 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
     )
 
 
+def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
+    """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
+    if chosen["groups"] not in ("max", "top2"):
+        return ONE_GROUP
+    count = 2 if size["E"] % 2 == 0 else size["E"]
+    return ExpertGroups(count, -(-size["I"] * count // size["E"]), chosen["groups"])
+
+
 def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
     return MoE(
         experts=size["E"],
@@ -129,6 +139,7 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
         expert_bias=chosen["bgate"] is not None,
         shared=None if chosen["shared"] is None else size["F"],
         shared_gate=chosen["shared_gate"] is not None,
+        groups=_groups(chosen, size),
     )
 
 
@@ -153,10 +164,13 @@ DRAWN: dict[type, Drawn] = {
             "score": ("softmax", "sigmoid"),
             "renormalize": (False, True),
             "scale": SETTINGS["scale"],
+            # Sums of sigmoids of large logits differ by their rounding alone, so `route` has those.
+            "groups": (None, "max"),
         },
         _mixture,
         letters="I",
     ),
+    ExpertGroups: Drawn({"groups": (None, "max", "top2")}, _groups),
 }
 # Parameters that are there together with another one, or not at all.
 TOGETHER = {

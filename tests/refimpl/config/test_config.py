@@ -27,6 +27,7 @@ from tfm.refimpl.config import (
     DynamicNTK,
     Embedding,
     EmbeddingProjection,
+    ExpertGroups,
     HeadNorm,
     LayerNorm,
     Learned,
@@ -317,6 +318,22 @@ WRONG: list[tuple[Any, str]] = [
     (adaptive(divisor=49.0), "divisor of the adaptive softmax must be 1 to 48, got 49.0"),
     (adaptive(divisor=0.5), "divisor of the adaptive softmax must be 1 to 48, got 0.5"),
     (adaptive(divisor=0.0), "head.adaptive.divisor must be positive"),
+    (
+        lambda: layer(LLAMA, mlp=MoE(6, 2, 8, "silu", groups=ExpertGroups(4, 1))),
+        "layer 0: experts must be a multiple of their groups, got 6 and 4",
+    ),
+    (
+        lambda: layer(LLAMA, mlp=MoE(6, 4, 8, "silu", groups=ExpertGroups(3, 1))),
+        "chosen experts must be at most those of the chosen groups, 2, got 4",
+    ),
+    (
+        lambda: layer(LLAMA, mlp=MoE(6, 1, 8, "silu", groups=ExpertGroups(3, 4))),
+        "chosen groups of experts must be 1 to 3, got 4",
+    ),
+    (
+        lambda: layer(LLAMA, mlp=MoE(6, 1, 8, "silu", groups=ExpertGroups(6, 1))),
+        "groups by their two best experts must have two at least, got 1",
+    ),
     (lambda: layer(LLAMA, attention=LSTM(0)), "layer 0: width of the LSTM must be 1 to 1048576, got 0"),
     (
         lambda: layer(LLAMA, attention=ShortConv(8, 1)),

@@ -176,8 +176,8 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
             {"num_experts": 4, "num_local_experts": 5},
             "num_local_experts must be the same as num_exp",
         ),
-        ("glm4_moe", {"n_group": 2}, "n_group must be 1: tokens choose among all experts, got 2"),
-        ("glm4_moe", {"topk_group": 2}, "topk_group must be 1: tokens choose among all experts, got 2"),
+        ("glm4_moe", {"n_group": 3}, "experts must be a multiple of their groups, got 128 and 3"),
+        ("glm4_moe", {"topk_group": 2}, "chosen groups of experts must be 1 to 1, got 2"),
         ("glm4_moe", {"n_shared_experts": 0}, "n_shared_experts must be at least 1"),
         ("glm4_moe", {"num_mtp_layers": None}, "num_mtp_layers must be of type int"),
         (

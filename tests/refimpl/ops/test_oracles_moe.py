@@ -14,11 +14,12 @@ import torch
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import ClampedSwiGLU, MoE
+from tfm.refimpl.config import ClampedSwiGLU, ExpertGroups, MoE
 from tfm.refimpl.ops.attention import softmax
 from tfm.refimpl.ops.mlp import clamped_swiglu
 from tfm.refimpl.ops.moe import load_balancing_loss, mixture, moe, route, router_z_loss, within_capacity
 from transformers import (
+    DeepseekV2Config,
     DeepseekV3Config,
     GptOssConfig,
     MixtralConfig,
@@ -26,6 +27,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from transformers import SwitchTransformersConfig as SwitchConfig
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral import modeling_mixtral as mixtral
@@ -115,17 +117,34 @@ def test_qwen3_moe(seed: int, top: int, renormalize: bool):
     agree(block, seed, ours(block), top=top, score="softmax", renormalize=renormalize)
 
 
-@given(seeds, st.integers(1, 3), st.booleans())
-def test_deepseek_v3(seed: int, top: int, renormalize: bool):
-    """Sigmoid scores, a bias for the choice, a scale, one shared expert; groups of experts aren't ours."""
+@given(seeds, st.integers(1, 2), st.sampled_from([1.0, 16.0]), st.integers(1, 4))
+def test_deepseek_v2(seed: int, top: int, scale: float, groups: int):
+    """Softmax scores, not renormalized; groups by their best expert, or the choice among all."""
+    config = DeepseekV2Config(
+        hidden_size=D, moe_intermediate_size=F, n_routed_experts=8, num_experts_per_tok=top, n_group=4,
+        num_attention_heads=2, topk_group=groups, n_shared_experts=2, routed_scaling_factor=scale,
+        topk_method="greedy" if groups == 4 else "group_limited_greedy",
+    )  # fmt: skip
+    block = random(DeepseekV2Moe(config), seed)
+    leaves = ours(block) | {"shared": shared_of(block.shared_experts)}
+    limit = ExpertGroups(4, groups, "max")
+    agree(block, seed, leaves, top=top, score="softmax", renormalize=False, scale=scale, groups=limit)
+
+
+@given(seeds, st.integers(1, 3), st.booleans(), st.sampled_from([(1, 1), (3, 1), (3, 2), (2, 1), (2, 2)]))
+def test_deepseek_v3(seed: int, top: int, renormalize: bool, groups: tuple[int, int]):
+    """Sigmoid scores, a bias for the choice, a scale, one shared expert; groups by their two best experts."""
+    count, chosen = groups
+    top = min(top, 6 // count * chosen)
     config = DeepseekV3Config(
-        hidden_size=D, moe_intermediate_size=F, n_routed_experts=6, num_experts_per_tok=top, n_group=1,
-        topk_group=1, n_shared_experts=2, norm_topk_prob=renormalize, routed_scaling_factor=2.5,
+        hidden_size=D, moe_intermediate_size=F, n_routed_experts=6, num_experts_per_tok=top, n_group=count,
+        topk_group=chosen, n_shared_experts=2, norm_topk_prob=renormalize, routed_scaling_factor=2.5,
     )  # fmt: skip
     block = random(DeepseekV3MoE(config), seed)
     bias = block.gate.e_score_correction_bias.detach().numpy()
     leaves = ours(block) | {"bias": bias, "shared": shared_of(block.shared_experts)}
-    agree(block, seed, leaves, top=top, score="sigmoid", renormalize=renormalize, scale=2.5)
+    limit = ExpertGroups(count, chosen)
+    agree(block, seed, leaves, top=top, score="sigmoid", renormalize=renormalize, scale=2.5, groups=limit)
 
 
 @given(seeds, st.integers(1, 3), st.sampled_from((0.5, 7.0)))
