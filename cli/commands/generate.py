@@ -10,7 +10,7 @@ import typer
 
 from .. import options as o
 from ..console import answer_fields, line, out, out_answer, out_json, progress, say
-from ..inputs import read, read_prompt, read_schema
+from ..inputs import check_regex, read, read_grammar, read_prompt, read_schema
 
 GROUP = "Write texts"
 
@@ -38,6 +38,21 @@ def command(
             exists=True,
             dir_okay=False,
             help="Answer by a JSON document of this schema; a line says where one is cut.",
+        ),
+    ] = None,
+    regex: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Answer by a text that matches, as a whole; a line says where one is cut."
+        ),
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Answer by a sentence of this grammar, in llama.cpp's form (GBNF) or Lark's.",
         ),
     ] = None,
     raw: Annotated[
@@ -124,6 +139,8 @@ def command(
         beams=beams, length_penalty=length_penalty,
         max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()), logprobs=logprobs,
         json_schema=None if json_schema is None else read_schema(json_schema),
+        regex=None if regex is None else check_regex(regex),
+        grammar=None if grammar is None else read_grammar(grammar),
     )  # fmt: skip
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs goes with --json")

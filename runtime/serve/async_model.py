@@ -136,10 +136,10 @@ class AsyncModel:
         return self.start(prompt, resolved)[0]
 
     async def prepare(self, options: Options) -> None:
-        """Compile what the options need beforehand, which may take a second; ArgumentError for a JSON schema
-        that can't be followed."""
-        if options.json_schema is not None:
-            await asyncio.to_thread(lambda: self.model.json_schemas.constraint(options.json_schema or {}))
+        """Compile what the options need beforehand, which may take a second; ArgumentError for a JSON schema,
+        a regular expression or a grammar that can't be followed."""
+        if (language := options.language) is not None:
+            await asyncio.to_thread(lambda: self.model.constraints.constraint(language))
 
     async def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
         """The ids that ask for the next message of a conversation, in which it may call `tools`."""

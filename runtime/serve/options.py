@@ -30,7 +30,7 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
         "logit_bias": _biases(body.logit_bias, model.config.embedding.vocabulary),
         "max_new_tokens": _most_tokens(body, model),
         "logprobs": _logprobs(body),
-        "json_schema": body.json_schema() if isinstance(body, ChatBody) else None,
+        **body.constraint(),
     }
     if body.stop is not None:
         options["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)

@@ -7,12 +7,14 @@ error, because it would be ignored.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request as HttpRequest
 
 from ...refimpl.formats.strict_json import parse
+from ..tasks.options import GenerateOptions
 from .errors import RequestError
 from .limits import Limits
 
@@ -21,6 +23,7 @@ B = TypeVar("B", bound="Body")
 MOST_ANSWERS = 8
 MOST_LOGPROBS = 20
 MOST_TEXTS = 2048
+MOST_CHOICES = 1000
 MOST_TOKENS = 2**31 - 1
 
 Text = Annotated[str, Field(min_length=1)]
@@ -61,6 +64,28 @@ class StreamOptions(Part):
     include_obfuscation: Literal[False] | None = None
 
 
+class StructuredOutputs(Part):
+    """What the text must be, as vLLM has it: one of these."""
+
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES)] | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        if sum(value is not None for value in (self.json_, self.regex, self.choice, self.grammar)) != 1:
+            raise ValueError("must have one of json, regex, choice and grammar")
+        return self
+
+    def constraint(self) -> GenerateOptions:
+        """The option that holds the text to it."""
+        if self.choice is not None:
+            return {"regex": "|".join(map(re.escape, self.choice))}
+        stated: GenerateOptions = {"json_schema": self.json_, "regex": self.regex, "grammar": self.grammar}
+        return stated
+
+
 class Sampling(Harmless):
     """How a text is generated; what is left out, or null, is as the model asks."""
 
@@ -78,12 +103,22 @@ class Sampling(Harmless):
     max_tokens: Count | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
+    grammar: str | None = None  # as llama.cpp's server has it
 
     @model_validator(mode="after")
     def _streams(self) -> Sampling:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options goes with stream: true")
+        if self.grammar is not None and self.structured_outputs is not None:
+            raise ValueError("structured_outputs takes no grammar beside it: leave out one")
         return self
+
+    def constraint(self) -> GenerateOptions:
+        """The option that says what the text must be; none where it may be any."""
+        if self.structured_outputs is not None:
+            return self.structured_outputs.constraint()
+        return {} if self.grammar is None else {"grammar": self.grammar}
 
 
 class TextPart(Part):
@@ -214,6 +249,8 @@ class ChatBody(Sampling):
             self.max_tokens != self.max_completion_tokens
         ):
             raise ValueError("max_tokens and max_completion_tokens contradict each other: give one")
+        if self._json_schema() is not None and super().constraint():
+            raise ValueError("response_format takes no structured_outputs and no grammar: leave one out")
         self._check_tools()
         return self
 
@@ -227,8 +264,8 @@ class ChatBody(Sampling):
             raise ValueError(
                 f"tool_choice must name one of the tools, got {self.tool_choice.function.name!r:.80}"
             )
-        if names and self.json_schema() is not None:
-            raise ValueError("response_format takes no tools: leave one of them out")
+        if names and self.constraint():
+            raise ValueError("response_format, structured_outputs and grammar take no tools: leave one out")
         if names and not self.must_call and self.tool_choice != "none":
             # These are kept where a call is asked for: it is one, of the function's schema.
             if any(tool.function.strict for tool in self.tools or ()):
@@ -248,8 +285,12 @@ class ChatBody(Sampling):
             return [tool for tool in self.tools or () if tool.function.name == chosen]
         return [] if self.tool_choice == "none" else list(self.tools or ())
 
-    def json_schema(self) -> dict[str, Any] | None:
-        """The schema that the answer follows, if it is JSON."""
+    def constraint(self) -> GenerateOptions:
+        """The option that says what the answer must be; none where it may be any."""
+        schema = self._json_schema()
+        return super().constraint() if schema is None else {"json_schema": schema}
+
+    def _json_schema(self) -> dict[str, Any] | None:
         match self.response_format:
             case JsonObject():
                 return {"type": "object"}

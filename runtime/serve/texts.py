@@ -71,6 +71,7 @@ async def completions(request: Request) -> Response:
     _check_room(served, len(stated) * (body.n or 1))
     prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))
+    await served.model.prepare(options)
     streams = served.model.start_all(prompts, options, body.n or 1)
     answers = Answers(streams, served.name, server.metrics, server.limits)
     made = CompletionResponse(served.name, served.fingerprint, model.text)

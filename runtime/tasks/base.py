@@ -14,7 +14,7 @@ from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
 from ..bundle.same_bits import SameBits
 from ..text.chat_template import ChatTemplate
-from ..text.json_schema import JsonSchemas
+from ..text.constraints import Constraints
 from ..text.tokenizer import Tokenizer
 from .timed_engine import TimedEngine
 
@@ -152,9 +152,9 @@ class TaskModel:
         return self.template
 
     @cached_property
-    def json_schemas(self) -> JsonSchemas:
-        """The constraints of texts that are JSON documents."""
-        return JsonSchemas(self.text, self.generation.eos)
+    def constraints(self) -> Constraints:
+        """What holds a text to a language, such as the documents of a JSON schema."""
+        return Constraints(self.text, self.generation.eos)
 
     def expect(self, kind: type[H]) -> H:
         """The model's head; ConfigError unless it is of this kind, with the task that it is for."""

@@ -23,6 +23,7 @@ KINDS: dict[Any, tuple[str, Callable[[object], bool]]] = {
     bool: ("True or False", lambda value: isinstance(value, bool | np.bool_)),
     int: ("a whole number", lambda value: isinstance(value, numbers.Integral) and type(value) is not bool),
     float: ("a number", lambda value: isinstance(value, numbers.Real) and type(value) is not bool),
+    str: ("a text", lambda value: isinstance(value, str)),
     Mapping: ("a mapping", lambda value: isinstance(value, Mapping)),
     Sequence: ("a list", lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes)),
 }

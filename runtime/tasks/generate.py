@@ -126,7 +126,7 @@ def generation_of(model: TaskModel, task: str | None = None) -> Generation:
 
 def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0) -> GeneratedSequence:
     """The sequence that answers a prompt; its random numbers are those of (seed, index)."""
-    schema = options.json_schema
+    language = options.language
     return GeneratedSequence(
         prompt.ids,
         options.sampler,
@@ -136,7 +136,7 @@ def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0)
         index,
         encoder_ids=prompt.encoder_ids,
         logprobs=options.logprobs,
-        constraint=None if schema is None else model.json_schemas.constraint(schema),
+        constraint=None if language is None else model.constraints.constraint(language),
     )
 
 

@@ -11,6 +11,7 @@ from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.sampler import Sampler
 from ...refimpl.decoding.speculative import Drafter
 from ...refimpl.errors import LimitError
+from ..text.constraints import Language, of_schema
 from .declared_options import given_values
 
 MOST_STOPS = 16
@@ -20,6 +21,8 @@ LONGEST_STOP = 1024
 DRAWS = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
 # Options, of a request or of a checkpoint, that say how a token is chosen.
 CHOOSES = DRAWS | {"repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"}
+# Options that say which texts may come.
+CONSTRAINTS = frozenset({"json_schema", "regex", "grammar"})
 # Options that only beam search reads, with the values that mean "not given".
 OF_BEAMS = {"length_penalty": 1.0, "early_stopping": False, "renormalize": False}
 
@@ -93,6 +96,9 @@ class GenerateOptions(SamplingOptions, total=False):
         with theirs, of the model's own distribution, before penalties, temperature and filters.
     json_schema: the answer is a JSON document of this schema, unless it ends at max_new_tokens; {} allows
         any. Needs llguidance (`pip install 'tfm-cli[serve]'`).
+    regex: the answer matches this regular expression, of Rust's syntax, as a whole, unless it ends at
+        max_new_tokens; otherwise as json_schema, of which a text has one.
+    grammar: the answer is a sentence of this grammar, in llama.cpp's GBNF or Lark's form; the same.
     """
 
     max_new_tokens: int | None
@@ -106,6 +112,8 @@ class GenerateOptions(SamplingOptions, total=False):
     draft: Drafter | Literal[False] | None
     logprobs: int | None
     json_schema: Mapping[str, Any] | None
+    regex: str | None
+    grammar: str | None
 
 
 @dataclass(frozen=True)
@@ -124,8 +132,13 @@ class Options:
     draft: Drafter | Literal[False] | None = None
     logprobs: int | None = None
     json_schema: Mapping[str, Any] | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
+        constraints = [name for name in sorted(CONSTRAINTS) if getattr(self, name) is not None]
+        if len(constraints) > 1:
+            raise LimitError(f"a text is of one language, got {' and '.join(constraints)}: leave out one")
         if self.beams is not None:
             if not 1 <= self.beams <= MOST_BEAMS:
                 raise LimitError(f"beams must be 1 to {MOST_BEAMS}, got {self.beams}")
@@ -133,15 +146,15 @@ class Options:
                 raise LimitError("beam search takes no draft: each of its steps scores all tokens")
             if self.logprobs is not None:
                 raise LimitError("beam search takes no logprobs: its texts are scored as a whole")
-            if self.json_schema is not None:
-                raise LimitError("beam search takes no json_schema: leave out beams")
+            if constraints:
+                raise LimitError(f"beam search takes no {constraints[0]}: leave out beams")
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
         for name, default in OF_BEAMS.items():
             if self.beams is None and getattr(self, name) != default:
                 raise LimitError(f"{name} goes with beams, got none")
-        if self.json_schema is not None and (self.stop or not self.stop_on_eos):
+        if constraints and (self.stop or not self.stop_on_eos):
             raise LimitError(
-                "a document of a json_schema ends where it is complete: leave out stop and stop_on_eos"
+                f"a text of a {constraints[0]} ends where it is complete: leave out stop and stop_on_eos"
             )
         if self.max_new_tokens < 1:
             raise LimitError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
@@ -154,6 +167,15 @@ class Options:
                 f"stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters, "
                 f"got {self.stop!r:.200}"
             )
+
+    @property
+    def language(self) -> Language | None:
+        """The language that the text is of, if it is constrained."""
+        if self.json_schema is not None:
+            return of_schema(self.json_schema)
+        if self.regex is not None:
+            return Language("regex", self.regex)
+        return None if self.grammar is None else Language("grammar", self.grammar)
 
     def search(
         self, prompt: Sequence[int], stop_ids: frozenset[int], encoder_ids: Sequence[int] | None
@@ -215,7 +237,7 @@ def _says_how_tokens_are_chosen(generation: Generation, chosen: Mapping[str, obj
 
 def _rules_out_beams(chosen: Mapping[str, object]) -> bool:
     said = bool(chosen.get("greedy")) or bool(chosen.get("draft"))
-    return said or bool(chosen.keys() & (DRAWS | {"logprobs", "json_schema"}))
+    return said or bool(chosen.keys() & (DRAWS | CONSTRAINTS | {"logprobs"}))
 
 
 def _options(defaults: Mapping[str, object], chosen: dict[str, object]) -> Options:

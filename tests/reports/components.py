@@ -134,8 +134,8 @@ OTHERS = {
         ("refimpl/decoding/test_penalties.py::test_the_chain",),
     ),
     "constraints": Other(
-        ("decoding/constraint.py",), LOOP, "runtime/text/test_json_schema.py",
-        ("runtime/text/test_json_schema.py::test_a_complete_text_is_a_document_of_its_schema",),
+        ("decoding/constraint.py",), LOOP, "runtime/text/test_constraints.py",
+        ("runtime/text/test_constraints.py::test_a_complete_text_is_a_document_of_its_schema",),
     ),
     "log-probabilities": Other(
         ("decoding/logprobs.py",), LOOP, "refimpl/decoding/test_logprobs.py",

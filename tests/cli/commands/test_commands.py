@@ -809,3 +809,22 @@ def test_a_document_of_a_schema(tfm, checkpoint: Path, tmp_path: Path) -> None:
     schema.write_text("[]")
     tfm("generate", "a", "--model", "nowhere", "--json-schema", schema).failed(2, "must have a JSON schema")
     tfm(*command, "--beams", 2).failed(2, "")
+
+
+def test_a_text_that_matches_an_expression_or_a_grammar(tfm, checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "stops"
+    shutil.copytree(checkpoint, model)
+    (model / "generation_config.json").write_text('{"eos_token_id": 257}')
+    grammar = tmp_path / "list.gbnf"
+    grammar.write_text('root ::= ("- " [ab] "\\n"){1,2}\n')
+    command = ("generate", "a", "--model", model, "--engine", "numpy", "--temperature", 1)
+    for seed in range(3):
+        told = tfm(*command, "--seed", seed, "--regex", "(x|yz){1,3}")
+        assert (told.code, told.err, re.fullmatch("(x|yz){1,3}\n", told.out) is None) == (0, "", False)
+        told = tfm(*command, "--seed", seed, "--grammar", grammar)
+        assert (told.code, told.err, re.fullmatch("(- [ab]\n){1,2}\n?", told.out) is None) == (0, "", False)
+    nowhere = ("generate", "a", "--model", "nowhere")
+    tfm(*nowhere, "--regex", "(").failed(2, "--regex can't be followed: unclosed group")
+    grammar.write_text("root ::= item")
+    tfm(*nowhere, "--grammar", grammar).failed(2, "--grammar can't be followed: ")
+    tfm(*nowhere, "--regex", "a", "--beams", 2).failed(2, "beam search takes no --regex")

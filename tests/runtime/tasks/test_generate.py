@@ -336,8 +336,13 @@ def test_a_document_of_a_schema_with_and_without_drafts() -> None:
             assert set(json.loads(text)) <= {"the cat", "the dog"}
     assert complete
     for wrong in ({"beams": 2}, {"stop": ("a",)}, {"stop_on_eos": False}):
-        with pytest.raises(LimitError, match="leave out"):
-            model(eos=(stop,)).generate("a", json_schema=schema, **wrong)
+        for language in ({"json_schema": schema}, {"regex": "a"}, {"grammar": 'root ::= "a"'}):
+            with pytest.raises(LimitError, match="leave out"):
+                model(eos=(stop,)).generate("a", **language, **wrong)
+    with pytest.raises(LimitError, match="got grammar and regex: leave out one"):
+        model(eos=(stop,)).generate("a", regex="a", grammar='root ::= "a"')
+    with pytest.raises(ArgumentError, match="regex must be a text, got 3"):
+        model(eos=(stop,)).generate("a", regex=3)
     with pytest.raises(ArgumentError, match="json_schema must be a mapping"):
         model(eos=(stop,)).generate("a", json_schema="{}")
     with pytest.raises(CheckpointError, match="stop token"):

@@ -1,8 +1,10 @@
-"""Texts of a JSON schema: whatever the logits say, a complete one is a document of it."""
+"""Constrained texts: whatever the logits say, a complete one is of its language."""
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -15,18 +17,28 @@ from hypothesis import strategies as st
 from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.errors import ArgumentError, CheckpointError, LimitError
-from tfm.runtime.text.json_schema import LONGEST_SPACE, JsonSchemas, grammar_of
+from tfm.runtime.text.constraints import (
+    LONGEST_SPACE,
+    LONGEST_TEXT,
+    Constraints,
+    Language,
+    grammar_of,
+    of_schema,
+)
 from tfm.runtime.text.tokenizer import Tokenizer
 
 
-def schemas(library: tokenizers.Tokenizer, more: int = 3) -> tuple[Tokenizer, JsonSchemas, int]:
+def constraints(library: tokenizers.Tokenizer, more: int = 3) -> tuple[Tokenizer, Constraints, int]:
     """A tokenizer whose model has more logits than it has tokens, its constraints, and its stop token."""
     stop = library.get_vocab()["<|im_end|>"]
     tokenizer = Tokenizer(library.to_str(), library.get_vocab_size() + more)
-    return tokenizer, JsonSchemas(tokenizer, [stop]), stop
+    return tokenizer, Constraints(tokenizer, [stop]), stop
 
 
-MADE = {"bytes": schemas(text_strategies.byte_level()), "pieces": schemas(text_strategies.sentencepiece())}
+MADE = {
+    "bytes": constraints(text_strategies.byte_level()),
+    "pieces": constraints(text_strategies.sentencepiece()),
+}
 NAMES = st.text('abcé"\\ ', min_size=1, max_size=4)
 NUMBERS = st.integers(-20, 20)
 LEAVES = st.one_of(
@@ -75,7 +87,7 @@ def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 SCHEMAS = st.recursive(LEAVES, containers, max_leaves=5)
 
 
-def written(kind: str, schema: Any, seed: int, room: int = 200, **options: Any) -> tuple[str, str | None]:
+def written(kind: str, language: Any, seed: int, room: int = 200, **options: Any) -> tuple[str, str | None]:
     """A text from random logits: (the text, why it ended)."""
     tokenizer, made, stop = MADE[kind]
     sequence = GeneratedSequence(
@@ -84,7 +96,7 @@ def written(kind: str, schema: Any, seed: int, room: int = 200, **options: Any) 
         frozenset([stop]),
         room,
         seed,
-        constraint=made.constraint(schema),
+        constraint=made.constraint(language),
         **options,
     )
     rng = np.random.default_rng(seed)
@@ -99,15 +111,10 @@ ENDED = {"stop": 0, "length": 0}
 @settings(max_examples=150)
 @given(SCHEMAS, st.sampled_from(sorted(MADE)), st.integers(0, 2**31))
 def test_a_complete_text_is_a_document_of_its_schema(schema: Any, kind: str, seed: int) -> None:
-    text, reason = written(kind, schema, seed)
+    text, reason = written(kind, of_schema(schema), seed)
     ENDED[reason] += 1
     if reason == "stop":
         jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
-
-
-def test_most_texts_are_complete() -> None:
-    """The test before has judged documents."""
-    assert ENDED["stop"] > ENDED["length"]
 
 
 def test_any_json_and_any_object() -> None:
@@ -115,11 +122,99 @@ def test_any_json_and_any_object() -> None:
     for kind in MADE:
         for seed in range(5):
             for schema, types in (({}, object), ({"type": "object"}, dict)):
-                text, reason = written(kind, schema, seed, room=400)
+                text, reason = written(kind, of_schema(schema), seed, room=400)
                 reasons.append(reason)
                 if reason == "stop":
                     assert isinstance(json.loads(text), types)
     assert "stop" in reasons
+
+
+REGEXES = (
+    r"[a-c]{2,5}",
+    r"(cat|dog)s?( and (cat|dog)s?)*",
+    r"[0-9]{4}-[01][0-9]-[0-3][0-9]",
+    r"^-?(0|[1-9][0-9]{0,5})(\.[0-9]+)?$",
+    r"[^a-z\n]{1,6}",
+    r"é+x?|日本",
+    r"(a|b)*abb",
+    r"",
+)
+
+
+@given(st.sampled_from(REGEXES), st.sampled_from(sorted(MADE)), st.integers(0, 2**31))
+def test_a_complete_text_matches_its_regular_expression(regex: str, kind: str, seed: int) -> None:
+    """As Python matches it."""
+    text, reason = written(kind, Language("regex", regex), seed, room=60)
+    ENDED[reason] += 1
+    if reason == "stop":
+        assert re.fullmatch(regex, text), text
+
+
+# Sums in parentheses, in both forms: GBNF's rules and Lark's.
+GRAMMARS = (
+    'root ::= term (("+" | " - ") term)* # a sum\nterm ::= [1-9] [0-9]? | "(" root ")"\n',
+    'start: term (("+" | " - ") term)*\nterm: NUMBER | "(" start ")"\nNUMBER: /[1-9][0-9]?/\n',
+)
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(GRAMMARS), st.sampled_from(sorted(MADE)), st.integers(0, 2**31))
+def test_a_complete_text_is_a_sentence_of_its_grammar(grammar: str, kind: str, seed: int) -> None:
+    """As Python's parser reads it."""
+    text, reason = written(kind, Language("grammar", grammar), seed, room=80)
+    ENDED[reason] += 1
+    if reason == "stop":
+        assert set(text) <= set("0123456789+-() ")
+        for node in ast.walk(ast.parse(text, mode="eval")):
+            assert isinstance(node, ast.Expression | ast.BinOp | ast.Add | ast.Sub | ast.Constant), text
+
+
+def test_most_texts_are_complete() -> None:
+    """The tests before have judged them."""
+    assert ENDED["stop"] > ENDED["length"]
+
+
+@pytest.mark.parametrize(
+    ("language", "reason"),
+    [
+        (Language("regex", "("), "unclosed group"),
+        (Language("regex", "(?=a)b"), "look-around"),
+        (Language("regex", r"(a)\1"), "backreferences are not supported"),
+        (Language("regex", "\ud800"), "surrogates not allowed"),
+        (Language("regex", "(" * 9999 + ")" * 9999), "nest"),
+        (Language("grammar", ""), "No 'root' rule found"),
+        (Language("grammar", "root ::= item"), "Rule 'item' not found"),
+        (Language("grammar", "root ::= " + "(" * 9999), "recursion"),
+        (Language("grammar", "start: item"), "unknown name"),
+        (Language("grammar", "start: " + "(" * 9999), "too deeply nested"),
+        (Language("grammar", "%import /etc/passwd\nstart: INT"), "Expected name"),
+        (Language("grammar", 'start: %json {"not": {}}'), 'Unimplemented keys: ["not"]'),
+        # A control token would end the text, or be none of it.
+        (Language("grammar", "start: <|im_end|>"), "special_token"),
+        (Language("grammar", "start: <[1-5]>"), "<[...]>"),
+    ],
+)
+def test_a_wrong_expression_or_grammar_is_refused(language: Language, reason: str) -> None:
+    with pytest.raises(ArgumentError, match=f"{language.kind} can't be followed: ") as caught:
+        grammar_of(language)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_what_takes_too_much_is_refused() -> None:
+    _, made, _ = MADE["bytes"]
+    for kind in ("regex", "grammar"):
+        with pytest.raises(ArgumentError, match=f"{kind} may have {LONGEST_TEXT} characters"):
+            grammar_of(Language(kind, "a" * (LONGEST_TEXT + 1)))
+    for empty in (Language("regex", r"[^\s\S]"), Language("grammar", "root ::= root")):
+        with pytest.raises(ArgumentError, match="it matches no text"):
+            made.constraint(empty)
+    with pytest.raises(LimitError, match="regex is too complex for this text"):
+        written("bytes", Language("regex", "(a{1000}){1000}"), 1)
+    expensive = "start: A\nA: /.*a.{200}/ & /.*b.{300}/ & ~/.*c.{100}/"
+    with pytest.raises(ArgumentError, match="fuel exhausted"):
+        made.constraint(Language("grammar", expensive))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +236,7 @@ def test_any_json_and_any_object() -> None:
 )
 def test_what_cannot_be_followed_is_named(schema: Any, reason: str) -> None:
     with pytest.raises(ArgumentError, match="json_schema can't be followed: ") as caught:
-        grammar_of(schema)
+        grammar_of(of_schema(schema))
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -154,19 +249,21 @@ def test_tokens_can_be_taken_back() -> None:
     rng = np.random.default_rng(3)
     while len(texts) < 40:
         tokens = texts[-1]
-        if made.constraint(schema).is_complete(tokens):
+        if made.constraint(of_schema(schema)).is_complete(tokens):
             break
-        texts.append([*tokens, int(rng.choice(np.flatnonzero(made.constraint(schema).allowed(tokens))))])
-    one = made.constraint(schema)
+        texts.append(
+            [*tokens, int(rng.choice(np.flatnonzero(made.constraint(of_schema(schema)).allowed(tokens))))]
+        )
+    one = made.constraint(of_schema(schema))
     for i in [*range(len(texts)), *rng.integers(0, len(texts), 60).tolist()]:
-        assert np.array_equal(one.allowed(texts[i]), made.constraint(schema).allowed(texts[i]))
-        assert one.is_complete(texts[i]) == made.constraint(schema).is_complete(texts[i])
+        assert np.array_equal(one.allowed(texts[i]), made.constraint(of_schema(schema)).allowed(texts[i]))
+        assert one.is_complete(texts[i]) == made.constraint(of_schema(schema)).is_complete(texts[i])
 
 
 def test_white_space_comes_to_an_end() -> None:
     tokenizer, made, _ = MADE["bytes"]
     space = tokenizer.encode(" ")[0]
-    one = made.constraint({"type": "object"})
+    one = made.constraint(of_schema({"type": "object"}))
     tokens = tokenizer.encode("{")
     count = 0
     while one.allowed(tokens)[space]:
@@ -178,20 +275,20 @@ def test_white_space_comes_to_an_end() -> None:
 def test_models_that_cannot_be_constrained() -> None:
     tokenizer = MADE["bytes"][0]
     with pytest.raises(CheckpointError, match="names none"):
-        JsonSchemas(tokenizer, [])
+        Constraints(tokenizer, [])
     for library in (text_strategies.wordpiece(), text_strategies.unigram()):
         with pytest.raises(CheckpointError, match="can't constrain a text: can't determine decoder"):
-            JsonSchemas(Tokenizer(library.to_str(), library.get_vocab_size()), [1])
+            Constraints(Tokenizer(library.to_str(), library.get_vocab_size()), [1])
     cleaning = Tokenizer(tokenizer.json, tokenizer.vocabulary)
     cleaning.cleans_up = True
     with pytest.raises(CheckpointError, match="cleans its texts up"):
-        JsonSchemas(cleaning, [1])
+        Constraints(cleaning, [1])
 
 
 def test_bans_that_leave_nothing_are_an_error() -> None:
     tokenizer, made, stop = MADE["bytes"]
     brace = [i for i in range(tokenizer.vocabulary) if "{" in tokenizer.id_to_token(i)]
-    constraint = made.constraint({"type": "object"})
+    constraint = made.constraint(of_schema({"type": "object"}))
     sampler = Sampler(suppress_tokens=tuple(brace))
     sequence = GeneratedSequence([1], sampler, frozenset([stop]), constraint=constraint)
     with pytest.raises(LimitError, match="every token is banned"):
@@ -202,7 +299,7 @@ def test_a_document_that_is_complete_at_the_limit_was_not_cut() -> None:
     """Nothing can follow it, so it ends without a stop token."""
     tokenizer = MADE["bytes"][0]
     for seed in range(5):
-        text, _ = written("bytes", {"const": True}, seed, room=99)
+        text, _ = written("bytes", of_schema({"const": True}), seed, room=99)
         for room in (1, 2, 3, 4):
-            same, reason = written("bytes", {"const": True}, seed, room=room)
+            same, reason = written("bytes", of_schema({"const": True}), seed, room=room)
             assert reason == ("stop" if same == text else "length"), tokenizer.encode(text)
