@@ -132,7 +132,7 @@ def test_expressions_choices_and_grammars() -> None:
         ({"structured_outputs": {"regex": "a"}, "grammar": 'root ::= "a"'}, None, "leave out one"),
         ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, None, "leave one out"),
         ({"grammar": 'root ::= "a"', "stop": "a"}, None, "leave out stop"),
-        ({"grammar": 'root ::= "a"', "tools": [TOOL]}, None, "take no tools"),
+        ({"grammar": 'root ::= "a"', "tools": [TOOL]}, None, "takes no tools"),
     ],
 )
 def test_a_wrong_constraint_is_a_400(
