@@ -265,7 +265,7 @@ class ChatBody(Sampling):
                 f"tool_choice must name one of the tools, got {self.tool_choice.function.name!r:.80}"
             )
         if names and self.constraint():
-            raise ValueError("an answer of response_format, structured_outputs or grammar takes no tools: leave one out")
+            raise ValueError("response_format, structured_outputs or grammar takes no tools: leave one out")
         if names and not self.must_call and self.tool_choice != "none":
             # These are kept where a call is asked for: it is one, of the function's schema.
             if any(tool.function.strict for tool in self.tools or ()):
