@@ -40,6 +40,7 @@ def build(
     passes.name_weights(model, tensors)
     with quiet():
         passes.optimize(model, tensors)
+    passes.view_weights(model, tensors)
     passes.sum_three(model)
     passes.strip_notes(model)
     passes.check(model, graph, tensors)

@@ -27,6 +27,7 @@ from onnx_ir.passes import common
 from ...runtime.bundle import kernel_layout
 from ...runtime.bundle.kernel_layout import DOMAIN
 from ...runtime.bundle.manifest import Tensor
+from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_layout import Group
 from . import passes
 
@@ -55,9 +56,9 @@ def over_kernels(
     for node in list(copy.graph):
         if node.op_type == "GroupQueryAttention":
             _replace_attention(copy.graph, node, half_cache=half_cache)
-        elif (codes := _weights(node)) is not None and codes.name in tiled:
+        elif (name := _weights(node, tensors)) in tiled:
             replace = _replace_rows if node.op_type == "MatMulIntegerToFloat" else _replace_blocks
-            replace(copy.graph, node, codes, tiled[codes.name])
+            replace(copy.graph, node, _stored_weight(copy.graph, name), tiled[name])
     for node in list(copy.graph):
         if node.op_type == "Split":
             _replace_swiglu(copy.graph, node)
@@ -67,8 +68,6 @@ def over_kernels(
             _replace_multi_head(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
     copy.graph.opset_imports[DOMAIN] = VERSION
-    for name in tensors:
-        copy.graph.initializers[name].shape = ir.Shape(tensors[name].shape)
     passes.point_weights(copy, tensors, folder / kernel_layout.DATA)
     return copy
 
@@ -243,12 +242,18 @@ def _blocks(node: ir.Node) -> ir.Value | None:
     return None
 
 
-def _weights(node: ir.Node) -> ir.Value | None:
-    """The stored tensor of a node's blocks: a tied table comes to its product through a Reshape."""
+def _weights(node: ir.Node, tensors: Mapping[str, Tensor]) -> str:
+    """The stored tensor of a node's blocks, which the product of a table has in another shape; empty if it
+    has none."""
     value = _blocks(node)
-    while value is not None and (producer := value.producer()) is not None:
-        value = producer.inputs[0]
-    return value
+    return "" if value is None else stored_name(str(value.name), tensors) or ""
+
+
+def _stored_weight(graph: ir.Graph, name: str) -> ir.Value:
+    """The initializer that is the stored tensor itself."""
+    if name not in graph.initializers:
+        graph.initializers.add(ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8)))
+    return graph.initializers[name]
 
 
 def _stored(add: ir.Node) -> list[ir.Value]:

@@ -14,6 +14,7 @@ from ...refimpl.errors import ExportError
 from ...runtime.bundle.graph_io import Graph
 from ...runtime.bundle.manifest import Tensor
 from ...runtime.bundle.operators import OPERATORS
+from ...runtime.bundle.views import place, stored_name, view_name
 
 FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
@@ -69,6 +70,26 @@ def sum_three(model: ir.Model) -> None:
             )
 
 
+def view_weights(model: ir.Model, stored: Collection[str]) -> None:
+    """Reshape of a stored weight -> an initializer over the same bytes (`runtime.bundle.views`).
+
+    Ensures: the weight itself stays where others read it.
+    """
+    weights = model.graph.initializers
+    for name in stored:
+        weight = weights[name]
+        for node in [use.node for use in weight.uses() if use.node.op_type == "Reshape"]:
+            (reshaped,) = node.outputs
+            assert reshaped.shape is not None
+            shape = reshaped.shape.numpy()
+            view = ir.Value(name=view_name(name, shape), type=weight.type, shape=reshaped.shape)
+            weights.add(view)
+            reshaped.replace_all_uses_with(view)
+            model.graph.remove(node, safe=True)
+        if not weight.uses():
+            del weights[name]
+
+
 def strip_notes(model: ir.Model) -> None:
     """Remove the exporter's notes: they name source lines, and a bundle's bytes must not depend on those."""
     for node in model.graph:
@@ -86,7 +107,7 @@ def strip_notes(model: ir.Model) -> None:
     model.producer_version = None
 
 
-def check(model: ir.Model, graph: Graph, stored: Collection[str]) -> None:
+def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
     """Raise ExportError for an axis of an input that became a constant, a stored weight that is gone, and an
     operator that no bundle may have.
     """
@@ -98,17 +119,21 @@ def check(model: ir.Model, graph: Graph, stored: Collection[str]) -> None:
     operators = {(node.domain, node.op_type) for node in model.graph.all_nodes()}
     if odd := sorted(name for domain, name in operators if name not in OPERATORS.get(domain, ())):
         raise ExportError(f"the graph has operators that a bundle may not have: {', '.join(odd)}")
-    if lost := sorted(set(stored) - set(model.graph.initializers)):
+    read = {stored_name(name, stored) for name in model.graph.initializers}
+    if lost := sorted(set(stored) - read):
         raise ExportError(f"the optimizer removed stored weights: {', '.join(lost[:5])}")
 
 
 def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) -> None:
     """Let each stored weight point to its bytes in the data file.
 
-    Needs: an initializer of each name. It is the last pass, so that no other reads a weight.
+    It is the last pass, so that no other reads a weight.
     """
-    for name, tensor in tensors.items():
-        model.graph.initializers[name].const_value = ir.ExternalTensor(
+    for name, value in model.graph.initializers.items():
+        if (tensor := place(name, tensors)) is None:
+            continue
+        value.shape = ir.Shape(tensor.shape)
+        value.const_value = ir.ExternalTensor(
             data.name,
             tensor.offset,
             tensor.length,

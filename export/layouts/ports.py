@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from onnx_ir.tape import Tape
 from ...refimpl.ops.model import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
-from ...runtime.bundle.manifest import DATA, Tensor
+from ...runtime.bundle.manifest import DATA
 from ..graph import passes
 from . import data_file
 
@@ -86,7 +84,6 @@ class Ports:
         weights = path.parent / data
         data_file.copy(self._bundle.path / DATA, weights)
         tensors = {**self._bundle.manifest.tensors, **data_file.append(weights, self._tables)}
-        tensors |= self._reshaped(tensors)
         self._add_nodes()
         self._describe()
         passes.point_weights(self._model, tensors, weights)
@@ -95,24 +92,6 @@ class Ports:
     def _weight(self, name: str, like: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         self.graph.initializers[name] = ir.Value(name=name, type=like.type, shape=ir.Shape(shape))
         return self.graph.initializers[name]
-
-    def _reshaped(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A second tensor over the same bytes in the place of a weight's Reshape: not every runtime takes a
-        product's blocks from a node."""
-        more = {}
-        for node in list(self.graph):
-            weight = node.inputs[0] if node.op_type == "Reshape" else None
-            stored = None if weight is None else tensors.get(str(weight.name))
-            if weight is None or stored is None:
-                continue
-            (old,) = node.outputs
-            assert old.shape is not None
-            shape = tuple(int(axis) for axis in old.shape)  # pyright: ignore[reportArgumentType]
-            new = self._weight(f"{weight.name}.{'x'.join(map(str, shape))}", old, shape)
-            more[str(new.name)] = replace(stored, shape=shape)
-            old.replace_all_uses_with(new)
-            self.graph.remove(node, safe=True)
-        return more
 
     def _add_nodes(self) -> None:
         """Add the new inputs and nodes, and name nodes, values and axes."""

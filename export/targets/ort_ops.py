@@ -136,8 +136,7 @@ def embedding(tokens: Tensor, table: Leaf) -> Tensor:
 
 def unembedding(x: Tensor, table: Leaf) -> Tensor:
     if isinstance(table, NBits):
-        # MatMulNBits wants three axes and the embedding two. Reshaped on this side, the folded copy
-        # is freed after packing, and the table itself stays a mapped file.
+        # MatMulNBits wants three axes and the embedding two: a pass makes an initializer of this shape.
         y = _nbits(x, table, table.packed.view(table.packed.shape[0], table.scale.shape[1], -1))
         if table.minimum is None:
             return y

@@ -7,8 +7,9 @@ in which an export writes it:
                   without large data
     order         a node's inputs are known before it, and each value is made once: no cycles
     ports         the inputs and outputs that `graph_io` names, of its types
-    weights       the manifest's tensors, each with its type, shape and place in model.onnx.data; numbers in
-                  the graph itself take as many bytes as their shape says
+    weights       the manifest's tensors, each with its type, shape and place in model.onnx.data, or in
+                  another shape (`runtime.bundle.views`); numbers in the graph itself take as many bytes as
+                  their shape says
     texts         UTF-8
 """
 
@@ -26,6 +27,7 @@ from .manifest import AGAIN, Tensor
 from .operators import OPERATORS
 from .protobuf import Field, Schema, read
 from .same_bits import Operator
+from .views import place, stored_name
 
 NODES = 2**18
 LAST_VERSION = 64  # of an operator set; ONNX Runtime says which ones it has
@@ -140,6 +142,7 @@ class _Check:
         self.file, self.tensors = weights
         self.imported: set[str] = set()
         self.known: set[str] = set()  # values that were made so far
+        self.read: set[str] = set()  # tensors of the manifest
         self.used: set[Operator] = set()
         # Most attributes and declared types are equal to others, and looked at once.
         self.attributes: set[bytes] = set()
@@ -160,7 +163,7 @@ class _Check:
         self.known.update(port.name for port in self.graph.inputs)
         for span in content["initializer"]:
             self.add(self.tensor(span))
-        if missing := self.tensors.keys() - self.known:
+        if missing := self.tensors.keys() - self.read:
             raise ValueError(f"it doesn't read the tensor {min(missing)}")
         if len(content["node"]) > NODES:
             raise ValueError(f"it may have {NODES} nodes, it has {len(content['node'])}")
@@ -247,15 +250,16 @@ class _Check:
                 _check_integers(name, np.frombuffer(content, "<u8").tolist())
             return name
         entries = [read(self.data, ENTRY, entry) for entry in tensor["external_data"]]
-        place = {entry["key"]: entry["value"] for entry in entries}
-        stated = self.tensors.get(name or "")
-        if stated is None:
+        lies = {entry["key"]: entry["value"] for entry in entries}
+        stated, base = place(name or "", self.tensors), stored_name(name or "", self.tensors)
+        if stated is None or base is None:
             raise ValueError(f"{name!r:.80} is no tensor of the manifest that this graph reads")
         wanted = {"location": self.file, "offset": str(stated.offset), "length": str(stated.length)}
-        if len(entries) != len(wanted) or place != wanted or tensor["raw_data"] is not None:
-            raise ValueError(f"{name} must lie at {wanted}, got {place!s:.120}")
+        if len(entries) != len(wanted) or lies != wanted or tensor["raw_data"] is not None:
+            raise ValueError(f"{name} must lie at {wanted}, got {lies!s:.120}")
         if (kind, shape) != (TYPES[stated.dtype], stated.shape):
             raise ValueError(f"{name} must be {stated.dtype} {list(stated.shape)}, got {kind} {shape!s:.80}")
+        self.read.add(base)
         return name
 
 

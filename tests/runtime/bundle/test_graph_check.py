@@ -79,6 +79,38 @@ def test_a_sound_graph():
     check(sound().SerializeToString())
 
 
+def shaped(model: Any, name: str, shape: list[int], length: int = 70) -> Any:
+    """The table's bytes in another shape."""
+    tensor = external(name, TensorProto.FLOAT16, shape, "model.onnx.data", 0, length)
+    model.graph.initializer.append(tensor)
+    return model
+
+
+def test_a_tensor_in_another_shape():
+    """Beside the tensor, or in its place."""
+    model = shaped(sound(), "table.5x7x1", [5, 7, 1])
+    check(model.SerializeToString())
+    del model.graph.initializer[0]
+    model.graph.node[0].input[0] = "table.5x7x1"
+    check(model.SerializeToString())
+
+
+def more_elements(model: Any) -> None:
+    shaped(model, "table.5x7x2", [5, 7, 2])
+
+
+def another_view(model: Any) -> None:
+    shaped(model, "table.5x7x1", [7, 5])
+
+
+def partly(model: Any) -> None:
+    shaped(model, "table.5x7x1", [5, 7, 1], 68)
+
+
+def view_of_nothing(model: Any) -> None:
+    shaped(model, "tables.5x7x1", [5, 7, 1])
+
+
 def loop(model: Any) -> None:
     body = helper.make_graph([], "body", [], [])
     count = helper.make_node("Constant", [], ["count"], value_int=3)
@@ -186,6 +218,10 @@ def no_graph(model: Any) -> None:
 
 
 HOSTILE: dict[Callable[[Any], None], str] = {
+    more_elements: "'table.5x7x2' is no tensor of the manifest",
+    another_view: r"table.5x7x1 must be float16 \[5, 7, 1\], got 10 \(7, 5\)",
+    partly: "table.5x7x1 must lie at",
+    view_of_nothing: "'tables.5x7x1' is no tensor of the manifest",
     loop: "operator 'Loop' isn't one",
     cycle: "Add reads 'a', which nothing before it makes",
     large: "'shape' may hold integers up to 2147483648, got 1099511627776",

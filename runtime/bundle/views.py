@@ -1,0 +1,42 @@
+"""Stored tensors that a graph reads in another shape. Part of the format.
+
+An initializer X.AxBxC has the bytes of the stored tensor X, as [A, B, C]. A graph may have it beside X, or in
+X's place: a table that is looked up and multiplied with has two shapes, and many runtimes take the blocks of
+a product from nothing but an initializer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .manifest import Tensor
+
+SHAPED = re.compile(r"(.+)\.(\d{1,15}(?:x\d{1,15})*)", re.DOTALL)
+
+
+def view_name(name: str, shape: tuple[int, ...]) -> str:
+    """The name of a stored tensor in another shape."""
+    return f"{name}.{'x'.join(map(str, shape))}"
+
+
+def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """The stored tensor whose bytes an initializer has; None for one that isn't stored."""
+    if name in tensors:
+        return name
+    match = SHAPED.fullmatch(name)
+    return match[1] if match is not None and match[1] in tensors else None
+
+
+def place(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Where the bytes of an initializer lie, and its shape; None for one that isn't stored.
+
+    A name whose shape has another number of elements than the stored tensor is none.
+    """
+    if (base := stored_name(name, tensors)) in (name, None):
+        return tensors.get(name)
+    shape = tuple(map(int, name[len(base) + 1 :].split("x")))
+    stored = tensors[base]
+    return replace(stored, shape=shape) if math.prod(shape) == math.prod(stored.shape) else None
