@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,13 +35,20 @@ from ..refimpl.ops.cache import KVCache
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.lazy import lazily
 from ..refimpl.params.tree import Tree
-from ..runtime.bundle import kernel_layout, manifest, operator_limits, schemes, targets, weight_layout
+from ..runtime.bundle import (
+    golden_files,
+    kernel_layout,
+    manifest,
+    operator_limits,
+    schemes,
+    targets,
+    weight_layout,
+)
 from ..runtime.bundle.atomic_dir import replacing, sync
 from ..runtime.bundle.bundle import Bundle, manifest_hash
 from ..runtime.bundle.manifest import (
     CERTIFICATE,
     DATA,
-    GOLDEN,
     MANIFEST,
     TEMPLATE,
     TOKENIZER,
@@ -60,7 +66,7 @@ from ..runtime.kernels import library
 from ..runtime.kernels.build import build
 from ..runtime.progress import Progress, silent
 from ..runtime.verification import certificate
-from ..runtime.verification.golden import HALF, golden
+from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.verdict import sentence
 from .graph.write import GraphFiles, writing
@@ -186,7 +192,7 @@ def export(
             _verify(folder)
         else:
             _write_uncertified(folder)
-        for file in folder.iterdir():
+        for file in folder.rglob("*"):
             sync(file)
 
 
@@ -197,8 +203,11 @@ def _check_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise ExportError(f"{out}: must be a directory or not exist, is a file; choose another place")
     # A verify that was killed may have left the beginning of a certificate.
-    names = {p.name for p in out.iterdir() if not p.name.startswith(f".{CERTIFICATE}.")}
-    others = names - set(manifest.NAMES) - _notices(out)
+    golden_folder = out / golden_files.FOLDER
+    entries = (*out.iterdir(), *golden_folder.glob("*"))
+    names = {p.relative_to(out).as_posix() for p in entries if not p.name.startswith(f".{CERTIFICATE}.")}
+    folders = {golden_files.FOLDER} if golden_folder.is_dir() else set()
+    others = names - set(manifest.NAMES) - _notices(out) - folders
     if names and (MANIFEST not in names or others):
         odd = sorted(others or names)[0]
         raise ExportError(f"{out}: only a bundle may be replaced, it holds {odd!r:.80}; choose another place")
@@ -253,8 +262,8 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[bool], None], pro
         )
     job = replace(job, float32_cache=_why_float32(job, largest))
     if not job.half_cache:
-        arrays.pop(HALF, None)
-    write_arrays(folder / GOLDEN, arrays)
+        arrays.pop(golden_files.HALF, None)
+    write_golden(folder, arrays)
     if kernel_layout.has_kernels(job.target, job.groups):
         _build_kernels(progress)  # while another process builds the graphs of a large model
     progress("building the ONNX graph", 0, 0)
@@ -262,7 +271,8 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[bool], None], pro
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
-    files = {file.name: _describe(file) for file in sorted(folder.iterdir())}
+    written = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = {file.relative_to(folder).as_posix(): _describe(file) for file in written}
     (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
 
 
@@ -373,14 +383,13 @@ def _write_uncertified(folder: Path) -> None:
     (folder / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz file whose bytes depend only on the arrays: `np.savez` would add the time."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-        for name in sorted(arrays):
-            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            info.create_system = 3
-            with file.open(info, "w") as entry:
-                np.lib.format.write_array(entry, np.asarray(arrays[name]), allow_pickle=False)
+def write_golden(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write each array to its file, row by row, in the types that a bundle states."""
+    (folder / golden_files.FOLDER).mkdir()
+    for name, array in arrays.items():
+        values = np.asarray(array, golden_files.TYPES[array.dtype.kind], "C")
+        with open(folder / golden_files.file_of(name), "wb") as file:
+            np.lib.format.write_array(file, values, version=(1, 0), allow_pickle=False)
 
 
 def _describe(path: Path) -> File:

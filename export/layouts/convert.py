@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ...refimpl.config import Config
 from ...refimpl.errors import ExportError
-from ...runtime.bundle import targets
+from ...runtime.bundle import golden_files, targets
 from ...runtime.bundle.atomic_dir import replacing, sync
 from ...runtime.bundle.bundle import open_bundle
-from ...runtime.bundle.manifest import CERTIFICATE, GOLDEN, MANIFEST, OPTIONAL
+from ...runtime.bundle.manifest import CERTIFICATE, MANIFEST, OPTIONAL
 from ...runtime.bundle.targets import Target
 from . import genai, optimum, transformers_js
 from .data_file import copy
@@ -70,8 +70,8 @@ def convert(path: Path, out: Path, layout: str) -> None:
         for name in (*OPTIONAL, *bundle.manifest.notices):
             if name in bundle.manifest.files:
                 copy(bundle.path / name, folder / name)
-        (folder / TFM).mkdir()
-        for name in (MANIFEST, GOLDEN, CERTIFICATE):
+        (folder / TFM / golden_files.FOLDER).mkdir(parents=True)
+        for name in (MANIFEST, *golden_files.FILES, CERTIFICATE):
             if (bundle.path / name).exists():
                 copy(bundle.path / name, folder / TFM / name)
         for file in folder.rglob("*"):

@@ -1,11 +1,11 @@
-"""The on-disk form of an exported model, format 2.
+"""The on-disk form of an exported model, format 3.
 
 A bundle is a directory. It MUST hold
 
     tfm.json          the manifest (`runtime.bundle.manifest`)
     model.onnx        the graph; its weights MUST lie in model.onnx.data
     model.onnx.data   the weights, and nothing but the weights
-    golden.npz        inputs with the specification's outputs (`runtime.verification.golden`)
+    golden/NAME.npy   inputs with the specification's outputs, an array a file (`runtime.bundle.golden_files`)
 
 and, if its model is a decoder that reads an encoder, and only then,
 
@@ -45,7 +45,7 @@ from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
-from . import kernel_layout, manifest, weight_layout
+from . import golden_files, kernel_layout, manifest, weight_layout
 from .atomic_dir import recover
 from .graph_check import Weights, check_graph
 from .graph_io import ENCODER, GRAPH, Graph, graphs
@@ -53,7 +53,6 @@ from .manifest import (
     AGAIN,
     CERTIFICATE,
     DATA,
-    GOLDEN,
     MANIFEST,
     OPTIONAL,
     TEMPLATE,
@@ -71,7 +70,7 @@ LIMITS: dict[str, int] = {
     **dict.fromkeys(GRAPHS, 2**26),
     MANIFEST: 2**26,
     CERTIFICATE: 2**26,
-    GOLDEN: 2**26,
+    **dict.fromkeys(golden_files.FILES, 2**24),
     TOKENIZER: 2**26,
     TEMPLATE: 2**18,
 }
@@ -277,10 +276,11 @@ def _regular(directory: Path, name: str) -> int:
     path = directory / name
     limit = LARGEST if is_notice(name) else LIMITS.get(name)
     try:
+        in_folder = path.parent == directory or stat.S_ISDIR(path.parent.lstat().st_mode)
         status = path.lstat()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; a bundle holds this file; {AGAIN}") from None
-    if not stat.S_ISREG(status.st_mode):
+    if not (in_folder and stat.S_ISREG(status.st_mode)):
         raise BundleError(f"{path}: must be a regular file, no link, no folder; {AGAIN}")
     if limit is not None and status.st_size > limit:
         raise BundleError(f"{path}: may have {limit} bytes, has {status.st_size}; {AGAIN}")

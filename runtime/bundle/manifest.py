@@ -1,8 +1,8 @@
-"""The manifest of a bundle, tfm.json, format 2.
+"""The manifest of a bundle, tfm.json, format 3.
 
 One JSON object with exactly these fields, but for kernel_cache and adapter:
 
-    format       2
+    format       3
     tfm          version of tfm that wrote the bundle
     versions     {package: version} of what the graph was made with
     config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
@@ -57,18 +57,27 @@ from ...refimpl.errors import BundleError, TfmError
 from ...refimpl.formats.strict_json import parse
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.weights.left_out import LeftOut
-from . import kernel_layout, targets, weight_layout
+from . import golden_files, kernel_layout, targets, weight_layout
 from .graph_io import ENCODER, GRAPH, graphs
 from .targets import CacheLayout, FloatType, Target, TargetName
 from .weight_formats import WeightFormat, is_table
 from .weight_layout import Group, Spec
 
-# 2: the names of graph inputs and of the Config's fields changed.
-FORMAT = 2
-MANIFEST, DATA, GOLDEN = "tfm.json", "model.onnx.data", "golden.npz"
+# 2: the names of graph inputs and of the Config's fields changed. 3: each golden array is a file.
+FORMAT = 3
+MANIFEST, DATA = "tfm.json", "model.onnx.data"
 TOKENIZER, TEMPLATE, CERTIFICATE = "tokenizer.json", "chat_template.jinja", "certificate.json"
 OPTIONAL = (TOKENIZER, TEMPLATE)
-NAMES = (MANIFEST, GRAPH, ENCODER, *kernel_layout.GRAPHS.values(), DATA, GOLDEN, *OPTIONAL, CERTIFICATE)
+NAMES = (
+    MANIFEST,
+    GRAPH,
+    ENCODER,
+    *kernel_layout.GRAPHS.values(),
+    DATA,
+    *golden_files.FILES,
+    *OPTIONAL,
+    CERTIFICATE,
+)
 AGAIN = "export the model again"
 
 
@@ -287,12 +296,13 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
     if m.kernel_cache is not None and not kernel_layout.may_halve_cache(target, m.groups, m.config, m.cache):
         raise ValueError("kernel_cache must be absent where kernels keep no floats")
-    required = (*(graph.file for graph in graphs(m.config)), DATA, GOLDEN)
+    required = (*(graph.file for graph in graphs(m.config)), DATA, golden_files.file_of("tokens"))
     over_kernels = kernel_graphs(m)
     if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none
         required = (*required, *over_kernels)
     for name in (*required, *m.files):
-        if name not in m.files or not (name in (*required, *OPTIONAL) or is_notice(name)):
+        known = name in (*required, *golden_files.FILES, *OPTIONAL) or is_notice(name)
+        if name not in m.files or not known:
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
     if m.files[DATA].size != size(m.tensors):
         raise ValueError(

@@ -1,8 +1,8 @@
 """Golden inputs: a few tokens, the specification's outputs for them, and how far rounding may move these.
 
-They travel in the bundle as golden.npz, so that a device can check its model without the source. Outputs are
-logits, or what else an encoder's head gives: one row for each real token, or for each text. They are compared
-within the budget of `refimpl.error_budget`, over the whole output:
+They travel in the bundle as files golden/NAME.npy (`runtime.bundle.golden_files`), so that a device can check
+its model without the source. Outputs are logits, or what else an encoder's head gives: one row for each real
+token, or for each text. They are compared within the budget of `refimpl.error_budget`, over the whole output:
 
     A   the largest difference between the specification in float32 and in float64
     J   how far the one in float64 moves when the embedded tokens move by one ulp
@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,13 +36,25 @@ from ...refimpl.error_budget import (
 )
 from ...refimpl.errors import BundleError
 from ...refimpl.formats.file_bytes import read_file
-from ...refimpl.formats.npz import read_arrays
+from ...refimpl.formats.npy import read_array
 from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
-from ..bundle.bundle import LIMITS
+from ..bundle.bundle import LIMITS, Bundle
+from ..bundle.golden_files import (
+    COMMON,
+    ENCODER_IDS,
+    ENCODER_LENGTHS,
+    EXPECTED,
+    FILES,
+    FOLDER,
+    HALF,
+    TOKEN_TYPES,
+    TYPES,
+    file_of,
+)
 from ..bundle.graph_io import graphs
-from ..bundle.manifest import AGAIN, GOLDEN
+from ..bundle.manifest import AGAIN
 from ..progress import Progress, silent
 from ..text.tokenizer import Tokenizer
 from .metrics import kl_divergence
@@ -91,7 +102,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Golden:
-    """The content of golden.npz.
+    """The golden arrays of a bundle.
 
     `tokens` to `token_types` are the model's `Inputs`. `own` is the specification over the bundle's own
     weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so
@@ -152,23 +163,15 @@ class Golden:
         return _view(outputs.astype(np.float64), self.columns, self.own.logits.shape[1] > len(self.columns))
 
 
-# The names of arrays in golden.npz: of those that each bundle has, of the inputs of some models, and of the
-# terms and outputs in `own.` and `plain.`.
-COMMON = ("tokens", "lengths", "columns", "best", "gap", "digests", "floats")
-ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES = "source", "source_lengths", "types"
-EXPECTED = ("logits", "maximum", "rms")
-HALF = "half"
-
-
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
-    """golden.npz's arrays as a Golden; BundleError names one that is missing, unknown or of another shape."""
+    """A bundle's arrays as a Golden; BundleError names one that is missing, unknown or of another shape."""
     plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
     required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in EXPECTED)}
     names = (set(arrays) - plain if has_plain else set(arrays)) - {HALF}
     if wrong := sorted(names ^ required):
         wrong_names = ", ".join(f"{name:.40}" for name in wrong[:5])
-        raise BundleError(f"golden.npz must hold {', '.join(sorted(required))}; wrong: {wrong_names}")
+        raise BundleError(f"{FOLDER} must hold {', '.join(sorted(required))}; wrong: {wrong_names}; {AGAIN}")
     _check_arrays(arrays, config)
 
     def read_expected(kind: str) -> Expected:
@@ -198,10 +201,14 @@ def _predicts_tokens(config: Config) -> bool:
     return isinstance(config.head, LM | MaskedLM)
 
 
-def load(bundle: Path, config: Config) -> Golden:
+def load(bundle: Bundle) -> Golden:
     """The golden inputs and outputs of a bundle; BundleError if they can't be read."""
-    data = read_file(bundle / GOLDEN, LIMITS[GOLDEN], BundleError)
-    return read(read_arrays(data, GOLDEN, BundleError), config)
+    arrays = {
+        FILES[file]: read_array(read_file(bundle.path / file, LIMITS[file], BundleError), file, BundleError)
+        for file in bundle.manifest.files
+        if file in FILES
+    }
+    return read(arrays, bundle.config)
 
 
 def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
@@ -212,19 +219,19 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         fits = len(shape) == array.ndim and all(
             want in (None, got) for want, got in zip(shape, array.shape, strict=True)
         )
-        if not fits or array.dtype.kind != kind:
+        if not fits or array.dtype != TYPES[kind]:
             wanted = ["any" if size is None else size for size in shape]
             raise BundleError(
-                f"{GOLDEN}: {name} must have shape {wanted}, got {array.dtype} {list(array.shape)}"
+                f"{file_of(name)}: must have shape {wanted}, got {array.dtype} {list(array.shape)}"
             )
         if kind == "i" and array.size and not (array.min() >= least and array.max() < below):
-            raise BundleError(f"{GOLDEN}: {name} must be {least} to {below - 1}, got others; {AGAIN}")
+            raise BundleError(f"{file_of(name)}: must be {least} to {below - 1}, got others; {AGAIN}")
         return array
 
     vocabulary = config.embedding.vocabulary
     rows, time = require("tokens", "i", 2, None, below=vocabulary).shape
     if not 1 <= time <= config.context:
-        raise BundleError(f"{GOLDEN}: tokens must be 1 to {config.context} a row, got {time}")
+        raise BundleError(f"{file_of('tokens')}: must be 1 to {config.context} a row, got {time}")
     lengths = require("lengths", "i", rows, least=1, below=time + 1)
     if ENCODER_IDS in arrays:
         _, text = require(ENCODER_IDS, "i", rows, None, below=vocabulary).shape
@@ -259,7 +266,7 @@ def golden(
     *,
     half_cache: bool = False,
 ) -> dict[str, Array]:
-    """The arrays of golden.npz for a model that computes in `dtype`.
+    """The golden arrays for a model that computes in `dtype`.
 
     `weights` are the source's, `quantized` those that the bundle will hold. With a tokenizer the tokens are
     a natural text's, since outputs for random tokens can be so unstable that their budget means nothing.

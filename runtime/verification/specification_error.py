@@ -1,6 +1,6 @@
-"""How far the specification's outputs over a text are off by rounding, where golden.npz doesn't know.
+"""How far the specification's outputs over a text are off by rounding, where the golden arrays don't know.
 
-The budgets in golden.npz are of a few tokens. A longer text may hold some at which a saturated attention ties
+The golden budgets are of a few tokens. A longer text may hold some at which a saturated attention ties
 nearly: there the last digits decide, and outputs move by far more. So where a figure over a text exceeds
 its budget, the same terms are measured over that text, with the specification alone.
 """

@@ -194,7 +194,7 @@ def test_a_bad_model_is_one_line_and_nothing_written(tfm, model, tmp_path, make,
 
 @pytest.mark.parametrize("engine", ["onnx", "numpy"])
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "golden.npz"]
+    "name", ["model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "golden/tokens.npy"]
 )
 def test_a_bundle_with_one_flipped_bit_is_refused(tfm, bundle, tmp_path, name, engine):
     broken = Path(shutil.copytree(bundle, tmp_path / "work" / "bundle"))

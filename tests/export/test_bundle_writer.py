@@ -4,12 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +72,8 @@ def save(path: Path, seed: int = 0, **changed) -> Checkpoint:
 
 
 def tree_hash(path: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.iterdir())}
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return {p.relative_to(path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def child(code: str, *arguments) -> list[str]:
@@ -121,9 +122,11 @@ def test_same_inputs_same_bytes(tmp_path):
         subprocess.run(child(code, stated_path, out), env=env, cwd=cwd, check=True)
         results.append(tree_hash(out))
     assert results[0] == results[1]
-    graphs, others = {"model.onnx", "kernels.onnx"}, {"tfm.json", "golden.npz", "certificate.json"}
-    assert set(results[0]) == graphs | {"model.onnx.data"} | others
-    every = b"".join(p.read_bytes() for p in (tmp_path / "out0").iterdir())
+    graphs, others = {"model.onnx", "kernels.onnx"}, {"tfm.json", "certificate.json"}
+    golden = {name for name in results[0] if name.startswith("golden/")}
+    assert set(results[0]) == graphs | {"model.onnx.data"} | others | golden
+    assert "golden/own.logits.npy" in golden
+    every = b"".join((tmp_path / "out0" / name).read_bytes() for name in results[0])
     assert str(tmp_path).encode() not in every
 
 
@@ -142,16 +145,18 @@ def test_weights_that_are_stored_otherwise_are_noticed(stubbed, checkpoint, tmp_
     assert left(tmp_path / "out") == []
 
 
-def test_arrays_are_stored_without_the_time(tmp_path, monkeypatch):
-    arrays = {"b": np.arange(6).reshape(2, 3), "a": np.float32([1.5])}
-    bundle_writer.write_arrays(tmp_path / "one.npz", arrays)
-    monkeypatch.setattr(time, "time", lambda: 2e9)
-    monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(2e9))
-    bundle_writer.write_arrays(tmp_path / "two.npz", dict(reversed(arrays.items())))
-    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    with np.load(tmp_path / "one.npz") as read:
-        assert sorted(read) == ["a", "b"]
-        np.testing.assert_array_equal(read["b"], arrays["b"])
+def test_golden_arrays_are_files_that_numpy_reads(tmp_path):
+    given = {"best": np.asfortranarray([[1, 2, 3], [4, 5, 6]], ">i4"), "gap": np.float32([1.5])}
+    bundle_writer.write_golden(tmp_path, given | {"digests": np.zeros((2, 32), np.uint8)})
+    read = {path.stem: np.load(path) for path in (tmp_path / "golden").iterdir()}
+    assert {name: array.dtype.str for name, array in read.items()} == {
+        "best": "<i8",
+        "gap": "<f8",
+        "digests": "|u1",
+    }
+    assert read["best"].flags.c_contiguous
+    for name, array in given.items():
+        np.testing.assert_array_equal(read[name], array)
 
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
@@ -173,6 +178,11 @@ def test_only_bundles_are_replaced(stubbed, checkpoint, tmp_path):
     assert out.read_text() == "mine"
     out.unlink()
     out.mkdir()
+    (out / "golden").mkdir()
+    (out / "golden" / "thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"only a bundle may be replaced, it holds 'golden/thesis.txt'"):
+        bundle_writer.export(checkpoint, out, verify=False)
+    shutil.rmtree(out / "golden")
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(ExportError, match=r"only a bundle may be replaced, it holds 'thesis.txt'"):
         bundle_writer.export(checkpoint, out, verify=False)

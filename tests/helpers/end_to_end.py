@@ -202,7 +202,7 @@ def export_and_verify(checkpoint: Checkpoint, out: Path, quant: str) -> dict[str
     errors = {name: judged[name] for name in due if name.endswith("error")}
     bundle = open_bundle(out)
     assert bundle.manifest.source.left_out == checkpoint.left_out
-    inputs = golden.load(out, bundle.config).inputs
+    inputs = golden.load(bundle).inputs
     _, budget = exact_outputs(bundle.config, bundle.params(), inputs)
     return {
         "share": max(row.figure / row.budget for row in errors.values()),

@@ -332,10 +332,10 @@ def _use_bundle(name: str, path: Path, data: bytes, passed: Passed) -> None:
         dict(flatten(opened.params()))
         return
     opened = open_bundle(path, check_hashes=True)
-    if name == "golden.npz":
-        if zipfile.is_zipfile(io.BytesIO(data)):
+    if name.startswith("golden/"):
+        if data.startswith(b"\x93NUMPY"):
             passed()
-        golden.load(path, opened.config)
+        golden.load(opened)
     elif name.endswith(".onnx"):
         from tfm.runtime.ort.engine import OrtEngine
 
@@ -476,10 +476,8 @@ READERS: dict[str, Reader] = {
     "model.onnx.data": Reader(
         _files("bundle/model.onnx.data"), mutators.any_bytes, partial(read_in_bundle, "model.onnx.data")
     ),
-    "golden.npz": Reader(
-        _files("bundle/golden.npz"),
-        _either(mutators.zip_entry, mutators.any_bytes),
-        partial(read_in_bundle, "golden.npz"),
+    "golden.npy": Reader(
+        _files("bundle/golden/tokens.npy"), mutators.any_bytes, partial(read_in_bundle, "golden/tokens.npy")
     ),
     "wheel": Reader(wheels, _either(mutators.zip_entry, mutators.any_bytes), read_wheel),
 }

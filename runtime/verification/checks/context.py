@@ -48,7 +48,7 @@ class VerifyContext:
     @cached_property
     def golden(self) -> Golden:
         """The golden inputs and outputs; BundleError if they can't be read."""
-        return golden_outputs.load(self.bundle.path, self.bundle.config)
+        return golden_outputs.load(self.bundle)
 
     @cached_property
     def engine(self) -> OrtEngine:

@@ -1,6 +1,6 @@
 """The bundle's weights equal the specification's and the source's, to the integer.
 
-The specification's are known by their digests in golden.npz; the source's are quantized again.
+The specification's are known by their digests in the golden arrays; the source's are quantized again.
 """
 
 from __future__ import annotations

@@ -509,9 +509,9 @@ def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
 def test_verify_says_what_failed(tfm, bundle, tmp_path):
     copied = tmp_path / "bundle"
     shutil.copytree(bundle, copied)
-    data = bytearray((copied / "golden.npz").read_bytes())
+    data = bytearray((copied / "golden/tokens.npy").read_bytes())
     data[-1] ^= 1
-    (copied / "golden.npz").write_bytes(data)
+    (copied / "golden/tokens.npy").write_bytes(data)
     ran = tfm("verify", copied)
     assert ran.code == 10
     assert "FAILED. It doesn't compute what the specification says" in ran.out

@@ -11,6 +11,7 @@ import pytest
 from helpers import task_models, tiny_models
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.config import Classify, Dense, Head, MaskedLM, Pool, QuestionAnswering, Tag
+from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.golden import load
 from tfm.runtime.verification.metrics import row_cosines
 
@@ -152,7 +153,7 @@ def test_embed(run, tmp_path, monkeypatch) -> None:
 def test_an_export_says_how_near_embeddings_stay(tfm, models, tmp_path) -> None:
     ran = tfm("export", models / "embed", tmp_path / "out", "--quant", "int4")
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")
-    golden = load(tmp_path / "out", task_models.config(HEADS["embed"]))
+    golden = load(open_bundle(tmp_path / "out"))
     cosine = row_cosines(golden.own.logits, golden.floats.astype(np.float64)).mean()
     expected = "int4 for ort-cpu, PASSED the quick checks, the embeddings' mean cosine with the unquantized "
     assert f"{expected}model's is {cosine:.3f}" in ran.err.splitlines()[-1]

@@ -170,7 +170,7 @@ def test_a_path_without_a_bundle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.onnx.data", "golden.npz", "tokenizer.json", "chat_template.jinja"]
+    "name", ["model.onnx", "model.onnx.data", "golden/tokens.npy", "tokenizer.json", "chat_template.jinja"]
 )
 def test_one_flipped_bit(bundle, name):
     data = bytearray((bundle / name).read_bytes())
@@ -194,8 +194,8 @@ def test_checking_beside_other_work_passes(made):
 
 def test_a_file_that_vanishes_while_it_is_checked(bundle):
     opened = open_bundle(bundle)
-    (bundle / "golden.npz").unlink()
-    with pytest.raises(BundleError, match=r"golden.npz: can't be opened"):
+    (bundle / "golden/tokens.npy").unlink()
+    with pytest.raises(BundleError, match=r"golden/tokens.npy: can't be opened"):
         opened.check_hashes()
 
 
@@ -237,15 +237,21 @@ def test_weights_that_are_cut_short_while_they_are_read(bundle):
         opened.tensor(name)
 
 
-@pytest.mark.parametrize("name", ["tfm.json", "model.onnx", "model.onnx.data", "golden.npz"])
+@pytest.mark.parametrize("name", ["tfm.json", "model.onnx", "model.onnx.data", "golden/tokens.npy"])
 def test_missing_and_linked_files(bundle, name):
-    moved = (bundle / name).rename(bundle.parent / name)
+    moved = (bundle / name).rename(bundle.parent / "moved")
     refused(bundle, f"{name}: No such file")
     (bundle / name).symlink_to(moved)
     refused(bundle, f"{name}: must be a regular file")
     (bundle / name).unlink()
     (bundle / name).mkdir()
     refused(bundle, f"{name}: must be a regular file")
+
+
+def test_a_linked_folder_is_refused(bundle):
+    moved = (bundle / "golden").rename(bundle.parent / "moved")
+    (bundle / "golden").symlink_to(moved)
+    refused(bundle, r"golden/tokens\.npy: must be a regular file, no link")
 
 
 def test_a_pipe_does_not_hang(bundle):
@@ -305,14 +311,14 @@ def test_parts_that_are_left_out_are_stated_where_there_are_any(made):
 WQKV, WQ = "decoder.layers.0.attn.wqkv", "decoder.layers.0.attn.wq"
 NESTED = asdict(Generation(tasks={"b": Generation()}))
 HOSTILE = [
-    (("format",), 3, "of format 2, got 3: a newer tfm wrote it, update tfm$"),
+    (("format",), 4, "of format 3, got 4: a newer tfm wrote it, update tfm$"),
     (
         ("format",),
         1,
         "got 1, which an older tfm wrote: .* `tfm-cli export MODEL OUT --quant int8`, .*made from$",
     ),
-    (("format",), "2", "of format 2, got '2'"),
-    (("format",), True, "of format 2"),
+    (("format",), "3", "of format 3, got '3'"),
+    (("format",), True, "of format 3"),
     (("unknown",), 1, r"manifest.unknown is unknown"),
     (("two\nlines",), 1, r"manifest.two lines is unknown"),
     (("tfm",), 3, r"manifest.tfm must be str, got 3"),
@@ -398,7 +404,7 @@ def test_hostile_manifest(bundle, keys, value, match):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{", b'{"format": 2, "format": 2}', b"[" * 10_000, b"\xff", b"{}"]
+    "text", [b"", b"[]", b"{", b'{"format": 3, "format": 3}', b"[" * 10_000, b"\xff", b"{}"]
 )
 def test_a_manifest_that_is_none(bundle, text):
     (bundle / "tfm.json").write_bytes(text)

@@ -111,10 +111,10 @@ def test_a_correct_bundle_passes_every_check(copy, checkpoint, quant):
         count,
         count,
     )
-    tokens = int(load(path, CONFIG).lengths.sum())
+    tokens = int(load(open_bundle(path)).lengths.sum())
     assert (rows["likeliest tokens equal"].figure, rows["likeliest tokens equal"].of) == (tokens, tokens)
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
-    budget = kl_budget(load(path, CONFIG).own.budget) if quant == "fp32" else None
+    budget = kl_budget(load(open_bundle(path)).own.budget) if quant == "fp32" else None
     assert rows["KL divergence over a text"].budget == budget
     quick, long = applicable(path, full=False), applicable(path, full=True)
     stages = [(module.QUICK_STAGE, done, len(quick)) for done in range(len(quick) + 1)]
@@ -133,7 +133,7 @@ def greedy_row(path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[int], b
     """What the check of greedy tokens says of an engine that chooses these, at this budget of logits."""
     opened = open_bundle(path)
     context = VerifyContext(opened, None, None, float("inf"), "cpu", 1)
-    held = load(path, CONFIG)
+    held = load(open_bundle(path))
     own = replace(held.own, maximum=np.array([budget / 4, 0.0, 0.0]))
     context.golden = replace(held, own=own)
     monkeypatch.setattr(greedy, "generate", lambda *_: iter(chosen))
@@ -144,7 +144,7 @@ def greedy_row(path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[int], b
 def test_another_greedy_token_may_be_two_budgets_behind(exported, monkeypatch):
     """The specification's second token for its first, at budgets just above and below half their distance."""
     path = exported("fp32")
-    held = load(path, CONFIG)
+    held = load(open_bundle(path))
     prompt = held.tokens[:1, : held.split]
     specification = NumpyEngine(CONFIG, open_bundle(path).params())
     logits = specification.step(prompt, specification.start())[0][0, 0]
@@ -163,7 +163,7 @@ def test_another_greedy_token_may_be_two_budgets_behind(exported, monkeypatch):
 
 def test_another_likeliest_token_may_be_two_budgets_behind(exported):
     """Each golden token's second for its first, at budgets just above and below half the largest distance."""
-    held = load(exported("fp32"), CONFIG)
+    held = load(open_bundle(exported("fp32")))
     outputs = np.zeros((len(held.best), CONFIG.embedding.vocabulary))
     outputs[np.arange(len(outputs)), held.best[:, 1]] = 1
     gap = held.gap.max()
@@ -352,7 +352,7 @@ def test_the_certificate_holds_the_report(copy):
     assert not [p for p in path.iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "golden.npz", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "golden/tokens.npy", "tokenizer.json"])
 def test_a_flipped_bit_is_refused(copy, name):
     path = copy("int8")
     original = (path / name).read_bytes()
@@ -532,11 +532,11 @@ def test_a_text_may_not_be_huge(copy, tmp_path, monkeypatch):
 
 def test_without_golden_inputs_it_is_refused(copy):
     path = copy("fp32")
-    (path / "golden.npz").write_bytes(b"PK")
+    (path / "golden/tokens.npy").write_bytes(b"PK")
     rehash(path)
     failed = verify(path).failed
     assert (failed[0].name, failed[0].figure) == (CHECKS["weights"].subject, "BundleError")
-    assert "golden.npz: must be a whole .npz file" in failed[0].note
+    assert "golden/tokens.npy: must be an .npy file" in failed[0].note
 
 
 def test_a_missing_bundle_is_an_error(tmp_path):

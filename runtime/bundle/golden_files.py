@@ -1,0 +1,32 @@
+"""The golden arrays of a bundle: golden/NAME.npy, which clients read without tfm. Part of the format.
+
+`runtime.verification.golden` says what they hold. Their numbers are row-major and little-endian: ids and
+counts int64, hashes uint8, all others float64.
+"""
+
+from __future__ import annotations
+
+FOLDER = "golden"
+# Each bundle has these, and `own.` with the names in EXPECTED.
+COMMON = ("tokens", "lengths", "columns", "best", "gap", "digests", "floats")
+EXPECTED = ("logits", "maximum", "rms")
+# Some models' inputs.
+ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES = "source", "source_lengths", "types"
+HALF = "half"
+NAMES = (
+    *COMMON,
+    *(f"{kind}.{name}" for kind in ("own", "plain") for name in EXPECTED),
+    *(ENCODER_IDS, ENCODER_LENGTHS, TOKEN_TYPES, HALF),
+)
+
+
+# By the kind of number.
+TYPES = {"i": "<i8", "u": "|u1", "f": "<f8"}
+
+
+def file_of(name: str) -> str:
+    """An array's file in a bundle."""
+    return f"{FOLDER}/{name}.npy"
+
+
+FILES = {file_of(name): name for name in NAMES}
