@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+# What Chromium answers while one page replaces another.
+NO_PAGE = "Cannot find default execution context"
 
 
 def chromium() -> str | None:
@@ -65,10 +67,10 @@ class Tab:
         os.close(self._out)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """The value of an expression in the page; None while there is no page."""
         told = self._call("Runtime.evaluate", self._session, expression=script, returnByValue=True)
         assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        return told.get("result", {}).get("value")
 
     def wait_for(self, condition: str) -> None:
         """Wait until an expression in the page is true."""
@@ -94,5 +96,7 @@ class Tab:
             line, _, self._received = self._received.partition(b"\0")
             answer = json.loads(line)
             if answer.get("id") == self._count:
+                if answer.get("error", {}).get("message") == NO_PAGE:
+                    return {}
                 assert "error" not in answer, answer
                 return answer["result"]

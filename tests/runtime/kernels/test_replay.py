@@ -80,11 +80,7 @@ def check(command: list[str], cases: list[Case | RowCase]) -> bool:
 
 @pytest.fixture
 def tools() -> gcc.Tools:
-    found = gcc.tools()
-    assert found is not None, (
-        f"on PATH must be {gcc.NAMES}: apt-get install g++ g++-aarch64-linux-gnu qemu-user"
-    )
-    return found
+    return gcc.required()
 
 
 @pytest.mark.gcc

@@ -1,0 +1,88 @@
+"""The client in C: tfm's greedy tokens over ONNX Runtime's C interface, and the golden check without tfm."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from helpers import gcc, tiny_models
+from helpers.layout_models import greedy
+from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
+from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.verification.certificate import recorded
+
+pytestmark = pytest.mark.gcc
+SOURCE = Path(__file__).with_name("edge") / "client.c"
+README = Path(__file__).parents[2] / "README.md"
+PROMPT = [3, 41, 59, 26, 5]
+Client = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def compiled(compiler: str, library: Path, folder: Path) -> Path:
+    """The program, which finds a wheel's library by the name that it asks for."""
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / name).symlink_to(library)
+    options = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", f"-I{gcc.HEADERS}"]
+    links = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lonnxruntime", "-lm", "-o", folder / "client"]
+    subprocess.run([compiler, *options, "-x", "c", SOURCE, "-x", "none", *links], check=True)
+    return folder / "client"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    (library,) = Path(onnxruntime.__file__).with_name("capi").glob("libonnxruntime.so.*")
+    program = compiled(gcc.required().compiler, library, tmp_path_factory.mktemp("client"))
+    return lambda *words: subprocess.run([program, *map(str, words)], capture_output=True, text=True)
+
+
+def bundle(folder: Path, quant: str) -> Path:
+    config = tiny_models.llama()
+    save_checkpoint(folder / "model", config, tiny_models.weights(config, seed=11))
+    export(open_checkpoint(folder / "model"), folder / "bundle", quant=quant)
+    return folder / "bundle"
+
+
+@pytest.mark.parametrize("quant", ["int8", pytest.param("fp32", marks=pytest.mark.long)])
+def test_tokens_and_golden_check(client: Client, tmp_path: Path, quant: str):
+    path = bundle(tmp_path, quant)
+    opened = open_bundle(path)
+    shown = client(path, 24, *PROMPT)
+    assert [int(token) for token in shown.stdout.split()] == greedy(opened, [PROMPT], 24)[0], shown.stderr
+
+    checked = client(path, "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    name, found, stated = re.search(
+        r'"(.*)" (\S+), in the certificate (\S+), [^\n]*\n$', checked.stdout
+    ).groups()
+    (figure,) = [row.figure for row in recorded(path).rows if row.name == name]
+    assert float(stated) == pytest.approx(figure, rel=1e-5)
+    assert float(found) == pytest.approx(figure, rel=0.1)  # a few last digits, of some processors' int8 more
+
+    norm = next(t for name, t in opened.manifest.tensors.items() if name.startswith("decoder.norm"))
+    data = np.memmap(path / "model.onnx.data", np.uint8, "r+")
+    data[norm.offset : norm.offset + norm.length].view(norm.dtype)[:] *= -1
+    data.flush()
+    assert client(path, "check").returncode == 1
+
+
+@pytest.mark.parametrize(
+    "stated", ["", '"cache": "copied"', '"cache": "shared", "scaling": {', '"shared" "kv": "int8"']
+)
+def test_what_it_does_not_know_is_said(client: Client, tmp_path: Path, stated: str):
+    (tmp_path / "tfm.json").write_text(stated)
+    done = client(tmp_path, 4, 1)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{tmp_path} must be a bundle for ort-cpu" in done.stderr
+    assert client(tmp_path, "check").stderr == f"{tmp_path} has no golden tokens\n"
+    assert client(tmp_path).stderr.startswith("usage: ")
+
+
+def test_it_is_short_and_linked():
+    assert len(SOURCE.read_text().splitlines()) < 120
+    assert "(tests/examples/edge/client.c)" in README.read_text()
