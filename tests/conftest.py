@@ -12,7 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from helpers import browser, gcc
+from helpers import browser, cuda_placement, gcc
 from tfm.runtime.kernels.compilers import available
 from tfm.runtime.kernels.platforms import Platform
 
@@ -39,15 +39,19 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this machine can't run, unless -m asks for it by name: tests in a browser, tests with
-    GCC and an emulator, and tests of compiled kernels where there is no C++ compiler."""
+    GCC and an emulator, tests of what is compiled where there is no C++ compiler, and tests of ONNX Runtime's
+    CUDA provider where its build has none."""
     there = {"browser": browser.chromium(), "gcc": gcc.tools()}
     marks = [mark for mark, found in there.items() if not found and config.option.markexpr != mark]
     left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
-    kernels = [item for item in items if "kernels_library" in getattr(item, "fixturenames", ())]
+    compiled = {"kernels_library", "cuda_stubs"}
+    kernels = [item for item in items if compiled & set(getattr(item, "fixturenames", ()))]
     for item in kernels:
         item.add_marker("compiler")
     if kernels and config.option.markexpr != "compiler" and not available(Platform.here()):
         left_out += kernels
+    if not cuda_placement.PROVIDER.exists():
+        left_out += [item for item in kernels if "cuda_stubs" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -108,6 +112,14 @@ def kernels_library() -> Path:
     from tfm.runtime.kernels.build import build
 
     return build(retry=True, limit_s=3600)
+
+
+@pytest.fixture(scope="session")
+def cuda_stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for LD_LIBRARY_PATH with stubs of CUDA's libraries, over which its provider starts."""
+    from helpers import cuda_stubs
+
+    return cuda_stubs.build(tmp_path_factory.mktemp("cuda"), available(Platform.here())[0])
 
 
 @pytest.fixture

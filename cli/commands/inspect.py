@@ -113,6 +113,8 @@ def _shown(name: str, value: Any) -> str:
             return "; ".join(f"{name} {what}" for name, what in value.items())
         case "notices":
             return ", ".join(value) or "none"
+        case "refused":
+            return "; ".join(value) or "nothing"
         case _:
             return value
 
@@ -139,7 +141,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         if (kept := kernel_path.cache_type(bundle)) is not None and not kernel_path.without_graphs(bundle):
             facts["kernel_cache"] = kept
         facts["same_bits"] = str(kernel_path.same_bits(bundle))
-        facts |= {"weights": by_weight(bundle.manifest)}
+        facts |= {"weights": by_weight(bundle.manifest), "refused": list(bundle.refused)}
         facts |= {"licence": bundle.manifest.source.licence, "notices": bundle.manifest.notices}
         if left_out := bundle.manifest.source.left_out:
             facts["left_out"] = {name: asdict(part) for name, part in left_out.items()}

@@ -24,6 +24,7 @@ from ...refimpl.errors import BundleError
 from ...refimpl.ops.model import position_tables
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import GRAPH
+from ...runtime.ort.io_binding import row_lengths
 from ...runtime.ort.session import one_line, open_session, options
 from ...runtime.verification.streamed_reference import SEED, Precision
 from ..graph.trace import quiet
@@ -136,6 +137,8 @@ def _run_parts(
         feeds["lengths"] = np.full(b, t)
     for window in windows(cache_kinds(config, windowed=True)):
         feeds[f"window_length.{window}"] = np.zeros(b, np.int64)
+    for window in (None, *windows(cache_kinds(config, windowed=True))):
+        feeds |= row_lengths(window, np.zeros(b, np.int64), t)
     feeds |= {f"{value}.given": truth[name] for name, value in cuts.items() if value in inner}
     needed = {v.name for v in session.get_inputs()}
     with one_line(f"{GRAPH} can't be run in parts"):

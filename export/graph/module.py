@@ -12,13 +12,14 @@ from torch import nn
 
 from ...refimpl.config import Config
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
-from ...runtime.bundle.graph_io import Graph
+from ...runtime.bundle.graph_io import Graph, row_length_names
 from .. import dispatch
 from ..cache_values import cache_value
 from ..ops.cross_attention import EncoderKV
 from ..ops.encoder import encode, encoder_kv, predict
 from ..ops.model import model
 from ..ops.position import Rotary
+from ..targets.group_query_attention import RowLengths
 
 
 class Weights(nn.Module):
@@ -102,9 +103,16 @@ class GraphModule(nn.Module):
             for window in windows(cache_kinds(config, windowed=True))
             if f"window_length.{window}" in inputs
         }
+        row_lengths = {
+            window: RowLengths(*(inputs[name] for name in row_length_names(window)))
+            for window in (None, *windows(cache_kinds(config, windowed=True)))
+            if row_length_names(window)[0] in inputs
+        }
         extra = nullcontext()
         if window_lengths:
             extra = dispatch.extra_inputs("attention", window_lengths=window_lengths)
+        if row_lengths:
+            extra = dispatch.extra_inputs("attention", row_lengths=row_lengths)
         with extra:
             logits, new_cache = model(
                 inputs["tokens"], inputs["past"], inputs["at"], rotary, cache, weights, cross, config=config

@@ -33,6 +33,7 @@ DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "int64": torch.int64,
+    "int32": torch.int32,
     "uint8": torch.uint8,
     "int8": torch.int8,
     "uint4": torch.uint8,

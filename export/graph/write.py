@@ -77,7 +77,9 @@ def write(files: GraphFiles) -> None:
 
     config, target = files.config, files.target
     kernel_tensors = manifest.arrange(files.groups, files.dtype, kernel_layout.specs)
-    parts = graphs(config, operator_limits.cache(target, config) == "windowed")
+    cache = operator_limits.cache(target, config)
+    row_lengths = operator_limits.row_lengths(target, cache)
+    parts = graphs(config, cache == "windowed", row_lengths=row_lengths)
     if stray := [name for name in files.tensors if not any(part.owns(name) for part in parts)]:
         raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
     for part in parts:

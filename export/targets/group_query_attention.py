@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class AttentionLeaves(TypedDict):
     q_norm: NotRequired[Tensor]
     k_norm: NotRequired[Tensor]
     sink_logits: NotRequired[Tensor]
+
+
+class RowLengths(NamedTuple):
+    """What the operator must know of how long rows are: where their last tokens go, and the longest row."""
+
+    seqlens: Tensor
+    total: Tensor
 
 
 def three_products(
@@ -78,7 +85,7 @@ class GroupQueryAttention:
     """The attention of all layers of a graph, which share how long rows are."""
 
     def __init__(self) -> None:
-        self._computed: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._computed: list[tuple[Tensor, RowLengths]] = []
 
     def __call__(
         self,
@@ -91,22 +98,28 @@ class GroupQueryAttention:
         *,
         settings: Attention,
         window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
+        row_lengths: Mapping[int | None, RowLengths] = MappingProxyType({}),
     ) -> tuple[Tensor, KVCache]:
-        """`window_lengths` says for each window how many tokens the caches of its layers hold, row by row."""
+        """`window_lengths` says for each window how many tokens the caches of its layers hold, row by row.
+
+        `row_lengths` has for these windows, and under None for the other layers, what would be computed of
+        that and of `past`.
+        """
         assert bias is None, "scores with a bias are refused, see operator_limits"
         batch, time, _ = x.shape
         a = settings
         at = past.unsqueeze(-1) + torch.arange(time)
         q, k, v, rotary = _project(x, at, weights, rotary, settings=a)
         positions = None
-        if a.window is not None and a.window in window_lengths:
+        if a.window is not None and (a.window in window_lengths or a.window in row_lengths):
             # The cache begins with the latest tokens that its window may still need, so places in it aren't
             # positions. The operator would drop old tokens itself (sliding_window_cache), but after that it
             # holds no more than the window, and on CUDA never more: no drafted token could be cut back.
             if rotary is not None:
                 positions = at
-            past = window_lengths[a.window]
-        seqlens, total = self._row_lengths(past, time)
+            past = window_lengths.get(a.window, past)
+        own = row_lengths.get(a.window, row_lengths.get(None))
+        seqlens, total = self._row_lengths(past, time) if own is None else own
         attributes: dict[str, Any] = {
             "num_heads": a.heads,
             "kv_num_heads": a.kv_heads,
@@ -138,16 +151,16 @@ class GroupQueryAttention:
         )
         return linear(y, weights["wo"], weights.get("bo")), cache._replace(keys=keys, values=values)
 
-    def _row_lengths(self, past: Tensor, time: int) -> tuple[Tensor, Tensor]:
-        """The operator's `seqlens` [B] and `total`; all layers read the same `time` tokens."""
-        for known, seqlens, total in self._computed:
+    def _row_lengths(self, past: Tensor, time: int) -> RowLengths:
+        """Computed in the graph; all layers read the same `time` tokens."""
+        for known, lengths in self._computed:
             if known is past:
-                return seqlens, total
+                return lengths
         # Places count to the padded end of a row: under a causal mask padding is never seen.
         seqlens = (past + (time - 1)).to(torch.int32)
         total = (past.max() + time).to(torch.int32)
-        self._computed.append((past, seqlens, total))
-        return seqlens, total
+        self._computed.append((past, RowLengths(seqlens, total)))
+        return self._computed[-1][1]
 
 
 def attention_in_parts(

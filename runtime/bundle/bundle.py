@@ -45,7 +45,7 @@ from ...refimpl.ops.quant import Blocks
 from ...refimpl.params.lazy import lazily
 from ...refimpl.params.shapes import parameter_shapes
 from ...refimpl.params.tree import Tree
-from . import golden_files, kernel_layout, manifest, weight_layout
+from . import golden_files, kernel_layout, manifest, operator_limits, targets, weight_layout
 from .atomic_dir import recover
 from .graph_check import Weights, check_graph
 from .graph_io import ENCODER, GRAPH, Graph, graphs
@@ -111,8 +111,15 @@ class Bundle:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Why fused operators of the target were not used."""
+        """Why fused operators of the target were not used, or steps on a GPU can't be captured."""
         return self.manifest.refused
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The graphs over the target's operators."""
+        cache = self.manifest.cache
+        lengths = operator_limits.row_lengths(targets.find(self.target), cache)
+        return graphs(self.config, cache == "windowed", row_lengths=lengths)
 
     @property
     def generation(self) -> Generation:
@@ -190,7 +197,7 @@ class Bundle:
 
     def check_graphs(self) -> None:
         """BundleError for a graph that no export can have written, which ONNX Runtime mustn't see."""
-        for graph in graphs(self.config, self.cache == "windowed"):
+        for graph in self.graphs:
             path = self.path / graph.file
             data = read_file(path, LIMITS[graph.file], BundleError)
             check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))

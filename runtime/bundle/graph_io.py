@@ -20,10 +20,14 @@ names (`refimpl.engine.cache_kinds`): k and v for keys and values. `past`, `at`,
 
 A decoder whose cache is windowed also has an input window_length.W for each window W below the context:
 how many tokens of each row the layers with that window hold, the latest ones, from entry 0 on. Other
-layers hold all. `predictions` is what the head computes (`ops.encoder.predict`).
+layers hold all. On a target with `row_lengths` a decoder whose cache isn't copied has instead
+GroupQueryAttention's own inputs: seqlens [B] is where in the cache the last of a row's tokens goes, padding
+counted, and total the longest row with them; seqlens.W and total.W are those of the layers with window W.
+`predictions` is what the head computes (`ops.encoder.predict`).
 
-All ids and numbers are int64; logits and predictions are float32; cosines, sines and the cache's arrays
-have the bundle's `dtype`, but for the codes of a layer that keeps 8 bits, which are int8.
+All ids and numbers are int64, but seqlens and total int32; logits and predictions are float32; cosines,
+sines and the cache's arrays have the bundle's `dtype`, but for the codes of a layer that keeps 8 bits, which
+are int8.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ class Port(NamedTuple):
 
     name: str
     axes: tuple[str | int, ...]
-    dtype: Literal["int64"] | ArrayType | None = None
+    dtype: Literal["int64", "int32"] | ArrayType | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,13 @@ class Graph:
         return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
 
 
-def graphs(config: Config, windowed: bool = False, half: bool = False) -> tuple[Graph, ...]:
+def graphs(
+    config: Config, windowed: bool = False, half: bool = False, row_lengths: bool = False
+) -> tuple[Graph, ...]:
     """The graphs of a model in the order in which they run.
 
-    `windowed` as the manifest's cache says; `half` where keys and values are float16.
+    `windowed` as the manifest's cache says; `half` where keys and values are float16; `row_lengths` where
+    GroupQueryAttention's lengths are inputs (`operator_limits.row_lengths`).
     """
     result = []
     if "encoder" in config.stacks:
@@ -85,8 +92,15 @@ def graphs(config: Config, windowed: bool = False, half: bool = False) -> tuple[
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         kinds = cache_kinds(config, windowed=windowed, half=half)
         outputs = (logits, *_arrays(kinds, "_out"))
-        result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds)), outputs))
+        result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds, row_lengths)), outputs))
     return tuple(result)
+
+
+def row_length_names(window: int | None) -> tuple[str, str]:
+    """The inputs for the layers with a window, or under None for the others: where in the cache the last of a
+    row's tokens goes, and the longest row."""
+    suffix = "" if window is None else f".{window}"
+    return f"seqlens{suffix}", f"total{suffix}"
 
 
 def _encoder_inputs(config: Config) -> list[Port]:
@@ -96,7 +110,12 @@ def _encoder_inputs(config: Config) -> list[Port]:
     return [*inputs, *_tables(config, ("encoder", "reader"), "time")]
 
 
-def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...]) -> list[Port]:
+def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...], row_lengths: bool) -> list[Port]:
+    counts = [Port(f"window_length.{window}", ("batch",), "int64") for window in windows(kinds)]
+    if row_lengths:
+        names = [row_length_names(window) for window in (None, *windows(kinds))]
+        axes: tuple[tuple[str, ...], ...] = (("batch",), ())
+        counts = [Port(*port, "int32") for pair in names for port in zip(pair, axes, strict=True)]
     inputs = [
         Port("tokens", ("batch", "time"), "int64"),
         Port("past", ("batch",), "int64"),
@@ -104,7 +123,7 @@ def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...]) -> list[Port]:
         *([Port("lengths", ("batch",), "int64")] if recurrent(kinds) else []),
         *_arrays(kinds),
         *_tables(config, ("decoder",), "capacity"),
-        *(Port(f"window_length.{window}", ("batch",), "int64") for window in windows(kinds)),
+        *counts,
     ]
     if "encoder" in config.stacks:
         inputs += [*_encoder_kv(config, "text"), Port("encoder_lengths", ("batch",), "int64")]

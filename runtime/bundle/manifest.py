@@ -17,7 +17,7 @@ One JSON object with exactly these fields, but for kernel_cache and adapter:
     schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`, others are floats.
                  With quant "keep" each has {source}: the type that the checkpoint has it in, Q5_0, F16, …
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
-    refused      reasons why fused operators were not used
+    refused      reasons why fused operators were not used, or steps on a GPU can't be captured
     generation   how the checkpoint wants to be run: the fields of
                  `refimpl.checkpoint.generation_config.Generation`
     labels       [names] of the labels of a Classify or Tag head, in order; else none

@@ -9,6 +9,7 @@ from ...refimpl.config import (
     BlockSparse,
     Config,
     LinearAttention,
+    MoE,
     RelativeBias,
     Rope,
     ShortConv,
@@ -19,8 +20,23 @@ from .targets import CacheLayout, FloatType, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
-    """The reasons why fused operators of the target can't be used for a Config; empty when all can."""
-    return (*group_query(config), *multi_head(config)) if target.fused else ()
+    """The reasons why fused operators of the target can't be used for a Config, or a GPU can't capture its
+    steps; empty when all can."""
+    reasons = (*group_query(config), *multi_head(config)) if target.fused else ()
+    captured = capture(config) if target.device == "cuda" and "decoder" in config.stacks else None
+    return reasons if captured is None else (*reasons, f"CUDA graph of a step: {captured}")
+
+
+def capture(config: Config) -> str | None:
+    """The reason why a decoder's step can't be captured on a GPU and replayed; None where it can.
+
+    A replay reads and writes the places of the step that was captured, with its shapes.
+    """
+    if group_query(config):
+        return "a copied cache is written to another place by each step"
+    if any(isinstance(layer.mlp, MoE) for layer in config.layers):
+        return "how many tokens an expert gets is known while the step runs"
+    return None
 
 
 def cache(target: Target, config: Config) -> CacheLayout:
@@ -30,6 +46,11 @@ def cache(target: Target, config: Config) -> CacheLayout:
     if not target.fused or group_query(config):
         return "copied"
     return "windowed" if windows(cache_kinds(config, windowed=True)) else "shared"
+
+
+def row_lengths(target: Target, cache: CacheLayout) -> bool:
+    """Whether a decoder's graph for the target has GroupQueryAttention's lengths as inputs."""
+    return target.row_lengths and cache in ("shared", "windowed")
 
 
 def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:

@@ -39,7 +39,9 @@ class Target:
     """Where a graph runs, and which operators, types and caches it may have.
 
     `device` is None where any will do, `floats` None where the scheme chooses them. `fused` says that
-    attention is an operator of ONNX Runtime where its limits allow. `float_cache` says why keys and values
+    attention is an operator of ONNX Runtime where its limits allow. `row_lengths` says that what it needs to
+    know of each row's length are inputs of the graph: computed there, they are copied between a GPU and the
+    CPU at each step, and a step with copies can't be captured. `float_cache` says why keys and values
     can't be kept in 8 bits; None where they can.
     """
 
@@ -49,6 +51,7 @@ class Target:
     device: Device | None = None
     floats: FloatType | None = None
     fused: bool = False
+    row_lengths: bool = False
     float_cache: str | None = None
 
 
@@ -64,6 +67,7 @@ _ALL = (
         device="cuda",
         floats="float16",
         fused=True,
+        row_lengths=True,
         float_cache="it was never tried on a GPU",
     ),
     Target("standard", opset=21, layout=DEQUANTIZED, float_cache="its attention reads a cache of floats"),

@@ -96,7 +96,8 @@ class OrtEngine:
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
             return open_session(path, on, options(threads), model)
 
-        sessions = {graph.file: (opened(graph), graph) for graph in graphs(self.config, windowed, half)}
+        parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
+        sessions = {graph.file: (opened(graph), graph) for graph in parts}
         self.path, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
         if kernels is not None:
             self.path, self.same_bits = kernels.name, promise(operators)

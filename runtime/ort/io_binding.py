@@ -8,10 +8,16 @@ import onnxruntime as ort
 from ...refimpl.config import Config
 from ...refimpl.engine.cache_kinds import array_names, cache_kinds, encoder_kinds
 from ...refimpl.ops.model import position_tables
-from ..bundle.graph_io import Graph
+from ..bundle.graph_io import Graph, row_length_names
 from .chunked_step import StepArrays
 from .device_buffer import Binding, DeviceBuffer
 from .kv_cache import CacheBuffers, flat
+
+
+def row_lengths(window: int | None, lengths: np.ndarray, time: int) -> dict[str, np.ndarray]:
+    """GroupQueryAttention's inputs of layers that hold so many tokens [B], and get `time` more each."""
+    values = (lengths + (time - 1)).astype(np.int32), np.array(lengths.max() + time, np.int32)
+    return dict(zip(row_length_names(window), values, strict=True))
 
 
 class DecoderSession:
@@ -34,8 +40,12 @@ class DecoderSession:
         if "lengths" in self._inputs:
             inputs["lengths"] = step.lengths
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for window, lengths in window_lengths.items():
-            arrays[f"window_length.{window}"] = lengths
+        if "seqlens" in self._inputs:
+            time = step.tokens.shape[1]
+            for window, lengths in ((None, step.past), *window_lengths.items()):
+                arrays |= row_lengths(window, lengths, time)
+        else:
+            arrays |= {f"window_length.{window}": lengths for window, lengths in window_lengths.items()}
         for name, array in arrays.items():
             binding.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         logits = step.logits

@@ -174,7 +174,9 @@ def test_parts_that_are_left_out_are_named(tfm, bundle, tmp_path):
     stated["source"]["left_out"] = told
     (copied / "tfm.json").write_text(json.dumps(stated))
     assert tfm("inspect", copied, "--json").json["left_out"] == told
-    assert "left_out" not in tfm("inspect", bundle, "--json").json
+    told = tfm("inspect", bundle, "--json").json
+    assert "left_out" not in told
+    assert told["refused"] == []
 
 
 def test_the_example_ships():

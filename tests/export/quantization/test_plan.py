@@ -298,6 +298,18 @@ def test_sinks_are_for_a_decoder_on_a_cpu():
     assert operator_limits.refusals(TARGETS["ort-cpu"], reads) == (reason,)
 
 
+def test_why_a_step_cannot_be_captured_on_a_gpu_is_stated():
+    target = TARGETS["ort-cuda"]
+    assert operator_limits.refusals(target, tiny_models.mixed_windows()) == ()
+    assert operator_limits.refusals(target, tiny_models.encoder()) == (), "an encoder has no steps"
+    [reason] = operator_limits.refusals(target, tiny_models.mixture())
+    assert reason == "CUDA graph of a step: how many tokens an expert gets is known while the step runs"
+    *_, reason = operator_limits.refusals(target, tiny_models.encoder_decoder())
+    assert reason == "CUDA graph of a step: a copied cache is written to another place by each step"
+    for name in ("ort-cpu", "standard"):
+        assert operator_limits.refusals(TARGETS[name], tiny_models.mixture()) == ()
+
+
 def test_strict_accepts_a_file_that_has_blocks_for_all():
     shapes = parameter_shapes(CONFIG)
     blocks = {n: q4_1(s, int(n.endswith(".table"))) for n, s in shapes.items() if len(s) == 2}

@@ -310,3 +310,13 @@ def test_ort_engine(small_caches: None, bundles: Any, name: str, target: str, qu
 @pytest.mark.parametrize(("target", "quant"), CUDA)
 def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target: str, quant: str) -> None:
     run(bundles(name, target, quant), "cuda")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["mixed", "reader"])
+def test_a_graph_for_cuda_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, small_caches: None, bundles: Any, name: str
+) -> None:
+    """Its operators have slower kernels there, which compute the same: how it is fed needs no GPU."""
+    monkeypatch.setattr(runtime, "choose", lambda *_: "cpu")
+    run(bundles(name, "ort-cuda", "fp16"), "cpu")

@@ -1,0 +1,76 @@
+"""Graphs for ort-cuda run on the GPU, node by node, as ONNX Runtime's CUDA provider itself says.
+
+No number is computed: the provider starts over stubs of CUDA's libraries (`helpers.cuda_stubs`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import cuda_stubs as stubs
+from helpers import tiny_models
+from helpers.cuda_placement import PROVIDER, SIZES, Placement, place, write_graphs
+from tfm.refimpl.config import Classify, Config, Pool, QuestionAnswering, Tag
+from tfm.runtime.bundle import operator_limits
+
+LLAMA = tiny_models.llama()
+MODELS = {
+    "norms of heads": tiny_models.llama(qk_norm=True, bias=True, tied=False),
+    "layer norms": tiny_models.llama(plain=True, kind="gelu"),
+    "windows": tiny_models.mixed_windows(),
+    "added positions": tiny_models.added_positions(),
+    "a mixture": tiny_models.mixture(),
+    "rare options": tiny_models.rare(),
+    "a block-sparse mask": tiny_models.block_sparse(),
+    "an adaptive softmax": tiny_models.adaptive(),
+    "an encoder and a decoder": tiny_models.encoder_decoder(),
+    "rotary, an encoder and a decoder": tiny_models.rotary_encoder_decoder(),
+    "a decoder that reads": tiny_models.reading_decoder(),
+    "masked": tiny_models.encoder(),
+    "classify": tiny_models.encoder(head=Classify(3)),
+    "tag": tiny_models.encoder(head=Tag(3)),
+    "answer": tiny_models.encoder(head=QuestionAnswering()),
+    "pool": tiny_models.encoder(head=Pool()),
+}
+
+
+def check(config: Config, quant: str, folder: Path, cuda_stubs: Path) -> list[Placement]:
+    """Nothing is copied between GPU and CPU, which only computes sizes, and a step can be captured."""
+    placements = [place(graph, cuda_stubs) for graph in write_graphs(config, quant, folder)]
+    for placement in placements:
+        assert not placement.copied
+        assert set(placement.on_cpu) <= SIZES
+        assert placement.capture is None
+    return placements
+
+
+@pytest.mark.parametrize("quant", ["int8", pytest.param("int4", marks=pytest.mark.long)])
+def test_a_usual_decoder_is_on_the_gpu_alone(tmp_path: Path, cuda_stubs: Path, quant: str) -> None:
+    (placement,) = check(LLAMA, quant, tmp_path, cuda_stubs)
+    assert not placement.on_cpu
+    assert operator_limits.capture(LLAMA) is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MODELS)
+def test_other_models(tmp_path: Path, cuda_stubs: Path, name: str) -> None:
+    check(MODELS[name], "fp16", tmp_path, cuda_stubs)
+
+
+def test_lengths_computed_in_the_graph_are_copied(
+    tmp_path: Path, cuda_stubs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check sees copies: without the inputs for them there are four, and a step can't be captured."""
+    monkeypatch.setattr(operator_limits, "row_lengths", lambda *_: False)
+    (graph,) = write_graphs(LLAMA, "fp16", tmp_path)
+    placement = place(graph, cuda_stubs)
+    assert len(placement.copied) == 4
+    assert placement.on_cpu == ["Squeeze", "Sub", "Add", "Cast"]
+    assert "have not been partitioned to the CUDAExecutionProvider" in (placement.capture or "")
+
+
+def test_stubs_have_what_the_provider_takes(cuda_stubs: Path) -> None:
+    taken = stubs.undefined(PROVIDER)
+    assert {"libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"} <= set(taken)
+    assert set(stubs.FUNCTIONS) <= set(taken["libcudart.so.13"]), "a function that isn't taken"

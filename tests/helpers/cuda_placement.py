@@ -1,0 +1,101 @@
+"""Where ONNX Runtime's CUDA provider places the nodes of a graph, told by a child process over stubs of CUDA.
+
+`python cuda_placement.py MODEL` is that process: its log has the nodes and copies, its output why the graph
+can't be captured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfm.refimpl.config import Config
+
+# Of the wheel for Linux and x86-64; others have none.
+PROVIDER = Path(str(find_spec("onnxruntime").origin)).parent / "capi" / "libonnxruntime_providers_cuda.so"
+# What sizes are computed with, on the CPU: ONNX Runtime puts it there, as that is where operators read them.
+SIZES = frozenset(("Add", "Cast", "Concat", "Mod", "Mul", "Squeeze", "Sub"))
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+PLACED_ON = re.compile(r"(?:All nodes|Node\(s\)) placed on \[(\w+)\]\. Number of nodes: (\d+)")
+BEGINNING = "Initializing session."
+NODE = re.compile(r"VerifyEachNodeIsAssignedToAnEp\]\s+(\w+) \((.*)\)$")
+COPIED = re.compile(r"AddCopyNode\] Add Memcpy\w+ (?:before|after) (\S+) for")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The operators of the nodes on the CPU, the values that are copied, and what ONNX Runtime says against
+    capturing the graph; None where it takes it."""
+
+    on_cpu: list[str]
+    copied: list[str]
+    capture: str | None
+
+
+def place(model: Path, stubs: Path) -> Placement:
+    """The placement of a graph; AssertionError where the log isn't as ONNX Runtime 1.31 writes it."""
+    child = subprocess.run(
+        [sys.executable, __file__, str(model)],
+        env=os.environ | {"LD_LIBRARY_PATH": str(stubs)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    nodes: dict[str, list[str]] = {CPU: []}  # those of several providers are listed, of a single one counted
+    counts: dict[str, int] = {}
+    on = ""
+    log = child.stderr.rpartition(BEGINNING)[2]
+    for line in log.splitlines():
+        if found := PLACED_ON.search(line):
+            on = found[1]
+            counts[on] = int(found[2])
+        elif found := NODE.search(line):
+            nodes.setdefault(on, []).append(found[1])
+    assert counts.get(CUDA), log[-2000:]
+    assert len(nodes[CPU]) == counts.get(CPU, 0), log[-2000:]
+    return Placement(nodes[CPU], COPIED.findall(log), child.stdout.strip() or None)
+
+
+def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
+    """The graphs of a model for ort-cuda, over weights of zeros: placement needs no numbers."""
+    from tfm.export.graph.write import GraphFiles, write
+    from tfm.runtime.bundle import manifest, schemes, targets, weight_layout
+    from tfm.runtime.bundle.weight_formats import formats
+
+    target, dtype = targets.find("ort-cuda"), "float16"
+    groups = weight_layout.stored(config, formats(config, schemes.find(quant), target), target)
+    tensors = manifest.arrange(groups, dtype)
+    write(GraphFiles(config, target, groups, tensors, dtype, None, folder, half_cache=False))
+    with open(folder / manifest.DATA, "wb") as data:
+        data.truncate(manifest.size(tensors))
+    return sorted(folder.glob("*.onnx"))
+
+
+def main(model: str) -> None:
+    import onnxruntime as ort
+    from tfm.runtime.ort.session import ORT_ERRORS
+
+    def opened(capture: int) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level, options.log_verbosity_level = 0, 1
+        providers = [(CUDA, {"enable_cuda_graph": str(capture)}), CPU]
+        session = ort.InferenceSession(model, options, providers=providers)
+        assert session.get_providers()[0] == CUDA
+
+    try:
+        opened(capture=1)
+    except ORT_ERRORS as error:
+        print(error)  # noqa: T201
+        opened(capture=0)  # a session that is refused doesn't list its nodes
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
