@@ -230,14 +230,15 @@ def calibrate(
 ) -> CalibrationResult:
     """The ranges, smoothing factors or importances that a scheme needs from running the model."""
     sites = plan.smoothed_sites(checkpoint.config, scheme, formats)
-    if not (scheme.calibrated or scheme.searches or sites):
+    searches = scheme.searches and any(one is not None and one.searched for one in formats.values())
+    if not (scheme.calibrated or searches or sites):
         return plan.NOT_CALIBRATED
     from .quantization.calibrate import importance, smoothing_factors, static_inputs
 
     if scheme.calibrated:
         assert calibration is not None, "check_calibration wants one"
         return static_inputs(checkpoint, calibration, progress)
-    if scheme.searches:
+    if searches:
         return CalibrationResult(importance=importance(checkpoint, progress))
     return CalibrationResult(factors=smoothing_factors(checkpoint, sites, progress))
 

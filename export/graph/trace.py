@@ -117,6 +117,7 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
                 field("minimum"),
                 weight_format.bits,
                 weight_format.block,
+                weight_format.activations == "block",
                 group.length,
             )
         case _:

@@ -37,7 +37,7 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
             "N": count,
             "bits": weight.bits,
             "block_size": weight.block,
-            "accuracy_level": 4,  # 8-bit activations by block: any other level computes in float
+            "accuracy_level": 4 if weight.rounds_input else 0,  # any other level than 4 computes in float
         },
         dtype=x.dtype,
         shape=(*x.shape[:-1], count),

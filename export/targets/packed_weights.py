@@ -14,8 +14,8 @@ import torch
 class NBits:
     """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob], a table [N, C·blob].
 
-    scale [F, C], zero packed [F, …], minimum [C, F], a table's [N, C]. `length` is the size of the
-    blocked axis.
+    scale [F, C], zero packed [F, …], minimum [C, F], a table's [N, C]. `rounds_input` says that a product
+    quantizes its input in 8-bit blocks; `length` is the size of the blocked axis.
     """
 
     packed: torch.Tensor
@@ -24,6 +24,7 @@ class NBits:
     minimum: torch.Tensor | None
     bits: int
     block: int
+    rounds_input: bool
     length: int
 
 

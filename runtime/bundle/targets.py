@@ -25,13 +25,15 @@ class Layout:
 
     `joins`: matrices that multiply one input are stored as one. `blocks`: packed for MatMulNBits, or codes
     for DequantizeLinear. `activations`: how a product with blocks quantizes its input. `static_inputs`:
-    inputs may have 8-bit codes with a scale that was chosen beforehand.
+    inputs may have 8-bit codes with a scale that was chosen beforehand. `symmetric_block`: the only length of
+    blocks that fast products take, without zero points; None where they take those of the scheme.
     """
 
     joins: bool
     blocks: Literal["nbits", "blocked"]
     activations: Literal["none", "block"]
     static_inputs: bool
+    symmetric_block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Target:
 
 
 PACKED = Layout(joins=True, blocks="nbits", activations="block", static_inputs=False)
+# CUDA's products dequantize blocks and multiply floats; the fast ones are for these blocks
+# (`runtime.ort.session`).
+SYMMETRIC = Layout(joins=True, blocks="nbits", activations="none", static_inputs=False, symmetric_block=32)
 DEQUANTIZED = Layout(joins=False, blocks="blocked", activations="none", static_inputs=True)
 
 _ALL = (
@@ -63,7 +68,7 @@ _ALL = (
     Target(
         "ort-cuda",
         opset=23,
-        layout=PACKED,
+        layout=SYMMETRIC,
         device="cuda",
         floats="float16",
         fused=True,

@@ -2,9 +2,9 @@
 
 8-bit blocks are a GGUF's own where it has them (Q8_0), so that nothing is rounded twice. With `keep` all of
 its blocks stay: products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
-Otherwise blocks are asymmetric, columns symmetric. Norms, biases, added positions, a mixture's routing and
-the projection to labels stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives
-the others:
+Otherwise blocks are asymmetric, but on ort-cuda symmetric, of 32 and rounded to nearest; columns are
+symmetric. Norms, biases, added positions, a mixture's routing and the projection to labels stay float. Some
+weights get 8-bit blocks of 32 instead of what their scheme gives the others:
 
 - With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed (no norm stands
   before them). The few large channels of their input would cost a whole row its precision, and attention is
@@ -117,6 +117,8 @@ def formats(
 
 
 def _per_block(spec: PerBlock, name: str, target: Target) -> WeightFormat:
+    if (symmetric := target.layout.symmetric_block) is not None:
+        return WeightFormat(spec.bits, symmetric, target.layout.activations)
     block = spec.block
     if spec.attention_block is not None and any(part in name for part in ATTENTION):
         block = spec.attention_block

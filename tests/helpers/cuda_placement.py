@@ -1,11 +1,11 @@
 """Where ONNX Runtime's CUDA provider places the nodes of a graph, told by a child process over stubs of CUDA.
 
-`python cuda_placement.py MODEL` is that process: its log has the nodes and copies, its output why the graph
-can't be captured.
+`python cuda_placement.py MODEL` is that process: its log has the nodes and copies, its output the rest.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -31,12 +31,13 @@ COPIED = re.compile(r"AddCopyNode\] Add Memcpy\w+ (?:before|after) (\S+) for")
 
 @dataclass(frozen=True)
 class Placement:
-    """The operators of the nodes on the CPU, the values that are copied, and what ONNX Runtime says against
-    capturing the graph; None where it takes it."""
+    """The operators of the nodes on the CPU, the values that are copied, what ONNX Runtime says against
+    capturing the graph, if anything, and how many kernels were launched when the session was opened."""
 
     on_cpu: list[str]
     copied: list[str]
-    capture: str | None
+    capture: str
+    launches: int
 
 
 def place(model: Path, stubs: Path) -> Placement:
@@ -61,7 +62,7 @@ def place(model: Path, stubs: Path) -> Placement:
             nodes.setdefault(on, []).append(found[1])
     assert counts.get(CUDA), log[-2000:]
     assert len(nodes[CPU]) == counts.get(CPU, 0), log[-2000:]
-    return Placement(nodes[CPU], COPIED.findall(log), child.stdout.strip() or None)
+    return Placement(nodes[CPU], COPIED.findall(log), **json.loads(child.stdout))
 
 
 def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
@@ -80,21 +81,25 @@ def write_graphs(config: Config, quant: str, folder: Path) -> list[Path]:
 
 
 def main(model: str) -> None:
-    import onnxruntime as ort
-    from tfm.runtime.ort.session import ORT_ERRORS
+    from ctypes import CDLL, c_long
 
-    def opened(capture: int) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level, options.log_verbosity_level = 0, 1
-        providers = [(CUDA, {"enable_cuda_graph": str(capture)}), CPU]
-        session = ort.InferenceSession(model, options, providers=providers)
-        assert session.get_providers()[0] == CUDA
+    from tfm.refimpl.errors import BundleError
+    from tfm.runtime.ort.session import open_session, options
 
+    def opened(capture: bool) -> None:
+        told = options()
+        told.log_severity_level, told.log_verbosity_level = 0, 1
+        open_session(Path(model), "cuda", told, capture=capture)
+
+    refused = ""
     try:
-        opened(capture=1)
-    except ORT_ERRORS as error:
-        print(error)  # noqa: T201
-        opened(capture=0)  # a session that is refused doesn't list its nodes
+        opened(capture=True)
+    except BundleError as error:
+        refused = str(error)
+        opened(capture=False)  # a session that is refused doesn't list its nodes
+    launches = CDLL("libcudart.so.13").launchesOfStub
+    launches.restype = c_long
+    print(json.dumps({"capture": refused, "launches": launches()}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from tfm.runtime.ort.session import CUDA_LIBRARIES
 
 from helpers.cuda_placement import PROVIDER
 
-HEADERS = "#include <stdlib.h>\n#include <string.h>\ntypedef void* P; typedef size_t N;\n"
+HEADERS = (
+    "#include <stdlib.h>\n#include <string.h>\ntypedef void* P; typedef size_t N;\nstatic long launched;\n"
+)
 ALLOCATES = "(P* p, N n) { *p = calloc(1, n ? n : 1); return *p ? 0 : 2; }"
 FREES = "(P p) { free(p); return 0; }"
 MAKES = "(P* p) { *p = (P)1; return 0; }"
@@ -46,6 +48,8 @@ KINDS = {
     "(P, P* graph) { *graph = (P)1; return 0; }": "StreamEndCapture",
 }
 FUNCTIONS = {f"cuda{name}": body for body, names in KINDS.items() for name in names.split()}
+FUNCTIONS["__cudaLaunchKernel"] = "() { return launched++, 0; }"
+LAUNCHES = "launchesOfStub"  # how many kernels were launched
 # The provider opens it by name, and looks these up.
 CUDNN = {"libcudnn.so.9": ["cudnnCreate", "cudnnDestroy", "cudnnSetStream"]}
 DRIVER_FUNCTIONS = {"libcuda.so.1": ["cuTensorMapEncodeTiled"]}  # without a version, so not told by the table
@@ -77,6 +81,7 @@ def build(folder: Path, compiler: Compiler) -> Path:
     for name, functions in libraries.items():
         bodies = [f"long {one}{FUNCTIONS.get(one, SUCCEEDS)}" for one in functions]
         source, versions = folder / f"{name}.cpp", folder / f"{name}.map"
+        bodies.append(f"long {LAUNCHES}() {{ return launched; }}")
         source.write_text(f'{HEADERS}extern "C" {{\n' + "\n".join(bodies) + "\n}\n")
         versions.write_text(f"{name} {{ global: *; }};\n")
         flags = ["-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", f"-Wl,--version-script={versions}"]

@@ -313,10 +313,10 @@ def test_ort_engine_on_cuda(small_caches: None, bundles: Any, name: str, target:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["mixed", "reader"])
+@pytest.mark.parametrize(("name", "quant"), [("mixed", "fp16"), ("reader", "fp16"), ("full", "int4")])
 def test_a_graph_for_cuda_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, small_caches: None, bundles: Any, name: str
+    monkeypatch: pytest.MonkeyPatch, small_caches: None, bundles: Any, name: str, quant: str
 ) -> None:
     """Its operators have slower kernels there, which compute the same: how it is fed needs no GPU."""
     monkeypatch.setattr(runtime, "choose", lambda *_: "cpu")
-    run(bundles(name, "ort-cuda", "fp16"), "cpu")
+    run(bundles(name, "ort-cuda", quant), "cpu")
