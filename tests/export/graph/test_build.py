@@ -40,7 +40,7 @@ def operators(model: ir.Model) -> Counter[str]:
     return Counter(f"{node.domain}::{node.op_type}" for node in model.graph)
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4", "fp16"])
+@pytest.mark.parametrize("quant", ["int8", "fp16", pytest.param("int4", marks=pytest.mark.long)])
 def test_cuda_graph_is_half_precision_and_fused(tmp_path: Path, quant: str) -> None:
     config = tiny_models.llama(layers=2)
     model = exported(tmp_path, config, "ort-cuda", quant)
@@ -87,7 +87,14 @@ def test_a_usual_decoder_is_traced_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert operators["aten.max.default"] == 1, "layers share how long rows are"
 
 
-@pytest.mark.parametrize("quant", ["fp32", "fp16", "int8", "int8-dynamic", "int4"])
+@pytest.mark.parametrize(
+    "quant",
+    [
+        "fp32",
+        "int8",
+        *(pytest.param(quant, marks=pytest.mark.long) for quant in ("fp16", "int8-dynamic", "int4")),
+    ],
+)
 def test_standard_graph_has_standard_operators_only(tmp_path: Path, quant: str) -> None:
     model = exported(tmp_path, tiny_models.llama(layers=1), "standard", quant)
     assert set(model.opset_imports) == {""}
@@ -126,7 +133,9 @@ def test_a_refusal_is_reported_and_the_cache_is_copied(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("target", "quant"), [("ort-cpu", "int8"), ("ort-cuda", "fp16")])
+@pytest.mark.parametrize(
+    ("target", "quant"), [("ort-cpu", "int8"), pytest.param("ort-cuda", "fp16", marks=pytest.mark.long)]
+)
 def test_places_in_a_windowed_cache_are_not_positions(tmp_path: Path, target: str, quant: str) -> None:
     model = exported(tmp_path, tiny_models.mixed_windows(), target, quant)
     contents = open_bundle(tmp_path / "out").manifest

@@ -57,6 +57,7 @@ def test_the_process_writes_the_same_bytes(
     assert (tmp_path / "model.onnx").read_bytes() == here
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("in_a_process")
 def test_that_a_cache_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: Path) -> None:
     halved = []
@@ -69,6 +70,7 @@ def test_that_a_cache_is_halved_may_turn_out_late(files: GraphFiles, tmp_path: P
     assert halved == [{onnx.TensorProto.FLOAT16}, {onnx.TensorProto.FLOAT}]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("in_a_process")
 def test_errors_come_back_in_one_line(files: GraphFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     with (

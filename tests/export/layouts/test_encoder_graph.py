@@ -46,7 +46,13 @@ def session(config: Encoder, folder: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("head", [Pool("mean", unit=True), Tag(5)], ids=["pool", "tag"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(Pool("mean", unit=True), id="pool"),
+        pytest.param(Tag(5), id="tag", marks=pytest.mark.long),
+    ],
+)
 def test_rows_may_be_padded_on_any_side(head: Any, tmp_path: Path):
     config = rotary(head)
     weights, graph = tiny_models.weights(config, seed=4), session(config, tmp_path)

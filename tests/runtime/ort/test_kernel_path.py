@@ -50,11 +50,10 @@ CONFIGS: dict[str, Callable[[], Config]] = {
 }
 CASES = [
     *(("biases, odd sizes", quant) for quant in ("int8", "int4")),
-    ("an encoder and a decoder", "int8"),
     ("an encoder", "int8-dynamic"),
     *(
         pytest.param(name, "int8", marks=pytest.mark.long)
-        for name in ("an output matrix of its own", "a mixture", "an encoder")
+        for name in ("an output matrix of its own", "a mixture", "an encoder", "an encoder and a decoder")
     ),
 ]
 
