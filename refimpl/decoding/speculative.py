@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from ..engine.protocol import Cache, Engine
-from ..errors import LimitError
+from ..errors import LimitError, NumericError
 from .loop import CHUNK, GeneratedSequence, prefill, read_prompt, start_cache
 from .stop import limit_new_tokens
 
@@ -129,7 +129,8 @@ class PromptLookup:
 class DraftModel:
     """Drafts of a smaller model with the same vocabulary, chosen with the sequence's own sampler and numbers.
 
-    Its cache keeps the text that it has read; tokens that the model rejects are cut off again.
+    Its cache keeps the text that it has read; tokens that the model rejects are cut off again. Where it can't
+    compute a text, it has no more drafts of that.
     """
 
     def __init__(self, engine: Engine, target: Engine) -> None:
@@ -142,12 +143,20 @@ class DraftModel:
         self.engine = engine
         self._cache: Cache | None = None
         self._cached_tokens: list[int] = []
+        self._without: GeneratedSequence | None = None  # a text that it can't compute
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
         text = [*sequence.prompt, *sequence.tokens]
         count = min(count, self.engine.config.context - len(text) + 1)
-        if count < 1:
+        if count < 1 or sequence is self._without:
             return []
+        try:
+            return self._draft(sequence, text, count)
+        except NumericError:
+            self._cache, self._cached_tokens, self._without = None, [], sequence
+            return []
+
+    def _draft(self, sequence: GeneratedSequence, text: Sequence[int], count: int) -> list[int]:
         draft: list[int] = []
         logits, cache = self._prefill(text, sequence.encoder_ids)
         while True:
@@ -186,7 +195,9 @@ def speculate(
 ) -> Generator[int, None, Cache]:
     """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model.
 
-    Raises LimitError for a model that can't take back the tokens that it rejects.
+    Where a step can't be computed with a draft, as when a refused token's keys don't fit the cache, the text
+    is read again and goes on without drafts. Raises LimitError for a model that can't take back the tokens
+    that it rejects.
     """
     sequence.max_new_tokens = limit_new_tokens(
         engine.config.context, len(sequence.prompt), sequence.max_new_tokens
@@ -203,7 +214,15 @@ def speculate(
         count = min(draft_length, sequence.max_new_tokens - len(sequence.tokens) - 1)
         draft = drafter.propose(sequence, count) if count > 0 else []
         step_tokens = np.array([[sequence.tokens[-1], *draft]], np.int64)
-        logits, cache = engine.step(step_tokens, cache, at=np.arange(step_tokens.shape[1])[None])
+        try:
+            logits, cache = engine.step(step_tokens, cache, at=np.arange(step_tokens.shape[1])[None])
+        except NumericError:
+            if not draft:
+                raise
+            draft, draft_length = [], 0
+            text, cache = [*sequence.prompt, *sequence.tokens], start_cache(engine, sequence.encoder_ids)
+            last, cache = prefill(engine, text, cache, chunk)
+            logits = last[None, None]
         before = len(sequence.tokens)
         accepted = 0
         for position, drafted in enumerate([*draft, None]):

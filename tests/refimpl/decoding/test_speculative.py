@@ -19,7 +19,7 @@ from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, draft_length, speculate
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
-from tfm.refimpl.errors import LimitError
+from tfm.refimpl.errors import LimitError, NumericError
 
 seeds = st.integers(0, 2**32 - 1)
 samplers = st.builds(
@@ -201,6 +201,62 @@ def test_a_greedy_position_takes_no_vector_of_probabilities() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size <= peak < 8 * size
+
+
+class Narrow(Table):
+    """An engine that can't compute one token, as one whose keys don't fit the cache."""
+
+    def step(self, tokens: np.ndarray, cache: Text, lengths: Any = None, at: Any = None) -> Any:
+        if UNFIT in tokens:
+            cache.text.append(UNFIT)  # nobody may use it again
+            raise NumericError("a key or value doesn't fit the cache")
+        return super().step(tokens, cache, lengths, at)
+
+
+UNFIT = 6
+
+
+class Unfit:
+    """Drafts the right token and then the one that can't be computed."""
+
+    def __init__(self, wanted: list[int]) -> None:
+        self.wanted = wanted
+
+    def propose(self, row: GeneratedSequence, count: int) -> list[int]:
+        at = len(row.tokens)
+        return [*self.wanted[at : at + 1], UNFIT][:count] if at > 1 else []
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_a_refused_token_that_cannot_be_computed_changes_nothing(temperature: float | None) -> None:
+    """Neither the text nor its error, where its own token can't be."""
+    ended = []
+    for seed in range(40):
+        sampler = Sampler(temperature=temperature)
+        row, wanted = (GeneratedSequence([3, 1, 4, 1], sampler, max_new_tokens=12, seed=1) for _ in range(2))
+        ends: list[str] = []
+        for drive in (
+            generate(Narrow(seed, n=7), wanted),
+            speculate(Narrow(seed, n=7), row, Unfit(wanted.tokens), 2),
+        ):
+            try:
+                list(drive)
+                ends.append("length")
+            except NumericError as error:
+                ends.append(str(error))
+        assert row.tokens == wanted.tokens
+        assert ends[0] == ends[1]
+        ended.append(ends[0])
+    assert len(set(ended)) == 2
+
+
+def test_a_draft_model_that_cannot_compute_a_text_drafts_no_more_of_it() -> None:
+    target, draft = Table(0, n=7), Narrow(0, n=7)
+    drafter, row = DraftModel(draft, target), GeneratedSequence([3, UNFIT, 4], max_new_tokens=12)
+    wanted = GeneratedSequence([3, UNFIT, 4], max_new_tokens=12)
+    assert list(speculate(target, row, drafter)) == list(generate(target, wanted))
+    assert draft.steps == 0
+    assert drafter.propose(GeneratedSequence([3, 1, 4]), 2), "of another text it has drafts"
 
 
 def test_a_draft_model_reads_only_what_is_new() -> None:

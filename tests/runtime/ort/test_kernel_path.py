@@ -23,6 +23,7 @@ from tfm.export import bundle_writer
 from tfm.export.bundle_writer import export
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
+from tfm.refimpl.decoding.loop import GeneratedSequence
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, DeviceError, NumericError
 from tfm.runtime.bundle import kernel_layout
@@ -393,6 +394,36 @@ def test_a_cache_is_float16_unless_numbers_are_large(tmp_path: Path, monkeypatch
     assert {buffer.dtype for buffer in buffers} == {np.dtype(np.float16)}
     with pytest.raises(NumericError, match=r"a key or value doesn't fit the cache, .* TFM_KERNELS=0 takes"):
         model.step(np.array([[1, 2, 3]]), model.start())
+
+
+def test_a_refused_draft_that_does_not_fit_the_cache_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token has a channel of its own, which the first layer's norm makes too large for float16."""
+    unfit, channel = 5, 3
+    config = tiny_models.llama(context=40)
+    params = tiny_models.weights(config)
+    params["embedding"]["table"][:, channel] = 0
+    params["embedding"]["table"][unfit, channel] = 1
+    params["decoder"]["layers"][0]["attn_pre"]["weight"][channel] = 1e8
+    params["decoder"]["norm"]["weight"][channel] = 0  # it isn't chosen for that
+    save_checkpoint(tmp_path / "model", config, params)
+    monkeypatch.setattr(bundle_writer, "SAFE_IN_FLOAT16", np.inf)
+    export(open_checkpoint(tmp_path / "model"), tmp_path / "half", quant="int8", verify=False)
+    model = runtime.load(tmp_path / "half")
+    with pytest.raises(NumericError, match="doesn't fit the cache"):
+        model.step(np.array([[1, unfit]]), model.start())
+    proposed: list[list[int]] = []
+
+    class Unfit:
+        def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
+            proposed.append([unfit, 1][:count])
+            return proposed[-1]
+
+    wanted = model.generate_ids([1, 2, 3], max_new_tokens=9, draft=False)
+    assert unfit not in wanted
+    assert model.generate_ids([1, 2, 3], max_new_tokens=9, draft=Unfit()) == wanted
+    assert proposed == [[unfit, 1]], "none follows"
 
 
 def test_codes_are_the_kernels_too(tmp_path: Path) -> None:
