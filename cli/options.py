@@ -285,6 +285,18 @@ Draft = Annotated[
         rich_help_panel=SPEED,
     ),
 ]
+Prefix = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        dir_okay=False,
+        help="Keep in this file what the model computes of the prompt, in a chat of the first message with "
+        "what stands before it: a later prompt that begins alike, such as another question to the same text, "
+        "is read from there on. Only you can read the file, which is as private as the prompt, and it is "
+        "never written over.",
+        rich_help_panel=SPEED,
+    ),
+]
 
 
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:

@@ -47,6 +47,7 @@ def command(
     seed: o.Seed = 0,
     stop: o.Stop = None,
     no_escape: o.NoEscape = False,
+    prefix: o.Prefix = None,
 ) -> None:
     """Talk with a model. At a terminal /help lists what else there is, and Ctrl-D ends the conversation; of a
     pipe each line is a message.
@@ -71,7 +72,7 @@ def command(
 
     choice = o.adapter_choice(adapter, no_adapter)
     loaded = load(model, engine, quant, device, threads, task="chat", adapter=choice)
-    conversation = Conversation(loaded, system)
+    conversation = Conversation(loaded, system, prefix=prefix)
     if is_interactive():
         banner = f"{model}, {describe(loaded)}, context of {loaded.config.context} tokens"
         talk(ChatCommands(conversation, options, command), banner, no_escape)

@@ -101,17 +101,7 @@ def command(
         ),
     ] = None,
     draft: o.Draft = None,
-    prefix: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            dir_okay=False,
-            help="Keep in this file what the model computes of the prompt: a later prompt that begins alike, "
-            "such as another question to the same text, is read from there on. Only you can read the file, "
-            "which is as private as the prompt, and it is never written over.",
-            rich_help_panel=o.SPEED,
-        ),
-    ] = None,
+    prefix: o.Prefix = None,
 ) -> None:
     """Generate text. A model is fetched and exported the first time, and runs from the cache afterwards.
 

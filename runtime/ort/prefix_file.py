@@ -65,7 +65,7 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
 
     def next_bytes(begin: int, count: int) -> np.ndarray:
         if begin + count + DIGEST > len(file):
-            raise ArgumentError(f"{path}: isn't a prefix that `generate --prefix` wrote, or was cut short")
+            raise ArgumentError(f"{path}: isn't a prefix that `--prefix` wrote, or was cut short")
         data = file.read(begin, begin + count)
         digest.update(data.data)
         return data
@@ -74,7 +74,7 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     first = next_bytes(0, start).tobytes()
     length = int.from_bytes(first[len(MAGIC) :], "little")
     if first[: len(MAGIC)] != MAGIC or length > HEADER:
-        raise ArgumentError(f"{path}: isn't a prefix that `generate --prefix` wrote")
+        raise ArgumentError(f"{path}: isn't a prefix that `--prefix` wrote")
     header = _header(parse(next_bytes(start, length).tobytes(), str(path), ArgumentError), path, engine)
     cache = engine.start(1).grow(len(header.tokens))
     try:

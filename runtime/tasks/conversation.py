@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...refimpl.engine.protocol import Cache
 from ..text.chat_template import Message, check_messages, common_prefix
 from .base import TaskModel
 from .declared_options import spelled_out
-from .generate import Prompt, TextStream
+from .generate import Prompt, TextStream, prefix_cache
 from .options import GenerateOptions, SamplingOptions, resolve
 
 
@@ -20,11 +21,15 @@ class Conversation:
     """The messages of a chat, and the cache of the tokens that were read so far.
 
     A template may render earlier messages differently once another follows, so the cache is kept only as far
-    as the new ids agree with its content.
+    as the new ids agree with its content. `prefix` is a file with the cache of a beginning like that of the
+    first message, which is written where it isn't there (`generate.prefix_cache`).
     """
 
-    def __init__(self, model: TaskModel, system: str | None = None) -> None:
+    def __init__(
+        self, model: TaskModel, system: str | None = None, *, prefix: Path | str | None = None
+    ) -> None:
         self.model, self.template = model, model.chat_template
+        self._prefix = None if prefix is None else Path(prefix)
         self._messages: list[Message] = []
         if system is not None:
             self._messages.append({"role": "system", "content": system})
@@ -56,7 +61,9 @@ class Conversation:
         resolved = resolve(self.model.generation, chat=True, **options)
         limit_new_tokens(self.model.config.context, len(ids), resolved.max_new_tokens)
         cache, self._cache = self._cache, None
-        if cache is not None:
+        if cache is None and self._prefix is not None:
+            cache = prefix_cache(self.model, Prompt(ids, None), self._prefix)
+        elif cache is not None:
             # One token is left to read, so that there are logits to begin with.
             same = min(common_prefix(self._ids, ids), len(ids) - 1)
             # A window may have dropped what it saw so far back: then everything is read again.

@@ -13,9 +13,9 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -41,6 +41,9 @@ from tfm.runtime.verification import golden
 
 from helpers import mutators, tiny_models, torch_writer
 from helpers.vocabulary_directories import spm
+
+if TYPE_CHECKING:
+    from tfm.runtime.ort.engine import OrtEngine
 
 Passed = Callable[[], None]  # called once the outer form of a file was read
 TEXTS = ("the quick brown fox", "", "a  b\n\t9 é😀", "<s>x</s>", "zzz" * 20)
@@ -349,6 +352,36 @@ def _use_bundle(name: str, path: Path, data: bytes, passed: Passed) -> None:
         dict(flatten(opened.params()))
 
 
+@cache
+def _engine(path: Path) -> OrtEngine:
+    from tfm.runtime.ort.engine import OrtEngine
+
+    return OrtEngine(open_bundle(path), threads=1)
+
+
+def prefixes(folder: Path) -> list[bytes]:
+    """What `--prefix` writes."""
+    from tfm.runtime.ort import prefix_file
+
+    engine, tokens = _engine(folder / "bundle"), [1, 2, 3, 4, 5]
+    _, kept = engine.step(np.array([tokens]), engine.start())
+    prefix_file.write(folder / "prefix", engine, tokens, kept)
+    return [(folder / "prefix").read_bytes()]
+
+
+def read_prefix(folder: Path, data: bytes, passed: Passed) -> None:
+    """A prefix, and a token after it."""
+    from tfm.runtime.ort import prefix_file
+
+    engine, path = _engine(folder / "bundle"), folder / "prefix"
+    path.write_bytes(data)
+    length = int.from_bytes(data[8:12], "little")
+    parse(data[12 : 12 + length], "prefix")
+    passed()
+    _, kept = prefix_file.read(path, engine)
+    engine.step(np.array([[1]]), kept)
+
+
 def wheels(folder: Path) -> list[bytes]:
     found = []
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -479,5 +512,6 @@ READERS: dict[str, Reader] = {
     "golden.npy": Reader(
         _files("bundle/golden/tokens.npy"), mutators.any_bytes, partial(read_in_bundle, "golden/tokens.npy")
     ),
+    "prefix": Reader(prefixes, mutators.prefix_header, read_prefix),
     "wheel": Reader(wheels, _either(mutators.zip_entry, mutators.any_bytes), read_wheel),
 }

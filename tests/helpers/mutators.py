@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import pickletools
@@ -129,6 +130,22 @@ def safetensors_header(data: bytes, rng: random.Random) -> bytes:
     header = json_text(data[8 : 8 + size], rng)
     length = rng.choice(NUMBERS) if rng.random() < 0.05 else len(header)
     return struct.pack("<Q", length) + header + data[8 + size :]
+
+
+def prefix_header(data: bytes, rng: random.Random) -> bytes:
+    """A file of `--prefix` with a part of its header or other bytes changed, and the hash that belongs to it,
+    as an attacker would write them; or bytes of the file."""
+    if rng.random() < 0.2:
+        return any_bytes(data, rng)
+    end = 12 + int.from_bytes(data[8:12], "little")
+    header, rest = data[12:end], data[end:-32]
+    if rng.random() < 0.7:
+        header = json_text(header, rng)
+    else:
+        rest = any_bytes(rest, rng)
+    length = rng.choice(NUMBERS) % 2**32 if rng.random() < 0.05 else len(header)
+    content = data[:8] + struct.pack("<I", length) + header + rest
+    return content + hashlib.sha256(content).digest()
 
 
 def gguf_field(data: bytes, rng: random.Random) -> bytes:

@@ -9,7 +9,9 @@ import signal
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
 from helpers.pseudo_terminal import PseudoTerminal
@@ -23,6 +25,7 @@ from tfm.cli.options import checked
 from tfm.refimpl.checkpoint.open import save_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ArgumentError, ExportError
+from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import Conversation, Model
 from typer.exceptions import TyperException
 
@@ -125,6 +128,32 @@ def test_lines_of_a_pipe_are_messages_without_the_line_editor(tfm, bundle, monke
     ran = tfm("chat", "--model", bundle, "--max-new-tokens", 2, "--greedy", stdin=b"/help\n/quit\nhi\n")
     assert (ran.code, ran.err.splitlines()) == (0, ["(ended after 2 tokens)"] * 3)
     assert "/system" not in ran.out
+
+
+def test_a_prefix_is_kept_for_another_chat(tfm, bundle: Path, tmp_path: Path, monkeypatch) -> None:
+    """The system message is read once, in the first chat; whatever follows it may be another message."""
+    read: list[int] = []
+    step = OrtEngine.step
+
+    def counted(engine: OrtEngine, tokens: np.ndarray, *rest: Any, **named: Any) -> Any:
+        read.append(tokens.size)
+        return step(engine, tokens, *rest, **named)
+
+    monkeypatch.setattr(OrtEngine, "step", counted)
+    file = tmp_path / "prefix"
+    options = ("chat", "--model", bundle, "--system", "be brief " * 20, "--max-new-tokens", 4, "--greedy")
+    first = tfm(*options, "--prefix", file, stdin=b"one\ntwo\n")
+    content = file.read_bytes()
+    assert (first.code, stat.S_IMODE(file.stat().st_mode), max(read) > 100) == (0, 0o600, True)
+    read.clear()
+    assert tfm(*options, "--prefix", file, stdin=b"one\ntwo\n").out == first.out
+    assert tfm(*options, "--prefix", file, stdin=b"another\n").code == 0
+    assert max(read) < 100
+    assert file.read_bytes() == content
+    file.write_bytes(b"another file")
+    refused = tfm(*options, "--prefix", file, stdin=b"one\n")
+    assert (refused.code, refused.out) == (2, "")
+    assert "isn't a prefix that `--prefix` wrote" in refused.err
 
 
 CONFIG = tiny_models.llama(vocabulary=text_strategies.byte_level().get_vocab_size(), context=512, layers=1)
