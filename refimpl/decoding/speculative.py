@@ -29,10 +29,10 @@ from .loop import CHUNK, GeneratedSequence, prefill, read_prompt, start_cache
 from .stop import limit_new_tokens
 
 SHORTEST_NGRAM = 2
-# Running counts of tokens that were accepted and of those that were refused: what a text begins with, and
-# what is left of them after each draft.
-COUNTS_AT_FIRST, SHARE_KEPT = (1.0, 1.0), 0.75
-WATCHED = 3  # tokens that are compared with the text where none are drafted
+# Running counts of tokens that were accepted and of those that were refused: what a text begins with, so that
+# nothing is drafted before some of it was seen to repeat, and what is left of them after each draft.
+COUNTS_AT_FIRST, SHARE_KEPT = (0.0, 1.0), 0.75
+WATCHED = 2  # tokens that are compared with the text where none are drafted
 
 
 class Drafter(Protocol):
@@ -79,8 +79,8 @@ class PromptLookup:
     encoder read counts as earlier text.
 
     As many tokens are drafted as pay (`draft_length`), by the share of the latest ones that were accepted,
-    and `cost`, which says how many steps of one token a step of several takes. Where none do, what would have
-    been drafted is compared with what the text becomes, so that drafts begin again where it repeats.
+    and `cost`, which says how many steps of one token a step of several takes. Where none do, as at first,
+    what would have been drafted is compared with what the text becomes: drafts begin where it repeats.
     """
 
     def __init__(self, max_ngram: int = 3, cost: Callable[[int], float] = estimated_cost) -> None:
@@ -215,7 +215,8 @@ def speculate(
         draft = drafter.propose(sequence, count) if count > 0 else []
         step_tokens = np.array([[sequence.tokens[-1], *draft]], np.int64)
         try:
-            logits, cache = engine.step(step_tokens, cache, at=np.arange(step_tokens.shape[1])[None])
+            at = np.arange(step_tokens.shape[1])[None] if draft else None
+            logits, cache = engine.step(step_tokens, cache, at=at)
         except NumericError:
             if not draft:
                 raise
@@ -232,5 +233,6 @@ def speculate(
                 yield token
             if sequence.finish_reason is not None or token != drafted:
                 break
-        cache = cache.truncate(np.array([len(sequence.prompt) + before + accepted]))
+        if accepted < len(draft):
+            cache = cache.truncate(np.array([len(sequence.prompt) + before + accepted]))
     return cache
