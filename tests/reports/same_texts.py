@@ -2,23 +2,29 @@
 
     PYTHONPATH=tests python -m reports.same_texts BUNDLE
 
-Greedy and seeded texts after many prompts: with drafts and without, in batches, with the prompt read in
-chunks, by one thread and by two, each compared with the text made alone, token by token. Exit code 1: a text
-differs.
+Greedy and seeded texts after many prompts, in all combinations of: drafts or none, batches, chunks in which
+the prompt is read, one thread and two. Each is compared, token by token, with the text that is made alone, of
+a prompt that is read token by token. Exit code 1: a text differs.
+
+A text that isn't in a batch goes on from a prefix on disk, which was read in such chunks by so many threads.
+Where prefixes have the same bytes, the texts after them are the same computation, which is done once.
 """
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
-from tfm.refimpl.decoding.loop import GeneratedSequence, generate
+from tfm.refimpl.decoding.loop import GeneratedSequence, generate, prefill
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.decoding.speculative import PromptLookup, speculate
-from tfm.refimpl.engine.protocol import Engine
+from tfm.runtime.ort import prefix_file
+from tfm.runtime.ort.engine import OrtEngine
+from tfm.runtime.ort.kv_cache import OrtCache
 from tfm.runtime.tasks.continuous_batching import run
 from tfm.runtime.tasks.timed_engine import LONGEST_DRAFT, TimedEngine
 
@@ -41,51 +47,80 @@ class Way(NamedTuple):
     drafts: str
 
 
+class Asked(NamedTuple):
+    """Prompts, and what all their texts have in common."""
+
+    prompts: Sequence[Sequence[int]]
+    stop: frozenset[int]
+    new: int
+
+    def rows(self, sampler: Sampler) -> list[GeneratedSequence]:
+        return [
+            GeneratedSequence(prompt, sampler, self.stop, self.new, 1, index)
+            for index, prompt in enumerate(self.prompts)
+        ]
+
+
 def ways(threads: Sequence[int]) -> list[Way]:
-    """All of them, the plainest first."""
+    """All of them."""
     every = itertools.product(threads, CHUNKS, BATCHES, DRAFTS)
     return [Way(*one) for one in every if one[2] == 1 or one[3] == "none"]
 
 
-def texts(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    sampler: Sampler,
-    stop: frozenset[int],
-    new: int,
-    way: Way,
-) -> list[list[int]]:
-    """The tokens after each prompt."""
-    rows = [GeneratedSequence(p, sampler, stop, new, 1, index) for index, p in enumerate(prompts)]
-    timed = TimedEngine(engine)
-    costs = {"always": lambda _: 1.0, "measured": timed.cost}  # of 1.0 the longest draft pays best
-    for row in rows if way.batch == 1 else []:
-        if way.drafts == "none":
-            list(generate(engine, row, chunk=way.chunk))
-        else:
-            lookup = PromptLookup(cost=costs[way.drafts])
-            list(speculate(timed, row, lookup, LONGEST_DRAFT, chunk=way.chunk))
-    if way.batch > 1:
-        list(run(engine, rows, way.batch, chunk=way.chunk))
-    return [row.tokens for row in rows]
+def prefixes(engine: OrtEngine, prompts: Sequence[Sequence[int]], chunk: int, folder: Path) -> list[Path]:
+    """Files with the cache of each prompt, but for its last token."""
+    paths = []
+    for number, (*first, _) in enumerate(prompts):
+        _, cache = prefill(engine, first, engine.start(1), chunk)
+        assert isinstance(cache, OrtCache)
+        paths.append(folder / f"{number}")
+        prefix_file.write(paths[-1], engine, first, cache)
+    return paths
+
+
+def continued(engine: OrtEngine, row: GeneratedSequence, prefix: Path, drafts: str) -> list[int]:
+    """The text after a prompt whose cache a file holds."""
+    timed, (_, cache) = TimedEngine(engine), prefix_file.read(prefix, engine)
+    costs = {"always": lambda n: 1 / n, "measured": timed.cost}  # of 1 / n the longest draft pays best
+    if drafts == "none":
+        return list(generate(engine, row, cache))
+    return list(speculate(timed, row, PromptLookup(cost=costs[drafts]), LONGEST_DRAFT, cache))
 
 
 def differences(
-    engines: Mapping[int, Engine], prompts: Sequence[Sequence[int]], stop: frozenset[int], new: int
+    engines: Mapping[int, OrtEngine], asked: Asked, folder: Path
 ) -> Iterator[tuple[str, Way, int]]:
-    """For each way how many texts differ from those made alone. `engines` are by number of threads."""
+    """For each way how many texts differ from those made alone. `engines` are by number of threads; files
+    are written to a folder."""
+    kept: dict[tuple[int, int], list[Path]] = {}
+    for threads, chunk in itertools.product(engines, CHUNKS):
+        place = folder / f"{threads} {chunk}"
+        place.mkdir()
+        kept[threads, chunk] = prefixes(engines[threads], asked.prompts, chunk, place)
+    known: dict[tuple[str, int, str, int, bytes], list[int]] = {}
     for name, sampler in SAMPLERS.items():
-        plainest, *others = ways(list(engines))
-        plain = texts(engines[plainest.threads], prompts, sampler, stop, new, plainest)
-        for way in others:
-            made = texts(engines[way.threads], prompts, sampler, stop, new, way)
+        engine, rows = engines[min(engines)], asked.rows(sampler)
+        plain = [list(generate(engine, row, chunk=1)) for row in rows]
+        for way in ways(list(engines)):
+            engine, rows = engines[way.threads], asked.rows(sampler)
+            if way.batch > 1:
+                list(run(engine, rows, way.batch, chunk=way.chunk))
+                made = [row.tokens for row in rows]
+            else:
+                made = []
+                for row, prefix in zip(rows, kept[way.threads, way.chunk], strict=True):
+                    digest = prefix.read_bytes()[-prefix_file.DIGEST :]
+                    key = (name, way.threads, way.drafts, row.index, digest)
+                    if key not in known:
+                        known[key] = continued(engine, row, prefix, way.drafts)
+                    made.append(known[key])
             yield name, way, sum(one != other for one, other in zip(made, plain, strict=True))
 
 
 def main(
     bundle: Path,
     prompts: Annotated[int, typer.Option(help="How many of chat_prompts.txt.")] = 50,
-    new: Annotated[int, typer.Option(help="Tokens to generate after each.")] = 64,
+    new: Annotated[int, typer.Option(help="Tokens to generate after each.")] = 24,
 ) -> None:
     """Compare, a line for each way."""
     from tfm import runtime
@@ -94,11 +129,12 @@ def main(
     model = models[1]
     typer.echo(f"same bits: {model.same_bits}")
     ids = [model.prompt(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()[:prompts]]
-    failed = False
-    engines = {threads: one.engine for threads, one in models.items()}
-    for name, way, count in differences(engines, ids, frozenset(model.generation.eos), new):
-        typer.echo(f"{name}, {way}: {count} of {len(ids)} texts differ")
-        failed |= count > 0
+    engines = {threads: one.engine for threads, one in models.items() if isinstance(one.engine, OrtEngine)}
+    asked, failed = Asked(ids, frozenset(model.generation.eos), new), False
+    with tempfile.TemporaryDirectory() as folder:
+        for name, way, count in differences(engines, asked, Path(folder)):
+            typer.echo(f"{name}, {way}: {count} of {len(ids)} texts differ")
+            failed |= count > 0
     raise typer.Exit(1 if failed else 0)
 
 
